@@ -1,0 +1,63 @@
+# Every target does its own set-up: nothing but python3.11, make and a package index is assumed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# The stamp is written last, so that an interrupted set-up is done again.
+$(READY): requirements/dev.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or newer, or say make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+.PHONY: setup
+setup: $(READY) weights ## Make .venv with the locked packages, and fetch the VGG16 weights
+
+.PHONY: weights
+weights: $(READY) ## Fetch and verify the VGG16 weights (done once)
+	$(BIN)/python -m embedder_service.weights fetch vgg16
+
+.PHONY: demo
+demo: setup ## Run the main job on real photographs (IMAGES=/your/folder for your own)
+	$(BIN)/python -m demo $(if $(IMAGES),--images "$(IMAGES)")
+
+.PHONY: up
+up: setup ## Run both services on this machine until Ctrl-C (data in ./data)
+	$(BIN)/python -m demo.local_stack
+
+.PHONY: test
+test: setup ## Run every test (real weights, real servers, real Milvus)
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m protos.generate --check
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m protos.lint
+
+.PHONY: protos
+protos: $(READY) ## Regenerate the stubs under protos/gen
+	$(BIN)/python -m protos.generate
+
+.PHONY: bench
+bench: setup ## Run the benchmarks
+	$(BIN)/python -m benchmarks.embedder_throughput
+
+.PHONY: lock
+lock: $(READY) ## Resolve the locked versions again (hashes, no index addresses)
+	requirements/compile.sh $(BIN)/uv
+
+.PHONY: clean
+clean: ## Remove the virtual environment and every cache of the tools
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,43 @@
+"""Runs the embedder: `python -m embedder_service`; `--help` lists the environment variables."""
+
+import asyncio
+import sys
+
+import structlog
+
+from embedder_service.settings import EmbedderSettings
+from grpc_kit import logging
+from grpc_kit.server import wait_for_stop_signal
+from grpc_kit.settings import load, log_settings
+
+log = structlog.stdlib.get_logger("embedder_service")
+
+
+async def run(settings: EmbedderSettings) -> None:
+    """Serves until the process is asked to stop."""
+    # TensorFlow takes seconds to import: not before wrong settings and `--help` have been answered.
+    from embedder_service.adapters.weights import WeightsError  # noqa: PLC0415
+    from embedder_service.bootstrap import load_model, serve  # noqa: PLC0415
+
+    try:
+        model = load_model(settings)
+    except WeightsError as error:
+        sys.exit(f"embedder_service: {error}")
+    log.info("model loaded", model=model.info.name, fingerprint=model.info.fingerprint)
+    try:
+        async with serve(model, settings):
+            await wait_for_stop_signal()
+    except OSError as error:
+        sys.exit(f"embedder_service: {error}")
+
+
+def main() -> None:
+    """Runs the service."""
+    settings = load(EmbedderSettings, "python -m embedder_service")
+    logging.configure(settings.log_format, settings.log_level)
+    log_settings(settings)
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

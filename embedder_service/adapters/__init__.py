@@ -1,0 +1,1 @@
+"""What the embedder needs from outside: TensorFlow, and files of weights."""

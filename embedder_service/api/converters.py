@@ -1,0 +1,37 @@
+"""Messages to plain values and back, and nothing else."""
+
+from imagesearch.embedder.v1 import embedder_pb2
+from imagesearch.types.v1 import embedding_pb2, image_pb2
+
+from embedder_service.core.types import EncodedImage, Embedding, Limits, ModelInfo, Region
+
+
+def image_from(message: image_pb2.EncodedImage) -> EncodedImage:
+    """The image of a request."""
+    if not message.HasField("region"):
+        return EncodedImage(message.content)
+    region = message.region
+    return EncodedImage(message.content, Region(region.x0, region.y0, region.x1, region.y1))
+
+
+def embedding_to(embedding: Embedding) -> embedding_pb2.Embedding:
+    """The message of a vector."""
+    return embedding_pb2.Embedding(values=embedding.values.tolist(), fingerprint=embedding.fingerprint)
+
+
+def model_to(info: ModelInfo, limits: Limits, default: str) -> embedder_pb2.Model:
+    """The message of a model."""
+    return embedder_pb2.Model(
+        name=info.name,
+        default=info.name == default,
+        dimension=info.dimension,
+        input_size=info.input_size,
+        pooling=info.pooling,
+        preprocessing=info.preprocessing,
+        normalisation=info.normalisation,
+        precision=info.precision,
+        weights_sha256=info.weights_sha256,
+        fingerprint=info.fingerprint,
+        limits=embedder_pb2.Limits(max_image_bytes=limits.max_image_bytes, max_image_pixels=limits.max_image_pixels),
+        execution=embedder_pb2.Execution(max_batch_size=info.max_batch_size, threads=info.threads),
+    )

@@ -1,0 +1,82 @@
+"""EmbedderService: translates between messages and the core."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+
+from embedder_service.api.converters import embedding_to, image_from, model_to
+from embedder_service.core.embed_images import EmbedImages
+from embedder_service.core.types import Lane
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import InvalidArgumentError, ServiceError
+from grpc_kit.interceptors.around import Context
+from grpc_kit.interceptors.errors import internal_error
+from grpc_kit.status import to_status
+from grpc_kit.streams import answer_each
+
+DOMAIN = "embedder.imagesearch"
+MAX_REQUEST_ID = 128
+
+
+class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
+    """Serves the embedder's contract."""
+
+    def __init__(self, images: EmbedImages, stream_window: int) -> None:
+        """`stream_window` is the number of a stream's images that are worked on at a time."""
+        self._images = images
+        self._stream_window = stream_window
+
+    async def Embed(self, request: embedder_pb2.EmbedRequest, context: Context) -> embedder_pb2.EmbedResponse:
+        """Embeds one image in the interactive lane."""
+        deadline = Deadline.after(context.time_remaining())
+        embedding = await self._images.embed(image_from(request.image), request.model, Lane.INTERACTIVE, deadline)
+        return embedder_pb2.EmbedResponse(embedding=embedding_to(embedding))
+
+    async def EmbedStream(
+        self, request_iterator: AsyncIterator[embedder_pb2.EmbedStreamRequest], context: Context
+    ) -> AsyncIterator[embedder_pb2.EmbedStreamResponse]:
+        """Embeds many images in the bulk lane, each with an answer of its own."""
+        deadline = Deadline.after(context.time_remaining())
+
+        async def answer(request: embedder_pb2.EmbedStreamRequest) -> embedder_pb2.EmbedStreamResponse:
+            return await self._answer(request, deadline)
+
+        async with aclosing(answer_each(request_iterator, answer, self._stream_window)) as responses:
+            async for response in responses:
+                yield response
+
+    async def _answer(
+        self, request: embedder_pb2.EmbedStreamRequest, deadline: Deadline
+    ) -> embedder_pb2.EmbedStreamResponse:
+        response = embedder_pb2.EmbedStreamResponse(request_id=request.request_id[:MAX_REQUEST_ID])
+        try:
+            if len(request.request_id) > MAX_REQUEST_ID:
+                raise InvalidArgumentError(
+                    "REQUEST_ID_TOO_LONG",
+                    f"request_id has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are taken",
+                    field="request_id",
+                )
+            embedding = await self._images.embed(image_from(request.image), request.model, Lane.BULK, deadline)
+            response.embedding.CopyFrom(embedding_to(embedding))
+        except ServiceError as error:
+            response.error.CopyFrom(to_status(error, DOMAIN))
+        except Exception as error:  # noqa: BLE001 - an item's fault must not end the stream
+            response.error.CopyFrom(to_status(internal_error(error, "EmbedStream"), DOMAIN))
+        return response
+
+    async def ListModels(
+        self, request: embedder_pb2.ListModelsRequest, context: Context
+    ) -> embedder_pb2.ListModelsResponse:
+        """Lists the models that are loaded."""
+        models = [model_to(info, self._images.limits, self._images.default) for info in self._images.models()]
+        return embedder_pb2.ListModelsResponse(models=models)
+
+    async def GetModel(self, request: embedder_pb2.GetModelRequest, context: Context) -> embedder_pb2.GetModelResponse:
+        """Describes one model."""
+        try:
+            info = self._images.model(request.name)
+        except ServiceError as error:
+            error.field = "name"
+            raise
+        return embedder_pb2.GetModelResponse(model=model_to(info, self._images.limits, self._images.default))

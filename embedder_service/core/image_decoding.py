@@ -1,0 +1,141 @@
+"""Encoded bytes to the pixels that a network takes. Everything that bytes can do wrong is found here."""
+
+import math
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from embedder_service.core.types import EncodedImage, Limits, Pixels, Region
+from grpc_kit.errors import InvalidArgumentError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+CONTENT = "image.content"
+REGION = "image.region"
+
+# What Pillow's decoders raise on bytes that are not what they say. MemoryError: a size that cannot be had.
+DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, MemoryError)
+
+
+class ImageDecoder:
+    """Decodes images to one square size."""
+
+    def __init__(self, size: int, limits: Limits) -> None:
+        """`size` is the side of the result in pixels."""
+        self._size = size
+        self._limits = limits
+
+    def decode(self, image: EncodedImage) -> Pixels:
+        """Gives the image as uint8[size, size, 3].
+
+        The first frame of a JPEG, PNG, WebP, GIF, TIFF or BMP file, turned as its EXIF orientation says, in RGB with
+        transparency over white, cut to its region, and stretched to the square by Pillow's bilinear filter (which
+        averages over all pixels that fall into one). Raises InvalidArgumentError.
+        """
+        content = image.content
+        if not content:
+            raise InvalidArgumentError("IMAGE_MISSING", f"{CONTENT} is empty; it should hold an image file", field=CONTENT)
+        if len(content) > self._limits.max_image_bytes:
+            raise InvalidArgumentError(
+                "IMAGE_TOO_LARGE",
+                f"{CONTENT} has {len(content)} bytes; at most {self._limits.max_image_bytes} are taken",
+                field=CONTENT,
+                metadata={"max_image_bytes": str(self._limits.max_image_bytes)},
+            )
+        with self._naming_what_is_wrong(), Image.open(BytesIO(content), formats=FORMATS) as opened:
+            self._check_dimensions(opened.width, opened.height)
+            upright = ImageOps.exif_transpose(opened)
+            colour = to_rgb(upright)
+        part = crop(colour, image.region) if image.region else colour
+        resized = part.resize((self._size, self._size), Image.Resampling.BILINEAR)
+        return np.asarray(resized, dtype=np.uint8)
+
+    def _check_dimensions(self, width: int, height: int) -> None:
+        """Refuses from the header, before a pixel is decoded."""
+        if width < 1 or height < 1:
+            raise InvalidArgumentError(
+                "IMAGE_EMPTY", f"{CONTENT} is an image of {width} x {height} pixels; it has none", field=CONTENT
+            )
+        most = self._limits.max_image_pixels
+        if width * height > most:
+            raise InvalidArgumentError(
+                "IMAGE_DIMENSIONS_TOO_LARGE",
+                f"{CONTENT} is an image of {width} x {height} = {width * height} pixels; at most {most} are taken",
+                field=CONTENT,
+                metadata={"max_image_pixels": str(most), "width": str(width), "height": str(height)},
+            )
+
+    @contextmanager
+    def _naming_what_is_wrong(self) -> Iterator[None]:
+        try:
+            yield
+        except UnidentifiedImageError:
+            raise InvalidArgumentError(
+                "IMAGE_FORMAT_UNSUPPORTED",
+                f"{CONTENT} is no image of a known format; {', '.join(FORMATS)} are taken",
+                field=CONTENT,
+                metadata={"formats": ",".join(FORMATS)},
+            ) from None
+        except Image.DecompressionBombError:
+            # Pillow's own limit of about 179 megapixels, which it applies before it tells the size.
+            most = self._limits.max_image_pixels
+            raise InvalidArgumentError(
+                "IMAGE_DIMENSIONS_TOO_LARGE",
+                f"{CONTENT} is an image of over {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; at most {most} are taken",
+                field=CONTENT,
+                metadata={"max_image_pixels": str(most)},
+            ) from None
+        except DECODER_ERRORS as error:
+            raise InvalidArgumentError(
+                "IMAGE_CORRUPT", f"{CONTENT} cannot be decoded: {error or type(error).__name__}", field=CONTENT
+            ) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes as RGB; transparent parts over white."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.mode.startswith("I"):
+        # 16 bits in 0..65535; Pillow's own conversion would clip at 255.
+        high_bytes = np.clip(np.asarray(image, dtype=np.int64), 0, 0xFFFF) >> 8
+        image = Image.fromarray(high_bytes.astype(np.uint8))
+    elif image.mode == "F":
+        # Floating point: 0..1 where nothing is larger, else 0..255. What is not a number is black.
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=255.0, neginf=0.0)
+        scale = 255.0 if values.max() <= 1.0 else 1.0
+        image = Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8))
+    elif image.mode == "LAB":
+        profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
+        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        return converted if converted is not None else image
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layers).convert("RGB")
+    return image.convert("RGB")
+
+
+def crop(image: Image.Image, region: Region) -> Image.Image:
+    """The part of an upright image that a region names. Raises InvalidArgumentError."""
+    box = (region.x0, region.y0, region.x1, region.y1)
+    inside = all(math.isfinite(edge) and 0.0 <= edge <= 1.0 for edge in box)
+    if not inside or region.x0 >= region.x1 or region.y0 >= region.y1:
+        raise InvalidArgumentError(
+            "REGION_INVALID",
+            f"{REGION} is x0={region.x0:g}, y0={region.y0:g}, x1={region.x1:g}, y1={region.y1:g}; "
+            "0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 should hold",
+            field=REGION,
+        )
+    left, right = round(region.x0 * image.width), round(region.x1 * image.width)
+    top, bottom = round(region.y0 * image.height), round(region.y1 * image.height)
+    if left >= right or top >= bottom:
+        raise InvalidArgumentError(
+            "REGION_INVALID",
+            f"{REGION} covers less than one pixel of the image's {image.width} x {image.height}",
+            field=REGION,
+        )
+    return image.crop((left, top, right, bottom))

@@ -1,0 +1,87 @@
+"""The plain values that the embedder's core speaks."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+# An upright RGB image, uint8[height, width, 3]; a batch of them, uint8[N, height, width, 3].
+Pixels = NDArray[np.uint8]
+# One vector, float32[D]; a batch of them, float32[N, D].
+Vectors = NDArray[np.float32]
+
+
+class Lane(Enum):
+    """Who waits for an image: a caller with a deadline, or a load that only wants throughput."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box in fractions of an upright image's width and height."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file, and the part of the image that counts; None is the whole."""
+
+    content: bytes
+    region: Region | None = None
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A vector, float32[D], and the fingerprint of the space that it lives in."""
+
+    values: Vectors
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model does to an image. Everything here but precision and execution makes its fingerprint."""
+
+    name: str
+    dimension: int
+    input_size: int
+    """Side of the square input, in pixels."""
+    pooling: str
+    preprocessing: str
+    """A name with a version, which changes whenever the numbers do."""
+    normalisation: str
+    weights_sha256: str
+    precision: str
+    max_batch_size: int
+    threads: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the space of the vectors: vectors of equal fingerprints can be compared, others cannot."""
+        parts = {
+            "name": self.name,
+            "input_size": self.input_size,
+            "normalisation": self.normalisation,
+            "pooling": self.pooling,
+            "preprocessing": self.preprocessing,
+            "weights_sha256": self.weights_sha256,
+        }
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return f"{self.name}-{self.pooling}-{digest[:16]}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest image that is taken."""
+
+    max_image_bytes: int
+    max_image_pixels: int

@@ -1,0 +1,96 @@
+"""Fetches weights before a service needs them.
+
+  python -m embedder_service.weights fetch vgg16     make sure that the file is there, and is the right one
+  python -m embedder_service.weights verify vgg16    check the file and touch no network
+  python -m embedder_service.weights sources vgg16   list where the weights can be had
+
+The file is kept in EMBEDDER_WEIGHTS_CACHE, by default ~/.cache/imagesearch/weights. The service never fetches: it reads
+this file, or the one that EMBEDDER_WEIGHTS names, and refuses to start without.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedder_service.adapters import weights
+from embedder_service.adapters.weight_sources import SOURCES, Source
+from embedder_service.adapters.weights import SPECS, WeightsError, WeightsSpec
+
+
+def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path) -> str:
+    """Writes the weights to `path` unless they are there, and says where they came from. Raises WeightsError.
+
+    The first source wins whose tensors are the published ones.
+    """
+    try:
+        weights.read_verified(path, spec)
+    except WeightsError as error:
+        if path.exists():
+            print(f"fetching again: {error}")
+    else:
+        return "there already, verified"
+    refusals = []
+    for source in sources:
+        try:
+            tensors = source.fetch()
+        except WeightsError as error:
+            refusals.append(f"{source.name}: {error}")
+            continue
+        found = weights.tensors_sha256(tensors)
+        if found == spec.sha256:
+            weights.write(path, tensors)
+            weights.read_verified(path, spec)
+            return source.description
+        refusals.append(f"{source.name}: its tensors have SHA-256 {found}, expected {spec.sha256}")
+    reasons = "\n".join(f"  {refusal}" for refusal in refusals)
+    raise WeightsError(
+        f"no source has the weights of {spec.model}:\n{reasons}\nWith a file of your own, set EMBEDDER_WEIGHTS to its path."
+    )
+
+
+def describe(spec: WeightsSpec, path: Path, came_from: str) -> str:
+    """A few lines on a file of weights that was verified."""
+    file_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return (
+        f"{spec.model}: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
+        f"  from            {came_from}\n"
+        f"  origin          {spec.origin}\n"
+        f"  tensors sha256  {spec.sha256}\n"
+        f"  file sha256     {file_sha256}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; exits with a message where there are no right weights."""
+    parser = argparse.ArgumentParser(
+        prog="python -m embedder_service.weights", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("action", choices=["fetch", "verify", "sources"])
+    parser.add_argument("model", choices=sorted(SPECS))
+    parser.add_argument("--source", help="use this source only (fetch); `sources` lists them")
+    parser.add_argument("--cache", type=Path, help="folder to keep the file in")
+    options = parser.parse_args(arguments)
+
+    spec = SPECS[options.model]
+    path = (options.cache or weights.default_cache()) / spec.file_name
+    sources = [source for source in SOURCES[spec.model] if options.source in (None, source.name)]
+    if not sources:
+        parser.error(f"no source is called {options.source}: {', '.join(s.name for s in SOURCES[spec.model])}")
+    if options.action == "sources":
+        print("\n".join(f"{source.name:<16} {source.description}" for source in sources))
+        return
+    try:
+        if options.action == "verify":
+            weights.read_verified(path, spec)
+            came_from = "there already, verified"
+        else:
+            came_from = fetch(spec, sources, path)
+    except WeightsError as error:
+        sys.exit(f"{parser.prog}: {error}")
+    print(describe(spec, path, came_from))
+
+
+if __name__ == "__main__":
+    main()

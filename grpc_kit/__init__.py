@@ -1,0 +1,1 @@
+"""Shared gRPC plumbing: servers, channels, errors and settings. It knows nothing of what the services do."""

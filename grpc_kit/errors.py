@@ -1,0 +1,92 @@
+"""What can go wrong, named by meaning. No gRPC here: `grpc_kit.status` maps these to status codes.
+
+Every error carries a `reason`, a stable name in capitals that a program can act on, and a message for people that
+names what is wrong and what would be right.
+"""
+
+from collections.abc import Mapping
+from typing import Self
+
+
+class ServiceError(Exception):
+    """The base of every error that a caller may see."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        field: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """Describes one error.
+
+        Args:
+            reason: stable name, UPPER_SNAKE_CASE.
+            message: what is wrong and what would be right.
+            field: path of the request's field at fault, such as "image.content"; empty where there is none.
+            metadata: further facts for programs, such as a limit.
+            retry_after: seconds after which trying again can help; None where it cannot.
+        """
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.field = field
+        self.metadata = dict(metadata or {})
+        self.retry_after = retry_after
+
+    def within(self, parent: str) -> Self:
+        """The same error, its field seen from a message that holds the one it was found in."""
+        field = f"{parent}.{self.field}" if self.field else parent
+        return type(self)(
+            self.reason, self.message, field=field, metadata=self.metadata, retry_after=self.retry_after
+        )
+
+
+class InvalidArgumentError(ServiceError):
+    """The request is wrong whatever the state of the server is."""
+
+
+class NotFoundError(ServiceError):
+    """What the request names does not exist."""
+
+
+class AlreadyExistsError(ServiceError):
+    """What the request would make exists."""
+
+
+class FailedPreconditionError(ServiceError):
+    """The request does not fit the state of what it names."""
+
+
+class ResourceExhaustedError(ServiceError):
+    """A limit is reached; nothing was done."""
+
+
+class UnavailableError(ServiceError):
+    """The server or one that it needs cannot answer now."""
+
+
+class DeadlineExceededError(ServiceError):
+    """The caller's time ran out."""
+
+
+class UnimplementedError(ServiceError):
+    """The contract has it and this server does not serve it."""
+
+
+class CancelledError(ServiceError):
+    """The caller went away."""
+
+
+class UnauthenticatedError(ServiceError):
+    """The caller did not prove who it is."""
+
+
+class PermissionDeniedError(ServiceError):
+    """The caller may not do this."""
+
+
+class InternalError(ServiceError):
+    """A fault of the server. Its details are logged and not told."""

@@ -1,0 +1,1 @@
+"""What happens round every call, whatever the service is."""

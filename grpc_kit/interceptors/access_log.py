@@ -1,0 +1,34 @@
+"""One log line for every call."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import structlog
+
+from grpc_kit.interceptors.around import AroundCalls, Context
+
+log = structlog.stdlib.get_logger()
+
+# A context gives its code as it was set: as a StatusCode or as its number.
+_NAMES: dict[object, str] = {key: code.name for code in grpc.StatusCode for key in (code, code.value[0])}
+
+
+class AccessLog(AroundCalls):
+    """Logs method, code, duration in milliseconds and peer of each call when it has ended."""
+
+    @asynccontextmanager
+    async def around(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Times the call."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = (time.perf_counter() - begin) * 1e3
+            # No code is set where the call went well, or where its caller went away.
+            code = _NAMES.get(context.code() or 0, "UNKNOWN")
+            if context.cancelled():
+                code = grpc.StatusCode.CANCELLED.name
+            log.info("call", method=method, code=code, ms=round(elapsed, 1), peer=context.peer())
+

@@ -1,0 +1,44 @@
+"""Turns errors into statuses. Nothing else in a service aborts a call."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import structlog
+
+from grpc_kit.errors import InternalError, ServiceError
+from grpc_kit.interceptors.around import AroundCalls, Context
+from grpc_kit.status import DETAILS_KEY, code_of, to_status
+
+log = structlog.stdlib.get_logger()
+
+
+def internal_error(error: Exception, method: str) -> InternalError:
+    """Logs a fault with its traceback, and gives what the caller may know of it."""
+    log.error("call failed", method=method, exc_info=error)
+    return InternalError("INTERNAL", "internal error; the server's log has the details")
+
+
+class ErrorMapping(AroundCalls):
+    """Ends a call that raised with the status of its error; a fault becomes INTERNAL and tells nothing."""
+
+    def __init__(self, domain: str) -> None:
+        """`domain` is written into every ErrorInfo."""
+        self._domain = domain
+
+    @asynccontextmanager
+    async def around(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Aborts the call where it raised."""
+        try:
+            yield
+        except ServiceError as error:
+            await self._abort(context, error)
+        except grpc.aio.BaseError:
+            # gRPC's own way out, such as an abort that is under way.
+            raise
+        except Exception as error:  # noqa: BLE001 - the last place that can keep a fault's details from the caller
+            await self._abort(context, internal_error(error, method))
+
+    async def _abort(self, context: Context, error: ServiceError) -> None:
+        status = to_status(error, self._domain)
+        await context.abort(code_of(error), error.message, ((DETAILS_KEY, status.SerializeToString()),))

@@ -1,0 +1,79 @@
+"""Errors as gRPC carries them: google.rpc.Status with ErrorInfo, BadRequest and RetryInfo, both ways."""
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+
+from grpc_kit import errors
+from grpc_kit.errors import ServiceError
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+# The one table from meanings to codes.
+CODES: dict[type[ServiceError], grpc.StatusCode] = {
+    errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
+    errors.CancelledError: grpc.StatusCode.CANCELLED,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.InternalError: grpc.StatusCode.INTERNAL,
+}
+_MEANINGS = {code: meaning for meaning, code in CODES.items()}
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def code_of(error: ServiceError) -> grpc.StatusCode:
+    """The status code of an error."""
+    return CODES[type(error)]
+
+
+def to_status(error: ServiceError, domain: str) -> status_pb2.Status:
+    """The error as google.rpc.Status. `domain` names the service that found it, as ErrorInfo.domain."""
+    status = status_pb2.Status(code=code_of(error).value[0], message=error.message)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=error.metadata)
+    status.details.add().Pack(info)
+    if error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.message, reason=error.reason
+        )
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def from_status(status: status_pb2.Status) -> ServiceError:
+    """The error that a google.rpc.Status describes."""
+    code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+    info = error_details_pb2.ErrorInfo()
+    bad_request = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details:
+        for message in (info, bad_request, retry):
+            detail.Unpack(message)
+    violations = bad_request.field_violations
+    return _MEANINGS.get(code, errors.InternalError)(
+        info.reason or code.name,
+        status.message,
+        field=violations[0].field if violations else "",
+        metadata=info.metadata,
+        retry_after=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
+    )
+
+
+def from_rpc_error(error: grpc.RpcError) -> ServiceError:
+    """The error that a failed call describes, whether the server or gRPC itself wrote it."""
+    if not isinstance(error, grpc.aio.AioRpcError | grpc.Call):
+        return errors.InternalError("UNKNOWN", str(error))
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            return from_status(status_pb2.Status.FromString(value))
+    return from_status(status_pb2.Status(code=error.code().value[0], message=error.details() or ""))

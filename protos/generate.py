@@ -1,0 +1,81 @@
+"""Generates the Python stubs under protos/gen from the contracts: `python -m protos.generate [--check]`.
+
+The stubs are committed. `--check` generates them again in a temporary folder and fails where the two differ.
+"""
+
+import argparse
+import filecmp
+import shutil
+import sys
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from google.rpc import status_pb2
+from grpc_tools import protoc
+
+PROTOS = Path(__file__).parent
+STUBS = PROTOS / "gen"
+
+
+def include_paths() -> list[Path]:
+    """The folders that hold google/protobuf/*.proto and google/rpc/*.proto, as their packages ship them."""
+    well_known = Path(str(resources.files("grpc_tools"))) / "_proto"
+    return [well_known, googleapis_path()]
+
+
+def googleapis_path() -> Path:
+    """The folder below which googleapis-common-protos keeps google/rpc/status.proto."""
+    return Path(status_pb2.__file__).parents[2]
+
+
+def generate(target: Path) -> None:
+    """Writes messages, services and their type stubs for every contract below `target`."""
+    # protoc looks for its plugins in PATH; they are installed beside this interpreter.
+    plugins = [
+        f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}"
+        for name in ("mypy", "mypy_grpc")
+    ]
+    outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    includes = [f"-I{path}" for path in (PROTOS, *include_paths())]
+    contracts = sorted(str(path) for path in (PROTOS / "imagesearch").rglob("*.proto"))
+    if protoc.main(["protoc", *includes, *plugins, *outputs, *contracts]) != 0:
+        sys.exit("protoc failed")
+
+
+def stub_files(folder: Path) -> set[Path]:
+    """Every file that belongs to the stubs, relative to their folder."""
+    return {
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.suffix in {".py", ".pyi"} and "__pycache__" not in path.parts
+    }
+
+
+def check() -> None:
+    """Exits with a message where the committed stubs are not those of the contracts."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder)
+        generate(fresh)
+        names = stub_files(fresh) | stub_files(STUBS)
+        _, different, missing = filecmp.cmpfiles(fresh, STUBS, [str(name) for name in names], shallow=False)
+    if different or missing:
+        sys.exit(f"stubs do not fit the contracts, run `make protos`: {', '.join(sorted(different + missing))}")
+    print(f"{len(names)} stub files fit the contracts")
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m protos.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where stubs are out of date")
+    if parser.parse_args().check:
+        check()
+        return
+    shutil.rmtree(STUBS, ignore_errors=True)
+    STUBS.mkdir()
+    generate(STUBS)
+    print(f"wrote {len(stub_files(STUBS))} stub files below {STUBS}")
+
+
+if __name__ == "__main__":
+    main()

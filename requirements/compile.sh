@@ -1,0 +1,17 @@
+#!/bin/sh
+# Resolves pyproject.toml into locked requirement files: exact versions with hashes, no index addresses.
+# usage: requirements/compile.sh [path to uv]
+set -eu
+cd "$(dirname "$0")/.."
+uv=${1:-uv}
+compile() {
+    out=$1
+    shift
+    "$uv" pip compile pyproject.toml "$@" --universal --python-version 3.11 \
+        --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file "$out"
+}
+compile requirements/dev.lock --extra embedder --extra search --extra client --extra demo --extra dev
+# One lock for each image, held to the versions that the tests run with.
+for extra in embedder search client; do
+    compile "requirements/$extra.lock" --extra "$extra" --constraint requirements/dev.lock
+done

@@ -1,0 +1,34 @@
+"""Runs the search service: `python -m search_service`; `--help` lists the environment variables."""
+
+import asyncio
+import sys
+
+from grpc_kit import logging
+from grpc_kit.errors import UnavailableError
+from grpc_kit.server import wait_for_stop_signal
+from grpc_kit.settings import load, log_settings
+from search_service.settings import SearchSettings
+
+
+async def run(settings: SearchSettings) -> None:
+    """Serves until the process is asked to stop."""
+    # pymilvus takes a while to import: not before wrong settings and `--help` have been answered.
+    from search_service.bootstrap import serve  # noqa: PLC0415
+
+    try:
+        async with serve(settings):
+            await wait_for_stop_signal()
+    except (OSError, UnavailableError) as error:
+        sys.exit(f"search_service: {error}")
+
+
+def main() -> None:
+    """Runs the service."""
+    settings = load(SearchSettings, "python -m search_service")
+    logging.configure(settings.log_format, settings.log_level)
+    log_settings(settings)
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""CollectionService: translates between messages and the core."""
+
+from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc
+
+from grpc_kit.errors import InvalidArgumentError
+from grpc_kit.interceptors.around import Context
+from search_service.api.calls import CallDeadlines
+from search_service.api.converters import (
+    collection_to,
+    new_collection_from,
+    not_served,
+    page_start_from,
+    page_token_to,
+)
+from search_service.core.collections import Collections
+
+DEFAULT_PAGE, MAX_PAGE = 100, 1000
+
+
+class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
+    """Serves the contract of collections."""
+
+    def __init__(self, collections: Collections, deadlines: CallDeadlines) -> None:
+        """`deadlines` gives a call that states none its time."""
+        self._collections = collections
+        self._deadlines = deadlines
+
+    async def CreateCollection(
+        self, request: collection_pb2.CreateCollectionRequest, context: Context
+    ) -> collection_pb2.CreateCollectionResponse:
+        """Makes a collection."""
+        wanted = new_collection_from(request.collection)
+        collection = await self._collections.create(wanted, request.validate_only, self._deadlines.of(context))
+        return collection_pb2.CreateCollectionResponse(collection=collection_to(collection))
+
+    async def GetCollection(
+        self, request: collection_pb2.GetCollectionRequest, context: Context
+    ) -> collection_pb2.GetCollectionResponse:
+        """Describes a collection."""
+        deadline = self._deadlines.of(context)
+        collection = await self._collections.get(request.name, deadline)
+        response = collection_pb2.GetCollectionResponse(collection=collection_to(collection))
+        if request.with_stats:
+            response.stats.image_count = await self._collections.count(request.name, deadline)
+        return response
+
+    async def ListCollections(
+        self, request: collection_pb2.ListCollectionsRequest, context: Context
+    ) -> collection_pb2.ListCollectionsResponse:
+        """Lists collections by name."""
+        size = request.page_size or DEFAULT_PAGE
+        if not 1 <= size <= MAX_PAGE:
+            raise InvalidArgumentError(
+                "PAGE_SIZE_INVALID", f"page_size is {size}; it should be 1 to {MAX_PAGE}", field="page_size"
+            )
+        start = page_start_from(request.page_token)
+        found = await self._collections.list(self._deadlines.of(context))
+        rest = [collection for collection in found if collection.name > start]
+        return collection_pb2.ListCollectionsResponse(
+            collections=[collection_to(collection) for collection in rest[:size]],
+            next_page_token=page_token_to(rest[size - 1].name) if len(rest) > size else "",
+        )
+
+    async def DeleteCollection(
+        self, request: collection_pb2.DeleteCollectionRequest, context: Context
+    ) -> collection_pb2.DeleteCollectionResponse:
+        """Removes a collection."""
+        await self._collections.delete(request.name, self._deadlines.of(context))
+        return collection_pb2.DeleteCollectionResponse()
+
+    async def SetAlias(
+        self, request: collection_pb2.SetAliasRequest, context: Context
+    ) -> collection_pb2.SetAliasResponse:
+        """Not served yet."""
+        raise not_served("SetAlias", "an alias")
+
+    async def ListAliases(
+        self, request: collection_pb2.ListAliasesRequest, context: Context
+    ) -> collection_pb2.ListAliasesResponse:
+        """Not served yet."""
+        raise not_served("ListAliases", "an alias")
+
+    async def DeleteAlias(
+        self, request: collection_pb2.DeleteAliasRequest, context: Context
+    ) -> collection_pb2.DeleteAliasResponse:
+        """Not served yet."""
+        raise not_served("DeleteAlias", "an alias")

@@ -1,0 +1,278 @@
+"""Messages to plain values and back, and the refusal of what the contract has and this server does not serve."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import datetime
+
+import numpy as np
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from imagesearch.search.v1 import collection_pb2, image_pb2, search_pb2
+from imagesearch.types.v1 import embedding_pb2
+from imagesearch.types.v1 import image_pb2 as types_image_pb2
+
+from grpc_kit.errors import InvalidArgumentError, UnimplementedError
+from search_service.core.collections import NewCollection
+from search_service.core.search_images import Search, StoredImageQuery
+from search_service.core.types import (
+    AttributeValue,
+    Collection,
+    Consistency,
+    Embedding,
+    EncodedImage,
+    Hit,
+    Metric,
+    Region,
+    StoredImage,
+    View,
+)
+from search_service.core.write_images import ImageToWrite
+
+DEFAULT_LIMIT = 10
+
+METRICS = {
+    collection_pb2.METRIC_UNSPECIFIED: Metric.COSINE,
+    collection_pb2.METRIC_COSINE: Metric.COSINE,
+    collection_pb2.METRIC_L2: Metric.L2,
+    collection_pb2.METRIC_IP: Metric.IP,
+}
+CONSISTENCIES = {
+    collection_pb2.CONSISTENCY_STRONG: Consistency.STRONG,
+    collection_pb2.CONSISTENCY_SESSION: Consistency.SESSION,
+    collection_pb2.CONSISTENCY_BOUNDED: Consistency.BOUNDED,
+    collection_pb2.CONSISTENCY_EVENTUALLY: Consistency.EVENTUALLY,
+}
+VIEWS = {
+    image_pb2.IMAGE_VIEW_UNSPECIFIED: View.BASIC,
+    image_pb2.IMAGE_VIEW_ID: View.ID,
+    image_pb2.IMAGE_VIEW_BASIC: View.BASIC,
+    image_pb2.IMAGE_VIEW_FULL: View.FULL,
+}
+METRIC_NUMBERS = {Metric.COSINE: collection_pb2.METRIC_COSINE, Metric.L2: collection_pb2.METRIC_L2, Metric.IP: collection_pb2.METRIC_IP}
+CONSISTENCY_NUMBERS = {meaning: number for number, meaning in CONSISTENCIES.items()}
+
+
+def not_served(field: str, what: str) -> UnimplementedError:
+    """The contract has it; this server does not serve it."""
+    return UnimplementedError("NOT_SERVED", f"{field}: {what} is not served yet", field=field)
+
+
+def refuse_unserved(message: Message, fields: Mapping[str, str], parent: str = "") -> None:
+    """Raises UnimplementedError for the first of these fields that is set; `fields` says what each is for."""
+    for field, what in fields.items():
+        if any(descriptor.name == field for descriptor, _ in message.ListFields()):
+            raise not_served(f"{parent}{field}", what)
+
+
+def metric_from(number: int, field: str) -> Metric:
+    """A metric. Raises InvalidArgumentError for a number that is none."""
+    if number not in METRICS:
+        raise _unknown_enum(number, field, collection_pb2.Metric.keys())
+    return METRICS[collection_pb2.Metric.ValueType(number)]
+
+
+def consistency_from(number: int, field: str) -> Consistency | None:
+    """A consistency, None where it is unspecified. Raises InvalidArgumentError for a number that is none."""
+    if number == collection_pb2.CONSISTENCY_UNSPECIFIED:
+        return None
+    if number not in CONSISTENCIES:
+        raise _unknown_enum(number, field, collection_pb2.Consistency.keys())
+    return CONSISTENCIES[collection_pb2.Consistency.ValueType(number)]
+
+
+def view_from(number: int, field: str) -> View:
+    """A view. Raises InvalidArgumentError for a number that is none."""
+    if number not in VIEWS:
+        raise _unknown_enum(number, field, image_pb2.ImageView.keys())
+    return VIEWS[image_pb2.ImageView.ValueType(number)]
+
+
+def _unknown_enum(number: int, field: str, names: list[str]) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        "ENUM_INVALID", f"{field} is {number}; it should be one of {', '.join(names)}", field=field
+    )
+
+
+def new_collection_from(message: collection_pb2.Collection) -> NewCollection:
+    """The collection of a CreateCollectionRequest."""
+    refuse_unserved(message, {"ttl": "a time to live"}, "collection.")
+    if message.index.type not in (collection_pb2.INDEX_TYPE_UNSPECIFIED, collection_pb2.INDEX_TYPE_AUTOINDEX):
+        raise not_served("collection.index.type", "an index other than INDEX_TYPE_AUTOINDEX")
+    if message.index.WhichOneof("parameters"):
+        raise not_served("collection.index.parameters", "a parameter of an index")
+    return NewCollection(
+        name=message.name,
+        model=message.model,
+        dimension=message.dimension,
+        fingerprint=message.fingerprint,
+        metric=metric_from(message.metric, "collection.metric"),
+        consistency=consistency_from(message.consistency, "collection.consistency") or Consistency.BOUNDED,
+        description=message.description,
+        labels=dict(message.labels),
+    )
+
+
+def collection_to(collection: Collection) -> collection_pb2.Collection:
+    """The message of a collection."""
+    return collection_pb2.Collection(
+        name=collection.name,
+        description=collection.description,
+        labels=collection.labels,
+        model=collection.model,
+        dimension=collection.dimension,
+        fingerprint=collection.fingerprint,
+        metric=METRIC_NUMBERS[collection.metric],
+        index=collection_pb2.Index(type=collection_pb2.INDEX_TYPE_AUTOINDEX),
+        consistency=CONSISTENCY_NUMBERS[collection.consistency],
+        create_time=timestamp_to(collection.create_time),
+    )
+
+
+def timestamp_to(moment: datetime | None) -> Timestamp | None:
+    """The message of a moment."""
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def encoded_image_from(message: types_image_pb2.EncodedImage) -> EncodedImage:
+    """An image with its region."""
+    if not message.HasField("region"):
+        return EncodedImage(message.content)
+    region = message.region
+    return EncodedImage(message.content, Region(region.x0, region.y0, region.x1, region.y1))
+
+
+def embedding_from(message: embedding_pb2.Embedding) -> Embedding:
+    """A vector with its fingerprint."""
+    return Embedding(np.array(message.values, dtype=np.float32), message.fingerprint)
+
+
+def attributes_from(message: Mapping[str, image_pb2.AttributeValue]) -> dict[str, AttributeValue]:
+    """The attributes of an image. Raises InvalidArgumentError for one without a value."""
+    attributes: dict[str, AttributeValue] = {}
+    for name, value in message.items():
+        kind = value.WhichOneof("kind")
+        if kind is None:
+            field = f"attributes.{name}"
+            raise InvalidArgumentError("ATTRIBUTE_INVALID", f"{field} has no value", field=field)
+        attributes[name] = (
+            list(value.string_list_value.values) if kind == "string_list_value" else getattr(value, kind)
+        )
+    return attributes
+
+
+def attribute_to(value: AttributeValue) -> image_pb2.AttributeValue:
+    """The message of one attribute's value."""
+    if isinstance(value, str):
+        return image_pb2.AttributeValue(string_value=value)
+    # A bool is an int to Python, so it is asked for first.
+    if isinstance(value, bool):
+        return image_pb2.AttributeValue(bool_value=value)
+    if isinstance(value, int):
+        return image_pb2.AttributeValue(integer_value=value)
+    if isinstance(value, float):
+        return image_pb2.AttributeValue(number_value=value)
+    return image_pb2.AttributeValue(string_list_value=image_pb2.StringList(values=value))
+
+
+def image_to_write_from(message: image_pb2.WriteImagesRequest) -> ImageToWrite:
+    """The image of a WriteImagesRequest. Raises InvalidArgumentError."""
+    source: EncodedImage | Embedding
+    match message.WhichOneof("source"):
+        case "image":
+            source = encoded_image_from(message.image)
+        case "embedding":
+            source = embedding_from(message.embedding)
+        case _:
+            raise InvalidArgumentError(
+                "SOURCE_MISSING", "source is missing; it should be an image or an embedding", field="source"
+            )
+    return ImageToWrite(
+        request_id=message.request_id,
+        collection=message.collection,
+        id=message.id,
+        uri=message.uri,
+        attributes=attributes_from(message.attributes),
+        source=source,
+        content_sha256=message.content_sha256,
+    )
+
+
+def image_to(image: StoredImage, fingerprint: str) -> image_pb2.Image:
+    """The message of a stored image; `fingerprint` is its collection's."""
+    message = image_pb2.Image(
+        id=image.id,
+        uri=image.uri,
+        attributes={name: attribute_to(value) for name, value in image.attributes.items()},
+        content_sha256=image.content_sha256,
+        create_time=timestamp_to(image.create_time),
+        update_time=timestamp_to(image.update_time),
+    )
+    if image.vector is not None:
+        message.embedding.values.extend(image.vector.tolist())
+        message.embedding.fingerprint = fingerprint
+    return message
+
+
+def search_from(request: search_pb2.SearchRequest) -> Search:
+    """What a SearchRequest asks for. Raises InvalidArgumentError, UnimplementedError."""
+    refuse_unserved(
+        request,
+        {
+            "filter": "filtering",
+            "group_by": "grouping",
+            "page_token": "paging",
+            "parameters": "a search parameter",
+            "explain": "an explanation",
+        },
+    )
+    return Search(
+        collection=request.collection,
+        query=query_from(request.query),
+        limit=request.limit or DEFAULT_LIMIT,
+        min_score=request.min_score if request.HasField("min_score") else None,
+        include_query=request.include_query,
+        view=view_from(request.view, "view"),
+        consistency=consistency_from(request.consistency, "consistency"),
+    )
+
+
+def query_from(query: search_pb2.Query) -> EncodedImage | StoredImageQuery | Embedding:
+    """A query. Raises InvalidArgumentError, UnimplementedError."""
+    match query.WhichOneof("kind"):
+        case "image":
+            return encoded_image_from(query.image)
+        case "image_id":
+            return StoredImageQuery(query.image_id)
+        case "embedding":
+            return embedding_from(query.embedding)
+        case "examples":
+            raise not_served("query.examples", "a query by examples")
+        case _:
+            raise InvalidArgumentError(
+                "QUERY_MISSING", "query is missing; it should be an image, an image_id or an embedding", field="query"
+            )
+
+
+def hit_to(hit: Hit, fingerprint: str) -> search_pb2.Hit:
+    """The message of a hit; `fingerprint` is its collection's."""
+    return search_pb2.Hit(image=image_to(hit.image, fingerprint), score=hit.score, distance=hit.distance)
+
+
+def page_start_from(page_token: str) -> str:
+    """The name after which a page of a listing begins. Raises InvalidArgumentError."""
+    try:
+        return base64.urlsafe_b64decode(page_token.encode()).decode()
+    except (binascii.Error, UnicodeError):
+        raise InvalidArgumentError(
+            "PAGE_TOKEN_INVALID", "page_token is not one that this server gave", field="page_token"
+        ) from None
+
+
+def page_token_to(last: str) -> str:
+    """The token of the page after the one that ends with this name."""
+    return base64.urlsafe_b64encode(last.encode()).decode()

@@ -1,0 +1,117 @@
+"""ImageService: translates between messages and the core."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from imagesearch.search.v1 import image_pb2, image_pb2_grpc
+
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import InvalidArgumentError, ServiceError
+from grpc_kit.interceptors.around import Context
+from grpc_kit.status import to_status
+from search_service.api.calls import CallDeadlines
+from search_service.api.converters import (
+    consistency_from,
+    image_to,
+    image_to_write_from,
+    not_served,
+    refuse_unserved,
+    timestamp_to,
+    view_from,
+)
+from search_service.core.checks import MAX_REQUEST_ID
+from search_service.core.collections import Collections
+from search_service.core.ports import VectorStore
+from search_service.core.read_images import delete_images, get_image
+from search_service.core.types import Consistency
+from search_service.core.write_images import ImageToWrite, Unreadable, WriteImages, WriteResult
+
+DOMAIN = "search.imagesearch"
+
+
+class ImageServicer(image_pb2_grpc.ImageServiceServicer):
+    """Serves the contract of images."""
+
+    def __init__(
+        self, store: VectorStore, collections: Collections, writes: WriteImages, deadlines: CallDeadlines
+    ) -> None:
+        """`deadlines` gives a call that states none its time; a stream may last as long as it wants."""
+        self._store = store
+        self._collections = collections
+        self._writes = writes
+        self._deadlines = deadlines
+
+    async def WriteImages(
+        self, request_iterator: AsyncIterator[image_pb2.WriteImagesRequest], context: Context
+    ) -> AsyncIterator[image_pb2.WriteImagesResponse]:
+        """Writes images, each with an answer of its own."""
+        deadline = Deadline.after(context.time_remaining())
+
+        async def messages() -> AsyncIterator[ImageToWrite | Unreadable]:
+            async for request in request_iterator:
+                try:
+                    yield image_to_write_from(request)
+                except ServiceError as error:
+                    yield Unreadable(request.request_id, request.id, error)
+
+        async with aclosing(self._writes.write(messages(), deadline)) as results:
+            async for result in results:
+                yield _response(result)
+
+    async def GetImage(
+        self, request: image_pb2.GetImageRequest, context: Context
+    ) -> image_pb2.GetImageResponse:
+        """Reads one image."""
+        deadline = self._deadlines.of(context)
+        view = view_from(request.view, "view")
+        consistency = consistency_from(request.consistency, "consistency") or Consistency.STRONG
+        image = await get_image(self._store, request.collection, request.id, view, consistency, deadline)
+        fingerprint = ""
+        if image.vector is not None:
+            fingerprint = (await self._collections.get(request.collection, deadline)).fingerprint
+        return image_pb2.GetImageResponse(image=image_to(image, fingerprint))
+
+    async def DeleteImages(
+        self, request: image_pb2.DeleteImagesRequest, context: Context
+    ) -> image_pb2.DeleteImagesResponse:
+        """Removes images by id."""
+        refuse_unserved(request, {"filter": "deleting by filter"})
+        if request.WhichOneof("target") is None:
+            raise InvalidArgumentError("TARGET_MISSING", "target is missing; it should be ids", field="target")
+        deleted = await delete_images(
+            self._store, request.collection, request.ids.ids, request.validate_only, self._deadlines.of(context)
+        )
+        return image_pb2.DeleteImagesResponse(deleted_count=deleted)
+
+    async def CountImages(
+        self, request: image_pb2.CountImagesRequest, context: Context
+    ) -> image_pb2.CountImagesResponse:
+        """Counts images."""
+        refuse_unserved(request, {"filter": "counting by filter"})
+        count = await self._collections.count(request.collection, self._deadlines.of(context))
+        return image_pb2.CountImagesResponse(count=count)
+
+    async def GetImages(self, request: image_pb2.GetImagesRequest, context: Context) -> image_pb2.GetImagesResponse:
+        """Not served yet."""
+        raise not_served("GetImages", "reading several images")
+
+    async def ListImages(self, request: image_pb2.ListImagesRequest, context: Context) -> image_pb2.ListImagesResponse:
+        """Not served yet."""
+        raise not_served("ListImages", "listing images")
+
+    async def UpdateImage(
+        self, request: image_pb2.UpdateImageRequest, context: Context
+    ) -> image_pb2.UpdateImageResponse:
+        """Not served yet."""
+        raise not_served("UpdateImage", "changing an image")
+
+
+def _response(result: WriteResult) -> image_pb2.WriteImagesResponse:
+    # What is too long was refused, and is not sent back whole.
+    response = image_pb2.WriteImagesResponse(request_id=result.request_id[:MAX_REQUEST_ID], id=result.id[:1024])
+    if isinstance(result.outcome, ServiceError):
+        response.error.CopyFrom(to_status(result.outcome, DOMAIN))
+    else:
+        response.written.content_sha256 = result.outcome.content_sha256
+        response.written.create_time.CopyFrom(timestamp_to(result.outcome.create_time))
+    return response

@@ -1,0 +1,1 @@
+"""Collections, images and searches. No gRPC, no Milvus."""

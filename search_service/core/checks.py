@@ -1,0 +1,252 @@
+"""The rules for what callers send, each with its reason and the field it is about."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from grpc_kit.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from search_service.core.types import AttributeValue, Collection, Embedding
+
+COLLECTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+FINGERPRINT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+ATTRIBUTE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
+SHA256 = re.compile(r"([0-9a-f]{64})?")
+
+MAX_ID_BYTES = 512
+MAX_URI_BYTES = 2048
+MAX_ATTRIBUTES = 128
+MAX_ATTRIBUTE_BYTES = 32 * 1024
+MAX_LABELS = 64
+MAX_LABEL_KEY = 63
+MAX_LABEL_VALUE = 255
+MAX_DESCRIPTION = 1024
+MIN_DIMENSION, MAX_DIMENSION = 2, 32768
+MAX_LIMIT = 1000
+MAX_IDS = 1000
+MAX_REQUEST_ID = 128
+
+
+def shown(text: str) -> str:
+    """A caller's text as a message may show it: quoted, and cut short."""
+    return repr(text if len(text) <= 64 else f"{text[:61]}...")
+
+
+def check_collection_name(name: str, field: str) -> None:
+    """A lower-case letter, then lower-case letters, digits and underscores, 63 characters at most."""
+    if not COLLECTION_NAME.fullmatch(name):
+        raise InvalidArgumentError(
+            "COLLECTION_NAME_INVALID",
+            f"{field} is {shown(name)}; it should be a lower-case letter, then at most 62 lower-case letters, digits or "
+            "underscores",
+            field=field,
+        )
+
+
+def check_fingerprint(fingerprint: str, field: str) -> None:
+    """1 to 64 characters of A-Z a-z 0-9 . _ -"""
+    if not FINGERPRINT.fullmatch(fingerprint):
+        raise InvalidArgumentError(
+            "FINGERPRINT_INVALID",
+            f"{field} is {shown(fingerprint)}; it should be 1 to 64 characters of A-Z a-z 0-9 . _ -",
+            field=field,
+        )
+
+
+def check_dimension(dimension: int, field: str) -> None:
+    """2 to 32768."""
+    if not MIN_DIMENSION <= dimension <= MAX_DIMENSION:
+        raise InvalidArgumentError(
+            "DIMENSION_INVALID",
+            f"{field} is {dimension}; it should be {MIN_DIMENSION} to {MAX_DIMENSION}",
+            field=field,
+        )
+
+
+def check_notes(description: str, labels: Mapping[str, str], field: str) -> None:
+    """An owner's description and labels."""
+    if len(description) > MAX_DESCRIPTION:
+        raise InvalidArgumentError(
+            "DESCRIPTION_TOO_LONG",
+            f"{field}.description has {len(description)} characters; at most {MAX_DESCRIPTION} are taken",
+            field=f"{field}.description",
+        )
+    if len(labels) > MAX_LABELS:
+        raise InvalidArgumentError(
+            "LABELS_INVALID", f"{field}.labels has {len(labels)}; at most {MAX_LABELS} are taken", field=f"{field}.labels"
+        )
+    for key, value in labels.items():
+        if not 1 <= len(key) <= MAX_LABEL_KEY or len(value) > MAX_LABEL_VALUE:
+            raise InvalidArgumentError(
+                "LABELS_INVALID",
+                f"{field}.labels[{shown(key)}]: a key should have 1 to {MAX_LABEL_KEY} characters, a value at most "
+                f"{MAX_LABEL_VALUE}",
+                field=f"{field}.labels",
+            )
+
+
+def check_id(image_id: str, field: str) -> None:
+    """1 to 512 bytes of UTF-8 without control characters."""
+    size = len(image_id.encode())
+    if not 1 <= size <= MAX_ID_BYTES:
+        raise InvalidArgumentError(
+            "ID_INVALID",
+            f"{field} has {size} bytes; it should have 1 to {MAX_ID_BYTES}",
+            field=field,
+            metadata={"max_id_bytes": str(MAX_ID_BYTES)},
+        )
+    if any(unicodedata.category(character) == "Cc" for character in image_id):
+        raise InvalidArgumentError(
+            "ID_INVALID", f"{field} is {shown(image_id)}; it should hold no control characters", field=field
+        )
+
+
+def check_ids(ids: Sequence[str], field: str) -> None:
+    """1 to 1,000 ids."""
+    if not 1 <= len(ids) <= MAX_IDS:
+        raise InvalidArgumentError(
+            "TOO_MANY_IDS" if ids else "ID_INVALID", f"{field} has {len(ids)}; it should have 1 to {MAX_IDS}", field=field
+        )
+    for position, image_id in enumerate(ids):
+        check_id(image_id, f"{field}[{position}]")
+
+
+def check_request_id(request_id: str) -> None:
+    """At most 128 characters."""
+    if len(request_id) > MAX_REQUEST_ID:
+        raise InvalidArgumentError(
+            "REQUEST_ID_TOO_LONG",
+            f"request_id has {len(request_id)} characters; at most {MAX_REQUEST_ID} are taken",
+            field="request_id",
+        )
+
+
+def check_uri(uri: str) -> None:
+    """At most 2,048 bytes."""
+    size = len(uri.encode())
+    if size > MAX_URI_BYTES:
+        raise InvalidArgumentError("URI_INVALID", f"uri has {size} bytes; at most {MAX_URI_BYTES} are taken", field="uri")
+
+
+def check_sha256(sha256: str) -> None:
+    """Empty, or 64 hexadecimal digits in lower case."""
+    if not SHA256.fullmatch(sha256):
+        raise InvalidArgumentError(
+            "CONTENT_SHA256_INVALID",
+            f"content_sha256 is {shown(sha256)}; it should be 64 hexadecimal digits in lower case",
+            field="content_sha256",
+        )
+
+
+def check_attributes(attributes: Mapping[str, AttributeValue]) -> None:
+    """At most 128, well named, finite, and not too large altogether."""
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise InvalidArgumentError(
+            "ATTRIBUTE_INVALID",
+            f"attributes has {len(attributes)} entries; at most {MAX_ATTRIBUTES} are taken",
+            field="attributes",
+        )
+    for name, value in attributes.items():
+        if not ATTRIBUTE_NAME.fullmatch(name):
+            raise InvalidArgumentError(
+                "ATTRIBUTE_INVALID",
+                f"attributes has the name {shown(name)}; it should be a letter, then at most 127 letters, digits or "
+                "underscores",
+                field="attributes",
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidArgumentError(
+                "ATTRIBUTE_INVALID", f"attributes.{name} is {value}; it should be finite", field=f"attributes.{name}"
+            )
+    size = sum(len(name.encode()) + _attribute_bytes(value) for name, value in attributes.items())
+    if size > MAX_ATTRIBUTE_BYTES:
+        raise InvalidArgumentError(
+            "ATTRIBUTE_INVALID",
+            f"attributes take {size} bytes; at most {MAX_ATTRIBUTE_BYTES} are taken",
+            field="attributes",
+        )
+
+
+def _attribute_bytes(value: AttributeValue) -> int:
+    """About the size of a value: exact for texts, 8 bytes for anything else."""
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, bool | int | float):
+        return 8
+    return sum(len(text.encode()) for text in value)
+
+
+def check_limit(limit: int) -> None:
+    """1 to 1,000."""
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidArgumentError(
+            "LIMIT_INVALID",
+            f"limit is {limit}; it should be 1 to {MAX_LIMIT}",
+            field="limit",
+            metadata={"max_limit": str(MAX_LIMIT)},
+        )
+
+
+def check_embedding(embedding: Embedding, collection: Collection, field: str) -> None:
+    """A vector that the collection can hold: the store itself would take NaN, and answer nonsense from then on."""
+    check_fingerprint(embedding.fingerprint, f"{field}.fingerprint")
+    if embedding.fingerprint != collection.fingerprint:
+        raise embedding_mismatch(collection, embedding.fingerprint, field)
+    values = embedding.values
+    if len(values) != collection.dimension:
+        raise InvalidArgumentError(
+            "VECTOR_DIMENSION_MISMATCH",
+            f"{field}.values has {len(values)} components; collection {collection.name} has {collection.dimension}",
+            field=f"{field}.values",
+            metadata={"dimension": str(collection.dimension)},
+        )
+    finite = np.isfinite(values)
+    if not finite.all():
+        position = int(np.argmin(finite))
+        raise InvalidArgumentError(
+            "VECTOR_NOT_FINITE",
+            f"{field}.values[{position}] is {values[position]}; every component should be finite",
+            field=f"{field}.values",
+        )
+    if not values.any():
+        raise InvalidArgumentError(
+            "VECTOR_ZERO", f"{field}.values is all zero; a vector without a direction is like nothing", field=f"{field}.values"
+        )
+
+
+def embedding_mismatch(collection: Collection, fingerprint: str, field: str) -> FailedPreconditionError:
+    """Vectors of two spaces must not be compared."""
+    return FailedPreconditionError(
+        "EMBEDDING_MISMATCH",
+        f"{field} is of the space {shown(fingerprint)}; collection {collection.name} holds vectors of "
+        f"{collection.fingerprint!r}. Make a new collection for the new model and write the images again",
+        field=field,
+        metadata={"collection_fingerprint": collection.fingerprint, "fingerprint": fingerprint},
+    )
+
+
+def collection_exists(name: str) -> AlreadyExistsError:
+    """The name is taken."""
+    return AlreadyExistsError(
+        "COLLECTION_EXISTS",
+        f"a collection called {name} exists; choose another name or delete it first",
+        field="collection.name",
+        metadata={"collection": name},
+    )
+
+
+def collection_not_found(name: str) -> NotFoundError:
+    """No collection has this name."""
+    return NotFoundError(
+        "COLLECTION_NOT_FOUND",
+        f"there is no collection called {name}; make it with CreateCollection",
+        field="collection",
+        metadata={"collection": name},
+    )

@@ -1,0 +1,111 @@
+"""Making, describing and removing collections."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import FailedPreconditionError, NotFoundError
+from search_service.core import checks
+from search_service.core.ports import Embedder, VectorStore
+from search_service.core.types import Collection, Consistency, EmbedderModel, Metric
+
+
+@dataclass(frozen=True)
+class NewCollection:
+    """What a caller wants of a new collection; what is empty or 0 takes its default."""
+
+    name: str
+    model: str = ""
+    dimension: int = 0
+    fingerprint: str = ""
+    metric: Metric = Metric.COSINE
+    consistency: Consistency = Consistency.BOUNDED
+    description: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+class Collections:
+    """The collections of one store."""
+
+    def __init__(self, store: VectorStore, embedder: Embedder, now: Callable[[], datetime]) -> None:
+        """`now` gives the time in UTC."""
+        self._store = store
+        self._embedder = embedder
+        self._now = now
+
+    async def create(self, wanted: NewCollection, validate_only: bool, deadline: Deadline) -> Collection:
+        """Makes a collection, or only checks that it could be made.
+
+        A collection belongs to a model, unless both dimension and fingerprint say that its vectors come from elsewhere.
+        Raises InvalidArgumentError, AlreadyExistsError, FailedPreconditionError, NotFoundError for the model.
+        """
+        checks.check_collection_name(wanted.name, "collection.name")
+        checks.check_notes(wanted.description, wanted.labels, "collection")
+        if wanted.dimension:
+            checks.check_dimension(wanted.dimension, "collection.dimension")
+        if wanted.fingerprint:
+            checks.check_fingerprint(wanted.fingerprint, "collection.fingerprint")
+        if wanted.model or not (wanted.dimension and wanted.fingerprint):
+            wanted = await self._with_model(wanted, deadline)
+        collection = Collection(create_time=self._now(), **_fields(wanted))
+        if validate_only:
+            await self._refuse_existing(collection.name, deadline)
+        else:
+            await self._store.create_collection(collection, deadline)
+        return collection
+
+    async def _with_model(self, wanted: NewCollection, deadline: Deadline) -> NewCollection:
+        try:
+            model = await self._embedder.model(wanted.model, deadline)
+        except NotFoundError as error:
+            raise error.within("collection") from None
+        _refuse_contradiction(wanted, model)
+        return dataclasses.replace(
+            wanted, model=model.name, dimension=model.dimension, fingerprint=model.fingerprint
+        )
+
+    async def _refuse_existing(self, name: str, deadline: Deadline) -> None:
+        try:
+            await self._store.get_collection(name, deadline)
+        except NotFoundError:
+            return
+        raise checks.collection_exists(name)
+
+    async def get(self, name: str, deadline: Deadline) -> Collection:
+        """Describes a collection. Raises InvalidArgumentError, NotFoundError."""
+        checks.check_collection_name(name, "name")
+        return await self._store.get_collection(name, deadline)
+
+    async def count(self, name: str, deadline: Deadline) -> int:
+        """The number of a collection's images. Raises InvalidArgumentError, NotFoundError."""
+        checks.check_collection_name(name, "collection")
+        return await self._store.count(name, deadline)
+
+    async def list(self, deadline: Deadline) -> list[Collection]:
+        """Every collection, by name."""
+        return await self._store.list_collections(deadline)
+
+    async def delete(self, name: str, deadline: Deadline) -> None:
+        """Removes a collection with its images. Raises InvalidArgumentError, NotFoundError."""
+        checks.check_collection_name(name, "name")
+        await self._store.delete_collection(name, deadline)
+
+
+def _fields(wanted: NewCollection) -> dict[str, object]:
+    return {entry.name: getattr(wanted, entry.name) for entry in dataclasses.fields(wanted)}
+
+
+def _refuse_contradiction(wanted: NewCollection, model: EmbedderModel) -> None:
+    """Raises where the caller states a dimension or a fingerprint that is not the model's."""
+    for name in ("dimension", "fingerprint"):
+        stated, true = getattr(wanted, name), getattr(model, name)
+        if stated and stated != true:
+            raise FailedPreconditionError(
+                "EMBEDDING_MISMATCH",
+                f"collection.{name} is {stated!r}; model {model.name} has {true!r}. Leave it out, or give both "
+                "dimension and fingerprint and no model for vectors that are made elsewhere",
+                field=f"collection.{name}",
+                metadata={"model": model.name, name: str(true)},
+            )

@@ -1,0 +1,103 @@
+"""What the core needs and does not do itself."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from grpc_kit.deadline import Deadline
+from search_service.core.types import (
+    Collection,
+    Consistency,
+    EmbedderModel,
+    Embedding,
+    EncodedImage,
+    Hit,
+    StoredImage,
+    Vector,
+    View,
+)
+
+
+class VectorStore(Protocol):
+    """Keeps collections of vectors.
+
+    Every method raises NotFoundError for an unknown collection, UnavailableError where the store cannot answer, and
+    DeadlineExceededError. Input has been checked before: names, ids, dimensions.
+    """
+
+    async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
+        """Makes an empty collection. Raises AlreadyExistsError."""
+        ...
+
+    async def get_collection(self, name: str, deadline: Deadline) -> Collection:
+        """Describes a collection."""
+        ...
+
+    async def list_collections(self, deadline: Deadline) -> list[Collection]:
+        """Every collection, by name."""
+        ...
+
+    async def delete_collection(self, name: str, deadline: Deadline) -> None:
+        """Removes a collection with its images."""
+        ...
+
+    async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+        """Stores images whole, each with its vector; an id that exists is replaced. Their ids differ.
+
+        When this returns, the images survive a crash of any process.
+        """
+        ...
+
+    async def get(
+        self, collection: str, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
+    ) -> list[StoredImage]:
+        """The images that exist of these ids, in any order."""
+        ...
+
+    async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
+        """Removes the images that exist of these ids."""
+        ...
+
+    async def count(self, collection: str, deadline: Deadline) -> int:
+        """The number of images, every acknowledged write counted."""
+        ...
+
+    async def search(
+        self,
+        collection: Collection,
+        vector: Vector,
+        limit: int,
+        view: View,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> list[Hit]:
+        """The `limit` images nearest to float32[D] by the collection's metric, the best first."""
+        ...
+
+    async def check(self, deadline: Deadline) -> None:
+        """Returns where the store answers. Raises UnavailableError."""
+        ...
+
+
+class BulkEmbedder(Protocol):
+    """Embeds many images, with throughput before latency."""
+
+    async def embed(self, image: EncodedImage, model: str) -> Embedding:
+        """Embeds one image with a model. Raises what the embedder answers, or UnavailableError."""
+        ...
+
+
+class Embedder(Protocol):
+    """Turns images into vectors."""
+
+    async def embed(self, image: EncodedImage, model: str, deadline: Deadline) -> Embedding:
+        """Embeds one image that somebody waits for. Raises what the embedder answers, or UnavailableError."""
+        ...
+
+    def bulk(self) -> AbstractAsyncContextManager[BulkEmbedder]:
+        """A lane for a load of images."""
+        ...
+
+    async def model(self, name: str, deadline: Deadline) -> EmbedderModel:
+        """Describes a model; an empty name is the embedder's default. Raises NotFoundError, UnavailableError."""
+        ...

@@ -1,0 +1,43 @@
+"""Reading and removing single images."""
+
+from collections.abc import Sequence
+
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import NotFoundError
+from search_service.core import checks
+from search_service.core.ports import VectorStore
+from search_service.core.types import Consistency, StoredImage, View
+
+
+async def get_image(
+    store: VectorStore, collection: str, image_id: str, view: View, consistency: Consistency, deadline: Deadline
+) -> StoredImage:
+    """One image. Raises InvalidArgumentError, NotFoundError."""
+    checks.check_collection_name(collection, "collection")
+    checks.check_id(image_id, "id")
+    found = await store.get(collection, [image_id], view, consistency, deadline)
+    if not found:
+        raise image_not_found(collection, image_id, "id")
+    return found[0]
+
+
+async def delete_images(
+    store: VectorStore, collection: str, ids: Sequence[str], validate_only: bool, deadline: Deadline
+) -> int:
+    """Removes images, or only counts them; the number of those that existed. Raises InvalidArgumentError, NotFoundError."""
+    checks.check_collection_name(collection, "collection")
+    checks.check_ids(ids, "ids.ids")
+    existing = [image.id for image in await store.get(collection, ids, View.ID, Consistency.STRONG, deadline)]
+    if existing and not validate_only:
+        await store.delete(collection, existing, deadline)
+    return len(existing)
+
+
+def image_not_found(collection: str, image_id: str, field: str) -> NotFoundError:
+    """No image has this id."""
+    return NotFoundError(
+        "IMAGE_NOT_FOUND",
+        f"collection {collection} has no image {checks.shown(image_id)}",
+        field=field,
+        metadata={"collection": collection},
+    )

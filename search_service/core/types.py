@@ -1,0 +1,112 @@
+"""The plain values that the search service's core speaks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+# float32[D]
+Vector: TypeAlias = NDArray[np.float32]
+AttributeValue: TypeAlias = str | bool | int | float | Sequence[str]
+
+
+class Metric(Enum):
+    """How two vectors are compared."""
+
+    COSINE = "COSINE"
+    L2 = "L2"
+    IP = "IP"
+
+
+class Consistency(Enum):
+    """How fresh the data is that a read sees; the names are Milvus' own."""
+
+    STRONG = "Strong"
+    SESSION = "Session"
+    BOUNDED = "Bounded"
+    EVENTUALLY = "Eventually"
+
+
+class View(Enum):
+    """How much of an image is read."""
+
+    ID = "id"
+    BASIC = "basic"
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box in fractions of an upright image's width and height."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file, and the part of the image that counts; None is the whole."""
+
+    content: bytes
+    region: Region | None = None
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A vector, float32[D], and the fingerprint of the space that it lives in."""
+
+    values: Vector
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class EmbedderModel:
+    """What a collection must know of a model."""
+
+    name: str
+    dimension: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A set of images whose vectors can be compared with one another."""
+
+    name: str
+    dimension: int
+    fingerprint: str
+    create_time: datetime
+    model: str = ""
+    """The embedder's model that makes the vectors; empty where they are made elsewhere."""
+    metric: Metric = Metric.COSINE
+    consistency: Consistency = Consistency.BOUNDED
+    description: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """What is kept of an image. A field that a view leaves out has its default."""
+
+    id: str
+    uri: str = ""
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    content_sha256: str = ""
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+    vector: Vector | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image found. `score` is higher for a better match, `distance` lower; both by the collection's metric."""
+
+    image: StoredImage
+    score: float
+    distance: float

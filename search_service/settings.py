@@ -1,0 +1,55 @@
+"""The search service's settings."""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from grpc_kit.settings import MEBIBYTE, ServerSettings
+
+
+class SearchSettings(ServerSettings):
+    """The search service: keeps vectors in Milvus and finds the images most like a query."""
+
+    model_config = SettingsConfigDict(env_prefix="SEARCH_")
+
+    listen_address: str = Field(
+        default="127.0.0.1:50052",
+        description="Address to serve on, HOST:PORT; port 0 takes a free one. Loopback unless told otherwise, because "
+        "a server without TLS should not be reachable by accident.",
+    )
+    milvus_uri: str = Field(
+        default="data/milvus.db",
+        description="Where the vectors are. A path that ends in .db is Milvus Lite, embedded in this process, for one "
+        "replica and up to some ten thousand images; http://HOST:19530 is a Milvus server or cluster.",
+    )
+    milvus_token: SecretStr = Field(
+        default=SecretStr(""), description="USER:PASSWORD or an API key of the Milvus server. Unset: none."
+    )
+    milvus_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Most seconds for one call to Milvus. Without a limit a frozen Milvus hangs calls."
+    )
+    milvus_threads: int = Field(
+        default=8, ge=1, description="Calls to a Milvus server at a time. Milvus Lite takes one at a time whatever this says."
+    )
+    embedder_target: str = Field(
+        default="127.0.0.1:50051",
+        description="The embedder: HOST:PORT, or a gRPC name such as dns:///embedder-headless:50051, whose addresses are "
+        "then used in turn.",
+    )
+    embedder_timeout_seconds: float = Field(
+        default=20.0, gt=0, description="Most seconds for the embedding of one query image."
+    )
+    default_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Seconds that a call gets whose caller states no deadline. Streams are not bounded."
+    )
+    write_window_images: int = Field(
+        default=1000,
+        ge=1,
+        description="Images of one WriteImages stream under way at a time, and so the most in one write to Milvus; Milvus "
+        "is fastest at about 1,000.",
+    )
+    write_window_bytes: int = Field(
+        default=32 * MEBIBYTE,
+        ge=1,
+        description="Bytes of those images together, which bounds the memory of a stream. Below half of the 64 MiB that "
+        "Milvus takes in a call.",
+    )

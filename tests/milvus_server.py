@@ -1,0 +1,369 @@
+"""Run a real Milvus 2.3.5 standalone server, from the wheel `milvus==2.3.5`, for tests.
+
+The wheel's own `MilvusServer` is not used: it changes the working directory, probes
+ports without SO_REUSEADDR (so that a restart fails in TIME_WAIT), takes `/healthz` for
+readiness and leaves etcd on the fixed ports 2379 and 2380. Several instances may run
+side by side here, each with its own ports.
+"""
+
+import contextlib
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import grpc
+import milvus as milvus_wheel  # type: ignore[import-untyped]
+from pymilvus import (  # type: ignore[import-untyped]
+    DataType,
+    MilvusClient,
+    MilvusException,
+)
+from pymilvus.client.types import LoadState  # type: ignore[import-untyped]
+
+__all__ = ["MilvusProcess", "MilvusServerError"]
+
+_READY_TIMEOUT: Final = 120.0  # seconds; a start takes 5 to 10, a restart 10 to 25
+_STOP_TIMEOUT: Final = 10.0  # seconds from SIGTERM to SIGKILL
+_KILL_TIMEOUT: Final = 10.0  # seconds for the kernel to end a killed process
+_CALL_TIMEOUT: Final = 5.0  # seconds for one probing call
+_POLL_INTERVAL: Final = 0.1  # seconds
+_LOG_TAIL_BYTES: Final = 4000
+
+# Below the range from which Linux takes the local ports of outgoing connections, so
+# that none of these grabs a port while the server is down between two runs.
+_PORTS: Final = range(15000, 32000)
+
+_COMPONENTS: Final = (
+    "rootCoord",
+    "proxy",
+    "queryCoord",
+    "queryNode",
+    "indexNode",
+    "dataCoord",
+    "dataNode",
+)
+
+# Milvus keeps two small files outside its data folder.
+_RUNTIME_FOLDERS: Final = (Path("/run/milvus"), Path("/tmp/milvus"))
+
+# Becomes the server, after asking the kernel (PR_SET_PDEATHSIG is 1) to kill it when
+# the thread that started it ends: a test run that is killed leaves no server behind.
+_LAUNCHER: Final = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent has ended")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class MilvusServerError(RuntimeError):
+    """The server did not start or stop in time; the message ends with its log."""
+
+
+class MilvusProcess:
+    """One Milvus server whose files are in `data_folder`.
+
+    `start`, `stop`, `kill` and `restart` may follow each other in any sensible order:
+    ports and data stay the same. Leaving the `with` block stops the server and deletes
+    what it wrote. Milvus listens on every interface, which no setting changes, though
+    its components and etcd talk over loopback only.
+
+    Call `start` and `restart` on a thread that outlives the server, because the kernel
+    ends the server with that thread.
+    """
+
+    def __init__(
+        self, data_folder: Path, *, ready_timeout: float = _READY_TIMEOUT
+    ) -> None:
+        """Nothing is started or written yet. `ready_timeout` is in seconds."""
+        self._folder = data_folder.absolute()
+        self._ready_timeout = ready_timeout
+        self._ports: dict[str, int] = {}
+        self._prepared = False
+        self._process: subprocess.Popen[bytes] | None = None
+        # Its name among the servers of the host: Milvus locks a pid file of this name.
+        self._alias = uuid.uuid4().hex
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.discard()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    @property
+    def uri(self) -> str:
+        """Address for `pymilvus`, the same for the whole life of this object."""
+        return f"http://127.0.0.1:{self._port('proxy_port')}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, or None when the server is not running."""
+        if self._process is None or self._process.poll() is not None:
+            return None
+        return self._process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """What the server wrote to its standard streams, over all its runs."""
+        return self._folder / "logs" / "server.log"
+
+    def start(self) -> None:
+        """Start the server and wait until it stores and finds data.
+
+        Collections that were loaded before are loaded again when this returns.
+
+        Raises:
+            MilvusServerError: it runs already, ended early, or was not ready in time.
+        """
+        if self.pid is not None:
+            raise MilvusServerError(f"Milvus runs already as process {self.pid}")
+        self._prepare()
+        self._launch()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End the server with SIGTERM, after 10 s with SIGKILL. Data stays."""
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_TIMEOUT)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the server with SIGKILL, as a crash would, and wait for its end.
+
+        Raises:
+            MilvusServerError: the process is still there after 10 s.
+        """
+        process = self._process
+        if process is None:
+            return
+        process.send_signal(signal.SIGKILL)  # does nothing to a process already reaped
+        try:
+            process.wait(_KILL_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise self._error(
+                f"process {process.pid} did not end {_KILL_TIMEOUT:g} s after SIGKILL"
+            ) from None
+        for folder in _RUNTIME_FOLDERS:
+            (folder / f"standalone-{self._alias}.pid").unlink(missing_ok=True)
+            (folder / f"server_id_{process.pid}").unlink(missing_ok=True)
+        self._process = None
+
+    def restart(self) -> None:
+        """Stop the server if it runs, then start it with the same ports and data.
+
+        Raises:
+            MilvusServerError: as `start`.
+        """
+        self.stop()
+        self.start()
+
+    def discard(self) -> None:
+        """Kill the server and delete everything that it keeps in its data folder."""
+        self.kill()
+        self._prepared = False
+        for name in ("bin", "configs", "data", "logs"):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()  # only when nothing else is in it
+
+    def _port(self, name: str) -> int:
+        """The port called `name`, chosen when it is first asked for."""
+        while name not in self._ports:
+            port = random.choice(_PORTS)
+            if port not in self._ports.values() and _is_free(port):
+                self._ports[name] = port
+        return self._ports[name]
+
+    def _prepare(self) -> None:
+        """Write the configuration and unpack the binaries (3 s, 250 MB), once."""
+        if self._prepared:
+            return
+        names = milvus_wheel.MilvusServerConfig().configurable_items
+        ports = {name: self._port(name) for name in names if name.endswith("_port")}
+        config = milvus_wheel.MilvusServerConfig(data_dir=str(self._folder), **ports)
+        # The sessions of a killed server block the next one for `ttl` seconds.
+        config.set("common.session.ttl", 5)
+        config.set("common.gracefulStopTimeout", 3)  # seconds; the default is 1800
+        for component in _COMPONENTS:
+            config.set(f"{component}.ip", "127.0.0.1")
+        config.resolve()
+        client = f"http://127.0.0.1:{self._port('etcd_client')}"
+        peer = f"http://127.0.0.1:{self._port('etcd_peer')}"
+        (self._folder / "configs" / "etcd.yaml").write_text(
+            f"name: default\n"
+            f"listen-client-urls: {client}\n"
+            f"advertise-client-urls: {client}\n"
+            f"listen-peer-urls: {peer}\n"
+            f"initial-advertise-peer-urls: {peer}\n"
+            f"initial-cluster: default={peer}\n",
+            encoding="utf-8",
+        )
+        milvus_wheel._initialize_data_files(str(self._folder))
+        self._prepared = True
+
+    def _launch(self) -> None:
+        binaries = self._folder / "bin"
+        environment = os.environ | {
+            "DEPLOY_MODE": "STANDALONE",
+            "ETCD_CONFIG_PATH": str(self._folder / "configs" / "etcd.yaml"),
+            "LD_LIBRARY_PATH": str(binaries),
+            "METRICS_PORT": str(self._port("metrics")),
+        }
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
+        server = [str(binaries / "milvus"), "run", "standalone", "-alias", self._alias]
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                launcher + server,
+                cwd=self._folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self._ready_timeout
+        last_error = "never asked"
+        while time.monotonic() < deadline:
+            if self.pid is None:
+                raise self._error("Milvus ended before it was ready")
+            try:
+                self._check_health()
+                self._probe(deadline)
+            except (OSError, MilvusException, grpc.RpcError) as error:
+                last_error = repr(error)
+            else:
+                return
+            time.sleep(_POLL_INTERVAL)
+        raise self._error(
+            f"waited {self._ready_timeout:g} s for Milvus to store and find a row;"
+            f" last error: {last_error}"
+        )
+
+    def _check_health(self) -> None:
+        """Raise OSError until the server calls itself healthy: a cheap first test."""
+        url = f"http://127.0.0.1:{self._port('metrics')}/healthz"
+        with urllib.request.urlopen(url, timeout=_CALL_TIMEOUT) as response:
+            if response.read().strip() != b"OK":
+                raise urllib.error.URLError("/healthz is not OK")
+
+    def _probe(self, deadline: float) -> None:
+        """Read every loaded collection or, when there is none, make and drop one."""
+        with _quiet_pymilvus():
+            # Its own channel: the shared one may be waiting to reconnect.
+            client = MilvusClient(self.uri, dedicated=True, timeout=_CALL_TIMEOUT)
+            try:
+                names = client.list_collections(timeout=_CALL_TIMEOUT)
+                loaded = [_read(client, name, deadline) for name in names]
+                if not any(loaded):
+                    _write_and_read(client)
+            finally:
+                client.close()
+
+    def _error(self, message: str) -> MilvusServerError:
+        try:
+            log = self.log_path.read_bytes()
+        except OSError as error:
+            log = repr(error).encode()
+        tail = log[-_LOG_TAIL_BYTES:].decode(errors="replace")
+        return MilvusServerError(f"{message}\nend of {self.log_path}:\n{tail}")
+
+
+def _is_free(port: int) -> bool:
+    """Whether the server could listen on `port`: bound as it does, past TIME_WAIT."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+            probe.listen()
+        except OSError:
+            return False
+    return True
+
+
+def _read(client: MilvusClient, name: str, deadline: float) -> bool:
+    """Read collection `name` once it is loaded. False if nobody asked to load it."""
+    while time.monotonic() < deadline:
+        state = client.get_load_state(name, timeout=_CALL_TIMEOUT)["state"]
+        if state == LoadState.Loaded:
+            client.query(
+                name,
+                filter="",
+                output_fields=["count(*)"],
+                consistency_level="Strong",
+                timeout=_CALL_TIMEOUT,
+            )
+            return True
+        if state != LoadState.Loading:
+            return False
+        time.sleep(_POLL_INTERVAL)
+    raise TimeoutError(f"collection {name!r} is still loading")
+
+
+def _write_and_read(client: MilvusClient) -> None:
+    """Create a collection, store a row, find it, drop the collection."""
+    name = f"probe_{uuid.uuid4().hex}"
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="FLAT", metric_type="L2")
+    try:
+        client.create_collection(
+            name, schema=schema, index_params=index, timeout=_CALL_TIMEOUT
+        )
+        row = {"id": 1, "vector": [0.0, 1.0]}
+        client.insert(name, [row], timeout=_CALL_TIMEOUT)
+        (hits,) = client.search(
+            name,
+            data=[row["vector"]],
+            limit=1,
+            consistency_level="Strong",
+            timeout=_CALL_TIMEOUT,
+        )
+        if len(hits) != 1:
+            raise OSError("the search did not find the row just stored")
+    finally:
+        client.drop_collection(name, timeout=_CALL_TIMEOUT)
+
+
+@contextlib.contextmanager
+def _quiet_pymilvus() -> Iterator[None]:
+    """Silence `pymilvus`, which logs a traceback for each failed call."""
+    logger = logging.getLogger("pymilvus")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
