@@ -39,9 +39,7 @@ class ServiceError(Exception):
     def within(self, parent: str) -> Self:
         """The same error, its field seen from a message that holds the one it was found in."""
         field = f"{parent}.{self.field}" if self.field else parent
-        return type(self)(
-            self.reason, self.message, field=field, metadata=self.metadata, retry_after=self.retry_after
-        )
+        return type(self)(self.reason, self.message, field=field, metadata=self.metadata, retry_after=self.retry_after)
 
 
 class InvalidArgumentError(ServiceError):

@@ -1,7 +1,7 @@
 """Streams that are answered item by item."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 Request = TypeVar("Request")
@@ -10,7 +10,7 @@ Response = TypeVar("Response")
 
 async def answer_each(
     requests: AsyncIterator[Request], answer: Callable[[Request], Awaitable[Response]], window: int
-) -> AsyncIterator[Response]:
+) -> AsyncGenerator[Response, None]:
     """Answers every request, at most `window` of them at a time, each as soon as its answer is there.
 
     A request counts until its answer was taken, so a caller that sends and does not read is held by flow control.

@@ -48,9 +48,7 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         )
         stack.push_async_callback(store.close)
         await store.check(Deadline.after(settings.milvus_timeout_seconds))
-        channel = await stack.enter_async_context(
-            open_channel(settings.embedder_target, settings.max_message_bytes)
-        )
+        channel = await stack.enter_async_context(open_channel(settings.embedder_target, settings.max_message_bytes))
         embedder = EmbedderClient(channel, settings.embedder_target, settings.embedder_timeout_seconds)
         server = Server(_services(store, embedder, settings), settings, DOMAIN)
         stack.push_async_callback(server.stop)

@@ -25,10 +25,14 @@ class SearchSettings(ServerSettings):
         default=SecretStr(""), description="USER:PASSWORD or an API key of the Milvus server. Unset: none."
     )
     milvus_timeout_seconds: float = Field(
-        default=10.0, gt=0, description="Most seconds for one call to Milvus. Without a limit a frozen Milvus hangs calls."
+        default=10.0,
+        gt=0,
+        description="Most seconds for one call to Milvus. Without a limit a frozen Milvus hangs calls.",
     )
     milvus_threads: int = Field(
-        default=8, ge=1, description="Calls to a Milvus server at a time. Milvus Lite takes one at a time whatever this says."
+        default=8,
+        ge=1,
+        description="Calls to a Milvus server at a time. Milvus Lite takes one at a time whatever this says.",
     )
     embedder_target: str = Field(
         default="127.0.0.1:50051",
@@ -39,7 +43,9 @@ class SearchSettings(ServerSettings):
         default=20.0, gt=0, description="Most seconds for the embedding of one query image."
     )
     default_timeout_seconds: float = Field(
-        default=30.0, gt=0, description="Seconds that a call gets whose caller states no deadline. Streams are not bounded."
+        default=30.0,
+        gt=0,
+        description="Seconds that a call gets whose caller states no deadline. Streams are not bounded.",
     )
     write_window_images: int = Field(
         default=1000,

@@ -86,9 +86,7 @@ class MilvusProcess:
     ends the server with that thread.
     """
 
-    def __init__(
-        self, data_folder: Path, *, ready_timeout: float = _READY_TIMEOUT
-    ) -> None:
+    def __init__(self, data_folder: Path, *, ready_timeout: float = _READY_TIMEOUT) -> None:
         """Nothing is started or written yet. `ready_timeout` is in seconds."""
         self._folder = data_folder.absolute()
         self._ready_timeout = ready_timeout
@@ -170,9 +168,7 @@ class MilvusProcess:
         try:
             process.wait(_KILL_TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise self._error(
-                f"process {process.pid} did not end {_KILL_TIMEOUT:g} s after SIGKILL"
-            ) from None
+            raise self._error(f"process {process.pid} did not end {_KILL_TIMEOUT:g} s after SIGKILL") from None
         for folder in _RUNTIME_FOLDERS:
             (folder / f"standalone-{self._alias}.pid").unlink(missing_ok=True)
             (folder / f"server_id_{process.pid}").unlink(missing_ok=True)
@@ -266,8 +262,7 @@ class MilvusProcess:
                 return
             time.sleep(_POLL_INTERVAL)
         raise self._error(
-            f"waited {self._ready_timeout:g} s for Milvus to store and find a row;"
-            f" last error: {last_error}"
+            f"waited {self._ready_timeout:g} s for Milvus to store and find a row; last error: {last_error}"
         )
 
     def _check_health(self) -> None:
@@ -339,9 +334,7 @@ def _write_and_read(client: MilvusClient) -> None:
     index = client.prepare_index_params()
     index.add_index("vector", index_type="FLAT", metric_type="L2")
     try:
-        client.create_collection(
-            name, schema=schema, index_params=index, timeout=_CALL_TIMEOUT
-        )
+        client.create_collection(name, schema=schema, index_params=index, timeout=_CALL_TIMEOUT)
         row = {"id": 1, "vector": [0.0, 1.0]}
         client.insert(name, [row], timeout=_CALL_TIMEOUT)
         (hits,) = client.search(

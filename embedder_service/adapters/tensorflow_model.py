@@ -30,13 +30,13 @@ class Vgg16:
                 layer.set_weights([tensors[f"{layer.name}/kernel"], tensors[f"{layer.name}/bias"]])
         network.trainable = False
 
-        # One signature for every batch size: TensorFlow traces once and never again.
-        @tf.function(input_signature=[tf.TensorSpec((None, INPUT_SIZE, INPUT_SIZE, 3), tf.uint8)])
         def embed(pixels: tf.Tensor) -> tf.Tensor:
             blue_green_red = tf.cast(pixels, tf.float32)[..., ::-1] - tf.constant(MEAN_BGR, tf.float32)
             return tf.math.l2_normalize(network(blue_green_red, training=False), axis=1)
 
-        self._embed = embed
+        # One signature for every batch size: TensorFlow traces once and never again.
+        signature = tf.TensorSpec((None, INPUT_SIZE, INPUT_SIZE, 3), tf.uint8)
+        self._embed = tf.function(embed, input_signature=[signature])
         self.info = ModelInfo(
             name="vgg16",
             dimension=DIMENSION,

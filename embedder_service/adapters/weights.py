@@ -130,8 +130,9 @@ def read_verified(path: Path, spec: WeightsSpec, sha256: str = "") -> dict[str, 
 def write(path: Path, tensors: Tensors) -> None:
     """Writes the tensors to `path`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
+    temporary = Path(name)
     try:
         with h5py.File(temporary, "w") as file:
             layers = list(dict.fromkeys(name.split("/")[0] for name in tensors))
@@ -142,13 +143,13 @@ def write(path: Path, tensors: Tensors) -> None:
                 group.attrs["weight_names"] = [name.encode() for name in names]
                 for kind, name in zip(("kernel", "bias"), names, strict=True):
                     group.create_dataset(name, data=tensors[f"{layer}/{kind}"])
-        with open(temporary, "rb") as written:
+        with temporary.open("rb") as written:
             os.fsync(written.fileno())
         # mkstemp makes a private file; weights are for every user that may read the folder.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def how_to_get(spec: WeightsSpec) -> str:

@@ -3,7 +3,7 @@
 from imagesearch.embedder.v1 import embedder_pb2
 from imagesearch.types.v1 import embedding_pb2, image_pb2
 
-from embedder_service.core.types import EncodedImage, Embedding, Limits, ModelInfo, Region
+from embedder_service.core.types import Embedding, EncodedImage, Limits, ModelInfo, Region
 
 
 def image_from(message: image_pb2.EncodedImage) -> EncodedImage:

@@ -66,7 +66,9 @@ class Batcher:
             while lane:
                 waiting = lane.popleft()
                 if not waiting.vector.done():
-                    waiting.vector.set_exception(UnavailableError("STOPPING", "the server is stopping", retry_after=1.0))
+                    waiting.vector.set_exception(
+                        UnavailableError("STOPPING", "the server is stopping", retry_after=1.0)
+                    )
 
     async def submit(self, pixels: Pixels, lane: Lane, deadline: Deadline) -> Vectors:
         """Waits for the vector of one image, uint8[S, S, 3] to float32[D].
@@ -105,7 +107,9 @@ class Batcher:
                 continue
             if waiting.deadline.remaining() <= 0:
                 waiting.vector.set_exception(
-                    DeadlineExceededError("DEADLINE_EXCEEDED", "the deadline passed while the image waited for its turn")
+                    DeadlineExceededError(
+                        "DEADLINE_EXCEEDED", "the deadline passed while the image waited for its turn"
+                    )
                 )
                 continue
             taken.append(waiting)
@@ -124,7 +128,9 @@ class Batcher:
                 await self._answer(batch[:middle])
                 await self._answer(batch[middle:])
             elif not batch[0].vector.done():
-                failure = InternalError("INFERENCE_FAILED", "the network failed on this image; the server's log says why")
+                failure = InternalError(
+                    "INFERENCE_FAILED", "the network failed on this image; the server's log says why"
+                )
                 failure.__cause__ = error
                 batch[0].vector.set_exception(failure)
             return

@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 
 from embedder_service.core.batching import Batcher
 from embedder_service.core.image_decoding import ImageDecoder
-from embedder_service.core.types import EncodedImage, Embedding, Lane, Limits, ModelInfo
+from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError, ResourceExhaustedError
 

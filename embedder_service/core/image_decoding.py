@@ -17,7 +17,17 @@ CONTENT = "image.content"
 REGION = "image.region"
 
 # What Pillow's decoders raise on bytes that are not what they say. MemoryError: a size that cannot be had.
-DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, MemoryError)
+DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    MemoryError,
+)
 
 
 class ImageDecoder:
@@ -37,7 +47,9 @@ class ImageDecoder:
         """
         content = image.content
         if not content:
-            raise InvalidArgumentError("IMAGE_MISSING", f"{CONTENT} is empty; it should hold an image file", field=CONTENT)
+            raise InvalidArgumentError(
+                "IMAGE_MISSING", f"{CONTENT} is empty; it should hold an image file", field=CONTENT
+            )
         if len(content) > self._limits.max_image_bytes:
             raise InvalidArgumentError(
                 "IMAGE_TOO_LARGE",

@@ -31,4 +31,3 @@ class AccessLog(AroundCalls):
             if context.cancelled():
                 code = grpc.StatusCode.CANCELLED.name
             log.info("call", method=method, code=code, ms=round(elapsed, 1), peer=context.peer())
-

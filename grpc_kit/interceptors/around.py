@@ -1,6 +1,6 @@
 """Puts a context manager round each call of a server, whatever the kind of the call is."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, TypeAlias
 
@@ -23,9 +23,9 @@ class AroundCalls(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> Handler | None:
         """Wraps the handler of one call."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
@@ -40,13 +40,15 @@ class AroundCalls(grpc.aio.ServerInterceptor):
             async with self.around(method, context):
                 return await behaviour(request, context)
 
-        make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        make = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
         return make(answer, handler.request_deserializer, handler.response_serializer)
 
     def _streaming(self, handler: Handler, method: str) -> Handler:
         behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
-        async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def answer(request: Any, context: Context) -> AsyncGenerator[Any, None]:
             async with self.around(method, context), aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
                     yield response

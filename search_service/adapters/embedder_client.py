@@ -55,7 +55,7 @@ class EmbedderClient:
     @asynccontextmanager
     async def bulk(self) -> AsyncIterator[BulkEmbedder]:
         """Opens the bulk lane: one EmbedStream call, made when the first image comes."""
-        lane = _BulkLane(self._stub, self._meaning)
+        lane = _BulkLane(self._stub.EmbedStream, self._meaning)
         try:
             yield lane
         finally:
@@ -77,17 +77,15 @@ class EmbedderClient:
 class _BulkLane:
     """Many images over one EmbedStream call, which is made anew when it has failed and another image comes."""
 
-    def __init__(
-        self, stub: embedder_pb2_grpc.EmbedderServiceAsyncStub, meaning: Callable[[grpc.RpcError], ServiceError]
-    ) -> None:
-        self._stub = stub
+    def __init__(self, begin: Callable[[], Stream], meaning: Callable[[grpc.RpcError], ServiceError]) -> None:
+        self._begin = begin
         self._meaning = meaning
         self._call: _StreamCall | None = None
 
     async def embed(self, image: EncodedImage, model: str) -> Embedding:
         """Embeds one image."""
         if self._call is None or self._call.failure is not None:
-            self._call = _StreamCall(self._stub.EmbedStream(), self._meaning)
+            self._call = _StreamCall(self._begin(), self._meaning)
         return await self._call.embed(image, model)
 
     async def close(self) -> None:

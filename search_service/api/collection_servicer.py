@@ -30,7 +30,9 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     ) -> collection_pb2.CreateCollectionResponse:
         """Makes a collection."""
         wanted = new_collection_from(request.collection)
-        collection = await self._collections.create(wanted, request.validate_only, self._deadlines.of(context))
+        collection = await self._collections.create(
+            wanted, self._deadlines.of(context), validate_only=request.validate_only
+        )
         return collection_pb2.CreateCollectionResponse(collection=collection_to(collection))
 
     async def GetCollection(

@@ -49,7 +49,11 @@ VIEWS = {
     image_pb2.IMAGE_VIEW_BASIC: View.BASIC,
     image_pb2.IMAGE_VIEW_FULL: View.FULL,
 }
-METRIC_NUMBERS = {Metric.COSINE: collection_pb2.METRIC_COSINE, Metric.L2: collection_pb2.METRIC_L2, Metric.IP: collection_pb2.METRIC_IP}
+METRIC_NUMBERS = {
+    Metric.COSINE: collection_pb2.METRIC_COSINE,
+    Metric.L2: collection_pb2.METRIC_L2,
+    Metric.IP: collection_pb2.METRIC_IP,
+}
 CONSISTENCY_NUMBERS = {meaning: number for number, meaning in CONSISTENCIES.items()}
 
 
@@ -159,9 +163,7 @@ def attributes_from(message: Mapping[str, image_pb2.AttributeValue]) -> dict[str
         if kind is None:
             field = f"attributes.{name}"
             raise InvalidArgumentError("ATTRIBUTE_INVALID", f"{field} has no value", field=field)
-        attributes[name] = (
-            list(value.string_list_value.values) if kind == "string_list_value" else getattr(value, kind)
-        )
+        attributes[name] = list(value.string_list_value.values) if kind == "string_list_value" else getattr(value, kind)
     return attributes
 
 

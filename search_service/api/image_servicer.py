@@ -16,7 +16,6 @@ from search_service.api.converters import (
     image_to_write_from,
     not_served,
     refuse_unserved,
-    timestamp_to,
     view_from,
 )
 from search_service.core.checks import MAX_REQUEST_ID
@@ -58,9 +57,7 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
             async for result in results:
                 yield _response(result)
 
-    async def GetImage(
-        self, request: image_pb2.GetImageRequest, context: Context
-    ) -> image_pb2.GetImageResponse:
+    async def GetImage(self, request: image_pb2.GetImageRequest, context: Context) -> image_pb2.GetImageResponse:
         """Reads one image."""
         deadline = self._deadlines.of(context)
         view = view_from(request.view, "view")
@@ -79,7 +76,11 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         if request.WhichOneof("target") is None:
             raise InvalidArgumentError("TARGET_MISSING", "target is missing; it should be ids", field="target")
         deleted = await delete_images(
-            self._store, request.collection, request.ids.ids, request.validate_only, self._deadlines.of(context)
+            self._store,
+            request.collection,
+            request.ids.ids,
+            self._deadlines.of(context),
+            validate_only=request.validate_only,
         )
         return image_pb2.DeleteImagesResponse(deleted_count=deleted)
 
@@ -113,5 +114,6 @@ def _response(result: WriteResult) -> image_pb2.WriteImagesResponse:
         response.error.CopyFrom(to_status(result.outcome, DOMAIN))
     else:
         response.written.content_sha256 = result.outcome.content_sha256
-        response.written.create_time.CopyFrom(timestamp_to(result.outcome.create_time))
+        if result.outcome.create_time is not None:
+            response.written.create_time.FromDatetime(result.outcome.create_time)
     return response

@@ -80,7 +80,9 @@ def check_notes(description: str, labels: Mapping[str, str], field: str) -> None
         )
     if len(labels) > MAX_LABELS:
         raise InvalidArgumentError(
-            "LABELS_INVALID", f"{field}.labels has {len(labels)}; at most {MAX_LABELS} are taken", field=f"{field}.labels"
+            "LABELS_INVALID",
+            f"{field}.labels has {len(labels)}; at most {MAX_LABELS} are taken",
+            field=f"{field}.labels",
         )
     for key, value in labels.items():
         if not 1 <= len(key) <= MAX_LABEL_KEY or len(value) > MAX_LABEL_VALUE:
@@ -112,7 +114,9 @@ def check_ids(ids: Sequence[str], field: str) -> None:
     """1 to 1,000 ids."""
     if not 1 <= len(ids) <= MAX_IDS:
         raise InvalidArgumentError(
-            "TOO_MANY_IDS" if ids else "ID_INVALID", f"{field} has {len(ids)}; it should have 1 to {MAX_IDS}", field=field
+            "TOO_MANY_IDS" if ids else "ID_INVALID",
+            f"{field} has {len(ids)}; it should have 1 to {MAX_IDS}",
+            field=field,
         )
     for position, image_id in enumerate(ids):
         check_id(image_id, f"{field}[{position}]")
@@ -132,7 +136,9 @@ def check_uri(uri: str) -> None:
     """At most 2,048 bytes."""
     size = len(uri.encode())
     if size > MAX_URI_BYTES:
-        raise InvalidArgumentError("URI_INVALID", f"uri has {size} bytes; at most {MAX_URI_BYTES} are taken", field="uri")
+        raise InvalidArgumentError(
+            "URI_INVALID", f"uri has {size} bytes; at most {MAX_URI_BYTES} are taken", field="uri"
+        )
 
 
 def check_sha256(sha256: str) -> None:
@@ -217,7 +223,9 @@ def check_embedding(embedding: Embedding, collection: Collection, field: str) ->
         )
     if not values.any():
         raise InvalidArgumentError(
-            "VECTOR_ZERO", f"{field}.values is all zero; a vector without a direction is like nothing", field=f"{field}.values"
+            "VECTOR_ZERO",
+            f"{field}.values is all zero; a vector without a direction is like nothing",
+            field=f"{field}.values",
         )
 
 

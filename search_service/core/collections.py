@@ -35,7 +35,7 @@ class Collections:
         self._embedder = embedder
         self._now = now
 
-    async def create(self, wanted: NewCollection, validate_only: bool, deadline: Deadline) -> Collection:
+    async def create(self, wanted: NewCollection, deadline: Deadline, *, validate_only: bool) -> Collection:
         """Makes a collection, or only checks that it could be made.
 
         A collection belongs to a model, unless both dimension and fingerprint say that its vectors come from elsewhere.
@@ -49,7 +49,17 @@ class Collections:
             checks.check_fingerprint(wanted.fingerprint, "collection.fingerprint")
         if wanted.model or not (wanted.dimension and wanted.fingerprint):
             wanted = await self._with_model(wanted, deadline)
-        collection = Collection(create_time=self._now(), **_fields(wanted))
+        collection = Collection(
+            name=wanted.name,
+            dimension=wanted.dimension,
+            fingerprint=wanted.fingerprint,
+            create_time=self._now(),
+            model=wanted.model,
+            metric=wanted.metric,
+            consistency=wanted.consistency,
+            description=wanted.description,
+            labels=wanted.labels,
+        )
         if validate_only:
             await self._refuse_existing(collection.name, deadline)
         else:
@@ -62,9 +72,7 @@ class Collections:
         except NotFoundError as error:
             raise error.within("collection") from None
         _refuse_contradiction(wanted, model)
-        return dataclasses.replace(
-            wanted, model=model.name, dimension=model.dimension, fingerprint=model.fingerprint
-        )
+        return dataclasses.replace(wanted, model=model.name, dimension=model.dimension, fingerprint=model.fingerprint)
 
     async def _refuse_existing(self, name: str, deadline: Deadline) -> None:
         try:
@@ -91,10 +99,6 @@ class Collections:
         """Removes a collection with its images. Raises InvalidArgumentError, NotFoundError."""
         checks.check_collection_name(name, "name")
         await self._store.delete_collection(name, deadline)
-
-
-def _fields(wanted: NewCollection) -> dict[str, object]:
-    return {entry.name: getattr(wanted, entry.name) for entry in dataclasses.fields(wanted)}
 
 
 def _refuse_contradiction(wanted: NewCollection, model: EmbedderModel) -> None:

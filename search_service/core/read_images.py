@@ -22,7 +22,7 @@ async def get_image(
 
 
 async def delete_images(
-    store: VectorStore, collection: str, ids: Sequence[str], validate_only: bool, deadline: Deadline
+    store: VectorStore, collection: str, ids: Sequence[str], deadline: Deadline, *, validate_only: bool
 ) -> int:
     """Removes images, or only counts them; the number of those that existed. Raises InvalidArgumentError, NotFoundError."""
     checks.check_collection_name(collection, "collection")

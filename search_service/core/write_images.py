@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -119,7 +119,7 @@ class WriteImages:
 
     async def write(
         self, messages: AsyncIterator[ImageToWrite | Unreadable], deadline: Deadline
-    ) -> AsyncIterator[WriteResult]:
+    ) -> AsyncGenerator[WriteResult, None]:
         """Answers every message, in order, when its image is stored or has failed.
 
         An image is embedded as soon as it arrives, and stored after all that came before it, so that of two writes of
@@ -163,9 +163,7 @@ class WriteImages:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _store_batch(
-        self, batch: list[UnderWay], stream: "_Stream", deadline: Deadline
-    ) -> list[WriteResult]:
+    async def _store_batch(self, batch: list[UnderWay], stream: "_Stream", deadline: Deadline) -> list[WriteResult]:
         """Stores what was prepared well, in one call, and gives the answers in order."""
         outcomes = [_outcome(entry) for entry in batch]
         # A store may keep both of two rows with one id in one call: only the last of them is sent.
@@ -215,7 +213,13 @@ class _Stream:
         sha256, embedding = await self._embed(message, collection)
         now = self._now()
         return StoredImage(
-            message.id, message.uri, message.attributes, sha256, create_time=now, update_time=now, vector=embedding.values
+            message.id,
+            message.uri,
+            message.attributes,
+            sha256,
+            create_time=now,
+            update_time=now,
+            vector=embedding.values,
         )
 
     async def _embed(self, message: ImageToWrite, collection: Collection) -> tuple[str, Embedding]:

@@ -1,0 +1,1 @@
+"""The demonstration, and both services on one machine."""

@@ -1,0 +1,129 @@
+"""`make demo`: the main job on real photographs.
+
+Both services are started on free ports of this machine, photographs are put into a collection, and pictures are looked
+for: edited copies of the photographs, whose originals should come first.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from demo.local_stack import StartError, local_stack
+from demo.photographs import EDITS, write_edited_copies, write_photographs
+from imagesearch_client import Client, Hit, ServiceError
+from imagesearch_client.ingest import find_images, ingest_folder, show_progress
+from imagesearch_client.plot import plot_hits
+
+COLLECTION = "demo"
+RESULTS = Path(__file__).parent / "results.png"
+# Of a folder of the user's own, so many photographs are edited and looked for, and so many rows are drawn.
+MAX_QUERIES = 20
+ROWS = 5
+HITS = 5
+
+console = Console(width=100)
+
+
+def main() -> None:
+    """Runs the demonstration; exits with 1 and a message where a step fails."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--images", type=Path, help="a folder of your own, searched for images in all its folders")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the picture to write (default: %(default)s)")
+    options = parser.parse_args()
+    if options.images and not options.images.is_dir():
+        parser.error(f"--images: {options.images} is no folder")
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="imagesearch-demo-") as folder:
+        try:
+            run(Path(folder), options.images, options.results)
+        except StartError as error:
+            sys.exit(f"demo: a service did not start: {error}")
+        except ServiceError as error:
+            sys.exit(f"demo: a call failed: {error.reason}: {error.message}")
+    say(f"done in {time.monotonic() - begin:.0f} s; both services are stopped and their data is removed")
+
+
+def run(folder: Path, images: Path | None, results: Path) -> None:
+    """Starts, ingests, searches, shows."""
+    originals, copies = folder / "originals", folder / "copies"
+    originals.mkdir()
+    copies.mkdir()
+    if images is None:
+        paths = write_photographs(originals)
+        say(f"1/4 {len(paths)} photographs, from the scikit-image package")
+        queried = paths
+    else:
+        originals = images
+        paths = find_images(images)
+        if not paths:
+            sys.exit(f"demo: no image files below {images}")
+        say(f"1/4 {len(paths)} images, from {images}")
+        queried = sample_readable(paths)
+    queries = {copy: original for original in queried for copy in write_edited_copies(original, copies)}
+    say("2/4 starting the embedder (TensorFlow, VGG16) and the search service (Milvus Lite)")
+    with local_stack(folder) as stack, Client(stack.search, timeout=60) as client:
+        say(f"    embedder {stack.embedder}, search service {stack.search}: both serve")
+        say("3/4 ingesting: every image is embedded and stored")
+        with show_progress(console) as progress:
+            report = ingest_folder(client, COLLECTION, originals, progress)
+        say(f"    {report.stored} of {report.seen} stored, {report.images_per_second:.1f} images/s")
+        for reason, count in sorted(report.reasons().items()):
+            say(f"    not stored: {count} x {reason}")
+        say(f"4/4 searching: {len(queries)} edited copies ({', '.join(EDITS)}); which image do they come from?")
+        found = {query: client.search_by_image(COLLECTION, query.read_bytes(), limit=HITS) for query in queries}
+    right = show(queries, found, originals)
+    rows = list(queries)[:: max(1, len(queries) // ROWS)][:ROWS]
+    # Every edit gets its turn: row n shows the n-th kind.
+    rows = [row.with_name(f"{queries[row].stem}~{list(EDITS)[n % len(EDITS)]}.jpg") for n, row in enumerate(rows)]
+    plot_hits([(row, found[row]) for row in rows], results)
+    say(f"picture of {len(rows)} queries: {results}")
+    say(f"{right} of {len(queries)} edited copies found their original first ({right / len(queries):.0%})")
+
+
+def sample_readable(paths: Sequence[Path]) -> list[Path]:
+    """Some of the images, those that Pillow can read."""
+    chosen = []
+    for path in random.Random(0).sample(list(paths), len(paths)):
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue
+        chosen.append(path)
+        if len(chosen) == MAX_QUERIES:
+            break
+    if not chosen:
+        sys.exit("demo: none of the images can be read")
+    # Copies are named after their originals, so that names must differ.
+    return list({path.stem: path for path in chosen}.values())
+
+
+def show(queries: dict[Path, Path], found: dict[Path, list[Hit]], originals: Path) -> int:
+    """Prints a line a query; gives how many found their original first."""
+    table = Table("query", "score", "first", "score", "second", "")
+    right = 0
+    for query, original in queries.items():
+        hits = found[query]
+        is_right = bool(hits) and hits[0].image.id == original.relative_to(originals).as_posix()
+        right += is_right
+        cells = [cell for hit in hits[:2] for cell in (f"{hit.score:.3f}", hit.image.id)]
+        table.add_row(query.stem, *cells, *[""] * (4 - len(cells)), "[green]right" if is_right else "[red]wrong")
+    console.print(table)
+    return right
+
+
+def say(text: str) -> None:
+    """One line of what is going on."""
+    console.print(text, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Photographs that a Python package carries, and edited copies of them."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import skimage
+from PIL import Image, ImageEnhance, ImageOps
+
+# The photographs among scikit-image's sample data; the licence of each is in that package's data folder.
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "cell.png",
+    "chelsea.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "page.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+
+
+def write_photographs(folder: Path) -> list[Path]:
+    """Writes the photographs to a folder, as JPEG files of good quality; gives their paths."""
+    source = Path(skimage.__file__).parent / "data"
+    paths = []
+    for name in PHOTOGRAPHS:
+        with Image.open(source / name) as photograph:
+            path = folder / f"{Path(name).stem}.jpg"
+            photograph.convert("RGB").save(path, quality=92)
+            paths.append(path)
+    return paths
+
+
+def crop(image: Image.Image, chance: random.Random) -> Image.Image:
+    """Cuts off a fifth of the width and of the height."""
+    left, top = (round(side * chance.uniform(0, 0.2)) for side in image.size)
+    return image.crop((left, top, left + round(image.width * 0.8), top + round(image.height * 0.8)))
+
+
+def rotate(image: Image.Image, chance: random.Random) -> Image.Image:
+    """Turns by 5 to 15 degrees either way; the corners become white."""
+    angle = chance.choice((-1, 1)) * chance.uniform(5, 15)
+    return image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255))
+
+
+def recompress(image: Image.Image, chance: random.Random) -> Image.Image:
+    """Halves the size; the copy is then saved as a JPEG file of low quality."""
+    side = chance.uniform(0.4, 0.6)
+    return image.resize((round(image.width * side), round(image.height * side)), Image.Resampling.LANCZOS)
+
+
+def recolour(image: Image.Image, chance: random.Random) -> Image.Image:
+    """Changes saturation, brightness and contrast, and mirrors."""
+    for enhance in (ImageEnhance.Color, ImageEnhance.Brightness, ImageEnhance.Contrast):
+        image = enhance(image).enhance(chance.uniform(0.6, 1.4))
+    return ImageOps.mirror(image)
+
+
+EDITS: dict[str, Callable[[Image.Image, random.Random], Image.Image]] = {
+    "crop": crop,
+    "rotate": rotate,
+    "recompress": recompress,
+    "recolour": recolour,
+}
+
+
+def write_edited_copies(original: Path, folder: Path, seed: int = 0) -> list[Path]:
+    """Writes one copy for each edit, named ORIGINAL~EDIT.jpg; equal seeds make equal copies."""
+    chance = random.Random(f"{original.name} {seed}")
+    copies = []
+    with Image.open(original) as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    for name, edit in EDITS.items():
+        path = folder / f"{original.stem}~{name}.jpg"
+        edit(image, chance).save(path, quality=25 if name == "recompress" else 85)
+        copies.append(path)
+    return copies

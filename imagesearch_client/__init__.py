@@ -1,0 +1,47 @@
+"""The client library: `Client` for programs, the `imagesearch` command for people."""
+
+from grpc_kit.errors import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    ServiceError,
+    UnavailableError,
+    UnimplementedError,
+)
+from imagesearch_client.client import Client
+from imagesearch_client.types import (
+    AttributeValue,
+    Collection,
+    Embedding,
+    Hit,
+    Image,
+    Metric,
+    NewImage,
+    Region,
+    WriteResult,
+)
+
+__all__ = [
+    "AlreadyExistsError",
+    "AttributeValue",
+    "Client",
+    "Collection",
+    "DeadlineExceededError",
+    "Embedding",
+    "FailedPreconditionError",
+    "Hit",
+    "Image",
+    "InvalidArgumentError",
+    "Metric",
+    "NewImage",
+    "NotFoundError",
+    "Region",
+    "ResourceExhaustedError",
+    "ServiceError",
+    "UnavailableError",
+    "UnimplementedError",
+    "WriteResult",
+]

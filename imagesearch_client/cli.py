@@ -1,0 +1,247 @@
+"""The `imagesearch` command."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from grpc_kit.errors import ServiceError
+from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client.ingest import ingest_folder, show_progress
+from imagesearch_client.types import Collection, Hit, Metric
+
+DEFAULT_COLLECTION = "images"
+
+app = typer.Typer(
+    name="imagesearch",
+    help="Find the images that look like an image. Talks to the search service, by default on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+collections_app = typer.Typer(help="Make, list and remove collections.", no_args_is_help=True)
+app.add_typer(collections_app, name="collections")
+
+# Results go to standard output and everything else to standard error, so that results can be piped.
+out = Console()
+err = Console(stderr=True)
+
+Target = Annotated[
+    str,
+    typer.Option("--target", envvar="IMAGESEARCH_TARGET", help="The search service, HOST:PORT or a gRPC name."),
+]
+CollectionName = Annotated[
+    str,
+    typer.Option("--collection", "-c", envvar="IMAGESEARCH_COLLECTION", help="The collection to work on."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+
+
+@contextmanager
+def connected(target: str) -> Iterator[Client]:
+    """A client; an error of the service ends the command with its message and exit code 1."""
+    with Client(target) as client:
+        try:
+            yield client
+        except ServiceError as error:
+            err.print(f"[bold red]error[/] {error.reason}: ", end="")
+            err.print(error.message, markup=False, highlight=False)
+            if error.reason == "UNAVAILABLE":
+                err.print(f"Is the search service up at {target}? `make up` starts one; --target names another.")
+            raise typer.Exit(1) from None
+
+
+@app.command()
+def status(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """Show whether the service answers, and what it holds."""
+    with connected(target) as client:
+        serving = client.is_serving()
+        found = [(collection, client.count(collection.name)) for collection in client.list_collections()]
+    if as_json:
+        rows = [{"name": collection.name, "images": count} for collection, count in found]
+        print(json.dumps({"target": target, "serving": serving, "collections": rows}))
+    else:
+        out.print(f"{target}: {'serving' if serving else 'not serving'}")
+        print_collections(found)
+    if not serving:
+        raise typer.Exit(1)
+
+
+@collections_app.command("list")
+def list_collections(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """List the collections."""
+    with connected(target) as client:
+        found = [(collection, client.count(collection.name)) for collection in client.list_collections()]
+    if as_json:
+        print(json.dumps([collection_json(collection, count) for collection, count in found]))
+    else:
+        print_collections(found)
+
+
+@collections_app.command("get")
+def get_collection(name: str, target: Target = DEFAULT_TARGET) -> None:
+    """Show one collection as JSON."""
+    with connected(target) as client:
+        print(json.dumps(collection_json(client.get_collection(name), client.count(name)), indent=2))
+
+
+@collections_app.command("create")
+def create_collection(
+    name: Annotated[str, typer.Argument(help="A lower-case letter, then lower-case letters, digits, underscores.")],
+    target: Target = DEFAULT_TARGET,
+    metric: Annotated[Metric, typer.Option(help="How vectors are compared.")] = Metric.COSINE,
+    model: Annotated[str, typer.Option(help="The embedder's model. [default: the embedder's own default]")] = "",
+    description: Annotated[str, typer.Option(help="What the collection is for.")] = "",
+) -> None:
+    """Make an empty collection."""
+    with connected(target) as client:
+        collection = client.create_collection(name, metric=metric, model=model, description=description)
+    out.print(f"made {collection.name}: {collection.fingerprint}, {collection.dimension} x float32, {metric.value}")
+
+
+@collections_app.command("delete")
+def delete_collection(
+    name: str,
+    target: Target = DEFAULT_TARGET,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a collection with all its images."""
+    with connected(target) as client:
+        if not yes:
+            typer.confirm(f"Remove {name} with its {client.count(name)} images?", abort=True)
+        client.delete_collection(name)
+    out.print(f"removed {name}")
+
+
+@app.command()
+def ingest(
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Searched for images in all its folders.")
+    ],
+    collection: CollectionName = DEFAULT_COLLECTION,
+    target: Target = DEFAULT_TARGET,
+    as_json: AsJson = False,
+) -> None:
+    """Put the images of a folder into a collection, which is made where there is none.
+
+    An image's id is its path below the folder, so that doing it again replaces and never doubles. Exit code 1 when any
+    image failed; the others are stored all the same.
+    """
+    with connected(target) as client, show_progress(err) as progress:
+        report = ingest_folder(client, collection, folder, progress)
+    if as_json:
+        print(json.dumps(report.as_json()))
+    else:
+        out.print(
+            f"{report.stored} of {report.seen} images stored in {collection}, {report.images_per_second:.1f} images/s"
+        )
+        for reason, count in sorted(report.reasons().items()):
+            err.print(f"  {count} x {reason}", highlight=False)
+        for reject in report.rejects[:10]:
+            err.print(f"  {reject.path}: {reject.message}", markup=False, highlight=False)
+        if len(report.rejects) > 10:
+            err.print(f"  ... and {len(report.rejects) - 10} more; --json lists all")
+    if report.rejects:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="The images to look for.")],
+    collection: CollectionName = DEFAULT_COLLECTION,
+    target: Target = DEFAULT_TARGET,
+    limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=1000, help="The most hits for each image.")] = 10,
+    min_score: Annotated[float | None, typer.Option(help="Leave out hits that score less.")] = None,
+    as_json: AsJson = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture: a row for each image, its hits beside it.")
+    ] = None,
+) -> None:
+    """Find the images most like an image, or like each of several."""
+    rows: list[tuple[Path, list[Hit]]] = []
+    with connected(target) as client:
+        for image in images:
+            hits = client.search_by_image(collection, image.read_bytes(), limit=limit, min_score=min_score)
+            rows.append((image, hits))
+    if as_json:
+        print(json.dumps([{"query": str(image), "hits": [hit_json(hit) for hit in hits]} for image, hits in rows]))
+    else:
+        for image, hits in rows:
+            print_hits(image, hits)
+    if plot is not None:
+        # matplotlib takes a while to import.
+        from imagesearch_client.plot import plot_hits  # noqa: PLC0415
+
+        plot_hits(rows, plot)
+        err.print(f"wrote {plot}")
+
+
+def print_collections(found: Sequence[tuple[Collection, int]]) -> None:
+    """A table of collections with their numbers of images."""
+    if not found:
+        out.print("no collections yet; `imagesearch ingest FOLDER` makes one")
+        return
+    table = Table("collection", "images", "metric", "dimension", "fingerprint", "description")
+    for collection, count in found:
+        table.add_row(
+            collection.name,
+            str(count),
+            collection.metric.value,
+            str(collection.dimension),
+            collection.fingerprint,
+            collection.description,
+        )
+    out.print(table)
+
+
+def print_hits(image: Path, hits: Sequence[Hit]) -> None:
+    """A table of the hits of one query."""
+    table = Table("", "score", "distance", "id", title=str(image), title_justify="left")
+    for rank, hit in enumerate(hits, start=1):
+        table.add_row(str(rank), f"{hit.score:.4f}", f"{hit.distance:.4f}", hit.image.id)
+    out.print(table if hits else f"{image}: no hits")
+
+
+def collection_json(collection: Collection, count: int) -> dict[str, object]:
+    """A collection as JSON has it."""
+    return {
+        "name": collection.name,
+        "images": count,
+        "model": collection.model,
+        "dimension": collection.dimension,
+        "fingerprint": collection.fingerprint,
+        "metric": collection.metric.value,
+        "description": collection.description,
+        "labels": dict(collection.labels),
+        "create_time": collection.create_time.isoformat(),
+    }
+
+
+def hit_json(hit: Hit) -> dict[str, object]:
+    """A hit as JSON has it."""
+    return {
+        "id": hit.image.id,
+        "score": hit.score,
+        "distance": hit.distance,
+        "uri": hit.image.uri,
+        "attributes": dict(hit.image.attributes),
+    }
+
+
+def main() -> None:
+    """Runs the command."""
+    try:
+        app()
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has seen enough.
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""A typed client of the search service."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import grpc
+from imagesearch.search.v1 import (
+    collection_pb2,
+    collection_pb2_grpc,
+    image_pb2,
+    image_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+)
+
+from grpc_kit.channel import channel_options
+from grpc_kit.health import is_serving
+from grpc_kit.status import from_rpc_error
+from imagesearch_client.converters import (
+    METRIC_NUMBERS,
+    collection_from,
+    embedding_to,
+    encoded_image,
+    hit_from,
+    image_from,
+    write_request,
+    write_result,
+)
+from imagesearch_client.types import Collection, Embedding, Hit, Image, Metric, NewImage, Region, WriteResult
+
+DEFAULT_TARGET = "127.0.0.1:50052"
+MAX_MESSAGE_BYTES = 24 * 1024 * 1024
+
+
+class Client:
+    """Calls the search service. Every method raises `grpc_kit.errors.ServiceError`, by its meaning.
+
+    A client is safe to share between threads, and cheap to keep: it holds one channel, which reconnects by itself.
+    """
+
+    def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float = 30.0) -> None:
+        """Connects when first used.
+
+        Args:
+            target: HOST:PORT, or a gRPC name such as "dns:///search:50052", whose addresses are then used in turn.
+            timeout: seconds for each call; writing has none, because it lasts as long as there are images.
+        """
+        self.target = target
+        self._timeout = timeout
+        self._channel = grpc.insecure_channel(target, options=channel_options(MAX_MESSAGE_BYTES))
+        self._collections = collection_pb2_grpc.CollectionServiceStub(self._channel)
+        self._images = image_pb2_grpc.ImageServiceStub(self._channel)
+        self._searches = search_pb2_grpc.SearchServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def is_serving(self) -> bool:
+        """Whether the service says that it serves."""
+        with _named_errors():
+            return is_serving(self._channel, self._timeout)
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        model: str = "",
+        dimension: int = 0,
+        fingerprint: str = "",
+        metric: Metric = Metric.COSINE,
+        description: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> Collection:
+        """Makes a collection for the embedder's default model, or for another one.
+
+        With both `dimension` and `fingerprint` and no model it holds vectors that are made elsewhere.
+        """
+        collection = collection_pb2.Collection(
+            name=name,
+            model=model,
+            dimension=dimension,
+            fingerprint=fingerprint,
+            metric=METRIC_NUMBERS[metric],
+            description=description,
+            labels=labels,
+        )
+        with _named_errors():
+            response = self._collections.CreateCollection(
+                collection_pb2.CreateCollectionRequest(collection=collection), timeout=self._timeout
+            )
+        return collection_from(response.collection)
+
+    def get_collection(self, name: str) -> Collection:
+        """Describes a collection."""
+        with _named_errors():
+            response = self._collections.GetCollection(
+                collection_pb2.GetCollectionRequest(name=name), timeout=self._timeout
+            )
+        return collection_from(response.collection)
+
+    def list_collections(self) -> Iterator[Collection]:
+        """Every collection, by name."""
+        token = ""
+        while True:
+            request = collection_pb2.ListCollectionsRequest(page_token=token)
+            with _named_errors():
+                response = self._collections.ListCollections(request, timeout=self._timeout)
+            yield from map(collection_from, response.collections)
+            token = response.next_page_token
+            if not token:
+                return
+
+    def delete_collection(self, name: str) -> None:
+        """Removes a collection with its images."""
+        with _named_errors():
+            self._collections.DeleteCollection(collection_pb2.DeleteCollectionRequest(name=name), timeout=self._timeout)
+
+    def write(self, collection: str, images: Iterable[NewImage]) -> Iterator[WriteResult]:
+        """Writes images; gives one result for each, an error of one never stops the others.
+
+        A result without an error means that the image is stored and survives a crash. Images are taken as fast as they
+        are embedded, so any number can be given without holding them in memory.
+        """
+        requests = (write_request(image, collection) for image in images)
+        with _named_errors():
+            for response in self._images.WriteImages(requests):
+                yield write_result(response)
+
+    def get(self, collection: str, image_id: str, *, with_vector: bool = False) -> Image:
+        """Reads one image."""
+        view = image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC
+        request = image_pb2.GetImageRequest(collection=collection, id=image_id, view=view)
+        with _named_errors():
+            return image_from(self._images.GetImage(request, timeout=self._timeout).image)
+
+    def delete(self, collection: str, ids: Sequence[str]) -> int:
+        """Removes images; the number of those that existed."""
+        request = image_pb2.DeleteImagesRequest(collection=collection, ids=image_pb2.ImageIds(ids=ids))
+        with _named_errors():
+            return self._images.DeleteImages(request, timeout=self._timeout).deleted_count
+
+    def count(self, collection: str) -> int:
+        """The number of images."""
+        request = image_pb2.CountImagesRequest(collection=collection)
+        with _named_errors():
+            return self._images.CountImages(request, timeout=self._timeout).count
+
+    def search_by_image(
+        self,
+        collection: str,
+        content: bytes,
+        *,
+        region: Region | None = None,
+        limit: int = 10,
+        min_score: float | None = None,
+    ) -> list[Hit]:
+        """The images most like the one whose file is given."""
+        query = search_pb2.Query(image=encoded_image(content, region))
+        return self._search(collection, query, limit, min_score)
+
+    def search_by_id(
+        self, collection: str, image_id: str, *, limit: int = 10, min_score: float | None = None
+    ) -> list[Hit]:
+        """The images most like a stored one, which is not among them."""
+        return self._search(collection, search_pb2.Query(image_id=image_id), limit, min_score)
+
+    def search_by_vector(
+        self, collection: str, embedding: Embedding, *, limit: int = 10, min_score: float | None = None
+    ) -> list[Hit]:
+        """The images whose vectors are nearest to one."""
+        return self._search(collection, search_pb2.Query(embedding=embedding_to(embedding)), limit, min_score)
+
+    def _search(self, collection: str, query: search_pb2.Query, limit: int, min_score: float | None) -> list[Hit]:
+        request = search_pb2.SearchRequest(collection=collection, query=query, limit=limit, min_score=min_score)
+        with _named_errors():
+            response = self._searches.Search(request, timeout=self._timeout)
+        return [hit_from(hit) for hit in response.hits]
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Raises what a failed call means, instead of gRPC's one error for everything."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from None

@@ -1,0 +1,94 @@
+"""The values that the client takes and gives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import TypeAlias
+
+from grpc_kit.errors import ServiceError
+
+AttributeValue: TypeAlias = str | bool | int | float | Sequence[str]
+
+
+class Metric(Enum):
+    """How vectors are compared; see the contract's Metric for the formulas."""
+
+    COSINE = "cosine"
+    L2 = "l2"
+    IP = "ip"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box in fractions of an upright image's width and height: (0, 0) is the top left corner."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A vector and the fingerprint of the space that it lives in."""
+
+    values: Sequence[float]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A set of images whose vectors can be compared with one another."""
+
+    name: str
+    model: str
+    dimension: int
+    fingerprint: str
+    metric: Metric
+    description: str
+    labels: Mapping[str, str]
+    create_time: datetime
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """An image to write. Its source is the bytes of an image file, or a vector that was made before."""
+
+    id: str
+    source: bytes | Embedding
+    uri: str = ""
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    region: Region | None = None
+    """The part of an image file that counts; None is the whole."""
+
+
+@dataclass(frozen=True)
+class WriteResult:
+    """What came of an image to write: `error` is None where it is stored."""
+
+    id: str
+    error: ServiceError | None = None
+    content_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A stored image; `embedding` only where it was asked for."""
+
+    id: str
+    uri: str
+    attributes: Mapping[str, AttributeValue]
+    content_sha256: str
+    create_time: datetime
+    update_time: datetime
+    embedding: Embedding | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image found: `score` is higher for a better match, `distance` lower."""
+
+    image: Image
+    score: float
+    distance: float

@@ -1,0 +1,360 @@
+"""Collections of images in Milvus: Milvus Lite in a local file, or a Milvus server or cluster.
+
+One Milvus collection for each collection of the service. What Milvus has no place for (fingerprint, model, labels) is
+kept as JSON in a property of it; a Milvus collection without that property is not one of the service's. (A schema's
+description would be the natural place, but Milvus Lite forgets it.)
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import structlog
+from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient
+
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError
+from search_service.adapters.milvus_errors import meaning_of
+from search_service.core.checks import (
+    MAX_ID_BYTES,
+    MAX_URI_BYTES,
+    collection_exists,
+    collection_not_found,
+)
+from search_service.core.types import Collection, Consistency, Hit, Metric, StoredImage, Vector, View
+
+log = structlog.stdlib.get_logger()
+
+Result = TypeVar("Result")
+# A row or an entity of Milvus: field name to value.
+Row = Mapping[str, Any]
+
+VECTOR = "vector"
+FIELDS = {
+    View.ID: ["id"],
+    View.BASIC: ["id", "uri", "attributes", "content_sha256", "create_time", "update_time"],
+}
+FIELDS[View.FULL] = [*FIELDS[View.BASIC], VECTOR]
+# Marks a Milvus collection as one of the service's; `layout` in it says how it and the fields are to be read.
+PROPERTY = "imagesearch"
+LAYOUT = 1
+
+
+class MilvusStore:
+    """A vector store in Milvus. pymilvus blocks, so that every call to it is made in a pool of threads."""
+
+    def __init__(self, uri: str, *, token: str = "", timeout: float = 10.0, threads: int = 8) -> None:
+        """Connects when first used.
+
+        Args:
+            uri: a path that ends in .db for Milvus Lite, else http://HOST:PORT of a server.
+            token: USER:PASSWORD or an API key of a server.
+            timeout: most seconds for a single call.
+            threads: calls at a time.
+        """
+        self._uri = uri
+        self._token = token
+        self._timeout = timeout
+        self.is_lite = not uri.startswith(("http://", "https://", "tcp://", "unix:"))
+        if self.is_lite and not uri.endswith(".db"):
+            raise OSError(f"{uri!r} is no Milvus: a path that ends in .db, or http://HOST:PORT, is")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
+        self._client: MilvusClient | None = None
+        self._connecting = asyncio.Lock()
+        # Milvus Lite loses rows that were acknowledged when several threads write at once. A server does not.
+        self._write_lock: AbstractAsyncContextManager[Any] = asyncio.Lock() if self.is_lite else nullcontext()
+
+    async def close(self) -> None:
+        """Closes the connection, and gives up Milvus Lite's file so that another process may open it."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._disconnect, client)
+        self._pool.shutdown()
+
+    async def check(self, deadline: Deadline) -> None:
+        """Returns where Milvus answers. Raises UnavailableError, DeadlineExceededError."""
+        await self._call(lambda client, timeout: client.list_collections(timeout=timeout), "", deadline)
+
+    async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
+        """Makes a Milvus collection with its index, loaded."""
+
+        def create(client: MilvusClient, timeout: float) -> None:
+            if client.has_collection(collection.name, timeout=timeout):
+                raise collection_exists(collection.name)
+            index = client.prepare_index_params()
+            index.add_index(VECTOR, index_type="AUTOINDEX", metric_type=collection.metric.value)
+            client.create_collection(
+                collection.name,
+                schema=schema_of(collection.dimension),
+                index_params=index,
+                consistency_level=collection.consistency.value,
+                properties={PROPERTY: notes_of(collection)},
+                timeout=timeout,
+            )
+
+        async with self._write_lock:
+            await self._call(create, collection.name, deadline)
+
+    async def get_collection(self, name: str, deadline: Deadline) -> Collection:
+        """Describes a collection."""
+        described = await self._call(
+            lambda client, timeout: client.describe_collection(name, timeout=timeout), name, deadline
+        )
+        collection = collection_of(described)
+        if collection is None:
+            raise collection_not_found(name)
+        return collection
+
+    async def list_collections(self, deadline: Deadline) -> list[Collection]:
+        """Every collection of the service, by name."""
+        names = await self._call(lambda client, timeout: client.list_collections(timeout=timeout), "", deadline)
+        found = []
+        for name in sorted(names):
+            try:
+                found.append(await self.get_collection(name, deadline))
+            except NotFoundError:
+                # Somebody else's, or removed since.
+                continue
+        return found
+
+    async def delete_collection(self, name: str, deadline: Deadline) -> None:
+        """Removes a collection."""
+        # Milvus says nothing of one that is not there, and must not touch one that is somebody else's.
+        await self.get_collection(name, deadline)
+        async with self._write_lock:
+            await self._call(lambda client, timeout: client.drop_collection(name, timeout=timeout), name, deadline)
+
+    async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+        """Stores images. Upsert and never insert, which makes a second row of an id on a server."""
+        rows = [row_of(image) for image in images]
+        async with self._write_lock:
+            await self._call(
+                lambda client, timeout: client.upsert(collection, rows, timeout=timeout), collection, deadline
+            )
+
+    async def get(
+        self, collection: str, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
+    ) -> list[StoredImage]:
+        """The images that exist of these ids."""
+        rows = await self._call(
+            lambda client, timeout: client.query(
+                collection,
+                filter=ids_filter(ids),
+                output_fields=FIELDS[view],
+                consistency_level=consistency.value,
+                timeout=timeout,
+            ),
+            collection,
+            deadline,
+        )
+        return [image_of(row) for row in rows]
+
+    async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
+        """Removes images, by a filter: the literals of pymilvus' own `ids` argument are not escaped."""
+        async with self._write_lock:
+            await self._call(
+                lambda client, timeout: client.delete(collection, filter=ids_filter(ids), timeout=timeout),
+                collection,
+                deadline,
+            )
+
+    async def count(self, collection: str, deadline: Deadline) -> int:
+        """The number of images."""
+        rows = await self._call(
+            lambda client, timeout: client.query(
+                collection,
+                filter="",
+                output_fields=["count(*)"],
+                consistency_level=Consistency.STRONG.value,
+                timeout=timeout,
+            ),
+            collection,
+            deadline,
+        )
+        return int(rows[0]["count(*)"])
+
+    async def search(
+        self,
+        collection: Collection,
+        vector: Vector,
+        limit: int,
+        view: View,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> list[Hit]:
+        """The nearest images."""
+        answers = await self._call(
+            lambda client, timeout: client.search(
+                collection.name,
+                data=[vector.tolist()],
+                anns_field=VECTOR,
+                limit=limit,
+                output_fields=FIELDS[view],
+                search_params={"metric_type": collection.metric.value},
+                consistency_level=consistency.value,
+                timeout=timeout,
+            ),
+            collection.name,
+            deadline,
+        )
+        return [hit_of(found, collection.metric) for found in answers[0]]
+
+    async def _call(self, call: Callable[[MilvusClient, float], Result], collection: str, deadline: Deadline) -> Result:
+        """Makes one call in the pool, bounded in time. Raises what its failure means."""
+        loop = asyncio.get_running_loop()
+        try:
+            client = await self._connected(deadline)
+            return await loop.run_in_executor(self._pool, lambda: call(client, self._seconds(deadline)))
+        except ServiceError:
+            raise
+        except Exception as error:
+            meaning = meaning_of(error, collection)
+            if isinstance(meaning, InternalError):
+                log.exception("Milvus failed", collection=collection)
+            raise meaning from error
+
+    def _seconds(self, deadline: Deadline) -> float:
+        """What a call that is about to begin may take."""
+        seconds = deadline.timeout(self._timeout)
+        if seconds <= 0:
+            raise DeadlineExceededError("DEADLINE_EXCEEDED", "the deadline passed before Milvus was asked")
+        return seconds
+
+    async def _connected(self, deadline: Deadline) -> MilvusClient:
+        async with self._connecting:
+            if self._client is None:
+                loop = asyncio.get_running_loop()
+                self._client = await loop.run_in_executor(self._pool, self._connect, self._seconds(deadline))
+            return self._client
+
+    def _connect(self, seconds: float) -> MilvusClient:
+        if self.is_lite:
+            Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
+        client = MilvusClient(uri=self._uri, token=self._token, timeout=seconds)
+        # A collection that was there before can be searched only once it is loaded.
+        for name in client.list_collections(timeout=seconds):
+            if collection_of(client.describe_collection(name, timeout=seconds)) is not None:
+                client.load_collection(name, timeout=self._timeout)
+        return client
+
+    def _disconnect(self, client: MilvusClient) -> None:
+        client.close()
+        if self.is_lite:
+            from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415 - of no use with a server
+
+            server_manager_instance.release_server(self._uri)
+
+
+def schema_of(dimension: int) -> CollectionSchema:
+    """The schema of a collection."""
+    fields = [
+        FieldSchema("id", DataType.VARCHAR, max_length=MAX_ID_BYTES, is_primary=True),
+        FieldSchema(VECTOR, DataType.FLOAT_VECTOR, dim=dimension),
+        FieldSchema("uri", DataType.VARCHAR, max_length=MAX_URI_BYTES),
+        FieldSchema("attributes", DataType.JSON),
+        FieldSchema("content_sha256", DataType.VARCHAR, max_length=64),
+        FieldSchema("create_time", DataType.INT64),
+        FieldSchema("update_time", DataType.INT64),
+    ]
+    return CollectionSchema(fields, enable_dynamic_field=False)
+
+
+def notes_of(collection: Collection) -> str:
+    """What Milvus has no place for, as JSON."""
+    return json.dumps(
+        {
+            "layout": LAYOUT,
+            "fingerprint": collection.fingerprint,
+            "model": collection.model,
+            "metric": collection.metric.value,
+            "consistency": collection.consistency.value,
+            "description": collection.description,
+            "labels": dict(collection.labels),
+            "create_time": micros_of(collection.create_time),
+        }
+    )
+
+
+def collection_of(described: Row) -> Collection | None:
+    """The collection that Milvus describes; None where it is not one of the service's."""
+    try:
+        notes = json.loads(described["properties"].get(PROPERTY, ""))
+    except ValueError:
+        return None
+    if notes["layout"] != LAYOUT:
+        return None
+    vector = next(field for field in described["fields"] if field["name"] == VECTOR)
+    return Collection(
+        name=described["collection_name"],
+        dimension=int(vector["params"]["dim"]),
+        fingerprint=notes["fingerprint"],
+        create_time=moment_of(notes["create_time"]),
+        model=notes["model"],
+        metric=Metric(notes["metric"]),
+        consistency=Consistency(notes["consistency"]),
+        description=notes["description"],
+        labels=notes["labels"],
+    )
+
+
+def row_of(image: StoredImage) -> dict[str, Any]:
+    """The row of an image."""
+    return {
+        "id": image.id,
+        VECTOR: image.vector,
+        "uri": image.uri,
+        "attributes": dict(image.attributes),
+        "content_sha256": image.content_sha256,
+        "create_time": micros_of(image.create_time),
+        "update_time": micros_of(image.update_time),
+    }
+
+
+def image_of(row: Row) -> StoredImage:
+    """The image of a row; fields that were not read have their defaults."""
+    vector = row.get(VECTOR)
+    return StoredImage(
+        id=row["id"],
+        uri=row.get("uri", ""),
+        attributes=row.get("attributes") or {},
+        content_sha256=row.get("content_sha256", ""),
+        create_time=moment_of(row["create_time"]) if "create_time" in row else None,
+        update_time=moment_of(row["update_time"]) if "update_time" in row else None,
+        vector=None if vector is None else np.asarray(vector, dtype=np.float32),
+    )
+
+
+def hit_of(found: Row, metric: Metric) -> Hit:
+    """A hit with score and distance by the metric; Milvus gives similarities, and for L2 the distance squared."""
+    image = image_of(found["entity"])
+    value = float(found["distance"])
+    match metric:
+        case Metric.COSINE:
+            return Hit(image, score=value, distance=1.0 - value)
+        case Metric.IP:
+            return Hit(image, score=value, distance=-value)
+        case Metric.L2:
+            distance = math.sqrt(max(value, 0.0))
+            return Hit(image, score=1.0 / (1.0 + distance), distance=distance)
+
+
+def ids_filter(ids: Sequence[str]) -> str:
+    """A Milvus expression for these ids, every one of them an escaped literal."""
+    return f"id in [{', '.join(json.dumps(image_id, ensure_ascii=False) for image_id in ids)}]"
+
+
+def micros_of(moment: datetime | None) -> int:
+    """Microseconds since 1970."""
+    return 0 if moment is None else round(moment.timestamp() * 1e6)
+
+
+def moment_of(micros: int) -> datetime:
+    """A moment in UTC."""
+    return datetime.fromtimestamp(micros / 1e6, UTC)
