@@ -29,7 +29,7 @@ def load_model(settings: EmbedderSettings) -> Vgg16:
 
 @asynccontextmanager
 async def serve(model: Model, settings: EmbedderSettings) -> AsyncIterator[str]:
-    """Serves a loaded model; gives the address, HOST:PORT. At the end it stops taking calls and finishes those it has."""
+    """Serves a loaded model; gives the address, HOST:PORT. At the end it finishes the calls that it has."""
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
     # The decoder has a limit of its own, from the header as well; Pillow's warns and would come first.
     Image.MAX_IMAGE_PIXELS = None

@@ -46,7 +46,8 @@ def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path) -> str:
         refusals.append(f"{source.name}: its tensors have SHA-256 {found}, expected {spec.sha256}")
     reasons = "\n".join(f"  {refusal}" for refusal in refusals)
     raise WeightsError(
-        f"no source has the weights of {spec.model}:\n{reasons}\nWith a file of your own, set EMBEDDER_WEIGHTS to its path."
+        f"no source has the weights of {spec.model}:\n{reasons}\n"
+        "With a file of your own, set EMBEDDER_WEIGHTS to its path."
     )
 
 

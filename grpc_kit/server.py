@@ -48,20 +48,20 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
 
-    async def start(self) -> str:
-        """Opens the port and reports SERVING; returns the address, HOST:PORT. Raises OSError where it is taken."""
+    async def start(self, *, serving: bool = True) -> str:
+        """Opens the port and reports its health; gives the address, HOST:PORT. Raises OSError where it is taken."""
         host = self._settings.listen_address.rpartition(":")[0]
         try:
             port = self._server.add_insecure_port(self._settings.listen_address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._settings.listen_address}: {error}") from error
         await self._server.start()
-        await self.set_serving(True)
+        await self.set_serving(serving=serving)
         address = f"{host}:{port}"
         log.info("serving", address=address, services=self._names)
         return address
 
-    async def set_serving(self, serving: bool) -> None:
+    async def set_serving(self, *, serving: bool) -> None:
         """Reports the health of every service, and of the server as a whole (the empty name)."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._names):

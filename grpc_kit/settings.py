@@ -50,7 +50,7 @@ class ServerSettings(BaseSettings):
 
 
 def load(settings: type[SettingsType], program: str) -> SettingsType:
-    """Reads the settings; exits with a list of what is wrong. `program` is named by `--help`, which this answers too."""
+    """Reads the settings; exits with a list of what is wrong. Answers `--help`, which names `program`."""
     arguments = sys.argv[1:]
     if arguments:
         wanted_help = arguments in (["-h"], ["--help"])

@@ -17,6 +17,7 @@ from imagesearch_client.ingest import ingest_folder, show_progress
 from imagesearch_client.types import Collection, Hit, Metric
 
 DEFAULT_COLLECTION = "images"
+SHOWN_REJECTS = 10
 
 app = typer.Typer(
     name="imagesearch",
@@ -143,10 +144,10 @@ def ingest(
         )
         for reason, count in sorted(report.reasons().items()):
             err.print(f"  {count} x {reason}", highlight=False)
-        for reject in report.rejects[:10]:
+        for reject in report.rejects[:SHOWN_REJECTS]:
             err.print(f"  {reject.path}: {reject.message}", markup=False, highlight=False)
-        if len(report.rejects) > 10:
-            err.print(f"  ... and {len(report.rejects) - 10} more; --json lists all")
+        if len(report.rejects) > SHOWN_REJECTS:
+            err.print(f"  ... and {len(report.rejects) - SHOWN_REJECTS} more; --json lists all")
     if report.rejects:
         raise typer.Exit(1)
 

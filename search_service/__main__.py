@@ -4,7 +4,6 @@ import asyncio
 import sys
 
 from grpc_kit import logging
-from grpc_kit.errors import UnavailableError
 from grpc_kit.server import wait_for_stop_signal
 from grpc_kit.settings import load, log_settings
 from search_service.settings import SearchSettings
@@ -18,7 +17,7 @@ async def run(settings: SearchSettings) -> None:
     try:
         async with serve(settings):
             await wait_for_stop_signal()
-    except (OSError, UnavailableError) as error:
+    except OSError as error:
         sys.exit(f"search_service: {error}")
 
 

@@ -1,9 +1,11 @@
 """The one place where the search service is put together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
+import structlog
 from imagesearch.search.v1 import (
     collection_pb2,
     collection_pb2_grpc,
@@ -15,6 +17,7 @@ from imagesearch.search.v1 import (
 
 from grpc_kit.channel import open_channel
 from grpc_kit.deadline import Deadline
+from grpc_kit.errors import ServiceError
 from grpc_kit.server import Server, Service
 from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.milvus_store import MilvusStore
@@ -23,9 +26,15 @@ from search_service.api.collection_servicer import CollectionServicer
 from search_service.api.image_servicer import DOMAIN, ImageServicer
 from search_service.api.search_servicer import SearchServicer
 from search_service.core.collections import Collections
+from search_service.core.ports import VectorStore
 from search_service.core.search_images import SearchImages
 from search_service.core.write_images import WriteImages
 from search_service.settings import SearchSettings
+
+log = structlog.stdlib.get_logger()
+
+# Between two looks at Milvus; a probe of Kubernetes looks about as often.
+HEALTH_SECONDS = 3.0
 
 
 def utc_now() -> datetime:
@@ -37,7 +46,7 @@ def utc_now() -> datetime:
 async def serve(settings: SearchSettings) -> AsyncIterator[str]:
     """Serves; gives the address, HOST:PORT. At the end it stops taking calls and finishes those it has.
 
-    Raises OSError where the port or the database is taken, UnavailableError where Milvus does not answer.
+    Raises OSError where the port or Milvus Lite's file is taken. A Milvus server that does not answer is waited for.
     """
     async with AsyncExitStack() as stack:
         store = MilvusStore(
@@ -47,12 +56,39 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
             threads=settings.milvus_threads,
         )
         stack.push_async_callback(store.close)
-        await store.check(Deadline.after(settings.milvus_timeout_seconds))
+        ready = await is_ready(store, settings.milvus_timeout_seconds)
+        if store.is_lite and not ready:
+            # Nothing that is waited for brings a file back. A server may still be starting.
+            raise OSError(f"Milvus Lite cannot use {settings.milvus_uri}: is it open in another process?")
         channel = await stack.enter_async_context(open_channel(settings.embedder_target, settings.max_message_bytes))
         embedder = EmbedderClient(channel, settings.embedder_target, settings.embedder_timeout_seconds)
         server = Server(_services(store, embedder, settings), settings, DOMAIN)
         stack.push_async_callback(server.stop)
-        yield await server.start()
+        address = await server.start(serving=ready)
+        follower = asyncio.create_task(follow(store, server, settings.milvus_timeout_seconds, serving=ready))
+        stack.callback(follower.cancel)
+        yield address
+
+
+async def is_ready(store: VectorStore, seconds: float) -> bool:
+    """Whether the store answers in time."""
+    try:
+        await store.check(Deadline.after(seconds))
+    except ServiceError as error:
+        log.warning("Milvus does not answer", reason=error.reason)
+        return False
+    return True
+
+
+async def follow(store: VectorStore, server: Server, seconds: float, *, serving: bool) -> None:
+    """Reports the store's health as the server's own, so that no calls are sent here while Milvus is away."""
+    while True:
+        await asyncio.sleep(HEALTH_SECONDS)
+        ready = await is_ready(store, seconds)
+        if ready != serving:
+            serving = ready
+            await server.set_serving(serving=serving)
+            log.info("health changed", serving=serving)
 
 
 def _services(store: MilvusStore, embedder: EmbedderClient, settings: SearchSettings) -> list[Service]:

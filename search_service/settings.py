@@ -36,8 +36,8 @@ class SearchSettings(ServerSettings):
     )
     embedder_target: str = Field(
         default="127.0.0.1:50051",
-        description="The embedder: HOST:PORT, or a gRPC name such as dns:///embedder-headless:50051, whose addresses are "
-        "then used in turn.",
+        description="The embedder: HOST:PORT, or a gRPC name such as dns:///embedder-headless:50051, whose addresses "
+        "are then used in turn.",
     )
     embedder_timeout_seconds: float = Field(
         default=20.0, gt=0, description="Most seconds for the embedding of one query image."
@@ -50,12 +50,12 @@ class SearchSettings(ServerSettings):
     write_window_images: int = Field(
         default=1000,
         ge=1,
-        description="Images of one WriteImages stream under way at a time, and so the most in one write to Milvus; Milvus "
-        "is fastest at about 1,000.",
+        description="Images of one WriteImages stream under way at a time, and so the most in one write to Milvus; "
+        "Milvus is fastest at about 1,000.",
     )
     write_window_bytes: int = Field(
         default=32 * MEBIBYTE,
         ge=1,
-        description="Bytes of those images together, which bounds the memory of a stream. Below half of the 64 MiB that "
-        "Milvus takes in a call.",
+        description="Bytes of those images together, which bounds the memory of a stream. Below half of the 64 MiB "
+        "that Milvus takes in a call.",
     )

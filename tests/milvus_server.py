@@ -25,13 +25,13 @@ from types import TracebackType
 from typing import Final, Self
 
 import grpc
-import milvus as milvus_wheel  # type: ignore[import-untyped]
-from pymilvus import (  # type: ignore[import-untyped]
+import milvus as milvus_wheel
+from pymilvus import (
     DataType,
     MilvusClient,
     MilvusException,
 )
-from pymilvus.client.types import LoadState  # type: ignore[import-untyped]
+from pymilvus.client.types import LoadState
 
 __all__ = ["MilvusProcess", "MilvusServerError"]
 

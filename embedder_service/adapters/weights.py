@@ -91,7 +91,7 @@ def read(path: Path, spec: WeightsSpec) -> dict[str, NDArray[np.float32]]:
     try:
         with h5py.File(path, "r") as file:
             # A file that Keras saved as a whole model has its weights one group down.
-            tensors = _read_layers(file["model_weights"] if "model_weights" in file else file)
+            tensors = _read_layers(file.get("model_weights", file))
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} is damaged or no file of Keras weights ({error}). {how_to_get(spec)}") from error
     for name, shape in spec.shapes.items():

@@ -1,60 +1,81 @@
-"""What Milvus' errors mean. One table; whatever is not in it is a fault."""
+"""What Milvus' errors mean. One table; whatever is not in it is a fault.
+
+Codes as seen from Milvus Lite 3.2 and server 2.3, whose own text is for the log and not for a caller.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
-from pymilvus.exceptions import ConnectionNotExistException, MilvusException
+from pymilvus.exceptions import MilvusException
 
 from grpc_kit.errors import (
     DeadlineExceededError,
     InternalError,
-    NotFoundError,
     ResourceExhaustedError,
     ServiceError,
     UnavailableError,
 )
-from search_service.core.checks import collection_not_found
+from search_service.core.checks import collection_exists, collection_not_found
 
 # Seconds after which trying again can help: about what a Milvus server takes to come back.
 RETRY_AFTER = 2.0
 
-COLLECTION_NOT_FOUND_CODES = frozenset({100})
-RATE_LIMITED_CODES = frozenset({8, 9})
-# 1: service not ready; 2: no connection; 101: not loaded, as while it recovers; 106, 503: no query node has the data.
-UNAVAILABLE_CODES = frozenset({1, 2, 101, 106, 503})
-# Without a code of their own in server 2.3.
-COLLECTION_NOT_FOUND_TEXTS = ("can't find collection", "collection not found", "not exist")
+
+def unavailable(_: str = "") -> UnavailableError:
+    """Milvus cannot be used now."""
+    return UnavailableError("MILVUS_UNAVAILABLE", "Milvus does not answer; try again later", retry_after=RETRY_AFTER)
 
 
-def meaning_of(error: Exception, collection: str) -> ServiceError:
-    """The meaning of what pymilvus raised about a collection. Its own text is for the log, not for a caller."""
-    if isinstance(error, grpc.RpcError):
-        # A server that takes the connection and does not answer: pymilvus lets gRPC's own error through.
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return _no_answer_in_time()
-        return unavailable()
-    if not isinstance(error, MilvusException):
-        return InternalError("INTERNAL", "internal error; the server's log has the details")
-    text = str(error.message).lower()
-    if error.code in COLLECTION_NOT_FOUND_CODES or any(part in text for part in COLLECTION_NOT_FOUND_TEXTS):
-        return _collection_gone(collection)
-    if "deadline exceeded" in text:
-        return _no_answer_in_time()
-    if error.code in RATE_LIMITED_CODES:
-        return ResourceExhaustedError("MILVUS_RATE_LIMITED", "Milvus takes no more for now", retry_after=RETRY_AFTER)
-    if error.code in UNAVAILABLE_CODES or isinstance(error, ConnectionNotExistException):
-        return unavailable()
+def timed_out(_: str = "") -> DeadlineExceededError:
+    """Milvus took too long."""
+    return DeadlineExceededError("MILVUS_TIMEOUT", "Milvus did not answer in time; a write may be stored all the same")
+
+
+def rate_limited(_: str = "") -> ResourceExhaustedError:
+    """Milvus asks for patience."""
+    return ResourceExhaustedError("MILVUS_RATE_LIMITED", "Milvus takes no more for now", retry_after=RETRY_AFTER)
+
+
+def fault(_: str = "") -> InternalError:
+    """Nobody's fault but the service's."""
     return InternalError("INTERNAL", "internal error; the server's log has the details")
 
 
-def unavailable() -> UnavailableError:
-    """Milvus cannot be used now."""
-    return UnavailableError(
-        "MILVUS_UNAVAILABLE", "Milvus does not answer; nothing was changed", retry_after=RETRY_AFTER
-    )
+@dataclass(frozen=True)
+class Row:
+    """Milvus errors of one meaning: those with one of the codes, or with one of the texts in lower case."""
+
+    codes: frozenset[int | grpc.StatusCode]
+    texts: tuple[str, ...]
+    meaning: Callable[[str], ServiceError]
+    """Takes the collection's name."""
 
 
-def _no_answer_in_time() -> DeadlineExceededError:
-    return DeadlineExceededError("MILVUS_TIMEOUT", "Milvus did not answer in time; what was written may be stored")
+# The first row that fits counts. Texts stand where a code is shared: 1 is Lite's for nearly everything, and 65535 and 2
+# are the server's and pymilvus'.
+TABLE = (
+    Row(frozenset(), ("already exists",), collection_exists),
+    Row(frozenset({4, 100}), ("can't find collection", "collection not found"), collection_not_found),
+    # Some failures carry gRPC's code in the place of Milvus' own.
+    Row(frozenset({grpc.StatusCode.UNAVAILABLE}), (), unavailable),
+    Row(frozenset(), ("deadline exceeded", "retry timeout", "context done", "timed out"), timed_out),
+    Row(frozenset({8, 9}), ("rate limit",), rate_limited),
+    # 2: no connection. 101: not loaded, as while a server recovers. 106, 503: no query node has the data.
+    Row(frozenset({2, 101, 106, 503}), ("service not ready", "not ready", "server unavailable"), unavailable),
+)
 
 
-def _collection_gone(collection: str) -> NotFoundError:
-    return collection_not_found(collection)
+def meaning_of(error: Exception, collection: str) -> ServiceError:
+    """The meaning of what pymilvus raised about a collection."""
+    if isinstance(error, grpc.RpcError):
+        # A server that takes the connection and does not answer: pymilvus lets gRPC's own error through.
+        late = isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        return timed_out() if late else unavailable()
+    if not isinstance(error, MilvusException):
+        return fault()
+    text = str(error.message).lower()
+    for row in TABLE:
+        if error.code in row.codes or any(part in text for part in row.texts):
+            return row.meaning(collection)
+    return fault()

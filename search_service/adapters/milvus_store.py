@@ -70,6 +70,8 @@ class MilvusStore:
         self._connecting = asyncio.Lock()
         # Milvus Lite loses rows that were acknowledged when several threads write at once. A server does not.
         self._write_lock: AbstractAsyncContextManager[Any] = asyncio.Lock() if self.is_lite else nullcontext()
+        # Milvus Lite's own choice of index misses many neighbours; at its sizes comparing every vector is no slower.
+        self._index_type = "FLAT" if self.is_lite else "AUTOINDEX"
 
     async def close(self) -> None:
         """Closes the connection, and gives up Milvus Lite's file so that another process may open it."""
@@ -89,7 +91,7 @@ class MilvusStore:
             if client.has_collection(collection.name, timeout=timeout):
                 raise collection_exists(collection.name)
             index = client.prepare_index_params()
-            index.add_index(VECTOR, index_type="AUTOINDEX", metric_type=collection.metric.value)
+            index.add_index(VECTOR, index_type=self._index_type, metric_type=collection.metric.value)
             client.create_collection(
                 collection.name,
                 schema=schema_of(collection.dimension),
@@ -337,7 +339,9 @@ def hit_of(found: Row, metric: Metric) -> Hit:
     value = float(found["distance"])
     match metric:
         case Metric.COSINE:
-            return Hit(image, score=value, distance=1.0 - value)
+            # Rounding makes the cosine of a vector with itself a little more than 1.
+            cosine = min(1.0, max(-1.0, value))
+            return Hit(image, score=cosine, distance=1.0 - cosine)
         case Metric.IP:
             return Hit(image, score=value, distance=-value)
         case Metric.L2:

@@ -32,11 +32,12 @@ MIN_DIMENSION, MAX_DIMENSION = 2, 32768
 MAX_LIMIT = 1000
 MAX_IDS = 1000
 MAX_REQUEST_ID = 128
+SHOWN = 64
 
 
 def shown(text: str) -> str:
     """A caller's text as a message may show it: quoted, and cut short."""
-    return repr(text if len(text) <= 64 else f"{text[:61]}...")
+    return repr(text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}...")
 
 
 def check_collection_name(name: str, field: str) -> None:
@@ -44,14 +45,14 @@ def check_collection_name(name: str, field: str) -> None:
     if not COLLECTION_NAME.fullmatch(name):
         raise InvalidArgumentError(
             "COLLECTION_NAME_INVALID",
-            f"{field} is {shown(name)}; it should be a lower-case letter, then at most 62 lower-case letters, digits or "
-            "underscores",
+            f"{field} is {shown(name)}; it should be a lower-case letter, then at most 62 lower-case letters, "
+            "digits or underscores",
             field=field,
         )
 
 
 def check_fingerprint(fingerprint: str, field: str) -> None:
-    """1 to 64 characters of A-Z a-z 0-9 . _ -"""
+    """Checks a name of 1 to 64 characters out of A-Z, a-z, 0-9, dot, underscore and hyphen."""
     if not FINGERPRINT.fullmatch(fingerprint):
         raise InvalidArgumentError(
             "FINGERPRINT_INVALID",

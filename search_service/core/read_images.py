@@ -24,7 +24,7 @@ async def get_image(
 async def delete_images(
     store: VectorStore, collection: str, ids: Sequence[str], deadline: Deadline, *, validate_only: bool
 ) -> int:
-    """Removes images, or only counts them; the number of those that existed. Raises InvalidArgumentError, NotFoundError."""
+    """Removes images, or only counts them; gives how many existed. Raises InvalidArgumentError, NotFoundError."""
     checks.check_collection_name(collection, "collection")
     checks.check_ids(ids, "ids.ids")
     existing = [image.id for image in await store.get(collection, ids, View.ID, Consistency.STRONG, deadline)]

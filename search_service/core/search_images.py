@@ -52,8 +52,8 @@ class SearchImages:
     async def search(self, search: Search, deadline: Deadline) -> Found:
         """Finds the images most like the query.
 
-        Raises InvalidArgumentError, NotFoundError, FailedPreconditionError, UnavailableError, DeadlineExceededError, and
-        what the embedder says of a query image.
+        Raises InvalidArgumentError, NotFoundError, FailedPreconditionError, UnavailableError, DeadlineExceededError,
+        and what the embedder says of a query image.
         """
         checks.check_collection_name(search.collection, "collection")
         checks.check_limit(search.limit)
@@ -107,8 +107,8 @@ def require_model(collection: Collection, field: str) -> None:
     if not collection.model:
         raise FailedPreconditionError(
             "COLLECTION_WITHOUT_MODEL",
-            f"collection {collection.name} holds vectors that are made elsewhere ({collection.fingerprint!r}); it takes "
-            f"vectors and ids, no images: {field}",
+            f"collection {collection.name} holds vectors that are made elsewhere ({collection.fingerprint!r}); "
+            f"it takes vectors and ids, no images: {field}",
             field=field,
             metadata={"collection_fingerprint": collection.fingerprint},
         )

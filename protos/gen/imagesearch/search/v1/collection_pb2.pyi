@@ -90,7 +90,7 @@ class _IndexTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexType.V
     INDEX_TYPE_UNSPECIFIED: _IndexType.ValueType  # 0
     """The default: INDEX_TYPE_AUTOINDEX."""
     INDEX_TYPE_AUTOINDEX: _IndexType.ValueType  # 1
-    """Milvus chooses."""
+    """Chosen by the backend: Milvus' own choice on a server, INDEX_TYPE_FLAT on Milvus Lite."""
     INDEX_TYPE_FLAT: _IndexType.ValueType  # 2
     """Exact: every vector is compared. Not served yet: UNIMPLEMENTED."""
     INDEX_TYPE_HNSW: _IndexType.ValueType  # 3
@@ -108,7 +108,7 @@ class IndexType(_IndexType, metaclass=_IndexTypeEnumTypeWrapper):
 INDEX_TYPE_UNSPECIFIED: IndexType.ValueType  # 0
 """The default: INDEX_TYPE_AUTOINDEX."""
 INDEX_TYPE_AUTOINDEX: IndexType.ValueType  # 1
-"""Milvus chooses."""
+"""Chosen by the backend: Milvus' own choice on a server, INDEX_TYPE_FLAT on Milvus Lite."""
 INDEX_TYPE_FLAT: IndexType.ValueType  # 2
 """Exact: every vector is compared. Not served yet: UNIMPLEMENTED."""
 INDEX_TYPE_HNSW: IndexType.ValueType  # 3
