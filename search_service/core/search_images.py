@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import FailedPreconditionError, NotFoundError
+from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from search_service.core import checks
 from search_service.core.ports import Embedder, VectorStore
 from search_service.core.read_images import image_not_found
@@ -98,6 +98,8 @@ async def embed_query(embedder: Embedder, image: EncodedImage, collection: Colle
         embedding = await embedder.embed(image, collection.model, deadline)
     except NotFoundError as error:
         raise model_gone(collection, error, "query.image") from None
+    except InvalidArgumentError as error:
+        raise error.within("query") from None
     checks.check_embedding(embedding, collection, "query.image")
     return embedding
 

@@ -1,7 +1,7 @@
 """Every store that the suite is run on: memory, Milvus Lite, a Milvus server."""
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,12 +15,6 @@ from tests.memory_store import MemoryStore
 from tests.milvus_server import MilvusProcess
 
 DIMENSION = 8
-
-
-@pytest.fixture(scope="session")
-def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusProcess]:
-    with MilvusProcess(tmp_path_factory.mktemp("milvus")) as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "lite", "server"])

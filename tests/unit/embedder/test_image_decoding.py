@@ -1,0 +1,541 @@
+"""ImageDecoder on files that Pillow, or the test byte by byte, writes."""
+
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from embedder_service.core.image_decoding import ImageDecoder
+from embedder_service.core.types import EncodedImage, Limits, Pixels, Region
+from grpc_kit.errors import InvalidArgumentError
+
+LIMITS = Limits(max_image_bytes=1_000_000, max_image_pixels=50_000_000)
+WIDTH, HEIGHT = 36, 28
+
+
+def gradient() -> NDArray[np.uint8]:
+    """A smooth picture without any symmetry, which lossy formats keep well."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    channels = (x * 255 / WIDTH, y * 255 / HEIGHT, (x + 2 * y) * 255 / (WIDTH + 2 * HEIGHT))
+    return np.stack(channels, axis=2).astype(np.uint8)
+
+
+RGB = gradient()
+GREY = RGB[..., 0]
+ALPHA = np.ascontiguousarray(RGB[..., 1])
+PALETTE = Image.fromarray(RGB).quantize(64)
+
+
+def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def decode(content: bytes, region: Region | None = None) -> Pixels:
+    return ImageDecoder(224, LIMITS).decode(EncodedImage(content, region))
+
+
+def resized(pixels: NDArray[Any]) -> NDArray[np.int16]:
+    """What the decoder should make of a picture, uint8[height, width, 3] or uint8[height, width]."""
+    image = Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    return np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR), np.int16)
+
+
+def over_white(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.uint8]:
+    colour = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=2)
+    opacity = alpha[..., None] / 255.0
+    mixed: NDArray[np.uint8] = np.round(colour * opacity + 255.0 * (1 - opacity)).astype(np.uint8)
+    return mixed
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_file(width: int, height: int, raw: bytes = b"", *, depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG file whose header may say what its pixel data do not hold."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+
+
+def bmp_file(width: int, height: int) -> bytes:
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + info
+
+
+def gif_file(width: int, height: int, disposal: int = 0) -> bytes:
+    """A GIF file of one frame; `disposal` says what becomes of the frame afterwards."""
+    screen = b"GIF89a" + struct.pack("<HH", width, height) + b"\x80\x00\x00" + b"\x00\x00\x00\xff\xff\xff"
+    control = b"\x21\xf9\x04" + bytes([disposal << 2]) + bytes(4)
+    frame = b"\x2c" + struct.pack("<HHHH", 0, 0, width, height) + b"\x00" + b"\x02\x02\x4c\x01\x00\x3b"
+    return screen + control + frame
+
+
+def tiff_of_one_tile(image_side: int, tile_side: int) -> bytes:
+    """A black TIFF image whose one tile is as large as it says."""
+    packer = zlib.compressobj(9)
+    tile = b"".join(packer.compress(bytes(tile_side)) for _ in range(tile_side)) + packer.flush()
+    tile += bytes(len(tile) % 2)
+    numbers = {256: image_side, 257: image_side, 258: 8, 259: 8, 262: 1, 277: 1}
+    numbers |= {322: tile_side, 323: tile_side, 324: 8, 325: len(tile)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in numbers.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(tile)) + tile + struct.pack("<H", len(numbers)) + entries + bytes(4)
+
+
+def progressive_jpeg(width: int, height: int) -> bytes:
+    return encode(Image.new("RGB", (width, height), (200, 100, 50)), "JPEG", progressive=True)
+
+
+def rgb() -> Image.Image:
+    return Image.fromarray(RGB)
+
+
+def with_alpha(mode: str) -> Image.Image:
+    image = Image.fromarray(RGB if mode == "RGBA" else GREY)
+    image.putalpha(Image.fromarray(ALPHA))
+    return image
+
+
+def converted(mode: str) -> Image.Image:
+    return rgb().convert(mode)
+
+
+DEPTH16 = (np.arange(WIDTH * HEIGHT).reshape(HEIGHT, WIDTH) * 65).astype(np.uint16)
+RGB16 = png_file(WIDTH, HEIGHT, b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in RGB), depth=16)
+CMYK = converted("CMYK")
+YCBCR = converted("YCbCr")
+BINARY = np.asarray(converted("1"))
+FLOATS = (RGB[..., 2] / 255.0).astype(np.float32)
+# The first palette entry is the transparent one.
+PALETTE_SHOWN = np.where((np.asarray(PALETTE) == 0)[..., None], 255, np.asarray(PALETTE.convert("RGB")))
+
+# name: the file's bytes, the picture that they hold, and how far a value may be off.
+PICTURES: dict[str, tuple[bytes, NDArray[Any], int]] = {
+    "RGB JPEG": (encode(rgb(), "JPEG", quality=95, subsampling=0), RGB, 6),
+    "RGB progressive JPEG": (encode(rgb(), "JPEG", quality=95, subsampling=0, progressive=True), RGB, 6),
+    "RGB PNG": (encode(rgb(), "PNG"), RGB, 0),
+    "RGB WebP": (encode(rgb(), "WEBP", quality=95), RGB, 16),
+    "RGB lossless WebP": (encode(rgb(), "WEBP", lossless=True), RGB, 0),
+    "RGB TIFF": (encode(rgb(), "TIFF"), RGB, 0),
+    "RGB TIFF, LZW": (encode(rgb(), "TIFF", compression="tiff_lzw"), RGB, 0),
+    "RGB BMP": (encode(rgb(), "BMP"), RGB, 0),
+    "RGB PNG of 16 bits": (RGB16, RGB, 0),
+    "L JPEG": (encode(Image.fromarray(GREY), "JPEG", quality=95), GREY, 4),
+    "L PNG": (encode(Image.fromarray(GREY), "PNG"), GREY, 0),
+    "L GIF": (encode(Image.fromarray(GREY), "GIF"), GREY, 0),
+    "L TIFF": (encode(Image.fromarray(GREY), "TIFF"), GREY, 0),
+    "L BMP": (encode(Image.fromarray(GREY), "BMP"), GREY, 0),
+    "LA PNG": (encode(with_alpha("LA"), "PNG"), over_white(GREY, ALPHA), 2),
+    "LA TIFF": (encode(with_alpha("LA"), "TIFF"), over_white(GREY, ALPHA), 2),
+    "RGBA PNG": (encode(with_alpha("RGBA"), "PNG"), over_white(RGB, ALPHA), 2),
+    "RGBA lossless WebP": (encode(with_alpha("RGBA"), "WEBP", lossless=True, exact=True), over_white(RGB, ALPHA), 2),
+    "RGBA TIFF": (encode(with_alpha("RGBA"), "TIFF"), over_white(RGB, ALPHA), 2),
+    "P PNG": (encode(PALETTE, "PNG"), np.asarray(PALETTE.convert("RGB")), 0),
+    "P GIF": (encode(PALETTE, "GIF"), np.asarray(PALETTE.convert("RGB")), 0),
+    "P TIFF": (encode(PALETTE, "TIFF"), np.asarray(PALETTE.convert("RGB")), 0),
+    "P BMP": (encode(PALETTE, "BMP"), np.asarray(PALETTE.convert("RGB")), 0),
+    "P PNG with transparency": (encode(PALETTE, "PNG", transparency=0), PALETTE_SHOWN, 0),
+    "P GIF with transparency": (encode(PALETTE, "GIF", transparency=0), PALETTE_SHOWN, 0),
+    "L PNG with a transparent grey": (
+        encode(Image.fromarray(GREY), "PNG", transparency=int(GREY[0, 9])),
+        np.where(GREY[0, 9] == GREY, 255, GREY),
+        0,
+    ),
+    "1 PNG": (encode(converted("1"), "PNG"), BINARY * 255, 0),
+    "1 TIFF, fax": (encode(converted("1"), "TIFF", compression="group4"), BINARY * 255, 0),
+    "1 BMP": (encode(converted("1"), "BMP"), BINARY * 255, 0),
+    "CMYK JPEG": (encode(CMYK, "JPEG", quality=95, subsampling=0), np.asarray(CMYK.convert("RGB")), 6),
+    "CMYK TIFF": (encode(CMYK, "TIFF"), 255 - np.asarray(CMYK)[..., :3], 1),
+    "16-bit PNG": (encode(Image.fromarray(DEPTH16), "PNG"), DEPTH16 // 256, 0),
+    "16-bit TIFF": (encode(Image.fromarray(DEPTH16), "TIFF"), DEPTH16 // 256, 0),
+    "32-bit integer TIFF": (encode(Image.fromarray(DEPTH16.astype(np.int32)), "TIFF"), DEPTH16 // 256, 0),
+    "32-bit integer TIFF out of range": (
+        encode(Image.fromarray(np.where(DEPTH16 < 30000, -5, 70000).astype(np.int32)), "TIFF"),
+        np.where(DEPTH16 < 30000, 0, 255),
+        0,
+    ),
+    "float TIFF in 0..1": (encode(Image.fromarray(FLOATS), "TIFF"), RGB[..., 2], 1),
+    "float TIFF in 0..255": (encode(Image.fromarray(FLOATS * 255), "TIFF"), RGB[..., 2], 1),
+    "float TIFF of NaN": (encode(Image.fromarray(FLOATS * np.float32(np.nan)), "TIFF"), GREY * 0, 0),
+    "YCbCr TIFF": (encode(YCBCR, "TIFF"), np.asarray(YCBCR.convert("RGB")), 0),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_format_and_mode_gives_its_picture_in_rgb_over_white(name: str) -> None:
+    content, picture, tolerance = PICTURES[name]
+    pixels = decode(content)
+    assert (pixels.shape, pixels.dtype) == ((224, 224, 3), np.uint8)
+    assert np.abs(pixels - resized(picture)).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("lab", "expected"),
+    [
+        # CIE L*a*b* of D50, as ICC has it: L in 0..100 as 0..255, a and b shifted by 128.
+        pytest.param((136, 128, 128), (127, 127, 127), id="grey: L 53.4"),
+        pytest.param((138, 209, 198), (255, 0, 0), id="red: L 54.3, a 80.8, b 69.9"),
+        pytest.param((76, 196, 16), (0, 0, 255), id="blue: L 29.6, a 68.3, b -112.0"),
+    ],
+)
+def test_a_lab_tiff_gives_its_colour(lab: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    pixels = decode(encode(Image.new("LAB", (8, 8), lab), "TIFF")).astype(int)
+    assert np.abs(pixels - expected).max() <= 6
+
+
+def test_one_infinite_value_does_not_darken_a_float_picture_of_0_to_1() -> None:
+    values = FLOATS.copy()
+    values[0, 0] = np.inf
+    shown = RGB[..., 2].copy()
+    shown[0, 0] = 255
+    assert np.abs(decode(encode(Image.fromarray(values), "TIFF")) - resized(shown)).max() <= 1
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "TIFF", "PNG", "WEBP", "MPO"])
+def test_of_many_frames_the_first_one_counts(file_format: str) -> None:
+    first, second = (Image.new("RGB", (16, 16), colour) for colour in ((250, 0, 0), (0, 0, 250)))
+    pixels = decode(encode(first, file_format, save_all=True, append_images=[second])).astype(int)
+    assert np.abs(pixels - (250, 0, 0)).max() <= 3
+
+
+def stored(upright: NDArray[np.uint8], orientation: int) -> Image.Image:
+    """The pixels as a camera stores them that writes this EXIF orientation."""
+    transverse = np.rot90(upright, 2).transpose(1, 0, 2)
+    turned = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: np.rot90(upright, 2),
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: transverse,
+        8: np.rot90(upright, -1),
+    }
+    return Image.fromarray(np.ascontiguousarray(turned[orientation]))
+
+
+def orientation_tag(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("file_format", "options", "tolerance"),
+    [
+        ("JPEG", {"quality": 95, "subsampling": 0}, 8),
+        ("PNG", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("TIFF", {}, 0),
+    ],
+)
+def test_every_exif_orientation_gives_the_same_upright_picture(
+    orientation: int, file_format: str, options: dict[str, Any], tolerance: int
+) -> None:
+    content = encode(stored(RGB, orientation), file_format, exif=orientation_tag(orientation), **options)
+    assert np.abs(decode(content) - resized(RGB)).max() <= tolerance
+
+
+def exif_with(tag: int, kind: int) -> bytes:
+    """EXIF that turns by 90 degrees (orientation 6), with one more entry whose type is not the tag's."""
+    entries = sorted(
+        [struct.pack(">HHIHH", ExifTags.Base.Orientation, 3, 1, 6, 0), struct.pack(">HHII", tag, kind, 1, 8)]
+    )
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + b"".join(entries) + bytes(40)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        pytest.param(exif_with(ExifTags.Base.Software, 12), id="software that is a float"),
+        pytest.param(exif_with(ExifTags.Base.XResolution, 1), id="resolution that is a byte"),
+        pytest.param(exif_with(ExifTags.IFD.Interop, 12), id="pointer that is a float"),
+        pytest.param(exif_with(ExifTags.IFD.MakerNote, 16), id="maker note of an unknown type"),
+    ],
+)
+def test_faults_elsewhere_in_the_exif_data_do_not_matter(exif: bytes) -> None:
+    content = encode(stored(RGB, 6), "PNG", exif=exif)
+    assert np.array_equal(decode(content), resized(RGB))
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_exif_data_that_are_none_at_all_do_not_matter(file_format: str) -> None:
+    pixels = decode(encode(Image.new("RGB", (9, 9), (90, 90, 90)), file_format, exif=b"Exif\0\0neither II nor MM"))
+    assert np.abs(pixels.astype(int) - 90).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
+def test_a_side_of_one_pixel_is_stretched(size: tuple[int, int]) -> None:
+    assert np.array_equal(np.unique(decode(encode(Image.new("RGB", size, (7, 7, 7)), "PNG"))), [7])
+
+
+def test_the_result_has_the_side_that_the_decoder_was_made_with() -> None:
+    assert ImageDecoder(96, LIMITS).decode(EncodedImage(encode(rgb(), "PNG"))).shape == (96, 96, 3)
+
+
+@pytest.mark.parametrize(
+    ("region", "box"),
+    [
+        (Region(0, 0, 1, 1), (0, 0, 36, 28)),
+        (Region(0.25, 0.5, 0.75, 1), (9, 14, 27, 28)),
+        (Region(0, 0, 1 / 36, 1 / 28), (0, 0, 1, 1)),
+        (Region(35 / 36, 27 / 28, 1, 1), (35, 27, 36, 28)),
+        # Edges between two pixels go to the nearer one.
+        (Region(0.1, 0.1, 0.9, 0.9), (4, 3, 32, 25)),
+        # As they come out of a message: float32.
+        (Region(*np.float32([1 / 3, 1 / 7, 2 / 3, 6 / 7]).tolist()), (12, 4, 24, 24)),
+    ],
+)
+def test_a_region_gives_what_the_image_cut_beforehand_gives(region: Region, box: tuple[int, int, int, int]) -> None:
+    cut_beforehand = decode(encode(rgb().crop(box), "PNG"))
+    assert np.array_equal(decode(encode(rgb(), "PNG"), region), cut_beforehand)
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_region_is_one_of_the_upright_image(orientation: int) -> None:
+    content = encode(stored(RGB, orientation), "PNG", exif=orientation_tag(orientation))
+    assert np.array_equal(decode(content, Region(0.5, 0, 1, 0.25)), resized(RGB[:7, 18:]))
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        Region(float("nan"), 0, 1, 1),
+        Region(0, 0, 1, float("nan")),
+        Region(0, 0, float("inf"), 1),
+        Region(0.6, 0, 0.4, 1),
+        Region(0, 0.6, 1, 0.4),
+        Region(0.5, 0, 0.5, 1),
+        Region(-0.01, 0, 1, 1),
+        Region(0, 0, 1.01, 1),
+        Region(0, 0, 0, 0),
+        Region(0.5, 0.5, 0.505, 1),
+        Region(0.5, 0.5, 1, 0.505),
+    ],
+    ids=str,
+)
+def test_a_region_that_names_no_part_of_the_image_is_refused(region: Region) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        decode(encode(rgb(), "PNG"), region)
+    assert (refused.value.reason, refused.value.field) == ("REGION_INVALID", "image.region")
+    assert ("x0 < x1" in refused.value.message) or ("less than one pixel" in refused.value.message)
+
+
+def refusal(content: bytes) -> InvalidArgumentError:
+    with pytest.raises(InvalidArgumentError) as refused:
+        decode(content)
+    assert refused.value.field == "image.content"
+    assert len(refused.value.message) < 300
+    return refused.value
+
+
+def test_no_bytes_are_refused_as_missing() -> None:
+    assert refusal(b"").reason == "IMAGE_MISSING"
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_the_limit_in_bytes_is_the_last_size_that_is_taken(spare: int) -> None:
+    content = encode(rgb(), "PNG")
+    decoder = ImageDecoder(224, Limits(len(content) - 1 + spare, 1_000_000))
+    if spare:
+        assert decoder.decode(EncodedImage(content)).shape == (224, 224, 3)
+        return
+    with pytest.raises(InvalidArgumentError, match=f"{len(content)} bytes; at most {len(content) - 1}") as refused:
+        decoder.decode(EncodedImage(content))
+    assert (refused.value.reason, refused.value.field) == ("IMAGE_TOO_LARGE", "image.content")
+    assert refused.value.metadata == {"max_image_bytes": str(len(content) - 1)}
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_the_limit_in_pixels_is_the_last_size_that_is_taken(spare: int) -> None:
+    decoder = ImageDecoder(224, Limits(1_000_000, WIDTH * HEIGHT - 1 + spare))
+    if spare:
+        assert decoder.decode(EncodedImage(encode(rgb(), "PNG"))).shape == (224, 224, 3)
+        return
+    with pytest.raises(InvalidArgumentError) as refused:
+        decoder.decode(EncodedImage(encode(rgb(), "PNG")))
+    assert refused.value.metadata == {"max_image_pixels": "1007", "width": "36", "height": "28"}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("pillows_limit", [None, Image.MAX_IMAGE_PIXELS])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(png_file(100_000, 100_000), id="PNG, 10 gigapixels"),
+        pytest.param(png_file(2**31 - 1, 2**31 - 1), id="PNG, the largest there is"),
+        pytest.param(png_file(6_000, 10_000), id="PNG, 60 megapixels"),
+        pytest.param(png_file(10_000, 10_000), id="PNG, 100 megapixels"),
+        pytest.param(png_file(17_800, 10_000), id="PNG, 178 megapixels"),
+        pytest.param(bmp_file(100_000, -100_000), id="BMP, 10 gigapixels"),
+        pytest.param(gif_file(65_535, 65_535), id="GIF, 4 gigapixels"),
+        pytest.param(
+            progressive_jpeg(16, 16).replace(b"\0\x10\0\x10\3", b"\xff\xff\xff\xff\3"), id="JPEG, 4 gigapixels"
+        ),
+    ],
+)
+def test_huge_dimensions_are_refused_from_a_header_without_any_pixels(
+    content: bytes, pillows_limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
+    error = refusal(content)
+    assert error.reason == "IMAGE_DIMENSIONS_TOO_LARGE"
+    assert error.message.endswith("at most 50000000 are taken")
+    assert error.metadata["max_image_pixels"] == "50000000"
+
+
+# Decodes standard input as the service does; prints what came of it, and by how many MiB the process grew.
+DECODE_AND_MEASURE = """
+import resource, sys
+from PIL import Image
+from embedder_service.core.image_decoding import ImageDecoder
+from embedder_service.core.types import EncodedImage, Limits
+from grpc_kit.errors import ServiceError
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+Image.MAX_IMAGE_PIXELS = None
+content = sys.stdin.buffer.read()
+before = peak()
+try:
+    ImageDecoder(224, Limits(20_000_000, 50_000_000)).decode(EncodedImage(content))
+    outcome = "decoded"
+except ServiceError as error:
+    outcome = error.reason
+print(outcome, peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(gif_file(30_000, 30_000, disposal=2), id="GIF frame of 900 megapixels, to be cleared"),
+        pytest.param(tiff_of_one_tile(100, 25_000), id="TIFF of 100 x 100 in a tile of 625 megapixels"),
+    ],
+)
+def test_a_bomb_is_refused_before_it_takes_memory(content: bytes) -> None:
+    command = [sys.executable, "-c", DECODE_AND_MEASURE]
+    done = subprocess.run(command, input=content, capture_output=True, check=True)
+    outcome, grown = done.stdout.decode().split()
+    assert outcome in {"IMAGE_DIMENSIONS_TOO_LARGE", "IMAGE_CORRUPT"}
+    assert int(grown) < 256
+
+
+@pytest.mark.parametrize("make", [png_file, bmp_file, gif_file], ids=["PNG", "BMP", "GIF"])
+@pytest.mark.parametrize("size", [(0, 0), (5, 0), (0, 5)])
+def test_an_image_without_pixels_is_refused_as_empty(make: Callable[[int, int], bytes], size: tuple[int, int]) -> None:
+    assert refusal(make(*size)).reason == "IMAGE_EMPTY"
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 50, 3), np.uint8))
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_truncated_file_is_refused_as_corrupt(file_format: str, kept: float) -> None:
+    content = encode(NOISE, file_format)
+    error = refusal(content[: int(len(content) * kept)])
+    assert error.reason == "IMAGE_CORRUPT"
+    assert "cannot be decoded" in error.message
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_a_file_that_ends_in_its_header_is_refused_as_corrupt(file_format: str) -> None:
+    assert refusal(encode(NOISE, file_format)[:30]).reason == "IMAGE_CORRUPT"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(png_file(100, 100, bytes(30 * 91)), id="PNG of 100 x 100 with 30 rows of 30"),
+        pytest.param(png_file(100, 100, b""), id="PNG without a row"),
+        pytest.param(bmp_file(100, 100), id="BMP without a row"),
+        pytest.param(png_file(10, 10, b"\x09" * 310), id="PNG with a filter that does not exist"),
+        pytest.param(encode(rgb(), "PNG").replace(b"IDAT", b"IDAZ"), id="PNG without pixel data"),
+    ],
+)
+def test_a_file_whose_header_lies_is_refused_as_corrupt(content: bytes) -> None:
+    assert refusal(content).reason == "IMAGE_CORRUPT"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"a text, and no image", id="text"),
+        pytest.param(bytes(1000), id="zeros"),
+        pytest.param(b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', id="SVG"),
+        pytest.param(b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", id="PDF"),
+        pytest.param(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), id="HEIC"),
+        pytest.param(encode(rgb(), "AVIF"), id="AVIF"),
+        pytest.param(encode(rgb(), "ICO"), id="ICO"),
+        pytest.param(encode(rgb(), "JPEG2000"), id="JPEG 2000"),
+        pytest.param(encode(rgb(), "PPM"), id="PPM"),
+        pytest.param(encode(rgb(), "EPS"), id="EPS"),
+    ],
+)
+def test_other_formats_are_refused_with_the_list_of_those_taken(content: bytes) -> None:
+    error = refusal(content)
+    assert error.reason == "IMAGE_FORMAT_UNSUPPORTED"
+    assert "JPEG, PNG, WEBP, GIF, TIFF, BMP are taken" in error.message
+    assert error.metadata == {"formats": "JPEG,PNG,WEBP,GIF,TIFF,BMP"}
+
+
+SEEDS = [content for content, _, _ in PICTURES.values()]
+SEEDS += [encode(stored(RGB, 6), kind, exif=orientation_tag(6)) for kind in ("JPEG", "PNG", "WEBP", "TIFF")]
+SEEDS += [encode(rgb(), kind, save_all=True, append_images=[rgb()]) for kind in ("GIF", "PNG", "WEBP", "TIFF", "MPO")]
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """Flips bytes, cuts off the end, goes over into another file, or repeats a part."""
+    damaged = bytearray(content)
+    at = chance.randrange(len(damaged))
+    match chance.choice(["flips", "flips in the header", "cut", "splice", "repeat"]):
+        case "flips":
+            for _ in range(chance.randint(1, 8)):
+                damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        case "flips in the header":
+            for _ in range(chance.randint(1, 4)):
+                damaged[chance.randrange(min(len(damaged), 120))] = chance.choice([0, 1, 0x7F, 0x80, 0xFF])
+        case "cut":
+            del damaged[at:]
+        case "splice":
+            other = chance.choice(SEEDS)
+            damaged[at:] = other[chance.randrange(len(other)) :]
+        case "repeat":
+            damaged[at:at] = damaged[at : at + chance.randint(1, 40)]
+    return bytes(damaged)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(5))
+def test_damaged_files_are_decoded_or_refused_and_nothing_else(seed: int) -> None:
+    chance = random.Random(seed)
+    reasons = {
+        "IMAGE_MISSING",
+        "IMAGE_FORMAT_UNSUPPORTED",
+        "IMAGE_CORRUPT",
+        "IMAGE_EMPTY",
+        "IMAGE_DIMENSIONS_TOO_LARGE",
+    }
+    outcomes = set()
+    for _ in range(200):
+        try:
+            pixels = decode(mutated(chance.choice(SEEDS), chance))
+        except InvalidArgumentError as error:
+            assert (error.field, error.message[:13]) == ("image.content", "image.content")
+            outcomes.add(error.reason)
+        else:
+            assert (pixels.shape, pixels.dtype) == ((224, 224, 3), np.uint8)
+            outcomes.add("decoded")
+    assert outcomes <= reasons | {"decoded"}
+    assert {"decoded", "IMAGE_CORRUPT"} <= outcomes

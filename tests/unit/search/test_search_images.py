@@ -1,0 +1,181 @@
+"""Searches on a store in memory."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import FailedPreconditionError, NotFoundError, ServiceError
+from search_service.core.collections import Collections, NewCollection
+from search_service.core.ports import Embedder
+from search_service.core.read_images import delete_images, get_image
+from search_service.core.search_images import Search, SearchImages, StoredImageQuery
+from search_service.core.types import Collection, Consistency, Embedding, EncodedImage, StoredImage, View
+from tests.memory_store import MemoryStore
+
+FINGERPRINT = "vgg16-avg-0123456789abcdef"
+
+
+@pytest.fixture
+async def searches(store: MemoryStore, embedder: Embedder, deadline: Deadline) -> SearchImages:
+    vectors = {"east": [1, 0, 0, 0], "north": [0, 1, 0, 0], "northeast": [1, 1, 0, 0], "west": [-1, 0, 0, 0]}
+    images = [StoredImage(name, vector=np.array(vector, np.float32)) for name, vector in vectors.items()]
+    await store.upsert("photos", images, deadline)
+    return SearchImages(store, embedder)
+
+
+def embedding(*values: float, fingerprint: str = FINGERPRINT) -> Embedding:
+    return Embedding(np.array(values, np.float32), fingerprint)
+
+
+async def found(searches: SearchImages, search: Search, deadline: Deadline) -> list[str]:
+    return [hit.image.id for hit in (await searches.search(search, deadline)).hits]
+
+
+async def test_by_vector_the_best_come_first(searches: SearchImages, deadline: Deadline) -> None:
+    search = Search("photos", embedding(1, 0.1, 0, 0), limit=3)
+    assert await found(searches, search, deadline) == ["east", "northeast", "north"]
+
+
+async def test_by_image_the_collections_model_is_asked(searches: SearchImages, deadline: Deadline) -> None:
+    assert await found(searches, Search("photos", EncodedImage(bytes([9, 1, 0, 0])), limit=1), deadline) == ["east"]
+
+
+async def test_by_id_the_image_itself_is_left_out_unless_wanted(searches: SearchImages, deadline: Deadline) -> None:
+    query = StoredImageQuery("east")
+    assert await found(searches, Search("photos", query, limit=2), deadline) == ["northeast", "north"]
+    with_itself = Search("photos", query, limit=2, include_query=True)
+    assert await found(searches, with_itself, deadline) == ["east", "northeast"]
+
+
+async def test_min_score_leaves_out_what_scores_less(searches: SearchImages, deadline: Deadline) -> None:
+    search = Search("photos", embedding(1, 0, 0, 0), min_score=0.5)
+    assert await found(searches, search, deadline) == ["east", "northeast"]
+
+
+async def test_equal_scores_are_ordered_by_id(store: MemoryStore, searches: SearchImages, deadline: Deadline) -> None:
+    twins = [StoredImage(name, vector=np.array([0, 0, 1, 0], np.float32)) for name in ("c", "a", "b")]
+    await store.upsert("photos", twins, deadline)
+    assert await found(searches, Search("photos", embedding(0, 0, 1, 0), limit=3), deadline) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("search", "reason", "field"),
+    [
+        (Search("Photos", embedding(1, 0, 0, 0)), "COLLECTION_NAME_INVALID", "collection"),
+        (Search("", embedding(1, 0, 0, 0)), "COLLECTION_NAME_INVALID", "collection"),
+        (Search("nowhere", embedding(1, 0, 0, 0)), "COLLECTION_NOT_FOUND", "collection"),
+        (Search("photos", embedding(1, 0, 0, 0), limit=0), "LIMIT_INVALID", "limit"),
+        (Search("photos", embedding(1, 0, 0, 0), limit=-1), "LIMIT_INVALID", "limit"),
+        (Search("photos", embedding(1, 0, 0, 0), limit=1001), "LIMIT_INVALID", "limit"),
+        (Search("photos", embedding(1, 0, 0)), "VECTOR_DIMENSION_MISMATCH", "query.embedding.values"),
+        (Search("photos", embedding(1, 0, 0, np.nan)), "VECTOR_NOT_FINITE", "query.embedding.values"),
+        (Search("photos", embedding(0, 0, 0, 0)), "VECTOR_ZERO", "query.embedding.values"),
+        (Search("photos", embedding(1, 0, 0, 0, fingerprint="clip")), "EMBEDDING_MISMATCH", "query.embedding"),
+        (Search("photos", embedding(1, 0, 0, 0, fingerprint="a b")), "FINGERPRINT_INVALID", None),
+        (Search("photos", StoredImageQuery("nobody")), "IMAGE_NOT_FOUND", "query.image_id"),
+        (Search("photos", StoredImageQuery("")), "ID_INVALID", "query.image_id"),
+        (Search("photos", EncodedImage(b"bad!")), "IMAGE_CORRUPT", "query.image.content"),
+        (Search("foreign", EncodedImage(b"1234")), "COLLECTION_WITHOUT_MODEL", "query.image"),
+    ],
+)
+async def test_what_is_wrong_is_named(
+    searches: SearchImages, deadline: Deadline, search: Search, reason: str, field: str | None
+) -> None:
+    with pytest.raises(ServiceError) as caught:
+        await searches.search(search, deadline)
+    assert caught.value.reason == reason
+    assert field in (None, caught.value.field)
+
+
+async def test_a_model_that_is_served_no_longer_is_a_mismatch(
+    store: MemoryStore, embedder: Embedder, deadline: Deadline
+) -> None:
+    old = Collection("old", 4, "f", datetime(2026, 1, 1, tzinfo=UTC), model="vgg19")
+    await store.create_collection(old, deadline)
+    with pytest.raises(FailedPreconditionError) as caught:
+        await SearchImages(store, embedder).search(Search("old", EncodedImage(b"1234")), deadline)
+    assert caught.value.reason == "EMBEDDING_MISMATCH"
+
+
+class TestCollections:
+    @pytest.fixture
+    def collections(self, store: MemoryStore, embedder: Embedder) -> Collections:
+        return Collections(store, embedder, lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+    async def test_a_collection_takes_what_it_is_not_told_from_the_model(
+        self, collections: Collections, deadline: Deadline
+    ) -> None:
+        made = await collections.create(NewCollection("new"), deadline, validate_only=False)
+        assert (made.model, made.dimension, made.fingerprint) == ("vgg16", 4, FINGERPRINT)
+        assert await collections.get("new", deadline) == made
+
+    async def test_one_for_foreign_vectors_asks_no_embedder(self, collections: Collections, deadline: Deadline) -> None:
+        wanted = NewCollection("new", dimension=128, fingerprint="clip-vit-b32")
+        made = await collections.create(wanted, deadline, validate_only=False)
+        assert (made.model, made.dimension, made.fingerprint) == ("", 128, "clip-vit-b32")
+
+    async def test_validate_only_makes_nothing_and_finds_what_is_wrong(
+        self, collections: Collections, deadline: Deadline
+    ) -> None:
+        await collections.create(NewCollection("new"), deadline, validate_only=True)
+        with pytest.raises(NotFoundError):
+            await collections.get("new", deadline)
+        with pytest.raises(ServiceError, match="exists"):
+            await collections.create(NewCollection("photos"), deadline, validate_only=True)
+
+    @pytest.mark.parametrize(
+        ("wanted", "reason", "field"),
+        [
+            (NewCollection("photos"), "COLLECTION_EXISTS", "collection.name"),
+            *((NewCollection(name), "COLLECTION_NAME_INVALID", "collection.name") for name in (
+                "", "A", "1a", "_a", "a-b", "a b", "a.b", "ä", "a" * 64, 'a"; drop', "a\n",
+            )),
+            (NewCollection("new", dimension=1, fingerprint="f"), "DIMENSION_INVALID", "collection.dimension"),
+            (NewCollection("new", dimension=-4), "DIMENSION_INVALID", "collection.dimension"),
+            (NewCollection("new", dimension=32769, fingerprint="f"), "DIMENSION_INVALID", "collection.dimension"),
+            (NewCollection("new", fingerprint="a b", dimension=4), "FINGERPRINT_INVALID", "collection.fingerprint"),
+            (NewCollection("new", dimension=128), "EMBEDDING_MISMATCH", "collection.dimension"),
+            (NewCollection("new", fingerprint="clip"), "EMBEDDING_MISMATCH", "collection.fingerprint"),
+            (NewCollection("new", model="vgg16", dimension=5), "EMBEDDING_MISMATCH", "collection.dimension"),
+            (NewCollection("new", model="vgg99"), "MODEL_NOT_FOUND", "collection.model"),
+            (NewCollection("new", description="x" * 1025), "DESCRIPTION_TOO_LONG", "collection.description"),
+            (NewCollection("new", labels={"": "x"}), "LABELS_INVALID", "collection.labels"),
+            (NewCollection("new", labels={"k": "v" * 256}), "LABELS_INVALID", "collection.labels"),
+            (NewCollection("new", labels={f"k{n}": "v" for n in range(65)}), "LABELS_INVALID", "collection.labels"),
+        ],
+    )  # fmt: skip
+    async def test_what_is_wrong_is_named(
+        self, collections: Collections, deadline: Deadline, wanted: NewCollection, reason: str, field: str
+    ) -> None:
+        with pytest.raises(ServiceError) as caught:
+            await collections.create(wanted, deadline, validate_only=False)
+        assert (caught.value.reason, caught.value.field) == (reason, field)
+
+
+class TestReading:
+    async def test_an_image_that_is_not_there_is_not_found(self, store: MemoryStore, deadline: Deadline) -> None:
+        with pytest.raises(NotFoundError) as caught:
+            await get_image(store, "photos", "nobody", View.BASIC, Consistency.STRONG, deadline)
+        assert caught.value.reason == "IMAGE_NOT_FOUND"
+
+    async def test_deleting_counts_what_was_there(
+        self, searches: SearchImages, store: MemoryStore, deadline: Deadline
+    ) -> None:
+        assert searches
+        ids = ["east", "nobody", "west"]
+        assert await delete_images(store, "photos", ids, deadline, validate_only=True) == 2
+        assert await store.count("photos", deadline) == 4
+        assert await delete_images(store, "photos", ids, deadline, validate_only=False) == 2
+        assert await delete_images(store, "photos", ids, deadline, validate_only=False) == 0
+
+    @pytest.mark.parametrize(
+        ("ids", "reason"), [([], "ID_INVALID"), (["a", ""], "ID_INVALID"), (["a"] * 1001, "TOO_MANY_IDS")]
+    )
+    async def test_ids_to_delete_are_checked(
+        self, store: MemoryStore, deadline: Deadline, ids: list[str], reason: str
+    ) -> None:
+        with pytest.raises(ServiceError) as caught:
+            await delete_images(store, "photos", ids, deadline, validate_only=False)
+        assert caught.value.reason == reason

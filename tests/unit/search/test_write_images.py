@@ -1,0 +1,205 @@
+"""Streams of images to write, on a store in memory."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import InvalidArgumentError, ServiceError, UnavailableError
+from search_service.core.ports import Embedder
+from search_service.core.types import Consistency, Embedding, EncodedImage, StoredImage, View
+from search_service.core.write_images import ImageToWrite, Unreadable, Window, WriteImages, WriteResult
+from tests.memory_store import MemoryStore
+
+FINGERPRINT = "vgg16-avg-0123456789abcdef"
+
+
+def write(image_id: str, source: EncodedImage | Embedding, collection: str = "photos", **rest: Any) -> ImageToWrite:
+    return ImageToWrite(f"r-{image_id[:9]}", collection, image_id, source, **rest)
+
+
+def picture(content: bytes) -> EncodedImage:
+    return EncodedImage(content)
+
+
+def vector(*values: float, fingerprint: str = FINGERPRINT) -> Embedding:
+    return Embedding(np.array(values, np.float32), fingerprint)
+
+
+class Writer:
+    def __init__(self, store: MemoryStore, embedder: Embedder, window: int = 100, size: int = 10**6) -> None:
+        self.writes = WriteImages(store, embedder, lambda: datetime(2026, 1, 1, tzinfo=UTC), 10, window, size)
+
+    async def __call__(self, messages: Sequence[ImageToWrite | Unreadable]) -> list[WriteResult]:
+        async def stream() -> AsyncIterator[ImageToWrite | Unreadable]:
+            for message in messages:
+                yield message
+
+        return [result async for result in self.writes.write(stream(), Deadline.after(30))]
+
+
+@pytest.fixture
+def writer(store: MemoryStore, embedder: Embedder) -> Writer:
+    return Writer(store, embedder)
+
+
+def reason(result: WriteResult) -> str:
+    return result.outcome.reason if isinstance(result.outcome, ServiceError) else "stored"
+
+
+async def test_images_and_vectors_are_stored(writer: Writer, store: MemoryStore, deadline: Deadline) -> None:
+    results = await writer([write("a", picture(b"1234rest")), write("b", vector(1, 2, 3, 4), content_sha256="0" * 64)])
+    assert [(result.request_id, result.id, reason(result)) for result in results] == [
+        ("r-a", "a", "stored"),
+        ("r-b", "b", "stored"),
+    ]
+    a, b = await store.get("photos", ["a", "b"], View.FULL, Consistency.STRONG, deadline)
+    assert a.content_sha256 == hashlib.sha256(b"1234rest").hexdigest()
+    assert b.content_sha256 == "0" * 64
+    assert a.vector is not None
+    assert a.vector.tolist() == [49, 50, 51, 52]
+
+
+async def test_only_the_bad_items_fail(writer: Writer, store: MemoryStore, deadline: Deadline) -> None:
+    good = vector(1, 0, 0, 0)
+    cases: list[tuple[str, ImageToWrite | Unreadable]] = [
+        ("stored", write("good1", good)),
+        ("IMAGE_CORRUPT", write("corrupt", picture(b"bad!"))),
+        ("ID_INVALID", write("", good)),
+        ("ID_INVALID", write("x" * 513, good)),
+        ("ID_INVALID", write("a\nb", good)),
+        ("URI_INVALID", write("uri", good, uri="u" * 2049)),
+        ("CONTENT_SHA256_INVALID", write("sha", good, content_sha256="ABC")),
+        ("CONTENT_SHA256_INVALID", write("sha2", picture(b"1234"), content_sha256="0" * 64)),
+        ("VECTOR_DIMENSION_MISMATCH", write("short", vector(1, 2))),
+        ("VECTOR_NOT_FINITE", write("nan", vector(1, float("nan"), 0, 0))),
+        ("VECTOR_NOT_FINITE", write("inf", vector(1, float("inf"), 0, 0))),
+        ("VECTOR_ZERO", write("zero", vector(0, 0, 0, 0))),
+        ("EMBEDDING_MISMATCH", write("other", vector(1, 0, 0, 0, fingerprint="clip"))),
+        ("FINGERPRINT_INVALID", write("none", vector(1, 0, 0, 0, fingerprint=""))),
+        ("SOURCE_MISSING", Unreadable("r-x", "x", InvalidArgumentError("SOURCE_MISSING", "source is missing"))),
+        ("COLLECTION_CHANGED", write("elsewhere", good, collection="foreign")),
+        ("REQUEST_ID_TOO_LONG", ImageToWrite("r" * 129, "photos", "long", good)),
+        ("stored", write("good2", picture(b"5678"), collection="")),
+    ]
+    results = await writer([message for _, message in cases])
+    assert [reason(result) for result in results] == [expected for expected, _ in cases]
+    stored = await store.get("photos", ["good1", "good2"], View.ID, Consistency.STRONG, deadline)
+    assert len(stored) == await store.count("photos", deadline) == 2
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"a" * 129: 1}, "letter"),
+        ({"1a": 1}, "letter"),
+        ({'a"]': 1}, "letter"),
+        ({"a": float("nan")}, "finite"),
+        ({f"a{n}": 1 for n in range(129)}, "128"),
+        ({"a": "x" * 33000}, "32768"),
+        ({"a": ["x" * 20000, "y" * 20000]}, "32768"),
+    ],
+)
+async def test_attributes_have_their_rules(writer: Writer, attributes: dict[str, object], message: str) -> None:
+    (result,) = await writer([ImageToWrite("r", "photos", "a", vector(1, 0, 0, 0), attributes=attributes)])  # type: ignore[arg-type]
+    assert isinstance(result.outcome, InvalidArgumentError)
+    assert result.outcome.reason == "ATTRIBUTE_INVALID"
+    assert message in result.outcome.message
+
+
+async def test_an_unknown_collection_fails_each_item(writer: Writer) -> None:
+    results = await writer([write(name, vector(1, 0, 0, 0), collection="nowhere") for name in "ab"])
+    assert [reason(result) for result in results] == ["COLLECTION_NOT_FOUND"] * 2
+
+
+async def test_a_stream_without_a_collection_is_told_so(writer: Writer) -> None:
+    (result,) = await writer([write("a", vector(1, 0, 0, 0), collection="")])
+    assert reason(result) == "COLLECTION_NAME_INVALID"
+
+
+async def test_a_collection_of_foreign_vectors_takes_no_images(writer: Writer) -> None:
+    picture_result, vector_result = await writer(
+        [write("a", picture(b"1234"), "foreign"), write("b", vector(1, 0, 0, 0, fingerprint="clip"), "foreign")]
+    )
+    assert reason(picture_result) == "COLLECTION_WITHOUT_MODEL"
+    assert reason(vector_result) == "stored"
+
+
+async def test_an_embedder_with_another_model_is_found_out(store: MemoryStore, embedder: Embedder) -> None:
+    embedder.fingerprint = "vgg16-avg-fedcba9876543210"  # type: ignore[attr-defined]
+    (result,) = await Writer(store, embedder)([write("a", picture(b"1234"))])
+    assert reason(result) == "EMBEDDING_MISMATCH"
+
+
+async def test_of_two_writes_of_one_id_the_later_stands(
+    store: MemoryStore, embedder: Embedder, deadline: Deadline
+) -> None:
+    """Even where they are stored in one batch, of which a store may keep both."""
+
+    class StrictStore(MemoryStore):
+        async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+            assert len({image.id for image in images}) == len(images)
+            await super().upsert(collection, images, deadline)
+
+    store.__class__ = StrictStore
+    messages = [write("same", vector(1, n, 0, 0)) for n in range(50)]
+    results = await Writer(store, embedder)(messages)
+    assert {reason(result) for result in results} == {"stored"}
+    (found,) = await store.get("photos", ["same"], View.FULL, Consistency.STRONG, deadline)
+    assert found.vector is not None
+    assert found.vector[1] == 49
+
+
+async def test_a_store_that_fails_fails_its_batch_and_not_the_stream(store: MemoryStore, embedder: Embedder) -> None:
+    class FlakyStore(MemoryStore):
+        calls = 0
+
+        async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+            FlakyStore.calls += 1
+            if FlakyStore.calls == 1:
+                raise UnavailableError("MILVUS_UNAVAILABLE", "gone", retry_after=1)
+            await super().upsert(collection, images, deadline)
+
+    store.__class__ = FlakyStore
+    # A window of one makes every image a batch of its own.
+    results = await Writer(store, embedder, window=1)([write(name, vector(1, 0, 0, 0)) for name in "ab"])
+    assert [reason(result) for result in results] == ["MILVUS_UNAVAILABLE", "stored"]
+
+
+async def test_a_caller_who_stops_reading_stops_the_reading_of_images(store: MemoryStore, embedder: Embedder) -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[ImageToWrite]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield write(f"i{taken}", vector(1, 0, 0, 0))
+
+    results = Writer(store, embedder, window=10).writes.write(endless(), Deadline.after(30))
+    await anext(results)
+    # Everything that can go on without a reader has gone on when nothing is left to do.
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert taken <= 11
+    await results.aclose()
+
+
+async def test_a_window_is_bounded_in_images_and_bytes_and_lets_a_large_one_through() -> None:
+    window = Window(2, 100)
+    await window.enter(1000)
+    waiting = asyncio.create_task(window.enter(1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await window.leave(1000)
+    await waiting
+    await window.enter(99)
+    full = asyncio.create_task(window.enter(0))
+    await asyncio.sleep(0)
+    assert not full.done()
+    await window.leave(1)
+    await full
