@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from types import TracebackType
+from typing import Self
 
 import grpc
 
@@ -35,33 +36,82 @@ class LocalStack:
     search: str
 
 
-@contextmanager
-def running(module: str, address: str, environment: Mapping[str, str], log: IO[str] | None) -> Iterator[None]:
-    """Runs a service until it is healthy, and stops it at the end. Raises StartError."""
-    command = [sys.executable, "-m", module]
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
-    try:
-        wait_until_healthy(module, address, process, log)
-        yield
-    finally:
-        process.terminate()
+class ServiceProcess:
+    """A service in a process of its own. As a context manager it is healthy inside and stopped outside."""
+
+    def __init__(self, module: str, address: str, environment: Mapping[str, str], log: Path | None) -> None:
+        """Prepares a service; `start` runs it.
+
+        Args:
+            module: what `python -m` runs.
+            address: where it will serve, HOST:PORT; it must be what `environment` tells it.
+            environment: added to this process' own.
+            log: the file that its output is added to; None leaves it on the terminal.
+        """
+        self._module = module
+        self._address = address
+        self._environment = environment
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Runs the service, and does not wait for it."""
+        command = [sys.executable, "-m", self._module]
+        environment = {**os.environ, **self._environment}
+        if self._log is None:
+            self._process = subprocess.Popen(command, env=environment)
+        else:
+            with self._log.open("a") as output:
+                self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+
+    def wait_until_healthy(self) -> None:
+        """Returns when the service says that it serves. Raises StartError where it ends or takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            code = self._process.poll() if self._process else None
+            if code is not None:
+                raise StartError(f"{self._module} ended with exit code {code}{self._end_of_log()}")
+            if is_healthy(self._address):
+                return
+            time.sleep(0.2)
+        raise StartError(f"{self._module} was not healthy within {START_SECONDS} s{self._end_of_log()}")
+
+    def _end_of_log(self) -> str:
+        if self._log is None:
+            return ""
+        lines = self._log.read_text(errors="replace").splitlines()[-15:]
+        return ":\n" + "\n".join(f"  {line}" for line in lines)
+
+    def stop(self) -> int:
+        """Asks the service to stop and waits; kills it where it does not. Gives its exit code."""
+        if self._process is None:
+            return 0
+        self._process.terminate()
         try:
-            process.wait(STOP_SECONDS)
+            return self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            return self.kill()
 
+    def kill(self) -> int:
+        """Kills the service (SIGKILL). Gives its exit code."""
+        if self._process is None:
+            return 0
+        self._process.kill()
+        return self._process.wait()
 
-def wait_until_healthy(module: str, address: str, process: "subprocess.Popen[bytes]", log: IO[str] | None) -> None:
-    """Returns when the service says that it serves. Raises StartError where it ends or takes too long."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise StartError(f"{module} ended with exit code {process.returncode}{_end_of(log)}")
-        if is_healthy(address):
-            return
-        time.sleep(0.2)
-    raise StartError(f"{module} was not healthy within {START_SECONDS} s{_end_of(log)}")
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_until_healthy()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
 def is_healthy(address: str) -> bool:
@@ -71,13 +121,6 @@ def is_healthy(address: str) -> bool:
             return is_serving(channel, timeout=2)
         except grpc.RpcError:
             return False
-
-
-def _end_of(log: IO[str] | None) -> str:
-    if log is None:
-        return ""
-    lines = Path(log.name).read_text(errors="replace").splitlines()[-15:]
-    return ":\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def free_port() -> int:
@@ -98,13 +141,10 @@ def local_stack(folder: Path) -> Iterator[LocalStack]:
         "SEARCH_EMBEDDER_TARGET": addresses.embedder,
         "SEARCH_MILVUS_URI": str(folder / "milvus.db"),
     }
-    with ExitStack() as stack:
-        for module, address, environment in (
-            ("embedder_service", addresses.embedder, embedder),
-            ("search_service", addresses.search, search),
-        ):
-            log = stack.enter_context((folder / f"{module}.log").open("w"))
-            stack.enter_context(running(module, address, environment, log))
+    with (
+        ServiceProcess("embedder_service", addresses.embedder, embedder, folder / "embedder_service.log"),
+        ServiceProcess("search_service", addresses.search, search, folder / "search_service.log"),
+    ):
         yield addresses
 
 
@@ -114,7 +154,10 @@ def main() -> None:
     search = os.environ.setdefault("SEARCH_LISTEN_ADDRESS", "127.0.0.1:50052")
     os.environ.setdefault("SEARCH_EMBEDDER_TARGET", embedder)
     try:
-        with running("embedder_service", embedder, {}, None), running("search_service", search, {}, None):
+        with (
+            ServiceProcess("embedder_service", embedder, {}, None),
+            ServiceProcess("search_service", search, {}, None),
+        ):
             print(f"\nboth services are up; try:  .venv/bin/imagesearch --help   (search: {search})\n", flush=True)
             while True:
                 time.sleep(3600)

@@ -1,6 +1,7 @@
 """The one place where the search service is put together."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -48,6 +49,8 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
 
     Raises OSError where the port or Milvus Lite's file is taken. A Milvus server that does not answer is waited for.
     """
+    # pymilvus logs every failed call with a traceback; the store logs those that nobody foresaw.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     async with AsyncExitStack() as stack:
         store = MilvusStore(
             settings.milvus_uri,

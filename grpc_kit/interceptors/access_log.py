@@ -22,6 +22,8 @@ class AccessLog(AroundCalls):
     async def around(self, method: str, context: Context) -> AsyncIterator[None]:
         """Times the call."""
         begin = time.perf_counter()
+        # Now and not at the end: gRPC crashes the process when a call that is over is asked for its peer.
+        peer = context.peer()
         try:
             yield
         finally:
@@ -30,4 +32,4 @@ class AccessLog(AroundCalls):
             code = _NAMES.get(context.code() or 0, "UNKNOWN")
             if context.cancelled():
                 code = grpc.StatusCode.CANCELLED.name
-            log.info("call", method=method, code=code, ms=round(elapsed, 1), peer=context.peer())
+            log.info("call", method=method, code=code, ms=round(elapsed, 1), peer=peer)

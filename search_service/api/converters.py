@@ -1,7 +1,6 @@
 """Messages to plain values and back, and the refusal of what the contract has and this server does not serve."""
 
 import base64
-import binascii
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -268,8 +267,8 @@ def hit_to(hit: Hit, fingerprint: str) -> search_pb2.Hit:
 def page_start_from(page_token: str) -> str:
     """The name after which a page of a listing begins. Raises InvalidArgumentError."""
     try:
-        return base64.urlsafe_b64decode(page_token.encode()).decode()
-    except (binascii.Error, UnicodeError):
+        return base64.b64decode(page_token, altchars="-_", validate=True).decode()
+    except ValueError:
         raise InvalidArgumentError(
             "PAGE_TOKEN_INVALID", "page_token is not one that this server gave", field="page_token"
         ) from None

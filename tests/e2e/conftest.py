@@ -1,0 +1,61 @@
+"""Services that a test may stop and start as it likes."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.local_stack import ServiceProcess, free_port
+from demo.photographs import write_photographs
+
+
+class Stack:
+    """Both services, each on an address of its own that it keeps over restarts."""
+
+    def __init__(self, folder: Path, milvus_uri: str) -> None:
+        self.embedder = f"127.0.0.1:{free_port()}"
+        self.search = f"127.0.0.1:{free_port()}"
+        embedder = {"EMBEDDER_LISTEN_ADDRESS": self.embedder}
+        search = {
+            "SEARCH_LISTEN_ADDRESS": self.search,
+            "SEARCH_EMBEDDER_TARGET": self.embedder,
+            "SEARCH_MILVUS_URI": milvus_uri,
+            "SEARCH_MILVUS_TIMEOUT_SECONDS": "5",
+            # An endless stream is cut off when this has passed.
+            "SEARCH_DRAIN_SECONDS": "2",
+        }
+        self.embedder_process = ServiceProcess("embedder_service", self.embedder, embedder, folder / "embedder.log")
+        self.search_process = ServiceProcess("search_service", self.search, search, folder / "search.log")
+
+    def command(self, *arguments: str, code: int = 0) -> str:
+        """Runs `imagesearch` against this stack; gives what it printed to standard output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "imagesearch_client.cli", *arguments],
+            env={"IMAGESEARCH_TARGET": self.search, "COLUMNS": "150", "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    """Both services, running, on Milvus Lite."""
+    stack = Stack(tmp_path, str(tmp_path / "milvus.db"))
+    with stack.embedder_process, stack.search_process:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photographs, one of them in a folder below."""
+    folder = tmp_path_factory.mktemp("photographs")
+    paths = write_photographs(folder)
+    (folder / "below").mkdir()
+    paths[0].rename(folder / "below" / paths[0].name)
+    return folder

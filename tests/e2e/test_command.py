@@ -1,0 +1,87 @@
+"""The `imagesearch` command against both services."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.e2e.conftest import Stack
+
+
+def test_a_folder_goes_in_and_pictures_are_found(stack: Stack, photographs: Path, tmp_path: Path) -> None:
+    assert "no collections yet" in stack.command("status")
+    report = stack.command("ingest", str(photographs))
+    assert "17 of 17 images stored in images" in report
+    (row,) = json.loads(stack.command("collections", "list", "--json"))
+    assert (row["name"], row["images"], row["model"], row["metric"]) == ("images", 17, "vgg16", "cosine")
+
+    again = json.loads(stack.command("ingest", str(photographs), "--json"))
+    assert (again["seen"], again["stored"], again["rejects"]) == (17, 17, [])
+    status = json.loads(stack.command("status", "--json"))
+    assert status["serving"] is True
+    assert status["collections"] == [{"name": "images", "images": 17}]
+
+    query = photographs / "below" / "astronaut.jpg"
+    table = stack.command("search", str(query), "-k", "3")
+    assert "below/astronaut.jpg" in table
+    assert "1.0000" in table
+    picture = tmp_path / "plot.png"
+    arguments = ["search", str(query), str(photographs / "coffee.jpg"), "-k", "4", "--json", "--plot", str(picture)]
+    first, second = json.loads(stack.command(*arguments))
+    assert first["hits"][0]["id"] == "below/astronaut.jpg"
+    assert Path(first["hits"][0]["uri"]) == query
+    assert second["hits"][0]["id"] == "coffee.jpg"
+    assert len(second["hits"]) == 4
+    with Image.open(picture) as plot:
+        # Two rows of five tiles, with something drawn on them.
+        assert plot.width > 2 * plot.height
+        assert len(plot.convert("RGB").getcolors(maxcolors=2**24) or []) > 1000
+
+
+def test_rejects_are_counted_and_named_and_end_with_an_error(stack: Stack, photographs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    good = (photographs / "coins.jpg").read_bytes()
+    (folder / "good.jpg").write_bytes(good)
+    (folder / "รูป ดี.jpg").write_bytes(good)
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.png").write_text("not an image")
+    (folder / "cut.jpg").write_bytes(good[:1000])
+    (folder / "notes.txt").write_text("not looked at")
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    with open(os.fsencode(folder) + b"/odd\xff.jpg", "wb") as odd:  # noqa: PTH123 - a name that is no text
+        odd.write(good)
+
+    report = json.loads(stack.command("ingest", str(folder), "--json", code=1).split("\n")[0])
+    assert (report["seen"], report["stored"]) == (6, 2)
+    assert {reject["path"]: reject["reason"] for reject in report["rejects"]} == {
+        "empty.jpg": "IMAGE_MISSING",
+        "text.png": "IMAGE_FORMAT_UNSUPPORTED",
+        "cut.jpg": "IMAGE_CORRUPT",
+        "odd\\udcff.jpg": "NAME_NOT_UTF8",
+    }
+    shown = stack.command("ingest", str(folder), code=1)
+    assert "2 of 6 images stored" in shown
+    assert "1 x IMAGE_CORRUPT" in shown
+
+
+def test_collections_are_made_and_removed(stack: Stack) -> None:
+    assert "made shoes" in stack.command("collections", "create", "shoes", "--metric", "l2", "--description", "all")
+    shown = json.loads(stack.command("collections", "get", "shoes"))
+    assert (shown["metric"], shown["dimension"], shown["description"]) == ("l2", 512, "all")
+    assert "COLLECTION_EXISTS" in stack.command("collections", "create", "shoes", code=1)
+    assert "removed shoes" in stack.command("collections", "delete", "shoes", "--yes")
+    assert "COLLECTION_NOT_FOUND" in stack.command("collections", "delete", "shoes", "--yes", code=1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["collections", "list"], ["search", "PICTURE"], ["ingest", "FOLDER"]], ids=" ".join
+)
+def test_a_service_that_is_not_there_is_named(photographs: Path, tmp_path: Path, arguments: list[str]) -> None:
+    stack = Stack(tmp_path, "unused.db")
+    real = {"PICTURE": str(photographs / "coins.jpg"), "FOLDER": str(photographs)}
+    shown = stack.command(*(real.get(argument, argument) for argument in arguments), code=1)
+    assert "UNAVAILABLE" in shown
+    assert f"Is the search service up at {stack.search}?" in shown.replace("\n", " ")

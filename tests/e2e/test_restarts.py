@@ -1,0 +1,167 @@
+"""What is acknowledged stays, whatever is stopped in the middle; what is down is named, and comes back."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.local_stack import ServiceProcess, StartError, free_port, is_healthy
+from grpc_kit.errors import DeadlineExceededError, ServiceError, UnavailableError
+from imagesearch_client import Client, Embedding, NewImage
+from tests.e2e.conftest import Stack
+from tests.milvus_server import MilvusProcess
+
+FINGERPRINT = "counted"
+
+
+def restart(process: ServiceProcess) -> None:
+    process.start()
+    process.wait_until_healthy()
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "not within the time"
+        time.sleep(0.1)
+
+
+def vectors(prefix: str) -> Iterator[NewImage]:
+    n = 0
+    while True:
+        yield NewImage(f"{prefix}{n}", Embedding([1.0, float(n), 0.0, 1.0], FINGERPRINT))
+        n += 1
+
+
+def write_until_it_breaks(client: Client, prefix: str, break_it: Callable[[], object]) -> set[str]:
+    """Writes without end, breaks something after a while, and gives the ids that were acknowledged."""
+    acknowledged: set[str] = set()
+    try:
+        for result in client.write("c", vectors(prefix)):
+            if result.error is None:
+                acknowledged.add(result.id)
+            if len(acknowledged) == 2000:
+                break_it()
+    except ServiceError:
+        return acknowledged
+    pytest.fail("an endless stream came to its end")
+
+
+def test_restarts_of_both_services_lose_no_acknowledged_write(stack: Stack, photographs: Path) -> None:
+    with Client(stack.search, timeout=60) as client:
+        client.create_collection("c", dimension=4, fingerprint=FINGERPRINT)
+        client.create_collection("photos")
+        pictures = [NewImage(path.name, path.read_bytes()) for path in sorted(photographs.glob("*.jpg"))[:4]]
+        assert all(result.error is None for result in client.write("photos", pictures))
+        acknowledged = write_until_it_breaks(client, "stop", stack.search_process.stop)
+    stack.embedder_process.stop()
+    restart(stack.search_process)
+    restart(stack.embedder_process)
+    with Client(stack.search, timeout=60) as client:
+        assert client.count("c") >= len(acknowledged) >= 2000
+        for some in range(0, 2000, 500):
+            assert client.get("c", f"stop{some}")
+        found = client.search_by_image("photos", pictures[0].source, limit=4)  # type: ignore[arg-type]
+        assert found[0].image.id == pictures[0].id
+        assert len(found) == 4
+
+
+def test_a_killed_search_service_loses_no_acknowledged_write(stack: Stack) -> None:
+    with Client(stack.search, timeout=60) as client:
+        client.create_collection("c", dimension=4, fingerprint=FINGERPRINT)
+        acknowledged = write_until_it_breaks(client, "kill", stack.search_process.kill)
+    restart(stack.search_process)
+    with Client(stack.search, timeout=60) as client:
+        assert client.count("c") >= len(acknowledged) >= 2000
+        assert all(client.get("c", image_id) for image_id in sorted(acknowledged)[::400])
+
+
+def test_without_the_embedder_vectors_and_ids_still_work(stack: Stack, photographs: Path) -> None:
+    picture = next(iter(sorted(photographs.glob("*.jpg")))).read_bytes()
+    with Client(stack.search, timeout=60) as client:
+        client.create_collection("photos")
+        assert [r.error for r in client.write("photos", [NewImage("a", picture), NewImage("b", picture)])] == [None] * 2
+        stack.embedder_process.stop()
+        stored = client.get("photos", "a", with_vector=True)
+        assert stored.embedding is not None
+        assert {hit.image.id for hit in client.search_by_vector("photos", stored.embedding)} == {"a", "b"}
+        assert [hit.image.id for hit in client.search_by_id("photos", "a")] == ["b"]
+        with pytest.raises(UnavailableError) as caught:
+            client.search_by_image("photos", picture)
+        assert caught.value.reason == "EMBEDDER_UNAVAILABLE"
+        assert stack.embedder in caught.value.message
+        assert caught.value.retry_after
+        (result,) = client.write("photos", [NewImage("c", picture)])
+        assert result.error is not None
+        assert result.error.reason == "EMBEDDER_UNAVAILABLE"
+        with pytest.raises(UnavailableError):
+            client.create_collection("another")
+        restart(stack.embedder_process)
+
+        def answers() -> bool:
+            try:
+                return client.search_by_image("photos", picture)[0].score > 0.99
+            except UnavailableError:
+                return False
+
+        eventually(answers)
+        assert [result.error for result in client.write("photos", [NewImage("c", picture)])] == [None]
+
+
+def test_a_milvus_server_that_is_killed_is_named_and_comes_back_with_everything(tmp_path: Path) -> None:
+    with MilvusProcess(tmp_path / "milvus") as server:
+        stack = Stack(tmp_path, server.uri)
+        with stack.search_process, Client(stack.search, timeout=20) as client:
+            client.create_collection("c", dimension=4, fingerprint=FINGERPRINT)
+            acknowledged = set()
+            for result in client.write("c", vectors("i")):
+                if result.error is not None:
+                    assert result.error.reason in {"MILVUS_UNAVAILABLE", "MILVUS_TIMEOUT"}
+                    break
+                acknowledged.add(result.id)
+                if len(acknowledged) == 2000:
+                    server.kill()
+            with pytest.raises((UnavailableError, DeadlineExceededError)) as caught:
+                client.count("c")
+            assert caught.value.reason in {"MILVUS_UNAVAILABLE", "MILVUS_TIMEOUT"}
+            eventually(lambda: not is_healthy(stack.search))
+            server.start()
+            eventually(lambda: is_healthy(stack.search))
+            eventually(lambda: counts(client) >= len(acknowledged))
+            assert all(client.get("c", image_id) for image_id in sorted(acknowledged)[::400])
+
+
+def counts(client: Client) -> int:
+    try:
+        return client.count("c")
+    except (UnavailableError, DeadlineExceededError):
+        return -1
+
+
+def test_a_milvus_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, f"http://127.0.0.1:{free_port()}")
+    stack.search_process.start()
+    try:
+        with Client(stack.search, timeout=20) as client:
+
+            def says_that_it_does_not_serve() -> bool:
+                try:
+                    return not client.is_serving()
+                except UnavailableError:
+                    # Not even up yet.
+                    return False
+
+            eventually(says_that_it_does_not_serve)
+            with pytest.raises(UnavailableError) as caught:
+                client.count("c")
+            assert caught.value.reason == "MILVUS_UNAVAILABLE"
+    finally:
+        assert stack.search_process.stop() == 0
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_lite_file_that_is_in_use_stops_the_start(tmp_path: Path) -> None:
+    second = Stack(tmp_path, str(tmp_path / "milvus.db"))
+    with pytest.raises(StartError, match="open in another process"):
+        second.search_process.__enter__()

@@ -1,0 +1,296 @@
+"""Every call of the contract over gRPC, with what it refuses: code, reason, field, and a telling message."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from imagesearch.search.v1 import (
+    collection_pb2,
+    collection_pb2_grpc,
+    filter_pb2,
+    image_pb2,
+    image_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+)
+from imagesearch.types.v1 import embedding_pb2
+from imagesearch.types.v1 import image_pb2 as types_pb2
+
+CODE = grpc.StatusCode
+FINGERPRINT = "hand-made"
+Refused = Callable[[Callable[[], object]], Any]
+
+
+def embedding(*values: float, fingerprint: str = FINGERPRINT) -> embedding_pb2.Embedding:
+    return embedding_pb2.Embedding(values=values, fingerprint=fingerprint)
+
+
+@pytest.fixture
+def collections(channel: grpc.Channel) -> collection_pb2_grpc.CollectionServiceStub:
+    return collection_pb2_grpc.CollectionServiceStub(channel)
+
+
+@pytest.fixture
+def images(channel: grpc.Channel) -> image_pb2_grpc.ImageServiceStub:
+    return image_pb2_grpc.ImageServiceStub(channel)
+
+
+@pytest.fixture
+def searches(channel: grpc.Channel) -> search_pb2_grpc.SearchServiceStub:
+    return search_pb2_grpc.SearchServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def filled(search_address: str) -> str:
+    """A collection of four vectors, for tests that do not change it."""
+    name = "filled"
+    with grpc.insecure_channel(search_address) as channel:
+        wanted = collection_pb2.Collection(name=name, dimension=4, fingerprint=FINGERPRINT)
+        stub = collection_pb2_grpc.CollectionServiceStub(channel)
+        stub.CreateCollection(collection_pb2.CreateCollectionRequest(collection=wanted))
+        vectors = {"east": (1, 0, 0, 0), "north": (0, 1, 0, 0), "northeast": (1, 1, 0, 0), "west": (-1, 0, 0, 0)}
+        requests = [
+            image_pb2.WriteImagesRequest(collection=name, id=key, uri=f"u/{key}", embedding=embedding(*vector))
+            for key, vector in vectors.items()
+        ]
+        answers = list(image_pb2_grpc.ImageServiceStub(channel).WriteImages(iter(requests)))
+        assert [answer.WhichOneof("result") for answer in answers] == ["written"] * 4
+    return name
+
+
+def test_a_collection_is_made_described_listed_and_removed(
+    collections: collection_pb2_grpc.CollectionServiceStub, name: str, refusal: Refused
+) -> None:
+    wanted = collection_pb2.Collection(
+        name=name,
+        dimension=16,
+        fingerprint=FINGERPRINT,
+        metric=collection_pb2.METRIC_L2,
+        description="a description",
+        labels={"team": "shop"},
+    )
+    made = collections.CreateCollection(collection_pb2.CreateCollectionRequest(collection=wanted)).collection
+    assert (made.metric, made.dimension, made.labels["team"]) == (collection_pb2.METRIC_L2, 16, "shop")
+    assert made.consistency == collection_pb2.CONSISTENCY_BOUNDED
+    assert made.create_time.seconds > 1_700_000_000
+    got = collections.GetCollection(collection_pb2.GetCollectionRequest(name=name, with_stats=True))
+    assert got.collection == made
+    assert got.stats.image_count == 0
+    assert made in collections.ListCollections(collection_pb2.ListCollectionsRequest()).collections
+    collections.DeleteCollection(collection_pb2.DeleteCollectionRequest(name=name))
+    gone = refusal(lambda: collections.GetCollection(collection_pb2.GetCollectionRequest(name=name)))
+    assert (gone.code, gone.info.reason) == (CODE.NOT_FOUND, "COLLECTION_NOT_FOUND")
+
+
+def test_collections_are_listed_in_pages(collections: collection_pb2_grpc.CollectionServiceStub, filled: str) -> None:
+    names: list[str] = []
+    token = ""
+    while True:
+        page = collections.ListCollections(collection_pb2.ListCollectionsRequest(page_size=1, page_token=token))
+        assert len(page.collections) <= 1
+        names += [found.name for found in page.collections]
+        token = page.next_page_token
+        if not token:
+            break
+    assert names == sorted(set(names))
+    assert filled in names
+
+
+CREATE_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
+    ({"name": "Bad Name"}, CODE.INVALID_ARGUMENT, "COLLECTION_NAME_INVALID", "collection.name", "62"),
+    ({"name": "filled", "dimension": 4, "fingerprint": "f"}, CODE.ALREADY_EXISTS, "COLLECTION_EXISTS", "collection.name", "filled"),
+    ({"name": "new", "dimension": 1}, CODE.INVALID_ARGUMENT, "DIMENSION_INVALID", "collection.dimension", "32768"),
+    ({"name": "new", "dimension": 7}, CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH", "collection.dimension", "512"),
+    ({"name": "new", "model": "vgg99"}, CODE.NOT_FOUND, "MODEL_NOT_FOUND", "collection.model", "vgg16"),
+    ({"name": "new", "metric": 77}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "collection.metric", "METRIC_COSINE"),
+    ({"name": "new", "consistency": 77}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "collection.consistency", "STRONG"),
+    ({"name": "new", "ttl": Duration(seconds=9)}, CODE.UNIMPLEMENTED, "NOT_SERVED", "collection.ttl", "time to live"),
+    ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW)}, CODE.UNIMPLEMENTED, "NOT_SERVED", "collection.index.type", "AUTOINDEX"),
+    ({"name": "new", "index": collection_pb2.Index(hnsw=collection_pb2.HnswParameters(m=8))}, CODE.UNIMPLEMENTED, "NOT_SERVED", "collection.index.parameters", "parameter"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "reason", "field", "named"), CREATE_REFUSALS, ids=lambda value: str(value)[:30]
+)
+def test_a_collection_that_cannot_be_made_is_refused(
+    collections: collection_pb2_grpc.CollectionServiceStub,
+    filled: str,
+    refusal: Refused,
+    fields: dict[str, Any],
+    code: grpc.StatusCode,
+    reason: str,
+    field: str,
+    named: str,
+) -> None:
+    assert filled
+    request = collection_pb2.CreateCollectionRequest(collection=collection_pb2.Collection(**fields))
+    refused = refusal(lambda: collections.CreateCollection(request))
+    assert (refused.code, refused.info.reason, refused.info.domain) == (code, reason, "search.imagesearch")
+    assert refused.fields == [field]
+    assert named in refused.message
+
+
+SEARCH_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
+    ({"query": None}, CODE.INVALID_ARGUMENT, "QUERY_MISSING", "query", "image_id"),
+    ({"collection": "nowhere"}, CODE.NOT_FOUND, "COLLECTION_NOT_FOUND", "collection", "nowhere"),
+    ({"collection": ""}, CODE.INVALID_ARGUMENT, "COLLECTION_NAME_INVALID", "collection", "62"),
+    ({"limit": -1}, CODE.INVALID_ARGUMENT, "LIMIT_INVALID", "limit", "1000"),
+    ({"limit": 1001}, CODE.INVALID_ARGUMENT, "LIMIT_INVALID", "limit", "1000"),
+    ({"view": 9}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "view", "IMAGE_VIEW_FULL"),
+    ({"consistency": 9}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "consistency", "STRONG"),
+    ({"query": {"embedding": embedding(1, 2)}}, CODE.INVALID_ARGUMENT, "VECTOR_DIMENSION_MISMATCH", "query.embedding.values", "4"),
+    ({"query": {"embedding": embedding(1, 0, 0, float("nan"))}}, CODE.INVALID_ARGUMENT, "VECTOR_NOT_FINITE", "query.embedding.values", "finite"),
+    ({"query": {"embedding": embedding(1, 0, 0, float("inf"))}}, CODE.INVALID_ARGUMENT, "VECTOR_NOT_FINITE", "query.embedding.values", "finite"),
+    ({"query": {"embedding": embedding(0, 0, 0, 0)}}, CODE.INVALID_ARGUMENT, "VECTOR_ZERO", "query.embedding.values", "zero"),
+    ({"query": {"embedding": embedding(1, 0, 0, 0, fingerprint="other")}}, CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH", "query.embedding", FINGERPRINT),
+    ({"query": {"embedding": embedding(1, 0, 0, 0, fingerprint="")}}, CODE.INVALID_ARGUMENT, "FINGERPRINT_INVALID", "query.embedding.fingerprint", "64"),
+    ({"query": {"image_id": "nobody"}}, CODE.NOT_FOUND, "IMAGE_NOT_FOUND", "query.image_id", "nobody"),
+    ({"query": {"image_id": "x" * 513}}, CODE.INVALID_ARGUMENT, "ID_INVALID", "query.image_id", "512"),
+    ({"query": {"image": types_pb2.EncodedImage(content=b"x")}}, CODE.FAILED_PRECONDITION, "COLLECTION_WITHOUT_MODEL", "query.image", FINGERPRINT),
+    ({"query": {"examples": search_pb2.Examples()}}, CODE.UNIMPLEMENTED, "NOT_SERVED", "query.examples", "examples"),
+    ({"filter": filter_pb2.Filter()}, CODE.UNIMPLEMENTED, "NOT_SERVED", "filter", "filtering"),
+    ({"group_by": search_pb2.GroupBy(attribute="a")}, CODE.UNIMPLEMENTED, "NOT_SERVED", "group_by", "grouping"),
+    ({"page_token": "x"}, CODE.UNIMPLEMENTED, "NOT_SERVED", "page_token", "paging"),
+    ({"parameters": search_pb2.SearchParameters(ef=9)}, CODE.UNIMPLEMENTED, "NOT_SERVED", "parameters", "parameter"),
+    ({"explain": True}, CODE.UNIMPLEMENTED, "NOT_SERVED", "explain", "explanation"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "reason", "field", "named"), SEARCH_REFUSALS, ids=lambda value: str(value)[:30]
+)
+def test_a_search_that_cannot_be_answered_is_refused(
+    searches: search_pb2_grpc.SearchServiceStub,
+    filled: str,
+    refusal: Refused,
+    fields: dict[str, Any],
+    code: grpc.StatusCode,
+    reason: str,
+    field: str,
+    named: str,
+) -> None:
+    good = {"collection": filled, "query": {"embedding": embedding(1, 0, 0, 0)}}
+    request = search_pb2.SearchRequest(**{**good, **fields})
+    refused = refusal(lambda: searches.Search(request))
+    assert (refused.code, refused.info.reason, refused.info.domain) == (code, reason, "search.imagesearch")
+    assert refused.fields == [field]
+    assert named in refused.message
+
+
+def test_what_is_not_served_yet_says_so(channel: grpc.Channel, refusal: Refused) -> None:
+    collections = collection_pb2_grpc.CollectionServiceStub(channel)
+    images = image_pb2_grpc.ImageServiceStub(channel)
+    searches = search_pb2_grpc.SearchServiceStub(channel)
+    calls: list[Callable[[], object]] = [
+        lambda: collections.SetAlias(collection_pb2.SetAliasRequest()),
+        lambda: collections.ListAliases(collection_pb2.ListAliasesRequest()),
+        lambda: collections.DeleteAlias(collection_pb2.DeleteAliasRequest()),
+        lambda: images.GetImages(image_pb2.GetImagesRequest()),
+        lambda: images.ListImages(image_pb2.ListImagesRequest()),
+        lambda: images.UpdateImage(image_pb2.UpdateImageRequest()),
+        lambda: images.DeleteImages(image_pb2.DeleteImagesRequest(collection="filled", filter=filter_pb2.Filter())),
+        lambda: images.CountImages(image_pb2.CountImagesRequest(collection="filled", filter=filter_pb2.Filter())),
+        lambda: list(searches.SearchStream(iter([search_pb2.SearchStreamRequest()]))),
+    ]
+    for call in calls:
+        refused = refusal(call)
+        assert (refused.code, refused.info.reason) == (CODE.UNIMPLEMENTED, "NOT_SERVED")
+
+
+def test_a_search_gives_hits_by_score_with_what_the_view_asks_for(
+    searches: search_pb2_grpc.SearchServiceStub, filled: str
+) -> None:
+    def search(**fields: Any) -> list[search_pb2.Hit]:
+        query = search_pb2.Query(embedding=embedding(1, 0.1, 0, 0))
+        consistency = collection_pb2.CONSISTENCY_STRONG
+        request = search_pb2.SearchRequest(collection=filled, query=query, consistency=consistency, **fields)
+        return list(searches.Search(request).hits)
+
+    hits = search()
+    assert [hit.image.id for hit in hits] == ["east", "northeast", "north", "west"]
+    assert hits[0].score == pytest.approx(1 / 1.01**0.5, rel=1e-4)
+    assert hits[0].distance == pytest.approx(1 - hits[0].score, abs=1e-5)
+    assert hits[0].image.uri == "u/east"
+    assert not hits[0].image.HasField("embedding")
+    (full,) = search(limit=1, view=image_pb2.IMAGE_VIEW_FULL)
+    assert list(full.image.embedding.values) == [1, 0, 0, 0]
+    assert full.image.embedding.fingerprint == FINGERPRINT
+    (bare,) = search(limit=1, view=image_pb2.IMAGE_VIEW_ID)
+    assert bare.image == image_pb2.Image(id="east")
+    assert [hit.image.id for hit in search(min_score=0.5)] == ["east", "northeast"]
+
+
+def test_an_image_is_its_own_neighbour_only_when_asked_for(
+    searches: search_pb2_grpc.SearchServiceStub, filled: str
+) -> None:
+    request = search_pb2.SearchRequest(collection=filled, query=search_pb2.Query(image_id="east"), limit=2)
+    assert [hit.image.id for hit in searches.Search(request).hits] == ["northeast", "north"]
+    request.include_query = True
+    assert [hit.image.id for hit in searches.Search(request).hits] == ["east", "northeast"]
+
+
+def test_images_are_read_counted_and_removed(
+    images: image_pb2_grpc.ImageServiceStub,
+    collections: collection_pb2_grpc.CollectionServiceStub,
+    name: str,
+    refusal: Refused,
+) -> None:
+    wanted = collection_pb2.Collection(name=name, dimension=2, fingerprint=FINGERPRINT)
+    collections.CreateCollection(collection_pb2.CreateCollectionRequest(collection=wanted))
+    attributes = {
+        "title": image_pb2.AttributeValue(string_value="it's"),
+        "price": image_pb2.AttributeValue(number_value=3.0),
+        "stock": image_pb2.AttributeValue(integer_value=9007199254740993),
+        "new": image_pb2.AttributeValue(bool_value=True),
+        "tags": image_pb2.AttributeValue(string_list_value=image_pb2.StringList(values=["a", "b"])),
+    }
+    request = image_pb2.WriteImagesRequest(
+        collection=name, request_id="1", id='a"b', uri="u", attributes=attributes, embedding=embedding(1, 2)
+    )
+    (answer,) = images.WriteImages(iter([request]))
+    assert (answer.request_id, answer.id, answer.WhichOneof("result")) == ("1", 'a"b', "written")
+    got = images.GetImage(image_pb2.GetImageRequest(collection=name, id='a"b', view=image_pb2.IMAGE_VIEW_FULL)).image
+    assert dict(got.attributes) == attributes
+    assert (got.uri, list(got.embedding.values), got.embedding.fingerprint) == ("u", [1, 2], FINGERPRINT)
+    assert got.create_time == answer.written.create_time
+    assert images.CountImages(image_pb2.CountImagesRequest(collection=name)).count == 1
+    ids = image_pb2.ImageIds(ids=['a"b', "nobody"])
+    dry = images.DeleteImages(image_pb2.DeleteImagesRequest(collection=name, ids=ids, validate_only=True))
+    assert dry.deleted_count == 1
+    assert images.CountImages(image_pb2.CountImagesRequest(collection=name)).count == 1
+    assert images.DeleteImages(image_pb2.DeleteImagesRequest(collection=name, ids=ids)).deleted_count == 1
+    missing = refusal(lambda: images.GetImage(image_pb2.GetImageRequest(collection=name, id='a"b')))
+    assert (missing.code, missing.info.reason, missing.fields) == (CODE.NOT_FOUND, "IMAGE_NOT_FOUND", ["id"])
+    no_target = refusal(lambda: images.DeleteImages(image_pb2.DeleteImagesRequest(collection=name)))
+    assert (no_target.code, no_target.info.reason) == (CODE.INVALID_ARGUMENT, "TARGET_MISSING")
+    too_many = refusal(
+        lambda: images.DeleteImages(
+            image_pb2.DeleteImagesRequest(collection=name, ids=image_pb2.ImageIds(ids=["a"] * 1001))
+        )
+    )
+    assert (too_many.code, too_many.info.reason, too_many.fields) == (
+        CODE.INVALID_ARGUMENT,
+        "TOO_MANY_IDS",
+        ["ids.ids"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"page_size": -1}, "PAGE_SIZE_INVALID"),
+        ({"page_size": 1001}, "PAGE_SIZE_INVALID"),
+        ({"page_token": "not a token!"}, "PAGE_TOKEN_INVALID"),
+        ({"page_token": "ÿ"}, "PAGE_TOKEN_INVALID"),
+        ({"page_token": "gICA"}, "PAGE_TOKEN_INVALID"),
+    ],
+)
+def test_pages_and_tokens_are_checked(
+    collections: collection_pb2_grpc.CollectionServiceStub, refusal: Refused, fields: dict[str, Any], reason: str
+) -> None:
+    request = collection_pb2.ListCollectionsRequest(**fields)
+    refused = refusal(lambda: collections.ListCollections(request))
+    assert (refused.code, refused.info.reason, refused.fields) == (CODE.INVALID_ARGUMENT, reason, list(fields))

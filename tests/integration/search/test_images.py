@@ -1,0 +1,145 @@
+"""Photographs through both services."""
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image as PillowImage
+
+from imagesearch_client import (
+    Client,
+    Embedding,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NewImage,
+    Region,
+    ServiceError,
+)
+
+
+@pytest.fixture
+def client(search_address: str) -> Iterator[Client]:
+    with Client(search_address, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def filled(search_address: str, photographs: dict[str, Path]) -> str:
+    """A collection with every photograph, for tests that do not change it."""
+    name = "photographs"
+    with Client(search_address, timeout=60) as client:
+        client.create_collection(name)
+        images = [NewImage(key, path.read_bytes(), uri=str(path)) for key, path in photographs.items()]
+        assert [result.error for result in client.write(name, images)] == [None] * len(images)
+    return name
+
+
+def test_a_collection_takes_the_embedders_model(client: Client, filled: str) -> None:
+    collection = client.get_collection(filled)
+    assert (collection.model, collection.dimension) == ("vgg16", 512)
+    assert collection.fingerprint.startswith("vgg16-avg-")
+
+
+def test_each_photograph_finds_itself(client: Client, filled: str, photographs: dict[str, Path]) -> None:
+    for key, path in list(photographs.items())[:5]:
+        first = client.search_by_image(filled, path.read_bytes(), limit=1)[0]
+        assert first.image.id == key
+        assert first.score == pytest.approx(1, abs=1e-4)
+
+
+def test_image_id_and_vector_find_the_same(client: Client, filled: str, photographs: dict[str, Path]) -> None:
+    stored = client.get(filled, "chelsea", with_vector=True)
+    assert stored.embedding is not None
+    by_vector = client.search_by_vector(filled, stored.embedding, limit=6)
+    by_image = client.search_by_image(filled, photographs["chelsea"].read_bytes(), limit=6)
+    by_id = client.search_by_id(filled, "chelsea", limit=5)
+    assert [hit.image.id for hit in by_vector] == [hit.image.id for hit in by_image]
+    assert [hit.image.id for hit in by_vector][1:] == [hit.image.id for hit in by_id]
+    assert [hit.score for hit in by_vector] == pytest.approx([hit.score for hit in by_image], abs=1e-4)
+
+
+def test_a_region_of_a_collage_finds_what_is_in_it(client: Client, filled: str, photographs: dict[str, Path]) -> None:
+    collage = PillowImage.new("RGB", (800, 400))
+    for position, key in enumerate(("coffee", "rocket")):
+        with PillowImage.open(photographs[key]) as photograph:
+            collage.paste(photograph.resize((400, 400)), (400 * position, 0))
+    buffer = BytesIO()
+    collage.save(buffer, "JPEG", quality=92)
+    for key, region in (("coffee", Region(0, 0, 0.5, 1)), ("rocket", Region(0.5, 0, 1, 1))):
+        hits = client.search_by_image(filled, buffer.getvalue(), region=region, limit=1)
+        assert hits[0].image.id == key
+        assert hits[0].score > 0.9
+
+
+def test_only_the_bad_images_of_a_stream_fail(client: Client, name: str, photographs: dict[str, Path]) -> None:
+    client.create_collection(name)
+    content = photographs["coins"].read_bytes()
+    images = [
+        NewImage("good1", content),
+        NewImage("empty", b""),
+        NewImage("text", b"this is no image"),
+        NewImage("truncated", content[: len(content) // 2]),
+        NewImage("good2", content, attributes={"kind": "coins"}),
+        NewImage("region", content, region=Region(0.5, 0, 0.4, 1)),
+        NewImage("x" * 513, content),
+        NewImage("good3", content, region=Region(0, 0, 0.5, 0.5)),
+    ]
+    reasons = {result.id: result.error.reason if result.error else None for result in client.write(name, images)}
+    assert reasons == {
+        "good1": None,
+        "empty": "IMAGE_MISSING",
+        "text": "IMAGE_FORMAT_UNSUPPORTED",
+        "truncated": "IMAGE_CORRUPT",
+        "good2": None,
+        "region": "REGION_INVALID",
+        "x" * 513: "ID_INVALID",
+        "good3": None,
+    }
+    assert client.count(name) == 3
+    assert client.get(name, "good2").attributes == {"kind": "coins"}
+
+
+def test_writing_again_replaces_and_never_doubles(client: Client, name: str, photographs: dict[str, Path]) -> None:
+    client.create_collection(name)
+    for photograph in ("coffee", "rocket"):
+        image = NewImage("same", photographs[photograph].read_bytes(), uri=photograph)
+        assert [result.error for result in client.write(name, [image, image])] == [None, None]
+    assert client.count(name) == 1
+    assert client.get(name, "same").uri == "rocket"
+    assert client.search_by_image(name, photographs["rocket"].read_bytes())[0].score == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "IMAGE_MISSING"),
+        (b"text", "IMAGE_FORMAT_UNSUPPORTED"),
+        (b"\xff\xd8\xff\xe0broken", "IMAGE_CORRUPT"),
+    ],
+)
+def test_a_bad_query_image_is_named(client: Client, filled: str, content: bytes, reason: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        client.search_by_image(filled, content)
+    assert (caught.value.reason, caught.value.field) == (reason, "query.image.content")
+
+
+def test_a_vector_of_another_fingerprint_is_refused(client: Client, filled: str) -> None:
+    with pytest.raises(FailedPreconditionError) as caught:
+        client.search_by_vector(filled, Embedding([1.0] * 512, "vgg16-avg-0000000000000000"))
+    assert caught.value.reason == "EMBEDDING_MISMATCH"
+
+
+def test_ten_thousand_vectors_go_through_one_stream(client: Client, name: str) -> None:
+    client.create_collection(name, dimension=8, fingerprint="counted")
+    images = (NewImage(f"i{n}", Embedding([1.0, n, 0, 0, 0, 0, 0, 1], "counted")) for n in range(10_000))
+    failed = [result for result in client.write(name, images) if result.error is not None]
+    assert failed == []
+    assert client.count(name) == 10_000
+
+
+def test_an_error_is_raised_by_its_meaning(client: Client) -> None:
+    with pytest.raises(ServiceError) as caught:
+        client.count("nowhere")
+    assert type(caught.value).__name__ == "NotFoundError"
+    assert caught.value.reason == "COLLECTION_NOT_FOUND"

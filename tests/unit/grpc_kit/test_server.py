@@ -1,0 +1,229 @@
+"""Server and interceptors, over real calls on the loopback interface."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from structlog.testing import capture_logs
+
+from grpc_kit.channel import open_channel
+from grpc_kit.status import DETAILS_KEY
+
+SERVICE = "imagesearch.embedder.v1.EmbedderService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+Serving = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call
+    return failed.value
+
+
+def details_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    trailing = dict(error.trailing_metadata() or ())
+    return status_pb2.Status.FromString(trailing[DETAILS_KEY])
+
+
+def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    info = error_details_pb2.ErrorInfo()
+    assert details_of(error).details[0].Unpack(info)
+    return info
+
+
+async def stream(channel: grpc.aio.Channel, ids: list[str]) -> list[str]:
+    async def requests() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
+        for request_id in ids:
+            yield embedder_pb2.EmbedStreamRequest(request_id=request_id)
+
+    call = embedder_pb2_grpc.EmbedderServiceStub(channel).EmbedStream(requests())
+    return [response.request_id async for response in call]
+
+
+async def test_calls_are_answered(serving: Serving) -> None:
+    async with serving() as running:
+        assert await running.get("a name") == "a name"
+        assert await stream(running.channel, ["a", "b"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["single", "stream"])
+async def test_an_unexpected_exception_becomes_internal_and_tells_nothing(
+    serving: Serving, kind: str, secret: str
+) -> None:
+    async with serving() as running:
+        with capture_logs() as lines:
+            error = await failure(
+                running.get("fault") if kind == "single" else stream(running.channel, ["fine", "fault"])
+            )
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    told = f"{error.details()} {error.debug_error_string()} {details_of(error)} {error.trailing_metadata()}"
+    assert "hunter2" not in told
+    assert "ValueError" not in told
+    faults = [str(line["exc_info"]) for line in lines if "exc_info" in line]
+    assert faults == [secret]
+
+
+@pytest.mark.parametrize("kind", ["single", "stream"])
+async def test_a_named_error_comes_with_all_its_details(serving: Serving, kind: str) -> None:
+    async with serving() as running:
+        error = await failure(running.get("refuse") if kind == "single" else stream(running.channel, ["refuse"]))
+    assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "there is none")
+    info = info_of(error)
+    assert (info.reason, info.domain, dict(info.metadata)) == ("NO_SUCH_THING", "example.domain", {"a": "b"})
+    kinds = [detail.type_url.rpartition(".")[2] for detail in details_of(error).details]
+    assert kinds == ["ErrorInfo", "BadRequest", "RetryInfo"]
+
+
+async def test_every_call_gets_one_log_line_with_its_method_and_code(serving: Serving) -> None:
+    async with serving() as running:
+        with capture_logs() as lines:
+            await running.get("fine")
+            await failure(running.get("refuse"))
+            await failure(running.get("fault"))
+            await stream(running.channel, ["fine"])
+    calls = [(line["method"].rpartition("/")[2], line["code"]) for line in lines if line["event"] == "call"]
+    assert calls == [
+        ("GetModel", "OK"),
+        ("GetModel", "NOT_FOUND"),
+        ("GetModel", "INTERNAL"),
+        ("EmbedStream", "OK"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "codes"), [({}, {"CANCELLED"}), ({"timeout": 0.2}, {"CANCELLED", "DEADLINE_EXCEEDED"})]
+)
+async def test_a_call_whose_caller_went_away_is_not_logged_as_ok(
+    serving: Serving, options: dict[str, float], codes: set[str]
+) -> None:
+    with capture_logs() as lines:
+        async with serving() as running:
+            call = asyncio.create_task(running.get("wait", **options))
+            await running.servicer.begun.wait()
+            if not options:
+                call.cancel()
+            await running.servicer.cancelled.wait()
+            await asyncio.gather(call, return_exceptions=True)
+    (code,) = (line["code"] for line in lines if line["event"] == "call")
+    assert code in codes
+
+
+async def test_a_passed_deadline_ends_the_call_on_the_server_too(serving: Serving) -> None:
+    async with serving() as running:
+        error = await failure(running.get("wait", timeout=0.2))
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await running.servicer.cancelled.wait()
+
+
+async def health_of(channel: grpc.aio.Channel, service: str) -> int:
+    stub = health_pb2_grpc.HealthStub(channel)
+    response = await stub.Check(  # type: ignore[attr-defined]
+        health_pb2.HealthCheckRequest(service=service)
+    )
+    return int(response.status)
+
+
+async def test_health_is_told_for_the_server_and_for_each_service(serving: Serving) -> None:
+    async with serving() as running:
+        for serves in (True, False, True):
+            await running.server.set_serving(serving=serves)
+            for name in ("", SERVICE):
+                assert await health_of(running.channel, name) == (SERVING if serves else NOT_SERVING)
+        error = await failure(health_of(running.channel, "no.such.Service"))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_reflection_lists_the_services(serving: Serving) -> None:
+    async with serving() as running:
+        stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        call = stub.ServerReflectionInfo(iter([request]))  # type: ignore[operator]
+        (response,) = [response async for response in call]
+    listed = {service.name for service in response.list_services_response.service}
+    assert listed == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+
+
+async def test_port_0_takes_a_free_port_and_tells_it(serving: Serving) -> None:
+    async with serving(listen_address="127.0.0.1:0") as one, serving(listen_address="127.0.0.1:0") as other:
+        assert one.address.startswith("127.0.0.1:")
+        assert int(one.address.rpartition(":")[2]) > 0
+        assert one.address != other.address
+
+
+async def test_a_second_server_on_the_same_port_is_refused_and_the_first_goes_on(serving: Serving) -> None:
+    async with serving() as first:
+        with pytest.raises(OSError, match=f"cannot listen on {first.address}"):
+            async with serving(listen_address=first.address):
+                pass
+        assert await first.get("still there") == "still there"
+
+
+async def test_a_message_over_the_limit_is_refused(serving: Serving) -> None:
+    async with serving(max_message_bytes=1000) as running:
+        assert await running.get("x" * 400) == "x" * 400
+        error = await failure(running.get("x" * 2000))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def refused(running: Any) -> grpc.StatusCode:
+    """Calls on new connections until one is refused; that one's code."""
+    while True:
+        async with grpc.aio.insecure_channel(running.address) as channel:
+            stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+            try:
+                await stub.ListModels(embedder_pb2.ListModelsRequest())
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+
+
+async def test_stop_lets_a_call_under_way_finish_and_refuses_new_ones(serving: Serving) -> None:
+    async with serving() as running:
+        stub = health_pb2_grpc.HealthStub(running.channel)
+        watched = stub.Watch(health_pb2.HealthCheckRequest())  # type: ignore[attr-defined]
+        states = aiter(watched)
+        assert (await anext(states)).status == SERVING
+        call = asyncio.create_task(running.get("wait"))
+        await running.servicer.begun.wait()
+        stopping = asyncio.create_task(running.server.stop())
+        assert (await anext(states)).status == NOT_SERVING
+        assert await refused(running) is grpc.StatusCode.UNAVAILABLE
+        assert not stopping.done()
+        watched.cancel()
+        running.servicer.may_end.set()
+        assert await call == "wait"
+        await stopping
+
+
+async def test_stop_cuts_off_what_does_not_end_in_its_time(serving: Serving) -> None:
+    async with serving(drain_seconds=0) as running:
+        call = asyncio.create_task(running.get("wait"))
+        await running.servicer.begun.wait()
+        await running.server.stop()
+        await running.servicer.cancelled.wait()
+        assert (await failure(call)).code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+async def test_a_channel_tries_again_where_the_server_is_unavailable(serving: Serving) -> None:
+    async with serving() as running:
+        assert await running.get("fail twice") == "fail twice"
+        assert running.servicer.calls["fail twice"] == 3
+        await failure(running.get("fault"))
+        assert running.servicer.calls["fault"] == 1
+
+
+async def test_a_channel_takes_no_proxy_from_the_environment(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with serving() as running, open_channel(running.address, 1000) as channel:
+        assert await stream(channel, ["through"]) == ["through"]

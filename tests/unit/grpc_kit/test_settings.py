@@ -1,0 +1,145 @@
+"""Settings: read from the environment, and what is wrong with them said by name."""
+
+import re
+import sys
+
+import pytest
+import structlog
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from embedder_service.settings import EmbedderSettings
+from grpc_kit.settings import ServerSettings, describe, load, log_settings
+
+
+class Example(ServerSettings):
+    """An example of a service."""
+
+    model_config = SettingsConfigDict(env_prefix="EXAMPLE_")
+
+    share: float = Field(default=0.25, ge=0, le=1, description="Part of something, in 0..1.")
+    token: SecretStr = Field(default=SecretStr(""), description="What to show at the door.")
+
+
+@pytest.fixture(autouse=True)
+def no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["example"])
+
+
+def refusal(settings: type[ServerSettings] = Example) -> str:
+    with pytest.raises(SystemExit) as left:
+        load(settings, "python -m example")
+    return str(left.value.code)
+
+
+def test_settings_come_from_variables_with_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXAMPLE_SHARE", "0.5")
+    monkeypatch.setenv("SHARE", "0.75")
+    monkeypatch.setenv("EXAMPLE_LISTEN_ADDRESS", "0.0.0.0:1234")
+    settings = load(Example, "python -m example")
+    assert (settings.share, settings.listen_address, settings.stream_window) == (0.5, "0.0.0.0:1234", 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("EXAMPLE_SHARE", "1.5", "less than or equal to 1"),
+        ("EXAMPLE_SHARE", "half", "valid number"),
+        ("EXAMPLE_STREAM_WINDOW", "0", "greater than or equal to 1"),
+        ("EXAMPLE_STREAM_WINDOW", "2.5", "valid integer"),
+        ("EXAMPLE_MAX_MESSAGE_BYTES", "0", "greater than 0"),
+        ("EXAMPLE_DRAIN_SECONDS", "-1", "greater than or equal to 0"),
+        ("EXAMPLE_LOG_FORMAT", "xml", "'console' or 'json'"),
+        ("EXAMPLE_LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ("EXAMPLE_LISTEN_ADDRESS", "localhost", "HOST:PORT"),
+        ("EXAMPLE_LISTEN_ADDRESS", "127.0.0.1:http", "HOST:PORT"),
+        ("EXAMPLE_LISTEN_ADDRESS", "127.0.0.1:65536", "HOST:PORT"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_variable_value_and_problem(
+    name: str, value: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    message = refusal()
+    assert message.startswith("python -m example: wrong settings:\n")
+    assert f"{name}={value!r}" in message
+    assert problem in message
+
+
+def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXAMPLE_SHARE", "2")
+    monkeypatch.setenv("EXAMPLE_STREAM_WINDOW", "many")
+    assert re.findall(r"EXAMPLE_\w+", refusal()) == ["EXAMPLE_STREAM_WINDOW", "EXAMPLE_SHARE"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EMBEDDER_WEIGHTS_SHA256", "abc"),
+        ("EMBEDDER_MAX_BATCH_SIZE", "0"),
+        ("EMBEDDER_MAX_BATCH_SIZE", "257"),
+        ("EMBEDDER_MAX_IMAGE_BYTES", "0"),
+        ("EMBEDDER_DECODE_THREADS", "0"),
+        # No image of that size could come in: a message has at most 24 MiB.
+        ("EMBEDDER_MAX_IMAGE_BYTES", "100000000"),
+    ],
+)
+def test_the_embedders_own_limits_are_checked(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert name in refusal(EmbedderSettings)
+
+
+@pytest.mark.parametrize("name", ["EMBEDDER_WEIGHTS", "EMBEDDER_WEIGHTS_CACHE"])
+def test_an_empty_variable_is_an_unset_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "")
+    settings = load(EmbedderSettings, "python -m embedder_service")
+    assert (settings.weights, settings.weights_cache) == (None, None)
+
+
+@pytest.mark.parametrize("settings", [Example, EmbedderSettings])
+def test_help_lists_every_variable_with_its_default_and_reason(
+    settings: type[ServerSettings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["example", "--help"])
+    with pytest.raises(SystemExit) as left:
+        load(settings, "python -m example")
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m example\n")
+    assert (settings.__doc__ or "").strip() in text
+    prefix = settings.model_config["env_prefix"]
+    for name, field in settings.model_fields.items():
+        default = "unset" if field.default in (None, "") or str(field.default) == "" else field.default
+        assert f"\n  {prefix}{name.upper()} (default: {default})\n" in text
+        assert field.description
+        assert " ".join(field.description.split()) in " ".join(text.split())
+
+
+def test_other_arguments_are_refused_with_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["example", "--port", "9"])
+    assert refusal() == "python -m example: takes no arguments, only environment variables"
+    assert describe(Example, "python -m example") in capsys.readouterr().err
+
+
+def test_settings_are_logged_once_without_secrets_and_with_a_warning_for_unknown_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EXAMPLE_TOKEN", "hunter2")
+    monkeypatch.setenv("EXAMPLE_STREAM_WINDOWS", "8")
+    with structlog.testing.capture_logs() as lines:
+        log_settings(load(Example, "python -m example"))
+    assert "hunter2" not in str(lines)
+    assert lines[0]["share"] == "0.25"
+    assert [(line["log_level"], line["name"]) for line in lines[1:]] == [("warning", "EXAMPLE_STREAM_WINDOWS")]
+
+
+def test_a_secret_of_the_wrong_shape_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Guarded(Example):
+        token: SecretStr = Field(default=SecretStr(""), min_length=20, description="What to show at the door.")
+
+    monkeypatch.setenv("EXAMPLE_TOKEN", "hunter2")
+    message = refusal(Guarded)
+    assert "EXAMPLE_TOKEN" in message
+    assert "hunter2" not in message
