@@ -44,15 +44,16 @@ check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m protos.generate --check
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m protos.lint
+	$(BIN)/python -m protos.lint
+	$(BIN)/python -m docs.generate --check
 
 .PHONY: protos
 protos: $(READY) ## Regenerate the stubs under protos/gen
 	$(BIN)/python -m protos.generate
 
-.PHONY: bench
-bench: setup ## Run the benchmarks
-	$(BIN)/python -m benchmarks.embedder_throughput
+.PHONY: docs
+docs: $(READY) ## Write docs/configuration.md from the settings
+	$(BIN)/python -m docs.generate
 
 .PHONY: lock
 lock: $(READY) ## Resolve the locked versions again (hashes, no index addresses)

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from demo.local_stack import StartError, local_stack
+from demo.local_stack import StartError, local_stack, stop_on_sigterm
 from demo.photographs import EDITS, write_edited_copies, write_photographs
 from imagesearch_client import Client, Hit, ServiceError
 from imagesearch_client.ingest import find_images, ingest_folder, show_progress
@@ -41,6 +41,7 @@ def main() -> None:
     if options.images and not options.images.is_dir():
         parser.error(f"--images: {options.images} is no folder")
     begin = time.monotonic()
+    stop_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="imagesearch-demo-") as folder:
         try:
             run(Path(folder), options.images, options.results)
@@ -48,6 +49,8 @@ def main() -> None:
             sys.exit(f"demo: a service did not start: {error}")
         except ServiceError as error:
             sys.exit(f"demo: a call failed: {error.reason}: {error.message}")
+        except KeyboardInterrupt:
+            sys.exit("demo: stopped")
     say(f"done in {time.monotonic() - begin:.0f} s; both services are stopped and their data is removed")
 
 
@@ -67,7 +70,8 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
             sys.exit(f"demo: no image files below {images}")
         say(f"1/4 {len(paths)} images, from {images}")
         queried = sample_readable(paths)
-    queries = {copy: original for original in queried for copy in write_edited_copies(original, copies)}
+    copies_of = {original: write_edited_copies(original, copies) for original in queried}
+    queries = {copy: original for original, edited in copies_of.items() for copy in edited}
     say("2/4 starting the embedder (TensorFlow, VGG16) and the search service (Milvus Lite)")
     with local_stack(folder) as stack, Client(stack.search, timeout=60) as client:
         say(f"    embedder {stack.embedder}, search service {stack.search}: both serve")
@@ -80,9 +84,9 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
         say(f"4/4 searching: {len(queries)} edited copies ({', '.join(EDITS)}); which image do they come from?")
         found = {query: client.search_by_image(COLLECTION, query.read_bytes(), limit=HITS) for query in queries}
     right = show(queries, found, originals)
-    rows = list(queries)[:: max(1, len(queries) // ROWS)][:ROWS]
-    # Every edit gets its turn: row n shows the n-th kind.
-    rows = [row.with_name(f"{queries[row].stem}~{list(EDITS)[n % len(EDITS)]}.jpg") for n, row in enumerate(rows)]
+    # A few of the originals, each with another kind of edit.
+    shown = queried[:: max(1, len(queried) // ROWS)][:ROWS]
+    rows = [copies_of[original][n % len(EDITS)] for n, original in enumerate(shown)]
     plot_hits([(row, found[row]) for row in rows], results)
     say(f"picture of {len(rows)} queries: {results}")
     say(f"{right} of {len(queries)} edited copies found their original first ({right / len(queries):.0%})")

@@ -5,6 +5,7 @@ services' own environment variables change that.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -148,11 +149,17 @@ def local_stack(folder: Path) -> Iterator[LocalStack]:
         yield addresses
 
 
+def stop_on_sigterm() -> None:
+    """Makes SIGTERM end this process as Ctrl-C does, so that the services it started are stopped too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def main() -> None:
     """Runs both services in the foreground, their logs on this terminal."""
     embedder = os.environ.setdefault("EMBEDDER_LISTEN_ADDRESS", "127.0.0.1:50051")
     search = os.environ.setdefault("SEARCH_LISTEN_ADDRESS", "127.0.0.1:50052")
     os.environ.setdefault("SEARCH_EMBEDDER_TARGET", embedder)
+    stop_on_sigterm()
     try:
         with (
             ServiceProcess("embedder_service", embedder, {}, None),

@@ -23,6 +23,8 @@ PHOTOGRAPHS = (
     "ihc.png",
     "moon.png",
     "motorcycle_left.png",
+    # The same motorcycle, taken a step to the side: the only neighbour that could be mistaken for the original.
+    "motorcycle_right.png",
     "page.png",
     "retina.jpg",
     "rocket.jpg",

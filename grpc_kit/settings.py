@@ -75,6 +75,15 @@ def describe(settings: type[BaseSettings], program: str) -> str:
     return "\n".join(lines)
 
 
+def as_markdown(settings: type[BaseSettings]) -> str:
+    """A table of every variable, for the documentation."""
+    lines = ["| variable | default | what it is, and why |", "|---|---|---|"]
+    for name, field in settings.model_fields.items():
+        variable = f"{_prefix(settings)}{name.upper()}"
+        lines.append(f"| `{variable}` | `{_shown_default(field)}` | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
 def log_settings(settings: BaseSettings) -> None:
     """Logs every setting once, secrets hidden, and warns of variables that look like one and are none."""
     log.info("settings", **{name: str(value) for name, value in settings})

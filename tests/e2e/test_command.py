@@ -13,15 +13,15 @@ from tests.e2e.conftest import Stack
 def test_a_folder_goes_in_and_pictures_are_found(stack: Stack, photographs: Path, tmp_path: Path) -> None:
     assert "no collections yet" in stack.command("status")
     report = stack.command("ingest", str(photographs))
-    assert "17 of 17 images stored in images" in report
+    assert "18 of 18 images stored in images" in report
     (row,) = json.loads(stack.command("collections", "list", "--json"))
-    assert (row["name"], row["images"], row["model"], row["metric"]) == ("images", 17, "vgg16", "cosine")
+    assert (row["name"], row["images"], row["model"], row["metric"]) == ("images", 18, "vgg16", "cosine")
 
     again = json.loads(stack.command("ingest", str(photographs), "--json"))
-    assert (again["seen"], again["stored"], again["rejects"]) == (17, 17, [])
+    assert (again["seen"], again["stored"], again["rejects"]) == (18, 18, [])
     status = json.loads(stack.command("status", "--json"))
     assert status["serving"] is True
-    assert status["collections"] == [{"name": "images", "images": 17}]
+    assert status["collections"] == [{"name": "images", "images": 18}]
 
     query = photographs / "below" / "astronaut.jpg"
     table = stack.command("search", str(query), "-k", "3")
