@@ -435,6 +435,7 @@ def test_a_truncated_file_is_refused_as_corrupt(file_format: str, kept: float) -
     assert "cannot be decoded" in error.message
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
 def test_a_file_that_ends_in_its_header_is_refused_as_corrupt(file_format: str) -> None:
     assert refusal(encode(NOISE, file_format)[:30]).reason == "IMAGE_CORRUPT"
