@@ -83,11 +83,16 @@ class ServiceProcess:
         lines = self._log.read_text(errors="replace").splitlines()[-15:]
         return ":\n" + "\n".join(f"  {line}" for line in lines)
 
+    def ask_to_stop(self) -> None:
+        """Asks the service to stop (SIGTERM), and does not wait."""
+        if self._process is not None:
+            self._process.terminate()
+
     def stop(self) -> int:
         """Asks the service to stop and waits; kills it where it does not. Gives its exit code."""
         if self._process is None:
             return 0
-        self._process.terminate()
+        self.ask_to_stop()
         try:
             return self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from grpc_kit.interceptors.access_log import AccessLog
+from grpc_kit.interceptors.draining import Draining
 from grpc_kit.interceptors.errors import ErrorMapping
 from grpc_kit.settings import ServerSettings
 
@@ -34,8 +35,10 @@ class Server:
         self._settings = settings
         self._names = [service.descriptor.full_name for service in services]
         self._health = health.aio.HealthServicer()
+        self._draining = Draining()
         self._server = grpc.aio.server(
-            interceptors=[AccessLog(), ErrorMapping(domain)],
+            # The first is the outermost.
+            interceptors=[AccessLog(), ErrorMapping(domain), self._draining],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -68,8 +71,9 @@ class Server:
             await self._health.set(name, status)
 
     async def stop(self) -> None:
-        """Reports NOT_SERVING, takes no new calls, and gives those under way their time to end."""
+        """Reports NOT_SERVING, takes no new calls and no further items, and gives those under way their time to end."""
         await self._health.enter_graceful_shutdown()
+        self._draining.begin()
         await self._server.stop(self._settings.drain_seconds)
         log.info("stopped")
 

@@ -23,8 +23,6 @@ class Stack:
             "SEARCH_EMBEDDER_TARGET": self.embedder,
             "SEARCH_MILVUS_URI": milvus_uri,
             "SEARCH_MILVUS_TIMEOUT_SECONDS": "5",
-            # An endless stream is cut off when this has passed.
-            "SEARCH_DRAIN_SECONDS": "2",
         }
         self.embedder_process = ServiceProcess("embedder_service", self.embedder, embedder, folder / "embedder.log")
         self.search_process = ServiceProcess("search_service", self.search, search, folder / "search.log")

@@ -34,8 +34,8 @@ def vectors(prefix: str) -> Iterator[NewImage]:
         n += 1
 
 
-def write_until_it_breaks(client: Client, prefix: str, break_it: Callable[[], object]) -> set[str]:
-    """Writes without end, breaks something after a while, and gives the ids that were acknowledged."""
+def write_until_it_breaks(client: Client, prefix: str, break_it: Callable[[], object]) -> tuple[set[str], str]:
+    """Writes without end, breaks something after a while; gives the ids that were acknowledged, and why it ended."""
     acknowledged: set[str] = set()
     try:
         for result in client.write("c", vectors(prefix)):
@@ -43,8 +43,8 @@ def write_until_it_breaks(client: Client, prefix: str, break_it: Callable[[], ob
                 acknowledged.add(result.id)
             if len(acknowledged) == 2000:
                 break_it()
-    except ServiceError:
-        return acknowledged
+    except ServiceError as error:
+        return acknowledged, error.reason
     pytest.fail("an endless stream came to its end")
 
 
@@ -54,12 +54,15 @@ def test_restarts_of_both_services_lose_no_acknowledged_write(stack: Stack, phot
         client.create_collection("photos")
         pictures = [NewImage(path.name, path.read_bytes()) for path in sorted(photographs.glob("*.jpg"))[:4]]
         assert all(result.error is None for result in client.write("photos", pictures))
-        acknowledged = write_until_it_breaks(client, "stop", stack.search_process.stop)
-    stack.embedder_process.stop()
+        acknowledged, reason = write_until_it_breaks(client, "stop", stack.search_process.ask_to_stop)
+        # Told, and not cut off: every item that was read has its answer.
+        assert reason == "STOPPING"
+        assert stack.search_process.stop() == 0
+        assert stack.embedder_process.stop() == 0
     restart(stack.search_process)
     restart(stack.embedder_process)
     with Client(stack.search, timeout=60) as client:
-        assert client.count("c") >= len(acknowledged) >= 2000
+        assert client.count("c") == len(acknowledged)
         for some in range(0, 2000, 500):
             assert client.get("c", f"stop{some}")
         found = client.search_by_image("photos", pictures[0].source, limit=4)  # type: ignore[arg-type]
@@ -70,7 +73,7 @@ def test_restarts_of_both_services_lose_no_acknowledged_write(stack: Stack, phot
 def test_a_killed_search_service_loses_no_acknowledged_write(stack: Stack) -> None:
     with Client(stack.search, timeout=60) as client:
         client.create_collection("c", dimension=4, fingerprint=FINGERPRINT)
-        acknowledged = write_until_it_breaks(client, "kill", stack.search_process.kill)
+        acknowledged, _ = write_until_it_breaks(client, "kill", stack.search_process.kill)
     restart(stack.search_process)
     with Client(stack.search, timeout=60) as client:
         assert client.count("c") >= len(acknowledged) >= 2000

@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_part_installs_and_runs_without_tensorflow(extra: str, program: str, wheel: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     venv.create(tmp_path / "venv", with_pip=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run(*pip, "--require-hashes", "--requirement", REQUIREMENTS / f"{extra}.lock", cwd=tmp_path)
     run(*pip, "--no-deps", wheel, cwd=tmp_path)
     run(python, "-m", "pip", "check", cwd=tmp_path)
