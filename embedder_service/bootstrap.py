@@ -1,5 +1,6 @@
 """The one place where the embedder is put together."""
 
+import warnings
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -31,8 +32,9 @@ def load_model(settings: EmbedderSettings) -> Vgg16:
 async def serve(model: Model, settings: EmbedderSettings) -> AsyncIterator[str]:
     """Serves a loaded model; gives the address, HOST:PORT. At the end it finishes the calls that it has."""
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
-    # The decoder has a limit of its own, from the header as well; Pillow's warns and would come first.
-    Image.MAX_IMAGE_PIXELS = None
+    # Pillow allocates some images as soon as it opens them, and refuses those of twice this many pixels before that.
+    Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     with (
         ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode") as decoders,
         ThreadPoolExecutor(1, thread_name_prefix="inference") as inference,

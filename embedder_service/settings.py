@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from grpc_kit.settings import MEBIBYTE, ServerSettings
@@ -11,7 +11,7 @@ from grpc_kit.settings import MEBIBYTE, ServerSettings
 class EmbedderSettings(ServerSettings):
     """The embedder: VGG16 behind gRPC. Images in, vectors out."""
 
-    model_config = SettingsConfigDict(env_prefix="EMBEDDER_")
+    model_config = SettingsConfigDict(env_prefix="EMBEDDER_", env_ignore_empty=True)
 
     listen_address: str = Field(
         default="127.0.0.1:50051",
@@ -65,3 +65,11 @@ class EmbedderSettings(ServerSettings):
         description="Threads that decode images; one decodes some hundred photographs of 640x480 a second. "
         "Each may hold one decoded image of max_image_pixels.",
     )
+
+    @field_validator("max_image_bytes")
+    @classmethod
+    def _fits_into_a_message(cls, size: int, info: ValidationInfo) -> int:
+        message = info.data.get("max_message_bytes", size + 1)
+        if size >= message:
+            raise ValueError(f"should be less than EMBEDDER_MAX_MESSAGE_BYTES, which is {message}")
+        return size

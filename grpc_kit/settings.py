@@ -6,11 +6,12 @@ import textwrap
 from typing import Literal, TypeVar
 
 import structlog
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 MEBIBYTE = 1024 * 1024
+MAX_PORT = 65535
 
 log = structlog.stdlib.get_logger()
 
@@ -48,6 +49,14 @@ class ServerSettings(BaseSettings):
         default="INFO", description="Least severe level to log. INFO has one line for each call."
     )
 
+    @field_validator("listen_address")
+    @classmethod
+    def _has_host_and_port(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > MAX_PORT:
+            raise ValueError("should be HOST:PORT, with a port of 0 to 65535")
+        return address
+
 
 def load(settings: type[SettingsType], program: str) -> SettingsType:
     """Reads the settings; exits with a list of what is wrong. Answers `--help`, which names `program`."""
@@ -61,8 +70,10 @@ def load(settings: type[SettingsType], program: str) -> SettingsType:
     except ValidationError as error:
         lines = [f"{program}: wrong settings:"]
         for problem in error.errors():
-            name = f"{_prefix(settings)}{'_'.join(str(part) for part in problem['loc'])}".upper()
-            lines.append(f"  {name}={problem['input']!r}: {problem['msg']}")
+            field = str(problem["loc"][0])
+            secret = settings.model_fields[field].annotation is SecretStr
+            shown = "(hidden)" if secret else repr(problem["input"])
+            lines.append(f"  {_prefix(settings)}{field.upper()}={shown}: {problem['msg']}")
         sys.exit("\n".join(lines))
 
 
@@ -100,4 +111,6 @@ def _prefix(settings: type[BaseSettings]) -> str:
 
 def _shown_default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
     return "unset" if default is None or default == "" else str(default)

@@ -1,7 +1,10 @@
 """Errors as gRPC carries them: google.rpc.Status with ErrorInfo, BadRequest and RetryInfo, both ways."""
 
+from contextlib import suppress
+
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from grpc_kit import errors
@@ -75,5 +78,7 @@ def from_rpc_error(error: grpc.RpcError) -> ServiceError:
         return errors.InternalError("UNKNOWN", str(error))
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):
-            return from_status(status_pb2.Status.FromString(value))
+            # A proxy on the way may have put something else there.
+            with suppress(DecodeError):
+                return from_status(status_pb2.Status.FromString(value))
     return from_status(status_pb2.Status(code=error.code().value[0], message=error.details() or ""))

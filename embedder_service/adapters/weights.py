@@ -92,12 +92,14 @@ def read(path: Path, spec: WeightsSpec) -> dict[str, NDArray[np.float32]]:
         with h5py.File(path, "r") as file:
             # A file that Keras saved as a whole model has its weights one group down.
             tensors = _read_layers(file.get("model_weights", file))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
         raise WeightsError(f"{path} is damaged or no file of Keras weights ({error}). {how_to_get(spec)}") from error
     for name, shape in spec.shapes.items():
         found = tensors[name].shape if name in tensors else "nothing"
         if found != shape:
-            raise WeightsError(f"{path} does not fit {spec.model}: {name} should be {shape}, found {found}.")
+            raise WeightsError(
+                f"{path} does not fit {spec.model}: {name} should be {shape}, found {found}. {how_to_get(spec)}"
+            )
     return {name: tensors[name] for name in spec.shapes}
 
 

@@ -6,7 +6,6 @@ images are kept a share of each batch, so that neither starves the other.
 """
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -43,14 +42,18 @@ class Batcher:
             run: uint8[N, S, S, 3] to float32[N, D]; it blocks, and is called in `executor`, one call at a time.
             max_batch_size: the largest N.
             executor: what `run` is called in.
-            bulk_share: the part of a batch that bulk images get while interactive ones wait, in 0..1.
+            bulk_share: the part of the slots that bulk images get while interactive ones wait, in 0..1.
         """
         self._run = run
         self._max_batch_size = max_batch_size
         self._executor = executor
-        self._bulk_slots = max(1, math.ceil(max_batch_size * bulk_share))
-        self._lanes: dict[Lane, deque[Waiting]] = {lane: deque() for lane in Lane}
+        self._bulk_share = bulk_share
+        # What bulk images are owed of the slots that interactive ones took before them; at 1 it is their turn.
+        self._bulk_credit = 0.0
+        self._interactive: deque[Waiting] = deque()
+        self._bulk: deque[Waiting] = deque()
         self._arrived = asyncio.Event()
+        self._stopping = False
         self._worker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -58,17 +61,16 @@ class Batcher:
         self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def stop(self) -> None:
-        """Stops; what still waits is refused with UnavailableError."""
-        if self._worker:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-        for lane in self._lanes.values():
-            while lane:
-                waiting = lane.popleft()
-                if not waiting.vector.done():
-                    waiting.vector.set_exception(
-                        UnavailableError("STOPPING", "the server is stopping", retry_after=1.0)
-                    )
+        """Finishes the batch in hand; what still waits, and what comes later, is refused with UnavailableError."""
+        self._stopping = True
+        self._arrived.set()
+        if self._worker is not None:
+            await self._worker
+        for waiting in (*self._interactive, *self._bulk):
+            if not waiting.vector.done():
+                waiting.vector.set_exception(_stopping())
+        self._interactive.clear()
+        self._bulk.clear()
 
     async def submit(self, pixels: Pixels, lane: Lane, deadline: Deadline) -> Vectors:
         """Waits for the vector of one image, uint8[S, S, 3] to float32[D].
@@ -76,14 +78,18 @@ class Batcher:
         Raises DeadlineExceededError where the deadline passes before its turn comes. A cancelled caller's image is
         dropped when its turn comes, and costs nothing.
         """
+        if self._stopping:
+            raise _stopping()
         waiting = Waiting(pixels, deadline, asyncio.get_running_loop().create_future())
-        self._lanes[lane].append(waiting)
+        (self._interactive if lane is Lane.INTERACTIVE else self._bulk).append(waiting)
         self._arrived.set()
         return await waiting.vector
 
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
+            if self._stopping:
+                return
             batch = self._take()
             if batch:
                 await self._answer(batch)
@@ -91,36 +97,29 @@ class Batcher:
                 self._arrived.clear()
 
     def _take(self) -> list[Waiting]:
-        """The next batch: interactive first, some slots kept for bulk, and what is left over for either."""
-        interactive, bulk = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BULK]
-        reserved = min(self._bulk_slots, len(bulk)) if self._max_batch_size > 1 else 0
-        batch = self._take_from(interactive, self._max_batch_size - reserved)
-        batch += self._take_from(bulk, self._max_batch_size - len(batch))
-        return batch + self._take_from(interactive, self._max_batch_size - len(batch))
-
-    @staticmethod
-    def _take_from(lane: deque[Waiting], most: int) -> list[Waiting]:
-        taken: list[Waiting] = []
-        while lane and len(taken) < most:
-            waiting = lane.popleft()
-            if waiting.vector.done():
+        """The next batch: interactive images before bulk ones, which get their share all the same."""
+        batch: list[Waiting] = []
+        while len(batch) < self._max_batch_size and (self._interactive or self._bulk):
+            from_bulk = not self._interactive or (bool(self._bulk) and self._bulk_credit + self._bulk_share >= 1)
+            waiting = (self._bulk if from_bulk else self._interactive).popleft()
+            if not _still_wanted(waiting):
                 continue
-            if waiting.deadline.remaining() <= 0:
-                waiting.vector.set_exception(
-                    DeadlineExceededError(
-                        "DEADLINE_EXCEEDED", "the deadline passed while the image waited for its turn"
-                    )
-                )
-                continue
-            taken.append(waiting)
-        return taken
+            batch.append(waiting)
+            owed = 0.0 if from_bulk or not self._bulk else self._bulk_credit + self._bulk_share
+            self._bulk_credit = owed
+        return batch
 
     async def _answer(self, batch: list[Waiting]) -> None:
         """Runs a batch; where that fails, its halves, until the image at fault stands alone."""
-        loop = asyncio.get_running_loop()
+        # Callers may have left while another half ran.
+        batch = [waiting for waiting in batch if not waiting.vector.done()]
+        if not batch:
+            return
         pixels = np.stack([waiting.pixels for waiting in batch])
         try:
-            vectors = await loop.run_in_executor(self._executor, self._run, pixels)
+            vectors = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, pixels)
+            if len(vectors) != len(batch):
+                raise RuntimeError(f"the network gave {len(vectors)} vectors for {len(batch)} images")
         except Exception as error:
             log.exception("a batch failed", size=len(batch))
             if len(batch) > 1:
@@ -137,3 +136,19 @@ class Batcher:
         for waiting, vector in zip(batch, vectors, strict=True):
             if not waiting.vector.done():
                 waiting.vector.set_result(vector)
+
+
+def _still_wanted(waiting: Waiting) -> bool:
+    """Whether somebody still waits for the vector; tells the caller where its time is over."""
+    if waiting.vector.done():
+        return False
+    if waiting.deadline.remaining() > 0:
+        return True
+    waiting.vector.set_exception(
+        DeadlineExceededError("DEADLINE_EXCEEDED", "the deadline passed while the image waited for its turn")
+    )
+    return False
+
+
+def _stopping() -> UnavailableError:
+    return UnavailableError("STOPPING", "the server is stopping", retry_after=1.0)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from embedder_service.core.types import EncodedImage, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
@@ -15,6 +16,19 @@ from grpc_kit.errors import InvalidArgumentError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 CONTENT = "image.content"
 REGION = "image.region"
+
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
+
+# What turns an image upright, by its EXIF orientation (Exif 2.32, tag 0x0112).
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # What Pillow's decoders raise on bytes that are not what they say. MemoryError: a size that cannot be had.
 DECODER_ERRORS = (
@@ -57,10 +71,10 @@ class ImageDecoder:
                 field=CONTENT,
                 metadata={"max_image_bytes": str(self._limits.max_image_bytes)},
             )
-        with self._naming_what_is_wrong(), Image.open(BytesIO(content), formats=FORMATS) as opened:
+        with self._naming_what_is_wrong(content), Image.open(BytesIO(content), formats=FORMATS) as opened:
             self._check_dimensions(opened.width, opened.height)
-            upright = ImageOps.exif_transpose(opened)
-            colour = to_rgb(upright)
+            self._check_tiles(opened)
+            colour = to_rgb(upright(opened))
         part = crop(colour, image.region) if image.region else colour
         resized = part.resize((self._size, self._size), Image.Resampling.BILINEAR)
         return np.asarray(resized, dtype=np.uint8)
@@ -80,11 +94,24 @@ class ImageDecoder:
                 metadata={"max_image_pixels": str(most), "width": str(width), "height": str(height)},
             )
 
+    def _check_tiles(self, image: Image.Image) -> None:
+        """Refuses a TIFF file whose tiles are larger than any image may be: one is decoded whole."""
+        if not isinstance(image, TiffImageFile):
+            return
+        width, height = (int(image.tag_v2.get(tag, 0)) for tag in (TILEWIDTH, TILELENGTH))
+        if width and height:
+            self._check_dimensions(width, height)
+
     @contextmanager
-    def _naming_what_is_wrong(self) -> Iterator[None]:
+    def _naming_what_is_wrong(self, content: bytes) -> Iterator[None]:
         try:
             yield
         except UnidentifiedImageError:
+            size = stated_size(content)
+            if size is not None and 0 in size:
+                self._check_dimensions(*size)
+            if content.startswith(SIGNATURES):
+                raise corrupt("it ends in its header, or its header is wrong") from None
             raise InvalidArgumentError(
                 "IMAGE_FORMAT_UNSUPPORTED",
                 f"{CONTENT} is no image of a known format; {', '.join(FORMATS)} are taken",
@@ -101,9 +128,37 @@ class ImageDecoder:
                 metadata={"max_image_pixels": str(most)},
             ) from None
         except DECODER_ERRORS as error:
-            raise InvalidArgumentError(
-                "IMAGE_CORRUPT", f"{CONTENT} cannot be decoded: {error or type(error).__name__}", field=CONTENT
-            ) from None
+            raise corrupt(str(error) or type(error).__name__) from None
+
+
+def corrupt(why: str) -> InvalidArgumentError:
+    """A known format that cannot be decoded."""
+    return InvalidArgumentError("IMAGE_CORRUPT", f"{CONTENT} cannot be decoded: {why}", field=CONTENT)
+
+
+def stated_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height as the header states them, where Pillow tells nothing because one of them is zero."""
+    for signature, layout, offset in (
+        (b"\x89PNG\r\n\x1a\n", ">II", 16),
+        (b"GIF8", "<HH", 6),
+        (b"BM", "<ii", 18),
+    ):
+        if content.startswith(signature) and len(content) >= offset + struct.calcsize(layout):
+            width, height = struct.unpack_from(layout, content, offset)
+            return width, height
+    return None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; EXIF data that cannot be read say nothing."""
+    # First, because Pillow turns a TIFF file while it loads it, and because reading EXIF data may load too.
+    image.load()
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 - Pillow's reader raises whatever it stumbles on, and the pixels may be fine
+        return image
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -116,10 +171,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         high_bytes = np.clip(np.asarray(image, dtype=np.int64), 0, 0xFFFF) >> 8
         image = Image.fromarray(high_bytes.astype(np.uint8))
     elif image.mode == "F":
-        # Floating point: 0..1 where nothing is larger, else 0..255. What is not a number is black.
-        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=255.0, neginf=0.0)
-        scale = 255.0 if values.max() <= 1.0 else 1.0
-        image = Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8))
+        # Floating point: 0..1 where nothing finite is larger, else 0..255. What is not a number is black.
+        values = np.asarray(image, dtype=np.float32)
+        scale = 255.0 if values.max(initial=0.0, where=np.isfinite(values)) <= 1.0 else 1.0
+        scaled = np.nan_to_num(values, posinf=255.0, neginf=0.0) * scale
+        image = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
     elif image.mode == "LAB":
         profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
         converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")

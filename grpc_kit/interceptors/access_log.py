@@ -1,5 +1,6 @@
 """One log line for every call."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,6 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 import structlog
 
+from grpc_kit.deadline import Deadline
 from grpc_kit.interceptors.around import AroundCalls, Context
 
 log = structlog.stdlib.get_logger()
@@ -24,12 +26,16 @@ class AccessLog(AroundCalls):
         begin = time.perf_counter()
         # Now and not at the end: gRPC crashes the process when a call that is over is asked for its peer.
         peer = context.peer()
+        deadline = Deadline.after(context.time_remaining())
+        code = ""
         try:
             yield
+        except asyncio.CancelledError:
+            # The caller went away, or its time ran out; the context does not tell.
+            code = "CANCELLED" if deadline.remaining() > 0 else "DEADLINE_EXCEEDED"
+            raise
         finally:
             elapsed = (time.perf_counter() - begin) * 1e3
-            # No code is set where the call went well, or where its caller went away.
-            code = _NAMES.get(context.code() or 0, "UNKNOWN")
-            if context.cancelled():
-                code = grpc.StatusCode.CANCELLED.name
+            # No code is set where the call went well.
+            code = code or _NAMES.get(context.code() or 0, "UNKNOWN")
             log.info("call", method=method, code=code, ms=round(elapsed, 1), peer=peer)

@@ -257,8 +257,9 @@ async def test_stop_refuses_what_waits(bench: BenchOf, lane: Lane) -> None:
     async with bench(4) as at:
         await at.occupy()
         waiting = await at.send([1, 2], lane)
-        await at.batcher.stop()
+        stopping = asyncio.create_task(at.batcher.stop())
         outcomes = await at.release(waiting)
+        await stopping
         assert at.network.batches == [[0]]
     assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 2
     assert (outcomes[0].reason, outcomes[0].retry_after) == ("STOPPING", 1.0)

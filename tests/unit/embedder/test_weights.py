@@ -1,5 +1,6 @@
 """Files of weights: written, read, verified, fetched; and a service that is given the wrong ones."""
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -103,6 +104,19 @@ def test_the_digest_depends_on_names_shapes_and_values() -> None:
         )
     }
     assert len(digests) == 5
+
+
+def test_the_digest_is_the_documented_one_in_whatever_order_the_tensors_come() -> None:
+    digest = hashlib.sha256()
+    for name, shape in [
+        ("first/bias", "[4]"),
+        ("first/kernel", "[3, 3, 2, 4]"),
+        ("second/bias", "[5]"),
+        ("second/kernel", "[3, 3, 4, 5]"),
+    ]:
+        digest.update(f"{name}{shape}".encode() + TENSORS[name].astype("<f4").tobytes())
+    for names in (list(TENSORS), list(reversed(TENSORS))):
+        assert weights.tensors_sha256({name: TENSORS[name] for name in names}) == digest.hexdigest()
 
 
 def test_the_digest_does_not_depend_on_the_layout_of_the_file(tmp_path: Path) -> None:
