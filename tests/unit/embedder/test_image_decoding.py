@@ -449,6 +449,13 @@ def test_a_file_that_ends_in_its_header_is_refused_as_corrupt(file_format: str) 
         pytest.param(bmp_file(100, 100), id="BMP without a row"),
         pytest.param(png_file(10, 10, b"\x09" * 310), id="PNG with a filter that does not exist"),
         pytest.param(encode(rgb(), "PNG").replace(b"IDAT", b"IDAZ"), id="PNG without pixel data"),
+        pytest.param(
+            tiff_of_one_tile(10, 16)
+            .replace(struct.pack("<HHII", 259, 4, 1, 8), struct.pack("<HHII", 259, 4, 1, 1))
+            .replace(struct.pack("<HHII", 322, 4, 1, 16), struct.pack("<HHII", 322, 4, 1, 2**32 - 5))
+            .replace(struct.pack("<HHII", 323, 4, 1, 16), struct.pack("<HHII", 323, 4, 1, 0)),
+            id="TIFF whose tiles are 4 gigapixels wide and 0 high",
+        ),
     ],
 )
 def test_a_file_whose_header_lies_is_refused_as_corrupt(content: bytes) -> None:

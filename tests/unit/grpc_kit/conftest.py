@@ -20,10 +20,11 @@ SECRET = "the password is hunter2"  # noqa: S105 - what must not be told
 
 
 class Example(embedder_pb2_grpc.EmbedderServiceServicer):
-    """GetModel does what the request's name says; EmbedStream does so for each item's request_id."""
+    """GetModel does what the request's name says. EmbedStream does so for each request_id when it has read them all."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
+        self.received = asyncio.Event()
         self.begun = asyncio.Event()
         self.may_end = asyncio.Event()
         self.cancelled = asyncio.Event()
@@ -52,9 +53,13 @@ class Example(embedder_pb2_grpc.EmbedderServiceServicer):
     async def EmbedStream(
         self, request_iterator: AsyncIterator[embedder_pb2.EmbedStreamRequest], context: Any
     ) -> AsyncIterator[embedder_pb2.EmbedStreamResponse]:
+        ids = []
         async for request in request_iterator:
-            await self.act(request.request_id)
-            yield embedder_pb2.EmbedStreamResponse(request_id=request.request_id)
+            ids.append(request.request_id)
+            self.received.set()
+        for request_id in ids:
+            await self.act(request_id)
+            yield embedder_pb2.EmbedStreamResponse(request_id=request_id)
 
     async def Embed(self, request: embedder_pb2.EmbedRequest, context: Any) -> embedder_pb2.EmbedResponse:
         return embedder_pb2.EmbedResponse()

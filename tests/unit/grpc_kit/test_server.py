@@ -203,6 +203,34 @@ async def test_stop_lets_a_call_under_way_finish_and_refuses_new_ones(serving: S
         await stopping
 
 
+async def test_stop_ends_a_stream_that_stays_open_and_answers_what_was_read(serving: Serving) -> None:
+    async def never_ending() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
+        yield embedder_pb2.EmbedStreamRequest(request_id="read")
+        await asyncio.Event().wait()
+
+    answered = []
+    async with serving(drain_seconds=1000) as running, asyncio.timeout(20):
+        call = embedder_pb2_grpc.EmbedderServiceStub(running.channel).EmbedStream(never_ending())
+        waiting = asyncio.ensure_future(anext(aiter(call)))
+        await running.servicer.received.wait()
+        stopping = asyncio.create_task(running.server.stop())
+        answered.append((await waiting).request_id)
+        error = await failure(anext(aiter(call)))
+        await stopping
+    assert answered == ["read"]
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNAVAILABLE, "STOPPING")
+
+
+async def test_stop_lets_a_stream_finish_whose_requests_were_all_read(serving: Serving) -> None:
+    async with serving() as running:
+        call = asyncio.create_task(stream(running.channel, ["one", "wait"]))
+        await running.servicer.begun.wait()
+        stopping = asyncio.create_task(running.server.stop())
+        running.servicer.may_end.set()
+        assert await call == ["one", "wait"]
+        await stopping
+
+
 async def test_stop_cuts_off_what_does_not_end_in_its_time(serving: Serving) -> None:
     async with serving(drain_seconds=0) as running:
         call = asyncio.create_task(running.get("wait"))
