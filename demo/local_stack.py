@@ -83,10 +83,14 @@ class ServiceProcess:
         lines = self._log.read_text(errors="replace").splitlines()[-15:]
         return ":\n" + "\n".join(f"  {line}" for line in lines)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def ask_to_stop(self) -> None:
         """Asks the service to stop (SIGTERM), and does not wait."""
-        if self._process is not None:
-            self._process.terminate()
+        self.signal(signal.SIGTERM)
 
     def stop(self) -> int:
         """Asks the service to stop and waits; kills it where it does not. Gives its exit code."""

@@ -7,7 +7,7 @@ import structlog
 
 from embedder_service.settings import EmbedderSettings
 from grpc_kit import logging
-from grpc_kit.server import wait_for_stop_signal
+from grpc_kit.server import stop_signals
 from grpc_kit.settings import load, log_settings
 
 log = structlog.stdlib.get_logger("embedder_service")
@@ -25,8 +25,9 @@ async def run(settings: EmbedderSettings) -> None:
         sys.exit(f"embedder_service: {error}")
     log.info("model loaded", model=model.info.name, fingerprint=model.info.fingerprint)
     try:
+        stop = stop_signals()
         async with serve(model, settings):
-            await wait_for_stop_signal()
+            await stop.wait()
     except OSError as error:
         sys.exit(f"embedder_service: {error}")
 

@@ -15,7 +15,7 @@ from embedder_service.core.batching import Batcher
 from embedder_service.core.embed_images import Admission, EmbedImages, ModelPipeline
 from embedder_service.core.image_decoding import ImageDecoder
 from embedder_service.core.ports import Model
-from embedder_service.core.types import Limits
+from embedder_service.core.types import Lane, Limits
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.server import Server, Service
 
@@ -37,10 +37,12 @@ async def serve(model: Model, settings: EmbedderSettings) -> AsyncIterator[str]:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     with (
         ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode") as decoders,
+        ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode-bulk") as bulk_decoders,
         ThreadPoolExecutor(1, thread_name_prefix="inference") as inference,
     ):
         batcher = Batcher(model.embed, model.info.max_batch_size, inference)
-        pipeline = ModelPipeline(model.info, ImageDecoder(model.info.input_size, limits), decoders, batcher)
+        pools = {Lane.INTERACTIVE: decoders, Lane.BULK: bulk_decoders}
+        pipeline = ModelPipeline(model.info, ImageDecoder(model.info.input_size, limits), pools, batcher)
         admission = Admission(settings.max_pending, settings.max_pending_bulk)
         images = EmbedImages({model.info.name: pipeline}, model.info.name, limits, admission)
         servicer = EmbedderServicer(images, settings.stream_window)

@@ -7,6 +7,9 @@ from pydantic_settings import SettingsConfigDict
 
 from grpc_kit.settings import MEBIBYTE, ServerSettings
 
+# Bytes of a message that are not the image.
+HEADROOM = 64 * 1024
+
 
 class EmbedderSettings(ServerSettings):
     """The embedder: VGG16 behind gRPC. Images in, vectors out."""
@@ -41,7 +44,7 @@ class EmbedderSettings(ServerSettings):
         default=50_000_000,
         gt=0,
         description="Largest width x height, read from the header before anything is decoded. 50 megapixels take "
-        "200 MB while they are decoded.",
+        "200 to 800 MB while they are decoded, by the mode of the image.",
     )
     max_batch_size: int = Field(
         default=8,
@@ -49,6 +52,12 @@ class EmbedderSettings(ServerSettings):
         le=256,
         description="Most images in one run of the network. On a CPU a batch of 8 has nearly the throughput of any "
         "larger one, and all of a batch wait for its last image.",
+    )
+    stream_window: int = Field(
+        default=32,
+        ge=1,
+        description="Images of one EmbedStream that are worked on at a time. More keep a batch full, fewer bound "
+        "memory.",
     )
     max_pending: int = Field(
         default=64,
@@ -62,14 +71,15 @@ class EmbedderSettings(ServerSettings):
     decode_threads: int = Field(
         default=2,
         ge=1,
-        description="Threads that decode images; one decodes some hundred photographs of 640x480 a second. "
+        description="Threads that decode images, for each of the two lanes; one decodes some hundred photographs of "
+        "640x480 a second. "
         "Each may hold one decoded image of max_image_pixels.",
     )
 
     @field_validator("max_image_bytes")
     @classmethod
     def _fits_into_a_message(cls, size: int, info: ValidationInfo) -> int:
-        message = info.data.get("max_message_bytes", size + 1)
-        if size >= message:
-            raise ValueError(f"should be less than EMBEDDER_MAX_MESSAGE_BYTES, which is {message}")
+        most = info.data.get("max_message_bytes", size + HEADROOM) - HEADROOM
+        if size > most:
+            raise ValueError(f"should be at most {most}, which is EMBEDDER_MAX_MESSAGE_BYTES less {HEADROOM}")
         return size

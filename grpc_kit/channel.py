@@ -1,35 +1,51 @@
 """Channels to other services: balanced per call, retried where that is safe, with limits that fit images."""
 
 import json
+from collections.abc import Sequence
 
 import grpc
 
 # A request that is larger than this buffer is never retried, and gRPC says nothing of it. Its default is 256 KiB.
 RETRY_BUFFER_HEADROOM = 2
 
-SERVICE_CONFIG = {
-    # Calls go round all addresses of the name, not to the first one that answers.
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{}],
-            # Every call of these services can be repeated: reads change nothing, and writes are idempotent by id.
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
+RETRY_POLICY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
 }
 
+# Seconds without traffic after which a connection is tried, and after which it is given up. The server allows this.
+KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 20, 10
 
-def channel_options(max_message_bytes: int) -> list[tuple[str, str | int]]:
-    """Options for grpc.insecure_channel and its kin. `max_message_bytes` bounds one message either way."""
+
+def service_config(repeatable: Sequence[str]) -> dict[str, object]:
+    """How calls are spread over the addresses of a name, and which are repeated when a server is unavailable.
+
+    `repeatable` has services, "package.Service", and methods, "package.Service/Method", that may be called twice.
+    """
+    names = [dict(zip(("service", "method"), name.split("/"), strict=False)) for name in repeatable]
+    return {
+        # Calls go round all addresses, not to the first one that answers.
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [{"name": names, "retryPolicy": RETRY_POLICY}] if names else [],
+        # When most calls fail, repeating them all would only add to it.
+        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    }
+
+
+def channel_options(max_message_bytes: int, repeatable: Sequence[str] = ()) -> list[tuple[str, str | int]]:
+    """Options for grpc.insecure_channel and its kin.
+
+    Args:
+        max_message_bytes: bounds one message either way.
+        repeatable: see `service_config`.
+    """
     return [
-        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.service_config", json.dumps(service_config(repeatable))),
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER_HEADROOM * max_message_bytes),
@@ -38,6 +54,6 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, str | int]]:
     ]
 
 
-def open_channel(target: str, max_message_bytes: int) -> grpc.aio.Channel:
+def open_channel(target: str, max_message_bytes: int, repeatable: Sequence[str] = ()) -> grpc.aio.Channel:
     """A channel for asyncio. `target` is HOST:PORT or any gRPC name such as "dns:///embedder:50051"."""
-    return grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes))
+    return grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes, repeatable))

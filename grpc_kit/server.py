@@ -42,6 +42,8 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
+                # Clients may ask every 10 s whether the connection lives; gRPC's default would hang up on them.
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
                 # Otherwise two servers could share a port, and each get some of the calls, in silence.
                 ("grpc.so_reuseport", 0),
             ],
@@ -78,10 +80,10 @@ class Server:
         log.info("stopped")
 
 
-async def wait_for_stop_signal() -> None:
-    """Returns when the process is asked to stop, by SIGTERM or Ctrl-C."""
+def stop_signals() -> asyncio.Event:
+    """An event that is set when the process is asked to stop, by SIGTERM or Ctrl-C. To be made before it serves."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    await asked.wait()
+    return asked

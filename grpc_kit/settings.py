@@ -32,11 +32,6 @@ class ServerSettings(BaseSettings):
         description="Largest gRPC message in bytes. gRPC itself refuses larger ones, so it stays above the largest "
         "image, whose refusal says more.",
     )
-    stream_window: int = Field(
-        default=32,
-        ge=1,
-        description="Items of one stream that are worked on at a time. More keep a batch full, fewer bound memory.",
-    )
     drain_seconds: float = Field(
         default=20.0,
         ge=0,
@@ -70,8 +65,8 @@ def load(settings: type[SettingsType], program: str) -> SettingsType:
     except ValidationError as error:
         lines = [f"{program}: wrong settings:"]
         for problem in error.errors():
-            field = str(problem["loc"][0])
-            secret = settings.model_fields[field].annotation is SecretStr
+            field = str(problem["loc"][0]) if problem["loc"] else ""
+            secret = field in settings.model_fields and settings.model_fields[field].annotation is SecretStr
             shown = "(hidden)" if secret else repr(problem["input"])
             lines.append(f"  {_prefix(settings)}{field.upper()}={shown}: {problem['msg']}")
         sys.exit("\n".join(lines))

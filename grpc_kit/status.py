@@ -11,6 +11,8 @@ from grpc_kit import errors
 from grpc_kit.errors import ServiceError
 
 DETAILS_KEY = "grpc-status-details-bin"
+# Characters of a message or a field's path that are sent.
+MAX_TEXT = 1024
 
 # The one table from meanings to codes.
 CODES: dict[type[ServiceError], grpc.StatusCode] = {
@@ -32,19 +34,19 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def code_of(error: ServiceError) -> grpc.StatusCode:
-    """The status code of an error."""
-    return CODES[type(error)]
+    """The status code of an error: that of the nearest of its classes that has one."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), grpc.StatusCode.INTERNAL)
 
 
 def to_status(error: ServiceError, domain: str) -> status_pb2.Status:
     """The error as google.rpc.Status. `domain` names the service that found it, as ErrorInfo.domain."""
-    status = status_pb2.Status(code=code_of(error).value[0], message=error.message)
+    # A message may quote what a caller sent, and must never be too large to be sent back.
+    message, field = error.message[:MAX_TEXT], error.field[:MAX_TEXT]
+    status = status_pb2.Status(code=code_of(error).value[0], message=message)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=error.metadata)
     status.details.add().Pack(info)
-    if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message, reason=error.reason
-        )
+    if field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message, reason=error.reason)
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after is not None:
         delay = Duration()

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from grpc_kit.errors import ServiceError
 from imagesearch_client.client import DEFAULT_TARGET, Client
@@ -148,7 +149,10 @@ def ingest(
             err.print(f"  {reject.path}: {reject.message}", markup=False, highlight=False)
         if len(report.rejects) > SHOWN_REJECTS:
             err.print(f"  ... and {len(report.rejects) - SHOWN_REJECTS} more; --json lists all")
-    if report.rejects:
+        if report.stopped:
+            err.print("stopped early: ", end="", style="bold red")
+            err.print(report.stopped, markup=False, highlight=False)
+    if report.rejects or report.stopped:
         raise typer.Exit(1)
 
 
@@ -180,7 +184,7 @@ def search(
         from imagesearch_client.plot import plot_hits  # noqa: PLC0415
 
         plot_hits(rows, plot)
-        err.print(f"wrote {plot}")
+        err.print(Text(f"wrote {plot}"))
 
 
 def print_collections(found: Sequence[tuple[Collection, int]]) -> None:
@@ -196,17 +200,17 @@ def print_collections(found: Sequence[tuple[Collection, int]]) -> None:
             collection.metric.value,
             str(collection.dimension),
             collection.fingerprint,
-            collection.description,
+            Text(collection.description),
         )
     out.print(table)
 
 
 def print_hits(image: Path, hits: Sequence[Hit]) -> None:
     """A table of the hits of one query."""
-    table = Table("", "score", "distance", "id", title=str(image), title_justify="left")
+    table = Table("", "score", "distance", "id", title=Text(str(image)), title_justify="left")
     for rank, hit in enumerate(hits, start=1):
-        table.add_row(str(rank), f"{hit.score:.4f}", f"{hit.distance:.4f}", hit.image.id)
-    out.print(table if hits else f"{image}: no hits")
+        table.add_row(str(rank), f"{hit.score:.4f}", f"{hit.distance:.4f}", Text(hit.image.id))
+    out.print(table if hits else Text(f"{image}: no hits"))
 
 
 def collection_json(collection: Collection, count: int) -> dict[str, object]:

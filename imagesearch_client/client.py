@@ -25,13 +25,23 @@ from imagesearch_client.converters import (
     encoded_image,
     hit_from,
     image_from,
-    write_request,
     write_result,
 )
+from imagesearch_client.outgoing import OutgoingImages
 from imagesearch_client.types import Collection, Embedding, Hit, Image, Metric, NewImage, Region, WriteResult
 
 DEFAULT_TARGET = "127.0.0.1:50052"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
+# Calls that change nothing, or the same thing however often they are made. A stream is repeated only while nothing of
+# it has been answered.
+REPEATABLE = (
+    "imagesearch.search.v1.SearchService",
+    "imagesearch.search.v1.CollectionService/GetCollection",
+    "imagesearch.search.v1.CollectionService/ListCollections",
+    "imagesearch.search.v1.ImageService/WriteImages",
+    "imagesearch.search.v1.ImageService/GetImage",
+    "imagesearch.search.v1.ImageService/CountImages",
+)
 
 
 class Client:
@@ -49,7 +59,7 @@ class Client:
         """
         self.target = target
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=channel_options(MAX_MESSAGE_BYTES))
+        self._channel = grpc.insecure_channel(target, options=channel_options(MAX_MESSAGE_BYTES, REPEATABLE))
         self._collections = collection_pb2_grpc.CollectionServiceStub(self._channel)
         self._images = image_pb2_grpc.ImageServiceStub(self._channel)
         self._searches = search_pb2_grpc.SearchServiceStub(self._channel)
@@ -130,12 +140,23 @@ class Client:
         """Writes images; gives one result for each, an error of one never stops the others.
 
         A result without an error means that the image is stored and survives a crash. Images are taken as fast as they
-        are embedded, so any number can be given without holding them in memory.
+        are embedded, so any number can be given without holding them in memory; `images` is read in another thread, and
+        what it raises is raised here once all that came before is answered. Where the service goes away, what has no
+        result by then may be stored or not: write it again.
         """
-        requests = (write_request(image, collection) for image in images)
-        with _named_errors():
-            for response in self._images.WriteImages(requests):
-                yield write_result(response)
+        outgoing = OutgoingImages(collection, images, MAX_MESSAGE_BYTES)
+        responses = self._images.WriteImages(outgoing.requests())
+        try:
+            with _named_errors():
+                for response in responses:
+                    yield from outgoing.take_refused()
+                    yield write_result(response)
+            yield from outgoing.take_refused()
+            if outgoing.broken is not None:
+                raise outgoing.broken
+        finally:
+            # Where the caller stops asking for results.
+            responses.cancel()
 
     def get(self, collection: str, image_id: str, *, with_vector: bool = False) -> Image:
         """Reads one image."""

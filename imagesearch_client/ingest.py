@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from grpc_kit.errors import AlreadyExistsError, NotFoundError
+from grpc_kit.errors import AlreadyExistsError, NotFoundError, ServiceError
 from imagesearch_client.client import Client
 from imagesearch_client.types import NewImage
 
@@ -34,6 +34,8 @@ class Report:
     stored: int = 0
     seconds: float = 0.0
     rejects: list[Reject] = field(default_factory=list)
+    stopped: str = ""
+    """Why it ended before its end; empty where it did not."""
 
     @property
     def images_per_second(self) -> float:
@@ -47,7 +49,13 @@ class Report:
     def as_json(self) -> dict[str, object]:
         """The report as JSON has it."""
         rejects = [{"path": r.path, "reason": r.reason, "message": r.message} for r in self.rejects]
-        return {"seen": self.seen, "stored": self.stored, "seconds": round(self.seconds, 3), "rejects": rejects}
+        return {
+            "seen": self.seen,
+            "stored": self.stored,
+            "seconds": round(self.seconds, 3),
+            "rejects": rejects,
+            "stopped": self.stopped,
+        }
 
 
 class IngestProgress:
@@ -102,35 +110,60 @@ def ensure_collection(client: Client, name: str) -> None:
 def ingest_folder(client: Client, collection: str, folder: Path, progress: IngestProgress) -> Report:
     """Writes every image below a folder; its id is its path below the folder, its uri its path on this machine."""
     paths = find_images(folder)
-    report = Report(seen=len(paths))
     ensure_collection(client, collection)
     progress.start(len(paths))
+    begin = time.perf_counter()
+    ingestion = _Ingestion(folder, paths, progress)
+    ingestion.run(client, collection)
+    ingestion.report.seconds = time.perf_counter() - begin
+    return ingestion.report
 
-    def reject(path: str, reason: str, message: str) -> None:
-        report.rejects.append(Reject(path, reason, message))
-        progress.step(len(report.rejects))
 
-    def images() -> Iterator[NewImage]:
-        for path in paths:
-            image_id = path.relative_to(folder).as_posix()
+class _Ingestion:
+    """Writes some files, and keeps account of every one."""
+
+    def __init__(self, folder: Path, paths: Sequence[Path], progress: IngestProgress) -> None:
+        self.report = Report(seen=len(paths))
+        self._folder = folder
+        self._paths = paths
+        self._progress = progress
+        # Sent, and without an answer so far; a dict because it keeps their order.
+        self._unanswered: dict[str, None] = {}
+
+    def run(self, client: Client, collection: str) -> None:
+        """Writes them all, or as many as the service takes before it goes away."""
+        try:
+            for result in client.write(collection, self._images()):
+                self._unanswered.pop(result.id, None)
+                if result.error is None:
+                    self.report.stored += 1
+                    self._progress.step(len(self.report.rejects))
+                else:
+                    self._reject(result.id, result.error.reason, result.error.message)
+        except ServiceError as error:
+            for image_id in list(self._unanswered):
+                self._reject(image_id, error.reason, f"no answer: {error.message}")
+            not_sent = self.report.seen - self.report.stored - len(self.report.rejects)
+            self.report.stopped = (
+                f"{error.reason}: {error.message}; {not_sent} images were not sent. Ingest again to go on."
+            )
+
+    def _images(self) -> Iterator[NewImage]:
+        for path in self._paths:
+            image_id, uri = path.relative_to(self._folder).as_posix(), str(path.resolve())
             try:
                 # A name that is not UTF-8 cannot be sent; Python keeps its odd bytes as lone surrogates.
-                image_id.encode()
+                f"{image_id}{uri}".encode()
                 content = path.read_bytes()
             except UnicodeEncodeError:
                 shown = image_id.encode(errors="backslashreplace").decode()
-                reject(shown, "NAME_NOT_UTF8", "the file's name is not UTF-8, and so can be no id")
+                self._reject(shown, "NAME_NOT_UTF8", "the file's name is not UTF-8, and so can be no id")
             except OSError as error:
-                reject(image_id, "UNREADABLE", f"cannot be read: {error.strerror}")
+                self._reject(image_id, "UNREADABLE", f"cannot be read: {error.strerror}")
             else:
-                yield NewImage(image_id, content, uri=str(path.resolve()))
+                self._unanswered[image_id] = None
+                yield NewImage(image_id, content, uri=uri)
 
-    begin = time.perf_counter()
-    for result in client.write(collection, images()):
-        if result.error is None:
-            report.stored += 1
-            progress.step(len(report.rejects))
-        else:
-            reject(result.id, result.error.reason, result.error.message)
-    report.seconds = time.perf_counter() - begin
-    return report
+    def _reject(self, path: str, reason: str, message: str) -> None:
+        self.report.rejects.append(Reject(path, reason, message))
+        self._progress.step(len(self.report.rejects))

@@ -33,12 +33,12 @@ def plot_hits(rows: Sequence[tuple[Path, Sequence[Hit]]], path: Path) -> None:
 
 def draw_tile(axes: Axes, path: Path, title: str, *, bold: bool) -> None:
     """Draws one image with its title."""
-    axes.set_title(title, fontsize=8, fontweight="bold" if bold else "normal")
+    axes.set_title(title, fontsize=8, fontweight="bold" if bold else "normal", parse_math=False)
     try:
         with Image.open(path) as opened:
             opened.draft("RGB", (TILE_PIXELS, TILE_PIXELS))
             picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         axes.text(0.5, 0.5, "no picture\nat its uri", ha="center", va="center", fontsize=8, color="grey")
         return
     picture.thumbnail((TILE_PIXELS, TILE_PIXELS))

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from grpc_kit import logging
-from grpc_kit.server import wait_for_stop_signal
+from grpc_kit.server import stop_signals
 from grpc_kit.settings import load, log_settings
 from search_service.settings import SearchSettings
 
@@ -15,8 +15,9 @@ async def run(settings: SearchSettings) -> None:
     from search_service.bootstrap import serve  # noqa: PLC0415
 
     try:
+        stop = stop_signals()
         async with serve(settings):
-            await wait_for_stop_signal()
+            await stop.wait()
     except OSError as error:
         sys.exit(f"search_service: {error}")
 

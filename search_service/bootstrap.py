@@ -63,7 +63,11 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         if store.is_lite and not ready:
             # Nothing that is waited for brings a file back. A server may still be starting.
             raise OSError(f"Milvus Lite cannot use {settings.milvus_uri}: is it open in another process?")
-        channel = await stack.enter_async_context(open_channel(settings.embedder_target, settings.max_message_bytes))
+        channel = await stack.enter_async_context(
+            open_channel(
+                settings.embedder_target, settings.max_message_bytes, ["imagesearch.embedder.v1.EmbedderService"]
+            )
+        )
         embedder = EmbedderClient(channel, settings.embedder_target, settings.embedder_timeout_seconds)
         server = Server(_services(store, embedder, settings), settings, DOMAIN)
         stack.push_async_callback(server.stop)
@@ -101,12 +105,11 @@ def _services(store: MilvusStore, embedder: EmbedderClient, settings: SearchSett
         store,
         embedder,
         utc_now,
-        store_timeout=settings.milvus_timeout_seconds,
         window_images=settings.write_window_images,
         window_bytes=settings.write_window_bytes,
     )
-    collection_servicer = CollectionServicer(collections, deadlines)
-    image_servicer = ImageServicer(store, collections, writes, deadlines)
+    collection_servicer = CollectionServicer(store, collections, deadlines)
+    image_servicer = ImageServicer(store, writes, deadlines)
     search_servicer = SearchServicer(SearchImages(store, embedder), deadlines)
     return [
         Service(

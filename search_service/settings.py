@@ -32,7 +32,7 @@ class SearchSettings(ServerSettings):
     milvus_threads: int = Field(
         default=8,
         ge=1,
-        description="Calls to a Milvus server at a time. Milvus Lite takes one at a time whatever this says.",
+        description="Calls to Milvus at a time. Milvus Lite gets one write at a time whatever this says.",
     )
     embedder_target: str = Field(
         default="127.0.0.1:50051",

@@ -115,8 +115,8 @@ class Batcher:
         batch = [waiting for waiting in batch if not waiting.vector.done()]
         if not batch:
             return
-        pixels = np.stack([waiting.pixels for waiting in batch])
         try:
+            pixels = np.stack([waiting.pixels for waiting in batch])
             vectors = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, pixels)
             if len(vectors) != len(batch):
                 raise RuntimeError(f"the network gave {len(vectors)} vectors for {len(batch)} images")

@@ -45,8 +45,10 @@ class Admission:
 class ModelPipeline:
     """One model with what leads to it: decode in a pool of threads, then wait for a batch."""
 
-    def __init__(self, info: ModelInfo, decoder: ImageDecoder, decoders: Executor, batcher: Batcher) -> None:
-        """`decoders` is the pool that images are decoded in, never the event loop."""
+    def __init__(
+        self, info: ModelInfo, decoder: ImageDecoder, decoders: Mapping[Lane, Executor], batcher: Batcher
+    ) -> None:
+        """`decoders` has a pool for each lane: behind the large images of a load nobody should have to wait."""
         self.info = info
         self._decoder = decoder
         self._decoders = decoders
@@ -55,7 +57,7 @@ class ModelPipeline:
     async def embed(self, image: EncodedImage, lane: Lane, deadline: Deadline) -> Embedding:
         """Embeds one image. Raises InvalidArgumentError, DeadlineExceededError."""
         loop = asyncio.get_running_loop()
-        pixels = await loop.run_in_executor(self._decoders, self._decoder.decode, image)
+        pixels = await loop.run_in_executor(self._decoders[lane], self._decoder.decode, image)
         vector = await self._batcher.submit(pixels, lane, deadline)
         return Embedding(vector, self.info.fingerprint)
 

@@ -17,6 +17,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 CONTENT = "image.content"
 REGION = "image.region"
 
+# The marker before each scan of a JPEG file. A progressive one has about ten; a file of many thousand would keep a
+# thread busy for an hour.
+JPEG_SCAN = b"\xff\xda"
+MAX_JPEG_SCANS = 200
+
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
 
 # What turns an image upright, by its EXIF orientation (Exif 2.32, tag 0x0112).
@@ -36,11 +41,13 @@ DECODER_ERRORS = (
     ValueError,
     SyntaxError,
     EOFError,
-    IndexError,
-    KeyError,
+    LookupError,
     TypeError,
-    struct.error,
+    AttributeError,
+    ArithmeticError,
     MemoryError,
+    struct.error,
+    ImageCms.PyCMSError,
 )
 
 
@@ -71,6 +78,8 @@ class ImageDecoder:
                 field=CONTENT,
                 metadata={"max_image_bytes": str(self._limits.max_image_bytes)},
             )
+        if content.count(JPEG_SCAN) > MAX_JPEG_SCANS and content.startswith(SIGNATURES[0]):
+            raise corrupt(f"it is a JPEG of more than {MAX_JPEG_SCANS} scans")
         with self._naming_what_is_wrong(content), Image.open(BytesIO(content), formats=FORMATS) as opened:
             self._check_dimensions(opened.width, opened.height)
             self._check_tiles(opened)
@@ -119,7 +128,7 @@ class ImageDecoder:
                 metadata={"formats": ",".join(FORMATS)},
             ) from None
         except Image.DecompressionBombError:
-            # Pillow's own limit of about 179 megapixels, which it applies before it tells the size.
+            # Pillow's own limit, which it applies before it tells the size.
             most = self._limits.max_image_pixels
             raise InvalidArgumentError(
                 "IMAGE_DIMENSIONS_TOO_LARGE",
@@ -168,7 +177,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):
         # 16 bits in 0..65535; Pillow's own conversion would clip at 255.
-        high_bytes = np.clip(np.asarray(image, dtype=np.int64), 0, 0xFFFF) >> 8
+        values = np.asarray(image)
+        high_bytes = (values if values.dtype == np.uint16 else values.clip(0, 0xFFFF)) >> 8
         image = Image.fromarray(high_bytes.astype(np.uint8))
     elif image.mode == "F":
         # Floating point: 0..1 where nothing finite is larger, else 0..255. What is not a number is black.
@@ -181,9 +191,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
         return converted if converted is not None else image
     if image.has_transparency_data:
-        layers = image.convert("RGBA")
-        white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layers).convert("RGB")
+        layers = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", layers.size, (255, 255, 255))
+        white.paste(layers, mask=layers.getchannel("A"))
+        return white
     return image.convert("RGB")
 
 

@@ -30,8 +30,9 @@ class AccessLog(AroundCalls):
         code = ""
         try:
             yield
-        except asyncio.CancelledError:
-            # The caller went away, or its time ran out; the context does not tell.
+        except (asyncio.CancelledError, GeneratorExit):
+            # The caller went away, or its time ran out; the context does not tell. A stream is told by GeneratorExit
+            # when that happens while a response is on its way.
             code = "CANCELLED" if deadline.remaining() > 0 else "DEADLINE_EXCEEDED"
             raise
         finally:

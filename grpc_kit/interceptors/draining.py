@@ -37,33 +37,40 @@ class Draining(grpc.aio.ServerInterceptor):
         behaviour: Any = handler.stream_stream
 
         async def answer(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any, None]:
-            async with aclosing(self._until_begun(requests)) as some:
-                responses = behaviour(some, context)
-                async with aclosing(responses):
-                    async for response in responses:
-                        yield response
-            if self._begun.is_set():
+            cut_short = asyncio.Event()
+            async with (
+                aclosing(self._until_begun(requests, cut_short)) as some,
+                aclosing(behaviour(some, context)) as responses,
+            ):
+                async for response in responses:
+                    yield response
+            if cut_short.is_set():
                 raise UnavailableError(
                     "STOPPING", "the server is stopping; send again what was not answered", retry_after=RETRY_AFTER
                 )
 
         return grpc.stream_stream_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
-    async def _until_begun(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+    async def _until_begun(self, requests: AsyncIterator[Any], cut_short: asyncio.Event) -> AsyncGenerator[Any, None]:
+        """The requests until draining begins; `cut_short` is set where there may have been more."""
         begun = asyncio.ensure_future(self._begun.wait())
+        request: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         iterator = aiter(requests)
         try:
             while True:
                 request = asyncio.ensure_future(anext(iterator, _END))
                 await asyncio.wait({request, begun}, return_when=asyncio.FIRST_COMPLETED)
                 if not request.done():
-                    request.cancel()
+                    cut_short.set()
                     return
                 if request.result() is _END:
                     return
                 yield request.result()
         finally:
+            # A read that is left behind would go on to use the call after its end.
+            request.cancel()
             begun.cancel()
+            await asyncio.gather(request, begun, return_exceptions=True)
 
 
 _END = object()

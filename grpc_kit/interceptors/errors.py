@@ -41,4 +41,4 @@ class ErrorMapping(AroundCalls):
 
     async def _abort(self, context: Context, error: ServiceError) -> None:
         status = to_status(error, self._domain)
-        await context.abort(code_of(error), error.message, ((DETAILS_KEY, status.SerializeToString()),))
+        await context.abort(code_of(error), status.message, ((DETAILS_KEY, status.SerializeToString()),))

@@ -2,20 +2,32 @@
 
 import asyncio
 import itertools
+import math
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeAlias
 
 import grpc
 import numpy as np
+import structlog
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.types.v1 import embedding_pb2, image_pb2
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import ServiceError, UnavailableError
+from grpc_kit.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    InternalError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+)
 from grpc_kit.status import from_rpc_error, from_status
 from search_service.core.ports import BulkEmbedder
 from search_service.core.types import EmbedderModel, Embedding, EncodedImage
+
+log = structlog.stdlib.get_logger()
 
 # Seconds after which a caller may try again when the embedder cannot be reached: it takes that long to start.
 RETRY_AFTER = 2.0
@@ -27,7 +39,14 @@ class EmbedderClient:
     """Calls the embedder."""
 
     def __init__(self, channel: grpc.aio.Channel, target: str, timeout: float) -> None:
-        """`target` is named in errors; `timeout` is the most seconds that one image gets."""
+        """Makes the client.
+
+        Args:
+            channel: to the embedder.
+            target: the embedder's address, as errors name it.
+            timeout: seconds without an answer after which the embedder counts as gone, and seconds for which the bulk
+                lane tries an image again.
+        """
         self._stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
         self._target = target
         self._timeout = timeout
@@ -38,7 +57,7 @@ class EmbedderClient:
         try:
             response = await self._stub.Embed(request, timeout=deadline.timeout(self._timeout))
         except grpc.RpcError as error:
-            raise self._meaning(error) from None
+            raise self._meaning(error, deadline) from None
         return _embedding_from(response.embedding)
 
     async def model(self, name: str, deadline: Deadline) -> EmbedderModel:
@@ -47,46 +66,78 @@ class EmbedderClient:
         try:
             response = await self._stub.GetModel(request, timeout=deadline.timeout(self._timeout))
         except grpc.RpcError as error:
-            failure = self._meaning(error)
-            failure.field = "model"
+            failure = self._meaning(error, deadline)
+            if isinstance(failure, NotFoundError):
+                failure.field = "model"
             raise failure from None
         return EmbedderModel(response.model.name, response.model.dimension, response.model.fingerprint)
 
     @asynccontextmanager
-    async def bulk(self) -> AsyncIterator[BulkEmbedder]:
-        """Opens the bulk lane: one EmbedStream call, made when the first image comes."""
-        lane = _BulkLane(self._stub.EmbedStream, self._meaning)
+    async def bulk(self, deadline: Deadline) -> AsyncIterator[BulkEmbedder]:
+        """Opens the bulk lane: an EmbedStream call, made when the first image comes."""
+
+        def begin() -> _StreamCall:
+            remaining = deadline.remaining()
+            stream = self._stub.EmbedStream(timeout=None if math.isinf(remaining) else remaining)
+            return _StreamCall(stream, lambda error: self._meaning(error, deadline), self._timeout)
+
+        lane = _BulkLane(begin, self._timeout)
         try:
             yield lane
         finally:
             await lane.close()
 
-    def _meaning(self, error: grpc.RpcError) -> ServiceError:
+    def _meaning(self, error: grpc.RpcError, deadline: Deadline) -> ServiceError:
         """The error, where the embedder wrote it; where gRPC did, what that means to a caller of this service."""
         failure = from_rpc_error(error)
-        if isinstance(failure, UnavailableError) and failure.retry_after is None:
-            return UnavailableError(
-                "EMBEDDER_UNAVAILABLE",
-                f"the embedder at {self._target} cannot be reached; queries by vector or id work without it",
-                metadata={"embedder": self._target},
-                retry_after=RETRY_AFTER,
-            )
-        return failure
+        if isinstance(failure, InternalError):
+            log.error("the embedder failed", target=self._target, reason=failure.reason, message=failure.message)
+            return InternalError("INTERNAL", "internal error; the server's log has the details")
+        out_of_time = isinstance(failure, DeadlineExceededError) and deadline.remaining() > 0
+        gone = isinstance(failure, UnavailableError | CancelledError) and failure.retry_after is None
+        return _unavailable(self._target) if out_of_time or gone else failure
+
+
+def _unavailable(target: str) -> UnavailableError:
+    return UnavailableError(
+        "EMBEDDER_UNAVAILABLE",
+        f"the embedder at {target} does not answer; queries by vector or id work without it",
+        metadata={"embedder": target},
+        retry_after=RETRY_AFTER,
+    )
+
+
+class _StreamEndedError(Exception):
+    """A call ended before it gave an answer."""
+
+    def __init__(self, failure: ServiceError) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 class _BulkLane:
-    """Many images over one EmbedStream call, which is made anew when it has failed and another image comes."""
+    """Many images over one EmbedStream call; when that ends they go on over another, on whichever replica it finds."""
 
-    def __init__(self, begin: Callable[[], Stream], meaning: Callable[[grpc.RpcError], ServiceError]) -> None:
+    def __init__(self, begin: Callable[[], "_StreamCall"], patience: float) -> None:
         self._begin = begin
-        self._meaning = meaning
+        self._patience = patience
         self._call: _StreamCall | None = None
 
     async def embed(self, image: EncodedImage, model: str) -> Embedding:
-        """Embeds one image."""
-        if self._call is None or self._call.failure is not None:
-            self._call = _StreamCall(self._begin(), self._meaning)
-        return await self._call.embed(image, model)
+        """Embeds one image, again for a while where a call ended before it gave an answer."""
+        give_up = math.inf
+        pause = 0.1
+        while True:
+            if self._call is None or self._call.ended:
+                self._call = self._begin()
+            try:
+                return await self._call.embed(image, model)
+            except _StreamEndedError as error:
+                give_up = min(give_up, time.monotonic() + self._patience)
+                if not isinstance(error.failure, UnavailableError) or time.monotonic() + pause > give_up:
+                    raise error.failure from None
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 2.0)
 
     async def close(self) -> None:
         """Ends the call; images that still wait are given up."""
@@ -97,38 +148,43 @@ class _BulkLane:
 class _StreamCall:
     """One EmbedStream call; each image waits for the answer with its own id."""
 
-    def __init__(self, stream: Stream, meaning: Callable[[grpc.RpcError], ServiceError]) -> None:
-        self.failure: ServiceError | None = None
-        """Why the call ended, once it has."""
+    def __init__(self, stream: Stream, meaning: Callable[[grpc.RpcError], ServiceError], patience: float) -> None:
+        self.ended = False
+        self._failure: ServiceError = UnavailableError(
+            "EMBEDDER_UNAVAILABLE", "the embedder ended the stream", retry_after=RETRY_AFTER
+        )
         self._stream = stream
         self._meaning = meaning
+        self._patience = patience
+        self._heard = time.monotonic()
         self._ids = itertools.count()
         self._waiting: dict[str, asyncio.Future[Embedding]] = {}
         self._writing = asyncio.Lock()
-        self._reader = asyncio.create_task(self._read())
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
 
     async def embed(self, image: EncodedImage, model: str) -> Embedding:
         request_id = str(next(self._ids))
         request = embedder_pb2.EmbedStreamRequest(request_id=request_id, model=model, image=_image_to(image))
         answer: asyncio.Future[Embedding] = asyncio.get_running_loop().create_future()
+        if not self._waiting:
+            self._heard = time.monotonic()
         self._waiting[request_id] = answer
         try:
             # A gRPC stream takes one message at a time. It raises where the call has ended; the reader knows why.
             async with self._writing:
                 with suppress(grpc.RpcError, asyncio.InvalidStateError):
-                    await self._stream.write(request)
-            if self.failure is not None and not answer.done():
-                raise self.failure
+                    if not self.ended:
+                        await self._stream.write(request)
+            if self.ended and not answer.done():
+                raise _StreamEndedError(self._failure)
             return await answer
         finally:
             self._waiting.pop(request_id, None)
 
     async def _read(self) -> None:
-        failure: ServiceError = UnavailableError(
-            "EMBEDDER_UNAVAILABLE", "the embedder ended the stream", retry_after=RETRY_AFTER
-        )
         try:
             async for response in self._stream:
+                self._heard = time.monotonic()
                 answer = self._waiting.get(response.request_id)
                 if answer is None or answer.done():
                     continue
@@ -137,17 +193,29 @@ class _StreamCall:
                 else:
                     answer.set_exception(from_status(response.error))
         except grpc.RpcError as error:
-            failure = self._meaning(error)
+            self._failure = self._meaning(error)
+        except asyncio.CancelledError:
+            # By the watch, whose patience is over, or by `close`.
+            return
         finally:
-            self.failure = failure
+            self.ended = True
             for answer in self._waiting.values():
                 if not answer.done():
-                    answer.set_exception(failure)
+                    answer.set_exception(_StreamEndedError(self._failure))
+
+    async def _watch(self) -> None:
+        """Ends the call when images wait and nothing is heard: a connection can be dead and not know it."""
+        while not self.ended:
+            await asyncio.sleep(self._patience / 4)
+            if self._waiting and time.monotonic() - self._heard > self._patience:
+                self._stream.cancel()
 
     async def close(self) -> None:
-        self._stream.cancel()
-        self._reader.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
+        if not self.ended:
+            self._stream.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _image_to(image: EncodedImage) -> image_pb2.EncodedImage:

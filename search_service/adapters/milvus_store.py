@@ -9,8 +9,8 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 import structlog
 from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient
+from pymilvus.exceptions import MilvusException
+from pymilvus.milvus_client.index import IndexParams
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError
-from search_service.adapters.milvus_errors import meaning_of
+from search_service.adapters.milvus_errors import meaning_of, unavailable
 from search_service.core.checks import (
     MAX_ID_BYTES,
     MAX_URI_BYTES,
@@ -66,43 +68,54 @@ class MilvusStore:
         if self.is_lite and not uri.endswith(".db"):
             raise OSError(f"{uri!r} is no Milvus: a path that ends in .db, or http://HOST:PORT, is")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
-        self._client: MilvusClient | None = None
-        self._connecting = asyncio.Lock()
-        # Milvus Lite loses rows that were acknowledged when several threads write at once. A server does not.
-        self._write_lock: AbstractAsyncContextManager[Any] = asyncio.Lock() if self.is_lite else nullcontext()
+        # Milvus Lite loses rows that were acknowledged when two threads write at once, so that one thread makes all
+        # writes. A lock on the event loop would not do: a call whose caller went away runs on. A server needs neither.
+        self._writers = ThreadPoolExecutor(1, thread_name_prefix="milvus-write") if self.is_lite else self._pool
         # Milvus Lite's own choice of index misses many neighbours; at its sizes comparing every vector is no slower.
         self._index_type = "FLAT" if self.is_lite else "AUTOINDEX"
+        self._connection: asyncio.Task[MilvusClient] | None = None
 
     async def close(self) -> None:
         """Closes the connection, and gives up Milvus Lite's file so that another process may open it."""
-        if self._client is not None:
-            client, self._client = self._client, None
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._disconnect, client)
-        self._pool.shutdown()
+        # Calls whose callers went away may still be running.
+        await asyncio.to_thread(self._writers.shutdown)
+        await asyncio.to_thread(self._pool.shutdown)
+        if self._connection is not None:
+            with suppress(Exception):
+                await asyncio.to_thread(self._disconnect, await self._connection)
 
     async def check(self, deadline: Deadline) -> None:
         """Returns where Milvus answers. Raises UnavailableError, DeadlineExceededError."""
-        await self._call(lambda client, timeout: client.list_collections(timeout=timeout), "", deadline)
+        client = await self._connected(deadline)
+        # In a thread of its own: the others may all be busy, and that is no illness.
+        await self._run(None, lambda: client.list_collections(timeout=self._seconds(deadline)), "")
 
     async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
-        """Makes a Milvus collection with its index, loaded."""
+        """Makes a Milvus collection with its index, loaded; or nothing, where a step of that fails."""
 
         def create(client: MilvusClient, timeout: float) -> None:
             if client.has_collection(collection.name, timeout=timeout):
                 raise collection_exists(collection.name)
-            index = client.prepare_index_params()
-            index.add_index(VECTOR, index_type=self._index_type, metric_type=collection.metric.value)
-            client.create_collection(
-                collection.name,
-                schema=schema_of(collection.dimension),
-                index_params=index,
-                consistency_level=collection.consistency.value,
-                properties={PROPERTY: notes_of(collection)},
-                timeout=timeout,
-            )
+            try:
+                client.create_collection(
+                    collection.name,
+                    schema=schema_of(collection.dimension),
+                    index_params=self._index_of(client, collection.metric),
+                    consistency_level=collection.consistency.value,
+                    properties={PROPERTY: notes_of(collection)},
+                    timeout=timeout,
+                )
+            except MilvusException:
+                with suppress(MilvusException):
+                    client.drop_collection(collection.name, timeout=timeout)
+                raise
 
-        async with self._write_lock:
-            await self._call(create, collection.name, deadline)
+        await self._write(create, collection.name, deadline)
+
+    def _index_of(self, client: MilvusClient, metric: Metric) -> IndexParams:
+        index = client.prepare_index_params()
+        index.add_index(VECTOR, index_type=self._index_type, metric_type=metric.value)
+        return index
 
     async def get_collection(self, name: str, deadline: Deadline) -> Collection:
         """Describes a collection."""
@@ -130,16 +143,14 @@ class MilvusStore:
         """Removes a collection."""
         # Milvus says nothing of one that is not there, and must not touch one that is somebody else's.
         await self.get_collection(name, deadline)
-        async with self._write_lock:
-            await self._call(lambda client, timeout: client.drop_collection(name, timeout=timeout), name, deadline)
+        await self._write(lambda client, timeout: client.drop_collection(name, timeout=timeout), name, deadline)
 
     async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
         """Stores images. Upsert and never insert, which makes a second row of an id on a server."""
         rows = [row_of(image) for image in images]
-        async with self._write_lock:
-            await self._call(
-                lambda client, timeout: client.upsert(collection, rows, timeout=timeout), collection, deadline
-            )
+        await self._write(
+            lambda client, timeout: client.upsert(collection, rows, timeout=timeout), collection, deadline
+        )
 
     async def get(
         self, collection: str, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
@@ -160,12 +171,11 @@ class MilvusStore:
 
     async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
         """Removes images, by a filter: the literals of pymilvus' own `ids` argument are not escaped."""
-        async with self._write_lock:
-            await self._call(
-                lambda client, timeout: client.delete(collection, filter=ids_filter(ids), timeout=timeout),
-                collection,
-                deadline,
-            )
+        await self._write(
+            lambda client, timeout: client.delete(collection, filter=ids_filter(ids), timeout=timeout),
+            collection,
+            deadline,
+        )
 
     async def count(self, collection: str, deadline: Deadline) -> int:
         """The number of images."""
@@ -209,11 +219,21 @@ class MilvusStore:
         return [hit_of(found, collection.metric) for found in answers[0]]
 
     async def _call(self, call: Callable[[MilvusClient, float], Result], collection: str, deadline: Deadline) -> Result:
-        """Makes one call in the pool, bounded in time. Raises what its failure means."""
-        loop = asyncio.get_running_loop()
+        """Reads, bounded in time. Raises what its failure means."""
+        client = await self._connected(deadline)
+        return await self._run(self._pool, lambda: call(client, self._seconds(deadline)), collection)
+
+    async def _write(
+        self, call: Callable[[MilvusClient, float], Result], collection: str, deadline: Deadline
+    ) -> Result:
+        """Writes, bounded in time from when its turn comes. Raises what its failure means."""
+        client = await self._connected(deadline)
+        return await self._run(self._writers, lambda: call(client, self._seconds(deadline)), collection)
+
+    async def _run(self, pool: Executor | None, call: Callable[[], Result], collection: str) -> Result:
+        """Runs a call in a pool, the event loop's own where there is none. Raises what its failure means."""
         try:
-            client = await self._connected(deadline)
-            return await loop.run_in_executor(self._pool, lambda: call(client, self._seconds(deadline)))
+            return await asyncio.get_running_loop().run_in_executor(pool, call)
         except ServiceError:
             raise
         except Exception as error:
@@ -230,21 +250,37 @@ class MilvusStore:
         return seconds
 
     async def _connected(self, deadline: Deadline) -> MilvusClient:
-        async with self._connecting:
-            if self._client is None:
-                loop = asyncio.get_running_loop()
-                self._client = await loop.run_in_executor(self._pool, self._connect, self._seconds(deadline))
-            return self._client
+        """The client, connected by whoever comes first; all others wait for the same attempt."""
+        failed = self._connection is not None and self._connection.done() and self._connection.exception() is not None
+        if self._connection is None or failed:
+            self._connection = asyncio.create_task(self._run(None, self._connect, ""))
+        try:
+            async with asyncio.timeout(self._seconds(deadline)):
+                # The attempt goes on when this caller gives up.
+                return await asyncio.shield(self._connection)
+        except TimeoutError:
+            raise unavailable() from None
 
-    def _connect(self, seconds: float) -> MilvusClient:
+    def _connect(self) -> MilvusClient:
         if self.is_lite:
             Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
-        client = MilvusClient(uri=self._uri, token=self._token, timeout=seconds)
-        # A collection that was there before can be searched only once it is loaded.
-        for name in client.list_collections(timeout=seconds):
-            if collection_of(client.describe_collection(name, timeout=seconds)) is not None:
-                client.load_collection(name, timeout=self._timeout)
+        client = MilvusClient(uri=self._uri, token=self._token, timeout=self._timeout)
+        for name in client.list_collections(timeout=self._timeout):
+            collection = collection_of(client.describe_collection(name, timeout=self._timeout))
+            if collection is not None:
+                self._load(client, collection)
         return client
+
+    def _load(self, client: MilvusClient, collection: Collection) -> None:
+        """Makes a collection that was there before searchable; one that cannot be is logged and left."""
+        try:
+            if not client.list_indexes(collection.name, timeout=self._timeout):
+                # Whoever made it was stopped in between.
+                index = self._index_of(client, collection.metric)
+                client.create_index(collection.name, index, timeout=self._timeout)
+            client.load_collection(collection.name, timeout=self._timeout)
+        except MilvusException:
+            log.exception("a collection cannot be loaded", collection=collection.name)
 
     def _disconnect(self, client: MilvusClient) -> None:
         client.close()

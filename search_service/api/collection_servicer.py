@@ -13,6 +13,8 @@ from search_service.api.converters import (
     page_token_to,
 )
 from search_service.core.collections import Collections
+from search_service.core.ports import VectorStore
+from search_service.core.read_images import count_images
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
 
@@ -20,8 +22,9 @@ DEFAULT_PAGE, MAX_PAGE = 100, 1000
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     """Serves the contract of collections."""
 
-    def __init__(self, collections: Collections, deadlines: CallDeadlines) -> None:
+    def __init__(self, store: VectorStore, collections: Collections, deadlines: CallDeadlines) -> None:
         """`deadlines` gives a call that states none its time."""
+        self._store = store
         self._collections = collections
         self._deadlines = deadlines
 
@@ -43,7 +46,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         collection = await self._collections.get(request.name, deadline)
         response = collection_pb2.GetCollectionResponse(collection=collection_to(collection))
         if request.with_stats:
-            response.stats.image_count = await self._collections.count(request.name, deadline)
+            response.stats.image_count = await count_images(self._store, request.name, deadline)
         return response
 
     async def ListCollections(

@@ -12,6 +12,7 @@ from imagesearch.types.v1 import embedding_pb2
 from imagesearch.types.v1 import image_pb2 as types_image_pb2
 
 from grpc_kit.errors import InvalidArgumentError, UnimplementedError
+from search_service.core.checks import shown
 from search_service.core.collections import NewCollection
 from search_service.core.search_images import Search, StoredImageQuery
 from search_service.core.types import (
@@ -100,6 +101,8 @@ def _unknown_enum(number: int, field: str, names: list[str]) -> InvalidArgumentE
 def new_collection_from(message: collection_pb2.Collection) -> NewCollection:
     """The collection of a CreateCollectionRequest."""
     refuse_unserved(message, {"ttl": "a time to live"}, "collection.")
+    if message.index.type not in collection_pb2.IndexType.values():
+        raise _unknown_enum(message.index.type, "collection.index.type", collection_pb2.IndexType.keys())
     if message.index.type not in (collection_pb2.INDEX_TYPE_UNSPECIFIED, collection_pb2.INDEX_TYPE_AUTOINDEX):
         raise not_served("collection.index.type", "an index other than INDEX_TYPE_AUTOINDEX")
     if message.index.WhichOneof("parameters"):
@@ -160,8 +163,9 @@ def attributes_from(message: Mapping[str, image_pb2.AttributeValue]) -> dict[str
     for name, value in message.items():
         kind = value.WhichOneof("kind")
         if kind is None:
-            field = f"attributes.{name}"
-            raise InvalidArgumentError("ATTRIBUTE_INVALID", f"{field} has no value", field=field)
+            raise InvalidArgumentError(
+                "ATTRIBUTE_INVALID", f"attributes has {shown(name)} without a value", field="attributes"
+            )
         attributes[name] = list(value.string_list_value.values) if kind == "string_list_value" else getattr(value, kind)
     return attributes
 
@@ -200,6 +204,7 @@ def image_to_write_from(message: image_pb2.WriteImagesRequest) -> ImageToWrite:
         attributes=attributes_from(message.attributes),
         source=source,
         content_sha256=message.content_sha256,
+        size=message.ByteSize(),
     )
 
 

@@ -19,24 +19,22 @@ from search_service.api.converters import (
     view_from,
 )
 from search_service.core.checks import MAX_REQUEST_ID
-from search_service.core.collections import Collections
 from search_service.core.ports import VectorStore
-from search_service.core.read_images import delete_images, get_image
+from search_service.core.read_images import count_images, delete_images, get_image
 from search_service.core.types import Consistency
 from search_service.core.write_images import ImageToWrite, Unreadable, WriteImages, WriteResult
 
 DOMAIN = "search.imagesearch"
+# Characters of an id that an answer repeats; an id that is right has fewer.
+MAX_SHOWN_ID = 1024
 
 
 class ImageServicer(image_pb2_grpc.ImageServiceServicer):
     """Serves the contract of images."""
 
-    def __init__(
-        self, store: VectorStore, collections: Collections, writes: WriteImages, deadlines: CallDeadlines
-    ) -> None:
+    def __init__(self, store: VectorStore, writes: WriteImages, deadlines: CallDeadlines) -> None:
         """`deadlines` gives a call that states none its time; a stream may last as long as it wants."""
         self._store = store
-        self._collections = collections
         self._writes = writes
         self._deadlines = deadlines
 
@@ -51,7 +49,9 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
                 try:
                     yield image_to_write_from(request)
                 except ServiceError as error:
-                    yield Unreadable(request.request_id, request.id, error)
+                    # What is too long to be right is not kept until its turn comes.
+                    request_id, image_id = request.request_id[:MAX_REQUEST_ID], request.id[:MAX_SHOWN_ID]
+                    yield Unreadable(request_id, image_id, request.collection[:MAX_SHOWN_ID], error)
 
         async with aclosing(self._writes.write(messages(), deadline)) as results:
             async for result in results:
@@ -62,11 +62,8 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         deadline = self._deadlines.of(context)
         view = view_from(request.view, "view")
         consistency = consistency_from(request.consistency, "consistency") or Consistency.STRONG
-        image = await get_image(self._store, request.collection, request.id, view, consistency, deadline)
-        fingerprint = ""
-        if image.vector is not None:
-            fingerprint = (await self._collections.get(request.collection, deadline)).fingerprint
-        return image_pb2.GetImageResponse(image=image_to(image, fingerprint))
+        found = await get_image(self._store, request.collection, request.id, view, consistency, deadline)
+        return image_pb2.GetImageResponse(image=image_to(found.image, found.fingerprint))
 
     async def DeleteImages(
         self, request: image_pb2.DeleteImagesRequest, context: Context
@@ -89,7 +86,7 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
     ) -> image_pb2.CountImagesResponse:
         """Counts images."""
         refuse_unserved(request, {"filter": "counting by filter"})
-        count = await self._collections.count(request.collection, self._deadlines.of(context))
+        count = await count_images(self._store, request.collection, self._deadlines.of(context))
         return image_pb2.CountImagesResponse(count=count)
 
     async def GetImages(self, request: image_pb2.GetImagesRequest, context: Context) -> image_pb2.GetImagesResponse:
@@ -109,7 +106,7 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
 
 def _response(result: WriteResult) -> image_pb2.WriteImagesResponse:
     # What is too long was refused, and is not sent back whole.
-    response = image_pb2.WriteImagesResponse(request_id=result.request_id[:MAX_REQUEST_ID], id=result.id[:1024])
+    response = image_pb2.WriteImagesResponse(request_id=result.request_id[:MAX_REQUEST_ID], id=result.id[:MAX_SHOWN_ID])
     if isinstance(result.outcome, ServiceError):
         response.error.CopyFrom(to_status(result.outcome, DOMAIN))
     else:

@@ -1,5 +1,6 @@
 """The rules for what callers send, each with its reason and the field it is about."""
 
+import json
 import math
 import re
 import unicodedata
@@ -172,22 +173,14 @@ def check_attributes(attributes: Mapping[str, AttributeValue]) -> None:
             raise InvalidArgumentError(
                 "ATTRIBUTE_INVALID", f"attributes.{name} is {value}; it should be finite", field=f"attributes.{name}"
             )
-    size = sum(len(name.encode()) + _attribute_bytes(value) for name, value in attributes.items())
+    # As the store keeps them.
+    size = len(json.dumps(attributes, ensure_ascii=False).encode())
     if size > MAX_ATTRIBUTE_BYTES:
         raise InvalidArgumentError(
             "ATTRIBUTE_INVALID",
             f"attributes take {size} bytes; at most {MAX_ATTRIBUTE_BYTES} are taken",
             field="attributes",
         )
-
-
-def _attribute_bytes(value: AttributeValue) -> int:
-    """About the size of a value: exact for texts, 8 bytes for anything else."""
-    if isinstance(value, str):
-        return len(value.encode())
-    if isinstance(value, bool | int | float):
-        return 8
-    return sum(len(text.encode()) for text in value)
 
 
 def check_limit(limit: int) -> None:
@@ -199,6 +192,12 @@ def check_limit(limit: int) -> None:
             field="limit",
             metadata={"max_limit": str(MAX_LIMIT)},
         )
+
+
+def check_min_score(min_score: float | None) -> None:
+    """Any number that is one."""
+    if min_score is not None and math.isnan(min_score):
+        raise InvalidArgumentError("MIN_SCORE_INVALID", "min_score is NaN; it should be a number", field="min_score")
 
 
 def check_embedding(embedding: Embedding, collection: Collection, field: str) -> None:

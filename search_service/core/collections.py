@@ -84,12 +84,11 @@ class Collections:
     async def get(self, name: str, deadline: Deadline) -> Collection:
         """Describes a collection. Raises InvalidArgumentError, NotFoundError."""
         checks.check_collection_name(name, "name")
-        return await self._store.get_collection(name, deadline)
-
-    async def count(self, name: str, deadline: Deadline) -> int:
-        """The number of a collection's images. Raises InvalidArgumentError, NotFoundError."""
-        checks.check_collection_name(name, "collection")
-        return await self._store.count(name, deadline)
+        try:
+            return await self._store.get_collection(name, deadline)
+        except NotFoundError as error:
+            error.field = "name"
+            raise
 
     async def list(self, deadline: Deadline) -> list[Collection]:
         """Every collection, by name."""
@@ -97,7 +96,7 @@ class Collections:
 
     async def delete(self, name: str, deadline: Deadline) -> None:
         """Removes a collection with its images. Raises InvalidArgumentError, NotFoundError."""
-        checks.check_collection_name(name, "name")
+        await self.get(name, deadline)
         await self._store.delete_collection(name, deadline)
 
 

@@ -94,8 +94,8 @@ class Embedder(Protocol):
         """Embeds one image that somebody waits for. Raises what the embedder answers, or UnavailableError."""
         ...
 
-    def bulk(self) -> AbstractAsyncContextManager[BulkEmbedder]:
-        """A lane for a load of images."""
+    def bulk(self, deadline: Deadline) -> AbstractAsyncContextManager[BulkEmbedder]:
+        """A lane for a load of images, until the deadline."""
         ...
 
     async def model(self, name: str, deadline: Deadline) -> EmbedderModel:

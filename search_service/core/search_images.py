@@ -57,6 +57,7 @@ class SearchImages:
         """
         checks.check_collection_name(search.collection, "collection")
         checks.check_limit(search.limit)
+        checks.check_min_score(search.min_score)
         collection = await self._store.get_collection(search.collection, deadline)
         consistency = search.consistency or collection.consistency
         vector = await self._vector(search, collection, consistency, deadline)

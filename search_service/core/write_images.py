@@ -33,6 +33,8 @@ class ImageToWrite:
     uri: str = ""
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     content_sha256: str = ""
+    size: int = 0
+    """Bytes of the whole message."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Unreadable:
 
     request_id: str
     id: str
+    collection: str
     error: ServiceError
 
 
@@ -97,7 +100,6 @@ class WriteImages:
         store: VectorStore,
         embedder: Embedder,
         now: Callable[[], datetime],
-        store_timeout: float,
         window_images: int,
         window_bytes: int,
     ) -> None:
@@ -107,14 +109,12 @@ class WriteImages:
             store: where the images go.
             embedder: makes the vectors of images that come without.
             now: the time in UTC.
-            store_timeout: seconds that the store gets for one batch.
             window_images: images of one stream under way at a time.
-            window_bytes: their encoded bytes together.
+            window_bytes: their messages' bytes together.
         """
         self._store = store
         self._embedder = embedder
         self._now = now
-        self._store_timeout = store_timeout
         self._window = (window_images, window_bytes)
 
     async def write(
@@ -132,8 +132,9 @@ class WriteImages:
         async def read_all(stream: _Stream) -> None:
             try:
                 async for message in messages:
-                    size = _size(message)
+                    size = message.size if isinstance(message, ImageToWrite) else 0
                     await window.enter(size)
+                    stream.hear(message)
                     prepared = asyncio.create_task(stream.prepare(message))
                     under_way.append(UnderWay(message, size, prepared))
                     arrived.set()
@@ -141,7 +142,7 @@ class WriteImages:
                 stream.ended = True
                 arrived.set()
 
-        async with self._embedder.bulk() as bulk:
+        async with self._embedder.bulk(deadline) as bulk:
             stream = _Stream(self._store, bulk, self._now, deadline)
             reader = asyncio.create_task(read_all(stream))
             try:
@@ -168,21 +169,38 @@ class WriteImages:
         outcomes = [_outcome(entry) for entry in batch]
         # A store may keep both of two rows with one id in one call: only the last of them is sent.
         images = {outcome.id: outcome for outcome in outcomes if isinstance(outcome, StoredImage)}
-        failure: ServiceError | None = None
-        if images and stream.collection:
-            call = Deadline.after(deadline.timeout(self._store_timeout))
-            try:
-                await self._store.upsert(stream.collection.name, list(images.values()), call)
-            except ServiceError as error:
-                failure = error
+        failures = await self._store_images(list(images.values()), stream, deadline) if images else {}
         return [
             WriteResult(
                 entry.message.request_id,
                 entry.message.id,
-                failure if failure and isinstance(outcome, StoredImage) else outcome,
+                failures.get(outcome.id, outcome) if isinstance(outcome, StoredImage) else outcome,
             )
             for entry, outcome in zip(batch, outcomes, strict=True)
         ]
+
+    async def _store_images(
+        self, images: list[StoredImage], stream: "_Stream", deadline: Deadline
+    ) -> dict[str, ServiceError]:
+        """Stores images; gives the errors of those that failed, by id.
+
+        Where the store fails on all for a reason that it does not give, the halves are tried, until the one at fault
+        stands alone.
+        """
+        try:
+            name = await stream.still_fits(deadline)
+            await self._store.upsert(name, images, deadline)
+        except InternalError as error:
+            if len(images) == 1:
+                return {images[0].id: error}
+            middle = len(images) // 2
+            return {
+                **await self._store_images(images[:middle], stream, deadline),
+                **await self._store_images(images[middle:], stream, deadline),
+            }
+        except ServiceError as error:
+            return dict.fromkeys((image.id for image in images), error)
+        return {}
 
 
 class _Stream:
@@ -192,7 +210,6 @@ class _Stream:
         self, store: VectorStore, embedder: BulkEmbedder, now: Callable[[], datetime], deadline: Deadline
     ) -> None:
         self.ended = False
-        self.collection: Collection | None = None
         self._name = ""
         self._finding: asyncio.Task[Collection] | None = None
         self._store = store
@@ -200,12 +217,31 @@ class _Stream:
         self._now = now
         self._deadline = deadline
 
+    def hear(self, message: ImageToWrite | Unreadable) -> None:
+        """Takes the stream's collection from the first message that names one."""
+        self._name = self._name or message.collection
+
+    async def still_fits(self, deadline: Deadline) -> str:
+        """The collection's name, where it is still the one that the images were prepared for."""
+        prepared_for = await self._find_collection()
+        now = await self._store.get_collection(self._name, deadline)
+        if now.fingerprint != prepared_for.fingerprint:
+            raise checks.embedding_mismatch(now, prepared_for.fingerprint, "collection")
+        return now.name
+
     async def prepare(self, message: ImageToWrite | Unreadable) -> StoredImage:
         """Checks one message and makes its image ready to be stored. Raises ServiceError."""
         if isinstance(message, Unreadable):
             raise message.error
         checks.check_request_id(message.request_id)
-        collection = await self._find_collection(message.collection)
+        if message.collection not in ("", self._name):
+            raise InvalidArgumentError(
+                "COLLECTION_CHANGED",
+                f"collection is {checks.shown(message.collection)}; this stream writes to {checks.shown(self._name)}, "
+                "and one stream writes to one",
+                field="collection",
+            )
+        collection = await self._find_collection()
         checks.check_id(message.id, "id")
         checks.check_uri(message.uri)
         checks.check_attributes(message.attributes)
@@ -243,31 +279,16 @@ class _Stream:
         checks.check_embedding(embedding, collection, "image")
         return sha256, embedding
 
-    async def _find_collection(self, name: str) -> Collection:
-        """The stream's one collection, read from the store once."""
+    async def _find_collection(self) -> Collection:
+        """The stream's one collection; read from the store once, and again only where that failed."""
+        checks.check_collection_name(self._name, "collection")
         if self._finding is None or self._finding_failed():
-            checks.check_collection_name(name or self._name, "collection")
-            self._name = name or self._name
             self._finding = asyncio.create_task(self._store.get_collection(self._name, self._deadline))
-        elif name and name != self._name:
-            raise InvalidArgumentError(
-                "COLLECTION_CHANGED",
-                f"collection is {checks.shown(name)}; this stream writes to {self._name}, and one stream writes to one",
-                field="collection",
-            )
-        self.collection = await asyncio.shield(self._finding)
-        return self.collection
+        return await asyncio.shield(self._finding)
 
     def _finding_failed(self) -> bool:
         finding = self._finding
         return finding is not None and finding.done() and (finding.cancelled() or finding.exception() is not None)
-
-
-def _size(message: ImageToWrite | Unreadable) -> int:
-    if isinstance(message, Unreadable):
-        return 0
-    source = message.source
-    return len(source.content) if isinstance(source, EncodedImage) else source.values.nbytes
 
 
 async def _take_ready(under_way: deque[UnderWay]) -> list[UnderWay]:

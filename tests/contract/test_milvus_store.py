@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from pymilvus import MilvusClient
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, NotFoundError, UnavailableError
-from search_service.adapters.milvus_store import MilvusStore
+from search_service.adapters.milvus_store import PROPERTY, MilvusStore, notes_of, schema_of
 from search_service.core.ports import VectorStore
+from search_service.core.read_images import count_images, delete_images, get_image
 from search_service.core.types import Collection, Consistency, StoredImage, View
 from tests.milvus_server import MilvusProcess
 
@@ -49,6 +51,60 @@ async def test_writes_at_the_same_time_are_all_kept(store: VectorStore, collecti
     assert await store.count(collection.name, deadline) == 800
 
 
+async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path: Path) -> None:
+    """The thread of a cancelled call runs on: on Milvus Lite the next write must not start beside it."""
+    store = MilvusStore(str(tmp_path / "milvus.db"))
+    deadline = Deadline.after(60)
+    collection = Collection("c", 8, "f", NOW)
+    await store.create_collection(collection, deadline)
+    at_once, most = 0, 0
+    client = await store._connected(deadline)
+    upsert = client.upsert
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            return upsert(*arguments, **options)
+        finally:
+            at_once -= 1
+
+    client.upsert = counting
+    kept: list[str] = []
+    for n in range(30):
+        gone = asyncio.create_task(store.upsert("c", images(200, f"gone{n}_"), deadline))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        gone.cancel()
+        batch = images(20, f"kept{n}_")
+        await store.upsert("c", batch, deadline)
+        kept += [image.id for image in batch]
+    assert most == 1
+    found = await store.get("c", kept, View.ID, Consistency.STRONG, deadline)
+    assert {image.id for image in found} == set(kept)
+    await store.close()
+
+
+async def test_a_collection_without_an_index_is_mended_and_hurts_no_other(
+    milvus_server: MilvusProcess, deadline: Deadline
+) -> None:
+    """What is left where the process was killed between two steps of making a collection."""
+    half = Collection("half", 8, "f", NOW)
+    client = MilvusClient(milvus_server.uri)
+    client.create_collection("half", schema=schema_of(8), properties={PROPERTY: notes_of(half)})
+    assert client.list_indexes("half") == []
+    store = MilvusStore(milvus_server.uri)
+    try:
+        await store.check(deadline)
+        await store.upsert("half", images(3), deadline)
+        hits = await store.search(half, np.ones(8, np.float32), 5, View.ID, Consistency.STRONG, deadline)
+        assert len(hits) == 3
+    finally:
+        await store.delete_collection("half", deadline)
+        await store.close()
+
+
 async def test_somebody_elses_milvus_collection_is_left_alone(
     milvus_server: MilvusProcess, tmp_path: Path, deadline: Deadline
 ) -> None:
@@ -59,9 +115,16 @@ async def test_somebody_elses_milvus_collection_is_left_alone(
         client.create_collection("foreign", dimension=4)
         try:
             assert "foreign" not in [found.name for found in await store.list_collections(deadline)]
-            with pytest.raises(NotFoundError):
-                await store.delete_collection("foreign", deadline)
-            assert client.has_collection("foreign")
+            client.insert("foreign", [{"id": 1, "vector": [1.0, 0.0, 0.0, 0.0]}])
+            for call in (
+                store.delete_collection("foreign", deadline),
+                count_images(store, "foreign", deadline),
+                delete_images(store, "foreign", ["1"], deadline, validate_only=False),
+                get_image(store, "foreign", "1", View.BASIC, Consistency.STRONG, deadline),
+            ):
+                with pytest.raises(NotFoundError, match="no collection called foreign"):
+                    await call
+            assert client.query("foreign", filter="id == 1", consistency_level="Strong")
         finally:
             client.drop_collection("foreign")
             await store.close()

@@ -23,6 +23,7 @@ class Stack:
             "SEARCH_EMBEDDER_TARGET": self.embedder,
             "SEARCH_MILVUS_URI": milvus_uri,
             "SEARCH_MILVUS_TIMEOUT_SECONDS": "5",
+            "SEARCH_EMBEDDER_TIMEOUT_SECONDS": "8",
         }
         self.embedder_process = ServiceProcess("embedder_service", self.embedder, embedder, folder / "embedder.log")
         self.search_process = ServiceProcess("search_service", self.search, search, folder / "search.log")

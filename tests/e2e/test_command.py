@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from imagesearch_client import Client
+from imagesearch_client.ingest import IngestProgress, ingest_folder
 from tests.e2e.conftest import Stack
 
 
@@ -65,6 +67,32 @@ def test_rejects_are_counted_and_named_and_end_with_an_error(stack: Stack, photo
     shown = stack.command("ingest", str(folder), code=1)
     assert "2 of 6 images stored" in shown
     assert "1 x IMAGE_CORRUPT" in shown
+
+
+def test_an_ingestion_that_is_cut_off_accounts_for_every_image(stack: Stack, photographs: Path) -> None:
+    class KillAfterFive(IngestProgress):
+        def __init__(self) -> None:
+            self.steps = 0
+
+        def start(self, total: int) -> None:
+            assert total == 18
+
+        def step(self, failed: int) -> None:
+            self.steps += 1
+            if self.steps == 5:
+                stack.search_process.kill()
+
+    with Client(stack.search) as client:
+        report = ingest_folder(client, "photos", photographs, KillAfterFive())
+    assert report.stored >= 5
+    assert report.stopped.startswith("UNAVAILABLE")
+    not_sent = int(report.stopped.split("; ")[1].split()[0])
+    assert report.stored + len(report.rejects) + not_sent == report.seen == 18
+    assert set(report.reasons()) <= {"UNAVAILABLE"}
+    stack.search_process.start()
+    stack.search_process.wait_until_healthy()
+    with Client(stack.search) as client:
+        assert client.count("photos") >= report.stored
 
 
 def test_collections_are_made_and_removed(stack: Stack) -> None:

@@ -1,5 +1,6 @@
 """What is acknowledged stays, whatever is stopped in the middle; what is down is named, and comes back."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +111,36 @@ def test_without_the_embedder_vectors_and_ids_still_work(stack: Stack, photograp
 
         eventually(answers)
         assert [result.error for result in client.write("photos", [NewImage("c", picture)])] == [None]
+
+
+def test_an_embedder_that_restarts_in_the_middle_costs_no_image(stack: Stack, photographs: Path) -> None:
+    content = (photographs / "coins.jpg").read_bytes()
+    with Client(stack.search, timeout=60) as client:
+        client.create_collection("photos")
+        results = client.write("photos", (NewImage(f"i{n}", content) for n in range(60)))
+        assert next(results).error is None
+        stack.embedder_process.ask_to_stop()
+        assert stack.embedder_process.stop() == 0
+        restart(stack.embedder_process)
+        assert [result.error for result in results] == [None] * 59
+        assert client.count("photos") == 60
+
+
+def test_an_embedder_that_hangs_is_given_up(stack: Stack, photographs: Path) -> None:
+    content = (photographs / "coins.jpg").read_bytes()
+    with Client(stack.search, timeout=60) as client:
+        client.create_collection("photos")
+        stack.embedder_process.signal(signal.SIGSTOP)
+        try:
+            (result,) = client.write("photos", [NewImage("a", content)])
+            assert result.error is not None
+            assert result.error.reason == "EMBEDDER_UNAVAILABLE"
+            with pytest.raises(UnavailableError) as caught:
+                client.search_by_image("photos", content)
+            assert caught.value.reason == "EMBEDDER_UNAVAILABLE"
+        finally:
+            stack.embedder_process.signal(signal.SIGCONT)
+        assert [result.error for result in client.write("photos", [NewImage("a", content)])] == [None]
 
 
 def test_a_milvus_server_that_is_killed_is_named_and_comes_back_with_everything(tmp_path: Path) -> None:

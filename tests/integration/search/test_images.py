@@ -1,5 +1,6 @@
 """Photographs through both services."""
 
+import itertools
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -128,6 +129,62 @@ def test_a_vector_of_another_fingerprint_is_refused(client: Client, filled: str)
     with pytest.raises(FailedPreconditionError) as caught:
         client.search_by_vector(filled, Embedding([1.0] * 512, "vgg16-avg-0000000000000000"))
     assert caught.value.reason == "EMBEDDING_MISMATCH"
+
+
+def test_images_that_cannot_be_sent_fail_alone(client: Client, name: str) -> None:
+    client.create_collection(name, dimension=2, fingerprint="counted")
+    vector = Embedding([1.0, 2.0], "counted")
+    images = [
+        NewImage("first", vector),
+        NewImage("huge", bytes(30_000_000)),
+        NewImage("number", vector, attributes={"n": 2**63}),
+        NewImage("lone \udcff", vector),
+        NewImage("kind", vector, attributes={"n": object()}),  # type: ignore[dict-item]
+        NewImage("last", vector),
+    ]
+    reasons = {result.id: result.error.reason if result.error else None for result in client.write(name, images)}
+    assert reasons == {
+        "first": None,
+        "huge": "IMAGE_TOO_LARGE",
+        "number": "VALUE_INVALID",
+        "lone \udcff": "VALUE_INVALID",
+        "kind": "VALUE_INVALID",
+        "last": None,
+    }
+    assert client.count(name) == 2
+
+
+def test_what_the_images_own_iterator_raises_is_raised_after_the_answers(client: Client, name: str) -> None:
+    client.create_collection(name, dimension=2, fingerprint="counted")
+
+    def images() -> Iterator[NewImage]:
+        yield NewImage("first", Embedding([1.0, 2.0], "counted"))
+        raise RuntimeError("the disk is on fire")
+
+    results = client.write(name, images())
+    assert next(results).error is None
+    with pytest.raises(RuntimeError, match="on fire"):
+        next(results)
+
+
+def test_a_stream_that_nobody_reads_to_its_end_does_no_harm(client: Client, name: str) -> None:
+    client.create_collection(name, dimension=2, fingerprint="counted")
+    endless = (NewImage(f"i{n}", Embedding([1.0, n], "counted")) for n in itertools.count())
+    results = client.write(name, endless)
+    assert next(results).error is None
+    results.close()  # type: ignore[attr-defined]
+    assert client.count(name) >= 1
+
+
+def test_an_oversized_attribute_name_is_named_and_not_sent_back(client: Client, name: str) -> None:
+    client.create_collection(name, dimension=2, fingerprint="counted")
+    vector = Embedding([1.0, 2.0], "counted")
+    images = [NewImage("bad", vector, attributes={"x" * 9_000_000: True}), NewImage("good", vector)]
+    bad, good = client.write(name, images)
+    assert bad.error is not None
+    assert bad.error.reason == "ATTRIBUTE_INVALID"
+    assert len(bad.error.message) <= 1024
+    assert good.error is None
 
 
 def test_ten_thousand_vectors_go_through_one_stream(client: Client, name: str) -> None:

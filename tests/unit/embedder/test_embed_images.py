@@ -71,7 +71,7 @@ def serving(network: MeanColour) -> Serving:
                 batcher.start()
                 batchers.append(batcher)
                 info, decoder = replace(INFO, name=name), ImageDecoder(4, LIMITS)
-                pipelines[name] = ModelPipeline(info, decoder, decoders, batcher)
+                pipelines[name] = ModelPipeline(info, decoder, dict.fromkeys(Lane, decoders), batcher)
             try:
                 yield EmbedImages(pipelines, "mean", LIMITS, admission)
             finally:

@@ -104,7 +104,9 @@ def serving() -> Serving:
         server = make_server(servicer, **settings)
         address = await server.start()
         try:
-            async with open_channel(address, 1_000_000) as channel:
+            async with open_channel(
+                address, 1_000_000, ["imagesearch.embedder.v1.EmbedderService/GetModel"]
+            ) as channel:
                 yield Running(servicer, server, address, channel)
         finally:
             servicer.may_end.set()

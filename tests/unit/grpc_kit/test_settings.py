@@ -37,7 +37,7 @@ def test_settings_come_from_variables_with_the_prefix(monkeypatch: pytest.Monkey
     monkeypatch.setenv("SHARE", "0.75")
     monkeypatch.setenv("EXAMPLE_LISTEN_ADDRESS", "0.0.0.0:1234")
     settings = load(Example, "python -m example")
-    assert (settings.share, settings.listen_address, settings.stream_window) == (0.5, "0.0.0.0:1234", 32)
+    assert (settings.share, settings.listen_address, settings.log_level) == (0.5, "0.0.0.0:1234", "INFO")
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_settings_come_from_variables_with_the_prefix(monkeypatch: pytest.Monkey
     [
         ("EXAMPLE_SHARE", "1.5", "less than or equal to 1"),
         ("EXAMPLE_SHARE", "half", "valid number"),
-        ("EXAMPLE_STREAM_WINDOW", "0", "greater than or equal to 1"),
-        ("EXAMPLE_STREAM_WINDOW", "2.5", "valid integer"),
+        ("EXAMPLE_MAX_MESSAGE_BYTES", "-1", "greater than 0"),
+        ("EXAMPLE_MAX_MESSAGE_BYTES", "2.5", "valid integer"),
         ("EXAMPLE_MAX_MESSAGE_BYTES", "0", "greater than 0"),
         ("EXAMPLE_DRAIN_SECONDS", "-1", "greater than or equal to 0"),
         ("EXAMPLE_LOG_FORMAT", "xml", "'console' or 'json'"),
@@ -68,8 +68,8 @@ def test_a_wrong_value_is_refused_with_variable_value_and_problem(
 
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXAMPLE_SHARE", "2")
-    monkeypatch.setenv("EXAMPLE_STREAM_WINDOW", "many")
-    assert re.findall(r"EXAMPLE_\w+", refusal()) == ["EXAMPLE_STREAM_WINDOW", "EXAMPLE_SHARE"]
+    monkeypatch.setenv("EXAMPLE_DRAIN_SECONDS", "many")
+    assert re.findall(r"EXAMPLE_\w+", refusal()) == ["EXAMPLE_DRAIN_SECONDS", "EXAMPLE_SHARE"]
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_settings_are_logged_once_without_secrets_and_with_a_warning_for_unknown
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("EXAMPLE_TOKEN", "hunter2")
-    monkeypatch.setenv("EXAMPLE_STREAM_WINDOWS", "8")
+    monkeypatch.setenv("EXAMPLE_DRAIN_SECOND", "8")
     with structlog.testing.capture_logs() as lines:
         log_settings(load(Example, "python -m example"))
     assert "hunter2" not in str(lines)
     assert lines[0]["share"] == "0.25"
-    assert [(line["log_level"], line["name"]) for line in lines[1:]] == [("warning", "EXAMPLE_STREAM_WINDOWS")]
+    assert [(line["log_level"], line["name"]) for line in lines[1:]] == [("warning", "EXAMPLE_DRAIN_SECOND")]
 
 
 def test_a_secret_of_the_wrong_shape_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:

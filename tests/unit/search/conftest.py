@@ -32,7 +32,7 @@ class CountingEmbedder:
         return Embedding(np.frombuffer(image.content[:4], np.uint8).astype(np.float32), self.fingerprint)
 
     @asynccontextmanager
-    async def bulk(self) -> AsyncIterator["CountingEmbedder"]:
+    async def bulk(self, deadline: Deadline) -> AsyncIterator["CountingEmbedder"]:
         yield self
 
     async def model(self, name: str, deadline: Deadline) -> EmbedderModel:

@@ -1,6 +1,7 @@
 """Streams of images to write, on a store in memory."""
 
 import asyncio
+import dataclasses
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import InvalidArgumentError, ServiceError, UnavailableError
+from grpc_kit.errors import InternalError, InvalidArgumentError, ServiceError, UnavailableError
 from search_service.core.ports import Embedder
 from search_service.core.types import Consistency, Embedding, EncodedImage, StoredImage, View
 from search_service.core.write_images import ImageToWrite, Unreadable, Window, WriteImages, WriteResult
@@ -33,7 +34,7 @@ def vector(*values: float, fingerprint: str = FINGERPRINT) -> Embedding:
 
 class Writer:
     def __init__(self, store: MemoryStore, embedder: Embedder, window: int = 100, size: int = 10**6) -> None:
-        self.writes = WriteImages(store, embedder, lambda: datetime(2026, 1, 1, tzinfo=UTC), 10, window, size)
+        self.writes = WriteImages(store, embedder, lambda: datetime(2026, 1, 1, tzinfo=UTC), window, size)
 
     async def __call__(self, messages: Sequence[ImageToWrite | Unreadable]) -> list[WriteResult]:
         async def stream() -> AsyncIterator[ImageToWrite | Unreadable]:
@@ -82,7 +83,7 @@ async def test_only_the_bad_items_fail(writer: Writer, store: MemoryStore, deadl
         ("VECTOR_ZERO", write("zero", vector(0, 0, 0, 0))),
         ("EMBEDDING_MISMATCH", write("other", vector(1, 0, 0, 0, fingerprint="clip"))),
         ("FINGERPRINT_INVALID", write("none", vector(1, 0, 0, 0, fingerprint=""))),
-        ("SOURCE_MISSING", Unreadable("r-x", "x", InvalidArgumentError("SOURCE_MISSING", "source is missing"))),
+        ("SOURCE_MISSING", Unreadable("r-x", "x", "", InvalidArgumentError("SOURCE_MISSING", "source is missing"))),
         ("COLLECTION_CHANGED", write("elsewhere", good, collection="foreign")),
         ("REQUEST_ID_TOO_LONG", ImageToWrite("r" * 129, "photos", "long", good)),
         ("stored", write("good2", picture(b"5678"), collection="")),
@@ -103,6 +104,8 @@ async def test_only_the_bad_items_fail(writer: Writer, store: MemoryStore, deadl
         ({f"a{n}": 1 for n in range(129)}, "128"),
         ({"a": "x" * 33000}, "32768"),
         ({"a": ["x" * 20000, "y" * 20000]}, "32768"),
+        ({"a": [""] * 20000}, "32768"),
+        ({"a": "\x01" * 6000}, "32768"),
     ],
 )
 async def test_attributes_have_their_rules(writer: Writer, attributes: dict[str, object], message: str) -> None:
@@ -169,6 +172,55 @@ async def test_a_store_that_fails_fails_its_batch_and_not_the_stream(store: Memo
     # A window of one makes every image a batch of its own.
     results = await Writer(store, embedder, window=1)([write(name, vector(1, 0, 0, 0)) for name in "ab"])
     assert [reason(result) for result in results] == ["MILVUS_UNAVAILABLE", "stored"]
+
+
+async def test_one_row_that_the_store_cannot_take_fails_alone(
+    store: MemoryStore, embedder: Embedder, deadline: Deadline
+) -> None:
+    class PickyStore(MemoryStore):
+        async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+            if any(image.id == "bad" for image in images):
+                raise InternalError("INTERNAL", "the store says no, and not to which")
+            await super().upsert(collection, images, deadline)
+
+    store.__class__ = PickyStore
+    names = ["a", "b", "bad", "c", "d", "e"]
+    results = await Writer(store, embedder)([write(name, vector(1, 0, 0, 0)) for name in names])
+    assert {result.id: reason(result) for result in results} == {
+        name: "INTERNAL" if name == "bad" else "stored" for name in names
+    }
+    assert await store.count("photos", deadline) == 5
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        Unreadable("r", "x", "photos", InvalidArgumentError("SOURCE_MISSING", "source is missing")),
+        ImageToWrite("r" * 129, "photos", "x", vector(1, 0, 0, 0)),
+        write("", vector(1, 0, 0, 0)),
+    ],
+)
+async def test_a_first_message_that_fails_still_names_the_collection(
+    writer: Writer, first: ImageToWrite | Unreadable
+) -> None:
+    results = await writer([first, write("b", vector(1, 0, 0, 0), collection="")])
+    assert [reason(result) == "stored" for result in results] == [False, True]
+
+
+async def test_a_collection_that_was_made_anew_takes_no_vectors_of_the_old_space(
+    store: MemoryStore, embedder: Embedder, deadline: Deadline
+) -> None:
+    old = await store.get_collection("photos", deadline)
+
+    async def messages() -> AsyncIterator[ImageToWrite]:
+        yield write("before", vector(1, 0, 0, 0))
+        await store.delete_collection("photos", deadline)
+        await store.create_collection(dataclasses.replace(old, fingerprint="another"), deadline)
+        yield write("after", vector(1, 0, 0, 0))
+
+    results = Writer(store, embedder, window=1).writes.write(messages(), deadline)
+    assert [reason(result) async for result in results][-1] == "EMBEDDING_MISMATCH"
+    assert await store.count("photos", deadline) == 0
 
 
 async def test_a_caller_who_stops_reading_stops_the_reading_of_images(store: MemoryStore, embedder: Embedder) -> None:
