@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.local_stack import StartError, local_stack, stop_on_sigterm
-from demo.photographs import EDITS, write_edited_copies, write_photographs
+from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photographs
 from imagesearch_client import Client, Hit, ServiceError
 from imagesearch_client.ingest import find_images, ingest_folder, show_progress
 from imagesearch_client.plot import plot_hits
@@ -79,8 +79,8 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
         with show_progress(console) as progress:
             report = ingest_folder(client, COLLECTION, originals, progress)
         say(f"    {report.stored} of {report.seen} stored, {report.images_per_second:.1f} images/s")
-        for reason, count in sorted(report.reasons().items()):
-            say(f"    not stored: {count} x {reason}")
+        for reject in report.rejects:
+            say(f"    not stored: {reject.path}: {reject.message}")
         say(f"4/4 searching: {len(queries)} edited copies ({', '.join(EDITS)}); which image do they come from?")
         found = {query: client.search_by_image(COLLECTION, query.read_bytes(), limit=HITS) for query in queries}
     right = show(queries, found, originals)
@@ -107,7 +107,7 @@ def sample_readable(paths: Sequence[Path]) -> list[Path]:
     if not chosen:
         sys.exit("demo: none of the images can be read")
     # Copies are named after their originals, so that names must differ.
-    return list({path.stem: path for path in chosen}.values())
+    return list({path.stem[:MAX_STEM]: path for path in chosen}.values())
 
 
 def show(queries: dict[Path, Path], found: dict[Path, list[Hit]], originals: Path) -> int:

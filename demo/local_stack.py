@@ -4,6 +4,7 @@ The embedder listens on 127.0.0.1:50051 and the search service on 127.0.0.1:5005
 services' own environment variables change that.
 """
 
+import argparse
 import os
 import signal
 import socket
@@ -56,7 +57,11 @@ class ServiceProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Runs the service, and does not wait for it."""
+        """Runs the service, and does not wait for it. Raises StartError where the address is taken."""
+        host, _, port = self._address.rpartition(":")
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))) == 0:
+                raise StartError(f"{self._address} is taken: something serves there already")
         command = [sys.executable, "-m", self._module]
         environment = {**os.environ, **self._environment}
         if self._log is None:
@@ -65,13 +70,17 @@ class ServiceProcess:
             with self._log.open("a") as output:
                 self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
+    def check(self) -> None:
+        """Returns while the service runs. Raises StartError where it has ended."""
+        code = self._process.poll() if self._process else None
+        if code is not None:
+            raise StartError(f"{self._module} ended with exit code {code}{self._end_of_log()}")
+
     def wait_until_healthy(self) -> None:
         """Returns when the service says that it serves. Raises StartError where it ends or takes too long."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            code = self._process.poll() if self._process else None
-            if code is not None:
-                raise StartError(f"{self._module} ended with exit code {code}{self._end_of_log()}")
+            self.check()
             if is_healthy(self._address):
                 return
             time.sleep(0.2)
@@ -164,19 +173,26 @@ def stop_on_sigterm() -> None:
 
 
 def main() -> None:
-    """Runs both services in the foreground, their logs on this terminal."""
+    """Runs both services in the foreground, their logs on this terminal, until one of them ends or Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.local_stack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     embedder = os.environ.setdefault("EMBEDDER_LISTEN_ADDRESS", "127.0.0.1:50051")
     search = os.environ.setdefault("SEARCH_LISTEN_ADDRESS", "127.0.0.1:50052")
     os.environ.setdefault("SEARCH_EMBEDDER_TARGET", embedder)
     stop_on_sigterm()
     try:
         with (
-            ServiceProcess("embedder_service", embedder, {}, None),
-            ServiceProcess("search_service", search, {}, None),
+            ServiceProcess("embedder_service", embedder, {}, None) as embedder_process,
+            ServiceProcess("search_service", search, {}, None) as search_process,
         ):
-            print(f"\nboth services are up; try:  .venv/bin/imagesearch --help   (search: {search})\n", flush=True)
+            print(f"\nboth services are up (search: {search}); in another terminal:", flush=True)
+            print("  .venv/bin/imagesearch ingest FOLDER\n  .venv/bin/imagesearch search IMAGE\n", flush=True)
             while True:
-                time.sleep(3600)
+                time.sleep(1)
+                embedder_process.check()
+                search_process.check()
     except KeyboardInterrupt:
         print("stopping")
     except StartError as error:

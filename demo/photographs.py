@@ -31,6 +31,10 @@ PHOTOGRAPHS = (
 )
 
 
+# Characters of an original's name that its copies have; a file's name has an end.
+MAX_STEM = 60
+
+
 def write_photographs(folder: Path) -> list[Path]:
     """Writes the photographs to a folder, as JPEG files of good quality; gives their paths."""
     source = Path(skimage.__file__).parent / "data"
@@ -83,7 +87,7 @@ def write_edited_copies(original: Path, folder: Path, seed: int = 0) -> list[Pat
     with Image.open(original) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     for name, edit in EDITS.items():
-        path = folder / f"{original.stem}~{name}.jpg"
+        path = folder / f"{original.stem[:MAX_STEM]}~{name}.jpg"
         edit(image, chance).save(path, quality=25 if name == "recompress" else 85)
         copies.append(path)
     return copies

@@ -35,7 +35,7 @@ async def run(settings: EmbedderSettings) -> None:
 def main() -> None:
     """Runs the service."""
     settings = load(EmbedderSettings, "python -m embedder_service")
-    logging.configure(settings.log_format, settings.log_level)
+    logging.configure(settings.log_format, settings.log_level, "embedder_service")
     log_settings(settings)
     asyncio.run(run(settings))
 

@@ -6,8 +6,14 @@ import sys
 import structlog
 
 
-def configure(log_format: str, level: str) -> None:
-    """Sets up logging for the process. `log_format` is "json" or "console"; `level` is a name such as "INFO"."""
+def configure(log_format: str, level: str, package: str) -> None:
+    """Sets up logging for the process.
+
+    Args:
+        log_format: "json" or "console".
+        level: the least severe level to log, such as "INFO".
+        package: whose lines count; other libraries are heard from WARNING on.
+    """
     renderer = (
         structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer(colors=False)
     )
@@ -31,7 +37,9 @@ def configure(log_format: str, level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level)
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+    for name in (package, "grpc_kit"):
+        logging.getLogger(name).setLevel(level)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,

@@ -59,7 +59,9 @@ class Server:
         try:
             port = self._server.add_insecure_port(self._settings.listen_address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._settings.listen_address}: {error}") from error
+            raise OSError(
+                f"cannot listen on {self._settings.listen_address}: is it in use? *_LISTEN_ADDRESS names another"
+            ) from error
         await self._server.start()
         await self.set_serving(serving=serving)
         address = f"{host}:{port}"

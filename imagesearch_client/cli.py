@@ -12,13 +12,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grpc_kit.errors import ServiceError
+from grpc_kit.errors import InvalidArgumentError, ServiceError
 from imagesearch_client.client import DEFAULT_TARGET, Client
-from imagesearch_client.ingest import ingest_folder, show_progress
+from imagesearch_client.ingest import SUFFIXES, find_images, ingest_folder, show_progress
 from imagesearch_client.types import Collection, Hit, Metric
 
 DEFAULT_COLLECTION = "images"
 SHOWN_REJECTS = 10
+PLOT_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
+
+# What helps at a terminal, by the reason of an error.
+HINTS = {
+    "UNAVAILABLE": "Is the search service up at {target}? `make up` starts one; --target names another.",
+    "UNIMPLEMENTED": "Is that a search service at {target}? --target names another.",
+    "COLLECTION_NOT_FOUND": "`imagesearch collections list` shows those there are; `imagesearch ingest` makes one.",
+    "EMBEDDER_UNAVAILABLE": "The search service answers, and its embedder does not: is it up?",
+}
 
 app = typer.Typer(
     name="imagesearch",
@@ -54,8 +63,8 @@ def connected(target: str) -> Iterator[Client]:
         except ServiceError as error:
             err.print(f"[bold red]error[/] {error.reason}: ", end="")
             err.print(error.message, markup=False, highlight=False)
-            if error.reason == "UNAVAILABLE":
-                err.print(f"Is the search service up at {target}? `make up` starts one; --target names another.")
+            if hint := HINTS.get(error.reason):
+                err.print(Text(hint.format(target=target)))
             raise typer.Exit(1) from None
 
 
@@ -135,6 +144,9 @@ def ingest(
     An image's id is its path below the folder, so that doing it again replaces and never doubles. Exit code 1 when any
     image failed; the others are stored all the same.
     """
+    if not find_images(folder):
+        err.print(Text(f"no image files below {folder}; their names end in {', '.join(sorted(SUFFIXES))}"))
+        raise typer.Exit(1)
     with connected(target) as client, show_progress(err) as progress:
         report = ingest_folder(client, collection, folder, progress)
     if as_json:
@@ -169,22 +181,40 @@ def search(
     ] = None,
 ) -> None:
     """Find the images most like an image, or like each of several."""
+    if plot is not None and (plot.suffix.lower() not in PLOT_SUFFIXES or not plot.absolute().parent.is_dir()):
+        raise typer.BadParameter(
+            f"{plot} should be in a folder that exists and end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot"
+        )
     rows: list[tuple[Path, list[Hit]]] = []
+    failed: list[tuple[Path, ServiceError]] = []
     with connected(target) as client:
         for image in images:
-            hits = client.search_by_image(collection, image.read_bytes(), limit=limit, min_score=min_score)
-            rows.append((image, hits))
+            try:
+                hits = client.search_by_image(collection, image.read_bytes(), limit=limit, min_score=min_score)
+            except InvalidArgumentError as error:
+                # The fault of this image; the others are looked for all the same.
+                failed.append((image, error))
+            else:
+                rows.append((image, hits))
     if as_json:
-        print(json.dumps([{"query": str(image), "hits": [hit_json(hit) for hit in hits]} for image, hits in rows]))
+        found: list[dict[str, object]] = [
+            {"query": str(image), "hits": [hit_json(hit) for hit in hits]} for image, hits in rows
+        ]
+        found += [{"query": str(image), "error": fault.reason, "message": fault.message} for image, fault in failed]
+        print(json.dumps(found))
     else:
         for image, hits in rows:
             print_hits(image, hits)
-    if plot is not None:
+    for image, fault in failed:
+        err.print(Text(f"{image}: {fault.reason}: {fault.message}"), style="red")
+    if plot is not None and rows:
         # matplotlib takes a while to import.
         from imagesearch_client.plot import plot_hits  # noqa: PLC0415
 
         plot_hits(rows, plot)
         err.print(Text(f"wrote {plot}"))
+    if failed:
+        raise typer.Exit(1)
 
 
 def print_collections(found: Sequence[tuple[Collection, int]]) -> None:

@@ -140,6 +140,8 @@ class _Ingestion:
                     self._progress.step(len(self.report.rejects))
                 else:
                     self._reject(result.id, result.error.reason, result.error.message)
+        except KeyboardInterrupt:
+            self.report.stopped = "interrupted; ingest again to go on"
         except ServiceError as error:
             for image_id in list(self._unanswered):
                 self._reject(image_id, error.reason, f"no answer: {error.message}")

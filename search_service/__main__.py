@@ -25,7 +25,7 @@ async def run(settings: SearchSettings) -> None:
 def main() -> None:
     """Runs the service."""
     settings = load(SearchSettings, "python -m search_service")
-    logging.configure(settings.log_format, settings.log_level)
+    logging.configure(settings.log_format, settings.log_level, "search_service")
     log_settings(settings)
     asyncio.run(run(settings))
 

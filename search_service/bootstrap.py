@@ -34,6 +34,9 @@ from search_service.settings import SearchSettings
 
 log = structlog.stdlib.get_logger()
 
+# No stream: the bulk lane repeats by itself what was not answered.
+REPEATABLE = ["imagesearch.embedder.v1.EmbedderService/Embed", "imagesearch.embedder.v1.EmbedderService/GetModel"]
+
 # Between two looks at Milvus; a probe of Kubernetes looks about as often.
 HEALTH_SECONDS = 3.0
 
@@ -51,6 +54,9 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
     """
     # pymilvus logs every failed call with a traceback; the store logs those that nobody foresaw.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    if "://" not in settings.milvus_uri:
+        # Milvus Lite is a gRPC server inside this process, which logs each call that it does not implement.
+        logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     async with AsyncExitStack() as stack:
         store = MilvusStore(
             settings.milvus_uri,
@@ -62,11 +68,12 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         ready = await is_ready(store, settings.milvus_timeout_seconds)
         if store.is_lite and not ready:
             # Nothing that is waited for brings a file back. A server may still be starting.
-            raise OSError(f"Milvus Lite cannot use {settings.milvus_uri}: is it open in another process?")
-        channel = await stack.enter_async_context(
-            open_channel(
-                settings.embedder_target, settings.max_message_bytes, ["imagesearch.embedder.v1.EmbedderService"]
+            raise OSError(
+                f"Milvus Lite cannot use {settings.milvus_uri}: it is open in another process, is not Milvus Lite's, "
+                "or cannot be written. SEARCH_MILVUS_URI names another"
             )
+        channel = await stack.enter_async_context(
+            open_channel(settings.embedder_target, settings.max_message_bytes, REPEATABLE)
         )
         embedder = EmbedderClient(channel, settings.embedder_target, settings.embedder_timeout_seconds)
         server = Server(_services(store, embedder, settings), settings, DOMAIN)

@@ -62,7 +62,11 @@ TABLE = (
     Row(frozenset(), ("deadline exceeded", "retry timeout", "context done", "timed out"), timed_out),
     Row(frozenset({8, 9}), ("rate limit",), rate_limited),
     # 2: no connection. 101: not loaded, as while a server recovers. 106, 503: no query node has the data.
-    Row(frozenset({2, 101, 106, 503}), ("service not ready", "not ready", "server unavailable"), unavailable),
+    Row(
+        frozenset({2, 101, 106, 503}),
+        ("service not ready", "not ready", "server unavailable", "open local milvus"),
+        unavailable,
+    ),
 )
 
 

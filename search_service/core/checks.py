@@ -254,7 +254,7 @@ def collection_not_found(name: str) -> NotFoundError:
     """No collection has this name."""
     return NotFoundError(
         "COLLECTION_NOT_FOUND",
-        f"there is no collection called {name}; make it with CreateCollection",
+        f"there is no collection called {name}",
         field="collection",
         metadata={"collection": name},
     )

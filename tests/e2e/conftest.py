@@ -14,7 +14,7 @@ from demo.photographs import write_photographs
 class Stack:
     """Both services, each on an address of its own that it keeps over restarts."""
 
-    def __init__(self, folder: Path, milvus_uri: str) -> None:
+    def __init__(self, folder: Path, milvus_uri: str, embedder_seconds: float = 8) -> None:
         self.embedder = f"127.0.0.1:{free_port()}"
         self.search = f"127.0.0.1:{free_port()}"
         embedder = {"EMBEDDER_LISTEN_ADDRESS": self.embedder}
@@ -23,7 +23,7 @@ class Stack:
             "SEARCH_EMBEDDER_TARGET": self.embedder,
             "SEARCH_MILVUS_URI": milvus_uri,
             "SEARCH_MILVUS_TIMEOUT_SECONDS": "5",
-            "SEARCH_EMBEDDER_TIMEOUT_SECONDS": "8",
+            "SEARCH_EMBEDDER_TIMEOUT_SECONDS": str(embedder_seconds),
         }
         self.embedder_process = ServiceProcess("embedder_service", self.embedder, embedder, folder / "embedder.log")
         self.search_process = ServiceProcess("search_service", self.search, search, folder / "search.log")

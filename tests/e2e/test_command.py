@@ -95,6 +95,24 @@ def test_an_ingestion_that_is_cut_off_accounts_for_every_image(stack: Stack, pho
         assert client.count("photos") >= report.stored
 
 
+def test_of_several_queries_only_the_bad_one_fails(stack: Stack, photographs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    # A name that a terminal's markup would swallow.
+    name = "[red]coins[/b].jpg"
+    good = folder / name
+    good.parent.mkdir(parents=True)
+    good.write_bytes((photographs / "coins.jpg").read_bytes())
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no image")
+    stack.command("ingest", str(folder))
+    found, failed = json.loads(stack.command("search", str(bad), str(good), "--json", code=1).split("\n")[0])
+    assert found["hits"][0]["id"] == name
+    assert (failed["query"], failed["error"]) == (str(bad), "IMAGE_FORMAT_UNSUPPORTED")
+    assert name in stack.command("search", str(good))
+    for plot in (tmp_path / "nowhere" / "x.png", tmp_path / "x.foo"):
+        assert "should be in a folder that exists" in stack.command("search", str(good), "--plot", str(plot), code=2)
+
+
 def test_collections_are_made_and_removed(stack: Stack) -> None:
     assert "made shoes" in stack.command("collections", "create", "shoes", "--metric", "l2", "--description", "all")
     shown = json.loads(stack.command("collections", "get", "shoes"))
@@ -102,6 +120,10 @@ def test_collections_are_made_and_removed(stack: Stack) -> None:
     assert "COLLECTION_EXISTS" in stack.command("collections", "create", "shoes", code=1)
     assert "removed shoes" in stack.command("collections", "delete", "shoes", "--yes")
     assert "COLLECTION_NOT_FOUND" in stack.command("collections", "delete", "shoes", "--yes", code=1)
+
+
+def test_a_folder_without_images_is_told_so(tmp_path: Path) -> None:
+    assert "no image files" in Stack(tmp_path, "unused.db").command("ingest", str(tmp_path), code=1)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is acknowledged stays, whatever is stopped in the middle; what is down is named, and comes back."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,33 @@ def test_a_killed_search_service_loses_no_acknowledged_write(stack: Stack) -> No
         assert all(client.get("c", image_id) for image_id in sorted(acknowledged)[::400])
 
 
+def test_a_search_service_that_dies_before_its_first_answer_hangs_nobody(stack: Stack, photographs: Path) -> None:
+    content = (photographs / "coins.jpg").read_bytes()
+    with Client(stack.search) as client:
+        client.create_collection("photos")
+        # It embeds nothing, so that it answers nothing.
+        stack.embedder_process.signal(signal.SIGSTOP)
+        sent = threading.Event()
+
+        def images() -> Iterator[NewImage]:
+            yield from (NewImage(f"i{n}", content) for n in range(5))
+            sent.set()
+
+        def kill_when_all_is_sent() -> None:
+            sent.wait(30)
+            time.sleep(0.5)
+            stack.search_process.kill()
+
+        killer = threading.Thread(target=kill_when_all_is_sent)
+        killer.start()
+        try:
+            with pytest.raises(UnavailableError):
+                list(client.write("photos", images()))
+        finally:
+            killer.join()
+            stack.embedder_process.signal(signal.SIGCONT)
+
+
 def test_without_the_embedder_vectors_and_ids_still_work(stack: Stack, photographs: Path) -> None:
     picture = next(iter(sorted(photographs.glob("*.jpg")))).read_bytes()
     with Client(stack.search, timeout=60) as client:
@@ -126,9 +154,10 @@ def test_an_embedder_that_restarts_in_the_middle_costs_no_image(stack: Stack, ph
         assert client.count("photos") == 60
 
 
-def test_an_embedder_that_hangs_is_given_up(stack: Stack, photographs: Path) -> None:
+def test_an_embedder_that_hangs_is_given_up(photographs: Path, tmp_path: Path) -> None:
     content = (photographs / "coins.jpg").read_bytes()
-    with Client(stack.search, timeout=60) as client:
+    stack = Stack(tmp_path, str(tmp_path / "milvus.db"), embedder_seconds=2)
+    with stack.embedder_process, stack.search_process, Client(stack.search, timeout=60) as client:
         client.create_collection("photos")
         stack.embedder_process.signal(signal.SIGSTOP)
         try:
@@ -197,5 +226,5 @@ def test_a_milvus_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("stack")
 def test_a_lite_file_that_is_in_use_stops_the_start(tmp_path: Path) -> None:
     second = Stack(tmp_path, str(tmp_path / "milvus.db"))
-    with pytest.raises(StartError, match="open in another process"):
+    with pytest.raises(StartError, match="is open in another process"):
         second.search_process.__enter__()
