@@ -55,7 +55,7 @@ class Row:
 # The first row that fits counts. Texts stand where a code is shared: 1 is Lite's for nearly everything, and 65535 and 2
 # are the server's and pymilvus'.
 TABLE = (
-    Row(frozenset(), ("already exists",), collection_exists),
+    Row(frozenset(), ("already exists", "duplicate collection"), collection_exists),
     Row(frozenset({4, 100}), ("can't find collection", "collection not found"), collection_not_found),
     # Some failures carry gRPC's code in the place of Milvus' own.
     Row(frozenset({grpc.StatusCode.UNAVAILABLE}), (), unavailable),

@@ -6,27 +6,33 @@ description would be the natural place, but Milvus Lite forgets it.)
 """
 
 import asyncio
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import structlog
-from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient
+from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 from pymilvus.milvus_client.index import IndexParams
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError
 from search_service.adapters.milvus_errors import meaning_of, unavailable
+from search_service.adapters.milvus_rows import (
+    FIELDS,
+    PROPERTY,
+    VECTOR,
+    collection_of,
+    hit_of,
+    ids_filter,
+    image_of,
+    notes_of,
+    row_of,
+    schema_of,
+)
 from search_service.core.checks import (
-    MAX_ID_BYTES,
-    MAX_URI_BYTES,
     collection_exists,
     collection_not_found,
 )
@@ -35,18 +41,6 @@ from search_service.core.types import Collection, Consistency, Hit, Metric, Stor
 log = structlog.stdlib.get_logger()
 
 Result = TypeVar("Result")
-# A row or an entity of Milvus: field name to value.
-Row = Mapping[str, Any]
-
-VECTOR = "vector"
-FIELDS = {
-    View.ID: ["id"],
-    View.BASIC: ["id", "uri", "attributes", "content_sha256", "create_time", "update_time"],
-}
-FIELDS[View.FULL] = [*FIELDS[View.BASIC], VECTOR]
-# Marks a Milvus collection as one of the service's; `layout` in it says how it and the fields are to be read.
-PROPERTY = "imagesearch"
-LAYOUT = 1
 
 
 class MilvusStore:
@@ -92,6 +86,7 @@ class MilvusStore:
 
     async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
         """Makes a Milvus collection with its index, loaded; or nothing, where a step of that fails."""
+        notes = notes_of(collection)
 
         def create(client: MilvusClient, timeout: float) -> None:
             if client.has_collection(collection.name, timeout=timeout):
@@ -102,12 +97,15 @@ class MilvusStore:
                     schema=schema_of(collection.dimension),
                     index_params=self._index_of(client, collection.metric),
                     consistency_level=collection.consistency.value,
-                    properties={PROPERTY: notes_of(collection)},
+                    properties={PROPERTY: notes},
                     timeout=timeout,
                 )
             except MilvusException:
                 with suppress(MilvusException):
-                    client.drop_collection(collection.name, timeout=timeout)
+                    made = client.describe_collection(collection.name, timeout=timeout)
+                    # With the moment in it, the notes tell this attempt from somebody else's at the same time.
+                    if made["properties"].get(PROPERTY) == notes:
+                        client.drop_collection(collection.name, timeout=timeout)
                 raise
 
         await self._write(create, collection.name, deadline)
@@ -288,113 +286,3 @@ class MilvusStore:
             from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415 - of no use with a server
 
             server_manager_instance.release_server(self._uri)
-
-
-def schema_of(dimension: int) -> CollectionSchema:
-    """The schema of a collection."""
-    fields = [
-        FieldSchema("id", DataType.VARCHAR, max_length=MAX_ID_BYTES, is_primary=True),
-        FieldSchema(VECTOR, DataType.FLOAT_VECTOR, dim=dimension),
-        FieldSchema("uri", DataType.VARCHAR, max_length=MAX_URI_BYTES),
-        FieldSchema("attributes", DataType.JSON),
-        FieldSchema("content_sha256", DataType.VARCHAR, max_length=64),
-        FieldSchema("create_time", DataType.INT64),
-        FieldSchema("update_time", DataType.INT64),
-    ]
-    return CollectionSchema(fields, enable_dynamic_field=False)
-
-
-def notes_of(collection: Collection) -> str:
-    """What Milvus has no place for, as JSON."""
-    return json.dumps(
-        {
-            "layout": LAYOUT,
-            "fingerprint": collection.fingerprint,
-            "model": collection.model,
-            "metric": collection.metric.value,
-            "consistency": collection.consistency.value,
-            "description": collection.description,
-            "labels": dict(collection.labels),
-            "create_time": micros_of(collection.create_time),
-        }
-    )
-
-
-def collection_of(described: Row) -> Collection | None:
-    """The collection that Milvus describes; None where it is not one of the service's."""
-    try:
-        notes = json.loads(described["properties"].get(PROPERTY, ""))
-    except ValueError:
-        return None
-    if notes["layout"] != LAYOUT:
-        return None
-    vector = next(field for field in described["fields"] if field["name"] == VECTOR)
-    return Collection(
-        name=described["collection_name"],
-        dimension=int(vector["params"]["dim"]),
-        fingerprint=notes["fingerprint"],
-        create_time=moment_of(notes["create_time"]),
-        model=notes["model"],
-        metric=Metric(notes["metric"]),
-        consistency=Consistency(notes["consistency"]),
-        description=notes["description"],
-        labels=notes["labels"],
-    )
-
-
-def row_of(image: StoredImage) -> dict[str, Any]:
-    """The row of an image."""
-    return {
-        "id": image.id,
-        VECTOR: image.vector,
-        "uri": image.uri,
-        "attributes": dict(image.attributes),
-        "content_sha256": image.content_sha256,
-        "create_time": micros_of(image.create_time),
-        "update_time": micros_of(image.update_time),
-    }
-
-
-def image_of(row: Row) -> StoredImage:
-    """The image of a row; fields that were not read have their defaults."""
-    vector = row.get(VECTOR)
-    return StoredImage(
-        id=row["id"],
-        uri=row.get("uri", ""),
-        attributes=row.get("attributes") or {},
-        content_sha256=row.get("content_sha256", ""),
-        create_time=moment_of(row["create_time"]) if "create_time" in row else None,
-        update_time=moment_of(row["update_time"]) if "update_time" in row else None,
-        vector=None if vector is None else np.asarray(vector, dtype=np.float32),
-    )
-
-
-def hit_of(found: Row, metric: Metric) -> Hit:
-    """A hit with score and distance by the metric; Milvus gives similarities, and for L2 the distance squared."""
-    image = image_of(found["entity"])
-    value = float(found["distance"])
-    match metric:
-        case Metric.COSINE:
-            # Rounding makes the cosine of a vector with itself a little more than 1.
-            cosine = min(1.0, max(-1.0, value))
-            return Hit(image, score=cosine, distance=1.0 - cosine)
-        case Metric.IP:
-            return Hit(image, score=value, distance=-value)
-        case Metric.L2:
-            distance = math.sqrt(max(value, 0.0))
-            return Hit(image, score=1.0 / (1.0 + distance), distance=distance)
-
-
-def ids_filter(ids: Sequence[str]) -> str:
-    """A Milvus expression for these ids, every one of them an escaped literal."""
-    return f"id in [{', '.join(json.dumps(image_id, ensure_ascii=False) for image_id in ids)}]"
-
-
-def micros_of(moment: datetime | None) -> int:
-    """Microseconds since 1970."""
-    return 0 if moment is None else round(moment.timestamp() * 1e6)
-
-
-def moment_of(micros: int) -> datetime:
-    """A moment in UTC."""
-    return datetime.fromtimestamp(micros / 1e6, UTC)

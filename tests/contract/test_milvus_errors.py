@@ -20,6 +20,7 @@ from search_service.adapters.milvus_errors import meaning_of
     ("code", "text", "meaning", "reason"),
     [
         (1, "collection 'c' already exists", AlreadyExistsError, "COLLECTION_EXISTS"),
+        (65535, "create duplicate collection with different parameters", AlreadyExistsError, "COLLECTION_EXISTS"),
         (100, "collection not found[database=default][collection=c]", NotFoundError, "COLLECTION_NOT_FOUND"),
         (100, "collection 'c' does not exist", NotFoundError, "COLLECTION_NOT_FOUND"),
         (65535, "[search] Retry timeout: 0.1s, message=context Done", DeadlineExceededError, "MILVUS_TIMEOUT"),

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, NotFoundError, UnavailableError
-from search_service.adapters.milvus_store import PROPERTY, MilvusStore, notes_of, schema_of
+from search_service.adapters.milvus_rows import PROPERTY, notes_of, schema_of
+from search_service.adapters.milvus_store import MilvusStore
 from search_service.core.ports import VectorStore
 from search_service.core.read_images import count_images, delete_images, get_image
 from search_service.core.types import Collection, Consistency, StoredImage, View
@@ -83,6 +85,24 @@ async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path:
     assert most == 1
     found = await store.get("c", kept, View.ID, Consistency.STRONG, deadline)
     assert {image.id for image in found} == set(kept)
+    await store.close()
+
+
+async def test_a_collection_that_cannot_be_made_whole_is_not_left_half_made(tmp_path: Path, deadline: Deadline) -> None:
+    store = MilvusStore(str(tmp_path / "milvus.db"))
+    client = await store._connected(deadline)
+    load = client.load_collection
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise MilvusException(code=101, message="not loaded")
+
+    client.load_collection = failing
+    collection = Collection("c", 8, "f", NOW)
+    with pytest.raises(UnavailableError):
+        await store.create_collection(collection, deadline)
+    client.load_collection = load
+    await store.create_collection(collection, deadline)
+    assert await store.count("c", deadline) == 0
     await store.close()
 
 

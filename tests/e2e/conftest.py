@@ -14,7 +14,7 @@ from demo.photographs import write_photographs
 class Stack:
     """Both services, each on an address of its own that it keeps over restarts."""
 
-    def __init__(self, folder: Path, milvus_uri: str, embedder_seconds: float = 8) -> None:
+    def __init__(self, folder: Path, milvus_uri: str, embedder_seconds: float = 30) -> None:
         self.embedder = f"127.0.0.1:{free_port()}"
         self.search = f"127.0.0.1:{free_port()}"
         embedder = {"EMBEDDER_LISTEN_ADDRESS": self.embedder}

@@ -109,9 +109,10 @@ def test_a_search_service_that_dies_before_its_first_answer_hangs_nobody(stack: 
             stack.embedder_process.signal(signal.SIGCONT)
 
 
-def test_without_the_embedder_vectors_and_ids_still_work(stack: Stack, photographs: Path) -> None:
-    picture = next(iter(sorted(photographs.glob("*.jpg")))).read_bytes()
-    with Client(stack.search, timeout=60) as client:
+def test_without_the_embedder_vectors_and_ids_still_work(photographs: Path, tmp_path: Path) -> None:
+    picture = (photographs / "coins.jpg").read_bytes()
+    stack = Stack(tmp_path, str(tmp_path / "milvus.db"), embedder_seconds=3)
+    with stack.embedder_process, stack.search_process, Client(stack.search, timeout=60) as client:
         client.create_collection("photos")
         assert [r.error for r in client.write("photos", [NewImage("a", picture), NewImage("b", picture)])] == [None] * 2
         stack.embedder_process.stop()
