@@ -37,6 +37,10 @@ up: setup ## Run both services on this machine until Ctrl-C (data in ./data)
 test: setup ## Run every test (real weights, real servers, real Milvus)
 	$(BIN)/python -m pytest
 
+.PHONY: bench
+bench: setup ## Measure the embedder against its peers (about 20 minutes, with nothing else running)
+	$(BIN)/python -m benchmarks.embedder_throughput --json benchmarks/embedder_throughput.json
+
 .PHONY: check
 check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to date
 	$(BIN)/ruff check .

@@ -70,6 +70,13 @@ class ServiceProcess:
             with self._log.open("a") as output:
                 self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
+    @property
+    def pid(self) -> int:
+        """The process id. Raises StartError where the service was not started."""
+        if self._process is None:
+            raise StartError(f"{self._module} was not started")
+        return self._process.pid
+
     def check(self) -> None:
         """Returns while the service runs. Raises StartError where it has ended."""
         code = self._process.poll() if self._process else None

@@ -6,7 +6,7 @@ import sys
 import structlog
 
 from embedder_service.settings import EmbedderSettings
-from grpc_kit import logging
+from grpc_kit import logging, tracing
 from grpc_kit.server import stop_signals
 from grpc_kit.settings import load, log_settings
 
@@ -16,18 +16,28 @@ log = structlog.stdlib.get_logger("embedder_service")
 async def run(settings: EmbedderSettings) -> None:
     """Serves until the process is asked to stop."""
     # TensorFlow takes seconds to import: not before wrong settings and `--help` have been answered.
+    from embedder_service.adapters.golden import GoldenError  # noqa: PLC0415
     from embedder_service.adapters.weights import WeightsError  # noqa: PLC0415
     from embedder_service.bootstrap import load_model, serve  # noqa: PLC0415
 
     try:
         model = load_model(settings)
-    except WeightsError as error:
+    except (WeightsError, GoldenError) as error:
         sys.exit(f"embedder_service: {error}")
-    log.info("model loaded", model=model.info.name, fingerprint=model.info.fingerprint)
+    info = model.info
+    log.info(
+        "model loaded",
+        model=info.name,
+        fingerprint=info.fingerprint,
+        precision=info.precision,
+        threads=info.threads,
+        ms_per_image=round(info.seconds_per_image * 1e3, 1),
+    )
     try:
         stop = stop_signals()
-        async with serve(model, settings):
-            await stop.wait()
+        with tracing.exported("embedder_service"):
+            async with serve(model, settings):
+                await stop.wait()
     except OSError as error:
         sys.exit(f"embedder_service: {error}")
 

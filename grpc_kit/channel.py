@@ -4,6 +4,9 @@ import json
 from collections.abc import Sequence
 
 import grpc
+from opentelemetry import propagate
+
+from grpc_kit.credentials import ClientTls, channel_credentials
 
 # A request that is larger than this buffer is never retried, and gRPC says nothing of it. Its default is 256 KiB.
 RETRY_BUFFER_HEADROOM = 2
@@ -54,6 +57,50 @@ def channel_options(max_message_bytes: int, repeatable: Sequence[str] = ()) -> l
     ]
 
 
-def open_channel(target: str, max_message_bytes: int, repeatable: Sequence[str] = ()) -> grpc.aio.Channel:
-    """A channel for asyncio. `target` is HOST:PORT or any gRPC name such as "dns:///embedder:50051"."""
-    return grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes, repeatable))
+def open_channel(
+    target: str,
+    max_message_bytes: int,
+    repeatable: Sequence[str] = (),
+    *,
+    tls: ClientTls | None = None,
+    token: str = "",
+) -> grpc.aio.Channel:
+    """A channel for asyncio.
+
+    Args:
+        target: HOST:PORT or any gRPC name such as "dns:///embedder:50051".
+        max_message_bytes: bounds one message either way.
+        repeatable: see `service_config`.
+        tls: None is plain text.
+        token: shown with each call; it needs TLS.
+
+    Raises CredentialsError.
+    """
+    options = channel_options(max_message_bytes, repeatable)
+    credentials = channel_credentials(tls, token)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options)
+    return grpc.aio.secure_channel(target, credentials, options)
+
+
+def open_blocking_channel(
+    target: str,
+    max_message_bytes: int,
+    repeatable: Sequence[str] = (),
+    *,
+    tls: ClientTls | None = None,
+    token: str = "",
+) -> grpc.Channel:
+    """A channel for threads; as `open_channel`."""
+    options = channel_options(max_message_bytes, repeatable)
+    credentials = channel_credentials(tls, token)
+    if credentials is None:
+        return grpc.insecure_channel(target, options)
+    return grpc.secure_channel(target, credentials, options)
+
+
+def trace_metadata() -> list[tuple[str, str]]:
+    """Metadata for a call, by which it becomes a part of the trace that is under way (W3C Trace Context)."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return list(carrier.items())

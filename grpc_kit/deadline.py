@@ -2,23 +2,27 @@
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment on the monotonic clock, in seconds; infinity where there is no limit."""
+    """A moment on a clock, in seconds; infinity where there is no limit."""
 
     at: float
+    clock: Clock = field(default=time.monotonic, compare=False)
 
     @classmethod
-    def after(cls, seconds: float | None) -> "Deadline":
+    def after(cls, seconds: float | None, clock: Clock = time.monotonic) -> "Deadline":
         """The moment `seconds` from now; None is never."""
-        return cls(math.inf if seconds is None else time.monotonic() + seconds)
+        return cls(math.inf if seconds is None else clock() + seconds, clock)
 
     def remaining(self) -> float:
         """Seconds left, never negative."""
-        return max(0.0, self.at - time.monotonic())
+        return max(0.0, self.at - self.clock())
 
     def timeout(self, limit: float) -> float:
         """Seconds left, at most `limit`: what to give to a call to another server."""

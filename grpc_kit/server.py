@@ -1,4 +1,4 @@
-"""A gRPC server with health, reflection, error mapping, a log line a call, and a clean stop."""
+"""A gRPC server with health, reflection, TLS, tokens, error mapping, a log line a call, metrics, and a clean stop."""
 
 import asyncio
 import signal
@@ -10,13 +10,19 @@ import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 
-from grpc_kit.interceptors.access_log import AccessLog
 from grpc_kit.interceptors.draining import Draining
 from grpc_kit.interceptors.errors import ErrorMapping
+from grpc_kit.interceptors.observed import CallMetrics, Observed
+from grpc_kit.interceptors.tokens import Tokens
 from grpc_kit.settings import ServerSettings
 
 log = structlog.stdlib.get_logger()
+
+KEEPALIVE_TIMEOUT_SECONDS = 10
+# Seconds that are left to gRPC to send what the last calls answered.
+FLUSH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,23 +36,31 @@ class Service:
 class Server:
     """Serves some services on one address."""
 
-    def __init__(self, services: Sequence[Service], settings: ServerSettings, domain: str) -> None:
-        """Makes the server; `start` opens it. `domain` is written into every ErrorInfo."""
+    def __init__(
+        self, services: Sequence[Service], settings: ServerSettings, domain: str, registry: CollectorRegistry
+    ) -> None:
+        """Makes the server; `start` opens it.
+
+        Args:
+            services: what is served.
+            settings: how.
+            domain: is written into every ErrorInfo.
+            registry: gets the metrics of the calls.
+        """
         self._settings = settings
         self._names = [service.descriptor.full_name for service in services]
         self._health = health.aio.HealthServicer()
         self._draining = Draining()
+        tokens = settings.token_list
         self._server = grpc.aio.server(
             # The first is the outermost.
-            interceptors=[AccessLog(), ErrorMapping(domain), self._draining],
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", settings.max_message_bytes),
-                # Clients may ask every 10 s whether the connection lives; gRPC's default would hang up on them.
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-                # Otherwise two servers could share a port, and each get some of the calls, in silence.
-                ("grpc.so_reuseport", 0),
+            interceptors=[
+                ErrorMapping(domain),
+                Observed(CallMetrics(registry)),
+                *([Tokens(tokens)] if tokens else []),
+                self._draining,
             ],
+            options=server_options(settings),
         )
         for service in services:
             service.add_to(self._server)
@@ -54,19 +68,28 @@ class Server:
         reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
 
     async def start(self, *, serving: bool = True) -> str:
-        """Opens the port and reports its health; gives the address, HOST:PORT. Raises OSError where it is taken."""
-        host = self._settings.listen_address.rpartition(":")[0]
-        try:
-            port = self._server.add_insecure_port(self._settings.listen_address)
-        except RuntimeError as error:
-            raise OSError(
-                f"cannot listen on {self._settings.listen_address}: is it in use? *_LISTEN_ADDRESS names another"
-            ) from error
+        """Opens the port and reports its health; gives the address, HOST:PORT.
+
+        Raises OSError where the port is taken or the files of TLS cannot be used.
+        """
+        port = self._open_port()
         await self._server.start()
         await self.set_serving(serving=serving)
-        address = f"{host}:{port}"
-        log.info("serving", address=address, services=self._names)
+        address = f"{self._settings.listen_address.rpartition(':')[0]}:{port}"
+        log.info("serving", address=address, services=self._names, tls=self._settings.tls is not None)
         return address
+
+    def _open_port(self) -> int:
+        address, tls = self._settings.listen_address, self._settings.tls
+        if tls is None and self._settings.token_list:
+            log.warning("tokens come in plain text: have TLS in front of this server, or set *_TLS_CERTIFICATE")
+        credentials = tls.credentials() if tls else None
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: is it in use? *_LISTEN_ADDRESS names another") from error
 
     async def set_serving(self, *, serving: bool) -> None:
         """Reports the health of every service, and of the server as a whole (the empty name)."""
@@ -78,8 +101,32 @@ class Server:
         """Reports NOT_SERVING, takes no new calls and no further items, and gives those under way their time to end."""
         await self._health.enter_graceful_shutdown()
         self._draining.begin()
-        await self._server.stop(self._settings.drain_seconds)
+        stopping = asyncio.create_task(self._server.stop(self._settings.drain_seconds))
+        # Who watches the health would hold the server for the whole time: only the services' own calls are waited for.
+        ended = asyncio.create_task(self._draining.ended())
+        await asyncio.wait([stopping, ended], return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        await self._server.stop(min(FLUSH_SECONDS, self._settings.drain_seconds))
+        await stopping
         log.info("stopped")
+
+
+def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
+    """The options for grpc.aio.server."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
+        ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        # Also while no call is under way: who waits long for its next one should find the connection alive.
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Clients may ask every 10 s whether the connection lives; gRPC's default would hang up on them.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        # Otherwise two servers could share a port, and each get some of the calls, in silence.
+        ("grpc.so_reuseport", 0),
+    ]
 
 
 def stop_signals() -> asyncio.Event:

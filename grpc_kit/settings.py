@@ -3,12 +3,15 @@
 import os
 import sys
 import textwrap
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Literal, Self, TypeVar
 
 import structlog
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
+
+from grpc_kit.credentials import ServerTls
 
 MEBIBYTE = 1024 * 1024
 MAX_PORT = 65535
@@ -32,6 +35,45 @@ class ServerSettings(BaseSettings):
         description="Largest gRPC message in bytes. gRPC itself refuses larger ones, so it stays above the largest "
         "image, whose refusal says more.",
     )
+    metrics_address: str = Field(
+        default="off",
+        description="Address for Prometheus, HOST:PORT, which finds the metrics at /metrics over plain HTTP; port 0 "
+        "takes a free one, off serves none.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None,
+        description="File of the server's certificate and those between it and its authority's, PEM. Set with the key "
+        "it turns TLS on. The files are read again when they change, for new connections.",
+    )
+    tls_key: Path | None = Field(default=None, description="File of the certificate's private key, PEM.")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="File of the authorities' certificates, PEM, whose clients alone may connect (mTLS). Unset: every "
+        "client may. Probes of Kubernetes have no certificate: see docs/operations.md.",
+    )
+    tokens: SecretStr = Field(
+        default=SecretStr(""),
+        description='Tokens of which each call has to show one as "authorization: Bearer TOKEN", separated by commas '
+        "so that they can be changed one by one; health is told without. Unset: nobody is asked.",
+    )
+    keepalive_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds without traffic after which a connection is tried; one that does not answer within 10 s "
+        "is closed and its calls are cancelled. So a caller that vanished holds nothing for long.",
+    )
+    max_connection_age_seconds: float = Field(
+        default=60.0,
+        ge=1,
+        description="Seconds after which a client is asked to connect again, give or take a tenth; calls under way "
+        "are finished first, however long they take. It is how clients find replicas that were added.",
+    )
+    max_concurrent_streams: int = Field(
+        default=256,
+        ge=1,
+        description="Most calls of one connection at a time, unary ones too; a client waits with further ones. Bounds "
+        "the memory for messages that nobody has looked at yet.",
+    )
     drain_seconds: float = Field(
         default=20.0,
         ge=0,
@@ -44,13 +86,38 @@ class ServerSettings(BaseSettings):
         default="INFO", description="Least severe level to log. INFO has one line for each call."
     )
 
-    @field_validator("listen_address")
+    @field_validator("listen_address", "metrics_address")
     @classmethod
-    def _has_host_and_port(cls, address: str) -> str:
+    def _has_host_and_port(cls, address: str, info: ValidationInfo) -> str:
+        if info.field_name == "metrics_address" and address == "off":
+            return address
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or int(port) > MAX_PORT:
             raise ValueError("should be HOST:PORT, with a port of 0 to 65535")
         return address
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("a certificate and its key are set together: *_TLS_CERTIFICATE and *_TLS_KEY")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("*_TLS_CLIENT_CA needs *_TLS_CERTIFICATE and *_TLS_KEY")
+        if self.tokens.get_secret_value() and not self.token_list:
+            # Such as "$OLD,$NEW" of two variables that are empty: an open door that was meant to be closed.
+            raise ValueError("*_TOKENS is set and has no token")
+        return self
+
+    @property
+    def tls(self) -> ServerTls | None:
+        """The server's files of TLS; None is plain text."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return ServerTls(self.tls_certificate, self.tls_key, self.tls_client_ca)
+
+    @property
+    def token_list(self) -> list[str]:
+        """The tokens, of which each call has to show one; none where nobody is asked."""
+        return [token for token in (part.strip() for part in self.tokens.get_secret_value().split(",")) if token]
 
 
 def load(settings: type[SettingsType], program: str) -> SettingsType:
@@ -65,7 +132,11 @@ def load(settings: type[SettingsType], program: str) -> SettingsType:
     except ValidationError as error:
         lines = [f"{program}: wrong settings:"]
         for problem in error.errors():
-            field = str(problem["loc"][0]) if problem["loc"] else ""
+            if not problem["loc"]:
+                # Settings that do not go together; shown without their values, among which may be secrets.
+                lines.append(f"  {problem['msg']}")
+                continue
+            field = str(problem["loc"][0])
             secret = field in settings.model_fields and settings.model_fields[field].annotation is SecretStr
             shown = "(hidden)" if secret else repr(problem["input"])
             lines.append(f"  {_prefix(settings)}{field.upper()}={shown}: {problem['msg']}")

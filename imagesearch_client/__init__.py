@@ -1,5 +1,6 @@
 """The client library: `Client` for programs, the `imagesearch` command for people."""
 
+from grpc_kit.credentials import ClientTls
 from grpc_kit.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
@@ -28,6 +29,7 @@ __all__ = [
     "AlreadyExistsError",
     "AttributeValue",
     "Client",
+    "ClientTls",
     "Collection",
     "DeadlineExceededError",
     "Embedding",

@@ -1,6 +1,7 @@
 """The `imagesearch` command."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from grpc_kit.credentials import ClientTls, CredentialsError
 from grpc_kit.errors import InvalidArgumentError, ServiceError
 from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.ingest import SUFFIXES, find_images, ingest_folder, show_progress
@@ -32,6 +34,8 @@ HINTS = {
 app = typer.Typer(
     name="imagesearch",
     help="Find the images that look like an image. Talks to the search service, by default on this machine.",
+    epilog="Over TLS: IMAGESEARCH_TLS=true, or IMAGESEARCH_CA with the file of your authority; IMAGESEARCH_CERTIFICATE "
+    "and IMAGESEARCH_KEY for a service that asks for yours, IMAGESEARCH_TOKEN for one that wants a token.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,10 +58,25 @@ CollectionName = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 
 
+def tls_from_environment() -> ClientTls | None:
+    """How the service is called over TLS; None is plain text."""
+    authority, certificate, key = (
+        Path(value) if (value := os.environ.get(f"IMAGESEARCH_{name}")) else None
+        for name in ("CA", "CERTIFICATE", "KEY")
+    )
+    wanted = os.environ.get("IMAGESEARCH_TLS", "").lower() in {"1", "true", "yes"}
+    return ClientTls(authority, certificate, key) if wanted or authority or certificate else None
+
+
 @contextmanager
 def connected(target: str) -> Iterator[Client]:
     """A client; an error of the service ends the command with its message and exit code 1."""
-    with Client(target) as client:
+    try:
+        client = Client(target, tls=tls_from_environment(), token=os.environ.get("IMAGESEARCH_TOKEN", ""))
+    except CredentialsError as error:
+        err.print(f"[bold red]error[/] {error}")
+        raise typer.Exit(1) from None
+    with client:
         try:
             yield client
         except ServiceError as error:

@@ -15,7 +15,8 @@ from imagesearch.search.v1 import (
     search_pb2_grpc,
 )
 
-from grpc_kit.channel import channel_options
+from grpc_kit.channel import open_blocking_channel
+from grpc_kit.credentials import ClientTls
 from grpc_kit.health import is_serving
 from grpc_kit.status import from_rpc_error
 from imagesearch_client.converters import (
@@ -48,16 +49,22 @@ class Client:
     A client is safe to share between threads, and cheap to keep: it holds one channel, which reconnects by itself.
     """
 
-    def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self, target: str = DEFAULT_TARGET, *, timeout: float = 30.0, tls: ClientTls | None = None, token: str = ""
+    ) -> None:
         """Connects when first used.
 
         Args:
             target: HOST:PORT, or a gRPC name such as "dns:///search:50052", whose addresses are then used in turn.
             timeout: seconds for each call; writing has none, because it lasts as long as there are images.
+            tls: how the service is called over TLS; None is plain text.
+            token: shown with each call; it needs TLS.
+
+        Raises CredentialsError where a file cannot be used.
         """
         self.target = target
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=channel_options(MAX_MESSAGE_BYTES, REPEATABLE))
+        self._channel = open_blocking_channel(target, MAX_MESSAGE_BYTES, REPEATABLE, tls=tls, token=token)
         self._collections = collection_pb2_grpc.CollectionServiceStub(self._channel)
         self._images = image_pb2_grpc.ImageServiceStub(self._channel)
         self._searches = search_pb2_grpc.SearchServiceStub(self._channel)

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from grpc_kit import logging
+from grpc_kit import logging, tracing
 from grpc_kit.server import stop_signals
 from grpc_kit.settings import load, log_settings
 from search_service.settings import SearchSettings
@@ -16,8 +16,9 @@ async def run(settings: SearchSettings) -> None:
 
     try:
         stop = stop_signals()
-        async with serve(settings):
-            await stop.wait()
+        with tracing.exported("search_service"):
+            async with serve(settings):
+                await stop.wait()
     except OSError as error:
         sys.exit(f"search_service: {error}")
 

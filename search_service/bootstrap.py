@@ -16,6 +16,7 @@ from imagesearch.search.v1 import (
     search_pb2_grpc,
 )
 
+from grpc_kit import metrics
 from grpc_kit.channel import open_channel
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
@@ -50,7 +51,8 @@ def utc_now() -> datetime:
 async def serve(settings: SearchSettings) -> AsyncIterator[str]:
     """Serves; gives the address, HOST:PORT. At the end it stops taking calls and finishes those it has.
 
-    Raises OSError where the port or Milvus Lite's file is taken. A Milvus server that does not answer is waited for.
+    Raises OSError where a port or Milvus Lite's file is taken, or a file of TLS cannot be used.
+    A Milvus server that does not answer is waited for.
     """
     # pymilvus logs every failed call with a traceback; the store logs those that nobody foresaw.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -73,10 +75,18 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
                 "or cannot be written. SEARCH_MILVUS_URI names another"
             )
         channel = await stack.enter_async_context(
-            open_channel(settings.embedder_target, settings.max_message_bytes, REPEATABLE)
+            open_channel(
+                settings.embedder_target,
+                settings.max_message_bytes,
+                REPEATABLE,
+                tls=settings.embedder_client_tls,
+                token=settings.embedder_token.get_secret_value(),
+            )
         )
         embedder = EmbedderClient(channel, settings.embedder_target, settings.embedder_timeout_seconds)
-        server = Server(_services(store, embedder, settings), settings, DOMAIN)
+        registry = metrics.new_registry()
+        server = Server(_services(store, embedder, settings), settings, DOMAIN, registry)
+        stack.enter_context(metrics.served(registry, settings.metrics_address))
         stack.push_async_callback(server.stop)
         address = await server.start(serving=ready)
         follower = asyncio.create_task(follow(store, server, settings.milvus_timeout_seconds, serving=ready))

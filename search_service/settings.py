@@ -1,8 +1,11 @@
 """The search service's settings."""
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from grpc_kit.credentials import ClientTls
 from grpc_kit.settings import MEBIBYTE, ServerSettings
 
 
@@ -42,6 +45,22 @@ class SearchSettings(ServerSettings):
     embedder_timeout_seconds: float = Field(
         default=20.0, gt=0, description="Most seconds for the embedding of one query image."
     )
+    embedder_tls: bool = Field(
+        default=False,
+        description="Whether the embedder is called over TLS. True with SEARCH_EMBEDDER_CA, whatever this says.",
+    )
+    embedder_ca: Path | None = Field(
+        default=None,
+        description="File of the authorities' certificates, PEM, that the embedder's may come from. Unset, with TLS: "
+        "gRPC's list of public ones.",
+    )
+    embedder_certificate: Path | None = Field(
+        default=None, description="File of this service's own certificate, PEM, for an embedder that asks for one."
+    )
+    embedder_key: Path | None = Field(default=None, description="File of that certificate's private key, PEM.")
+    embedder_token: SecretStr = Field(
+        default=SecretStr(""), description="Token to show to the embedder; it is sent over TLS only. Unset: none."
+    )
     default_timeout_seconds: float = Field(
         default=30.0,
         gt=0,
@@ -59,3 +78,10 @@ class SearchSettings(ServerSettings):
         description="Bytes of those images together, which bounds the memory of a stream. Below half of the 64 MiB "
         "that Milvus takes in a call.",
     )
+
+    @property
+    def embedder_client_tls(self) -> ClientTls | None:
+        """How the embedder is called over TLS; None is plain text."""
+        if not (self.embedder_tls or self.embedder_ca or self.embedder_certificate):
+            return None
+        return ClientTls(self.embedder_ca, self.embedder_certificate, self.embedder_key)

@@ -33,5 +33,7 @@ def model_to(info: ModelInfo, limits: Limits, default: str) -> embedder_pb2.Mode
         weights_sha256=info.weights_sha256,
         fingerprint=info.fingerprint,
         limits=embedder_pb2.Limits(max_image_bytes=limits.max_image_bytes, max_image_pixels=limits.max_image_pixels),
-        execution=embedder_pb2.Execution(max_batch_size=info.max_batch_size, threads=info.threads),
+        execution=embedder_pb2.Execution(
+            max_batch_size=info.max_batch_size, threads=info.threads, seconds_per_image=info.seconds_per_image
+        ),
     )

@@ -1,6 +1,6 @@
 """EmbedderService: translates between messages and the core."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
@@ -39,10 +39,13 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         """Embeds many images in the bulk lane, each with an answer of its own."""
         deadline = Deadline.after(context.time_remaining())
 
+        async def admit(request: embedder_pb2.EmbedStreamRequest) -> Callable[[], None]:
+            return await self._images.admit(image_from(request.image), Lane.BULK)
+
         async def answer(request: embedder_pb2.EmbedStreamRequest) -> embedder_pb2.EmbedStreamResponse:
             return await self._answer(request, deadline)
 
-        async with aclosing(answer_each(request_iterator, answer, self._stream_window)) as responses:
+        async with aclosing(answer_each(request_iterator, answer, self._stream_window, admit)) as responses:
             async for response in responses:
                 yield response
 
@@ -57,7 +60,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
                     f"request_id has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are taken",
                     field="request_id",
                 )
-            embedding = await self._images.embed(image_from(request.image), request.model, Lane.BULK, deadline)
+            embedding = await self._images.embed_admitted(image_from(request.image), request.model, Lane.BULK, deadline)
             response.embedding.CopyFrom(embedding_to(embedding))
         except ServiceError as error:
             response.error.CopyFrom(to_status(error, DOMAIN))

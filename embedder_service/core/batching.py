@@ -1,24 +1,52 @@
 """Gathers single images into batches for a network that runs one batch at a time.
 
 There is no timer: whenever the network is free it takes what is waiting, up to its batch limit. So an image never waits
-for others to come, and batches grow just while the network is busy. Two lanes: interactive images go first, and bulk
-images are kept a share of each batch, so that neither starves the other.
+for others to come, and batches grow just while the network is busy. Two lanes: interactive images go first and in
+batches of their own, and bulk images are kept a share of the slots, so that neither starves the other.
 """
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import structlog
 
+from embedder_service.core.ports import Observer
 from embedder_service.core.types import Lane, Pixels, Vectors
-from grpc_kit.deadline import Deadline
-from grpc_kit.errors import DeadlineExceededError, InternalError, UnavailableError
+from grpc_kit import stages
+from grpc_kit.deadline import Clock
+from grpc_kit.errors import DeadlineExceededError, InternalError, ServiceError, UnavailableError
 
 log = structlog.stdlib.get_logger()
+
+
+class TimeLeft(Protocol):
+    """Somebody's patience, such as a Deadline."""
+
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchPolicy:
+    """How much goes into one run of the network."""
+
+    max_batch_size: int
+    """The most images, of any lane."""
+    bulk_batch_size: int
+    """The most images of a batch of bulk ones alone, while interactive images come: one that comes meanwhile has to
+    wait for the whole of it."""
+    bulk_share: float = 0.25
+    """Bulk images for each interactive one while both wait, in 0..1."""
+    interactive_memory: float = 10.0
+    """Seconds for which interactive images count as coming after the last one."""
 
 
 @dataclass
@@ -26,64 +54,84 @@ class Waiting:
     """One image that waits for its turn."""
 
     pixels: Pixels
-    deadline: Deadline
+    lane: Lane
+    patience: TimeLeft
+    since: float
     vector: "asyncio.Future[Vectors]"
+    began: float = field(default=math.nan)
+    """When its run began."""
 
 
 class Batcher:
     """Runs a network on what callers submit. All methods belong to one event loop."""
 
     def __init__(
-        self, run: Callable[[Pixels], Vectors], max_batch_size: int, executor: Executor, bulk_share: float = 0.25
+        self,
+        run: Callable[[Pixels], Vectors],
+        policy: BatchPolicy,
+        executor: Executor,
+        observer: Observer,
+        clock: Clock = time.monotonic,
     ) -> None:
         """Makes the batcher; `start` sets it to work.
 
         Args:
             run: uint8[N, S, S, 3] to float32[N, D]; it blocks, and is called in `executor`, one call at a time.
-            max_batch_size: the largest N.
+            policy: the sizes of batches.
             executor: what `run` is called in.
-            bulk_share: the part of the slots that bulk images get while interactive ones wait, in 0..1.
+            observer: is told of each wait and each run.
+            clock: seconds.
         """
         self._run = run
-        self._max_batch_size = max_batch_size
+        self._policy = policy
         self._executor = executor
-        self._bulk_share = bulk_share
+        self._observer = observer
+        self._clock = clock
         # What bulk images are owed of the slots that interactive ones took before them; at 1 it is their turn.
         self._bulk_credit = 0.0
-        self._interactive: deque[Waiting] = deque()
-        self._bulk: deque[Waiting] = deque()
+        self._last_interactive = -math.inf
+        self._lanes: dict[Lane, deque[Waiting]] = {lane: deque() for lane in Lane}
         self._arrived = asyncio.Event()
         self._stopping = False
         self._worker: asyncio.Task[None] | None = None
+        self.died = asyncio.Event()
+        """Set when the worker ended otherwise than by `stop`; from then on every image is refused."""
 
     def start(self) -> None:
         """Begins to take images."""
         self._worker = asyncio.get_running_loop().create_task(self._work())
+        self._worker.add_done_callback(self._worker_ended)
 
     async def stop(self) -> None:
         """Finishes the batch in hand; what still waits, and what comes later, is refused with UnavailableError."""
         self._stopping = True
         self._arrived.set()
         if self._worker is not None:
-            await self._worker
-        for waiting in (*self._interactive, *self._bulk):
-            if not waiting.vector.done():
-                waiting.vector.set_exception(_stopping())
-        self._interactive.clear()
-        self._bulk.clear()
+            await asyncio.wait([self._worker])
+        self._refuse_all()
 
-    async def submit(self, pixels: Pixels, lane: Lane, deadline: Deadline) -> Vectors:
+    def waiting(self, lane: Lane) -> int:
+        """The number of a lane's images whose run has not begun."""
+        return len(self._lanes[lane])
+
+    async def submit(self, pixels: Pixels, lane: Lane, patience: TimeLeft) -> Vectors:
         """Waits for the vector of one image, uint8[S, S, 3] to float32[D].
 
-        Raises DeadlineExceededError where the deadline passes before its turn comes. A cancelled caller's image is
-        dropped when its turn comes, and costs nothing.
+        Raises DeadlineExceededError where patience ends before its turn comes, UnavailableError when the batcher stops
+        or is dead. A cancelled caller's image is dropped when its turn comes, and costs nothing.
         """
-        if self._stopping:
-            raise _stopping()
-        waiting = Waiting(pixels, deadline, asyncio.get_running_loop().create_future())
-        (self._interactive if lane is Lane.INTERACTIVE else self._bulk).append(waiting)
+        if self._stopping or self.died.is_set():
+            raise self._refusal()
+        now = self._clock()
+        if lane is Lane.INTERACTIVE:
+            self._last_interactive = now
+        waiting = Waiting(pixels, lane, patience, now, asyncio.get_running_loop().create_future())
+        self._lanes[lane].append(waiting)
         self._arrived.set()
-        return await waiting.vector
+        vector = await waiting.vector
+        stages.record("queue", waiting.since, waiting.began)
+        stages.record("inference", waiting.began, self._clock())
+        return vector
 
     async def _work(self) -> None:
         while True:
@@ -92,22 +140,65 @@ class Batcher:
                 return
             batch = self._take()
             if batch:
-                await self._answer(batch)
+                await self._answer_or_keep(batch)
             else:
                 self._arrived.clear()
 
+    def _worker_ended(self, worker: "asyncio.Task[None]") -> None:
+        if self._stopping and not worker.cancelled() and worker.exception() is None:
+            return
+        log.critical("the batch worker died", exc_info=None if worker.cancelled() else worker.exception())
+        self.died.set()
+        self._refuse_all()
+
+    def _refuse_all(self) -> None:
+        for lane in self._lanes.values():
+            for waiting in lane:
+                if not waiting.vector.done():
+                    waiting.vector.set_exception(self._refusal())
+            lane.clear()
+
+    def _refusal(self) -> ServiceError:
+        if self.died.is_set():
+            return UnavailableError("WORKER_DIED", "this server cannot run its network any more", retry_after=1.0)
+        return UnavailableError("STOPPING", "the server is stopping", retry_after=1.0)
+
     def _take(self) -> list[Waiting]:
-        """The next batch: interactive images before bulk ones, which get their share all the same."""
+        """The next batch: interactive images with bulk's share among them, or else bulk images."""
+        interactive, bulk = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BULK]
         batch: list[Waiting] = []
-        while len(batch) < self._max_batch_size and (self._interactive or self._bulk):
-            from_bulk = not self._interactive or (bool(self._bulk) and self._bulk_credit + self._bulk_share >= 1)
-            waiting = (self._bulk if from_bulk else self._interactive).popleft()
+        while len(batch) < self._policy.max_batch_size and interactive:
+            bulks_turn = bool(bulk) and self._bulk_credit >= 1
+            waiting = (bulk if bulks_turn else interactive).popleft()
             if not _still_wanted(waiting):
                 continue
             batch.append(waiting)
-            owed = 0.0 if from_bulk or not self._bulk else self._bulk_credit + self._bulk_share
-            self._bulk_credit = owed
+            self._bulk_credit = 0.0 if bulks_turn or not bulk else self._bulk_credit + self._policy.bulk_share
+        if batch:
+            return batch
+        # Bulk images never fill up a batch of interactive ones: they would make it longer.
+        self._bulk_credit = 0.0
+        while len(batch) < self._bulk_limit() and bulk:
+            waiting = bulk.popleft()
+            if _still_wanted(waiting):
+                batch.append(waiting)
         return batch
+
+    def _bulk_limit(self) -> int:
+        interactive_come = self._clock() - self._last_interactive <= self._policy.interactive_memory
+        return (
+            min(self._policy.bulk_batch_size, self._policy.max_batch_size)
+            if interactive_come
+            else (self._policy.max_batch_size)
+        )
+
+    async def _answer_or_keep(self, batch: list[Waiting]) -> None:
+        """Answers a batch; where that kills the worker, keeps it with those who wait, who will be told of it."""
+        try:
+            await self._answer(batch)
+        except BaseException:
+            self._lanes[Lane.INTERACTIVE].extendleft(batch)
+            raise
 
     async def _answer(self, batch: list[Waiting]) -> None:
         """Runs a batch; where that fails, its halves, until the image at fault stands alone."""
@@ -115,6 +206,9 @@ class Batcher:
         batch = [waiting for waiting in batch if not waiting.vector.done()]
         if not batch:
             return
+        began = self._clock()
+        for waiting in batch:
+            waiting.began = began
         try:
             pixels = np.stack([waiting.pixels for waiting in batch])
             vectors = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, pixels)
@@ -133,7 +227,9 @@ class Batcher:
                 failure.__cause__ = error
                 batch[0].vector.set_exception(failure)
             return
+        self._observer.ran(len(batch), self._clock() - began)
         for waiting, vector in zip(batch, vectors, strict=True):
+            self._observer.waited(waiting.lane, began - waiting.since)
             if not waiting.vector.done():
                 waiting.vector.set_result(vector)
 
@@ -142,13 +238,12 @@ def _still_wanted(waiting: Waiting) -> bool:
     """Whether somebody still waits for the vector; tells the caller where its time is over."""
     if waiting.vector.done():
         return False
-    if waiting.deadline.remaining() > 0:
+    if waiting.patience.remaining() > 0:
         return True
-    waiting.vector.set_exception(
-        DeadlineExceededError("DEADLINE_EXCEEDED", "the deadline passed while the image waited for its turn")
-    )
+    waiting.vector.set_exception(out_of_time())
     return False
 
 
-def _stopping() -> UnavailableError:
-    return UnavailableError("STOPPING", "the server is stopping", retry_after=1.0)
+def out_of_time() -> DeadlineExceededError:
+    """What a caller is told whose deadline passed before its image's turn came."""
+    return DeadlineExceededError("DEADLINE_EXCEEDED", "the deadline passed while the image waited for its turn")

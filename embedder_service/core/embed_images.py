@@ -1,90 +1,159 @@
 """The embedder's one job: an encoded image goes in, its vector comes out."""
 
 import asyncio
-from collections.abc import Mapping
+import hashlib
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from embedder_service.core.batching import Batcher
+from embedder_service.core.admission import Admission
+from embedder_service.core.batching import Batcher, TimeLeft, out_of_time
 from embedder_service.core.image_decoding import ImageDecoder
-from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo
+from embedder_service.core.ports import Observer
+from embedder_service.core.sharing import SharedWork
+from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo, Pixels, Region, Vectors
+from grpc_kit import stages
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import NotFoundError, ResourceExhaustedError
+from grpc_kit.errors import NotFoundError, ServiceError
+
+# Bytes that are hashed on the event loop, in a fraction of a millisecond; more would hold up other calls.
+HASHED_AT_ONCE = 256 * 1024
+
+# What makes two images one: the SHA-256 of the bytes, the region, and the fingerprint of the model.
+ImageKey: TypeAlias = tuple[bytes, Region | None, str]
+VectorCache: TypeAlias = MutableMapping[ImageKey, Vectors]
 
 
-class Admission:
-    """Bounds the images under way in each lane: the interactive lane refuses when it is full, the bulk lane waits."""
+@dataclass(frozen=True)
+class DecodePool:
+    """What decodes the images of a lane."""
 
-    def __init__(self, interactive: int, bulk: int) -> None:
-        """The most images under way at a time, by lane."""
-        self._limit = interactive
-        self._admitted = 0
-        self._bulk = asyncio.Semaphore(bulk)
-
-    async def enter(self, lane: Lane) -> None:
-        """Takes a place. Raises ResourceExhaustedError in the interactive lane."""
-        if lane is Lane.BULK:
-            await self._bulk.acquire()
-            return
-        if self._admitted >= self._limit:
-            raise ResourceExhaustedError(
-                "OVERLOADED",
-                f"{self._limit} images wait already; try again later, or use EmbedStream, which waits",
-                metadata={"max_pending": str(self._limit)},
-                retry_after=1.0,
-            )
-        self._admitted += 1
-
-    def leave(self, lane: Lane) -> None:
-        """Gives a place back."""
-        if lane is Lane.BULK:
-            self._bulk.release()
-        else:
-            self._admitted -= 1
+    decoder: ImageDecoder
+    threads: Executor
 
 
 class ModelPipeline:
     """One model with what leads to it: decode in a pool of threads, then wait for a batch."""
 
     def __init__(
-        self, info: ModelInfo, decoder: ImageDecoder, decoders: Mapping[Lane, Executor], batcher: Batcher
+        self,
+        info: ModelInfo,
+        decoders: Mapping[Lane, DecodePool],
+        batcher: Batcher,
+        observer: Observer,
     ) -> None:
         """`decoders` has a pool for each lane: behind the large images of a load nobody should have to wait."""
         self.info = info
-        self._decoder = decoder
         self._decoders = decoders
         self._batcher = batcher
+        self._observer = observer
 
-    async def embed(self, image: EncodedImage, lane: Lane, deadline: Deadline) -> Embedding:
-        """Embeds one image. Raises InvalidArgumentError, DeadlineExceededError."""
-        loop = asyncio.get_running_loop()
-        pixels = await loop.run_in_executor(self._decoders[lane], self._decoder.decode, image)
-        vector = await self._batcher.submit(pixels, lane, deadline)
-        return Embedding(vector, self.info.fingerprint)
+    async def key(self, image: EncodedImage, lane: Lane) -> ImageKey:
+        """Names what the vector depends on."""
+        content = image.content
+        if len(content) <= HASHED_AT_ONCE:
+            digest = _sha256(content)
+        else:
+            digest = await asyncio.get_running_loop().run_in_executor(self._decoders[lane].threads, _sha256, content)
+        return digest, image.region, self.info.fingerprint
+
+    async def embed(self, image: EncodedImage, lane: Lane, patience: TimeLeft) -> Vectors:
+        """Embeds one image as float32[D]. Raises InvalidArgumentError, DeadlineExceededError, UnavailableError."""
+        asked = time.monotonic()
+        # Where the caller leaves before a thread is free, the pool drops the image: its future is cancelled.
+        pixels, began, ended = await asyncio.get_running_loop().run_in_executor(
+            self._decoders[lane].threads, _decode, self._decoders[lane].decoder, image, patience
+        )
+        stages.record("queue", asked, began)
+        stages.record("decode", began, ended)
+        self._observer.decoded(lane, ended - began)
+        return await self._batcher.submit(pixels, lane, patience)
 
 
 class EmbedImages:
     """The models that are served, and who may use them when."""
 
     def __init__(
-        self, pipelines: Mapping[str, ModelPipeline], default: str, limits: Limits, admission: Admission
+        self,
+        pipelines: Mapping[str, ModelPipeline],
+        default: str,
+        limits: Limits,
+        admission: Admission,
+        cache: VectorCache | None,
+        observer: Observer,
     ) -> None:
-        """`default` is the name of the model that answers where none is named."""
+        """Serves some models.
+
+        Args:
+            pipelines: by the model's name.
+            default: the name of the model that answers where none is named.
+            limits: what is said of the largest image.
+            admission: bounds what is under way.
+            cache: keeps vectors; what it forgets is embedded again. None keeps nothing.
+            observer: is told of each answer.
+        """
         self._pipelines = pipelines
         self.default = default
         self.limits = limits
         self._admission = admission
+        self._cache = cache
+        self._observer = observer
+        self._shared: SharedWork[Vectors] = SharedWork()
+
+    async def admit(self, image: EncodedImage, lane: Lane) -> Callable[[], None]:
+        """Takes a place for an image, which `embed_admitted` may embed then; gives what gives the place back.
+
+        Raises ResourceExhaustedError in the interactive lane.
+        """
+        try:
+            return (await self._admission.enter(lane, len(image.content))).leave
+        except ServiceError as error:
+            self._observer.answered(lane, error.reason)
+            raise
 
     async def embed(self, image: EncodedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
         """Embeds one image with a model; an empty name is the default one.
 
-        Raises NotFoundError, ResourceExhaustedError, InvalidArgumentError, DeadlineExceededError.
+        Raises NotFoundError, ResourceExhaustedError, InvalidArgumentError, DeadlineExceededError, UnavailableError.
         """
-        pipeline = self._pipeline(model)
-        await self._admission.enter(lane)
+        leave = await self.admit(image, lane)
         try:
-            return await pipeline.embed(image, lane, deadline)
+            return await self.embed_admitted(image, model, lane, deadline)
         finally:
-            self._admission.leave(lane)
+            leave()
+
+    async def embed_admitted(self, image: EncodedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
+        """Embeds one image that has a place. Raises as `embed` does."""
+        result = "INTERNAL"
+        try:
+            pipeline = self._pipeline(model)
+            vector, result = await self._vector(pipeline, image, lane, deadline)
+            return Embedding(vector, pipeline.info.fingerprint)
+        except ServiceError as error:
+            result = error.reason
+            raise
+        except asyncio.CancelledError:
+            result = "CANCELLED"
+            raise
+        finally:
+            self._observer.answered(lane, result)
+
+    async def _vector(
+        self, pipeline: ModelPipeline, image: EncodedImage, lane: Lane, deadline: Deadline
+    ) -> tuple[Vectors, str]:
+        key = await pipeline.key(image, lane)
+        cached = self._cache.get(key) if self._cache is not None else None
+        if cached is not None:
+            return cached, "cached"
+        vector, joined = await self._shared.run(
+            key, lane, deadline, lambda patience: pipeline.embed(image, lane, patience)
+        )
+        if self._cache is not None:
+            # A copy: what the network gave is a row that would keep its whole batch in memory.
+            self._cache[key] = vector.copy()
+        return vector, "shared" if joined else "embedded"
 
     def models(self) -> list[ModelInfo]:
         """The models by name."""
@@ -105,3 +174,15 @@ class EmbedImages:
                 metadata={"models": served},
             )
         return pipeline
+
+
+def _decode(decoder: ImageDecoder, image: EncodedImage, patience: TimeLeft) -> tuple[Pixels, float, float]:
+    """The pixels, and when decoding began and ended."""
+    if patience.remaining() <= 0:
+        raise out_of_time()
+    began = time.monotonic()
+    return decoder.decode(image, patience), began, time.monotonic()
+
+
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

@@ -2,14 +2,18 @@
 
 import math
 import struct
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from typing import TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
+from embedder_service.core.batching import TimeLeft, out_of_time
 from embedder_service.core.types import EncodedImage, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
 
@@ -51,20 +55,70 @@ DECODER_ERRORS = (
 )
 
 
+# Left, top, right, bottom, in pixels.
+Box: TypeAlias = tuple[float, float, float, float]
+
+# A large JPEG is decoded at a half, a quarter or an eighth of its size, but never below this many times the result's
+# side: from there on the last step averages over at least two pixels each way, as it does without this.
+DRAFT_MARGIN = 2
+
+
+class PixelBudget:
+    """Bounds the pixels that are decoded at a time, by all threads together; who came first goes first."""
+
+    def __init__(self, pixels: int) -> None:
+        """`pixels` is the most at a time; it should be at least those of the largest image that is taken."""
+        self._free = self._most = pixels
+        self._changed = threading.Condition()
+        self._turns: deque[object] = deque()
+
+    @contextmanager
+    def hold(self, pixels: int, patience: TimeLeft) -> Iterator[None]:
+        """Waits until so many pixels are free. Raises DeadlineExceededError."""
+        # More than all is all: it waits until nobody else decodes.
+        share = min(pixels, self._most)
+        turn = object()
+        with self._changed:
+            self._turns.append(turn)
+            try:
+                self._wait(turn, share, patience)
+                self._free -= share
+            finally:
+                self._turns.remove(turn)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += share
+                self._changed.notify_all()
+
+    def _wait(self, turn: object, share: int, patience: TimeLeft) -> None:
+        while self._turns[0] is not turn or self._free < share:
+            # Asked again each time: it grows when somebody joins who wants the same image.
+            seconds = patience.remaining()
+            if seconds <= 0:
+                raise out_of_time()
+            self._changed.wait(min(seconds, threading.TIMEOUT_MAX))
+
+
 class ImageDecoder:
     """Decodes images to one square size."""
 
-    def __init__(self, size: int, limits: Limits) -> None:
-        """`size` is the side of the result in pixels."""
+    def __init__(self, size: int, limits: Limits, budget: PixelBudget) -> None:
+        """`size` is the side of the result in pixels; `budget` may be shared with other decoders."""
         self._size = size
         self._limits = limits
+        self._budget = budget
 
-    def decode(self, image: EncodedImage) -> Pixels:
+    def decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
         """Gives the image as uint8[size, size, 3].
 
         The first frame of a JPEG, PNG, WebP, GIF, TIFF or BMP file, turned as its EXIF orientation says, in RGB with
         transparency over white, cut to its region, and stretched to the square by Pillow's bilinear filter (which
-        averages over all pixels that fall into one). Raises InvalidArgumentError.
+        averages over all pixels that fall into one). A JPEG of at least four times that size is scaled while it is
+        decoded, which is several times faster; its vector stays within a cosine of 0.999. Raises InvalidArgumentError,
+        and DeadlineExceededError where patience ends while other images are decoded.
         """
         content = image.content
         if not content:
@@ -83,10 +137,31 @@ class ImageDecoder:
         with self._naming_what_is_wrong(content), Image.open(BytesIO(content), formats=FORMATS) as opened:
             self._check_dimensions(opened.width, opened.height)
             self._check_tiles(opened)
-            colour = to_rgb(upright(opened))
-        part = crop(colour, image.region) if image.region else colour
-        resized = part.resize((self._size, self._size), Image.Resampling.BILINEAR)
+            if image.region is not None:
+                check_region(image.region)
+            scale = self._draft(opened, image.region)
+            # A progressive JPEG is kept whole in memory, as coefficients, however small it is decoded.
+            kept = scale * scale if opened.info.get("progressive") else 1
+            with self._budget.hold(opened.width * opened.height * kept, patience):
+                colour = to_rgb(upright(opened))
+                box = None
+                if image.region:
+                    # Cut first: the filter would look beyond the edges of a box.
+                    colour, box = cut(colour, box_of(image.region, colour, scale))
+                resized = colour.resize((self._size, self._size), Image.Resampling.BILINEAR, box)
         return np.asarray(resized, dtype=np.uint8)
+
+    def _draft(self, opened: Image.Image, region: Region | None) -> int:
+        """Lets a large JPEG be scaled while it is decoded, to a part of its size: 1, a half, a quarter or an eighth.
+
+        Other formats cannot be, and are left as they are.
+        """
+        width = opened.width
+        # The region's shorter side, whichever way the image will be turned.
+        fraction = min(region.x1 - region.x0, region.y1 - region.y0) if region else 1.0
+        side = math.ceil(DRAFT_MARGIN * self._size / fraction)
+        opened.draft(opened.mode, (side, side))
+        return round(width / opened.width)
 
     def _check_dimensions(self, width: int, height: int) -> None:
         """Refuses from the header, before a pixel is decoded."""
@@ -198,8 +273,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def crop(image: Image.Image, region: Region) -> Image.Image:
-    """The part of an upright image that a region names. Raises InvalidArgumentError."""
+def check_region(region: Region) -> None:
+    """Raises InvalidArgumentError where a region is no box within the image."""
     box = (region.x0, region.y0, region.x1, region.y1)
     inside = all(math.isfinite(edge) and 0.0 <= edge <= 1.0 for edge in box)
     if not inside or region.x0 >= region.x1 or region.y0 >= region.y1:
@@ -209,12 +284,27 @@ def crop(image: Image.Image, region: Region) -> Image.Image:
             "0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 should hold",
             field=REGION,
         )
-    left, right = round(region.x0 * image.width), round(region.x1 * image.width)
-    top, bottom = round(region.y0 * image.height), round(region.y1 * image.height)
+
+
+def cut(image: Image.Image, box: Box) -> tuple[Image.Image, Box]:
+    """The pixels that a box touches, and where the box is among them."""
+    left, top = math.floor(box[0]), math.floor(box[1])
+    part = image.crop((left, top, math.ceil(box[2]), math.ceil(box[3])))
+    return part, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+
+
+def box_of(region: Region, image: Image.Image, scale: int) -> Box:
+    """The box of a region in an upright image that was decoded at 1 / scale of its size.
+
+    It lies between whole pixels of the full size. Raises InvalidArgumentError.
+    """
+    width, height = image.width * scale, image.height * scale
+    left, right = round(region.x0 * width), round(region.x1 * width)
+    top, bottom = round(region.y0 * height), round(region.y1 * height)
     if left >= right or top >= bottom:
         raise InvalidArgumentError(
             "REGION_INVALID",
-            f"{REGION} covers less than one pixel of the image's {image.width} x {image.height}",
+            f"{REGION} covers less than one pixel of the image's {width} x {height}",
             field=REGION,
         )
-    return image.crop((left, top, right, bottom))
+    return left / scale, top / scale, right / scale, bottom / scale

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +64,10 @@ class ModelInfo:
     precision: str
     max_batch_size: int
     threads: int
+    seconds_per_image: float = 0.0
+    """Of a full batch, as measured at start; 0 where it was not."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Names the space of the vectors: vectors of equal fingerprints can be compared, others cannot."""
         parts = {

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,14 +12,34 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+@dataclass(frozen=True)
+class Call:
+    """What is called, and how."""
+
+    method: str
+    """The full name, "/package.Service/Method"."""
+    streams: bool
+    """Whether requests or responses, or both, are a stream."""
+
+    @property
+    def service(self) -> str:
+        """The service's full name."""
+        return self.method.split("/")[1]
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.method.split("/")[-1]
+
+
 class AroundCalls(grpc.aio.ServerInterceptor):
-    """An interceptor that is written as one context manager.
+    """An interceptor that is written as one context manager."""
 
-    Calls to gRPC's own services (health, reflection) pass untouched.
-    """
+    untouched: str = "/grpc."
+    """The begin of the names of methods that pass untouched: gRPC's own services (health, reflection)."""
 
-    def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
-        """What is round the call of `method`, a full name such as "/package.Service/Method"."""
+    def around(self, call: Call, context: Context) -> AbstractAsyncContextManager[None]:
+        """What is round a call."""
         raise NotImplementedError
 
     async def intercept_service(
@@ -29,15 +50,16 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         """Wraps the handler of one call."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
-        if handler is None or method.startswith("/grpc."):
+        if handler is None or method.startswith(self.untouched):
             return handler
-        return self._streaming(handler, method) if handler.response_streaming else self._single(handler, method)
+        call = Call(method, handler.request_streaming or handler.response_streaming)
+        return self._streaming(handler, call) if handler.response_streaming else self._single(handler, call)
 
-    def _single(self, handler: Handler, method: str) -> Handler:
+    def _single(self, handler: Handler, call: Call) -> Handler:
         behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def answer(request: Any, context: Context) -> Any:
-            async with self.around(method, context):
+            async with self.around(call, context):
                 return await behaviour(request, context)
 
         make = (
@@ -45,11 +67,11 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         )
         return make(answer, handler.request_deserializer, handler.response_serializer)
 
-    def _streaming(self, handler: Handler, method: str) -> Handler:
+    def _streaming(self, handler: Handler, call: Call) -> Handler:
         behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def answer(request: Any, context: Context) -> AsyncGenerator[Any, None]:
-            async with self.around(method, context), aclosing(behaviour(request, context)) as responses:
+            async with self.around(call, context), aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
                     yield response
 

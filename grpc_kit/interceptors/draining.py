@@ -1,44 +1,63 @@
 """Ends streams when the server stops: what was read is answered, nothing more is read, and the caller is told."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
 
 from grpc_kit.errors import UnavailableError
-from grpc_kit.interceptors.around import Context, Handler
+from grpc_kit.interceptors.around import AroundCalls, Call, Context, Handler
 
 RETRY_AFTER = 1.0
+# Seconds in which a call that gRPC has accepted reaches its servicer.
+SETTLE_SECONDS = 0.1
 
 
-class Draining(grpc.aio.ServerInterceptor):
-    """Lets streams that are answered item by item end between two items."""
+class Draining(AroundCalls):
+    """Knows when the last call has ended, and lets streams that are answered item by item end between two items."""
 
     def __init__(self) -> None:
         """Does nothing until `begin`."""
         self._begun = asyncio.Event()
+        self._under_way = 0
+        self._none_under_way = asyncio.Event()
+        self._none_under_way.set()
 
     def begin(self) -> None:
         """From now on no stream reads a further request."""
         self._begun.set()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "Handler | None":
-        """Wraps the handler of one call."""
-        handler = await continuation(handler_call_details)
-        streams = handler is not None and handler.request_streaming and handler.response_streaming
-        if handler is None or not streams or str(handler_call_details.method).startswith("/grpc."):
-            return handler
+    async def ended(self) -> None:
+        """Waits until no call is under way, and none has begun that was on its way in."""
+        while True:
+            await self._none_under_way.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+            if not self._under_way:
+                return
+
+    @asynccontextmanager
+    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+        """Counts the call."""
+        self._under_way += 1
+        self._none_under_way.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._none_under_way.set()
+
+    def _streaming(self, handler: Handler, call: Call) -> Handler:
+        if not handler.request_streaming:
+            return super()._streaming(handler, call)
         behaviour: Any = handler.stream_stream
 
         async def answer(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any, None]:
             cut_short = asyncio.Event()
             async with (
+                self.around(call, context),
                 aclosing(self._until_begun(requests, cut_short)) as some,
                 aclosing(behaviour(some, context)) as responses,
             ):

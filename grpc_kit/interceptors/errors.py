@@ -7,7 +7,7 @@ import grpc
 import structlog
 
 from grpc_kit.errors import InternalError, ServiceError
-from grpc_kit.interceptors.around import AroundCalls, Context
+from grpc_kit.interceptors.around import AroundCalls, Call, Context
 from grpc_kit.status import DETAILS_KEY, code_of, to_status
 
 log = structlog.stdlib.get_logger()
@@ -22,12 +22,15 @@ def internal_error(error: Exception, method: str) -> InternalError:
 class ErrorMapping(AroundCalls):
     """Ends a call that raised with the status of its error; a fault becomes INTERNAL and tells nothing."""
 
+    # Reflection may be refused too.
+    untouched = "/grpc.health."
+
     def __init__(self, domain: str) -> None:
         """`domain` is written into every ErrorInfo."""
         self._domain = domain
 
     @asynccontextmanager
-    async def around(self, method: str, context: Context) -> AsyncIterator[None]:
+    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
         """Aborts the call where it raised."""
         try:
             yield
@@ -37,8 +40,10 @@ class ErrorMapping(AroundCalls):
             # gRPC's own way out, such as an abort that is under way.
             raise
         except Exception as error:  # noqa: BLE001 - the last place that can keep a fault's details from the caller
-            await self._abort(context, internal_error(error, method))
+            await self._abort(context, internal_error(error, call.method))
 
     async def _abort(self, context: Context, error: ServiceError) -> None:
         status = to_status(error, self._domain)
-        await context.abort(code_of(error), status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        # What others have set for the end of the call, such as the times of its stages, goes with it.
+        trailing = (*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString()))
+        await context.abort(code_of(error), status.message, trailing)

@@ -14,6 +14,7 @@ import structlog
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.types.v1 import embedding_pb2, image_pb2
 
+from grpc_kit.channel import trace_metadata
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import (
     CancelledError,
@@ -55,7 +56,9 @@ class EmbedderClient:
         """Embeds one image in the interactive lane."""
         request = embedder_pb2.EmbedRequest(model=model, image=_image_to(image))
         try:
-            response = await self._stub.Embed(request, timeout=deadline.timeout(self._timeout))
+            response = await self._stub.Embed(
+                request, timeout=deadline.timeout(self._timeout), metadata=trace_metadata()
+            )
         except grpc.RpcError as error:
             raise self._meaning(error, deadline) from None
         return _embedding_from(response.embedding)
@@ -64,7 +67,9 @@ class EmbedderClient:
         """Describes a model."""
         request = embedder_pb2.GetModelRequest(name=name)
         try:
-            response = await self._stub.GetModel(request, timeout=deadline.timeout(self._timeout))
+            response = await self._stub.GetModel(
+                request, timeout=deadline.timeout(self._timeout), metadata=trace_metadata()
+            )
         except grpc.RpcError as error:
             failure = self._meaning(error, deadline)
             if isinstance(failure, NotFoundError):
@@ -78,7 +83,9 @@ class EmbedderClient:
 
         def begin() -> _StreamCall:
             remaining = deadline.remaining()
-            stream = self._stub.EmbedStream(timeout=None if math.isinf(remaining) else remaining)
+            stream = self._stub.EmbedStream(
+                timeout=None if math.isinf(remaining) else remaining, metadata=trace_metadata()
+            )
             return _StreamCall(stream, lambda error: self._meaning(error, deadline), self._timeout)
 
         lane = _BulkLane(begin, self._timeout)

@@ -4,41 +4,25 @@
 to change the vectors, which then needs a new fingerprint too.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
 
-import grpc
-import numpy as np
 import pytest
 import skimage
 import sklearn
-from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
-from numpy.typing import NDArray
+from imagesearch.embedder.v1 import embedder_pb2_grpc
 
 from demo.local_stack import ServiceProcess, free_port
 from demo.photographs import PHOTOGRAPHS
 from embedder_service.adapters import weights
 from embedder_service.adapters.weights import VGG16
-
-
-@dataclass(frozen=True)
-class Embedder:
-    """A service that is up."""
-
-    address: str
-    process: ServiceProcess
-    log: Path
-
-
-StartEmbedder: TypeAlias = Callable[..., AbstractContextManager[Embedder]]
+from tests.integration.embedder.helpers import Embedder, StartEmbedder, Stub, Vectors, channel_to, vectors_by
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write tests/integration/embedder/golden.npz again")
+    parser.addoption("--mutations", type=int, default=600, help="mutated images that the embedder is sent")
 
 
 @pytest.fixture(scope="session")
@@ -55,12 +39,12 @@ def start_embedder(tmp_path_factory: pytest.TempPathFactory) -> StartEmbedder:
 
     @contextmanager
     def start(**settings: str) -> Iterator[Embedder]:
-        address = f"127.0.0.1:{free_port()}"
+        address, metrics_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        settings = {"listen_address": address, "metrics_address": metrics_address, **settings}
         environment = {f"EMBEDDER_{name.upper()}": value for name, value in settings.items()}
-        environment["EMBEDDER_LISTEN_ADDRESS"] = address
         log = tmp_path_factory.mktemp("embedder") / "log"
         with ServiceProcess("embedder_service", address, environment, log) as process:
-            yield Embedder(address, process, log)
+            yield Embedder(address, metrics_address, process, log)
 
     return start
 
@@ -72,10 +56,23 @@ def embedder(start_embedder: StartEmbedder, published_weights: Path) -> Iterator
         yield service
 
 
+@pytest.fixture(scope="session")
+def exact_embedder(start_embedder: StartEmbedder, published_weights: Path) -> Iterator[Embedder]:
+    """One that computes in float32, for what has to be exact."""
+    with start_embedder(weights=str(published_weights), precision="float32") as service:
+        yield service
+
+
 @pytest.fixture
-async def stub(embedder: Embedder) -> "AsyncIterator[embedder_pb2_grpc.EmbedderServiceAsyncStub]":
+async def stub(embedder: Embedder) -> AsyncIterator[Stub]:
     """The contract's own client, with gRPC's default settings but for the proxy."""
-    async with grpc.aio.insecure_channel(embedder.address, [("grpc.enable_http_proxy", 0)]) as channel:
+    async with channel_to(embedder) as channel:
+        yield embedder_pb2_grpc.EmbedderServiceStub(channel)
+
+
+@pytest.fixture
+async def exact_stub(exact_embedder: Embedder) -> AsyncIterator[Stub]:
+    async with channel_to(exact_embedder) as channel:
         yield embedder_pb2_grpc.EmbedderServiceStub(channel)
 
 
@@ -88,27 +85,11 @@ def photographs() -> Mapping[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
-@dataclass(frozen=True)
-class Vectors:
-    """What Embed gave for each photograph, one call after the other."""
-
-    names: list[str]
-    values: NDArray[np.float32]
-    """float32[N, 512]."""
-    fingerprints: list[str]
-
-    def of(self, name: str) -> NDArray[np.float32]:
-        row: NDArray[np.float32] = self.values[self.names.index(name)]
-        return row
+@pytest.fixture(scope="session")
+def vectors(embedder: Embedder, photographs: Mapping[str, bytes]) -> Vectors:
+    return vectors_by(embedder, photographs)
 
 
 @pytest.fixture(scope="session")
-def vectors(embedder: Embedder, photographs: Mapping[str, bytes]) -> Vectors:
-    with grpc.insecure_channel(embedder.address, [("grpc.enable_http_proxy", 0)]) as channel:
-        stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
-        embeddings = [
-            stub.Embed(embedder_pb2.EmbedRequest(image=image_pb2.EncodedImage(content=content))).embedding
-            for content in photographs.values()
-        ]
-    values = np.array([embedding.values for embedding in embeddings], np.float32)
-    return Vectors(list(photographs), values, [embedding.fingerprint for embedding in embeddings])
+def exact_vectors(exact_embedder: Embedder, photographs: Mapping[str, bytes]) -> Vectors:
+    return vectors_by(exact_embedder, photographs)

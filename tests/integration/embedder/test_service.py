@@ -2,12 +2,13 @@
 
 import asyncio
 import itertools
+import re
 import struct
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from io import BytesIO
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -15,23 +16,27 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from imagesearch.embedder.v1 import embedder_pb2
 from imagesearch.types.v1 import embedding_pb2, image_pb2
 from PIL import Image
 
 from embedder_service.adapters.weights import VGG16
+from tests.integration.embedder.helpers import (
+    SAME,
+    Embedder,
+    Stub,
+    Vectors,
+    answers,
+    cosine,
+    embed_request,
+    item,
+    plain_image,
+    status_of,
+    until,
+)
 
-Stub: TypeAlias = "embedder_pb2_grpc.EmbedderServiceAsyncStub"
 SERVICE = "imagesearch.embedder.v1.EmbedderService"
-DETAILS_KEY = "grpc-status-details-bin"
 MEBIBYTE = 1024 * 1024
-
-
-def plain_image(shade: int) -> bytes:
-    """A small PNG file."""
-    file = BytesIO()
-    Image.new("RGB", (16, 16), (shade % 256, 255 - shade % 256, 100)).save(file, "PNG")
-    return file.getvalue()
 
 
 def half_a_jpeg() -> bytes:
@@ -102,10 +107,6 @@ async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     return failed.value
 
 
-def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    return status_pb2.Status.FromString(dict(error.trailing_metadata() or ())[DETAILS_KEY])
-
-
 def facts(status: status_pb2.Status) -> tuple[str, str, list[str]]:
     """Reason, domain and fields of a refusal."""
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
@@ -120,21 +121,16 @@ async def embed(stub: Stub, content: bytes, **options: Any) -> embedding_pb2.Emb
     return (await stub.Embed(request, **options)).embedding
 
 
-def item(request_id: str, content: bytes) -> embedder_pb2.EmbedStreamRequest:
-    return embedder_pb2.EmbedStreamRequest(request_id=request_id, image=image_pb2.EncodedImage(content=content))
-
-
 def bad_item(request_id: str, bad: Bad) -> embedder_pb2.EmbedStreamRequest:
     return embedder_pb2.EmbedStreamRequest(request_id=request_id, model=bad.model, image=bad.image)
 
 
-async def answers(
-    stub: Stub, items: Iterable[embedder_pb2.EmbedStreamRequest]
-) -> list[embedder_pb2.EmbedStreamResponse]:
-    return [response async for response in stub.EmbedStream(iter(items))]
-
-
 def assert_same_vector(some: Iterable[float], others: Iterable[float]) -> None:
+    """The same up to what bfloat16 leaves of a number."""
+    assert cosine(list(some), list(others)) >= SAME
+
+
+def assert_equal_vector(some: Iterable[float], others: Iterable[float]) -> None:
     """The same up to the order of additions, which depends on the size of a batch."""
     np.testing.assert_allclose(np.array(list(some)), np.array(list(others)), atol=1e-5)
 
@@ -201,8 +197,19 @@ async def test_a_region_is_embedded_as_the_image_cut_beforehand(stub: Stub, phot
     assert_same_vector(response.embedding.values, (await embed(stub, cut.getvalue())).values)
 
 
+async def test_calls_at_the_same_time_give_equal_vectors_in_float32(
+    exact_stub: Stub, photographs: Mapping[str, bytes], exact_vectors: Vectors
+) -> None:
+    together = await asyncio.gather(*(embed(exact_stub, content) for content in photographs.values()))
+    streamed = await answers(exact_stub, [item(name, content) for name, content in photographs.items()])
+    for name, embedding in zip(photographs, together, strict=True):
+        assert_equal_vector(embedding.values, exact_vectors.of(name))
+    for response in streamed:
+        assert_equal_vector(response.embedding.values, exact_vectors.of(response.request_id))
+
+
 async def test_calls_at_the_same_time_give_the_vectors_of_calls_one_by_one(
-    stub: Stub, photographs: Mapping[str, bytes], vectors: Any
+    stub: Stub, photographs: Mapping[str, bytes], vectors: Vectors
 ) -> None:
     together = await asyncio.gather(*(embed(stub, content) for content in photographs.values()))
     streamed = await answers(stub, [item(name, content) for name, content in photographs.items()])
@@ -212,7 +219,7 @@ async def test_calls_at_the_same_time_give_the_vectors_of_calls_one_by_one(
         assert_same_vector(response.embedding.values, vectors.of(response.request_id))
 
 
-async def test_get_model_says_what_the_vectors_are(stub: Stub, vectors: Any) -> None:
+async def test_get_model_says_what_the_vectors_are(stub: Stub, vectors: Vectors) -> None:
     model = (await stub.GetModel(embedder_pb2.GetModelRequest())).model
     assert (model.name, model.default, model.dimension, model.input_size) == ("vgg16", True, 512, 224)
     assert (model.pooling, model.normalisation, model.weights_sha256) == ("avg", "l2", VGG16.sha256)
@@ -221,6 +228,15 @@ async def test_get_model_says_what_the_vectors_are(stub: Stub, vectors: Any) -> 
     assert model.execution.max_batch_size >= 1
     assert model.execution.threads >= 1
     assert set(vectors.fingerprints) == {model.fingerprint}
+
+
+async def test_a_call_says_how_long_its_stages_took(stub: Stub) -> None:
+    call = stub.Embed(embed_request(plain_image(2)))
+    await call
+    timing = str(dict(await call.trailing_metadata() or ())["server-timing"])
+    stages = {name: float(spent) for name, spent in re.findall(r"(\w+);dur=([\d.]+)", timing)}
+    assert {"decode", "inference", "total"} <= stages.keys() <= {"decode", "queue", "inference", "total"}
+    assert stages["total"] >= stages["inference"] > 0
 
 
 async def test_list_models_lists_what_get_model_gives(stub: Stub) -> None:
@@ -250,18 +266,19 @@ async def test_a_passed_deadline_is_named(stub: Stub) -> None:
     assert len((await embed(stub, plain_image(1))).values) == 512
 
 
-async def test_cancelled_streams_leave_the_server_healthy_and_hold_no_places(stub: Stub, embedder: Any) -> None:
-    async def endless() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
-        for number in itertools.count():
+async def test_cancelled_streams_leave_the_server_healthy_and_hold_no_places(stub: Stub, embedder: Embedder) -> None:
+    async def endless(first: int) -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
+        for number in itertools.count(first):
             yield item(str(number), plain_image(number))
 
     # Each may hold 32 of the bulk lane's 64 places.
-    calls = [stub.EmbedStream(endless()) for _ in range(4)]
+    calls = [stub.EmbedStream(endless(10_000 * stream)) for stream in range(4)]
     for call in calls:
         await anext(aiter(call))
     for call in calls:
         call.cancel()
     assert len(await answers(stub, [item(str(number), plain_image(number)) for number in range(5)])) == 5
+    await until(lambda: embedder.in_flight("bulk") == 0)
     async with grpc.aio.insecure_channel(embedder.address) as channel:
         assert await health_of(channel, "") == health_pb2.HealthCheckResponse.SERVING
 
@@ -274,18 +291,18 @@ async def health_of(channel: grpc.aio.Channel, service: str) -> int:
 
 
 @pytest.mark.parametrize("service", ["", SERVICE])
-async def test_health_is_serving(embedder: Any, service: str) -> None:
+async def test_health_is_serving(embedder: Embedder, service: str) -> None:
     async with grpc.aio.insecure_channel(embedder.address) as channel:
         assert await health_of(channel, service) == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_health_of_a_service_that_is_not_there_is_not_found(embedder: Any) -> None:
+async def test_health_of_a_service_that_is_not_there_is_not_found(embedder: Embedder) -> None:
     async with grpc.aio.insecure_channel(embedder.address) as channel:
         error = await failure(health_of(channel, "imagesearch.search.v1.SearchService"))
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_reflection_lists_and_describes_the_service(embedder: Any) -> None:
+async def test_reflection_lists_and_describes_the_service(embedder: Embedder) -> None:
     async with grpc.aio.insecure_channel(embedder.address) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
         requests = [

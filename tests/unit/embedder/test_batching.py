@@ -5,29 +5,40 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 
-from embedder_service.core.batching import Batcher
+from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.types import Lane, Pixels, Vectors
+from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, UnavailableError
+from tests.unit.embedder.doubles import FakeClock, Told
 
 NEVER = Deadline.after(None)
-PASSED = Deadline(0.0)
 # Seconds after which a caller hangs; nothing here takes nearly as long.
 AT_MOST = 5.0
+
+
+class Fatal(BaseException):
+    """Nothing that a program gets over."""
 
 
 class Network:
     """Stands for the network. Image n is a pixel of value n, and its vector is (n, n * n)."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: FakeClock) -> None:
         self.batches: list[list[int]] = []
         self.faulty: set[int] = set()
+        self.fatal: list[int] = []
+        """The batch that is the end."""
         self.drops_vectors = False
+        self.seconds = 0.0
+        """What a run takes."""
+        self._clock = clock
         self._begun = threading.Semaphore(0)
         self._gate: threading.Semaphore | None = None
 
@@ -37,6 +48,9 @@ class Network:
         self._begun.release()
         gate = self._gate
         assert gate is None or gate.acquire(timeout=AT_MOST)
+        self._clock.now += self.seconds
+        if images == self.fatal:
+            raise Fatal
         if self.faulty.intersection(images):
             raise RuntimeError("a secret of the server")
         vectors = np.array([(image, image * image) for image in images], np.float32)
@@ -65,9 +79,14 @@ class Network:
 class Bench:
     """A batcher at work on a network, and the callers that the test sends."""
 
-    def __init__(self, batcher: Batcher, network: Network) -> None:
-        self.batcher = batcher
-        self.network = network
+    def __init__(self, policy: BatchPolicy, executor: ThreadPoolExecutor) -> None:
+        self.clock = FakeClock()
+        self.network = Network(self.clock)
+        self.told = Told()
+        self.batcher = Batcher(self.network.run, policy, executor, self.told, self.clock)
+
+    def deadline(self, seconds: float) -> Deadline:
+        return Deadline(self.clock() + seconds, self.clock)
 
     async def send(
         self, images: Iterable[int], lane: Lane = Lane.INTERACTIVE, deadline: Deadline = NEVER
@@ -92,24 +111,25 @@ class Bench:
         return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), AT_MOST)
 
 
-BenchOf: TypeAlias = Callable[[int], AbstractAsyncContextManager[Bench]]
+BenchOf: TypeAlias = Callable[[int | BatchPolicy], AbstractAsyncContextManager[Bench]]
 
 
 @pytest.fixture
 def bench() -> BenchOf:
-    @asynccontextmanager
-    async def of_limit(max_batch_size: int) -> AsyncIterator[Bench]:
-        network = Network()
-        with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(network.run, max_batch_size, executor)
-            batcher.start()
-            try:
-                yield Bench(batcher, network)
-            finally:
-                network.release()
-                await batcher.stop()
+    """Makes benches of a policy, or of a largest batch, the same for both lanes."""
 
-    return of_limit
+    @asynccontextmanager
+    async def of_policy(policy: int | BatchPolicy) -> AsyncIterator[Bench]:
+        with ThreadPoolExecutor(1) as executor:
+            at = Bench(policy if isinstance(policy, BatchPolicy) else BatchPolicy(policy, policy), executor)
+            at.batcher.start()
+            try:
+                yield at
+            finally:
+                at.network.release()
+                await asyncio.wait_for(at.batcher.stop(), AT_MOST)
+
+    return of_policy
 
 
 def vector_of(image: int) -> list[float]:
@@ -146,20 +166,61 @@ async def test_what_arrives_while_the_network_is_busy_is_batched_in_order_up_to_
 @pytest.mark.parametrize(
     ("interactive", "bulk", "batches"),
     [
-        pytest.param([1, 2], [11, 12, 13, 14, 15], [[1, 2, 11, 12], [13, 14, 15]], id="interactive first"),
-        pytest.param([1, 2, 3, 4, 5], [11, 12], [[1, 2, 3, 11], [4, 5, 12]], id="bulk keeps a quarter"),
+        pytest.param([1, 2], [11, 12, 13, 14, 15], [[1, 2], [11, 12, 13], [14, 15]], id="interactive first, and alone"),
         pytest.param([1, 2, 3, 4, 5], [], [[1, 2, 3, 4], [5]], id="no bulk, no share"),
-        pytest.param([1], [11, 12, 13, 14], [[1, 11, 12, 13], [14]], id="bulk fills what is left"),
-        pytest.param([1, 2, 3], list(range(11, 31)), [[1, 2, 3, 11]], id="a flood of bulk delays nobody"),
+        pytest.param([1], [11, 12], [[1], [11, 12]], id="bulk does not fill what is left"),
+        pytest.param([1, 2, 3], list(range(11, 31)), [[1, 2, 3], [11, 12, 13]], id="a flood of bulk delays nobody"),
+        pytest.param([], [11, 12, 13, 14], [[11, 12, 13], [14]], id="bulk alone"),
     ],
 )
-async def test_the_lanes_share_a_batch_of_four(
+async def test_the_lanes_have_batches_of_their_own(
     bench: BenchOf, interactive: list[int], bulk: list[int], batches: list[list[int]]
 ) -> None:
-    async with bench(4) as at:
+    async with bench(BatchPolicy(max_batch_size=4, bulk_batch_size=3)) as at:
         tasks = [await at.occupy(), *await at.send(bulk, Lane.BULK), *await at.send(interactive)]
         await at.release(tasks)
         assert at.network.batches[1 : 1 + len(batches)] == batches
+
+
+@pytest.mark.parametrize(
+    ("share", "turns"),
+    [
+        pytest.param(0.25, "IIIIBIIIIBIIIIB"),
+        pytest.param(0.5, "IIBIIBIIBIIB"),
+        pytest.param(1.0, "IBIBIBIB"),
+        (0.0, "IIIIIIIIIIII"),
+    ],
+)
+async def test_while_both_wait_bulk_has_its_share_for_each_interactive_image(
+    bench: BenchOf, share: float, turns: str
+) -> None:
+    async with bench(BatchPolicy(max_batch_size=3, bulk_batch_size=3, bulk_share=share)) as at:
+        tasks = [await at.occupy(), *await at.send(range(1, 41)), *await at.send(range(101, 141), Lane.BULK)]
+        await at.release(tasks)
+        images = list(chain.from_iterable(at.network.batches[1:]))
+    assert "".join("B" if image > 100 else "I" for image in images[: len(turns)]) == turns
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 8])
+async def test_bulk_images_are_taken_in_order_and_so_are_interactive_ones(bench: BenchOf, limit: int) -> None:
+    async with bench(limit) as at:
+        tasks = [await at.occupy(), *await at.send(range(101, 121), Lane.BULK), *await at.send(range(1, 21))]
+        await at.release(tasks)
+        images = list(chain.from_iterable(at.network.batches[1:]))
+        assert [image for image in images if image < 100] == list(range(1, 21))
+        assert [image for image in images if image > 100] == list(range(101, 121))
+
+
+async def test_bulk_images_that_come_later_are_owed_nothing_for_the_time_before(bench: BenchOf) -> None:
+    async with bench(1) as at:
+        tasks = [await at.occupy(), *await at.send(range(1, 10))]
+        for _ in range(6):
+            at.network.step()
+            await at.network.begun()
+        tasks += await at.send([101], Lane.BULK)
+        await at.release(tasks)
+        # Image 6 was in hand when the bulk image came.
+        assert at.network.batches[7:9] == [[7], [8]]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 8])
@@ -169,8 +230,48 @@ async def test_no_lane_waits_for_the_other_one_to_run_dry(bench: BenchOf, limit:
         tasks = [await at.occupy(), *await at.send(range(1, 100), other), *await at.send([200], lane)]
         await at.release(tasks)
         turn = next(number for number, batch in enumerate(at.network.batches) if 200 in batch)
-    # A quarter of the slots is bulk's: of five images one is, whatever the size of a batch.
-    assert turn <= 5
+    # Interactive goes first, and of five images one is bulk's, whatever the size of a batch.
+    assert turn <= (5 if lane is Lane.BULK else 1)
+
+
+async def test_bulk_batches_are_small_while_interactive_images_come(bench: BenchOf) -> None:
+    async with bench(BatchPolicy(max_batch_size=8, bulk_batch_size=2, interactive_memory=60.0)) as at:
+        tasks = [await at.occupy(), *await at.send(range(1, 6), Lane.BULK)]
+        at.clock.now += 60.0
+        await at.release(tasks)
+        assert at.network.batches == [[0], [1, 2], [3, 4], [5]]
+
+
+async def test_bulk_batches_are_large_again_when_interactive_images_came_long_ago(bench: BenchOf) -> None:
+    async with bench(BatchPolicy(max_batch_size=8, bulk_batch_size=2, interactive_memory=60.0)) as at:
+        tasks = [await at.occupy(), *await at.send(range(1, 11), Lane.BULK)]
+        at.clock.now += 60.1
+        await at.release(tasks)
+        assert at.network.batches == [[0], [1, 2, 3, 4, 5, 6, 7, 8], [9, 10]]
+
+
+async def test_each_interactive_image_makes_bulk_batches_small_for_a_while(bench: BenchOf) -> None:
+    async with bench(BatchPolicy(max_batch_size=8, bulk_batch_size=2, interactive_memory=60.0)) as at:
+        tasks = [await at.occupy(), *await at.send(range(101, 106), Lane.BULK)]
+        at.clock.now += 100.0
+        await at.release([*tasks, *await at.send([1])])
+        assert at.network.batches == [[0], [1], [101, 102], [103, 104], [105]]
+
+
+async def test_bulk_batches_are_large_where_no_interactive_image_ever_came(bench: BenchOf) -> None:
+    async with bench(BatchPolicy(max_batch_size=4, bulk_batch_size=1)) as at:
+        at.network.hold()
+        tasks = await at.send([0], Lane.BULK)
+        await at.network.begun()
+        tasks += await at.send(range(1, 7), Lane.BULK)
+        await at.release(tasks)
+        assert at.network.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+async def test_a_bulk_batch_is_never_larger_than_any_batch_may_be(bench: BenchOf) -> None:
+    async with bench(BatchPolicy(max_batch_size=2, bulk_batch_size=8)) as at:
+        await at.release([await at.occupy(), *await at.send(range(1, 5), Lane.BULK)])
+        assert at.network.batches == [[0], [1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize("lane", Lane)
@@ -188,11 +289,22 @@ async def test_a_cancelled_caller_costs_no_slot(bench: BenchOf, lane: Lane) -> N
 @pytest.mark.parametrize("lane", Lane)
 async def test_a_passed_deadline_costs_no_slot_and_is_named(bench: BenchOf, lane: Lane) -> None:
     async with bench(4) as at:
-        tasks = [await at.occupy(), *await at.send([1, 2, 3], lane, PASSED), *await at.send([4, 5, 6, 7], lane)]
+        tasks = [await at.occupy(), *await at.send([1, 2, 3], lane, at.deadline(5.0))]
+        tasks += await at.send([4, 5, 6, 7], lane, at.deadline(5.1))
+        at.clock.now += 5.0
         outcomes = await at.release(tasks)
         assert at.network.batches == [[0], [4, 5, 6, 7]]
     assert [type(outcome) for outcome in outcomes[1:4]] == [DeadlineExceededError] * 3
     assert outcomes[1].reason == "DEADLINE_EXCEEDED"
+
+
+async def test_a_deadline_that_passes_while_the_image_runs_costs_nothing(bench: BenchOf) -> None:
+    async with bench(4) as at:
+        at.network.hold()
+        (task,) = await at.send([3], deadline=at.deadline(5.0))
+        await at.network.begun()
+        at.clock.now += 6.0
+        assert [vector.tolist() for vector in await at.release([task])] == [vector_of(3)]
 
 
 async def test_slots_kept_for_bulk_callers_that_left_go_to_interactive_ones(bench: BenchOf) -> None:
@@ -265,9 +377,9 @@ async def test_stop_refuses_what_waits(bench: BenchOf, lane: Lane) -> None:
     assert (outcomes[0].reason, outcomes[0].retry_after) == ("STOPPING", 1.0)
 
 
-async def outcome_of(caller: Awaitable[Vectors]) -> str:
+async def outcome_of(caller: Awaitable[Vectors], at_most: float = AT_MOST) -> str:
     try:
-        await asyncio.wait_for(caller, AT_MOST)
+        await asyncio.wait_for(caller, at_most)
     except UnavailableError as error:
         return error.reason
     except TimeoutError:
@@ -289,3 +401,114 @@ async def test_a_caller_that_comes_after_stop_is_refused(bench: BenchOf) -> None
         await at.batcher.stop()
         caller = at.batcher.submit(np.zeros((1, 1, 3), np.uint8), Lane.INTERACTIVE, NEVER)
         assert await outcome_of(caller) == "STOPPING"
+
+
+async def test_a_worker_that_dies_leaves_nobody_hanging(bench: BenchOf) -> None:
+    async with bench(4) as at:
+        at.network.fatal = [1, 2]
+        tasks = [await at.occupy(), *await at.send([1, 2])]
+        at.network.step()
+        await at.network.begun()
+        tasks += await at.send([3, 4]) + await at.send([11, 12], Lane.BULK)
+        assert not at.batcher.died.is_set()
+        outcomes = await at.release(tasks)
+        assert at.batcher.died.is_set()
+        assert outcomes[0].tolist() == vector_of(0)
+        assert [type(outcome) for outcome in outcomes[1:]] == [UnavailableError] * 6
+        assert {(outcome.reason, outcome.retry_after) for outcome in outcomes[1:]} == {("WORKER_DIED", 1.0)}
+        assert [at.batcher.waiting(lane) for lane in Lane] == [0, 0]
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_who_comes_after_the_worker_died_is_refused_at_once(bench: BenchOf, lane: Lane) -> None:
+    async with bench(4) as at:
+        at.network.fatal = [1]
+        await at.release(await at.send([1]))
+        at.network.fatal = []
+        for task in await at.send([2, 3], lane):
+            assert await outcome_of(task) == "WORKER_DIED"
+        await asyncio.wait_for(at.batcher.stop(), AT_MOST)
+        (task,) = await at.send([4], lane)
+        assert await outcome_of(task) == "WORKER_DIED"
+        assert at.network.batches == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("fatal", "lost"),
+    [
+        pytest.param([1, 2], [1, 2, 3, 4]),
+        ([3, 4], [3, 4]),
+    ],
+)
+async def test_a_worker_that_dies_of_half_a_batch_leaves_nobody_hanging(
+    bench: BenchOf, fatal: list[int], lost: list[int]
+) -> None:
+    async with bench(4) as at:
+        at.network.faulty, at.network.fatal = {1, 3}, fatal
+        tasks = [await at.occupy(), *await at.send([1, 2, 3, 4])]
+        at.network.release()
+        await asyncio.wait_for(at.batcher.died.wait(), AT_MOST)
+        # All of them have been answered by now.
+        assert [await outcome_of(tasks[image], 0.1) for image in lost] == ["WORKER_DIED"] * len(lost)
+
+
+async def test_a_caller_that_left_before_the_worker_died_disturbs_nobody(bench: BenchOf) -> None:
+    async with bench(4) as at:
+        tasks = [await at.occupy(), *await at.send([1, 2])]
+        at.network.fatal = [0]
+        tasks[0].cancel()
+        tasks[1].cancel()
+        outcomes = await at.release(tasks)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, asyncio.CancelledError, UnavailableError]
+
+
+async def test_a_batcher_that_is_stopped_did_not_die(bench: BenchOf) -> None:
+    async with bench(4) as at:
+        await at.release(await at.send([1]))
+        await at.batcher.stop()
+        assert not at.batcher.died.is_set()
+
+
+async def test_an_image_that_fails_does_not_kill_the_worker(bench: BenchOf) -> None:
+    async with bench(4) as at:
+        at.network.faulty = {1}
+        await at.release(await at.send([1]))
+        assert not at.batcher.died.is_set()
+
+
+async def test_the_call_learns_how_long_its_image_waited_and_ran(bench: BenchOf) -> None:
+    async with bench(4) as at:
+        at.network.seconds = 0.5
+        occupying = await at.occupy()
+        call = stages.collect(spans=False)
+        tasks = [occupying, *await at.send([1])]
+        at.clock.now += 2.0
+        await at.release(tasks)
+        assert call.seconds == {"queue": 2.5, "inference": 0.5}
+
+
+async def test_the_observer_is_told_of_each_wait_and_each_run(bench: BenchOf) -> None:
+    async with bench(4) as at:
+        at.network.seconds = 0.5
+        tasks = [await at.occupy(), *await at.send([1, 2]), *await at.send([11], Lane.BULK)]
+        at.clock.now += 2.0
+        await at.release(tasks)
+        assert at.told.runs == [(1, 2.5), (2, 0.5), (1, 0.5)]
+        interactive, bulk = Lane.INTERACTIVE, Lane.BULK
+        assert at.told.waits == [(interactive, 0.0), (interactive, 2.5), (interactive, 2.5), (bulk, 3.0)]
+
+
+async def test_the_observer_is_told_of_no_run_that_failed(bench: BenchOf) -> None:
+    async with bench(4) as at:
+        at.network.faulty = {1}
+        await at.release([await at.occupy(), *await at.send([1, 2])])
+        assert [images for images, _ in at.told.runs] == [1, 1]
+        assert len(at.told.waits) == 2
+
+
+async def test_those_that_wait_are_counted_by_lane(bench: BenchOf) -> None:
+    async with bench(4) as at:
+        tasks = [await at.occupy(), *await at.send([1, 2]), *await at.send([11], Lane.BULK)]
+        assert [at.batcher.waiting(lane) for lane in (Lane.INTERACTIVE, Lane.BULK)] == [2, 1]
+        await at.release(tasks)
+        assert [at.batcher.waiting(lane) for lane in Lane] == [0, 0]

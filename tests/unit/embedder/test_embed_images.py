@@ -1,28 +1,39 @@
-"""EmbedImages and Admission: who may use which model, and when."""
+"""EmbedImages: who may use which model, what is done once for many, and what is told of it."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from typing import TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from cachetools import LRUCache
 from PIL import Image
 
-from embedder_service.core.batching import Batcher
-from embedder_service.core.embed_images import Admission, EmbedImages, ModelPipeline
-from embedder_service.core.image_decoding import ImageDecoder
-from embedder_service.core.types import EncodedImage, Lane, Limits, ModelInfo, Pixels, Vectors
+from embedder_service.core.admission import Admission, LaneLimit
+from embedder_service.core.batching import Batcher, BatchPolicy, TimeLeft
+from embedder_service.core.embed_images import HASHED_AT_ONCE, DecodePool, EmbedImages, ModelPipeline, VectorCache
+from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
+from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo, Pixels, Region, Vectors
+from grpc_kit import stages
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from grpc_kit.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
+from tests.unit.embedder.doubles import Told, settle, until
 
 NEVER = Deadline.after(None)
-LIMITS = Limits(max_image_bytes=10_000, max_image_pixels=10_000)
+PASSED = Deadline(0.0)
+LIMITS = Limits(max_image_bytes=1_000_000, max_image_pixels=1_000_000)
 INFO = ModelInfo(
     name="mean",
     dimension=3,
@@ -43,14 +54,56 @@ class MeanColour:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.images = 0
+        self.fails = False
 
     def embed(self, pixels: Pixels, factor: int) -> Vectors:
+        self.images += len(pixels)
         assert self.gate.wait(20)
+        if self.fails:
+            raise RuntimeError
         vectors: Vectors = factor * pixels.mean(axis=(1, 2), dtype=np.float32)
         return vectors
 
 
-Serving: TypeAlias = Callable[[Admission], AbstractAsyncContextManager[EmbedImages]]
+class CountingDecoder(ImageDecoder):
+    """Keeps how many images it was given."""
+
+    images = 0
+
+    def decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
+        self.images += 1
+        return super().decode(image, patience)
+
+
+class Bench:
+    """What serves, and what the test looks at."""
+
+    def __init__(self, images: EmbedImages, admission: Admission, told: Told, decoder: CountingDecoder) -> None:
+        self.images = images
+        self.admission = admission
+        self.told = told
+        self.decoder = decoder
+
+    async def send(
+        self, image: EncodedImage, lane: Lane = Lane.INTERACTIVE, *, model: str = "", deadline: Deadline = NEVER
+    ) -> "asyncio.Task[Embedding]":
+        """A caller who waits when this returns."""
+        task = asyncio.create_task(self.images.embed(image, model, lane, deadline))
+        await settle()
+        return task
+
+    def results(self) -> list[str]:
+        """What was told of the answers."""
+        return [result for _, result in self.told.answers]
+
+
+class Serving(Protocol):
+    """Makes benches."""
+
+    def __call__(
+        self, interactive: int = 64, bulk: int = 64, *, cache: VectorCache | None = None
+    ) -> AbstractAsyncContextManager[Bench]: ...
 
 
 @pytest.fixture
@@ -63,68 +116,41 @@ def serving(network: MeanColour) -> Serving:
     """Serves "mean", the default, and "mean-2", whose vectors are twice as long."""
 
     @asynccontextmanager
-    async def of_admission(admission: Admission) -> AsyncIterator[EmbedImages]:
+    async def of_limits(
+        interactive: int = 64, bulk: int = 64, *, cache: VectorCache | None = None
+    ) -> AsyncIterator[Bench]:
+        told, decoder = Told(), CountingDecoder(4, LIMITS, PixelBudget(1_000_000))
+        admission = Admission(LaneLimit(interactive, 10_000_000), LaneLimit(bulk, 10_000_000), 0.0)
         with ThreadPoolExecutor(2) as decoders, ThreadPoolExecutor(1) as inference:
             pipelines, batchers = {}, []
             for name, factor in (("mean-2", 2), ("mean", 1)):
-                batcher = Batcher(partial(network.embed, factor=factor), 4, inference)
+                batcher = Batcher(partial(network.embed, factor=factor), BatchPolicy(4, 4), inference, told)
                 batcher.start()
                 batchers.append(batcher)
-                info, decoder = replace(INFO, name=name), ImageDecoder(4, LIMITS)
-                pipelines[name] = ModelPipeline(info, decoder, dict.fromkeys(Lane, decoders), batcher)
+                info = replace(INFO, name=name)
+                pipelines[name] = ModelPipeline(info, dict.fromkeys(Lane, DecodePool(decoder, decoders)), batcher, told)
             try:
-                yield EmbedImages(pipelines, "mean", LIMITS, admission)
+                yield Bench(EmbedImages(pipelines, "mean", LIMITS, admission, cache, told), admission, told, decoder)
             finally:
                 network.gate.set()
                 for batcher in batchers:
                     await batcher.stop()
 
-    return of_admission
+    return of_limits
 
 
-def image(red: int, green: int, blue: int) -> EncodedImage:
+def image(red: int, green: int, blue: int, region: Region | None = None) -> EncodedImage:
     file = BytesIO()
     Image.new("RGB", (9, 7), (red, green, blue)).save(file, "PNG")
+    return EncodedImage(file.getvalue(), region)
+
+
+def large_image(red: int) -> EncodedImage:
+    """One whose bytes are not hashed on the event loop."""
+    file = BytesIO()
+    Image.new("RGB", (400, 400), (red, 0, 0)).save(file, "BMP")
+    assert len(file.getvalue()) > HASHED_AT_ONCE
     return EncodedImage(file.getvalue())
-
-
-async def test_the_interactive_lane_refuses_at_its_limit_and_says_when_to_try_again() -> None:
-    admission = Admission(interactive=2, bulk=1)
-    await admission.enter(Lane.INTERACTIVE)
-    await admission.enter(Lane.INTERACTIVE)
-    with pytest.raises(ResourceExhaustedError, match="2 images wait already") as refused:
-        await admission.enter(Lane.INTERACTIVE)
-    assert (refused.value.reason, refused.value.retry_after) == ("OVERLOADED", 1.0)
-    assert refused.value.metadata == {"max_pending": "2"}
-    admission.leave(Lane.INTERACTIVE)
-    await admission.enter(Lane.INTERACTIVE)
-
-
-async def test_the_bulk_lane_waits_at_its_limit_until_one_leaves() -> None:
-    admission = Admission(interactive=1, bulk=1)
-    await admission.enter(Lane.BULK)
-    waiting = asyncio.create_task(admission.enter(Lane.BULK))
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    admission.leave(Lane.BULK)
-    await waiting
-
-
-async def test_a_bulk_caller_that_leaves_while_it_waits_takes_no_place() -> None:
-    admission = Admission(interactive=1, bulk=1)
-    await admission.enter(Lane.BULK)
-    first, second = (asyncio.create_task(admission.enter(Lane.BULK)) for _ in range(2))
-    await asyncio.sleep(0)
-    first.cancel()
-    admission.leave(Lane.BULK)
-    await second
-
-
-@pytest.mark.parametrize(("full", "other"), [(Lane.BULK, Lane.INTERACTIVE), (Lane.INTERACTIVE, Lane.BULK)])
-async def test_a_full_lane_holds_up_no_other(full: Lane, other: Lane) -> None:
-    admission = Admission(interactive=1, bulk=1)
-    await admission.enter(full)
-    await admission.enter(other)
 
 
 @pytest.mark.parametrize(("model", "factor"), [("", 1), ("mean", 1), ("mean-2", 2)])
@@ -132,60 +158,243 @@ async def test_a_full_lane_holds_up_no_other(full: Lane, other: Lane) -> None:
 async def test_an_image_is_embedded_by_the_model_that_is_named(
     serving: Serving, model: str, factor: int, lane: Lane
 ) -> None:
-    async with serving(Admission(1, 1)) as images:
-        embedding = await images.embed(image(10, 20, 30), model, lane, NEVER)
+    async with serving() as at:
+        embedding = await at.images.embed(image(10, 20, 30), model, lane, NEVER)
         assert embedding.values.tolist() == [10 * factor, 20 * factor, 30 * factor]
-        assert embedding.fingerprint == images.model(model).fingerprint
+        assert embedding.fingerprint == at.images.model(model).fingerprint
+        assert at.told.answers == [(lane, "embedded")]
+        assert [told for told, _ in at.told.decodes] == [lane]
 
 
 async def test_models_are_listed_by_name_and_the_empty_name_is_the_default(serving: Serving) -> None:
-    async with serving(Admission(1, 1)) as images:
-        assert [info.name for info in images.models()] == ["mean", "mean-2"]
-        assert images.model("").name == "mean"
+    async with serving() as at:
+        assert [info.name for info in at.images.models()] == ["mean", "mean-2"]
+        assert at.images.model("").name == "mean"
 
 
 async def test_an_unknown_model_is_refused_with_the_names_of_those_there_are(serving: Serving) -> None:
-    async with serving(Admission(1, 1)) as images:
-        with pytest.raises(NotFoundError, match="'mode'; this server has mean, mean-2") as refused:
-            await images.embed(image(0, 0, 0), "mode", Lane.INTERACTIVE, NEVER)
+    async with serving(1) as at:
+        for _ in range(3):
+            with pytest.raises(NotFoundError, match="'mode'; this server has mean, mean-2") as refused:
+                await at.images.embed(image(0, 0, 0), "mode", Lane.INTERACTIVE, NEVER)
         assert (refused.value.reason, refused.value.field) == ("MODEL_NOT_FOUND", "model")
+        assert at.results() == ["MODEL_NOT_FOUND"] * 3
         with pytest.raises(NotFoundError) as refused:
-            images.model("x" * 100_000)
+            at.images.model("x" * 100_000)
         assert len(refused.value.message) < 200
 
 
 async def test_one_image_too_many_is_refused_while_the_others_get_their_vectors(
     serving: Serving, network: MeanColour
 ) -> None:
-    async with serving(Admission(2, 1)) as images:
+    async with serving(interactive=2) as at:
         network.gate.clear()
-        under_way = [asyncio.create_task(images.embed(image(red, 0, 0), "", Lane.INTERACTIVE, NEVER)) for red in (1, 2)]
-        await asyncio.sleep(0)
+        under_way = [await at.send(image(red, 0, 0)) for red in (1, 2)]
         with pytest.raises(ResourceExhaustedError):
-            await images.embed(image(3, 0, 0), "", Lane.INTERACTIVE, NEVER)
+            await at.images.embed(image(3, 0, 0), "", Lane.INTERACTIVE, NEVER)
         network.gate.set()
         embeddings = await asyncio.gather(*under_way)
         assert [embedding.values[0] for embedding in embeddings] == [1, 2]
-        await images.embed(image(3, 0, 0), "", Lane.INTERACTIVE, NEVER)
+        await at.images.embed(image(3, 0, 0), "", Lane.INTERACTIVE, NEVER)
+        assert at.results() == ["OVERLOADED", "embedded", "embedded", "embedded"]
 
 
 @pytest.mark.parametrize("lane", Lane)
 async def test_refused_and_cancelled_images_give_their_places_back(
     serving: Serving, network: MeanColour, lane: Lane
 ) -> None:
-    async with serving(Admission(1, 1)) as images:
+    async with serving(1, 1) as at:
         for _ in range(3):
             with pytest.raises(InvalidArgumentError):
-                await images.embed(EncodedImage(b"no image"), "", lane, NEVER)
+                await at.images.embed(EncodedImage(b"no image"), "", lane, NEVER)
         network.gate.clear()
         for _ in range(3):
-            caller = asyncio.create_task(images.embed(image(1, 1, 1), "", lane, NEVER))
-            await asyncio.sleep(0)
+            caller = await at.send(image(1, 1, 1), lane)
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller
         network.gate.set()
-        assert (await images.embed(image(5, 5, 5), "", lane, NEVER)).values.tolist() == [5, 5, 5]
+        assert (await at.images.embed(image(5, 5, 5), "", lane, NEVER)).values.tolist() == [5, 5, 5]
+        assert at.admission.under_way(lane) == 0
+        results = ["IMAGE_FORMAT_UNSUPPORTED"] * 3 + ["CANCELLED"] * 3 + ["embedded"]
+        assert at.told.answers == [(lane, result) for result in results]
+
+
+async def test_a_place_that_was_had_before_is_given_back(serving: Serving) -> None:
+    async with serving(bulk=1) as at:
+        for red in range(3):
+            leave = await at.images.admit(image(red, 0, 0), Lane.BULK)
+            await at.images.embed_admitted(image(red, 0, 0), "", Lane.BULK, NEVER)
+            assert at.admission.under_way(Lane.BULK) == 1
+            leave()
+            assert at.admission.under_way(Lane.BULK) == 0
+
+
+async def test_a_network_that_fails_is_told_by_its_reason(serving: Serving, network: MeanColour) -> None:
+    async with serving() as at:
+        network.fails = True
+        with pytest.raises(InternalError):
+            await at.images.embed(image(1, 2, 3), "", Lane.BULK, NEVER)
+        assert at.told.answers == [(Lane.BULK, "INFERENCE_FAILED")]
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_a_deadline_that_has_passed_costs_no_decoding(serving: Serving, network: MeanColour, lane: Lane) -> None:
+    async with serving() as at:
+        with pytest.raises(DeadlineExceededError):
+            await at.images.embed(image(1, 2, 3), "", lane, PASSED)
+    # The threads have ended by now.
+    assert at.told.answers == [(lane, "DEADLINE_EXCEEDED")]
+    assert (at.decoder.images, network.images) == (0, 0)
+
+
+async def test_a_deadline_that_passes_while_the_network_is_busy_is_kept(serving: Serving, network: MeanColour) -> None:
+    async with serving() as at:
+        network.gate.clear()
+        first = await at.send(image(1, 1, 1))
+        await until(lambda: network.images == 1)
+        with pytest.raises(DeadlineExceededError):
+            await at.images.embed(image(2, 2, 2), "", Lane.INTERACTIVE, Deadline.after(0.02))
+        network.gate.set()
+        await first
+        assert at.results() == ["DEADLINE_EXCEEDED", "embedded"]
+    assert network.images == 1
+
+
+async def test_the_call_learns_how_long_its_image_took(serving: Serving) -> None:
+    async with serving() as at:
+        call = stages.collect(spans=False)
+        await at.images.embed(image(1, 2, 3), "", Lane.INTERACTIVE, NEVER)
+        assert call.seconds.keys() == {"queue", "decode", "inference"}
+        assert min(call.seconds.values()) >= 0.0
+
+
+@pytest.mark.parametrize("equal", [image(10, 20, 30), large_image(7)], ids=["small", "large"])
+@pytest.mark.parametrize("lane", Lane)
+async def test_equal_images_under_way_are_embedded_once(
+    serving: Serving, network: MeanColour, equal: EncodedImage, lane: Lane
+) -> None:
+    async with serving() as at:
+        network.gate.clear()
+        callers = [await at.send(EncodedImage(bytes(bytearray(equal.content))), lane) for _ in range(5)]
+        # The digests of large images come from threads.
+        await until(lambda: [len(flight.waiting) for flight in at.images._shared._flights.values()] == [5])
+        network.gate.set()
+        embeddings = await asyncio.gather(*callers)
+        assert len({tuple(embedding.values.tolist()) for embedding in embeddings}) == 1
+        assert (at.decoder.images, network.images) == (1, 1)
+        assert sorted(at.results()) == ["embedded", "shared", "shared", "shared", "shared"]
+
+
+async def test_images_of_other_regions_or_models_are_embedded_apart(serving: Serving, network: MeanColour) -> None:
+    async with serving() as at:
+        network.gate.clear()
+        regions = [None, Region(0, 0, 1, 1), Region(0, 0, 0.5, 1)]
+        callers = [await at.send(image(1, 2, 3, region)) for region in regions]
+        callers.append(await at.send(image(1, 2, 3), model="mean-2"))
+        # The default under its own name is the same model.
+        callers.append(await at.send(image(1, 2, 3), model="mean"))
+        network.gate.set()
+        embeddings = await asyncio.gather(*callers)
+        assert [embedding.values[0] for embedding in embeddings] == [1, 1, 1, 2, 1]
+        assert network.images == 4
+        assert sorted(at.results()) == ["embedded"] * 4 + ["shared"]
+
+
+async def test_an_interactive_image_does_not_wait_for_an_equal_one_of_a_load(
+    serving: Serving, network: MeanColour
+) -> None:
+    async with serving() as at:
+        network.gate.clear()
+        callers = [await at.send(image(1, 2, 3), lane) for lane in (Lane.BULK, Lane.INTERACTIVE, Lane.BULK)]
+        network.gate.set()
+        await asyncio.gather(*callers)
+        assert network.images == 2
+        assert sorted(at.results()) == ["embedded", "embedded", "shared"]
+
+
+@pytest.mark.parametrize("leaves", [0, 1])
+async def test_of_equal_images_one_may_be_given_up(serving: Serving, network: MeanColour, leaves: int) -> None:
+    async with serving() as at:
+        network.gate.clear()
+        callers = [await at.send(image(1, 2, 3)) for _ in range(2)]
+        callers[leaves].cancel()
+        await settle()
+        assert at.results() == ["CANCELLED"]
+        assert at.admission.under_way(Lane.INTERACTIVE) == 1
+        network.gate.set()
+        assert (await callers[1 - leaves]).values.tolist() == [1, 2, 3]
+        assert network.images == 1
+
+
+async def test_equal_images_that_are_wrong_are_refused_each(serving: Serving) -> None:
+    async with serving() as at:
+        callers = [await at.send(EncodedImage(b"no image")) for _ in range(3)]
+        outcomes = await asyncio.gather(*callers, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [InvalidArgumentError] * 3
+        assert at.results() == ["IMAGE_FORMAT_UNSUPPORTED"] * 3
+
+
+async def test_nothing_is_kept_where_there_is_no_cache(serving: Serving, network: MeanColour) -> None:
+    async with serving() as at:
+        for _ in range(2):
+            await at.images.embed(image(1, 2, 3), "", Lane.INTERACTIVE, NEVER)
+        assert network.images == 2
+        assert at.results() == ["embedded", "embedded"]
+
+
+@pytest.mark.parametrize("again", Lane)
+async def test_an_image_that_comes_again_is_answered_from_the_cache(
+    serving: Serving, network: MeanColour, again: Lane
+) -> None:
+    async with serving(cache=LRUCache(10)) as at:
+        first = await at.images.embed(image(1, 2, 3), "", Lane.INTERACTIVE, NEVER)
+        second = await at.images.embed(image(1, 2, 3), "mean", again, NEVER)
+        assert second.values.tolist() == first.values.tolist() == [1, 2, 3]
+        assert second.fingerprint == first.fingerprint
+        assert (at.decoder.images, network.images) == (1, 1)
+        assert at.told.answers == [(Lane.INTERACTIVE, "embedded"), (again, "cached")]
+        assert at.admission.under_way(again) == 0
+
+
+async def test_the_cache_knows_regions_and_models_apart(serving: Serving, network: MeanColour) -> None:
+    async with serving(cache=LRUCache(10)) as at:
+        for _ in range(2):
+            for region, model in [(None, "mean"), (None, "mean-2"), (Region(0, 0, 0.5, 1), "mean")]:
+                embedding = await at.images.embed(image(1, 2, 3, region), model, Lane.BULK, NEVER)
+                assert embedding.values[0] == (2 if model == "mean-2" else 1)
+        assert network.images == 3
+        assert at.results() == ["embedded"] * 3 + ["cached"] * 3
+
+
+async def test_what_the_cache_has_forgotten_is_embedded_again(serving: Serving, network: MeanColour) -> None:
+    async with serving(cache=LRUCache(2)) as at:
+        for red in (1, 2, 1, 3, 1, 2):
+            embedding = await at.images.embed(image(red, 0, 0), "", Lane.BULK, NEVER)
+            assert embedding.values[0] == red
+        assert at.results() == ["embedded", "embedded", "cached", "embedded", "cached", "embedded"]
+        assert network.images == 4
+
+
+async def test_the_cache_keeps_no_batch_in_memory(serving: Serving, network: MeanColour) -> None:
+    cache: VectorCache = LRUCache(10)
+    async with serving(cache=cache) as at:
+        network.gate.clear()
+        callers = [await at.send(image(red, 0, 0)) for red in range(5)]
+        network.gate.set()
+        await asyncio.gather(*callers)
+        assert [vector.base for vector in cache.values()] == [None] * 5
+
+
+async def test_refusals_are_not_kept(serving: Serving, network: MeanColour) -> None:
+    cache: VectorCache = LRUCache(10)
+    async with serving(cache=cache) as at:
+        network.fails = True
+        with pytest.raises(InternalError):
+            await at.images.embed(image(1, 2, 3), "", Lane.BULK, NEVER)
+        assert not cache
+        network.fails = False
+        assert (await at.images.embed(image(1, 2, 3), "", Lane.BULK, NEVER)).values.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -200,11 +409,12 @@ async def test_refused_and_cancelled_images_give_their_places_back(
         ({"precision": "bfloat16"}, True),
         ({"max_batch_size": 64}, True),
         ({"threads": 8}, True),
+        ({"seconds_per_image": 0.5}, True),
     ],
     ids=str,
 )
 def test_the_fingerprint_changes_with_what_changes_vectors_and_with_nothing_else(
-    change: dict[str, str | int], same: bool
+    change: dict[str, Any], same: bool
 ) -> None:
-    changed = ModelInfo(**{**vars(INFO), **change})
+    changed = replace(INFO, **change)
     assert (changed.fingerprint == INFO.fingerprint) is same

@@ -4,20 +4,28 @@ import random
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, JpegImagePlugin
 
-from embedder_service.core.image_decoding import ImageDecoder
+from embedder_service.core.batching import TimeLeft
+from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.types import EncodedImage, Limits, Pixels, Region
-from grpc_kit.errors import InvalidArgumentError
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError
 
+NEVER = Deadline.after(None)
+PASSED = Deadline(0.0)
 LIMITS = Limits(max_image_bytes=1_000_000, max_image_pixels=50_000_000)
 WIDTH, HEIGHT = 36, 28
 
@@ -41,8 +49,12 @@ def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def decoder_of(size: int = 224, limits: Limits = LIMITS, budget: PixelBudget | None = None) -> ImageDecoder:
+    return ImageDecoder(size, limits, budget or PixelBudget(limits.max_image_pixels))
+
+
 def decode(content: bytes, region: Region | None = None) -> Pixels:
-    return ImageDecoder(224, LIMITS).decode(EncodedImage(content, region))
+    return decoder_of().decode(EncodedImage(content, region), NEVER)
 
 
 def resized(pixels: NDArray[Any]) -> NDArray[np.int16]:
@@ -275,25 +287,32 @@ def test_a_side_of_one_pixel_is_stretched(size: tuple[int, int]) -> None:
 
 
 def test_the_result_has_the_side_that_the_decoder_was_made_with() -> None:
-    assert ImageDecoder(96, LIMITS).decode(EncodedImage(encode(rgb(), "PNG"))).shape == (96, 96, 3)
+    assert decoder_of(96).decode(EncodedImage(encode(rgb(), "PNG")), NEVER).shape == (96, 96, 3)
 
 
 @pytest.mark.parametrize(
     ("region", "box"),
     [
         (Region(0, 0, 1, 1), (0, 0, 36, 28)),
-        (Region(0.25, 0.5, 0.75, 1), (9, 14, 27, 28)),
-        (Region(0, 0, 1 / 36, 1 / 28), (0, 0, 1, 1)),
-        (Region(35 / 36, 27 / 28, 1, 1), (35, 27, 36, 28)),
+        pytest.param(Region(0.25, 0.5, 0.75, 1), (9, 14, 27, 28)),
+        pytest.param(Region(0, 0, 1 / 36, 1 / 28), (0, 0, 1, 1)),
+        pytest.param(Region(35 / 36, 27 / 28, 1, 1), (35, 27, 36, 28)),
         # Edges between two pixels go to the nearer one.
-        (Region(0.1, 0.1, 0.9, 0.9), (4, 3, 32, 25)),
+        pytest.param(Region(0.1, 0.1, 0.9, 0.9), (4, 3, 32, 25)),
         # As they come out of a message: float32.
-        (Region(*np.array([1 / 3, 1 / 7, 2 / 3, 6 / 7], np.float32).tolist()), (12, 4, 24, 24)),
+        pytest.param(Region(*np.array([1 / 3, 1 / 7, 2 / 3, 6 / 7], np.float32).tolist()), (12, 4, 24, 24)),
     ],
 )
 def test_a_region_gives_what_the_image_cut_beforehand_gives(region: Region, box: tuple[int, int, int, int]) -> None:
     cut_beforehand = decode(encode(rgb().crop(box), "PNG"))
     assert np.array_equal(decode(encode(rgb(), "PNG"), region), cut_beforehand)
+
+
+@pytest.mark.parametrize(("side", "file_format"), [(64, "PNG"), (4096, "PNG"), (4096, "JPEG")])
+def test_nothing_beside_a_region_is_seen(side: int, file_format: str) -> None:
+    image = Image.new("L", (side, side), 255)
+    image.paste(0, (0, 0, side // 2, side))
+    assert decode(encode(image, file_format), Region(0, 0, 0.5, 1)).max() == 0
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
@@ -341,24 +360,24 @@ def test_no_bytes_are_refused_as_missing() -> None:
 @pytest.mark.parametrize("spare", [0, 1])
 def test_the_limit_in_bytes_is_the_last_size_that_is_taken(spare: int) -> None:
     content = encode(rgb(), "PNG")
-    decoder = ImageDecoder(224, Limits(len(content) - 1 + spare, 1_000_000))
+    decoder = decoder_of(limits=Limits(len(content) - 1 + spare, 1_000_000))
     if spare:
-        assert decoder.decode(EncodedImage(content)).shape == (224, 224, 3)
+        assert decoder.decode(EncodedImage(content), NEVER).shape == (224, 224, 3)
         return
     with pytest.raises(InvalidArgumentError, match=f"{len(content)} bytes; at most {len(content) - 1}") as refused:
-        decoder.decode(EncodedImage(content))
+        decoder.decode(EncodedImage(content), NEVER)
     assert (refused.value.reason, refused.value.field) == ("IMAGE_TOO_LARGE", "image.content")
     assert refused.value.metadata == {"max_image_bytes": str(len(content) - 1)}
 
 
 @pytest.mark.parametrize("spare", [0, 1])
 def test_the_limit_in_pixels_is_the_last_size_that_is_taken(spare: int) -> None:
-    decoder = ImageDecoder(224, Limits(1_000_000, WIDTH * HEIGHT - 1 + spare))
+    decoder = decoder_of(limits=Limits(1_000_000, WIDTH * HEIGHT - 1 + spare))
     if spare:
-        assert decoder.decode(EncodedImage(encode(rgb(), "PNG"))).shape == (224, 224, 3)
+        assert decoder.decode(EncodedImage(encode(rgb(), "PNG")), NEVER).shape == (224, 224, 3)
         return
     with pytest.raises(InvalidArgumentError) as refused:
-        decoder.decode(EncodedImage(encode(rgb(), "PNG")))
+        decoder.decode(EncodedImage(encode(rgb(), "PNG")), NEVER)
     assert refused.value.metadata == {"max_image_pixels": "1007", "width": "36", "height": "28"}
 
 
@@ -392,16 +411,20 @@ def test_huge_dimensions_are_refused_from_a_header_without_any_pixels(
 
 # Decodes standard input; prints what came of it, and by how many MiB the process grew.
 DECODE_AND_MEASURE = """
-import resource, sys
-from embedder_service.core.image_decoding import ImageDecoder
+import re, sys
+from pathlib import Path
+from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.types import EncodedImage, Limits
+from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not getrusage's, which begins at the peak of the process that started this one.
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
 content = sys.stdin.buffer.read()
 before = peak()
 try:
-    ImageDecoder(224, Limits(20_000_000, 50_000_000)).decode(EncodedImage(content))
+    decoder = ImageDecoder(224, Limits(20_000_000, 50_000_000), PixelBudget(int(sys.argv[1])))
+    decoder.decode(EncodedImage(content), Deadline.after(None))
     outcome = "decoded"
 except ServiceError as error:
     outcome = error.reason
@@ -410,7 +433,7 @@ print(outcome, peak() - before)
 
 
 def test_a_small_tiff_in_a_huge_tile_is_refused_before_it_takes_memory() -> None:
-    command = [sys.executable, "-c", DECODE_AND_MEASURE]
+    command = [sys.executable, "-c", DECODE_AND_MEASURE, "50_000_000"]
     done = subprocess.run(command, input=tiff_of_one_tile(100, 25_000), capture_output=True, check=True)
     outcome, grown = done.stdout.decode().split()
     assert outcome in {"IMAGE_DIMENSIONS_TOO_LARGE", "IMAGE_CORRUPT"}
@@ -482,6 +505,304 @@ def test_other_formats_are_refused_with_the_list_of_those_taken(content: bytes) 
     assert error.reason == "IMAGE_FORMAT_UNSUPPORTED"
     assert "JPEG, PNG, WEBP, GIF, TIFF, BMP are taken" in error.message
     assert error.metadata == {"formats": "JPEG,PNG,WEBP,GIF,TIFF,BMP"}
+
+
+def natural(width: int, height: int) -> Image.Image:
+    """Patches of all sizes, the larger ones the stronger, as photographs have them, and a little noise."""
+    chance = np.random.default_rng(0)
+    coarse = np.zeros((height // 4, width // 4, 3), np.float32)
+    for cells in (3, 10, 30, 90, 270):
+        noise = chance.integers(0, 256, (cells, cells, 3), np.uint8)
+        layer = Image.fromarray(noise).resize((width // 4, height // 4), Image.Resampling.BICUBIC)
+        coarse += (np.asarray(layer, np.float32) - 127.5) / cells**0.5
+    patches = Image.fromarray((127.5 + coarse).clip(0, 240).astype(np.uint8)).resize((width, height))
+    grain = chance.integers(0, 16, (256, 256, 1), np.uint8)
+    tiles = np.tile(grain, (height // 256 + 1, width // 256 + 1, 1))[:height, :width]
+    return Image.fromarray(np.minimum(np.asarray(patches), 240) + tiles)
+
+
+class SeenBudget(PixelBudget):
+    """Keeps how many pixels were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(50_000_000)
+        self.asked: list[int] = []
+
+    @contextmanager
+    def hold(self, pixels: int, patience: TimeLeft) -> Iterator[None]:
+        self.asked.append(pixels)
+        with super().hold(pixels, patience):
+            yield
+
+
+LARGE = Limits(max_image_bytes=50_000_000, max_image_pixels=50_000_000)
+WHOLE = Region(0, 0, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Callable[[int, int], bytes]:
+    """Photographs of any size as JPEG files, each made once."""
+    made: dict[tuple[int, int], bytes] = {}
+
+    def of_size(width: int, height: int) -> bytes:
+        if (width, height) not in made:
+            made[width, height] = encode(natural(width, height), "JPEG", quality=85)
+        return made[width, height]
+
+    return of_size
+
+
+def pixels_decoded(content: bytes, region: Region | None = None, size: int = 224) -> int:
+    budget = SeenBudget()
+    decoder_of(size, LARGE, budget).decode(EncodedImage(content, region), NEVER)
+    (pixels,) = budget.asked
+    return pixels
+
+
+def at_full_size(content: bytes, region: Region | None = None) -> NDArray[np.int16]:
+    """What the decoder gives where nothing is scaled while it is decoded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JpegImagePlugin.JpegImageFile, "draft", lambda *_: None)
+        return decoder_of(limits=LARGE).decode(EncodedImage(content, region), NEVER).astype(np.int16)
+
+
+def scaled(content: bytes, region: Region | None = None) -> NDArray[np.int16]:
+    return decoder_of(limits=LARGE).decode(EncodedImage(content, region), NEVER).astype(np.int16)
+
+
+@pytest.mark.parametrize("size", [(4000, 3000), (8192, 6100), (1601, 1203), (3001, 900)], ids=str)
+def test_a_large_jpeg_is_scaled_while_it_is_decoded_and_looks_the_same(
+    photographs: Callable[[int, int], bytes], size: tuple[int, int]
+) -> None:
+    content = photographs(*size)
+    assert pixels_decoded(content) < size[0] * size[1] / 3
+    difference = np.abs(scaled(content) - at_full_size(content))
+    assert difference.mean() < 3
+    assert difference.max() < 40
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_large_jpeg_of_another_mode_is_scaled_too(mode: str) -> None:
+    content = encode(natural(1800, 1800).convert(mode), "JPEG")
+    assert pixels_decoded(content) == 450 * 450
+    assert np.abs(scaled(content) - at_full_size(content)).mean() < 3
+
+
+def test_a_large_progressive_jpeg_looks_the_same() -> None:
+    content = encode(natural(1800, 1800), "JPEG", progressive=True)
+    assert np.abs(scaled(content) - at_full_size(content)).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "region", "part"),
+    [
+        (447, 447, None, 1),
+        (895, 4000, None, 1),
+        (896, 896, None, 2),
+        (1791, 1791, None, 2),
+        (1792, 1792, None, 4),
+        (3583, 3583, None, 4),
+        (3584, 3584, None, 8),
+        (7000, 450, None, 1),
+        (7168, 6900, None, 8),
+        (3584, 3584, WHOLE, 8),
+        (3584, 3584, Region(0.5, 0.5, 1, 1), 4),
+        (3584, 3584, Region(0.5, 0.5, 0.75, 0.75), 2),
+        (3584, 3584, Region(0, 0, 0.24, 1), 1),
+        (3584, 3584, Region(0, 0, 1, 0.24), 1),
+        (3584, 3584, Region(0, 0, 0.001, 0.001), 1),
+    ],
+    ids=str,
+)
+def test_a_jpeg_is_scaled_as_far_as_twice_the_side_allows_and_never_below(
+    width: int, height: int, region: Region | None, part: int
+) -> None:
+    content = encode(Image.new("RGB", (width, height)), "JPEG")
+    assert pixels_decoded(content, region) == -(-width // part) * -(-height // part)
+
+
+@pytest.mark.parametrize("size", [96, 224])
+@pytest.mark.parametrize("region", [None, Region(0.3, 0.2, 0.8, 0.6), Region(0.5, 0.5, 0.6, 1)], ids=str)
+def test_the_part_that_counts_is_decoded_at_twice_the_side_or_more(size: int, region: Region | None) -> None:
+    box = region or WHOLE
+    shorter = min(box.x1 - box.x0, box.y1 - box.y0)
+    for side in range(2 * size, 18 * size, 397):
+        decoded = pixels_decoded(encode(Image.new("L", (side, side)), "JPEG"), region, size) ** 0.5
+        assert decoded == side or decoded * shorter >= 2 * size
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_other_formats_are_decoded_at_their_full_size(file_format: str) -> None:
+    assert pixels_decoded(encode(Image.new("L", (1800, 1800)), file_format)) == 1800 * 1800
+
+
+REGIONS = [None, Region(0.25, 0.1, 0.75, 0.9), Region(0.6, 0.55, 1, 0.97), Region(0.4, 0.4, 0.45, 0.45)]
+
+
+@pytest.mark.parametrize("region", REGIONS, ids=str)
+@pytest.mark.parametrize("size", [(4000, 3000), (3997, 3003)], ids=str)
+def test_a_region_of_a_large_jpeg_looks_the_same(
+    photographs: Callable[[int, int], bytes], size: tuple[int, int], region: Region | None
+) -> None:
+    content = photographs(*size)
+    assert np.abs(scaled(content, region) - at_full_size(content, region)).mean() < 3
+
+
+@pytest.mark.parametrize("region", REGIONS, ids=str)
+@pytest.mark.parametrize("orientation", [2, 3, 6, 7, 8])
+def test_a_region_of_a_large_jpeg_that_is_turned_looks_the_same(orientation: int, region: Region | None) -> None:
+    upright = np.asarray(natural(1999, 2803))
+    content = encode(stored(upright, orientation), "JPEG", exif=orientation_tag(orientation))
+    assert np.abs(scaled(content, region) - at_full_size(content, region)).mean() < 3
+
+
+def test_a_region_too_small_for_a_pixel_is_refused_in_a_large_jpeg_too() -> None:
+    content = encode(Image.new("L", (4000, 4000)), "JPEG")
+    with pytest.raises(InvalidArgumentError, match="less than one pixel of the image's 4000 x 4000") as refused:
+        scaled(content, Region(0.5, 0, 0.5001, 1))
+    assert refused.value.reason == "REGION_INVALID"
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_truncated_large_jpeg_is_refused_as_corrupt(kept: float) -> None:
+    content = encode(natural(1800, 1800), "JPEG")
+    with pytest.raises(InvalidArgumentError) as refused:
+        scaled(content[: int(len(content) * kept)])
+    assert refused.value.reason == "IMAGE_CORRUPT"
+
+
+def is_free(budget: PixelBudget, pixels: int) -> bool:
+    try:
+        with budget.hold(pixels, PASSED):
+            return True
+    except DeadlineExceededError:
+        return False
+
+
+def test_the_budget_bounds_what_all_threads_decode_at_a_time() -> None:
+    budget, lock, held, most = PixelBudget(100), threading.Lock(), 0, 0
+
+    def decode_one(pixels: int) -> None:
+        nonlocal held, most
+        with budget.hold(pixels, NEVER):
+            with lock:
+                held += pixels
+                most = max(most, held)
+            time.sleep(0.001)
+            with lock:
+                held -= pixels
+
+    chance = random.Random(0)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(decode_one, [chance.randint(1, 60) for _ in range(100)]))
+    assert 60 < most <= 100
+    assert is_free(budget, 100)
+
+
+def test_a_thread_waits_until_enough_pixels_are_free() -> None:
+    budget = PixelBudget(100)
+    with ThreadPoolExecutor(1) as threads:
+        with budget.hold(40, NEVER), budget.hold(40, NEVER):
+            waiting = threads.submit(lambda: budget.hold(30, Deadline.after(5)).__enter__())
+            time.sleep(0.01)
+            assert not waiting.done()
+        waiting.result(5)
+
+
+def test_who_runs_out_of_time_while_others_decode_is_told_so() -> None:
+    budget = PixelBudget(100)
+    with budget.hold(90, NEVER):
+        with pytest.raises(DeadlineExceededError) as refused, budget.hold(11, Deadline.after(0.01)):
+            pass
+        assert refused.value.reason == "DEADLINE_EXCEEDED"
+        # It took nothing with it.
+        assert is_free(budget, 10)
+        assert not is_free(budget, 11)
+    assert is_free(budget, 100)
+
+
+class Growing:
+    """Patience that grows after it was asked for, as that of equal images does when one more caller joins."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def remaining(self) -> float:
+        joined = self.asked.is_set()
+        self.asked.set()
+        return 5.0 if joined else 0.02
+
+
+def test_who_waits_for_pixels_has_the_time_of_those_who_joined_meanwhile() -> None:
+    budget, patience = PixelBudget(100), Growing()
+
+    def wait() -> bool:
+        with budget.hold(1, patience):
+            return True
+
+    with ThreadPoolExecutor(1) as threads:
+        with budget.hold(100, NEVER):
+            waiting = threads.submit(wait)
+            assert patience.asked.wait(5)
+            time.sleep(0.1)
+        assert waiting.result(5)
+
+
+def test_an_image_above_the_whole_budget_is_decoded_alone() -> None:
+    budget = PixelBudget(100)
+    with budget.hold(1000, PASSED):
+        assert not is_free(budget, 1)
+    with budget.hold(1, PASSED):
+        assert not is_free(budget, 1000)
+    assert is_free(budget, 1000)
+    decoder = decoder_of(budget=budget)
+    assert decoder.decode(EncodedImage(encode(rgb(), "PNG")), NEVER).shape == (224, 224, 3)
+    assert is_free(budget, 100)
+
+
+def test_decoders_may_share_a_budget_and_an_image_waits_for_it() -> None:
+    budget = PixelBudget(WIDTH * HEIGHT)
+    image = EncodedImage(encode(rgb(), "PNG"))
+    with budget.hold(1, NEVER), pytest.raises(DeadlineExceededError):
+        decoder_of(budget=budget).decode(image, PASSED)
+    # Where nobody else decodes, nothing is waited for.
+    assert decoder_of(96, budget=budget).decode(image, PASSED).shape == (96, 96, 3)
+
+
+def test_a_large_jpeg_takes_no_more_of_the_budget_than_what_it_is_scaled_to() -> None:
+    image = EncodedImage(encode(Image.new("L", (3584, 3584)), "JPEG"))
+    budget = PixelBudget(3584 * 3584)
+    with budget.hold(3584 * 3584 - 448 * 448, NEVER):
+        assert decoder_of(limits=LARGE, budget=budget).decode(image, PASSED).shape == (224, 224, 3)
+
+
+def test_a_large_progressive_jpeg_takes_as_much_of_the_budget_as_it_takes_memory() -> None:
+    content = encode(natural(4000, 3000), "JPEG", progressive=True, subsampling=0)
+    command = [sys.executable, "-c", DECODE_AND_MEASURE, "50_000_000"]
+    done = subprocess.run(command, input=content, capture_output=True, check=True)
+    outcome, grown = done.stdout.decode().split()
+    assert outcome == "decoded"
+    # Coefficients take two bytes each, and so six a pixel.
+    assert int(grown) < 30 or pixels_decoded(content) > 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("content", "region"),
+    [
+        pytest.param(encode(NOISE, "PNG")[:4000], None, id="truncated PNG"),
+        pytest.param(encode(NOISE, "JPEG")[:1500], None, id="truncated JPEG"),
+        pytest.param(encode(NOISE, "PNG"), Region(0.5, 0.5, 0.505, 1), id="region below a pixel"),
+        pytest.param(encode(NOISE, "PNG"), Region(0.6, 0.5, 0.5, 1), id="region inside out"),
+        pytest.param(png_file(100, 100, b""), None, id="PNG without a row"),
+        pytest.param(b"no image", None, id="text"),
+    ],
+)
+def test_what_is_refused_gives_its_pixels_back(content: bytes, region: Region | None) -> None:
+    budget = PixelBudget(10_000)
+    for _ in range(3):
+        with pytest.raises(InvalidArgumentError):
+            decoder_of(budget=budget).decode(EncodedImage(content, region), NEVER)
+    assert is_free(budget, 10_000)
 
 
 SEEDS = [content for content, _, _ in PICTURES.values()]

@@ -19,8 +19,17 @@ def test_a_passed_deadline_leaves_nothing_and_never_less(seconds: float) -> None
     assert (deadline.remaining(), deadline.timeout(5.0)) == (0.0, 0.0)
 
 
-def test_time_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
-    deadline = Deadline.after(10.0)
-    monkeypatch.setattr(time, "monotonic", lambda: 104.0)
+def test_time_goes_by_on_the_clock_that_was_given() -> None:
+    now = [100.0]
+    deadline = Deadline.after(10.0, lambda: now[0])
+    now[0] = 104.0
     assert (deadline.remaining(), deadline.timeout(5.0), deadline.timeout(60.0)) == (6.0, 5.0, 6.0)
+    now[0] = 111.0
+    assert (deadline.remaining(), deadline.timeout(5.0)) == (0.0, 0.0)
+
+
+def test_the_clock_is_the_monotonic_one_unless_told_otherwise() -> None:
+    before = time.monotonic()
+    deadline = Deadline.after(10.0)
+    assert before + 10.0 <= deadline.at <= time.monotonic() + 10.0
+    assert deadline == Deadline(deadline.at, lambda: 0.0)

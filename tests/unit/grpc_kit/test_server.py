@@ -1,52 +1,21 @@
 """Server and interceptors, over real calls on the loopback interface."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+import time
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from structlog.testing import capture_logs
 
 from grpc_kit.channel import open_channel
-from grpc_kit.status import DETAILS_KEY
+from tests.unit.grpc_kit.example import SERVICE, Running, Serving, details_of, failure, info_of, stream
 
-SERVICE = "imagesearch.embedder.v1.EmbedderService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-Serving = Callable[..., AbstractAsyncContextManager[Any]]
-
-
-async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await call
-    return failed.value
-
-
-def details_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    trailing = dict(error.trailing_metadata() or ())
-    return status_pb2.Status.FromString(trailing[DETAILS_KEY])
-
-
-def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
-    info = error_details_pb2.ErrorInfo()
-    assert details_of(error).details[0].Unpack(info)
-    return info
-
-
-async def stream(channel: grpc.aio.Channel, ids: list[str]) -> list[str]:
-    async def requests() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
-        for request_id in ids:
-            yield embedder_pb2.EmbedStreamRequest(request_id=request_id)
-
-    call = embedder_pb2_grpc.EmbedderServiceStub(channel).EmbedStream(requests())
-    return [response.request_id async for response in call]
 
 
 async def test_calls_are_answered(serving: Serving) -> None:
@@ -144,7 +113,7 @@ async def test_health_is_told_for_the_server_and_for_each_service(serving: Servi
 
 async def test_reflection_lists_the_services(serving: Serving) -> None:
     async with serving() as running:
-        stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
+        stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)  # type: ignore[arg-type]
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         call = stub.ServerReflectionInfo(iter([request]))  # type: ignore[operator]
         (response,) = [response async for response in call]
@@ -174,7 +143,7 @@ async def test_a_message_over_the_limit_is_refused(serving: Serving) -> None:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def refused(running: Any) -> grpc.StatusCode:
+async def refused(running: Running) -> grpc.StatusCode:
     """Calls on new connections until one is refused; that one's code."""
     while True:
         async with grpc.aio.insecure_channel(running.address) as channel:
@@ -229,6 +198,56 @@ async def test_stop_lets_a_stream_finish_whose_requests_were_all_read(serving: S
         running.servicer.may_end.set()
         assert await call == ["one", "wait"]
         await stopping
+
+
+async def test_stop_is_not_held_by_one_who_watches_the_health(serving: Serving) -> None:
+    async with serving(drain_seconds=20) as running:
+        stub = health_pb2_grpc.HealthStub(running.channel)
+        states = aiter(stub.Watch(health_pb2.HealthCheckRequest()))  # type: ignore[attr-defined]
+        assert (await anext(states)).status == SERVING
+        began = time.monotonic()
+        await running.server.stop()
+        assert time.monotonic() - began < 3
+        assert (await anext(states)).status == NOT_SERVING
+        assert (await failure(anext(states))).code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+async def test_stop_with_one_who_watches_the_health_still_lets_a_call_under_way_finish(serving: Serving) -> None:
+    async with serving(drain_seconds=20) as running:
+        stub = health_pb2_grpc.HealthStub(running.channel)
+        states = aiter(stub.Watch(health_pb2.HealthCheckRequest()))  # type: ignore[attr-defined]
+        assert (await anext(states)).status == SERVING
+        call = asyncio.create_task(running.get("wait"))
+        await running.servicer.begun.wait()
+        stopping = asyncio.create_task(running.server.stop())
+        await asyncio.sleep(1.5)
+        assert not stopping.done()
+        running.servicer.may_end.set()
+        ended = time.monotonic()
+        assert await call == "wait"
+        await stopping
+        assert time.monotonic() - ended < 3
+
+
+async def test_a_short_connection_age_fails_no_call_and_cuts_no_long_one(serving: Serving) -> None:
+    with capture_logs() as lines:
+        async with serving(max_connection_age_seconds=1) as running:
+            call = asyncio.create_task(running.get("wait"))
+            streamed = asyncio.create_task(stream(running.channel, ["one", "wait", "two"]))
+            await running.servicer.begun.wait()
+            # This method is not one that the channel repeats.
+            stub = embedder_pb2_grpc.EmbedderServiceStub(running.channel)
+            for _ in range(50):
+                await stub.ListModels(embedder_pb2.ListModelsRequest())
+                await asyncio.sleep(0.06)
+            assert not call.done()
+            running.servicer.may_end.set()
+            assert (await call, await streamed) == ("wait", ["one", "wait", "two"])
+            assert running.servicer.calls["wait"] == 2
+    short = [line for line in lines if line["event"] == "call" and line["method"].endswith("/ListModels")]
+    assert [line["code"] for line in short] == ["OK"] * 50
+    # The connection was really changed.
+    assert len({line["peer"] for line in short}) > 1
 
 
 async def test_stop_cuts_off_what_does_not_end_in_its_time(serving: Serving) -> None:

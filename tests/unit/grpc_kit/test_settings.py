@@ -54,6 +54,12 @@ def test_settings_come_from_variables_with_the_prefix(monkeypatch: pytest.Monkey
         ("EXAMPLE_LISTEN_ADDRESS", "localhost", "HOST:PORT"),
         ("EXAMPLE_LISTEN_ADDRESS", "127.0.0.1:http", "HOST:PORT"),
         ("EXAMPLE_LISTEN_ADDRESS", "127.0.0.1:65536", "HOST:PORT"),
+        ("EXAMPLE_LISTEN_ADDRESS", "off", "HOST:PORT"),
+        ("EXAMPLE_METRICS_ADDRESS", "9090", "HOST:PORT"),
+        ("EXAMPLE_METRICS_ADDRESS", "OFF", "HOST:PORT"),
+        ("EXAMPLE_KEEPALIVE_SECONDS", "0", "greater than 0"),
+        ("EXAMPLE_MAX_CONNECTION_AGE_SECONDS", "0.5", "greater than or equal to 1"),
+        ("EXAMPLE_MAX_CONCURRENT_STREAMS", "0", "greater than or equal to 1"),
     ],
 )
 def test_a_wrong_value_is_refused_with_variable_value_and_problem(
@@ -64,6 +70,13 @@ def test_a_wrong_value_is_refused_with_variable_value_and_problem(
     assert message.startswith("python -m example: wrong settings:\n")
     assert f"{name}={value!r}" in message
     assert problem in message
+
+
+def test_metrics_are_off_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(Example, "python -m example").metrics_address == "off"
+    for address in ("off", "0.0.0.0:9090"):
+        monkeypatch.setenv("EXAMPLE_METRICS_ADDRESS", address)
+        assert load(Example, "python -m example").metrics_address == address
 
 
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

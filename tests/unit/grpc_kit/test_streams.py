@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
 import pytest
@@ -43,6 +43,14 @@ class Work:
         return number * 10
 
 
+def nothing() -> None:
+    """What is given back where nothing was taken."""
+
+
+async def freely(_: int) -> Callable[[], None]:
+    return nothing
+
+
 async def settle() -> None:
     """Lets every task go on until all of them wait for the test."""
     for _ in range(50):
@@ -53,7 +61,7 @@ async def settle() -> None:
 @pytest.mark.parametrize("window", [1, 3, 1000])
 async def test_every_request_is_answered_once_and_no_more_than_the_window_at_a_time(count: int, window: int) -> None:
     work = Work()
-    answers = [answer async for answer in answer_each(work.requests(count), work.answer, window)]
+    answers = [answer async for answer in answer_each(work.requests(count), work.answer, window, freely)]
     assert sorted(answers) == [number * 10 for number in range(count)]
     assert work.most_under_way <= window
 
@@ -63,7 +71,7 @@ async def test_an_answer_goes_out_before_those_that_were_asked_for_earlier() -> 
     order = [2, 0, 1]
     answers = []
     work.may_end[order[0]].set()
-    async for answer in answer_each(work.requests(3), work.answer, 3):
+    async for answer in answer_each(work.requests(3), work.answer, 3, freely):
         answers.append(answer)
         if len(answers) < 3:
             work.may_end[order[len(answers)]].set()
@@ -72,7 +80,7 @@ async def test_an_answer_goes_out_before_those_that_were_asked_for_earlier() -> 
 
 async def test_a_request_counts_until_its_answer_was_taken() -> None:
     work = Work()
-    async with aclosing(answer_each(work.requests(100), work.answer, 4)) as answers:
+    async with aclosing(answer_each(work.requests(100), work.answer, 4, freely)) as answers:
         await anext(answers)
         await settle()
         # Four in the window, and one that was read and waits for a place.
@@ -85,7 +93,7 @@ async def test_a_request_counts_until_its_answer_was_taken() -> None:
 async def test_a_consumer_that_stops_ends_the_work_under_way() -> None:
     work = Work(waits=True)
     work.may_end[0].set()
-    async with aclosing(answer_each(work.requests(100), work.answer, 4)) as answers:
+    async with aclosing(answer_each(work.requests(100), work.answer, 4, freely)) as answers:
         assert await anext(answers) == 0
         await settle()
     assert work.cancelled == {1, 2, 3}
@@ -96,7 +104,7 @@ async def test_a_cancelled_consumer_ends_the_work_under_way() -> None:
     work = Work(waits=True)
 
     async def consume() -> None:
-        async with aclosing(answer_each(work.requests(100), work.answer, 4)) as answers:
+        async with aclosing(answer_each(work.requests(100), work.answer, 4, freely)) as answers:
             async for _ in answers:
                 pass
 
@@ -117,7 +125,7 @@ async def test_requests_that_fail_end_the_stream_with_their_error() -> None:
         raise UnavailableError("GONE", "the caller's stream broke")
 
     with pytest.raises(UnavailableError, match="the caller's stream broke"):
-        _ = [answer async for answer in answer_each(failing(), work.answer, 5)]
+        _ = [answer async for answer in answer_each(failing(), work.answer, 5, freely)]
     assert work.under_way == set()
 
 
@@ -129,6 +137,95 @@ async def test_an_answer_that_fails_ends_the_stream_with_its_error() -> None:
             raise UnavailableError("GONE", "no answer to number 2")
         return await work.answer(number)
 
-    with pytest.raises(UnavailableError, match="no answer to number 2"):
-        _ = [each async for each in answer_each(work.requests(5), answer, 5)]
+    async with asyncio.timeout(10):
+        with pytest.raises(UnavailableError, match="no answer to number 2"):
+            _ = [each async for each in answer_each(work.requests(5), answer, 5, freely)]
     assert work.under_way == set()
+
+
+async def test_no_further_request_is_read_while_admit_waits() -> None:
+    work = Work()
+    may_enter = asyncio.Event()
+    asked: list[int] = []
+
+    async def admit(number: int) -> Callable[[], None]:
+        asked.append(number)
+        if number == 2:
+            await may_enter.wait()
+        return nothing
+
+    async with aclosing(answer_each(work.requests(6), work.answer, 100, admit)) as answers:
+        first = [await anext(answers), await anext(answers)]
+        await settle()
+        assert (sorted(first), work.read, asked) == ([0, 10], [0, 1, 2], [0, 1, 2])
+        may_enter.set()
+        assert sorted([answer async for answer in answers]) == [20, 30, 40, 50]
+    assert work.read == [0, 1, 2, 3, 4, 5]
+
+
+async def test_answers_go_out_while_admit_waits_for_the_next_request() -> None:
+    work = Work()
+
+    async def admit(number: int) -> Callable[[], None]:
+        if number == 1:
+            await asyncio.Event().wait()
+        return nothing
+
+    async with asyncio.timeout(10), aclosing(answer_each(work.requests(3), work.answer, 100, admit)) as answers:
+        assert await anext(answers) == 0
+
+
+async def test_an_admit_that_raises_ends_the_stream_with_its_error() -> None:
+    work = Work(waits=True)
+
+    async def admit(number: int) -> Callable[[], None]:
+        await settle()
+        if number == 2:
+            raise UnavailableError("FULL", "no place for number 2")
+        return nothing
+
+    async with asyncio.timeout(10):
+        with pytest.raises(UnavailableError, match="no place for number 2"):
+            _ = [each async for each in answer_each(work.requests(5), work.answer, 5, admit)]
+    assert (work.read, work.cancelled, work.under_way) == ([0, 1, 2], {0, 1}, set())
+
+
+async def test_a_consumer_that_stops_ends_an_admit_that_waits() -> None:
+    work = Work()
+    left = asyncio.Event()
+
+    async def admit(number: int) -> Callable[[], None]:
+        try:
+            if number == 1:
+                await asyncio.Event().wait()
+        finally:
+            if number == 1:
+                left.set()
+        return nothing
+
+    async with aclosing(answer_each(work.requests(3), work.answer, 100, admit)) as answers:
+        await anext(answers)
+        await settle()
+        assert not left.is_set()
+    assert left.is_set()
+
+
+async def test_what_admit_took_is_given_back_for_each_request_when_the_stream_ends_early() -> None:
+    taken: list[int] = []
+
+    async def admit(number: int) -> Callable[[], None]:
+        taken.append(number)
+        return lambda: taken.remove(number)
+
+    async def answer(number: int) -> int:
+        await asyncio.Event().wait()
+        return number
+
+    async def requests() -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+        raise UnavailableError("GONE", "the caller's stream broke")
+
+    with pytest.raises(UnavailableError, match="the caller's stream broke"):
+        _ = [each async for each in answer_each(requests(), answer, 5, admit)]
+    assert taken == []

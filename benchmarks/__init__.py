@@ -1,0 +1,1 @@
+"""Measurements: each is one command, with its peers in the same run."""

@@ -1,0 +1,229 @@
+"""What the embedder makes of the machine: throughput, latency, fairness, overload, memory, one processor.
+
+Everything is measured against a peer in the same run: the bare engine on ready batches (A), and the way that articles
+do it, one `model.predict` after the other (B).
+"""
+
+import asyncio
+import contextlib
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import photographs
+from benchmarks.report import Report, arguments, percentile
+from benchmarks.serving import Load, embedder, embedder_on_one_cpu, resident_bytes
+from embedder_service.adapters import weights
+from embedder_service.adapters.tensorflow_model import INPUT_SIZE, Vgg16
+from embedder_service.bootstrap import load_model
+from embedder_service.core.batching import BatchPolicy
+from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
+from embedder_service.core.types import EncodedImage, Limits, Pixels
+from embedder_service.settings import EmbedderSettings
+from grpc_kit.deadline import Deadline
+
+PARTS = ("throughput", "latency", "fairness", "overload", "memory", "one-cpu")
+CALLERS = 32
+# More than are ever under way at a time.
+IMAGES = 256
+SECONDS = 8.0
+INTERACTIVE_OVER = BatchPolicy(1, 1).interactive_memory + 1.0
+STREAMED = 260
+UNLOADED_CALLS = 100
+BULK_CALLS = 100
+OVERLOAD_SECONDS = 60.0
+# How long a caller waits, in seconds, before it gives up.
+PATIENCE = 10.0
+MEMORY_IMAGES = 5000
+MEMORY_WARM_UP = 1000
+ONE_CPU_IMAGES = 60
+
+NEVER = Deadline.after(None)
+
+
+class Engine:
+    """The network and the decoder by themselves, as the service uses them."""
+
+    def __init__(self) -> None:
+        settings = EmbedderSettings(weights=None)
+        self.model: Vgg16 = load_model(settings)
+        limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
+        self._decoder = ImageDecoder(INPUT_SIZE, limits, PixelBudget(settings.max_decoding_pixels))
+
+    def decode(self, content: bytes) -> Pixels:
+        """As the service does."""
+        return self._decoder.decode(EncodedImage(content), NEVER)
+
+    def rate(self, ready: Pixels, batch: int, seconds: float) -> float:
+        """Images a second on ready batches."""
+        runs = 0
+        began = time.perf_counter()
+        while (spent := time.perf_counter() - began) < seconds:
+            start = runs * batch % (len(ready) - batch + 1)
+            self.model.embed(ready[start : start + batch])
+            runs += 1
+        return runs * batch / spent
+
+    def floor(self, images: list[bytes]) -> list[float]:
+        """The seconds of decoding and of a batch of one, image by image, with nothing round it."""
+        times = []
+        for content in images:
+            began = time.perf_counter()
+            self.model.embed(self.decode(content)[np.newaxis])
+            times.append(time.perf_counter() - began)
+        return times
+
+
+class ArticleWay:
+    """As the field's articles do it: load_img, preprocess_input, model.predict, one image at a time, float32."""
+
+    def __init__(self) -> None:
+        # TensorFlow's import order: after the engine has sized its pools.
+        from keras.applications import vgg16  # noqa: PLC0415
+        from keras.utils import img_to_array, load_img  # noqa: PLC0415
+
+        self._preprocess, self._load, self._to_array = vgg16.preprocess_input, load_img, img_to_array
+        path = str(weights.default_cache() / weights.VGG16.file_name)
+        self._network = vgg16.VGG16(include_top=False, weights=path, pooling="avg", input_shape=(224, 224, 3))
+
+    def rate(self, images: list[bytes], seconds: float) -> float:
+        """Images a second."""
+        done = 0
+        began = time.perf_counter()
+        while (spent := time.perf_counter() - began) < seconds:
+            image = self._load(BytesIO(images[done % len(images)]), target_size=(224, 224))
+            batch = self._preprocess(np.expand_dims(self._to_array(image), axis=0))
+            self._network.predict(batch, verbose=0)
+            done += 1
+        return done / spent
+
+
+async def throughput(report: Report, engine: Engine, load: Load, images: list[bytes], rounds: int) -> float:
+    """A, B, C and D, in turn; gives the rate of C."""
+    article = ArticleWay()
+    article.rate(images, 2.0)
+    ready = np.stack([engine.decode(content) for content in images[:64]])
+    limit = engine.model.info.max_batch_size
+    rates: dict[str, list[float]] = {name: [] for name in ("A", "B", "C", "D")}
+    for _ in range(rounds):
+        rates["A"].append(engine.rate(ready, limit, SECONDS))
+        rates["C"].append(await load.callers(CALLERS, SECONDS))
+        # Beside interactive calls bulk batches are small on purpose; the service has to see that they are over.
+        await asyncio.sleep(INTERACTIVE_OVER)
+        rates["D"].append(await load.stream(STREAMED))
+        rates["B"].append(article.rate(images, SECONDS))
+    a = report.median(f"A_engine_batch_{limit}_images_per_second", rates["A"])
+    b = report.median("B_article_images_per_second", rates["B"])
+    c = report.median(f"C_embed_{CALLERS}_callers_images_per_second", rates["C"])
+    d = report.median("D_stream_images_per_second", rates["D"])
+    report.ratio("unary_over_engine", c / a, ">= 0.95")
+    report.ratio("stream_over_engine", d / a, ">= 0.95")
+    report.ratio("unary_over_article", c / b, ">= 3")
+    for size in (1, 2, 4):
+        each = [engine.rate(ready, size, 2.0) for _ in range(rounds)]
+        report.median(f"engine_batch_{size}_images_per_second", each)
+    return c
+
+
+async def latency(report: Report, engine: Engine, load: Load, images: list[bytes], rounds: int) -> None:
+    """One caller at a time against decoding and a batch of one."""
+    calls, floors = [], []
+    for _ in range(rounds):
+        floors.append(percentile(engine.floor(images[:UNLOADED_CALLS]), 50))
+        calls.append(percentile(await load.one_by_one(UNLOADED_CALLS), 50))
+    floor = report.median("decode_and_batch_of_one_p50_seconds", floors)
+    call = report.median("embed_unloaded_p50_seconds", calls)
+    report.ratio("latency_over_floor", call / floor, "<= 1.15")
+
+
+async def fairness(report: Report, load: Load, bulk: Load, rounds: int) -> None:
+    """Interactive calls alone, and beside a stream that always has more to send."""
+    alone, beside = [], []
+    for _ in range(rounds):
+        alone.append(percentile(await load.one_by_one(BULK_CALLS, pause=0.05), 99))
+        stream = asyncio.create_task(bulk.endless_stream())
+        await asyncio.sleep(2.0)
+        beside.append(percentile(await load.one_by_one(BULK_CALLS, pause=0.05), 99))
+        stream.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stream
+        await asyncio.sleep(2.0)
+    unloaded = report.median("embed_unloaded_p99_seconds", alone)
+    loaded = report.median("embed_under_bulk_p99_seconds", beside)
+    report.ratio("interactive_under_bulk", loaded / unloaded, "<= 3")
+
+
+async def overload(report: Report, load: Load, peak: float) -> None:
+    """Twice as many calls as can be answered."""
+    answers = await load.arrivals(2 * peak, OVERLOAD_SECONDS, PATIENCE)
+    goodput = len([moment for moment in answers.moments if moment < answers.moments[0] + OVERLOAD_SECONDS])
+    report.figure("overload_offered_calls", int(2 * peak * OVERLOAD_SECONDS))
+    report.figure("overload_answered", len(answers.ok))
+    report.figure("overload_refused", len(answers.refused))
+    report.figure("overload_other", sum(answers.other.values()), "0")
+    report.figure("overload_answered_p99_seconds", percentile(answers.ok, 99))
+    report.figure("refusal_p99_seconds", percentile(answers.refused, 99), "< 0.05")
+    report.ratio("goodput_under_overload", goodput / OVERLOAD_SECONDS / peak, ">= 0.95")
+
+
+async def memory(report: Report, address: str, pid: int) -> None:
+    """The service's memory over images of all sizes."""
+    load = Load(address, photographs.mixed(IMAGES))
+    await load.stream(MEMORY_WARM_UP)
+    before = resident_bytes(pid)
+    await load.stream(MEMORY_IMAGES)
+    report.figure("memory_after_warm_up_mb", before / 1e6)
+    report.figure(f"memory_growth_over_{MEMORY_IMAGES}_mb", (resident_bytes(pid) - before) / 1e6, "< 50")
+
+
+async def one_cpu(report: Report, images: list[bytes], rounds: int) -> None:
+    """A service that finds out that it has one processor, against one that is told to use one thread."""
+    rates: dict[str, list[float]] = {"itself": [], "by_hand": []}
+    for _ in range(rounds):
+        for name, settings in (("itself", {}), ("by_hand", {"threads": "1", "decode_threads": "1"})):
+            with embedder_on_one_cpu(**settings) as (address, by_quota):
+                rates[name].append(await Load(address, images).stream(ONE_CPU_IMAGES))
+                report.figure("one_cpu_by_quota", by_quota)
+    itself = report.median("one_cpu_images_per_second", rates["itself"])
+    by_hand = report.median("one_cpu_by_hand_images_per_second", rates["by_hand"])
+    report.ratio("one_cpu_over_by_hand", itself / by_hand, "0.9 to 1.1")
+
+
+async def measure(rounds: int, parts: list[str], path: Path | None) -> None:
+    """Runs the parts in turn, with nothing else under way."""
+    report = Report("embedder_throughput")
+    images = photographs.jpegs(IMAGES)
+    if {"throughput", "latency", "overload"}.intersection(parts):
+        engine = Engine()
+        with embedder() as (address, _):
+            load = Load(address, images)
+            await load.stream(CALLERS)
+            peak = 0.0
+            if {"throughput", "overload"}.intersection(parts):
+                peak = await throughput(report, engine, load, images, rounds)
+            if "latency" in parts:
+                await latency(report, engine, load, images, rounds)
+            if "overload" in parts:
+                await overload(report, load, peak)
+        del engine
+    if {"fairness", "memory"}.intersection(parts):
+        with embedder() as (address, pid):
+            if "fairness" in parts:
+                await fairness(report, Load(address, images), Load(address, photographs.jpegs(IMAGES, seed=7)), rounds)
+            if "memory" in parts:
+                await memory(report, address, pid)
+    if "one-cpu" in parts:
+        await one_cpu(report, images, rounds)
+    report.finish(path)
+
+
+def main() -> None:
+    """Measures, prints a table and writes the result."""
+    options = arguments("embedder_throughput", __doc__, PARTS)
+    asyncio.run(measure(options.rounds, options.only or list(PARTS), options.json))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What every benchmark prints and writes: the machine, the ratios that are claimed, and the figures they come from."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass
+class Report:
+    """The result of one run."""
+
+    name: str
+    ratios: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float | list[float]] = field(default_factory=dict)
+    targets: dict[str, str] = field(default_factory=dict)
+    """What a ratio or a figure should be, in words, by its name."""
+
+    def median(self, name: str, values: Sequence[float]) -> float:
+        """Keeps the values, and their median under `name`, which it gives."""
+        middle = statistics.median(values)
+        self.figures[name] = round(middle, 6)
+        self.figures[f"{name}_each"] = [round(value, 6) for value in values]
+        return middle
+
+    def figure(self, name: str, value: float, target: str = "") -> None:
+        """Keeps one figure."""
+        self.figures[name] = round(value, 6)
+        if target:
+            self.targets[name] = target
+
+    def ratio(self, name: str, value: float, target: str) -> None:
+        """Keeps one ratio."""
+        self.ratios[name] = round(value, 4)
+        self.targets[name] = target
+
+    def finish(self, path: Path | None) -> None:
+        """Prints the table, and writes {"machine", "ratios", "figures"} to `path`."""
+        table = Table(title=self.name)
+        for heading in ("", "measured", "target"):
+            table.add_column(heading)
+        for name, ratio in self.ratios.items():
+            table.add_row(name, f"{ratio:.3f}", self.targets[name], style="bold")
+        for name, value in self.figures.items():
+            if not isinstance(value, list):
+                table.add_row(name, f"{value:,.4g}", self.targets.get(name, ""))
+        Console(width=110).print(table)
+        if path is not None:
+            content = {"machine": machine(), "ratios": self.ratios, "figures": self.figures}
+            path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def machine() -> dict[str, str | int | list[str]]:
+    """What the figures depend on."""
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    facts = dict(line.split(":", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
+    flags = {key.strip(): value for key, value in facts.items()}.get("flags", "").split()
+    return {
+        "cpu": next((value.strip() for key, value in facts.items() if key.startswith("model name")), ""),
+        "cpus": len(os.sched_getaffinity(0)),
+        "flags": sorted({"avx2", "avx512f", "avx512_bf16", "amx_bf16"}.intersection(flags)),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "tensorflow": version("tensorflow-cpu"),
+        "grpcio": version("grpcio"),
+        "pillow": version("pillow"),
+    }
+
+
+def arguments(name: str, description: str, parts: Sequence[str]) -> argparse.Namespace:
+    """The command line of a benchmark: --json FILE, and --only PART for some of its parts."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to FILE")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each is measured; the medians count")
+    parser.add_argument("--only", choices=parts, action="append", help="measure this part; may be given again")
+    return parser.parse_args()
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that `percent` of 100 of the values do not exceed, without interpolation."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

@@ -1,0 +1,75 @@
+"""The embedder's own metrics."""
+
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from embedder_service.core.admission import Admission
+from embedder_service.core.batching import Batcher
+from embedder_service.core.types import Lane, ModelInfo
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+
+class PrometheusObserver:
+    """Counts what the core tells it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Adds the metrics to `registry`."""
+        self._registry = registry
+        self._images = Counter(
+            "embedder_images",
+            "Images answered, by lane and by what came of them: embedded, shared, cached, or a reason of refusal.",
+            ("lane", "result"),
+            registry=registry,
+        )
+        self._decode = Histogram(
+            "embedder_decode_seconds", "Time to decode an image.", ("lane",), buckets=SECONDS, registry=registry
+        )
+        self._queue = Histogram(
+            "embedder_queue_seconds",
+            "Time that a decoded image waited for its run.",
+            ("lane",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._inference = Histogram(
+            "embedder_inference_seconds", "Time of a run of the network.", buckets=SECONDS, registry=registry
+        )
+        self._batch = Histogram("embedder_batch_size", "Images in a run.", buckets=SIZES, registry=registry)
+
+    def decoded(self, lane: Lane, seconds: float) -> None:
+        """An image was decoded."""
+        self._decode.labels(lane.value).observe(seconds)
+
+    def waited(self, lane: Lane, seconds: float) -> None:
+        """A decoded image's run began."""
+        self._queue.labels(lane.value).observe(seconds)
+
+    def ran(self, images: int, seconds: float) -> None:
+        """The network ran a batch."""
+        self._inference.observe(seconds)
+        self._batch.observe(images)
+
+    def answered(self, lane: Lane, result: str) -> None:
+        """An image was answered."""
+        self._images.labels(lane.value, result).inc()
+
+    def watch(self, info: ModelInfo, batcher: Batcher, admission: Admission) -> None:
+        """Shows the state of what serves, as it is whenever Prometheus asks."""
+        queue = Gauge("embedder_queue_size", "Decoded images that wait.", ("lane",), registry=self._registry)
+        under_way = Gauge("embedder_images_in_flight", "Images admitted.", ("lane",), registry=self._registry)
+        for lane in Lane:
+            queue.labels(lane.value).set_function(partial(batcher.waiting, lane))
+            under_way.labels(lane.value).set_function(partial(admission.under_way, lane))
+        described = Gauge(
+            "embedder_model_info", "1; the labels describe the model.",
+            ("model", "fingerprint", "precision", "threads"), registry=self._registry,
+        )  # fmt: skip
+        described.labels(info.name, info.fingerprint, info.precision, str(info.threads)).set(1)
+        cost = Gauge(
+            "embedder_seconds_per_image", "Cost of an image in a full batch, as measured at start.",
+            registry=self._registry,
+        )  # fmt: skip
+        cost.set(info.seconds_per_image)

@@ -1,0 +1,184 @@
+"""What the tests of this folder share: a running embedder, its metrics, images to send it, and what its answers say."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import grpc
+import numpy as np
+from google.rpc import error_details_pb2, status_pb2
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from imagesearch.types.v1 import image_pb2
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from demo.local_stack import ServiceProcess
+
+DETAILS_KEY = "grpc-status-details-bin"
+# How near the vectors of one image have to be where they need not be exactly the same.
+SAME = 0.9999
+PATIENCE_SECONDS = 30
+
+Stub: TypeAlias = "embedder_pb2_grpc.EmbedderServiceAsyncStub"
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A service that is up."""
+
+    address: str
+    metrics_address: str
+    process: ServiceProcess
+    log: Path
+
+    @property
+    def process_id(self) -> int:
+        process = self.process._process
+        assert process is not None
+        assert process.poll() is None
+        return process.pid
+
+    def metric(self, sample: str, **labels: str) -> float:
+        """The sum of the samples of this name that have these labels."""
+        connection = HTTPConnection(self.metrics_address, timeout=10)
+        try:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+        return sum(
+            found.value
+            for family in text_string_to_metric_families(text)
+            for found in family.samples
+            if found.name == sample and labels.items() <= found.labels.items()
+        )
+
+    def in_flight(self, lane: str) -> int:
+        return int(self.metric("embedder_images_in_flight", lane=lane))
+
+    def answered(self, result: str) -> int:
+        return int(self.metric("embedder_images_total", result=result))
+
+    def images_run(self) -> int:
+        """The images that the network has run on."""
+        return int(self.metric("embedder_batch_size_sum"))
+
+    def memory(self, of: str) -> int:
+        """What the process has ("VmRSS") or has had at most ("VmHWM"), in MiB."""
+        lines = Path(f"/proc/{self.process_id}/status").read_text().splitlines()
+        return int(dict(line.split(":", 1) for line in lines)[of].split()[0]) // 1024
+
+
+StartEmbedder: TypeAlias = Callable[..., AbstractContextManager[Embedder]]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What Embed gave for each photograph, one call after the other."""
+
+    names: list[str]
+    values: NDArray[np.float32]
+    """float32[N, 512]."""
+    fingerprints: list[str]
+
+    def of(self, name: str) -> NDArray[np.float32]:
+        row: NDArray[np.float32] = self.values[self.names.index(name)]
+        return row
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what has to become true."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, "it did not become true"
+        await asyncio.sleep(0.01)
+
+
+def channel_to(embedder: Embedder) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(embedder.address, [("grpc.enable_http_proxy", 0)])
+
+
+def png(image: Image.Image) -> bytes:
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def plain_image(number: int) -> bytes:
+    """A small PNG file; each of the first 65,536 numbers has another colour."""
+    return png(Image.new("RGB", (16, 16), (number % 256, 255 - number % 256, (100 + number // 256) % 256)))
+
+
+def slow_image(number: int) -> bytes:
+    """A small PNG file of 40 megapixels, which takes some tenths of a second to decode."""
+    return png(Image.new("L", (8000, 5000), number))
+
+
+def embed_request(content: bytes, region: image_pb2.Region | None = None) -> embedder_pb2.EmbedRequest:
+    return embedder_pb2.EmbedRequest(image=image_pb2.EncodedImage(content=content, region=region))
+
+
+def item(request_id: str, content: bytes) -> embedder_pb2.EmbedStreamRequest:
+    return embedder_pb2.EmbedStreamRequest(request_id=request_id, image=image_pb2.EncodedImage(content=content))
+
+
+async def vector_of(
+    stub: Stub, content: bytes, region: image_pb2.Region | None = None, **options: Any
+) -> NDArray[np.float32]:
+    response = await stub.Embed(embed_request(content, region), **options)
+    return np.array(response.embedding.values, np.float32)
+
+
+async def answers(
+    stub: Stub, items: Iterable[embedder_pb2.EmbedStreamRequest], **options: Any
+) -> list[embedder_pb2.EmbedStreamResponse]:
+    return [response async for response in stub.EmbedStream(iter(items), **options)]
+
+
+def vectors_by(embedder: Embedder, photographs: Mapping[str, bytes]) -> Vectors:
+    with grpc.insecure_channel(embedder.address, [("grpc.enable_http_proxy", 0)]) as channel:
+        stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        embeddings = [stub.Embed(embed_request(content)).embedding for content in photographs.values()]
+    values = np.array([embedding.values for embedding in embeddings], np.float32)
+    return Vectors(list(photographs), values, [embedding.fingerprint for embedding in embeddings])
+
+
+def cosines(some: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
+    """The cosine of each row with the same row of the other matrix, float64[N]."""
+    some, others = some.astype(np.float64), others.astype(np.float64)
+    lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
+    products: NDArray[np.float64] = (some * others).sum(axis=1) / lengths
+    return products
+
+
+def cosine(some: ArrayLike, other: ArrayLike) -> float:
+    return float(cosines(np.array([some]), np.array([other]))[0])
+
+
+def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    return status_pb2.Status.FromString(dict(error.trailing_metadata() or ())[DETAILS_KEY])
+
+
+def info_of(status: status_pb2.Status) -> error_details_pb2.ErrorInfo:
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return info
+
+
+def assert_overloaded(error: grpc.aio.AioRpcError, **limits: str) -> None:
+    """A refusal that names the limits and says when to try again."""
+    status = status_of(error)
+    retry = error_details_pb2.RetryInfo()
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert status.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert info_of(status).reason == "OVERLOADED"
+    assert limits.items() <= dict(info_of(status).metadata).items()
+    assert status.details[1].Unpack(retry)
+    assert retry.retry_delay.ToNanoseconds() >= 100_000_000

@@ -1,0 +1,363 @@
+"""More than the embedder can do at once: who waits, who is refused, who shares, and what is left when somebody dies."""
+
+import asyncio
+import itertools
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from imagesearch.types.v1 import image_pb2
+
+from tests.integration.embedder.helpers import (
+    SAME,
+    Embedder,
+    StartEmbedder,
+    Stub,
+    Vectors,
+    answers,
+    assert_overloaded,
+    channel_to,
+    cosine,
+    embed_request,
+    info_of,
+    item,
+    plain_image,
+    slow_image,
+    status_of,
+    until,
+    vector_of,
+)
+
+CALLERS = 8
+# A name for each test's images, so that none is known to a cache or under way for another one.
+numbers = itertools.count(1000, 1000)
+
+
+@pytest.fixture(scope="module")
+def narrow_embedder(start_embedder: StartEmbedder, published_weights: Path) -> Iterator[Embedder]:
+    """An embedder that takes four Embed calls or a mebibyte at a time, and keeps a hundred vectors."""
+    settings = {"max_pending": "4", "max_pending_bytes": str(1024 * 1024), "cache_vectors": "100"}
+    with start_embedder(weights=str(published_weights), **settings) as service:
+        yield service
+
+
+@pytest.fixture
+async def narrow_stub(narrow_embedder: Embedder) -> AsyncIterator[Stub]:
+    async with channel_to(narrow_embedder) as channel:
+        yield embedder_pb2_grpc.EmbedderServiceStub(channel)
+
+
+async def refusal(call: Awaitable[embedder_pb2.EmbedResponse]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call
+    return failed.value
+
+
+async def test_embed_calls_go_before_the_images_of_a_load(stub: Stub, embedder: Embedder) -> None:
+    first = next(numbers)
+    answered: Counter[str] = Counter()
+
+    async def load(begin: int) -> None:
+        items = [item(str(number), plain_image(number)) for number in range(begin, begin + 64)]
+        async for response in stub.EmbedStream(iter(items)):
+            answered[response.request_id] += 1
+
+    # Each stream has 32 images under way; together they fill the bulk lane's 64 places.
+    loads = [asyncio.create_task(load(first + 64 * stream)) for stream in range(3)]
+    await until(lambda: embedder.in_flight("bulk") == 64)
+    meanwhile = []
+    for number in range(4):
+        before = answered.total()
+        await vector_of(stub, plain_image(first + 500 + number))
+        meanwhile.append(answered.total() - before)
+    assert answered.total() < 3 * 64
+    await asyncio.gather(*loads)
+    # One run that had begun, and the images that had been answered and not been read yet.
+    assert max(meanwhile) <= 24
+    assert answered == Counter(str(number) for number in range(first, first + 3 * 64))
+
+
+async def test_a_load_goes_on_while_embed_calls_saturate_the_network(stub: Stub, embedder: Embedder) -> None:
+    first = next(numbers)
+    stop = asyncio.Event()
+    ids = itertools.count(first)
+
+    async def calls() -> int:
+        done = 0
+        while not stop.is_set():
+            await vector_of(stub, plain_image(next(ids)))
+            done += 1
+        return done
+
+    callers = [asyncio.create_task(calls()) for _ in range(16)]
+    await until(lambda: embedder.in_flight("interactive") >= 8)
+    streamed = await answers(stub, [item(str(n), plain_image(first + 900 + n)) for n in range(16)])
+    assert not any(caller.done() for caller in callers)
+    stop.set()
+    assert sum(await asyncio.gather(*callers)) > 0
+    assert all(response.HasField("embedding") for response in streamed)
+    assert len(streamed) == 16
+
+
+async def test_a_call_over_max_pending_is_refused_at_once_and_the_others_are_answered(
+    narrow_stub: Stub, narrow_embedder: Embedder
+) -> None:
+    calls = [asyncio.ensure_future(narrow_stub.Embed(embed_request(slow_image(shade)))) for shade in range(4)]
+    await until(lambda: narrow_embedder.in_flight("interactive") == 4)
+    refused = await refusal(narrow_stub.Embed(embed_request(plain_image(next(numbers)))))
+    assert not any(call.done() for call in calls)
+    assert_overloaded(refused, max_pending="4")
+    responses = await asyncio.gather(*calls)
+    assert [len(response.embedding.values) for response in responses] == [512] * 4
+    await until(lambda: narrow_embedder.in_flight("interactive") == 0)
+
+
+async def test_every_one_of_many_calls_at_once_has_an_answer(narrow_stub: Stub, narrow_embedder: Embedder) -> None:
+    first, refused_before = next(numbers), narrow_embedder.answered("OVERLOADED")
+    calls = [narrow_stub.Embed(embed_request(plain_image(number)), timeout=60) for number in range(first, first + 100)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    vectors = [outcome for outcome in outcomes if isinstance(outcome, embedder_pb2.EmbedResponse)]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+    assert len(vectors) + len(errors) == 100
+    assert len(vectors) >= 4
+    assert {len(response.embedding.values) for response in vectors} == {512}
+    for error in errors:
+        assert_overloaded(error, max_pending="4")
+    assert narrow_embedder.answered("OVERLOADED") - refused_before == len(errors)
+    assert narrow_embedder.in_flight("interactive") == 0
+
+
+async def test_a_call_over_max_pending_bytes_is_refused_and_a_stream_waits(
+    narrow_stub: Stub, narrow_embedder: Embedder
+) -> None:
+    padding = bytes(600 * 1024)
+    large = asyncio.ensure_future(narrow_stub.Embed(embed_request(slow_image(10) + padding)))
+    await until(lambda: narrow_embedder.in_flight("interactive") == 1)
+    refused = await refusal(narrow_stub.Embed(embed_request(plain_image(next(numbers)) + padding)))
+    small = await vector_of(narrow_stub, plain_image(next(numbers)))
+    assert_overloaded(refused, max_pending_bytes=str(1024 * 1024))
+    assert len(small) == len((await large).embedding.values) == 512
+
+    most = 0
+    first = next(numbers)
+    items = (item(str(number), plain_image(first + number) + padding) for number in range(12))
+    async for response in narrow_stub.EmbedStream(items):
+        assert response.HasField("embedding")
+        most = max(most, narrow_embedder.in_flight("bulk"))
+    assert most <= 1
+
+
+async def test_an_image_over_max_pending_bytes_is_taken_when_it_is_the_only_one(narrow_stub: Stub) -> None:
+    content = plain_image(next(numbers)) + bytes(2 * 1024 * 1024)
+    assert len(await vector_of(narrow_stub, content)) == 512
+    (response,) = await answers(narrow_stub, [item("", content + b"0")])
+    assert response.HasField("embedding")
+
+
+async def test_equal_images_at_the_same_time_are_embedded_once(
+    stub: Stub, embedder: Embedder, photographs: Mapping[str, bytes], vectors: Vectors
+) -> None:
+    before = {result: embedder.answered(result) for result in ("embedded", "shared")}
+    run_before = embedder.images_run()
+    together = await asyncio.gather(*(vector_of(stub, photographs["ihc.png"]) for _ in range(20)))
+    after = {result: embedder.answered(result) - count for result, count in before.items()}
+    run = embedder.images_run() - run_before
+    assert after["embedded"] == run <= 5
+    assert after["shared"] == 20 - run
+    for vector in together:
+        np.testing.assert_array_equal(vector, together[0])
+    assert cosine(together[0], vectors.of("ihc.png")) >= SAME
+
+
+async def test_an_image_that_comes_again_is_answered_from_the_cache(
+    narrow_stub: Stub, narrow_embedder: Embedder, photographs: Mapping[str, bytes]
+) -> None:
+    content = photographs["coins.png"]
+    region = image_pb2.Region(x0=0.25, y0=0, x1=1, y1=1)
+
+    async def embed(region: image_pb2.Region | None) -> tuple[list[float], int, int]:
+        cached, run = narrow_embedder.answered("cached"), narrow_embedder.images_run()
+        response = await narrow_stub.Embed(embed_request(content, region))
+        return (
+            list(response.embedding.values),
+            narrow_embedder.answered("cached") - cached,
+            narrow_embedder.images_run() - run,
+        )
+
+    whole, *first = await embed(None)
+    again, *second = await embed(None)
+    part, *other_region = await embed(region)
+    part_again, *same_region = await embed(region)
+    assert (first, second, other_region, same_region) == ([0, 1], [1, 0], [0, 1], [1, 0])
+    assert (again, part_again) == (whole, part)
+    assert cosine(whole, part) < SAME
+    (streamed,) = await answers(narrow_stub, [item("", content)])
+    assert list(streamed.embedding.values) == whole
+
+
+async def test_the_cache_forgets_what_was_used_least_recently(narrow_stub: Stub, narrow_embedder: Embedder) -> None:
+    first = next(numbers)
+    oldest = plain_image(first)
+    await vector_of(narrow_stub, oldest)
+    await answers(narrow_stub, [item(str(number), plain_image(number)) for number in range(first + 1, first + 101)])
+    cached = narrow_embedder.answered("cached")
+    await vector_of(narrow_stub, plain_image(first + 100))
+    assert narrow_embedder.answered("cached") == cached + 1
+    await vector_of(narrow_stub, oldest)
+    assert narrow_embedder.answered("cached") == cached + 1
+
+
+async def test_images_whose_time_is_over_before_their_turn_are_not_embedded(stub: Stub, embedder: Embedder) -> None:
+    first = next(numbers)
+    run, embedded = embedder.images_run(), embedder.answered("embedded")
+    calls = [stub.Embed(embed_request(plain_image(number)), timeout=0.2) for number in range(first, first + 60)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    codes = Counter(
+        outcome.code() if isinstance(outcome, grpc.aio.AioRpcError) else grpc.StatusCode.OK for outcome in outcomes
+    )
+    assert codes.keys() <= {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert codes[grpc.StatusCode.DEADLINE_EXCEEDED] >= 20
+    await until(lambda: embedder.in_flight("interactive") == 0 and embedder.metric("embedder_queue_size") == 0)
+    # What was in the network when the time was over ran to its end, and no further batch began.
+    await asyncio.sleep(0.5)
+    assert embedder.images_run() - run <= codes[grpc.StatusCode.OK] + 2 * 8
+    assert embedder.answered("embedded") - embedded <= codes[grpc.StatusCode.OK] + 8
+
+
+CLIENT = """
+import sys
+import grpc
+from imagesearch.embedder.v1 import embedder_pb2_grpc
+from tests.integration.embedder.helpers import embed_request, item, plain_image, slow_image
+
+with grpc.insecure_channel(sys.argv[1], [("grpc.enable_http_proxy", 0)]) as channel:
+    stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+    if sys.argv[2] == "stream":
+        for _ in stub.EmbedStream(item(str(number), plain_image(number)) for number in range(60000)):
+            pass
+    else:
+        image = slow_image(100)
+        for call in [stub.Embed.future(embed_request(image + bytes([number]))) for number in range(24)]:
+            call.result()
+"""
+
+
+@pytest.mark.parametrize(("kind", "lane", "places"), [("stream", "bulk", 16), ("calls", "interactive", 16)])
+async def test_a_caller_that_is_killed_leaves_its_places_and_harms_no_neighbour(
+    stub: Stub,
+    embedder: Embedder,
+    photographs: Mapping[str, bytes],
+    vectors: Vectors,
+    kind: str,
+    lane: str,
+    places: int,
+) -> None:
+    stop = asyncio.Event()
+
+    async def neighbour() -> int:
+        rounds = 0
+        while not stop.is_set() or not rounds:
+            assert cosine(await vector_of(stub, photographs["moon.png"]), vectors.of("moon.png")) >= SAME
+            rounds += 1
+        return rounds
+
+    client = await asyncio.create_subprocess_exec(sys.executable, "-c", CLIENT, embedder.address, kind)
+    try:
+        await until(lambda: embedder.in_flight(lane) >= places)
+        beside = asyncio.create_task(neighbour())
+        await asyncio.sleep(0.2)
+        assert client.returncode is None
+    finally:
+        client.kill()
+        await client.wait()
+    stop.set()
+    assert await beside >= 1
+    await until(lambda: embedder.in_flight(lane) == 0)
+    await until(lambda: embedder.metric("grpc_server_in_flight") == 0)
+    assert cosine(await vector_of(stub, photographs["moon.png"]), vectors.of("moon.png")) >= SAME
+
+
+class Load:
+    """Callers that call as fast as they are answered, and a stream, until the service is gone."""
+
+    def __init__(self, stub: Stub) -> None:
+        self._stub = stub
+        self.vectors = 0
+        self.errors: list[grpc.aio.AioRpcError] = []
+        self.streamed: list[str] = []
+        self.stream_error: grpc.aio.AioRpcError | None = None
+        self._ids = itertools.count(next(numbers) + 20_000)
+        self._tasks = [asyncio.create_task(self._call()) for _ in range(CALLERS)]
+        self._tasks.append(asyncio.create_task(self._stream()))
+
+    async def _call(self) -> None:
+        try:
+            while True:
+                assert len(await vector_of(self._stub, plain_image(next(self._ids)))) == 512
+                self.vectors += 1
+        except grpc.aio.AioRpcError as error:
+            self.errors.append(error)
+
+    async def _stream(self) -> None:
+        try:
+            async for response in self._stub.EmbedStream(item(str(n), plain_image(n)) for n in range(20_000)):
+                assert response.HasField("embedding")
+                self.streamed.append(response.request_id)
+        except grpc.aio.AioRpcError as error:
+            self.stream_error = error
+
+    async def until_it_flows(self) -> None:
+        await until(lambda: self.vectors >= 2 * CALLERS and len(self.streamed) >= 10)
+
+    async def ended(self) -> None:
+        await asyncio.wait_for(asyncio.gather(*self._tasks), 30)
+
+
+async def test_sigterm_under_load_answers_what_was_admitted_and_cuts_the_stream(start_embedder: StartEmbedder) -> None:
+    with start_embedder(log_format="json") as service:
+        async with channel_to(service) as channel:
+            load = Load(embedder_pb2_grpc.EmbedderServiceStub(channel))
+            await load.until_it_flows()
+            began = time.monotonic()
+            exit_code = await asyncio.to_thread(service.process.stop)
+            assert time.monotonic() - began < 20
+            await load.ended()
+    assert exit_code == 0
+    lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
+    calls = Counter((line["method"].split("/")[-1], line["code"]) for line in lines if line["event"] == "call")
+    assert calls == {("Embed", "OK"): load.vectors, ("EmbedStream", "UNAVAILABLE"): 1}
+    assert [error.code() for error in load.errors] == [grpc.StatusCode.UNAVAILABLE] * CALLERS
+    assert load.stream_error is not None
+    assert load.stream_error.code() is grpc.StatusCode.UNAVAILABLE
+    assert info_of(status_of(load.stream_error)).reason == "STOPPING"
+    # What was read was answered: no item is missing among those before the last one.
+    assert sorted(load.streamed, key=int) == [str(number) for number in range(len(load.streamed))]
+
+
+async def test_sigkill_under_load_is_unavailable_and_a_restart_serves_through_the_same_channel(
+    start_embedder: StartEmbedder, photographs: Mapping[str, bytes], vectors: Vectors
+) -> None:
+    with start_embedder() as service:
+        async with channel_to(service) as channel:
+            stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+            load = Load(stub)
+            await load.until_it_flows()
+            assert service.process.kill() == -signal.SIGKILL
+            await load.ended()
+            assert [error.code() for error in load.errors] == [grpc.StatusCode.UNAVAILABLE] * CALLERS
+            assert load.stream_error is not None
+            assert load.stream_error.code() is grpc.StatusCode.UNAVAILABLE
+
+            service.process.start()
+            again = await vector_of(stub, photographs["moon.png"], wait_for_ready=True, timeout=60)
+            assert cosine(again, vectors.of("moon.png")) >= SAME
+            streamed = await answers(stub, [item(str(number), plain_image(number)) for number in range(8)])
+            assert all(response.HasField("embedding") for response in streamed)

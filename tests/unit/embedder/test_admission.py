@@ -1,0 +1,299 @@
+"""Admission: who gets a place, who waits for one, and that every place comes back."""
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from embedder_service.core.admission import Admission, LaneLimit, Place
+from embedder_service.core.types import Lane
+from grpc_kit.errors import ResourceExhaustedError
+from tests.unit.embedder.doubles import settle
+
+AMPLE = LaneLimit(images=1000, size=1_000_000)
+
+
+def admission(interactive: LaneLimit = AMPLE, bulk: LaneLimit = AMPLE, *, seconds_per_image: float = 0.0) -> Admission:
+    return Admission(interactive, bulk, seconds_per_image)
+
+
+async def waiting(at: Admission, sizes: Iterable[int]) -> list["asyncio.Task[Place]"]:
+    """Bulk callers that wait in this order, or have their places."""
+    tasks = [asyncio.create_task(at.enter(Lane.BULK, size)) for size in sizes]
+    await settle()
+    return tasks
+
+
+def with_places(tasks: Iterable["asyncio.Task[Place]"]) -> list[bool]:
+    return [task.done() for task in tasks]
+
+
+async def test_the_interactive_lane_refuses_at_its_limit_of_images_and_says_when_to_try_again() -> None:
+    at = admission(LaneLimit(images=3, size=1000), seconds_per_image=0.4)
+    places = [await at.enter(Lane.INTERACTIVE, 10) for _ in range(3)]
+    with pytest.raises(ResourceExhaustedError, match="3 images of 30 bytes wait already") as refused:
+        await at.enter(Lane.INTERACTIVE, 10)
+    assert refused.value.reason == "OVERLOADED"
+    assert refused.value.retry_after == pytest.approx(0.6)
+    assert refused.value.metadata == {"max_pending": "3", "max_pending_bytes": "1000"}
+    assert at.under_way(Lane.INTERACTIVE) == 3
+    places[1].leave()
+    await at.enter(Lane.INTERACTIVE, 10)
+
+
+@pytest.mark.parametrize(("size", "taken"), [(400, True), (401, False)])
+async def test_the_interactive_lane_refuses_at_its_limit_of_bytes(size: int, taken: bool) -> None:
+    at = admission(LaneLimit(images=100, size=1000))
+    for _ in range(2):
+        await at.enter(Lane.INTERACTIVE, 300)
+    if taken:
+        await at.enter(Lane.INTERACTIVE, size)
+        return
+    with pytest.raises(ResourceExhaustedError) as refused:
+        await at.enter(Lane.INTERACTIVE, size)
+    assert refused.value.metadata == {"max_pending": "100", "max_pending_bytes": "1000"}
+    # A refusal takes nothing.
+    await at.enter(Lane.INTERACTIVE, 400)
+
+
+async def test_who_is_refused_is_never_told_to_come_back_at_once() -> None:
+    at = admission(LaneLimit(images=1, size=1000), seconds_per_image=0.0)
+    await at.enter(Lane.INTERACTIVE, 1)
+    with pytest.raises(ResourceExhaustedError) as refused:
+        await at.enter(Lane.INTERACTIVE, 1)
+    assert refused.value.retry_after == 0.1
+
+
+@pytest.mark.parametrize("limit", [LaneLimit(images=2, size=1000), LaneLimit(images=100, size=20)], ids=str)
+async def test_the_bulk_lane_waits_at_its_limit_until_one_leaves(limit: LaneLimit) -> None:
+    at = admission(bulk=limit)
+    tasks = await waiting(at, [10, 10, 10])
+    assert with_places(tasks) == [True, True, False]
+    assert at.under_way(Lane.BULK) == 2
+    tasks[0].result().leave()
+    await settle()
+    assert with_places(tasks) == [True, True, True]
+    assert at.under_way(Lane.BULK) == 2
+
+
+async def test_bulk_callers_get_their_places_in_the_order_in_which_they_came() -> None:
+    at = admission(bulk=LaneLimit(images=1, size=1000))
+    first = await at.enter(Lane.BULK, 1)
+    order: list[int] = []
+
+    async def caller(number: int) -> None:
+        place = await at.enter(Lane.BULK, 1)
+        order.append(number)
+        await asyncio.sleep(0)
+        place.leave()
+
+    tasks = [asyncio.create_task(caller(number)) for number in range(10)]
+    await settle()
+    first.leave()
+    await asyncio.gather(*tasks)
+    assert order == list(range(10))
+
+
+async def test_a_small_bulk_image_does_not_overtake_a_large_one_that_waits() -> None:
+    at = admission(bulk=LaneLimit(images=100, size=100))
+    tasks = await waiting(at, [60, 60, 10])
+    assert with_places(tasks) == [True, False, False]
+    tasks[0].result().leave()
+    await settle()
+    assert with_places(tasks) == [True, True, True]
+
+
+async def test_one_that_leaves_makes_place_for_as_many_as_fit() -> None:
+    at = admission(bulk=LaneLimit(images=100, size=100))
+    tasks = await waiting(at, [100, 40, 40, 40])
+    tasks[0].result().leave()
+    await settle()
+    assert with_places(tasks[1:]) == [True, True, False]
+
+
+@pytest.mark.parametrize(("full", "other"), [(Lane.BULK, Lane.INTERACTIVE), (Lane.INTERACTIVE, Lane.BULK)])
+async def test_a_full_lane_holds_up_no_other(full: Lane, other: Lane) -> None:
+    at = admission(LaneLimit(1, 100), LaneLimit(1, 100))
+    await at.enter(full, 100)
+    await asyncio.wait_for(at.enter(other, 100), 5)
+    assert [at.under_way(lane) for lane in Lane] == [1, 1]
+
+
+async def test_an_interactive_image_above_the_limit_of_bytes_gets_in_alone() -> None:
+    at = admission(LaneLimit(images=100, size=100))
+    place = await at.enter(Lane.INTERACTIVE, 101)
+    with pytest.raises(ResourceExhaustedError):
+        await at.enter(Lane.INTERACTIVE, 1)
+    place.leave()
+    await at.enter(Lane.INTERACTIVE, 1)
+    with pytest.raises(ResourceExhaustedError):
+        await at.enter(Lane.INTERACTIVE, 101)
+
+
+async def test_a_bulk_image_above_the_limit_of_bytes_gets_in_alone() -> None:
+    at = admission(bulk=LaneLimit(images=100, size=100))
+    tasks = await waiting(at, [1, 101, 1])
+    assert with_places(tasks) == [True, False, False]
+    tasks[0].result().leave()
+    await settle()
+    assert with_places(tasks) == [True, True, False]
+    tasks[1].result().leave()
+    await settle()
+    assert with_places(tasks) == [True, True, True]
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_a_place_is_given_back_once_however_often_that_is_said(lane: Lane) -> None:
+    at = admission()
+    first, _ = [await at.enter(lane, 10) for _ in range(2)]
+    for _ in range(3):
+        first.leave()
+    assert at.under_way(lane) == 1
+
+
+async def test_a_bulk_caller_that_leaves_while_it_waits_takes_no_place() -> None:
+    at = admission(bulk=LaneLimit(images=1, size=1000))
+    tasks = await waiting(at, [1, 1, 1])
+    tasks[1].cancel()
+    await settle()
+    tasks[0].result().leave()
+    await settle()
+    assert tasks[1].cancelled()
+    assert tasks[2].done()
+    assert at.under_way(Lane.BULK) == 1
+
+
+async def test_a_large_bulk_image_whose_caller_leaves_holds_up_no_smaller_ones() -> None:
+    at = admission(bulk=LaneLimit(images=100, size=100))
+    tasks = await waiting(at, [60, 60, 10, 10])
+    tasks[1].cancel()
+    await settle()
+    assert with_places(tasks) == [True, True, True, True]
+    assert at.under_way(Lane.BULK) == 3
+
+
+async def test_a_bulk_caller_that_leaves_just_when_its_turn_has_come_gives_the_place_on() -> None:
+    at = admission(bulk=LaneLimit(images=1, size=1000))
+    tasks = await waiting(at, [1, 1, 1])
+    tasks[0].result().leave()
+    # It has the place by now, and has not run yet.
+    tasks[1].cancel()
+    await settle()
+    assert tasks[1].cancelled()
+    assert tasks[2].done()
+    tasks[2].result().leave()
+    assert at.under_way(Lane.BULK) == 0
+
+
+async def test_a_place_may_be_left_just_when_the_next_caller_leaves() -> None:
+    at = admission(bulk=LaneLimit(images=1, size=1000))
+    tasks = await waiting(at, [1, 1, 1])
+    tasks[1].cancel()
+    tasks[0].result().leave()
+    await settle()
+    assert tasks[1].cancelled()
+    assert tasks[2].done()
+    tasks[2].result().leave()
+    assert at.under_way(Lane.BULK) == 0
+
+
+IMAGES, SIZE = 4, 100
+# (what, number): a new image of so many bytes, or the caller of that number, round and round, leaves.
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["enter", "enter", "leave", "leave", "cancel", "let run"]), st.integers(1, 120)),
+    max_size=40,
+)
+
+
+class Crowd:
+    """Bulk callers who come and go, in a lane whose limits have to hold all the while."""
+
+    def __init__(self) -> None:
+        self.at = admission(bulk=LaneLimit(IMAGES, SIZE))
+        self.callers: list[tuple[int, asyncio.Task[Place]]] = []
+        self.inside: list[tuple[int, Place]] = []
+
+    async def do(self, what: str, number: int) -> None:
+        if what == "enter":
+            self.callers.append((number, asyncio.create_task(self.at.enter(Lane.BULK, number))))
+        elif what == "leave" and self.inside:
+            self.inside.pop(number % len(self.inside))[1].leave()
+        elif what == "cancel" and self.callers:
+            self.callers[number % len(self.callers)][1].cancel()
+        elif what == "let run":
+            await asyncio.sleep(0)
+
+    def count(self) -> None:
+        for size, task in [each for each in self.callers if each[1].done()]:
+            self.callers.remove((size, task))
+            if not task.cancelled():
+                self.inside.append((size, task.result()))
+        sizes = [size for size, _ in self.inside]
+        assert len(sizes) <= IMAGES
+        assert sum(sizes) <= SIZE or len(sizes) == 1
+        assert self.at.under_way(Lane.BULK) <= IMAGES
+
+    async def go_home(self) -> None:
+        while self.callers or self.inside:
+            await settle()
+            self.count()
+            # Whoever waits, waits for somebody.
+            assert self.inside or not self.callers
+            assert self.at.under_way(Lane.BULK) == len(self.inside)
+            for _, place in self.inside:
+                place.leave()
+                place.leave()
+            self.inside.clear()
+        assert self.at.under_way(Lane.BULK) == 0
+
+
+async def bulk_callers_come_and_go(steps: list[tuple[str, int]], *, between: bool) -> None:
+    """Does the steps, with time for everybody `between` them."""
+    crowd = Crowd()
+    for what, number in steps:
+        await crowd.do(what, number)
+        if between:
+            await settle()
+        crowd.count()
+    await crowd.go_home()
+
+
+@settings(max_examples=200, derandomize=True, database=None, deadline=None)
+@given(STEPS)
+def test_whoever_comes_and_goes_the_limits_hold_and_every_place_comes_back(steps: list[tuple[str, int]]) -> None:
+    asyncio.run(bulk_callers_come_and_go(steps, between=True))
+
+
+@settings(max_examples=200, derandomize=True, database=None, deadline=None)
+@example([("enter", 100), ("enter", 100), ("let run", 1), ("let run", 1), ("cancel", 1), ("leave", 1)])
+@given(STEPS)
+def test_the_limits_hold_when_much_happens_at_once(steps: list[tuple[str, int]]) -> None:
+    asyncio.run(bulk_callers_come_and_go(steps, between=False))
+
+
+@settings(max_examples=200, derandomize=True, database=None, deadline=None)
+@given(STEPS)
+def test_interactive_images_are_within_the_limits_and_every_place_comes_back(steps: list[tuple[str, int]]) -> None:
+    async def come_and_go() -> None:
+        at = admission(LaneLimit(IMAGES, SIZE))
+        inside: list[tuple[int, Place]] = []
+        for what, number in steps:
+            sizes = [size for size, _ in inside]
+            if what == "enter":
+                fits = not sizes or (len(sizes) < IMAGES and sum(sizes) + number <= SIZE)
+                try:
+                    inside.append((number, await at.enter(Lane.INTERACTIVE, number)))
+                except ResourceExhaustedError:
+                    assert not fits
+                else:
+                    assert fits
+            elif inside:
+                inside.pop(number % len(inside))[1].leave()
+            assert at.under_way(Lane.INTERACTIVE) == len(inside)
+        for _, place in inside:
+            place.leave()
+        assert at.under_way(Lane.INTERACTIVE) == 0
+
+    asyncio.run(come_and_go())

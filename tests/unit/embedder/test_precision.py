@@ -1,0 +1,301 @@
+"""The choice of a precision, among small networks that compute what they say; and the golden vectors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from embedder_service.adapters import cpus, precision
+from embedder_service.adapters.golden import Golden, GoldenError, cosines
+from embedder_service.adapters.precision import PROBED_BATCH, Precision
+from embedder_service.adapters.weights import VGG16
+from embedder_service.core.types import ModelInfo, Pixels, Vectors
+
+WEIGHTS = "0" * 64
+SIZE, DIMENSION = 4, 32
+CHANCE = np.random.default_rng(0)
+PIXELS: Pixels = CHANCE.integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+KERNEL: Vectors = CHANCE.normal(0, 1, (SIZE * SIZE * 3, DIMENSION)).astype(np.float32)
+
+
+def float32(pixels: Pixels) -> Vectors:
+    """A layer, and unit length."""
+    vectors: Vectors = pixels.reshape(len(pixels), -1).astype(np.float32) @ KERNEL
+    return unit(vectors)
+
+
+def bfloat16(pixels: Pixels) -> Vectors:
+    """The same, of weights and inputs of eight bits."""
+    values = pixels.reshape(len(pixels), -1).astype(np.float32)
+    vectors: Vectors = rounded(values) @ rounded(KERNEL)
+    return unit(vectors)
+
+
+def rounded(values: Vectors) -> Vectors:
+    bits = (values.view(np.uint32) + np.uint32(0x8000)) & np.uint32(0xFFFF0000)
+    return bits.view(np.float32)
+
+
+def unit(vectors: Vectors) -> Vectors:
+    lengths: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
+    quotients: Vectors = vectors / lengths
+    return quotients
+
+
+def turned(cosine: float) -> Callable[[Pixels], Vectors]:
+    """A network whose vectors have this cosine with the right ones."""
+
+    def embed(pixels: Pixels) -> Vectors:
+        right = float32(pixels).astype(np.float64)
+        across = np.roll(right, 1, axis=1)
+        across -= (across * right).sum(axis=1, keepdims=True) * right
+        across /= np.linalg.norm(across, axis=1, keepdims=True)
+        vectors: NDArray[np.float64] = cosine * right + (1 - cosine**2) ** 0.5 * across
+        return vectors.astype(np.float32)
+
+    return embed
+
+
+def one_wrong(pixels: Pixels) -> Vectors:
+    """Right but for the last image."""
+    vectors = float32(pixels)
+    vectors[-1] = vectors[0]
+    return vectors
+
+
+def not_numbers(pixels: Pixels) -> Vectors:
+    return float32(pixels) * np.float32(np.nan)
+
+
+def one_not_a_number(pixels: Pixels) -> Vectors:
+    vectors = float32(pixels)
+    vectors[1, 5] = np.nan
+    return vectors
+
+
+def zeros(pixels: Pixels) -> Vectors:
+    return float32(pixels) * np.float32(0)
+
+
+class Network:
+    """A network with a cost that the test states: of the first run, and of later ones."""
+
+    def __init__(
+        self, name: str, embed: Callable[[Pixels], Vectors], seconds: tuple[float, float], weights_sha256: str
+    ) -> None:
+        self.info = ModelInfo("layer", DIMENSION, SIZE, "avg", "none/1", "l2", weights_sha256, name, 8, 1)
+        self.timed: list[int] = []
+        self._embed = embed
+        self._seconds = seconds
+
+    def embed(self, pixels: Pixels) -> Vectors:
+        return self._embed(pixels)
+
+    def seconds_per_image(self, batch_size: int) -> float:
+        self.timed.append(batch_size)
+        return self._seconds[min(len(self.timed), 2) - 1]
+
+
+class Factory:
+    """Builds networks of either precision."""
+
+    def __init__(self) -> None:
+        self.networks: dict[str, Callable[[Pixels], Vectors]] = {"float32": float32, "bfloat16": bfloat16}
+        self.seconds = {"float32": (1.0, 1.0), "bfloat16": (0.5, 0.5)}
+        self.weights_sha256 = WEIGHTS
+        self.built: list[Network] = []
+
+    def __call__(self, name: str) -> Network:
+        self.built.append(Network(name, self.networks[name], self.seconds[name], self.weights_sha256))
+        return self.built[-1]
+
+    def names(self) -> list[str]:
+        return [network.info.precision for network in self.built]
+
+
+class Log:
+    """Stands for the module's log."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+
+    def info(self, event: str, **facts: Any) -> None:
+        self.lines.append(("info", event, facts))
+
+    def warning(self, event: str, **facts: Any) -> None:
+        self.lines.append(("warning", event, facts))
+
+    def warnings(self) -> list[str]:
+        return [event for level, event, _ in self.lines if level == "warning"]
+
+
+@pytest.fixture(autouse=True)
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    log = Log()
+    monkeypatch.setattr(precision, "log", log)
+    return log
+
+
+@pytest.fixture
+def factory() -> Factory:
+    return Factory()
+
+
+@pytest.fixture
+def golden() -> Golden:
+    return Golden(PIXELS, float32(PIXELS), WEIGHTS)
+
+
+@pytest.fixture
+def with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpus, "have_bfloat16", lambda: True)
+
+
+@pytest.fixture
+def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpus, "have_bfloat16", lambda: False)
+
+
+def test_the_stand_ins_are_as_far_apart_as_they_say() -> None:
+    right = float32(PIXELS)
+    assert 0.9999 < cosines(bfloat16(PIXELS), right).min() < 1
+    assert cosines(turned(0.9985)(PIXELS), right) == pytest.approx([0.9985] * 3, abs=1e-6)
+
+
+@pytest.mark.usefixtures("with_bfloat16")
+def test_auto_takes_bfloat16_where_it_is_had_and_faster_and_right(factory: Factory, golden: Golden, log: Log) -> None:
+    assert precision.choose("auto", golden, factory).info.precision == "bfloat16"
+    ((level, event, facts),) = log.lines
+    assert (level, event, facts["taken"]) == ("info", "precision probed", "bfloat16")
+    assert (facts["float32_ms_per_image"], facts["bfloat16_ms_per_image"]) == (1000.0, 500.0)
+
+
+@pytest.mark.usefixtures("without_bfloat16")
+def test_auto_does_not_even_build_bfloat16_where_the_processors_have_it_not(factory: Factory, golden: Golden) -> None:
+    assert precision.choose("auto", golden, factory).info.precision == "float32"
+    assert factory.names() == ["float32"]
+    assert factory.built[0].timed == []
+
+
+@pytest.mark.usefixtures("with_bfloat16")
+@pytest.mark.parametrize(("seconds", "taken"), [(0.99, "bfloat16"), (1.0, "float32"), (2.0, "float32")])
+def test_auto_takes_bfloat16_only_where_it_is_faster(
+    factory: Factory, golden: Golden, log: Log, seconds: float, taken: str
+) -> None:
+    factory.seconds["bfloat16"] = (seconds, seconds)
+    assert precision.choose("auto", golden, factory).info.precision == taken
+    assert log.lines[0][2]["taken"] == taken
+
+
+@pytest.mark.usefixtures("with_bfloat16")
+@pytest.mark.parametrize(
+    ("first", "later", "taken"), [((1.0, 9.0), (1.0, 0.5), "bfloat16"), ((9.0, 0.1), (1.0, 2.0), "float32")]
+)
+def test_the_first_run_of_a_size_does_not_count(
+    factory: Factory, golden: Golden, first: tuple[float, float], later: tuple[float, float], taken: str
+) -> None:
+    for number, name in enumerate(("float32", "bfloat16")):
+        factory.seconds[name] = (first[number], later[number])
+    assert precision.choose("auto", golden, factory).info.precision == taken
+    assert [network.timed for network in factory.built] == [[PROBED_BATCH] * 2] * 2
+
+
+@pytest.mark.usefixtures("with_bfloat16")
+@pytest.mark.parametrize(
+    ("network", "taken"),
+    [
+        pytest.param(turned(0.9995), "bfloat16", id="0.9995"),
+        pytest.param(turned(0.9991), "bfloat16", id="0.9991"),
+        pytest.param(turned(0.9989), "float32", id="0.9989"),
+        pytest.param(turned(-1.0), "float32", id="the other way round"),
+        pytest.param(one_wrong, "float32", id="one of three"),
+        pytest.param(not_numbers, "float32", id="not numbers"),
+        pytest.param(one_not_a_number, "float32", id="one not a number"),
+    ],
+)
+def test_auto_takes_bfloat16_only_where_its_vectors_are_those_of_float32(
+    factory: Factory, golden: Golden, network: Callable[[Pixels], Vectors], taken: str
+) -> None:
+    factory.networks["bfloat16"] = network
+    assert precision.choose("auto", golden, factory).info.precision == taken
+
+
+@pytest.mark.parametrize("forced", ["float32", "bfloat16"])
+@pytest.mark.usefixtures("without_bfloat16")
+def test_a_precision_that_is_asked_for_is_taken_whatever_it_costs(
+    factory: Factory, golden: Golden, forced: Precision
+) -> None:
+    factory.seconds[forced] = (9.0, 9.0)
+    assert precision.choose(forced, golden, factory).info.precision == forced
+    assert factory.names() == [forced]
+    assert factory.built[0].timed == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "network", "message"),
+    [
+        ("float32", turned(0.9998), "a cosine of 0.9998.* float32 should have 0.9999"),
+        ("bfloat16", turned(0.9985), "a cosine of 0.9985.* bfloat16 should have 0.999"),
+        ("float32", one_wrong, "the network gives wrong vectors on this machine"),
+        ("bfloat16", one_wrong, "the network gives wrong vectors on this machine"),
+        ("float32", not_numbers, "a cosine of nan"),
+        ("bfloat16", not_numbers, "a cosine of nan"),
+        ("float32", one_not_a_number, "a cosine of nan"),
+        pytest.param("float32", zeros, "a cosine of nan", marks=pytest.mark.filterwarnings("ignore:invalid value")),
+    ],
+)
+def test_a_network_that_does_not_give_the_golden_vectors_is_not_served(
+    factory: Factory, golden: Golden, asked: Precision, network: Callable[[Pixels], Vectors], message: str
+) -> None:
+    factory.networks[asked] = network
+    with pytest.raises(GoldenError, match=message):
+        precision.choose(asked, golden, factory)
+
+
+@pytest.mark.usefixtures("with_bfloat16")
+@pytest.mark.parametrize("network", [turned(0.9998), one_wrong, not_numbers])
+def test_auto_does_not_serve_a_float32_that_is_wrong(
+    factory: Factory, golden: Golden, network: Callable[[Pixels], Vectors]
+) -> None:
+    factory.networks["float32"] = network
+    with pytest.raises(GoldenError):
+        precision.choose("auto", golden, factory)
+
+
+@pytest.mark.usefixtures("with_bfloat16")
+@pytest.mark.parametrize(("asked", "taken"), [("auto", "bfloat16"), ("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_other_weights_are_served_unproven_with_a_warning(
+    factory: Factory, golden: Golden, log: Log, asked: Precision, taken: str
+) -> None:
+    factory.weights_sha256 = "1" * 64
+    # What is golden for these weights nobody knows.
+    factory.networks = {"float32": turned(0.5), "bfloat16": turned(0.5)}
+    assert precision.choose(asked, golden, factory).info.precision == taken
+    assert set(log.warnings()) == {"no golden vectors for these weights: the network is served unproven"}
+
+
+def test_the_right_weights_are_served_without_a_warning(factory: Factory, golden: Golden, log: Log) -> None:
+    precision.choose("float32", golden, factory)
+    assert log.lines == []
+
+
+def test_a_cosine_is_that_of_rows_whatever_their_length() -> None:
+    some: Vectors = np.array([[1, 0], [2, 2], [0, 1e-20]], np.float32)
+    others: Vectors = np.array([[5, 0], [0, 3], [0, -1e20]], np.float32)
+    assert cosines(some, others) == pytest.approx([1.0, 0.5**0.5, -1.0])
+
+
+def test_the_golden_vectors_of_vgg16_are_of_the_published_weights() -> None:
+    golden = Golden.of(VGG16.model)
+    assert golden.weights_sha256 == VGG16.sha256
+    assert golden.pixels.dtype == np.uint8
+    assert golden.pixels.shape[1:] == (224, 224, 3)
+    assert golden.vectors.dtype == np.float32
+    assert golden.vectors.shape == (len(golden.pixels), 512)
+    assert np.linalg.norm(golden.vectors, axis=1) == pytest.approx(np.ones(len(golden.pixels)), abs=1e-5)
+    golden.check(golden.vectors, "float32")
+    # They tell one image from another, or they would prove little.
+    with pytest.raises(GoldenError):
+        golden.check(golden.vectors[::-1], "bfloat16")

@@ -1,0 +1,237 @@
+"""Traces, as a collector receives them from a process of its own."""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+from grpc_kit.channel import trace_metadata
+from tests.unit.grpc_kit.example import SERVICE, Serving
+from tests.unit.grpc_kit.traced import PARENT_ID, SAMPLED, TRACE_ID
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Receives spans over OTLP/gRPC and keeps them, each with the attributes of its resource."""
+
+    endpoint: str = ""
+    spans: list[trace_pb2.Span] = field(default_factory=list)
+    services: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: Any
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        with self.lock:
+            for resource in request.resource_spans:
+                attributes = {each.key: each.value.string_value for each in resource.resource.attributes}
+                self.services.add(attributes["service.name"])
+                for scope in resource.scope_spans:
+                    self.spans.extend(scope.spans)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    def named(self, name: str) -> list[trace_pb2.Span]:
+        return [span for span in self.spans if span.name == name]
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    received = Collector()
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(received, server)  # type: ignore[no-untyped-call]
+    received.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield received
+    server.stop(None).wait()
+
+
+async def told_by(**variables: str) -> dict[str, Any]:
+    """What the traced process says, with these variables."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.unit.grpc_kit.traced",
+        cwd=ROOT,
+        env={**inherited, "OTEL_EXPORTER_OTLP_INSECURE": "true", **variables},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        out, problems = await process.communicate()
+    assert process.returncode == 0, problems.decode()
+    (line,) = [line for line in out.decode().splitlines() if line.startswith("told ")]
+    told: dict[str, Any] = json.loads(line.removeprefix("told "))
+    return told
+
+
+def attributes_of(span: trace_pb2.Span) -> dict[str, str | int]:
+    return {each.key: each.value.string_value or each.value.int_value for each in span.attributes}
+
+
+def assert_continues(traceparent: str, trace_id: str, span_id: str) -> None:
+    version, *ids, flags = traceparent.split("-")
+    # The other flag that there is says that the trace's id is random.
+    assert (version, ids, int(flags, 16) & 1) == ("00", [trace_id, span_id], 1)
+
+
+def as_expected(answers: dict[str, str]) -> bool:
+    """Whether the calls were answered as they are without traces."""
+    return [answers[name] for name in ("staged", "refuse", "fault", "stream")] == [
+        "staged",
+        "NOT_FOUND",
+        "INTERNAL",
+        "staged",
+    ]
+
+
+async def test_the_spans_of_calls_and_their_stages_arrive_as_a_part_of_the_callers_trace(collector: Collector) -> None:
+    told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+    assert told["wanted"]
+    assert as_expected(told["answers"])
+
+    staged, within, refused, fault, without_parent = collector.named(f"{SERVICE}/GetModel")
+    (streamed,) = collector.named(f"{SERVICE}/EmbedStream")
+    for span in (staged, within, refused, fault, streamed):
+        assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE_ID, PARENT_ID)
+        assert span.kind == trace_pb2.Span.SPAN_KIND_SERVER
+    assert without_parent.trace_id.hex() != TRACE_ID
+    assert without_parent.parent_span_id == b""
+
+    stages = [span for span in collector.spans if span.parent_span_id == staged.span_id]
+    assert [(span.name, span.trace_id.hex()) for span in stages] == [
+        ("decode", TRACE_ID),
+        ("decode", TRACE_ID),
+        ("inference", TRACE_ID),
+    ]
+    seconds = [(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9 for span in stages]
+    assert seconds == pytest.approx([0.25, 0.5, 2.0], abs=1e-6)
+    # A stream has thousands of stages: they are summed up and are no spans.
+    assert [span for span in collector.spans if span.parent_span_id == streamed.span_id] == []
+    assert len(collector.spans) == 6 + len(stages) + 1
+
+
+async def test_a_span_tells_of_its_call_and_of_its_failure(collector: Collector) -> None:
+    await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+    staged, _, refused, fault, _ = collector.named(f"{SERVICE}/GetModel")
+    common = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": "GetModel"}
+    assert attributes_of(staged) == {**common, "rpc.grpc.status_code": 0}
+    assert attributes_of(refused) == {**common, "rpc.grpc.status_code": 5, "error.type": "NO_SUCH_THING"}
+    assert attributes_of(fault) == {**common, "rpc.grpc.status_code": 13, "error.type": "INTERNAL"}
+    assert staged.status.code == trace_pb2.Status.STATUS_CODE_UNSET
+    assert {span.status.code for span in (refused, fault)} == {trace_pb2.Status.STATUS_CODE_ERROR}
+    assert [event.name for event in fault.events] == ["exception"]
+    assert 0 < staged.start_time_unix_nano <= staged.end_time_unix_nano
+
+
+async def test_a_call_that_a_call_makes_is_a_part_of_its_span(collector: Collector) -> None:
+    told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+    _, within, _, _, without_parent = collector.named(f"{SERVICE}/GetModel")
+    for span, name in ((within, "traceparent"), (without_parent, "no parent")):
+        assert_continues(told["answers"][name], span.trace_id.hex(), span.span_id.hex())
+
+
+async def test_trace_metadata_is_there_inside_a_span_and_not_outside(collector: Collector) -> None:
+    told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+    assert told["outside"] == []
+    ((key, value),) = told["inside"]
+    assert key == "traceparent"
+    (span,) = collector.named("of the test")
+    assert span.trace_id.hex() == told["span"]
+    assert_continues(value, told["span"], span.span_id.hex())
+
+
+async def test_a_caller_that_does_not_sample_its_trace_is_followed(collector: Collector) -> None:
+    told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, CALLER=f"{SAMPLED[:-2]}00")
+    assert as_expected(told["answers"])
+    assert TRACE_ID not in {span.trace_id.hex() for span in collector.spans}
+    assert re.fullmatch(rf"00-{TRACE_ID}-[0-9a-f]{{16}}-00", told["answers"]["traceparent"])
+
+
+async def test_a_traceparent_that_is_none_begins_a_new_trace(collector: Collector) -> None:
+    told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, CALLER="what is this?")
+    assert as_expected(told["answers"])
+    assert {span.parent_span_id for span in collector.named(f"{SERVICE}/GetModel")} == {b""}
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, "the example"),
+        ({"OTEL_SERVICE_NAME": "another name"}, "another name"),
+        # OpenTelemetry: "The SDK MUST interpret an empty value of an environment variable the same way as when the
+        # variable is unset."
+        ({"OTEL_SERVICE_NAME": ""}, "the example"),
+    ],
+)
+async def test_the_service_has_the_name_that_the_environment_gives(
+    collector: Collector, variables: dict[str, str], name: str
+) -> None:
+    await told_by(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=collector.endpoint, **variables)
+    assert collector.services == {name}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_SDK_DISABLED": "true"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_TRACES_EXPORTER": "none"},
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR",
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_SDK_DISABLED": "TRUE",
+        },
+    ],
+    ids=["nothing", "empty endpoint", "disabled", "none", "disabled in spite of otlp"],
+)
+async def test_nothing_is_sent_and_nothing_fails_where_traces_are_not_wanted(
+    collector: Collector, variables: dict[str, str]
+) -> None:
+    variables = {name: value.replace("COLLECTOR", collector.endpoint) for name, value in variables.items()}
+    told = await told_by(**variables)
+    assert not told["wanted"]
+    assert as_expected(told["answers"])
+    assert collector.spans == []
+    # What the caller began is still handed on.
+    assert told["answers"]["traceparent"] == SAMPLED
+    assert (told["outside"], told["inside"], told["answers"]["no parent"]) == ([], [], "")
+
+
+async def test_a_collector_that_is_not_there_fails_no_call_and_does_not_hold_the_end_for_long() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert as_expected(told["answers"])
+    assert told["seconds_to_end"] < 12
+
+
+def test_trace_metadata_hands_on_the_span_under_way_and_is_empty_outside() -> None:
+    assert trace_metadata() == []
+    context = trace.SpanContext(int(TRACE_ID, 16), int(PARENT_ID, 16), is_remote=False, trace_flags=trace.TraceFlags(1))
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        assert trace_metadata() == [("traceparent", SAMPLED)]
+    assert trace_metadata() == []
+
+
+async def test_a_callers_trace_is_handed_on_in_a_process_without_traces(serving: Serving) -> None:
+    async with serving() as running:
+        assert await running.get("traceparent", metadata=(("traceparent", SAMPLED),)) == SAMPLED
+        assert await running.get("traceparent") == ""
