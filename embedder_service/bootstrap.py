@@ -10,7 +10,7 @@ from cachetools import LRUCache
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from PIL import Image
 
-from embedder_service.adapters import cpus, precision, weights
+from embedder_service.adapters import cpus, memory, precision, weights
 from embedder_service.adapters.golden import Golden
 from embedder_service.adapters.prometheus_observer import PrometheusObserver
 from embedder_service.adapters.tensorflow_model import Vgg16, use_threads
@@ -43,6 +43,7 @@ def load_model(settings: EmbedderSettings) -> Vgg16:
         lambda chosen: Vgg16(tensors, chosen, settings.max_batch_size, threads),
     )
     model.warm_up()
+    memory.settle()
     return model
 
 
@@ -81,8 +82,8 @@ async def serve(model: Model, settings: EmbedderSettings) -> AsyncIterator[str]:
         stack.push_async_callback(server.stop)
         stack.enter_context(metrics.served(registry, settings.metrics_address))
         address = await server.start()
-        watch = asyncio.create_task(_report_death(batcher, server))
-        stack.callback(watch.cancel)
+        for watch in (_report_death(batcher, server), memory.give_back_now_and_then()):
+            stack.callback(asyncio.create_task(watch).cancel)
         yield address
 
 

@@ -11,12 +11,15 @@ from grpc_kit.credentials import ClientTls, channel_credentials
 # A request that is larger than this buffer is never retried, and gRPC says nothing of it. Its default is 256 KiB.
 RETRY_BUFFER_HEADROOM = 2
 
+# CANCELLED is how gRPC's core, at a server that stops, ends calls that no servicer has seen (grpc/grpc#41785). A call
+# that its own caller cancels is not repeated.
+RETRYABLE = ("UNAVAILABLE", "CANCELLED")
 RETRY_POLICY = {
     "maxAttempts": 4,
     "initialBackoff": "0.1s",
     "maxBackoff": "2s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": RETRYABLE,
 }
 
 # Seconds without traffic after which a connection is tried, and after which it is given up. The server allows this.
@@ -33,8 +36,9 @@ def service_config(repeatable: Sequence[str]) -> dict[str, object]:
         # Calls go round all addresses, not to the first one that answers.
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [{"name": names, "retryPolicy": RETRY_POLICY}] if names else [],
-        # When most calls fail, repeating them all would only add to it.
-        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+        # When most calls fail, repeating them all would only add to it: it ends after 100 failures more than successes.
+        # A server that stops fails all that it has been sent at a time, which must not be enough.
+        "retryThrottling": {"maxTokens": 200, "tokenRatio": 1},
     }
 
 

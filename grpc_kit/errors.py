@@ -4,6 +4,7 @@ Every error carries a `reason`, a stable name in capitals that a program can act
 names what is wrong and what would be right.
 """
 
+import traceback
 from collections.abc import Mapping
 from typing import Self
 
@@ -35,6 +36,16 @@ class ServiceError(Exception):
         self.field = field
         self.metadata = dict(metadata or {})
         self.retry_after = retry_after
+
+    def let_go(self) -> None:
+        """Clears the frames that it came through, when it has been answered.
+
+        Through a future, or gRPC's own record of the call, they often lead back to the error. They would keep what they
+        worked on, such as a large image, until the garbage collector comes by, which beside a large heap it hardly ever
+        does.
+        """
+        traceback.clear_frames(self.__traceback__)
+        self.__traceback__ = self.__context__ = self.__cause__ = None
 
     def within(self, parent: str) -> Self:
         """The same error, its field seen from a message that holds the one it was found in."""

@@ -64,6 +64,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             response.embedding.CopyFrom(embedding_to(embedding))
         except ServiceError as error:
             response.error.CopyFrom(to_status(error, DOMAIN))
+            error.let_go()
         except Exception as error:  # noqa: BLE001 - an item's fault must not end the stream
             response.error.CopyFrom(to_status(internal_error(error, "EmbedStream"), DOMAIN))
         return response

@@ -56,7 +56,8 @@ class SharedWork(Generic[Value]):
             flight.waiting.remove(patience)
             if not flight.waiting:
                 self._forget(key, flight)
-                _task(flight).cancel()
+                if flight.task is not None:
+                    flight.task.cancel()
 
     async def _wait(self, flight: _Flight[Value], patience: TimeLeft) -> Value:
         remaining = patience.remaining()
@@ -73,6 +74,8 @@ class SharedWork(Generic[Value]):
 
     def _land(self, key: Hashable, flight: _Flight[Value], task: "asyncio.Task[Value]") -> None:
         self._forget(key, flight)
+        # A failed task's frames lead back to the flight: in a ring they would keep the image.
+        flight.task = None
         if not task.cancelled():
             # Where all who waited have left, nobody else asks for it.
             task.exception()
@@ -83,5 +86,5 @@ class SharedWork(Generic[Value]):
 
 
 def _task(flight: _Flight[Value]) -> "asyncio.Task[Value]":
-    assert flight.task is not None  # noqa: S101 - set before anybody sees the flight
+    assert flight.task is not None  # noqa: S101 - set before anybody sees the flight, until nobody can join it
     return flight.task

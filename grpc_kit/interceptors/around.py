@@ -1,7 +1,7 @@
 """Puts a context manager round each call of a server, whatever the kind of the call is."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -59,8 +59,11 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def answer(request: Any, context: Context) -> Any:
-            async with self.around(call, context):
-                return await behaviour(request, context)
+            with closing(behaviour(request, context)) as handling:
+                # gRPC keeps the frames of a call that was refused until the garbage collector comes by.
+                del request
+                async with self.around(call, context):
+                    return await handling
 
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler

@@ -44,6 +44,7 @@ class ErrorMapping(AroundCalls):
 
     async def _abort(self, context: Context, error: ServiceError) -> None:
         status = to_status(error, self._domain)
+        error.let_go()
         # What others have set for the end of the call, such as the times of its stages, goes with it.
         trailing = (*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString()))
         await context.abort(code_of(error), status.message, trailing)

@@ -80,12 +80,7 @@ async def test_a_large_jpeg_full_of_detail_has_the_vector_of_the_whole_image(
     ("image", "name"),
     [
         *[("astronaut.png", name) for name in REGIONS],
-        *[("mosaic", name) for name in REGIONS if name != "small"],
-        pytest.param(
-            "mosaic",
-            "small",
-            marks=pytest.mark.xfail(reason="resize(box=...) blends what is round a region into its edges", strict=True),
-        ),
+        *[("mosaic", name) for name in REGIONS],
     ],
 )
 async def test_a_region_of_a_large_jpeg_has_the_vector_of_the_image_cut_beforehand(

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,7 @@ import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.types.v1 import image_pb2
 
+from grpc_kit.channel import RETRYABLE
 from tests.integration.embedder.helpers import (
     SAME,
     Embedder,
@@ -321,25 +323,56 @@ class Load:
         await asyncio.wait_for(asyncio.gather(*self._tasks), 30)
 
 
-async def test_sigterm_under_load_answers_what_was_admitted_and_cuts_the_stream(start_embedder: StartEmbedder) -> None:
+@dataclass(frozen=True)
+class Stopped:
+    """A service that was asked to stop under load."""
+
+    load: Load
+    exit_code: int
+    seconds: float
+    log: list[dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def stopped(start_embedder: StartEmbedder) -> Stopped:
     with start_embedder(log_format="json") as service:
-        async with channel_to(service) as channel:
-            load = Load(embedder_pb2_grpc.EmbedderServiceStub(channel))
-            await load.until_it_flows()
-            began = time.monotonic()
-            exit_code = await asyncio.to_thread(service.process.stop)
-            assert time.monotonic() - began < 20
-            await load.ended()
-    assert exit_code == 0
-    lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
-    calls = Counter((line["method"].split("/")[-1], line["code"]) for line in lines if line["event"] == "call")
-    assert calls == {("Embed", "OK"): load.vectors, ("EmbedStream", "UNAVAILABLE"): 1}
-    assert [error.code() for error in load.errors] == [grpc.StatusCode.UNAVAILABLE] * CALLERS
-    assert load.stream_error is not None
-    assert load.stream_error.code() is grpc.StatusCode.UNAVAILABLE
-    assert info_of(status_of(load.stream_error)).reason == "STOPPING"
-    # What was read was answered: no item is missing among those before the last one.
-    assert sorted(load.streamed, key=int) == [str(number) for number in range(len(load.streamed))]
+        load, exit_code, seconds = asyncio.run(stop_under_load(service))
+    lines = service.log.read_text().splitlines()
+    return Stopped(load, exit_code, seconds, [json.loads(line) for line in lines if line.startswith("{")])
+
+
+async def stop_under_load(service: Embedder) -> tuple[Load, int, float]:
+    async with channel_to(service) as channel:
+        load = Load(embedder_pb2_grpc.EmbedderServiceStub(channel))
+        await load.until_it_flows()
+        began = time.monotonic()
+        exit_code = await asyncio.to_thread(service.process.stop)
+        seconds = time.monotonic() - began
+        await load.ended()
+    return load, exit_code, seconds
+
+
+def test_sigterm_under_load_answers_every_call_that_was_admitted(stopped: Stopped) -> None:
+    calls = Counter(
+        (str(line["method"]).split("/")[-1], line["code"]) for line in stopped.log if line["event"] == "call"
+    )
+    assert stopped.exit_code == 0
+    assert stopped.seconds < 20
+    assert calls == {("Embed", "OK"): stopped.load.vectors, ("EmbedStream", "UNAVAILABLE"): 1}
+
+
+def test_sigterm_under_load_cuts_a_stream_when_what_was_read_is_answered(stopped: Stopped) -> None:
+    error, streamed = stopped.load.stream_error, stopped.load.streamed
+    assert error is not None
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert info_of(status_of(error)).reason == "STOPPING"
+    # No item is missing among those before the last one.
+    assert sorted(streamed, key=int) == [str(number) for number in range(len(streamed))]
+
+
+def test_sigterm_under_load_ends_calls_that_were_not_admitted_so_that_channels_repeat_them(stopped: Stopped) -> None:
+    assert len(stopped.load.errors) == CALLERS
+    assert {error.code().name for error in stopped.load.errors} <= set(RETRYABLE)
 
 
 async def test_sigkill_under_load_is_unavailable_and_a_restart_serves_through_the_same_channel(

@@ -25,6 +25,7 @@ from tests.integration.embedder.helpers import (
     item,
     png,
     status_of,
+    until,
     vector_of,
 )
 from tests.integration.embedder.mutations import Mutation, mutations
@@ -94,9 +95,10 @@ async def test_mutated_files_are_answered_and_leave_their_neighbours_alone(
     assert embedder.process_id == process_id
     with grpc.insecure_channel(embedder.address, [("grpc.enable_http_proxy", 0)]) as channel:
         assert is_serving(channel, timeout=5)
-    assert embedder.memory("VmRSS") - memory_before <= 300
     assert embedder.in_flight("bulk") == 0
     assert "call failed" not in embedder.log.read_text()
+    # What the large ones took goes back to the system when the service gives it back.
+    await until(lambda: embedder.memory("VmRSS") <= memory_before + 150)
 
 
 def keep(mutation: Mutation, folder: Path) -> None:

@@ -250,6 +250,30 @@ async def test_a_short_connection_age_fails_no_call_and_cuts_no_long_one(serving
     assert len({line["peer"] for line in short}) > 1
 
 
+async def test_a_server_that_stops_under_load_fails_no_call_of_a_channel_that_knows_another(serving: Serving) -> None:
+    async with serving() as staying, serving() as leaving:
+        target = f"ipv4:{staying.address},{leaving.address}"
+        async with open_channel(target, 1_000_000, [f"{SERVICE}/GetModel"]) as channel:
+            stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+            stopped = asyncio.Event()
+
+            async def call_until_stopped() -> int:
+                calls = 0
+                while not stopped.is_set():
+                    await stub.GetModel(embedder_pb2.GetModelRequest(name="fine"), timeout=10)
+                    calls += 1
+                return calls
+
+            callers = [asyncio.create_task(call_until_stopped()) for _ in range(64)]
+            await asyncio.sleep(0.1)
+            await leaving.server.stop()
+            stopped.set()
+            calls = sum(await asyncio.gather(*callers))
+    assert leaving.servicer.calls["fine"] > 0
+    # One whose answer was lost on the way has been called twice.
+    assert calls <= staying.servicer.calls["fine"] + leaving.servicer.calls["fine"] <= calls + 64
+
+
 async def test_stop_cuts_off_what_does_not_end_in_its_time(serving: Serving) -> None:
     async with serving(drain_seconds=0) as running:
         call = asyncio.create_task(running.get("wait"))
