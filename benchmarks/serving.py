@@ -145,9 +145,8 @@ class Load:
         # After the end they leave one by one, and batches are no longer full.
         return steady_rate([moment for moment in answers.moments if moment < end], begin)
 
-    async def arrivals(self, rate: float, seconds: float, patience: float) -> Answers:
-        """Calls that come at a fixed rate, whether the ones before are answered or not."""
-        answers = Answers()
+    async def arrivals(self, rate: float, seconds: float, patience: float, answers: Answers) -> None:
+        """Calls that come at a fixed rate, whether the ones before are answered or not; adds to `answers`."""
         async with self.channel() as channel:
             stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
             began = time.perf_counter()
@@ -156,7 +155,6 @@ class Load:
                 await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
                 calls.append(asyncio.create_task(self.call(stub, answers, patience)))
             await asyncio.gather(*calls)
-        return answers
 
     async def one_by_one(self, count: int, pause: float = 0.0) -> list[float]:
         """The seconds of calls that follow each other."""
