@@ -13,6 +13,7 @@ from grpc_kit.errors import (
     UnimplementedError,
 )
 from imagesearch_client.client import Client
+from imagesearch_client.filters import all_of, any_of, equals, exists, is_in, negated, number, prefix
 from imagesearch_client.types import (
     AttributeValue,
     Collection,
@@ -46,4 +47,12 @@ __all__ = [
     "UnavailableError",
     "UnimplementedError",
     "WriteResult",
+    "all_of",
+    "any_of",
+    "equals",
+    "exists",
+    "is_in",
+    "negated",
+    "number",
+    "prefix",
 ]

@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from grpc_kit.credentials import ClientTls, CredentialsError
-from grpc_kit.errors import InvalidArgumentError, ServiceError
+from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError
 from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client.filters import Filter, all_of, parse, read_value
 from imagesearch_client.ingest import SUFFIXES, find_images, ingest_folder, show_progress
-from imagesearch_client.types import Collection, Hit, Metric
+from imagesearch_client.types import AttributeValue, Collection, Hit, Image, Metric
 
 DEFAULT_COLLECTION = "images"
 SHOWN_REJECTS = 10
@@ -42,6 +44,8 @@ app = typer.Typer(
 )
 collections_app = typer.Typer(help="Make, list and remove collections.", no_args_is_help=True)
 app.add_typer(collections_app, name="collections")
+images_app = typer.Typer(help="List, show, change and remove images.", no_args_is_help=True)
+app.add_typer(images_app, name="images")
 
 # Results go to standard output and everything else to standard error, so that results can be piped.
 out = Console()
@@ -56,6 +60,16 @@ CollectionName = Annotated[
     typer.Option("--collection", "-c", envvar="IMAGESEARCH_COLLECTION", help="The collection to work on."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        help="Only images that fit: 'price<100', 'category=shoe', 'name^=red', 'size in 41,42', 'sale' (has it), "
+        "'!sale'. May be repeated; all have to fit.",
+    ),
+]
+# What is wrong with all queries of a command alike.
+OF_ALL_QUERIES = ("COLLECTION_NOT_FOUND", "COLLECTION_NAME_INVALID", "FILTER_INVALID")
 
 
 def tls_from_environment() -> ClientTls | None:
@@ -85,6 +99,15 @@ def connected(target: str) -> Iterator[Client]:
             if hint := HINTS.get(error.reason):
                 err.print(Text(hint.format(target=target)))
             raise typer.Exit(1) from None
+
+
+def condition_of(where: Sequence[str] | None) -> Filter | None:
+    """The filter of the --where options; None where there are none."""
+    try:
+        conditions = [parse(text) for text in where or ()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--where") from None
+    return all_of(*conditions) if conditions else None
 
 
 @app.command()
@@ -189,51 +212,177 @@ def ingest(
 
 @app.command()
 def search(
-    images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="The images to look for.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(exists=True, dir_okay=False, help="The images to look for.")
+    ] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Look for what is like this stored image, too. May be repeated.")
+    ] = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
     limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=1000, help="The most hits for each image.")] = 10,
     min_score: Annotated[float | None, typer.Option(help="Leave out hits that score less.")] = None,
+    where: Where = None,
     as_json: AsJson = False,
     plot: Annotated[
         Path | None, typer.Option(help="Write a picture: a row for each image, its hits beside it.")
     ] = None,
 ) -> None:
     """Find the images most like an image, or like each of several."""
+    if not images and not ids:
+        raise typer.BadParameter("there is nothing to look for: name image files, or stored images by --id")
+    if plot is not None and ids:
+        raise typer.BadParameter("draws rows for image files, and --id has none", param_hint="--plot")
     if plot is not None and (plot.suffix.lower() not in PLOT_SUFFIXES or not plot.absolute().parent.is_dir()):
         raise typer.BadParameter(
             f"{plot} should be in a folder that exists and end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot"
         )
-    rows: list[tuple[Path, list[Hit]]] = []
-    failed: list[tuple[Path, ServiceError]] = []
+    options = {"limit": limit, "min_score": min_score, "where": condition_of(where)}
     with connected(target) as client:
-        for image in images:
-            try:
-                hits = client.search_by_image(collection, image.read_bytes(), limit=limit, min_score=min_score)
-            except InvalidArgumentError as error:
-                # The fault of this image; the others are looked for all the same.
-                failed.append((image, error))
-            else:
-                rows.append((image, hits))
-    if as_json:
-        found: list[dict[str, object]] = [
-            {"query": str(image), "hits": [hit_json(hit) for hit in hits]} for image, hits in rows
-        ]
-        found += [{"query": str(image), "error": fault.reason, "message": fault.message} for image, fault in failed]
-        print(json.dumps(found))
-    else:
-        for image, hits in rows:
-            print_hits(image, hits)
-    for image, fault in failed:
-        err.print(Text(f"{image}: {fault.reason}: {fault.message}"), style="red")
+        rows, failed = look_for(client, collection, [*(images or ()), *(ids or ())], options)
+    print_rows(rows, failed, as_json=as_json)
     if plot is not None and rows:
         # matplotlib takes a while to import.
         from imagesearch_client.plot import plot_hits  # noqa: PLC0415
 
-        plot_hits(rows, plot)
+        plot_hits([(Path(query), hits) for query, hits in rows], plot)
         err.print(Text(f"wrote {plot}"))
     if failed:
         raise typer.Exit(1)
+
+
+@images_app.command("list")
+def list_images(
+    collection: CollectionName = DEFAULT_COLLECTION,
+    target: Target = DEFAULT_TARGET,
+    where: Where = None,
+    latest_first: Annotated[bool, typer.Option(help="The most recently changed first, not by id.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-k", min=1, help="The most images. --all lifts it.")] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="All of them, however many.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line for each image.")] = False,
+) -> None:
+    """List the images of a collection."""
+    condition = condition_of(where)
+    with connected(target) as client:
+        # At most one page more than is shown is read.
+        found = client.list(collection, where=condition, latest_first=latest_first, page_size=min(limit, 1000))
+        for image in found if everything else islice(found, limit):
+            if as_json:
+                print(json.dumps(image_json(image)))
+            else:
+                attributes = " ".join(f"{name}={value}" for name, value in sorted(image.attributes.items()))
+                out.print(f"{image.id}  {attributes}", markup=False, highlight=False, soft_wrap=True)
+
+
+@images_app.command("get")
+def get_images(
+    ids: Annotated[list[str], typer.Argument(help="The ids.")],
+    collection: CollectionName = DEFAULT_COLLECTION,
+    target: Target = DEFAULT_TARGET,
+    vector: Annotated[bool, typer.Option("--vector", help="With their vectors.")] = False,
+) -> None:
+    """Show images as JSON, a line for each. Exit code 1 where one does not exist."""
+    with connected(target) as client:
+        found = client.get_many(collection, ids, with_vector=vector)
+    for image in found.values():
+        print(json.dumps(image_json(image)))
+    missing = [image_id for image_id in ids if image_id not in found]
+    for image_id in missing:
+        err.print(f"{collection} has no image {image_id}", markup=False, highlight=False)
+    if missing:
+        raise typer.Exit(1)
+
+
+@images_app.command("set")
+def set_attributes(
+    image_id: Annotated[str, typer.Argument(help="The image.")],
+    assignments: Annotated[
+        list[str], typer.Argument(help="NAME=VALUE sets an attribute, NAME= removes it; values as with --where.")
+    ],
+    collection: CollectionName = DEFAULT_COLLECTION,
+    target: Target = DEFAULT_TARGET,
+) -> None:
+    """Change attributes of an image; its vector stays."""
+    changed: dict[str, AttributeValue] = {}
+    removed = []
+    for assignment in assignments:
+        name, equals_sign, value = assignment.partition("=")
+        if not equals_sign:
+            raise typer.BadParameter(f"{assignment!r} should be NAME=VALUE or NAME=")
+        if value:
+            changed[name] = read_value(value)
+        else:
+            removed.append(name)
+    with connected(target) as client:
+        image = client.update(collection, image_id, attributes=changed, remove=removed)
+    print(json.dumps(image_json(image)))
+
+
+@images_app.command("delete")
+def delete_images(
+    ids: Annotated[list[str] | None, typer.Argument(help="The ids.")] = None,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    target: Target = DEFAULT_TARGET,
+    where: Where = None,
+    dry_run: Annotated[bool, typer.Option(help="Count what would be removed, and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove images by their ids, or those that fit."""
+    condition = condition_of(where)
+    if bool(ids) is (condition is not None):
+        raise typer.BadParameter("either ids or --where should say what is removed")
+    with connected(target) as client:
+
+        def delete(*, dry_run: bool) -> int:
+            if condition is not None:
+                return client.delete_where(collection, condition, dry_run=dry_run)
+            return client.delete(collection, ids or [], dry_run=dry_run)
+
+        count = delete(dry_run=True)
+        if dry_run:
+            out.print(f"would remove {count} images of {collection}")
+            return
+        if not yes:
+            typer.confirm(f"Remove {count} images of {collection}?", abort=True)
+        out.print(f"removed {delete(dry_run=False)} images of {collection}")
+
+
+def look_for(
+    client: Client, collection: str, queries: Sequence[Path | str], options: dict[str, Any]
+) -> tuple[list[tuple[Path | str, list[Hit]]], list[tuple[Path | str, ServiceError]]]:
+    """The hits of each image file and each id, and the errors of those that are at fault themselves."""
+    rows: list[tuple[Path | str, list[Hit]]] = []
+    failed: list[tuple[Path | str, ServiceError]] = []
+    for query in queries:
+        try:
+            if isinstance(query, str):
+                hits = client.search_by_id(collection, query, **options)
+            else:
+                hits = client.search_by_image(collection, query.read_bytes(), **options)
+        except (InvalidArgumentError, NotFoundError) as error:
+            if error.reason in OF_ALL_QUERIES:
+                raise
+            failed.append((query, error))
+        else:
+            rows.append((query, hits))
+    return rows, failed
+
+
+def print_rows(
+    rows: Sequence[tuple[Path | str, list[Hit]]], failed: Sequence[tuple[Path | str, ServiceError]], *, as_json: bool
+) -> None:
+    """The hits of each query, and what is wrong with some."""
+    if as_json:
+        found: list[dict[str, object]] = [
+            {"query": str(query), "hits": [hit_json(hit) for hit in hits]} for query, hits in rows
+        ]
+        found += [{"query": str(query), "error": fault.reason, "message": fault.message} for query, fault in failed]
+        print(json.dumps(found))
+    else:
+        for query, hits in rows:
+            print_hits(query, hits)
+    for query, fault in failed:
+        err.print(Text(f"{query}: {fault.reason}: {fault.message}"), style="red")
 
 
 def print_collections(found: Sequence[tuple[Collection, int]]) -> None:
@@ -254,12 +403,12 @@ def print_collections(found: Sequence[tuple[Collection, int]]) -> None:
     out.print(table)
 
 
-def print_hits(image: Path, hits: Sequence[Hit]) -> None:
+def print_hits(query: Path | str, hits: Sequence[Hit]) -> None:
     """A table of the hits of one query."""
-    table = Table("", "score", "distance", "id", title=Text(str(image)), title_justify="left")
+    table = Table("", "score", "distance", "id", title=Text(str(query)), title_justify="left")
     for rank, hit in enumerate(hits, start=1):
         table.add_row(str(rank), f"{hit.score:.4f}", f"{hit.distance:.4f}", Text(hit.image.id))
-    out.print(table if hits else Text(f"{image}: no hits"))
+    out.print(table if hits else Text(f"{query}: no hits"))
 
 
 def collection_json(collection: Collection, count: int) -> dict[str, object]:
@@ -286,6 +435,21 @@ def hit_json(hit: Hit) -> dict[str, object]:
         "uri": hit.image.uri,
         "attributes": dict(hit.image.attributes),
     }
+
+
+def image_json(image: Image) -> dict[str, object]:
+    """A stored image as JSON has it."""
+    found: dict[str, object] = {
+        "id": image.id,
+        "uri": image.uri,
+        "attributes": dict(image.attributes),
+        "content_sha256": image.content_sha256,
+        "create_time": image.create_time.isoformat(),
+        "update_time": image.update_time.isoformat(),
+    }
+    if image.embedding is not None:
+        found["vector"] = list(image.embedding.values)
+    return found
 
 
 def main() -> None:

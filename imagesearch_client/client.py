@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 from imagesearch.search.v1 import (
     collection_pb2,
     collection_pb2_grpc,
@@ -21,6 +22,7 @@ from grpc_kit.health import is_serving
 from grpc_kit.status import from_rpc_error
 from imagesearch_client.converters import (
     METRIC_NUMBERS,
+    attribute_to,
     collection_from,
     embedding_to,
     encoded_image,
@@ -28,17 +30,32 @@ from imagesearch_client.converters import (
     image_from,
     write_result,
 )
+from imagesearch_client.filters import Filter
 from imagesearch_client.outgoing import OutgoingImages
-from imagesearch_client.types import Collection, Embedding, Hit, Image, Metric, NewImage, Region, WriteResult
+from imagesearch_client.types import (
+    AttributeValue,
+    Collection,
+    Embedding,
+    Hit,
+    Image,
+    Metric,
+    NewImage,
+    Region,
+    WriteResult,
+)
 
 DEFAULT_TARGET = "127.0.0.1:50052"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
+# Named here, because within the class `list` is a method.
+Hits: TypeAlias = list[Hit]
 # Calls that change nothing. No streams: gRPC for Python can hang when it repeats one whose requests are all read.
 REPEATABLE = (
     "imagesearch.search.v1.SearchService/Search",
     "imagesearch.search.v1.CollectionService/GetCollection",
     "imagesearch.search.v1.CollectionService/ListCollections",
     "imagesearch.search.v1.ImageService/GetImage",
+    "imagesearch.search.v1.ImageService/GetImages",
+    "imagesearch.search.v1.ImageService/ListImages",
     "imagesearch.search.v1.ImageService/CountImages",
 )
 
@@ -170,15 +187,83 @@ class Client:
         with _named_errors():
             return image_from(self._images.GetImage(request, timeout=self._timeout).image)
 
-    def delete(self, collection: str, ids: Sequence[str]) -> int:
-        """Removes images; the number of those that existed."""
-        request = image_pb2.DeleteImagesRequest(collection=collection, ids=image_pb2.ImageIds(ids=ids))
+    def get_many(self, collection: str, ids: Sequence[str], *, with_vector: bool = False) -> dict[str, Image]:
+        """Reads up to 1,000 images; those that exist, by id and in the order of the ids."""
+        view = image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC
+        request = image_pb2.GetImagesRequest(collection=collection, ids=ids, view=view)
+        with _named_errors():
+            response = self._images.GetImages(request, timeout=self._timeout)
+        return {message.id: image_from(message) for message in response.images}
+
+    def list(
+        self,
+        collection: str,
+        *,
+        where: Filter | None = None,
+        latest_first: bool = False,
+        with_vector: bool = False,
+        page_size: int = 100,
+    ) -> Iterator[Image]:
+        """Every image that fits, read page by page: by id, or the most recently changed first."""
+        request = image_pb2.ListImagesRequest(
+            collection=collection,
+            filter=where,
+            order=image_pb2.IMAGE_ORDER_UPDATE_TIME_DESC if latest_first else image_pb2.IMAGE_ORDER_ID,
+            page_size=page_size,
+            view=image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC,
+        )
+        while True:
+            with _named_errors():
+                response = self._images.ListImages(request, timeout=self._timeout)
+            yield from map(image_from, response.images)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    def update(
+        self,
+        collection: str,
+        image_id: str,
+        *,
+        uri: str | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        remove: Sequence[str] = (),
+    ) -> Image:
+        """Changes an image and keeps its vector; gives it as it is now.
+
+        Args:
+            collection: its collection.
+            image_id: the image.
+            uri: its new one; None keeps it.
+            attributes: those to set; all others stay.
+            remove: names of attributes to remove.
+        """
+        changed = dict(attributes or {})
+        paths = [f"attributes.{name}" for name in (*changed, *remove)] + (["uri"] if uri is not None else [])
+        image = image_pb2.Image(
+            id=image_id, uri=uri or "", attributes={name: attribute_to(value) for name, value in changed.items()}
+        )
+        request = image_pb2.UpdateImageRequest(collection=collection, image=image, update_mask=FieldMask(paths=paths))
+        with _named_errors():
+            return image_from(self._images.UpdateImage(request, timeout=self._timeout).image)
+
+    def delete(self, collection: str, ids: Sequence[str], *, dry_run: bool = False) -> int:
+        """Removes images, or with `dry_run` only counts them; the number of those that existed."""
+        request = image_pb2.DeleteImagesRequest(
+            collection=collection, ids=image_pb2.ImageIds(ids=ids), validate_only=dry_run
+        )
         with _named_errors():
             return self._images.DeleteImages(request, timeout=self._timeout).deleted_count
 
-    def count(self, collection: str) -> int:
-        """The number of images."""
-        request = image_pb2.CountImagesRequest(collection=collection)
+    def delete_where(self, collection: str, where: Filter, *, dry_run: bool = False) -> int:
+        """Removes the images that fit, or with `dry_run` only counts them; their number."""
+        request = image_pb2.DeleteImagesRequest(collection=collection, filter=where, validate_only=dry_run)
+        with _named_errors():
+            return self._images.DeleteImages(request, timeout=self._timeout).deleted_count
+
+    def count(self, collection: str, *, where: Filter | None = None) -> int:
+        """The number of images, or of those that fit."""
+        request = image_pb2.CountImagesRequest(collection=collection, filter=where)
         with _named_errors():
             return self._images.CountImages(request, timeout=self._timeout).count
 
@@ -190,25 +275,42 @@ class Client:
         region: Region | None = None,
         limit: int = 10,
         min_score: float | None = None,
-    ) -> list[Hit]:
+        where: Filter | None = None,
+    ) -> Hits:
         """The images most like the one whose file is given."""
         query = search_pb2.Query(image=encoded_image(content, region))
-        return self._search(collection, query, limit, min_score)
+        return self._search(collection, query, limit, min_score, where)
 
     def search_by_id(
-        self, collection: str, image_id: str, *, limit: int = 10, min_score: float | None = None
-    ) -> list[Hit]:
+        self,
+        collection: str,
+        image_id: str,
+        *,
+        limit: int = 10,
+        min_score: float | None = None,
+        where: Filter | None = None,
+    ) -> Hits:
         """The images most like a stored one, which is not among them."""
-        return self._search(collection, search_pb2.Query(image_id=image_id), limit, min_score)
+        return self._search(collection, search_pb2.Query(image_id=image_id), limit, min_score, where)
 
     def search_by_vector(
-        self, collection: str, embedding: Embedding, *, limit: int = 10, min_score: float | None = None
-    ) -> list[Hit]:
+        self,
+        collection: str,
+        embedding: Embedding,
+        *,
+        limit: int = 10,
+        min_score: float | None = None,
+        where: Filter | None = None,
+    ) -> Hits:
         """The images whose vectors are nearest to one."""
-        return self._search(collection, search_pb2.Query(embedding=embedding_to(embedding)), limit, min_score)
+        return self._search(collection, search_pb2.Query(embedding=embedding_to(embedding)), limit, min_score, where)
 
-    def _search(self, collection: str, query: search_pb2.Query, limit: int, min_score: float | None) -> list[Hit]:
-        request = search_pb2.SearchRequest(collection=collection, query=query, limit=limit, min_score=min_score)
+    def _search(
+        self, collection: str, query: search_pb2.Query, limit: int, min_score: float | None, where: Filter | None
+    ) -> Hits:
+        request = search_pb2.SearchRequest(
+            collection=collection, query=query, limit=limit, min_score=min_score, filter=where
+        )
         with _named_errors():
             response = self._searches.Search(request, timeout=self._timeout)
         return [hit_from(hit) for hit in response.hits]

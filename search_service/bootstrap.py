@@ -27,7 +27,9 @@ from search_service.api.calls import CallDeadlines
 from search_service.api.collection_servicer import CollectionServicer
 from search_service.api.image_servicer import DOMAIN, ImageServicer
 from search_service.api.search_servicer import SearchServicer
+from search_service.core.change_images import ChangeImages
 from search_service.core.collections import Collections
+from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
 from search_service.core.search_images import SearchImages
 from search_service.core.write_images import WriteImages
@@ -125,8 +127,9 @@ def _services(store: MilvusStore, embedder: EmbedderClient, settings: SearchSett
         window_images=settings.write_window_images,
         window_bytes=settings.write_window_bytes,
     )
-    collection_servicer = CollectionServicer(store, collections, deadlines)
-    image_servicer = ImageServicer(store, writes, deadlines)
+    tokens = PageTokens(settings.page_token_secret)
+    collection_servicer = CollectionServicer(store, collections, tokens, deadlines)
+    image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now), tokens, deadlines)
     search_servicer = SearchServicer(SearchImages(store, embedder), deadlines)
     return [
         Service(

@@ -79,6 +79,18 @@ class SearchSettings(ServerSettings):
         "that Milvus takes in a call.",
     )
 
+    page_token_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Secret that page tokens are signed with; all replicas need the same one. Unset: one that is made "
+        "of SEARCH_MILVUS_URI and SEARCH_MILVUS_TOKEN, which replicas share anyway.",
+    )
+
+    @property
+    def page_token_secret(self) -> bytes:
+        """The key for page tokens."""
+        own = self.page_token_key.get_secret_value()
+        return (own or f"{self.milvus_uri} {self.milvus_token.get_secret_value()}").encode()
+
     @property
     def embedder_client_tls(self) -> ClientTls | None:
         """How the embedder is called over TLS; None is plain text."""

@@ -10,7 +10,30 @@ import numpy as np
 
 from grpc_kit.deadline import Deadline
 from search_service.core.checks import collection_exists, collection_not_found
-from search_service.core.types import Collection, Consistency, Hit, Metric, StoredImage, Vector, View
+from search_service.core.filters import (
+    And,
+    Equals,
+    Exists,
+    Filter,
+    FilterValue,
+    IdAfter,
+    In,
+    Not,
+    Or,
+    Prefix,
+    Range,
+    UpdatedWithin,
+)
+from search_service.core.types import (
+    AttributeValue,
+    Collection,
+    Consistency,
+    Hit,
+    Metric,
+    StoredImage,
+    Vector,
+    View,
+)
 
 
 class MemoryStore:
@@ -54,14 +77,30 @@ class MemoryStore:
         for image_id in ids:
             self._images[collection].pop(image_id, None)
 
-    async def count(self, collection: str, deadline: Deadline) -> int:
+    async def query(
+        self,
+        collection: str,
+        condition: Filter | None,
+        limit: int,
+        view: View,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> list[StoredImage]:
         await self.get_collection(collection, deadline)
-        return len(self._images[collection])
+        images = sorted(self._images[collection].values(), key=lambda image: image.id)
+        return [seen_as(image, view) for image in images if fits(image, condition)][:limit]
+
+    async def count(
+        self, collection: str, condition: Filter | None, consistency: Consistency, deadline: Deadline
+    ) -> int:
+        await self.get_collection(collection, deadline)
+        return sum(fits(image, condition) for image in self._images[collection].values())
 
     async def search(
         self,
         collection: Collection,
         vector: Vector,
+        condition: Filter | None,
         limit: int,
         view: View,
         consistency: Consistency,
@@ -71,7 +110,7 @@ class MemoryStore:
         hits = [
             Hit(seen_as(image, view), *score_and_distance(vector, image.vector, metric))
             for image in self._images[collection.name].values()
-            if image.vector is not None
+            if image.vector is not None and fits(image, condition)
         ]
         return sorted(hits, key=lambda hit: -hit.score)[:limit]
 
@@ -93,11 +132,54 @@ def score_and_distance(left: Vector, right: Vector, metric: Metric) -> tuple[flo
             return 1 / (1 + distance), distance
 
 
+def fits(image: StoredImage, condition: Filter | None) -> bool:  # noqa: C901, PLR0911 - a case for each kind
+    """What the contract says of filters."""
+    match condition:
+        case None:
+            return True
+        case And(parts):
+            return all(fits(image, part) for part in parts)
+        case Or(parts):
+            return any(fits(image, part) for part in parts)
+        case Not(part):
+            return not fits(image, part)
+        case IdAfter(image_id):
+            return image.id > image_id
+        case UpdatedWithin(begin, end):
+            return image.update_time is not None and begin <= image.update_time <= end
+        case Exists(attribute):
+            return attribute in image.attributes
+    value = image.attributes.get(condition.attribute)
+    match condition:
+        case Equals(_, wanted):
+            return equals(value, wanted)
+        case In(_, values):
+            return any(equals(value, wanted) for wanted in values)
+        case Range(_, gte, gt, lte, lt):
+            if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+                return False
+            above = (gte is None or value >= gte) and (gt is None or value > gt)
+            return above and (lte is None or value <= lte) and (lt is None or value < lt)
+        case Prefix(_, prefix):
+            return isinstance(value, str) and value.startswith(prefix)
+
+
+def equals(value: AttributeValue | None, wanted: FilterValue) -> bool:
+    """Numbers by their value, and no bool is a number; a list equals what it holds."""
+    if value is None or isinstance(value, bool) is not isinstance(wanted, bool):
+        return isinstance(value, list) and wanted in value
+    if isinstance(value, list):
+        return wanted in value
+    return value == wanted
+
+
 def seen_as(image: StoredImage, view: View) -> StoredImage:
     """What a view shows of an image."""
     match view:
         case View.ID:
             return StoredImage(image.id)
+        case View.TIMES:
+            return StoredImage(image.id, create_time=image.create_time, update_time=image.update_time)
         case View.BASIC:
             return dataclasses.replace(image, vector=None)
         case View.FULL:

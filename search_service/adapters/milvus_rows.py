@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,12 +18,22 @@ Row = Mapping[str, Any]
 VECTOR = "vector"
 FIELDS = {
     View.ID: ["id"],
+    View.TIMES: ["id", "create_time", "update_time"],
     View.BASIC: ["id", "uri", "attributes", "content_sha256", "create_time", "update_time"],
 }
 FIELDS[View.FULL] = [*FIELDS[View.BASIC], VECTOR]
 # Marks a Milvus collection as one of the service's; `layout` in it says how it and the fields are to be read.
 PROPERTY = "imagesearch"
-LAYOUT = 1
+LAYOUT = 2
+# What the keys of the attributes' JSON begin with, by the type of the value: Milvus Lite takes True for 1, and what a
+# comparison of two types gives differs between the backends. With keys of their own no two types ever meet.
+LIST = list
+KEY_PREFIXES: dict[type, str] = {str: "s_", bool: "b_", float: "n_", int: "n_", LIST: "l_"}
+
+
+def typed_key(name: str, kind: type) -> str:
+    """The key of an attribute's value of one type in the attributes' JSON."""
+    return KEY_PREFIXES[kind] + name
 
 
 def schema_of(dimension: int) -> CollectionSchema:
@@ -84,7 +94,7 @@ def row_of(image: StoredImage) -> dict[str, Any]:
         "id": image.id,
         VECTOR: image.vector,
         "uri": image.uri,
-        "attributes": dict(image.attributes),
+        "attributes": {typed_key(name, type(value)): value for name, value in image.attributes.items()},
         "content_sha256": image.content_sha256,
         "create_time": micros_of(image.create_time),
         "update_time": micros_of(image.update_time),
@@ -97,7 +107,7 @@ def image_of(row: Row) -> StoredImage:
     return StoredImage(
         id=row["id"],
         uri=row.get("uri", ""),
-        attributes=row.get("attributes") or {},
+        attributes={key.partition("_")[2]: value for key, value in (row.get("attributes") or {}).items()},
         content_sha256=row.get("content_sha256", ""),
         create_time=moment_of(row["create_time"]) if "create_time" in row else None,
         update_time=moment_of(row["update_time"]) if "update_time" in row else None,
@@ -119,11 +129,6 @@ def hit_of(found: Row, metric: Metric) -> Hit:
         case Metric.L2:
             distance = math.sqrt(max(value, 0.0))
             return Hit(image, score=1.0 / (1.0 + distance), distance=distance)
-
-
-def ids_filter(ids: Sequence[str]) -> str:
-    """A Milvus expression for these ids, every one of them an escaped literal."""
-    return f"id in [{', '.join(json.dumps(image_id, ensure_ascii=False) for image_id in ids)}]"
 
 
 def micros_of(moment: datetime | None) -> int:

@@ -20,13 +20,13 @@ from pymilvus.milvus_client.index import IndexParams
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError
 from search_service.adapters.milvus_errors import meaning_of, unavailable
+from search_service.adapters.milvus_filters import expression_of, ids_expression
 from search_service.adapters.milvus_rows import (
     FIELDS,
     PROPERTY,
     VECTOR,
     collection_of,
     hit_of,
-    ids_filter,
     image_of,
     notes_of,
     row_of,
@@ -36,6 +36,7 @@ from search_service.core.checks import (
     collection_exists,
     collection_not_found,
 )
+from search_service.core.filters import Filter, IdAfter
 from search_service.core.types import Collection, Consistency, Hit, Metric, StoredImage, Vector, View
 
 log = structlog.stdlib.get_logger()
@@ -67,6 +68,8 @@ class MilvusStore:
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="milvus-write") if self.is_lite else self._pool
         # Milvus Lite's own choice of index misses many neighbours; at its sizes comparing every vector is no slower.
         self._index_type = "FLAT" if self.is_lite else "AUTOINDEX"
+        # A server gives the rows of the lowest ids unasked; Milvus Lite does so for its iterators only.
+        self._in_order = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
         self._connection: asyncio.Task[MilvusClient] | None = None
 
     async def close(self) -> None:
@@ -157,7 +160,7 @@ class MilvusStore:
         rows = await self._call(
             lambda client, timeout: client.query(
                 collection,
-                filter=ids_filter(ids),
+                filter=ids_expression(ids),
                 output_fields=FIELDS[view],
                 consistency_level=consistency.value,
                 timeout=timeout,
@@ -170,19 +173,47 @@ class MilvusStore:
     async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
         """Removes images, by a filter: the literals of pymilvus' own `ids` argument are not escaped."""
         await self._write(
-            lambda client, timeout: client.delete(collection, filter=ids_filter(ids), timeout=timeout),
+            lambda client, timeout: client.delete(collection, filter=ids_expression(ids), timeout=timeout),
             collection,
             deadline,
         )
 
-    async def count(self, collection: str, deadline: Deadline) -> int:
-        """The number of images."""
+    async def query(
+        self,
+        collection: str,
+        condition: Filter | None,
+        limit: int,
+        view: View,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> list[StoredImage]:
+        """The images that fit, in the order of their ids."""
         rows = await self._call(
             lambda client, timeout: client.query(
                 collection,
-                filter="",
+                # A server wants an expression beside a limit.
+                filter=expression_of(condition or IdAfter("")),
+                limit=limit,
+                output_fields=FIELDS[view],
+                consistency_level=consistency.value,
+                timeout=timeout,
+                **self._in_order,
+            ),
+            collection,
+            deadline,
+        )
+        return sorted((image_of(row) for row in rows), key=lambda image: image.id)
+
+    async def count(
+        self, collection: str, condition: Filter | None, consistency: Consistency, deadline: Deadline
+    ) -> int:
+        """The number of images that fit."""
+        rows = await self._call(
+            lambda client, timeout: client.query(
+                collection,
+                filter=expression_of(condition),
                 output_fields=["count(*)"],
-                consistency_level=Consistency.STRONG.value,
+                consistency_level=consistency.value,
                 timeout=timeout,
             ),
             collection,
@@ -194,17 +225,19 @@ class MilvusStore:
         self,
         collection: Collection,
         vector: Vector,
+        condition: Filter | None,
         limit: int,
         view: View,
         consistency: Consistency,
         deadline: Deadline,
     ) -> list[Hit]:
-        """The nearest images."""
+        """The nearest images of those that fit."""
         answers = await self._call(
             lambda client, timeout: client.search(
                 collection.name,
                 data=[vector.tolist()],
                 anns_field=VECTOR,
+                filter=expression_of(condition),
                 limit=limit,
                 output_fields=FIELDS[view],
                 search_params={"metric_type": collection.metric.value},

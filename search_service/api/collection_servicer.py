@@ -9,22 +9,23 @@ from search_service.api.converters import (
     collection_to,
     new_collection_from,
     not_served,
-    page_start_from,
-    page_token_to,
+    paged_request,
 )
 from search_service.core.collections import Collections
+from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
-from search_service.core.read_images import count_images
-
-DEFAULT_PAGE, MAX_PAGE = 100, 1000
+from search_service.core.read_images import DEFAULT_PAGE, MAX_PAGE, count_images
 
 
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     """Serves the contract of collections."""
 
-    def __init__(self, store: VectorStore, collections: Collections, deadlines: CallDeadlines) -> None:
+    def __init__(
+        self, store: VectorStore, collections: Collections, tokens: PageTokens, deadlines: CallDeadlines
+    ) -> None:
         """`deadlines` gives a call that states none its time."""
         self._store = store
+        self._tokens = tokens
         self._collections = collections
         self._deadlines = deadlines
 
@@ -46,7 +47,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         collection = await self._collections.get(request.name, deadline)
         response = collection_pb2.GetCollectionResponse(collection=collection_to(collection))
         if request.with_stats:
-            response.stats.image_count = await count_images(self._store, request.name, deadline)
+            response.stats.image_count = await count_images(self._store, request.name, None, deadline)
         return response
 
     async def ListCollections(
@@ -58,12 +59,14 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
             raise InvalidArgumentError(
                 "PAGE_SIZE_INVALID", f"page_size is {size}; it should be 1 to {MAX_PAGE}", field="page_size"
             )
-        start = page_start_from(request.page_token)
+        asked = paged_request(request)
+        after = self._tokens.read(request.page_token, asked)
+        start = str(after[0]) if after else ""
         found = await self._collections.list(self._deadlines.of(context))
         rest = [collection for collection in found if collection.name > start]
         return collection_pb2.ListCollectionsResponse(
             collections=[collection_to(collection) for collection in rest[:size]],
-            next_page_token=page_token_to(rest[size - 1].name) if len(rest) > size else "",
+            next_page_token=self._tokens.make(asked, [rest[size - 1].name]) if len(rest) > size else "",
         )
 
     async def DeleteCollection(

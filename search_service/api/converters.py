@@ -1,6 +1,5 @@
 """Messages to plain values and back, and the refusal of what the contract has and this server does not serve."""
 
-import base64
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -12,8 +11,12 @@ from imagesearch.types.v1 import embedding_pb2
 from imagesearch.types.v1 import image_pb2 as types_image_pb2
 
 from grpc_kit.errors import InvalidArgumentError, UnimplementedError
+from search_service.api.filter_converters import filter_from
+from search_service.core import page_tokens as tokens
+from search_service.core.change_images import ImageUpdate
 from search_service.core.checks import shown
 from search_service.core.collections import NewCollection
+from search_service.core.read_images import DEFAULT_PAGE, EPOCH, TICK, Listing, Order, Position
 from search_service.core.search_images import Search, StoredImageQuery
 from search_service.core.types import (
     AttributeValue,
@@ -48,6 +51,11 @@ VIEWS = {
     image_pb2.IMAGE_VIEW_ID: View.ID,
     image_pb2.IMAGE_VIEW_BASIC: View.BASIC,
     image_pb2.IMAGE_VIEW_FULL: View.FULL,
+}
+ORDERS = {
+    image_pb2.IMAGE_ORDER_UNSPECIFIED: Order.ID,
+    image_pb2.IMAGE_ORDER_ID: Order.ID,
+    image_pb2.IMAGE_ORDER_UPDATE_TIME_DESC: Order.UPDATE_TIME_DESC,
 }
 METRIC_NUMBERS = {
     Metric.COSINE: collection_pb2.METRIC_COSINE,
@@ -229,7 +237,6 @@ def search_from(request: search_pb2.SearchRequest) -> Search:
     refuse_unserved(
         request,
         {
-            "filter": "filtering",
             "group_by": "grouping",
             "page_token": "paging",
             "parameters": "a search parameter",
@@ -241,6 +248,7 @@ def search_from(request: search_pb2.SearchRequest) -> Search:
         query=query_from(request.query),
         limit=request.limit or DEFAULT_LIMIT,
         min_score=request.min_score if request.HasField("min_score") else None,
+        condition=filter_from(request.filter) if request.HasField("filter") else None,
         include_query=request.include_query,
         view=view_from(request.view, "view"),
         consistency=consistency_from(request.consistency, "consistency"),
@@ -269,16 +277,47 @@ def hit_to(hit: Hit, fingerprint: str) -> search_pb2.Hit:
     return search_pb2.Hit(image=image_to(hit.image, fingerprint), score=hit.score, distance=hit.distance)
 
 
-def page_start_from(page_token: str) -> str:
-    """The name after which a page of a listing begins. Raises InvalidArgumentError."""
-    try:
-        return base64.b64decode(page_token, altchars="-_", validate=True).decode()
-    except ValueError:
-        raise InvalidArgumentError(
-            "PAGE_TOKEN_INVALID", "page_token is not one that this server gave", field="page_token"
-        ) from None
+def paged_request(message: Message) -> bytes:
+    """What all pages of one answer are asked for with: the request less its paging."""
+    whole = type(message)()
+    whole.CopyFrom(message)
+    for field in ("page_token", "page_size"):
+        if field in message.DESCRIPTOR.fields_by_name:
+            whole.ClearField(field)
+    return message.DESCRIPTOR.full_name.encode() + whole.SerializeToString(deterministic=True)
 
 
-def page_token_to(last: str) -> str:
-    """The token of the page after the one that ends with this name."""
-    return base64.urlsafe_b64encode(last.encode()).decode()
+def position_to(end: Position) -> tokens.Position:
+    """What a page token holds of the last image of a page."""
+    return [end.id, round((end.update_time - EPOCH) / TICK)]
+
+
+def position_from(position: tokens.Position | None) -> Position | None:
+    """The last image of a page; None where there was none."""
+    return Position(str(position[0]), EPOCH + int(position[1]) * TICK) if position else None
+
+
+def listing_from(request: image_pb2.ListImagesRequest, after: Position | None) -> Listing:
+    """What a ListImagesRequest asks for. Raises InvalidArgumentError."""
+    if request.order not in ORDERS:
+        raise _unknown_enum(request.order, "order", image_pb2.ImageOrder.keys())
+    return Listing(
+        collection=request.collection,
+        condition=filter_from(request.filter) if request.HasField("filter") else None,
+        order=ORDERS[request.order],
+        page_size=request.page_size or DEFAULT_PAGE,
+        after=after,
+        view=view_from(request.view, "view"),
+        consistency=consistency_from(request.consistency, "consistency"),
+    )
+
+
+def update_from(request: image_pb2.UpdateImageRequest) -> ImageUpdate:
+    """What an UpdateImageRequest asks for. Raises InvalidArgumentError."""
+    return ImageUpdate(
+        collection=request.collection,
+        id=request.image.id,
+        paths=list(request.update_mask.paths),
+        uri=request.image.uri,
+        attributes=attributes_from(request.image.attributes),
+    )

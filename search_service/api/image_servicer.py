@@ -14,13 +14,19 @@ from search_service.api.converters import (
     consistency_from,
     image_to,
     image_to_write_from,
-    not_served,
-    refuse_unserved,
+    listing_from,
+    paged_request,
+    position_from,
+    position_to,
+    update_from,
     view_from,
 )
+from search_service.api.filter_converters import filter_from
+from search_service.core.change_images import ChangeImages
 from search_service.core.checks import MAX_REQUEST_ID
+from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
-from search_service.core.read_images import count_images, delete_images, get_image
+from search_service.core.read_images import count_images, get_image, get_images, list_images
 from search_service.core.types import Consistency
 from search_service.core.write_images import ImageToWrite, Unreadable, WriteImages, WriteResult
 
@@ -32,10 +38,19 @@ MAX_SHOWN_ID = 1024
 class ImageServicer(image_pb2_grpc.ImageServiceServicer):
     """Serves the contract of images."""
 
-    def __init__(self, store: VectorStore, writes: WriteImages, deadlines: CallDeadlines) -> None:
+    def __init__(
+        self,
+        store: VectorStore,
+        writes: WriteImages,
+        changes: ChangeImages,
+        tokens: PageTokens,
+        deadlines: CallDeadlines,
+    ) -> None:
         """`deadlines` gives a call that states none its time; a stream may last as long as it wants."""
         self._store = store
         self._writes = writes
+        self._changes = changes
+        self._tokens = tokens
         self._deadlines = deadlines
 
     async def WriteImages(
@@ -63,45 +78,61 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         view = view_from(request.view, "view")
         consistency = consistency_from(request.consistency, "consistency") or Consistency.STRONG
         found = await get_image(self._store, request.collection, request.id, view, consistency, deadline)
-        return image_pb2.GetImageResponse(image=image_to(found.image, found.fingerprint))
+        return image_pb2.GetImageResponse(image=image_to(found.images[0], found.fingerprint))
+
+    async def GetImages(self, request: image_pb2.GetImagesRequest, context: Context) -> image_pb2.GetImagesResponse:
+        """Reads several images."""
+        deadline = self._deadlines.of(context)
+        view = view_from(request.view, "view")
+        consistency = consistency_from(request.consistency, "consistency") or Consistency.STRONG
+        found, missing = await get_images(self._store, request.collection, request.ids, view, consistency, deadline)
+        images = [image_to(image, found.fingerprint) for image in found.images]
+        return image_pb2.GetImagesResponse(images=images, missing_ids=missing)
+
+    async def ListImages(self, request: image_pb2.ListImagesRequest, context: Context) -> image_pb2.ListImagesResponse:
+        """Lists images page by page."""
+        asked = paged_request(request)
+        after = position_from(self._tokens.read(request.page_token, asked))
+        page = await list_images(self._store, listing_from(request, after), self._deadlines.of(context))
+        return image_pb2.ListImagesResponse(
+            images=[image_to(image, page.fingerprint) for image in page.images],
+            next_page_token=self._tokens.make(asked, position_to(page.end)) if page.end else "",
+        )
+
+    async def UpdateImage(
+        self, request: image_pb2.UpdateImageRequest, context: Context
+    ) -> image_pb2.UpdateImageResponse:
+        """Changes an image."""
+        image = await self._changes.update(update_from(request), self._deadlines.of(context))
+        return image_pb2.UpdateImageResponse(image=image_to(image, ""))
 
     async def DeleteImages(
         self, request: image_pb2.DeleteImagesRequest, context: Context
     ) -> image_pb2.DeleteImagesResponse:
         """Removes images by id."""
-        refuse_unserved(request, {"filter": "deleting by filter"})
-        if request.WhichOneof("target") is None:
-            raise InvalidArgumentError("TARGET_MISSING", "target is missing; it should be ids", field="target")
-        deleted = await delete_images(
-            self._store,
-            request.collection,
-            request.ids.ids,
-            self._deadlines.of(context),
-            validate_only=request.validate_only,
-        )
+        deadline, validate_only = self._deadlines.of(context), request.validate_only
+        match request.WhichOneof("target"):
+            case "ids":
+                deleted = await self._changes.delete_ids(
+                    request.collection, request.ids.ids, deadline, validate_only=validate_only
+                )
+            case "filter":
+                deleted = await self._changes.delete_matching(
+                    request.collection, filter_from(request.filter), deadline, validate_only=validate_only
+                )
+            case _:
+                raise InvalidArgumentError(
+                    "TARGET_MISSING", "target is missing; it should be ids or a filter", field="target"
+                )
         return image_pb2.DeleteImagesResponse(deleted_count=deleted)
 
     async def CountImages(
         self, request: image_pb2.CountImagesRequest, context: Context
     ) -> image_pb2.CountImagesResponse:
         """Counts images."""
-        refuse_unserved(request, {"filter": "counting by filter"})
-        count = await count_images(self._store, request.collection, self._deadlines.of(context))
+        condition = filter_from(request.filter) if request.HasField("filter") else None
+        count = await count_images(self._store, request.collection, condition, self._deadlines.of(context))
         return image_pb2.CountImagesResponse(count=count)
-
-    async def GetImages(self, request: image_pb2.GetImagesRequest, context: Context) -> image_pb2.GetImagesResponse:
-        """Not served yet."""
-        raise not_served("GetImages", "reading several images")
-
-    async def ListImages(self, request: image_pb2.ListImagesRequest, context: Context) -> image_pb2.ListImagesResponse:
-        """Not served yet."""
-        raise not_served("ListImages", "listing images")
-
-    async def UpdateImage(
-        self, request: image_pb2.UpdateImageRequest, context: Context
-    ) -> image_pb2.UpdateImageResponse:
-        """Not served yet."""
-        raise not_served("UpdateImage", "changing an image")
 
 
 def _response(result: WriteResult) -> image_pb2.WriteImagesResponse:

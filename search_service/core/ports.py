@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from grpc_kit.deadline import Deadline
+from search_service.core.filters import Filter
 from search_service.core.types import (
     Collection,
     Consistency,
@@ -58,20 +59,35 @@ class VectorStore(Protocol):
         """Removes the images that exist of these ids."""
         ...
 
-    async def count(self, collection: str, deadline: Deadline) -> int:
-        """The number of images, every acknowledged write counted."""
+    async def query(
+        self,
+        collection: str,
+        condition: Filter | None,
+        limit: int,
+        view: View,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> list[StoredImage]:
+        """The images that fit, those of the lowest ids and at most `limit` (10,000), in the order of their ids."""
+        ...
+
+    async def count(
+        self, collection: str, condition: Filter | None, consistency: Consistency, deadline: Deadline
+    ) -> int:
+        """The number of images that fit."""
         ...
 
     async def search(
         self,
         collection: Collection,
         vector: Vector,
+        condition: Filter | None,
         limit: int,
         view: View,
         consistency: Consistency,
         deadline: Deadline,
     ) -> list[Hit]:
-        """The `limit` images nearest to float32[D] by the collection's metric, the best first."""
+        """Of the images that fit the `limit` nearest to float32[D] by the collection's metric, the best first."""
         ...
 
     async def check(self, deadline: Deadline) -> None:

@@ -1,55 +1,222 @@
-"""Reading and removing single images."""
+"""Reading images: one, several, page by page; and counting them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import NotFoundError
+from grpc_kit.errors import InvalidArgumentError, NotFoundError
 from search_service.core import checks
+from search_service.core.filters import Filter, IdAfter, UpdatedWithin, both, check_filter
 from search_service.core.ports import VectorStore
-from search_service.core.types import Consistency, StoredImage, View
+from search_service.core.types import Collection, Consistency, StoredImage, View
+
+DEFAULT_PAGE, MAX_PAGE = 100, 1000
+# Images whose ids and times are sorted at a time, for a listing by time.
+MAX_WINDOW = 10_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TICK = timedelta(microseconds=1)
+# A listing by time looks at so much time first, then at eight times as much, and so on.
+FIRST_SPAN, SPAN_GROWTH = timedelta(seconds=1), 8
 
 
 @dataclass(frozen=True)
-class FoundImage:
-    """A stored image, and the fingerprint of its collection's vectors."""
+class FoundImages:
+    """Stored images, and the fingerprint of their collection's vectors."""
 
-    image: StoredImage
+    images: list[StoredImage]
     fingerprint: str
+
+
+class Order(Enum):
+    """The order of a listing."""
+
+    ID = "id"
+    UPDATE_TIME_DESC = "update_time_desc"
+
+
+@dataclass(frozen=True)
+class Position:
+    """The last image of a page."""
+
+    id: str
+    update_time: datetime
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a caller wants to see of a collection."""
+
+    collection: str
+    condition: Filter | None = None
+    order: Order = Order.ID
+    page_size: int = DEFAULT_PAGE
+    after: Position | None = None
+    """Where the page before ended."""
+    view: View = View.BASIC
+    consistency: Consistency | None = None
+    """None is the collection's own."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some images of a listing."""
+
+    images: list[StoredImage]
+    fingerprint: str
+    end: Position | None
+    """Where it ended; None where nothing follows."""
 
 
 async def get_image(
     store: VectorStore, collection: str, image_id: str, view: View, consistency: Consistency, deadline: Deadline
-) -> FoundImage:
+) -> FoundImages:
     """One image. Raises InvalidArgumentError, NotFoundError."""
     checks.check_collection_name(collection, "collection")
     checks.check_id(image_id, "id")
     # First, because a store may hold collections that are not the service's.
-    fingerprint = (await store.get_collection(collection, deadline)).fingerprint
-    found = await store.get(collection, [image_id], view, consistency, deadline)
+    described = await store.get_collection(collection, deadline)
+    found = await store.get(described.name, [image_id], view, consistency, deadline)
     if not found:
         raise image_not_found(collection, image_id, "id")
-    return FoundImage(found[0], fingerprint)
+    return FoundImages(found, described.fingerprint)
 
 
-async def count_images(store: VectorStore, collection: str, deadline: Deadline) -> int:
-    """The number of a collection's images. Raises InvalidArgumentError, NotFoundError."""
+async def get_images(
+    store: VectorStore, collection: str, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
+) -> tuple[FoundImages, list[str]]:
+    """The images that exist, in the order of the ids, and the ids that do not. Raises InvalidArgumentError."""
     checks.check_collection_name(collection, "collection")
-    await store.get_collection(collection, deadline)
-    return await store.count(collection, deadline)
+    checks.check_ids(ids, "ids")
+    described = await store.get_collection(collection, deadline)
+    unique = list(dict.fromkeys(ids))
+    found = {image.id: image for image in await store.get(described.name, unique, view, consistency, deadline)}
+    images = [found[image_id] for image_id in unique if image_id in found]
+    return FoundImages(images, described.fingerprint), [image_id for image_id in unique if image_id not in found]
 
 
-async def delete_images(
-    store: VectorStore, collection: str, ids: Sequence[str], deadline: Deadline, *, validate_only: bool
-) -> int:
-    """Removes images, or only counts them; gives how many existed. Raises InvalidArgumentError, NotFoundError."""
+async def count_images(store: VectorStore, collection: str, condition: Filter | None, deadline: Deadline) -> int:
+    """The number of a collection's images that fit. Raises InvalidArgumentError, NotFoundError."""
     checks.check_collection_name(collection, "collection")
-    checks.check_ids(ids, "ids.ids")
-    await store.get_collection(collection, deadline)
-    existing = [image.id for image in await store.get(collection, ids, View.ID, Consistency.STRONG, deadline)]
-    if existing and not validate_only:
-        await store.delete(collection, existing, deadline)
-    return len(existing)
+    if condition is not None:
+        check_filter(condition)
+    described = await store.get_collection(collection, deadline)
+    return await store.count(described.name, condition, Consistency.STRONG, deadline)
+
+
+async def list_images(store: VectorStore, listing: Listing, deadline: Deadline) -> Page:
+    """A page of a collection's images. Raises InvalidArgumentError, NotFoundError."""
+    checks.check_collection_name(listing.collection, "collection")
+    if not 1 <= listing.page_size <= MAX_PAGE:
+        raise InvalidArgumentError(
+            "PAGE_SIZE_INVALID", f"page_size is {listing.page_size}; it should be 1 to {MAX_PAGE}", field="page_size"
+        )
+    if listing.condition is not None:
+        check_filter(listing.condition)
+    collection = await store.get_collection(listing.collection, deadline)
+    reader = _Reader(store, collection, listing.condition, listing.consistency or collection.consistency, deadline)
+    # One more than the page tells whether another one follows.
+    wanted = listing.page_size + 1
+    if listing.order is Order.ID:
+        images = await reader.by_id(listing.after.id if listing.after else "", wanted, listing.view)
+    else:
+        images = await reader.latest(listing.after, wanted)
+    page, more = images[: listing.page_size], len(images) > listing.page_size
+    end = Position(page[-1].id, page[-1].update_time or EPOCH) if more else None
+    if listing.order is not Order.ID:
+        page = await reader.seen_as(page, listing.view)
+    return Page(page, collection.fingerprint, end)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads one collection for one listing."""
+
+    store: VectorStore
+    collection: Collection
+    condition: Filter | None
+    consistency: Consistency
+    deadline: Deadline
+
+    async def by_id(self, after: str, limit: int, view: View) -> list[StoredImage]:
+        condition = both(self.condition, IdAfter(after)) if after else self.condition
+        return await self.store.query(self.collection.name, condition, limit, view, self.consistency, self.deadline)
+
+    async def latest(self, after: Position | None, limit: int) -> list[StoredImage]:
+        """The next ones by time and id, with nothing but these. No store sorts by time: it is asked for spans of it."""
+        images: list[StoredImage] = []
+        # Clocks of several writers differ a little.
+        end = datetime.now(UTC) + timedelta(days=1)
+        if after is not None:
+            end = after.update_time
+            images = await self._at(end, after.id, limit)
+            end -= TICK
+        while len(images) < limit:
+            begin = await self._begin(end, limit - len(images))
+            if begin is None:
+                break
+            if begin == end:
+                # So many at one moment that they are read by their ids.
+                images += await self._at(end, "", limit - len(images))
+            else:
+                span = await self._query(UpdatedWithin(begin, end), MAX_WINDOW)
+                images += sorted(span, key=_latest_first)
+            end = begin - TICK
+        return images[:limit]
+
+    async def seen_as(self, images: Sequence[StoredImage], view: View) -> list[StoredImage]:
+        """The same images in the same order, with what a view shows; without those that have gone since."""
+        ids = [image.id for image in images]
+        if not ids or view is View.ID:
+            return [StoredImage(image_id) for image_id in ids]
+        found = await self.store.get(self.collection.name, ids, view, self.consistency, self.deadline)
+        by_id = {image.id: image for image in found}
+        return [by_id[image_id] for image_id in ids if image_id in by_id]
+
+    async def _at(self, moment: datetime, after: str, limit: int) -> list[StoredImage]:
+        condition: Filter = UpdatedWithin(moment, moment)
+        return await self._query(both(condition, IdAfter(after)) if after else condition, limit)
+
+    async def _query(self, condition: Filter | None, limit: int) -> list[StoredImage]:
+        both_conditions = both(self.condition, condition)
+        name = self.collection.name
+        return await self.store.query(name, both_conditions, limit, View.TIMES, self.consistency, self.deadline)
+
+    async def _begin(self, end: datetime, wanted: int) -> datetime | None:
+        """The begin of a span up to `end` with at least `wanted` images, where there are so many, and not too many.
+
+        A span of one moment may hold any number. None where there is no image.
+        """
+        span, too_few = FIRST_SPAN, end + TICK
+        begin = max(EPOCH, end - span)
+        while (count := await self._count(begin, end)) < wanted and begin > EPOCH:
+            too_few = begin
+            span *= SPAN_GROWTH
+            begin = max(EPOCH, end - span)
+        if not count:
+            return None
+        while count > MAX_WINDOW and begin < end:
+            # Between `begin`, from where there are too many, and `too_few`.
+            middle = begin + (too_few - begin) / 2
+            if middle in (begin, too_few):
+                # All but a few are of the moment `begin`: first those few, if there are any.
+                return too_few if too_few <= end else begin
+            middle_count = await self._count(middle, end)
+            if middle_count < wanted:
+                too_few = middle
+            else:
+                begin, count = middle, middle_count
+        return begin
+
+    async def _count(self, begin: datetime, end: datetime) -> int:
+        condition = both(self.condition, UpdatedWithin(begin, end))
+        return await self.store.count(self.collection.name, condition, self.consistency, self.deadline)
+
+
+def _latest_first(image: StoredImage) -> tuple[float, str]:
+    moment = image.update_time or EPOCH
+    return -(moment - EPOCH) / TICK, image.id
 
 
 def image_not_found(collection: str, image_id: str, field: str) -> NotFoundError:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from search_service.core import checks
+from search_service.core.filters import Filter, check_filter
 from search_service.core.ports import Embedder, VectorStore
 from search_service.core.read_images import image_not_found
 from search_service.core.types import Collection, Consistency, Embedding, EncodedImage, Hit, Vector, View
@@ -25,6 +26,8 @@ class Search:
     query: EncodedImage | StoredImageQuery | Embedding
     limit: int = 10
     min_score: float | None = None
+    condition: Filter | None = None
+    """Only images that fit; None is all."""
     include_query: bool = False
     view: View = View.BASIC
     consistency: Consistency | None = None
@@ -58,6 +61,8 @@ class SearchImages:
         checks.check_collection_name(search.collection, "collection")
         checks.check_limit(search.limit)
         checks.check_min_score(search.min_score)
+        if search.condition is not None:
+            check_filter(search.condition)
         collection = await self._store.get_collection(search.collection, deadline)
         consistency = search.consistency or collection.consistency
         vector = await self._vector(search, collection, consistency, deadline)
@@ -66,7 +71,7 @@ class SearchImages:
             left_out = search.query.image_id
         # One more than asked for, because the query itself is most likely among them.
         limit = search.limit + (left_out is not None)
-        hits = await self._store.search(collection, vector, limit, search.view, consistency, deadline)
+        hits = await self._store.search(collection, vector, search.condition, limit, search.view, consistency, deadline)
         kept = [
             hit
             for hit in hits

@@ -35,6 +35,8 @@ class View(Enum):
     """How much of an image is read."""
 
     ID = "id"
+    TIMES = "times"
+    """The id and when it was written and changed; the service's own."""
     BASIC = "basic"
     FULL = "full"
 

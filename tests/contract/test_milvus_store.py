@@ -14,8 +14,9 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, NotFoundError, UnavailableError
 from search_service.adapters.milvus_rows import PROPERTY, notes_of, schema_of
 from search_service.adapters.milvus_store import MilvusStore
+from search_service.core.change_images import ChangeImages
 from search_service.core.ports import VectorStore
-from search_service.core.read_images import count_images, delete_images, get_image
+from search_service.core.read_images import count_images, get_image
 from search_service.core.types import Collection, Consistency, StoredImage, View
 from tests.milvus_server import MilvusProcess
 
@@ -39,8 +40,8 @@ async def test_lite_keeps_what_it_has_when_it_is_opened_again(tmp_path: Path, de
     second = MilvusStore(path)
     try:
         assert await second.get_collection("kept", deadline) == kept
-        assert await second.count("kept", deadline) == 300
-        hits = await second.search(kept, np.ones(8, np.float32), 5, View.BASIC, Consistency.BOUNDED, deadline)
+        assert await second.count("kept", None, Consistency.STRONG, deadline) == 300
+        hits = await second.search(kept, np.ones(8, np.float32), None, 5, View.BASIC, Consistency.BOUNDED, deadline)
         assert len(hits) == 5
     finally:
         await second.close()
@@ -50,7 +51,7 @@ async def test_writes_at_the_same_time_are_all_kept(store: VectorStore, collecti
     """Milvus Lite loses most of them where nothing keeps writers apart."""
     deadline = Deadline.after(60)
     await asyncio.gather(*(store.upsert(collection.name, images(20, f"w{n}_"), deadline) for n in range(40)))
-    assert await store.count(collection.name, deadline) == 800
+    assert await store.count(collection.name, None, Consistency.STRONG, deadline) == 800
 
 
 async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ async def test_a_collection_that_cannot_be_made_whole_is_not_left_half_made(tmp_
         await store.create_collection(collection, deadline)
     client.load_collection = load
     await store.create_collection(collection, deadline)
-    assert await store.count("c", deadline) == 0
+    assert await store.count("c", None, Consistency.STRONG, deadline) == 0
     await store.close()
 
 
@@ -118,7 +119,7 @@ async def test_a_collection_without_an_index_is_mended_and_hurts_no_other(
     try:
         await store.check(deadline)
         await store.upsert("half", images(3), deadline)
-        hits = await store.search(half, np.ones(8, np.float32), 5, View.ID, Consistency.STRONG, deadline)
+        hits = await store.search(half, np.ones(8, np.float32), None, 5, View.ID, Consistency.STRONG, deadline)
         assert len(hits) == 3
     finally:
         await store.delete_collection("half", deadline)
@@ -138,8 +139,8 @@ async def test_somebody_elses_milvus_collection_is_left_alone(
             client.insert("foreign", [{"id": 1, "vector": [1.0, 0.0, 0.0, 0.0]}])
             for call in (
                 store.delete_collection("foreign", deadline),
-                count_images(store, "foreign", deadline),
-                delete_images(store, "foreign", ["1"], deadline, validate_only=False),
+                count_images(store, "foreign", None, deadline),
+                ChangeImages(store, lambda: NOW).delete_ids("foreign", ["1"], deadline, validate_only=False),
                 get_image(store, "foreign", "1", View.BASIC, Consistency.STRONG, deadline),
             ):
                 with pytest.raises(NotFoundError, match="no collection called foreign"):
@@ -160,7 +161,7 @@ async def test_a_deadline_that_has_passed_costs_no_call(tmp_path: Path) -> None:
     store = MilvusStore(str(tmp_path / "milvus.db"))
     try:
         with pytest.raises(DeadlineExceededError):
-            await store.count("any", Deadline.after(0))
+            await store.count("any", None, Consistency.STRONG, Deadline.after(0))
     finally:
         await store.close()
 

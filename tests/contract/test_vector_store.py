@@ -71,7 +71,7 @@ async def test_a_name_is_taken_once(store: VectorStore, collection: Collection, 
     with pytest.raises(AlreadyExistsError) as caught:
         await store.create_collection(collection, deadline)
     assert caught.value.reason == "COLLECTION_EXISTS"
-    assert await store.count(collection.name, deadline) == 1
+    assert await store.count(collection.name, None, STRONG, deadline) == 1
 
 
 async def test_an_unknown_collection_is_not_found(
@@ -85,8 +85,8 @@ async def test_an_unknown_collection_is_not_found(
         store.upsert("nowhere", [image("a", 1)], deadline),
         store.get("nowhere", ["a"], View.BASIC, STRONG, deadline),
         store.delete("nowhere", ["a"], deadline),
-        store.count("nowhere", deadline),
-        store.search(unknown, vector, 5, View.BASIC, STRONG, deadline),
+        store.count("nowhere", None, STRONG, deadline),
+        store.search(unknown, vector, None, 5, View.BASIC, STRONG, deadline),
     ]
     for call in calls:
         with pytest.raises(NotFoundError) as caught:
@@ -100,9 +100,9 @@ async def test_a_deleted_collection_is_gone_and_its_name_is_free(
     await store.upsert(collection.name, [image("a", 1)], deadline)
     await store.delete_collection(collection.name, deadline)
     with pytest.raises(NotFoundError):
-        await store.count(collection.name, deadline)
+        await store.count(collection.name, None, STRONG, deadline)
     await store.create_collection(collection, deadline)
-    assert await store.count(collection.name, deadline) == 0
+    assert await store.count(collection.name, None, STRONG, deadline) == 0
 
 
 async def test_an_image_comes_back_as_it_was_written(
@@ -143,7 +143,7 @@ async def test_a_view_shows_what_it_says(store: VectorStore, collection: Collect
     assert only_id == StoredImage("a")
     assert (basic.uri, basic.attributes, basic.vector) == ("u", {"k": "v"}, None)
     for view, vector_expected in ((View.ID, False), (View.BASIC, False), (View.FULL, True)):
-        (hit,) = await store.search(collection, np.ones(8, np.float32), 5, view, STRONG, deadline)
+        (hit,) = await store.search(collection, np.ones(8, np.float32), None, 5, view, STRONG, deadline)
         assert (hit.image.vector is not None) is vector_expected
         assert hit.image.uri == ("" if view is View.ID else "u")
 
@@ -157,8 +157,8 @@ async def test_writing_an_id_again_replaces_the_image_whole(
     assert (found.uri, found.attributes) == ("new", {})
     assert found.vector is not None
     assert found.vector[1] == 1
-    assert await store.count(collection.name, deadline) == 2
-    hits = await store.search(collection, np.eye(8, dtype=np.float32)[1], 10, View.ID, STRONG, deadline)
+    assert await store.count(collection.name, None, STRONG, deadline) == 2
+    hits = await store.search(collection, np.eye(8, dtype=np.float32)[1], None, 10, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == ["a", "b"]
 
 
@@ -179,8 +179,8 @@ async def test_deleting_takes_the_ids_that_exist(
     await store.upsert(collection.name, [image(name, 1, n) for n, name in enumerate("abc")], deadline)
     await store.delete(collection.name, ["a", "nothing", "c"], deadline)
     assert await ids_of(store, collection, ["a", "b", "c"], deadline) == {"b"}
-    assert await store.count(collection.name, deadline) == 1
-    hits = await store.search(collection, np.ones(8, np.float32), 10, View.ID, STRONG, deadline)
+    assert await store.count(collection.name, None, STRONG, deadline) == 1
+    hits = await store.search(collection, np.ones(8, np.float32), None, 10, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == ["b"]
 
 
@@ -190,9 +190,9 @@ async def test_count_is_exact_through_writes_and_deletes(
     images = [image(f"i{n}", 1, n) for n in range(500)]
     await store.upsert(collection.name, images, deadline)
     await store.upsert(collection.name, images[:200], deadline)
-    assert await store.count(collection.name, deadline) == 500
+    assert await store.count(collection.name, None, STRONG, deadline) == 500
     await store.delete(collection.name, [made.id for made in images[100:250]], deadline)
-    assert await store.count(collection.name, deadline) == 350
+    assert await store.count(collection.name, None, STRONG, deadline) == 350
 
 
 @pytest.mark.parametrize("collection", list(Metric), indirect=True, ids=lambda metric: metric.value)
@@ -210,7 +210,7 @@ async def test_scores_and_distances_follow_the_metric(
         for name, made in images.items()
         if made.vector is not None
     }
-    hits = await store.search(collection, query, 20, View.ID, STRONG, deadline)
+    hits = await store.search(collection, query, None, 20, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == sorted(expected, key=lambda name: -expected[name][0])[:20]
     for hit in hits:
         assert (hit.score, hit.distance) == pytest.approx(expected[hit.image.id], rel=1e-4, abs=1e-5)
@@ -218,9 +218,9 @@ async def test_scores_and_distances_follow_the_metric(
 
 async def test_a_search_gives_what_there_is(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     query = np.ones(8, np.float32)
-    assert await store.search(collection, query, 10, View.BASIC, STRONG, deadline) == []
+    assert await store.search(collection, query, None, 10, View.BASIC, STRONG, deadline) == []
     await store.upsert(collection.name, [image("a", 1), image("b", 2)], deadline)
-    hits = await store.search(collection, query, 1000, View.BASIC, STRONG, deadline)
+    hits = await store.search(collection, query, None, 1000, View.BASIC, STRONG, deadline)
     assert {hit.image.id for hit in hits} == {"a", "b"}
 
 

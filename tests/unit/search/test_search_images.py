@@ -7,14 +7,16 @@ import pytest
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, NotFoundError, ServiceError
+from search_service.core.change_images import ChangeImages
 from search_service.core.collections import Collections, NewCollection
 from search_service.core.ports import Embedder
-from search_service.core.read_images import delete_images, get_image
+from search_service.core.read_images import get_image
 from search_service.core.search_images import Search, SearchImages, StoredImageQuery
 from search_service.core.types import Collection, Consistency, Embedding, EncodedImage, StoredImage, View
 from tests.memory_store import MemoryStore
 
 FINGERPRINT = "vgg16-avg-0123456789abcdef"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -165,10 +167,10 @@ class TestReading:
     ) -> None:
         assert searches
         ids = ["east", "nobody", "west"]
-        assert await delete_images(store, "photos", ids, deadline, validate_only=True) == 2
-        assert await store.count("photos", deadline) == 4
-        assert await delete_images(store, "photos", ids, deadline, validate_only=False) == 2
-        assert await delete_images(store, "photos", ids, deadline, validate_only=False) == 0
+        assert await ChangeImages(store, lambda: NOW).delete_ids("photos", ids, deadline, validate_only=True) == 2
+        assert await store.count("photos", None, Consistency.STRONG, deadline) == 4
+        assert await ChangeImages(store, lambda: NOW).delete_ids("photos", ids, deadline, validate_only=False) == 2
+        assert await ChangeImages(store, lambda: NOW).delete_ids("photos", ids, deadline, validate_only=False) == 0
 
     @pytest.mark.parametrize(
         ("ids", "reason"), [([], "ID_INVALID"), (["a", ""], "ID_INVALID"), (["a"] * 1001, "TOO_MANY_IDS")]
@@ -177,5 +179,5 @@ class TestReading:
         self, store: MemoryStore, deadline: Deadline, ids: list[str], reason: str
     ) -> None:
         with pytest.raises(ServiceError) as caught:
-            await delete_images(store, "photos", ids, deadline, validate_only=False)
+            await ChangeImages(store, lambda: NOW).delete_ids("photos", ids, deadline, validate_only=False)
         assert caught.value.reason == reason

@@ -91,7 +91,7 @@ async def test_only_the_bad_items_fail(writer: Writer, store: MemoryStore, deadl
     results = await writer([message for _, message in cases])
     assert [reason(result) for result in results] == [expected for expected, _ in cases]
     stored = await store.get("photos", ["good1", "good2"], View.ID, Consistency.STRONG, deadline)
-    assert len(stored) == await store.count("photos", deadline) == 2
+    assert len(stored) == await store.count("photos", None, Consistency.STRONG, deadline) == 2
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ async def test_one_row_that_the_store_cannot_take_fails_alone(
     assert {result.id: reason(result) for result in results} == {
         name: "INTERNAL" if name == "bad" else "stored" for name in names
     }
-    assert await store.count("photos", deadline) == 5
+    assert await store.count("photos", None, Consistency.STRONG, deadline) == 5
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ async def test_a_collection_that_was_made_anew_takes_no_vectors_of_the_old_space
 
     results = Writer(store, embedder, window=1).writes.write(messages(), deadline)
     assert [reason(result) async for result in results][-1] == "EMBEDDING_MISMATCH"
-    assert await store.count("photos", deadline) == 0
+    assert await store.count("photos", None, Consistency.STRONG, deadline) == 0
 
 
 async def test_a_caller_who_stops_reading_stops_the_reading_of_images(store: MemoryStore, embedder: Embedder) -> None:

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class Filter(_message.Message):
     """Which images count, by their attributes. A filter is data and never text, so nothing in it can change its meaning.
-    Not served yet: UNIMPLEMENTED with reason NOT_SERVED.
+    Errors: INVALID_ARGUMENT with reason FILTER_INVALID, and the path of the part at fault as the field.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -94,7 +94,9 @@ Global___FilterList: _TypeAlias = FilterList  # noqa: Y015
 
 @_typing.final
 class FilterValue(_message.Message):
-    """A string, a number or a bool to compare an attribute with. Numbers are compared by their value: 3 equals 3.0."""
+    """A string, a number or a bool to compare an attribute with. Numbers are compared by their value: 3 equals 3.0. A string
+    has at most 4,096 bytes.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -186,7 +188,7 @@ Global___In: _TypeAlias = In  # noqa: Y015
 
 @_typing.final
 class Range(_message.Message):
-    """The attribute is a number between the bounds, of which at least one is given."""
+    """The attribute is a number between the bounds, of which at least one is given, and one at most on each side."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -522,7 +522,7 @@ class ListImagesRequest(_message.Message):
     order: Global___ImageOrder.ValueType
     """The order. Default: by id."""
     page_size: _builtins.int
-    """The most images in one answer, 1..1000. Default: 100."""
+    """The most images in one answer, 1..1000. Default: 100. Errors: INVALID_ARGUMENT with reason PAGE_SIZE_INVALID."""
     page_token: _builtins.str
     """From the answer before, to get the next page. Default: the first page.
     Errors: INVALID_ARGUMENT with reason PAGE_TOKEN_INVALID.
@@ -662,7 +662,7 @@ class DeleteImagesRequest(_message.Message):
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Those that fit. Not served yet: UNIMPLEMENTED."""
+        """Those that fit. Where the call fails on its way some have been removed; calling again removes the rest."""
 
     def __init__(
         self,
@@ -740,7 +740,7 @@ class CountImagesRequest(_message.Message):
     """The collection's name. Required."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Only images that fit. Default: all. Not served yet: UNIMPLEMENTED."""
+        """Only images that fit. Default: all."""
 
     def __init__(
         self,

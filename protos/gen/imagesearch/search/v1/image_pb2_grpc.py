@@ -101,21 +101,23 @@ class ImageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetImages(self, request, context):
-        """Reads several images by their ids. Not served yet: UNIMPLEMENTED.
+        """Reads several images by their ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListImages(self, request, context):
-        """Lists images page by page. Not served yet: UNIMPLEMENTED.
+        """Lists images page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateImage(self, request, context):
-        """Changes attributes or the uri of an image and keeps its vector. Not served yet: UNIMPLEMENTED.
+        """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
+        whole: of two changes through two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
+        IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

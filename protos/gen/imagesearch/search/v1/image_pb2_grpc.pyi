@@ -46,11 +46,14 @@ class ImageServiceStub:
     GetImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.GetImageRequest, _image_pb2.GetImageResponse]
     """Reads one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND."""
     GetImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.GetImagesRequest, _image_pb2.GetImagesResponse]
-    """Reads several images by their ids. Not served yet: UNIMPLEMENTED."""
+    """Reads several images by their ids."""
     ListImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.ListImagesRequest, _image_pb2.ListImagesResponse]
-    """Lists images page by page. Not served yet: UNIMPLEMENTED."""
+    """Lists images page by page."""
     UpdateImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.UpdateImageRequest, _image_pb2.UpdateImageResponse]
-    """Changes attributes or the uri of an image and keeps its vector. Not served yet: UNIMPLEMENTED."""
+    """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
+    whole: of two changes through two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
+    IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
+    """
     DeleteImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.DeleteImagesRequest, _image_pb2.DeleteImagesResponse]
     """Removes images by their ids. Ids that are not there are no error."""
     CountImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.CountImagesRequest, _image_pb2.CountImagesResponse]
@@ -74,11 +77,14 @@ class ImageServiceAsyncStub(ImageServiceStub):
     GetImage: _aio.UnaryUnaryMultiCallable[_image_pb2.GetImageRequest, _image_pb2.GetImageResponse]  # type: ignore[assignment]
     """Reads one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND."""
     GetImages: _aio.UnaryUnaryMultiCallable[_image_pb2.GetImagesRequest, _image_pb2.GetImagesResponse]  # type: ignore[assignment]
-    """Reads several images by their ids. Not served yet: UNIMPLEMENTED."""
+    """Reads several images by their ids."""
     ListImages: _aio.UnaryUnaryMultiCallable[_image_pb2.ListImagesRequest, _image_pb2.ListImagesResponse]  # type: ignore[assignment]
-    """Lists images page by page. Not served yet: UNIMPLEMENTED."""
+    """Lists images page by page."""
     UpdateImage: _aio.UnaryUnaryMultiCallable[_image_pb2.UpdateImageRequest, _image_pb2.UpdateImageResponse]  # type: ignore[assignment]
-    """Changes attributes or the uri of an image and keeps its vector. Not served yet: UNIMPLEMENTED."""
+    """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
+    whole: of two changes through two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
+    IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
+    """
     DeleteImages: _aio.UnaryUnaryMultiCallable[_image_pb2.DeleteImagesRequest, _image_pb2.DeleteImagesResponse]  # type: ignore[assignment]
     """Removes images by their ids. Ids that are not there are no error."""
     CountImages: _aio.UnaryUnaryMultiCallable[_image_pb2.CountImagesRequest, _image_pb2.CountImagesResponse]  # type: ignore[assignment]
@@ -117,7 +123,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.GetImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.GetImagesResponse, _abc.Awaitable[_image_pb2.GetImagesResponse]]:
-        """Reads several images by their ids. Not served yet: UNIMPLEMENTED."""
+        """Reads several images by their ids."""
 
     @_abc_1.abstractmethod
     def ListImages(
@@ -125,7 +131,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.ListImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.ListImagesResponse, _abc.Awaitable[_image_pb2.ListImagesResponse]]:
-        """Lists images page by page. Not served yet: UNIMPLEMENTED."""
+        """Lists images page by page."""
 
     @_abc_1.abstractmethod
     def UpdateImage(
@@ -133,7 +139,10 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.UpdateImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.UpdateImageResponse, _abc.Awaitable[_image_pb2.UpdateImageResponse]]:
-        """Changes attributes or the uri of an image and keeps its vector. Not served yet: UNIMPLEMENTED."""
+        """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
+        whole: of two changes through two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
+        IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
+        """
 
     @_abc_1.abstractmethod
     def DeleteImages(

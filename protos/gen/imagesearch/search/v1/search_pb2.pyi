@@ -175,7 +175,7 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Only images that fit. Default: all. Not served yet: UNIMPLEMENTED."""
+        """Only images that fit. Default: all."""
 
     @_builtins.property
     def group_by(self) -> Global___GroupBy:

@@ -1,0 +1,130 @@
+"""Filters: which images count, by their attributes. Plain functions that nest, and the texts that the command takes.
+
+`all_of(equals("category", "shoe"), number("price", lt=100), negated(exists("sold")))`
+"""
+
+import re
+from typing import Any, TypeAlias
+
+from imagesearch.search.v1 import filter_pb2
+
+Filter: TypeAlias = filter_pb2.Filter
+Value: TypeAlias = str | bool | int | float
+
+CONDITION = re.compile(r"\s*(!?)\s*([A-Za-z][A-Za-z0-9_]*)\s*(?:(\^=|!=|<=|>=|=|<|>)(.*)|\bin\b(.*))?", re.DOTALL)
+QUOTED = re.compile(r'\s*"(.*)"\s*', re.DOTALL)
+INTEGER = re.compile(r"[+-]?[0-9]+")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+BOUNDS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+MAX_INTEGER = 2**63
+
+
+def equals(attribute: str, value: Value) -> Filter:
+    """The attribute has this value, or is a list that holds it. Numbers are compared by value: 3 equals 3.0."""
+    return Filter(equals=filter_pb2.Equals(attribute=attribute, value=_value(value)))
+
+
+def is_in(attribute: str, *values: Value) -> Filter:
+    """The attribute has one of these values, or is a list that holds one of them."""
+    # A word of Python's, as a field's name.
+    return _named("in", filter_pb2.In(attribute=attribute, values=map(_value, values)))
+
+
+def number(
+    attribute: str,
+    *,
+    gte: float | None = None,
+    gt: float | None = None,
+    lte: float | None = None,
+    lt: float | None = None,
+) -> Filter:
+    """The attribute is a number between the bounds; one at least should be given."""
+    return Filter(range=filter_pb2.Range(attribute=attribute, gte=gte, gt=gt, lte=lte, lt=lt))
+
+
+def prefix(attribute: str, beginning: str) -> Filter:
+    """The attribute is a text that begins so."""
+    return Filter(prefix=filter_pb2.Prefix(attribute=attribute, prefix=beginning))
+
+
+def exists(attribute: str) -> Filter:
+    """The image has the attribute."""
+    return Filter(exists=filter_pb2.Exists(attribute=attribute))
+
+
+def all_of(*filters: Filter) -> Filter:
+    """All of these are true."""
+    return _named("and", filter_pb2.FilterList(filters=filters))
+
+
+def any_of(*filters: Filter) -> Filter:
+    """At least one of these is true."""
+    return _named("or", filter_pb2.FilterList(filters=filters))
+
+
+def negated(condition: Filter) -> Filter:
+    """This is not true."""
+    return _named("not", condition)
+
+
+def parse(text: str) -> Filter:
+    """The filter that a text such as `price<100` says; see `SYNTAX`. Raises ValueError, which says what would do."""
+    found = CONDITION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no condition; {SYNTAX}")
+    negation, attribute, operator, value, several = found.groups()
+    condition = _condition(attribute, operator, value, several, text)
+    return negated(condition) if negation else condition
+
+
+SYNTAX = (
+    'NAME=VALUE, NAME!=VALUE, NAME<NUMBER (also <=, >, >=), NAME^=BEGINNING, "NAME in A,B,C", NAME (has it) are, each '
+    'with ! before it for its opposite; VALUE is a number, true, false, or a text, which "quotes" make of anything'
+)
+
+
+def _condition(attribute: str, operator: str | None, value: str | None, several: str | None, text: str) -> Filter:
+    if several is not None:
+        return is_in(attribute, *(read_value(part) for part in several.split(",")))
+    if operator is None or value is None:
+        return exists(attribute)
+    if operator in BOUNDS:
+        bound = read_value(value)
+        if isinstance(bound, str | bool):
+            raise ValueError(f"{text!r} compares with {value.strip()!r}, which is no number; {SYNTAX}")
+        return number(attribute, **{BOUNDS[operator]: float(bound)})
+    if operator == "^=":
+        return prefix(attribute, _unquoted(value))
+    condition = equals(attribute, read_value(value))
+    return negated(condition) if operator == "!=" else condition
+
+
+def read_value(text: str) -> Value:
+    """The value that a text says: a whole number, a number, true, false, or else the text, less its quotes."""
+    if QUOTED.fullmatch(text):
+        return _unquoted(text)
+    text = text.strip()
+    if text in ("true", "false"):
+        return text == "true"
+    if INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if NUMBER.fullmatch(text) else text
+
+
+def _unquoted(text: str) -> str:
+    quoted = QUOTED.fullmatch(text)
+    return quoted[1] if quoted else text.strip()
+
+
+def _value(value: Value) -> filter_pb2.FilterValue:
+    if isinstance(value, bool):
+        return filter_pb2.FilterValue(bool_value=value)
+    if isinstance(value, str):
+        return filter_pb2.FilterValue(string_value=value)
+    if isinstance(value, int) and -MAX_INTEGER <= value < MAX_INTEGER:
+        return filter_pb2.FilterValue(integer_value=value)
+    return filter_pb2.FilterValue(number_value=value)
+
+
+def _named(field: str, message: Any) -> Filter:
+    return Filter(**{field: message})

@@ -1,0 +1,70 @@
+"""Messages of filters to plain values."""
+
+from typing import Any, cast
+
+from imagesearch.search.v1 import filter_pb2
+
+from grpc_kit.errors import InvalidArgumentError
+from search_service.core.filters import (
+    MAX_DEPTH,
+    And,
+    Equals,
+    Exists,
+    Filter,
+    FilterValue,
+    In,
+    Not,
+    OnAttribute,
+    Or,
+    Prefix,
+    Range,
+)
+
+
+def filter_from(message: filter_pb2.Filter, field: str = "filter", depth: int = 1) -> Filter:
+    """A filter. Raises InvalidArgumentError where a part has no condition or no value, or is nested too deep."""
+    if depth > MAX_DEPTH:
+        raise InvalidArgumentError("FILTER_INVALID", f"filter nests deeper than {MAX_DEPTH}", field="filter")
+    kind = message.WhichOneof("condition")
+    match kind:
+        case "and" | "or":
+            filters = tuple(
+                filter_from(part, f"{field}.{kind}.filters[{position}]", depth + 1)
+                # A word of Python's, as a field's name.
+                for position, part in enumerate(getattr(message, kind).filters)
+            )
+            return And(filters) if kind == "and" else Or(filters)
+        case "not":
+            return Not(filter_from(getattr(message, kind), f"{field}.not", depth + 1))
+        case None:
+            raise InvalidArgumentError(
+                "FILTER_INVALID",
+                f"{field} is empty; it should be one of and, or, not, equals, in, range, prefix, exists",
+                field=field,
+            )
+    return _condition_from(getattr(message, kind), f"{field}.{kind}")
+
+
+def _condition_from(condition: Any, field: str) -> OnAttribute:
+    match condition:
+        case filter_pb2.Equals():
+            return Equals(condition.attribute, _value_from(condition.value, f"{field}.value"))
+        case filter_pb2.In():
+            values = [_value_from(value, f"{field}.values[{place}]") for place, value in enumerate(condition.values)]
+            return In(condition.attribute, tuple(values))
+        case filter_pb2.Range():
+            stated = {field.name: bound for field, bound in condition.ListFields() if field.name != "attribute"}
+            return Range(condition.attribute, **stated)
+        case filter_pb2.Prefix():
+            return Prefix(condition.attribute, condition.prefix)
+        case _:
+            return Exists(condition.attribute)
+
+
+def _value_from(message: filter_pb2.FilterValue, field: str) -> FilterValue:
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise InvalidArgumentError(
+            "FILTER_INVALID", f"{field} is missing; it should be a string, a number or a bool", field=field
+        )
+    return cast("FilterValue", getattr(message, kind))

@@ -1,0 +1,188 @@
+"""Conditions on the attributes of images: plain data, checked here, compiled by the store."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from grpc_kit.errors import InvalidArgumentError
+from search_service.core.checks import ATTRIBUTE_NAME, shown
+
+MAX_DEPTH = 16
+MAX_CONDITIONS = 256
+MAX_VALUES = 1000
+MAX_VALUE_BYTES = 4096
+
+FilterValue: TypeAlias = str | bool | int | float
+
+
+@dataclass(frozen=True)
+class Equals:
+    """The attribute has this value; for a list: the list holds it.
+
+    Numbers are compared by value, and no bool is one.
+    """
+
+    attribute: str
+    value: FilterValue
+
+
+@dataclass(frozen=True)
+class In:
+    """The attribute has one of these values; for a list: the list holds one of them."""
+
+    attribute: str
+    values: tuple[FilterValue, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The attribute is a number between the bounds that are set."""
+
+    attribute: str
+    gte: float | None = None
+    gt: float | None = None
+    lte: float | None = None
+    lt: float | None = None
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The attribute is a string that begins so."""
+
+    attribute: str
+    prefix: str
+
+
+@dataclass(frozen=True)
+class Exists:
+    """The image has the attribute."""
+
+    attribute: str
+
+
+@dataclass(frozen=True)
+class IdAfter:
+    """The image's id comes after this one, by its code points. The service's own: callers page by tokens."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class UpdatedWithin:
+    """Anything of the image last changed in this span, both ends included. The service's own."""
+
+    begin: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class And:
+    """All of these are true."""
+
+    filters: "tuple[Filter, ...]"
+
+
+@dataclass(frozen=True)
+class Or:
+    """At least one of these is true."""
+
+    filters: "tuple[Filter, ...]"
+
+
+@dataclass(frozen=True)
+class Not:
+    """This is not true."""
+
+    filter: "Filter"
+
+
+OnAttribute: TypeAlias = Equals | In | Range | Prefix | Exists
+Filter: TypeAlias = OnAttribute | IdAfter | UpdatedWithin | And | Or | Not
+
+
+def both(one: Filter | None, other: Filter | None) -> Filter | None:
+    """True for what fits both; None fits everything."""
+    if one is None or other is None:
+        return one or other
+    return And((one, other))
+
+
+def check_filter(condition: Filter, field: str = "filter") -> None:
+    """Raises InvalidArgumentError, with the path of the part at fault, where a filter is not one that is taken."""
+    for number, (part, path, depth) in enumerate(_parts(condition, field, 1), start=1):
+        if depth > MAX_DEPTH:
+            raise _invalid(field, f"nests deeper than {MAX_DEPTH}")
+        if number > MAX_CONDITIONS:
+            raise _invalid(field, f"holds more than {MAX_CONDITIONS} conditions")
+        _check(part, path)
+
+
+def _parts(condition: Filter, path: str, depth: int) -> "Iterator[tuple[Filter, str, int]]":
+    """The condition and all that it is made of, with their paths and how deep they are nested."""
+    yield condition, path, depth
+    if depth > MAX_DEPTH:
+        return
+    match condition:
+        case And(filters) | Or(filters):
+            name = type(condition).__name__.lower()
+            for position, inner in enumerate(filters):
+                yield from _parts(inner, f"{path}.{name}.filters[{position}]", depth + 1)
+        case Not(inner):
+            yield from _parts(inner, f"{path}.not", depth + 1)
+
+
+def _check(part: Filter, path: str) -> None:
+    path = f"{path}.{type(part).__name__.lower()}"
+    match part:
+        case And(()) | Or(()):
+            raise _invalid(f"{path}.filters", "is empty; it should hold a filter")
+        case Equals() | In() | Range() | Prefix() | Exists():
+            if not ATTRIBUTE_NAME.fullmatch(part.attribute):
+                raise _invalid(
+                    f"{path}.attribute",
+                    f"is {shown(part.attribute)}; it should be a letter, then at most 127 letters, digits, underscores",
+                )
+            _check_condition(part, path)
+
+
+def _check_condition(part: OnAttribute, path: str) -> None:
+    match part:
+        case Equals(_, value):
+            _check_value(value, f"{path}.value")
+        case In(_, values):
+            if not 1 <= len(values) <= MAX_VALUES:
+                raise _invalid(f"{path}.values", f"has {len(values)}; it should have 1 to {MAX_VALUES}")
+            for position, value in enumerate(values):
+                _check_value(value, f"{path}.values[{position}]")
+        case Range():
+            _check_range(part, path)
+        case Prefix(_, prefix):
+            if not prefix:
+                raise _invalid(f"{path}.prefix", "is empty; Exists is true for any value")
+            _check_value(prefix, f"{path}.prefix")
+
+
+def _check_range(part: Range, path: str) -> None:
+    bounds = {name: getattr(part, name) for name in ("gte", "gt", "lte", "lt")}
+    stated = {name: bound for name, bound in bounds.items() if bound is not None}
+    if not stated:
+        raise _invalid(path, "has no bound; it should have one of gte, gt, lte, lt")
+    for name, bound in stated.items():
+        if not math.isfinite(bound):
+            raise _invalid(f"{path}.{name}", f"is {bound}; it should be finite")
+    for one, other in (("gte", "gt"), ("lte", "lt")):
+        if one in stated and other in stated:
+            raise _invalid(path, f"has both {one} and {other}; one of them should be left out")
+
+
+def _check_value(value: FilterValue, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _invalid(path, f"is {value}; it should be finite")
+    if isinstance(value, str) and len(value.encode()) > MAX_VALUE_BYTES:
+        raise _invalid(path, f"has {len(value.encode())} bytes; at most {MAX_VALUE_BYTES} are taken")
+
+
+def _invalid(field: str, problem: str) -> InvalidArgumentError:
+    return InvalidArgumentError("FILTER_INVALID", f"{field} {problem}", field=field)

@@ -1,0 +1,53 @@
+"""Page tokens: where a page ended, as a text that only this service can make and that fits only its own request."""
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import TypeAlias
+
+from grpc_kit.errors import InvalidArgumentError
+
+# Plain values that JSON keeps as they are.
+Position: TypeAlias = list[str | int | float]
+SIGNATURE_BYTES = 16
+
+
+class PageTokens:
+    """Makes and reads page tokens."""
+
+    def __init__(self, key: bytes) -> None:
+        """Replicas that serve the same callers need the same key."""
+        self._key = key
+
+    def make(self, request: bytes, position: Position) -> str:
+        """The token of the page that follows `position`. `request` is what the page was asked for with, less paging."""
+        payload = json.dumps(position, separators=(",", ":")).encode()
+        return base64.urlsafe_b64encode(self._signature(request, payload) + payload).decode()
+
+    def read(self, token: str, request: bytes) -> Position | None:
+        """The position of a token; None where it is empty. Raises InvalidArgumentError."""
+        if not token:
+            return None
+        try:
+            signed = base64.b64decode(token, altchars="-_", validate=True)
+        except ValueError:
+            raise _invalid() from None
+        signature, payload = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self._signature(request, payload)):
+            raise _invalid()
+        position: Position = json.loads(payload)
+        return position
+
+    def _signature(self, request: bytes, payload: bytes) -> bytes:
+        digest = hashlib.sha256(request).digest()
+        return hmac.digest(self._key, digest + payload, "sha256")[:SIGNATURE_BYTES]
+
+
+def _invalid() -> InvalidArgumentError:
+    return InvalidArgumentError(
+        "PAGE_TOKEN_INVALID",
+        "page_token is not one that this service gave for this request; all but page_token and the page's size should "
+        "be as they were for the page before",
+        field="page_token",
+    )

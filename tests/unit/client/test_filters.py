@@ -1,0 +1,65 @@
+"""What the texts of --where say."""
+
+import pytest
+
+from imagesearch_client.filters import (
+    Filter,
+    all_of,
+    any_of,
+    equals,
+    exists,
+    is_in,
+    negated,
+    number,
+    parse,
+    prefix,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        ("category=shoe", equals("category", "shoe")),
+        (" category = red shoe ", equals("category", "red shoe")),
+        ("size=42", equals("size", 42)),
+        ("size=42.5", equals("size", 42.5)),
+        ("size=-1e3", equals("size", -1000.0)),
+        ('size="42"', equals("size", "42")),
+        ('name=" a ="', equals("name", " a =")),
+        ("sold=true", equals("sold", True)),
+        ('sold="true"', equals("sold", "true")),
+        ("name=", equals("name", "")),
+        ("id=9223372036854775807", equals("id", 2**63 - 1)),
+        ("id=9223372036854775808", equals("id", 2.0**63)),
+        ("category!=shoe", negated(equals("category", "shoe"))),
+        ("price<100", number("price", lt=100)),
+        ("price <= 99.5", number("price", lte=99.5)),
+        ("price>1", number("price", gt=1)),
+        ("price>=-1", number("price", gte=-1)),
+        ("name^=re d", prefix("name", "re d")),
+        ("name^=42", prefix("name", "42")),
+        ("size in 41, 42.5,xl", is_in("size", 41, 42.5, "xl")),
+        ("sale", exists("sale")),
+        ("!sale", negated(exists("sale"))),
+        ("! price<1", negated(number("price", lt=1))),
+        ("index=1", equals("index", 1)),
+        ("a=b=c", equals("a", "b=c")),
+        ("x=<3", equals("x", "<3")),
+    ],
+)
+def test_a_text_is_its_filter(text: str, condition: Filter) -> None:
+    assert parse(text) == condition
+
+
+@pytest.mark.parametrize("text", ["", "=", "1x=2", "a b", "price<cheap", "price<", "price<true", "a-b=1", "é=1"])
+def test_what_is_no_condition_is_refused_with_what_would_be_one(text: str) -> None:
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        parse(text)
+
+
+def test_filters_nest() -> None:
+    condition = any_of(all_of(equals("a", 1), negated(exists("b"))), is_in("c", "x", "y"))
+    inner = getattr(getattr(condition, "or").filters[0], "and").filters
+    assert inner[0].equals.value.integer_value == 1
+    assert getattr(inner[1], "not").exists.attribute == "b"
+    assert [value.string_value for value in getattr(getattr(condition, "or").filters[1], "in").values] == ["x", "y"]
