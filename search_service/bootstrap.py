@@ -23,9 +23,9 @@ from grpc_kit.errors import ServiceError
 from grpc_kit.server import Server, Service
 from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.milvus_store import MilvusStore
-from search_service.api.calls import CallDeadlines
+from search_service.api.calls import DOMAIN, CallDeadlines
 from search_service.api.collection_servicer import CollectionServicer
-from search_service.api.image_servicer import DOMAIN, ImageServicer
+from search_service.api.image_servicer import ImageServicer
 from search_service.api.search_servicer import SearchServicer
 from search_service.core.change_images import ChangeImages
 from search_service.core.collections import Collections
@@ -130,7 +130,7 @@ def _services(store: MilvusStore, embedder: EmbedderClient, settings: SearchSett
     tokens = PageTokens(settings.page_token_secret)
     collection_servicer = CollectionServicer(store, collections, tokens, deadlines)
     image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now), tokens, deadlines)
-    search_servicer = SearchServicer(SearchImages(store, embedder), deadlines)
+    search_servicer = SearchServicer(SearchImages(store, embedder), tokens, deadlines, settings.search_window)
     return [
         Service(
             collection_pb2.DESCRIPTOR.services_by_name["CollectionService"],

@@ -79,6 +79,9 @@ class SearchSettings(ServerSettings):
         "that Milvus takes in a call.",
     )
 
+    search_window: int = Field(
+        default=256, ge=1, description="Queries of one SearchStream stream that are worked on at a time."
+    )
     page_token_key: SecretStr = Field(
         default=SecretStr(""),
         description="Secret that page tokens are signed with; all replicas need the same one. Unset: one that is made "

@@ -24,12 +24,17 @@ from search_service.core.filters import (
     Range,
     UpdatedWithin,
 )
+from search_service.core.ports import Nearest
 from search_service.core.types import (
+    Alias,
     AttributeValue,
     Collection,
     Consistency,
     Hit,
+    Index,
+    IndexType,
     Metric,
+    SearchParameters,
     StoredImage,
     Vector,
     View,
@@ -42,6 +47,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._collections: dict[str, Collection] = {}
         self._images: dict[str, dict[str, StoredImage]] = {}
+        self._aliases: dict[str, str] = {}
 
     async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
         if collection.name in self._collections:
@@ -49,7 +55,18 @@ class MemoryStore:
         self._collections[collection.name] = collection
         self._images[collection.name] = {}
 
+    async def set_alias(self, alias: Alias, deadline: Deadline) -> None:
+        await self.get_collection(alias.collection, deadline)
+        self._aliases[alias.name] = alias.collection
+
+    async def list_aliases(self, deadline: Deadline) -> list[Alias]:
+        return [Alias(name, self._aliases[name]) for name in sorted(self._aliases)]
+
+    async def delete_alias(self, name: str, deadline: Deadline) -> None:
+        del self._aliases[name]
+
     async def get_collection(self, name: str, deadline: Deadline) -> Collection:
+        name = self._aliases.get(name, name)
         if name not in self._collections:
             raise collection_not_found(name)
         return self._collections[name]
@@ -97,25 +114,31 @@ class MemoryStore:
         return sum(fits(image, condition) for image in self._images[collection].values())
 
     async def search(
-        self,
-        collection: Collection,
-        vector: Vector,
-        condition: Filter | None,
-        limit: int,
-        view: View,
-        consistency: Consistency,
-        deadline: Deadline,
-    ) -> list[Hit]:
+        self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
+    ) -> list[list[Hit]]:
         metric = (await self.get_collection(collection.name, deadline)).metric
-        hits = [
-            Hit(seen_as(image, view), *score_and_distance(vector, image.vector, metric))
-            for image in self._images[collection.name].values()
-            if image.vector is not None and fits(image, condition)
-        ]
-        return sorted(hits, key=lambda hit: -hit.score)[:limit]
+        images = [image for image in self._images[collection.name].values() if fits(image, nearest.condition)]
+        answers = []
+        for vector in vectors:
+            hits = [
+                Hit(seen_as(image, nearest.view), *score_and_distance(vector, image.vector, metric))
+                for image in images
+                if image.vector is not None
+            ]
+            after = nearest.after
+            hits = [hit for hit in hits if after is None or order_of(hit) > (-after.score, after.id)]
+            answers.append(sorted(hits, key=order_of)[: nearest.limit])
+        return answers
+
+    def index_of(self, collection: Collection, parameters: SearchParameters) -> Index:
+        return Index(IndexType.FLAT)
 
     async def check(self, deadline: Deadline) -> None:
         return
+
+
+def order_of(hit: Hit) -> tuple[float, str]:
+    return -hit.score, hit.image.id
 
 
 def score_and_distance(left: Vector, right: Vector, metric: Metric) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Milvus' rows and descriptions to plain values and back."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -10,7 +11,18 @@ import numpy as np
 from pymilvus import CollectionSchema, DataType, FieldSchema
 
 from search_service.core.checks import MAX_ID_BYTES, MAX_URI_BYTES
-from search_service.core.types import Collection, Consistency, Hit, Metric, StoredImage, View
+from search_service.core.types import (
+    Collection,
+    Consistency,
+    Hit,
+    HnswParameters,
+    Index,
+    IndexType,
+    IvfParameters,
+    Metric,
+    StoredImage,
+    View,
+)
 
 # A row or an entity of Milvus: field name to value.
 Row = Mapping[str, Any]
@@ -58,6 +70,7 @@ def notes_of(collection: Collection) -> str:
             "fingerprint": collection.fingerprint,
             "model": collection.model,
             "metric": collection.metric.value,
+            "index": index_notes(collection.index),
             "consistency": collection.consistency.value,
             "description": collection.description,
             "labels": dict(collection.labels),
@@ -82,10 +95,37 @@ def collection_of(described: Row) -> Collection | None:
         create_time=moment_of(notes["create_time"]),
         model=notes["model"],
         metric=Metric(notes["metric"]),
+        index=index_from(notes["index"]),
         consistency=Consistency(notes["consistency"]),
         description=notes["description"],
         labels=notes["labels"],
     )
+
+
+def index_notes(index: Index) -> dict[str, Any]:
+    """An index as the notes hold it."""
+    notes: dict[str, Any] = {"type": index.type.value}
+    if index.hnsw is not None:
+        notes["hnsw"] = dataclasses.asdict(index.hnsw)
+    if index.ivf is not None:
+        notes["ivf"] = dataclasses.asdict(index.ivf)
+    return notes
+
+
+def index_from(notes: Mapping[str, Any]) -> Index:
+    """The index of some notes."""
+    return Index(
+        IndexType(notes["type"]),
+        hnsw=HnswParameters(**notes["hnsw"]) if "hnsw" in notes else None,
+        ivf=IvfParameters(**notes["ivf"]) if "ivf" in notes else None,
+    )
+
+
+def build_parameters(index: Index) -> dict[str, int]:
+    """How Milvus is told to build an index."""
+    if index.hnsw is not None:
+        return {"M": index.hnsw.m, "efConstruction": index.hnsw.ef_construction}
+    return {"nlist": index.ivf.nlist} if index.ivf is not None else {}
 
 
 def row_of(image: StoredImage) -> dict[str, Any]:

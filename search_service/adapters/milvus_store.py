@@ -25,19 +25,32 @@ from search_service.adapters.milvus_rows import (
     FIELDS,
     PROPERTY,
     VECTOR,
+    build_parameters,
     collection_of,
-    hit_of,
     image_of,
     notes_of,
     row_of,
     schema_of,
 )
+from search_service.adapters.milvus_search import MilvusSearch
 from search_service.core.checks import (
     collection_exists,
     collection_not_found,
 )
 from search_service.core.filters import Filter, IdAfter
-from search_service.core.types import Collection, Consistency, Hit, Metric, StoredImage, Vector, View
+from search_service.core.ports import Nearest
+from search_service.core.types import (
+    Alias,
+    Collection,
+    Consistency,
+    Hit,
+    Index,
+    IndexType,
+    SearchParameters,
+    StoredImage,
+    Vector,
+    View,
+)
 
 log = structlog.stdlib.get_logger()
 
@@ -66,10 +79,9 @@ class MilvusStore:
         # Milvus Lite loses rows that were acknowledged when two threads write at once, so that one thread makes all
         # writes. A lock on the event loop would not do: a call whose caller went away runs on. A server needs neither.
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="milvus-write") if self.is_lite else self._pool
-        # Milvus Lite's own choice of index misses many neighbours; at its sizes comparing every vector is no slower.
-        self._index_type = "FLAT" if self.is_lite else "AUTOINDEX"
         # A server gives the rows of the lowest ids unasked; Milvus Lite does so for its iterators only.
         self._in_order = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
+        self._searches = MilvusSearch(self._call, threads, is_lite=self.is_lite)
         self._connection: asyncio.Task[MilvusClient] | None = None
 
     async def close(self) -> None:
@@ -98,7 +110,7 @@ class MilvusStore:
                 client.create_collection(
                     collection.name,
                     schema=schema_of(collection.dimension),
-                    index_params=self._index_of(client, collection.metric),
+                    index_params=self._index_of(client, collection),
                     consistency_level=collection.consistency.value,
                     properties={PROPERTY: notes},
                     timeout=timeout,
@@ -113,9 +125,12 @@ class MilvusStore:
 
         await self._write(create, collection.name, deadline)
 
-    def _index_of(self, client: MilvusClient, metric: Metric) -> IndexParams:
+    def _index_of(self, client: MilvusClient, collection: Collection) -> IndexParams:
+        # Milvus Lite's other indexes miss many neighbours; at its sizes comparing every vector is no slower.
+        kind = IndexType.FLAT if self.is_lite else collection.index.type
+        parameters = {} if self.is_lite else build_parameters(collection.index)
         index = client.prepare_index_params()
-        index.add_index(VECTOR, index_type=self._index_type, metric_type=metric.value)
+        index.add_index(VECTOR, index_type=kind.value, metric_type=collection.metric.value, params=parameters)
         return index
 
     async def get_collection(self, name: str, deadline: Deadline) -> Collection:
@@ -145,6 +160,30 @@ class MilvusStore:
         # Milvus says nothing of one that is not there, and must not touch one that is somebody else's.
         await self.get_collection(name, deadline)
         await self._write(lambda client, timeout: client.drop_collection(name, timeout=timeout), name, deadline)
+
+    async def set_alias(self, alias: Alias, deadline: Deadline) -> None:
+        """Makes an alias, or moves it in one step."""
+
+        def set_it(client: MilvusClient, timeout: float) -> None:
+            if alias.name in client.list_aliases(timeout=timeout)["aliases"]:
+                client.alter_alias(alias.collection, alias.name, timeout=timeout)
+            else:
+                client.create_alias(alias.collection, alias.name, timeout=timeout)
+
+        await self._write(set_it, alias.collection, deadline)
+
+    async def list_aliases(self, deadline: Deadline) -> list[Alias]:
+        """Every alias of a collection, by name."""
+
+        def list_them(client: MilvusClient, timeout: float) -> list[Alias]:
+            names = client.list_aliases(timeout=timeout)["aliases"]
+            return [Alias(name, client.describe_alias(name, timeout=timeout)["collection_name"]) for name in names]
+
+        return sorted(await self._call(list_them, "", deadline), key=lambda alias: alias.name)
+
+    async def delete_alias(self, name: str, deadline: Deadline) -> None:
+        """Removes an alias."""
+        await self._write(lambda client, timeout: client.drop_alias(name, timeout=timeout), name, deadline)
 
     async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
         """Stores images. Upsert and never insert, which makes a second row of an id on a server."""
@@ -222,32 +261,14 @@ class MilvusStore:
         return int(rows[0]["count(*)"])
 
     async def search(
-        self,
-        collection: Collection,
-        vector: Vector,
-        condition: Filter | None,
-        limit: int,
-        view: View,
-        consistency: Consistency,
-        deadline: Deadline,
-    ) -> list[Hit]:
-        """The nearest images of those that fit."""
-        answers = await self._call(
-            lambda client, timeout: client.search(
-                collection.name,
-                data=[vector.tolist()],
-                anns_field=VECTOR,
-                filter=expression_of(condition),
-                limit=limit,
-                output_fields=FIELDS[view],
-                search_params={"metric_type": collection.metric.value},
-                consistency_level=consistency.value,
-                timeout=timeout,
-            ),
-            collection.name,
-            deadline,
-        )
-        return [hit_of(found, collection.metric) for found in answers[0]]
+        self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
+    ) -> list[list[Hit]]:
+        """The neighbours of each vector."""
+        return await self._searches.search(collection, vectors, nearest, deadline)
+
+    def index_of(self, collection: Collection, parameters: SearchParameters) -> Index:
+        """What answers a search of a collection."""
+        return self._searches.index_of(collection, parameters)
 
     async def _call(self, call: Callable[[MilvusClient, float], Result], collection: str, deadline: Deadline) -> Result:
         """Reads, bounded in time. Raises what its failure means."""
@@ -307,7 +328,7 @@ class MilvusStore:
         try:
             if not client.list_indexes(collection.name, timeout=self._timeout):
                 # Whoever made it was stopped in between.
-                index = self._index_of(client, collection.metric)
+                index = self._index_of(client, collection)
                 client.create_index(collection.name, index, timeout=self._timeout)
             client.load_collection(collection.name, timeout=self._timeout)
         except MilvusException:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from grpc_kit.deadline import Deadline
 from grpc_kit.interceptors.around import Context
 
+# What this service's errors name as where they come from.
+DOMAIN = "search.imagesearch"
+
 
 @dataclass(frozen=True)
 class CallDeadlines:

@@ -1,5 +1,8 @@
 """CollectionService: translates between messages and the core."""
 
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar
+
 from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc
 
 from grpc_kit.errors import InvalidArgumentError
@@ -8,13 +11,16 @@ from search_service.api.calls import CallDeadlines
 from search_service.api.converters import (
     collection_to,
     new_collection_from,
-    not_served,
     paged_request,
 )
 from search_service.core.collections import Collections
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
 from search_service.core.read_images import DEFAULT_PAGE, MAX_PAGE, count_images
+from search_service.core.types import Alias, Collection
+
+PagedRequest: TypeAlias = collection_pb2.ListCollectionsRequest | collection_pb2.ListAliasesRequest
+Named = TypeVar("Named", Collection, Alias)
 
 
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
@@ -54,19 +60,9 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         self, request: collection_pb2.ListCollectionsRequest, context: Context
     ) -> collection_pb2.ListCollectionsResponse:
         """Lists collections by name."""
-        size = request.page_size or DEFAULT_PAGE
-        if not 1 <= size <= MAX_PAGE:
-            raise InvalidArgumentError(
-                "PAGE_SIZE_INVALID", f"page_size is {size}; it should be 1 to {MAX_PAGE}", field="page_size"
-            )
-        asked = paged_request(request)
-        after = self._tokens.read(request.page_token, asked)
-        start = str(after[0]) if after else ""
-        found = await self._collections.list(self._deadlines.of(context))
-        rest = [collection for collection in found if collection.name > start]
+        page, token = self._page(request, await self._collections.all(self._deadlines.of(context)))
         return collection_pb2.ListCollectionsResponse(
-            collections=[collection_to(collection) for collection in rest[:size]],
-            next_page_token=self._tokens.make(asked, [rest[size - 1].name]) if len(rest) > size else "",
+            collections=[collection_to(collection) for collection in page], next_page_token=token
         )
 
     async def DeleteCollection(
@@ -79,17 +75,38 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     async def SetAlias(
         self, request: collection_pb2.SetAliasRequest, context: Context
     ) -> collection_pb2.SetAliasResponse:
-        """Not served yet."""
-        raise not_served("SetAlias", "an alias")
+        """Points an alias at a collection."""
+        wanted = Alias(request.alias.name, request.alias.collection)
+        alias, previous = await self._collections.set_alias(wanted, self._deadlines.of(context))
+        return collection_pb2.SetAliasResponse(alias=_alias_to(alias), previous_collection=previous)
 
     async def ListAliases(
         self, request: collection_pb2.ListAliasesRequest, context: Context
     ) -> collection_pb2.ListAliasesResponse:
-        """Not served yet."""
-        raise not_served("ListAliases", "an alias")
+        """Lists aliases by name."""
+        found = await self._collections.list_aliases(request.collection, self._deadlines.of(context))
+        page, token = self._page(request, found)
+        return collection_pb2.ListAliasesResponse(aliases=[_alias_to(alias) for alias in page], next_page_token=token)
 
     async def DeleteAlias(
         self, request: collection_pb2.DeleteAliasRequest, context: Context
     ) -> collection_pb2.DeleteAliasResponse:
-        """Not served yet."""
-        raise not_served("DeleteAlias", "an alias")
+        """Removes an alias."""
+        await self._collections.delete_alias(request.name, self._deadlines.of(context))
+        return collection_pb2.DeleteAliasResponse()
+
+    def _page(self, request: PagedRequest, found: Sequence[Named]) -> tuple[Sequence[Named], str]:
+        """The page of a listing by name that a request asks for, and the token of the next one."""
+        size = request.page_size or DEFAULT_PAGE
+        if not 1 <= size <= MAX_PAGE:
+            raise InvalidArgumentError(
+                "PAGE_SIZE_INVALID", f"page_size is {size}; it should be 1 to {MAX_PAGE}", field="page_size"
+            )
+        asked = paged_request(request)
+        after = self._tokens.read(request.page_token, asked)
+        rest = [item for item in found if not after or item.name > str(after[0])]
+        return rest[:size], self._tokens.make(asked, [rest[size - 1].name]) if len(rest) > size else ""
+
+
+def _alias_to(alias: Alias) -> collection_pb2.Alias:
+    return collection_pb2.Alias(name=alias.name, collection=alias.collection)

@@ -6,7 +6,7 @@ from datetime import datetime
 import numpy as np
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from imagesearch.search.v1 import collection_pb2, image_pb2, search_pb2
+from imagesearch.search.v1 import collection_pb2, image_pb2
 from imagesearch.types.v1 import embedding_pb2
 from imagesearch.types.v1 import image_pb2 as types_image_pb2
 
@@ -17,22 +17,22 @@ from search_service.core.change_images import ImageUpdate
 from search_service.core.checks import shown
 from search_service.core.collections import NewCollection
 from search_service.core.read_images import DEFAULT_PAGE, EPOCH, TICK, Listing, Order, Position
-from search_service.core.search_images import Search, StoredImageQuery
 from search_service.core.types import (
     AttributeValue,
     Collection,
     Consistency,
     Embedding,
     EncodedImage,
-    Hit,
+    HnswParameters,
+    Index,
+    IndexType,
+    IvfParameters,
     Metric,
     Region,
     StoredImage,
     View,
 )
 from search_service.core.write_images import ImageToWrite
-
-DEFAULT_LIMIT = 10
 
 METRICS = {
     collection_pb2.METRIC_UNSPECIFIED: Metric.COSINE,
@@ -56,6 +56,18 @@ ORDERS = {
     image_pb2.IMAGE_ORDER_UNSPECIFIED: Order.ID,
     image_pb2.IMAGE_ORDER_ID: Order.ID,
     image_pb2.IMAGE_ORDER_UPDATE_TIME_DESC: Order.UPDATE_TIME_DESC,
+}
+INDEX_NUMBERS = {
+    IndexType.AUTOINDEX: collection_pb2.INDEX_TYPE_AUTOINDEX,
+    IndexType.FLAT: collection_pb2.INDEX_TYPE_FLAT,
+    IndexType.HNSW: collection_pb2.INDEX_TYPE_HNSW,
+    IndexType.IVF_FLAT: collection_pb2.INDEX_TYPE_IVF_FLAT,
+    IndexType.IVF_SQ8: collection_pb2.INDEX_TYPE_IVF_SQ8,
+    IndexType.DISKANN: collection_pb2.INDEX_TYPE_DISKANN,
+}
+INDEX_TYPES = {
+    collection_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.AUTOINDEX,
+    **{number: kind for kind, number in INDEX_NUMBERS.items()},
 }
 METRIC_NUMBERS = {
     Metric.COSINE: collection_pb2.METRIC_COSINE,
@@ -109,22 +121,50 @@ def _unknown_enum(number: int, field: str, names: list[str]) -> InvalidArgumentE
 def new_collection_from(message: collection_pb2.Collection) -> NewCollection:
     """The collection of a CreateCollectionRequest."""
     refuse_unserved(message, {"ttl": "a time to live"}, "collection.")
-    if message.index.type not in collection_pb2.IndexType.values():
-        raise _unknown_enum(message.index.type, "collection.index.type", collection_pb2.IndexType.keys())
-    if message.index.type not in (collection_pb2.INDEX_TYPE_UNSPECIFIED, collection_pb2.INDEX_TYPE_AUTOINDEX):
-        raise not_served("collection.index.type", "an index other than INDEX_TYPE_AUTOINDEX")
-    if message.index.WhichOneof("parameters"):
-        raise not_served("collection.index.parameters", "a parameter of an index")
     return NewCollection(
         name=message.name,
         model=message.model,
         dimension=message.dimension,
         fingerprint=message.fingerprint,
         metric=metric_from(message.metric, "collection.metric"),
+        index=index_from(message.index, "collection.index"),
         consistency=consistency_from(message.consistency, "collection.consistency") or Consistency.BOUNDED,
         description=message.description,
         labels=dict(message.labels),
     )
+
+
+def index_from(message: collection_pb2.Index, field: str) -> Index:
+    """An index with the defaults of its type. Raises InvalidArgumentError."""
+    if message.type not in INDEX_TYPES:
+        raise _unknown_enum(message.type, f"{field}.type", collection_pb2.IndexType.keys())
+    kind = INDEX_TYPES[message.type]
+    stated = message.WhichOneof("parameters")
+    fitting = {IndexType.HNSW: "hnsw", IndexType.IVF_FLAT: "ivf", IndexType.IVF_SQ8: "ivf"}.get(kind)
+    if stated is not None and stated != fitting:
+        raise InvalidArgumentError(
+            "INDEX_INVALID",
+            f"{field}.{stated} is set beside {field}.type {kind.value}; {fitting or 'no parameter'} fits that",
+            field=f"{field}.{stated}",
+        )
+    # 0 is the default.
+    if fitting == "hnsw":
+        default = HnswParameters()
+        hnsw = HnswParameters(message.hnsw.m or default.m, message.hnsw.ef_construction or default.ef_construction)
+        return Index(kind, hnsw=hnsw)
+    if fitting == "ivf":
+        return Index(kind, ivf=IvfParameters(message.ivf.nlist or IvfParameters().nlist))
+    return Index(kind)
+
+
+def index_to(index: Index) -> collection_pb2.Index:
+    """The message of an index."""
+    message = collection_pb2.Index(type=INDEX_NUMBERS[index.type])
+    if index.hnsw is not None:
+        message.hnsw.m, message.hnsw.ef_construction = index.hnsw.m, index.hnsw.ef_construction
+    if index.ivf is not None:
+        message.ivf.nlist = index.ivf.nlist
+    return message
 
 
 def collection_to(collection: Collection) -> collection_pb2.Collection:
@@ -137,7 +177,7 @@ def collection_to(collection: Collection) -> collection_pb2.Collection:
         dimension=collection.dimension,
         fingerprint=collection.fingerprint,
         metric=METRIC_NUMBERS[collection.metric],
-        index=collection_pb2.Index(type=collection_pb2.INDEX_TYPE_AUTOINDEX),
+        index=index_to(collection.index),
         consistency=CONSISTENCY_NUMBERS[collection.consistency],
         create_time=timestamp_to(collection.create_time),
     )
@@ -232,56 +272,11 @@ def image_to(image: StoredImage, fingerprint: str) -> image_pb2.Image:
     return message
 
 
-def search_from(request: search_pb2.SearchRequest) -> Search:
-    """What a SearchRequest asks for. Raises InvalidArgumentError, UnimplementedError."""
-    refuse_unserved(
-        request,
-        {
-            "group_by": "grouping",
-            "page_token": "paging",
-            "parameters": "a search parameter",
-            "explain": "an explanation",
-        },
-    )
-    return Search(
-        collection=request.collection,
-        query=query_from(request.query),
-        limit=request.limit or DEFAULT_LIMIT,
-        min_score=request.min_score if request.HasField("min_score") else None,
-        condition=filter_from(request.filter) if request.HasField("filter") else None,
-        include_query=request.include_query,
-        view=view_from(request.view, "view"),
-        consistency=consistency_from(request.consistency, "consistency"),
-    )
-
-
-def query_from(query: search_pb2.Query) -> EncodedImage | StoredImageQuery | Embedding:
-    """A query. Raises InvalidArgumentError, UnimplementedError."""
-    match query.WhichOneof("kind"):
-        case "image":
-            return encoded_image_from(query.image)
-        case "image_id":
-            return StoredImageQuery(query.image_id)
-        case "embedding":
-            return embedding_from(query.embedding)
-        case "examples":
-            raise not_served("query.examples", "a query by examples")
-        case _:
-            raise InvalidArgumentError(
-                "QUERY_MISSING", "query is missing; it should be an image, an image_id or an embedding", field="query"
-            )
-
-
-def hit_to(hit: Hit, fingerprint: str) -> search_pb2.Hit:
-    """The message of a hit; `fingerprint` is its collection's."""
-    return search_pb2.Hit(image=image_to(hit.image, fingerprint), score=hit.score, distance=hit.distance)
-
-
 def paged_request(message: Message) -> bytes:
     """What all pages of one answer are asked for with: the request less its paging."""
     whole = type(message)()
     whole.CopyFrom(message)
-    for field in ("page_token", "page_size"):
+    for field in ("page_token", "page_size", "limit"):
         if field in message.DESCRIPTOR.fields_by_name:
             whole.ClearField(field)
     return message.DESCRIPTOR.full_name.encode() + whole.SerializeToString(deterministic=True)

@@ -9,7 +9,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
 from grpc_kit.interceptors.around import Context
 from grpc_kit.status import to_status
-from search_service.api.calls import CallDeadlines
+from search_service.api.calls import DOMAIN, CallDeadlines
 from search_service.api.converters import (
     consistency_from,
     image_to,
@@ -30,7 +30,6 @@ from search_service.core.read_images import count_images, get_image, get_images,
 from search_service.core.types import Consistency
 from search_service.core.write_images import ImageToWrite, Unreadable, WriteImages, WriteResult
 
-DOMAIN = "search.imagesearch"
 # Characters of an id that an answer repeats; an id that is right has fewer.
 MAX_SHOWN_ID = 1024
 

@@ -14,7 +14,7 @@ from grpc_kit.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from search_service.core.types import AttributeValue, Collection, Embedding
+from search_service.core.types import AttributeValue, Collection, Embedding, Index
 
 COLLECTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 FINGERPRINT = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -70,6 +70,20 @@ def check_dimension(dimension: int, field: str) -> None:
             f"{field} is {dimension}; it should be {MIN_DIMENSION} to {MAX_DIMENSION}",
             field=field,
         )
+
+
+def check_index(index: Index, field: str) -> None:
+    """The parameters of an index lie within what Milvus takes."""
+    bounds = []
+    if index.hnsw is not None:
+        bounds = [("hnsw.m", index.hnsw.m, 2, 2048), ("hnsw.ef_construction", index.hnsw.ef_construction, 1, 2**31 - 1)]
+    if index.ivf is not None:
+        bounds = [("ivf.nlist", index.ivf.nlist, 1, 65536)]
+    for name, value, least, most in bounds:
+        if not least <= value <= most:
+            raise InvalidArgumentError(
+                "INDEX_INVALID", f"{field}.{name} is {value}; it should be {least} to {most}", field=f"{field}.{name}"
+            )
 
 
 def check_notes(description: str, labels: Mapping[str, str], field: str) -> None:

@@ -9,7 +9,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, NotFoundError
 from search_service.core import checks
 from search_service.core.ports import Embedder, VectorStore
-from search_service.core.types import Collection, Consistency, EmbedderModel, Metric
+from search_service.core.types import Alias, Collection, Consistency, EmbedderModel, Index, Metric
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class NewCollection:
     dimension: int = 0
     fingerprint: str = ""
     metric: Metric = Metric.COSINE
+    index: Index = field(default_factory=Index)
     consistency: Consistency = Consistency.BOUNDED
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Collections:
         Raises InvalidArgumentError, AlreadyExistsError, FailedPreconditionError, NotFoundError for the model.
         """
         checks.check_collection_name(wanted.name, "collection.name")
+        checks.check_index(wanted.index, "collection.index")
         checks.check_notes(wanted.description, wanted.labels, "collection")
         if wanted.dimension:
             checks.check_dimension(wanted.dimension, "collection.dimension")
@@ -56,13 +58,14 @@ class Collections:
             create_time=self._now(),
             model=wanted.model,
             metric=wanted.metric,
+            index=wanted.index,
             consistency=wanted.consistency,
             description=wanted.description,
             labels=wanted.labels,
         )
-        if validate_only:
-            await self._refuse_existing(collection.name, deadline)
-        else:
+        # An alias may have the name too, which not every store sees.
+        await self._refuse_existing(collection.name, deadline)
+        if not validate_only:
             await self._store.create_collection(collection, deadline)
         return collection
 
@@ -90,14 +93,77 @@ class Collections:
             error.field = "name"
             raise
 
-    async def list(self, deadline: Deadline) -> list[Collection]:
+    async def all(self, deadline: Deadline) -> list[Collection]:
         """Every collection, by name."""
         return await self._store.list_collections(deadline)
 
     async def delete(self, name: str, deadline: Deadline) -> None:
-        """Removes a collection with its images. Raises InvalidArgumentError, NotFoundError."""
-        await self.get(name, deadline)
+        """Removes a collection with its images.
+
+        Raises InvalidArgumentError, NotFoundError, FailedPreconditionError for an alias and where one points at it.
+        """
+        collection = await self.get(name, deadline)
+        if collection.name != name:
+            raise FailedPreconditionError(
+                "NAME_IS_ALIAS",
+                f"{name} is an alias of {collection.name}; delete that collection, or only the alias",
+                field="name",
+                metadata={"collection": collection.name},
+            )
+        aliases = [alias.name for alias in await self._store.list_aliases(deadline) if alias.collection == name]
+        if aliases:
+            raise FailedPreconditionError(
+                "COLLECTION_HAS_ALIASES",
+                f"{', '.join(aliases)} points at {name}; move or delete the alias first",
+                field="name",
+                metadata={"aliases": ",".join(aliases)},
+            )
         await self._store.delete_collection(name, deadline)
+
+    async def set_alias(self, alias: Alias, deadline: Deadline) -> tuple[Alias, str]:
+        """Points an alias at a collection; gives it, and where it pointed before: empty for a new one.
+
+        Raises InvalidArgumentError, NotFoundError, AlreadyExistsError where a collection has its name.
+        """
+        checks.check_collection_name(alias.name, "alias.name")
+        checks.check_collection_name(alias.collection, "alias.collection")
+        try:
+            collection = await self._store.get_collection(alias.collection, deadline)
+        except NotFoundError as error:
+            error.field = "alias.collection"
+            raise
+        previous = await self._pointed_at(alias.name, deadline)
+        if previous == alias.name:
+            taken = checks.collection_exists(alias.name)
+            taken.field = "alias.name"
+            raise taken
+        alias = Alias(alias.name, collection.name)
+        if previous != collection.name:
+            await self._store.set_alias(alias, deadline)
+        return alias, previous
+
+    async def _pointed_at(self, name: str, deadline: Deadline) -> str:
+        """The collection that a name is of; empty where there is none."""
+        try:
+            return (await self._store.get_collection(name, deadline)).name
+        except NotFoundError:
+            return ""
+
+    async def list_aliases(self, collection: str, deadline: Deadline) -> list[Alias]:
+        """The aliases of a collection by name; an empty name is all. Raises InvalidArgumentError, NotFoundError."""
+        aliases = await self._store.list_aliases(deadline)
+        if not collection:
+            return aliases
+        checks.check_collection_name(collection, "collection")
+        name = (await self._store.get_collection(collection, deadline)).name
+        return [alias for alias in aliases if alias.collection == name]
+
+    async def delete_alias(self, name: str, deadline: Deadline) -> None:
+        """Removes an alias, never its collection. Raises InvalidArgumentError, NotFoundError."""
+        checks.check_collection_name(name, "name")
+        if await self._pointed_at(name, deadline) in ("", name):
+            raise NotFoundError("ALIAS_NOT_FOUND", f"there is no alias called {name}", field="name")
+        await self._store.delete_alias(name, deadline)
 
 
 def _refuse_contradiction(wanted: NewCollection, model: EmbedderModel) -> None:

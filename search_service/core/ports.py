@@ -2,21 +2,50 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from grpc_kit.deadline import Deadline
 from search_service.core.filters import Filter
 from search_service.core.types import (
+    Alias,
     Collection,
     Consistency,
     EmbedderModel,
     Embedding,
     EncodedImage,
     Hit,
+    Index,
+    SearchParameters,
     StoredImage,
     Vector,
     View,
 )
+
+
+@dataclass(frozen=True)
+class After:
+    """The hit that a page ended with."""
+
+    score: float
+    distance: float
+    id: str
+    seen: int
+    """Hits up to and with this one."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """What is asked of a store about the neighbours of a vector."""
+
+    limit: int
+    view: View
+    consistency: Consistency
+    condition: Filter | None = None
+    """Only images that fit; None is all."""
+    parameters: SearchParameters = field(default_factory=SearchParameters)
+    after: After | None = None
+    """Only what follows this hit, by score and then by id."""
 
 
 class VectorStore(Protocol):
@@ -31,7 +60,7 @@ class VectorStore(Protocol):
         ...
 
     async def get_collection(self, name: str, deadline: Deadline) -> Collection:
-        """Describes a collection."""
+        """Describes the collection of a name or an alias."""
         ...
 
     async def list_collections(self, deadline: Deadline) -> list[Collection]:
@@ -40,6 +69,18 @@ class VectorStore(Protocol):
 
     async def delete_collection(self, name: str, deadline: Deadline) -> None:
         """Removes a collection with its images."""
+        ...
+
+    async def set_alias(self, alias: Alias, deadline: Deadline) -> None:
+        """Makes an alias, or moves it in one step. Its name is no collection's."""
+        ...
+
+    async def list_aliases(self, deadline: Deadline) -> list[Alias]:
+        """Every alias, by name."""
+        ...
+
+    async def delete_alias(self, name: str, deadline: Deadline) -> None:
+        """Removes an alias that exists."""
         ...
 
     async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
@@ -78,16 +119,16 @@ class VectorStore(Protocol):
         ...
 
     async def search(
-        self,
-        collection: Collection,
-        vector: Vector,
-        condition: Filter | None,
-        limit: int,
-        view: View,
-        consistency: Consistency,
-        deadline: Deadline,
-    ) -> list[Hit]:
-        """Of the images that fit the `limit` nearest to float32[D] by the collection's metric, the best first."""
+        self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
+    ) -> list[list[Hit]]:
+        """The images nearest to each of some float32[D] by the collection's metric.
+
+        The best first, of equal scores the lower id first; which of equals comes last is open.
+        """
+        ...
+
+    def index_of(self, collection: Collection, parameters: SearchParameters) -> Index:
+        """What answers a search of a collection."""
         ...
 
     async def check(self, deadline: Deadline) -> None:

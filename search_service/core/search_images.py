@@ -1,14 +1,36 @@
 """Searches: a query becomes a vector, and the vector's neighbours become hits."""
 
-from dataclasses import dataclass
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from search_service.core import checks
-from search_service.core.filters import Filter, check_filter
-from search_service.core.ports import Embedder, VectorStore
+from search_service.core.examples import MAX_EXAMPLES, vector_of_examples
+from search_service.core.filters import And, Exists, Filter, FilterValue, In, Not, both, check_filter
+from search_service.core.ports import After, Embedder, Nearest, VectorStore
 from search_service.core.read_images import image_not_found
-from search_service.core.types import Collection, Consistency, Embedding, EncodedImage, Hit, Vector, View
+from search_service.core.types import (
+    Collection,
+    Consistency,
+    Embedding,
+    EncodedImage,
+    Hit,
+    Index,
+    SearchParameters,
+    StoredImage,
+    Vector,
+    View,
+)
+
+MAX_GROUP_SIZE = 100
+MAX_EF = 32768
+# Hits that are looked at for groups at a time; Milvus gives no more.
+MAX_LOOK = 10_000
 
 
 @dataclass(frozen=True)
@@ -18,20 +40,61 @@ class StoredImageQuery:
     image_id: str
 
 
+Example = EncodedImage | StoredImageQuery | Embedding
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A query by images to be like and images to be unlike."""
+
+    positive: Sequence[Example]
+    negative: Sequence[Example] = ()
+
+
+@dataclass(frozen=True)
+class GroupBy:
+    """At most `size` hits of one value of an attribute."""
+
+    attribute: str
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class PageEnd:
+    """Where a page of hits ended, and the vector that they are near to."""
+
+    after: After
+    vector: Vector
+
+
 @dataclass(frozen=True)
 class Search:
     """What a caller looks for."""
 
     collection: str
-    query: EncodedImage | StoredImageQuery | Embedding
+    query: Example | Examples
     limit: int = 10
     min_score: float | None = None
     condition: Filter | None = None
     """Only images that fit; None is all."""
+    group_by: GroupBy | None = None
     include_query: bool = False
     view: View = View.BASIC
+    parameters: SearchParameters = field(default_factory=SearchParameters)
     consistency: Consistency | None = None
     """None is the collection's own."""
+    page: PageEnd | None = None
+    """Where the page before ended; the vector in it stands for the query."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where the time of a search went, in seconds."""
+
+    index: Index
+    embed_seconds: float
+    store_seconds: float
+    total_seconds: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +105,9 @@ class Found:
     """The best first, of equal scores the lower id first."""
     fingerprint: str
     """Of the collection's vectors."""
+    end: PageEnd | None
+    """Where it ended; None where nothing follows, or where hits are grouped."""
+    explanation: Explanation
 
 
 class SearchImages:
@@ -58,56 +124,217 @@ class SearchImages:
         Raises InvalidArgumentError, NotFoundError, FailedPreconditionError, UnavailableError, DeadlineExceededError,
         and what the embedder says of a query image.
         """
-        checks.check_collection_name(search.collection, "collection")
-        checks.check_limit(search.limit)
-        checks.check_min_score(search.min_score)
-        if search.condition is not None:
-            check_filter(search.condition)
+        began = time.monotonic()
+        _check(search)
         collection = await self._store.get_collection(search.collection, deadline)
+        _check_fit(search.parameters, collection.index)
         consistency = search.consistency or collection.consistency
-        vector = await self._vector(search, collection, consistency, deadline)
-        left_out = None
-        if isinstance(search.query, StoredImageQuery) and not search.include_query:
-            left_out = search.query.image_id
-        # One more than asked for, because the query itself is most likely among them.
-        limit = search.limit + (left_out is not None)
-        hits = await self._store.search(collection, vector, search.condition, limit, search.view, consistency, deadline)
-        kept = [
-            hit
-            for hit in hits
-            if hit.image.id != left_out and (search.min_score is None or hit.score >= search.min_score)
-        ]
-        best_first = sorted(kept, key=lambda hit: (-hit.score, hit.image.id))
-        return Found(best_first[: search.limit], collection.fingerprint)
+        resolving = time.monotonic()
+        vector = search.page.vector if search.page else await self._vector(search, collection, consistency, deadline)
+        resolved = time.monotonic()
+        nearest = Nearest(
+            # One more tells whether another page follows; what is left out is most likely among the best.
+            limit=search.limit + 1,
+            view=search.view,
+            consistency=consistency,
+            condition=search.condition,
+            parameters=search.parameters,
+            after=search.page.after if search.page else None,
+        )
+        looking = _Looking(self._store, collection, vector, deadline, _left_out(search))
+        if search.group_by is not None:
+            hits = await looking.grouped(nearest, search.group_by, search.limit)
+        else:
+            hits = await looking.best(nearest)
+        answered = time.monotonic()
+        stages.record("store", resolved, answered)
+        good = [hit for hit in hits if search.min_score is None or hit.score >= search.min_score]
+        more = len(good) > search.limit and search.group_by is None
+        page = good[: search.limit]
+        seen = (search.page.after.seen if search.page else 0) + len(page)
+        return Found(
+            page,
+            collection.fingerprint,
+            PageEnd(After(page[-1].score, page[-1].distance, page[-1].image.id, seen), vector) if more else None,
+            Explanation(
+                self._store.index_of(collection, search.parameters),
+                resolved - resolving,
+                answered - resolved,
+                time.monotonic() - began,
+            ),
+        )
 
     async def _vector(
         self, search: Search, collection: Collection, consistency: Consistency, deadline: Deadline
     ) -> Vector:
+        resolve = _Resolving(self._store, self._embedder, collection, consistency, deadline)
         query = search.query
+        if not isinstance(query, Examples):
+            return await resolve.vector(query, "query")
+        positive = await resolve.vectors(query.positive, "query.examples.positive")
+        negative = await resolve.vectors(query.negative, "query.examples.negative")
+        return vector_of_examples(positive, negative, collection.metric)
+
+
+@dataclass(frozen=True)
+class _Resolving:
+    """Turns what a caller gives into vectors that the collection can be searched with."""
+
+    store: VectorStore
+    embedder: Embedder
+    collection: Collection
+    consistency: Consistency
+    deadline: Deadline
+
+    async def vectors(self, examples: Sequence[Example], field: str) -> list[Vector]:
+        """The vectors of several examples, all at a time."""
+        return await asyncio.gather(
+            *(self.vector(example, f"{field}[{position}]") for position, example in enumerate(examples))
+        )
+
+    async def vector(self, query: Example, field: str) -> Vector:
+        """The vector of one image, stored image or embedding; `field` is where it stands in the request."""
         if isinstance(query, Embedding):
-            checks.check_embedding(query, collection, "query.embedding")
+            checks.check_embedding(query, self.collection, f"{field}.embedding")
             return query.values
         if isinstance(query, EncodedImage):
-            embedding = await embed_query(self._embedder, query, collection, deadline)
-            return embedding.values
-        checks.check_id(query.image_id, "query.image_id")
-        found = await self._store.get(collection.name, [query.image_id], View.FULL, consistency, deadline)
+            return (await self._embed(query, field)).values
+        checks.check_id(query.image_id, f"{field}.image_id")
+        name, ids = self.collection.name, [query.image_id]
+        found = await self.store.get(name, ids, View.FULL, self.consistency, self.deadline)
         if not found or found[0].vector is None:
-            raise image_not_found(collection.name, query.image_id, "query.image_id")
+            raise image_not_found(name, query.image_id, f"{field}.image_id")
         return found[0].vector
 
+    async def _embed(self, image: EncodedImage, field: str) -> Embedding:
+        """Embeds with the collection's model, and makes sure that it is still the same model."""
+        require_model(self.collection, f"{field}.image")
+        try:
+            embedding = await self.embedder.embed(image, self.collection.model, self.deadline)
+        except NotFoundError as error:
+            raise model_gone(self.collection, error, f"{field}.image") from None
+        except InvalidArgumentError as error:
+            raise error.within(field) from None
+        checks.check_embedding(embedding, self.collection, f"{field}.image")
+        return embedding
 
-async def embed_query(embedder: Embedder, image: EncodedImage, collection: Collection, deadline: Deadline) -> Embedding:
-    """Embeds a query image with the collection's model, and makes sure that it is still the same model."""
-    require_model(collection, "query.image")
-    try:
-        embedding = await embedder.embed(image, collection.model, deadline)
-    except NotFoundError as error:
-        raise model_gone(collection, error, "query.image") from None
-    except InvalidArgumentError as error:
-        raise error.within("query") from None
-    checks.check_embedding(embedding, collection, "query.image")
-    return embedding
+
+@dataclass(frozen=True)
+class _Looking:
+    """Looks for the neighbours of one vector."""
+
+    store: VectorStore
+    collection: Collection
+    vector: Vector
+    deadline: Deadline
+    left_out: frozenset[str]
+
+    async def best(self, nearest: Nearest) -> list[Hit]:
+        """The best, less those that are left out."""
+        wider = replace(nearest, limit=nearest.limit + len(self.left_out))
+        (hits,) = await self.store.search(self.collection, [self.vector], wider, self.deadline)
+        return [hit for hit in hits if hit.image.id not in self.left_out][: nearest.limit]
+
+    async def grouped(self, nearest: Nearest, group_by: GroupBy, limit: int) -> list[Hit]:
+        """The best, but no more of one value than a group holds. No store is asked to group: not all of them can.
+
+        What has filled its group is filtered out of the next look, so that a few looks are enough.
+        """
+        kept: dict[str, Hit] = {}
+        sizes: Counter[tuple[bool, FilterValue]] = Counter()
+        # Lists are no one value; they are looked past.
+        lists: set[str] = set()
+        view = View.FULL if nearest.view is View.FULL else View.BASIC
+        while len(kept) < limit:
+            full = tuple(value for (_, value), size in sizes.items() if size == group_by.size)
+            condition: Filter = Exists(group_by.attribute)
+            if full:
+                condition = And((condition, Not(In(group_by.attribute, full))))
+            # Of groups that are not full all are seen again.
+            again = sum(size for size in sizes.values() if size < group_by.size)
+            wanted = min(limit + again + len(lists), MAX_LOOK)
+            look = replace(nearest, limit=wanted, view=view, condition=both(nearest.condition, condition))
+            hits = await self.best(look)
+            for hit in hits:
+                value = hit.image.attributes[group_by.attribute]
+                if not isinstance(value, FilterValue):
+                    lists.add(hit.image.id)
+                    continue
+                # To Python True is 1.
+                group = (isinstance(value, bool), value)
+                if hit.image.id not in kept and sizes[group] < group_by.size and len(kept) < limit:
+                    sizes[group] += 1
+                    kept[hit.image.id] = hit
+            if len(hits) < wanted or wanted == MAX_LOOK:
+                break
+        if nearest.view is View.ID:
+            return [replace(hit, image=StoredImage(hit.image.id)) for hit in kept.values()]
+        return list(kept.values())
+
+
+def _left_out(search: Search) -> frozenset[str]:
+    """The stored images that are the query, which nobody looks for."""
+    if search.include_query:
+        return frozenset()
+    query = search.query
+    examples = (*query.positive, *query.negative) if isinstance(query, Examples) else (query,)
+    return frozenset(example.image_id for example in examples if isinstance(example, StoredImageQuery))
+
+
+def _check(search: Search) -> None:
+    checks.check_collection_name(search.collection, "collection")
+    checks.check_limit(search.limit)
+    checks.check_min_score(search.min_score)
+    if search.condition is not None:
+        check_filter(search.condition)
+    if isinstance(search.query, Examples):
+        _check_examples(search.query)
+    if search.group_by is not None:
+        _check_group_by(search.group_by)
+    parameters = search.parameters
+    if parameters.ef is not None and not search.limit <= parameters.ef <= MAX_EF:
+        raise _parameter_invalid("ef", f"is {parameters.ef}; it should be from the limit to {MAX_EF}")
+
+
+def _check_examples(examples: Examples) -> None:
+    for name, given, least in (("positive", examples.positive, 1), ("negative", examples.negative, 0)):
+        if not least <= len(given) <= MAX_EXAMPLES:
+            field = f"query.examples.{name}"
+            raise InvalidArgumentError(
+                "EXAMPLES_INVALID", f"{field} has {len(given)}; it should have {least} to {MAX_EXAMPLES}", field=field
+            )
+
+
+def _check_group_by(group_by: GroupBy) -> None:
+    if not checks.ATTRIBUTE_NAME.fullmatch(group_by.attribute):
+        raise InvalidArgumentError(
+            "GROUP_BY_INVALID",
+            f"group_by.attribute is {checks.shown(group_by.attribute)}; it should be a letter, then at most 127 "
+            "letters, digits or underscores",
+            field="group_by.attribute",
+        )
+    if not 1 <= group_by.size <= MAX_GROUP_SIZE:
+        raise InvalidArgumentError(
+            "GROUP_BY_INVALID",
+            f"group_by.group_size is {group_by.size}; it should be 1 to {MAX_GROUP_SIZE}",
+            field="group_by.group_size",
+        )
+
+
+def _check_fit(parameters: SearchParameters, index: Index) -> None:
+    """Refuses what the collection's index does not know: it would be without effect, and nobody would say so."""
+    if parameters.ef is not None and index.hnsw is None:
+        raise _parameter_invalid("ef", f"is for INDEX_TYPE_HNSW; this collection's index is {index.type.value}")
+    if parameters.nprobe is not None:
+        if index.ivf is None:
+            raise _parameter_invalid("nprobe", f"is for clusters (IVF); this collection's index is {index.type.value}")
+        if not 1 <= parameters.nprobe <= index.ivf.nlist:
+            raise _parameter_invalid("nprobe", f"is {parameters.nprobe}; it should be 1 to {index.ivf.nlist}")
+
+
+def _parameter_invalid(name: str, problem: str) -> InvalidArgumentError:
+    field = f"parameters.{name}"
+    return InvalidArgumentError("SEARCH_PARAMETERS_INVALID", f"{field} {problem}", field=field)
 
 
 def require_model(collection: Collection, field: str) -> None:

@@ -76,6 +76,51 @@ class EmbedderModel:
     fingerprint: str
 
 
+class IndexType(Enum):
+    """What structure answers nearest-neighbour queries; the names are Milvus' own."""
+
+    AUTOINDEX = "AUTOINDEX"
+    FLAT = "FLAT"
+    HNSW = "HNSW"
+    IVF_FLAT = "IVF_FLAT"
+    IVF_SQ8 = "IVF_SQ8"
+    DISKANN = "DISKANN"
+
+
+@dataclass(frozen=True)
+class HnswParameters:
+    """How an HNSW graph is built."""
+
+    m: int = 16
+    ef_construction: int = 200
+
+
+@dataclass(frozen=True)
+class IvfParameters:
+    """How clusters are built."""
+
+    nlist: int = 128
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index; the parameters are those of its type."""
+
+    type: IndexType = IndexType.AUTOINDEX
+    hnsw: HnswParameters | None = None
+    ivf: IvfParameters | None = None
+
+
+@dataclass(frozen=True)
+class SearchParameters:
+    """How an index is searched; None is its own default."""
+
+    ef: int | None = None
+    nprobe: int | None = None
+    exact: bool = False
+    """Compare every vector."""
+
+
 @dataclass(frozen=True)
 class Collection:
     """A set of images whose vectors can be compared with one another."""
@@ -87,9 +132,18 @@ class Collection:
     model: str = ""
     """The embedder's model that makes the vectors; empty where they are made elsewhere."""
     metric: Metric = Metric.COSINE
+    index: Index = field(default_factory=Index)
     consistency: Consistency = Consistency.BOUNDED
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A second name of a collection."""
+
+    name: str
+    collection: str
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from search_service.core.filters import (
 )
 from search_service.core.ports import VectorStore
 from search_service.core.types import AttributeValue, Collection, Consistency, StoredImage, View
+from tests.contract.asking import hits_of
 from tests.memory_store import fits
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -134,7 +135,7 @@ async def test_a_search_finds_the_nearest_of_those_that_fit(
 ) -> None:
     condition = Or((Range("x", gte=-10, lt=10), Prefix("x", "a")))
     vector = np.array([1, 30, 0, 0, 0, 0, 0, 0], np.float32)
-    hits = await store.search(filled, vector, condition, 5, View.BASIC, Consistency.STRONG, deadline)
+    hits = await hits_of(store, filled, vector, condition, 5, View.BASIC, Consistency.STRONG, deadline)
     fitting = [image for image in IMAGES if fits(image, condition)]
     assert len(hits) == 5
     assert all(hit.image in [_without_vector(image) for image in fitting] for hit in hits)

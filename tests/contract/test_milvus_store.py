@@ -18,6 +18,7 @@ from search_service.core.change_images import ChangeImages
 from search_service.core.ports import VectorStore
 from search_service.core.read_images import count_images, get_image
 from search_service.core.types import Collection, Consistency, StoredImage, View
+from tests.contract.asking import hits_of
 from tests.milvus_server import MilvusProcess
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -41,7 +42,7 @@ async def test_lite_keeps_what_it_has_when_it_is_opened_again(tmp_path: Path, de
     try:
         assert await second.get_collection("kept", deadline) == kept
         assert await second.count("kept", None, Consistency.STRONG, deadline) == 300
-        hits = await second.search(kept, np.ones(8, np.float32), None, 5, View.BASIC, Consistency.BOUNDED, deadline)
+        hits = await hits_of(second, kept, np.ones(8, np.float32), None, 5, View.BASIC, Consistency.BOUNDED, deadline)
         assert len(hits) == 5
     finally:
         await second.close()
@@ -119,7 +120,7 @@ async def test_a_collection_without_an_index_is_mended_and_hurts_no_other(
     try:
         await store.check(deadline)
         await store.upsert("half", images(3), deadline)
-        hits = await store.search(half, np.ones(8, np.float32), None, 5, View.ID, Consistency.STRONG, deadline)
+        hits = await hits_of(store, half, np.ones(8, np.float32), None, 5, View.ID, Consistency.STRONG, deadline)
         assert len(hits) == 3
     finally:
         await store.delete_collection("half", deadline)

@@ -11,6 +11,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import AlreadyExistsError, NotFoundError
 from search_service.core.ports import VectorStore
 from search_service.core.types import Collection, Consistency, Metric, StoredImage, View
+from tests.contract.asking import hits_of
 from tests.memory_store import score_and_distance
 
 STRONG = Consistency.STRONG
@@ -86,7 +87,7 @@ async def test_an_unknown_collection_is_not_found(
         store.get("nowhere", ["a"], View.BASIC, STRONG, deadline),
         store.delete("nowhere", ["a"], deadline),
         store.count("nowhere", None, STRONG, deadline),
-        store.search(unknown, vector, None, 5, View.BASIC, STRONG, deadline),
+        hits_of(store, unknown, vector, None, 5, View.BASIC, STRONG, deadline),
     ]
     for call in calls:
         with pytest.raises(NotFoundError) as caught:
@@ -143,7 +144,7 @@ async def test_a_view_shows_what_it_says(store: VectorStore, collection: Collect
     assert only_id == StoredImage("a")
     assert (basic.uri, basic.attributes, basic.vector) == ("u", {"k": "v"}, None)
     for view, vector_expected in ((View.ID, False), (View.BASIC, False), (View.FULL, True)):
-        (hit,) = await store.search(collection, np.ones(8, np.float32), None, 5, view, STRONG, deadline)
+        (hit,) = await hits_of(store, collection, np.ones(8, np.float32), None, 5, view, STRONG, deadline)
         assert (hit.image.vector is not None) is vector_expected
         assert hit.image.uri == ("" if view is View.ID else "u")
 
@@ -158,7 +159,7 @@ async def test_writing_an_id_again_replaces_the_image_whole(
     assert found.vector is not None
     assert found.vector[1] == 1
     assert await store.count(collection.name, None, STRONG, deadline) == 2
-    hits = await store.search(collection, np.eye(8, dtype=np.float32)[1], None, 10, View.ID, STRONG, deadline)
+    hits = await hits_of(store, collection, np.eye(8, dtype=np.float32)[1], None, 10, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == ["a", "b"]
 
 
@@ -180,7 +181,7 @@ async def test_deleting_takes_the_ids_that_exist(
     await store.delete(collection.name, ["a", "nothing", "c"], deadline)
     assert await ids_of(store, collection, ["a", "b", "c"], deadline) == {"b"}
     assert await store.count(collection.name, None, STRONG, deadline) == 1
-    hits = await store.search(collection, np.ones(8, np.float32), None, 10, View.ID, STRONG, deadline)
+    hits = await hits_of(store, collection, np.ones(8, np.float32), None, 10, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == ["b"]
 
 
@@ -210,7 +211,7 @@ async def test_scores_and_distances_follow_the_metric(
         for name, made in images.items()
         if made.vector is not None
     }
-    hits = await store.search(collection, query, None, 20, View.ID, STRONG, deadline)
+    hits = await hits_of(store, collection, query, None, 20, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == sorted(expected, key=lambda name: -expected[name][0])[:20]
     for hit in hits:
         assert (hit.score, hit.distance) == pytest.approx(expected[hit.image.id], rel=1e-4, abs=1e-5)
@@ -218,9 +219,9 @@ async def test_scores_and_distances_follow_the_metric(
 
 async def test_a_search_gives_what_there_is(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     query = np.ones(8, np.float32)
-    assert await store.search(collection, query, None, 10, View.BASIC, STRONG, deadline) == []
+    assert await hits_of(store, collection, query, None, 10, View.BASIC, STRONG, deadline) == []
     await store.upsert(collection.name, [image("a", 1), image("b", 2)], deadline)
-    hits = await store.search(collection, query, None, 1000, View.BASIC, STRONG, deadline)
+    hits = await hits_of(store, collection, query, None, 1000, View.BASIC, STRONG, deadline)
     assert {hit.image.id for hit in hits} == {"a", "b"}
 
 

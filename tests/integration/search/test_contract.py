@@ -107,8 +107,12 @@ CREATE_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
     ({"name": "new", "metric": 77}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "collection.metric", "METRIC_COSINE"),
     ({"name": "new", "consistency": 77}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "collection.consistency", "STRONG"),
     ({"name": "new", "ttl": Duration(seconds=9)}, CODE.UNIMPLEMENTED, "NOT_SERVED", "collection.ttl", "time to live"),
-    ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW)}, CODE.UNIMPLEMENTED, "NOT_SERVED", "collection.index.type", "AUTOINDEX"),
-    ({"name": "new", "index": collection_pb2.Index(hnsw=collection_pb2.HnswParameters(m=8))}, CODE.UNIMPLEMENTED, "NOT_SERVED", "collection.index.parameters", "parameter"),
+    ({"name": "new", "index": collection_pb2.Index(type=9)}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "collection.index.type", "HNSW"),  # type: ignore[arg-type]
+    ({"name": "new", "index": collection_pb2.Index(hnsw=collection_pb2.HnswParameters(m=8))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw", "no parameter"),
+    ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, ivf=collection_pb2.IvfParameters())}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.ivf", "hnsw"),
+    ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, hnsw=collection_pb2.HnswParameters(m=1))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw.m", "2048"),
+    ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, hnsw=collection_pb2.HnswParameters(ef_construction=-1))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw.ef_construction", "1"),
+    ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_IVF_SQ8, ivf=collection_pb2.IvfParameters(nlist=65537))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.ivf.nlist", "65536"),
 ]  # fmt: skip
 
 
@@ -150,13 +154,16 @@ SEARCH_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
     ({"query": {"image_id": "nobody"}}, CODE.NOT_FOUND, "IMAGE_NOT_FOUND", "query.image_id", "nobody"),
     ({"query": {"image_id": "x" * 513}}, CODE.INVALID_ARGUMENT, "ID_INVALID", "query.image_id", "512"),
     ({"query": {"image": types_pb2.EncodedImage(content=b"x")}}, CODE.FAILED_PRECONDITION, "COLLECTION_WITHOUT_MODEL", "query.image", FINGERPRINT),
-    ({"query": {"examples": search_pb2.Examples()}}, CODE.UNIMPLEMENTED, "NOT_SERVED", "query.examples", "examples"),
+    ({"query": {"examples": search_pb2.Examples()}}, CODE.INVALID_ARGUMENT, "EXAMPLES_INVALID", "query.examples.positive", "1 to 32"),
+    ({"query": {"examples": search_pb2.Examples(positive=[search_pb2.Example()])}}, CODE.INVALID_ARGUMENT, "QUERY_MISSING", "query.examples.positive[0]", "image_id"),
     ({"filter": filter_pb2.Filter()}, CODE.INVALID_ARGUMENT, "FILTER_INVALID", "filter", "exists"),
     ({"filter": filter_pb2.Filter(exists=filter_pb2.Exists(attribute="1"))}, CODE.INVALID_ARGUMENT, "FILTER_INVALID", "filter.exists.attribute", "letter"),
-    ({"group_by": search_pb2.GroupBy(attribute="a")}, CODE.UNIMPLEMENTED, "NOT_SERVED", "group_by", "grouping"),
-    ({"page_token": "x"}, CODE.UNIMPLEMENTED, "NOT_SERVED", "page_token", "paging"),
-    ({"parameters": search_pb2.SearchParameters(ef=9)}, CODE.UNIMPLEMENTED, "NOT_SERVED", "parameters", "parameter"),
-    ({"explain": True}, CODE.UNIMPLEMENTED, "NOT_SERVED", "explain", "explanation"),
+    ({"group_by": search_pb2.GroupBy()}, CODE.INVALID_ARGUMENT, "GROUP_BY_INVALID", "group_by.attribute", "letter"),
+    ({"group_by": search_pb2.GroupBy(attribute="a", group_size=101)}, CODE.INVALID_ARGUMENT, "GROUP_BY_INVALID", "group_by.group_size", "100"),
+    ({"page_token": "x"}, CODE.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID", "page_token", "page_token"),
+    ({"parameters": search_pb2.SearchParameters(ef=99)}, CODE.INVALID_ARGUMENT, "SEARCH_PARAMETERS_INVALID", "parameters.ef", "AUTOINDEX"),
+    ({"parameters": search_pb2.SearchParameters(nprobe=9)}, CODE.INVALID_ARGUMENT, "SEARCH_PARAMETERS_INVALID", "parameters.nprobe", "AUTOINDEX"),
+    ({"min_score": float("nan")}, CODE.INVALID_ARGUMENT, "MIN_SCORE_INVALID", "min_score", "number"),
 ]  # fmt: skip
 
 
@@ -179,20 +186,6 @@ def test_a_search_that_cannot_be_answered_is_refused(
     assert (refused.code, refused.info.reason, refused.info.domain) == (code, reason, "search.imagesearch")
     assert refused.fields == [field]
     assert named in refused.message
-
-
-def test_what_is_not_served_yet_says_so(channel: grpc.Channel, refusal: Refused) -> None:
-    collections = collection_pb2_grpc.CollectionServiceStub(channel)
-    searches = search_pb2_grpc.SearchServiceStub(channel)
-    calls: list[Callable[[], object]] = [
-        lambda: collections.SetAlias(collection_pb2.SetAliasRequest()),
-        lambda: collections.ListAliases(collection_pb2.ListAliasesRequest()),
-        lambda: collections.DeleteAlias(collection_pb2.DeleteAliasRequest()),
-        lambda: list(searches.SearchStream(iter([search_pb2.SearchStreamRequest()]))),
-    ]
-    for call in calls:
-        refused = refusal(call)
-        assert (refused.code, refused.info.reason) == (CODE.UNIMPLEMENTED, "NOT_SERVED")
 
 
 def test_a_search_gives_hits_by_score_with_what_the_view_asks_for(

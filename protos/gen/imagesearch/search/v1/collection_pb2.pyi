@@ -92,15 +92,15 @@ class _IndexTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexType.V
     INDEX_TYPE_AUTOINDEX: _IndexType.ValueType  # 1
     """Chosen by the backend: Milvus' own choice on a server, INDEX_TYPE_FLAT on Milvus Lite."""
     INDEX_TYPE_FLAT: _IndexType.ValueType  # 2
-    """Exact: every vector is compared. Not served yet: UNIMPLEMENTED."""
+    """Exact: every vector is compared. Milvus Lite does so for every type."""
     INDEX_TYPE_HNSW: _IndexType.ValueType  # 3
-    """A navigable small-world graph, in memory. Not served yet: UNIMPLEMENTED."""
+    """A navigable small-world graph, in memory."""
     INDEX_TYPE_IVF_FLAT: _IndexType.ValueType  # 4
-    """Clusters of full vectors. Not served yet: UNIMPLEMENTED."""
+    """Clusters of full vectors."""
     INDEX_TYPE_IVF_SQ8: _IndexType.ValueType  # 5
-    """Clusters of vectors at one byte a component. Not served yet: UNIMPLEMENTED."""
+    """Clusters of vectors at one byte a component."""
     INDEX_TYPE_DISKANN: _IndexType.ValueType  # 6
-    """A graph on disk, on Milvus servers. Not served yet: UNIMPLEMENTED."""
+    """A graph on disk, on Milvus servers."""
 
 class IndexType(_IndexType, metaclass=_IndexTypeEnumTypeWrapper):
     """What structure answers nearest-neighbour queries."""
@@ -110,20 +110,20 @@ INDEX_TYPE_UNSPECIFIED: IndexType.ValueType  # 0
 INDEX_TYPE_AUTOINDEX: IndexType.ValueType  # 1
 """Chosen by the backend: Milvus' own choice on a server, INDEX_TYPE_FLAT on Milvus Lite."""
 INDEX_TYPE_FLAT: IndexType.ValueType  # 2
-"""Exact: every vector is compared. Not served yet: UNIMPLEMENTED."""
+"""Exact: every vector is compared. Milvus Lite does so for every type."""
 INDEX_TYPE_HNSW: IndexType.ValueType  # 3
-"""A navigable small-world graph, in memory. Not served yet: UNIMPLEMENTED."""
+"""A navigable small-world graph, in memory."""
 INDEX_TYPE_IVF_FLAT: IndexType.ValueType  # 4
-"""Clusters of full vectors. Not served yet: UNIMPLEMENTED."""
+"""Clusters of full vectors."""
 INDEX_TYPE_IVF_SQ8: IndexType.ValueType  # 5
-"""Clusters of vectors at one byte a component. Not served yet: UNIMPLEMENTED."""
+"""Clusters of vectors at one byte a component."""
 INDEX_TYPE_DISKANN: IndexType.ValueType  # 6
-"""A graph on disk, on Milvus servers. Not served yet: UNIMPLEMENTED."""
+"""A graph on disk, on Milvus servers."""
 Global___IndexType: _TypeAlias = IndexType  # noqa: Y015
 
 @_typing.final
 class Index(_message.Message):
-    """An index and how it is built."""
+    """An index and how it is built. Errors: INVALID_ARGUMENT with reason INDEX_INVALID."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -105,28 +105,30 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND.
+        """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
+        reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES where one points at it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """Points an alias at a collection, making or moving it in one step. Not served yet: UNIMPLEMENTED.
+        """Points an alias at a collection, making or moving it in one step: a search sees the one or the other. Errors: NOT_FOUND
+        with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS where a collection has the name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAliases(self, request, context):
-        """Lists the aliases. Not served yet: UNIMPLEMENTED.
+        """Lists the aliases.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAlias(self, request, context):
-        """Removes an alias, never its collection. Not served yet: UNIMPLEMENTED.
+        """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

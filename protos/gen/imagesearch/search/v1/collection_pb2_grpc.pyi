@@ -46,13 +46,17 @@ class CollectionServiceStub:
     ListCollections: _grpc.UnaryUnaryMultiCallable[_collection_pb2.ListCollectionsRequest, _collection_pb2.ListCollectionsResponse]
     """Lists the collections by name."""
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_collection_pb2.DeleteCollectionRequest, _collection_pb2.DeleteCollectionResponse]
-    """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
+    """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
+    reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES where one points at it.
+    """
     SetAlias: _grpc.UnaryUnaryMultiCallable[_collection_pb2.SetAliasRequest, _collection_pb2.SetAliasResponse]
-    """Points an alias at a collection, making or moving it in one step. Not served yet: UNIMPLEMENTED."""
+    """Points an alias at a collection, making or moving it in one step: a search sees the one or the other. Errors: NOT_FOUND
+    with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS where a collection has the name.
+    """
     ListAliases: _grpc.UnaryUnaryMultiCallable[_collection_pb2.ListAliasesRequest, _collection_pb2.ListAliasesResponse]
-    """Lists the aliases. Not served yet: UNIMPLEMENTED."""
+    """Lists the aliases."""
     DeleteAlias: _grpc.UnaryUnaryMultiCallable[_collection_pb2.DeleteAliasRequest, _collection_pb2.DeleteAliasResponse]
-    """Removes an alias, never its collection. Not served yet: UNIMPLEMENTED."""
+    """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
 
 @_typing.type_check_only
 class CollectionServiceAsyncStub(CollectionServiceStub):
@@ -72,13 +76,17 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     ListCollections: _aio.UnaryUnaryMultiCallable[_collection_pb2.ListCollectionsRequest, _collection_pb2.ListCollectionsResponse]  # type: ignore[assignment]
     """Lists the collections by name."""
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_collection_pb2.DeleteCollectionRequest, _collection_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
-    """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
+    """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
+    reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES where one points at it.
+    """
     SetAlias: _aio.UnaryUnaryMultiCallable[_collection_pb2.SetAliasRequest, _collection_pb2.SetAliasResponse]  # type: ignore[assignment]
-    """Points an alias at a collection, making or moving it in one step. Not served yet: UNIMPLEMENTED."""
+    """Points an alias at a collection, making or moving it in one step: a search sees the one or the other. Errors: NOT_FOUND
+    with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS where a collection has the name.
+    """
     ListAliases: _aio.UnaryUnaryMultiCallable[_collection_pb2.ListAliasesRequest, _collection_pb2.ListAliasesResponse]  # type: ignore[assignment]
-    """Lists the aliases. Not served yet: UNIMPLEMENTED."""
+    """Lists the aliases."""
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_collection_pb2.DeleteAliasRequest, _collection_pb2.DeleteAliasResponse]  # type: ignore[assignment]
-    """Removes an alias, never its collection. Not served yet: UNIMPLEMENTED."""
+    """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
 
 class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes, describes and removes collections of images.
@@ -119,7 +127,9 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.DeleteCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.DeleteCollectionResponse, _abc.Awaitable[_collection_pb2.DeleteCollectionResponse]]:
-        """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
+        """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
+        reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES where one points at it.
+        """
 
     @_abc_1.abstractmethod
     def SetAlias(
@@ -127,7 +137,9 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.SetAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.SetAliasResponse, _abc.Awaitable[_collection_pb2.SetAliasResponse]]:
-        """Points an alias at a collection, making or moving it in one step. Not served yet: UNIMPLEMENTED."""
+        """Points an alias at a collection, making or moving it in one step: a search sees the one or the other. Errors: NOT_FOUND
+        with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS where a collection has the name.
+        """
 
     @_abc_1.abstractmethod
     def ListAliases(
@@ -135,7 +147,7 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.ListAliasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.ListAliasesResponse, _abc.Awaitable[_collection_pb2.ListAliasesResponse]]:
-        """Lists the aliases. Not served yet: UNIMPLEMENTED."""
+        """Lists the aliases."""
 
     @_abc_1.abstractmethod
     def DeleteAlias(
@@ -143,6 +155,6 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.DeleteAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.DeleteAliasResponse, _abc.Awaitable[_collection_pb2.DeleteAliasResponse]]:
-        """Removes an alias, never its collection. Not served yet: UNIMPLEMENTED."""
+        """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

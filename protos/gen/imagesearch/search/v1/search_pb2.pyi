@@ -49,7 +49,7 @@ class Query(_message.Message):
 
     @_builtins.property
     def examples(self) -> Global___Examples:
-        """Images to be like and unlike. Not served yet: UNIMPLEMENTED."""
+        """Images to be like and unlike; the stored ones among them are left out of the hits unless `include_query` is set."""
 
     def __init__(
         self,
@@ -71,7 +71,11 @@ Global___Query: _TypeAlias = Query  # noqa: Y015
 
 @_typing.final
 class Examples(_message.Message):
-    """Images to be like and unlike."""
+    """Images to be like and unlike. The hits are near to p + 0.25 (p - n), where p and n are the means of the positive and of
+    the negative examples' vectors, scaled to length 1 first where the metric is METRIC_COSINE. That is Rocchio's formula
+    with the weights 0.75 and 0.15 of Manning, Raghavan and Schuetze, Introduction to Information Retrieval (2008), 9.1.1.
+    Errors: INVALID_ARGUMENT with reason EXAMPLES_INVALID or, where they cancel each other out, VECTOR_ZERO.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -164,11 +168,13 @@ class SearchRequest(_message.Message):
     view: _image_pb2_1.ImageView.ValueType
     """How much of each image. Default: IMAGE_VIEW_BASIC."""
     page_token: _builtins.str
-    """From the answer before, to get the hits that follow. Not served yet: UNIMPLEMENTED."""
+    """From the answer before, to get the hits that follow. Default: the best. Errors: INVALID_ARGUMENT with reason
+    PAGE_TOKEN_INVALID.
+    """
     consistency: _collection_pb2.Consistency.ValueType
     """How fresh the data is. Default: the collection's."""
     explain: _builtins.bool
-    """True: answer with an explanation as well. Not served yet: UNIMPLEMENTED."""
+    """True: answer with an explanation as well. Default: false."""
     @_builtins.property
     def query(self) -> Global___Query:
         """What to look for. Required."""
@@ -179,11 +185,11 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def group_by(self) -> Global___GroupBy:
-        """At most so many hits of one value of an attribute. Default: no grouping. Not served yet: UNIMPLEMENTED."""
+        """At most so many hits of one value of an attribute. Default: no grouping."""
 
     @_builtins.property
     def parameters(self) -> Global___SearchParameters:
-        """How the index is searched. Default: the index' own defaults. Not served yet: UNIMPLEMENTED."""
+        """How the index is searched. Default: the index' own defaults."""
 
     def __init__(
         self,
@@ -213,7 +219,9 @@ Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
 @_typing.final
 class GroupBy(_message.Message):
-    """Grouping of hits."""
+    """Grouping of hits. An image without the attribute, or with a list there, is in no group and no hit. Grouped hits have one
+    page: there is no next_page_token. Errors: INVALID_ARGUMENT with reason GROUP_BY_INVALID.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,7 +247,9 @@ Global___GroupBy: _TypeAlias = GroupBy  # noqa: Y015
 
 @_typing.final
 class SearchParameters(_message.Message):
-    """How an index is searched: more work finds more of the true neighbours."""
+    """How an index is searched: more work finds more of the true neighbours. A parameter that the collection's index does not
+    have is refused. Errors: INVALID_ARGUMENT with reason SEARCH_PARAMETERS_INVALID.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -249,9 +259,9 @@ class SearchParameters(_message.Message):
     ef: _builtins.int
     """HNSW: candidates kept, from the limit to 32768. Default: 128 or the limit, whichever is more."""
     nprobe: _builtins.int
-    """IVF: clusters looked at, 1 to their number. Default: 16."""
+    """IVF: clusters looked at, 1 to their number. Default: 16 or their number, whichever is less."""
     exact: _builtins.bool
-    """True: compare every vector and use no index."""
+    """True: compare every vector and use no index. The service reads them all: for evaluation and small collections."""
     def __init__(
         self,
         *,
@@ -322,7 +332,9 @@ class SearchResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the hits that follow; empty where there are none or paging is not served."""
+    """Asks for the hits that follow, with the same request but for `limit`; empty where there are none. It holds the query's
+    vector, which is not made again.
+    """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """The best first; of equal scores the lower id first."""

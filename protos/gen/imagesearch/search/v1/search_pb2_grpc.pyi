@@ -41,7 +41,7 @@ class SearchServiceStub:
     """Answers one query."""
     SearchStream: _grpc.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]
     """Answers many queries over one call. Every request gets exactly one response with its request_id, in any order; an
-    error of one query never ends the stream. Not served yet: UNIMPLEMENTED.
+    error of one query never ends the stream.
     """
 
 @_typing.type_check_only
@@ -57,7 +57,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """Answers one query."""
     SearchStream: _aio.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]  # type: ignore[assignment]
     """Answers many queries over one call. Every request gets exactly one response with its request_id, in any order; an
-    error of one query never ends the stream. Not served yet: UNIMPLEMENTED.
+    error of one query never ends the stream.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -82,7 +82,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_search_pb2.SearchStreamResponse], _abc.AsyncIterator[_search_pb2.SearchStreamResponse]]:
         """Answers many queries over one call. Every request gets exactly one response with its request_id, in any order; an
-        error of one query never ends the stream. Not served yet: UNIMPLEMENTED.
+        error of one query never ends the stream.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

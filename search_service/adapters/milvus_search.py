@@ -1,0 +1,266 @@
+"""Nearest neighbours in Milvus: gathered requests, pages beyond Milvus' window, and comparing every vector."""
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from pymilvus import MilvusClient
+
+from grpc_kit.deadline import Deadline
+from search_service.adapters.gathering import Gatherer
+from search_service.adapters.milvus_filters import expression_of, ids_expression
+from search_service.adapters.milvus_rows import FIELDS, VECTOR, hit_of, image_of
+from search_service.core.filters import Filter, IdAfter, both
+from search_service.core.ports import After, Nearest
+from search_service.core.types import (
+    Collection,
+    Hit,
+    Index,
+    IndexType,
+    Metric,
+    SearchParameters,
+    StoredImage,
+    Vector,
+    View,
+)
+
+Result = TypeVar("Result")
+# The most hits that a Milvus server gives.
+WINDOW = 16_384
+# Searches in one request to Milvus.
+MAX_GATHERED = 64
+# Bytes of vectors that are compared at a time where every one is.
+SCAN_BYTES = 8 * 1024 * 1024
+MAX_SCANNED = 10_000
+DEFAULT_EF = 128
+DEFAULT_NPROBE = 16
+# What two ways to compute one distance may differ by.
+ROUNDING = 1e-5
+FAR = 1e30
+
+
+class Call(Protocol):
+    """What calls Milvus."""
+
+    def __call__(
+        self, call: Callable[[MilvusClient, float], Result], collection: str, deadline: Deadline
+    ) -> Awaitable[Result]:
+        """Makes a call, bounded in time. Raises what its failure means."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What searches have to have in common to be one request."""
+
+    collection: str
+    metric: Metric
+    index: Index
+    nearest: Nearest
+
+
+class MilvusSearch:
+    """The searches of a store."""
+
+    def __init__(self, call: Call, slots: int, *, is_lite: bool) -> None:
+        """`slots` are the requests to Milvus at a time."""
+        self._call = call
+        self._is_lite = is_lite
+        # Milvus Lite computes one request at a time anyway, and a hundred vectors in one as fast as ten alone.
+        self._gatherer: Gatherer[_Asked, Vector, list[Hit]] = Gatherer(
+            self._together, 1 if is_lite else slots, MAX_GATHERED
+        )
+
+    def index_of(self, collection: Collection, parameters: SearchParameters) -> Index:
+        """What answers a search: Milvus Lite compares every vector, whatever the collection's index is."""
+        return Index(IndexType.FLAT) if self._is_lite or parameters.exact else collection.index
+
+    async def search(
+        self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
+    ) -> list[list[Hit]]:
+        """The neighbours of each vector."""
+        asked = _Asked(collection.name, collection.metric, collection.index, nearest)
+        if nearest.parameters.exact and not self._is_lite:
+            return [await self._scan(collection, vector, nearest, deadline) for vector in vectors]
+        if nearest.after is not None:
+            return [await self._following(collection, vector, nearest, nearest.after, deadline) for vector in vectors]
+        answers = await asyncio.gather(*(self._gatherer.submit(asked, vector, deadline) for vector in vectors))
+        return [
+            await self._complete(asked, vector, hits, deadline) for vector, hits in zip(vectors, answers, strict=True)
+        ]
+
+    async def _together(self, asked: _Asked, vectors: Sequence[Vector], deadline: Deadline) -> list[list[Hit]]:
+        return await self._request(asked, vectors, {}, deadline)
+
+    async def _request(
+        self, asked: _Asked, vectors: Sequence[Vector], ring: dict[str, float], deadline: Deadline
+    ) -> list[list[Hit]]:
+        """One request to Milvus; `ring` bounds the distances."""
+        nearest = asked.nearest
+        # pymilvus takes a matrix, and a list of lists ten times as slowly.
+        data: Any = list(np.asarray(vectors, dtype=np.float32))
+        parameters = _search_parameters(asked.index, nearest) | ring
+        answers = await self._call(
+            lambda client, timeout: client.search(
+                asked.collection,
+                data=data,
+                anns_field=VECTOR,
+                filter=expression_of(nearest.condition),
+                limit=nearest.limit,
+                output_fields=FIELDS[nearest.view],
+                search_params={"metric_type": asked.metric.value, "params": parameters},
+                consistency_level=nearest.consistency.value,
+                timeout=timeout,
+            ),
+            asked.collection,
+            deadline,
+        )
+        return [sorted((hit_of(found, asked.metric) for found in hits), key=order_of) for hits in answers]
+
+    async def _complete(self, asked: _Asked, vector: Vector, hits: list[Hit], deadline: Deadline) -> list[Hit]:
+        """Asks for more where equal scores stand at the edge: Milvus cuts them in any order."""
+        nearest = asked.nearest
+        limit = nearest.limit
+        while not _are_sure(hits, nearest.limit, hits, limit) and limit < WINDOW:
+            limit = min(4 * limit, WINDOW)
+            wider = replace(asked, nearest=replace(nearest, limit=limit))
+            (hits,) = await self._request(wider, [vector], {}, deadline)
+        return hits[: nearest.limit]
+
+    async def _following(
+        self, collection: Collection, vector: Vector, nearest: Nearest, after: After, deadline: Deadline
+    ) -> list[Hit]:
+        """What follows a hit, by score and then by id."""
+        # A server leaves out what is nearer. Milvus Lite does so only for the best few, so that all are asked for.
+        ring = {} if self._is_lite else _ring(collection.metric, after)
+        limit = nearest.limit + 16 + (after.seen if self._is_lite else 0)
+        while True:
+            look = replace(nearest, limit=limit if self._is_lite else min(limit, WINDOW), view=View.ID, after=None)
+            asked = _Asked(collection.name, collection.metric, collection.index, look)
+            (found,) = await self._request(asked, [vector], ring, deadline)
+            following = [hit for hit in found if order_of(hit) > (-after.score, after.id)]
+            if _are_sure(following, nearest.limit, found, look.limit):
+                return await self._seen_as(collection, following[: nearest.limit], nearest, deadline)
+            if look.limit == WINDOW and not self._is_lite:
+                return await self._scan(collection, vector, nearest, deadline)
+            limit *= 4
+
+    async def _seen_as(
+        self, collection: Collection, hits: Sequence[Hit], nearest: Nearest, deadline: Deadline
+    ) -> list[Hit]:
+        """The same hits with what the view shows; without those that have gone since."""
+        if nearest.view is View.ID or not hits:
+            return list(hits)
+        rows = await self._call(
+            lambda client, timeout: client.query(
+                collection.name,
+                filter=ids_expression([hit.image.id for hit in hits]),
+                output_fields=FIELDS[nearest.view],
+                consistency_level=nearest.consistency.value,
+                timeout=timeout,
+            ),
+            collection.name,
+            deadline,
+        )
+        images = {row["id"]: image_of(row) for row in rows}
+        return [replace(hit, image=images[hit.image.id]) for hit in hits if hit.image.id in images]
+
+    async def _scan(self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline) -> list[Hit]:
+        """Compares every vector that fits, some at a time; it needs memory for these only."""
+        rows_at_a_time = min(MAX_SCANNED, max(1, SCAN_BYTES // (4 * collection.dimension)))
+        best: list[Hit] = []
+        last = ""
+        while True:
+            condition = both(nearest.condition, IdAfter(last))
+            rows = await self._vectors(collection.name, condition, rows_at_a_time, nearest, deadline)
+            if not rows:
+                break
+            best = await asyncio.to_thread(_best_of, best, rows, vector, collection.metric, nearest)
+            last = max(image.id for image in rows)
+        return await self._seen_as(collection, best, nearest, deadline)
+
+    async def _vectors(
+        self, collection: str, condition: Filter | None, limit: int, nearest: Nearest, deadline: Deadline
+    ) -> list[StoredImage]:
+        rows = await self._call(
+            lambda client, timeout: client.query(
+                collection,
+                filter=expression_of(condition),
+                limit=limit,
+                output_fields=["id", VECTOR],
+                consistency_level=nearest.consistency.value,
+                timeout=timeout,
+            ),
+            collection,
+            deadline,
+        )
+        return [image_of(row) for row in rows]
+
+
+def order_of(hit: Hit) -> tuple[float, str]:
+    """The best first, of equal scores the lower id first."""
+    return -hit.score, hit.image.id
+
+
+def _are_sure(hits: Sequence[Hit], wanted: int, found: Sequence[Hit], asked: int) -> bool:
+    """Whether all but the last of the `wanted` first of `hits` are the right ones.
+
+    They are chosen from what Milvus found, which it cut at the number that it was asked for: of those that score like
+    the last of that, others may have been cut off.
+    """
+    if len(found) < asked or wanted == 1:
+        return True
+    return len(hits) >= wanted - 1 and hits[wanted - 2].score > found[-1].score
+
+
+def _search_parameters(index: Index, nearest: Nearest) -> dict[str, Any]:
+    asked = nearest.parameters
+    if index.hnsw is not None:
+        return {"ef": max(asked.ef or DEFAULT_EF, nearest.limit)}
+    if index.ivf is not None:
+        return {"nprobe": min(asked.nprobe or DEFAULT_NPROBE, index.ivf.nlist)}
+    return {}
+
+
+def _ring(metric: Metric, after: After) -> dict[str, float]:
+    """The bounds of Milvus' own distances for what is no nearer than a hit; equal ones are within."""
+    match metric:
+        case Metric.COSINE | Metric.IP:
+            nearest = after.score + ROUNDING * max(1.0, abs(after.score))
+            return {"range_filter": nearest, "radius": -FAR}
+        case Metric.L2:
+            squared = after.distance**2
+            return {"range_filter": max(0.0, squared - ROUNDING * max(1.0, squared)), "radius": FAR}
+
+
+def _best_of(
+    best: list[Hit], images: Sequence[StoredImage], vector: Vector, metric: Metric, nearest: Nearest
+) -> list[Hit]:
+    """The best of those before and of some more."""
+    matrix = np.array([image.vector for image in images], dtype=np.float32)
+    values = _milvus_distances(matrix, vector, metric)
+    hits = [
+        hit_of({"entity": {"id": image.id}, "distance": value}, metric)
+        for image, value in zip(images, values.tolist(), strict=True)
+    ]
+    after = nearest.after
+    following = (hit for hit in hits if after is None or order_of(hit) > (-after.score, after.id))
+    return heapq.nsmallest(nearest.limit, [*best, *following], key=order_of)
+
+
+def _milvus_distances(matrix: Vector, vector: Vector, metric: Metric) -> Vector:
+    """As Milvus computes them: float32[N] of float32[N, D] and float32[D]."""
+    match metric:
+        case Metric.COSINE:
+            lengths = np.linalg.norm(matrix, axis=1) * np.linalg.norm(vector)
+            cosines: Vector = (matrix @ vector) / lengths
+            return cosines
+        case Metric.IP:
+            products: Vector = matrix @ vector
+            return products
+        case Metric.L2:
+            squares: Vector = ((matrix - vector) ** 2).sum(axis=1)
+            return squares

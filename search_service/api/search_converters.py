@@ -1,0 +1,145 @@
+"""Messages of searches to plain values and back."""
+
+import base64
+from datetime import timedelta
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+from imagesearch.search.v1 import search_pb2
+
+from grpc_kit.errors import InvalidArgumentError
+from search_service.api.converters import (
+    consistency_from,
+    embedding_from,
+    encoded_image_from,
+    image_to,
+    index_to,
+    view_from,
+)
+from search_service.api.filter_converters import filter_from
+from search_service.core import page_tokens as tokens
+from search_service.core.ports import After
+from search_service.core.search_images import (
+    Example,
+    Examples,
+    Explanation,
+    Found,
+    GroupBy,
+    PageEnd,
+    Search,
+    StoredImageQuery,
+)
+from search_service.core.types import Hit, SearchParameters
+
+DEFAULT_LIMIT = 10
+
+
+def search_from(request: search_pb2.SearchRequest, page: PageEnd | None) -> Search:
+    """What a SearchRequest asks for. Raises InvalidArgumentError."""
+    return Search(
+        collection=request.collection,
+        query=query_from(request.query),
+        limit=request.limit or DEFAULT_LIMIT,
+        min_score=request.min_score if request.HasField("min_score") else None,
+        condition=filter_from(request.filter) if request.HasField("filter") else None,
+        group_by=GroupBy(request.group_by.attribute, request.group_by.group_size or 1)
+        if request.HasField("group_by")
+        else None,
+        include_query=request.include_query,
+        view=view_from(request.view, "view"),
+        parameters=SearchParameters(
+            ef=request.parameters.ef if request.parameters.HasField("ef") else None,
+            nprobe=request.parameters.nprobe if request.parameters.HasField("nprobe") else None,
+            exact=request.parameters.exact,
+        ),
+        consistency=consistency_from(request.consistency, "consistency"),
+        page=page,
+    )
+
+
+def query_from(query: search_pb2.Query) -> Example | Examples:
+    """A query. Raises InvalidArgumentError."""
+    match query.WhichOneof("kind"):
+        case "image":
+            return encoded_image_from(query.image)
+        case "image_id":
+            return StoredImageQuery(query.image_id)
+        case "embedding":
+            return embedding_from(query.embedding)
+        case "examples":
+            return Examples(
+                [
+                    _example_from(example, "positive", position)
+                    for position, example in enumerate(query.examples.positive)
+                ],
+                [
+                    _example_from(example, "negative", position)
+                    for position, example in enumerate(query.examples.negative)
+                ],
+            )
+        case _:
+            raise InvalidArgumentError(
+                "QUERY_MISSING",
+                "query is missing; it should be an image, an image_id, an embedding or examples",
+                field="query",
+            )
+
+
+def _example_from(example: search_pb2.Example, side: str, position: int) -> Example:
+    match example.WhichOneof("source"):
+        case "image":
+            return encoded_image_from(example.image)
+        case "image_id":
+            return StoredImageQuery(example.image_id)
+        case "embedding":
+            return embedding_from(example.embedding)
+        case _:
+            field = f"query.examples.{side}[{position}]"
+            raise InvalidArgumentError(
+                "QUERY_MISSING", f"{field} is empty; it should be an image, an image_id or an embedding", field=field
+            )
+
+
+def response_to(found: Found, token: str, *, explain: bool) -> search_pb2.SearchResponse:
+    """The message of an answer."""
+    return search_pb2.SearchResponse(
+        hits=[hit_to(hit, found.fingerprint) for hit in found.hits],
+        next_page_token=token,
+        explanation=explanation_to(found.explanation) if explain else None,
+    )
+
+
+def hit_to(hit: Hit, fingerprint: str) -> search_pb2.Hit:
+    """The message of a hit; `fingerprint` is its collection's."""
+    return search_pb2.Hit(image=image_to(hit.image, fingerprint), score=hit.score, distance=hit.distance)
+
+
+def explanation_to(explanation: Explanation) -> search_pb2.Explanation:
+    """The message of where the time went."""
+    return search_pb2.Explanation(
+        index=index_to(explanation.index),
+        embed_time=_duration_to(explanation.embed_seconds),
+        store_time=_duration_to(explanation.store_seconds),
+        total_time=_duration_to(explanation.total_seconds),
+    )
+
+
+def _duration_to(seconds: float) -> Duration:
+    message = Duration()
+    message.FromTimedelta(timedelta(seconds=seconds))
+    return message
+
+
+def page_end_to(end: PageEnd) -> tokens.Position:
+    """What a page token holds of the end of a page of hits: with the vector, which need not be made again."""
+    vector = base64.b64encode(np.asarray(end.vector, "<f4").tobytes()).decode()
+    return [end.after.score, end.after.distance, end.after.id, end.after.seen, vector]
+
+
+def page_end_from(position: tokens.Position | None) -> PageEnd | None:
+    """The end of the page before; None where there was none."""
+    if position is None:
+        return None
+    score, distance, image_id, seen, vector = position
+    after = After(float(score), float(distance), str(image_id), int(seen))
+    return PageEnd(after, np.frombuffer(base64.b64decode(str(vector)), "<f4").astype(np.float32))

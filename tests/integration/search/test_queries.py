@@ -1,0 +1,249 @@
+"""Every kind of query over gRPC, on both backends."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc, search_pb2, search_pb2_grpc
+from imagesearch.types.v1 import embedding_pb2
+
+from imagesearch_client import Client, Embedding, NewImage, equals
+
+CODE = grpc.StatusCode
+STRONG = collection_pb2.CONSISTENCY_STRONG
+Refused = Callable[[Callable[[], object]], Any]
+Vectors = "np.ndarray[tuple[int, int], np.dtype[np.float32]]"
+COUNT = 500
+
+
+@pytest.fixture
+def searches(channel: grpc.Channel) -> search_pb2_grpc.SearchServiceStub:
+    return search_pb2_grpc.SearchServiceStub(channel)
+
+
+@pytest.fixture
+def collections(channel: grpc.Channel) -> collection_pb2_grpc.CollectionServiceStub:
+    return collection_pb2_grpc.CollectionServiceStub(channel)
+
+
+def vectors() -> Any:
+    return np.random.default_rng(3).normal(size=(COUNT, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def filled(search_address: str) -> str:
+    """A collection of 500 vectors with an HNSW index, for tests that do not change it."""
+    wanted = collection_pb2.Collection(
+        name="queried",
+        dimension=8,
+        fingerprint="f",
+        index=collection_pb2.Index(
+            type=collection_pb2.INDEX_TYPE_HNSW, hnsw=collection_pb2.HnswParameters(m=12, ef_construction=150)
+        ),
+        consistency=STRONG,
+    )
+    with grpc.insecure_channel(search_address) as channel:
+        stub = collection_pb2_grpc.CollectionServiceStub(channel)
+        stub.CreateCollection(collection_pb2.CreateCollectionRequest(collection=wanted))
+    with Client(search_address) as client:
+        new = [
+            NewImage(f"i{n:03d}", Embedding(vector.tolist(), "f"), attributes={"shop": n % 9, "even": n % 2 == 0})
+            for n, vector in enumerate(vectors())
+        ]
+        assert all(result.error is None for result in client.write("queried", new))
+    return "queried"
+
+
+def embedding(vector: Any) -> embedding_pb2.Embedding:
+    return embedding_pb2.Embedding(values=vector.tolist(), fingerprint="f")
+
+
+def by_vector(number: int, **fields: Any) -> search_pb2.SearchRequest:
+    query = search_pb2.Query(embedding=embedding(vectors()[number]))
+    return search_pb2.SearchRequest(collection="queried", query=query, **fields)
+
+
+def pages(searches: search_pb2_grpc.SearchServiceStub, request: search_pb2.SearchRequest) -> Iterator[list[str]]:
+    while True:
+        response = searches.Search(request)
+        yield [hit.image.id for hit in response.hits]
+        if not response.next_page_token:
+            return
+        request.page_token = response.next_page_token
+
+
+@pytest.mark.parametrize("limit", [40, 100, 250])
+def test_pages_of_hits_are_the_whole_collection_in_order(
+    searches: search_pb2_grpc.SearchServiceStub, filled: str, limit: int
+) -> None:
+    assert filled
+    found = list(pages(searches, by_vector(0, limit=limit)))
+    ids = [image_id for page in found for image_id in page]
+    cosines = vectors() @ vectors()[0] / np.linalg.norm(vectors(), axis=1)
+    assert ids == [f"i{number:03d}" for number in np.argsort(-cosines, kind="stable")]
+    assert all(len(page) == limit for page in found[:-1])
+
+
+def test_pages_go_on_with_a_filter_a_least_score_and_another_limit(
+    searches: search_pb2_grpc.SearchServiceStub, filled: str
+) -> None:
+    assert filled
+    request = by_vector(0, limit=20, min_score=0.0, filter=equals("even", True))
+    whole = [image_id for page in pages(searches, request) for image_id in page]
+    request.page_token = searches.Search(
+        by_vector(0, limit=20, min_score=0.0, filter=equals("even", True))
+    ).next_page_token
+    request.limit = 1000
+    assert whole[20:] == [hit.image.id for hit in searches.Search(request).hits]
+    assert 50 < len(whole) < 250
+
+
+def test_a_page_token_fits_its_own_query_only(
+    searches: search_pb2_grpc.SearchServiceStub, filled: str, refusal: Refused
+) -> None:
+    assert filled
+    token = searches.Search(by_vector(0)).next_page_token
+    assert token
+    for request in (by_vector(1), by_vector(0, min_score=0.5), by_vector(0, view=1), by_vector(0, explain=True)):
+        request.page_token = token
+        refused = refusal(lambda request=request: searches.Search(request))  # type: ignore[misc]
+        assert (refused.code, refused.info.reason) == (CODE.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID")
+        assert refused.fields == ["page_token"]
+
+
+def test_exact_search_and_the_index_agree(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
+    assert filled
+    for number in range(5):
+        exact = searches.Search(by_vector(number, parameters=search_pb2.SearchParameters(exact=True)))
+        by_index = searches.Search(by_vector(number, parameters=search_pb2.SearchParameters(ef=400)))
+        assert [hit.image.id for hit in exact.hits] == [hit.image.id for hit in by_index.hits]
+
+
+def test_an_answer_explains_itself(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
+    assert filled
+    explained = searches.Search(by_vector(0, explain=True)).explanation
+    assert explained.index.type in {collection_pb2.INDEX_TYPE_HNSW, collection_pb2.INDEX_TYPE_FLAT}
+    assert 0 < explained.store_time.ToMicroseconds() <= explained.total_time.ToMicroseconds()
+    exact = by_vector(0, explain=True, parameters=search_pb2.SearchParameters(exact=True))
+    assert searches.Search(exact).explanation.index.type == collection_pb2.INDEX_TYPE_FLAT
+    assert not searches.Search(by_vector(0)).HasField("explanation")
+
+
+def test_groups_hold_the_best_of_each(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
+    assert filled
+    whole = searches.Search(by_vector(0, limit=500)).hits
+    response = searches.Search(by_vector(0, limit=100, group_by=search_pb2.GroupBy(attribute="shop", group_size=3)))
+    taken: dict[int, list[str]] = {}
+    for hit in whole:
+        group = taken.setdefault(hit.image.attributes["shop"].integer_value, [])
+        if len(group) < 3:
+            group.append(hit.image.id)
+    expected = {image_id for group in taken.values() for image_id in group}
+    assert [hit.image.id for hit in response.hits] == [hit.image.id for hit in whole if hit.image.id in expected]
+    assert len(response.hits) == 27
+    assert not response.next_page_token
+
+
+def test_examples_pull_and_push(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
+    examples = search_pb2.Examples(
+        positive=[search_pb2.Example(image_id="i001"), search_pb2.Example(embedding=embedding(vectors()[2]))],
+        negative=[search_pb2.Example(image_id="i003")],
+    )
+    query = search_pb2.Query(examples=examples)
+    hits = searches.Search(search_pb2.SearchRequest(collection=filled, query=query, limit=COUNT)).hits
+    unit = vectors() / np.linalg.norm(vectors(), axis=1, keepdims=True)
+    towards = (unit[1] + unit[2]) / 2
+    order = np.argsort(-(unit @ (towards + 0.25 * (towards - unit[3]))), kind="stable")
+    assert [hit.image.id for hit in hits] == [f"i{number:03d}" for number in order if number not in (1, 3)]
+
+
+def test_a_stream_answers_each_query_and_a_wrong_one_ends_nothing(
+    searches: search_pb2_grpc.SearchServiceStub, filled: str
+) -> None:
+    assert filled
+
+    def requests() -> Iterator[search_pb2.SearchStreamRequest]:
+        for number in range(200):
+            yield search_pb2.SearchStreamRequest(request_id=str(number), request=by_vector(number, limit=1))
+            if number % 50 == 7:
+                yield search_pb2.SearchStreamRequest(request_id=f"wrong {number}", request=by_vector(0, limit=-1))
+        yield search_pb2.SearchStreamRequest(request_id="x" * 200, request=by_vector(0))
+
+    answers = {answer.request_id: answer for answer in searches.SearchStream(requests())}
+    assert len(answers) == 205
+    for number in range(200):
+        assert answers[str(number)].response.hits[0].image.id == f"i{number:03d}"
+    for number in (7, 57, 107, 157):
+        assert answers[f"wrong {number}"].error.code == CODE.INVALID_ARGUMENT.value[0]
+    assert "request_id" in answers["x" * 128].error.message
+
+
+def test_an_alias_is_searched_moved_and_removed(
+    collections: collection_pb2_grpc.CollectionServiceStub,
+    searches: search_pb2_grpc.SearchServiceStub,
+    filled: str,
+    name: str,
+    refusal: Refused,
+) -> None:
+    alias, other = f"a{name}", f"o{name}"
+    wanted = collection_pb2.Collection(name=other, dimension=8, fingerprint="f")
+    collections.CreateCollection(collection_pb2.CreateCollectionRequest(collection=wanted))
+
+    def set_alias(collection: str) -> collection_pb2.SetAliasResponse:
+        wanted = collection_pb2.Alias(name=alias, collection=collection)
+        return collections.SetAlias(collection_pb2.SetAliasRequest(alias=wanted))
+
+    def found() -> int:
+        request = by_vector(0, limit=3)
+        request.collection = alias
+        return len(searches.Search(request).hits)
+
+    assert set_alias(filled).previous_collection == ""
+    assert found() == 3
+    assert collections.GetCollection(collection_pb2.GetCollectionRequest(name=alias)).collection.name == filled
+    assert set_alias(other).previous_collection == filled
+    assert found() == 0
+    listed = collections.ListAliases(collection_pb2.ListAliasesRequest(collection=other)).aliases
+    assert [(found.name, found.collection) for found in listed] == [(alias, other)]
+    assert alias in [found.name for found in collections.ListAliases(collection_pb2.ListAliasesRequest()).aliases]
+
+    def delete(name: str) -> None:
+        collections.DeleteCollection(collection_pb2.DeleteCollectionRequest(name=name))
+
+    for call, code, reason in (
+        (lambda: delete(other), CODE.FAILED_PRECONDITION, "COLLECTION_HAS_ALIASES"),
+        (lambda: delete(alias), CODE.FAILED_PRECONDITION, "NAME_IS_ALIAS"),
+        (lambda: set_alias("nowhere"), CODE.NOT_FOUND, "COLLECTION_NOT_FOUND"),
+        (
+            lambda: collections.SetAlias(
+                collection_pb2.SetAliasRequest(alias=collection_pb2.Alias(name=other, collection=filled))
+            ),
+            CODE.ALREADY_EXISTS,
+            "COLLECTION_EXISTS",
+        ),
+        (
+            lambda: collections.CreateCollection(
+                collection_pb2.CreateCollectionRequest(
+                    collection=collection_pb2.Collection(name=alias, dimension=8, fingerprint="f")
+                )
+            ),
+            CODE.ALREADY_EXISTS,
+            "COLLECTION_EXISTS",
+        ),
+        (
+            lambda: collections.DeleteAlias(collection_pb2.DeleteAliasRequest(name="nowhere")),
+            CODE.NOT_FOUND,
+            "ALIAS_NOT_FOUND",
+        ),
+        (
+            lambda: collections.DeleteAlias(collection_pb2.DeleteAliasRequest(name=other)),
+            CODE.NOT_FOUND,
+            "ALIAS_NOT_FOUND",
+        ),
+    ):
+        refused = refusal(call)
+        assert (refused.code, refused.info.reason) == (code, reason)
+    collections.DeleteAlias(collection_pb2.DeleteAliasRequest(name=alias))
+    delete(other)

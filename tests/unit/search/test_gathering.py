@@ -1,0 +1,109 @@
+"""Searches that come at the same time go to the store together."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import DeadlineExceededError
+from search_service.adapters.gathering import Gatherer
+
+NEVER = Deadline.after(None)
+
+
+class Store:
+    """Doubles numbers; a run lasts until its gate opens."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[str, list[int]]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def double(self, key: str, items: Sequence[int], deadline: Deadline) -> list[int]:
+        self.runs.append((key, list(items)))
+        await self.gate.wait()
+        if key == "fault":
+            raise ValueError(key)
+        return [2 * item for item in items]
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_who_finds_a_free_slot_goes_at_once_and_alone() -> None:
+    store = Store()
+    gatherer = Gatherer(store.double, 2, 8)
+    assert await gatherer.submit("a", 1, NEVER) == 2
+    assert await gatherer.submit("a", 2, NEVER) == 4
+    assert store.runs == [("a", [1]), ("a", [2])]
+
+
+async def test_those_who_wait_for_the_same_go_together_and_the_longest_waiting_first() -> None:
+    store = Store()
+    store.gate.clear()
+    gatherer = Gatherer(store.double, 1, 3)
+    tasks = []
+    for key, item in (("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4), ("a", 5), ("a", 6)):
+        tasks.append(asyncio.create_task(gatherer.submit(key, item, NEVER)))
+        await settle()
+    store.gate.set()
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8, 10, 12]
+    assert store.runs == [("a", [0]), ("b", [1, 3]), ("a", [2, 4, 5]), ("a", [6])]
+
+
+async def test_no_more_runs_than_slots() -> None:
+    store = Store()
+    store.gate.clear()
+    gatherer = Gatherer(store.double, 2, 1)
+    tasks = [asyncio.create_task(gatherer.submit("a", item, NEVER)) for item in range(5)]
+    await settle()
+    assert len(store.runs) == 2
+    store.gate.set()
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
+
+
+async def test_a_fault_is_told_to_all_of_its_run_and_to_no_other() -> None:
+    store = Store()
+    store.gate.clear()
+    gatherer = Gatherer(store.double, 1, 8)
+    tasks = [asyncio.create_task(gatherer.submit(key, 1, NEVER)) for key in ("a", "fault", "fault", "a")]
+    await settle()
+    store.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [int, ValueError, ValueError, int]
+    assert await gatherer.submit("a", 5, NEVER) == 10
+
+
+async def test_who_has_left_or_is_out_of_time_is_not_looked_for() -> None:
+    store = Store()
+    store.gate.clear()
+    gatherer = Gatherer(store.double, 1, 8)
+    first = asyncio.create_task(gatherer.submit("a", 0, NEVER))
+    await settle()
+    leaving = asyncio.create_task(gatherer.submit("b", 1, NEVER))
+    late = asyncio.create_task(gatherer.submit("b", 2, Deadline.after(0.001)))
+    staying = asyncio.create_task(gatherer.submit("b", 3, NEVER))
+    await asyncio.sleep(0.01)
+    leaving.cancel()
+    await settle()
+    store.gate.set()
+    assert (await first, await staying) == (0, 6)
+    with pytest.raises(DeadlineExceededError):
+        await late
+    assert store.runs == [("a", [0]), ("b", [3])]
+
+
+async def test_a_caller_that_leaves_under_way_does_not_end_the_others() -> None:
+    store = Store()
+    store.gate.clear()
+    gatherer = Gatherer(store.double, 1, 8)
+    first = asyncio.create_task(gatherer.submit("b", 0, NEVER))
+    await settle()
+    together = [asyncio.create_task(gatherer.submit("a", item, NEVER)) for item in (1, 2)]
+    await settle()
+    first.cancel()
+    store.gate.set()
+    assert await asyncio.gather(*together) == [2, 4]
