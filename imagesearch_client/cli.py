@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,7 +19,20 @@ from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError
 from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.filters import Filter, all_of, parse, read_value
 from imagesearch_client.ingest import SUFFIXES, find_images, ingest_folder, show_progress
-from imagesearch_client.types import AttributeValue, Collection, Hit, Image, Metric
+from imagesearch_client.types import (
+    AttributeValue,
+    Collection,
+    Example,
+    Examples,
+    Hit,
+    Image,
+    ImageFile,
+    Index,
+    Metric,
+    Query,
+    SearchOptions,
+    StoredImage,
+)
 
 DEFAULT_COLLECTION = "images"
 SHOWN_REJECTS = 10
@@ -44,6 +57,8 @@ app = typer.Typer(
 )
 collections_app = typer.Typer(help="Make, list and remove collections.", no_args_is_help=True)
 app.add_typer(collections_app, name="collections")
+aliases_app = typer.Typer(help="Point second names at collections.", no_args_is_help=True)
+app.add_typer(aliases_app, name="aliases")
 images_app = typer.Typer(help="List, show, change and remove images.", no_args_is_help=True)
 app.add_typer(images_app, name="images")
 
@@ -151,10 +166,13 @@ def create_collection(
     metric: Annotated[Metric, typer.Option(help="How vectors are compared.")] = Metric.COSINE,
     model: Annotated[str, typer.Option(help="The embedder's model. [default: the embedder's own default]")] = "",
     description: Annotated[str, typer.Option(help="What the collection is for.")] = "",
+    index: Annotated[
+        Index, typer.Option(help="What answers the queries; Milvus Lite compares every vector anyway.")
+    ] = Index.AUTOINDEX,
 ) -> None:
     """Make an empty collection."""
     with connected(target) as client:
-        collection = client.create_collection(name, metric=metric, model=model, description=description)
+        collection = client.create_collection(name, metric=metric, model=model, description=description, index=index)
     out.print(f"made {collection.name}: {collection.fingerprint}, {collection.dimension} x float32, {metric.value}")
 
 
@@ -170,6 +188,34 @@ def delete_collection(
             typer.confirm(f"Remove {name} with its {client.count(name)} images?", abort=True)
         client.delete_collection(name)
     out.print(f"removed {name}")
+
+
+@aliases_app.command("list")
+def list_aliases(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """List the aliases and what they point at."""
+    with connected(target) as client:
+        aliases = client.list_aliases()
+    if as_json:
+        print(json.dumps(aliases))
+    else:
+        for alias, collection in aliases.items():
+            out.print(f"{alias} -> {collection}", highlight=False)
+
+
+@aliases_app.command("set")
+def set_alias(alias: str, collection: str, target: Target = DEFAULT_TARGET) -> None:
+    """Point an alias at a collection; who searches sees the one or the other."""
+    with connected(target) as client:
+        previous = client.set_alias(alias, collection)
+    out.print(f"{alias} -> {collection}" + (f" (was {previous})" if previous else ""), highlight=False)
+
+
+@aliases_app.command("delete")
+def delete_alias(alias: str, target: Target = DEFAULT_TARGET) -> None:
+    """Remove an alias, never its collection."""
+    with connected(target) as client:
+        client.delete_alias(alias)
+    out.print(f"removed {alias}", highlight=False)
 
 
 @app.command()
@@ -223,6 +269,16 @@ def search(
     limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=1000, help="The most hits for each image.")] = 10,
     min_score: Annotated[float | None, typer.Option(help="Leave out hits that score less.")] = None,
     where: Where = None,
+    group_by: Annotated[str, typer.Option(help="The best hit of each value of this attribute.")] = "",
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--unlike",
+            help="A stored image to be unlike; then all images and ids together are one query, by examples. May be "
+            "repeated.",
+        ),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare every vector, whatever the index is.")] = False,
     as_json: AsJson = False,
     plot: Annotated[
         Path | None, typer.Option(help="Write a picture: a row for each image, its hits beside it.")
@@ -231,15 +287,21 @@ def search(
     """Find the images most like an image, or like each of several."""
     if not images and not ids:
         raise typer.BadParameter("there is nothing to look for: name image files, or stored images by --id")
-    if plot is not None and ids:
-        raise typer.BadParameter("draws rows for image files, and --id has none", param_hint="--plot")
+    if plot is not None and (ids or unlike):
+        raise typer.BadParameter("draws rows for image files, and --id and --unlike have none", param_hint="--plot")
     if plot is not None and (plot.suffix.lower() not in PLOT_SUFFIXES or not plot.absolute().parent.is_dir()):
         raise typer.BadParameter(
             f"{plot} should be in a folder that exists and end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot"
         )
-    options = {"limit": limit, "min_score": min_score, "where": condition_of(where)}
+    options = SearchOptions(limit=limit, min_score=min_score, where=condition_of(where), group_by=group_by, exact=exact)
+    examples: list[tuple[str, Example]] = [(str(image), ImageFile(image.read_bytes())) for image in images or ()]
+    examples += [(image_id, StoredImage(image_id)) for image_id in ids or ()]
+    queries: Sequence[tuple[str, Query]] = examples
+    if unlike:
+        negative = [StoredImage(image_id) for image_id in unlike]
+        queries = [(" + ".join(name for name, _ in examples), Examples([example for _, example in examples], negative))]
     with connected(target) as client:
-        rows, failed = look_for(client, collection, [*(images or ()), *(ids or ())], options)
+        rows, failed = look_for(client, collection, queries, options)
     print_rows(rows, failed, as_json=as_json)
     if plot is not None and rows:
         # matplotlib takes a while to import.
@@ -348,35 +410,32 @@ def delete_images(
 
 
 def look_for(
-    client: Client, collection: str, queries: Sequence[Path | str], options: dict[str, Any]
-) -> tuple[list[tuple[Path | str, list[Hit]]], list[tuple[Path | str, ServiceError]]]:
-    """The hits of each image file and each id, and the errors of those that are at fault themselves."""
-    rows: list[tuple[Path | str, list[Hit]]] = []
-    failed: list[tuple[Path | str, ServiceError]] = []
-    for query in queries:
+    client: Client, collection: str, queries: Sequence[tuple[str, Query]], options: SearchOptions
+) -> tuple[list[tuple[str, list[Hit]]], list[tuple[str, ServiceError]]]:
+    """The hits of each query by its name, and the errors of those that are at fault themselves."""
+    rows: list[tuple[str, list[Hit]]] = []
+    failed: list[tuple[str, ServiceError]] = []
+    for name, query in queries:
         try:
-            if isinstance(query, str):
-                hits = client.search_by_id(collection, query, **options)
-            else:
-                hits = client.search_by_image(collection, query.read_bytes(), **options)
+            hits = client.search(collection, query, **options)
         except (InvalidArgumentError, NotFoundError) as error:
             if error.reason in OF_ALL_QUERIES:
                 raise
-            failed.append((query, error))
+            failed.append((name, error))
         else:
-            rows.append((query, hits))
+            rows.append((name, hits))
     return rows, failed
 
 
 def print_rows(
-    rows: Sequence[tuple[Path | str, list[Hit]]], failed: Sequence[tuple[Path | str, ServiceError]], *, as_json: bool
+    rows: Sequence[tuple[str, list[Hit]]], failed: Sequence[tuple[str, ServiceError]], *, as_json: bool
 ) -> None:
     """The hits of each query, and what is wrong with some."""
     if as_json:
         found: list[dict[str, object]] = [
-            {"query": str(query), "hits": [hit_json(hit) for hit in hits]} for query, hits in rows
+            {"query": query, "hits": [hit_json(hit) for hit in hits]} for query, hits in rows
         ]
-        found += [{"query": str(query), "error": fault.reason, "message": fault.message} for query, fault in failed]
+        found += [{"query": query, "error": fault.reason, "message": fault.message} for query, fault in failed]
         print(json.dumps(found))
     else:
         for query, hits in rows:
@@ -403,9 +462,9 @@ def print_collections(found: Sequence[tuple[Collection, int]]) -> None:
     out.print(table)
 
 
-def print_hits(query: Path | str, hits: Sequence[Hit]) -> None:
+def print_hits(query: str, hits: Sequence[Hit]) -> None:
     """A table of the hits of one query."""
-    table = Table("", "score", "distance", "id", title=Text(str(query)), title_justify="left")
+    table = Table("", "score", "distance", "id", title=Text(query), title_justify="left")
     for rank, hit in enumerate(hits, start=1):
         table.add_row(str(rank), f"{hit.score:.4f}", f"{hit.distance:.4f}", Text(hit.image.id))
     out.print(table if hits else Text(f"{query}: no hits"))
@@ -420,6 +479,7 @@ def collection_json(collection: Collection, count: int) -> dict[str, object]:
         "dimension": collection.dimension,
         "fingerprint": collection.fingerprint,
         "metric": collection.metric.value,
+        "index": collection.index.value,
         "description": collection.description,
         "labels": dict(collection.labels),
         "create_time": collection.create_time.isoformat(),

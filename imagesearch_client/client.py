@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, Unpack
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -18,16 +18,17 @@ from imagesearch.search.v1 import (
 
 from grpc_kit.channel import open_blocking_channel
 from grpc_kit.credentials import ClientTls
+from grpc_kit.errors import ServiceError
 from grpc_kit.health import is_serving
-from grpc_kit.status import from_rpc_error
+from grpc_kit.status import from_rpc_error, from_status
 from imagesearch_client.converters import (
+    INDEX_NUMBERS,
     METRIC_NUMBERS,
     attribute_to,
     collection_from,
-    embedding_to,
-    encoded_image,
     hit_from,
     image_from,
+    search_request,
     write_result,
 )
 from imagesearch_client.filters import Filter
@@ -38,9 +39,14 @@ from imagesearch_client.types import (
     Embedding,
     Hit,
     Image,
+    ImageFile,
+    Index,
     Metric,
     NewImage,
+    Query,
     Region,
+    SearchOptions,
+    StoredImage,
     WriteResult,
 )
 
@@ -53,6 +59,7 @@ REPEATABLE = (
     "imagesearch.search.v1.SearchService/Search",
     "imagesearch.search.v1.CollectionService/GetCollection",
     "imagesearch.search.v1.CollectionService/ListCollections",
+    "imagesearch.search.v1.CollectionService/ListAliases",
     "imagesearch.search.v1.ImageService/GetImage",
     "imagesearch.search.v1.ImageService/GetImages",
     "imagesearch.search.v1.ImageService/ListImages",
@@ -111,6 +118,7 @@ class Client:
         dimension: int = 0,
         fingerprint: str = "",
         metric: Metric = Metric.COSINE,
+        index: Index = Index.AUTOINDEX,
         description: str = "",
         labels: Mapping[str, str] | None = None,
     ) -> Collection:
@@ -124,6 +132,7 @@ class Client:
             dimension=dimension,
             fingerprint=fingerprint,
             metric=METRIC_NUMBERS[metric],
+            index=collection_pb2.Index(type=INDEX_NUMBERS[index]),
             description=description,
             labels=labels,
         )
@@ -267,53 +276,85 @@ class Client:
         with _named_errors():
             return self._images.CountImages(request, timeout=self._timeout).count
 
-    def search_by_image(
-        self,
-        collection: str,
-        content: bytes,
-        *,
-        region: Region | None = None,
-        limit: int = 10,
-        min_score: float | None = None,
-        where: Filter | None = None,
-    ) -> Hits:
-        """The images most like the one whose file is given."""
-        query = search_pb2.Query(image=encoded_image(content, region))
-        return self._search(collection, query, limit, min_score, where)
-
-    def search_by_id(
-        self,
-        collection: str,
-        image_id: str,
-        *,
-        limit: int = 10,
-        min_score: float | None = None,
-        where: Filter | None = None,
-    ) -> Hits:
-        """The images most like a stored one, which is not among them."""
-        return self._search(collection, search_pb2.Query(image_id=image_id), limit, min_score, where)
-
-    def search_by_vector(
-        self,
-        collection: str,
-        embedding: Embedding,
-        *,
-        limit: int = 10,
-        min_score: float | None = None,
-        where: Filter | None = None,
-    ) -> Hits:
-        """The images whose vectors are nearest to one."""
-        return self._search(collection, search_pb2.Query(embedding=embedding_to(embedding)), limit, min_score, where)
-
-    def _search(
-        self, collection: str, query: search_pb2.Query, limit: int, min_score: float | None, where: Filter | None
-    ) -> Hits:
-        request = search_pb2.SearchRequest(
-            collection=collection, query=query, limit=limit, min_score=min_score, filter=where
-        )
+    def search(self, collection: str, query: Query, **options: Unpack[SearchOptions]) -> Hits:
+        """The images most like a query."""
+        request = search_request(collection, query, options)
         with _named_errors():
             response = self._searches.Search(request, timeout=self._timeout)
         return [hit_from(hit) for hit in response.hits]
+
+    def search_by_image(
+        self, collection: str, content: bytes, *, region: Region | None = None, **options: Unpack[SearchOptions]
+    ) -> Hits:
+        """The images most like the one whose file is given."""
+        return self.search(collection, ImageFile(content, region), **options)
+
+    def search_by_id(self, collection: str, image_id: str, **options: Unpack[SearchOptions]) -> Hits:
+        """The images most like a stored one, which is not among them."""
+        return self.search(collection, StoredImage(image_id), **options)
+
+    def search_by_vector(self, collection: str, embedding: Embedding, **options: Unpack[SearchOptions]) -> Hits:
+        """The images whose vectors are nearest to one."""
+        return self.search(collection, embedding, **options)
+
+    def search_all(self, collection: str, query: Query, **options: Unpack[SearchOptions]) -> Iterator[Hit]:
+        """Every image of the collection, or all that fit, the most alike first; read page by page of `limit`."""
+        request = search_request(collection, query, options)
+        while True:
+            with _named_errors():
+                response = self._searches.Search(request, timeout=self._timeout)
+            yield from map(hit_from, response.hits)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    def search_many(
+        self, collection: str, queries: Iterable[Query], **options: Unpack[SearchOptions]
+    ) -> Iterator[tuple[int, Hits | ServiceError]]:
+        """Answers many queries over one call: the number of the query, and its hits or what is wrong with it.
+
+        In any order. `queries` is read in another thread, as fast as they are answered.
+        """
+        requests = (
+            search_pb2.SearchStreamRequest(request_id=str(number), request=search_request(collection, query, options))
+            for number, query in enumerate(queries)
+        )
+        responses = self._searches.SearchStream(requests)
+        try:
+            with _named_errors():
+                for response in responses:
+                    number = int(response.request_id)
+                    if response.WhichOneof("result") == "error":
+                        yield number, from_status(response.error)
+                    else:
+                        yield number, [hit_from(hit) for hit in response.response.hits]
+        finally:
+            # Where the caller stops asking for results.
+            responses.cancel()
+
+    def set_alias(self, alias: str, collection: str) -> str:
+        """Points an alias at a collection, in one step; gives where it pointed before, empty for a new one."""
+        wanted = collection_pb2.Alias(name=alias, collection=collection)
+        with _named_errors():
+            response = self._collections.SetAlias(collection_pb2.SetAliasRequest(alias=wanted), timeout=self._timeout)
+        return response.previous_collection
+
+    def list_aliases(self) -> dict[str, str]:
+        """The collection of every alias."""
+        request = collection_pb2.ListAliasesRequest(page_size=1000)
+        aliases: dict[str, str] = {}
+        while True:
+            with _named_errors():
+                response = self._collections.ListAliases(request, timeout=self._timeout)
+            aliases |= {alias.name: alias.collection for alias in response.aliases}
+            if not response.next_page_token:
+                return aliases
+            request.page_token = response.next_page_token
+
+    def delete_alias(self, alias: str) -> None:
+        """Removes an alias, never its collection."""
+        with _named_errors():
+            self._collections.DeleteAlias(collection_pb2.DeleteAliasRequest(name=alias), timeout=self._timeout)
 
 
 @contextmanager

@@ -11,11 +11,18 @@ from imagesearch_client.types import (
     AttributeValue,
     Collection,
     Embedding,
+    Example,
+    Examples,
     Hit,
     Image,
+    ImageFile,
+    Index,
     Metric,
     NewImage,
+    Query,
     Region,
+    SearchOptions,
+    StoredImage,
     WriteResult,
 )
 
@@ -24,6 +31,15 @@ METRIC_NUMBERS = {
     Metric.L2: collection_pb2.METRIC_L2,
     Metric.IP: collection_pb2.METRIC_IP,
 }
+INDEX_NUMBERS = {
+    Index.AUTOINDEX: collection_pb2.INDEX_TYPE_AUTOINDEX,
+    Index.FLAT: collection_pb2.INDEX_TYPE_FLAT,
+    Index.HNSW: collection_pb2.INDEX_TYPE_HNSW,
+    Index.IVF_FLAT: collection_pb2.INDEX_TYPE_IVF_FLAT,
+    Index.IVF_SQ8: collection_pb2.INDEX_TYPE_IVF_SQ8,
+    Index.DISKANN: collection_pb2.INDEX_TYPE_DISKANN,
+}
+INDEXES = {number: index for index, number in INDEX_NUMBERS.items()}
 METRICS = {number: metric for metric, number in METRIC_NUMBERS.items()}
 
 
@@ -38,6 +54,52 @@ def encoded_image(content: bytes, region: Region | None) -> types_image_pb2.Enco
 def embedding_to(embedding: Embedding) -> embedding_pb2.Embedding:
     """The message of a vector."""
     return embedding_pb2.Embedding(values=embedding.values, fingerprint=embedding.fingerprint)
+
+
+def search_request(collection: str, query: Query, options: SearchOptions) -> search_pb2.SearchRequest:
+    """The message of a search."""
+    group_by = None
+    if attribute := options.get("group_by"):
+        group_by = search_pb2.GroupBy(attribute=attribute, group_size=options.get("group_size", 0))
+    return search_pb2.SearchRequest(
+        collection=collection,
+        query=query_to(query),
+        limit=options.get("limit", 0),
+        min_score=options.get("min_score"),
+        filter=options.get("where"),
+        group_by=group_by,
+        include_query=options.get("include_query", False),
+        parameters=search_pb2.SearchParameters(
+            ef=options.get("ef"), nprobe=options.get("nprobe"), exact=options.get("exact", False)
+        ),
+    )
+
+
+def query_to(query: Query) -> search_pb2.Query:
+    """The message of a query."""
+    match query:
+        case ImageFile(content, region):
+            return search_pb2.Query(image=encoded_image(content, region))
+        case StoredImage(image_id):
+            return search_pb2.Query(image_id=image_id)
+        case Embedding():
+            return search_pb2.Query(embedding=embedding_to(query))
+        case Examples(positive, negative):
+            examples = search_pb2.Examples(
+                positive=[_example_to(example) for example in positive],
+                negative=[_example_to(example) for example in negative],
+            )
+            return search_pb2.Query(examples=examples)
+
+
+def _example_to(example: Example) -> search_pb2.Example:
+    match example:
+        case ImageFile(content, region):
+            return search_pb2.Example(image=encoded_image(content, region))
+        case StoredImage(image_id):
+            return search_pb2.Example(image_id=image_id)
+        case Embedding():
+            return search_pb2.Example(embedding=embedding_to(example))
 
 
 def attribute_to(value: AttributeValue) -> image_pb2.AttributeValue:
@@ -94,6 +156,7 @@ def collection_from(message: collection_pb2.Collection) -> Collection:
         dimension=message.dimension,
         fingerprint=message.fingerprint,
         metric=METRICS[message.metric],
+        index=INDEXES[message.index.type],
         description=message.description,
         labels=dict(message.labels),
         create_time=message.create_time.ToDatetime(UTC),

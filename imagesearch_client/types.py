@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 from grpc_kit.errors import ServiceError
+from imagesearch_client.filters import Filter
 
 AttributeValue: TypeAlias = str | bool | int | float | Sequence[str]
 
@@ -37,6 +38,69 @@ class Embedding:
     fingerprint: str
 
 
+class Index(Enum):
+    """What answers the queries of a collection; Milvus Lite compares every vector whatever this says."""
+
+    AUTOINDEX = "autoindex"
+    FLAT = "flat"
+    HNSW = "hnsw"
+    IVF_FLAT = "ivf_flat"
+    IVF_SQ8 = "ivf_sq8"
+    DISKANN = "diskann"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A query by an image's bytes, or by a region of it."""
+
+    content: bytes
+    region: Region | None = None
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A query by an image of the collection."""
+
+    id: str
+
+
+Example: TypeAlias = ImageFile | StoredImage | Embedding
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A query by images to be like, and images to be unlike."""
+
+    positive: Sequence[Example]
+    negative: Sequence[Example] = ()
+
+
+Query: TypeAlias = Example | Examples
+
+
+class SearchOptions(TypedDict, total=False):
+    """What a search may be told beside its query; see the contract's SearchRequest."""
+
+    limit: int
+    """The most hits, 1 to 1,000; 10 where it is not said."""
+    min_score: float | None
+    """Leaves out hits that score less."""
+    where: Filter | None
+    """Only images that fit."""
+    group_by: str
+    """The attribute of whose values there are `group_size` hits at most."""
+    group_size: int
+    """1 where it is not said."""
+    include_query: bool
+    """Whether stored images of the query may be among the hits."""
+    exact: bool
+    """Compares every vector, whatever the index is."""
+    ef: int | None
+    """HNSW: candidates kept."""
+    nprobe: int | None
+    """IVF: clusters looked at."""
+
+
 @dataclass(frozen=True)
 class Collection:
     """A set of images whose vectors can be compared with one another."""
@@ -46,6 +110,7 @@ class Collection:
     dimension: int
     fingerprint: str
     metric: Metric
+    index: Index
     description: str
     labels: Mapping[str, str]
     create_time: datetime

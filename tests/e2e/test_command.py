@@ -113,6 +113,56 @@ def test_of_several_queries_only_the_bad_one_fails(stack: Stack, photographs: Pa
         assert "should be in a folder that exists" in stack.command("search", str(good), "--plot", str(plot), code=2)
 
 
+def test_images_are_marked_chosen_and_removed(stack: Stack, photographs: Path) -> None:
+    stack.command("ingest", str(photographs))
+    for name, kind, price in (("coffee.jpg", "drink", 3.5), ("coins.jpg", "money", 100), ("page.jpg", "text", 2)):
+        image = json.loads(stack.command("images", "set", name, f"kind={kind}", f"price={price}", 'code="7"'))
+        assert image["attributes"] == {"kind": kind, "price": price, "code": "7"}
+    page = str(photographs / "page.jpg")
+
+    def found(*arguments: str) -> list[str]:
+        (row,) = json.loads(stack.command("search", *arguments, "--json"))
+        return [hit["id"] for hit in row["hits"]]
+
+    assert found(page, "--where", "kind in drink,money", "--where", "price<50") == ["coffee.jpg"]
+    assert sorted(found(page, "--where", "kind", "--where", "kind!=text")) == ["coffee.jpg", "coins.jpg"]
+    assert found("--id", "page.jpg", "--where", "code=7") == []
+    assert len(found("--id", "page.jpg", "--unlike", "coffee.jpg", "-k", "20", "--exact")) == 16
+    assert len(found(page, "--group-by", "code")) == 1
+    assert "is no condition" in stack.command("search", page, "--where", "price~3", code=2)
+    assert "nothing to look for" in stack.command("search", code=2)
+
+    latest = stack.command("images", "list", "--latest-first", "--where", "kind").splitlines()
+    assert [line.split()[0] for line in latest] == ["page.jpg", "coins.jpg", "coffee.jpg"]
+    assert "price=100" in latest[1]
+    everything = stack.command("images", "list", "--json", "--all").splitlines()
+    assert len(everything) == 18
+    assert json.loads(everything[0])["id"] == "below/astronaut.jpg"
+    image = json.loads(stack.command("images", "get", "coins.jpg", "--vector"))
+    assert len(image["vector"]) == 512
+    assert "no image nobody" in stack.command("images", "get", "coins.jpg", "nobody", code=1)
+
+    assert "would remove 2" in stack.command("images", "delete", "--where", "price<=3.5", "--dry-run")
+    assert "removed 2" in stack.command("images", "delete", "--where", "price<=3.5", "--yes")
+    assert "removed 1" in stack.command("images", "delete", "coins.jpg", "nobody", "--yes")
+    assert "either ids or --where" in stack.command("images", "delete", code=2)
+    assert "15" in stack.command("status")
+
+
+def test_an_alias_is_searched_in_the_place_of_a_collection(stack: Stack, photographs: Path) -> None:
+    stack.command("ingest", str(photographs), "-c", "photos_1")
+    assert "live -> photos_1" in stack.command("aliases", "set", "live", "photos_1")
+    coffee = str(photographs / "coffee.jpg")
+    assert "coffee.jpg" in stack.command("search", coffee, "-c", "live", "-k", "1")
+    stack.command("collections", "create", "photos_2", "--index", "hnsw")
+    assert "(was photos_1)" in stack.command("aliases", "set", "live", "photos_2")
+    assert "no hits" in stack.command("search", coffee, "-c", "live")
+    assert json.loads(stack.command("aliases", "list", "--json")) == {"live": "photos_2"}
+    assert "COLLECTION_HAS_ALIASES" in stack.command("collections", "delete", "photos_2", "--yes", code=1)
+    assert "removed live" in stack.command("aliases", "delete", "live")
+    assert "removed photos_2" in stack.command("collections", "delete", "photos_2", "--yes")
+
+
 def test_collections_are_made_and_removed(stack: Stack) -> None:
     assert "made shoes" in stack.command("collections", "create", "shoes", "--metric", "l2", "--description", "all")
     shown = json.loads(stack.command("collections", "get", "shoes"))
