@@ -71,6 +71,7 @@ def machine() -> dict[str, str | int | list[str]]:
         "python": platform.python_version(),
         "tensorflow": version("tensorflow-cpu"),
         "grpcio": version("grpcio"),
+        "pymilvus": version("pymilvus"),
         "pillow": version("pillow"),
     }
 

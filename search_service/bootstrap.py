@@ -29,6 +29,7 @@ from search_service.api.image_servicer import ImageServicer
 from search_service.api.search_servicer import SearchServicer
 from search_service.core.change_images import ChangeImages
 from search_service.core.collections import Collections
+from search_service.core.known_collections import KnownCollections
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
 from search_service.core.search_images import SearchImages
@@ -119,7 +120,8 @@ async def follow(store: VectorStore, server: Server, seconds: float, *, serving:
 
 def _services(store: MilvusStore, embedder: EmbedderClient, settings: SearchSettings) -> list[Service]:
     deadlines = CallDeadlines(settings.default_timeout_seconds)
-    collections = Collections(store, embedder, utc_now)
+    known = KnownCollections(store)
+    collections = Collections(store, embedder, known, utc_now)
     writes = WriteImages(
         store,
         embedder,
@@ -130,7 +132,7 @@ def _services(store: MilvusStore, embedder: EmbedderClient, settings: SearchSett
     tokens = PageTokens(settings.page_token_secret)
     collection_servicer = CollectionServicer(store, collections, tokens, deadlines)
     image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now), tokens, deadlines)
-    search_servicer = SearchServicer(SearchImages(store, embedder), tokens, deadlines, settings.search_window)
+    search_servicer = SearchServicer(SearchImages(store, embedder, known), tokens, deadlines, settings.search_window)
     return [
         Service(
             collection_pb2.DESCRIPTOR.services_by_name["CollectionService"],

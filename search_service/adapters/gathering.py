@@ -1,14 +1,15 @@
 """Gathers searches that come at the same time into one request to the store, where they ask for the same.
 
-There is no timer: a search that finds a free slot goes at once. While all slots are taken, searches wait, and who gets
-the next slot takes along all that wait for the same. On Milvus Lite a request of a hundred vectors costs little more
-than one of a single one.
+There is no timer: a search that finds a free slot goes at once. Those that ask for the same have few of the slots: the
+next ones wait, and whoever gets a slot takes along all that wait for the same. On Milvus Lite a request of a hundred
+vectors costs little more than one of a single one, and a server's own work for a request is saved too.
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from grpc_kit.deadline import Deadline
@@ -33,6 +34,7 @@ class Gatherer(Generic[Key, Item, Answer]):
         self,
         run: Callable[[Key, Sequence[Item], Deadline], Awaitable[Sequence[Answer]]],
         slots: int,
+        slots_of_a_key: int,
         most: int,
     ) -> None:
         """Makes a gatherer, of one event loop.
@@ -40,12 +42,16 @@ class Gatherer(Generic[Key, Item, Answer]):
         Args:
             run: gives the answers to some items, in their order.
             slots: runs at a time.
+            slots_of_a_key: of these, those of equal keys.
             most: items in one run.
         """
         self._run = run
         self._free = slots
+        self._slots_of_a_key = slots_of_a_key
         self._most = most
+        # The keys in the order in which they have waited.
         self._waiting: OrderedDict[Key, list[_Waiting[Item, Answer]]] = OrderedDict()
+        self._runs_of: Counter[Key] = Counter()
         self._running: set[asyncio.Task[None]] = set()
 
     async def submit(self, key: Key, item: Item, deadline: Deadline) -> Answer:
@@ -57,8 +63,11 @@ class Gatherer(Generic[Key, Item, Answer]):
 
     def _fill(self) -> None:
         """Gives free slots to those who have waited longest."""
-        while self._free and self._waiting:
-            key, group = next(iter(self._waiting.items()))
+        while self._free:
+            key = next((key for key in self._waiting if self._runs_of[key] < self._slots_of_a_key), None)
+            if key is None:
+                return
+            group = self._waiting[key]
             taken, rest = group[: self._most], group[self._most :]
             del self._waiting[key]
             if rest:
@@ -66,13 +75,17 @@ class Gatherer(Generic[Key, Item, Answer]):
             wanted = [waiting for waiting in taken if _still_wanted(waiting)]
             if wanted:
                 self._free -= 1
+                self._runs_of[key] += 1
                 task = asyncio.create_task(self._answer(key, wanted))
                 self._running.add(task)
-                task.add_done_callback(self._ended)
+                task.add_done_callback(partial(self._ended, key))
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, key: Key, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         self._free += 1
+        self._runs_of[key] -= 1
+        if not self._runs_of[key]:
+            del self._runs_of[key]
         self._fill()
 
     async def _answer(self, key: Key, group: "list[_Waiting[Item, Answer]]") -> None:

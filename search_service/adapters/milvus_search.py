@@ -32,6 +32,8 @@ Result = TypeVar("Result")
 WINDOW = 16_384
 # Searches in one request to Milvus.
 MAX_GATHERED = 64
+# Requests at a time of searches that could be one request.
+SLOTS_OF_EQUALS = 2
 # Bytes of vectors that are compared at a time where every one is.
 SCAN_BYTES = 8 * 1024 * 1024
 MAX_SCANNED = 10_000
@@ -71,7 +73,7 @@ class MilvusSearch:
         self._is_lite = is_lite
         # Milvus Lite computes one request at a time anyway, and a hundred vectors in one as fast as ten alone.
         self._gatherer: Gatherer[_Asked, Vector, list[Hit]] = Gatherer(
-            self._together, 1 if is_lite else slots, MAX_GATHERED
+            self._together, 1 if is_lite else slots, SLOTS_OF_EQUALS, MAX_GATHERED
         )
 
     def index_of(self, collection: Collection, parameters: SearchParameters) -> Index:

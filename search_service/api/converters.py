@@ -187,9 +187,9 @@ def timestamp_to(moment: datetime | None) -> Timestamp | None:
     """The message of a moment."""
     if moment is None:
         return None
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
+    # Timestamp's own way is ten times as slow.
+    seconds, micros = divmod((moment - EPOCH) // TICK, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=1000 * micros)
 
 
 def encoded_image_from(message: types_image_pb2.EncodedImage) -> EncodedImage:

@@ -130,16 +130,18 @@ def _duration_to(seconds: float) -> Duration:
     return message
 
 
-def page_end_to(end: PageEnd) -> tokens.Position:
-    """What a page token holds of the end of a page of hits: with the vector, which need not be made again."""
-    vector = base64.b64encode(np.asarray(end.vector, "<f4").tobytes()).decode()
-    return [end.after.score, end.after.distance, end.after.id, end.after.seen, vector]
+def page_end_to(end: PageEnd, query: search_pb2.Query) -> tokens.Position:
+    """What a page token holds of the end of a page of hits, with the vector where the query is something else."""
+    vector = b"" if query.HasField("embedding") else np.asarray(end.vector, "<f4").tobytes()
+    return [end.after.score, end.after.distance, end.after.id, end.after.seen, base64.b64encode(vector).decode()]
 
 
-def page_end_from(position: tokens.Position | None) -> PageEnd | None:
+def page_end_from(position: tokens.Position | None, query: search_pb2.Query) -> PageEnd | None:
     """The end of the page before; None where there was none."""
     if position is None:
         return None
-    score, distance, image_id, seen, vector = position
+    score, distance, image_id, seen, held = position
     after = After(float(score), float(distance), str(image_id), int(seen))
-    return PageEnd(after, np.frombuffer(base64.b64decode(str(vector)), "<f4").astype(np.float32))
+    if query.HasField("embedding"):
+        return PageEnd(after, embedding_from(query.embedding).values)
+    return PageEnd(after, np.frombuffer(base64.b64decode(str(held)), "<f4").astype(np.float32))

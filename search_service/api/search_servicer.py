@@ -70,7 +70,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     async def _search(self, request: search_pb2.SearchRequest, deadline: Deadline) -> search_pb2.SearchResponse:
         asked = paged_request(request)
-        page = page_end_from(self._tokens.read(request.page_token, asked))
+        page = page_end_from(self._tokens.read(request.page_token, asked), request.query)
         search = search_from(request, page)
         if page is not None and search.group_by is not None:
             raise InvalidArgumentError(
@@ -79,7 +79,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
                 field="page_token",
             )
         found = await self._searches.search(search, deadline)
-        token = self._tokens.make(asked, page_end_to(found.end)) if found.end else ""
+        token = self._tokens.make(asked, page_end_to(found.end, request.query)) if found.end else ""
         return response_to(found, token, explain=request.explain)
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, NotFoundError
 from search_service.core import checks
+from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import Embedder, VectorStore
 from search_service.core.types import Alias, Collection, Consistency, EmbedderModel, Index, Metric
 
@@ -30,9 +31,12 @@ class NewCollection:
 class Collections:
     """The collections of one store."""
 
-    def __init__(self, store: VectorStore, embedder: Embedder, now: Callable[[], datetime]) -> None:
-        """`now` gives the time in UTC."""
+    def __init__(
+        self, store: VectorStore, embedder: Embedder, known: KnownCollections, now: Callable[[], datetime]
+    ) -> None:
+        """`known` is made to forget what changes; `now` gives the time in UTC."""
         self._store = store
+        self._known = known
         self._embedder = embedder
         self._now = now
 
@@ -118,7 +122,10 @@ class Collections:
                 field="name",
                 metadata={"aliases": ",".join(aliases)},
             )
-        await self._store.delete_collection(name, deadline)
+        try:
+            await self._store.delete_collection(name, deadline)
+        finally:
+            self._known.forget()
 
     async def set_alias(self, alias: Alias, deadline: Deadline) -> tuple[Alias, str]:
         """Points an alias at a collection; gives it, and where it pointed before: empty for a new one.
@@ -139,7 +146,10 @@ class Collections:
             raise taken
         alias = Alias(alias.name, collection.name)
         if previous != collection.name:
-            await self._store.set_alias(alias, deadline)
+            try:
+                await self._store.set_alias(alias, deadline)
+            finally:
+                self._known.forget()
         return alias, previous
 
     async def _pointed_at(self, name: str, deadline: Deadline) -> str:
@@ -163,7 +173,10 @@ class Collections:
         checks.check_collection_name(name, "name")
         if await self._pointed_at(name, deadline) in ("", name):
             raise NotFoundError("ALIAS_NOT_FOUND", f"there is no alias called {name}", field="name")
-        await self._store.delete_alias(name, deadline)
+        try:
+            await self._store.delete_alias(name, deadline)
+        finally:
+            self._known.forget()
 
 
 def _refuse_contradiction(wanted: NewCollection, model: EmbedderModel) -> None:

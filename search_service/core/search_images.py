@@ -12,6 +12,7 @@ from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFo
 from search_service.core import checks
 from search_service.core.examples import MAX_EXAMPLES, vector_of_examples
 from search_service.core.filters import And, Exists, Filter, FilterValue, In, Not, both, check_filter
+from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import After, Embedder, Nearest, VectorStore
 from search_service.core.read_images import image_not_found
 from search_service.core.types import (
@@ -113,10 +114,11 @@ class Found:
 class SearchImages:
     """Answers searches."""
 
-    def __init__(self, store: VectorStore, embedder: Embedder) -> None:
+    def __init__(self, store: VectorStore, embedder: Embedder, known: KnownCollections) -> None:
         """Only queries by image need the embedder; the others work without it."""
         self._store = store
         self._embedder = embedder
+        self._known = known
 
     async def search(self, search: Search, deadline: Deadline) -> Found:
         """Finds the images most like the query.
@@ -126,7 +128,16 @@ class SearchImages:
         """
         began = time.monotonic()
         _check(search)
-        collection = await self._store.get_collection(search.collection, deadline)
+        collection, from_memory = await self._known.get(search.collection, deadline)
+        try:
+            return await self._search(search, collection, began, deadline)
+        except (NotFoundError, FailedPreconditionError, InvalidArgumentError):
+            # Nobody is refused for what is no longer so.
+            if not from_memory or await self._known.look(search.collection, deadline) == collection:
+                raise
+        return await self._search(search, await self._known.look(search.collection, deadline), began, deadline)
+
+    async def _search(self, search: Search, collection: Collection, began: float, deadline: Deadline) -> Found:
         _check_fit(search.parameters, collection.index)
         consistency = search.consistency or collection.consistency
         resolving = time.monotonic()

@@ -10,6 +10,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError
 from search_service.core.examples import vector_of_examples
 from search_service.core.filters import Equals, Not
+from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import Embedder
 from search_service.core.search_images import (
     Example,
@@ -55,7 +56,7 @@ async def searches(store: MemoryStore, embedder: Embedder) -> SearchImages:
         vector = np.array([np.cos(angle), np.sin(angle), 0, 0], np.float32)
         images.append(StoredImage(f"i{number:02d}", f"u/{number}", attributes, vector=vector))
     await store.upsert("photos", images, NEVER)
-    return SearchImages(store, embedder)
+    return SearchImages(store, embedder, KnownCollections(store))
 
 
 async def ids(searches: SearchImages, search: Search) -> list[str]:
@@ -208,10 +209,10 @@ async def test_a_parameter_has_to_fit_the_index(
     await store.create_collection(Collection("indexed", 4, FINGERPRINT, now, index=index), NEVER)
     search = Search("indexed", EAST, limit=10, parameters=parameters)
     if not field:
-        assert await ids(SearchImages(store, embedder), search) == []
+        assert await ids(SearchImages(store, embedder, KnownCollections(store)), search) == []
         return
     with pytest.raises(InvalidArgumentError) as refused:
-        await SearchImages(store, embedder).search(search, NEVER)
+        await SearchImages(store, embedder, KnownCollections(store)).search(search, NEVER)
     assert (refused.value.reason, refused.value.field) == ("SEARCH_PARAMETERS_INVALID", field)
 
 

@@ -9,6 +9,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, NotFoundError, ServiceError
 from search_service.core.change_images import ChangeImages
 from search_service.core.collections import Collections, NewCollection
+from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import Embedder
 from search_service.core.read_images import get_image
 from search_service.core.search_images import Search, SearchImages, StoredImageQuery
@@ -24,7 +25,7 @@ async def searches(store: MemoryStore, embedder: Embedder, deadline: Deadline) -
     vectors = {"east": [1, 0, 0, 0], "north": [0, 1, 0, 0], "northeast": [1, 1, 0, 0], "west": [-1, 0, 0, 0]}
     images = [StoredImage(name, vector=np.array(vector, np.float32)) for name, vector in vectors.items()]
     await store.upsert("photos", images, deadline)
-    return SearchImages(store, embedder)
+    return SearchImages(store, embedder, KnownCollections(store))
 
 
 def embedding(*values: float, fingerprint: str = FINGERPRINT) -> Embedding:
@@ -97,14 +98,16 @@ async def test_a_model_that_is_served_no_longer_is_a_mismatch(
     old = Collection("old", 4, "f", datetime(2026, 1, 1, tzinfo=UTC), model="vgg19")
     await store.create_collection(old, deadline)
     with pytest.raises(FailedPreconditionError) as caught:
-        await SearchImages(store, embedder).search(Search("old", EncodedImage(b"1234")), deadline)
+        await SearchImages(store, embedder, KnownCollections(store)).search(
+            Search("old", EncodedImage(b"1234")), deadline
+        )
     assert caught.value.reason == "EMBEDDING_MISMATCH"
 
 
 class TestCollections:
     @pytest.fixture
     def collections(self, store: MemoryStore, embedder: Embedder) -> Collections:
-        return Collections(store, embedder, lambda: datetime(2026, 1, 1, tzinfo=UTC))
+        return Collections(store, embedder, KnownCollections(store), lambda: datetime(2026, 1, 1, tzinfo=UTC))
 
     async def test_a_collection_takes_what_it_is_not_told_from_the_model(
         self, collections: Collections, deadline: Deadline

@@ -1,0 +1,119 @@
+"""A search asks once a second what a collection is, and nobody is refused for what is no longer so."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import FailedPreconditionError, NotFoundError
+from search_service.core.collections import Collections
+from search_service.core.known_collections import KnownCollections
+from search_service.core.ports import Embedder
+from search_service.core.search_images import Search, SearchImages
+from search_service.core.types import Alias, Collection, Embedding, StoredImage
+from tests.memory_store import MemoryStore
+
+NEVER = Deadline.after(None)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class CountingStore(MemoryStore):
+    """Counts how often it is asked what a collection is."""
+
+    asked = 0
+
+    async def get_collection(self, name: str, deadline: Deadline) -> Collection:
+        self.asked += 1
+        return await super().get_collection(name, deadline)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def store() -> CountingStore:
+    store = CountingStore()
+    for name, fingerprint in (("old", "f1"), ("new", "f2")):
+        await store.create_collection(Collection(name, 2, fingerprint, NOW), NEVER)
+        await store.upsert(name, [StoredImage(f"in {name}", vector=np.ones(2, np.float32))], NEVER)
+    await store.set_alias(Alias("live", "old"), NEVER)
+    store.asked = 0
+    return store
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def known(store: CountingStore, clock: Clock) -> KnownCollections:
+    return KnownCollections(store, clock)
+
+
+@pytest.fixture
+def searches(store: CountingStore, embedder: Embedder, known: KnownCollections) -> SearchImages:
+    return SearchImages(store, embedder, known)
+
+
+def search(fingerprint: str) -> Search:
+    return Search("live", Embedding(np.ones(2, np.float32), fingerprint))
+
+
+async def found(searches: SearchImages, fingerprint: str) -> str:
+    (hit,) = (await searches.search(search(fingerprint), NEVER)).hits
+    return hit.image.id
+
+
+async def test_what_is_known_is_asked_again_after_a_second(
+    store: CountingStore, clock: Clock, known: KnownCollections
+) -> None:
+    for moment, asked in ((0.0, 1), (0.5, 1), (0.99, 1), (1.01, 2), (1.5, 2)):
+        clock.now = 100 + moment
+        collection, from_memory = await known.get("live", NEVER)
+        assert collection.name == "old"
+        assert store.asked == asked
+        assert from_memory is (moment not in {0.0, 1.01})
+
+
+async def test_an_alias_that_somebody_else_moved_is_followed_at_the_latest_after_a_second(
+    store: CountingStore, clock: Clock, searches: SearchImages
+) -> None:
+    assert await found(searches, "f1") == "in old"
+    await store.set_alias(Alias("live", "new"), NEVER)
+    clock.now += 1.1
+    assert await found(searches, "f2") == "in new"
+
+
+async def test_nobody_is_refused_for_what_is_no_longer_so(store: CountingStore, searches: SearchImages) -> None:
+    assert await found(searches, "f1") == "in old"
+    await store.set_alias(Alias("live", "new"), NEVER)
+    # By memory alone this would be a vector of another space.
+    assert await found(searches, "f2") == "in new"
+    with pytest.raises(FailedPreconditionError):
+        await found(searches, "f1")
+
+
+async def test_a_collection_that_went_away_is_not_found(store: CountingStore, searches: SearchImages) -> None:
+    assert await found(searches, "f1") == "in old"
+    await store.delete_alias("live", NEVER)
+    await store.delete_collection("old", NEVER)
+    with pytest.raises(NotFoundError):
+        await found(searches, "f1")
+
+
+async def test_what_this_service_changes_it_knows_at_once(
+    store: CountingStore, embedder: Embedder, known: KnownCollections, searches: SearchImages
+) -> None:
+    collections = Collections(store, embedder, known, lambda: NOW)
+    assert await found(searches, "f1") == "in old"
+    await collections.set_alias(Alias("live", "new"), NEVER)
+    assert await found(searches, "f2") == "in new"
+    await collections.delete_alias("live", NEVER)
+    with pytest.raises(NotFoundError):
+        await found(searches, "f2")
