@@ -69,6 +69,9 @@ def search_request(collection: str, query: Query, options: SearchOptions) -> sea
         filter=options.get("where"),
         group_by=group_by,
         include_query=options.get("include_query", False),
+        consistency=collection_pb2.CONSISTENCY_STRONG
+        if options.get("strong")
+        else collection_pb2.CONSISTENCY_UNSPECIFIED,
         parameters=search_pb2.SearchParameters(
             ef=options.get("ef"), nprobe=options.get("nprobe"), exact=options.get("exact", False)
         ),

@@ -95,6 +95,8 @@ class SearchOptions(TypedDict, total=False):
     """Whether stored images of the query may be among the hits."""
     exact: bool
     """Compares every vector, whatever the index is."""
+    strong: bool
+    """Sees every write that was acknowledged before, which costs 0.2 s on a Milvus server."""
     ef: int | None
     """HNSW: candidates kept."""
     nprobe: int | None

@@ -46,6 +46,13 @@ class CallMetrics:
             buckets=BUCKETS,
             registry=registry,
         )
+        self.stage_seconds = Histogram(
+            "grpc_server_stage_seconds",
+            "Time that a call spent in one of its stages. Not of streams, whose stages overlap.",
+            (*method, "stage"),
+            buckets=BUCKETS,
+            registry=registry,
+        )
 
 
 class Observed(AroundCalls):
@@ -92,6 +99,9 @@ class Observed(AroundCalls):
             self._metrics.handled.labels(*labels, code).inc()
             if reason:
                 self._metrics.refused.labels(*labels, reason).inc()
+            if not call.streams:
+                for stage, spent in timed.seconds.items():
+                    self._metrics.stage_seconds.labels(*labels, stage).observe(spent)
             _end_span(span, code, reason)
             times = {f"{stage}_ms": round(spent * 1e3, 1) for stage, spent in timed.seconds.items()}
             told = {"reason": reason} if reason else {}

@@ -220,8 +220,10 @@ class _Resolving:
     async def _embed(self, image: EncodedImage, field: str) -> Embedding:
         """Embeds with the collection's model, and makes sure that it is still the same model."""
         require_model(self.collection, f"{field}.image")
+        began = time.monotonic()
         try:
             embedding = await self.embedder.embed(image, self.collection.model, self.deadline)
+            stages.record("embed", began, time.monotonic())
         except NotFoundError as error:
             raise model_gone(self.collection, error, f"{field}.image") from None
         except InvalidArgumentError as error:

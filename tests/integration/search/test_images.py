@@ -5,13 +5,18 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import grpc
 import pytest
+from imagesearch.search.v1 import search_pb2, search_pb2_grpc
+from imagesearch.types.v1 import image_pb2
 from PIL import Image as PillowImage
 
 from imagesearch_client import (
     Client,
     Embedding,
+    Examples,
     FailedPreconditionError,
+    ImageFile,
     InvalidArgumentError,
     NewImage,
     Region,
@@ -58,6 +63,29 @@ def test_image_id_and_vector_find_the_same(client: Client, filled: str, photogra
     assert [hit.image.id for hit in by_vector] == [hit.image.id for hit in by_image]
     assert [hit.image.id for hit in by_vector][1:] == [hit.image.id for hit in by_id]
     assert [hit.score for hit in by_vector] == pytest.approx([hit.score for hit in by_image], abs=1e-4)
+
+
+def test_examples_may_be_photographs(client: Client, filled: str, photographs: dict[str, Path]) -> None:
+    coffee, rocket = (ImageFile(photographs[key].read_bytes()) for key in ("coffee", "rocket"))
+    both = client.search(filled, Examples([coffee, rocket]), limit=2, strong=True)
+    assert {hit.image.id for hit in both} == {"coffee", "rocket"}
+    away = client.search(filled, Examples([coffee], [rocket]), limit=20, strong=True)
+    assert away[0].image.id == "coffee"
+    unlike = next(hit.score for hit in away if hit.image.id == "rocket")
+    assert unlike < next(hit.score for hit in both if hit.image.id == "rocket")
+
+
+def test_a_search_tells_the_embedders_time_and_the_stores(
+    channel: grpc.Channel, filled: str, photographs: dict[str, Path]
+) -> None:
+    query = search_pb2.Query(image=image_pb2.EncodedImage(content=photographs["coffee"].read_bytes()))
+    request = search_pb2.SearchRequest(collection=filled, query=query, explain=True)
+    response, call = search_pb2_grpc.SearchServiceStub(channel).Search.with_call(request)
+    timing = dict(call.trailing_metadata() or ())["server-timing"]
+    times = {name: float(rest) for name, rest in (part.split(";dur=") for part in str(timing).split(", "))}
+    assert times.keys() == {"embed", "store", "total"}
+    assert times["total"] >= times["embed"] + times["store"] > 0
+    assert response.explanation.embed_time.ToMilliseconds() == pytest.approx(times["embed"], abs=5)
 
 
 def test_a_region_of_a_collage_finds_what_is_in_it(client: Client, filled: str, photographs: dict[str, Path]) -> None:

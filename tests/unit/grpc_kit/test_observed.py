@@ -55,6 +55,19 @@ def call_lines(lines: list[MutableMapping[str, Any]]) -> list[MutableMapping[str
     return [line for line in lines if line["event"] == "call"]
 
 
+async def test_the_stages_of_single_calls_are_timed_each(serving: Serving) -> None:
+    async with serving() as running:
+        for name in ("staged", "staged", "fine"):
+            await call(running, "unary", name)
+        await call(running, "stream", "staged")
+        for stage, seconds in (("decode", 1.5), ("inference", 4.0)):
+            assert value(running, "grpc_server_stage_seconds_count", "unary", stage=stage) == 2
+            assert value(running, "grpc_server_stage_seconds_sum", "unary", stage=stage) == pytest.approx(seconds)
+        assert {method for method, _ in samples(running.registry, "grpc_server_stage_seconds_count", "stage")} == {
+            METHODS["unary"]
+        }
+
+
 @KINDS
 @pytest.mark.parametrize(
     ("name", "code", "reason"),
