@@ -1,6 +1,10 @@
 """Every kind of query over gRPC, on both backends."""
 
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -178,6 +182,33 @@ def test_a_stream_answers_each_query_and_a_wrong_one_ends_nothing(
     for number in (7, 57, 107, 157):
         assert answers[f"wrong {number}"].error.code == CODE.INVALID_ARGUMENT.value[0]
     assert "request_id" in answers["x" * 128].error.message
+
+
+def test_an_alias_that_moves_under_load_fails_no_search(search_address: str, name: str) -> None:
+    alias, stop = f"a{name}", threading.Event()
+    with Client(search_address) as client:
+        for place, mark in enumerate("xy"):
+            client.create_collection(f"{name}_{place}", dimension=2, fingerprint="f")
+            new = NewImage(f"in {place}", Embedding([1.0, place], "f"), attributes={"mark": mark})
+            assert [result.error for result in client.write(f"{name}_{place}", [new])] == [None]
+        client.set_alias(alias, f"{name}_0")
+
+        def search() -> Counter[str]:
+            found: Counter[str] = Counter()
+            while not stop.is_set():
+                (hit,) = client.search_by_vector(alias, Embedding([1.0, 1.0], "f"), strong=True)
+                found[hit.image.id] += 1
+            return found
+
+        with ThreadPoolExecutor(4) as threads:
+            searching = [threads.submit(search) for _ in range(4)]
+            for move in range(20):
+                time.sleep(0.1)
+                client.set_alias(alias, f"{name}_{move % 2}")
+            stop.set()
+            found = sum((future.result() for future in searching), Counter())
+        assert found.keys() == {"in 0", "in 1"}
+        client.delete_alias(alias)
 
 
 def test_an_alias_is_searched_moved_and_removed(
