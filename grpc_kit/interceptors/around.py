@@ -38,6 +38,10 @@ class AroundCalls(grpc.aio.ServerInterceptor):
     untouched: str = "/grpc."
     """The begin of the names of methods that pass untouched: gRPC's own services (health, reflection)."""
 
+    def __init__(self) -> None:
+        """Nothing is wrapped yet."""
+        self._wrapped: dict[str, Handler] = {}
+
     def around(self, call: Call, context: Context) -> AbstractAsyncContextManager[None]:
         """What is round a call."""
         raise NotImplementedError
@@ -47,13 +51,17 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """Wraps the handler of one call."""
-        handler = await continuation(handler_call_details)
+        """Wraps the handler of a method, once: a server's handlers stay the same."""
         method = str(handler_call_details.method)
+        if wrapped := self._wrapped.get(method):
+            return wrapped
+        handler = await continuation(handler_call_details)
         if handler is None or method.startswith(self.untouched):
             return handler
         call = Call(method, handler.request_streaming or handler.response_streaming)
-        return self._streaming(handler, call) if handler.response_streaming else self._single(handler, call)
+        wrapped = self._streaming(handler, call) if handler.response_streaming else self._single(handler, call)
+        self._wrapped[method] = wrapped
+        return wrapped
 
     def _single(self, handler: Handler, call: Call) -> Handler:
         behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary

@@ -20,6 +20,7 @@ class Draining(AroundCalls):
 
     def __init__(self) -> None:
         """Does nothing until `begin`."""
+        super().__init__()
         self._begun = asyncio.Event()
         self._under_way = 0
         self._none_under_way = asyncio.Event()

@@ -27,6 +27,7 @@ class ErrorMapping(AroundCalls):
 
     def __init__(self, domain: str) -> None:
         """`domain` is written into every ErrorInfo."""
+        super().__init__()
         self._domain = domain
 
     @asynccontextmanager

@@ -60,6 +60,7 @@ class Observed(AroundCalls):
 
     def __init__(self, metrics: CallMetrics) -> None:
         """Counts in `metrics`. Spans go to OpenTelemetry's provider of the process, where there is one."""
+        super().__init__()
         self._metrics = metrics
         self._tracer = trace.get_tracer("grpc_kit")
 

@@ -18,6 +18,7 @@ class Tokens(AroundCalls):
 
     def __init__(self, tokens: Sequence[str]) -> None:
         """More than one token lets callers change theirs one by one."""
+        super().__init__()
         self._digests = [_digest(token) for token in tokens]
 
     @asynccontextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from pymilvus import MilvusClient
+from pymilvus import AsyncMilvusClient
 
 from grpc_kit.deadline import Deadline
 from search_service.adapters.gathering import Gatherer
@@ -44,11 +44,11 @@ ROUNDING = 1e-5
 FAR = 1e30
 
 
-class Call(Protocol):
-    """What calls Milvus."""
+class Read(Protocol):
+    """What reads from Milvus."""
 
     def __call__(
-        self, call: Callable[[MilvusClient, float], Result], collection: str, deadline: Deadline
+        self, call: Callable[[AsyncMilvusClient, float], Awaitable[Result]], collection: str, deadline: Deadline
     ) -> Awaitable[Result]:
         """Makes a call, bounded in time. Raises what its failure means."""
         ...
@@ -67,9 +67,9 @@ class _Asked:
 class MilvusSearch:
     """The searches of a store."""
 
-    def __init__(self, call: Call, slots: int, *, is_lite: bool) -> None:
+    def __init__(self, read: Read, slots: int, *, is_lite: bool) -> None:
         """`slots` are the requests to Milvus at a time."""
-        self._call = call
+        self._read = read
         self._is_lite = is_lite
         # Milvus Lite computes one request at a time anyway, and a hundred vectors in one as fast as ten alone.
         self._gatherer: Gatherer[_Asked, Vector, list[Hit]] = Gatherer(
@@ -89,10 +89,12 @@ class MilvusSearch:
             return [await self._scan(collection, vector, nearest, deadline) for vector in vectors]
         if nearest.after is not None:
             return [await self._following(collection, vector, nearest, nearest.after, deadline) for vector in vectors]
-        answers = await asyncio.gather(*(self._gatherer.submit(asked, vector, deadline) for vector in vectors))
-        return [
-            await self._complete(asked, vector, hits, deadline) for vector, hits in zip(vectors, answers, strict=True)
-        ]
+        if len(vectors) == 1:
+            return [await self._best(asked, vectors[0], deadline)]
+        return await asyncio.gather(*(self._best(asked, vector, deadline) for vector in vectors))
+
+    async def _best(self, asked: _Asked, vector: Vector, deadline: Deadline) -> list[Hit]:
+        return await self._complete(asked, vector, await self._gatherer.submit(asked, vector, deadline), deadline)
 
     async def _together(self, asked: _Asked, vectors: Sequence[Vector], deadline: Deadline) -> list[list[Hit]]:
         return await self._request(asked, vectors, {}, deadline)
@@ -105,7 +107,7 @@ class MilvusSearch:
         # pymilvus takes a matrix, and a list of lists ten times as slowly.
         data: Any = list(np.asarray(vectors, dtype=np.float32))
         parameters = _search_parameters(asked.index, nearest) | ring
-        answers = await self._call(
+        answers = await self._read(
             lambda client, timeout: client.search(
                 asked.collection,
                 data=data,
@@ -156,7 +158,7 @@ class MilvusSearch:
         """The same hits with what the view shows; without those that have gone since."""
         if nearest.view is View.ID or not hits:
             return list(hits)
-        rows = await self._call(
+        rows = await self._read(
             lambda client, timeout: client.query(
                 collection.name,
                 filter=ids_expression([hit.image.id for hit in hits]),
@@ -187,7 +189,7 @@ class MilvusSearch:
     async def _vectors(
         self, collection: str, condition: Filter | None, limit: int, nearest: Nearest, deadline: Deadline
     ) -> list[StoredImage]:
-        rows = await self._call(
+        rows = await self._read(
             lambda client, timeout: client.query(
                 collection,
                 filter=expression_of(condition),

@@ -62,7 +62,7 @@ async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path:
     collection = Collection("c", 8, "f", NOW)
     await store.create_collection(collection, deadline)
     at_once, most = 0, 0
-    client = await store._connected(deadline)
+    client = (await store._connected(deadline)).blocking
     upsert = client.upsert
 
     def counting(*arguments: Any, **options: Any) -> Any:
@@ -92,7 +92,7 @@ async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path:
 
 async def test_a_collection_that_cannot_be_made_whole_is_not_left_half_made(tmp_path: Path, deadline: Deadline) -> None:
     store = MilvusStore(str(tmp_path / "milvus.db"))
-    client = await store._connected(deadline)
+    client = (await store._connected(deadline)).blocking
     load = client.load_collection
 
     def failing(*_: Any, **__: Any) -> None:
