@@ -1,10 +1,12 @@
 """The `imagesearch` command."""
 
+import dataclasses
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -19,15 +21,20 @@ from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError
 from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.filters import Filter, all_of, parse, read_value
 from imagesearch_client.ingest import SUFFIXES, find_images, ingest_folder, show_progress
+from imagesearch_client.reindex import Change, Reindexing, make_new
 from imagesearch_client.types import (
     AttributeValue,
     Collection,
+    Consistency,
     Example,
     Examples,
     Hit,
+    HnswParameters,
     Image,
     ImageFile,
     Index,
+    IndexParameters,
+    IvfParameters,
     Metric,
     Query,
     SearchOptions,
@@ -159,6 +166,28 @@ def get_collection(name: str, target: Target = DEFAULT_TARGET) -> None:
         print(json.dumps(collection_json(client.get_collection(name), client.count(name)), indent=2))
 
 
+IndexOption = Annotated[
+    Index | None, typer.Option(help="What answers the queries; Milvus Lite compares every vector anyway.")
+]
+EdgesOption = Annotated[int | None, typer.Option("--m", help="HNSW: edges of a node. [default: 16]")]
+CandidatesOption = Annotated[
+    int | None, typer.Option(help="HNSW: candidates looked at when a node is put in. [default: 200]")
+]
+ClustersOption = Annotated[int | None, typer.Option(help="IVF_FLAT, IVF_SQ8: number of clusters. [default: 128]")]
+
+
+def index_parameters_of(m: int | None, ef_construction: int | None, nlist: int | None) -> IndexParameters | None:
+    """The index parameters that were given; None where none were."""
+    if nlist is not None and (m or ef_construction):
+        raise typer.BadParameter("--nlist is for IVF, --m and --ef-construction are for HNSW")
+    if nlist is not None:
+        return IvfParameters(nlist)
+    if m is None and ef_construction is None:
+        return None
+    default = HnswParameters()
+    return HnswParameters(m or default.m, ef_construction or default.ef_construction)
+
+
 @collections_app.command("create")
 def create_collection(
     name: Annotated[str, typer.Argument(help="A lower-case letter, then lower-case letters, digits, underscores.")],
@@ -166,13 +195,31 @@ def create_collection(
     metric: Annotated[Metric, typer.Option(help="How vectors are compared.")] = Metric.COSINE,
     model: Annotated[str, typer.Option(help="The embedder's model. [default: the embedder's own default]")] = "",
     description: Annotated[str, typer.Option(help="What the collection is for.")] = "",
-    index: Annotated[
-        Index, typer.Option(help="What answers the queries; Milvus Lite compares every vector anyway.")
-    ] = Index.AUTOINDEX,
+    index: IndexOption = None,
+    m: EdgesOption = None,
+    ef_construction: CandidatesOption = None,
+    nlist: ClustersOption = None,
+    consistency: Annotated[
+        Consistency, typer.Option(help="How fresh reads are that do not say otherwise.")
+    ] = Consistency.BOUNDED,
+    ttl: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds that an image is kept after its last change. [default: for ever]"),
+    ] = None,
 ) -> None:
     """Make an empty collection."""
+    parameters = index_parameters_of(m, ef_construction, nlist)
     with connected(target) as client:
-        collection = client.create_collection(name, metric=metric, model=model, description=description, index=index)
+        collection = client.create_collection(
+            name,
+            metric=metric,
+            model=model,
+            description=description,
+            index=index or Index.AUTOINDEX,
+            index_parameters=parameters,
+            consistency=consistency,
+            ttl=None if ttl is None else timedelta(seconds=ttl),
+        )
     out.print(f"made {collection.name}: {collection.fingerprint}, {collection.dimension} x float32, {metric.value}")
 
 
@@ -188,6 +235,61 @@ def delete_collection(
             typer.confirm(f"Remove {name} with its {client.count(name)} images?", abort=True)
         client.delete_collection(name)
     out.print(f"removed {name}")
+
+
+@app.command()
+def reindex(
+    source: Annotated[str, typer.Argument(help="The collection, or an alias of it, which is moved then.")],
+    new: Annotated[str, typer.Argument(help="The collection to make.")],
+    target: Target = DEFAULT_TARGET,
+    index: IndexOption = None,
+    m: EdgesOption = None,
+    ef_construction: CandidatesOption = None,
+    nlist: ClustersOption = None,
+    metric: Annotated[Metric | None, typer.Option(help="How vectors are compared.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Another model of the embedder: every image's file is read and embedded anew.")
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Where relative uris begin, to find the files for --model.")] = Path(),
+    alias: Annotated[list[str] | None, typer.Option(help="An alias to point at the new collection.")] = None,
+    keep_alias: Annotated[bool, typer.Option("--keep-alias", help="Leave SOURCE where it points.")] = False,
+    skip_failed: Annotated[
+        bool, typer.Option("--skip-failed", help="Go on without the images that could not be written.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build a collection anew beside the old one, with another index, metric or model, and move the alias to it.
+
+    Vectors, attributes and all else is copied; only another model reads the images' files again. What is written to the
+    old collection meanwhile is carried over. The alias moves when both hold the same number of images. The old
+    collection stays until you remove it.
+    """
+    change = Change(model, index, index_parameters_of(m, ef_construction, nlist), metric)
+    with connected(target) as client, show_progress(err) as progress:
+        old = client.get_collection(source)
+        aliases = [*(alias or []), *([] if keep_alias or old.name == source else [source])]
+        made = make_new(client, old, new, change)
+        progress.start(client.count(old.name))
+        reindexing = Reindexing(client, old, made, root, progress.step)
+        reindexing.copy()
+        report = reindexing.report
+        good = report.complete or (skip_failed and report.source_count - report.count <= len(report.failed))
+        if good:
+            reindexing.move(aliases)
+    if as_json:
+        print(json.dumps(report.as_json()))
+    else:
+        how = "embedded anew" if report.embedded_anew else "vectors copied"
+        out.print(f"{report.collection}: {report.count} images of {report.source_count} in {report.source}; {how}")
+        for name in report.moved:
+            out.print(f"{name} -> {report.collection}", highlight=False)
+    for result in report.failed[:SHOWN_REJECTS]:
+        err.print(Text(f"{result.id}: {result.error}"), style="red")
+    if len(report.failed) > SHOWN_REJECTS:
+        err.print(f"and {len(report.failed) - SHOWN_REJECTS} more; --json lists all")
+    if not good:
+        err.print(f"no alias was moved; {report.source} is as it was, and `collections delete {new}` removes the copy")
+        raise typer.Exit(1)
 
 
 @aliases_app.command("list")
@@ -480,6 +582,9 @@ def collection_json(collection: Collection, count: int) -> dict[str, object]:
         "fingerprint": collection.fingerprint,
         "metric": collection.metric.value,
         "index": collection.index.value,
+        "index_parameters": dataclasses.asdict(collection.index_parameters) if collection.index_parameters else {},
+        "consistency": collection.consistency.value,
+        "ttl_seconds": collection.ttl.total_seconds() if collection.ttl else None,
         "description": collection.description,
         "labels": dict(collection.labels),
         "create_time": collection.create_time.isoformat(),
@@ -509,6 +614,8 @@ def image_json(image: Image) -> dict[str, object]:
     }
     if image.embedding is not None:
         found["vector"] = list(image.embedding.values)
+    if image.region is not None:
+        found["region"] = dataclasses.astuple(image.region)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeAlias, Unpack
 
@@ -22,12 +23,13 @@ from grpc_kit.errors import ServiceError
 from grpc_kit.health import is_serving
 from grpc_kit.status import from_rpc_error, from_status
 from imagesearch_client.converters import (
-    INDEX_NUMBERS,
+    CONSISTENCY_NUMBERS,
     METRIC_NUMBERS,
     attribute_to,
     collection_from,
     hit_from,
     image_from,
+    index_to,
     search_request,
     write_result,
 )
@@ -36,11 +38,13 @@ from imagesearch_client.outgoing import OutgoingImages
 from imagesearch_client.types import (
     AttributeValue,
     Collection,
+    Consistency,
     Embedding,
     Hit,
     Image,
     ImageFile,
     Index,
+    IndexParameters,
     Metric,
     NewImage,
     Query,
@@ -119,12 +123,16 @@ class Client:
         fingerprint: str = "",
         metric: Metric = Metric.COSINE,
         index: Index = Index.AUTOINDEX,
+        index_parameters: IndexParameters | None = None,
+        consistency: Consistency = Consistency.BOUNDED,
+        ttl: timedelta | None = None,
         description: str = "",
         labels: Mapping[str, str] | None = None,
     ) -> Collection:
         """Makes a collection for the embedder's default model, or for another one.
 
-        With both `dimension` and `fingerprint` and no model it holds vectors that are made elsewhere.
+        With both `dimension` and `fingerprint` and no model it holds vectors that are made elsewhere. `ttl` is how long
+        an image is kept after its last change; None is for ever.
         """
         collection = collection_pb2.Collection(
             name=name,
@@ -132,10 +140,13 @@ class Client:
             dimension=dimension,
             fingerprint=fingerprint,
             metric=METRIC_NUMBERS[metric],
-            index=collection_pb2.Index(type=INDEX_NUMBERS[index]),
+            index=index_to(index, index_parameters),
+            consistency=CONSISTENCY_NUMBERS[consistency],
             description=description,
             labels=labels,
         )
+        if ttl is not None:
+            collection.ttl.FromTimedelta(ttl)
         with _named_errors():
             response = self._collections.CreateCollection(
                 collection_pb2.CreateCollectionRequest(collection=collection), timeout=self._timeout
@@ -189,17 +200,23 @@ class Client:
             # Where the caller stops asking for results.
             responses.cancel()
 
-    def get(self, collection: str, image_id: str, *, with_vector: bool = False) -> Image:
-        """Reads one image."""
+    def get(self, collection: str, image_id: str, *, with_vector: bool = False, strong: bool = False) -> Image:
+        """Reads one image; `strong` sees every write that was acknowledged before."""
         view = image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC
-        request = image_pb2.GetImageRequest(collection=collection, id=image_id, view=view)
+        request = image_pb2.GetImageRequest(
+            collection=collection, id=image_id, view=view, consistency=_consistency(strong=strong)
+        )
         with _named_errors():
             return image_from(self._images.GetImage(request, timeout=self._timeout).image)
 
-    def get_many(self, collection: str, ids: Sequence[str], *, with_vector: bool = False) -> dict[str, Image]:
-        """Reads up to 1,000 images; those that exist, by id and in the order of the ids."""
+    def get_many(
+        self, collection: str, ids: Sequence[str], *, with_vector: bool = False, strong: bool = False
+    ) -> dict[str, Image]:
+        """Reads up to 1,000 images; those that exist, by id and in the order of the ids. `strong` as with `get`."""
         view = image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC
-        request = image_pb2.GetImagesRequest(collection=collection, ids=ids, view=view)
+        request = image_pb2.GetImagesRequest(
+            collection=collection, ids=ids, view=view, consistency=_consistency(strong=strong)
+        )
         with _named_errors():
             response = self._images.GetImages(request, timeout=self._timeout)
         return {message.id: image_from(message) for message in response.images}
@@ -212,14 +229,16 @@ class Client:
         latest_first: bool = False,
         with_vector: bool = False,
         page_size: int = 100,
+        strong: bool = False,
     ) -> Iterator[Image]:
-        """Every image that fits, read page by page: by id, or the most recently changed first."""
+        """Every image that fits, page by page: by id, or the most recently changed first. `strong` as with `get`."""
         request = image_pb2.ListImagesRequest(
             collection=collection,
             filter=where,
             order=image_pb2.IMAGE_ORDER_UPDATE_TIME_DESC if latest_first else image_pb2.IMAGE_ORDER_ID,
             page_size=page_size,
             view=image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC,
+            consistency=_consistency(strong=strong),
         )
         while True:
             with _named_errors():
@@ -364,3 +383,7 @@ def _named_errors() -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise from_rpc_error(error) from None
+
+
+def _consistency(*, strong: bool) -> "collection_pb2.Consistency.ValueType":
+    return collection_pb2.CONSISTENCY_STRONG if strong else collection_pb2.CONSISTENCY_UNSPECIFIED

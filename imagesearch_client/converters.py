@@ -10,13 +10,17 @@ from grpc_kit.status import from_status
 from imagesearch_client.types import (
     AttributeValue,
     Collection,
+    Consistency,
     Embedding,
     Example,
     Examples,
     Hit,
+    HnswParameters,
     Image,
     ImageFile,
     Index,
+    IndexParameters,
+    IvfParameters,
     Metric,
     NewImage,
     Query,
@@ -40,6 +44,13 @@ INDEX_NUMBERS = {
     Index.DISKANN: collection_pb2.INDEX_TYPE_DISKANN,
 }
 INDEXES = {number: index for index, number in INDEX_NUMBERS.items()}
+CONSISTENCY_NUMBERS = {
+    Consistency.STRONG: collection_pb2.CONSISTENCY_STRONG,
+    Consistency.SESSION: collection_pb2.CONSISTENCY_SESSION,
+    Consistency.BOUNDED: collection_pb2.CONSISTENCY_BOUNDED,
+    Consistency.EVENTUALLY: collection_pb2.CONSISTENCY_EVENTUALLY,
+}
+CONSISTENCIES = {number: consistency for consistency, number in CONSISTENCY_NUMBERS.items()}
 METRICS = {number: metric for metric, number in METRIC_NUMBERS.items()}
 
 
@@ -47,7 +58,7 @@ def encoded_image(content: bytes, region: Region | None) -> types_image_pb2.Enco
     """The message of an image file."""
     message = types_image_pb2.EncodedImage(content=content)
     if region is not None:
-        message.region.CopyFrom(types_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1))
+        message.region.CopyFrom(region_to(region))
     return message
 
 
@@ -139,6 +150,9 @@ def write_request(image: NewImage, collection: str) -> image_pb2.WriteImagesRequ
     )
     if isinstance(image.source, Embedding):
         request.embedding.CopyFrom(embedding_to(image.source))
+        request.content_sha256 = image.content_sha256
+        if image.region is not None:
+            request.region.CopyFrom(region_to(image.region))
     else:
         request.image.CopyFrom(encoded_image(image.source, image.region))
     return request
@@ -163,12 +177,39 @@ def collection_from(message: collection_pb2.Collection) -> Collection:
         description=message.description,
         labels=dict(message.labels),
         create_time=message.create_time.ToDatetime(UTC),
+        index_parameters=_index_parameters_from(message.index),
+        consistency=CONSISTENCIES[message.consistency],
+        ttl=message.ttl.ToTimedelta() if message.HasField("ttl") else None,
     )
+
+
+def _index_parameters_from(index: collection_pb2.Index) -> IndexParameters | None:
+    match index.WhichOneof("parameters"):
+        case "hnsw":
+            return HnswParameters(index.hnsw.m, index.hnsw.ef_construction)
+        case "ivf":
+            return IvfParameters(index.ivf.nlist)
+    return None
+
+
+def index_to(index: Index, parameters: IndexParameters | None) -> collection_pb2.Index:
+    """The message of an index."""
+    message = collection_pb2.Index(type=INDEX_NUMBERS[index])
+    if isinstance(parameters, HnswParameters):
+        message.hnsw.m, message.hnsw.ef_construction = parameters.m, parameters.ef_construction
+    elif parameters is not None:
+        message.ivf.nlist = parameters.nlist
+    return message
+
+
+def region_to(region: Region) -> types_image_pb2.Region:
+    """The message of a region."""
+    return types_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1)
 
 
 def image_from(message: image_pb2.Image) -> Image:
     """A stored image."""
-    embedding = None
+    embedding, region = None, message.region
     if message.HasField("embedding"):
         embedding = Embedding(list(message.embedding.values), message.embedding.fingerprint)
     return Image(
@@ -179,6 +220,7 @@ def image_from(message: image_pb2.Image) -> Image:
         create_time=message.create_time.ToDatetime(UTC),
         update_time=message.update_time.ToDatetime(UTC),
         embedding=embedding,
+        region=Region(region.x0, region.y0, region.x1, region.y1) if message.HasField("region") else None,
     )
 
 

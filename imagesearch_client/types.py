@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import TypeAlias, TypedDict
 
@@ -36,6 +36,15 @@ class Embedding:
 
     values: Sequence[float]
     fingerprint: str
+
+
+class Consistency(Enum):
+    """How fresh the data is that a read sees; see the contract's Consistency."""
+
+    STRONG = "strong"
+    SESSION = "session"
+    BOUNDED = "bounded"
+    EVENTUALLY = "eventually"
 
 
 class Index(Enum):
@@ -104,6 +113,24 @@ class SearchOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class HnswParameters:
+    """How an HNSW graph is built: the edges of a node, and the candidates looked at when a node is put in."""
+
+    m: int = 16
+    ef_construction: int = 200
+
+
+@dataclass(frozen=True)
+class IvfParameters:
+    """How clusters are built: their number."""
+
+    nlist: int = 128
+
+
+IndexParameters: TypeAlias = HnswParameters | IvfParameters
+
+
+@dataclass(frozen=True)
 class Collection:
     """A set of images whose vectors can be compared with one another."""
 
@@ -116,6 +143,11 @@ class Collection:
     description: str
     labels: Mapping[str, str]
     create_time: datetime
+    index_parameters: IndexParameters | None = None
+    """None where the index has none."""
+    consistency: Consistency = Consistency.BOUNDED
+    ttl: timedelta | None = None
+    """How long an image is kept after it was last written or changed; None is for ever."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +159,9 @@ class NewImage:
     uri: str = ""
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     region: Region | None = None
-    """The part of an image file that counts; None is the whole."""
+    """The part of the image that the vector is of; None is the whole."""
+    content_sha256: str = ""
+    """Of the image file that a vector was made of; the service computes it of an image."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +184,8 @@ class Image:
     create_time: datetime
     update_time: datetime
     embedding: Embedding | None = None
+    region: Region | None = None
+    """The part of the original that the vector is of; None is the whole."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from search_service.api.image_servicer import ImageServicer
 from search_service.api.search_servicer import SearchServicer
 from search_service.core.change_images import ChangeImages
 from search_service.core.collections import Collections
+from search_service.core.expiry import ExpiringStore
 from search_service.core.known_collections import KnownCollections
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
@@ -88,7 +89,7 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         )
         embedder = EmbedderClient(channel, settings.embedder_target, settings.embedder_timeout_seconds)
         registry = metrics.new_registry()
-        server = Server(_services(store, embedder, settings), settings, DOMAIN, registry)
+        server = Server(_services(ExpiringStore(store, utc_now), embedder, settings), settings, DOMAIN, registry)
         stack.enter_context(metrics.served(registry, settings.metrics_address))
         stack.push_async_callback(server.stop)
         address = await server.start(serving=ready)
@@ -118,7 +119,7 @@ async def follow(store: VectorStore, server: Server, seconds: float, *, serving:
             log.info("health changed", serving=serving)
 
 
-def _services(store: MilvusStore, embedder: EmbedderClient, settings: SearchSettings) -> list[Service]:
+def _services(store: VectorStore, embedder: EmbedderClient, settings: SearchSettings) -> list[Service]:
     deadlines = CallDeadlines(settings.default_timeout_seconds)
     known = KnownCollections(store)
     collections = Collections(store, embedder, known, utc_now)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from search_service.core.types import (
     IndexType,
     IvfParameters,
     Metric,
+    Region,
     StoredImage,
     View,
 )
@@ -37,6 +38,8 @@ FIELDS[View.FULL] = [*FIELDS[View.BASIC], VECTOR]
 # Marks a Milvus collection as one of the service's; `layout` in it says how it and the fields are to be read.
 PROPERTY = "imagesearch"
 LAYOUT = 2
+# The key of an image's region in the attributes' JSON; no attribute's, which have a type before their name.
+REGION = "region"
 # What the keys of the attributes' JSON begin with, by the type of the value: Milvus Lite takes True for 1, and what a
 # comparison of two types gives differs between the backends. With keys of their own no two types ever meet.
 LIST = list
@@ -75,6 +78,7 @@ def notes_of(collection: Collection) -> str:
             "description": collection.description,
             "labels": dict(collection.labels),
             "create_time": micros_of(collection.create_time),
+            "ttl_seconds": collection.ttl.total_seconds() if collection.ttl else None,
         }
     )
 
@@ -99,6 +103,7 @@ def collection_of(described: Row) -> Collection | None:
         consistency=Consistency(notes["consistency"]),
         description=notes["description"],
         labels=notes["labels"],
+        ttl=timedelta(seconds=notes["ttl_seconds"]) if notes.get("ttl_seconds") else None,
     )
 
 
@@ -134,7 +139,8 @@ def row_of(image: StoredImage) -> dict[str, Any]:
         "id": image.id,
         VECTOR: image.vector,
         "uri": image.uri,
-        "attributes": {typed_key(name, type(value)): value for name, value in image.attributes.items()},
+        "attributes": {typed_key(name, type(value)): value for name, value in image.attributes.items()}
+        | ({REGION: dataclasses.astuple(image.region)} if image.region else {}),
         "content_sha256": image.content_sha256,
         "create_time": micros_of(image.create_time),
         "update_time": micros_of(image.update_time),
@@ -144,14 +150,17 @@ def row_of(image: StoredImage) -> dict[str, Any]:
 def image_of(row: Row) -> StoredImage:
     """The image of a row; fields that were not read have their defaults."""
     vector = row.get(VECTOR)
+    attributes = row.get("attributes") or {}
+    region = attributes.get(REGION)
     return StoredImage(
         id=row["id"],
         uri=row.get("uri", ""),
-        attributes={key.partition("_")[2]: value for key, value in (row.get("attributes") or {}).items()},
+        attributes={key.partition("_")[2]: value for key, value in attributes.items() if key != REGION},
         content_sha256=row.get("content_sha256", ""),
         create_time=moment_of(row["create_time"]) if "create_time" in row else None,
         update_time=moment_of(row["update_time"]) if "update_time" in row else None,
         vector=None if vector is None else np.asarray(vector, dtype=np.float32),
+        region=Region(*region) if region else None,
     )
 
 

@@ -6,12 +6,14 @@ description would be the natural place, but Milvus Lite forgets it.)
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from pymilvus import AsyncMilvusClient, MilvusClient
@@ -38,7 +40,8 @@ from search_service.core.checks import (
     collection_exists,
     collection_not_found,
 )
-from search_service.core.filters import Filter, IdAfter
+from search_service.core.expiry import unexpired
+from search_service.core.filters import Filter, IdAfter, Not
 from search_service.core.ports import Nearest
 from search_service.core.types import (
     Alias,
@@ -115,6 +118,10 @@ class MilvusStore:
     async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
         """Makes a Milvus collection with its index, loaded; or nothing, where a step of that fails."""
         notes = notes_of(collection)
+        properties: dict[str, Any] = {PROPERTY: notes}
+        if collection.ttl is not None:
+            # A server removes them when it compacts.
+            properties["collection.ttl.seconds"] = math.ceil(collection.ttl.total_seconds())
 
         def create(client: MilvusClient, timeout: float) -> None:
             if client.has_collection(collection.name, timeout=timeout):
@@ -125,7 +132,7 @@ class MilvusStore:
                     schema=schema_of(collection.dimension),
                     index_params=self._index_of(client, collection),
                     consistency_level=collection.consistency.value,
-                    properties={PROPERTY: notes},
+                    properties=properties,
                     timeout=timeout,
                 )
             except MilvusException:
@@ -366,6 +373,10 @@ class MilvusStore:
                 index = self._index_of(client, collection)
                 client.create_index(collection.name, index, timeout=self._timeout)
             client.load_collection(collection.name, timeout=self._timeout)
+            expired = unexpired(collection, datetime.now(UTC))
+            if expired and self.is_lite:
+                # A server gives back the space of what has expired by itself.
+                client.delete(collection.name, filter=expression_of(Not(expired)), timeout=self._timeout)
         except MilvusException:
             log.exception("a collection cannot be loaded", collection=collection.name)
 
@@ -378,8 +389,8 @@ class MilvusStore:
 
 
 def _meaning(error: Exception, collection: str) -> ServiceError:
-    """What a failure means; one that nobody foresaw is logged. To be called where it is caught."""
+    """What a failure means; one that nobody foresaw is logged."""
     meaning = meaning_of(error, collection)
     if isinstance(meaning, InternalError):
-        log.exception("Milvus failed", collection=collection)
+        log.error("Milvus failed", collection=collection, exc_info=error)
     return meaning

@@ -1,16 +1,17 @@
-"""Messages to plain values and back, and the refusal of what the contract has and this server does not serve."""
+"""Messages to plain values and back."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from imagesearch.search.v1 import collection_pb2, image_pb2
 from imagesearch.types.v1 import embedding_pb2
 from imagesearch.types.v1 import image_pb2 as types_image_pb2
 
-from grpc_kit.errors import InvalidArgumentError, UnimplementedError
+from grpc_kit.errors import InvalidArgumentError
 from search_service.api.filter_converters import filter_from
 from search_service.core import page_tokens as tokens
 from search_service.core.change_images import ImageUpdate
@@ -77,18 +78,6 @@ METRIC_NUMBERS = {
 CONSISTENCY_NUMBERS = {meaning: number for number, meaning in CONSISTENCIES.items()}
 
 
-def not_served(field: str, what: str) -> UnimplementedError:
-    """The contract has it; this server does not serve it."""
-    return UnimplementedError("NOT_SERVED", f"{field}: {what} is not served yet", field=field)
-
-
-def refuse_unserved(message: Message, fields: Mapping[str, str], parent: str = "") -> None:
-    """Raises UnimplementedError for the first of these fields that is set; `fields` says what each is for."""
-    for field, what in fields.items():
-        if any(descriptor.name == field for descriptor, _ in message.ListFields()):
-            raise not_served(f"{parent}{field}", what)
-
-
 def metric_from(number: int, field: str) -> Metric:
     """A metric. Raises InvalidArgumentError for a number that is none."""
     if number not in METRICS:
@@ -120,7 +109,6 @@ def _unknown_enum(number: int, field: str, names: list[str]) -> InvalidArgumentE
 
 def new_collection_from(message: collection_pb2.Collection) -> NewCollection:
     """The collection of a CreateCollectionRequest."""
-    refuse_unserved(message, {"ttl": "a time to live"}, "collection.")
     return NewCollection(
         name=message.name,
         model=message.model,
@@ -131,7 +119,16 @@ def new_collection_from(message: collection_pb2.Collection) -> NewCollection:
         consistency=consistency_from(message.consistency, "collection.consistency") or Consistency.BOUNDED,
         description=message.description,
         labels=dict(message.labels),
+        ttl=_ttl_from(message.ttl) if message.HasField("ttl") else None,
     )
+
+
+def _ttl_from(message: Duration) -> timedelta:
+    try:
+        return message.ToTimedelta()
+    except (ValueError, OverflowError):
+        # More than Python, or the message itself, can hold.
+        return timedelta.max
 
 
 def index_from(message: collection_pb2.Index, field: str) -> Index:
@@ -169,7 +166,7 @@ def index_to(index: Index) -> collection_pb2.Index:
 
 def collection_to(collection: Collection) -> collection_pb2.Collection:
     """The message of a collection."""
-    return collection_pb2.Collection(
+    message = collection_pb2.Collection(
         name=collection.name,
         description=collection.description,
         labels=collection.labels,
@@ -181,6 +178,9 @@ def collection_to(collection: Collection) -> collection_pb2.Collection:
         consistency=CONSISTENCY_NUMBERS[collection.consistency],
         create_time=timestamp_to(collection.create_time),
     )
+    if collection.ttl is not None:
+        message.ttl.FromTimedelta(collection.ttl)
+    return message
 
 
 def timestamp_to(moment: datetime | None) -> Timestamp | None:
@@ -196,8 +196,17 @@ def encoded_image_from(message: types_image_pb2.EncodedImage) -> EncodedImage:
     """An image with its region."""
     if not message.HasField("region"):
         return EncodedImage(message.content)
-    region = message.region
-    return EncodedImage(message.content, Region(region.x0, region.y0, region.x1, region.y1))
+    return EncodedImage(message.content, region_from(message.region))
+
+
+def region_from(message: types_image_pb2.Region) -> Region:
+    """A region."""
+    return Region(message.x0, message.y0, message.x1, message.y1)
+
+
+def region_to(region: Region) -> types_image_pb2.Region:
+    """The message of a region."""
+    return types_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1)
 
 
 def embedding_from(message: embedding_pb2.Embedding) -> Embedding:
@@ -252,6 +261,7 @@ def image_to_write_from(message: image_pb2.WriteImagesRequest) -> ImageToWrite:
         attributes=attributes_from(message.attributes),
         source=source,
         content_sha256=message.content_sha256,
+        region=region_from(message.region) if message.HasField("region") else None,
         size=message.ByteSize(),
     )
 
@@ -269,6 +279,8 @@ def image_to(image: StoredImage, fingerprint: str) -> image_pb2.Image:
     if image.vector is not None:
         message.embedding.values.extend(image.vector.tolist())
         message.embedding.fingerprint = fingerprint
+    if image.region is not None:
+        message.region.CopyFrom(region_to(image.region))
     return message
 
 

@@ -14,6 +14,7 @@ from search_service.api.converters import (
     encoded_image_from,
     image_to,
     index_to,
+    region_to,
     view_from,
 )
 from search_service.api.filter_converters import filter_from
@@ -111,7 +112,10 @@ def response_to(found: Found, token: str, *, explain: bool) -> search_pb2.Search
 
 def hit_to(hit: Hit, fingerprint: str) -> search_pb2.Hit:
     """The message of a hit; `fingerprint` is its collection's."""
-    return search_pb2.Hit(image=image_to(hit.image, fingerprint), score=hit.score, distance=hit.distance)
+    message = search_pb2.Hit(image=image_to(hit.image, fingerprint), score=hit.score, distance=hit.distance)
+    if hit.image.region is not None:
+        message.region.CopyFrom(region_to(hit.image.region))
+    return message
 
 
 def explanation_to(explanation: Explanation) -> search_pb2.Explanation:

@@ -5,6 +5,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from grpc_kit.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from search_service.core.types import AttributeValue, Collection, Embedding, Index
+from search_service.core.types import AttributeValue, Collection, Embedding, Index, Region
 
 COLLECTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 FINGERPRINT = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -29,6 +30,7 @@ MAX_LABELS = 64
 MAX_LABEL_KEY = 63
 MAX_LABEL_VALUE = 255
 MAX_DESCRIPTION = 1024
+MIN_TTL, MAX_TTL = timedelta(seconds=1), timedelta(days=36_500)
 MIN_DIMENSION, MAX_DIMENSION = 2, 32768
 MAX_LIMIT = 1000
 MAX_IDS = 1000
@@ -108,6 +110,29 @@ def check_notes(description: str, labels: Mapping[str, str], field: str) -> None
                 f"{MAX_LABEL_VALUE}",
                 field=f"{field}.labels",
             )
+
+
+def check_ttl(ttl: timedelta | None, field: str) -> None:
+    """A time to live: 1 second to 100 years; None is for ever."""
+    if ttl is not None and not MIN_TTL <= ttl <= MAX_TTL:
+        raise InvalidArgumentError(
+            "TTL_INVALID",
+            f"{field} is {ttl.total_seconds():.15g} s; it should be {MIN_TTL.seconds} s to {MAX_TTL.days} days",
+            field=field,
+        )
+
+
+def check_region(region: Region | None, field: str) -> None:
+    """A box within the image, the right way round."""
+    if region is None:
+        return
+    if not (0 <= region.x0 < region.x1 <= 1 and 0 <= region.y0 < region.y1 <= 1):
+        raise InvalidArgumentError(
+            "REGION_INVALID",
+            f"{field} is ({region.x0:g}, {region.y0:g}) to ({region.x1:g}, {region.y1:g}); it should be a box in "
+            "fractions of the image: 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1",
+            field=field,
+        )
 
 
 def check_id(image_id: str, field: str) -> None:

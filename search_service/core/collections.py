@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, NotFoundError
@@ -26,6 +26,7 @@ class NewCollection:
     consistency: Consistency = Consistency.BOUNDED
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    ttl: timedelta | None = None
 
 
 class Collections:
@@ -49,6 +50,7 @@ class Collections:
         checks.check_collection_name(wanted.name, "collection.name")
         checks.check_index(wanted.index, "collection.index")
         checks.check_notes(wanted.description, wanted.labels, "collection")
+        checks.check_ttl(wanted.ttl, "collection.ttl")
         if wanted.dimension:
             checks.check_dimension(wanted.dimension, "collection.dimension")
         if wanted.fingerprint:
@@ -66,6 +68,7 @@ class Collections:
             consistency=wanted.consistency,
             description=wanted.description,
             labels=wanted.labels,
+            ttl=wanted.ttl,
         )
         # An alias may have the name too, which not every store sees.
         await self._refuse_existing(collection.name, deadline)

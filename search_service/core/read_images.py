@@ -19,6 +19,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
 # A listing by time looks at so much time first, then at eight times as much, and so on.
 FIRST_SPAN, SPAN_GROWTH = timedelta(seconds=1), 8
+# What the clocks of several writers may be ahead by.
+CLOCKS_DIFFER = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,7 @@ class _Reader:
     async def latest(self, after: Position | None, limit: int) -> list[StoredImage]:
         """The next ones by time and id, with nothing but these. No store sorts by time: it is asked for spans of it."""
         images: list[StoredImage] = []
-        # Clocks of several writers differ a little.
-        end = datetime.now(UTC) + timedelta(days=1)
+        end = datetime.now(UTC) + CLOCKS_DIFFER
         if after is not None:
             end = after.update_time
             images = await self._at(end, after.id, limit)
@@ -189,11 +190,13 @@ class _Reader:
         A span of one moment may hold any number. None where there is no image.
         """
         span, too_few = FIRST_SPAN, end + TICK
-        begin = max(EPOCH, end - span)
+        # What is in the future is little or nothing.
+        present = min(end, datetime.now(UTC))
+        begin = max(EPOCH, present - span)
         while (count := await self._count(begin, end)) < wanted and begin > EPOCH:
             too_few = begin
             span *= SPAN_GROWTH
-            begin = max(EPOCH, end - span)
+            begin = max(EPOCH, present - span)
         if not count:
             return None
         while count > MAX_WINDOW and begin < end:

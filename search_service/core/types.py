@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import TypeAlias
 
@@ -136,6 +136,8 @@ class Collection:
     consistency: Consistency = Consistency.BOUNDED
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    ttl: timedelta | None = None
+    """How long an image is seen after its last change; None is for ever."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ class StoredImage:
     create_time: datetime | None = None
     update_time: datetime | None = None
     vector: Vector | None = None
+    region: Region | None = None
+    """The part of the original that the vector is of; None is the whole."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from grpc_kit.errors import InternalError, InvalidArgumentError, NotFoundError, 
 from search_service.core import checks
 from search_service.core.ports import BulkEmbedder, Embedder, VectorStore
 from search_service.core.search_images import model_gone, require_model
-from search_service.core.types import AttributeValue, Collection, Embedding, EncodedImage, StoredImage
+from search_service.core.types import AttributeValue, Collection, Embedding, EncodedImage, Region, StoredImage
 
 log = structlog.stdlib.get_logger()
 
@@ -33,6 +33,8 @@ class ImageToWrite:
     uri: str = ""
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     content_sha256: str = ""
+    region: Region | None = None
+    """Of a ready vector; an image has its own."""
     size: int = 0
     """Bytes of the whole message."""
 
@@ -246,6 +248,7 @@ class _Stream:
         checks.check_uri(message.uri)
         checks.check_attributes(message.attributes)
         checks.check_sha256(message.content_sha256)
+        checks.check_region(message.region, "region")
         sha256, embedding = await self._embed(message, collection)
         now = self._now()
         return StoredImage(
@@ -256,6 +259,7 @@ class _Stream:
             create_time=now,
             update_time=now,
             vector=embedding.values,
+            region=message.source.region if isinstance(message.source, EncodedImage) else message.region,
         )
 
     async def _embed(self, message: ImageToWrite, collection: Collection) -> tuple[str, Embedding]:
@@ -269,6 +273,12 @@ class _Stream:
                 "CONTENT_SHA256_INVALID",
                 "content_sha256 is set beside image, of which it is computed; leave it out",
                 field="content_sha256",
+            )
+        if message.region is not None:
+            raise InvalidArgumentError(
+                "REGION_INVALID",
+                "region is set beside image, which has a region of its own: image.region",
+                field="region",
             )
         require_model(collection, "image")
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(source.content).hexdigest())

@@ -10,7 +10,7 @@ import pytest
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import AlreadyExistsError, NotFoundError
 from search_service.core.ports import VectorStore
-from search_service.core.types import Collection, Consistency, Metric, StoredImage, View
+from search_service.core.types import Collection, Consistency, Metric, Region, StoredImage, View
 from tests.contract.asking import hits_of
 from tests.memory_store import score_and_distance
 
@@ -123,7 +123,14 @@ async def test_an_image_comes_back_as_it_was_written(
         "none": [],
     }
     written = image(
-        "a", 0.1, -2.5, 3e-8, uri="s3://bucket/ü.jpg", attributes=attributes, content_sha256="0123456789abcdef" * 4
+        "a",
+        0.1,
+        -2.5,
+        3e-8,
+        uri="s3://bucket/ü.jpg",
+        attributes=attributes,
+        content_sha256="0123456789abcdef" * 4,
+        region=Region(0.1, 0.0, 1.0, 1 / 3),
     )
     await store.upsert(collection.name, [written], deadline)
     (full,) = await store.get(collection.name, ["a"], View.FULL, STRONG, deadline)

@@ -163,6 +163,31 @@ def test_an_alias_is_searched_in_the_place_of_a_collection(stack: Stack, photogr
     assert "removed photos_2" in stack.command("collections", "delete", "photos_2", "--yes")
 
 
+def test_a_collection_is_built_anew_and_its_alias_moved(stack: Stack, photographs: Path) -> None:
+    stack.command("ingest", str(photographs), "-c", "photos_1")
+    stack.command("aliases", "set", "live", "photos_1")
+    shown = stack.command("reindex", "live", "photos_2", "--index", "hnsw", "--m", "24", "--metric", "l2")
+    assert "photos_2: 18 images of 18 in photos_1; vectors copied" in shown
+    assert "live -> photos_2" in shown
+    made = json.loads(stack.command("collections", "get", "live"))
+    assert (made["name"], made["images"], made["metric"]) == ("photos_2", 18, "l2")
+    assert (made["index"], made["index_parameters"]) == ("hnsw", {"m": 24, "ef_construction": 200})
+    assert "1.0000" in stack.command("search", str(photographs / "coffee.jpg"), "-c", "live", "-k", "1")
+    assert "COLLECTION_EXISTS" in stack.command("reindex", "live", "photos_1", code=1)
+    # Vectors of another space have to be made anew, of files that are there; of which one is not.
+    stack.command("collections", "create", "elsewhere", "--ttl", "3600", "--consistency", "strong")
+    stack.command("ingest", str(photographs), "-c", "elsewhere")
+    stack.command("images", "set", "coffee.jpg", "kind=cup", "-c", "elsewhere")
+    report = json.loads(stack.command("reindex", "elsewhere", "copy", "--json"))
+    assert (report["count"], report["failed"], report["moved"]) == (18, [], {})
+    copied = json.loads(stack.command("collections", "get", "copy"))
+    assert (copied["ttl_seconds"], copied["consistency"]) == (3600, "strong")
+    (image,) = json.loads("[" + stack.command("images", "get", "coffee.jpg", "-c", "copy") + "]")
+    assert image["attributes"] == {"kind": "cup"}
+    bad = stack.command("collections", "create", "bad", "--nlist", "8", "--m", "8", code=2)
+    assert "--nlist is for IVF" in bad
+
+
 def test_collections_are_made_and_removed(stack: Stack) -> None:
     assert "made shoes" in stack.command("collections", "create", "shoes", "--metric", "l2", "--description", "all")
     shown = json.loads(stack.command("collections", "get", "shoes"))

@@ -106,7 +106,11 @@ CREATE_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
     ({"name": "new", "model": "vgg99"}, CODE.NOT_FOUND, "MODEL_NOT_FOUND", "collection.model", "vgg16"),
     ({"name": "new", "metric": 77}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "collection.metric", "METRIC_COSINE"),
     ({"name": "new", "consistency": 77}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "collection.consistency", "STRONG"),
-    ({"name": "new", "ttl": Duration(seconds=9)}, CODE.UNIMPLEMENTED, "NOT_SERVED", "collection.ttl", "time to live"),
+    ({"name": "new", "ttl": Duration()}, CODE.INVALID_ARGUMENT, "TTL_INVALID", "collection.ttl", "1 s"),
+    ({"name": "new", "ttl": Duration(nanos=999_999_999)}, CODE.INVALID_ARGUMENT, "TTL_INVALID", "collection.ttl", "0.999999"),
+    ({"name": "new", "ttl": Duration(seconds=-5)}, CODE.INVALID_ARGUMENT, "TTL_INVALID", "collection.ttl", "-5 s"),
+    ({"name": "new", "ttl": Duration(seconds=36_500 * 86_400 + 1)}, CODE.INVALID_ARGUMENT, "TTL_INVALID", "collection.ttl", "36500 days"),
+    ({"name": "new", "ttl": Duration(seconds=2**62)}, CODE.INVALID_ARGUMENT, "TTL_INVALID", "collection.ttl", "36500 days"),
     ({"name": "new", "index": collection_pb2.Index(type=9)}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "collection.index.type", "HNSW"),  # type: ignore[arg-type]
     ({"name": "new", "index": collection_pb2.Index(hnsw=collection_pb2.HnswParameters(m=8))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw", "no parameter"),
     ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, ivf=collection_pb2.IvfParameters())}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.ivf", "hnsw"),

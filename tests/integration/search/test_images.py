@@ -1,16 +1,20 @@
 """Photographs through both services."""
 
 import itertools
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 
 import grpc
 import pytest
-from imagesearch.search.v1 import search_pb2, search_pb2_grpc
+from imagesearch.search.v1 import collection_pb2, image_pb2_grpc, search_pb2, search_pb2_grpc
+from imagesearch.search.v1 import image_pb2 as search_image_pb2
 from imagesearch.types.v1 import image_pb2
 from PIL import Image as PillowImage
 
+from grpc_kit.status import from_status
 from imagesearch_client import (
     Client,
     Embedding,
@@ -19,15 +23,24 @@ from imagesearch_client import (
     ImageFile,
     InvalidArgumentError,
     NewImage,
+    NotFoundError,
     Region,
     ServiceError,
+    StoredImage,
 )
+
+STRONG = collection_pb2.CONSISTENCY_STRONG
 
 
 @pytest.fixture
 def client(search_address: str) -> Iterator[Client]:
     with Client(search_address, timeout=60) as client:
         yield client
+
+
+@pytest.fixture
+def images(channel: grpc.Channel) -> image_pb2_grpc.ImageServiceStub:
+    return image_pb2_grpc.ImageServiceStub(channel)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +51,8 @@ def filled(search_address: str, photographs: dict[str, Path]) -> str:
         client.create_collection(name)
         images = [NewImage(key, path.read_bytes(), uri=str(path)) for key, path in photographs.items()]
         assert [result.error for result in client.write(name, images)] == [None] * len(images)
+        # From here on bounded reads see all, on a server too.
+        time.sleep(1)
     return name
 
 
@@ -127,6 +142,71 @@ def test_only_the_bad_images_of_a_stream_fail(client: Client, name: str, photogr
     }
     assert client.count(name) == 3
     assert client.get(name, "good2").attributes == {"kind": "coins"}
+
+
+def test_the_region_that_a_vector_is_of_is_kept_and_found(
+    client: Client, channel: grpc.Channel, name: str, photographs: dict[str, Path]
+) -> None:
+    client.create_collection(name)
+    content, region = photographs["coins"].read_bytes(), Region(0, 0, 0.5, 0.75)
+    fingerprint = client.get_collection(name).fingerprint
+    ready = Embedding([1.0] * 512, fingerprint)
+    images = [
+        NewImage("whole", content),
+        NewImage("part", content, attributes={"region": "a name like any other"}, region=region),
+        NewImage("ready", ready, region=region),
+        NewImage("reversed", ready, region=Region(0.5, 0, 0.5, 1)),
+        NewImage("outside", ready, region=Region(0, 0, 1.5, 1)),
+        NewImage("no number", ready, region=Region(0, 0, float("nan"), 1)),
+    ]
+    reasons = {result.id: result.error.reason for result in client.write(name, images) if result.error}
+    assert reasons == dict.fromkeys(("reversed", "outside", "no number"), "REGION_INVALID")
+    regions = {
+        image.id: image.region for image in client.get_many(name, ["whole", "part", "ready"], strong=True).values()
+    }
+    assert regions == {"whole": None, "part": region, "ready": region}
+    client.update(name, "part", attributes={"colour": "red"})
+    found = client.get(name, "part", strong=True)
+    assert (found.region, found.attributes) == (region, {"region": "a name like any other", "colour": "red"})
+    query = search_pb2.Query(image=image_pb2.EncodedImage(content=content))
+    query.image.region.CopyFrom(image_pb2.Region(x0=0, y0=0, x1=0.5, y1=0.75))
+    request = search_pb2.SearchRequest(collection=name, query=query, limit=1, consistency=STRONG)
+    (hit,) = search_pb2_grpc.SearchServiceStub(channel).Search(request, timeout=60).hits
+    assert (hit.image.id, hit.region, hit.image.region) == ("part", query.image.region, query.image.region)
+
+
+def test_a_region_stands_beside_a_vector_only(
+    images: image_pb2_grpc.ImageServiceStub, client: Client, name: str, photographs: dict[str, Path]
+) -> None:
+    client.create_collection(name)
+    request = search_image_pb2.WriteImagesRequest(
+        collection=name,
+        id="a",
+        image=image_pb2.EncodedImage(content=photographs["coins"].read_bytes()),
+        region=image_pb2.Region(x1=1, y1=1),
+    )
+    (response,) = images.WriteImages(iter([request]))
+    error = from_status(response.error)
+    assert (error.reason, error.field) == ("REGION_INVALID", "region")
+    assert "image.region" in error.message
+
+
+def test_an_image_is_seen_for_as_long_as_its_collection_says(client: Client, name: str) -> None:
+    client.create_collection(name, dimension=2, fingerprint="f", ttl=timedelta(seconds=4))
+    assert client.get_collection(name).ttl == timedelta(seconds=4)
+    began = time.monotonic()
+    written = [NewImage(image_id, Embedding([1.0, 1.0], "f")) for image_id in "ab"]
+    assert [result.error for result in client.write(name, written)] == [None, None]
+    assert len(client.search(name, StoredImage("a"), include_query=True, strong=True)) == 2
+    time.sleep(3)
+    client.update(name, "b", attributes={"kept": True})
+    # Until the first is gone for sure, and while the second is there for sure.
+    time.sleep(max(0.0, began + 6 - time.monotonic()))
+    assert [hit.image.id for hit in client.search(name, Embedding([1.0, 1.0], "f"), strong=True)] == ["b"]
+    assert client.count(name) == 1
+    assert list(client.get_many(name, ["a", "b"], strong=True)) == ["b"]
+    with pytest.raises(NotFoundError):
+        client.search(name, StoredImage("a"))
 
 
 def test_writing_again_replaces_and_never_doubles(client: Client, name: str, photographs: dict[str, Path]) -> None:

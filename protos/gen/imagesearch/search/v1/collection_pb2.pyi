@@ -274,7 +274,9 @@ class Collection(_message.Message):
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long an image is kept after it was written. Default: for ever. Not served yet: UNIMPLEMENTED."""
+        """How long an image is kept after it was last written or changed; then no call sees it, and the backend gives back its
+        space in its own time. 1 second to 100 years. Default: for ever. Errors: INVALID_ARGUMENT with reason TTL_INVALID.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -178,6 +178,7 @@ class Image(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The caller's own name for it: 1 to 512 bytes of UTF-8 without control characters. Required.
     Errors: INVALID_ARGUMENT with reason ID_INVALID.
@@ -210,6 +211,10 @@ class Image(_message.Message):
     def embedding(self) -> _embedding_pb2.Embedding:
         """Its vector; only in IMAGE_VIEW_FULL."""
 
+    @_builtins.property
+    def region(self) -> _image_pb2.Region:
+        """The part of the original that the vector is of. Default: the whole image."""
+
     def __init__(
         self,
         *,
@@ -220,10 +225,11 @@ class Image(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         embedding: _embedding_pb2.Embedding | None = ...,
+        region: _image_pb2.Region | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embedding", b"embedding", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embedding", b"embedding", "region", b"region", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "content_sha256", b"content_sha256", "create_time", b"create_time", "embedding", b"embedding", "id", b"id", "update_time", b"update_time", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "content_sha256", b"content_sha256", "create_time", b"create_time", "embedding", b"embedding", "id", b"id", "region", b"region", "update_time", b"update_time", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -264,6 +270,7 @@ class WriteImagesRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection's name. Required on the first message of a stream; later ones may leave it empty, and may not name
     another. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason COLLECTION_CHANGED.
@@ -290,6 +297,12 @@ class WriteImagesRequest(_message.Message):
     def embedding(self) -> _embedding_pb2.Embedding:
         """A vector made before."""
 
+    @_builtins.property
+    def region(self) -> _image_pb2.Region:
+        """See Image.region. Only beside `embedding`; with `image` it is image.region.
+        Errors: INVALID_ARGUMENT with reason REGION_INVALID.
+        """
+
     def __init__(
         self,
         *,
@@ -301,10 +314,11 @@ class WriteImagesRequest(_message.Message):
         image: _image_pb2.EncodedImage | None = ...,
         embedding: _embedding_pb2.Embedding | None = ...,
         content_sha256: _builtins.str = ...,
+        region: _image_pb2.Region | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "image", b"image", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "image", b"image", "region", b"region", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "content_sha256", b"content_sha256", "embedding", b"embedding", "id", b"id", "image", b"image", "request_id", b"request_id", "source", b"source", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "content_sha256", b"content_sha256", "embedding", b"embedding", "id", b"id", "image", b"image", "region", b"region", "request_id", b"request_id", "source", b"source", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["image", "embedding"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015

@@ -304,7 +304,7 @@ class Hit(_message.Message):
 
     @_builtins.property
     def region(self) -> _image_pb2.Region:
-        """The part of the image that was matched. Default: the whole image."""
+        """The part of the image that was matched, which is image.region. Default: the whole image."""
 
     def __init__(
         self,

@@ -1,0 +1,227 @@
+"""Builds a collection anew beside the old one, with another index, metric or model, and moves the alias to it."""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from grpc_kit.errors import NotFoundError
+from imagesearch_client.client import Client
+from imagesearch_client.types import Collection, Image, Index, IndexParameters, Metric, NewImage, WriteResult
+
+# Images that are compared or read again at a time.
+CHUNK = 200
+EPOCH = datetime.fromtimestamp(0, UTC)
+# How long after its time an image may be seen for the first time: a stream stores it when what came before is stored.
+LATE = timedelta(minutes=1)
+# Looks at what has changed in the old collection meanwhile, before the counts have to agree.
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is different in the new collection; None keeps what the old one has."""
+
+    model: str | None = None
+    index: Index | None = None
+    index_parameters: IndexParameters | None = None
+    metric: Metric | None = None
+
+
+@dataclass
+class ReindexReport:
+    """What came of it."""
+
+    source: str
+    collection: str
+    embedded_anew: bool
+    """Whether the images' files were read and embedded; else their vectors were copied."""
+    copied: int = 0
+    failed: list[WriteResult] = field(default_factory=list)
+    source_count: int = 0
+    count: int = 0
+    moved: dict[str, str] = field(default_factory=dict)
+    """The aliases that were moved, and where they pointed before."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether both collections hold the same number of images."""
+        return self.count == self.source_count
+
+    def as_json(self) -> dict[str, object]:
+        """The report as JSON has it."""
+        failed = [
+            {"id": result.id, "reason": result.error.reason, "message": result.error.message}
+            for result in self.failed
+            if result.error is not None
+        ]
+        return {
+            "source": self.source,
+            "collection": self.collection,
+            "embedded_anew": self.embedded_anew,
+            "copied": self.copied,
+            "failed": failed,
+            "source_count": self.source_count,
+            "count": self.count,
+            "moved": self.moved,
+        }
+
+
+def make_new(client: Client, source: Collection, name: str, change: Change) -> Collection:
+    """Makes the new collection: like the old one, but for the change.
+
+    Raises AlreadyExistsError, and what the service says of the change.
+    """
+    same_index = change.index in (None, source.index)
+    return client.create_collection(
+        name,
+        model=source.model if change.model is None else change.model,
+        # With another model its own are taken.
+        dimension=source.dimension if change.model is None else 0,
+        fingerprint=source.fingerprint if change.model is None else "",
+        metric=change.metric or source.metric,
+        index=change.index or source.index,
+        index_parameters=change.index_parameters or (source.index_parameters if same_index else None),
+        consistency=source.consistency,
+        ttl=source.ttl,
+        description=source.description,
+        labels=source.labels,
+    )
+
+
+class Reindexing:
+    """Copies one collection into another, and keeps up with what changes in it meanwhile."""
+
+    def __init__(
+        self, client: Client, source: Collection, new: Collection, root: Path, step: Callable[[int], None]
+    ) -> None:
+        """Makes a copy of `source` in `new`.
+
+        Args:
+            client: of the service that has both.
+            source: the old collection.
+            new: the new one, which is empty.
+            root: where relative uris begin, if images are to be embedded anew.
+            step: is told the failures so far after each image.
+        """
+        self._client = client
+        self._source = source
+        self._new = new
+        self._root = root
+        self._step = step
+        self._embeds = source.fingerprint != new.fingerprint
+        self._failed: dict[str, WriteResult] = {}
+        self._seen = EPOCH
+        self.report = ReindexReport(source.name, new.name, self._embeds)
+
+    def copy(self) -> None:
+        """Copies every image, then what was written, changed or removed meanwhile, and counts both."""
+        latest = next(self._client.list(self._source.name, latest_first=True, page_size=1, strong=True), None)
+        self._seen = latest.update_time if latest else EPOCH
+        self._write(self._client.list(self._source.name, with_vector=not self._embeds, page_size=CHUNK, strong=True))
+        for _ in range(ROUNDS):
+            self.catch_up()
+            self._count()
+            if self.report.complete or not self._reconcile():
+                break
+        self.report.failed = list(self._failed.values())
+
+    def move(self, aliases: Iterable[str]) -> None:
+        """Points aliases at the new collection, and copies what was written to the old one until then."""
+        for alias in aliases:
+            self.report.moved[alias] = self._client.set_alias(alias, self._new.name)
+        self.catch_up()
+        self._count()
+
+    def catch_up(self) -> None:
+        """Copies what was changed since the last look and is not newer in the new collection."""
+        since = self._seen - LATE
+        latest = self._client.list(self._source.name, latest_first=True, page_size=CHUNK, strong=True)
+        changed = list(itertools.takewhile(lambda image: image.update_time >= since, latest))
+        if changed:
+            self._seen = changed[0].update_time
+        self._again([image.id for image in changed])
+
+    def _again(self, ids: Sequence[str]) -> None:
+        for chunk in _chunks(ids, CHUNK):
+            old = self._client.get_many(self._source.name, chunk, with_vector=not self._embeds, strong=True)
+            new = self._client.get_many(self._new.name, chunk, strong=True)
+            self._write(
+                image for image in old.values() if image.id not in new or new[image.id].update_time < image.update_time
+            )
+
+    def _reconcile(self) -> bool:
+        """Removes what is gone from the old collection, and copies what is missing in the new one.
+
+        Gives whether there was anything to do.
+        """
+        old = (image.id for image in self._client.list(self._source.name, page_size=1000, strong=True))
+        new = (image.id for image in self._client.list(self._new.name, page_size=1000, strong=True))
+        missing, extra = _differences(old, new)
+        for chunk in _chunks(extra, CHUNK):
+            self._client.delete(self._new.name, chunk)
+        missing = [image_id for image_id in missing if image_id not in self._failed]
+        self._again(missing)
+        return bool(missing or extra)
+
+    def _count(self) -> None:
+        self.report.source_count = self._client.count(self._source.name)
+        self.report.count = self._client.count(self._new.name)
+
+    def _write(self, images: Iterable[Image]) -> None:
+        for result in self._client.write(self._new.name, self._readable(images)):
+            if result.error is None:
+                self.report.copied += 1
+                self._failed.pop(result.id, None)
+            else:
+                self._failed[result.id] = result
+            self._step(len(self._failed))
+
+    def _readable(self, images: Iterable[Image]) -> Iterator[NewImage]:
+        for image in images:
+            try:
+                yield self._new_image(image)
+            except (OSError, ValueError) as error:
+                fault = NotFoundError("FILE_UNUSABLE", f"{image.uri or 'no uri'}: {error}", field="uri")
+                self._failed[image.id] = WriteResult(image.id, fault)
+                self._step(len(self._failed))
+
+    def _new_image(self, image: Image) -> NewImage:
+        """The image as it is to be written. Raises OSError and ValueError where its file cannot be used."""
+        if image.embedding is not None:
+            return NewImage(
+                image.id,
+                image.embedding,
+                image.uri,
+                image.attributes,
+                image.region,
+                content_sha256=image.content_sha256,
+            )
+        content = (self._root / image.uri.removeprefix("file://")).read_bytes()
+        if image.content_sha256 and hashlib.sha256(content).hexdigest() != image.content_sha256:
+            raise ValueError("the file is no longer the one that was stored (its SHA-256 differs)")
+        return NewImage(image.id, content, image.uri, image.attributes, image.region)
+
+
+def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (ids[begin : begin + size] for begin in range(0, len(ids), size))
+
+
+def _differences(old: Iterable[str], new: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What only the one and what only the other of two ordered listings has."""
+    only_old: list[str] = []
+    only_new: list[str] = []
+    left, right = iter(old), iter(new)
+    one, other = next(left, None), next(right, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and one < other):
+            only_old.append(str(one))
+            one = next(left, None)
+        elif one is None or other < one:
+            only_new.append(other)
+            other = next(right, None)
+        else:
+            one, other = next(left, None), next(right, None)
+    return only_old, only_new

@@ -1,0 +1,156 @@
+"""A collection built anew beside the old one, on both backends."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grpc_kit.errors import AlreadyExistsError
+from imagesearch_client import (
+    Client,
+    Embedding,
+    HnswParameters,
+    Image,
+    Index,
+    Metric,
+    NewImage,
+    Region,
+)
+from imagesearch_client.reindex import Change, Reindexing, make_new
+
+COUNT = 450
+
+
+@pytest.fixture
+def client(search_address: str) -> Iterator[Client]:
+    with Client(search_address) as client:
+        yield client
+
+
+def write(client: Client, collection: str, images: list[NewImage]) -> None:
+    assert [result.error for result in client.write(collection, images) if result.error] == []
+
+
+def ready(number: int, **fields: object) -> NewImage:
+    vector = np.random.default_rng(number).normal(size=8).tolist()
+    made = NewImage(
+        f"i{number:04d}", Embedding(vector, "elsewhere"), f"u/{number}", {"number": number, "tag": ["a", "b"]}
+    )
+    return dataclasses.replace(made, **fields)  # type: ignore[arg-type]
+
+
+def kept(image: Image) -> tuple[object, ...]:
+    assert image.embedding is not None
+    return image.uri, image.attributes, image.content_sha256, image.region, list(image.embedding.values)
+
+
+def contents(client: Client, collection: str) -> dict[str, tuple[object, ...]]:
+    return {image.id: kept(image) for image in client.list(collection, with_vector=True, strong=True)}
+
+
+def test_everything_is_copied_and_the_alias_moves(client: Client, name: str) -> None:
+    client.create_collection(
+        name, dimension=8, fingerprint="elsewhere", description="shoes", labels={"team": "a"}, ttl=timedelta(days=9)
+    )
+    images = [ready(number) for number in range(COUNT)]
+    images[7] = ready(7, region=Region(0, 0.25, 0.5, 1), content_sha256="ab" * 32)
+    write(client, name, images)
+    alias, new = f"{name}_now", f"{name}_2"
+    client.set_alias(alias, name)
+    old = client.get_collection(alias)
+    change = Change(index=Index.HNSW, index_parameters=HnswParameters(32, 300), metric=Metric.L2)
+    made = make_new(client, old, new, change)
+    assert (made.index, made.index_parameters, made.metric) == (Index.HNSW, HnswParameters(32, 300), Metric.L2)
+    assert (made.ttl, made.description, made.labels) == (old.ttl, "shoes", {"team": "a"})
+    steps: list[int] = []
+    reindexing = Reindexing(client, old, made, Path(), steps.append)
+    reindexing.copy()
+    reindexing.move([alias])
+    report = reindexing.report
+    assert (report.count, report.source_count, report.failed) == (COUNT, COUNT, [])
+    assert report.complete
+    assert not report.embedded_anew
+    assert report.moved == {alias: name}
+    assert client.list_aliases()[alias] == new
+    assert set(steps) == {0}
+    assert contents(client, new) == contents(client, name)
+    assert contents(client, new)["i0007"][2:4] == ("ab" * 32, Region(0, 0.25, 0.5, 1))
+    with pytest.raises(AlreadyExistsError):
+        make_new(client, old, new, change)
+    client.delete_alias(alias)
+
+
+def test_what_changes_meanwhile_is_carried_over(client: Client, name: str) -> None:
+    client.create_collection(name, dimension=8, fingerprint="elsewhere")
+    write(client, name, [ready(number) for number in range(COUNT)])
+    old = client.get_collection(name)
+    made = make_new(client, old, f"{name}_2", Change())
+    done = False
+
+    def meddle(_: int) -> None:
+        """In the middle of the copy, to images that are copied already and to others."""
+        nonlocal done
+        if not done:
+            done = True
+            client.delete(name, ["i0000", "i0449"])
+            client.update(name, "i0001", attributes={"number": -1})
+            write(client, name, [ready(2, uri="again"), ready(9000), ready(9001)])
+
+    reindexing = Reindexing(client, old, made, Path(), meddle)
+    reindexing.copy()
+    assert reindexing.report.complete
+    copied = contents(client, made.name)
+    assert copied == contents(client, name)
+    assert {"i0000", "i0449"}.isdisjoint(copied)
+    assert {"i9000", "i9001"} <= copied.keys()
+    # Between the last look and the move: what is newer in the new collection stays.
+    write(client, name, [ready(9002), ready(3, uri="old")])
+    write(client, made.name, [ready(3, uri="newer")])
+    reindexing.move([])
+    copied = contents(client, made.name)
+    assert "i9002" in copied
+    assert copied["i0003"][0] == "newer"
+
+
+def test_another_model_embeds_the_files_anew(
+    client: Client, name: str, photographs: dict[str, Path], tmp_path: Path
+) -> None:
+    client.create_collection(name, dimension=8, fingerprint="elsewhere")
+    (tmp_path / "cat.jpg").write_bytes(photographs["chelsea"].read_bytes())
+    (tmp_path / "changed.jpg").write_bytes(b"other bytes")
+    sha = hashlib.sha256(photographs["chelsea"].read_bytes()).hexdigest()
+    write(
+        client,
+        name,
+        [
+            ready(0, uri=str(photographs["coffee"])),
+            ready(1, uri="cat.jpg", content_sha256=sha, region=Region(0, 0, 0.5, 0.5)),
+            ready(2, uri="gone.jpg"),
+            ready(3, uri="changed.jpg", content_sha256=sha),
+            ready(4, uri=f"file://{photographs['coins']}"),
+        ],
+    )
+    old = client.get_collection(name)
+    made = make_new(client, old, f"{name}_2", Change(model="vgg16"))
+    reindexing = Reindexing(client, old, made, tmp_path, lambda _: None)
+    reindexing.copy()
+    report = reindexing.report
+    assert report.embedded_anew
+    assert not report.complete
+    assert (report.source_count, report.count) == (5, 3)
+    assert sorted(result.id for result in report.failed) == ["i0002", "i0003"]
+    assert {result.error.reason for result in report.failed if result.error} == {"FILE_UNUSABLE"}
+    found = client.get(made.name, "i0001", with_vector=True, strong=True)
+    assert found.embedding is not None
+    assert (found.embedding.fingerprint, found.region, found.content_sha256) == (
+        made.fingerprint,
+        Region(0, 0, 0.5, 0.5),
+        sha,
+    )
+    hit = client.search_by_image(made.name, photographs["coffee"].read_bytes(), limit=1, strong=True)[0]
+    assert (hit.image.id, round(hit.score, 4)) == ("i0000", 1.0)
+    assert hit.image.attributes == {"number": 0, "tag": ["a", "b"]}
