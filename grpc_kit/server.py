@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from grpc_kit.interceptors.draining import Draining
+from grpc_kit.interceptors.draining import Draining, UnderWay
 from grpc_kit.interceptors.errors import ErrorMapping
 from grpc_kit.interceptors.observed import CallMetrics, Observed
 from grpc_kit.interceptors.tokens import Tokens
@@ -22,7 +22,7 @@ log = structlog.stdlib.get_logger()
 
 KEEPALIVE_TIMEOUT_SECONDS = 10
 # Seconds that are left to gRPC to send what the last calls answered.
-FLUSH_SECONDS = 1.0
+FLUSH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,13 @@ class Server:
         self._settings = settings
         self._names = [service.descriptor.full_name for service in services]
         self._health = health.aio.HealthServicer()
+        self._under_way = UnderWay()
         self._draining = Draining()
         tokens = settings.token_list
         self._server = grpc.aio.server(
             # The first is the outermost.
             interceptors=[
+                self._under_way,
                 ErrorMapping(domain),
                 Observed(CallMetrics(registry)),
                 *([Tokens(tokens)] if tokens else []),
@@ -103,7 +105,7 @@ class Server:
         self._draining.begin()
         stopping = asyncio.create_task(self._server.stop(self._settings.drain_seconds))
         # Who watches the health would hold the server for the whole time: only the services' own calls are waited for.
-        ended = asyncio.create_task(self._draining.ended())
+        ended = asyncio.create_task(self._under_way.ended())
         await asyncio.wait([stopping, ended], return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
         await self._server.stop(min(FLUSH_SECONDS, self._settings.drain_seconds))

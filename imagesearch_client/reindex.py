@@ -12,7 +12,7 @@ from imagesearch_client.client import Client
 from imagesearch_client.types import Collection, Image, Index, IndexParameters, Metric, NewImage, WriteResult
 
 # Images that are compared or read again at a time.
-CHUNK = 200
+CHUNK = 100
 EPOCH = datetime.fromtimestamp(0, UTC)
 # How long after its time an image may be seen for the first time: a stream stores it when what came before is stored.
 LATE = timedelta(minutes=1)

@@ -23,7 +23,7 @@ from grpc_kit.errors import ServiceError
 from grpc_kit.server import Server, Service
 from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.milvus_store import MilvusStore
-from search_service.api.calls import DOMAIN, CallDeadlines
+from search_service.api.calls import DOMAIN, CallLimits
 from search_service.api.collection_servicer import CollectionServicer
 from search_service.api.image_servicer import ImageServicer
 from search_service.api.search_servicer import SearchServicer
@@ -120,7 +120,7 @@ async def follow(store: VectorStore, server: Server, seconds: float, *, serving:
 
 
 def _services(store: VectorStore, embedder: EmbedderClient, settings: SearchSettings) -> list[Service]:
-    deadlines = CallDeadlines(settings.default_timeout_seconds)
+    limits = CallLimits(settings.default_timeout_seconds, settings.max_message_bytes)
     known = KnownCollections(store)
     collections = Collections(store, embedder, known, utc_now)
     writes = WriteImages(
@@ -131,9 +131,9 @@ def _services(store: VectorStore, embedder: EmbedderClient, settings: SearchSett
         window_bytes=settings.write_window_bytes,
     )
     tokens = PageTokens(settings.page_token_secret)
-    collection_servicer = CollectionServicer(store, collections, tokens, deadlines)
-    image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now), tokens, deadlines)
-    search_servicer = SearchServicer(SearchImages(store, embedder, known), tokens, deadlines, settings.search_window)
+    collection_servicer = CollectionServicer(store, collections, tokens, limits)
+    image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now), tokens, limits)
+    search_servicer = SearchServicer(SearchImages(store, embedder, known), tokens, limits, settings.search_window)
     return [
         Service(
             collection_pb2.DESCRIPTOR.services_by_name["CollectionService"],

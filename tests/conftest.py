@@ -7,6 +7,10 @@ import pytest
 from tests.milvus_server import MilvusProcess
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=4, help="how often a process is killed by the tests of crashes")
+
+
 @pytest.fixture(scope="session")
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusProcess]:
     """A Milvus server, for every test that does not kill it."""

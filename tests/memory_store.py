@@ -71,8 +71,8 @@ class MemoryStore:
             raise collection_not_found(name)
         return self._collections[name]
 
-    async def list_collections(self, deadline: Deadline) -> list[Collection]:
-        return [self._collections[name] for name in sorted(self._collections)]
+    async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
+        return [self._collections[name] for name in sorted(self._collections) if name > after][:limit]
 
     async def delete_collection(self, name: str, deadline: Deadline) -> None:
         await self.get_collection(name, deadline)

@@ -15,20 +15,15 @@ RETRY_AFTER = 1.0
 SETTLE_SECONDS = 0.1
 
 
-class Draining(AroundCalls):
-    """Knows when the last call has ended, and lets streams that are answered item by item end between two items."""
+class UnderWay(AroundCalls):
+    """Knows when the last call has ended. The outermost, because it also waits for what an error ends its call with."""
 
     def __init__(self) -> None:
-        """Does nothing until `begin`."""
+        """Counts from now on."""
         super().__init__()
-        self._begun = asyncio.Event()
         self._under_way = 0
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()
-
-    def begin(self) -> None:
-        """From now on no stream reads a further request."""
-        self._begun.set()
 
     async def ended(self) -> None:
         """Waits until no call is under way, and none has begun that was on its way in."""
@@ -50,15 +45,30 @@ class Draining(AroundCalls):
             if not self._under_way:
                 self._none_under_way.set()
 
+
+class Draining(AroundCalls):
+    """Lets streams that are answered item by item end between two items, and tells their callers."""
+
+    def __init__(self) -> None:
+        """Does nothing until `begin`."""
+        super().__init__()
+        self._begun = asyncio.Event()
+
+    def begin(self) -> None:
+        """From now on no stream reads a further request."""
+        self._begun.set()
+
+    def _single(self, handler: Handler, call: Call) -> Handler:
+        return handler
+
     def _streaming(self, handler: Handler, call: Call) -> Handler:
         if not handler.request_streaming:
-            return super()._streaming(handler, call)
+            return handler
         behaviour: Any = handler.stream_stream
 
         async def answer(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any, None]:
             cut_short = asyncio.Event()
             async with (
-                self.around(call, context),
                 aclosing(self._until_begun(requests, cut_short)) as some,
                 aclosing(behaviour(some, context)) as responses,
             ):

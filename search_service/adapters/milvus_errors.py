@@ -1,6 +1,7 @@
 """What Milvus' errors mean. One table; whatever is not in it is a fault.
 
-Codes as seen from Milvus Lite 3.2 and server 2.3, whose own text is for the log and not for a caller.
+Codes as seen from Milvus Lite 3.2 and server 2.3, and as Milvus' own list has them (pkg/util/merr). Their text is for
+the log and not for a caller.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,20 @@ def rate_limited(_: str = "") -> ResourceExhaustedError:
     return ResourceExhaustedError("MILVUS_RATE_LIMITED", "Milvus takes no more for now", retry_after=RETRY_AFTER)
 
 
+def full(_: str = "") -> ResourceExhaustedError:
+    """Milvus has no room left."""
+    return ResourceExhaustedError("MILVUS_FULL", "Milvus has no memory or no disk left for this; it needs more of it")
+
+
+def answer_too_large(_: str = "") -> ResourceExhaustedError:
+    """More than Milvus gives in one answer."""
+    return ResourceExhaustedError(
+        "ANSWER_TOO_LARGE",
+        "the answer has more bytes than Milvus gives at a time; ask for less (limit, page_size, ids) or for a smaller "
+        "view",
+    )
+
+
 def fault(_: str = "") -> InternalError:
     """Nobody's fault but the service's."""
     return InternalError("INTERNAL", "internal error; the server's log has the details")
@@ -56,15 +71,28 @@ class Row:
 # are the server's and pymilvus'.
 TABLE = (
     Row(frozenset(), ("already exists", "duplicate collection"), collection_exists),
-    Row(frozenset({4, 100}), ("can't find collection", "collection not found"), collection_not_found),
+    Row(frozenset({100}), ("can't find collection", "collection not found"), collection_not_found),
     # Some failures carry gRPC's code in the place of Milvus' own.
     Row(frozenset({grpc.StatusCode.UNAVAILABLE}), (), unavailable),
-    Row(frozenset(), ("deadline exceeded", "retry timeout", "context done", "timed out"), timed_out),
-    Row(frozenset({8, 9}), ("rate limit",), rate_limited),
-    # 2: no connection. 101: not loaded, as while a server recovers. 106, 503: no query node has the data.
+    Row(frozenset(), ("maxoutputsize",), answer_too_large),
+    # Quotas are of memory and disk, or of rates: the text tells.
     Row(
-        frozenset({2, 101, 106, 503}),
-        ("service not ready", "not ready", "server unavailable", "open local milvus"),
+        frozenset({3, 7, 12}),
+        ("memory limit exceeded", "memory quota", "disk limit exceeded", "disk quota", "no space left"),
+        full,
+    ),
+    # 4: too many requests wait. 9: a quota.
+    Row(frozenset({4, 8, 9}), ("rate limit", "quota exceeded"), rate_limited),
+    Row(
+        frozenset({10001, grpc.StatusCode.DEADLINE_EXCEEDED}),
+        ("deadline exceeded", "retry timeout", "context done", "timed out"),
+        timed_out,
+    ),
+    # 2: no connection. 11: its parts are out of step. 101: not loaded, as while a server recovers. 106, 503: no query node
+    # has the data. 10000: it gave the call up, as when it stops.
+    Row(
+        frozenset({2, 11, 101, 106, 503, 10000}),
+        ("service not ready", "not ready", "server unavailable", "service unavailable", "open local milvus"),
         unavailable,
     ),
 )

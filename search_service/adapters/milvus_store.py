@@ -163,11 +163,13 @@ class MilvusStore:
             raise collection_not_found(name)
         return collection
 
-    async def list_collections(self, deadline: Deadline) -> list[Collection]:
-        """Every collection of the service, by name."""
+    async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
+        """Some collections of the service, by name."""
         names = await self._call(lambda client, timeout: client.list_collections(timeout=timeout), "", deadline)
-        found = []
-        for name in sorted(names):
+        found: list[Collection] = []
+        for name in sorted(name for name in names if name > after):
+            if len(found) == limit:
+                break
             try:
                 found.append(await self.get_collection(name, deadline))
             except NotFoundError:

@@ -7,7 +7,7 @@ from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc
 
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.interceptors.around import Context
-from search_service.api.calls import CallDeadlines
+from search_service.api.calls import CallLimits
 from search_service.api.converters import (
     collection_to,
     new_collection_from,
@@ -26,14 +26,12 @@ Named = TypeVar("Named", Collection, Alias)
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     """Serves the contract of collections."""
 
-    def __init__(
-        self, store: VectorStore, collections: Collections, tokens: PageTokens, deadlines: CallDeadlines
-    ) -> None:
-        """`deadlines` gives a call that states none its time."""
+    def __init__(self, store: VectorStore, collections: Collections, tokens: PageTokens, limits: CallLimits) -> None:
+        """`limits` gives a call that states none its time."""
         self._store = store
         self._tokens = tokens
         self._collections = collections
-        self._deadlines = deadlines
+        self._limits = limits
 
     async def CreateCollection(
         self, request: collection_pb2.CreateCollectionRequest, context: Context
@@ -41,7 +39,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         """Makes a collection."""
         wanted = new_collection_from(request.collection)
         collection = await self._collections.create(
-            wanted, self._deadlines.of(context), validate_only=request.validate_only
+            wanted, self._limits.deadline(context), validate_only=request.validate_only
         )
         return collection_pb2.CreateCollectionResponse(collection=collection_to(collection))
 
@@ -49,7 +47,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         self, request: collection_pb2.GetCollectionRequest, context: Context
     ) -> collection_pb2.GetCollectionResponse:
         """Describes a collection."""
-        deadline = self._deadlines.of(context)
+        deadline = self._limits.deadline(context)
         collection = await self._collections.get(request.name, deadline)
         response = collection_pb2.GetCollectionResponse(collection=collection_to(collection))
         if request.with_stats:
@@ -60,16 +58,19 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         self, request: collection_pb2.ListCollectionsRequest, context: Context
     ) -> collection_pb2.ListCollectionsResponse:
         """Lists collections by name."""
-        page, token = self._page(request, await self._collections.all(self._deadlines.of(context)))
-        return collection_pb2.ListCollectionsResponse(
-            collections=[collection_to(collection) for collection in page], next_page_token=token
+        size, after = self._begin(request)
+        found = await self._collections.some(after, size + 1, self._limits.deadline(context))
+        page, token = self._page(request, found)
+        collections = [collection_to(collection) for collection in page]
+        return self._limits.sendable(
+            collection_pb2.ListCollectionsResponse(collections=collections, next_page_token=token)
         )
 
     async def DeleteCollection(
         self, request: collection_pb2.DeleteCollectionRequest, context: Context
     ) -> collection_pb2.DeleteCollectionResponse:
         """Removes a collection."""
-        await self._collections.delete(request.name, self._deadlines.of(context))
+        await self._collections.delete(request.name, self._limits.deadline(context))
         return collection_pb2.DeleteCollectionResponse()
 
     async def SetAlias(
@@ -77,14 +78,14 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     ) -> collection_pb2.SetAliasResponse:
         """Points an alias at a collection."""
         wanted = Alias(request.alias.name, request.alias.collection)
-        alias, previous = await self._collections.set_alias(wanted, self._deadlines.of(context))
+        alias, previous = await self._collections.set_alias(wanted, self._limits.deadline(context))
         return collection_pb2.SetAliasResponse(alias=_alias_to(alias), previous_collection=previous)
 
     async def ListAliases(
         self, request: collection_pb2.ListAliasesRequest, context: Context
     ) -> collection_pb2.ListAliasesResponse:
         """Lists aliases by name."""
-        found = await self._collections.list_aliases(request.collection, self._deadlines.of(context))
+        found = await self._collections.list_aliases(request.collection, self._limits.deadline(context))
         page, token = self._page(request, found)
         return collection_pb2.ListAliasesResponse(aliases=[_alias_to(alias) for alias in page], next_page_token=token)
 
@@ -92,20 +93,25 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         self, request: collection_pb2.DeleteAliasRequest, context: Context
     ) -> collection_pb2.DeleteAliasResponse:
         """Removes an alias."""
-        await self._collections.delete_alias(request.name, self._deadlines.of(context))
+        await self._collections.delete_alias(request.name, self._limits.deadline(context))
         return collection_pb2.DeleteAliasResponse()
 
     def _page(self, request: PagedRequest, found: Sequence[Named]) -> tuple[Sequence[Named], str]:
         """The page of a listing by name that a request asks for, and the token of the next one."""
+        size, after = self._begin(request)
+        rest = [item for item in found if item.name > after]
+        token = self._tokens.make(paged_request(request), [rest[size - 1].name]) if len(rest) > size else ""
+        return rest[:size], token
+
+    def _begin(self, request: PagedRequest) -> tuple[int, str]:
+        """The size of the page that a request asks for, and the name after which it begins."""
         size = request.page_size or DEFAULT_PAGE
         if not 1 <= size <= MAX_PAGE:
             raise InvalidArgumentError(
                 "PAGE_SIZE_INVALID", f"page_size is {size}; it should be 1 to {MAX_PAGE}", field="page_size"
             )
-        asked = paged_request(request)
-        after = self._tokens.read(request.page_token, asked)
-        rest = [item for item in found if not after or item.name > str(after[0])]
-        return rest[:size], self._tokens.make(asked, [rest[size - 1].name]) if len(rest) > size else ""
+        after = self._tokens.read(request.page_token, paged_request(request))
+        return size, str(after[0]) if after else ""
 
 
 def _alias_to(alias: Alias) -> collection_pb2.Alias:

@@ -9,7 +9,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
 from grpc_kit.interceptors.around import Context
 from grpc_kit.status import to_status
-from search_service.api.calls import DOMAIN, CallDeadlines
+from search_service.api.calls import DOMAIN, CallLimits
 from search_service.api.converters import (
     consistency_from,
     image_to,
@@ -43,14 +43,14 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         writes: WriteImages,
         changes: ChangeImages,
         tokens: PageTokens,
-        deadlines: CallDeadlines,
+        limits: CallLimits,
     ) -> None:
-        """`deadlines` gives a call that states none its time; a stream may last as long as it wants."""
+        """`limits` gives a call that states none its time; a stream may last as long as it wants."""
         self._store = store
         self._writes = writes
         self._changes = changes
         self._tokens = tokens
-        self._deadlines = deadlines
+        self._limits = limits
 
     async def WriteImages(
         self, request_iterator: AsyncIterator[image_pb2.WriteImagesRequest], context: Context
@@ -73,7 +73,7 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
 
     async def GetImage(self, request: image_pb2.GetImageRequest, context: Context) -> image_pb2.GetImageResponse:
         """Reads one image."""
-        deadline = self._deadlines.of(context)
+        deadline = self._limits.deadline(context)
         view = view_from(request.view, "view")
         consistency = consistency_from(request.consistency, "consistency") or Consistency.STRONG
         found = await get_image(self._store, request.collection, request.id, view, consistency, deadline)
@@ -81,35 +81,34 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
 
     async def GetImages(self, request: image_pb2.GetImagesRequest, context: Context) -> image_pb2.GetImagesResponse:
         """Reads several images."""
-        deadline = self._deadlines.of(context)
+        deadline = self._limits.deadline(context)
         view = view_from(request.view, "view")
         consistency = consistency_from(request.consistency, "consistency") or Consistency.STRONG
         found, missing = await get_images(self._store, request.collection, request.ids, view, consistency, deadline)
         images = [image_to(image, found.fingerprint) for image in found.images]
-        return image_pb2.GetImagesResponse(images=images, missing_ids=missing)
+        return self._limits.sendable(image_pb2.GetImagesResponse(images=images, missing_ids=missing))
 
     async def ListImages(self, request: image_pb2.ListImagesRequest, context: Context) -> image_pb2.ListImagesResponse:
         """Lists images page by page."""
         asked = paged_request(request)
         after = position_from(self._tokens.read(request.page_token, asked))
-        page = await list_images(self._store, listing_from(request, after), self._deadlines.of(context))
-        return image_pb2.ListImagesResponse(
-            images=[image_to(image, page.fingerprint) for image in page.images],
-            next_page_token=self._tokens.make(asked, position_to(page.end)) if page.end else "",
-        )
+        page = await list_images(self._store, listing_from(request, after), self._limits.deadline(context))
+        images = [image_to(image, page.fingerprint) for image in page.images]
+        token = self._tokens.make(asked, position_to(page.end)) if page.end else ""
+        return self._limits.sendable(image_pb2.ListImagesResponse(images=images, next_page_token=token))
 
     async def UpdateImage(
         self, request: image_pb2.UpdateImageRequest, context: Context
     ) -> image_pb2.UpdateImageResponse:
         """Changes an image."""
-        image = await self._changes.update(update_from(request), self._deadlines.of(context))
+        image = await self._changes.update(update_from(request), self._limits.deadline(context))
         return image_pb2.UpdateImageResponse(image=image_to(image, ""))
 
     async def DeleteImages(
         self, request: image_pb2.DeleteImagesRequest, context: Context
     ) -> image_pb2.DeleteImagesResponse:
         """Removes images by id."""
-        deadline, validate_only = self._deadlines.of(context), request.validate_only
+        deadline, validate_only = self._limits.deadline(context), request.validate_only
         match request.WhichOneof("target"):
             case "ids":
                 deleted = await self._changes.delete_ids(
@@ -130,7 +129,7 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
     ) -> image_pb2.CountImagesResponse:
         """Counts images."""
         condition = filter_from(request.filter) if request.HasField("filter") else None
-        count = await count_images(self._store, request.collection, condition, self._deadlines.of(context))
+        count = await count_images(self._store, request.collection, condition, self._limits.deadline(context))
         return image_pb2.CountImagesResponse(count=count)
 
 

@@ -11,7 +11,7 @@ from grpc_kit.interceptors.around import Context
 from grpc_kit.interceptors.errors import internal_error
 from grpc_kit.status import to_status
 from grpc_kit.streams import answer_each
-from search_service.api.calls import DOMAIN, CallDeadlines
+from search_service.api.calls import DOMAIN, CallLimits
 from search_service.api.converters import paged_request
 from search_service.api.search_converters import page_end_from, page_end_to, response_to, search_from
 from search_service.core.checks import MAX_REQUEST_ID, check_request_id
@@ -22,25 +22,23 @@ from search_service.core.search_images import SearchImages
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     """Serves the contract of searches."""
 
-    def __init__(
-        self, searches: SearchImages, tokens: PageTokens, deadlines: CallDeadlines, stream_window: int
-    ) -> None:
+    def __init__(self, searches: SearchImages, tokens: PageTokens, limits: CallLimits, stream_window: int) -> None:
         """Makes the servicer.
 
         Args:
             searches: answers.
             tokens: page tokens.
-            deadlines: gives a call that states none its time, and each query of a stream.
+            limits: gives a call that states none its time, and each query of a stream.
             stream_window: the queries of one stream that are worked on at a time.
         """
         self._searches = searches
         self._tokens = tokens
-        self._deadlines = deadlines
+        self._limits = limits
         self._stream_window = stream_window
 
     async def Search(self, request: search_pb2.SearchRequest, context: Context) -> search_pb2.SearchResponse:
         """Answers one query."""
-        return await self._search(request, self._deadlines.of(context))
+        return await self._search(request, self._limits.deadline(context))
 
     async def SearchStream(
         self, request_iterator: AsyncIterator[search_pb2.SearchStreamRequest], context: Context
@@ -48,7 +46,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         """Answers many queries, each with an answer of its own."""
 
         async def answer(request: search_pb2.SearchStreamRequest) -> search_pb2.SearchStreamResponse:
-            return await self._answer(request, self._deadlines.of(context))
+            return await self._answer(request, self._limits.deadline(context))
 
         async with aclosing(answer_each(request_iterator, answer, self._stream_window, _admit)) as responses:
             async for response in responses:
@@ -80,7 +78,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             )
         found = await self._searches.search(search, deadline)
         token = self._tokens.make(asked, page_end_to(found.end, request.query)) if found.end else ""
-        return response_to(found, token, explain=request.explain)
+        return self._limits.sendable(response_to(found, token, explain=request.explain))
 
 
 async def _admit(_: search_pb2.SearchStreamRequest) -> Callable[[], None]:

@@ -100,9 +100,9 @@ class Collections:
             error.field = "name"
             raise
 
-    async def all(self, deadline: Deadline) -> list[Collection]:
-        """Every collection, by name."""
-        return await self._store.list_collections(deadline)
+    async def some(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
+        """The first collections by name of those after a name."""
+        return await self._store.list_collections(after, limit, deadline)
 
     async def delete(self, name: str, deadline: Deadline) -> None:
         """Removes a collection with its images.

@@ -51,9 +51,10 @@ class ExpiringStore:
         """Describes a collection."""
         return self._described(await self._store.get_collection(name, deadline))
 
-    async def list_collections(self, deadline: Deadline) -> list[Collection]:
-        """Every collection."""
-        return [self._described(collection) for collection in await self._store.list_collections(deadline)]
+    async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
+        """Some collections."""
+        found = await self._store.list_collections(after, limit, deadline)
+        return [self._described(collection) for collection in found]
 
     def _described(self, collection: Collection) -> Collection:
         if collection.ttl is None:

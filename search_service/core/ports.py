@@ -63,8 +63,8 @@ class VectorStore(Protocol):
         """Describes the collection of a name or an alias."""
         ...
 
-    async def list_collections(self, deadline: Deadline) -> list[Collection]:
-        """Every collection, by name."""
+    async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
+        """The first `limit` collections by name of those after the name `after`."""
         ...
 
     async def delete_collection(self, name: str, deadline: Deadline) -> None:

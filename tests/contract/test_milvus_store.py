@@ -136,7 +136,7 @@ async def test_somebody_elses_milvus_collection_is_left_alone(
         client = MilvusClient(uri)
         client.create_collection("foreign", dimension=4)
         try:
-            assert "foreign" not in [found.name for found in await store.list_collections(deadline)]
+            assert "foreign" not in [found.name for found in await store.list_collections("", 1000, deadline)]
             client.insert("foreign", [{"id": 1, "vector": [1.0, 0.0, 0.0, 0.0]}])
             for call in (
                 store.delete_collection("foreign", deadline),

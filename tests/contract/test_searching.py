@@ -166,7 +166,7 @@ async def test_an_alias_is_made_moved_and_removed(
         await store.set_alias(Alias(name, other.name), deadline)
         assert await store.get_collection(name, deadline) == other
         assert Alias(name, other.name) in await store.list_aliases(deadline)
-        assert name not in [found.name for found in await store.list_collections(deadline)]
+        assert name not in [found.name for found in await store.list_collections("", 1000, deadline)]
     finally:
         await store.delete_alias(name, Deadline.after(30))
         await store.delete_collection(other.name, Deadline.after(30))

@@ -55,13 +55,14 @@ async def test_a_collection_is_described_as_it_was_made(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     assert await store.get_collection(collection.name, deadline) == collection
-    assert collection in await store.list_collections(deadline)
+    assert collection in await store.list_collections("", 1000, deadline)
 
 
 async def test_collections_are_listed_by_name(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     first = dataclasses.replace(collection, name=f"a_{collection.name}"[:60])
     await store.create_collection(first, deadline)
-    names = [found.name for found in await store.list_collections(deadline)]
+    names = [found.name for found in await store.list_collections("", 1000, deadline)]
+    assert [found.name for found in await store.list_collections(names[0], 1, deadline)] == names[1:2]
     await store.delete_collection(first.name, deadline)
     assert names == sorted(names)
     assert {first.name, collection.name} <= set(names)

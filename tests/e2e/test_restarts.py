@@ -196,6 +196,54 @@ def test_a_milvus_server_that_is_killed_is_named_and_comes_back_with_everything(
             assert all(client.get("c", image_id) for image_id in sorted(acknowledged)[::400])
 
 
+def test_a_milvus_server_that_is_away_for_a_while_hangs_nobody_and_is_found_again(tmp_path: Path) -> None:
+    """Each call ends by its own deadline, and the first one is answered soon after Milvus is back."""
+    seconds = 2.0
+    calls: list[tuple[float, float, str]] = []
+    done = threading.Event()
+
+    def search(address: str, number: int) -> None:
+        with Client(address, timeout=seconds) as client:
+            while not done.is_set():
+                began, outcome = time.monotonic(), "OK"
+                try:
+                    if number % 3:
+                        client.search("c", Embedding([1.0, 0.0, 0.0, 1.0], FINGERPRINT))
+                    else:
+                        client.get("c", "i0", strong=True)
+                except ServiceError as error:
+                    outcome = error.reason
+                calls.append((began, time.monotonic(), outcome))
+                # A caller that is refused at once waits a little before it tries again.
+                time.sleep(0.01 if outcome == "OK" else 0.2)
+
+    with MilvusProcess(tmp_path / "milvus") as server:
+        stack = Stack(tmp_path, server.uri)
+        with stack.search_process, Client(stack.search, timeout=20) as client:
+            client.create_collection("c", dimension=4, fingerprint=FINGERPRINT)
+            assert next(client.write("c", vectors("i"))).error is None
+            threads = [threading.Thread(target=search, args=(stack.search, number)) for number in range(8)]
+            for thread in threads:
+                thread.start()
+            time.sleep(3)
+            server.kill()
+            gone = time.monotonic()
+            time.sleep(20)
+            server.start()
+            back = time.monotonic()
+            time.sleep(6)
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert max(end - began for began, end, _ in calls) < seconds + 1
+    before = [outcome for _, end, outcome in calls if end < gone]
+    assert set(before) == {"OK"}
+    meanwhile = {outcome for began, _, outcome in calls if began > gone and outcome != "OK"}
+    assert meanwhile <= {"MILVUS_UNAVAILABLE", "MILVUS_TIMEOUT", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
+    first = min(end for began, end, outcome in calls if began > gone and outcome == "OK")
+    assert first - back < 5
+
+
 def counts(client: Client) -> int:
     try:
         return client.count("c")

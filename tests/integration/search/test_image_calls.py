@@ -7,7 +7,6 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.field_mask_pb2 import FieldMask
 from imagesearch.search.v1 import collection_pb2, filter_pb2, image_pb2, image_pb2_grpc
 
 from imagesearch_client import (
@@ -168,45 +167,6 @@ def test_those_that_fit_are_removed_and_no_others(client: Client, name: str) -> 
     assert client.delete_where(name, number("number", gte=100)) == 1400
     assert client.count(name) == 100
     assert client.delete_where(name, number("number", gte=100)) == 0
-
-
-REFUSALS: list[tuple[str, Any, grpc.StatusCode, str, str]] = [
-    ("GetImages", image_pb2.GetImagesRequest(collection="nowhere", ids=["a"]), CODE.NOT_FOUND, "COLLECTION_NOT_FOUND", "collection"),
-    ("GetImages", image_pb2.GetImagesRequest(collection="listed"), CODE.INVALID_ARGUMENT, "ID_INVALID", "ids"),
-    ("GetImages", image_pb2.GetImagesRequest(collection="listed", ids=["a"] * 1001), CODE.INVALID_ARGUMENT, "TOO_MANY_IDS", "ids"),
-    ("GetImages", image_pb2.GetImagesRequest(collection="listed", ids=["a", ""]), CODE.INVALID_ARGUMENT, "ID_INVALID", "ids[1]"),
-    ("ListImages", image_pb2.ListImagesRequest(collection="Bad"), CODE.INVALID_ARGUMENT, "COLLECTION_NAME_INVALID", "collection"),
-    ("ListImages", image_pb2.ListImagesRequest(collection="listed", page_size=1001), CODE.INVALID_ARGUMENT, "PAGE_SIZE_INVALID", "page_size"),
-    ("ListImages", image_pb2.ListImagesRequest(collection="listed", page_size=-1), CODE.INVALID_ARGUMENT, "PAGE_SIZE_INVALID", "page_size"),
-    ("ListImages", image_pb2.ListImagesRequest(collection="listed", page_token="x"), CODE.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID", "page_token"),
-    ("ListImages", image_pb2.ListImagesRequest(collection="listed", order=9), CODE.INVALID_ARGUMENT, "ENUM_INVALID", "order"),  # type: ignore[arg-type]
-    ("ListImages", image_pb2.ListImagesRequest(collection="listed", view=9), CODE.INVALID_ARGUMENT, "ENUM_INVALID", "view"),  # type: ignore[arg-type]
-    ("ListImages", image_pb2.ListImagesRequest(collection="listed", filter=filter_pb2.Filter()), CODE.INVALID_ARGUMENT, "FILTER_INVALID", "filter"),
-    ("UpdateImage", image_pb2.UpdateImageRequest(collection="listed", image=image_pb2.Image(id="i0001")), CODE.INVALID_ARGUMENT, "UPDATE_MASK_INVALID", "update_mask"),
-    ("UpdateImage", image_pb2.UpdateImageRequest(collection="listed", image=image_pb2.Image(id="i0001"), update_mask=FieldMask(paths=["id"])), CODE.INVALID_ARGUMENT, "UPDATE_MASK_INVALID", "update_mask"),
-    ("UpdateImage", image_pb2.UpdateImageRequest(collection="listed", image=image_pb2.Image(id="nobody"), update_mask=FieldMask(paths=["uri"])), CODE.NOT_FOUND, "IMAGE_NOT_FOUND", "image.id"),
-    ("UpdateImage", image_pb2.UpdateImageRequest(collection="listed", image=image_pb2.Image(id="i0001", attributes={"x": image_pb2.AttributeValue()}), update_mask=FieldMask(paths=["attributes"])), CODE.INVALID_ARGUMENT, "ATTRIBUTE_INVALID", "attributes"),
-    ("DeleteImages", image_pb2.DeleteImagesRequest(collection="listed"), CODE.INVALID_ARGUMENT, "TARGET_MISSING", "target"),
-    ("DeleteImages", image_pb2.DeleteImagesRequest(collection="listed", filter=filter_pb2.Filter()), CODE.INVALID_ARGUMENT, "FILTER_INVALID", "filter"),
-    ("CountImages", image_pb2.CountImagesRequest(collection="listed", filter=filter_pb2.Filter()), CODE.INVALID_ARGUMENT, "FILTER_INVALID", "filter"),
-    ("CountImages", image_pb2.CountImagesRequest(collection="nowhere"), CODE.NOT_FOUND, "COLLECTION_NOT_FOUND", "collection"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("method", "request_", "code", "reason", "field"), REFUSALS, ids=lambda value: str(value)[:30])
-def test_what_cannot_be_answered_is_refused(
-    images: image_pb2_grpc.ImageServiceStub,
-    listed: str,
-    refusal: Refused,
-    method: str,
-    request_: Any,
-    code: grpc.StatusCode,
-    reason: str,
-    field: str,
-) -> None:
-    assert listed == "listed"
-    refused = refusal(lambda: getattr(images, method)(request_))
-    assert (refused.code, refused.info.reason, refused.fields) == (code, reason, [field])
 
 
 def test_a_page_token_fits_its_own_request_only(

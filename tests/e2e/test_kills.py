@@ -1,0 +1,122 @@
+"""SIGKILL at random moments while several callers write: nothing that was acknowledged is lost, nothing is doubled.
+
+A few kills are part of every run. `pytest tests/e2e/test_kills.py --kills 50 --timeout 3600` does fifty of each kind.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.local_stack import is_healthy
+from grpc_kit.errors import ServiceError
+from imagesearch_client import Client, Embedding, NewImage
+from tests.e2e.conftest import Stack
+from tests.e2e.test_restarts import eventually, restart
+from tests.milvus_server import MilvusProcess
+
+WRITERS = 3
+# Few enough that most writes replace an image.
+IDS = 400
+COLLECTION = "killed"
+
+
+class Writer:
+    """Writes its own images again and again, each time with a higher number, and remembers what was acknowledged."""
+
+    def __init__(self, name: str) -> None:
+        self.acknowledged: dict[str, int] = {}
+        self._name = name
+        self._next = 0
+        self._sent: dict[str, int] = {}
+
+    def write(self, address: str, stop: threading.Event) -> None:
+        """Writes until it is told to stop, or the service goes away."""
+        self._sent.clear()
+        with Client(address, timeout=20) as client:
+            try:
+                for result in client.write(COLLECTION, self._images(stop)):
+                    if result.error is None:
+                        # An id comes again only after its answer.
+                        self.acknowledged[result.id] = self._sent[result.id]
+            except ServiceError:
+                return
+
+    def _images(self, stop: threading.Event) -> Iterator[NewImage]:
+        while not stop.is_set():
+            image_id = f"{self._name}_{self._next % IDS}"
+            self._sent[image_id] = self._next
+            vector = Embedding([1.0, float(self._next), 0.0, 1.0], "f")
+            yield NewImage(image_id, vector, attributes={"number": self._next})
+            self._next += 1
+            if self._next % IDS == 0:
+                self._wait_for_answers(stop)
+
+    def _wait_for_answers(self, stop: threading.Event) -> None:
+        while not stop.is_set() and any(self.acknowledged.get(key, -1) < sent for key, sent in self._sent.items()):
+            time.sleep(0.005)
+
+
+def write_for_a_while(address: str, writers: list[Writer]) -> tuple[threading.Event, list[threading.Thread]]:
+    stop = threading.Event()
+    threads = [threading.Thread(target=writer.write, args=(address, stop)) for writer in writers]
+    for thread in threads:
+        thread.start()
+    time.sleep(random.uniform(0.05, 1.5))
+    return stop, threads
+
+
+def check(client: Client, writers: list[Writer]) -> None:
+    """Every acknowledged write is there, or a later one of the same image, and each image once."""
+    found = [
+        (image.id, int(str(image.attributes["number"])))
+        for image in client.list(COLLECTION, page_size=1000, strong=True)
+    ]
+    stored = dict(found)
+    assert len(stored) == len(found) == client.count(COLLECTION)
+    for writer in writers:
+        lost = {key: number for key, number in writer.acknowledged.items() if stored.get(key, -1) < number}
+        assert lost == {}
+
+
+def test_the_search_service_with_milvus_lite_is_killed(stack: Stack, kills: int) -> None:
+    writers = [Writer(f"w{number}") for number in range(WRITERS)]
+    with Client(stack.search, timeout=60) as client:
+        client.create_collection(COLLECTION, dimension=4, fingerprint="f")
+    for _ in range(kills):
+        stop, threads = write_for_a_while(stack.search, writers)
+        stack.search_process.kill()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        restart(stack.search_process)
+        with Client(stack.search, timeout=60) as client:
+            check(client, writers)
+    assert sum(len(writer.acknowledged) for writer in writers) > 0
+
+
+def test_a_milvus_server_is_killed(tmp_path: Path, kills: int) -> None:
+    writers = [Writer(f"w{number}") for number in range(WRITERS)]
+    with MilvusProcess(tmp_path / "milvus") as server:
+        stack = Stack(tmp_path, server.uri)
+        with stack.search_process, Client(stack.search, timeout=60) as client:
+            client.create_collection(COLLECTION, dimension=4, fingerprint="f")
+            for _ in range(kills):
+                stop, threads = write_for_a_while(stack.search, writers)
+                server.kill()
+                stop.set()
+                for thread in threads:
+                    thread.join()
+                server.start()
+                eventually(lambda: is_healthy(stack.search))
+                check(client, writers)
+            assert sum(len(writer.acknowledged) for writer in writers) > 0
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    number: int = request.config.getoption("--kills")
+    return number
