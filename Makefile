@@ -38,8 +38,9 @@ test: setup ## Run every test (real weights, real servers, real Milvus)
 	$(BIN)/python -m pytest
 
 .PHONY: bench
-bench: setup ## Measure the embedder against its peers (about 20 minutes, with nothing else running)
+bench: setup ## Measure both services against their peers (about 45 minutes, with nothing else running)
 	$(BIN)/python -m benchmarks.embedder_throughput --json benchmarks/embedder_throughput.json
+	$(BIN)/python -m benchmarks.search_latency --json benchmarks/search_latency.json
 
 .PHONY: check
 check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to date

@@ -88,8 +88,8 @@ TABLE = (
         ("deadline exceeded", "retry timeout", "context done", "timed out"),
         timed_out,
     ),
-    # 2: no connection. 11: its parts are out of step. 101: not loaded, as while a server recovers. 106, 503: no query node
-    # has the data. 10000: it gave the call up, as when it stops.
+    # 2: no connection. 11: its parts are out of step. 101: not loaded, as while a server recovers. 106, 503: no query
+    # node has the data. 10000: it gave the call up, as when it stops.
     Row(
         frozenset({2, 11, 101, 106, 503, 10000}),
         ("service not ready", "not ready", "server unavailable", "service unavailable", "open local milvus"),

@@ -12,7 +12,7 @@ from search_service.api.converters import (
     consistency_from,
     embedding_from,
     encoded_image_from,
-    image_to,
+    fill_image,
     index_to,
     region_to,
     view_from,
@@ -103,19 +103,19 @@ def _example_from(example: search_pb2.Example, side: str, position: int) -> Exam
 
 def response_to(found: Found, token: str, *, explain: bool) -> search_pb2.SearchResponse:
     """The message of an answer."""
-    return search_pb2.SearchResponse(
-        hits=[hit_to(hit, found.fingerprint) for hit in found.hits],
-        next_page_token=token,
-        explanation=explanation_to(found.explanation) if explain else None,
-    )
+    message = search_pb2.SearchResponse(next_page_token=token)
+    for hit in found.hits:
+        _fill_hit(message.hits.add(), hit, found.fingerprint)
+    if explain:
+        message.explanation.CopyFrom(explanation_to(found.explanation))
+    return message
 
 
-def hit_to(hit: Hit, fingerprint: str) -> search_pb2.Hit:
-    """The message of a hit; `fingerprint` is its collection's."""
-    message = search_pb2.Hit(image=image_to(hit.image, fingerprint), score=hit.score, distance=hit.distance)
+def _fill_hit(message: search_pb2.Hit, hit: Hit, fingerprint: str) -> None:
+    fill_image(message.image, hit.image, fingerprint)
+    message.score, message.distance = hit.score, hit.distance
     if hit.image.region is not None:
         message.region.CopyFrom(region_to(hit.image.region))
-    return message
 
 
 def explanation_to(explanation: Explanation) -> search_pb2.Explanation:

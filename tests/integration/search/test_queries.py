@@ -5,15 +5,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc, search_pb2, search_pb2_grpc
+from imagesearch.search.v1 import (
+    collection_pb2,
+    collection_pb2_grpc,
+    image_pb2,
+    image_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+)
 from imagesearch.types.v1 import embedding_pb2
 
 from imagesearch_client import Client, Embedding, NewImage, equals
+from tests.integration.search.conftest import StartSearch
 
 CODE = grpc.StatusCode
 STRONG = collection_pb2.CONSISTENCY_STRONG
@@ -278,3 +287,42 @@ def test_an_alias_is_searched_moved_and_removed(
         assert (refused.code, refused.info.reason) == (code, reason)
     collections.DeleteAlias(collection_pb2.DeleteAliasRequest(name=alias))
     delete(other)
+
+
+def test_an_answer_that_cannot_be_sent_says_so(start_search: StartSearch, tmp_path: Path, refusal: Refused) -> None:
+    """gRPC by itself ends such a call with no word of what is too large, and a stream with it."""
+    uri = str(tmp_path / "milvus.db")
+    with start_search(milvus_uri=uri, max_message_bytes="1048576") as address, Client(address) as client:
+        client.create_collection("c", dimension=8, fingerprint="f")
+        new = [
+            NewImage(f"i{number:03d}", Embedding([1.0] * 8, "f"), attributes={"text": "x" * 30_000})
+            for number in range(60)
+        ]
+        assert all(result.error is None for result in client.write("c", new))
+        vector = search_pb2.Query(embedding=embedding_pb2.Embedding(values=[1] * 8, fingerprint="f"))
+        too_many = search_pb2.SearchRequest(collection="c", query=vector, limit=50)
+        few = search_pb2.SearchRequest(collection="c", query=vector, limit=20)
+        only_ids = search_pb2.SearchRequest(collection="c", query=vector, limit=50, view=image_pb2.IMAGE_VIEW_ID)
+        with grpc.insecure_channel(address) as channel:
+            searches = search_pb2_grpc.SearchServiceStub(channel)
+            images = image_pb2_grpc.ImageServiceStub(channel)
+            ids = [f"i{number:03d}" for number in range(60)]
+            for call in (
+                lambda: searches.Search(too_many),
+                lambda: images.ListImages(image_pb2.ListImagesRequest(collection="c")),
+                lambda: images.GetImages(image_pb2.GetImagesRequest(collection="c", ids=ids)),
+            ):
+                refused = refusal(call)
+                assert (refused.code, refused.info.reason) == (CODE.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE")
+                assert refused.info.metadata["max_bytes"] == "1048576"
+                assert "limit" in refused.message
+            requests = [
+                search_pb2.SearchStreamRequest(request_id=str(number), request=request)
+                for number, request in enumerate((too_many, few, only_ids))
+            ]
+            answers = {answer.request_id: answer for answer in searches.SearchStream(iter(requests))}
+        assert answers["0"].error.code == CODE.RESOURCE_EXHAUSTED.value[0]
+        assert len(answers["1"].response.hits) == 20
+        assert len(answers["2"].response.hits) == 50
+        # In pages that fit all of it can be read.
+        assert len(list(client.list("c", page_size=20))) == 60

@@ -6,59 +6,26 @@ import os
 import re
 import socket
 import sys
-import threading
-from collections.abc import AsyncIterator
-from concurrent import futures
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from opentelemetry import trace
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from grpc_kit.channel import trace_metadata
+from tests.collector import Collector, collecting
 from tests.unit.grpc_kit.example import SERVICE, Serving
 from tests.unit.grpc_kit.traced import PARENT_ID, SAMPLED, TRACE_ID
 
 ROOT = Path(__file__).parents[3]
 
 
-@dataclass
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Receives spans over OTLP/gRPC and keeps them, each with the attributes of its resource."""
-
-    endpoint: str = ""
-    spans: list[trace_pb2.Span] = field(default_factory=list)
-    services: set[str] = field(default_factory=set)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def Export(
-        self, request: trace_service_pb2.ExportTraceServiceRequest, context: Any
-    ) -> trace_service_pb2.ExportTraceServiceResponse:
-        with self.lock:
-            for resource in request.resource_spans:
-                attributes = {each.key: each.value.string_value for each in resource.resource.attributes}
-                self.services.add(attributes["service.name"])
-                for scope in resource.scope_spans:
-                    self.spans.extend(scope.spans)
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-    def named(self, name: str) -> list[trace_pb2.Span]:
-        return [span for span in self.spans if span.name == name]
-
-
 @pytest.fixture
-async def collector() -> AsyncIterator[Collector]:
-    received = Collector()
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(received, server)  # type: ignore[no-untyped-call]
-    received.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    yield received
-    server.stop(None).wait()
+def collector() -> Iterator[Collector]:
+    with collecting() as received:
+        yield received
 
 
 async def told_by(**variables: str) -> dict[str, Any]:

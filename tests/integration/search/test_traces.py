@@ -1,0 +1,44 @@
+"""One trace holds a search, its call of the embedder, and its time at Milvus."""
+
+from pathlib import Path
+
+from demo.local_stack import ServiceProcess, free_port
+from imagesearch_client import Client, NewImage
+from tests.collector import collecting
+
+
+def test_a_search_by_image_is_one_trace_over_both_services_and_milvus(
+    photographs: dict[str, Path], tmp_path: Path
+) -> None:
+    embedder, search = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    picture = photographs["coffee"].read_bytes()
+    with collecting() as collector:
+        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_EXPORTER_OTLP_INSECURE": "true"}
+        settings = {
+            "SEARCH_LISTEN_ADDRESS": search,
+            "SEARCH_EMBEDDER_TARGET": embedder,
+            "SEARCH_MILVUS_URI": str(tmp_path / "milvus.db"),
+        }
+        with (
+            ServiceProcess(
+                "embedder_service", embedder, {"EMBEDDER_LISTEN_ADDRESS": embedder, **traced}, tmp_path / "e.log"
+            ),
+            ServiceProcess("search_service", search, settings | traced, tmp_path / "s.log"),
+            Client(search, timeout=60) as client,
+        ):
+            client.create_collection("c")
+            (result,) = client.write("c", [NewImage("a", picture)])
+            assert result.error is None
+            assert [hit.image.id for hit in client.search_by_image("c", picture)] == ["a"]
+        # At its end a service sends what it has.
+        (searching,) = collector.named("imagesearch.search.v1.SearchService/Search")
+        whole = {span.name: span for span in collector.spans if span.trace_id == searching.trace_id}
+    embedding = whole["imagesearch.embedder.v1.EmbedderService/Embed"]
+    assert embedding.parent_span_id == searching.span_id
+    for stage in ("embed", "store"):
+        assert whole[stage].parent_span_id == searching.span_id
+        # Within the search, by the clock, give or take what clocks differ by.
+        assert whole[stage].start_time_unix_nano >= searching.start_time_unix_nano - 1_000_000
+        assert whole[stage].end_time_unix_nano <= searching.end_time_unix_nano + 1_000_000
+    assert whole["embed"].end_time_unix_nano <= whole["store"].start_time_unix_nano + 1_000_000
+    assert {span.name for span in collector.spans if span.parent_span_id == embedding.span_id}
