@@ -21,6 +21,7 @@ from typing import Self
 import grpc
 
 from grpc_kit.health import is_serving
+from imagesearch_client.client import DEFAULT_TARGET
 
 START_SECONDS = 120
 STOP_SECONDS = 30
@@ -195,7 +196,11 @@ def main() -> None:
             ServiceProcess("search_service", search, {}, None) as search_process,
         ):
             print(f"\nboth services are up (search: {search}); in another terminal:", flush=True)
-            print("  .venv/bin/imagesearch ingest FOLDER\n  .venv/bin/imagesearch search IMAGE\n", flush=True)
+            target = "" if search == DEFAULT_TARGET else f" --target {search}"
+            print(
+                f"  .venv/bin/imagesearch ingest FOLDER{target}\n  .venv/bin/imagesearch search IMAGE{target}\n",
+                flush=True,
+            )
             while True:
                 time.sleep(1)
                 embedder_process.check()

@@ -89,7 +89,7 @@ def channel_credentials(tls: ClientTls | None, token: str) -> grpc.ChannelCreden
     """
     if tls is None:
         if token:
-            raise CredentialsError("a token is sent over TLS only: set the authority's certificate too")
+            raise CredentialsError("a token is sent over TLS only: turn on TLS for the connection too")
         return None
     if tls.certificate is not None and tls.key is not None:
         check_pair(tls.certificate, tls.key)

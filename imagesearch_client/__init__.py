@@ -29,6 +29,7 @@ from imagesearch_client.types import (
     Metric,
     NewImage,
     Region,
+    SearchOptions,
     StoredImage,
     WriteResult,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "NotFoundError",
     "Region",
     "ResourceExhaustedError",
+    "SearchOptions",
     "ServiceError",
     "StoredImage",
     "UnavailableError",

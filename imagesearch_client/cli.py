@@ -37,6 +37,7 @@ from imagesearch_client.types import (
     IvfParameters,
     Metric,
     Query,
+    Region,
     SearchOptions,
     StoredImage,
 )
@@ -86,8 +87,9 @@ Where = Annotated[
     list[str] | None,
     typer.Option(
         "--where",
-        help="Only images that fit: 'price<100', 'category=shoe', 'name^=red', 'size in 41,42', 'sale' (has it), "
-        "'!sale'. May be repeated; all have to fit.",
+        help="Only images that fit: 'price<100' (also <=, >, >=), 'category=shoe' (also !=), 'name^=red', "
+        "'size in 41,42', 'sale' (has it), '!sale'. A value is a number, true, false or a text, and \"a text\" where "
+        "it is quoted. May be repeated; all have to fit.",
     ),
 ]
 # What is wrong with all queries of a command alike.
@@ -130,6 +132,31 @@ def condition_of(where: Sequence[str] | None) -> Filter | None:
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--where") from None
     return all_of(*conditions) if conditions else None
+
+
+def region_of(text: str) -> Region | None:
+    """The region of the --region option; None where there is none."""
+    if not text:
+        return None
+    try:
+        x0, y0, x1, y1 = map(float, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} should be X0,Y0,X1,Y1, such as 0,0,0.5,1", param_hint="--region") from None
+    return Region(x0, y0, x1, y1)
+
+
+def read_attribute(text: str) -> AttributeValue:
+    """An attribute's value as --where reads it, or a list of texts, as [a,b]."""
+    if text.startswith("[") and text.endswith("]"):
+        return [part.strip() for part in text[1:-1].split(",") if part.strip()]
+    return read_value(text)
+
+
+def shown_attribute(value: AttributeValue) -> str:
+    """An attribute's value as `images set` takes it."""
+    if isinstance(value, str):
+        return value if read_attribute(value) == value else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | int | float) else f"[{','.join(value)}]"
 
 
 @app.command()
@@ -261,8 +288,8 @@ def reindex(
     """Build a collection anew beside the old one, with another index, metric or model, and move the alias to it.
 
     Vectors, attributes and all else is copied; only another model reads the images' files again. What is written to the
-    old collection meanwhile is carried over. The alias moves when both hold the same number of images. The old
-    collection stays until you remove it.
+    old collection meanwhile is carried over. The alias moves when every image was copied. The old collection stays
+    until you remove it.
     """
     change = Change(model, index, index_parameters_of(m, ef_construction, nlist), metric)
     with connected(target) as client, show_progress(err) as progress:
@@ -273,9 +300,15 @@ def reindex(
         reindexing = Reindexing(client, old, made, root, progress.step)
         reindexing.copy()
         report = reindexing.report
-        good = report.complete or (skip_failed and report.source_count - report.count <= len(report.failed))
+        good = report.complete or (skip_failed and not report.differences)
         if good:
-            reindexing.move(aliases)
+            try:
+                reindexing.move(aliases)
+            except ServiceError:
+                for name in report.moved:
+                    err.print(f"{name} -> {new}; what was written to {report.source} at last is not copied")
+                raise
+            good = skip_failed or not report.failed
     if as_json:
         print(json.dumps(report.as_json()))
     else:
@@ -287,8 +320,9 @@ def reindex(
         err.print(Text(f"{result.id}: {result.error}"), style="red")
     if len(report.failed) > SHOWN_REJECTS:
         err.print(f"and {len(report.failed) - SHOWN_REJECTS} more; --json lists all")
-    if not good:
+    if not good and not report.moved:
         err.print(f"no alias was moved; {report.source} is as it was, and `collections delete {new}` removes the copy")
+    if not good:
         raise typer.Exit(1)
 
 
@@ -331,8 +365,8 @@ def ingest(
 ) -> None:
     """Put the images of a folder into a collection, which is made where there is none.
 
-    An image's id is its path below the folder, so that doing it again replaces and never doubles. Exit code 1 when any
-    image failed; the others are stored all the same.
+    An image's id is its path below the folder, so that doing it again replaces and never doubles: an image that is
+    written again has no attributes. Exit code 1 when any image failed; the others are stored all the same.
     """
     if not find_images(folder):
         err.print(Text(f"no image files below {folder}; their names end in {', '.join(sorted(SUFFIXES))}"))
@@ -371,7 +405,14 @@ def search(
     limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=1000, help="The most hits for each image.")] = 10,
     min_score: Annotated[float | None, typer.Option(help="Leave out hits that score less.")] = None,
     where: Where = None,
-    group_by: Annotated[str, typer.Option(help="The best hit of each value of this attribute.")] = "",
+    group_by: Annotated[
+        str, typer.Option(help="The best hits of each value of this attribute; images without it are left out.")
+    ] = "",
+    group_size: Annotated[int, typer.Option(min=1, max=100, help="Hits of each value, with --group-by.")] = 1,
+    region: Annotated[
+        str,
+        typer.Option(help="The part of the images that counts, X0,Y0,X1,Y1 in fractions: 0,0,0.5,1 is the left half."),
+    ] = "",
     unlike: Annotated[
         list[str] | None,
         typer.Option(
@@ -395,8 +436,16 @@ def search(
         raise typer.BadParameter(
             f"{plot} should be in a folder that exists and end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot"
         )
-    options = SearchOptions(limit=limit, min_score=min_score, where=condition_of(where), group_by=group_by, exact=exact)
-    examples: list[tuple[str, Example]] = [(str(image), ImageFile(image.read_bytes())) for image in images or ()]
+    options = SearchOptions(
+        limit=limit,
+        min_score=min_score,
+        where=condition_of(where),
+        group_by=group_by,
+        group_size=group_size,
+        exact=exact,
+    )
+    part = region_of(region)
+    examples: list[tuple[str, Example]] = [(str(image), ImageFile(image.read_bytes(), part)) for image in images or ()]
     examples += [(image_id, StoredImage(image_id)) for image_id in ids or ()]
     queries: Sequence[tuple[str, Query]] = examples
     if unlike:
@@ -434,7 +483,9 @@ def list_images(
             if as_json:
                 print(json.dumps(image_json(image)))
             else:
-                attributes = " ".join(f"{name}={value}" for name, value in sorted(image.attributes.items()))
+                attributes = " ".join(
+                    f"{name}={shown_attribute(value)}" for name, value in sorted(image.attributes.items())
+                )
                 out.print(f"{image.id}  {attributes}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -461,7 +512,11 @@ def get_images(
 def set_attributes(
     image_id: Annotated[str, typer.Argument(help="The image.")],
     assignments: Annotated[
-        list[str], typer.Argument(help="NAME=VALUE sets an attribute, NAME= removes it; values as with --where.")
+        list[str],
+        typer.Argument(
+            help="NAME=VALUE sets an attribute, NAME= removes it. A value is a number, true, false, a text, a list of "
+            'texts as [a,b], and "a text" where it is quoted.'
+        ),
     ],
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
@@ -474,7 +529,7 @@ def set_attributes(
         if not equals_sign:
             raise typer.BadParameter(f"{assignment!r} should be NAME=VALUE or NAME=")
         if value:
-            changed[name] = read_value(value)
+            changed[name] = read_attribute(value)
         else:
             removed.append(name)
     with connected(target) as client:
@@ -491,7 +546,7 @@ def delete_images(
     dry_run: Annotated[bool, typer.Option(help="Count what would be removed, and remove nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove images by their ids, or those that fit."""
+    """Remove images by their ids, or those that fit. Where one of the ids does not exist, nothing is removed."""
     condition = condition_of(where)
     if bool(ids) is (condition is not None):
         raise typer.BadParameter("either ids or --where should say what is removed")
@@ -502,6 +557,10 @@ def delete_images(
                 return client.delete_where(collection, condition, dry_run=dry_run)
             return client.delete(collection, ids or [], dry_run=dry_run)
 
+        missing = sorted(set(ids or ()) - client.get_many(collection, ids).keys()) if ids else []
+        if missing:
+            err.print(Text(f"{collection} has no image {', '.join(missing)}"), style="red")
+            raise typer.Exit(1)
         count = delete(dry_run=True)
         if dry_run:
             out.print(f"would remove {count} images of {collection}")

@@ -139,9 +139,10 @@ class Client:
             model=model,
             dimension=dimension,
             fingerprint=fingerprint,
-            metric=METRIC_NUMBERS[metric],
-            index=index_to(index, index_parameters),
-            consistency=CONSISTENCY_NUMBERS[consistency],
+            # Their texts, such as "ip", will do too.
+            metric=METRIC_NUMBERS[Metric(metric)],
+            index=index_to(Index(index), index_parameters),
+            consistency=CONSISTENCY_NUMBERS[Consistency(consistency)],
             description=description,
             labels=labels,
         )
@@ -215,7 +216,7 @@ class Client:
         """Reads up to 1,000 images; those that exist, by id and in the order of the ids. `strong` as with `get`."""
         view = image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC
         request = image_pb2.GetImagesRequest(
-            collection=collection, ids=ids, view=view, consistency=_consistency(strong=strong)
+            collection=collection, ids=_several(ids), view=view, consistency=_consistency(strong=strong)
         )
         with _named_errors():
             response = self._images.GetImages(request, timeout=self._timeout)
@@ -278,7 +279,7 @@ class Client:
     def delete(self, collection: str, ids: Sequence[str], *, dry_run: bool = False) -> int:
         """Removes images, or with `dry_run` only counts them; the number of those that existed."""
         request = image_pb2.DeleteImagesRequest(
-            collection=collection, ids=image_pb2.ImageIds(ids=ids), validate_only=dry_run
+            collection=collection, ids=image_pb2.ImageIds(ids=_several(ids)), validate_only=dry_run
         )
         with _named_errors():
             return self._images.DeleteImages(request, timeout=self._timeout).deleted_count
@@ -383,6 +384,13 @@ def _named_errors() -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise from_rpc_error(error) from None
+
+
+def _several(ids: Sequence[str]) -> Sequence[str]:
+    """The ids; a single text would be taken for as many ids as it has characters."""
+    if isinstance(ids, str):
+        raise TypeError(f"ids are a list, such as [{ids!r:.60}]")
+    return ids
 
 
 def _consistency(*, strong: bool) -> "collection_pb2.Consistency.ValueType":

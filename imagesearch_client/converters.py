@@ -68,7 +68,10 @@ def embedding_to(embedding: Embedding) -> embedding_pb2.Embedding:
 
 
 def search_request(collection: str, query: Query, options: SearchOptions) -> search_pb2.SearchRequest:
-    """The message of a search."""
+    """The message of a search. Raises TypeError for an option that there is not, which else would be without effect."""
+    if unknown := options.keys() - SearchOptions.__annotations__.keys():
+        known = ", ".join(SearchOptions.__annotations__)
+        raise TypeError(f"{', '.join(sorted(unknown))} is no option of a search; {known} are")
     group_by = None
     if attribute := options.get("group_by"):
         group_by = search_pb2.GroupBy(attribute=attribute, group_size=options.get("group_size", 0))
@@ -104,6 +107,7 @@ def query_to(query: Query) -> search_pb2.Query:
                 negative=[_example_to(example) for example in negative],
             )
             return search_pb2.Query(examples=examples)
+    raise TypeError(f"a query is an ImageFile, a StoredImage, an Embedding or Examples, and no {type(query).__name__}")
 
 
 def _example_to(example: Example) -> search_pb2.Example:
@@ -114,10 +118,11 @@ def _example_to(example: Example) -> search_pb2.Example:
             return search_pb2.Example(image_id=image_id)
         case Embedding():
             return search_pb2.Example(embedding=embedding_to(example))
+    raise TypeError(f"an example is an ImageFile, a StoredImage or an Embedding, and no {type(example).__name__}")
 
 
 def attribute_to(value: AttributeValue) -> image_pb2.AttributeValue:
-    """The message of an attribute's value."""
+    """The message of an attribute's value. Raises TypeError for what is none."""
     match value:
         case bool():
             return image_pb2.AttributeValue(bool_value=value)
@@ -127,8 +132,9 @@ def attribute_to(value: AttributeValue) -> image_pb2.AttributeValue:
             return image_pb2.AttributeValue(number_value=value)
         case str():
             return image_pb2.AttributeValue(string_value=value)
-        case _:
+        case list() | tuple() if all(isinstance(each, str) for each in value):
             return image_pb2.AttributeValue(string_list_value=image_pb2.StringList(values=value))
+    raise TypeError(f"an attribute is a text, a number, True, False or a list of texts, and not {value!r:.60}")
 
 
 def attribute_from(message: image_pb2.AttributeValue) -> AttributeValue:
@@ -162,7 +168,10 @@ def write_result(response: image_pb2.WriteImagesResponse) -> WriteResult:
     """What came of an image to write."""
     if response.WhichOneof("result") == "error":
         return WriteResult(response.id, from_status(response.error))
-    return WriteResult(response.id, content_sha256=response.written.content_sha256)
+    written = response.written
+    return WriteResult(
+        response.id, content_sha256=written.content_sha256, create_time=written.create_time.ToDatetime(UTC)
+    )
 
 
 def collection_from(message: collection_pb2.Collection) -> Collection:

@@ -12,7 +12,9 @@ Filter: TypeAlias = filter_pb2.Filter
 Value: TypeAlias = str | bool | int | float
 
 CONDITION = re.compile(r"\s*(!?)\s*([A-Za-z][A-Za-z0-9_]*)\s*(?:(\^=|!=|<=|>=|=|<|>)(.*)|\bin\b(.*))?", re.DOTALL)
-QUOTED = re.compile(r'\s*"(.*)"\s*', re.DOTALL)
+QUOTED = re.compile(r"""\s*(["'])(.*)\1\s*""", re.DOTALL)
+# What no value begins with unless it is quoted: it is a slip, and would fit nothing, or all where it is negated.
+SLIPS = ("=", "<", ">", "(", "[", '"', "'")
 INTEGER = re.compile(r"[+-]?[0-9]+")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 BOUNDS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
@@ -84,8 +86,11 @@ SYNTAX = (
 
 
 def _condition(attribute: str, operator: str | None, value: str | None, several: str | None, text: str) -> Filter:
+    parts = several.split(",") if several is not None else [value or ""]
+    if any(not QUOTED.fullmatch(part) and part.strip().startswith(SLIPS) for part in parts) or several == "":
+        raise ValueError(f"{text!r} is no condition; {SYNTAX}")
     if several is not None:
-        return is_in(attribute, *(read_value(part) for part in several.split(",")))
+        return is_in(attribute, *map(read_value, parts))
     if operator is None or value is None:
         return exists(attribute)
     if operator in BOUNDS:
@@ -113,7 +118,7 @@ def read_value(text: str) -> Value:
 
 def _unquoted(text: str) -> str:
     quoted = QUOTED.fullmatch(text)
-    return quoted[1] if quoted else text.strip()
+    return quoted[2] if quoted else text.strip()
 
 
 def _value(value: Value) -> filter_pb2.FilterValue:

@@ -16,7 +16,7 @@ CHUNK = 100
 EPOCH = datetime.fromtimestamp(0, UTC)
 # How long after its time an image may be seen for the first time: a stream stores it when what came before is stored.
 LATE = timedelta(minutes=1)
-# Looks at what has changed in the old collection meanwhile, before the counts have to agree.
+# Looks at what has changed in the old collection meanwhile, before the alias moves.
 ROUNDS = 5
 
 
@@ -40,6 +40,8 @@ class ReindexReport:
     """Whether the images' files were read and embedded; else their vectors were copied."""
     copied: int = 0
     failed: list[WriteResult] = field(default_factory=list)
+    differences: int = 0
+    """Images that only one of the two collections has, though they were not changed in the last moment."""
     source_count: int = 0
     count: int = 0
     moved: dict[str, str] = field(default_factory=dict)
@@ -47,8 +49,8 @@ class ReindexReport:
 
     @property
     def complete(self) -> bool:
-        """Whether both collections hold the same number of images."""
-        return self.count == self.source_count
+        """Whether every image was copied."""
+        return not self.failed and not self.differences
 
     def as_json(self) -> dict[str, object]:
         """The report as JSON has it."""
@@ -63,6 +65,7 @@ class ReindexReport:
             "embedded_anew": self.embedded_anew,
             "copied": self.copied,
             "failed": failed,
+            "differences": self.differences,
             "source_count": self.source_count,
             "count": self.count,
             "moved": self.moved,
@@ -92,7 +95,10 @@ def make_new(client: Client, source: Collection, name: str, change: Change) -> C
 
 
 class Reindexing:
-    """Copies one collection into another, and keeps up with what changes in it meanwhile."""
+    """Copies one collection into another, and keeps up with what changes in it meanwhile.
+
+    Nobody else may write to the new collection before the alias moves.
+    """
 
     def __init__(
         self, client: Client, source: Collection, new: Collection, root: Path, step: Callable[[int], None]
@@ -113,80 +119,130 @@ class Reindexing:
         self._step = step
         self._embeds = source.fingerprint != new.fingerprint
         self._failed: dict[str, WriteResult] = {}
-        self._seen = EPOCH
+        # From when on a change in the old collection may not have been copied, by the service's clock.
+        self._since = self._latest_change() - LATE
+        # Of what changed since then: the change that each copy was made after.
+        self._versions: dict[str, datetime] = {}
+        self._last_write = EPOCH
         self.report = ReindexReport(source.name, new.name, self._embeds)
 
     def copy(self) -> None:
-        """Copies every image, then what was written, changed or removed meanwhile, and counts both."""
-        latest = next(self._client.list(self._source.name, latest_first=True, page_size=1, strong=True), None)
-        self._seen = latest.update_time if latest else EPOCH
+        """Copies every image, then what was written, changed or removed meanwhile, and compares the two."""
         self._write(self._client.list(self._source.name, with_vector=not self._embeds, page_size=CHUNK, strong=True))
         for _ in range(ROUNDS):
-            self.catch_up()
-            self._count()
-            if self.report.complete or not self._reconcile():
+            begin = self._latest_change() - LATE
+            self._copy_changes(self._since)
+            missing, extra = self._differences()
+            unexplained = self._mend(missing, extra, begin)
+            if not missing and not extra:
                 break
-        self.report.failed = list(self._failed.values())
+        self.report.differences = unexplained
+        self._tell()
 
     def move(self, aliases: Iterable[str]) -> None:
-        """Points aliases at the new collection, and copies what was written to the old one until then."""
+        """Points aliases at the new collection, and copies what was written to the old one until then.
+
+        Raises ServiceError; the report says which aliases have been moved by then.
+        """
+        missing, extra = self._differences()
+        self._mend(missing, extra, self._since)
+        last_write = self._last_write
         for alias in aliases:
             self.report.moved[alias] = self._client.set_alias(alias, self._new.name)
-        self.catch_up()
-        self._count()
+        # From here on others write to the new collection, and what they write stays.
+        self._copy_changes(self._since, not_after=last_write)
+        self._tell()
 
-    def catch_up(self) -> None:
-        """Copies what was changed since the last look and is not newer in the new collection."""
-        since = self._seen - LATE
-        latest = self._client.list(self._source.name, latest_first=True, page_size=CHUNK, strong=True)
-        changed = list(itertools.takewhile(lambda image: image.update_time >= since, latest))
-        if changed:
-            self._seen = changed[0].update_time
-        self._again([image.id for image in changed])
+    def _latest_change(self) -> datetime:
+        latest = next(self._client.list(self._source.name, latest_first=True, page_size=1, strong=True), None)
+        return latest.update_time if latest else EPOCH + LATE
 
-    def _again(self, ids: Sequence[str]) -> None:
-        for chunk in _chunks(ids, CHUNK):
-            old = self._client.get_many(self._source.name, chunk, with_vector=not self._embeds, strong=True)
-            new = self._client.get_many(self._new.name, chunk, strong=True)
-            self._write(
-                image for image in old.values() if image.id not in new or new[image.id].update_time < image.update_time
-            )
+    def _copy_changes(self, since: datetime, not_after: datetime | None = None) -> None:
+        """Copies what was changed since a moment and is not copied as it is now.
 
-    def _reconcile(self) -> bool:
-        """Removes what is gone from the old collection, and copies what is missing in the new one.
-
-        Gives whether there was anything to do.
+        With `not_after`, what the new collection holds of a later time is somebody else's, and so is what it had and
+        has no more.
         """
-        old = (image.id for image in self._client.list(self._source.name, page_size=1000, strong=True))
-        new = (image.id for image in self._client.list(self._new.name, page_size=1000, strong=True))
-        missing, extra = _differences(old, new)
-        for chunk in _chunks(extra, CHUNK):
-            self._client.delete(self._new.name, chunk)
-        missing = [image_id for image_id in missing if image_id not in self._failed]
-        self._again(missing)
-        return bool(missing or extra)
+        latest = self._client.list(self._source.name, latest_first=True, page_size=CHUNK, strong=True)
+        changed = itertools.takewhile(lambda image: image.update_time >= since, latest)
+        ids = [image.id for image in changed if self._versions.get(image.id) != image.update_time]
+        if not_after is not None:
+            ids = self._still_ours(ids, not_after)
+        self._copy_ids(ids)
 
-    def _count(self) -> None:
+    def _still_ours(self, ids: Sequence[str], not_after: datetime) -> list[str]:
+        ours: list[str] = []
+        for chunk in _chunks(ids, CHUNK):
+            new = self._client.get_many(self._new.name, chunk, strong=True)
+            ours += [
+                image_id
+                for image_id in chunk
+                if (new[image_id].update_time <= not_after if image_id in new else image_id not in self._versions)
+            ]
+        return ours
+
+    def _copy_ids(self, ids: Sequence[str]) -> None:
+        for chunk in _chunks(ids, CHUNK):
+            found = self._client.get_many(self._source.name, chunk, with_vector=not self._embeds, strong=True)
+            self._write(found.values())
+
+    def _differences(self) -> tuple[list[str], list[str]]:
+        """The ids that only the old collection has, less those that failed, and those of the new one only."""
+        old, new = (
+            (image.id for image in self._client.list(name, page_size=1000, strong=True))
+            for name in (self._source.name, self._new.name)
+        )
+        missing, extra = _differences(old, new)
+        return [image_id for image_id in missing if image_id not in self._failed], extra
+
+    def _mend(self, missing: Sequence[str], extra: Sequence[str], begin: datetime) -> int:
+        """Removes from the new collection what is gone from the old one, and copies what is missing.
+
+        Gives how many of these were not changed since `begin`, so that nothing explains them.
+        """
+        unexplained = 0
+        for chunk in _chunks(missing, CHUNK):
+            found = self._client.get_many(self._source.name, chunk, strong=True)
+            unexplained += sum(image.update_time < begin for image in found.values())
+        self._copy_ids(missing)
+        for chunk in _chunks(extra, CHUNK):
+            # What came back in between stays.
+            back = self._client.get_many(self._source.name, chunk, strong=True)
+            if gone := [image_id for image_id in chunk if image_id not in back]:
+                self._client.delete(self._new.name, gone)
+        return unexplained
+
+    def _tell(self) -> None:
+        self.report.failed = list(self._failed.values())
         self.report.source_count = self._client.count(self._source.name)
         self.report.count = self._client.count(self._new.name)
 
     def _write(self, images: Iterable[Image]) -> None:
-        for result in self._client.write(self._new.name, self._readable(images)):
+        versions: dict[str, datetime] = {}
+        for result in self._client.write(self._new.name, self._readable(images, versions)):
+            version = versions.pop(result.id)
             if result.error is None:
                 self.report.copied += 1
                 self._failed.pop(result.id, None)
+                if version >= self._since:
+                    self._versions[result.id] = version
+                self._last_write = max(self._last_write, result.create_time or EPOCH)
             else:
                 self._failed[result.id] = result
             self._step(len(self._failed))
 
-    def _readable(self, images: Iterable[Image]) -> Iterator[NewImage]:
+    def _readable(self, images: Iterable[Image], versions: dict[str, datetime]) -> Iterator[NewImage]:
+        """The images that can be written; `versions` gets the time of each one's last change."""
         for image in images:
             try:
-                yield self._new_image(image)
+                new_image = self._new_image(image)
             except (OSError, ValueError) as error:
                 fault = NotFoundError("FILE_UNUSABLE", f"{image.uri or 'no uri'}: {error}", field="uri")
                 self._failed[image.id] = WriteResult(image.id, fault)
                 self._step(len(self._failed))
+            else:
+                versions[image.id] = image.update_time
+                yield new_image
 
     def _new_image(self, image: Image) -> NewImage:
         """The image as it is to be written. Raises OSError and ValueError where its file cannot be used."""

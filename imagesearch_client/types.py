@@ -171,6 +171,8 @@ class WriteResult:
     id: str
     error: ServiceError | None = None
     content_sha256: str = ""
+    create_time: datetime | None = None
+    """When it was stored, by the service's clock."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,18 @@ class Gatherer(Generic[Key, Item, Answer]):
         waiting: _Waiting[Item, Answer] = _Waiting(item, deadline, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(key, []).append(waiting)
         self._fill()
-        return await waiting.answer
+        try:
+            return await waiting.answer
+        finally:
+            self._forget(key, waiting)
+
+    def _forget(self, key: Key, waiting: "_Waiting[Item, Answer]") -> None:
+        """Whoever goes away while it waits leaves nothing behind."""
+        group = self._waiting.get(key)
+        if group is not None and waiting in group:
+            group.remove(waiting)
+            if not group:
+                del self._waiting[key]
 
     async def _alone(self, key: Key, item: Item, deadline: Deadline) -> Answer:
         """Runs at once where nobody waits, in the caller's own task: one switch between tasks less."""

@@ -102,7 +102,7 @@ def meaning_of(error: Exception, collection: str) -> ServiceError:
     """The meaning of what pymilvus raised about a collection."""
     if isinstance(error, grpc.RpcError):
         # A server that takes the connection and does not answer: pymilvus lets gRPC's own error through.
-        late = isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        late = isinstance(error, grpc.Call | grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         return timed_out() if late else unavailable()
     if not isinstance(error, MilvusException):
         return fault()

@@ -42,13 +42,18 @@ DEFAULT_NPROBE = 16
 # What two ways to compute one distance may differ by.
 ROUNDING = 1e-5
 FAR = 1e30
+# Looks for a page of which an image goes away meanwhile.
+TRIES = 5
 
 
 class Read(Protocol):
     """What reads from Milvus."""
 
     def __call__(
-        self, call: Callable[[AsyncMilvusClient, float], Awaitable[Result]], collection: str, deadline: Deadline
+        self,
+        call: Callable[[AsyncMilvusClient, dict[str, Any]], Awaitable[Result]],
+        collection: str,
+        deadline: Deadline,
     ) -> Awaitable[Result]:
         """Makes a call, bounded in time. Raises what its failure means."""
         ...
@@ -108,7 +113,7 @@ class MilvusSearch:
         data: Any = list(np.asarray(vectors, dtype=np.float32))
         parameters = _search_parameters(asked.index, nearest) | ring
         answers = await self._read(
-            lambda client, timeout: client.search(
+            lambda client, options: client.search(
                 asked.collection,
                 data=data,
                 anns_field=VECTOR,
@@ -117,7 +122,7 @@ class MilvusSearch:
                 output_fields=FIELDS[nearest.view],
                 search_params={"metric_type": asked.metric.value, "params": parameters},
                 consistency_level=nearest.consistency.value,
-                timeout=timeout,
+                **options,
             ),
             asked.collection,
             deadline,
@@ -130,14 +135,27 @@ class MilvusSearch:
         limit = nearest.limit
         while not _are_sure(hits, nearest.limit, hits, limit) and limit < WINDOW:
             limit = min(4 * limit, WINDOW)
-            wider = replace(asked, nearest=replace(nearest, limit=limit))
+            # Ids only: of many equals most are of no use.
+            wider = replace(asked, nearest=replace(nearest, limit=limit, view=View.ID))
             (hits,) = await self._request(wider, [vector], {}, deadline)
-        return hits[: nearest.limit]
+        best = hits[: nearest.limit]
+        return best if limit == nearest.limit else await self._seen_as(asked.collection, best, nearest, deadline)
 
     async def _following(
         self, collection: Collection, vector: Vector, nearest: Nearest, after: After, deadline: Deadline
     ) -> list[Hit]:
         """What follows a hit, by score and then by id."""
+        for _ in range(TRIES):
+            hits = await self._hits_after(collection, vector, nearest, after, deadline)
+            seen = await self._seen_as(collection.name, hits, nearest, deadline)
+            # Where one has gone in between, the page is looked for again: a short page would be the last one.
+            if len(seen) == len(hits):
+                break
+        return seen
+
+    async def _hits_after(
+        self, collection: Collection, vector: Vector, nearest: Nearest, after: After, deadline: Deadline
+    ) -> list[Hit]:
         # A server leaves out what is nearer. Milvus Lite does so only for the best few, so that all are asked for.
         ring = {} if self._is_lite else _ring(collection.metric, after)
         limit = nearest.limit + 16 + (after.seen if self._is_lite else 0)
@@ -147,33 +165,42 @@ class MilvusSearch:
             (found,) = await self._request(asked, [vector], ring, deadline)
             following = [hit for hit in found if order_of(hit) > (-after.score, after.id)]
             if _are_sure(following, nearest.limit, found, look.limit):
-                return await self._seen_as(collection, following[: nearest.limit], nearest, deadline)
+                return following[: nearest.limit]
             if look.limit == WINDOW and not self._is_lite:
-                return await self._scan(collection, vector, nearest, deadline)
+                return await self._best_of_all(collection, vector, nearest, deadline)
             limit *= 4
 
-    async def _seen_as(
-        self, collection: Collection, hits: Sequence[Hit], nearest: Nearest, deadline: Deadline
-    ) -> list[Hit]:
+    async def _seen_as(self, collection: str, hits: Sequence[Hit], nearest: Nearest, deadline: Deadline) -> list[Hit]:
         """The same hits with what the view shows; without those that have gone since."""
         if nearest.view is View.ID or not hits:
             return list(hits)
         rows = await self._read(
-            lambda client, timeout: client.query(
-                collection.name,
+            lambda client, options: client.query(
+                collection,
                 filter=ids_expression([hit.image.id for hit in hits]),
                 output_fields=FIELDS[nearest.view],
                 consistency_level=nearest.consistency.value,
-                timeout=timeout,
+                **options,
             ),
-            collection.name,
+            collection,
             deadline,
         )
         images = {row["id"]: image_of(row) for row in rows}
         return [replace(hit, image=images[hit.image.id]) for hit in hits if hit.image.id in images]
 
     async def _scan(self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline) -> list[Hit]:
-        """Compares every vector that fits, some at a time; it needs memory for these only."""
+        """Compares every vector that fits."""
+        for _ in range(TRIES):
+            hits = await self._best_of_all(collection, vector, nearest, deadline)
+            seen = await self._seen_as(collection.name, hits, nearest, deadline)
+            if len(seen) == len(hits):
+                break
+        return seen
+
+    async def _best_of_all(
+        self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline
+    ) -> list[Hit]:
+        """Compares some vectors at a time, and needs memory for these only."""
         rows_at_a_time = min(MAX_SCANNED, max(1, SCAN_BYTES // (4 * collection.dimension)))
         best: list[Hit] = []
         last = ""
@@ -184,19 +211,19 @@ class MilvusSearch:
                 break
             best = await asyncio.to_thread(_best_of, best, rows, vector, collection.metric, nearest)
             last = max(image.id for image in rows)
-        return await self._seen_as(collection, best, nearest, deadline)
+        return best
 
     async def _vectors(
         self, collection: str, condition: Filter | None, limit: int, nearest: Nearest, deadline: Deadline
     ) -> list[StoredImage]:
         rows = await self._read(
-            lambda client, timeout: client.query(
+            lambda client, options: client.query(
                 collection,
                 filter=expression_of(condition),
                 limit=limit,
                 output_fields=["id", VECTOR],
                 consistency_level=nearest.consistency.value,
-                timeout=timeout,
+                **options,
             ),
             collection,
             deadline,

@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+import grpc
 import structlog
 from pymilvus import AsyncMilvusClient, MilvusClient
 from pymilvus.exceptions import MilvusException
@@ -22,7 +23,7 @@ from pymilvus.milvus_client.index import IndexParams
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError
-from search_service.adapters.milvus_errors import meaning_of, unavailable
+from search_service.adapters.milvus_errors import meaning_of, timed_out, unavailable
 from search_service.adapters.milvus_filters import expression_of, ids_expression
 from search_service.adapters.milvus_rows import (
     FIELDS,
@@ -41,7 +42,7 @@ from search_service.core.checks import (
     collection_not_found,
 )
 from search_service.core.expiry import unexpired
-from search_service.core.filters import Filter, IdAfter, Not
+from search_service.core.filters import Filter, IdAfter, Not, both
 from search_service.core.ports import Nearest
 from search_service.core.types import (
     Alias,
@@ -59,6 +60,12 @@ from search_service.core.types import (
 log = structlog.stdlib.get_logger()
 
 Result = TypeVar("Result")
+# What pymilvus' methods take beside what they are called with.
+Options: TypeAlias = dict[str, Any]
+# Beyond a call's time, for gRPC to say itself that it is over.
+GRACE_SECONDS = 0.1
+# For removing what was half made, when the call's own time may be over.
+CLEANING_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class MilvusStore:
             uri: a path that ends in .db for Milvus Lite, else http://HOST:PORT of a server.
             token: USER:PASSWORD or an API key of a server.
             timeout: most seconds for a single call.
-            threads: calls at a time, and requests of searches.
+            threads: calls at a time, as many that read rows and as many of all others.
         """
         self._uri = uri
         self._token = token
@@ -92,6 +99,9 @@ class MilvusStore:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
         # Milvus Lite loses rows that were acknowledged when two threads write at once, so that one thread makes all
         # writes. A lock on the event loop would not do: a call whose caller went away runs on. A server needs neither.
+        self._reading = asyncio.Semaphore(threads)
+        # The health is told by a thread of its own: the others may all be busy, and that is no illness.
+        self._probe = ThreadPoolExecutor(1, thread_name_prefix="milvus-health")
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="milvus-write") if self.is_lite else self._pool
         # A server gives the rows of the lowest ids unasked; Milvus Lite does so for its iterators only.
         self._in_order = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
@@ -103,6 +113,7 @@ class MilvusStore:
         # Calls whose callers went away may still be running.
         await asyncio.to_thread(self._writers.shutdown)
         await asyncio.to_thread(self._pool.shutdown)
+        self._probe.shutdown(wait=False)
         if self._connection is not None:
             with suppress(Exception):
                 clients = await self._connection
@@ -112,8 +123,7 @@ class MilvusStore:
     async def check(self, deadline: Deadline) -> None:
         """Returns where Milvus answers. Raises UnavailableError, DeadlineExceededError."""
         client = (await self._connected(deadline)).blocking
-        # In a thread of its own: the others may all be busy, and that is no illness.
-        await self._run(None, lambda: client.list_collections(timeout=self._seconds(deadline)), "")
+        await self._run(self._probe, lambda: client.list_collections(timeout=self._seconds(deadline)), "", deadline)
 
     async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
         """Makes a Milvus collection with its index, loaded; or nothing, where a step of that fails."""
@@ -123,24 +133,27 @@ class MilvusStore:
             # A server removes them when it compacts.
             properties["collection.ttl.seconds"] = math.ceil(collection.ttl.total_seconds())
 
-        def create(client: MilvusClient, timeout: float) -> None:
-            if client.has_collection(collection.name, timeout=timeout):
-                raise collection_exists(collection.name)
+        def create(client: MilvusClient, options: Options) -> None:
+            name = collection.name
+            if client.has_collection(name, **options):
+                raise collection_exists(name)
             try:
+                # Step by step: pymilvus would give each step the whole time, and wait for the index without end.
                 client.create_collection(
-                    collection.name,
+                    name,
                     schema=schema_of(collection.dimension),
-                    index_params=self._index_of(client, collection),
                     consistency_level=collection.consistency.value,
                     properties=properties,
-                    timeout=timeout,
+                    **self._options(deadline),
                 )
-            except MilvusException:
-                with suppress(MilvusException):
-                    made = client.describe_collection(collection.name, timeout=timeout)
+                client.create_index(name, self._index_of(client, collection), sync=False, **self._options(deadline))
+                client.load_collection(name, **self._options(deadline))
+            except (MilvusException, grpc.RpcError, ServiceError):
+                with suppress(MilvusException, grpc.RpcError):
+                    made = client.describe_collection(name, timeout=CLEANING_SECONDS)
                     # With the moment in it, the notes tell this attempt from somebody else's at the same time.
                     if made["properties"].get(PROPERTY) == notes:
-                        client.drop_collection(collection.name, timeout=timeout)
+                        client.drop_collection(name, timeout=CLEANING_SECONDS)
                 raise
 
         await self._write(create, collection.name, deadline)
@@ -156,7 +169,7 @@ class MilvusStore:
     async def get_collection(self, name: str, deadline: Deadline) -> Collection:
         """Describes a collection."""
         described = await self._call(
-            lambda client, timeout: client.describe_collection(name, timeout=timeout), name, deadline
+            lambda client, options: client.describe_collection(name, **options), name, deadline
         )
         collection = collection_of(described)
         if collection is None:
@@ -165,7 +178,7 @@ class MilvusStore:
 
     async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
         """Some collections of the service, by name."""
-        names = await self._call(lambda client, timeout: client.list_collections(timeout=timeout), "", deadline)
+        names = await self._call(lambda client, options: client.list_collections(**options), "", deadline)
         found: list[Collection] = []
         for name in sorted(name for name in names if name > after):
             if len(found) == limit:
@@ -181,50 +194,48 @@ class MilvusStore:
         """Removes a collection."""
         # Milvus says nothing of one that is not there, and must not touch one that is somebody else's.
         await self.get_collection(name, deadline)
-        await self._write(lambda client, timeout: client.drop_collection(name, timeout=timeout), name, deadline)
+        await self._write(lambda client, options: client.drop_collection(name, **options), name, deadline)
 
     async def set_alias(self, alias: Alias, deadline: Deadline) -> None:
         """Makes an alias, or moves it in one step."""
 
-        def set_it(client: MilvusClient, timeout: float) -> None:
-            if alias.name in client.list_aliases(timeout=timeout)["aliases"]:
-                client.alter_alias(alias.collection, alias.name, timeout=timeout)
+        def set_it(client: MilvusClient, options: Options) -> None:
+            if alias.name in client.list_aliases(**options)["aliases"]:
+                client.alter_alias(alias.collection, alias.name, **options)
             else:
-                client.create_alias(alias.collection, alias.name, timeout=timeout)
+                client.create_alias(alias.collection, alias.name, **options)
 
         await self._write(set_it, alias.collection, deadline)
 
     async def list_aliases(self, deadline: Deadline) -> list[Alias]:
         """Every alias of a collection, by name."""
 
-        def list_them(client: MilvusClient, timeout: float) -> list[Alias]:
-            names = client.list_aliases(timeout=timeout)["aliases"]
-            return [Alias(name, client.describe_alias(name, timeout=timeout)["collection_name"]) for name in names]
+        def list_them(client: MilvusClient, options: Options) -> list[Alias]:
+            names = client.list_aliases(**options)["aliases"]
+            return [Alias(name, client.describe_alias(name, **options)["collection_name"]) for name in names]
 
         return sorted(await self._call(list_them, "", deadline), key=lambda alias: alias.name)
 
     async def delete_alias(self, name: str, deadline: Deadline) -> None:
         """Removes an alias."""
-        await self._write(lambda client, timeout: client.drop_alias(name, timeout=timeout), name, deadline)
+        await self._write(lambda client, options: client.drop_alias(name, **options), name, deadline)
 
     async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
         """Stores images. Upsert and never insert, which makes a second row of an id on a server."""
         rows = [row_of(image) for image in images]
-        await self._write(
-            lambda client, timeout: client.upsert(collection, rows, timeout=timeout), collection, deadline
-        )
+        await self._write(lambda client, options: client.upsert(collection, rows, **options), collection, deadline)
 
     async def get(
         self, collection: str, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
     ) -> list[StoredImage]:
         """The images that exist of these ids."""
         rows = await self._read(
-            lambda client, timeout: client.query(
+            lambda client, options: client.query(
                 collection,
                 filter=ids_expression(ids),
                 output_fields=FIELDS[view],
                 consistency_level=consistency.value,
-                timeout=timeout,
+                **options,
             ),
             collection,
             deadline,
@@ -234,7 +245,7 @@ class MilvusStore:
     async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
         """Removes images, by a filter: the literals of pymilvus' own `ids` argument are not escaped."""
         await self._write(
-            lambda client, timeout: client.delete(collection, filter=ids_expression(ids), timeout=timeout),
+            lambda client, options: client.delete(collection, filter=ids_expression(ids), **options),
             collection,
             deadline,
         )
@@ -249,33 +260,53 @@ class MilvusStore:
         deadline: Deadline,
     ) -> list[StoredImage]:
         """The images that fit, in the order of their ids."""
-        rows = await self._read(
-            lambda client, timeout: client.query(
+        found: dict[str, StoredImage] = {}
+        while len(found) < limit:
+            rest = both(condition, IdAfter(max(found, default="")))
+            rows = await self._rows(collection, rest, limit - len(found), view, consistency, deadline)
+            found |= {image.id: image for image in map(image_of, rows)}
+            # After a crash a server may hold a row twice. It gives it once, and counts it twice for the limit, so that
+            # fewer rows are not the end.
+            if not rows or self.is_lite:
+                break
+        return sorted(found.values(), key=lambda image: image.id)
+
+    async def _rows(
+        self,
+        collection: str,
+        condition: Filter | None,
+        limit: int,
+        view: View,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> list[dict[str, Any]]:
+        """The rows of the lowest ids."""
+        return await self._read(
+            lambda client, options: client.query(
                 collection,
                 # A server wants an expression beside a limit.
-                filter=expression_of(condition or IdAfter("")),
+                filter=expression_of(condition),
                 limit=limit,
                 output_fields=FIELDS[view],
                 consistency_level=consistency.value,
-                timeout=timeout,
+                **options,
                 **self._in_order,
             ),
             collection,
             deadline,
         )
-        return sorted((image_of(row) for row in rows), key=lambda image: image.id)
 
     async def count(
         self, collection: str, condition: Filter | None, consistency: Consistency, deadline: Deadline
     ) -> int:
         """The number of images that fit."""
         rows = await self._read(
-            lambda client, timeout: client.query(
+            lambda client, options: client.query(
                 collection,
                 filter=expression_of(condition),
                 output_fields=["count(*)"],
                 consistency_level=consistency.value,
-                timeout=timeout,
+                **options,
             ),
             collection,
             deadline,
@@ -293,37 +324,52 @@ class MilvusStore:
         return self._searches.index_of(collection, parameters)
 
     async def _read(
-        self, call: Callable[[AsyncMilvusClient, float], Awaitable[Result]], collection: str, deadline: Deadline
+        self, call: Callable[[AsyncMilvusClient, Options], Awaitable[Result]], collection: str, deadline: Deadline
     ) -> Result:
         """Reads rows, bounded in time. Raises what its failure means."""
         client = (await self._connected(deadline)).reading
+        seconds = self._seconds(deadline)
         try:
-            return await call(client, self._seconds(deadline))
+            # pymilvus repeats a call that found nobody, and gives each attempt the whole time.
+            async with asyncio.timeout(seconds + GRACE_SECONDS), self._reading:
+                return await call(client, self._options(deadline))
         except ServiceError:
             raise
+        except TimeoutError:
+            raise timed_out() from None
         except Exception as error:
             raise _meaning(error, collection) from error
 
-    async def _call(self, call: Callable[[MilvusClient, float], Result], collection: str, deadline: Deadline) -> Result:
+    async def _call(
+        self, call: Callable[[MilvusClient, Options], Result], collection: str, deadline: Deadline
+    ) -> Result:
         """Asks, bounded in time. Raises what its failure means."""
         client = (await self._connected(deadline)).blocking
-        return await self._run(self._pool, lambda: call(client, self._seconds(deadline)), collection)
+        return await self._run(self._pool, lambda: call(client, self._options(deadline)), collection, deadline)
 
     async def _write(
-        self, call: Callable[[MilvusClient, float], Result], collection: str, deadline: Deadline
+        self, call: Callable[[MilvusClient, Options], Result], collection: str, deadline: Deadline
     ) -> Result:
-        """Writes, bounded in time from when its turn comes. Raises what its failure means."""
+        """Writes, bounded in time. Raises what its failure means; what is late may be stored all the same."""
         client = (await self._connected(deadline)).blocking
-        return await self._run(self._writers, lambda: call(client, self._seconds(deadline)), collection)
+        return await self._run(self._writers, lambda: call(client, self._options(deadline)), collection, deadline)
 
-    async def _run(self, pool: Executor | None, call: Callable[[], Result], collection: str) -> Result:
-        """Runs a call in a pool, the event loop's own where there is none. Raises what its failure means."""
+    async def _run(self, pool: Executor, call: Callable[[], Result], collection: str, deadline: Deadline) -> Result:
+        """Runs a call in a pool. Raises what its failure means."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, call)
+            # A thread cannot be stopped; but nobody waits longer for it, nor for a free one.
+            async with asyncio.timeout(self._seconds(deadline) + GRACE_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(pool, call)
         except ServiceError:
             raise
+        except TimeoutError:
+            raise timed_out() from None
         except Exception as error:
             raise _meaning(error, collection) from error
+
+    def _options(self, deadline: Deadline) -> Options:
+        """What every call to pymilvus is told. It would repeat what a quota forbids until the time is up."""
+        return {"timeout": self._seconds(deadline), "retry_on_rate_limit": False}
 
     def _seconds(self, deadline: Deadline) -> float:
         """What a call that is about to begin may take."""
@@ -348,7 +394,10 @@ class MilvusStore:
             raise unavailable() from None
 
     async def _connect(self) -> _Clients:
-        blocking = await self._run(None, self._open, "")
+        try:
+            blocking = await asyncio.to_thread(self._open)
+        except Exception as error:
+            raise _meaning(error, "") from error
         # Milvus Lite's two clients share the one server of this process.
         reading = AsyncMilvusClient(uri=self._uri, token=self._token, timeout=self._timeout, dedicated=True)
         try:
@@ -373,13 +422,13 @@ class MilvusStore:
             if not client.list_indexes(collection.name, timeout=self._timeout):
                 # Whoever made it was stopped in between.
                 index = self._index_of(client, collection)
-                client.create_index(collection.name, index, timeout=self._timeout)
+                client.create_index(collection.name, index, sync=False, timeout=self._timeout)
             client.load_collection(collection.name, timeout=self._timeout)
             expired = unexpired(collection, datetime.now(UTC))
             if expired and self.is_lite:
                 # A server gives back the space of what has expired by itself.
                 client.delete(collection.name, filter=expression_of(Not(expired)), timeout=self._timeout)
-        except MilvusException:
+        except (MilvusException, grpc.RpcError):
             log.exception("a collection cannot be loaded", collection=collection.name)
 
     def _disconnect(self, client: MilvusClient) -> None:

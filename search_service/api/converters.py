@@ -141,7 +141,8 @@ def index_from(message: collection_pb2.Index, field: str) -> Index:
     if stated is not None and stated != fitting:
         raise InvalidArgumentError(
             "INDEX_INVALID",
-            f"{field}.{stated} is set beside {field}.type {kind.value}; {fitting or 'no parameter'} fits that",
+            f"{field}.{stated} is set beside {field}.type {kind.value}; {fitting or 'no parameter'} fits that (hnsw is "
+            "for HNSW, ivf for IVF_FLAT and IVF_SQ8)",
             field=f"{field}.{stated}",
         )
     # 0 is the default.

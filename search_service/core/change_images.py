@@ -118,7 +118,8 @@ def _check_paths(paths: Sequence[str]) -> None:
         if not whole and not (kind == ATTRIBUTES and checks.ATTRIBUTE_NAME.fullmatch(name)):
             raise InvalidArgumentError(
                 "UPDATE_MASK_INVALID",
-                f"update_mask has {checks.shown(path)}; uri, attributes and attributes.NAME can change",
+                f"update_mask has {checks.shown(path)}; uri, attributes and attributes.NAME can change, where NAME is "
+                "a letter, then at most 127 letters, digits or underscores",
                 field="update_mask",
             )
 

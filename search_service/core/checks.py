@@ -273,7 +273,7 @@ def embedding_mismatch(collection: Collection, fingerprint: str, field: str) -> 
     return FailedPreconditionError(
         "EMBEDDING_MISMATCH",
         f"{field} is of the space {shown(fingerprint)}; collection {collection.name} holds vectors of "
-        f"{collection.fingerprint!r}. Make a new collection for the new model and write the images again",
+        f"{collection.fingerprint!r}. Make a new collection for the new model, as `imagesearch reindex` does",
         field=field,
         metadata={"collection_fingerprint": collection.fingerprint, "fingerprint": fingerprint},
     )

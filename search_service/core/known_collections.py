@@ -19,6 +19,7 @@ class KnownCollections:
         self._store = store
         self._clock = clock
         self._known: dict[str, tuple[float, Collection]] = {}
+        self._changes = 0
 
     async def get(self, name: str, deadline: Deadline) -> tuple[Collection, bool]:
         """The collection of a name or an alias, and whether that is from memory. Raises NotFoundError."""
@@ -30,12 +31,16 @@ class KnownCollections:
     async def look(self, name: str, deadline: Deadline) -> Collection:
         """As `get`, and asks the store. Raises NotFoundError."""
         self._known.pop(name, None)
+        changes = self._changes
         collection = await self._store.get_collection(name, deadline)
         if len(self._known) >= MOST:
             self._known.clear()
-        self._known[name] = (self._clock() + SECONDS, collection)
+        # What was described while something changed may be what was before.
+        if changes == self._changes:
+            self._known[name] = (self._clock() + SECONDS, collection)
         return collection
 
     def forget(self) -> None:
         """Remembers nothing: something has been made, moved or removed."""
+        self._changes += 1
         self._known.clear()

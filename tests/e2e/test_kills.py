@@ -71,14 +71,19 @@ def write_for_a_while(address: str, writers: list[Writer]) -> tuple[threading.Ev
     return stop, threads
 
 
-def check(client: Client, writers: list[Writer]) -> None:
-    """Every acknowledged write is there, or a later one of the same image, and each image once."""
+def check(client: Client, writers: list[Writer], *, exact: bool) -> None:
+    """Every acknowledged write is there, or a later one of the same image, and each image once.
+
+    `exact`: also by Milvus' own count, in which a server of version 2.3 counts some rows twice after one crash in forty.
+    """
     found = [
         (image.id, int(str(image.attributes["number"])))
         for image in client.list(COLLECTION, page_size=1000, strong=True)
     ]
     stored = dict(found)
-    assert len(stored) == len(found) == client.count(COLLECTION)
+    assert len(stored) == len(found)
+    if exact:
+        assert client.count(COLLECTION) == len(found)
     for writer in writers:
         lost = {key: number for key, number in writer.acknowledged.items() if stored.get(key, -1) < number}
         assert lost == {}
@@ -96,7 +101,7 @@ def test_the_search_service_with_milvus_lite_is_killed(stack: Stack, kills: int)
             thread.join()
         restart(stack.search_process)
         with Client(stack.search, timeout=60) as client:
-            check(client, writers)
+            check(client, writers, exact=True)
     assert sum(len(writer.acknowledged) for writer in writers) > 0
 
 
@@ -119,7 +124,7 @@ def kill_a_server(folder: Path, kills: int) -> None:
                     thread.join()
                 server.start()
                 eventually(lambda: is_healthy(stack.search))
-                check(client, writers)
+                check(client, writers, exact=False)
             assert sum(len(writer.acknowledged) for writer in writers) > 0
 
 

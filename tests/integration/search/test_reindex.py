@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_everything_is_copied_and_the_alias_moves(client: Client, name: str) -> 
     client.delete_alias(alias)
 
 
-def test_what_changes_meanwhile_is_carried_over(client: Client, name: str) -> None:
+def test_what_changes_meanwhile_is_carried_over(client: Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client.create_collection(name, dimension=8, fingerprint="elsewhere")
     write(client, name, [ready(number) for number in range(COUNT)])
     old = client.get_collection(name)
@@ -107,13 +108,66 @@ def test_what_changes_meanwhile_is_carried_over(client: Client, name: str) -> No
     assert copied == contents(client, name)
     assert {"i0000", "i0449"}.isdisjoint(copied)
     assert {"i9000", "i9001"} <= copied.keys()
-    # Between the last look and the move: what is newer in the new collection stays.
-    write(client, name, [ready(9002), ready(3, uri="old")])
-    write(client, made.name, [ready(3, uri="newer")])
-    reindexing.move([])
-    copied = contents(client, made.name)
-    assert "i9002" in copied
-    assert copied["i0003"][0] == "newer"
+    # At the last moment, and then through the alias, whose word is the last.
+    alias = f"{name}_now"
+    client.set_alias(alias, name)
+    write(client, alias, [ready(9002), ready(3, uri="old"), ready(4, uri="old")])
+    client.delete(alias, ["i0010"])
+    move_alias = client.set_alias
+
+    def move_and_write(moved: str, collection: str) -> str:
+        previous = move_alias(moved, collection)
+        write(client, alias, [ready(3, uri="newer"), ready(9003)])
+        client.delete(alias, ["i0006"])
+        return previous
+
+    monkeypatch.setattr(client, "set_alias", move_and_write)
+    reindexing.move([alias])
+    assert reindexing.report.moved == {alias: name}
+    copied = contents(client, alias)
+    assert {"i9002", "i9003"} <= copied.keys()
+    assert {"i0006", "i0010"}.isdisjoint(copied)
+    assert (copied["i0003"][0], copied["i0004"][0]) == ("newer", "old")
+    monkeypatch.undo()
+    client.delete_alias(alias)
+
+
+def test_a_change_between_reading_and_writing_is_copied_again(client: Client, name: str) -> None:
+    client.create_collection(name, dimension=8, fingerprint="elsewhere")
+    write(client, name, [ready(number) for number in range(20)])
+    old = client.get_collection(name)
+    made = make_new(client, old, f"{name}_2", Change())
+    reindexing = Reindexing(client, old, made, Path(), lambda _: None)
+    listed = client.list
+
+    def list_then_change(collection: str, **options: Any) -> Iterator[Image]:
+        """After the image has been read, and before it is written."""
+        for image in listed(collection, **options):
+            if image.id == "i0007" and image.uri == "u/7":
+                client.update(name, "i0007", uri="changed")
+            yield image
+
+    client.list = list_then_change  # type: ignore[method-assign]
+    reindexing.copy()
+    client.list = listed  # type: ignore[method-assign]
+    assert reindexing.report.complete
+    assert contents(client, made.name)["i0007"][0] == "changed"
+
+
+def test_equal_counts_hide_nothing(client: Client, name: str) -> None:
+    """One image cannot be copied, another is removed meanwhile: both collections hold as many."""
+    client.create_collection(name, dimension=8, fingerprint="elsewhere")
+    write(client, name, [ready(0, uri="gone.jpg"), ready(1, uri="gone_too.jpg")])
+    old = client.get_collection(name)
+    made = make_new(client, old, f"{name}_2", Change(model="vgg16"))
+
+    def delete() -> None:
+        client.delete(name, ["i0001"])
+
+    reindexing = Reindexing(client, old, made, Path("/nowhere"), lambda _: delete())
+    reindexing.copy()
+    assert not reindexing.report.complete
+    assert "i0000" in [result.id for result in reindexing.report.failed]
 
 
 def test_another_model_embeds_the_files_anew(
