@@ -72,9 +72,9 @@ def write_for_a_while(address: str, writers: list[Writer]) -> tuple[threading.Ev
 
 
 def check(client: Client, writers: list[Writer], *, exact: bool) -> None:
-    """Every acknowledged write is there, or a later one of the same image, and each image once.
+    """Every acknowledged write is there, or a later one of its image, and each image once.
 
-    `exact`: also by Milvus' own count, in which a server of version 2.3 counts some rows twice after one crash in forty.
+    `exact`: also by the store's own count, in which a server of version 2.3 has some rows twice after some crashes.
     """
     found = [
         (image.id, int(str(image.attributes["number"])))
