@@ -35,8 +35,8 @@ class SearchSettings(ServerSettings):
     milvus_threads: int = Field(
         default=8,
         ge=1,
-        description="Calls to Milvus at a time: so many that read rows, and so many of all others. Milvus Lite gets one "
-        "write at a time whatever this says.",
+        description="Calls to Milvus at a time: so many that read rows, and so many of all others. Milvus Lite gets "
+        "one write at a time whatever this says.",
     )
     embedder_target: str = Field(
         default="127.0.0.1:50051",
