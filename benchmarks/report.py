@@ -43,7 +43,7 @@ class Report:
         self.targets[name] = target
 
     def finish(self, path: Path | None) -> None:
-        """Prints the table, and writes {"machine", "ratios", "figures"} to `path`."""
+        """Prints the table, and saves."""
         table = Table(title=self.name)
         for heading in ("", "measured", "target"):
             table.add_column(heading)
@@ -53,6 +53,10 @@ class Report:
             if not isinstance(value, list):
                 table.add_row(name, f"{value:,.4g}", self.targets.get(name, ""))
         Console(width=110).print(table)
+        self.save(path)
+
+    def save(self, path: Path | None) -> None:
+        """Writes {"machine", "ratios", "figures"} as far as they are known, where a file is wanted."""
         if path is not None:
             content = {"machine": machine(), "ratios": self.ratios, "figures": self.figures}
             path.write_text(json.dumps(content, indent=2) + "\n")

@@ -38,6 +38,7 @@ LITE_SIZES = (1_000, 10_000, 50_000)
 CLUSTERS = 500
 QUERIES = 200
 CALLS = 200
+LITE_CALLS = 50
 CALLERS = 8
 SECONDS = 8.0
 LIMIT = 10
@@ -254,8 +255,8 @@ def on_lite(report: Report, rounds: int) -> None:
             with service(path) as (address, _), open_blocking_channel(address, MAX_MESSAGE_BYTES) as channel:
                 fill(address, "bench", vectors, collection_pb2.INDEX_TYPE_AUTOINDEX)
                 bench = Bench("bench", address, queries, search_pb2_grpc.SearchServiceStub(channel), None)
-                one_by_one(bench.by_service, 20)
-                times = [percentile(one_by_one(bench.by_service, 100), 50) for _ in range(rounds)]
+                one_by_one(bench.by_service, 10)
+                times = [percentile(one_by_one(bench.by_service, LITE_CALLS), 50) for _ in range(rounds)]
                 own = report.median(f"lite_{size}_search_p50_seconds", times)
                 rates = [at_once(bench.by_service, CALLERS, SECONDS / 2) for _ in range(rounds)]
                 together = report.median(f"lite_{size}_search_{CALLERS}_callers_per_second", rates)
@@ -265,8 +266,8 @@ def on_lite(report: Report, rounds: int) -> None:
             milvus = MilvusClient(uri=path)
             milvus.load_collection("bench")
             bench = Bench("bench", "", queries, bench.stub, milvus)
-            one_by_one(bench.by_pymilvus, 20)
-            times = [percentile(one_by_one(bench.by_pymilvus, 100), 50) for _ in range(rounds)]
+            one_by_one(bench.by_pymilvus, 10)
+            times = [percentile(one_by_one(bench.by_pymilvus, LITE_CALLS), 50) for _ in range(rounds)]
             peer = report.median(f"lite_{size}_pymilvus_p50_seconds", times)
             milvus.close()
             from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415 - of no use with a server
@@ -338,14 +339,15 @@ def main() -> None:
     options = arguments("search_latency", __doc__, PARTS)
     parts = options.only or list(PARTS)
     report = Report("search_latency")
-    if "server" in parts:
-        on_a_server(report, options.rounds)
-    if "lite" in parts:
-        on_lite(report, options.rounds)
-    if "image" in parts:
-        by_image(report, options.rounds)
-    if "paging" in parts:
-        paging(report)
+    measures: dict[str, Callable[[], None]] = {
+        "server": lambda: on_a_server(report, options.rounds),
+        "lite": lambda: on_lite(report, options.rounds),
+        "image": lambda: by_image(report, options.rounds),
+        "paging": lambda: paging(report),
+    }
+    for part in parts:
+        measures[part]()
+        report.save(options.json)
     report.finish(options.json)
 
 

@@ -1,6 +1,7 @@
 """What only Milvus can do, and only Milvus can do wrong."""
 
 import asyncio
+import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,17 @@ async def test_a_server_that_is_not_there_is_unavailable_in_time() -> None:
         assert caught.value.retry_after
     finally:
         await store.close()
+
+
+async def test_milvus_lite_keeps_no_more_than_a_megabyte_out_of_its_files(tmp_path: Path) -> None:
+    """It would walk through these rows one by one at each search."""
+    store = MilvusStore(str(tmp_path / "milvus.db"))
+    deadline = Deadline.after(60)
+    await store.create_collection(Collection("c", 512, "f", NOW), deadline)
+    vector = np.ones(512, np.float32)
+    for batch in range(5):
+        rows = [dataclasses.replace(image, vector=vector) for image in images(500, f"b{batch}_")]
+        await store.upsert("c", rows, deadline)
+    assert await asyncio.to_thread(lambda: list(tmp_path.rglob("data_*.parquet")))
+    assert await store.count("c", None, Consistency.STRONG, deadline) == 2500
+    await store.close()

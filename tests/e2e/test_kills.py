@@ -29,10 +29,11 @@ KILLS_OF_A_SERVER = 5
 class Writer:
     """Writes its own images again and again, each time with a higher number, and remembers what was acknowledged."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dimension: int) -> None:
         self.acknowledged: dict[str, int] = {}
         self._name = name
         self._next = 0
+        self._dimension = dimension
         self._sent: dict[str, int] = {}
 
     def write(self, address: str, stop: threading.Event) -> None:
@@ -51,7 +52,7 @@ class Writer:
         while not stop.is_set():
             image_id = f"{self._name}_{self._next % IDS}"
             self._sent[image_id] = self._next
-            vector = Embedding([1.0, float(self._next), 0.0, 1.0], "f")
+            vector = Embedding([1.0, float(self._next)] * (self._dimension // 2), "f")
             yield NewImage(image_id, vector, attributes={"number": self._next})
             self._next += 1
             if self._next % IDS == 0:
@@ -90,9 +91,10 @@ def check(client: Client, writers: list[Writer], *, exact: bool) -> None:
 
 
 def test_the_search_service_with_milvus_lite_is_killed(stack: Stack, kills: int) -> None:
-    writers = [Writer(f"w{number}") for number in range(WRITERS)]
+    # Wide enough that Milvus Lite writes and merges data files all the time.
+    writers = [Writer(f"w{number}", 512) for number in range(WRITERS)]
     with Client(stack.search, timeout=60) as client:
-        client.create_collection(COLLECTION, dimension=4, fingerprint="f")
+        client.create_collection(COLLECTION, dimension=512, fingerprint="f")
     for _ in range(kills):
         stop, threads = write_for_a_while(stack.search, writers)
         stack.search_process.kill()
@@ -111,7 +113,7 @@ def test_a_milvus_server_is_killed(tmp_path: Path, kills: int) -> None:
 
 
 def kill_a_server(folder: Path, kills: int) -> None:
-    writers = [Writer(f"w{number}") for number in range(WRITERS)]
+    writers = [Writer(f"w{number}", 4) for number in range(WRITERS)]
     with MilvusProcess(folder / "milvus") as server:
         stack = Stack(folder, server.uri)
         with stack.search_process, Client(stack.search, timeout=60) as client:
