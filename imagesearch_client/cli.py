@@ -546,7 +546,7 @@ def delete_images(
     dry_run: Annotated[bool, typer.Option(help="Count what would be removed, and remove nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove images by their ids, or those that fit. Where one of the ids does not exist, nothing is removed."""
+    """Remove images by their ids, or those that fit. Exit code 1 where one of the ids does not exist."""
     condition = condition_of(where)
     if bool(ids) is (condition is not None):
         raise typer.BadParameter("either ids or --where should say what is removed")
@@ -558,16 +558,17 @@ def delete_images(
             return client.delete(collection, ids or [], dry_run=dry_run)
 
         missing = sorted(set(ids or ()) - client.get_many(collection, ids).keys()) if ids else []
-        if missing:
-            err.print(Text(f"{collection} has no image {', '.join(missing)}"), style="red")
-            raise typer.Exit(1)
+        for image_id in missing:
+            err.print(f"{collection} has no image {image_id}", markup=False, highlight=False)
         count = delete(dry_run=True)
         if dry_run:
             out.print(f"would remove {count} images of {collection}")
-            return
-        if not yes:
-            typer.confirm(f"Remove {count} images of {collection}?", abort=True)
-        out.print(f"removed {delete(dry_run=False)} images of {collection}")
+        elif count:
+            if not yes:
+                typer.confirm(f"Remove {count} images of {collection}?", abort=True)
+            out.print(f"removed {delete(dry_run=False)} images of {collection}")
+    if missing:
+        raise typer.Exit(1)
 
 
 def look_for(
