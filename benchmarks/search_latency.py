@@ -43,6 +43,7 @@ CALLERS = 8
 SECONDS = 8.0
 LIMIT = 10
 EFS = (16, 32, 64, 128, 256, 512)
+MANY = 1000
 PAGED = 50_000
 IMAGES = 64
 LOOKS = 3
@@ -93,9 +94,8 @@ class Bench:
         """The search for one of the queries."""
         vector = self.queries[number % len(self.queries)]
         embedding = embedding_pb2.Embedding(values=vector.tolist(), fingerprint=FINGERPRINT)
-        return search_pb2.SearchRequest(
-            collection=self.name, query=search_pb2.Query(embedding=embedding), limit=LIMIT, **fields
-        )
+        asked = {"limit": LIMIT, **fields}
+        return search_pb2.SearchRequest(collection=self.name, query=search_pb2.Query(embedding=embedding), **asked)
 
     def by_service(self, number: int, **fields: Any) -> list[str]:
         """The ids of the hits of one query."""
@@ -194,12 +194,12 @@ def wait_for_index(milvus: MilvusClient, name: str, count: int) -> None:
     milvus.load_collection(name)
 
 
-def recall(found: Sequence[Sequence[str]], vectors: Matrix, queries: Matrix) -> float:
-    """The part of the ten true neighbours that was found."""
+def recall(found: Sequence[Sequence[str]], vectors: Matrix, queries: Matrix, limit: int = LIMIT) -> float:
+    """The part of the true neighbours that was found."""
     scores = queries @ vectors.T
-    truth = np.argsort(-scores, axis=1, kind="stable")[:, :LIMIT]
+    truth = np.argsort(-scores, axis=1, kind="stable")[:, :limit]
     true_ids = [{f"i{number:06d}" for number in row} for row in truth]
-    return statistics.mean(len(ids & set(hits)) / LIMIT for ids, hits in zip(true_ids, found, strict=True))
+    return statistics.mean(len(ids & set(hits)) / limit for ids, hits in zip(true_ids, found, strict=True))
 
 
 def compare(report: Report, bench: Bench, rounds: int, label: str) -> None:
@@ -243,17 +243,31 @@ def on_a_server(report: Report, rounds: int) -> None:
                 report.figure(f"server_ef_{ef}_p50_seconds", percentile(times, 50))
                 found = [bench.by_service(number, parameters=parameters) for number in range(QUERIES)]
                 report.figure(f"server_ef_{ef}_recall_at_10", recall(found, vectors, queries))
+            many = one_by_one(lambda number: bench.by_service(number, limit=MANY), LITE_CALLS)
+            report.figure(f"server_limit_{MANY}_p50_seconds", percentile(many, 50))
+            found = [bench.by_service(number, limit=MANY) for number in range(LITE_CALLS)]
+            report.figure(f"server_recall_at_{MANY}", recall(found, vectors, queries[:LITE_CALLS], MANY))
 
 
 def on_lite(report: Report, rounds: int) -> None:
-    """Milvus Lite by size: only one process can have the file, so that its turns come one after the other."""
+    """Milvus Lite by size: only one process can have the file, so that its turns come one after the other.
+
+    Both sides open a file that was closed, so that they find it in the same state: all rows in data files.
+    """
     queries = clustered(QUERIES, seed=1)
     for size in LITE_SIZES:
         vectors = clustered(size)
         with TemporaryDirectory() as folder:
             path = str(Path(folder) / "milvus.db")
             with service(path) as (address, _), open_blocking_channel(address, MAX_MESSAGE_BYTES) as channel:
+                began = time.perf_counter()
                 fill(address, "bench", vectors, collection_pb2.INDEX_TYPE_AUTOINDEX)
+                report.figure(f"lite_{size}_writes_per_second", size / (time.perf_counter() - began))
+                bench = Bench("bench", address, queries, search_pb2_grpc.SearchServiceStub(channel), None)
+                one_by_one(bench.by_service, 10)
+                just_filled = percentile(one_by_one(bench.by_service, LITE_CALLS), 50)
+                report.figure(f"lite_{size}_just_filled_p50_seconds", just_filled)
+            with service(path) as (address, _), open_blocking_channel(address, MAX_MESSAGE_BYTES) as channel:
                 bench = Bench("bench", address, queries, search_pb2_grpc.SearchServiceStub(channel), None)
                 one_by_one(bench.by_service, 10)
                 times = [percentile(one_by_one(bench.by_service, LITE_CALLS), 50) for _ in range(rounds)]

@@ -1,5 +1,6 @@
 """Errors as gRPC carries them: google.rpc.Status with ErrorInfo, BadRequest and RetryInfo, both ways."""
 
+import random
 from contextlib import suppress
 
 import grpc
@@ -13,6 +14,8 @@ from grpc_kit.errors import ServiceError
 DETAILS_KEY = "grpc-status-details-bin"
 # Characters of a message or a field's path that are sent.
 MAX_TEXT = 1024
+# Callers that were refused together are told to come back over this part more of the time, and not together again.
+JITTER = 0.25
 
 # The one table from meanings to codes.
 CODES: dict[type[ServiceError], grpc.StatusCode] = {
@@ -50,7 +53,8 @@ def to_status(error: ServiceError, domain: str) -> status_pb2.Status:
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after is not None:
         delay = Duration()
-        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        spread = 1 + JITTER * random.random()
+        delay.FromNanoseconds(int(error.retry_after * spread * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
 

@@ -56,6 +56,8 @@ from imagesearch_client.types import (
 
 DEFAULT_TARGET = "127.0.0.1:50052"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
+# Hits of the first page of all that there are.
+FIRST_PAGE = 10
 # Named here, because within the class `list` is a method.
 Hits: TypeAlias = list[Hit]
 # Calls that change nothing. No streams: gRPC for Python can hang when it repeats one whose requests are all read.
@@ -320,6 +322,9 @@ class Client:
     def search_all(self, collection: str, query: Query, **options: Unpack[SearchOptions]) -> Iterator[Hit]:
         """Every image of the collection, or all that fit, the most alike first; read page by page of `limit`."""
         request = search_request(collection, query, options)
+        size = request.limit
+        # An index that is not exact can only miss hits of the first page, and misses next to none of a few.
+        request.limit = min(size, FIRST_PAGE) if size else 0
         while True:
             with _named_errors():
                 response = self._searches.Search(request, timeout=self._timeout)
@@ -327,6 +332,7 @@ class Client:
             if not response.next_page_token:
                 return
             request.page_token = response.next_page_token
+            request.limit = size
 
     def search_many(
         self, collection: str, queries: Iterable[Query], **options: Unpack[SearchOptions]

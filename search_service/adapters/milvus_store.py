@@ -64,9 +64,9 @@ Result = TypeVar("Result")
 # What pymilvus' methods take beside what they are called with.
 Options: TypeAlias = dict[str, Any]
 # Milvus Lite walks through the rows that it has not written to a data file one by one at each search: 10,000 of them
-# take 0.3 s, and as files 12 ms. It reads this when it is first imported.
+# take 0.3 s, and as files 12 ms. It reads this when it is first imported. This holds a hundred rows of 512 components.
 LITE_MEMTABLE = "MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES"
-LITE_MEMTABLE_BYTES = 1024 * 1024
+LITE_MEMTABLE_BYTES = 256 * 1024
 # Beyond a call's time, for gRPC to say itself that it is over.
 GRACE_SECONDS = 0.1
 # For removing what was half made, when the call's own time may be over.
@@ -102,11 +102,13 @@ class MilvusStore:
         if self.is_lite and not uri.endswith(".db"):
             raise OSError(f"{uri!r} is no Milvus: a path that ends in .db, or http://HOST:PORT, is")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
-        # Milvus Lite loses rows that were acknowledged when two threads write at once, so that one thread makes all
-        # writes. A lock on the event loop would not do: a call whose caller went away runs on. A server needs neither.
-        self._reading = asyncio.Semaphore(threads)
+        # Milvus Lite shows nobody the rows that it is just writing to a file, so that nobody reads while somebody
+        # writes. It is in this process, and computes one request at a time anyway.
+        self._turns = asyncio.Semaphore(1 if self.is_lite else threads)
         # The health is told by a thread of its own: the others may all be busy, and that is no illness.
         self._probe = ThreadPoolExecutor(1, thread_name_prefix="milvus-health")
+        # Milvus Lite loses rows that were acknowledged when two threads write at once, so that one thread makes all
+        # writes. A lock on the event loop would not do: a call whose caller went away runs on. A server needs neither.
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="milvus-write") if self.is_lite else self._pool
         # A server gives the rows of the lowest ids unasked; Milvus Lite does so for its iterators only.
         self._in_order = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
@@ -336,7 +338,7 @@ class MilvusStore:
         seconds = self._seconds(deadline)
         try:
             # pymilvus repeats a call that found nobody, and gives each attempt the whole time.
-            async with asyncio.timeout(seconds + GRACE_SECONDS), self._reading:
+            async with asyncio.timeout(seconds + GRACE_SECONDS), self._turns:
                 return await call(client, self._options(deadline))
         except ServiceError:
             raise
@@ -364,13 +366,24 @@ class MilvusStore:
         try:
             # A thread cannot be stopped; but nobody waits longer for it, nor for a free one.
             async with asyncio.timeout(self._seconds(deadline) + GRACE_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(pool, call)
+                return await self._start(pool, call)
         except ServiceError:
             raise
         except TimeoutError:
             raise timed_out() from None
         except Exception as error:
             raise _meaning(error, collection) from error
+
+    async def _start(self, pool: Executor, call: Callable[[], Result]) -> Result:
+        """Runs a call in a pool; a write to Milvus Lite in a turn of its own."""
+        if not self.is_lite or pool is not self._writers:
+            return await asyncio.get_running_loop().run_in_executor(pool, call)
+        await self._turns.acquire()
+        running = pool.submit(call)
+        # The turn ends with the thread's work, which runs on when its caller goes away.
+        loop = asyncio.get_running_loop()
+        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._turns.release))
+        return await asyncio.wrap_future(running)
 
     def _options(self, deadline: Deadline) -> Options:
         """What every call to pymilvus is told. It would repeat what a quota forbids until the time is up."""

@@ -29,7 +29,6 @@ from search_service.core.types import (
 )
 
 MAX_GROUP_SIZE = 100
-MAX_EF = 32768
 # Hits that are looked at for groups at a time; Milvus gives no more.
 MAX_LOOK = 10_000
 
@@ -305,8 +304,8 @@ def _check(search: Search) -> None:
     if search.group_by is not None:
         _check_group_by(search.group_by)
     parameters = search.parameters
-    if parameters.ef is not None and not search.limit <= parameters.ef <= MAX_EF:
-        raise _parameter_invalid("ef", f"is {parameters.ef}; it should be from the limit to {MAX_EF}")
+    if parameters.ef is not None and not search.limit <= parameters.ef <= checks.MAX_EF:
+        raise _parameter_invalid("ef", f"is {parameters.ef}; it should be from the limit to {checks.MAX_EF}")
 
 
 def _check_examples(examples: Examples) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import time
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,19 @@ from grpc_kit.errors import DeadlineExceededError, NotFoundError, UnavailableErr
 from search_service.adapters.milvus_rows import PROPERTY, notes_of, schema_of
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.core.change_images import ChangeImages
-from search_service.core.ports import VectorStore
+from search_service.core.ports import After, Nearest, VectorStore
 from search_service.core.read_images import count_images, get_image
-from search_service.core.types import Collection, Consistency, StoredImage, View
+from search_service.core.types import (
+    Collection,
+    Consistency,
+    Hit,
+    HnswParameters,
+    Index,
+    IndexType,
+    IvfParameters,
+    StoredImage,
+    View,
+)
 from tests.contract.asking import hits_of
 from tests.milvus_server import MilvusProcess
 
@@ -57,14 +69,17 @@ async def test_writes_at_the_same_time_are_all_kept(store: VectorStore, collecti
 
 
 async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path: Path) -> None:
-    """The thread of a cancelled call runs on: on Milvus Lite the next write must not start beside it."""
+    """The thread of a cancelled call runs on: on Milvus Lite the next call must not start beside it.
+
+    Two writes would lose rows, and a read would not see the rows that the write just puts into a file.
+    """
     store = MilvusStore(str(tmp_path / "milvus.db"))
     deadline = Deadline.after(60)
     collection = Collection("c", 8, "f", NOW)
     await store.create_collection(collection, deadline)
-    at_once, most = 0, 0
-    client = (await store._connected(deadline)).blocking
-    upsert = client.upsert
+    at_once, most, read_beside = 0, 0, 0
+    clients = await store._connected(deadline)
+    upsert, query = clients.blocking.upsert, clients.reading.query
 
     def counting(*arguments: Any, **options: Any) -> Any:
         nonlocal at_once, most
@@ -75,7 +90,12 @@ async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path:
         finally:
             at_once -= 1
 
-    client.upsert = counting
+    async def looking(*arguments: Any, **options: Any) -> Any:
+        nonlocal read_beside
+        read_beside += at_once
+        return await query(*arguments, **options)
+
+    clients.blocking.upsert, clients.reading.query = counting, looking
     kept: list[str] = []
     for n in range(30):
         gone = asyncio.create_task(store.upsert("c", images(200, f"gone{n}_"), deadline))
@@ -83,9 +103,12 @@ async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path:
         await asyncio.sleep(0)
         gone.cancel()
         batch = images(20, f"kept{n}_")
-        await store.upsert("c", batch, deadline)
+        reading = store.get("c", kept[-1:] or ["none"], View.ID, Consistency.STRONG, deadline)
+        seen, _ = await asyncio.gather(reading, store.upsert("c", batch, deadline))
+        assert [image.id for image in seen] == kept[-1:]
         kept += [image.id for image in batch]
     assert most == 1
+    assert not read_beside
     found = await store.get("c", kept, View.ID, Consistency.STRONG, deadline)
     assert {image.id for image in found} == set(kept)
     await store.close()
@@ -180,7 +203,87 @@ async def test_a_server_that_is_not_there_is_unavailable_in_time() -> None:
         await store.close()
 
 
-async def test_milvus_lite_keeps_no_more_than_a_megabyte_out_of_its_files(tmp_path: Path) -> None:
+async def test_what_is_acknowledged_is_seen_while_others_are_written(store: VectorStore) -> None:
+    """Milvus Lite shows nobody the rows that it is just writing to a file."""
+    deadline = Deadline.after(120)
+    wanted = Collection(f"c_{uuid.uuid4().hex}", 512, "f", NOW)
+    await store.create_collection(wanted, deadline)
+    acknowledged = ""
+
+    async def write() -> None:
+        nonlocal acknowledged
+        vectors = np.random.default_rng(2).normal(size=(3000, 512)).astype(np.float32)
+        for begin in range(0, len(vectors), 30):
+            batch = [
+                StoredImage(f"i{n}", create_time=NOW, update_time=NOW, vector=vectors[n])
+                for n in range(begin, begin + 30)
+            ]
+            await store.upsert(wanted.name, batch, deadline)
+            acknowledged = batch[-1].id
+
+    writing = asyncio.create_task(write())
+    missed, ended = [], False
+    while not ended:
+        await asyncio.sleep(0.001)
+        ended = writing.done()
+        last = acknowledged
+        if last and not await store.get(wanted.name, [last], View.ID, Consistency.STRONG, deadline):
+            missed.append(last)
+    await writing
+    await store.delete_collection(wanted.name, deadline)
+    assert not missed
+
+
+def build_index(client: MilvusClient, name: str, count: int) -> None:
+    client.flush(name)
+    while client.describe_index(name, "vector")["indexed_rows"] < count:
+        time.sleep(0.5)
+    # Until it is loaded again Milvus may answer from the rows as they came.
+    client.release_collection(name)
+    client.load_collection(name)
+
+
+@pytest.mark.parametrize(
+    ("index", "first"),
+    [
+        (Index(IndexType.HNSW, hnsw=HnswParameters(16, 200)), 500),
+        (Index(IndexType.IVF_FLAT, ivf=IvfParameters(64)), 10),
+    ],
+    ids=["HNSW", "IVF_FLAT"],
+)
+async def test_pages_through_a_built_index_are_all_of_the_collection(
+    milvus_server: MilvusProcess, index: Index, first: int
+) -> None:
+    """Of a large first page HNSW misses some where it keeps as many candidates as hits."""
+    store = MilvusStore(milvus_server.uri)
+    deadline = Deadline.after(120)
+    wanted = Collection(f"c_{uuid.uuid4().hex}", 32, "f", NOW, index=index)
+    generator = np.random.default_rng(3)
+    centres = generator.normal(size=(100, 32)).astype(np.float32)
+    vectors = (centres[np.arange(5000) % 100] + 0.7 * generator.normal(size=(5000, 32))).astype(np.float32)
+    await store.create_collection(wanted, deadline)
+    rows = [StoredImage(f"i{n}", create_time=NOW, update_time=NOW, vector=vector) for n, vector in enumerate(vectors)]
+    for begin in range(0, len(rows), 1000):
+        await store.upsert(wanted.name, rows[begin : begin + 1000], deadline)
+    client = (await store._connected(deadline)).blocking
+    await asyncio.to_thread(build_index, client, wanted.name, len(rows))
+    seen: list[Hit] = []
+    page = Nearest(first, View.ID, Consistency.STRONG)
+    while True:
+        (hits,) = await store.search(wanted, [centres[0]], page, deadline)
+        seen += hits
+        if len(hits) < page.limit:
+            break
+        last = seen[-1]
+        page = dataclasses.replace(page, limit=500, after=After(last.score, last.distance, last.image.id, len(seen)))
+    ids = [hit.image.id for hit in seen]
+    assert len(set(ids)) == len(ids)
+    assert set(ids) == {row.id for row in rows}
+    await store.delete_collection(wanted.name, deadline)
+    await store.close()
+
+
+async def test_milvus_lite_keeps_little_out_of_its_files(tmp_path: Path) -> None:
     """It would walk through these rows one by one at each search."""
     store = MilvusStore(str(tmp_path / "milvus.db"))
     deadline = Deadline.after(60)

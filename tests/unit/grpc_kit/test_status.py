@@ -7,13 +7,13 @@ from grpc.aio import AioRpcError, Metadata
 
 from grpc_kit import errors
 from grpc_kit.errors import ServiceError
-from grpc_kit.status import CODES, DETAILS_KEY, code_of, from_rpc_error, from_status, to_status
+from grpc_kit.status import CODES, DETAILS_KEY, JITTER, code_of, from_rpc_error, from_status, to_status
 
 MEANINGS = ServiceError.__subclasses__()
 
 
 def facts(error: ServiceError) -> tuple[object, ...]:
-    return type(error), error.reason, error.message, error.field, error.metadata, error.retry_after
+    return type(error), error.reason, error.message, error.field, error.metadata
 
 
 def test_every_meaning_has_a_code_of_its_own() -> None:
@@ -31,7 +31,18 @@ def test_an_error_comes_back_as_it_was(
 ) -> None:
     error = meaning("A_REASON", "what is wrong, für Menschen", field=field, metadata=metadata, retry_after=retry_after)
     sent = status_pb2.Status.FromString(to_status(error, "a.domain").SerializeToString())
-    assert facts(from_status(sent)) == facts(error)
+    received = from_status(sent)
+    assert facts(received) == facts(error)
+    if retry_after is None:
+        assert received.retry_after is None
+    else:
+        assert received.retry_after is not None
+        assert retry_after <= received.retry_after <= retry_after * (1 + JITTER)
+
+
+def test_callers_that_are_refused_together_are_not_told_to_come_back_together() -> None:
+    error = errors.UnavailableError("A_REASON", "message", retry_after=2)
+    assert len({from_status(to_status(error, "a.domain")).retry_after for _ in range(20)}) > 10
 
 
 def test_a_status_carries_error_info_bad_request_and_retry_info() -> None:
@@ -47,12 +58,13 @@ def test_a_status_carries_error_info_bad_request_and_retry_info() -> None:
     assert (info.reason, info.domain, dict(info.metadata)) == ("A_REASON", "a.domain", {"a": "b"})
     (violation,) = bad_request.field_violations
     assert (violation.field, violation.description, violation.reason) == ("a.field", "message", "A_REASON")
-    assert retry.retry_delay.ToMilliseconds() == 2250
+    assert 2250 <= retry.retry_delay.ToMilliseconds() <= 2250 * (1 + JITTER)
 
 
 def test_a_field_is_seen_from_the_message_around_it() -> None:
     error = errors.InvalidArgumentError("A_REASON", "message", field="content", metadata={"a": "b"}, retry_after=1.0)
-    assert facts(error.within("image")) == (type(error), "A_REASON", "message", "image.content", {"a": "b"}, 1.0)
+    assert facts(error.within("image")) == (type(error), "A_REASON", "message", "image.content", {"a": "b"})
+    assert error.within("image").retry_after == 1.0
     assert errors.NotFoundError("A_REASON", "message").within("image").field == "image"
 
 

@@ -257,7 +257,7 @@ class SearchParameters(_message.Message):
     NPROBE_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     ef: _builtins.int
-    """HNSW: candidates kept, from the limit to 32768. Default: 128 or the limit, whichever is more."""
+    """HNSW: candidates kept, from the limit to 32768. Default: 128 or four times the limit, whichever is more."""
     nprobe: _builtins.int
     """IVF: clusters looked at, 1 to their number. Default: 16 or their number, whichever is less."""
     exact: _builtins.bool
