@@ -19,15 +19,16 @@ from rich.text import Text
 from grpc_kit.credentials import ClientTls, CredentialsError
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError
 from imagesearch_client.client import DEFAULT_TARGET, Client
-from imagesearch_client.filters import Filter, all_of, parse, read_value
+from imagesearch_client.filters import Filter, all_of, parse, read_value, split_values, unquoted
 from imagesearch_client.ingest import SUFFIXES, find_images, ingest_folder, show_progress
-from imagesearch_client.reindex import Change, Reindexing, make_new
+from imagesearch_client.reindex import Change, Reindexing, check_aliases, make_new
 from imagesearch_client.types import (
     AttributeValue,
     Collection,
     Consistency,
     Example,
     Examples,
+    Explanation,
     Hit,
     HnswParameters,
     Image,
@@ -146,9 +147,9 @@ def region_of(text: str) -> Region | None:
 
 
 def read_attribute(text: str) -> AttributeValue:
-    """An attribute's value as --where reads it, or a list of texts, as [a,b]."""
+    """An attribute's value as --where reads it, or a list of texts, as [a,"b, c"]."""
     if text.startswith("[") and text.endswith("]"):
-        return [part.strip() for part in text[1:-1].split(",") if part.strip()]
+        return [unquoted(part) for part in split_values(text[1:-1]) if part.strip()]
     return read_value(text)
 
 
@@ -156,7 +157,16 @@ def shown_attribute(value: AttributeValue) -> str:
     """An attribute's value as `images set` takes it."""
     if isinstance(value, str):
         return value if read_attribute(value) == value else json.dumps(value, ensure_ascii=False)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | int | float) else f"[{','.join(value)}]"
+    if isinstance(value, bool | int | float):
+        return json.dumps(value, ensure_ascii=False)
+    return f"[{','.join(map(shown_in_list, value))}]"
+
+
+def shown_in_list(text: str) -> str:
+    """One text of a list, between quotes where it would not be read as it is without."""
+    if split_values(text) == [text] and unquoted(text) == text and text:
+        return text
+    return f"'{text}'" if '"' in text else f'"{text}"'
 
 
 @app.command()
@@ -295,6 +305,7 @@ def reindex(
     with connected(target) as client, show_progress(err) as progress:
         old = client.get_collection(source)
         aliases = [*(alias or []), *([] if keep_alias or old.name == source else [source])]
+        check_aliases(client, aliases)
         made = make_new(client, old, new, change)
         progress.start(client.count(old.name))
         reindexing = Reindexing(client, old, made, root, progress.step)
@@ -408,7 +419,9 @@ def search(
     group_by: Annotated[
         str, typer.Option(help="The best hits of each value of this attribute; images without it are left out.")
     ] = "",
-    group_size: Annotated[int, typer.Option(min=1, max=100, help="Hits of each value, with --group-by.")] = 1,
+    group_size: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Hits of each value, with --group-by. [default: 1]")
+    ] = None,
     region: Annotated[
         str,
         typer.Option(help="The part of the images that counts, X0,Y0,X1,Y1 in fractions: 0,0,0.5,1 is the left half."),
@@ -421,7 +434,16 @@ def search(
             "repeated.",
         ),
     ] = None,
+    include_query: Annotated[
+        bool, typer.Option("--include-query", help="Let the stored images of a query be among its hits.")
+    ] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare every vector, whatever the index is.")] = False,
+    ef: Annotated[int | None, typer.Option(min=1, help="HNSW: candidates kept, from the limit to 32768.")] = None,
+    nprobe: Annotated[int | None, typer.Option(min=1, help="IVF: clusters looked at.")] = None,
+    strong: Annotated[
+        bool, typer.Option("--strong", help="See every write until now; 0.2 s more on a Milvus server.")
+    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Tell which index answered, and the times.")] = False,
     as_json: AsJson = False,
     plot: Annotated[
         Path | None, typer.Option(help="Write a picture: a row for each image, its hits beside it.")
@@ -436,14 +458,22 @@ def search(
         raise typer.BadParameter(
             f"{plot} should be in a folder that exists and end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot"
         )
+    if region and not images:
+        raise typer.BadParameter("is the part of image files, and there are none", param_hint="--region")
     options = SearchOptions(
         limit=limit,
         min_score=min_score,
         where=condition_of(where),
-        group_by=group_by,
-        group_size=group_size,
+        include_query=include_query,
         exact=exact,
+        ef=ef,
+        nprobe=nprobe,
+        strong=strong,
     )
+    if group_by:
+        options["group_by"], options["group_size"] = group_by, group_size or 1
+    elif group_size is not None:
+        raise typer.BadParameter("is the size of the groups that --group-by makes", param_hint="--group-size")
     part = region_of(region)
     examples: list[tuple[str, Example]] = [(str(image), ImageFile(image.read_bytes(), part)) for image in images or ()]
     examples += [(image_id, StoredImage(image_id)) for image_id in ids or ()]
@@ -452,13 +482,13 @@ def search(
         negative = [StoredImage(image_id) for image_id in unlike]
         queries = [(" + ".join(name for name, _ in examples), Examples([example for _, example in examples], negative))]
     with connected(target) as client:
-        rows, failed = look_for(client, collection, queries, options)
-    print_rows(rows, failed, as_json=as_json)
-    if plot is not None and rows:
+        found, failed = look_for(client, collection, queries, options)
+    print_found(found, failed, explain=explain, as_json=as_json)
+    if plot is not None and found:
         # matplotlib takes a while to import.
         from imagesearch_client.plot import plot_hits  # noqa: PLC0415
 
-        plot_hits([(Path(query), hits) for query, hits in rows], plot)
+        plot_hits([(Path(answer.query), answer.hits) for answer in found], plot)
         err.print(Text(f"wrote {plot}"))
     if failed:
         raise typer.Exit(1)
@@ -512,28 +542,36 @@ def get_images(
 def set_attributes(
     image_id: Annotated[str, typer.Argument(help="The image.")],
     assignments: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="NAME=VALUE sets an attribute, NAME= removes it. A value is a number, true, false, a text, a list of "
-            'texts as [a,b], and "a text" where it is quoted.'
+            'texts as \\[a,"b, c"], and "a text" where it is quoted.'
         ),
-    ],
+    ] = None,
+    uri: Annotated[str | None, typer.Option(help="Where the image's file is from now on.")] = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
 ) -> None:
-    """Change attributes of an image; its vector stays."""
+    """Change attributes of an image, or its uri; its vector stays."""
+    if not assignments and uri is None:
+        raise typer.BadParameter("there is nothing to change: name attributes as NAME=VALUE, or --uri")
     changed: dict[str, AttributeValue] = {}
     removed = []
-    for assignment in assignments:
+    for assignment in assignments or ():
         name, equals_sign, value = assignment.partition("=")
         if not equals_sign:
             raise typer.BadParameter(f"{assignment!r} should be NAME=VALUE or NAME=")
+        if name in changed or name in removed:
+            raise typer.BadParameter(f"{name} is there twice")
         if value:
             changed[name] = read_attribute(value)
         else:
             removed.append(name)
     with connected(target) as client:
-        image = client.update(collection, image_id, attributes=changed, remove=removed)
+        try:
+            image = client.update(collection, image_id, uri=uri, attributes=changed, remove=removed)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
     print(json.dumps(image_json(image)))
 
 
@@ -563,45 +601,54 @@ def delete_images(
         count = delete(dry_run=True)
         if dry_run:
             out.print(f"would remove {count} images of {collection}")
-        elif count:
-            if not yes:
+        else:
+            if count and not yes:
                 typer.confirm(f"Remove {count} images of {collection}?", abort=True)
-            out.print(f"removed {delete(dry_run=False)} images of {collection}")
+            out.print(f"removed {delete(dry_run=False) if count else 0} images of {collection}")
     if missing:
         raise typer.Exit(1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What was found for a query."""
+
+    query: str
+    hits: list[Hit]
+    explanation: Explanation
+
+
 def look_for(
     client: Client, collection: str, queries: Sequence[tuple[str, Query]], options: SearchOptions
-) -> tuple[list[tuple[str, list[Hit]]], list[tuple[str, ServiceError]]]:
-    """The hits of each query by its name, and the errors of those that are at fault themselves."""
-    rows: list[tuple[str, list[Hit]]] = []
+) -> tuple[list[Answer], list[tuple[str, ServiceError]]]:
+    """The answer to each query, and the errors of those that are at fault themselves."""
+    found: list[Answer] = []
     failed: list[tuple[str, ServiceError]] = []
     for name, query in queries:
         try:
-            hits = client.search(collection, query, **options)
+            hits, explanation = client.search_explained(collection, query, **options)
         except (InvalidArgumentError, NotFoundError) as error:
             if error.reason in OF_ALL_QUERIES:
                 raise
             failed.append((name, error))
         else:
-            rows.append((name, hits))
-    return rows, failed
+            found.append(Answer(name, hits, explanation))
+    return found, failed
 
 
-def print_rows(
-    rows: Sequence[tuple[str, list[Hit]]], failed: Sequence[tuple[str, ServiceError]], *, as_json: bool
+def print_found(
+    found: Sequence[Answer], failed: Sequence[tuple[str, ServiceError]], *, explain: bool, as_json: bool
 ) -> None:
     """The hits of each query, and what is wrong with some."""
     if as_json:
-        found: list[dict[str, object]] = [
-            {"query": query, "hits": [hit_json(hit) for hit in hits]} for query, hits in rows
-        ]
-        found += [{"query": query, "error": fault.reason, "message": fault.message} for query, fault in failed]
-        print(json.dumps(found))
+        rows = [answer_json(answer, explain=explain) for answer in found]
+        rows += [{"query": query, "error": fault.reason, "message": fault.message} for query, fault in failed]
+        print(json.dumps(rows))
     else:
-        for query, hits in rows:
-            print_hits(query, hits)
+        for answer in found:
+            print_hits(answer.query, answer.hits)
+            if explain:
+                out.print(explained(answer.explanation), highlight=False)
     for query, fault in failed:
         err.print(Text(f"{query}: {fault.reason}: {fault.message}"), style="red")
 
@@ -649,6 +696,25 @@ def collection_json(collection: Collection, count: int) -> dict[str, object]:
         "labels": dict(collection.labels),
         "create_time": collection.create_time.isoformat(),
     }
+
+
+def explained(explanation: Explanation) -> str:
+    """An explanation in words."""
+    parameters = dataclasses.asdict(explanation.index_parameters) if explanation.index_parameters else {}
+    built = "".join(f" {name}={value}" for name, value in parameters.items())
+    return (
+        f"index {explanation.index.value}{built}; {1000 * explanation.embed_seconds:.1f} ms embedding, "
+        f"{1000 * explanation.store_seconds:.1f} ms Milvus, {1000 * explanation.total_seconds:.1f} ms in all"
+    )
+
+
+def answer_json(answer: Answer, *, explain: bool) -> dict[str, object]:
+    """What was found for a query as JSON has it."""
+    found: dict[str, object] = {"query": answer.query, "hits": [hit_json(hit) for hit in answer.hits]}
+    if explain:
+        how = dataclasses.asdict(answer.explanation)
+        found["explanation"] = how | {"index": answer.explanation.index.value}
+    return found
 
 
 def hit_json(hit: Hit) -> dict[str, object]:

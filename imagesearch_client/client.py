@@ -25,8 +25,11 @@ from grpc_kit.status import from_rpc_error, from_status
 from imagesearch_client.converters import (
     CONSISTENCY_NUMBERS,
     METRIC_NUMBERS,
-    attribute_to,
+    attributes_to,
+    check_at_least_one,
+    check_filter,
     collection_from,
+    explanation_from,
     hit_from,
     image_from,
     index_to,
@@ -40,6 +43,7 @@ from imagesearch_client.types import (
     Collection,
     Consistency,
     Embedding,
+    Explanation,
     Hit,
     Image,
     ImageFile,
@@ -56,6 +60,7 @@ from imagesearch_client.types import (
 
 DEFAULT_TARGET = "127.0.0.1:50052"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
+MAX_PAGE = 1000
 # Hits of the first page of all that there are.
 FIRST_PAGE = 10
 # Named here, because within the class `list` is a method.
@@ -235,6 +240,8 @@ class Client:
         strong: bool = False,
     ) -> Iterator[Image]:
         """Every image that fits, page by page: by id, or the most recently changed first. `strong` as with `get`."""
+        check_filter(where)
+        check_at_least_one("page_size", page_size, "PAGE_SIZE_INVALID", MAX_PAGE)
         request = image_pb2.ListImagesRequest(
             collection=collection,
             filter=where,
@@ -243,6 +250,9 @@ class Client:
             view=image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC,
             consistency=_consistency(strong=strong),
         )
+        return self._pages(request)
+
+    def _pages(self, request: image_pb2.ListImagesRequest) -> Iterator[Image]:
         while True:
             with _named_errors():
                 response = self._images.ListImages(request, timeout=self._timeout)
@@ -270,10 +280,10 @@ class Client:
             remove: names of attributes to remove.
         """
         changed = dict(attributes or {})
+        if both := changed.keys() & set(remove):
+            raise ValueError(f"{', '.join(sorted(both))}: to be set and to be removed")
         paths = [f"attributes.{name}" for name in (*changed, *remove)] + (["uri"] if uri is not None else [])
-        image = image_pb2.Image(
-            id=image_id, uri=uri or "", attributes={name: attribute_to(value) for name, value in changed.items()}
-        )
+        image = image_pb2.Image(id=image_id, uri=uri or "", attributes=attributes_to(changed))
         request = image_pb2.UpdateImageRequest(collection=collection, image=image, update_mask=FieldMask(paths=paths))
         with _named_errors():
             return image_from(self._images.UpdateImage(request, timeout=self._timeout).image)
@@ -288,12 +298,14 @@ class Client:
 
     def delete_where(self, collection: str, where: Filter, *, dry_run: bool = False) -> int:
         """Removes the images that fit, or with `dry_run` only counts them; their number."""
+        check_filter(where)
         request = image_pb2.DeleteImagesRequest(collection=collection, filter=where, validate_only=dry_run)
         with _named_errors():
             return self._images.DeleteImages(request, timeout=self._timeout).deleted_count
 
     def count(self, collection: str, *, where: Filter | None = None) -> int:
         """The number of images, or of those that fit."""
+        check_filter(where)
         request = image_pb2.CountImagesRequest(collection=collection, filter=where)
         with _named_errors():
             return self._images.CountImages(request, timeout=self._timeout).count
@@ -304,6 +316,16 @@ class Client:
         with _named_errors():
             response = self._searches.Search(request, timeout=self._timeout)
         return [hit_from(hit) for hit in response.hits]
+
+    def search_explained(
+        self, collection: str, query: Query, **options: Unpack[SearchOptions]
+    ) -> tuple[Hits, Explanation]:
+        """As `search`, and how it was answered."""
+        request = search_request(collection, query, options)
+        request.explain = True
+        with _named_errors():
+            response = self._searches.Search(request, timeout=self._timeout)
+        return [hit_from(hit) for hit in response.hits], explanation_from(response.explanation)
 
     def search_by_image(
         self, collection: str, content: bytes, *, region: Region | None = None, **options: Unpack[SearchOptions]
@@ -320,11 +342,21 @@ class Client:
         return self.search(collection, embedding, **options)
 
     def search_all(self, collection: str, query: Query, **options: Unpack[SearchOptions]) -> Iterator[Hit]:
-        """Every image of the collection, or all that fit, the most alike first; read page by page of `limit`."""
+        """Every image of the collection, or all that fit, the most alike first; read page by page of `limit`.
+
+        Raises TypeError with `group_by`: hits in groups have one page, which `search` gives.
+        """
         request = search_request(collection, query, options)
+        if request.HasField("group_by"):
+            raise TypeError("hits in groups have one page, which search gives")
+        return self._hits(request)
+
+    def _hits(self, request: search_pb2.SearchRequest) -> Iterator[Hit]:
         size = request.limit
-        # An index that is not exact can only miss hits of the first page, and misses next to none of a few.
-        request.limit = min(size, FIRST_PAGE) if size else 0
+        # An index that is not exact can only miss hits of the first page, and misses next to none of a few. Whoever
+        # says how many candidates there are is told at once where they are too few for a page.
+        if size and not request.parameters.HasField("ef"):
+            request.limit = min(size, FIRST_PAGE)
         while True:
             with _named_errors():
                 response = self._searches.Search(request, timeout=self._timeout)

@@ -1,11 +1,13 @@
 """The client's values to messages and back."""
 
+from collections.abc import Mapping
 from datetime import UTC
 
-from imagesearch.search.v1 import collection_pb2, image_pb2, search_pb2
+from imagesearch.search.v1 import collection_pb2, filter_pb2, image_pb2, search_pb2
 from imagesearch.types.v1 import embedding_pb2
 from imagesearch.types.v1 import image_pb2 as types_image_pb2
 
+from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.status import from_status
 from imagesearch_client.types import (
     AttributeValue,
@@ -14,6 +16,7 @@ from imagesearch_client.types import (
     Embedding,
     Example,
     Examples,
+    Explanation,
     Hit,
     HnswParameters,
     Image,
@@ -50,6 +53,10 @@ CONSISTENCY_NUMBERS = {
     Consistency.BOUNDED: collection_pb2.CONSISTENCY_BOUNDED,
     Consistency.EVENTUALLY: collection_pb2.CONSISTENCY_EVENTUALLY,
 }
+MAX_LIMIT = 1000
+MAX_GROUP_SIZE = 100
+# Whole numbers have 64 bits.
+MAX_INTEGER = 2**63
 CONSISTENCIES = {number: consistency for consistency, number in CONSISTENCY_NUMBERS.items()}
 METRICS = {number: metric for metric, number in METRIC_NUMBERS.items()}
 
@@ -68,10 +75,11 @@ def embedding_to(embedding: Embedding) -> embedding_pb2.Embedding:
 
 
 def search_request(collection: str, query: Query, options: SearchOptions) -> search_pb2.SearchRequest:
-    """The message of a search. Raises TypeError for an option that there is not, which else would be without effect."""
-    if unknown := options.keys() - SearchOptions.__annotations__.keys():
-        known = ", ".join(SearchOptions.__annotations__)
-        raise TypeError(f"{', '.join(sorted(unknown))} is no option of a search; {known} are")
+    """The message of a search.
+
+    Raises TypeError for an option that there is not, and for one that would be without effect; InvalidArgumentError.
+    """
+    _check_options(options)
     group_by = None
     if attribute := options.get("group_by"):
         group_by = search_pb2.GroupBy(attribute=attribute, group_size=options.get("group_size", 0))
@@ -92,6 +100,33 @@ def search_request(collection: str, query: Query, options: SearchOptions) -> sea
     )
 
 
+def _check_options(options: SearchOptions) -> None:
+    if unknown := options.keys() - SearchOptions.__annotations__.keys():
+        known = ", ".join(SearchOptions.__annotations__)
+        raise TypeError(f"{', '.join(sorted(unknown))} is no option of a search; {known} are")
+    check_filter(options.get("where"))
+    if "group_size" in options and not options.get("group_by"):
+        raise TypeError("group_size is the size of the groups that group_by makes; name the attribute there")
+    # In a message 0 stands for the default.
+    check_at_least_one("limit", options.get("limit", 1), "LIMIT_INVALID", MAX_LIMIT)
+    check_at_least_one("group_size", options.get("group_size", 1), "GROUP_BY_INVALID", MAX_GROUP_SIZE)
+
+
+def check_filter(where: object) -> None:
+    """Raises TypeError for what is no filter."""
+    if where is not None and not isinstance(where, filter_pb2.Filter):
+        raise TypeError(
+            f"where is a filter, such as number('price', lt=100) or filters.parse('price<100'), and no "
+            f"{type(where).__name__}"
+        )
+
+
+def check_at_least_one(field: str, number: int, reason: str, most: int) -> None:
+    """Raises InvalidArgumentError where a number is 0, which a message does not tell from no number."""
+    if number == 0:
+        raise InvalidArgumentError(reason, f"{field} is 0; it should be 1 to {most}", field=field)
+
+
 def query_to(query: Query) -> search_pb2.Query:
     """The message of a query."""
     match query:
@@ -102,6 +137,9 @@ def query_to(query: Query) -> search_pb2.Query:
         case Embedding():
             return search_pb2.Query(embedding=embedding_to(query))
         case Examples(positive, negative):
+            for examples_given in (positive, negative):
+                if not isinstance(examples_given, list | tuple):
+                    raise TypeError(f"examples are a list of them, and no {type(examples_given).__name__}")
             examples = search_pb2.Examples(
                 positive=[_example_to(example) for example in positive],
                 negative=[_example_to(example) for example in negative],
@@ -122,12 +160,14 @@ def _example_to(example: Example) -> search_pb2.Example:
 
 
 def attribute_to(value: AttributeValue) -> image_pb2.AttributeValue:
-    """The message of an attribute's value. Raises TypeError for what is none."""
+    """The message of an attribute's value. Raises TypeError for what is none, ValueError for a number too large."""
     match value:
         case bool():
             return image_pb2.AttributeValue(bool_value=value)
-        case int():
+        case int() if -MAX_INTEGER <= value < MAX_INTEGER:
             return image_pb2.AttributeValue(integer_value=value)
+        case int():
+            raise ValueError(f"a whole number has 64 bits, and {value} more; as a float it would be rounded")
         case float():
             return image_pb2.AttributeValue(number_value=value)
         case str():
@@ -135,6 +175,17 @@ def attribute_to(value: AttributeValue) -> image_pb2.AttributeValue:
         case list() | tuple() if all(isinstance(each, str) for each in value):
             return image_pb2.AttributeValue(string_list_value=image_pb2.StringList(values=value))
     raise TypeError(f"an attribute is a text, a number, True, False or a list of texts, and not {value!r:.60}")
+
+
+def attributes_to(attributes: Mapping[str, AttributeValue]) -> dict[str, image_pb2.AttributeValue]:
+    """The messages of attributes, by name. Raises TypeError and ValueError, which name the attribute."""
+    messages = {}
+    for name, value in attributes.items():
+        try:
+            messages[name] = attribute_to(value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"attribute {name!r:.60}: {error}") from None
+    return messages
 
 
 def attribute_from(message: image_pb2.AttributeValue) -> AttributeValue:
@@ -152,7 +203,7 @@ def write_request(image: NewImage, collection: str) -> image_pb2.WriteImagesRequ
         collection=collection,
         id=image.id,
         uri=image.uri,
-        attributes={name: attribute_to(value) for name, value in image.attributes.items()},
+        attributes=attributes_to(image.attributes),
     )
     if isinstance(image.source, Embedding):
         request.embedding.CopyFrom(embedding_to(image.source))
@@ -212,7 +263,9 @@ def index_to(index: Index, parameters: IndexParameters | None) -> collection_pb2
 
 
 def region_to(region: Region) -> types_image_pb2.Region:
-    """The message of a region."""
+    """The message of a region. Raises TypeError for what is none."""
+    if not isinstance(region, Region):
+        raise TypeError(f"a region is a Region(x0, y0, x1, y1), and no {type(region).__name__}")
     return types_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1)
 
 
@@ -236,3 +289,14 @@ def image_from(message: image_pb2.Image) -> Image:
 def hit_from(message: search_pb2.Hit) -> Hit:
     """An image found."""
     return Hit(image_from(message.image), message.score, message.distance)
+
+
+def explanation_from(message: search_pb2.Explanation) -> Explanation:
+    """How a search was answered."""
+    return Explanation(
+        index=INDEXES[message.index.type],
+        index_parameters=_index_parameters_from(message.index),
+        embed_seconds=message.embed_time.ToTimedelta().total_seconds(),
+        store_seconds=message.store_time.ToTimedelta().total_seconds(),
+        total_seconds=message.total_time.ToTimedelta().total_seconds(),
+    )

@@ -13,6 +13,8 @@ Value: TypeAlias = str | bool | int | float
 
 CONDITION = re.compile(r"\s*(!?)\s*([A-Za-z][A-Za-z0-9_]*)\s*(?:(\^=|!=|<=|>=|=|<|>)(.*)|\bin\b(.*))?", re.DOTALL)
 QUOTED = re.compile(r"""\s*(["'])(.*)\1\s*""", re.DOTALL)
+# One of several values, and what ends it; a comma between quotes does not.
+PART = re.compile(r"""(\s*"[^"]*"\s*|\s*'[^']*'\s*|[^,]*)(,|$)""", re.DOTALL)
 # What no value begins with unless it is quoted: it is a slip, and would fit nothing, or all where it is negated.
 SLIPS = ("=", "<", ">", "(", "[", '"', "'")
 INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -56,17 +58,17 @@ def exists(attribute: str) -> Filter:
 
 def all_of(*filters: Filter) -> Filter:
     """All of these are true."""
-    return _named("and", filter_pb2.FilterList(filters=filters))
+    return _named("and", filter_pb2.FilterList(filters=map(_checked, filters)))
 
 
 def any_of(*filters: Filter) -> Filter:
     """At least one of these is true."""
-    return _named("or", filter_pb2.FilterList(filters=filters))
+    return _named("or", filter_pb2.FilterList(filters=map(_checked, filters)))
 
 
 def negated(condition: Filter) -> Filter:
     """This is not true."""
-    return _named("not", condition)
+    return _named("not", _checked(condition))
 
 
 def parse(text: str) -> Filter:
@@ -86,7 +88,7 @@ SYNTAX = (
 
 
 def _condition(attribute: str, operator: str | None, value: str | None, several: str | None, text: str) -> Filter:
-    parts = several.split(",") if several is not None else [value or ""]
+    parts = split_values(several) if several is not None else [value or ""]
     if any(not QUOTED.fullmatch(part) and part.strip().startswith(SLIPS) for part in parts) or several == "":
         raise ValueError(f"{text!r} is no condition; {SYNTAX}")
     if several is not None:
@@ -99,26 +101,40 @@ def _condition(attribute: str, operator: str | None, value: str | None, several:
             raise ValueError(f"{text!r} compares with {value.strip()!r}, which is no number; {SYNTAX}")
         return number(attribute, **{BOUNDS[operator]: float(bound)})
     if operator == "^=":
-        return prefix(attribute, _unquoted(value))
+        return prefix(attribute, unquoted(value))
     condition = equals(attribute, read_value(value))
     return negated(condition) if operator == "!=" else condition
+
+
+def split_values(text: str) -> list[str]:
+    """The parts of a text that commas separate, save those between quotes, which the parts keep."""
+    parts: list[str] = []
+    position, separator = 0, ","
+    while separator:
+        found = PART.match(text, position)
+        assert found is not None  # noqa: S101 - the last alternative takes anything
+        part, separator = found.groups()
+        parts.append(part)
+        position = found.end()
+    return parts
+
+
+def unquoted(text: str) -> str:
+    """The text without the quotes and the spaces around it."""
+    quoted = QUOTED.fullmatch(text)
+    return quoted[2] if quoted else text.strip()
 
 
 def read_value(text: str) -> Value:
     """The value that a text says: a whole number, a number, true, false, or else the text, less its quotes."""
     if QUOTED.fullmatch(text):
-        return _unquoted(text)
+        return unquoted(text)
     text = text.strip()
     if text in ("true", "false"):
         return text == "true"
     if INTEGER.fullmatch(text):
         return int(text)
     return float(text) if NUMBER.fullmatch(text) else text
-
-
-def _unquoted(text: str) -> str:
-    quoted = QUOTED.fullmatch(text)
-    return quoted[2] if quoted else text.strip()
 
 
 def _value(value: Value) -> filter_pb2.FilterValue:
@@ -128,7 +144,20 @@ def _value(value: Value) -> filter_pb2.FilterValue:
         return filter_pb2.FilterValue(string_value=value)
     if isinstance(value, int) and -MAX_INTEGER <= value < MAX_INTEGER:
         return filter_pb2.FilterValue(integer_value=value)
-    return filter_pb2.FilterValue(number_value=value)
+    if isinstance(value, int | float):
+        return filter_pb2.FilterValue(number_value=value)
+    raise TypeError(
+        f"a value is a text, a number, True or False, and no {type(value).__name__}; several are is_in('size', 41, 42)"
+    )
+
+
+def _checked(condition: Filter) -> Filter:
+    if not isinstance(condition, Filter):
+        raise TypeError(
+            f"a filter is made by equals, number and so on, and no {type(condition).__name__}; several are "
+            "any_of(one, other)"
+        )
+    return condition
 
 
 def _named(field: str, message: Any) -> Filter:

@@ -3,11 +3,12 @@
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from grpc_kit.errors import NotFoundError
+from grpc_kit.errors import AlreadyExistsError, NotFoundError
 from imagesearch_client.client import Client
 from imagesearch_client.types import Collection, Image, Index, IndexParameters, Metric, NewImage, WriteResult
 
@@ -70,6 +71,16 @@ class ReindexReport:
             "count": self.count,
             "moved": self.moved,
         }
+
+
+def check_aliases(client: Client, aliases: Iterable[str]) -> None:
+    """Raises ServiceError where one of these is no name, or a collection's; to be asked before all is copied."""
+    for alias in aliases:
+        with suppress(NotFoundError):
+            if client.get_collection(alias).name == alias:
+                raise AlreadyExistsError(
+                    "COLLECTION_EXISTS", f"{alias} is a collection, and no alias can have its name", field="alias"
+                )
 
 
 def make_new(client: Client, source: Collection, name: str, change: Change) -> Collection:

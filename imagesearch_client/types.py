@@ -197,3 +197,16 @@ class Hit:
     image: Image
     score: float
     distance: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a search was answered: by which index, and where its time went in the service, in seconds."""
+
+    index: Index
+    index_parameters: IndexParameters | None
+    embed_seconds: float
+    """Of the query's images."""
+    store_seconds: float
+    """Of Milvus."""
+    total_seconds: float

@@ -131,6 +131,22 @@ def test_images_are_marked_chosen_and_removed(stack: Stack, photographs: Path) -
     assert len(found(page, "--group-by", "code")) == 1
     assert "is no condition" in stack.command("search", page, "--where", "price~3", code=2)
     assert "nothing to look for" in stack.command("search", code=2)
+    assert found("--id", "page.jpg", "--include-query", "--strong")[0] == "page.jpg"
+    assert "there are none" in stack.command("search", "--id", "page.jpg", "--region", "0,0,1,1", code=2)
+    assert "--group-by makes" in stack.command("search", page, "--group-size", "2", code=2)
+    assert "is for INDEX_TYPE_HNSW" in stack.command("search", page, "--ef", "64", code=1)
+    explained = stack.command("search", page, "--explain")
+    assert "index flat" in explained
+    assert "ms Milvus" in explained
+    (row,) = json.loads(stack.command("search", page, "--explain", "--json"))
+    assert 0 < row["explanation"]["store_seconds"] < row["explanation"]["total_seconds"]
+    image = json.loads(stack.command("images", "set", "page.jpg", 'q=["a,b",c]', "--uri", "s3://pages/page.jpg"))
+    assert (image["attributes"]["q"], image["uri"]) == (["a,b", "c"], "s3://pages/page.jpg")
+    assert found("--id", "coffee.jpg", "--where", 'q in "a,b",d') == ["page.jpg"]
+    stack.command("images", "set", "page.jpg", "q=")
+    assert "64 bits" in stack.command("images", "set", "page.jpg", "n=99999999999999999999", code=2)
+    assert "there twice" in stack.command("images", "set", "page.jpg", "n=1", "n=", code=2)
+    assert "nothing to change" in stack.command("images", "set", "page.jpg", code=2)
 
     latest = stack.command("images", "list", "--latest-first", "--where", "kind").splitlines()
     assert [line.split()[0] for line in latest] == ["page.jpg", "coins.jpg", "coffee.jpg"]
@@ -147,6 +163,7 @@ def test_images_are_marked_chosen_and_removed(stack: Stack, photographs: Path) -
     removed = stack.command("images", "delete", "coins.jpg", "nobody", "--yes", code=1)
     assert "removed 1" in removed
     assert "no image nobody" in removed
+    assert "removed 0" in stack.command("images", "delete", "--where", "price<=3.5", "--yes")
     assert "either ids or --where" in stack.command("images", "delete", code=2)
     assert "15" in stack.command("status")
 
@@ -176,6 +193,10 @@ def test_a_collection_is_built_anew_and_its_alias_moved(stack: Stack, photograph
     assert (made["index"], made["index_parameters"]) == ("hnsw", {"m": 24, "ef_construction": 200})
     assert "1.0000" in stack.command("search", str(photographs / "coffee.jpg"), "-c", "live", "-k", "1")
     assert "COLLECTION_EXISTS" in stack.command("reindex", "live", "photos_1", code=1)
+    # Before anything is copied.
+    for alias, reason in (("photos_2", "COLLECTION_EXISTS"), ("Bad-Alias", "COLLECTION_NAME_INVALID")):
+        assert reason in stack.command("reindex", "live", "photos_3", "--alias", alias, code=1)
+        assert "COLLECTION_NOT_FOUND" in stack.command("collections", "get", "photos_3", code=1)
     # Vectors of another space have to be made anew, of files that are there; of which one is not.
     stack.command("collections", "create", "elsewhere", "--ttl", "3600", "--consistency", "strong")
     stack.command("ingest", str(photographs), "-c", "elsewhere")

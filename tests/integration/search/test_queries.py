@@ -21,7 +21,7 @@ from imagesearch.search.v1 import (
 )
 from imagesearch.types.v1 import embedding_pb2
 
-from imagesearch_client import Client, Embedding, NewImage, equals
+from imagesearch_client import Client, Embedding, Index, InvalidArgumentError, NewImage, equals
 from tests.integration.search.conftest import StartSearch
 
 CODE = grpc.StatusCode
@@ -97,6 +97,22 @@ def test_pages_of_hits_are_the_whole_collection_in_order(
     cosines = vectors() @ vectors()[0] / np.linalg.norm(vectors(), axis=1)
     assert ids == [f"i{number:03d}" for number in np.argsort(-cosines, kind="stable")]
     assert all(len(page) == limit for page in found[:-1])
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 200}, {"limit": 7}, {"limit": 100, "ef": 200}])
+def test_the_client_reads_all_hits_in_order(search_address: str, filled: str, options: dict[str, Any]) -> None:
+    cosines = vectors() @ vectors()[0] / np.linalg.norm(vectors(), axis=1)
+    query = Embedding(vectors()[0].tolist(), "f")
+    with Client(search_address) as client:
+        found = [hit.image.id for hit in client.search_all(filled, query, **options)]
+        assert found == [f"i{number:03d}" for number in np.argsort(-cosines, kind="stable")]
+        # Not after the first ten.
+        with pytest.raises(InvalidArgumentError, match=r"ef is 64; it should be from the limit"):
+            next(client.search_all(filled, query, limit=100, ef=64))
+        hits, explanation = client.search_explained(filled, query, limit=3)
+    assert len(hits) == 3
+    assert explanation.index in {Index.HNSW, Index.FLAT}
+    assert 0 < explanation.store_seconds < explanation.total_seconds
 
 
 def test_pages_go_on_with_a_filter_a_least_score_and_another_limit(

@@ -42,6 +42,7 @@ from imagesearch_client.filters import (
         ("name^=re d", prefix("name", "re d")),
         ("name^=42", prefix("name", "42")),
         ("size in 41, 42.5,xl", is_in("size", 41, 42.5, "xl")),
+        ('kind in "Apple, green",Milk,"7"', is_in("kind", "Apple, green", "Milk", "7")),
         ("sale", exists("sale")),
         ("!sale", negated(exists("sale"))),
         ("! price<1", negated(number("price", lt=1))),
@@ -65,6 +66,7 @@ SLIPS = [
     "kind in [drink]",
     "kind in",
     "kind in a,=b",
+    'kind in "a,b',
     "name^==a",
 ]
 
