@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -44,6 +44,8 @@ from imagesearch_client.types import (
 )
 
 DEFAULT_COLLECTION = "images"
+# A hundred years.
+MAX_TTL_SECONDS = 36_500 * 86_400
 SHOWN_REJECTS = 10
 PLOT_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
@@ -206,23 +208,27 @@ def get_collection(name: str, target: Target = DEFAULT_TARGET) -> None:
 IndexOption = Annotated[
     Index | None, typer.Option(help="What answers the queries; Milvus Lite compares every vector anyway.")
 ]
-EdgesOption = Annotated[int | None, typer.Option("--m", help="HNSW: edges of a node. [default: 16]")]
+EdgesOption = Annotated[int | None, typer.Option("--m", min=1, help="HNSW: edges of a node. [default: 16]")]
 CandidatesOption = Annotated[
-    int | None, typer.Option(help="HNSW: candidates looked at when a node is put in. [default: 200]")
+    int | None, typer.Option(min=1, help="HNSW: candidates looked at when a node is put in. [default: 200]")
 ]
-ClustersOption = Annotated[int | None, typer.Option(help="IVF_FLAT, IVF_SQ8: number of clusters. [default: 128]")]
+ClustersOption = Annotated[
+    int | None, typer.Option(min=1, help="IVF_FLAT, IVF_SQ8: number of clusters. [default: 128]")
+]
 
 
 def index_parameters_of(m: int | None, ef_construction: int | None, nlist: int | None) -> IndexParameters | None:
     """The index parameters that were given; None where none were."""
-    if nlist is not None and (m or ef_construction):
+    if nlist is not None and (m is not None or ef_construction is not None):
         raise typer.BadParameter("--nlist is for IVF, --m and --ef-construction are for HNSW")
     if nlist is not None:
         return IvfParameters(nlist)
     if m is None and ef_construction is None:
         return None
     default = HnswParameters()
-    return HnswParameters(m or default.m, ef_construction or default.ef_construction)
+    return HnswParameters(
+        default.m if m is None else m, default.ef_construction if ef_construction is None else ef_construction
+    )
 
 
 @collections_app.command("create")
@@ -241,7 +247,9 @@ def create_collection(
     ] = Consistency.BOUNDED,
     ttl: Annotated[
         float | None,
-        typer.Option(min=1, help="Seconds that an image is kept after its last change. [default: for ever]"),
+        typer.Option(
+            min=1, max=MAX_TTL_SECONDS, help="Seconds that an image is kept after its last change. [default: for ever]"
+        ),
     ] = None,
 ) -> None:
     """Make an empty collection."""
@@ -748,10 +756,23 @@ def image_json(image: Image) -> dict[str, object]:
 def main() -> None:
     """Runs the command."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has seen enough.
-        sys.exit(0)
+        end_quietly()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            end_quietly()
+        raise
+
+
+def end_quietly() -> NoReturn:
+    """Ends well: the reader of a pipe, such as `head`, has seen enough."""
+    # What is still to be written at the end of the process goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -28,16 +28,18 @@ from imagesearch_client.converters import (
     attributes_to,
     check_at_least_one,
     check_filter,
+    check_options,
     collection_from,
     explanation_from,
     hit_from,
     image_from,
     index_to,
     search_request,
+    write_request,
     write_result,
 )
 from imagesearch_client.filters import Filter
-from imagesearch_client.outgoing import OutgoingImages
+from imagesearch_client.outgoing import Outgoing
 from imagesearch_client.types import (
     AttributeValue,
     Collection,
@@ -194,7 +196,12 @@ class Client:
         what it raises is raised here once all that came before is answered. Where the service goes away, what has no
         result by then may be stored or not: write it again.
         """
-        outgoing = OutgoingImages(collection, images, MAX_MESSAGE_BYTES)
+        outgoing = Outgoing(
+            images,
+            lambda _, image: write_request(image, collection),
+            lambda _, image, error: WriteResult(image.id, error),
+            MAX_MESSAGE_BYTES,
+        )
         responses = self._images.WriteImages(outgoing.requests())
         try:
             with _named_errors():
@@ -371,21 +378,36 @@ class Client:
     ) -> Iterator[tuple[int, Hits | ServiceError]]:
         """Answers many queries over one call: the number of the query, and its hits or what is wrong with it.
 
-        In any order. `queries` is read in another thread, as fast as they are answered.
+        In any order. `queries` is read in another thread, as fast as they are answered; what it raises is raised here
+        once all that came before is answered.
         """
-        requests = (
-            search_pb2.SearchStreamRequest(request_id=str(number), request=search_request(collection, query, options))
-            for number, query in enumerate(queries)
+        check_options(options)
+        outgoing: Outgoing[Query, search_pb2.SearchStreamRequest, tuple[int, Hits | ServiceError]] = Outgoing(
+            queries,
+            lambda number, query: search_pb2.SearchStreamRequest(
+                request_id=str(number), request=search_request(collection, query, options)
+            ),
+            lambda number, _, error: (number, error),
+            MAX_MESSAGE_BYTES,
         )
-        responses = self._searches.SearchStream(requests)
+        return self._answers(outgoing)
+
+    def _answers(
+        self, outgoing: Outgoing[Query, search_pb2.SearchStreamRequest, tuple[int, Hits | ServiceError]]
+    ) -> Iterator[tuple[int, Hits | ServiceError]]:
+        responses = self._searches.SearchStream(outgoing.requests())
         try:
             with _named_errors():
                 for response in responses:
+                    yield from outgoing.take_refused()
                     number = int(response.request_id)
                     if response.WhichOneof("result") == "error":
                         yield number, from_status(response.error)
                     else:
                         yield number, [hit_from(hit) for hit in response.response.hits]
+            yield from outgoing.take_refused()
+            if outgoing.broken is not None:
+                raise outgoing.broken
         finally:
             # Where the caller stops asking for results.
             responses.cancel()

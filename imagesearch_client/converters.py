@@ -79,7 +79,7 @@ def search_request(collection: str, query: Query, options: SearchOptions) -> sea
 
     Raises TypeError for an option that there is not, and for one that would be without effect; InvalidArgumentError.
     """
-    _check_options(options)
+    check_options(options)
     group_by = None
     if attribute := options.get("group_by"):
         group_by = search_pb2.GroupBy(attribute=attribute, group_size=options.get("group_size", 0))
@@ -100,7 +100,8 @@ def search_request(collection: str, query: Query, options: SearchOptions) -> sea
     )
 
 
-def _check_options(options: SearchOptions) -> None:
+def check_options(options: SearchOptions) -> None:
+    """Raises TypeError for an option that there is not or that would be without effect; InvalidArgumentError."""
     if unknown := options.keys() - SearchOptions.__annotations__.keys():
         known = ", ".join(SearchOptions.__annotations__)
         raise TypeError(f"{', '.join(sorted(unknown))} is no option of a search; {known} are")

@@ -1,60 +1,77 @@
-"""Images on their way to the service, and those that cannot even be sent."""
+"""Items of a stream on their way to the service, and those that cannot even be sent."""
 
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
 
-from imagesearch.search.v1 import image_pb2
+from google.protobuf.message import Message
 
 from grpc_kit.errors import InvalidArgumentError
-from imagesearch_client.converters import write_request
-from imagesearch_client.types import NewImage, WriteResult
+
+Item = TypeVar("Item")
+Request = TypeVar("Request", bound=Message)
+Result = TypeVar("Result")
 
 
-class OutgoingImages:
-    """Makes requests of images, for gRPC to read in a thread of its own.
+class Outgoing(Generic[Item, Request, Result]):
+    """Makes requests of items, for gRPC to read in a thread of its own.
 
     An exception in that thread would end the call and be lost, and so would a message that gRPC finds too large: both
     are kept here, for the caller's own thread.
     """
 
-    def __init__(self, collection: str, images: Iterable[NewImage], max_message_bytes: int) -> None:
-        """The images of one call."""
-        self._collection = collection
-        self._images = images
-        self._max_message_bytes = max_message_bytes
-        self._refused: queue.SimpleQueue[WriteResult] = queue.SimpleQueue()
-        self.broken: Exception | None = None
-        """What the images' own iterator raised; it is asked for no more then."""
+    def __init__(
+        self,
+        items: Iterable[Item],
+        request_of: Callable[[int, Item], Request],
+        result_of: Callable[[int, Item, InvalidArgumentError], Result],
+        max_message_bytes: int,
+    ) -> None:
+        """The items of one call.
 
-    def requests(self) -> Iterator[image_pb2.WriteImagesRequest]:
-        """A request for each image that can be sent."""
+        Args:
+            items: are read as fast as they can be sent.
+            request_of: makes the request of an item and its number. Raises ValueError, TypeError, OverflowError.
+            result_of: makes the result of an item that cannot be sent.
+            max_message_bytes: the largest request.
+        """
+        self._items = items
+        self._request_of = request_of
+        self._result_of = result_of
+        self._max_message_bytes = max_message_bytes
+        self._refused: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self.broken: Exception | None = None
+        """What the items' own iterator raised; it is asked for no more then."""
+
+    def requests(self) -> Iterator[Request]:
+        """A request for each item that can be sent."""
         try:
-            for image in self._images:
-                request = self._request(image)
+            for number, item in enumerate(self._items):
+                request = self._request(number, item)
                 if request is not None:
                     yield request
         except Exception as error:  # noqa: BLE001 - the caller's own code may raise anything, and is told in its thread
             self.broken = error
 
-    def _request(self, image: NewImage) -> image_pb2.WriteImagesRequest | None:
+    def _request(self, number: int, item: Item) -> Request | None:
         try:
-            request = write_request(image, self._collection)
+            request = self._request_of(number, item)
         except (ValueError, TypeError, OverflowError) as error:
-            self._refuse(image, "VALUE_INVALID", f"the image has a value that cannot be sent: {error}")
+            self._refuse(number, item, "VALUE_INVALID", f"it has a value that cannot be sent: {error}")
             return None
         size = request.ByteSize()
         if size > self._max_message_bytes:
             self._refuse(
-                image, "IMAGE_TOO_LARGE", f"the image makes {size} bytes; at most {self._max_message_bytes} can be sent"
+                number, item, "IMAGE_TOO_LARGE", f"it makes {size} bytes; at most {self._max_message_bytes} can be sent"
             )
             return None
         return request
 
-    def _refuse(self, image: NewImage, reason: str, message: str) -> None:
-        self._refused.put(WriteResult(image.id, InvalidArgumentError(reason, message)))
+    def _refuse(self, number: int, item: Item, reason: str, message: str) -> None:
+        self._refused.put(self._result_of(number, item, InvalidArgumentError(reason, message)))
 
-    def take_refused(self) -> Iterator[WriteResult]:
-        """The results of images that could not be sent, each given once."""
+    def take_refused(self) -> Iterator[Result]:
+        """The results of items that could not be sent, each given once."""
         while True:
             try:
                 yield self._refused.get_nowait()

@@ -30,6 +30,7 @@ from search_service.api.search_servicer import SearchServicer
 from search_service.core.change_images import ChangeImages
 from search_service.core.collections import Collections
 from search_service.core.expiry import ExpiringStore
+from search_service.core.image_locks import ImageLocks
 from search_service.core.known_collections import KnownCollections
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
@@ -123,16 +124,18 @@ def _services(store: VectorStore, embedder: EmbedderClient, settings: SearchSett
     limits = CallLimits(settings.default_timeout_seconds, settings.max_message_bytes)
     known = KnownCollections(store)
     collections = Collections(store, embedder, known, utc_now)
+    locks = ImageLocks()
     writes = WriteImages(
         store,
         embedder,
         utc_now,
+        locks,
         window_images=settings.write_window_images,
         window_bytes=settings.write_window_bytes,
     )
     tokens = PageTokens(settings.page_token_secret)
     collection_servicer = CollectionServicer(store, collections, tokens, limits)
-    image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now), tokens, limits)
+    image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now, locks), tokens, limits)
     search_servicer = SearchServicer(SearchImages(store, embedder, known), tokens, limits, settings.search_window)
     return [
         Service(

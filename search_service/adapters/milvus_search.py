@@ -166,7 +166,8 @@ class MilvusSearch:
             look = replace(nearest, limit=limit if self._is_lite else min(limit, WINDOW), view=View.ID, after=None)
             asked = _Asked(collection.name, collection.metric, collection.index, look)
             (found,) = await self._request(asked, [vector], ring, deadline)
-            following = [hit for hit in found if order_of(hit) > (-after.score, after.id)]
+            end = _as_found(after, found)
+            following = [hit for hit in found if order_of(hit) > end]
             if _are_sure(following, nearest.limit, found, look.limit):
                 return following[: nearest.limit]
             if look.limit == WINDOW and not self._is_lite:
@@ -239,6 +240,17 @@ def order_of(hit: Hit) -> tuple[float, str]:
     return -hit.score, hit.image.id
 
 
+def _as_found(after: After, found: Sequence[Hit]) -> tuple[float, str]:
+    """Where a page ended, by the order of hits that were found now.
+
+    The same two vectors can score otherwise in the last bit, alone or beside other queries.
+    """
+    for hit in found:
+        if hit.image.id == after.id and abs(hit.score - after.score) <= ROUNDING * max(1.0, abs(after.score)):
+            return order_of(hit)
+    return -after.score, after.id
+
+
 def _are_sure(hits: Sequence[Hit], wanted: int, found: Sequence[Hit], asked: int) -> bool:
     """Whether all but the last of the `wanted` first of `hits` are the right ones.
 
@@ -282,7 +294,11 @@ def _best_of(
         for image, value in zip(images, values.tolist(), strict=True)
     ]
     after = nearest.after
-    following = (hit for hit in hits if after is None or order_of(hit) > (-after.score, after.id))
+    following = hits
+    if after is not None:
+        end = -after.score, after.id
+        # It may score otherwise in the last bit here.
+        following = [hit for hit in hits if order_of(hit) > end and hit.image.id != after.id]
     return heapq.nsmallest(nearest.limit, [*best, *following], key=order_of)
 
 

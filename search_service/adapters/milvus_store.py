@@ -69,6 +69,9 @@ LITE_MEMTABLE = "MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES"
 LITE_MEMTABLE_BYTES = 256 * 1024
 # Beyond a call's time, for gRPC to say itself that it is over.
 GRACE_SECONDS = 0.1
+# Milvus Lite works on at a write when its caller has given up, beside the next one. So nobody gives up there: who waits
+# for the call is told in time all the same.
+LITE_SECONDS = 3600.0
 # For removing what was half made, when the call's own time may be over.
 CLEANING_SECONDS = 2.0
 
@@ -387,7 +390,8 @@ class MilvusStore:
 
     def _options(self, deadline: Deadline) -> Options:
         """What every call to pymilvus is told. It would repeat what a quota forbids until the time is up."""
-        return {"timeout": self._seconds(deadline), "retry_on_rate_limit": False}
+        seconds = self._seconds(deadline)
+        return {"timeout": LITE_SECONDS if self.is_lite else seconds, "retry_on_rate_limit": False}
 
     def _seconds(self, deadline: Deadline) -> float:
         """What a call that is about to begin may take."""

@@ -1,7 +1,7 @@
 """Messages of searches to plain values and back."""
 
 import base64
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -136,16 +136,21 @@ def _duration_to(seconds: float) -> Duration:
 
 def page_end_to(end: PageEnd, query: search_pb2.Query) -> tokens.Position:
     """What a page token holds of the end of a page of hits, with the vector where the query is something else."""
+    after = end.after
     vector = b"" if query.HasField("embedding") else np.asarray(end.vector, "<f4").tobytes()
-    return [end.after.score, end.after.distance, end.after.id, end.after.seen, base64.b64encode(vector).decode()]
+    held = base64.b64encode(vector).decode()
+    return [after.score, after.distance, after.id, after.seen, held, end.collection, end.create_time.isoformat()]
 
 
 def page_end_from(position: tokens.Position | None, query: search_pb2.Query) -> PageEnd | None:
     """The end of the page before; None where there was none."""
     if position is None:
         return None
-    score, distance, image_id, seen, held = position
-    after = After(float(score), float(distance), str(image_id), int(seen))
-    if query.HasField("embedding"):
-        return PageEnd(after, embedding_from(query.embedding).values)
-    return PageEnd(after, np.frombuffer(base64.b64decode(str(held)), "<f4").astype(np.float32))
+    score, distance, image_id, seen, held, collection, create_time = position
+    vector = np.frombuffer(base64.b64decode(str(held)), "<f4").astype(np.float32)
+    return PageEnd(
+        After(float(score), float(distance), str(image_id), int(seen)),
+        embedding_from(query.embedding).values if query.HasField("embedding") else vector,
+        str(collection),
+        datetime.fromisoformat(str(create_time)),
+    )

@@ -5,12 +5,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from weakref import WeakValueDictionary
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError
 from search_service.core import checks
 from search_service.core.filters import Filter, IdAfter, both, check_filter
+from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import VectorStore
 from search_service.core.read_images import image_not_found
 from search_service.core.types import AttributeValue, Collection, Consistency, StoredImage, View
@@ -36,12 +36,11 @@ class ImageUpdate:
 class ChangeImages:
     """Changes and removes images."""
 
-    def __init__(self, store: VectorStore, now: Callable[[], datetime]) -> None:
-        """`now` gives the time in UTC."""
+    def __init__(self, store: VectorStore, now: Callable[[], datetime], locks: ImageLocks) -> None:
+        """`now` gives the time in UTC; `locks` are those of all who write to the store."""
         self._store = store
         self._now = now
-        # One change of an image at a time, or the later one could undo the earlier one.
-        self._changing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._locks = locks
 
     async def update(self, update: ImageUpdate, deadline: Deadline) -> StoredImage:
         """Changes fields of an image and keeps all others, its vector and its create_time.
@@ -53,9 +52,8 @@ class ChangeImages:
         checks.check_id(update.id, "image.id")
         _check_paths(update.paths)
         collection = await self._store.get_collection(update.collection, deadline)
-        lock = self._changing.setdefault((collection.name, update.id), asyncio.Lock())
         try:
-            async with asyncio.timeout(deadline.remaining()), lock:
+            async with asyncio.timeout(deadline.remaining()), self._locks.hold(collection.name, [update.id]):
                 return await self._update(update, collection, deadline)
         except TimeoutError:
             raise DeadlineExceededError(
@@ -78,10 +76,15 @@ class ChangeImages:
         checks.check_collection_name(collection, "collection")
         checks.check_ids(ids, "ids.ids")
         name = (await self._store.get_collection(collection, deadline)).name
-        existing = [image.id for image in await self._store.get(name, ids, View.ID, Consistency.STRONG, deadline)]
+        found = await self._store.get(name, list(dict.fromkeys(ids)), View.ID, Consistency.STRONG, deadline)
+        existing = [image.id for image in found]
         if existing and not validate_only:
-            await self._store.delete(name, existing, deadline)
+            await self._delete(name, existing, deadline)
         return len(existing)
+
+    async def _delete(self, name: str, ids: Sequence[str], deadline: Deadline) -> None:
+        async with self._locks.hold(name, ids):
+            await self._store.delete(name, ids, deadline)
 
     async def delete_matching(
         self, collection: str, condition: Filter, deadline: Deadline, *, validate_only: bool
@@ -100,7 +103,7 @@ class ChangeImages:
             rest = both(condition, IdAfter(last)) if last else condition
             found = await self._store.query(name, rest, DELETE_BATCH, View.ID, Consistency.STRONG, deadline)
             if found:
-                await self._store.delete(name, [image.id for image in found], deadline)
+                await self._delete(name, [image.id for image in found], deadline)
             removed += len(found)
             if len(found) < DELETE_BATCH:
                 return removed

@@ -5,6 +5,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import numpy as np
 
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
@@ -61,10 +64,16 @@ class GroupBy:
 
 @dataclass(frozen=True)
 class PageEnd:
-    """Where a page of hits ended, and the vector that they are near to."""
+    """Where a page of hits ended, the vector that they are near to, and the collection that they are of.
+
+    The pages that follow are of the same collection, also when the alias that was asked for has been moved.
+    """
 
     after: After
     vector: Vector
+    collection: str
+    create_time: datetime
+    """Of the collection: another one may have got its name since."""
 
 
 @dataclass(frozen=True)
@@ -127,17 +136,19 @@ class SearchImages:
         """
         began = time.monotonic()
         _check(search)
-        collection, from_memory = await self._known.get(search.collection, deadline)
+        name = search.page.collection if search.page else search.collection
+        collection, from_memory = await self._known.get(name, deadline)
         try:
             return await self._search(search, collection, began, deadline)
         except (NotFoundError, FailedPreconditionError, InvalidArgumentError):
             # Nobody is refused for what is no longer so.
-            if not from_memory or await self._known.look(search.collection, deadline) == collection:
+            if not from_memory or await self._known.look(name, deadline) == collection:
                 raise
-        return await self._search(search, await self._known.look(search.collection, deadline), began, deadline)
+        return await self._search(search, await self._known.look(name, deadline), began, deadline)
 
     async def _search(self, search: Search, collection: Collection, began: float, deadline: Deadline) -> Found:
         _check_fit(search.parameters, collection.index)
+        _check_page(search.page, collection)
         consistency = search.consistency or collection.consistency
         resolving = time.monotonic()
         vector = search.page.vector if search.page else await self._vector(search, collection, consistency, deadline)
@@ -158,14 +169,19 @@ class SearchImages:
             hits = await looking.best(nearest)
         answered = time.monotonic()
         stages.record("store", resolved, answered)
-        good = [hit for hit in hits if search.min_score is None or hit.score >= search.min_score]
+        # A caller knows scores as float32.
+        good = [hit for hit in hits if search.min_score is None or np.float32(hit.score) >= search.min_score]
         more = len(good) > search.limit and search.group_by is None
         page = good[: search.limit]
         seen = (search.page.after.seen if search.page else 0) + len(page)
+        end = None
+        if more:
+            last = After(page[-1].score, page[-1].distance, page[-1].image.id, seen)
+            end = PageEnd(last, vector, collection.name, collection.create_time)
         return Found(
             page,
             collection.fingerprint,
-            PageEnd(After(page[-1].score, page[-1].distance, page[-1].image.id, seen), vector) if more else None,
+            end,
             Explanation(
                 self._store.index_of(collection, search.parameters),
                 resolved - resolving,
@@ -342,6 +358,16 @@ def _check_fit(parameters: SearchParameters, index: Index) -> None:
             raise _parameter_invalid("nprobe", f"is for clusters (IVF); this collection's index is {index.type.value}")
         if not 1 <= parameters.nprobe <= index.ivf.nlist:
             raise _parameter_invalid("nprobe", f"is {parameters.nprobe}; it should be 1 to {index.ivf.nlist}")
+
+
+def _check_page(page: PageEnd | None, collection: Collection) -> None:
+    if page is not None and page.create_time != collection.create_time:
+        raise InvalidArgumentError(
+            "PAGE_TOKEN_INVALID",
+            f"page_token is of a collection {collection.name} that was removed; the one of that name was made since: "
+            "begin with the first page",
+            field="page_token",
+        )
 
 
 def _parameter_invalid(name: str, problem: str) -> InvalidArgumentError:

@@ -12,6 +12,7 @@ import structlog
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InternalError, InvalidArgumentError, NotFoundError, ServiceError
 from search_service.core import checks
+from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import BulkEmbedder, Embedder, VectorStore
 from search_service.core.search_images import model_gone, require_model
 from search_service.core.types import AttributeValue, Collection, Embedding, EncodedImage, Region, StoredImage
@@ -102,6 +103,7 @@ class WriteImages:
         store: VectorStore,
         embedder: Embedder,
         now: Callable[[], datetime],
+        locks: ImageLocks,
         window_images: int,
         window_bytes: int,
     ) -> None:
@@ -111,12 +113,14 @@ class WriteImages:
             store: where the images go.
             embedder: makes the vectors of images that come without.
             now: the time in UTC.
+            locks: those of all who write to the store.
             window_images: images of one stream under way at a time.
             window_bytes: their messages' bytes together.
         """
         self._store = store
         self._embedder = embedder
         self._now = now
+        self._locks = locks
         self._window = (window_images, window_bytes)
 
     async def write(
@@ -191,7 +195,8 @@ class WriteImages:
         """
         try:
             name = await stream.still_fits(deadline)
-            await self._store.upsert(name, images, deadline)
+            async with self._locks.hold(name, (image.id for image in images)):
+                await self._store.upsert(name, images, deadline)
         except InternalError as error:
             if len(images) == 1:
                 return {images[0].id: error}

@@ -14,10 +14,11 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import DeadlineExceededError, NotFoundError, UnavailableError
+from grpc_kit.errors import DeadlineExceededError, NotFoundError, ServiceError, UnavailableError
 from search_service.adapters.milvus_rows import PROPERTY, notes_of, schema_of
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.core.change_images import ChangeImages
+from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import After, Nearest, VectorStore
 from search_service.core.read_images import count_images, get_image
 from search_service.core.types import (
@@ -114,6 +115,36 @@ async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path:
     await store.close()
 
 
+async def test_a_write_that_is_late_still_keeps_others_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Milvus Lite works on at a call that was given up, and loses rows of two writes at once."""
+    store = MilvusStore(str(tmp_path / "milvus.db"))
+    await store.create_collection(Collection("c", 8, "f", NOW), Deadline.after(60))
+    from milvus_lite.engine import collection as engine  # noqa: PLC0415 - the store says how before it is imported
+
+    at_once, most, late = 0, 0, 0
+    upsert = engine.Collection.upsert
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            return upsert(*arguments, **options)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(engine.Collection, "upsert", counting)
+    for n in range(20):
+        try:
+            await store.upsert("c", images(1000, f"late{n}_"), Deadline.after(0.02))
+        except ServiceError:
+            late += 1
+        await store.upsert("c", images(5, f"kept{n}_"), Deadline.after(60))
+    assert late
+    assert most == 1
+    await store.close()
+
+
 async def test_a_collection_that_cannot_be_made_whole_is_not_left_half_made(tmp_path: Path, deadline: Deadline) -> None:
     store = MilvusStore(str(tmp_path / "milvus.db"))
     client = (await store._connected(deadline)).blocking
@@ -165,7 +196,9 @@ async def test_somebody_elses_milvus_collection_is_left_alone(
             for call in (
                 store.delete_collection("foreign", deadline),
                 count_images(store, "foreign", None, deadline),
-                ChangeImages(store, lambda: NOW).delete_ids("foreign", ["1"], deadline, validate_only=False),
+                ChangeImages(store, lambda: NOW, ImageLocks()).delete_ids(
+                    "foreign", ["1"], deadline, validate_only=False
+                ),
                 get_image(store, "foreign", "1", View.BASIC, Consistency.STRONG, deadline),
             ):
                 with pytest.raises(NotFoundError, match="no collection called foreign"):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,11 @@ def test_images_are_marked_chosen_and_removed(stack: Stack, photographs: Path) -
     latest = stack.command("images", "list", "--latest-first", "--where", "kind").splitlines()
     assert [line.split()[0] for line in latest] == ["page.jpg", "coins.jpg", "coffee.jpg"]
     assert "price=100" in latest[1]
+    # Who reads may have seen enough.
+    environment = {"IMAGESEARCH_TARGET": stack.search, "PATH": "/usr/bin:/bin"}
+    piped = f"set -o pipefail; {sys.executable} -m imagesearch_client.cli images list --json --all | true"
+    done = subprocess.run(["/bin/bash", "-c", piped], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
     everything = stack.command("images", "list", "--json", "--all").splitlines()
     assert len(everything) == 18
     assert json.loads(everything[0])["id"] == "below/astronaut.jpg"
@@ -212,6 +219,8 @@ def test_a_collection_is_built_anew_and_its_alias_moved(stack: Stack, photograph
 
 
 def test_collections_are_made_and_removed(stack: Stack) -> None:
+    for bad in (["--ttl", "inf"], ["--ttl", "1e20"], ["--m", "0"], ["--nlist", "0"]):
+        assert "Invalid value" in stack.command("collections", "create", "shoes", *bad, code=2)
     assert "made shoes" in stack.command("collections", "create", "shoes", "--metric", "l2", "--description", "all")
     shown = json.loads(stack.command("collections", "get", "shoes"))
     assert (shown["metric"], shown["dimension"], shown["description"]) == ("l2", 512, "all")

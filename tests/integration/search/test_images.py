@@ -1,8 +1,11 @@
 """Photographs through both services."""
 
 import itertools
+import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -308,3 +311,32 @@ def test_an_error_is_raised_by_its_meaning(client: Client) -> None:
         client.count("nowhere")
     assert type(caught.value).__name__ == "NotFoundError"
     assert caught.value.reason == "COLLECTION_NOT_FOUND"
+
+
+def test_a_change_undoes_neither_a_write_nor_a_removal_at_the_same_time(client: Client, name: str) -> None:
+    client.create_collection(name, dimension=2, fingerprint="counted")
+
+    def write(number: float) -> None:
+        (result,) = client.write(name, [NewImage("a", Embedding([1.0, number], "counted"))])
+        assert result.error is None
+
+    def change(number: int) -> None:
+        # Before, after or between; never half of it.
+        with suppress(NotFoundError):
+            client.update(name, "a", attributes={"n": number})
+
+    with ThreadPoolExecutor(2) as threads:
+        for number in range(1, 9):
+            write(0)
+            changing = threads.submit(change, number)
+            time.sleep(random.uniform(0, 0.01))
+            write(number)
+            changing.result()
+            image = client.get(name, "a", with_vector=True, strong=True)
+            assert image.embedding is not None
+            assert image.embedding.values[1] == number
+            changing = threads.submit(change, number)
+            time.sleep(random.uniform(0, 0.01))
+            assert client.delete(name, ["a", "a"]) == 1
+            changing.result()
+            assert client.get_many(name, ["a"], strong=True) == {}

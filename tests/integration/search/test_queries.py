@@ -21,7 +21,17 @@ from imagesearch.search.v1 import (
 )
 from imagesearch.types.v1 import embedding_pb2
 
-from imagesearch_client import Client, Embedding, Index, InvalidArgumentError, NewImage, equals
+from imagesearch_client import (
+    Client,
+    Embedding,
+    ImageFile,
+    Index,
+    InvalidArgumentError,
+    Metric,
+    NewImage,
+    StoredImage,
+    equals,
+)
 from tests.integration.search.conftest import StartSearch
 
 CODE = grpc.StatusCode
@@ -99,7 +109,74 @@ def test_pages_of_hits_are_the_whole_collection_in_order(
     assert all(len(page) == limit for page in found[:-1])
 
 
-@pytest.mark.parametrize("options", [{}, {"limit": 200}, {"limit": 7}, {"limit": 100, "ef": 200}])
+def made(client: Client, name: str, count: int, dimension: int, **options: Any) -> None:
+    client.create_collection(name, dimension=dimension, fingerprint="f", **options)
+    rows = np.random.default_rng(8).normal(size=(count, dimension))
+    new = [NewImage(f"i{number:03d}", Embedding(row.tolist(), "f")) for number, row in enumerate(rows)]
+    assert all(result.error is None for result in client.write(name, new))
+
+
+@pytest.mark.parametrize("kind", ["embedding", "image_id"])
+def test_pages_go_on_in_the_collection_where_they_began(
+    searches: search_pb2_grpc.SearchServiceStub, search_address: str, name: str, refusal: Refused, kind: str
+) -> None:
+    with Client(search_address) as client:
+        old, other, alias = f"{name}_a", f"{name}_b", f"{name}_c"
+        made(client, old, 30, 4)
+        made(client, other, 30, 6)
+        client.set_alias(alias, old)
+        query = search_pb2.Query(image_id="i001")
+        if kind == "embedding":
+            query = search_pb2.Query(embedding=embedding_pb2.Embedding(values=[1, 2, 3, 4], fingerprint="f"))
+        request = search_pb2.SearchRequest(collection=alias, query=query, limit=10, consistency=STRONG)
+        first = searches.Search(request)
+        client.set_alias(alias, other)
+        request.page_token = first.next_page_token
+        ids = [hit.image.id for page in (first, searches.Search(request)) for hit in page.hits]
+        whole = search_pb2.SearchRequest(collection=old, query=query, limit=20, consistency=STRONG)
+        assert ids == [hit.image.id for hit in searches.Search(whole).hits]
+        # Another one of the same name is not the same.
+        client.delete_collection(old)
+        made(client, old, 30, 4)
+        refused = refusal(lambda: searches.Search(request))
+        assert (refused.info.reason, refused.fields) == ("PAGE_TOKEN_INVALID", ["page_token"])
+        assert "begin with the first page" in refused.message
+
+
+def test_a_page_repeats_nothing_of_one_that_was_searched_together_with_others(
+    searches: search_pb2_grpc.SearchServiceStub, search_address: str, name: str
+) -> None:
+    """Milvus Lite's score of two vectors differs in the last bit between one query and several."""
+    with Client(search_address) as client:
+        made(client, name, 300, 512)
+    generator = np.random.default_rng(5)
+
+    def page(values: list[float], token: str = "") -> search_pb2.SearchResponse:
+        embedding = embedding_pb2.Embedding(values=values, fingerprint="f")
+        query = search_pb2.Query(embedding=embedding)
+        return searches.Search(search_pb2.SearchRequest(collection=name, query=query, limit=12, page_token=token))
+
+    with Client(search_address) as client:
+        assert client.search(name, StoredImage("i299"), strong=True)
+    with ThreadPoolExecutor(12) as threads:
+        for _ in range(10):
+            queries = generator.normal(size=(12, 512)).tolist()
+            for query, first in zip(queries, threads.map(page, queries), strict=True):
+                second = page(query, first.next_page_token)
+                assert not {hit.image.id for hit in first.hits} & {hit.image.id for hit in second.hits}
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_a_hit_is_as_good_as_its_own_score(search_address: str, name: str, metric: Metric) -> None:
+    with Client(search_address) as client:
+        made(client, name, 60, 8, metric=metric)
+        query = Embedding([0.3] * 8, "f")
+        hits = client.search(name, query, limit=60, strong=True)
+        for number, hit in enumerate(hits, start=1):
+            assert len(client.search(name, query, limit=60, min_score=hit.score)) >= number
+
+
+@pytest.mark.parametrize("options", [{"limit": 200}, {"limit": 120, "ef": 200}])
 def test_the_client_reads_all_hits_in_order(search_address: str, filled: str, options: dict[str, Any]) -> None:
     cosines = vectors() @ vectors()[0] / np.linalg.norm(vectors(), axis=1)
     query = Embedding(vectors()[0].tolist(), "f")
@@ -342,3 +419,22 @@ def test_an_answer_that_cannot_be_sent_says_so(start_search: StartSearch, tmp_pa
         assert len(answers["2"].response.hits) == 50
         # In pages that fit all of it can be read.
         assert len(list(client.list("c", page_size=20))) == 60
+
+
+def test_queries_that_cannot_be_sent_fail_alone(search_address: str, filled: str) -> None:
+    good = Embedding(vectors()[0].tolist(), "f")
+
+    def queries() -> Iterator[Any]:
+        yield from (good, "nonsense", ImageFile(bytes(30_000_000)), good)
+        raise OSError("the disk is gone")
+
+    answers: dict[int, Any] = {}
+    with Client(search_address) as client:
+        found = client.search_many(filled, queries(), limit=2)
+        with pytest.raises(OSError, match="the disk is gone"):
+            answers.update(found)
+        with pytest.raises(TypeError, match="is no option"):
+            client.search_many(filled, [good], k=2)  # type: ignore[call-arg]
+    assert [hit.image.id for hit in answers[0]][:1] == [hit.image.id for hit in answers[3]][:1] == ["i000"]
+    assert (answers[1].reason, answers[2].reason) == ("VALUE_INVALID", "IMAGE_TOO_LARGE")
+    assert "ImageFile, a StoredImage" in answers[1].message

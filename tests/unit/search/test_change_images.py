@@ -11,6 +11,7 @@ from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError, NotFoun
 from search_service.core import read_images
 from search_service.core.change_images import ChangeImages, ImageUpdate
 from search_service.core.filters import Equals, Not
+from search_service.core.image_locks import ImageLocks
 from search_service.core.page_tokens import PageTokens
 from search_service.core.read_images import Listing, Order, count_images, get_images, list_images
 from search_service.core.types import Collection, Consistency, StoredImage, View
@@ -105,7 +106,7 @@ async def test_several_images_come_in_the_order_of_their_ids(store: MemoryStore)
 
 
 def changes(store: MemoryStore) -> ChangeImages:
-    return ChangeImages(store, lambda: NOW + timedelta(hours=1))
+    return ChangeImages(store, lambda: NOW + timedelta(hours=1), ImageLocks())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, NotFoundError, ServiceError
 from search_service.core.change_images import ChangeImages
 from search_service.core.collections import Collections, NewCollection
+from search_service.core.image_locks import ImageLocks
 from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import Embedder
 from search_service.core.read_images import get_image
@@ -169,11 +170,12 @@ class TestReading:
         self, searches: SearchImages, store: MemoryStore, deadline: Deadline
     ) -> None:
         assert searches
-        ids = ["east", "nobody", "west"]
-        assert await ChangeImages(store, lambda: NOW).delete_ids("photos", ids, deadline, validate_only=True) == 2
+        ids = ["east", "nobody", "west", "east"]
+        changes = ChangeImages(store, lambda: NOW, ImageLocks())
+        assert await changes.delete_ids("photos", ids, deadline, validate_only=True) == 2
         assert await store.count("photos", None, Consistency.STRONG, deadline) == 4
-        assert await ChangeImages(store, lambda: NOW).delete_ids("photos", ids, deadline, validate_only=False) == 2
-        assert await ChangeImages(store, lambda: NOW).delete_ids("photos", ids, deadline, validate_only=False) == 0
+        assert await changes.delete_ids("photos", ids, deadline, validate_only=False) == 2
+        assert await changes.delete_ids("photos", ids, deadline, validate_only=False) == 0
 
     @pytest.mark.parametrize(
         ("ids", "reason"), [([], "ID_INVALID"), (["a", ""], "ID_INVALID"), (["a"] * 1001, "TOO_MANY_IDS")]
@@ -182,5 +184,7 @@ class TestReading:
         self, store: MemoryStore, deadline: Deadline, ids: list[str], reason: str
     ) -> None:
         with pytest.raises(ServiceError) as caught:
-            await ChangeImages(store, lambda: NOW).delete_ids("photos", ids, deadline, validate_only=False)
+            await ChangeImages(store, lambda: NOW, ImageLocks()).delete_ids(
+                "photos", ids, deadline, validate_only=False
+            )
         assert caught.value.reason == reason

@@ -12,6 +12,7 @@ import pytest
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InternalError, InvalidArgumentError, ServiceError, UnavailableError
+from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import Embedder
 from search_service.core.types import Consistency, Embedding, EncodedImage, StoredImage, View
 from search_service.core.write_images import ImageToWrite, Unreadable, Window, WriteImages, WriteResult
@@ -34,7 +35,7 @@ def vector(*values: float, fingerprint: str = FINGERPRINT) -> Embedding:
 
 class Writer:
     def __init__(self, store: MemoryStore, embedder: Embedder, window: int = 100, size: int = 10**6) -> None:
-        self.writes = WriteImages(store, embedder, lambda: datetime(2026, 1, 1, tzinfo=UTC), window, size)
+        self.writes = WriteImages(store, embedder, lambda: datetime(2026, 1, 1, tzinfo=UTC), ImageLocks(), window, size)
 
     async def __call__(self, messages: Sequence[ImageToWrite | Unreadable]) -> list[WriteResult]:
         async def stream() -> AsyncIterator[ImageToWrite | Unreadable]:
