@@ -136,11 +136,21 @@ class Bench:
 
 def one_by_one(ask: Callable[[int], object], calls: int = CALLS) -> list[float]:
     """The seconds of calls that follow each other."""
-    times = []
+    return [_seconds_of(ask, number) for number in range(calls)]
+
+
+def _seconds_of(ask: Callable[[int], object], number: int) -> float:
+    began = time.perf_counter()
+    ask(number)
+    return time.perf_counter() - began
+
+
+def in_turn(asks: Sequence[Callable[[int], object]], calls: int = CALLS) -> list[list[float]]:
+    """The seconds of calls of several kinds that take turns: what slows the machine down slows all of them."""
+    times: list[list[float]] = [[] for _ in asks]
     for number in range(calls):
-        began = time.perf_counter()
-        ask(number)
-        times.append(time.perf_counter() - began)
+        for ask, own in zip(asks, times, strict=True):
+            own.append(_seconds_of(ask, number))
     return times
 
 
@@ -206,8 +216,8 @@ def compare(report: Report, bench: Bench, rounds: int, label: str) -> None:
     """Latency and throughput of both sides, in turn."""
     figures: dict[str, list[float]] = {name: [] for name in ("service", "pymilvus", "calls", "peer", "stream")}
     for _ in range(rounds):
-        figures["pymilvus"].append(percentile(one_by_one(bench.by_pymilvus), 50))
-        figures["service"].append(percentile(one_by_one(bench.by_service), 50))
+        for name, times in zip(("pymilvus", "service"), in_turn((bench.by_pymilvus, bench.by_service)), strict=True):
+            figures[name].append(percentile(times, 50))
         figures["peer"].append(at_once(bench.by_pymilvus, CALLERS, SECONDS))
         figures["calls"].append(at_once(bench.by_service, CALLERS, SECONDS))
         figures["stream"].append(bench.by_stream(SECONDS))
@@ -250,45 +260,59 @@ def on_a_server(report: Report, rounds: int) -> None:
 
 
 def on_lite(report: Report, rounds: int) -> None:
-    """Milvus Lite by size: only one process can have the file, so that its turns come one after the other.
+    """Milvus Lite by size: only one process can have the file, so that the two sides have it in turn.
 
-    Both sides open a file that was closed, so that they find it in the same state: all rows in data files.
+    Both open a file that was closed, so that they find it in the same state: all rows in data files.
     """
     queries = clustered(QUERIES, seed=1)
     for size in LITE_SIZES:
-        vectors = clustered(size)
         with TemporaryDirectory() as folder:
             path = str(Path(folder) / "milvus.db")
-            with service(path) as (address, _), open_blocking_channel(address, MAX_MESSAGE_BYTES) as channel:
+            with lite_service(path, queries) as bench:
                 began = time.perf_counter()
-                fill(address, "bench", vectors, collection_pb2.INDEX_TYPE_AUTOINDEX)
+                fill(bench.address, "bench", clustered(size), collection_pb2.INDEX_TYPE_AUTOINDEX)
                 report.figure(f"lite_{size}_writes_per_second", size / (time.perf_counter() - began))
-                bench = Bench("bench", address, queries, search_pb2_grpc.SearchServiceStub(channel), None)
                 one_by_one(bench.by_service, 10)
                 just_filled = percentile(one_by_one(bench.by_service, LITE_CALLS), 50)
                 report.figure(f"lite_{size}_just_filled_p50_seconds", just_filled)
-            with service(path) as (address, _), open_blocking_channel(address, MAX_MESSAGE_BYTES) as channel:
-                bench = Bench("bench", address, queries, search_pb2_grpc.SearchServiceStub(channel), None)
-                one_by_one(bench.by_service, 10)
-                times = [percentile(one_by_one(bench.by_service, LITE_CALLS), 50) for _ in range(rounds)]
-                own = report.median(f"lite_{size}_search_p50_seconds", times)
+            own_times, peer_times = [], []
+            for _ in range(rounds):
+                with lite_service(path, queries) as bench:
+                    one_by_one(bench.by_service, 10)
+                    own_times.append(percentile(one_by_one(bench.by_service, LITE_CALLS), 50))
+                peer_times.append(lite_alone(path, queries))
+            own = report.median(f"lite_{size}_search_p50_seconds", own_times)
+            peer = report.median(f"lite_{size}_pymilvus_p50_seconds", peer_times)
+            with lite_service(path, queries) as bench:
                 rates = [at_once(bench.by_service, CALLERS, SECONDS / 2) for _ in range(rounds)]
-                together = report.median(f"lite_{size}_search_{CALLERS}_callers_per_second", rates)
+                report.median(f"lite_{size}_search_{CALLERS}_callers_per_second", rates)
                 streams = [bench.by_stream(SECONDS / 2) for _ in range(rounds)]
-                report.median(f"lite_{size}_search_stream_per_second", streams)
-                report.figure(f"lite_{size}_gathering_gains", together * own)
-            milvus = MilvusClient(uri=path)
-            milvus.load_collection("bench")
-            bench = Bench("bench", "", queries, bench.stub, milvus)
-            one_by_one(bench.by_pymilvus, 10)
-            times = [percentile(one_by_one(bench.by_pymilvus, LITE_CALLS), 50) for _ in range(rounds)]
-            peer = report.median(f"lite_{size}_pymilvus_p50_seconds", times)
-            milvus.close()
-            from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415 - of no use with a server
-
-            server_manager_instance.release_server(path)
+                stream = report.median(f"lite_{size}_search_stream_per_second", streams)
+            report.figure(f"lite_{size}_gathering_gains", stream * own)
             if size == 10_000:  # noqa: PLR2004 - the size that is asked for
                 report.ratio("lite_overhead_ms", 1000 * (own - peer), "<= 1.5")
+
+
+@contextmanager
+def lite_service(path: str, queries: Matrix) -> Iterator[Bench]:
+    """A search service on a file of Milvus Lite."""
+    with service(path) as (address, _), open_blocking_channel(address, MAX_MESSAGE_BYTES) as channel:
+        yield Bench("bench", address, queries, search_pb2_grpc.SearchServiceStub(channel), None)
+
+
+def lite_alone(path: str, queries: Matrix) -> float:
+    """The p50 of pymilvus with a file of Milvus Lite, in this process."""
+    milvus = MilvusClient(uri=path)
+    milvus.load_collection("bench")
+    with grpc.insecure_channel("127.0.0.1:1") as nowhere:
+        bench = Bench("bench", "", queries, search_pb2_grpc.SearchServiceStub(nowhere), milvus)
+        one_by_one(bench.by_pymilvus, 10)
+        p50 = percentile(one_by_one(bench.by_pymilvus, LITE_CALLS), 50)
+    milvus.close()
+    from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415 - of no use with a server
+
+    server_manager_instance.release_server(path)
+    return p50
 
 
 def by_image(report: Report, rounds: int) -> None:
@@ -314,8 +338,9 @@ def by_image(report: Report, rounds: int) -> None:
             "vector": lambda _: client.search("bench", one),
             "image": lambda number: client.search("bench", ImageFile(images[number])),
         }
-        for _, name in itertools.product(range(rounds), calls):
-            figures[name].append(percentile(one_by_one(calls[name], IMAGES), 50))
+        for _ in range(rounds):
+            for name, times in zip(calls, in_turn(list(calls.values()), IMAGES), strict=True):
+                figures[name].append(percentile(times, 50))
     parts = [report.median(f"{name}_p50_seconds", figures[name]) for name in ("embed", "vector", "image")]
     report.ratio("image_over_parts", parts[2] / (parts[0] + parts[1]), "<= 1.15")
 
