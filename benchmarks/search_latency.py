@@ -24,7 +24,7 @@ from pymilvus import MilvusClient
 
 from benchmarks import photographs
 from benchmarks.report import Report, arguments, percentile
-from benchmarks.serving import embedder, resident_bytes
+from benchmarks.serving import embedder, processor_seconds, resident_bytes
 from demo.local_stack import ServiceProcess, free_port
 from grpc_kit.channel import open_blocking_channel
 from imagesearch_client import Client, Embedding, ImageFile, NewImage
@@ -47,6 +47,9 @@ MANY = 1000
 PAGED = 50_000
 IMAGES = 64
 LOOKS = 3
+QUIET_SECONDS = 60
+# Of one processor.
+QUIET_SHARE = 0.1
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
 FIELDS = ["id", "uri", "attributes", "content_sha256", "create_time", "update_time"]
 
@@ -204,6 +207,17 @@ def wait_for_index(milvus: MilvusClient, name: str, count: int) -> None:
     milvus.load_collection(name)
 
 
+def wait_for_quiet(server: MilvusProcess) -> None:
+    """Waits until Milvus does nothing: some time after a load it merges segments and builds their index again."""
+    pid, quiet = server.pid, 0
+    if pid is None:
+        raise RuntimeError("Milvus is not running")
+    while quiet < QUIET_SECONDS:
+        before = processor_seconds(pid)
+        time.sleep(2)
+        quiet = quiet + 2 if processor_seconds(pid) - before < 2 * QUIET_SHARE else 0
+
+
 def recall(found: Sequence[Sequence[str]], vectors: Matrix, queries: Matrix, limit: int = LIMIT) -> float:
     """The part of the true neighbours that was found."""
     scores = queries @ vectors.T
@@ -240,6 +254,7 @@ def on_a_server(report: Report, rounds: int) -> None:
         fill(address, "bench", vectors, collection_pb2.INDEX_TYPE_HNSW)
         report.figure("server_writes_per_second", SIZE / (time.perf_counter() - began))
         wait_for_index(milvus, "bench", SIZE)
+        wait_for_quiet(server)
         with open_blocking_channel(address, MAX_MESSAGE_BYTES) as channel:
             bench = Bench("bench", address, queries, search_pb2_grpc.SearchServiceStub(channel), milvus)
             one_by_one(bench.by_service)
