@@ -18,7 +18,8 @@ from imagesearch_client import (
     is_in,
     negated,
 )
-from imagesearch_client.cli import read_attribute, shown_attribute
+from imagesearch_client.cli.options import read_attribute
+from imagesearch_client.cli.output import shown_attribute
 from imagesearch_client.converters import attribute_to, attributes_to, search_request
 
 

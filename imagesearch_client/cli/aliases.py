@@ -1,0 +1,40 @@
+"""`imagesearch aliases`."""
+
+import json
+
+import typer
+
+from imagesearch_client.cli.connection import connected
+from imagesearch_client.cli.options import AsJson, Target
+from imagesearch_client.cli.output import out
+from imagesearch_client.client import DEFAULT_TARGET
+
+aliases_app = typer.Typer(help="Point second names at collections.", no_args_is_help=True)
+
+
+@aliases_app.command("list")
+def list_aliases(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
+    """List the aliases and what they point at."""
+    with connected(target) as client:
+        aliases = client.list_aliases()
+    if as_json:
+        print(json.dumps(aliases))
+    else:
+        for alias, collection in aliases.items():
+            out.print(f"{alias} -> {collection}", highlight=False)
+
+
+@aliases_app.command("set")
+def set_alias(alias: str, collection: str, target: Target = DEFAULT_TARGET) -> None:
+    """Point an alias at a collection; who searches sees the one or the other."""
+    with connected(target) as client:
+        previous = client.set_alias(alias, collection)
+    out.print(f"{alias} -> {collection}" + (f" (was {previous})" if previous else ""), highlight=False)
+
+
+@aliases_app.command("delete")
+def delete_alias(alias: str, target: Target = DEFAULT_TARGET) -> None:
+    """Remove an alias, never its collection."""
+    with connected(target) as client:
+        client.delete_alias(alias)
+    out.print(f"removed {alias}", highlight=False)

@@ -1,0 +1,51 @@
+"""The way to the service, as the environment and --target say, and what is told where it fails."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich.text import Text
+
+from grpc_kit.credentials import ClientTls, CredentialsError
+from grpc_kit.errors import ServiceError
+from imagesearch_client.cli.output import err
+from imagesearch_client.client import Client
+
+# What helps at a terminal, by the reason of an error.
+HINTS = {
+    "UNAVAILABLE": "Is the search service up at {target}? `make up` starts one; --target names another.",
+    "UNIMPLEMENTED": "Is that a search service at {target}? --target names another.",
+    "COLLECTION_NOT_FOUND": "`imagesearch collections list` shows those there are; `imagesearch ingest` makes one.",
+    "EMBEDDER_UNAVAILABLE": "The search service answers, and its embedder does not: is it up?",
+}
+
+
+def tls_from_environment() -> ClientTls | None:
+    """How the service is called over TLS; None is plain text."""
+    authority, certificate, key = (
+        Path(value) if (value := os.environ.get(f"IMAGESEARCH_{name}")) else None
+        for name in ("CA", "CERTIFICATE", "KEY")
+    )
+    wanted = os.environ.get("IMAGESEARCH_TLS", "").lower() in {"1", "true", "yes"}
+    return ClientTls(authority, certificate, key) if wanted or authority or certificate else None
+
+
+@contextmanager
+def connected(target: str) -> Iterator[Client]:
+    """A client; an error of the service ends the command with its message and exit code 1."""
+    try:
+        client = Client(target, tls=tls_from_environment(), token=os.environ.get("IMAGESEARCH_TOKEN", ""))
+    except CredentialsError as error:
+        err.print(f"[bold red]error[/] {error}")
+        raise typer.Exit(1) from None
+    with client:
+        try:
+            yield client
+        except ServiceError as error:
+            err.print(f"[bold red]error[/] {error.reason}: ", end="")
+            err.print(error.message, markup=False, highlight=False)
+            if hint := HINTS.get(error.reason):
+                err.print(Text(hint.format(target=target)))
+            raise typer.Exit(1) from None
