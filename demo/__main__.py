@@ -16,10 +16,17 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from demo.local_stack import StartError, local_stack, stop_on_sigterm
+from demo.local_stack import LocalStack, StartError, local_stack, stop_on_sigterm
 from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photographs
 from imagesearch_client import Client, Hit, ServiceError
-from imagesearch_client.ingest import find_images, ingest_folder, show_progress
+from imagesearch_client.bulk.accounts import Account
+from imagesearch_client.bulk.destinations import Route
+from imagesearch_client.bulk.folders import Folder
+from imagesearch_client.bulk.items import Item
+from imagesearch_client.bulk.jobs import Files, ensure_collection, load
+from imagesearch_client.bulk.load import LoadOptions
+from imagesearch_client.bulk.progress import show
+from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.plot import plot_hits
 
 COLLECTION = "demo"
@@ -65,7 +72,7 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
         queried = paths
     else:
         originals = images
-        paths = find_images(images)
+        paths = [images / item.id for item in Folder(images, by_content=False) if isinstance(item, Item)]
         if not paths:
             sys.exit(f"demo: no image files below {images}")
         say(f"1/4 {len(paths)} images, from {images}")
@@ -76,20 +83,31 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
     with local_stack(folder) as stack, Client(stack.search, timeout=60) as client:
         say(f"    embedder {stack.embedder}, search service {stack.search}: both serve")
         say("3/4 ingesting: every image is embedded and stored")
-        with show_progress(console) as progress:
-            report = ingest_folder(client, COLLECTION, originals, progress)
-        say(f"    {report.stored} of {report.seen} stored, {report.images_per_second:.1f} images/s")
-        for reject in report.rejects:
-            say(f"    not stored: {reject.path}: {reject.message}")
+        account = ingest(client, stack, originals)
+        say(f"    {account.stored} of {account.met} stored, {account.images_per_second:.1f} images/s")
+        for reject in account.first_rejects:
+            say(f"    not stored: {reject.where}: {reject.message}")
         say(f"4/4 searching: {len(queries)} edited copies ({', '.join(EDITS)}); which image do they come from?")
         found = {query: client.search_by_image(COLLECTION, query.read_bytes(), limit=HITS) for query in queries}
-    right = show(queries, found, originals)
+    right = print_table(queries, found, originals)
     # A few of the originals, each with another kind of edit.
     shown = queried[:: max(1, len(queried) // ROWS)][:ROWS]
     rows = [copies_of[original][n % len(EDITS)] for n, original in enumerate(shown)]
     plot_hits([(row, found[row]) for row in rows], results)
     say(f"picture of {len(rows)} queries: {results}")
     say(f"{right} of {len(queries)} edited copies found their original first ({right / len(queries):.0%})")
+
+
+def ingest(client: Client, stack: LocalStack, folder: Path) -> Account:
+    """Does what `imagesearch ingest FOLDER` does."""
+    account = Account()
+    route = Route(Endpoint(stack.search), Endpoint(stack.embedder), streams=2, patience=60)
+    with show(account, console):
+        collection = ensure_collection(client, COLLECTION)
+        # There is no second run: the ledger is kept in memory.
+        files = Files(ledger=None)
+        load(client, collection, [Folder(folder, by_content=False)], route, files, LoadOptions(), account)
+    return account
 
 
 def sample_readable(paths: Sequence[Path]) -> list[Path]:
@@ -110,7 +128,7 @@ def sample_readable(paths: Sequence[Path]) -> list[Path]:
     return list({path.stem[:MAX_STEM]: path for path in chosen}.values())
 
 
-def show(queries: dict[Path, Path], found: dict[Path, list[Hit]], originals: Path) -> int:
+def print_table(queries: dict[Path, Path], found: dict[Path, list[Hit]], originals: Path) -> int:
     """Prints a line a query; gives how many found their original first."""
     table = Table("query", "score", "first", "score", "second", "")
     right = 0

@@ -21,7 +21,7 @@ from typing import Self
 import grpc
 
 from grpc_kit.health import is_serving
-from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client.client import DEFAULT_EMBEDDER, DEFAULT_TARGET
 
 START_SECONDS = 120
 STOP_SECONDS = 30
@@ -186,8 +186,8 @@ def main() -> None:
         prog="python -m demo.local_stack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
-    embedder = os.environ.setdefault("EMBEDDER_LISTEN_ADDRESS", "127.0.0.1:50051")
-    search = os.environ.setdefault("SEARCH_LISTEN_ADDRESS", "127.0.0.1:50052")
+    embedder = os.environ.setdefault("EMBEDDER_LISTEN_ADDRESS", DEFAULT_EMBEDDER)
+    search = os.environ.setdefault("SEARCH_LISTEN_ADDRESS", DEFAULT_TARGET)
     os.environ.setdefault("SEARCH_EMBEDDER_TARGET", embedder)
     stop_on_sigterm()
     try:
@@ -197,8 +197,9 @@ def main() -> None:
         ):
             print(f"\nboth services are up (search: {search}); in another terminal:", flush=True)
             target = "" if search == DEFAULT_TARGET else f" --target {search}"
+            images = target if embedder == DEFAULT_EMBEDDER else f"{target} --embedder {embedder}"
             print(
-                f"  .venv/bin/imagesearch ingest FOLDER{target}\n  .venv/bin/imagesearch search IMAGE{target}\n",
+                f"  .venv/bin/imagesearch ingest FOLDER{images}\n  .venv/bin/imagesearch search IMAGE{target}\n",
                 flush=True,
             )
             while True:

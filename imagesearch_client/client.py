@@ -60,13 +60,16 @@ from imagesearch_client.types import (
     WriteResult,
 )
 
+# Where both services are where nobody says.
 DEFAULT_TARGET = "127.0.0.1:50052"
+DEFAULT_EMBEDDER = "127.0.0.1:50051"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
 MAX_PAGE = 1000
 # Hits of the first page of all that there are.
 FIRST_PAGE = 10
 # Named here, because within the class `list` is a method.
 Hits: TypeAlias = list[Hit]
+Page: TypeAlias = tuple[list[Image], str]
 # Calls that change nothing. No streams: gRPC for Python can hang when it repeats one whose requests are all read.
 REPEATABLE = (
     "imagesearch.search.v1.SearchService/Search",
@@ -247,17 +250,40 @@ class Client:
         strong: bool = False,
     ) -> Iterator[Image]:
         """Every image that fits, page by page: by id, or the most recently changed first. `strong` as with `get`."""
-        check_filter(where)
-        check_at_least_one("page_size", page_size, "PAGE_SIZE_INVALID", MAX_PAGE)
-        request = image_pb2.ListImagesRequest(
-            collection=collection,
-            filter=where,
-            order=image_pb2.IMAGE_ORDER_UPDATE_TIME_DESC if latest_first else image_pb2.IMAGE_ORDER_ID,
-            page_size=page_size,
-            view=image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC,
-            consistency=_consistency(strong=strong),
+        return self._pages(
+            _list_request(
+                collection,
+                where,
+                page_size,
+                latest_first=latest_first,
+                with_vector=with_vector,
+                strong=strong,
+            )
         )
-        return self._pages(request)
+
+    def list_page(
+        self,
+        collection: str,
+        *,
+        page_token: str = "",
+        where: Filter | None = None,
+        latest_first: bool = False,
+        with_vector: bool = False,
+        page_size: int = 100,
+        strong: bool = False,
+    ) -> Page:
+        """One page of `list`, and the token of the next one; it is empty for the first page, and after the last one.
+
+        A token stays valid as long as the collection is there, and only for a call with the same arguments, though with
+        any `page_size`.
+        """
+        request = _list_request(
+            collection, where, page_size, latest_first=latest_first, with_vector=with_vector, strong=strong
+        )
+        request.page_token = page_token
+        with _named_errors():
+            response = self._images.ListImages(request, timeout=self._timeout)
+        return [image_from(image) for image in response.images], response.next_page_token
 
     def _pages(self, request: image_pb2.ListImagesRequest) -> Iterator[Image]:
         while True:
@@ -451,6 +477,21 @@ def _several(ids: Sequence[str]) -> Sequence[str]:
     if isinstance(ids, str):
         raise TypeError(f"ids are a list, such as [{ids!r:.60}]")
     return ids
+
+
+def _list_request(
+    collection: str, where: Filter | None, page_size: int, *, latest_first: bool, with_vector: bool, strong: bool
+) -> image_pb2.ListImagesRequest:
+    check_filter(where)
+    check_at_least_one("page_size", page_size, "PAGE_SIZE_INVALID", MAX_PAGE)
+    return image_pb2.ListImagesRequest(
+        collection=collection,
+        filter=where,
+        order=image_pb2.IMAGE_ORDER_UPDATE_TIME_DESC if latest_first else image_pb2.IMAGE_ORDER_ID,
+        page_size=page_size,
+        view=image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC,
+        consistency=_consistency(strong=strong),
+    )
 
 
 def _consistency(*, strong: bool) -> "collection_pb2.Consistency.ValueType":

@@ -13,6 +13,7 @@ from imagesearch_client.cli.ingest import ingest
 from imagesearch_client.cli.reindex import reindex
 from imagesearch_client.cli.search import search
 from imagesearch_client.cli.status import status
+from imagesearch_client.cli.transfer import export, import_file
 
 app = typer.Typer(
     name="imagesearch",
@@ -28,6 +29,8 @@ app.command()(status)
 app.command()(reindex)
 app.command()(ingest)
 app.command()(search)
+app.command()(export)
+app.command("import")(import_file)
 app.add_typer(collections_app, name="collections")
 app.add_typer(aliases_app, name="aliases")
 app.add_typer(images_app, name="images")

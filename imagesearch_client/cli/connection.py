@@ -19,6 +19,7 @@ HINTS = {
     "UNIMPLEMENTED": "Is that a search service at {target}? --target names another.",
     "COLLECTION_NOT_FOUND": "`imagesearch collections list` shows those there are; `imagesearch ingest` makes one.",
     "EMBEDDER_UNAVAILABLE": "The search service answers, and its embedder does not: is it up?",
+    "EMBEDDER_AWAY": "Is the embedder up? --embedder names it, and --via search has the search service call its own.",
 }
 
 
@@ -33,8 +34,8 @@ def tls_from_environment() -> ClientTls | None:
 
 
 @contextmanager
-def connected(target: str) -> Iterator[Client]:
-    """A client; an error of the service ends the command with its message and exit code 1."""
+def connected(target: str, code: int = 1) -> Iterator[Client]:
+    """A client; an error of the service ends the command with its message and an exit code."""
     try:
         client = Client(target, tls=tls_from_environment(), token=os.environ.get("IMAGESEARCH_TOKEN", ""))
     except CredentialsError as error:
@@ -48,4 +49,4 @@ def connected(target: str) -> Iterator[Client]:
             err.print(error.message, markup=False, highlight=False)
             if hint := HINTS.get(error.reason):
                 err.print(Text(hint.format(target=target)))
-            raise typer.Exit(1) from None
+            raise typer.Exit(code) from None

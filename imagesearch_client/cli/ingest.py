@@ -1,51 +1,209 @@
 """`imagesearch ingest`."""
 
-import json
-from pathlib import Path
+import os
+from collections.abc import Sequence
+from enum import Enum
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from grpc_kit.credentials import CredentialsError
+from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.cli.connection import connected
+from imagesearch_client.cli.loading import (
+    STOPPED,
+    TOO_MANY_FAILED,
+    FailAbove,
+    LedgerFile,
+    Limit,
+    Maps,
+    Patience,
+    RejectsOption,
+    Restart,
+    RetryFailed,
+    allowed_failures,
+    endpoint,
+    finish,
+    pairs,
+)
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
-from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
-from imagesearch_client.client import DEFAULT_TARGET
-from imagesearch_client.ingest import SUFFIXES, find_images, ingest_folder, show_progress
+from imagesearch_client.cli.output import err
+from imagesearch_client.client import DEFAULT_EMBEDDER, DEFAULT_TARGET
+
+SOURCES = "Where the images come from"
+TUNING = "How it goes"
+
+
+class Via(Enum):
+    """Who has the images embedded."""
+
+    EMBEDDER = "embedder"
+    SEARCH = "search"
+
+
+class Kind(Enum):
+    """What a source is."""
+
+    FOLDER = "folder"
+    LIST = "list"
+    CSV = "csv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    TAR = "tar"
+
+
+class Ids(Enum):
+    """What ids are made of."""
+
+    PATH = "path"
+    CONTENT = "content"
+
+
+class Compare(Enum):
+    """What tells whether a file has changed."""
+
+    TIME = "time"
+    CONTENT = "content"
 
 
 def ingest(
-    folder: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="Searched for images in all its folders.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A folder; an image; a list of paths (.txt, or - for standard input); a manifest (.csv, .tsv, .jsonl, "
+            ".parquet) with a column for the path and others for the id and attributes; a tar or webdataset shard; or "
+            "any of these as s3://, gs:// or https://.",
+        ),
     ],
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
+    embedder: Annotated[
+        str,
+        typer.Option(
+            "--embedder",
+            envvar="IMAGESEARCH_EMBEDDER",
+            help="The embedder, HOST:PORT, or dns:///HOST:PORT for all the replicas behind a name.",
+        ),
+    ] = DEFAULT_EMBEDDER,
+    via: Annotated[
+        Via,
+        typer.Option(help="Who is given the images: the embedder, or the search service where it alone is reachable."),
+    ] = Via.EMBEDDER,
+    kind: Annotated[
+        Kind | None, typer.Option("--as", help="What the sources are. [default: by name]", rich_help_panel=SOURCES)
+    ] = None,
+    ids: Annotated[
+        Ids, typer.Option(help="What an image's id is: its path or its SHA-256.", rich_help_panel=SOURCES)
+    ] = Ids.PATH,
+    root: Annotated[
+        str, typer.Option(help="Where relative paths begin. [default: the manifest's folder]", rich_help_panel=SOURCES)
+    ] = "",
+    path_column: Annotated[
+        str, typer.Option(help="Column of the path or URL. [default: path, uri, ...]", rich_help_panel=SOURCES)
+    ] = "",
+    id_column: Annotated[
+        str, typer.Option(help="Column of the id. [default: id; else the path is the id]", rich_help_panel=SOURCES)
+    ] = "",
+    maps: Maps = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            help="COLUMN=text, int, float or bool, for a CSV column that should not be found out.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = None,
+    ledger: LedgerFile = None,
+    restart: Restart = False,
+    retry_failed: RetryFailed = False,
+    limit: Limit = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove from the collection what the sources no longer have.")
+    ] = False,
+    dedup: Annotated[
+        bool, typer.Option("--dedup", help="Store equal content once; its attribute other_uris tells where else it is.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and decode, ask no service, write nothing but --rejects.")
+    ] = False,
+    compare: Annotated[
+        Compare, typer.Option(help="A file has changed when its size or time has, or when its content has.")
+    ] = Compare.TIME,
+    rejects: RejectsOption = None,
+    fail_above: FailAbove = "0",
+    patience: Patience = 300.0,
+    streams: Annotated[
+        int, typer.Option(min=1, max=1024, help="Calls at a time, of 16 images each; two or more for each embedder.")
+    ] = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Put the images of a folder into a collection, which is made where there is none.
+    """Put images into a collection, which is made where there is none, and account for every one.
 
-    An image's id is its path below the folder, so that doing it again replaces and never doubles: an image that is
-    written again has no attributes. Exit code 1 when any image failed; the others are stored all the same.
+    Run it again at any time: what is done is skipped, what has changed is embedded anew, what was cut off goes on. An
+    image's id is its path below the folder; its attributes are those of its manifest's row, or stay as they are where
+    the source has none. Ctrl-C ends it when what is under way is stored; a second one ends it now.
+
+    Exit codes: 0 done, 1 more failed than --fail-above allows, 2 wrong usage, 3 stopped early, 130 interrupted.
     """
-    if not find_images(folder):
-        err.print(Text(f"no image files below {folder}; their names end in {', '.join(sorted(SUFFIXES))}"))
-        raise typer.Exit(1)
-    with connected(target) as client, show_progress(err) as progress:
-        report = ingest_folder(client, collection, folder, progress)
-    if as_json:
-        print(json.dumps(report.as_json()))
-    else:
-        out.print(
-            f"{report.stored} of {report.seen} images stored in {collection}, {report.images_per_second:.1f} images/s"
-        )
-        for reason, count in sorted(report.reasons().items()):
-            err.print(f"  {count} x {reason}", highlight=False)
-        for reject in report.rejects[:SHOWN_REJECTS]:
-            err.print(f"  {reject.path}: {reject.message}", markup=False, highlight=False)
-        if len(report.rejects) > SHOWN_REJECTS:
-            err.print(f"  ... and {len(report.rejects) - SHOWN_REJECTS} more; --json lists all")
-        if report.stopped:
-            err.print("stopped early: ", end="", style="bold red")
-            err.print(report.stopped, markup=False, highlight=False)
-    if report.rejects or report.stopped:
-        raise typer.Exit(1)
+    # They bring pyarrow and others, which take a while to import.
+    from imagesearch_client.bulk import jobs  # noqa: PLC0415
+    from imagesearch_client.bulk.destinations import Route  # noqa: PLC0415
+    from imagesearch_client.bulk.items import SUFFIXES, Source, SourceError  # noqa: PLC0415
+    from imagesearch_client.bulk.ledger import LedgerError  # noqa: PLC0415
+    from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
+    from imagesearch_client.bulk.options import SourceOptions  # noqa: PLC0415
+    from imagesearch_client.bulk.progress import show  # noqa: PLC0415
+    from imagesearch_client.bulk.sources import open_source  # noqa: PLC0415
+
+    allowed = allowed_failures(fail_above)
+    if dry_run and prune:
+        raise typer.BadParameter("removes images, and a dry run changes nothing", param_hint="--prune")
+    source_options = SourceOptions(
+        by_content=ids is Ids.CONTENT,
+        root=root,
+        path_column=path_column,
+        id_column=id_column,
+        columns=pairs(maps, "--map"),
+        types=pairs(types, "--type"),
+        kind=kind.value if kind else "",
+    )
+
+    def open_all() -> Sequence[Source]:
+        try:
+            return [open_source(source, source_options) for source in sources]
+        except SourceError as error:
+            raise typer.BadParameter(str(error), param_hint="SOURCE") from None
+
+    opened = open_all()
+    # The standard input can be read once only.
+    if "-" not in sources and not any(True for source in opened for _ in source):
+        err.print(Text(f"no image files in {', '.join(sources)}; their names end in {', '.join(sorted(SUFFIXES))}"))
+        raise typer.Exit(TOO_MANY_FAILED)
+    options = LoadOptions(
+        limit=limit,
+        retry_failed=retry_failed,
+        prune=prune,
+        dedup=dedup,
+        compare_content=compare is Compare.CONTENT,
+    )
+    account = Account()
+    try:
+        if dry_run:
+            path = ledger or jobs.default_ledger(target, collection)
+            with show(account, err):
+                jobs.rehearse(opened, jobs.Files(path, rejects, restart), options, account)
+        else:
+            embedders = endpoint(embedder, os.environ.get("IMAGESEARCH_EMBEDDER_TOKEN", ""))
+            route = Route(endpoint(target), embedders if via is Via.EMBEDDER else None, streams, patience)
+            with connected(target, code=STOPPED) as client:
+                into = jobs.ensure_collection(client, collection)
+                path = ledger or jobs.default_ledger(target, into.name)
+                with show(account, err):
+                    jobs.load(client, into, opened, route, jobs.Files(path, rejects, restart), options, account)
+    except (LedgerError, OSError, CredentialsError) as error:
+        err.print("[bold red]error[/] ", end="")
+        err.print(Text(str(error)), soft_wrap=True)
+        raise typer.Exit(STOPPED) from None
+    finish(account, collection, allowed, dry_run=dry_run, as_json=as_json)

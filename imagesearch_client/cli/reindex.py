@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from grpc_kit.errors import ServiceError
+from imagesearch_client.cli.bars import show_progress
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.options import (
     AsJson,
@@ -20,7 +21,6 @@ from imagesearch_client.cli.options import (
 )
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.client import DEFAULT_TARGET
-from imagesearch_client.ingest import show_progress
 from imagesearch_client.reindex import Change, Reindexing, check_aliases, make_new
 from imagesearch_client.types import Metric
 

@@ -15,6 +15,7 @@ class Stack:
     """Both services, each on an address of its own that it keeps over restarts."""
 
     def __init__(self, folder: Path, milvus_uri: str, embedder_seconds: float = 30) -> None:
+        self._state = folder / "state"
         self.embedder = f"127.0.0.1:{free_port()}"
         self.search = f"127.0.0.1:{free_port()}"
         embedder = {"EMBEDDER_LISTEN_ADDRESS": self.embedder}
@@ -28,11 +29,22 @@ class Stack:
         self.embedder_process = ServiceProcess("embedder_service", self.embedder, embedder, folder / "embedder.log")
         self.search_process = ServiceProcess("search_service", self.search, search, folder / "search.log")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `imagesearch` is told of this stack; its ledgers are the stack's own."""
+        return {
+            "IMAGESEARCH_TARGET": self.search,
+            "IMAGESEARCH_EMBEDDER": self.embedder,
+            "XDG_STATE_HOME": str(self._state),
+            "COLUMNS": "150",
+            "PATH": "/usr/bin:/bin",
+        }
+
     def command(self, *arguments: str, code: int = 0) -> str:
         """Runs `imagesearch` against this stack; gives what it printed to standard output."""
         done = subprocess.run(
             [sys.executable, "-m", "imagesearch_client.cli", *arguments],
-            env={"IMAGESEARCH_TARGET": self.search, "COLUMNS": "150", "PATH": "/usr/bin:/bin"},
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=120,

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imagesearch_client import Client
-from imagesearch_client.ingest import IngestProgress, ingest_folder
 from tests.e2e.conftest import Stack
 
 
@@ -22,7 +20,7 @@ def test_a_folder_goes_in_and_pictures_are_found(stack: Stack, photographs: Path
     assert (row["name"], row["images"], row["model"], row["metric"]) == ("images", 18, "vgg16", "cosine")
 
     again = json.loads(stack.command("ingest", str(photographs), "--json"))
-    assert (again["seen"], again["stored"], again["rejects"]) == (18, 18, [])
+    assert (again["met"], again["stored"], again["skipped"], again["failed"]) == (18, 0, 18, 0)
     status = json.loads(stack.command("status", "--json"))
     assert status["serving"] is True
     assert status["collections"] == [{"name": "images", "images": 18}]
@@ -58,43 +56,26 @@ def test_rejects_are_counted_and_named_and_end_with_an_error(stack: Stack, photo
     with open(os.fsencode(folder) + b"/odd\xff.jpg", "wb") as odd:  # noqa: PTH123 - a name that is no text
         odd.write(good)
 
-    report = json.loads(stack.command("ingest", str(folder), "--json", code=1).split("\n")[0])
-    assert (report["seen"], report["stored"]) == (6, 2)
-    assert {reject["path"]: reject["reason"] for reject in report["rejects"]} == {
-        "empty.jpg": "IMAGE_MISSING",
+    rejects = tmp_path / "rejects.jsonl"
+    arguments = ["ingest", str(folder), "--rejects", str(rejects)]
+    report = json.loads(stack.command(*arguments, "--json", code=1).split("\n")[0])
+    assert (report["met"], report["stored"], report["failed"]) == (7, 2, 5)
+    lines = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert {line.get("id") or line["_where"]: line["_reason"] for line in lines} == {
+        "empty.jpg": "FILE_EMPTY",
+        "gone.jpg": "UNREADABLE",
         "text.png": "IMAGE_FORMAT_UNSUPPORTED",
         "cut.jpg": "IMAGE_CORRUPT",
-        "odd\\udcff.jpg": "NAME_NOT_UTF8",
+        f"{folder}/odd\\udcff.jpg": "NAME_NOT_UTF8",
     }
-    shown = stack.command("ingest", str(folder), code=1)
-    assert "2 of 6 images stored" in shown
+    shown = stack.command(*arguments, code=1)
+    assert "0 of 7 images stored" in shown
+    assert "2 are as they were" in shown
+    assert "--retry-failed" in shown
     assert "1 x IMAGE_CORRUPT" in shown
-
-
-def test_an_ingestion_that_is_cut_off_accounts_for_every_image(stack: Stack, photographs: Path) -> None:
-    class KillAfterFive(IngestProgress):
-        def __init__(self) -> None:
-            self.steps = 0
-
-        def start(self, total: int) -> None:
-            assert total == 18
-
-        def step(self, failed: int) -> None:
-            self.steps += 1
-            if self.steps == 5:
-                stack.search_process.kill()
-
-    with Client(stack.search) as client:
-        report = ingest_folder(client, "photos", photographs, KillAfterFive())
-    assert report.stored >= 5
-    assert report.stopped.startswith("UNAVAILABLE")
-    not_sent = int(report.stopped.split("; ")[1].split()[0])
-    assert report.stored + len(report.rejects) + not_sent == report.seen == 18
-    assert set(report.reasons()) <= {"UNAVAILABLE"}
-    stack.search_process.start()
-    stack.search_process.wait_until_healthy()
-    with Client(stack.search) as client:
-        assert client.count("photos") >= report.stored
+    stack.command(*arguments, "--fail-above", "5")
+    stack.command(*arguments, "--fail-above", "72%")
+    stack.command(*arguments, "--fail-above", "71%", code=1)
 
 
 def test_of_several_queries_only_the_bad_one_fails(stack: Stack, photographs: Path, tmp_path: Path) -> None:
@@ -239,6 +220,7 @@ def test_a_folder_without_images_is_told_so(tmp_path: Path) -> None:
 def test_a_service_that_is_not_there_is_named(photographs: Path, tmp_path: Path, arguments: list[str]) -> None:
     stack = Stack(tmp_path, "unused.db")
     real = {"PICTURE": str(photographs / "coins.jpg"), "FOLDER": str(photographs)}
-    shown = stack.command(*(real.get(argument, argument) for argument in arguments), code=1)
+    code = 3 if arguments[0] == "ingest" else 1
+    shown = stack.command(*(real.get(argument, argument) for argument in arguments), code=code)
     assert "UNAVAILABLE" in shown
     assert f"Is the search service up at {stack.search}?" in shown.replace("\n", " ")

@@ -1,0 +1,60 @@
+"""An embedder whose network only waits: `python -m benchmarks.waiting_embedder`.
+
+Everything else is the service itself: gRPC, decoding, batching, limits. With the processor idle while the network
+"runs", one machine shows how a load spreads over several of them. Its vectors mean nothing.
+"""
+
+import asyncio
+import time
+
+import numpy as np
+
+from embedder_service.bootstrap import serve
+from embedder_service.core.types import ModelInfo, Pixels, Vectors
+from embedder_service.settings import EmbedderSettings
+from grpc_kit import logging
+from grpc_kit.server import stop_signals
+from grpc_kit.settings import load
+
+# About what VGG16 takes on two processors with bfloat16.
+SECONDS_PER_IMAGE = 0.04
+INFO = ModelInfo(
+    name="waiting",
+    dimension=512,
+    input_size=224,
+    pooling="none",
+    preprocessing="none",
+    normalisation="l2",
+    weights_sha256="0" * 64,
+    precision="float32",
+    max_batch_size=8,
+    threads=2,
+    seconds_per_image=SECONDS_PER_IMAGE,
+)
+
+
+class WaitingModel:
+    """Takes the time of a network, and gives unit vectors of the pixels' means."""
+
+    info = INFO
+
+    def embed(self, pixels: Pixels) -> Vectors:
+        """uint8[N, S, S, 3] to float32[N, 512]."""
+        time.sleep(SECONDS_PER_IMAGE * len(pixels))
+        means = pixels.reshape(len(pixels), -1).mean(axis=1)
+        vectors = np.cos(np.outer(means, np.arange(1, INFO.dimension + 1))).astype(np.float32)
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+
+async def run(settings: EmbedderSettings) -> None:
+    """Serves until the process is asked to stop."""
+    stop = stop_signals()
+    async with serve(WaitingModel(), settings):
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    options = load(EmbedderSettings, "python -m benchmarks.waiting_embedder")
+    logging.configure(options.log_format, options.log_level, "waiting_embedder")
+    asyncio.run(run(options))

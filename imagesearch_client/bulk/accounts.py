@@ -1,0 +1,128 @@
+"""What a load has done so far, and what it could not."""
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from imagesearch_client.bulk.items import Fault, Item
+
+SHOWN_REJECTS = 10
+
+
+@dataclass(frozen=True)
+class Reject:
+    """What was not stored, and why."""
+
+    where: str
+    """Its uri; or the place in the source, of what is no item."""
+    reason: str
+    message: str
+
+
+@dataclass
+class Account:
+    """Counts everything that a load has met; it grows while the load goes on."""
+
+    expected: int | None = None
+    """About how many items there are; None where that is not known."""
+    met: int = 0
+    """Items, and what is none."""
+    stored: int = 0
+    """Images that were embedded, or whose ready vectors were taken, and that are stored."""
+    described: int = 0
+    """Images whose vectors stay, and whose uri or attributes are new."""
+    skipped: int = 0
+    """Images that are as they were."""
+    duplicates: int = 0
+    """Images whose content is stored as another one's."""
+    failed_before: int = 0
+    """Images that failed in a run before, and were not tried again."""
+    removed: int = 0
+    """Images of the collection that the source no longer has."""
+    bytes: int = 0
+    """Of the files that were read."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """How often each reason was given for what was not stored."""
+    first_rejects: list[Reject] = field(default_factory=list)
+    stopped: str = ""
+    """Why it ended before its end; empty where it did not."""
+    interrupted: bool = False
+    """Whether that was asked for."""
+    seconds: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def failed(self) -> int:
+        """What is not stored, in this run or one before."""
+        return self.reasons.total()
+
+    @property
+    def done(self) -> int:
+        """Items whose outcome is known."""
+        return self.stored + self.described + self.skipped + self.duplicates + self.failed
+
+    @property
+    def images_per_second(self) -> float:
+        """Stored images by the second, over the whole load."""
+        return self.stored / self.seconds if self.seconds else 0.0
+
+    def reject(self, reject: Reject) -> None:
+        """Counts what is not stored."""
+        self.reasons[reject.reason] += 1
+        if len(self.first_rejects) < SHOWN_REJECTS:
+            self.first_rejects.append(reject)
+
+    def as_json(self) -> dict[str, object]:
+        """The account as JSON has it."""
+        return {
+            "met": self.met,
+            "stored": self.stored,
+            "described": self.described,
+            "skipped": self.skipped,
+            "duplicates": self.duplicates,
+            "failed": self.failed,
+            "failed_before": self.failed_before,
+            "removed": self.removed,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.images_per_second, 2),
+            "reasons": dict(sorted(self.reasons.items())),
+            "stopped": self.stopped,
+        }
+
+
+class RejectsFile:
+    """A line of JSON for everything that was not stored. It is a manifest: given as a source, it is tried again."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Writes to a new file; None writes nothing. Raises OSError."""
+        self._file: IO[str] | None = (
+            None if path is None else path.open("w", encoding="utf-8", errors="backslashreplace")
+        )
+
+    def __enter__(self) -> Self:
+        """The file itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, rejected: Item | Fault, reason: str, message: str) -> None:
+        """Adds a line. What is no item has no uri, and is passed over when the file is given as a source."""
+        if self._file is None:
+            return
+        line: dict[str, object] = {"_reason": reason, "_message": message}
+        if isinstance(rejected, Item):
+            about = {"uri": rejected.uri, "id": rejected.id, "attributes": rejected.attributes}
+            line = {name: value for name, value in about.items() if value} | line
+        else:
+            line["_where"] = rejected.where
+        self._file.write(json.dumps(line, ensure_ascii=False, default=list) + "\n")

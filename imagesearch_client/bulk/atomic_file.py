@@ -1,0 +1,25 @@
+"""Files that are there whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write to, which takes its place once all went well.
+
+    Raises OSError; what was written by then is removed, and `target` is as it was.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        yield partial
+        # The name must not reach the disk before the content does.
+        with partial.open("rb+") as written:
+            os.fsync(written.fileno())
+        partial.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise

@@ -1,0 +1,46 @@
+"""What is to be done about an item, by what the ledger knows of it."""
+
+from enum import Enum
+
+from imagesearch_client.bulk.items import Item
+from imagesearch_client.bulk.ledger import Row, State, about
+from imagesearch_client.types import Embedding
+
+
+class Action(Enum):
+    """What is to be done about an item."""
+
+    SKIP = "skip"
+    """It is as it was."""
+    DESCRIBE = "describe"
+    """Its content is as it was, and what is stored beside it is not."""
+    LEAVE = "leave"
+    """It failed, and is as it was."""
+    LOAD = "load"
+
+
+def decide(item: Item, known: Row | None, *, retry_failed: bool, dedup: bool, compare_content: bool) -> Action:
+    """What is to be done about an item.
+
+    Args:
+        item: as the source has it now.
+        known: its row in the ledger; None where there is none.
+        retry_failed: tries again what failed.
+        dedup: leaves duplicates be.
+        compare_content: reads every file, whatever its size and time of change say.
+    """
+    if known is None or known.state is State.FREED or (known.state is State.DUPLICATE and not dedup):
+        return Action.LOAD
+    # Where the source can tell nothing of a file, as of a URL in a list, it is taken to be the same.
+    same = item.size == known.size and item.stamp == known.stamp
+    if known.state is State.FAILED:
+        return Action.LOAD if retry_failed or not same else Action.LEAVE
+    if not same or (compare_content and not isinstance(item.content, Embedding)):
+        return Action.LOAD
+    return Action.SKIP if describes(item, known) else Action.DESCRIBE
+
+
+def describes(item: Item, known: Row) -> bool:
+    """Whether what is stored beside an item's content is as it was."""
+    # An id that is made of the content is the same as long as the content is.
+    return known.about == about(item.id, item.uri, item.attributes)

@@ -1,0 +1,344 @@
+"""The ledger of a bulk load: a row for each item, in a file of SQLite."""
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Self
+
+from imagesearch_client.bulk.items import Item
+from imagesearch_client.types import AttributeValue
+
+VERSION = "1"
+# Keys of one statement; SQLite takes 32,766.
+CHUNK = 1000
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sources (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS items (
+    key TEXT PRIMARY KEY,
+    id TEXT NOT NULL,
+    uri TEXT NOT NULL,
+    size INTEGER,
+    stamp TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    about TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    message TEXT NOT NULL,
+    original TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    source INTEGER NOT NULL,
+    run INTEGER NOT NULL,
+    uris_due INTEGER NOT NULL DEFAULT 0,
+    first_time REAL NOT NULL,
+    last_time REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_id ON items (id);
+CREATE INDEX IF NOT EXISTS by_content ON items (sha256) WHERE state = 'done';
+CREATE INDEX IF NOT EXISTS by_original ON items (original) WHERE original <> '';
+CREATE INDEX IF NOT EXISTS due ON items (key) WHERE uris_due;
+"""
+# The index of originals has those only that are not empty, which SQLite is to be told.
+FREE = "UPDATE items SET state = 'freed', original = '' WHERE original = ? AND original <> ''"
+
+
+class State(Enum):
+    """What has become of an item."""
+
+    DONE = "done"
+    """The search service has acknowledged it."""
+    FAILED = "failed"
+    DUPLICATE = "duplicate"
+    """Its content is stored as another item's."""
+    FREED = "freed"
+    """It was the duplicate of one that is gone or has changed, and is to be loaded itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known of an item."""
+
+    key: str
+    id: str
+    uri: str
+    size: int | None
+    stamp: str
+    sha256: str
+    """Of its content, 64 hexadecimal digits; empty where it was never read."""
+    about: str
+    """Digest of its id, uri and attributes."""
+    state: State
+    reason: str = ""
+    message: str = ""
+    original: str = ""
+    """The key of the item that it is a duplicate of."""
+    run: int = 0
+    """When it was last met; the ledger sets it."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The one collection that a ledger is of."""
+
+    collection: str
+    create_time: str
+    """When it was made: another one of the same name holds none of this ledger's items."""
+    fingerprint: str
+
+
+class LedgerError(Exception):
+    """A ledger that cannot be used; says what is wrong and what would be right."""
+
+
+class Ledger:
+    """One row an item. A file of its own for one collection; only one process has it open.
+
+    What was recorded survives the kill of the process; a power cut may take the last moments, and they are done again.
+    Not for several threads at a time. Every method raises LedgerError.
+    """
+
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        """Opens the ledger, and makes it where there is none. `path` None keeps it in memory."""
+        self._path = path
+        self._run = 0
+        self._read_only = read_only
+        with self._named_errors():
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._rows = sqlite3.connect(path or ":memory:", timeout=1, check_same_thread=False, isolation_level=None)
+            # Held until it is closed, by this process or by its end.
+            self._rows.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._rows.execute("PRAGMA journal_mode = WAL")
+            self._rows.execute("PRAGMA synchronous = NORMAL")
+            self._rows.executescript(SCHEMA)
+            if self._fact("version") not in ("", VERSION):
+                raise LedgerError(f"{path} is of another version of this program; name a new one by --ledger")
+            self._rows.execute(f"PRAGMA query_only = {int(read_only)}")
+
+    def __enter__(self) -> Self:
+        """The ledger itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
+    def close(self) -> None:
+        """Lets others have it."""
+        self._rows.close()
+
+    def bind(self, binding: Binding, *, restart: bool = False) -> None:
+        """Makes it the ledger of a collection, or sees that it is; `restart` forgets all items first."""
+        with self._transaction():
+            if restart:
+                self._rows.execute("DELETE FROM items")
+                self._rows.execute("DELETE FROM facts")
+            wanted = {"collection": binding.collection, "fingerprint": binding.fingerprint}
+            wanted["create_time"] = binding.create_time
+            for name, value in wanted.items():
+                if (found := self._fact(name) or value) != value:
+                    raise LedgerError(self._other(name, found, value))
+            self._rows.executemany(
+                "INSERT OR IGNORE INTO facts VALUES (?, ?)", {"version": VERSION, "run": "0", **wanted}.items()
+            )
+
+    @property
+    def run(self) -> int:
+        """The number of this run."""
+        return self._run
+
+    def begin_run(self) -> None:
+        """Items that are met from here on are met in a new run."""
+        with self._transaction():
+            self._run = int(self._fact("run") or 0) + 1
+            if not self._read_only:
+                self._rows.execute("UPDATE facts SET value = ? WHERE name = 'run'", (str(self._run),))
+
+    def source(self, name: str) -> int:
+        """The number of a source."""
+        if self._read_only:
+            return 0
+        with self._transaction():
+            self._rows.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
+            (number,) = self._rows.execute("SELECT number FROM sources WHERE name = ?", (name,)).fetchone()
+            return int(number)
+
+    def meet(self, keys: Sequence[str], source: int) -> dict[str, Row]:
+        """What is known of items, which are marked as met in this run, in this source."""
+        marks = ",".join("?" * len(keys))
+        with self._transaction():
+            found = {row.key: row for row in self._select(f"key IN ({marks})", keys)}
+            if found and not self._read_only:
+                self._rows.execute(
+                    f"UPDATE items SET run = ?, source = ? WHERE key IN ({marks})",  # noqa: S608 - question marks
+                    (self._run, source, *keys),
+                )
+        return found
+
+    def record(self, rows: Sequence[Row], source: int) -> None:
+        """Keeps what has become of items. Duplicates of one that is no longer what it was are freed."""
+        now = time.time()
+        with self._transaction():
+            self._rows.executemany(
+                "INSERT INTO items (key, id, uri, size, stamp, sha256, about, state, reason, message, original, "
+                "attempts, source, run, first_time, last_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET id = excluded.id, uri = excluded.uri, size = excluded.size, "
+                "stamp = excluded.stamp, sha256 = excluded.sha256, about = excluded.about, state = excluded.state, "
+                "reason = excluded.reason, message = excluded.message, original = excluded.original, "
+                "attempts = attempts + 1, source = excluded.source, run = excluded.run, last_time = excluded.last_time",
+                [(*_values(row), source, self._run, now, now) for row in rows],
+            )
+            for row in rows:
+                # Who is a duplicate has none of its own, and who is stored as it was keeps them.
+                kept = row.sha256 if row.state is State.DONE else ""
+                self._rows.execute(
+                    f"{FREE} AND sha256 <> ?",
+                    (row.key, kept),
+                )
+                self._mark_due(row.original or row.key)
+
+    def original_of(self, sha256: str, key: str) -> Row | None:
+        """The item that is stored with a content, other than `key`."""
+        return next(self._select("sha256 = ? AND state = 'done' AND key <> ? LIMIT 1", (sha256, key)), None)
+
+    def gone(self, source: int) -> Iterator[list[Row]]:
+        """Items of a source that were not met in this run, some at a time; each may be removed before the next."""
+        last = ""
+        while rows := list(
+            self._select("source = ? AND run < ? AND key > ? ORDER BY key LIMIT ?", (source, self._run, last, CHUNK))
+        ):
+            last = rows[-1].key
+            yield rows
+
+    def ids_of_others(self, rows: Sequence[Row]) -> set[str]:
+        """Those of the rows' ids that items beside them have as well."""
+        keys = {row.key for row in rows}
+        marks = ",".join("?" * len(rows))
+        same = self._select(f"id IN ({marks}) AND state = 'done'", [row.id for row in rows])
+        return {row.id for row in same if row.key not in keys}
+
+    def remove(self, rows: Sequence[Row]) -> None:
+        """Forgets items; their duplicates are freed."""
+        with self._transaction():
+            for row in rows:
+                self._rows.execute("DELETE FROM items WHERE key = ?", (row.key,))
+                self._rows.execute(FREE, (row.key,))
+                self._rows.execute("UPDATE items SET uris_due = 1 WHERE key = ?", (row.original,))
+
+    def has_freed(self, sources: Iterable[int]) -> bool:
+        """Whether an item of these sources has to be loaded after all."""
+        return any(
+            next(self._select("state = 'freed' AND source = ? LIMIT 1", (source,)), None) is not None
+            for source in sources
+        )
+
+    def uris_due(self) -> Iterator[tuple[Row, list[str]]]:
+        """Stored items whose duplicates have changed, and the uris of these."""
+        last = ""
+        while rows := list(self._select("uris_due AND key > ? ORDER BY key LIMIT ?", (last, CHUNK))):
+            last = rows[-1].key
+            for row in rows:
+                yield (
+                    row,
+                    [other.uri for other in self._select("original = ? AND original <> '' ORDER BY uri", (row.key,))],
+                )
+
+    def uris_told(self, row: Row) -> None:
+        """The uris of an item's duplicates are stored with it."""
+        with self._transaction():
+            self._rows.execute("UPDATE items SET uris_due = 0 WHERE key = ?", (row.key,))
+
+    def counts(self) -> dict[State, int]:
+        """How many items there are in each state."""
+        with self._named_errors():
+            found = self._rows.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall()
+        return {State(state): count for state, count in found}
+
+    def attempts(self, key: str) -> int:
+        """How often an item was tried."""
+        with self._named_errors():
+            found = self._rows.execute("SELECT attempts FROM items WHERE key = ?", (key,)).fetchone()
+        return int(found[0]) if found else 0
+
+    def _mark_due(self, key: str) -> None:
+        self._rows.execute(
+            "UPDATE items SET uris_due = 1 WHERE key = ? "
+            "AND EXISTS (SELECT 1 FROM items WHERE original = ? AND original <> '')",
+            (key, key),
+        )
+
+    def _select(self, condition: str, values: Sequence[Any]) -> Iterator[Row]:
+        """The rows that fit; `condition` is this module's own text."""
+        columns = "key, id, uri, size, stamp, sha256, about, state, reason, message, original, run"
+        with self._named_errors():
+            found = self._rows.execute(f"SELECT {columns} FROM items WHERE {condition}", values).fetchall()  # noqa: S608
+        for key, image_id, uri, size, stamp, sha256, about, state, *rest in found:
+            yield Row(key, image_id, uri, size, stamp, sha256, about, State(state), *rest)
+
+    def _fact(self, name: str) -> str:
+        found = self._rows.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return str(found[0]) if found else ""
+
+    def _other(self, name: str, found: str, wanted: str) -> str:
+        what = {"collection": "collection", "fingerprint": "embedder fingerprint", "create_time": "collection made at"}
+        return (
+            f"{self._path} is the ledger of the {what[name]} {found}, and this is {wanted}; name another one "
+            "by --ledger, or forget it by --restart, which loads everything again"
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._named_errors():
+            self._rows.execute("BEGIN")
+            try:
+                yield
+            except BaseException:
+                if self._rows.in_transaction:
+                    self._rows.execute("ROLLBACK")
+                raise
+            self._rows.execute("COMMIT")
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            text = str(error)
+            if "locked" in text:
+                raise LedgerError(f"{self._path} is in use by another process; one load at a time has it") from None
+            if "not a database" in text:
+                raise LedgerError(f"{self._path} is no ledger; name another file by --ledger") from None
+            raise LedgerError(f"the ledger {self._path} cannot be used: {text}") from None
+
+
+def about(image_id: str, uri: str, attributes: Mapping[str, AttributeValue] | None) -> str:
+    """Digest of what is stored with an image beside its content; 32 hexadecimal digits."""
+    text = json.dumps([image_id, uri, attributes], sort_keys=True, default=list)
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def unread(item: Item, state: State, reason: str = "", message: str = "") -> Row:
+    """The row of an item whose content is not known."""
+    return Row(
+        key=item.key,
+        id=item.id,
+        uri=item.uri,
+        size=item.size,
+        stamp=item.stamp,
+        sha256=item.content_sha256,
+        about=about(item.id, item.uri, item.attributes),
+        state=state,
+        reason=reason,
+        message=message,
+    )
+
+
+def _values(row: Row) -> tuple[Any, ...]:
+    key, image_id, uri, size, stamp, sha256, digest, state, reason, message, original, _ = astuple(row)
+    return key, image_id, uri, size, stamp, sha256, digest, state.value, reason, message, original

@@ -1,0 +1,108 @@
+"""How long a load waits for a service, and what it does not wait for."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from grpc_kit.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    ServiceError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnimplementedError,
+)
+
+# What another time may go well.
+PASSING = (UnavailableError, ResourceExhaustedError, DeadlineExceededError, CancelledError)
+# What every further item would meet as well.
+LASTING = (
+    FailedPreconditionError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnimplementedError,
+)
+# Seconds between tries where the service does not say how many: they double from the first to the last.
+FIRST_PAUSE, LAST_PAUSE = 0.1, 10.0
+
+
+class LoadStoppedError(Exception):
+    """The whole load cannot go on. What is not recorded by then is done by the next run."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """As a ServiceError has them."""
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class CallBrokenError(UnavailableError):
+    """A call ended without an answer to some of its items: the service went away, or an item was too much for it."""
+
+
+class Patience:
+    """With one service, shared by all items: it is away when nothing at all goes well for a while."""
+
+    def __init__(self, service: str, seconds: float, is_there: Callable[[], Awaitable[bool]]) -> None:
+        """Waits for a service.
+
+        Args:
+            service: its name, for people.
+            seconds: how long.
+            is_there: asks it for something simple; whether it answers.
+        """
+        self._service = service
+        self.seconds = seconds
+        self.is_there = is_there
+        self._heard = time.monotonic()
+
+    def heard(self) -> None:
+        """Something went well."""
+        self._heard = time.monotonic()
+
+    def check(self, error: ServiceError) -> None:
+        """Raises LoadStoppedError where an error is no item's own, or the service is away for too long."""
+        if isinstance(error, LASTING):
+            raise LoadStoppedError(error.reason, error.message)
+        if isinstance(error, PASSING) and time.monotonic() - self._heard > self.seconds:
+            raise LoadStoppedError(
+                error.reason, f"{self._service} did nothing for {self.seconds:.0f} s, and says: {error.message}"
+            )
+
+
+class Tries:
+    """Of one item with one service."""
+
+    def __init__(self, patience: Patience) -> None:
+        """Goes on as long as there is patience."""
+        self._patience = patience
+        self._first_failure = 0.0
+        self._pause = FIRST_PAUSE
+        self.failed = 0
+
+    async def wait(self, error: ServiceError) -> None:
+        """Waits until it can be tried again, as long as the service says; raises the error where it is no use.
+
+        Raises LoadStoppedError too.
+        """
+        now = time.monotonic()
+        self._first_failure = self._first_failure or now
+        is_over = now - self._first_failure > self._patience.seconds
+        # By now it had calls of its own, and a service that is there and breaks these breaks them because of it.
+        if is_over and isinstance(error, CallBrokenError) and await self._patience.is_there():
+            raise error
+        self._patience.check(error)
+        if is_over:
+            raise error
+        self.failed += 1
+        if not isinstance(error, PASSING):
+            raise error
+        pause = self._pause * random.uniform(0.75, 1.25) if error.retry_after is None else error.retry_after
+        self._pause = min(2 * self._pause, LAST_PAUSE)
+        await asyncio.sleep(pause)

@@ -1,0 +1,29 @@
+"""Bounds what a load has under way."""
+
+import asyncio
+
+
+class Window:
+    """So many items, of so many bytes together; a single item always fits."""
+
+    def __init__(self, items: int, size: int) -> None:
+        """At most `items`, of `size` bytes."""
+        self._most = items
+        self._size = size
+        self._items = 0
+        self._bytes = 0
+        self._left = asyncio.Event()
+
+    async def enter(self, size: int) -> None:
+        """Waits for room for one item of `size` bytes."""
+        while self._items and (self._items >= self._most or self._bytes + size > self._size):
+            self._left.clear()
+            await self._left.wait()
+        self._items += 1
+        self._bytes += size
+
+    def leave(self, size: int) -> None:
+        """Gives the room back."""
+        self._items -= 1
+        self._bytes -= size
+        self._left.set()

@@ -1,0 +1,119 @@
+"""What `imagesearch ingest` and `imagesearch import` share: options, the end, and its exit code."""
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.text import Text
+
+from imagesearch_client.bulk.accounts import Account
+from imagesearch_client.bulk.services import Endpoint
+from imagesearch_client.cli.connection import tls_from_environment
+from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
+
+# Exit codes beside 0. Typer has 2 for a wrong command line.
+TOO_MANY_FAILED, STOPPED, INTERRUPTED = 1, 3, 130
+
+LedgerFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ledger",
+        help="The file that accounts for every image, one for each collection. "
+        "[default: below ~/.local/state/imagesearch]",
+    ),
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget the ledger's account, and load everything again.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in runs before.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Load so many at most; what is skipped does not count.")
+]
+RejectsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--rejects", dir_okay=False, help="Write a line of JSON for each image that is not stored; a source itself."
+    ),
+]
+FailAbove = Annotated[
+    str, typer.Option("--fail-above", help="How many may fail, as 10 or 1%, before the exit code is 1.")
+]
+Patience = Annotated[
+    float, typer.Option("--patience", min=1, help="Seconds that a service may be away before the load ends.")
+]
+Maps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        help="COLUMN=ATTRIBUTE takes a column as an attribute of another name, COLUMN= leaves it out. May be repeated.",
+    ),
+]
+
+
+def endpoint(target: str, token: str = "") -> Endpoint:
+    """A service as the environment says that it is called."""
+    return Endpoint(target, tls_from_environment(), token or os.environ.get("IMAGESEARCH_TOKEN", ""))
+
+
+def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
+    """The COLUMN=NAME of an option, by column."""
+    found: dict[str, str] = {}
+    for text in texts or ():
+        column, equals_sign, name = text.rpartition("=")
+        if not equals_sign or not column or column in found:
+            raise typer.BadParameter(f"{text!r} should be COLUMN=NAME, and once for each column", param_hint=option)
+        found[column] = name
+    return found
+
+
+def allowed_failures(text: str) -> tuple[float, bool]:
+    """The number of --fail-above, and whether it is in hundredths of all."""
+    of_all = text.endswith("%")
+    with suppress(ValueError):
+        number = float(text.removesuffix("%"))
+        if number >= 0:
+            return number, of_all
+    raise typer.BadParameter(f"{text!r} should be a number of images, as 10, or a part of them, as 1%")
+
+
+def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dry_run: bool, as_json: bool) -> NoReturn:
+    """Tells what came of a load, and ends the command."""
+    if as_json:
+        print(json.dumps({"collection": collection, "dry_run": dry_run} | account.as_json()))
+    else:
+        _tell(account, collection, dry_run=dry_run)
+    if account.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if account.stopped:
+        raise typer.Exit(STOPPED)
+    number, of_all = allowed
+    if account.failed > (number / 100 * account.met if of_all else number):
+        raise typer.Exit(TOO_MANY_FAILED)
+    raise typer.Exit(0)
+
+
+def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
+    done = "could be stored" if dry_run else "stored"
+    rate = f", {account.images_per_second:.1f} images/s" if account.stored else ""
+    out.print(f"{account.stored} of {account.met} images {done} in {collection}{rate}", highlight=False)
+    others = {
+        "are as they were": account.skipped,
+        "have new attributes or another uri": account.described,
+        "are duplicates": account.duplicates,
+        "are gone from the source, and were removed": account.removed,
+        "failed in a run before; --retry-failed tries them again": account.failed_before,
+    }
+    for what, count in others.items():
+        if count:
+            out.print(f"  {count} {what}", highlight=False)
+    for reason, count in sorted(account.reasons.items()):
+        err.print(f"  {count} x {reason}", highlight=False)
+    for reject in account.first_rejects:
+        err.print(Text(f"  {reject.where}: {reject.message}"), soft_wrap=True)
+    if account.failed > SHOWN_REJECTS:
+        err.print(f"  ... and {account.failed - SHOWN_REJECTS} more; --rejects FILE gets them all")
+    if account.stopped:
+        err.print("stopped early: ", end="", style="bold red")
+        err.print(Text(f"{account.stopped}. The same command goes on from here."), soft_wrap=True)

@@ -1,0 +1,189 @@
+"""`imagesearch export` and `imagesearch import`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from grpc_kit.credentials import CredentialsError
+from grpc_kit.errors import FailedPreconditionError, NotFoundError
+from imagesearch_client.bulk.accounts import Account
+from imagesearch_client.cli.bars import show_progress
+from imagesearch_client.cli.connection import connected
+from imagesearch_client.cli.loading import (
+    STOPPED,
+    FailAbove,
+    LedgerFile,
+    Limit,
+    Maps,
+    Patience,
+    RejectsOption,
+    Restart,
+    RetryFailed,
+    allowed_failures,
+    endpoint,
+    finish,
+    pairs,
+)
+from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target, Where, condition_of
+from imagesearch_client.cli.output import err, out
+from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client.types import Collection, Metric
+
+if TYPE_CHECKING:
+    from imagesearch_client.bulk.vector_files import VectorFile
+
+# Calls that import uses are those of vectors, whose number is fixed.
+STREAMS = 1
+
+
+def export(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write: .parquet, .h5 or .npz.")],
+    collection: CollectionName = DEFAULT_COLLECTION,
+    target: Target = DEFAULT_TARGET,
+    where: Where = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew where an export that was cut off could go on.")
+    ] = False,
+    patience: Patience = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a collection with its vectors and attributes to a file.
+
+    An export that was cut off goes on when it is run again: what was read is in FILE.parts until it is whole. Exit
+    codes: 0 done, 1 the service refused, 2 wrong usage, 3 the file cannot be written.
+    """
+    # It brings pyarrow and others, which take a while to import.
+    from imagesearch_client.bulk.export import Export  # noqa: PLC0415
+    from imagesearch_client.bulk.parts import ExportError  # noqa: PLC0415
+
+    condition = condition_of(where)
+    with connected(target) as client, show_progress(err) as progress:
+        total = client.count(collection, where=condition)
+        progress.start(total)
+        try:
+            report = Export(
+                client,
+                collection,
+                file,
+                condition,
+                progress.reach,
+                restart=restart,
+                overwrite=overwrite,
+                patience=patience,
+            ).run()
+        except ExportError as error:
+            err.print("[bold red]error[/] ", end="")
+            err.print(Text(str(error)), soft_wrap=True)
+            raise typer.Exit(STOPPED) from None
+    if as_json:
+        print(json.dumps(report.as_json()))
+    else:
+        resumed = f", {report.resumed_rows} of them by a run before" if report.resumed_rows else ""
+        out.print(
+            Text(f"{report.rows} images of {report.collection} in {file}, {report.bytes / 1e6:.1f} MB{resumed}"),
+            soft_wrap=True,
+        )
+
+
+def import_file(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="A file of vectors: .parquet, .h5 or .npz.")
+    ],
+    collection: CollectionName = DEFAULT_COLLECTION,
+    target: Target = DEFAULT_TARGET,
+    fingerprint: Annotated[
+        str, typer.Option(help="Which model made the vectors, where the file does not say: a name of your own.")
+    ] = "",
+    metric: Annotated[
+        Metric | None, typer.Option(help="Of a collection that is made. [default: the file's, else cosine]")
+    ] = None,
+    vector_column: Annotated[str, typer.Option(help="Of the vectors. [default: vector, features, ...]")] = "",
+    id_column: Annotated[str, typer.Option(help="Of the ids. [default: id, ids, image_names, ...]")] = "",
+    uri_column: Annotated[str, typer.Option(help="Of the uris. [default: uri, path, ... where there is one]")] = "",
+    maps: Maps = None,
+    ledger: LedgerFile = None,
+    restart: Restart = False,
+    retry_failed: RetryFailed = False,
+    limit: Limit = None,
+    rejects: RejectsOption = None,
+    fail_above: FailAbove = "0",
+    patience: Patience = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Put the vectors of a file into a collection: those of an export, or some that were made elsewhere.
+
+    A collection that is not there is made like the exported one. Run it again where it was cut off: what is done is
+    skipped. Exit codes: as of ingest.
+    """
+    # They bring pyarrow and others, which take a while to import.
+    from imagesearch_client.bulk import jobs  # noqa: PLC0415
+    from imagesearch_client.bulk.destinations import Route  # noqa: PLC0415
+    from imagesearch_client.bulk.items import SourceError  # noqa: PLC0415
+    from imagesearch_client.bulk.ledger import LedgerError  # noqa: PLC0415
+    from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
+    from imagesearch_client.bulk.progress import show  # noqa: PLC0415
+    from imagesearch_client.bulk.vector_files import VectorFile, VectorOptions  # noqa: PLC0415
+
+    allowed = allowed_failures(fail_above)
+    columns = VectorOptions(fingerprint, vector_column, id_column, uri_column, pairs(maps, "--map"))
+    try:
+        source = VectorFile(file, columns)
+    except SourceError as error:
+        raise typer.BadParameter(str(error), param_hint="FILE") from None
+    account = Account()
+    try:
+        with connected(target, code=STOPPED) as client:
+            into = _collection_for(client, collection, source, metric)
+            path = ledger or jobs.default_ledger(target, into.name)
+            route = Route(endpoint(target), None, STREAMS, patience, ready=True)
+            options = LoadOptions(limit=limit, retry_failed=retry_failed)
+            with show(account, err):
+                jobs.load(client, into, [source], route, jobs.Files(path, rejects, restart), options, account)
+    except (LedgerError, OSError, CredentialsError) as error:
+        err.print("[bold red]error[/] ", end="")
+        err.print(Text(str(error)), soft_wrap=True)
+        raise typer.Exit(STOPPED) from None
+    finish(account, collection, allowed, dry_run=False, as_json=as_json)
+
+
+def _collection_for(client: Client, name: str, source: "VectorFile", metric: Metric | None) -> Collection:
+    """The collection of a name; one that takes a file's vectors is made where there is none."""
+    try:
+        found = client.get_collection(name)
+    except NotFoundError:
+        return _make(client, name, source, metric)
+    if found.fingerprint != source.fingerprint or found.dimension != source.dimension:
+        raise typer.BadParameter(
+            f"{name} is of {found.dimension} x {found.fingerprint}, and the file of {source.dimension} x "
+            f"{source.fingerprint}; vectors of two models are never mixed",
+            param_hint="--collection",
+        )
+    if metric not in (None, found.metric):
+        raise typer.BadParameter(f"{name} exists and has {found.metric.value}", param_hint="--metric")
+    return found
+
+
+def _make(client: Client, name: str, source: "VectorFile", metric: Metric | None) -> Collection:
+    notes = source.notes
+
+    def create(model: str) -> Collection:
+        return client.create_collection(
+            name,
+            model=model,
+            dimension=source.dimension,
+            fingerprint=source.fingerprint,
+            metric=metric or Metric(notes.get("metric", "cosine")),
+            description=notes.get("description", ""),
+            labels=json.loads(notes.get("labels", "{}")),
+        )
+
+    if model := notes.get("model", ""):
+        try:
+            return create(model)
+        except (FailedPreconditionError, NotFoundError) as error:
+            err.print(Text(f"{name} takes vectors and no images: {error.message}"), soft_wrap=True)
+    return create("")

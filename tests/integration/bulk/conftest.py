@@ -1,0 +1,106 @@
+"""Both services for loads, and images to load."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from PIL import Image as PillowImage
+
+from demo.local_stack import ServiceProcess, free_port
+from imagesearch_client import Client
+from imagesearch_client.bulk.accounts import Account
+from imagesearch_client.bulk.destinations import Route
+from imagesearch_client.bulk.jobs import Files, ensure_collection, load
+from imagesearch_client.bulk.load import LoadOptions
+from imagesearch_client.bulk.options import SourceOptions
+from imagesearch_client.bulk.services import Endpoint
+from imagesearch_client.bulk.sources import open_source
+
+
+@pytest.fixture(scope="session")
+def embedder_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    address = f"127.0.0.1:{free_port()}"
+    log = tmp_path_factory.mktemp("embedder") / "log"
+    with ServiceProcess("embedder_service", address, {"EMBEDDER_LISTEN_ADDRESS": address}, log):
+        yield address
+
+
+@pytest.fixture(scope="session")
+def search_address(embedder_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    address = f"127.0.0.1:{free_port()}"
+    folder = tmp_path_factory.mktemp("search")
+    settings = {
+        "SEARCH_LISTEN_ADDRESS": address,
+        "SEARCH_EMBEDDER_TARGET": embedder_address,
+        "SEARCH_MILVUS_URI": str(folder / "milvus.db"),
+    }
+    with ServiceProcess("search_service", address, settings, folder / "log"):
+        yield address
+
+
+@pytest.fixture
+def client(search_address: str) -> Iterator[Client]:
+    with Client(search_address, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def name() -> str:
+    """A name for a collection that no other test has."""
+    return f"c_{uuid.uuid4().hex[:16]}"
+
+
+def png(number: int) -> bytes:
+    """A small image of its own colour."""
+    file = BytesIO()
+    colour = (37 * number % 256, 91 * number % 256, number % 256)
+    PillowImage.new("RGB", (48, 32), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of six images, two of them in a folder below."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    for number, path in enumerate(("a.png", "b.png", "c.png", "d.png", "below/e.png", "below/f.png")):
+        (folder / path).write_bytes(png(number))
+    return folder
+
+
+Run: TypeAlias = Callable[..., Account]
+
+
+@pytest.fixture
+def run(client: Client, search_address: str, embedder_address: str, name: str, tmp_path: Path) -> Run:
+    """Loads sources into the test's collection, as `imagesearch ingest` does."""
+
+    def run(
+        *sources: Path | str,
+        embedder: str = embedder_address,
+        via_search: bool = False,
+        restart: bool = False,
+        patience: float = 30.0,
+        streams: int = 2,
+        rejects: Path | None = None,
+        source_options: SourceOptions | None = None,
+        search: str = search_address,
+        **options: bool | int,
+    ) -> Account:
+        opened = [open_source(str(source), source_options or SourceOptions()) for source in sources]
+        route = Route(Endpoint(search), None if via_search else Endpoint(embedder), streams, patience)
+        account = Account()
+        files = Files(tmp_path / "of.ledger", rejects, restart)
+        load_options = LoadOptions(**options)  # type: ignore[arg-type]
+        load(client, ensure_collection(client, name), opened, route, files, load_options, account)
+        return account
+
+    return run
+
+
+def ids(client: Client, name: str) -> list[str]:
+    """The ids of a collection."""
+    return [image.id for image in client.list(name, strong=True)]

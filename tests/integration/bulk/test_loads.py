@@ -1,0 +1,364 @@
+"""Loads of folders into a real collection."""
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from grpc_kit.errors import FailedPreconditionError, UnavailableError
+from imagesearch_client import Client
+from imagesearch_client.bulk.items import SourceError
+from imagesearch_client.bulk.ledger import LedgerError
+from imagesearch_client.bulk.options import SourceOptions
+from tests.integration.bulk.conftest import Run, ids, png
+from tests.relay import Relay
+
+ALL = ["a.png", "b.png", "below/e.png", "below/f.png", "c.png", "d.png"]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_image_is_stored_once_and_skipped_from_then_on(run: Run, client: Client, name: str, folder: Path) -> None:
+    account = run(folder)
+    assert (account.met, account.stored, account.failed, account.stopped) == (6, 6, 0, "")
+    assert account.expected == 6
+    assert ids(client, name) == ALL
+    image = client.get(name, "below/e.png", with_vector=True, strong=True)
+    assert image.uri == str(folder / "below" / "e.png")
+    assert image.content_sha256 == digest(folder / "below" / "e.png")
+    again = run(folder)
+    assert (again.met, again.stored, again.skipped, again.bytes) == (6, 0, 6, 0)
+
+
+def test_vectors_are_those_that_the_search_service_would_have_made(
+    run: Run, client: Client, name: str, folder: Path
+) -> None:
+    run(folder)
+    direct = client.get(name, "a.png", with_vector=True, strong=True)
+    run(folder, via_search=True, restart=True)
+    through = client.get(name, "a.png", with_vector=True, strong=True)
+    assert direct.embedding == through.embedding
+    assert direct.content_sha256 == through.content_sha256
+
+
+def test_what_has_changed_is_embedded_anew_and_keeps_its_attributes(
+    run: Run, client: Client, name: str, folder: Path, embedder_address: str
+) -> None:
+    run(folder)
+    client.update(name, "a.png", attributes={"price": 3})
+    (folder / "a.png").write_bytes(png(100))
+    # Another time of change, and the same content.
+    os.utime(folder / "b.png", ns=(1, 1))
+    with Relay(embedder_address) as relay:
+        account = run(folder, embedder=relay.address)
+        assert relay.embedded.total() == 1
+    assert (account.stored, account.skipped) == (1, 5)
+    image = client.get(name, "a.png", strong=True)
+    assert image.attributes == {"price": 3}
+    assert image.content_sha256 == digest(folder / "a.png")
+    assert run(folder).skipped == 6
+
+
+def test_a_change_that_size_and_time_do_not_show_is_found_by_content(run: Run, folder: Path) -> None:
+    path = folder / "a.png"
+    path.write_bytes(png(1).ljust(400, b"\0"))
+    run(folder)
+    time = path.stat().st_mtime_ns
+    path.write_bytes(png(100).ljust(400, b"\0"))
+    os.utime(path, ns=(time, time))
+    assert run(folder).skipped == 6
+    account = run(folder, compare_content=True)
+    assert (account.stored, account.skipped) == (1, 5)
+
+
+def test_a_folder_that_has_moved_is_described_anew_and_not_embedded(
+    run: Run, client: Client, name: str, folder: Path, embedder_address: str
+) -> None:
+    run(folder)
+    client.update(name, "a.png", attributes={"price": 3})
+    moved = folder.rename(folder.with_name("elsewhere"))
+    with Relay(embedder_address) as relay:
+        account = run(moved, embedder=relay.address)
+        assert relay.embedded.total() == 0
+    assert (account.described, account.stored) == (6, 0)
+    image = client.get(name, "a.png", strong=True)
+    assert image.uri == str(moved / "a.png")
+    assert image.attributes == {"price": 3}
+    assert run(moved).skipped == 6
+
+
+def test_new_attributes_of_a_manifest_need_no_embedding(
+    run: Run, client: Client, name: str, folder: Path, embedder_address: str
+) -> None:
+    manifest = folder / "products.csv"
+    manifest.write_text("path,id,price,kind\na.png,sku-1,3,hat\nb.png,sku-2,4,shoe\n")
+    run(manifest)
+    assert client.get(name, "sku-1", strong=True).attributes == {"price": 3, "kind": "hat"}
+    manifest.write_text("path,id,price\na.png,sku-1,5\nb.png,sku-2,4\n")
+    with Relay(embedder_address) as relay:
+        account = run(manifest, embedder=relay.address)
+        assert relay.embedded.total() == 0
+    assert account.described == 2
+    # A manifest has all attributes of its images.
+    assert client.get(name, "sku-1", strong=True).attributes == {"price": 5}
+
+
+def test_a_vector_that_is_gone_is_made_again(run: Run, client: Client, name: str, folder: Path) -> None:
+    run(folder)
+    client.delete(name, ["a.png"])
+    moved = folder.rename(folder.with_name("elsewhere"))
+    account = run(moved)
+    assert (account.described, account.stored) == (5, 1)
+    assert ids(client, name) == ALL
+
+
+def test_what_fails_is_told_left_alone_and_tried_again_when_asked(
+    run: Run, client: Client, name: str, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "empty.png").touch()
+    (folder / "text.png").write_text("no image")
+    (folder / "cut.png").write_bytes(png(50)[:60])
+    rejects = tmp_path / "rejects.jsonl"
+    account = run(folder, rejects=rejects)
+    assert (account.stored, account.failed, account.failed_before) == (6, 3, 0)
+    assert account.reasons == {"FILE_EMPTY": 1, "IMAGE_FORMAT_UNSUPPORTED": 1, "IMAGE_CORRUPT": 1}
+    lines = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert {line["id"]: line["_reason"] for line in lines} == {
+        "cut.png": "IMAGE_CORRUPT",
+        "empty.png": "FILE_EMPTY",
+        "text.png": "IMAGE_FORMAT_UNSUPPORTED",
+    }
+    again = run(folder, rejects=rejects)
+    assert (again.skipped, again.failed, again.failed_before, again.bytes) == (6, 3, 3, 0)
+    assert len(rejects.read_text().splitlines()) == 3
+    (folder / "text.png").write_bytes(png(60))
+    mended = run(folder)
+    assert (mended.stored, mended.failed, mended.failed_before) == (1, 2, 2)
+    tried = run(folder, retry_failed=True)
+    assert (tried.stored, tried.failed, tried.failed_before) == (0, 2, 0)
+    assert ids(client, name) == sorted([*ALL, "text.png"])
+
+
+def test_rejects_are_a_source_themselves(run: Run, client: Client, name: str, folder: Path, tmp_path: Path) -> None:
+    manifest = folder / "products.jsonl"
+    rows = [{"path": "a.png", "id": "1", "price": 3.5}, {"path": "late.png", "id": "2", "price": 4, "tags": ["x", "y"]}]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rejects = tmp_path / "rejects.jsonl"
+    assert run(manifest, rejects=rejects).reasons == {"UNREADABLE": 1}
+    (folder / "late.png").write_bytes(png(70))
+    account = run(rejects)
+    assert (account.stored, account.failed) == (1, 0)
+    image = client.get(name, "2", strong=True)
+    assert image.attributes == {"price": 4, "tags": ["x", "y"]}
+    assert image.uri == str(folder / "late.png")
+    assert run(manifest).skipped == 2
+
+
+def test_pruning_removes_what_is_gone_and_nothing_else(run: Run, client: Client, name: str, folder: Path) -> None:
+    run(folder)
+    other = folder.with_name("other")
+    other.mkdir()
+    (other / "z.png").write_bytes(png(80))
+    run(other)
+    (folder / "a.png").unlink()
+    shutil.rmtree(folder / "below")
+    assert run(folder).removed == 0
+    assert len(ids(client, name)) == 7
+    account = run(folder, prune=True)
+    assert (account.removed, account.skipped) == (3, 3)
+    assert ids(client, name) == ["b.png", "c.png", "d.png", "z.png"]
+
+
+def test_pruning_is_refused_where_it_is_not_known_what_is_gone(
+    run: Run, client: Client, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(folder)
+    scandir = os.scandir
+
+    def failing(path: str) -> object:
+        if str(path).endswith("below"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    account = run(folder, prune=True)
+    assert account.stopped.startswith("PRUNE_REFUSED")
+    assert account.reasons == {"FOLDER_UNREADABLE": 1}
+    monkeypatch.undo()
+    assert ids(client, name) == ALL
+    shutil.rmtree(folder)
+    folder.mkdir()
+    assert run(folder, prune=True).stopped.startswith("PRUNE_REFUSED")
+    assert ids(client, name) == ALL
+
+
+def test_a_limit_goes_on_from_run_to_run(run: Run, client: Client, name: str, folder: Path) -> None:
+    accounts = [run(folder, limit=4) for _ in range(3)]
+    assert [account.stored for account in accounts] == [4, 2, 0]
+    assert not any(account.stopped for account in accounts)
+    assert ids(client, name) == ALL
+
+
+def test_equal_content_is_stored_once_with_the_other_uris(
+    run: Run, client: Client, name: str, folder: Path, embedder_address: str
+) -> None:
+    for copy in ("aa.png", "ab.png", "below/aa.png"):
+        shutil.copyfile(folder / "a.png", folder / copy)
+    with Relay(embedder_address) as relay:
+        account = run(folder, dedup=True, embedder=relay.address)
+        assert relay.embedded.most_common(1)[0][1] == 1
+    assert (account.stored, account.duplicates) == (6, 3)
+    stored = [image for image in client.list(name, strong=True) if "other_uris" in image.attributes]
+    (original,) = stored
+    same = {str(folder / each) for each in ("a.png", "aa.png", "ab.png", "below/aa.png")}
+    others = original.attributes["other_uris"]
+    assert isinstance(others, list)
+    assert {original.uri, *others} == same
+    assert run(folder, dedup=True).skipped == 9
+
+    # Its place is taken by one of its duplicates, and the uris follow.
+    Path(original.uri).unlink()
+    account = run(folder, dedup=True, prune=True)
+    assert account.removed == 1
+    (heir,) = [image for image in client.list(name, strong=True) if "other_uris" in image.attributes]
+    others = heir.attributes["other_uris"]
+    assert isinstance(others, list)
+    assert {heir.uri, *others} == same - {original.uri}
+    assert len(ids(client, name)) == 6
+    # Without it every image is stored.
+    assert run(folder).stored == 2
+    assert len(ids(client, name)) == 8
+
+
+def test_content_can_be_the_id(run: Run, client: Client, name: str, folder: Path) -> None:
+    options = SourceOptions(by_content=True)
+    shutil.copyfile(folder / "a.png", folder / "same.png")
+    assert run(folder, source_options=options).stored == 7
+    contents = sorted({digest(path) for path in folder.rglob("*.png")})
+    assert ids(client, name) == contents
+    (folder / "b.png").write_bytes(png(100))
+    (folder / "same.png").unlink()
+    run(folder, source_options=options, prune=True)
+    contents = sorted({digest(path) for path in folder.rglob("*.png")})
+    assert ids(client, name) == contents
+
+
+def test_one_id_for_two_files_is_refused_by_name(run: Run, client: Client, name: str, folder: Path) -> None:
+    manifest = folder / "products.csv"
+    manifest.write_text("path,id\na.png,1\nb.png,2\nc.png,1\na.png,1\n")
+    for _ in range(2):
+        account = run(manifest)
+        assert account.reasons == {"ID_TWICE": 1}
+        assert str(folder / "a.png") in account.first_rejects[0].message
+    assert ids(client, name) == ["1", "2"]
+    assert client.get(name, "1", strong=True).uri == str(folder / "a.png")
+
+
+def test_an_embedder_that_refuses_half_of_its_images_and_breaks_calls_loses_none(
+    run: Run, client: Client, name: str, folder: Path, embedder_address: str
+) -> None:
+    for number in range(60):
+        (folder / f"{number:02}.png").write_bytes(png(number + 100))
+    with Relay(embedder_address, refused=0.5, broken=0.2) as relay:
+        account = run(folder, embedder=relay.address, streams=4)
+        assert relay.refusals > 20
+        assert (account.stored, account.failed) == (66, 0)
+        # What breaks with its call was embedded, and its answer lost: few of all.
+        assert relay.embedded.total() < 2 * 66
+    assert len(ids(client, name)) == 66
+
+
+def test_an_image_that_breaks_its_call_fails_alone(run: Run, folder: Path, embedder_address: str) -> None:
+    with Relay(embedder_address) as relay:
+        relay.poison = digest(folder / "b.png")
+        account = run(folder, embedder=relay.address, patience=4)
+        assert (account.stored, account.reasons) == (5, {"UNAVAILABLE": 1}), account
+        assert account.first_rejects[0].where == str(folder / "b.png")
+
+
+def test_a_service_that_stays_away_ends_the_load_and_loses_nothing(
+    run: Run, folder: Path, embedder_address: str
+) -> None:
+    with Relay(embedder_address, refused=1.0) as relay:
+        account = run(folder, embedder=relay.address, patience=2)
+    assert (account.stored, account.failed) == (0, 0)
+    assert "the embedder did nothing for 2 s" in account.stopped
+    assert run(folder).stored == 6
+
+
+def test_an_embedder_that_is_not_there_is_told_before_anything_begins(run: Run, folder: Path) -> None:
+    with pytest.raises(UnavailableError, match="no embedder answers at 127"):
+        run(folder, embedder="127.0.0.1:1")
+
+
+def test_another_model_is_refused_before_anything_is_embedded(run: Run, folder: Path, embedder_address: str) -> None:
+    with Relay(embedder_address) as relay:
+        relay.fingerprint = "vgg16-other"
+        with pytest.raises(FailedPreconditionError, match="vgg16-other"):
+            run(folder, embedder=relay.address)
+        assert not relay.embedded
+
+
+def test_vectors_made_elsewhere_are_not_mixed_with_the_embedders(
+    run: Run, client: Client, name: str, folder: Path
+) -> None:
+    client.create_collection(name, fingerprint="elsewhere", dimension=512)
+    with pytest.raises(FailedPreconditionError, match="made elsewhere"):
+        run(folder)
+
+
+def test_a_collection_of_the_same_name_made_again_is_not_the_ledgers(
+    run: Run, client: Client, name: str, folder: Path
+) -> None:
+    run(folder)
+    client.delete_collection(name)
+    with pytest.raises(LedgerError, match="--restart"):
+        run(folder)
+    assert run(folder, restart=True).stored == 6
+
+
+def test_a_ledger_on_a_full_disk_stops_the_load_and_the_next_run_goes_on(
+    run: Run, client: Client, name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imagesearch_client.bulk.ledger import Ledger  # noqa: PLC0415
+
+    record = Ledger.record
+
+    def on_a_full_disk(self: Ledger, *arguments: object) -> None:
+        # SQLite's own way to be full: not one page more than it has.
+        (pages,) = self._rows.execute("PRAGMA page_count").fetchone()
+        self._rows.execute(f"PRAGMA max_page_count = {pages}")
+        record(self, *arguments)  # type: ignore[arg-type]
+
+    for number in range(60):
+        (folder / f"{'long' * 40}{number:02}.png").write_bytes(png(number + 100))
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "record", on_a_full_disk)
+        account = run(folder)
+    assert "LEDGER_UNUSABLE" in account.stopped
+    assert "full" in account.stopped
+    done = run(folder)
+    assert done.stored + done.skipped == 66
+    assert not done.failed
+    assert len(ids(client, name)) == 66
+    with sqlite3.connect(tmp_path / "of.ledger") as rows:
+        assert rows.execute("SELECT count(*) FROM items WHERE state = 'done'").fetchone() == (66,)
+    rows.close()
+
+
+def test_many_sources_are_one_load(run: Run, folder: Path) -> None:
+    listing = folder / "list.txt"
+    listing.write_text("a.png\nb.png\n")
+    account = run(folder, listing, folder / "c.png")
+    assert (account.met, account.stored, account.skipped) == (9, 6, 3)
+
+
+def test_what_is_no_source_is_named(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="nothing"):
+        run(tmp_path / "nothing")

@@ -1,0 +1,168 @@
+"""A collection in a file and back, on both backends."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagesearch_client import AttributeValue, Client, Embedding, Image, InvalidArgumentError, NewImage, Region, equals
+from imagesearch_client.bulk import export as export_module
+from imagesearch_client.bulk.export import Export
+from imagesearch_client.bulk.items import Item
+from imagesearch_client.bulk.parts import ExportError
+from imagesearch_client.bulk.vector_files import VectorFile, VectorOptions
+
+COUNT = 2500
+# UTF-16 has these in another order than UTF-8.
+FIRST = "i\uffee\U0001f600"
+FILES = ["out.parquet", "out.h5", "out.npz"]
+
+
+class StoppedError(Exception):
+    """What stops a run."""
+
+
+@pytest.fixture
+def client(search_address: str) -> Iterator[Client]:
+    with Client(search_address) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module, "PART_ROWS", 1000)
+
+
+def fill(client: Client, name: str, count: int, dimension: int = 8) -> dict[str, Image]:
+    """Makes a collection of odd images; gives what the service has of them."""
+    client.create_collection(name, dimension=dimension, fingerprint="elsewhere", description="odd")
+    vectors = np.random.default_rng(1).normal(size=(count, dimension))
+    odd: list[AttributeValue] = [1, 1.0, True, "1", ["1", ""], 2**62 + 1]
+    images = [
+        NewImage(
+            f"{FIRST[number % 3]}{number:05d}",
+            Embedding(vectors[number].tolist(), "elsewhere"),
+            f"u/ü/{number}" if number % 2 else "",
+            dict[str, AttributeValue](number=number, odd=odd[number % 6]) if number % 5 else {},
+            Region(0, 0.25, 0.5, 1) if number % 7 == 0 else None,
+            "ab" * 32 if number % 3 else "",
+        )
+        for number in range(count)
+    ]
+    assert [result.error for result in client.write(name, images) if result.error] == []
+    return {image.id: image for image in client.list(name, with_vector=True, page_size=500, strong=True)}
+
+
+def check(target: Path, expected: dict[str, Image]) -> None:
+    found = []
+    for item in VectorFile(target, VectorOptions()):
+        assert isinstance(item, Item)
+        assert isinstance(item.content, Embedding)
+        image = expected[item.id]
+        found.append(item.id)
+        assert image.embedding is not None
+        assert list(item.content.values) == list(image.embedding.values)
+        assert repr(sorted((item.attributes or {}).items())) == repr(sorted(image.attributes.items()))
+        assert (item.uri, item.region, item.content_sha256) == (image.uri, image.region, image.content_sha256)
+    assert found == list(expected)
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def stop(seen: int) -> None:
+    if seen >= COUNT - 1:
+        raise StoppedError
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_has_what_the_collection_has(client: Client, name: str, tmp_path: Path, file: str) -> None:
+    images = fill(client, name, COUNT)
+    client.set_alias(f"{name}_now", name)
+    report = Export(client, f"{name}_now", tmp_path / file, None, lambda _: None).run()
+    assert (report.collection, report.rows, report.pages) == (name, COUNT, 3)
+    check(tmp_path / file, images)
+    client.delete_alias(f"{name}_now")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_becomes_the_same_collection(client: Client, name: str, tmp_path: Path, file: str) -> None:
+    images = fill(client, name, 300)
+    Export(client, name, tmp_path / file, None, lambda _: None).run()
+    source = VectorFile(tmp_path / file, VectorOptions())
+    again = f"{name}_2"
+    client.create_collection(again, dimension=source.dimension, fingerprint=source.fingerprint)
+    new = [
+        NewImage(
+            item.id,
+            item.content,
+            item.uri,
+            item.attributes or {},
+            item.region,
+            item.content_sha256,
+        )
+        for item in source
+        if isinstance(item, Item) and isinstance(item.content, Embedding)
+    ]
+    assert [result.error for result in client.write(again, new) if result.error] == []
+    assert {
+        image.id: dataclasses.replace(
+            image, create_time=images[image.id].create_time, update_time=images[image.id].update_time
+        )
+        for image in client.list(again, with_vector=True, page_size=500, strong=True)
+    } == images
+
+
+def test_an_export_goes_on_where_it_was_stopped(client: Client, name: str, tmp_path: Path) -> None:
+    images = fill(client, name, COUNT)
+    target = tmp_path / "out.parquet"
+    with pytest.raises(StoppedError):
+        Export(client, name, target, None, stop).run()
+    with pytest.raises(ExportError, match="filter was None"):
+        Export(client, name, target, equals("number", 1), lambda _: None).run()
+    report = Export(client, name, target, None, lambda _: None).run()
+    assert (report.rows, report.resumed_rows, report.pages) == (COUNT, 2000, 1)
+    check(target, images)
+
+
+def test_only_what_fits_is_exported(client: Client, name: str, tmp_path: Path) -> None:
+    images = fill(client, name, 300)
+    Export(client, name, tmp_path / "out.h5", equals("odd", "1"), lambda _: None).run()
+    # A text, and a list that holds it.
+    check(
+        tmp_path / "out.h5",
+        {key: image for key, image in images.items() if image.attributes.get("odd") in ("1", ["1", ""])},
+    )
+
+
+def test_a_token_that_is_refused_is_no_end(client: Client, name: str, tmp_path: Path) -> None:
+    images = fill(client, name, COUNT)
+    target = tmp_path / "out.npz"
+    with pytest.raises(StoppedError):
+        Export(client, name, target, None, stop).run()
+    state = target.parent / "out.npz.parts" / "state.json"
+    text = state.read_text()
+    # As if the service had got another key.
+    state.write_text(text.replace('"token": "', '"token": "AAAA'))
+    assert state.read_text() != text
+    report = Export(client, name, target, None, lambda _: None).run()
+    assert (report.rows, report.resumed_rows, report.pages) == (COUNT, 2000, 3)
+    check(target, images)
+
+
+def test_pages_of_long_vectors_are_small(client: Client, name: str, tmp_path: Path) -> None:
+    images = fill(client, name, 130, dimension=32768)
+    report = Export(client, name, tmp_path / "out.parquet", None, lambda _: None).run()
+    assert (report.rows, report.pages) == (130, 3)
+    check(tmp_path / "out.parquet", images)
+
+
+def test_a_page_goes_on_with_its_token_only(client: Client, name: str) -> None:
+    images = fill(client, name, 25)
+    first, token = client.list_page(name, page_size=10, strong=True)
+    rest, end = client.list_page(name, page_size=20, page_token=token, strong=True)
+    assert [image.id for image in (*first, *rest)] == list(images)
+    assert end == ""
+    with pytest.raises(InvalidArgumentError) as caught:
+        client.list_page(name, page_size=10, page_token=token, strong=True, with_vector=True)
+    assert caught.value.reason == "PAGE_TOKEN_INVALID"

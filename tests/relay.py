@@ -1,0 +1,106 @@
+"""An embedder in front of the real one: it hands images on, counts them, and refuses some as the real one may."""
+
+import asyncio
+import hashlib
+import random
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+
+from demo.local_stack import free_port
+from grpc_kit.channel import channel_options, open_channel
+from grpc_kit.errors import ResourceExhaustedError, UnavailableError
+from grpc_kit.status import to_status
+
+MAX_MESSAGE_BYTES = 24 * 1024 * 1024
+
+
+class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
+    """Serves in a thread of its own, on an address that it keeps; as a context manager it is up inside."""
+
+    def __init__(self, embedder: str, *, refused: float = 0.0, broken: float = 0.0) -> None:
+        """`refused` is the part of images that are refused, `broken` that of calls that end in the middle."""
+        self.address = f"127.0.0.1:{free_port()}"
+        self.embedded: Counter[str] = Counter()
+        """How often each content was embedded, by its SHA-256."""
+        self.refusals = 0
+        self.fingerprint = ""
+        """What it says that its model has; empty is what the real one has."""
+        self.poison = ""
+        """The SHA-256 of a content that breaks its call."""
+        self._embedder = embedder
+        self._refused, self._broken = refused, broken
+        self._dice = random.Random(1)
+        self._up = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._up.wait(20)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._loop is not None
+        assert self._stopping is not None
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(20)
+
+    async def _serve(self) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        server = grpc.aio.server(options=channel_options(MAX_MESSAGE_BYTES))
+        embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(self, server)
+        server.add_insecure_port(self.address)
+        async with open_channel(self._embedder, MAX_MESSAGE_BYTES) as channel:
+            self._stub: embedder_pb2_grpc.EmbedderServiceAsyncStub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+            await server.start()
+            self._up.set()
+            await self._stopping.wait()
+            await server.stop(0)
+
+    async def GetModel(self, request: embedder_pb2.GetModelRequest, context: Any) -> embedder_pb2.GetModelResponse:
+        response = await self._stub.GetModel(request)
+        response.model.fingerprint = self.fingerprint or response.model.fingerprint
+        return response
+
+    async def Embed(self, request: embedder_pb2.EmbedRequest, context: Any) -> embedder_pb2.EmbedResponse:
+        return await self._stub.Embed(request)
+
+    async def ListModels(
+        self, request: embedder_pb2.ListModelsRequest, context: Any
+    ) -> embedder_pb2.ListModelsResponse:
+        return await self._stub.ListModels(request)
+
+    async def EmbedStream(
+        self, request_iterator: AsyncIterator[embedder_pb2.EmbedStreamRequest], context: Any
+    ) -> AsyncIterator[embedder_pb2.EmbedStreamResponse]:
+        breaks = self._dice.random() < self._broken
+        answers = 0
+        async for request in request_iterator:
+            sha256 = hashlib.sha256(request.image.content).hexdigest()
+            if sha256 == self.poison or (breaks and answers == 2):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            response = embedder_pb2.EmbedStreamResponse(request_id=request.request_id)
+            if self._dice.random() < self._refused:
+                self.refusals += 1
+                errors = [
+                    ResourceExhaustedError("OVERLOADED", "too many wait", retry_after=0.05),
+                    UnavailableError("STOPPING", "it stops"),
+                ]
+                response.error.CopyFrom(to_status(self._dice.choice(errors), "embedder.imagesearch"))
+            else:
+                call = self._stub.EmbedStream(iter([request]))
+                async for answer in call:
+                    response = answer
+                if response.WhichOneof("result") == "embedding":
+                    self.embedded[sha256] += 1
+            answers += 1
+            yield response
