@@ -27,7 +27,7 @@ from demo.local_stack import ServiceProcess, free_port
 from tests.milvus_server import MilvusProcess
 
 PARTS = ("engine", "replicas", "ledger")
-IMAGES = 700
+IMAGES = 2000
 ENGINE_SECONDS = 10.0
 READY = 64
 REPLICAS = 3

@@ -21,13 +21,13 @@ from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photogr
 from imagesearch_client import Client, Hit, ServiceError
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.destinations import Route
-from imagesearch_client.bulk.folders import Folder
-from imagesearch_client.bulk.items import Item
 from imagesearch_client.bulk.jobs import Files, ensure_collection, load
 from imagesearch_client.bulk.load import LoadOptions
 from imagesearch_client.bulk.progress import show
 from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.plot import plot_hits
+from imagesearch_client.sources.folders import Folder
+from imagesearch_client.sources.items import Item
 
 COLLECTION = "demo"
 RESULTS = Path(__file__).parent / "results.png"

@@ -1,14 +1,13 @@
 """What a load has done so far, and what it could not."""
 
 import json
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from imagesearch_client.bulk.items import Fault, Item
+from imagesearch_client.sources.items import Fault, Item
 
 SHOWN_REJECTS = 10
 
@@ -53,7 +52,7 @@ class Account:
     interrupted: bool = False
     """Whether that was asked for."""
     seconds: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
+    """From the first look at the sources to the last record."""
 
     @property
     def failed(self) -> int:

@@ -9,10 +9,10 @@ from grpc_kit.errors import InvalidArgumentError, ServiceError
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.decisions import Action, describes
 from imagesearch_client.bulk.destinations import Described, Destination
-from imagesearch_client.bulk.items import Item
 from imagesearch_client.bulk.ledger import Ledger, Row, State, about, unread
 from imagesearch_client.bulk.reading import read
 from imagesearch_client.bulk.records import Records
+from imagesearch_client.sources.items import Item
 from imagesearch_client.types import AttributeValue, Embedding
 
 

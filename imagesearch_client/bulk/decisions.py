@@ -2,8 +2,8 @@
 
 from enum import Enum
 
-from imagesearch_client.bulk.items import Item
 from imagesearch_client.bulk.ledger import Row, State, about
+from imagesearch_client.sources.items import Item
 from imagesearch_client.types import Embedding
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from grpc_kit.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from imagesearch_client.bulk.accounts import Account, RejectsFile
 from imagesearch_client.bulk.destinations import Destination, DryRun, IntoCollection, Route
-from imagesearch_client.bulk.items import Source
 from imagesearch_client.bulk.ledger import Binding, Ledger
 from imagesearch_client.bulk.load import Load, LoadOptions
 from imagesearch_client.client import Client
+from imagesearch_client.sources.items import Source
 from imagesearch_client.types import Collection
 
 

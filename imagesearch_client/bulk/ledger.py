@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
-from imagesearch_client.bulk.items import Item
+from imagesearch_client.sources.items import Item
 from imagesearch_client.types import AttributeValue
 
 VERSION = "1"

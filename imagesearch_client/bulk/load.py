@@ -14,11 +14,11 @@ from imagesearch_client.bulk.accounts import Account, Reject, RejectsFile
 from imagesearch_client.bulk.bringing import Bringer, Task
 from imagesearch_client.bulk.decisions import Action, decide
 from imagesearch_client.bulk.destinations import Destination
-from imagesearch_client.bulk.items import Fault, Item, Source, SourceError
 from imagesearch_client.bulk.ledger import Ledger, LedgerError, Row, State
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.bulk.records import Records
 from imagesearch_client.bulk.window import Window
+from imagesearch_client.sources.items import Fault, Item, Source, SourceError
 from imagesearch_client.types import Embedding
 
 # Items that are looked up in the ledger together; fewer where they hold bytes.
@@ -88,6 +88,7 @@ class Load:
 
     async def run(self, sources: Sequence[Source]) -> None:
         """Loads all items, or as many as can be; the account says what came of it."""
+        began = time.perf_counter()
         self._listen_to_signals()
         self._count(sources)
         try:
@@ -104,7 +105,7 @@ class Load:
                 raise
             task.uncancel()
         finally:
-            self._account.seconds = time.perf_counter() - self._account.began
+            self._account.seconds = time.perf_counter() - began
             for pool in (self._listing, self._readers):
                 pool.shutdown(wait=False, cancel_futures=True)
 

@@ -3,7 +3,7 @@
 import hashlib
 
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError
-from imagesearch_client.bulk.items import Item, Read
+from imagesearch_client.sources.items import Item, Read
 
 
 def read(item: Item, content: Read, max_bytes: int) -> tuple[bytes, str]:

@@ -26,10 +26,10 @@ CALL_IMAGES = 16
 CALL_BYTES = 16 * 1024 * 1024
 # Vectors of one call, where they are being made and where they are ready. A call waits a little to be full, because a
 # row in a call of its own costs Milvus about ten times as much.
-CALL_VECTORS, CALL_READY_VECTORS = 64, 256
+CALL_VECTORS, CALL_READY_VECTORS = 128, 256
 CALL_VECTOR_BYTES = 4 * 1024 * 1024
 VECTOR_CALLS = 2
-LINGER_SECONDS = 1.0
+LINGER_SECONDS = 4.0
 # After this many failures a call holds one item only: it may be what breaks the calls of its neighbours.
 SUSPICIOUS = 2
 STATE_SECONDS = 10.0

@@ -150,12 +150,12 @@ def ingest(
     # They bring pyarrow and others, which take a while to import.
     from imagesearch_client.bulk import jobs  # noqa: PLC0415
     from imagesearch_client.bulk.destinations import Route  # noqa: PLC0415
-    from imagesearch_client.bulk.items import SUFFIXES, Source, SourceError  # noqa: PLC0415
     from imagesearch_client.bulk.ledger import LedgerError  # noqa: PLC0415
     from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
-    from imagesearch_client.bulk.options import SourceOptions  # noqa: PLC0415
     from imagesearch_client.bulk.progress import show  # noqa: PLC0415
-    from imagesearch_client.bulk.sources import open_source  # noqa: PLC0415
+    from imagesearch_client.sources.items import SUFFIXES, Source, SourceError  # noqa: PLC0415
+    from imagesearch_client.sources.opening import open_source  # noqa: PLC0415
+    from imagesearch_client.sources.options import SourceOptions  # noqa: PLC0415
 
     allowed = allowed_failures(fail_above)
     if dry_run and prune:

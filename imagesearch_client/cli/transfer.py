@@ -33,7 +33,7 @@ from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.types import Collection, Metric
 
 if TYPE_CHECKING:
-    from imagesearch_client.bulk.vector_files import VectorFile
+    from imagesearch_client.vector_files.source import VectorFile
 
 # Calls that import uses are those of vectors, whose number is fixed.
 STREAMS = 1
@@ -57,8 +57,8 @@ def export(
     codes: 0 done, 1 the service refused, 2 wrong usage, 3 the file cannot be written.
     """
     # It brings pyarrow and others, which take a while to import.
-    from imagesearch_client.bulk.export import Export  # noqa: PLC0415
-    from imagesearch_client.bulk.parts import ExportError  # noqa: PLC0415
+    from imagesearch_client.vector_files.export import Export  # noqa: PLC0415
+    from imagesearch_client.vector_files.parts import ExportError  # noqa: PLC0415
 
     condition = condition_of(where)
     with connected(target) as client, show_progress(err) as progress:
@@ -122,11 +122,11 @@ def import_file(
     # They bring pyarrow and others, which take a while to import.
     from imagesearch_client.bulk import jobs  # noqa: PLC0415
     from imagesearch_client.bulk.destinations import Route  # noqa: PLC0415
-    from imagesearch_client.bulk.items import SourceError  # noqa: PLC0415
     from imagesearch_client.bulk.ledger import LedgerError  # noqa: PLC0415
     from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
     from imagesearch_client.bulk.progress import show  # noqa: PLC0415
-    from imagesearch_client.bulk.vector_files import VectorFile, VectorOptions  # noqa: PLC0415
+    from imagesearch_client.sources.items import SourceError  # noqa: PLC0415
+    from imagesearch_client.vector_files.source import VectorFile, VectorOptions  # noqa: PLC0415
 
     allowed = allowed_failures(fail_above)
     columns = VectorOptions(fingerprint, vector_column, id_column, uri_column, pairs(maps, "--map"))

@@ -15,9 +15,9 @@ from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.destinations import Route
 from imagesearch_client.bulk.jobs import Files, ensure_collection, load
 from imagesearch_client.bulk.load import LoadOptions
-from imagesearch_client.bulk.options import SourceOptions
 from imagesearch_client.bulk.services import Endpoint
-from imagesearch_client.bulk.sources import open_source
+from imagesearch_client.sources.opening import open_source
+from imagesearch_client.sources.options import SourceOptions
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def png(number: int) -> bytes:
     """A small image of its own colour."""
     file = BytesIO()
     colour = (37 * number % 256, 91 * number % 256, number % 256)
-    PillowImage.new("RGB", (48, 32), colour).save(file, "PNG")
+    PillowImage.new("RGB", (48 + number // 256, 32), colour).save(file, "PNG")
     return file.getvalue()
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from grpc_kit.errors import FailedPreconditionError, UnavailableError
 from imagesearch_client import Client
-from imagesearch_client.bulk.items import SourceError
 from imagesearch_client.bulk.ledger import LedgerError
-from imagesearch_client.bulk.options import SourceOptions
+from imagesearch_client.sources.items import SourceError
+from imagesearch_client.sources.options import SourceOptions
 from tests.integration.bulk.conftest import Run, ids, png
 from tests.relay import Relay
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from imagesearch_client import AttributeValue, Client, Embedding, Image, InvalidArgumentError, NewImage, Region, equals
-from imagesearch_client.bulk import export as export_module
-from imagesearch_client.bulk.export import Export
-from imagesearch_client.bulk.items import Item
-from imagesearch_client.bulk.parts import ExportError
-from imagesearch_client.bulk.vector_files import VectorFile, VectorOptions
+from imagesearch_client.sources.items import Item
+from imagesearch_client.vector_files import export as export_module
+from imagesearch_client.vector_files.export import Export
+from imagesearch_client.vector_files.parts import ExportError
+from imagesearch_client.vector_files.source import VectorFile, VectorOptions
 
 COUNT = 2500
 # UTF-16 has these in another order than UTF-8.

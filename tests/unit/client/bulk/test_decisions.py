@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from imagesearch_client.bulk.decisions import Action, decide
-from imagesearch_client.bulk.items import Item
 from imagesearch_client.bulk.ledger import Row, State, unread
+from imagesearch_client.sources.items import Item
 
 
 def item(**changes: object) -> Item:

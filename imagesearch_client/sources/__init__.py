@@ -1,0 +1,1 @@
+"""Where images come from: folders, lists, manifests, archives and buckets, each as a stream of items."""

@@ -1,0 +1,100 @@
+"""What values can be attributes, and what names they can have."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import cast
+
+from imagesearch_client.sources.files import is_text
+from imagesearch_client.types import AttributeValue
+
+ATTRIBUTE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
+WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+MAX_INTEGER = 2**63
+
+
+def is_integer(text: str) -> bool:
+    """Whether it is a whole number of 64 bits, written as numbers are."""
+    return WHOLE_NUMBER.fullmatch(text) is not None and -MAX_INTEGER <= int(text) < MAX_INTEGER
+
+
+def checked(value: object) -> AttributeValue:
+    """The value as an attribute's. Raises ValueError."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        if not -MAX_INTEGER <= value < MAX_INTEGER:
+            raise ValueError("the number has more than 64 bits")
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is no number")
+        return value
+    if isinstance(value, str):
+        return checked_text(value)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return [checked_text(part) for part in value]
+    raise ValueError(f"a {_kind(value)} is no attribute; texts, numbers, true, false and lists of texts are")
+
+
+def checked_text(text: str) -> str:
+    """The text, where it can be sent. Raises ValueError."""
+    if not is_text(text):
+        raise ValueError("the text is not UTF-8")
+    return text
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list):
+        return "list of other than texts"
+    return "JSON object" if isinstance(value, dict) else type(value).__name__
+
+
+def attributes_of(fields: Mapping[str, object], names: Mapping[str, str]) -> dict[str, AttributeValue]:
+    """The attributes that a JSON object says, under the names that `names` gives some of them. Raises ValueError."""
+    attributes: dict[str, AttributeValue] = {}
+    for field, value in fields.items():
+        if not (name := attribute_name(field, names)):
+            continue
+        if name in attributes:
+            raise ValueError(f"two fields are the attribute {name}")
+        if value is not None:
+            try:
+                attributes[name] = checked(value)
+            except ValueError as error:
+                raise ValueError(f"{field}: {error}") from None
+    return attributes
+
+
+def attribute_name(column: str, names: Mapping[str, str]) -> str:
+    """What a column or field is called as an attribute; empty where it is none. Raises ValueError."""
+    # Our own remarks in a file of rejects are no attributes.
+    name = names.get(column, "" if column.startswith("_") else column)
+    if name and not ATTRIBUTE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r:.140} is no name of an attribute (a letter, then at most 127 letters, digits or underscores); "
+            f"--map '{column:.100}={suggested(column)}' gives it another, --map '{column:.100}=' leaves it out"
+        )
+    return name
+
+
+def suggested(column: str) -> str:
+    """A name that an attribute can have, and is like the column's."""
+    name = re.sub(r"[^A-Za-z0-9]+", "_", column).strip("_").lower()[:100] or "attribute"
+    return name if name[0].isalpha() else f"a_{name}"
+
+
+def json_object(line: bytes) -> dict[str, object]:
+    """The JSON object of a line. Raises ValueError."""
+    try:
+        found = json.loads(line.decode())
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON: {error.msg} (at its character {error.pos + 1})") from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it is no JSON object, but a {type(found).__name__}")  # noqa: TRY004 - as above
+    return cast(dict[str, object], found)

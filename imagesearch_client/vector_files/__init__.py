@@ -1,0 +1,1 @@
+"""Vectors in and out of files: Parquet, HDF5 and NPZ."""

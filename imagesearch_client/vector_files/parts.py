@@ -1,0 +1,145 @@
+"""The finished parts of an export: a folder beside its target, from which another run can go on."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from imagesearch_client.vector_files.atomic_file import replacing
+from imagesearch_client.vector_files.listing import Place
+from imagesearch_client.vector_files.parquet_file import read_part, write_part
+from imagesearch_client.vector_files.rows import Rows, Summary
+
+STATE = "state.json"
+LOCK = "lock"
+
+
+class ExportError(Exception):
+    """An export that cannot be made or cannot go on; says what to do."""
+
+
+class Parts:
+    """Rows that are safe on the disk, and the place of the listing after them."""
+
+    def __init__(self, target: Path, identity: Mapping[str, Any]) -> None:
+        """Those of an export to `target`.
+
+        Args:
+            target: the file that they are for.
+            identity: what must be the same for another run to go on: plain values of JSON.
+        """
+        self.folder = target.with_name(f"{target.name}.parts")
+        self._target = target
+        self._identity = dict(identity)
+        self._dimension = int(identity["dimension"])
+        self._names: list[str] = []
+        self.summary = Summary()
+        self.place = Place()
+
+    @contextmanager
+    def opened(self, *, restart: bool) -> Iterator[None]:
+        """Holds the folder for this run, with what is in it, or empty. Raises ExportError, OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            # Two runs would write each other's parts. The lock ends with the process, however that ends.
+            lock = stack.enter_context((self.folder / LOCK).open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ExportError(f"another export to {self._target} is under way") from None
+            if restart or self._is_left_over():
+                self._clear()
+            self._load()
+            yield
+
+    def _is_left_over(self) -> bool:
+        """Whether the export was finished, and only its parts were not removed any more."""
+        state = self.folder / STATE
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            complete = json.loads(state.read_text())["place"]["complete"]
+            return complete is True and self._target.stat().st_mtime >= state.stat().st_mtime
+        return False
+
+    def _load(self) -> None:
+        try:
+            state = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+            found = state["identity"]
+            names, summary, place = state["parts"], Summary(**state["summary"]), Place(**state["place"])
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise ExportError(f"{self.folder / STATE} cannot be understood: {error}; {self._remedy()}") from None
+        differences = [name for name in self._identity if found.get(name) != self._identity[name]]
+        if differences:
+            said = "; ".join(f"{name} was {found.get(name)!r}, is {self._identity[name]!r}" for name in differences)
+            raise ExportError(f"{self.folder} is of an export of something else: {said}; {self._remedy()}")
+        if missing := [name for name in names if not (self.folder / name).is_file()]:
+            raise ExportError(f"{self.folder} misses {missing[0]}; {self._remedy()}")
+        self._names, self.summary, self.place = names, summary, place
+
+    def _remedy(self) -> str:
+        return "to begin anew remove the folder, or restart the export"
+
+    def add(self, rows: Rows, place: Place) -> None:
+        """Writes a part, and that the listing goes on at `place` after it. Raises OSError."""
+        if len(rows):
+            name = f"part-{len(self._names):06d}.parquet"
+            with replacing(self.folder / name) as partial:
+                write_part(str(partial), rows, self._dimension)
+            self._names.append(name)
+            self.summary.add(rows)
+        self.place = place
+        self._save()
+
+    def _save(self) -> None:
+        state = {
+            "identity": self._identity,
+            "parts": self._names,
+            "summary": self.summary.as_json(),
+            "place": asdict(self.place),
+        }
+        # A part that is not in it does not count, and is written again.
+        with replacing(self.folder / STATE) as partial:
+            partial.write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+
+    def batches(self, vectors: bool) -> Iterator[Rows]:
+        """The rows of all parts, one part at a time. Raises ExportError."""
+        for name in self._names:
+            path = self.folder / name
+            try:
+                rows = read_part(path, self._dimension, vectors=vectors)
+            except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+                raise ExportError(f"{path} cannot be read: {error}; {self._remedy()}") from None
+            yield rows
+
+    def remove(self) -> None:
+        """Removes the folder, or what in it is of an export. Raises OSError."""
+        self._clear()
+        with suppress(FileNotFoundError):
+            (self.folder / LOCK).unlink()
+        # Somebody may have put something else there.
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _clear(self) -> None:
+        # The state goes first: without it no part counts.
+        for path in (self.folder / STATE, *_files(self.folder)):
+            with suppress(FileNotFoundError):
+                path.unlink()
+        self._names, self.summary, self.place = [], Summary(), Place()
+
+
+def _files(folder: Path) -> Sequence[Path]:
+    """What exports leave in a folder, beside the state and the lock."""
+    with os.scandir(folder) as entries:
+        return [
+            folder / entry.name
+            for entry in entries
+            if entry.name.startswith("part-") or entry.name.endswith(".partial")
+        ]

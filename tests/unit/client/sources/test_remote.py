@@ -1,0 +1,382 @@
+"""Files that URLs name, on servers of this machine: what is listed, what is read, and how failures are told."""
+
+import io
+import json
+import socket
+import tarfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import boto3  # type: ignore[import-untyped]
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import requests
+from fsspec.implementations.http import HTTPFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from gcp_storage_emulator.server import create_server
+from moto.server import ThreadedMotoServer
+
+from imagesearch_client.sources import remote_folders
+from imagesearch_client.sources.items import Fault, Item, SourceError
+from imagesearch_client.sources.opening import open_source
+from imagesearch_client.sources.options import SourceOptions
+from imagesearch_client.sources.remote import RemoteStream, connect, read_url
+
+# As stores have them, in their order.
+KEYS = ["a/b/c.webp", "a/z.PNG", "b.jpg", "empty.jpg", "猫 ü+&.jpg"]
+CONTENT = {key: b"" if key == "empty.jpg" else key.encode() * 3 for key in KEYS}
+
+
+def opened(url: str, **options: Any) -> list[Item | Fault]:
+    return list(open_source(url, SourceOptions(**options)))
+
+
+def items(url: str, **options: Any) -> list[Item]:
+    found = opened(url, **options)
+    assert not [one for one in found if isinstance(one, Fault)], found
+    return [one for one in found if isinstance(one, Item)]
+
+
+def content_of(item: Item, limit: int = 1_000_000) -> bytes:
+    assert callable(item.content)
+    return item.content(limit)
+
+
+def check_folder(url: str) -> list[Item]:
+    """The images below the URL are those of CONTENT, and their content is right."""
+    found = items(url)
+    assert sorted(item.id for item in found) == KEYS
+    for item in found:
+        assert content_of(item) == CONTENT[item.id]
+        assert content_of(item, 4) == CONTENT[item.id][:4]
+        assert read_url(item.uri, 100) == CONTENT[item.id]
+    assert {item.id for item in items(url, by_content=True)} == {""}
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(content_of, found * 10)) == [CONTENT[item.id] for item in found] * 10
+    return found
+
+
+class Handler(SimpleHTTPRequestHandler):
+    requests: list[str]
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.requests.append(f"GET {self.path} {self.headers.get('Range', '')}")
+        if self.path.startswith("/fail/"):
+            self.send_error(500)
+        elif self.path.startswith("/secret/"):
+            self.send_error(403)
+        elif self.path.startswith("/short/"):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x")
+            self.close_connection = True
+        else:
+            super().do_GET()
+
+    def do_HEAD(self) -> None:
+        self.requests.append(f"HEAD {self.path}")
+        super().do_HEAD()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the server's
+        pass
+
+
+@pytest.fixture
+def seen() -> list[str]:
+    """What the web server was asked."""
+    return []
+
+
+@pytest.fixture
+def web(tmp_path: Path, seen: list[str]) -> Iterator[str]:
+    root = tmp_path / "web"
+    for key, content in CONTENT.items():
+        path = root / "photos" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    handler = type("Recording", (Handler,), {"requests": seen})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(root))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        HTTPFileSystem.clear_instance_cache()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="bucket")
+    yield client
+    client.close()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    server.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    fsspec.get_filesystem_class("gs").clear_instance_cache()
+
+    system = fsspec.filesystem("gs")
+
+    def put(key: str, content: bytes) -> None:
+        system.pipe_file(f"bucket/{key}", content)
+
+    yield put
+    fsspec.get_filesystem_class("gs").clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    system = fsspec.filesystem("memory")
+    yield system
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
+def test_a_folder_of_s3(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_folders, "PAGE", 2)
+    for key, content in CONTENT.items():
+        bucket.put_object(Bucket="bucket", Key=f"photos/{key}", Body=content)
+    for key in ("photos/notes.txt", "photos/folder/", "photos-old/x.jpg", "y.jpg"):
+        bucket.put_object(Bucket="bucket", Key=key, Body=b"x")
+    found = check_folder("s3://bucket/photos")
+    assert [item.id for item in found] == KEYS
+    assert [item.size for item in found] == [len(CONTENT[key]) for key in KEYS]
+    assert all(len(item.stamp) == 32 for item in found)
+    assert found[0].uri == "s3://bucket/photos/a/b/c.webp"
+    assert len(items("s3://bucket")) == len(KEYS) + 2
+
+
+def test_an_object_is_read_by_one_request(bucket: Any) -> None:
+    bucket.put_object(Bucket="bucket", Key="a.jpg", Body=b"abc")
+    bucket.put_object(Bucket="bucket", Key="b.jpg", Body=b"")
+    system, _ = connect("s3://bucket/")
+    calls: list[str] = []
+    call = system._call_s3
+
+    async def counted(method: str, *args: Any, **kwargs: Any) -> Any:
+        calls.append(method)
+        return await call(method, *args, **kwargs)
+
+    system._call_s3 = counted
+    first, second = items("s3://bucket/")
+    del calls[:]
+    assert content_of(first, 10) == b"abc"
+    assert content_of(first, 2) == b"ab"
+    assert content_of(second, 10) == b""
+    assert calls == ["get_object"] * 3
+
+
+def test_failures_of_s3_are_plain(bucket: Any) -> None:
+    bucket.put_object(Bucket="bucket", Key="a.jpg", Body=b"abc")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_url("s3://bucket/gone.jpg", 10)
+    with pytest.raises(FileNotFoundError):
+        read_url("s3://nobucket/gone.jpg", 10)
+    for url in ("s3://bucket/gone/", "s3://nobucket/x/"):
+        (fault,) = opened(url)
+        assert isinstance(fault, Fault)
+        assert (fault.reason, fault.hides) == ("FOLDER_UNREADABLE", True)
+    (item,) = items("s3://bucket/a.jpg")
+    assert (item.id, item.size, content_of(item)) == ("a.jpg", 3, b"abc")
+
+
+def test_a_listing_that_breaks_off_is_told(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_folders, "PAGE", 2)
+    for key in ("a.jpg", "b.jpg", "c.jpg"):
+        bucket.put_object(Bucket="bucket", Key=key, Body=b"x")
+    found = iter(open_source("s3://bucket/", SourceOptions()))
+    next(found)
+    bucket.delete_objects(Bucket="bucket", Delete={"Objects": [{"Key": key} for key in ("a.jpg", "b.jpg", "c.jpg")]})
+    bucket.delete_bucket(Bucket="bucket")
+    assert [type(one) for one in found] == [Item, Fault]
+
+
+def test_manifests_and_archives_on_s3(bucket: Any) -> None:
+    bucket.put_object(Bucket="bucket", Key="in/a.jpg", Body=b"abc")
+    bucket.put_object(Bucket="bucket", Key="in/list.csv", Body=b"path,price\na.jpg,1\ns3://bucket/in/a.jpg,2\n")
+    first, second = items("s3://bucket/in/list.csv")
+    assert (first.id, first.uri, first.attributes, first.size) == ("a.jpg", "s3://bucket/in/a.jpg", {"price": 1}, None)
+    assert second.id == "s3://bucket/in/a.jpg"
+    assert content_of(first) == content_of(second) == b"abc"
+    table = io.BytesIO()
+    pq.write_table(pa.table({"url": ["a.jpg"], "n": [1]}), table)
+    bucket.put_object(Bucket="bucket", Key="in/list.parquet", Body=table.getvalue())
+    assert [item.attributes for item in items("s3://bucket/in/list.parquet")] == [{"n": 1}]
+    bucket.put_object(Bucket="bucket", Key="in/s.tar", Body=archive({"a.jpg": b"abc", "a.cls": b"3"}))
+    (item,) = items("s3://bucket/in/s.tar")
+    assert (item.id, item.uri, item.held) == ("s.tar/a.jpg", "tar://a.jpg::s3://bucket/in/s.tar", 3)
+    assert item.attributes == {"cls": 3}
+
+
+def archive(members: dict[str, bytes], mode: str = "w") -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def test_a_folder_of_google(google: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_folders, "PAGE", 2)
+    for key, content in CONTENT.items():
+        google(f"photos/{key}", content)
+    google("photos/notes.txt", b"x")
+    google("photos-old/x.jpg", b"x")
+    found = check_folder("gs://bucket/photos/")
+    assert [item.id for item in found] == KEYS
+    assert [item.size for item in found] == [len(CONTENT[key]) for key in KEYS]
+    assert all(item.stamp for item in found)
+    with pytest.raises(FileNotFoundError):
+        read_url("gs://bucket/gone.jpg", 10)
+    assert [type(one) for one in opened("gs://nobucket/x/")] == [Fault]
+
+
+def test_a_folder_of_a_web_server(web: str) -> None:
+    found = check_folder(f"{web}/photos")
+    assert {item.size for item in found} == {None}
+    assert f"{web}/photos/{quote('猫 ü+&.jpg')}" in {item.uri for item in found}
+
+
+def test_a_web_file_is_read_by_one_request_and_no_further(web: str, seen: list[str], tmp_path: Path) -> None:
+    (tmp_path / "web/large.jpg").write_bytes(b"x" * 5_000_000)
+    assert read_url(f"{web}/large.jpg", 1000) == b"x" * 1000
+    assert [line.split()[0] for line in seen] == ["GET"]
+    (item,) = items(f"{web}/large.jpg?size=2")
+    assert (item.id, item.size, content_of(item, 10)) == ("large.jpg", 5_000_000, b"x" * 10)
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        ("/gone.jpg", FileNotFoundError, "no such file"),
+        ("/fail/a.jpg", OSError, "the server answers 500"),
+        ("/secret/a.jpg", PermissionError, "the server answers 403"),
+        ("/short/a.jpg", OSError, "payload"),
+    ],
+)
+def test_failures_of_a_web_server_are_plain(web: str, path: str, error: type[OSError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        read_url(web + path, 5000)
+    assert caught.value.strerror
+    assert "\n" not in caught.value.strerror
+
+
+def test_a_server_that_is_not_there_is_plain() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/a.jpg"
+    with pytest.raises(OSError, match="onnect"):
+        read_url(url, 10)
+    (item,) = items(url)
+    with pytest.raises(OSError, match="onnect"):
+        content_of(item)
+    with pytest.raises(SourceError, match="cannot be read"):
+        open_source(url.replace("jpg", "csv"), SourceOptions())
+
+
+def test_web_folders_that_cannot_be_listed_are_told(web: str, tmp_path: Path) -> None:
+    for path in ("/fail/", "/gone/", "/secret/", "/photos/b.jpg/"):
+        assert [type(one) for one in opened(web + path)] == [Fault], path
+    page = tmp_path / "web/page/index.html"
+    page.parent.mkdir()
+    page.write_text('<a href="../fail/">up</a> <a href="./">here</a> <a href="x/">x</a> <a href="b.jpg?s=1">b</a>')
+    found = opened(f"{web}/page/")
+    assert [type(one) for one in found] == [Item, Fault], found
+
+
+def test_a_web_list_of_web_files(web: str, tmp_path: Path) -> None:
+    lines = [{"path": "photos/b.jpg", "price": 1}, {"url": f"{web}/photos/{quote('猫 ü+&.jpg')}"}]
+    (tmp_path / "web/list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = items(f"{web}/list.jsonl")
+    assert [content_of(item) for item in found] == [CONTENT["b.jpg"], CONTENT["猫 ü+&.jpg"]]
+    assert open_source(f"{web}/list.jsonl", SourceOptions()).count() is None
+
+
+def test_a_web_archive_that_is_cut_off_is_told(web: str, tmp_path: Path) -> None:
+    content = archive({f"{number}.jpg": bytes(50_000) for number in range(50)}, "w:gz")
+    (tmp_path / "web/a.tgz").write_bytes(content)
+    assert len(items(f"{web}/a.tgz")) == 50
+    (tmp_path / "web/a.tgz").write_bytes(content[: len(content) // 2])
+    assert isinstance(opened(f"{web}/a.tgz")[-1], Fault)
+
+
+def test_a_folder_of_another_file_system(memory: Any) -> None:
+    for key, content in CONTENT.items():
+        memory.pipe(f"/photos/{key}", content)
+    check_folder("memory://photos")
+    (fault,) = opened("memory://gone/")
+    assert isinstance(fault, Fault)
+
+
+def test_a_folder_below_that_cannot_be_listed_is_told(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/a.jpg", "b/b.jpg", "c.jpg"):
+        memory.pipe(f"/x/{name}", b"x")
+    listed = MemoryFileSystem.ls
+
+    def refuse(system: Any, path: str, **kwargs: Any) -> Any:
+        if path.endswith("/a"):
+            raise RuntimeError("a library's own error")
+        return listed(system, path, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", refuse)
+    found = opened("memory://x/")
+    assert [one.id for one in found if isinstance(one, Item)] == ["c.jpg", "b/b.jpg"]
+    (fault,) = (one for one in found if isinstance(one, Fault))
+    assert "a library's own error" in fault.message
+
+
+def test_a_remote_file_is_a_file_of_pythons(memory: Any) -> None:
+    memory.pipe("/a.bin", bytes(range(100)))
+    with io.BufferedReader(RemoteStream("memory://a.bin")) as file:
+        assert file.read(3) == bytes(range(3))
+        file.seek(50)
+        assert (file.tell(), file.read()) == (50, bytes(range(50, 100)))
+    with pytest.raises(FileNotFoundError):
+        RemoteStream("memory://gone.bin")
+
+
+@pytest.mark.parametrize(("url", "package"), [("s3://b/", "s3fs"), ("gs://b/", "gcsfs"), ("https://h/", "aiohttp")])
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, url: str, package: str) -> None:
+    def missing(*_args: object, **_kwargs: object) -> None:
+        raise ImportError(package)
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(SourceError, match=rf"needs {package}: pip install 'imagesearch\[\w+\]'"):
+        open_source(url, SourceOptions())
+    with pytest.raises(OSError, match="pip install"):
+        read_url(url, 10)
