@@ -31,8 +31,6 @@ class InvalidRow:
 
     number: int
     message: str
-    hides: bool = False
-    """Whether it may have swallowed others."""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class CsvRows:
                 try:
                     cells = next(reader, None)
                 except csv.Error as error:
-                    yield number, InvalidRow(number, f"its quotes do not fit: {error}", hides=True)
+                    yield number, InvalidRow(number, f"its quotes do not fit: {error}")
                     continue
                 if cells is None:
                     return

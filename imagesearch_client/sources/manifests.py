@@ -104,7 +104,7 @@ class Manifest:
     def _found(self, row: Row | InvalidRow) -> Item | Fault:
         where = f"{self._shown}, row {row.number}"
         if isinstance(row, InvalidRow):
-            return Fault(where, "ROW_INVALID", row.message, row.hides)
+            return Fault(where, "ROW_INVALID", row.message)
         if not isinstance(row.path, str) or not row.path.strip():
             return Fault(where, "ROW_INVALID", "it has no path")
         image_id: str | None = None
@@ -144,7 +144,7 @@ def _item(
         image_id = place.id
     if not is_text(place.uri + image_id):
         odd = odd_name(path)
-        return Fault(where, odd.reason, odd.message)
+        return Fault(where, odd.reason, odd.message, hides=False)
     attributes = None if row is None else row.attributes
     return Item("" if by_content else image_id, place.uri, place.content, attributes, place.size, place.stamp)
 
