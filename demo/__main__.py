@@ -107,6 +107,8 @@ def ingest(client: Client, stack: LocalStack, folder: Path) -> Account:
         # There is no second run: the ledger is kept in memory.
         files = Files(ledger=None)
         load(client, collection, [Folder(folder, by_content=False)], route, files, LoadOptions(), account)
+    if account.stopped:
+        sys.exit(f"demo: the images could not all be stored: {account.stopped}")
     return account
 
 

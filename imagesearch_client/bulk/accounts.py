@@ -2,11 +2,13 @@
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.sources.items import Fault, Item
 
 SHOWN_REJECTS = 10
@@ -99,8 +101,9 @@ class RejectsFile:
 
     def __init__(self, path: Path | None) -> None:
         """Writes to a new file; None writes nothing. Raises OSError."""
+        # Line by line, so that a disk that is full is told of by the line that finds no room.
         self._file: IO[str] | None = (
-            None if path is None else path.open("w", encoding="utf-8", errors="backslashreplace")
+            None if path is None else path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
         )
 
     def __enter__(self) -> Self:
@@ -112,10 +115,12 @@ class RejectsFile:
     ) -> None:
         """Closes it."""
         if self._file is not None:
-            self._file.close()
+            # What could not be written was told of then.
+            with suppress(OSError):
+                self._file.close()
 
     def write(self, rejected: Item | Fault, reason: str, message: str) -> None:
-        """Adds a line. What is no item has no uri, and is passed over when the file is given as a source."""
+        """Adds a line. What is no item has no uri, and is passed over in a source. Raises LoadStoppedError."""
         if self._file is None:
             return
         line: dict[str, object] = {"_reason": reason, "_message": message}
@@ -124,4 +129,7 @@ class RejectsFile:
             line = {name: value for name, value in about.items() if value} | line
         else:
             line["_where"] = rejected.where
-        self._file.write(json.dumps(line, ensure_ascii=False, default=list) + "\n")
+        try:
+            self._file.write(json.dumps(line, ensure_ascii=False, default=list) + "\n")
+        except OSError as error:
+            raise LoadStoppedError("REJECTS_UNWRITABLE", f"{self._file.name}: {error.strerror}") from None

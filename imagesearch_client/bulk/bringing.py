@@ -160,19 +160,9 @@ class Bringer:
     async def _set_aside(self, task: Task, sha256: str, original: Row) -> None:
         row = replace(unread(task.item, State.DUPLICATE), sha256=sha256, original=original.key)
         await self._records.record(row, task.source)
-        await self._remove_former(task, "")
         self._account.duplicates += 1
 
     async def _done(self, task: Task, image_id: str, sha256: str) -> Row:
         row = replace(unread(task.item, State.DONE), id=image_id, sha256=sha256)
         await self._records.record(row, task.source)
-        await self._remove_former(task, image_id)
         return row
-
-    async def _remove_former(self, task: Task, image_id: str) -> None:
-        """Removes what was stored of an item under another id, where no other item has that one."""
-        former = task.known
-        if former is None or former.id in ("", image_id) or former.state in (State.DUPLICATE, State.FREED):
-            return
-        if not await self._records.ask(Ledger.ids_of_others, [former]):
-            await self._destination.delete([former.id])

@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS items (
     first_time REAL NOT NULL,
     last_time REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS left_ids (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_id ON items (id);
 CREATE INDEX IF NOT EXISTS by_content ON items (sha256) WHERE state = 'done';
 CREATE INDEX IF NOT EXISTS by_original ON items (original) WHERE original <> '';
@@ -138,6 +139,7 @@ class Ledger:
         with self._transaction():
             if restart:
                 self._rows.execute("DELETE FROM items")
+                self._rows.execute("DELETE FROM left_ids")
                 self._rows.execute("DELETE FROM facts")
             wanted = {"collection": binding.collection, "fingerprint": binding.fingerprint}
             wanted["create_time"] = binding.create_time
@@ -182,9 +184,17 @@ class Ledger:
         return found
 
     def record(self, rows: Sequence[Row], source: int) -> None:
-        """Keeps what has become of items. Duplicates of one that is no longer what it was are freed."""
+        """Keeps what has become of items. Duplicates of one that is no longer what it was are freed.
+
+        Ids under which an item was stored before, and is no more, are left ids then.
+        """
         now = time.time()
         with self._transaction():
+            self._rows.executemany(
+                "INSERT OR IGNORE INTO left_ids SELECT id FROM items "
+                "WHERE key = ? AND id NOT IN ('', ?) AND state IN ('done', 'failed')",
+                [(row.key, "" if row.state is State.DUPLICATE else row.id) for row in rows],
+            )
             self._rows.executemany(
                 "INSERT INTO items (key, id, uri, size, stamp, sha256, about, state, reason, message, original, "
                 "attempts, source, run, first_time, last_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?) "
@@ -216,12 +226,23 @@ class Ledger:
             last = rows[-1].key
             yield rows
 
-    def ids_of_others(self, rows: Sequence[Row]) -> set[str]:
-        """Those of the rows' ids that items beside them have as well."""
+    def ids_of_others(self, ids: Sequence[str], rows: Sequence[Row] = ()) -> set[str]:
+        """Those of some ids that items have under which they are stored, or may be; beside these rows."""
         keys = {row.key for row in rows}
-        marks = ",".join("?" * len(rows))
-        same = self._select(f"id IN ({marks}) AND state = 'done'", [row.id for row in rows])
+        marks = ",".join("?" * len(ids))
+        same = self._select(f"id IN ({marks}) AND state IN ('done', 'failed')", ids)
         return {row.id for row in same if row.key not in keys}
+
+    def left_ids(self) -> list[str]:
+        """Some ids under which items were stored and are no more; none when all are removed."""
+        with self._named_errors():
+            found = self._rows.execute("SELECT id FROM left_ids LIMIT ?", (CHUNK,)).fetchall()
+        return [image_id for (image_id,) in found]
+
+    def left_ids_removed(self, ids: Sequence[str]) -> None:
+        """These are no longer stored, or stored for another item."""
+        with self._transaction():
+            self._rows.executemany("DELETE FROM left_ids WHERE id = ?", [(image_id,) for image_id in ids])
 
     def remove(self, rows: Sequence[Row]) -> None:
         """Forgets items; their duplicates are freed."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from grpc_kit.errors import ServiceError
@@ -89,12 +89,12 @@ class Load:
     async def run(self, sources: Sequence[Source]) -> None:
         """Loads all items, or as many as can be; the account says what came of it."""
         began = time.perf_counter()
-        self._listen_to_signals()
         self._count(sources)
         try:
             async with self._records:
-                await self._run(sources)
-        except LoadStoppedError as stopped:
+                with self._signals_heard():
+                    await self._run(sources)
+        except (LoadStoppedError, ServiceError) as stopped:
             self._stop(f"{stopped.reason}: {stopped.message}")
         except LedgerError as error:
             self._stop(f"LEDGER_UNUSABLE: {error}")
@@ -116,6 +116,12 @@ class Load:
             await self._prune(numbered)
         if self._stopping or not self._records.keeps:
             return
+        # Not before all is recorded: two files may have changed places.
+        while left := await self._records.ask(Ledger.left_ids):
+            others = await self._records.ask(Ledger.ids_of_others, left)
+            if gone := [image_id for image_id in left if image_id not in others]:
+                await self._destination.delete(gone)
+            await self._records.ask(Ledger.left_ids_removed, left)
         if await self._records.ask(Ledger.has_freed, [number for _, number in numbered]):
             # Duplicates whose originals have changed or are gone, and that were passed by then.
             await self._pass_over(numbered, freed_only=True)
@@ -126,9 +132,10 @@ class Load:
                 await self._destination.tell_other_uris(row.id, uris)
             await self._records.ask(Ledger.uris_told, row)
 
-    def _listen_to_signals(self) -> None:
+    @contextmanager
+    def _signals_heard(self) -> Iterator[None]:
         """The first one ends the load when what is under way is done; the second one ends it now."""
-        task = asyncio.current_task()
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
 
         def interrupt() -> None:
             if self._account.interrupted and task is not None:
@@ -136,18 +143,29 @@ class Load:
             self._account.interrupted = True
             self._stop("interrupted")
 
-        # Only the main thread hears signals.
-        with suppress(RuntimeError, ValueError):
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, interrupt)
+        if threading.current_thread() is not threading.main_thread():
+            # Only the main thread hears signals.
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            loop.add_signal_handler(number, interrupt)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
 
     def _count(self, sources: Sequence[Source]) -> None:
         """Counts the items beside the load, which does not wait for it."""
 
         def count() -> None:
-            counts = [source.count() for source in sources]
-            if None not in counts:
-                self._account.expected = sum(filter(None, counts))
+            # What is wrong with a source is told where it is listed.
+            with suppress(OSError, SourceError):
+                counts = [source.count() for source in sources]
+                if None not in counts:
+                    self._account.expected = sum(filter(None, counts))
 
         threading.Thread(target=count, name="counting", daemon=True).start()
 
@@ -164,6 +182,8 @@ class Load:
             try:
                 for source, number in sources:
                     await self._pass_over_one(source, number, tasks, freed_only=freed_only)
+            except LoadStoppedError as stopped:
+                self._stop(f"{stopped.reason}: {stopped.message}")
             except LedgerError as error:
                 self._stop(f"LEDGER_UNUSABLE: {error}")
             except SourceError as error:
@@ -287,7 +307,7 @@ class Load:
                 await self._remove(rows)
 
     async def _remove(self, rows: Sequence[Row]) -> None:
-        others = await self._records.ask(Ledger.ids_of_others, rows)
+        others = await self._records.ask(Ledger.ids_of_others, [row.id for row in rows], rows)
         stored = {row.id for row in rows if row.state not in (State.DUPLICATE, State.FREED)}
         if ids := sorted(stored - others - {""}):
             await self._destination.delete(ids)

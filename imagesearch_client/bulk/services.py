@@ -18,7 +18,7 @@ from grpc_kit.credentials import ClientTls
 from grpc_kit.errors import ServiceError, UnavailableError
 from grpc_kit.status import from_rpc_error, from_status
 from imagesearch_client.bulk.gathering import Bounds, Entry, Gathering
-from imagesearch_client.bulk.patience import CallBrokenError, Patience, Tries
+from imagesearch_client.bulk.patience import PASSING, CallBrokenError, Patience, Tries
 from imagesearch_client.client import MAX_MESSAGE_BYTES
 
 # Images of one call. Each call goes to the next replica, and a new replica gets its share of those that begin then.
@@ -126,11 +126,13 @@ class BulkCalls(Generic[Request, Response]):
 
     def _answer(self, batch: Sequence[Entry[Request, Response]], response: Response) -> None:
         entry = batch[int(response.request_id)]
-        if response.WhichOneof("result") != "error":
+        error = from_status(response.error) if response.WhichOneof("result") == "error" else None
+        if not isinstance(error, PASSING):
             self._patience.heard()
+        if error is None:
             entry.give(response)
-            return
-        entry.fail(from_status(response.error))
+        else:
+            entry.fail(error)
 
 
 class Embedders:

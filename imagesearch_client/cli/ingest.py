@@ -158,8 +158,11 @@ def ingest(
     from imagesearch_client.sources.options import SourceOptions  # noqa: PLC0415
 
     allowed = allowed_failures(fail_above)
-    if dry_run and prune:
-        raise typer.BadParameter("removes images, and a dry run changes nothing", param_hint="--prune")
+    if prune and (dry_run or limit is not None):
+        raise typer.BadParameter(
+            "removes what the whole of the sources does not have; --dry-run and --limit do not go with it",
+            param_hint="--prune",
+        )
     source_options = SourceOptions(
         by_content=ids is Ids.CONTENT,
         root=root,
@@ -170,15 +173,16 @@ def ingest(
         kind=kind.value if kind else "",
     )
 
-    def open_all() -> Sequence[Source]:
+    def open_all() -> tuple[Sequence[Source], bool]:
         try:
-            return [open_source(source, source_options) for source in sources]
+            opened = [open_source(source, source_options) for source in sources]
+            # The standard input can be read once only.
+            return opened, "-" in sources or any(True for source in opened for _ in source)
         except SourceError as error:
             raise typer.BadParameter(str(error), param_hint="SOURCE") from None
 
-    opened = open_all()
-    # The standard input can be read once only.
-    if "-" not in sources and not any(True for source in opened for _ in source):
+    opened, has_images = open_all()
+    if not has_images:
         err.print(Text(f"no image files in {', '.join(sources)}; their names end in {', '.join(sorted(SUFFIXES))}"))
         raise typer.Exit(TOO_MANY_FAILED)
     options = LoadOptions(

@@ -30,6 +30,8 @@ class JsonRows:
         except ValueError:
             # That is the one row's trouble.
             return
+        if _is_remark(row):
+            return
         path = path_column(row, options)
         for field in row:
             if field not in (path, ATTRIBUTES, id_column(row, options, path)):
@@ -45,7 +47,9 @@ class JsonRows:
                 yield InvalidRow(number, f"the line has more than {LONGEST_LINE} bytes")
                 continue
             try:
-                yield self._row(number, json_object(line))
+                fields = json_object(line)
+                if not _is_remark(fields):
+                    yield self._row(number, fields)
             except ValueError as error:
                 yield InvalidRow(number, str(error))
 
@@ -80,6 +84,11 @@ class JsonRows:
             image_id is not None,
             attributes if is_told else None,
         )
+
+
+def _is_remark(fields: dict[str, object]) -> bool:
+    """Whether a line tells of no image, such as one of a file of rejects about a folder that could not be read."""
+    return bool(fields) and all(name.startswith("_") for name in fields)
 
 
 def _merged(one: dict[str, AttributeValue], other: dict[str, AttributeValue]) -> dict[str, AttributeValue]:

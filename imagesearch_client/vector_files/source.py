@@ -73,9 +73,7 @@ class VectorFile:
         if declared and noted and declared != noted:
             raise SourceError(f"{self._path}: says that its vectors are of {noted}, and the option says {declared}")
         if not (declared or noted):
-            raise SourceError(
-                f"{self._path}: does not say which model made its vectors; say it by the option fingerprint"
-            )
+            raise SourceError(f"{self._path}: does not say which model made its vectors; say it by --fingerprint")
         return declared or noted
 
     def _check(self) -> None:

@@ -249,6 +249,27 @@ def test_content_can_be_the_id(run: Run, client: Client, name: str, folder: Path
     assert ids(client, name) == contents
 
 
+def test_files_that_change_places_are_both_kept(run: Run, client: Client, name: str, folder: Path) -> None:
+    options = SourceOptions(by_content=True)
+    run(folder, source_options=options)
+    (folder / "a.png").rename(folder / "tmp")
+    (folder / "b.png").rename(folder / "a.png")
+    (folder / "tmp").rename(folder / "b.png")
+    account = run(folder, source_options=options)
+    assert account.failed == 0
+    contents = sorted({digest(path) for path in folder.rglob("*.png")})
+    assert ids(client, name) == contents
+    uris = {image.content_sha256: image.uri for image in client.list(name, strong=True)}
+    assert uris[digest(folder / "a.png")] == str(folder / "a.png")
+
+
+def test_rejects_on_a_full_disk_stop_the_load(run: Run, folder: Path) -> None:
+    (folder / "text.png").write_text("no image")
+    account = run(folder, rejects=Path("/dev/full"))
+    assert account.stopped.startswith("REJECTS_UNWRITABLE")
+    assert run(folder, retry_failed=True).reasons == {"IMAGE_FORMAT_UNSUPPORTED": 1}
+
+
 def test_one_id_for_two_files_is_refused_by_name(run: Run, client: Client, name: str, folder: Path) -> None:
     manifest = folder / "products.csv"
     manifest.write_text("path,id\na.png,1\nb.png,2\nc.png,1\na.png,1\n")

@@ -180,8 +180,22 @@ def test_uris_of_duplicates_are_due_until_they_are_told(ledger: Ledger) -> None:
 def test_ids_that_others_have_are_told(ledger: Ledger) -> None:
     same = Row("x.jpg", "a.jpg", "/x", None, "", CONTENT, "about", State.DONE)
     ledger.record([row("a.jpg"), row("b.jpg"), same], 1)
-    assert ledger.ids_of_others([row("a.jpg"), row("b.jpg")]) == {"a.jpg"}
-    assert ledger.ids_of_others([row("a.jpg"), same]) == set()
+    assert ledger.ids_of_others(["a.jpg", "b.jpg"], [row("a.jpg"), row("b.jpg")]) == {"a.jpg"}
+    assert ledger.ids_of_others(["a.jpg", "c.jpg"], [row("a.jpg"), same]) == set()
+
+
+def test_ids_that_items_had_are_left_until_they_are_removed(ledger: Ledger) -> None:
+    def stored_as(image_id: str, state: State = State.DONE) -> Row:
+        return Row("a.jpg", image_id, "/a.jpg", 1, "", CONTENT, "about", state, original="b" if image_id == "" else "")
+
+    ledger.record([stored_as("1")], 1)
+    ledger.record([stored_as("1", State.FAILED)], 1)
+    assert ledger.left_ids() == []
+    ledger.record([stored_as("2")], 1)
+    ledger.record([stored_as("", State.DUPLICATE)], 1)
+    assert ledger.left_ids() == ["1", "2"]
+    ledger.left_ids_removed(["1"])
+    assert ledger.left_ids() == ["2"]
 
 
 def test_a_ledger_that_is_only_read_stays_as_it_is(tmp_path: Path) -> None:

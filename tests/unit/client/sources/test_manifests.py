@@ -461,3 +461,10 @@ def test_memory_is_flat(tmp_path: Path, suffix: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 3_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_lines_of_rejects_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
+    lines = [{"_where": "/photos/below", "_reason": "FOLDER_UNREADABLE"}, {"uri": "/a.jpg", "_reason": "UNREADABLE"}]
+    found = opened(written(tmp_path / "rejects.jsonl", "\n".join(map(json.dumps, lines))))
+    assert [one.uri for one in found if isinstance(one, Item)] == ["/a.jpg"]
+    assert len(found) == 1
