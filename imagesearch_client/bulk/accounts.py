@@ -125,8 +125,10 @@ class RejectsFile:
             return
         line: dict[str, object] = {"_reason": reason, "_message": message}
         if isinstance(rejected, Item):
-            about = {"uri": rejected.uri, "id": rejected.id, "attributes": rejected.attributes}
-            line = {name: value for name, value in about.items() if value} | line
+            about: dict[str, object] = {"uri": rejected.uri}
+            about |= {"id": rejected.id} if rejected.id else {}
+            about |= {} if rejected.attributes is None else {"attributes": rejected.attributes}
+            line = about | line
         else:
             line["_where"] = rejected.where
         try:

@@ -1,11 +1,11 @@
 """Brings one item into a collection."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from grpc_kit.errors import InvalidArgumentError, ServiceError
+from grpc_kit.errors import ServiceError
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.decisions import Action, describes
 from imagesearch_client.bulk.destinations import Described, Destination
@@ -57,8 +57,11 @@ class Bringer:
         # The outcome of the item that is stored for all that have its content, until it is in the ledger.
         self._firsts: dict[str, asyncio.Future[Row]] = {}
 
-    async def bring(self, task: Task, action: Action) -> None:
-        """Stores an item, and records it. Raises ServiceError, LoadStoppedError, LedgerError."""
+    async def bring(self, task: Task, action: Action, sized: Callable[[int], None]) -> None:
+        """Stores an item, and records it. Raises ServiceError, LoadStoppedError, LedgerError.
+
+        `sized` is told the bytes of its file when they are in memory.
+        """
         item, known = task.item, task.known
         if isinstance(item.content, Embedding):
             await self._store_vector(task, item.content)
@@ -68,6 +71,7 @@ class Bringer:
         content, sha256 = await asyncio.get_running_loop().run_in_executor(
             self._readers, read, item, item.content, self._destination.max_image_bytes
         )
+        sized(len(content))
         self._account.bytes += len(content)
         if known is not None and known.state is State.DONE and known.sha256 == sha256:
             # Its time of change is new, and maybe nothing else.
@@ -134,12 +138,12 @@ class Bringer:
 
     async def _store_once(self, task: Task, content: bytes, sha256: str) -> None:
         """Stores content that no other item has; else the item is recorded as a duplicate."""
-        if first := self._firsts.get(sha256):
+        while first := self._firsts.get(sha256):
             outcome = await asyncio.shield(first)
-            if outcome.state is State.FAILED:
-                raise InvalidArgumentError(outcome.reason, outcome.message)
-            await self._set_aside(task, sha256, outcome)
-            return
+            # What it failed of may be its own affair.
+            if outcome.state is not State.FAILED:
+                await self._set_aside(task, sha256, outcome)
+                return
         self._firsts[sha256] = first = asyncio.get_running_loop().create_future()
         try:
             original = await self._records.ask(Ledger.original_of, sha256, task.item.key)

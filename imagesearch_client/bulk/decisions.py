@@ -34,7 +34,7 @@ def decide(item: Item, known: Row | None, *, retry_failed: bool, dedup: bool, co
     # Where the source can tell nothing of a file, as of a URL in a list, it is taken to be the same.
     same = item.size == known.size and item.stamp == known.stamp
     if known.state is State.FAILED:
-        return Action.LOAD if retry_failed or not same else Action.LEAVE
+        return Action.LEAVE if same and describes(item, known) and not retry_failed else Action.LOAD
     if not same or (compare_content and not isinstance(item.content, Embedding)):
         return Action.LOAD
     return Action.SKIP if describes(item, known) else Action.DESCRIBE

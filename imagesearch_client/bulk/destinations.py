@@ -1,7 +1,9 @@
 """Where the images of a load go: into a collection, or nowhere."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -34,7 +36,8 @@ MAX_IMAGE_PIXELS = 50_000_000
 # Stored images that are read in one call, and how long that waits for others, in seconds.
 READ_TOGETHER = 200
 READ_LINGER = 0.05
-# The attribute that has the uris of an image's duplicates, and how many characters of them.
+# The attribute that has the uris of an image's duplicates, and how many bytes of them as JSON: all attributes of an
+# image together may have 32 KiB.
 OTHER_URIS = "other_uris"
 MAX_OTHER_URIS = 16_384
 
@@ -194,14 +197,12 @@ class IntoCollection:
 
     async def tell_other_uris(self, image_id: str, uris: Sequence[str]) -> None:
         """Stores the uris of an image's duplicates with it, as many as fit."""
-        kept: list[str] = []
-        for uri in uris:
-            if sum(map(len, kept)) + len(uri) <= MAX_OTHER_URIS:
-                kept.append(uri)
+        sizes = itertools.accumulate(len(json.dumps(uri)) for uri in uris)
+        kept = [uri for uri, size in zip(uris, sizes, strict=True) if size <= MAX_OTHER_URIS]
         attributes = {OTHER_URIS: kept} if kept else {}
         removed = [] if kept else [OTHER_URIS]
-        # Whoever has removed the image meanwhile needs no uris of it.
-        with suppress(NotFoundError):
+        # Whoever has removed the image meanwhile needs no uris of it; and one that is full of attributes has no room.
+        with suppress(NotFoundError, InvalidArgumentError):
             await self._insist(
                 lambda: self._client.update(self._collection.name, image_id, attributes=attributes, remove=removed)
             )
@@ -212,7 +213,7 @@ class IntoCollection:
         while True:
             try:
                 await asyncio.to_thread(call)
-            except NotFoundError:
+            except (NotFoundError, InvalidArgumentError):
                 raise
             except ServiceError as error:
                 await or_stop(tries, error)
@@ -237,12 +238,25 @@ class IntoCollection:
             raise InvalidArgumentError("VALUE_INVALID", f"it has a value that cannot be sent: {error}") from None
 
     async def _read(self, batch: Sequence[Entry[str, Image | None]]) -> None:
-        ids = list(dict.fromkeys(entry.asked for entry in batch))
-        found = await asyncio.to_thread(
-            self._client.get_many, self._collection.name, ids, with_vector=True, strong=True
+        try:
+            found = await self._get({entry.asked for entry in batch})
+        except InvalidArgumentError:
+            if len(batch) == 1:
+                raise
+            # One of them is no id; the others are.
+            for entry in batch:
+                try:
+                    entry.give((await self._get({entry.asked})).get(entry.asked))
+                except ServiceError as error:
+                    entry.fail(error)
+        else:
+            for entry in batch:
+                entry.give(found.get(entry.asked))
+
+    async def _get(self, ids: Iterable[str]) -> dict[str, Image]:
+        return await asyncio.to_thread(
+            self._client.get_many, self._collection.name, list(ids), with_vector=True, strong=True
         )
-        for entry in batch:
-            entry.give(found.get(entry.asked))
 
 
 class DryRun:

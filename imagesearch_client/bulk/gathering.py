@@ -91,6 +91,12 @@ class Gathering(Generic[Asked, Answer]):
                 batch = await self._take()
             try:
                 await self._call(batch)
+            except asyncio.CancelledError:
+                for entry in batch:
+                    entry.fail(UnavailableError("CANCELLED", "the call was cancelled"))
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
             except Exception as error:  # noqa: BLE001 - those who asked are told
                 for entry in batch:
                     entry.fail(error)

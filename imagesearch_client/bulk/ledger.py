@@ -81,6 +81,8 @@ class Row:
     """The key of the item that it is a duplicate of."""
     run: int = 0
     """When it was last met; the ledger sets it."""
+    last_time: float = 0.0
+    """When it was last recorded, in seconds since 1970; the ledger sets it."""
 
 
 @dataclass(frozen=True)
@@ -171,29 +173,36 @@ class Ledger:
             (number,) = self._rows.execute("SELECT number FROM sources WHERE name = ?", (name,)).fetchone()
             return int(number)
 
-    def meet(self, keys: Sequence[str], source: int) -> dict[str, Row]:
-        """What is known of items, which are marked as met in this run, in this source."""
+    def meet(self, keys: Sequence[str]) -> dict[str, Row]:
+        """What is known of items, which are marked as met in this run."""
         marks = ",".join("?" * len(keys))
         with self._transaction():
             found = {row.key: row for row in self._select(f"key IN ({marks})", keys)}
             if found and not self._read_only:
                 self._rows.execute(
-                    f"UPDATE items SET run = ?, source = ? WHERE key IN ({marks})",  # noqa: S608 - question marks
-                    (self._run, source, *keys),
+                    f"UPDATE items SET run = ? WHERE key IN ({marks})",  # noqa: S608 - question marks
+                    (self._run, *keys),
                 )
         return found
 
     def record(self, rows: Sequence[Row], source: int) -> None:
         """Keeps what has become of items. Duplicates of one that is no longer what it was are freed.
 
-        Ids under which an item was stored before, and is no more, are left ids then.
+        Ids under which an item was stored before, and is no more, are left ids then. An item stays with the source that
+        named it first, until another one has it under another uri.
         """
         now = time.time()
         with self._transaction():
             self._rows.executemany(
                 "INSERT OR IGNORE INTO left_ids SELECT id FROM items "
-                "WHERE key = ? AND id NOT IN ('', ?) AND state IN ('done', 'failed')",
+                "WHERE key = ? AND id NOT IN ('', ?) AND state IN ('done', 'failed') AND reason <> 'ID_INVALID'",
                 [(row.key, "" if row.state is State.DUPLICATE else row.id) for row in rows],
+            )
+            # Those that they were duplicates of have one less.
+            self._rows.executemany(
+                "UPDATE items SET uris_due = 1 "
+                "WHERE key = (SELECT original FROM items WHERE key = ? AND original <> '')",
+                [(row.key,) for row in rows],
             )
             self._rows.executemany(
                 "INSERT INTO items (key, id, uri, size, stamp, sha256, about, state, reason, message, original, "
@@ -201,17 +210,18 @@ class Ledger:
                 "ON CONFLICT (key) DO UPDATE SET id = excluded.id, uri = excluded.uri, size = excluded.size, "
                 "stamp = excluded.stamp, sha256 = excluded.sha256, about = excluded.about, state = excluded.state, "
                 "reason = excluded.reason, message = excluded.message, original = excluded.original, "
-                "attempts = attempts + 1, source = excluded.source, run = excluded.run, last_time = excluded.last_time",
+                "attempts = attempts + 1, run = excluded.run, last_time = excluded.last_time, "
+                "source = CASE WHEN uri = excluded.uri THEN source ELSE excluded.source END",
                 [(*_values(row), source, self._run, now, now) for row in rows],
             )
             for row in rows:
                 # Who is a duplicate has none of its own, and who is stored as it was keeps them.
                 kept = row.sha256 if row.state is State.DONE else ""
-                self._rows.execute(
-                    f"{FREE} AND sha256 <> ?",
-                    (row.key, kept),
-                )
+                if self._rows.execute(f"{FREE} AND sha256 <> ?", (row.key, kept)).rowcount:
+                    self._rows.execute("UPDATE items SET uris_due = 1 WHERE key = ?", (row.key,))
                 self._mark_due(row.original or row.key)
+                if row.state is State.DUPLICATE:
+                    self._free_without_original(row.key)
 
     def original_of(self, sha256: str, key: str) -> Row | None:
         """The item that is stored with a content, other than `key`."""
@@ -253,9 +263,9 @@ class Ledger:
                 self._rows.execute("UPDATE items SET uris_due = 1 WHERE key = ?", (row.original,))
 
     def has_freed(self, sources: Iterable[int]) -> bool:
-        """Whether an item of these sources has to be loaded after all."""
+        """Whether an item of these sources that was met in this run has to be loaded after all."""
         return any(
-            next(self._select("state = 'freed' AND source = ? LIMIT 1", (source,)), None) is not None
+            next(self._select("state = 'freed' AND source = ? AND run = ? LIMIT 1", (source, self._run)), None)
             for source in sources
         )
 
@@ -287,6 +297,15 @@ class Ledger:
             found = self._rows.execute("SELECT attempts FROM items WHERE key = ?", (key,)).fetchone()
         return int(found[0]) if found else 0
 
+    def _free_without_original(self, key: str) -> None:
+        """What an item was found to be a duplicate of may have changed by the time that it is recorded."""
+        self._rows.execute(
+            "UPDATE items SET state = 'freed', original = '' WHERE key = ? AND NOT EXISTS "
+            "(SELECT 1 FROM items AS other "
+            "WHERE other.key = items.original AND other.state = 'done' AND other.sha256 = items.sha256)",
+            (key,),
+        )
+
     def _mark_due(self, key: str) -> None:
         self._rows.execute(
             "UPDATE items SET uris_due = 1 WHERE key = ? "
@@ -296,7 +315,7 @@ class Ledger:
 
     def _select(self, condition: str, values: Sequence[Any]) -> Iterator[Row]:
         """The rows that fit; `condition` is this module's own text."""
-        columns = "key, id, uri, size, stamp, sha256, about, state, reason, message, original, run"
+        columns = "key, id, uri, size, stamp, sha256, about, state, reason, message, original, run, last_time"
         with self._named_errors():
             found = self._rows.execute(f"SELECT {columns} FROM items WHERE {condition}", values).fetchall()  # noqa: S608
         for key, image_id, uri, size, stamp, sha256, about, state, *rest in found:
@@ -329,7 +348,7 @@ class Ledger:
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeError) as error:
             text = str(error)
             if "locked" in text:
                 raise LedgerError(f"{self._path} is in use by another process; one load at a time has it") from None
@@ -361,5 +380,5 @@ def unread(item: Item, state: State, reason: str = "", message: str = "") -> Row
 
 
 def _values(row: Row) -> tuple[Any, ...]:
-    key, image_id, uri, size, stamp, sha256, digest, state, reason, message, original, _ = astuple(row)
+    key, image_id, uri, size, stamp, sha256, digest, state, reason, message, original, _, _ = astuple(row)
     return key, image_id, uri, size, stamp, sha256, digest, state.value, reason, message, original

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -26,7 +27,9 @@ LOOKED_UP = 500
 LOOKED_UP_BYTES = 32 * 1024 * 1024
 # Bytes of the files under way, and what is reckoned for one whose size nobody knows.
 WINDOW_BYTES = 256 * 1024 * 1024
-UNKNOWN_BYTES = 1024 * 1024
+UNKNOWN_BYTES = 8 * 1024 * 1024
+# Seconds after which those that were found are gone on with, where a source is slow.
+LISTING_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ class Load:
         self._under_way: dict[str, str] = {}
         self._begun = 0
         self._incomplete: set[int] = set()
+        # Items of each source.
+        self._met: Counter[int] = Counter()
+        self._began = time.time()
         self._stopping = False
 
     async def run(self, sources: Sequence[Source]) -> None:
@@ -117,7 +123,7 @@ class Load:
         if self._stopping or not self._records.keeps:
             return
         # Not before all is recorded: two files may have changed places.
-        while left := await self._records.ask(Ledger.left_ids):
+        while not self._stopping and (left := await self._records.ask(Ledger.left_ids)):
             others = await self._records.ask(Ledger.ids_of_others, left)
             if gone := [image_id for image_id in left if image_id not in others]:
                 await self._destination.delete(gone)
@@ -126,7 +132,7 @@ class Load:
             # Duplicates whose originals have changed or are gone, and that were passed by then.
             await self._pass_over(numbered, freed_only=True)
         due = await self._records.ask(Ledger.uris_due)
-        while found := await self._records.next_of(due):
+        while not self._stopping and (found := await self._records.next_of(due)):
             row, uris = found
             if row.state is State.DONE:
                 await self._destination.tell_other_uris(row.id, uris)
@@ -187,7 +193,11 @@ class Load:
             except LedgerError as error:
                 self._stop(f"LEDGER_UNUSABLE: {error}")
             except SourceError as error:
-                self._stop(f"SOURCE_UNUSABLE: {error}")
+                # Standard input can be listed once only; the next run loads what is left.
+                if not freed_only:
+                    self._stop(f"SOURCE_UNUSABLE: {error}")
+            except Exception as error:  # noqa: BLE001 - what is under way comes to its end whatever happens here
+                self._stop(f"INTERNAL: {error!r}")
             self._destination.hurry()
 
     async def _pass_over_one(self, source: Source, number: int, tasks: asyncio.TaskGroup, *, freed_only: bool) -> None:
@@ -196,19 +206,37 @@ class Load:
         while not self._stopping and (found := await loop.run_in_executor(self._listing, _some_of, listing)):
             named = [each if isinstance(each, Fault) else _with_a_name(each) for each in found]
             keys = [each.key for each in named if isinstance(each, Item)]
-            known = await self._records.ask(Ledger.meet, keys, number) if keys else {}
+            self._met[number] += len(keys)
+            # As they are before the ledger is asked: what ends meanwhile is not in its answer.
+            met = dict(self._under_way)
+            known = await self._records.ask(Ledger.meet, keys) if keys else {}
             if freed_only:
-                freed = {key: row for key, row in known.items() if row.state is State.FREED}
-                named = [each for each in named if isinstance(each, Item) and freed.pop(each.key, None) is not None]
-                # They have been counted before.
-                self._account.met -= len(named)
-                self._account.skipped -= len(named)
-            await self._meet(named, known, number, tasks)
+                named = self._freed(named, known)
+            await self._meet(named, known, met, number, tasks)
+
+    def _freed(self, found: Sequence[Item | Fault], known: dict[str, Row]) -> list[Item | Fault]:
+        """Those that are freed, which were counted as what they were when they were met before."""
+        freed = {key: row for key, row in known.items() if row.state is State.FREED}
+        named: list[Item | Fault] = []
+        for each in found:
+            if isinstance(each, Item) and (row := freed.pop(each.key, None)) is not None:
+                named.append(each)
+                self._account.met -= 1
+                if row.last_time >= self._began:
+                    self._account.duplicates -= 1
+                else:
+                    self._account.skipped -= 1
+        return named
 
     async def _meet(
-        self, found: Sequence[Item | Fault], known: dict[str, Row], source: int, tasks: asyncio.TaskGroup
+        self,
+        found: Sequence[Item | Fault],
+        known: dict[str, Row],
+        met: dict[str, str],
+        source: int,
+        tasks: asyncio.TaskGroup,
     ) -> None:
-        met: dict[str, str] = {}
+        """Begins with items; `met` has the uris of those that this run has met already, by key."""
         for each in found:
             if self._stopping:
                 return
@@ -219,7 +247,7 @@ class Load:
             row = known.get(each.key)
             if row is not None and row.run == self._records.run:
                 met.setdefault(each.key, row.uri)
-            if (uri := met.get(each.key) or self._under_way.get(each.key)) is not None:
+            if (uri := met.get(each.key)) is not None:
                 self._meet_again(each, uri)
                 continue
             met[each.key] = each.uri
@@ -272,9 +300,16 @@ class Load:
 
     async def _bring(self, task: Task, action: Action, size: int) -> None:
         """Brings one item to its end, whatever that is."""
+        held = size
+
+        def sized(found: int) -> None:
+            nonlocal held
+            self._window.change(found - held)
+            held = found
+
         try:
             try:
-                await self._bringer.bring(task, action)
+                await self._bringer.bring(task, action, sized)
             except ServiceError as error:
                 await self._bringer.fail(task, error)
                 self._reject(task.item, error.reason, error.message)
@@ -282,9 +317,11 @@ class Load:
             self._stop(f"{stopped.reason}: {stopped.message}")
         except LedgerError as error:
             self._stop(f"LEDGER_UNUSABLE: {error}")
+        except Exception as error:  # noqa: BLE001 - a fault of this program; the others come to their end
+            self._stop(f"INTERNAL: {error!r}")
         finally:
             self._under_way.pop(task.item.key, None)
-            self._window.leave(size)
+            self._window.leave(held)
 
     async def _prune(self, sources: Sequence[tuple[Source, int]]) -> None:
         """Removes what was not met, where all that there is was."""
@@ -295,7 +332,7 @@ class Load:
                     f"{source.name} could not be listed whole, so that nobody knows what of it is gone; nothing was "
                     "removed",
                 )
-            if not self._account.met:
+            if not self._met[number]:
                 raise LoadStoppedError(
                     "PRUNE_REFUSED",
                     f"{source.name} has no image at all, which more often is a disk that is not there; nothing was "
@@ -303,12 +340,14 @@ class Load:
                 )
         for _, number in sources:
             gone = await self._records.ask(Ledger.gone, number)
-            while rows := await self._records.next_of(gone):
+            while not self._stopping and (rows := await self._records.next_of(gone)):
                 await self._remove(rows)
 
     async def _remove(self, rows: Sequence[Row]) -> None:
         others = await self._records.ask(Ledger.ids_of_others, [row.id for row in rows], rows)
-        stored = {row.id for row in rows if row.state not in (State.DUPLICATE, State.FREED)}
+        stored = {
+            row.id for row in rows if row.state not in (State.DUPLICATE, State.FREED) and row.reason != "ID_INVALID"
+        }
         if ids := sorted(stored - others - {""}):
             await self._destination.delete(ids)
         if self._records.keeps:
@@ -320,10 +359,11 @@ def _some_of(listing: Iterator[Item | Fault]) -> list[Item | Fault]:
     """The next items of a source, not too many and not too large; none at its end."""
     found: list[Item | Fault] = []
     held = 0
+    until = time.monotonic() + LISTING_SECONDS
     for each in listing:
         found.append(each)
         held += each.held if isinstance(each, Item) else 0
-        if len(found) >= LOOKED_UP or held >= LOOKED_UP_BYTES:
+        if len(found) >= LOOKED_UP or held >= LOOKED_UP_BYTES or time.monotonic() > until:
             break
     return found
 

@@ -60,17 +60,20 @@ class Patience:
         self._service = service
         self.seconds = seconds
         self.is_there = is_there
-        self._heard = time.monotonic()
+        # Since when nothing goes well; None where it does.
+        self._failing_since: float | None = None
 
     def heard(self) -> None:
         """Something went well."""
-        self._heard = time.monotonic()
+        self._failing_since = None
 
     def check(self, error: ServiceError) -> None:
         """Raises LoadStoppedError where an error is no item's own, or the service is away for too long."""
         if isinstance(error, LASTING):
             raise LoadStoppedError(error.reason, error.message)
-        if isinstance(error, PASSING) and time.monotonic() - self._heard > self.seconds:
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        if isinstance(error, PASSING) and now - self._failing_since > self.seconds:
             raise LoadStoppedError(
                 error.reason, f"{self._service} did nothing for {self.seconds:.0f} s, and says: {error.message}"
             )

@@ -15,7 +15,7 @@ from imagesearch.types.v1 import image_pb2 as types_image_pb2
 
 from grpc_kit.channel import open_channel
 from grpc_kit.credentials import ClientTls
-from grpc_kit.errors import ServiceError, UnavailableError
+from grpc_kit.errors import CancelledError, InternalError, InvalidArgumentError, ServiceError, UnavailableError
 from grpc_kit.status import from_rpc_error, from_status
 from imagesearch_client.bulk.gathering import Bounds, Entry, Gathering
 from imagesearch_client.bulk.patience import PASSING, CallBrokenError, Patience, Tries
@@ -116,7 +116,8 @@ class BulkCalls(Generic[Request, Response]):
                     self._answer(batch, response)
         except grpc.aio.AioRpcError as error:
             meaning = from_rpc_error(error)
-            if isinstance(meaning, UnavailableError):
+            # Of other kinds are the errors of proxies and broken connections.
+            if isinstance(meaning, UnavailableError | InternalError | InvalidArgumentError | CancelledError):
                 raise CallBrokenError(meaning.reason, meaning.message, retry_after=meaning.retry_after) from None
             raise meaning from None
         except TimeoutError:

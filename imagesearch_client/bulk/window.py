@@ -22,8 +22,12 @@ class Window:
         self._items += 1
         self._bytes += size
 
+    def change(self, size: int) -> None:
+        """What has entered is so many bytes larger than it said, or smaller where that is below 0."""
+        self._bytes += size
+        self._left.set()
+
     def leave(self, size: int) -> None:
         """Gives the room back."""
         self._items -= 1
-        self._bytes -= size
-        self._left.set()
+        self.change(-size)

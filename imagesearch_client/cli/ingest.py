@@ -23,6 +23,7 @@ from imagesearch_client.cli.loading import (
     Restart,
     RetryFailed,
     allowed_failures,
+    check_rejects,
     endpoint,
     finish,
     pairs,
@@ -158,6 +159,7 @@ def ingest(
     from imagesearch_client.sources.options import SourceOptions  # noqa: PLC0415
 
     allowed = allowed_failures(fail_above)
+    check_rejects(rejects, sources)
     if prune and (dry_run or limit is not None):
         raise typer.BadParameter(
             "removes what the whole of the sources does not have; --dry-run and --limit do not go with it",

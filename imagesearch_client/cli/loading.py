@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -68,6 +69,13 @@ def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
     return found
 
 
+def check_rejects(rejects: Path | None, sources: Sequence[str | Path]) -> None:
+    """Sees that the rejects do not go into a file that they come from."""
+    for source in sources:
+        if rejects is not None and rejects.exists() and Path(source).exists() and rejects.samefile(source):
+            raise typer.BadParameter(f"{rejects} is a source, and would be emptied; name another file")
+
+
 def allowed_failures(text: str) -> tuple[float, bool]:
     """The number of --fail-above, and whether it is in hundredths of all."""
     of_all = text.endswith("%")
@@ -85,7 +93,9 @@ def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dr
     else:
         _tell(account, collection, dry_run=dry_run)
     if account.interrupted:
-        raise typer.Exit(INTERRUPTED)
+        # A thread may hang in a read, and Python would wait for it.
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
     if account.stopped:
         raise typer.Exit(STOPPED)
     number, of_all = allowed

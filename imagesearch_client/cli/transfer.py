@@ -23,6 +23,7 @@ from imagesearch_client.cli.loading import (
     Restart,
     RetryFailed,
     allowed_failures,
+    check_rejects,
     endpoint,
     finish,
     pairs,
@@ -129,6 +130,7 @@ def import_file(
     from imagesearch_client.vector_files.source import VectorFile, VectorOptions  # noqa: PLC0415
 
     allowed = allowed_failures(fail_above)
+    check_rejects(rejects, [file])
     columns = VectorOptions(fingerprint, vector_column, id_column, uri_column, pairs(maps, "--map"))
     try:
         source = VectorFile(file, columns)

@@ -115,6 +115,12 @@ class Archive:
     def _image(self, archive: _Archive, member: tarfile.TarInfo) -> Item | Fault:
         if not is_text(member.name):
             return odd_name(f"{self._location.file_name}/{member.name}")
+        if not member.isreg():
+            return Fault(
+                f"{self._location.file_name}/{member.name}",
+                "ARCHIVE_LINK",
+                f"it is a link to {member.linkname}, which has the content; make the archive with --hard-dereference",
+            )
         held = 0
         content: Read
         if archive.size is not None and not member.issparse():
@@ -151,11 +157,11 @@ def _open_tar(file: BinaryIO, mode: str) -> tarfile.TarFile:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The regular files, without keeping them."""
+    """The regular files, and links that are named as images, without keeping them."""
     while (member := tar.next()) is not None:
         # tarfile keeps them all, for what is not asked here.
         tar.members.clear()  # type: ignore[attr-defined]
-        if member.isreg():
+        if member.isreg() or ((member.islnk() or member.issym()) and is_image(member.name)):
             yield member
 
 

@@ -145,7 +145,14 @@ def _look(entry: Entry, ancestors: list[_Directory]) -> Entry | Fault | None:
         if is_image(entry.name):
             return entry
         return None if error.errno == errno.ELOOP else _unreadable(entry.path, error)
-    return entry if is_file and is_image(entry.name) else None
+    if is_file and is_image(entry.name):
+        return entry
+    # What a link leads to may have been a folder, on a disk that is not there now.
+    return _unreadable(entry.path, FileNotFoundError(2, "it is a link to nothing")) if _is_dangling(entry) else None
+
+
+def _is_dangling(entry: Entry) -> bool:
+    return entry.is_symlink() and not entry.is_file() and not Path(entry.name).suffix
 
 
 def _unreadable(path: str, error: OSError) -> Fault:

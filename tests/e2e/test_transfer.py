@@ -128,3 +128,11 @@ def test_a_shard_gives_images_and_their_attributes(stack: Stack, photographs: Pa
     assert [image["attributes"] for image in found] == [{"price": n, "cls": n} for n in range(3)]
     assert all(image["id"].startswith("shard-0001.tar/000") for image in found)
     assert json.loads(stack.command("ingest", str(shard), "--json"))["skipped"] == 3
+
+
+def test_rejects_never_go_into_the_file_that_they_come_from(stack: Stack, photographs: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "rejects.jsonl"
+    line = json.dumps({"uri": str(photographs / "nowhere.jpg")})
+    manifest.write_text(line)
+    assert "would be emptied" in stack.command("ingest", str(manifest), "--rejects", str(manifest), code=2)
+    assert manifest.read_text() == line

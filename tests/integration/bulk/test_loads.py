@@ -198,6 +198,73 @@ def test_pruning_is_refused_where_it_is_not_known_what_is_gone(
     assert ids(client, name) == ALL
 
 
+def test_pruning_is_refused_where_one_of_the_sources_is_empty(
+    run: Run, client: Client, name: str, folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "disk"
+    other.mkdir()
+    (other / "z.png").write_bytes(png(80))
+    run(folder, other)
+    (other / "z.png").unlink()
+    account = run(folder, other, prune=True)
+    assert account.stopped.startswith("PRUNE_REFUSED")
+    assert account.removed == 0
+    assert len(ids(client, name)) == 7
+
+
+def test_pruning_leaves_what_another_source_named_first(
+    run: Run, client: Client, name: str, folder: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    rows = [f"{folder / letter}.png,{letter}" for letter in "abc"]
+    first.write_text("\n".join(["path,id", *rows]))
+    second.write_text("\n".join(["path,id", *rows[:2]]))
+    run(first)
+    run(second)
+    second.write_text("\n".join(["path,id", rows[0]]))
+    assert run(second, prune=True).removed == 0
+    assert ids(client, name) == ["a", "b", "c"]
+    first.write_text("\n".join(["path,id", *rows[:2]]))
+    assert run(first, prune=True).removed == 1
+    assert ids(client, name) == ["a", "b"]
+
+
+def test_one_id_far_apart_is_refused_in_every_run(run: Run, client: Client, name: str, folder: Path) -> None:
+    manifest = folder / "products.csv"
+    done = [f"a.png,{number}" for number in range(60)]
+    rows = ["b.png,twin", *done, *(f"nowhere.png,{number}" for number in range(100, 1300)), "c.png,twin"]
+    manifest.write_text("\n".join(["path,id", *rows]))
+    for _ in range(2):
+        account = run(manifest)
+        assert account.reasons["ID_TWICE"] == 1
+        assert client.get(name, "twin", strong=True).uri == str(folder / "b.png")
+
+
+def test_one_id_that_cannot_be_hurts_no_other(run: Run, client: Client, name: str, folder: Path) -> None:
+    client.create_collection(name)
+    run(folder, limit=1)
+    manifest = folder / "products.csv"
+    manifest.write_text("\n".join(["path", "b.png", "c.png", f"{'x/../' * 200}d.png", "below/e.png"]))
+    listing = folder / "list.txt"
+    listing.write_text("\n".join(["c.png", f"{'below/../' * 80}d.png", "below/e.png"]))
+    for source in (manifest, listing):
+        account = run(source)
+        assert account.stored + account.skipped >= 3
+        assert set(account.reasons) <= {"ID_INVALID", "UNREADABLE"}
+
+
+def test_what_failed_for_its_attributes_is_tried_when_these_are_new(
+    run: Run, client: Client, name: str, folder: Path
+) -> None:
+    manifest = folder / "products.jsonl"
+    manifest.write_text(json.dumps({"path": "a.png", "id": "1", "text": "x" * 40_000}))
+    assert run(manifest).reasons == {"ATTRIBUTE_INVALID": 1}
+    assert run(manifest).failed_before == 1
+    manifest.write_text(json.dumps({"path": "a.png", "id": "1", "text": "x"}))
+    assert run(manifest).stored == 1
+    assert client.get(name, "1", strong=True).attributes == {"text": "x"}
+
+
 def test_a_limit_goes_on_from_run_to_run(run: Run, client: Client, name: str, folder: Path) -> None:
     accounts = [run(folder, limit=4) for _ in range(3)]
     assert [account.stored for account in accounts] == [4, 2, 0]
@@ -231,9 +298,19 @@ def test_equal_content_is_stored_once_with_the_other_uris(
     assert isinstance(others, list)
     assert {heir.uri, *others} == same - {original.uri}
     assert len(ids(client, name)) == 6
+    assert account.skipped >= 0
     # Without it every image is stored.
     assert run(folder).stored == 2
     assert len(ids(client, name)) == 8
+
+
+def test_a_renamed_duplicate_is_counted_once(run: Run, client: Client, name: str, folder: Path) -> None:
+    run(folder, dedup=True)
+    (folder / "a.png").rename(folder / "new.png")
+    account = run(folder, dedup=True, prune=True)
+    assert (account.met, account.stored, account.skipped, account.duplicates, account.removed) == (6, 1, 5, 0, 1)
+    assert "new.png" in ids(client, name)
+    assert not any("other_uris" in image.attributes for image in client.list(name, strong=True))
 
 
 def test_content_can_be_the_id(run: Run, client: Client, name: str, folder: Path) -> None:

@@ -40,7 +40,7 @@ def test_what_is_recorded_is_known_to_the_next_process(tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         ledger.bind(COLLECTION)
         ledger.begin_run()
-        known = ledger.meet(["a.jpg", "b.jpg", "c.jpg"], 1)
+        known = ledger.meet(["a.jpg", "b.jpg", "c.jpg"])
     assert {key: found.state for key, found in known.items()} == {"a.jpg": State.DONE, "b.jpg": State.FAILED}
 
 
@@ -122,7 +122,7 @@ def test_what_was_not_met_in_a_run_is_gone_from_its_source_only(ledger: Ledger) 
     ledger.record([row(f"{n:04}.jpg") for n in range(2500)], 1)
     ledger.record([row("else.jpg")], other)
     ledger.begin_run()
-    ledger.meet(["0001.jpg", "2000.jpg"], 1)
+    ledger.meet(["0001.jpg", "2000.jpg"])
     gone = [found.key for rows in ledger.gone(1) for found in rows]
     assert len(gone) == len(set(gone)) == 2498
     assert not {"0001.jpg", "2000.jpg", "else.jpg"}.intersection(gone)
@@ -144,21 +144,21 @@ def test_duplicates_are_freed_when_their_original_is_gone_or_changes(ledger: Led
         ledger.record([row("a"), row("b", State.DUPLICATE, original="a"), row("c", sha256="c")], 1)
 
     again()
-    assert ledger.original_of(CONTENT, "b") == next(iter(ledger.meet(["a"], 1).values()))
+    assert ledger.original_of(CONTENT, "b") == next(iter(ledger.meet(["a"]).values()))
     assert ledger.original_of(CONTENT, "a") is None
     ledger.remove([row("a")])
-    assert ledger.meet(["b"], 1)["b"].state is State.FREED
+    assert ledger.meet(["b"])["b"].state is State.FREED
     assert ledger.has_freed([1])
     assert not ledger.has_freed([2])
     again()
     ledger.record([row("a", sha256="other")], 1)
-    assert ledger.meet(["b"], 1)["b"].state is State.FREED
+    assert ledger.meet(["b"])["b"].state is State.FREED
     again()
     ledger.record([row("a", State.FAILED)], 1)
-    assert ledger.meet(["b"], 1)["b"].state is State.FREED
+    assert ledger.meet(["b"])["b"].state is State.FREED
     again()
     ledger.record([row("a"), row("c")], 1)
-    assert ledger.meet(["b"], 1)["b"].state is State.DUPLICATE
+    assert ledger.meet(["b"])["b"].state is State.DUPLICATE
 
 
 def test_uris_of_duplicates_are_due_until_they_are_told(ledger: Ledger) -> None:
@@ -207,5 +207,5 @@ def test_a_ledger_that_is_only_read_stays_as_it_is(tmp_path: Path) -> None:
     before = path.read_bytes()
     with Ledger(path, read_only=True) as ledger:
         ledger.begin_run()
-        assert ledger.meet(["a.jpg"], ledger.source("/other"))["a.jpg"].state is State.DONE
+        assert ledger.meet(["a.jpg"])["a.jpg"].state is State.DONE
     assert path.read_bytes() == before

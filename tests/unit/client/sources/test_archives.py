@@ -76,11 +76,24 @@ def test_the_images_of_an_archive(tmp_path: Path, name: str, layout: int) -> Non
 def test_members_that_are_no_files_are_left_out(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.tar", {"a.jpg": b"x"})
     with tarfile.open(path, "a") as tar:
-        for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+        for kind in (tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
             info = tarfile.TarInfo("other.jpg")
-            info.type, info.linkname = kind, "a.jpg"
+            info.type = kind
             tar.addfile(info)
     assert [item.id for item in items(path)] == ["a.tar/a.jpg"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_to_images_are_told(tmp_path: Path, kind: bytes) -> None:
+    path = packed(tmp_path / "a.tar", {"a.jpg": b"x"})
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo("other.jpg")
+        info.type, info.linkname = kind, "a.jpg"
+        tar.addfile(info)
+    found = list(open_source(str(path), SourceOptions()))
+    assert [one.id for one in found if isinstance(one, Item)] == ["a.tar/a.jpg"]
+    (fault,) = [one for one in found if isinstance(one, Fault)]
+    assert (fault.where, fault.reason) == ("a.tar/other.jpg", "ARCHIVE_LINK")
 
 
 def test_threads_read_one_archive_at_once(tmp_path: Path) -> None:

@@ -104,11 +104,18 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
 def test_a_link_that_leads_nowhere_is_said_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to("gone.jpg")
     (tmp_path / "b.jpg").symlink_to("b.jpg")
-    (tmp_path / "other").symlink_to("gone")
+    (tmp_path / "notes.txt").symlink_to("gone.txt")
     found = items(Folder(tmp_path))
     assert [(item.id, item.size) for item in found] == [("a.jpg", None), ("b.jpg", None)]
     with pytest.raises(FileNotFoundError):
         content_of(found[0])
+
+
+def test_a_link_to_a_folder_that_is_not_there_may_hide_images(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg")
+    (tmp_path / "disk").symlink_to("/mnt/not/there")
+    (fault,) = [one for one in Folder(tmp_path, by_content=False) if isinstance(one, Fault)]
+    assert (fault.where, fault.reason, fault.hides) == (str(tmp_path / "disk"), "FOLDER_UNREADABLE", True)
 
 
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
