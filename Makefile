@@ -38,9 +38,10 @@ test: setup ## Run every test (real weights, real servers, real Milvus)
 	$(BIN)/python -m pytest
 
 .PHONY: bench
-bench: setup ## Measure both services against their peers (about 50 minutes, with nothing else running)
+bench: setup ## Measure both services against their peers (about an hour, with nothing else running)
 	$(BIN)/python -m benchmarks.embedder_throughput --json benchmarks/embedder_throughput.json
 	$(BIN)/python -m benchmarks.search_latency --json benchmarks/search_latency.json
+	$(BIN)/python -m benchmarks.ingest_rate --json benchmarks/ingest_rate.json
 
 .PHONY: check
 check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to date
