@@ -107,17 +107,21 @@ def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dr
 def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
     done = "could be stored" if dry_run else "stored"
     rate = f", {account.images_per_second:.1f} images/s" if account.stored else ""
-    out.print(f"{account.stored} of {account.met} images {done} in {collection}{rate}", highlight=False)
     others = {
-        "are as they were": account.skipped,
-        "have new attributes or another uri": account.described,
-        "are duplicates": account.duplicates,
-        "are gone from the source, and were removed": account.removed,
-        "failed in a run before; --retry-failed tries them again": account.failed_before,
+        "as they were": account.skipped,
+        "with new attributes or another uri": account.described,
+        "duplicates": account.duplicates,
+        "failed": account.failed,
+        "gone from the source and removed": account.removed,
     }
-    for what, count in others.items():
-        if count:
-            out.print(f"  {count} {what}", highlight=False)
+    told = [f"{count} {what}" for what, count in others.items() if count]
+    if told:
+        parts = [f"{account.stored} {done} in {collection}{rate}", *told]
+        out.print(f"{account.met} images: {'; '.join(parts)}", highlight=False, soft_wrap=True)
+    else:
+        out.print(f"{account.stored} of {account.met} images {done} in {collection}{rate}", highlight=False)
+    if account.failed_before:
+        out.print(f"  {account.failed_before} failed in a run before; --retry-failed tries them again", highlight=False)
     for reason, count in sorted(account.reasons.items()):
         err.print(f"  {count} x {reason}", highlight=False)
     for reject in account.first_rejects:

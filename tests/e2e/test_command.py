@@ -69,8 +69,7 @@ def test_rejects_are_counted_and_named_and_end_with_an_error(stack: Stack, photo
         f"{folder}/odd\\udcff.jpg": "NAME_NOT_UTF8",
     }
     shown = stack.command(*arguments, code=1)
-    assert "0 of 7 images stored" in shown
-    assert "2 are as they were" in shown
+    assert "7 images: 0 stored in images; 2 as they were; 5 failed" in shown
     assert "--retry-failed" in shown
     assert "1 x IMAGE_CORRUPT" in shown
     stack.command(*arguments, "--fail-above", "5")
