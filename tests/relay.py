@@ -31,6 +31,8 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
         self.refusals = 0
         self.fingerprint = ""
         """What it says that its model has; empty is what the real one has."""
+        self.frozen = False
+        """Whether it says nothing."""
         self.poison = ""
         """The SHA-256 of a content that breaks its call."""
         self._embedder = embedder
@@ -84,6 +86,8 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
     ) -> AsyncIterator[embedder_pb2.EmbedStreamResponse]:
         breaks = self._dice.random() < self._broken
         answers = 0
+        if self.frozen:
+            await asyncio.sleep(60)
         async for request in request_iterator:
             sha256 = hashlib.sha256(request.image.content).hexdigest()
             if sha256 == self.poison or (breaks and answers == 2):

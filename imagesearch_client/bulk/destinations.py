@@ -22,6 +22,7 @@ from grpc_kit.errors import (
     NotFoundError,
     ServiceError,
     UnavailableError,
+    UnimplementedError,
 )
 from imagesearch_client.bulk.gathering import Bounds, Entry, Gathering
 from imagesearch_client.bulk.patience import LoadStoppedError, Patience, Tries
@@ -143,7 +144,7 @@ class IntoCollection:
     async def _check_model(self, embedders: Embedders) -> None:
         try:
             model = await embedders.describe()
-        except (UnavailableError, DeadlineExceededError) as error:
+        except (UnavailableError, DeadlineExceededError, UnimplementedError) as error:
             raise UnavailableError(
                 "EMBEDDER_AWAY", f"no embedder answers at {embedders.target}: {error.message}"
             ) from None

@@ -326,7 +326,12 @@ class Ledger:
         return str(found[0]) if found else ""
 
     def _other(self, name: str, found: str, wanted: str) -> str:
-        what = {"collection": "collection", "fingerprint": "embedder fingerprint", "create_time": "collection made at"}
+        if name == "create_time":
+            return (
+                f"the collection was removed and made again since the last load: the ledger {self._path} is of the one "
+                f"made at {found}, and this one was made at {wanted}. --restart forgets that one, and loads everything"
+            )
+        what = {"collection": "collection", "fingerprint": "embedder fingerprint"}
         return (
             f"{self._path} is the ledger of the {what[name]} {found}, and this is {wanted}; name another one "
             "by --ledger, or forget it by --restart, which loads everything again"

@@ -248,7 +248,7 @@ class Load:
             if row is not None and row.run == self._records.run:
                 met.setdefault(each.key, row.uri)
             if (uri := met.get(each.key)) is not None:
-                self._meet_again(each, uri)
+                self._meet_again(each, uri, source)
                 continue
             met[each.key] = each.uri
             await self._begin(Task(each, row, source), tasks)
@@ -259,12 +259,14 @@ class Load:
         self._account.reject(Reject(fault.where, fault.reason, fault.message))
         self._rejects.write(fault, fault.reason, fault.message)
 
-    def _meet_again(self, item: Item, uri: str) -> None:
+    def _meet_again(self, item: Item, uri: str, source: int) -> None:
         """A key that this run has met before: a file that is listed twice, or two files of one id."""
         if uri == item.uri:
             self._account.skipped += 1
         else:
-            self._reject(item, "ID_TWICE", f"its id {item.key!r} is that of {uri} as well; an id is of one image only")
+            message = f"its id {item.key!r} is that of {uri} as well; an id is of one image only"
+            # In a file of rejects it is a remark: as a source it would take the other one's place.
+            self._reject_fault(Fault(item.uri, "ID_TWICE", message, hides=False), source)
 
     def _reject(self, item: Item, reason: str, message: str) -> None:
         self._account.reject(Reject(item.uri, reason, message))

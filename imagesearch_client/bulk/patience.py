@@ -28,6 +28,8 @@ LASTING = (
     UnauthenticatedError,
     UnimplementedError,
 )
+# The reason of a call that was given up, because no answer came at all.
+NO_ANSWER = "NO_ANSWER"
 # Seconds between tries where the service does not say how many: they double from the first to the last.
 FIRST_PAUSE, LAST_PAUSE = 0.1, 10.0
 
@@ -60,11 +62,13 @@ class Patience:
         self._service = service
         self.seconds = seconds
         self.is_there = is_there
+        self._heard = time.monotonic()
         # Since when nothing goes well; None where it does.
         self._failing_since: float | None = None
 
     def heard(self) -> None:
         """Something went well."""
+        self._heard = time.monotonic()
         self._failing_since = None
 
     def check(self, error: ServiceError) -> None:
@@ -72,8 +76,10 @@ class Patience:
         if isinstance(error, LASTING):
             raise LoadStoppedError(error.reason, error.message)
         now = time.monotonic()
-        self._failing_since = self._failing_since or now
-        if isinstance(error, PASSING) and now - self._failing_since > self.seconds:
+        if self._failing_since is None:
+            # A call that nobody answered has waited for as long as that by now.
+            self._failing_since = max(self._heard, now - self.seconds) if error.reason == NO_ANSWER else now
+        if isinstance(error, PASSING) and now - self._failing_since >= self.seconds:
             raise LoadStoppedError(
                 error.reason, f"{self._service} did nothing for {self.seconds:.0f} s, and says: {error.message}"
             )

@@ -45,13 +45,13 @@ class Speed:
     """Images and bytes by the second, lately."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int, int]] = deque()
+        self._seen: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)])
 
     def look(self, account: Account) -> tuple[float, float]:
         """Items whose outcome is new and bytes that were read, by the second."""
         now = time.monotonic()
         self._seen.append((now, account.done, account.bytes))
-        while now - self._seen[0][0] > RATE_SECONDS:
+        while now - self._seen[0][0] > RATE_SECONDS and len(self._seen) > 1:
             self._seen.popleft()
         then, done, read = self._seen[0]
         seconds = now - then
@@ -66,10 +66,12 @@ def described(account: Account, speed: Speed) -> str:
     parts += [f"{account.skipped:,} skipped"] if account.skipped else []
     parts += [f"{items:,.1f}/s"]
     parts += [f"{read / 1e6:,.1f} MB/s"] if account.bytes else []
-    if account.expected is not None and items > 0 and account.expected > account.done:
+    if account.expected is not None and items > 0 and account.expected > account.done and not account.stopped:
         parts.append(f"{duration((account.expected - account.done) / items)} left")
-    if account.stopped:
-        parts.append("ending what is under way; once more ends it now")
+    if account.interrupted:
+        parts.append("ending what is under way; Ctrl-C ends it now")
+    elif account.stopped:
+        parts.append(f"ending: {account.stopped}")
     return ", ".join(parts)
 
 

@@ -18,7 +18,7 @@ from grpc_kit.credentials import ClientTls
 from grpc_kit.errors import CancelledError, InternalError, InvalidArgumentError, ServiceError, UnavailableError
 from grpc_kit.status import from_rpc_error, from_status
 from imagesearch_client.bulk.gathering import Bounds, Entry, Gathering
-from imagesearch_client.bulk.patience import PASSING, CallBrokenError, Patience, Tries
+from imagesearch_client.bulk.patience import NO_ANSWER, PASSING, CallBrokenError, Patience, Tries
 from imagesearch_client.client import MAX_MESSAGE_BYTES
 
 # Images of one call. Each call goes to the next replica, and a new replica gets its share of those that begin then.
@@ -121,7 +121,7 @@ class BulkCalls(Generic[Request, Response]):
                 raise CallBrokenError(meaning.reason, meaning.message, retry_after=meaning.retry_after) from None
             raise meaning from None
         except TimeoutError:
-            raise CallBrokenError("NO_ANSWER", "it does not answer") from None
+            raise CallBrokenError(NO_ANSWER, "it does not answer") from None
         finally:
             call.cancel()
 

@@ -185,7 +185,7 @@ def ingest(
 
     opened, has_images = open_all()
     if not has_images:
-        err.print(Text(f"no image files in {', '.join(sources)}; their names end in {', '.join(sorted(SUFFIXES))}"))
+        err.print(Text(f"no images in {', '.join(sources)}; files of images end in {', '.join(sorted(SUFFIXES))}"))
         raise typer.Exit(TOO_MANY_FAILED)
     options = LoadOptions(
         limit=limit,

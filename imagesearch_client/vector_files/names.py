@@ -32,7 +32,7 @@ def _named(present: Collection[str], wanted: str, usual: Iterable[str], what: st
         if name in present:
             return name
     raise SourceError(
-        f"nothing is called as {what} are ({', '.join(usual)}); say which one they are by the option {option}; there "
+        f"nothing is called as {what} are ({', '.join(usual)}); say which one they are by --{option}-column; there "
         f"are {shown(present)}"
     )
 

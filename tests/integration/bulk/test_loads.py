@@ -350,10 +350,13 @@ def test_rejects_on_a_full_disk_stop_the_load(run: Run, folder: Path) -> None:
 def test_one_id_for_two_files_is_refused_by_name(run: Run, client: Client, name: str, folder: Path) -> None:
     manifest = folder / "products.csv"
     manifest.write_text("path,id\na.png,1\nb.png,2\nc.png,1\na.png,1\n")
+    rejects = folder / "rejects.jsonl"
     for _ in range(2):
-        account = run(manifest)
+        account = run(manifest, rejects=rejects)
         assert account.reasons == {"ID_TWICE": 1}
         assert str(folder / "a.png") in account.first_rejects[0].message
+    # Given as a source it does not take the other one's place.
+    assert run(rejects).stored == 0
     assert ids(client, name) == ["1", "2"]
     assert client.get(name, "1", strong=True).uri == str(folder / "a.png")
 
@@ -388,6 +391,21 @@ def test_a_service_that_stays_away_ends_the_load_and_loses_nothing(
     assert (account.stored, account.failed) == (0, 0)
     assert "the embedder did nothing for 2 s" in account.stopped
     assert run(folder).stored == 6
+
+
+def test_a_service_that_says_nothing_is_waited_for_no_longer_than_that(
+    run: Run, folder: Path, embedder_address: str
+) -> None:
+    with Relay(embedder_address) as relay:
+        relay.frozen = True
+        account = run(folder, embedder=relay.address, patience=2)
+    assert "the embedder did nothing for 2 s" in account.stopped
+    assert account.seconds < 4
+
+
+def test_a_search_service_is_no_embedder(run: Run, folder: Path, search_address: str) -> None:
+    with pytest.raises(UnavailableError, match="no embedder answers"):
+        run(folder, embedder=search_address)
 
 
 def test_an_embedder_that_is_not_there_is_told_before_anything_begins(run: Run, folder: Path) -> None:
