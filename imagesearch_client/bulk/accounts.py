@@ -56,6 +56,13 @@ class Account:
     seconds: float = 0.0
     """From the first look at the sources to the last record."""
 
+    waiting_for: str = ""
+    """What keeps it from going on at the moment; empty where nothing does."""
+
+    def wait_for(self, what: str) -> None:
+        """Something keeps it from going on, or nothing where `what` is empty."""
+        self.waiting_for = what
+
     @property
     def failed(self) -> int:
         """What is not stored, in this run or one before."""

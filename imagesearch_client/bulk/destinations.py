@@ -107,16 +107,21 @@ class IntoCollection:
 
     keeps = True
 
-    def __init__(self, client: Client, collection: Collection, route: Route) -> None:
-        """Writes to `collection`, by the calls of `route`. Raises CredentialsError."""
+    def __init__(
+        self, client: Client, collection: Collection, route: Route, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Writes to `collection`, by the calls of `route`; `tell` is told of services that are waited for.
+
+        Raises CredentialsError.
+        """
         self.max_image_bytes = MAX_IMAGE_BYTES
         self._client = client
         self._collection = collection
-        self._patience = Patience("the search service", route.patience, self._is_there)
+        self._patience = Patience("the search service", route.patience, self._is_there, tell)
         self._exit = AsyncExitStack()
         self._embedders: Embedders | None = None
         if route.embedder is not None and not route.ready:
-            self._embedders = Embedders(route.embedder, collection.model, route.streams, route.patience)
+            self._embedders = Embedders(route.embedder, collection.model, route.streams, route.patience, tell)
         by_vector = route.ready or self._embedders is not None
         bounds = vector_bounds(ready=route.ready) if by_vector else image_bounds(route.streams)
         self._writers = Writers(route.search, bounds, self._patience)

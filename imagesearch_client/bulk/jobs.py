@@ -76,7 +76,7 @@ def load(
         ledger.bind(Binding(collection.name, made, collection.fingerprint), restart=files.restart)
 
         async def run() -> None:
-            async with IntoCollection(client, collection, route) as destination:
+            async with IntoCollection(client, collection, route, account.wait_for) as destination:
                 await _run(destination, sources, ledger, options, account, rejects)
 
         asyncio.run(run())

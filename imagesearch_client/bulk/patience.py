@@ -51,17 +51,25 @@ class CallBrokenError(UnavailableError):
 class Patience:
     """With one service, shared by all items: it is away when nothing at all goes well for a while."""
 
-    def __init__(self, service: str, seconds: float, is_there: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        service: str,
+        seconds: float,
+        is_there: Callable[[], Awaitable[bool]],
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Waits for a service.
 
         Args:
             service: its name, for people.
             seconds: how long.
             is_there: asks it for something simple; whether it answers.
+            tell: is told what is waited for, and the empty text when it is no longer.
         """
         self._service = service
         self.seconds = seconds
         self.is_there = is_there
+        self._tell = tell
         self._heard = time.monotonic()
         # Since when nothing goes well; None where it does.
         self._failing_since: float | None = None
@@ -69,17 +77,22 @@ class Patience:
     def heard(self) -> None:
         """Something went well."""
         self._heard = time.monotonic()
+        if self._failing_since is not None:
+            self._tell("")
         self._failing_since = None
 
     def check(self, error: ServiceError) -> None:
         """Raises LoadStoppedError where an error is no item's own, or the service is away for too long."""
         if isinstance(error, LASTING):
             raise LoadStoppedError(error.reason, error.message)
+        if not isinstance(error, PASSING):
+            return
         now = time.monotonic()
         if self._failing_since is None:
             # A call that nobody answered has waited for as long as that by now.
             self._failing_since = max(self._heard, now - self.seconds) if error.reason == NO_ANSWER else now
-        if isinstance(error, PASSING) and now - self._failing_since >= self.seconds:
+        self._tell(f"{self._service}, up to {self.seconds:.0f} s: {error.message}")
+        if now - self._failing_since >= self.seconds:
             raise LoadStoppedError(
                 error.reason, f"{self._service} did nothing for {self.seconds:.0f} s, and says: {error.message}"
             )

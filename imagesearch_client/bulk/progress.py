@@ -68,6 +68,8 @@ def described(account: Account, speed: Speed) -> str:
     parts += [f"{read / 1e6:,.1f} MB/s"] if account.bytes else []
     if account.expected is not None and items > 0 and account.expected > account.done and not account.stopped:
         parts.append(f"{duration((account.expected - account.done) / items)} left")
+    if account.waiting_for:
+        parts.append(f"waiting: {account.waiting_for}")
     if account.interrupted:
         parts.append("ending what is under way; Ctrl-C ends it now")
     elif account.stopped:

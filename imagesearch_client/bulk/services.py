@@ -139,14 +139,16 @@ class BulkCalls(Generic[Request, Response]):
 class Embedders:
     """The embedder service, all its replicas."""
 
-    def __init__(self, endpoint: Endpoint, model: str, streams: int, patience: float) -> None:
-        """Calls `streams` at a time for one model of it."""
+    def __init__(
+        self, endpoint: Endpoint, model: str, streams: int, patience: float, tell: Callable[[str], None]
+    ) -> None:
+        """Calls `streams` at a time for one model of it; `tell` is told while nothing is answered."""
         self._channel = endpoint.open()
         self._model = model
         self.target = endpoint.target
         self._stub: embedder_pb2_grpc.EmbedderServiceAsyncStub = embedder_pb2_grpc.EmbedderServiceStub(self._channel)
         self._calls = BulkCalls[embedder_pb2.EmbedStreamRequest, embedder_pb2.EmbedStreamResponse](
-            self._begin, image_bounds(streams), Patience("the embedder", patience, self._is_there)
+            self._begin, image_bounds(streams), Patience("the embedder", patience, self._is_there, tell)
         )
 
     async def __aenter__(self) -> Self:
