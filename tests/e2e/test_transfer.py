@@ -43,10 +43,11 @@ def test_what_was_exported_and_imported_finds_the_same(
     account = json.loads(stack.command("import", str(file), "-c", "copy", "--json"))
     assert (account["stored"], account["failed"]) == (18, 0)
     query = photographs / "coffee.jpg"
-    assert hits(stack, query, "copy", "-k", "18") == hits(stack, query, "products", "-k", "18")
-    assert hits(stack, query, "copy", "--where", "number<4", "--where", "ja") == hits(
-        stack, query, "products", "--where", "number<4", "--where", "ja"
-    )
+    for options in (["-k", "18"], ["--where", "number<4", "--where", "ja"]):
+        found, expected = (hits(stack, query, name, *options) for name in ("copy", "products"))
+        assert [(hit["id"], hit["attributes"]) for hit in found] == [(hit["id"], hit["attributes"]) for hit in expected]
+        # Rows lie otherwise in the copy, and a sum in another order may differ in its last bit.
+        assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-6)
     with Client(stack.search) as client:
         old, new = (list(client.list(name, with_vector=True, strong=True)) for name in ("products", "copy"))
         assert [image.embedding for image in new] == [image.embedding for image in old]
