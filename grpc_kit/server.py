@@ -2,16 +2,21 @@
 
 import asyncio
 import signal
+import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
+from grpc_kit.health import LIVENESS
 from grpc_kit.interceptors.draining import Draining, UnderWay
 from grpc_kit.interceptors.errors import ErrorMapping
 from grpc_kit.interceptors.observed import CallMetrics, Observed
@@ -21,6 +26,10 @@ from grpc_kit.settings import ServerSettings
 log = structlog.stdlib.get_logger()
 
 KEEPALIVE_TIMEOUT_SECONDS = 10
+# Seconds in which callers that watch the health hear of the stop, and what they sent before that arrives.
+TELL_SECONDS = 0.5
+# Seconds in which most streams have ended that were told to, and their callers have heard of it.
+STREAMS_SECONDS = 2.0
 # Seconds that are left to gRPC to send what the last calls answered.
 FLUSH_SECONDS = 2.0
 
@@ -31,6 +40,23 @@ class Service:
 
     descriptor: ServiceDescriptor
     add_to: Callable[[grpc.aio.Server], None]
+
+
+class WatchedHealth(health.aio.HealthServicer):
+    """Knows whether anybody watches it."""
+
+    def __init__(self) -> None:
+        """Nobody does."""
+        super().__init__()
+        self.watchers = 0
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        """Tells of every change."""
+        self.watchers += 1
+        try:
+            await super().Watch(request, context)
+        finally:
+            self.watchers -= 1
 
 
 class Server:
@@ -49,7 +75,10 @@ class Server:
         """
         self._settings = settings
         self._names = [service.descriptor.full_name for service in services]
-        self._health = health.aio.HealthServicer()
+        self._health = WatchedHealth()
+        self._serving = Gauge(
+            "grpc_server_serving", "1 while the server as a whole reports SERVING, else 0.", registry=registry
+        )
         self._under_way = UnderWay()
         self._draining = Draining()
         tokens = settings.token_list
@@ -76,6 +105,7 @@ class Server:
         """
         port = self._open_port()
         await self._server.start()
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self.set_serving(serving=serving)
         address = f"{self._settings.listen_address.rpartition(':')[0]}:{port}"
         log.info("serving", address=address, services=self._names, tls=self._settings.tls is not None)
@@ -98,12 +128,29 @@ class Server:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._names):
             await self._health.set(name, status)
+        self._serving.set(serving)
+
+    async def report_dead(self) -> None:
+        """Reports NOT_SERVING of every name and of `LIVENESS`: only a restart helps."""
+        await self.set_serving(serving=False)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self) -> None:
         """Reports NOT_SERVING, takes no new calls and no further items, and gives those under way their time to end."""
-        await self._health.enter_graceful_shutdown()
+        self._serving.set(0)
+        # gRPC ends calls that come in the moment of the stop and that no servicer has seen. So those who watch are told
+        # first, and call elsewhere. One of them that is frozen must not hold up the stop.
+        watched = self._health.watchers > 0
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._health.enter_graceful_shutdown(), TELL_SECONDS)
+        if watched:
+            await asyncio.sleep(TELL_SECONDS)
+        until = time.monotonic() + self._settings.drain_seconds
         self._draining.begin()
-        stopping = asyncio.create_task(self._server.stop(self._settings.drain_seconds))
+        # New calls are still taken meanwhile, and hold up the streams: not for long.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._draining.heard(), min(STREAMS_SECONDS, self._settings.drain_seconds))
+        stopping = asyncio.create_task(self._server.stop(max(0.0, until - time.monotonic())))
         # Who watches the health would hold the server for the whole time: only the services' own calls are waited for.
         ended = asyncio.create_task(self._under_way.ended())
         await asyncio.wait([stopping, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -122,6 +169,8 @@ def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
         ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        # Of the pings that gRPC sends for itself, which hold up those of the keepalive until they are answered.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
         # Also while no call is under way: who waits long for its next one should find the connection alive.
         ("grpc.keepalive_permit_without_calls", 1),
         # Clients may ask every 10 s whether the connection lives; gRPC's default would hang up on them.
@@ -129,6 +178,15 @@ def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
         # Otherwise two servers could share a port, and each get some of the calls, in silence.
         ("grpc.so_reuseport", 0),
     ]
+
+
+def end_when_asked() -> None:
+    """Lets SIGTERM end the process, until `stop_signals` takes it over.
+
+    The first process of a container gets only signals that it handles: one that is stopped while it starts would go on
+    until it is killed.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def stop_signals() -> asyncio.Event:

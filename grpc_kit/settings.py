@@ -66,7 +66,7 @@ class ServerSettings(BaseSettings):
         default=60.0,
         ge=1,
         description="Seconds after which a client is asked to connect again, give or take a tenth; calls under way "
-        "are finished first, however long they take. It is how clients find replicas that were added.",
+        "are finished first, however long they take. It is how clients find replicas that were added: 15 in a cluster.",
     )
     max_concurrent_streams: int = Field(
         default=256,
@@ -148,7 +148,10 @@ def describe(settings: type[BaseSettings], program: str) -> str:
     lines = [f"usage: {program}", "", (settings.__doc__ or "").strip(), "", "Environment variables:"]
     for name, field in settings.model_fields.items():
         lines += ["", f"  {_prefix(settings)}{name.upper()} (default: {_shown_default(field)})"]
-        lines += textwrap.wrap(field.description or "", 100, initial_indent="      ", subsequent_indent="      ")
+        indent = " " * 6
+        lines += textwrap.wrap(
+            field.description or "", 100, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        )
     return "\n".join(lines)
 
 

@@ -13,6 +13,8 @@ from grpc_kit.interceptors.around import AroundCalls, Call, Context, Handler
 RETRY_AFTER = 1.0
 # Seconds in which a call that gRPC has accepted reaches its servicer.
 SETTLE_SECONDS = 0.1
+# Seconds in which the caller of a stream that was cut short reads that, and sends no more.
+HEAR_SECONDS = 0.5
 
 
 class UnderWay(AroundCalls):
@@ -53,10 +55,21 @@ class Draining(AroundCalls):
         """Does nothing until `begin`."""
         super().__init__()
         self._begun = asyncio.Event()
+        self._streams: set[asyncio.Event] = set()
 
     def begin(self) -> None:
         """From now on no stream reads a further request."""
         self._begun.set()
+
+    async def heard(self) -> None:
+        """Waits until the streams that are under way have ended, and their callers have heard of it.
+
+        A connection that is closed while its caller still sends takes with it what the caller has not read yet.
+        """
+        if streams := list(self._streams):
+            for ended in streams:
+                await ended.wait()
+            await asyncio.sleep(HEAR_SECONDS)
 
     def _single(self, handler: Handler, call: Call) -> Handler:
         return handler
@@ -69,6 +82,7 @@ class Draining(AroundCalls):
         async def answer(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any, None]:
             cut_short = asyncio.Event()
             async with (
+                self._noted(),
                 aclosing(self._until_begun(requests, cut_short)) as some,
                 aclosing(behaviour(some, context)) as responses,
             ):
@@ -80,6 +94,16 @@ class Draining(AroundCalls):
                 )
 
         return grpc.stream_stream_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+
+    @asynccontextmanager
+    async def _noted(self) -> AsyncIterator[None]:
+        ended = asyncio.Event()
+        self._streams.add(ended)
+        try:
+            yield
+        finally:
+            self._streams.discard(ended)
+            ended.set()
 
     async def _until_begun(self, requests: AsyncIterator[Any], cut_short: asyncio.Event) -> AsyncGenerator[Any, None]:
         """The requests until draining begins; `cut_short` is set where there may have been more."""

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 from grpc_kit.errors import (
     CancelledError,
@@ -73,6 +74,7 @@ class Patience:
         self._heard = time.monotonic()
         # Since when nothing goes well; None where it does.
         self._failing_since: float | None = None
+        self._over: LoadStoppedError | None = None
 
     def heard(self) -> None:
         """Something went well."""
@@ -84,7 +86,7 @@ class Patience:
     def check(self, error: ServiceError) -> None:
         """Raises LoadStoppedError where an error is no item's own, or the service is away for too long."""
         if isinstance(error, LASTING):
-            raise LoadStoppedError(error.reason, error.message)
+            self._end(error.reason, error.message)
         if not isinstance(error, PASSING):
             return
         now = time.monotonic()
@@ -93,9 +95,16 @@ class Patience:
             self._failing_since = max(self._heard, now - self.seconds) if error.reason == NO_ANSWER else now
         self._tell(f"{self._service}, up to {self.seconds:.0f} s: {error.message}")
         if now - self._failing_since >= self.seconds:
-            raise LoadStoppedError(
-                error.reason, f"{self._service} did nothing for {self.seconds:.0f} s, and says: {error.message}"
-            )
+            self._end(error.reason, f"{self._service} did nothing for {self.seconds:.0f} s, and says: {error.message}")
+
+    def ask_no_more(self) -> None:
+        """Raises the LoadStoppedError that ended the patience, where one did."""
+        if self._over is not None:
+            raise LoadStoppedError(self._over.reason, self._over.message)
+
+    def _end(self, reason: str, message: str) -> NoReturn:
+        self._over = LoadStoppedError(reason, message)
+        raise self._over
 
 
 class Tries:

@@ -106,15 +106,22 @@ class BulkCalls(Generic[Request, Response]):
                 await tries.wait(error)
 
     async def _call(self, batch: Sequence[Entry[Request, Response]]) -> None:
+        # Those whose call ended a moment ago judge first whether it was the last.
+        await asyncio.sleep(0)
+        self._patience.ask_no_more()
         loop = asyncio.get_running_loop()
         call = self._begin([entry.asked for entry in batch])
+        limit = asyncio.timeout(self._patience.seconds)
         try:
             # A service that is frozen, or that nobody serves, says nothing.
-            async with asyncio.timeout(self._patience.seconds) as limit:
+            async with limit:
                 async for response in call:
                     limit.reschedule(loop.time() + self._patience.seconds)
                     self._answer(batch, response)
         except grpc.aio.AioRpcError as error:
+            if limit.expired():
+                # gRPC may end the call that is given up before asyncio says that its time is over.
+                raise CallBrokenError(NO_ANSWER, "it does not answer") from None
             meaning = from_rpc_error(error)
             # Of other kinds are the errors of proxies and broken connections.
             if isinstance(meaning, UnavailableError | InternalError | InvalidArgumentError | CancelledError):

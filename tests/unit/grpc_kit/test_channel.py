@@ -1,16 +1,21 @@
 """Channels: what they repeat, how they spread calls, and their limits."""
 
+import asyncio
 import json
 
 import grpc
 import pytest
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
-from grpc_kit.channel import RETRY_POLICY, channel_options, service_config
+from grpc_kit.channel import RETRY_POLICY, channel_options, open_blocking_channel, open_channel, service_config
 from grpc_kit.errors import UnavailableError
+from grpc_kit.health import LIVENESS
 from grpc_kit.status import from_rpc_error
 from tests.unit.grpc_kit.example import Serving, failure
 
 MIB = 1024 * 1024
+# What the search service gives an embedder where nobody tells it otherwise.
+EMBEDDER_SECONDS = 20
 
 
 def test_only_what_may_be_repeated_has_a_retry_policy() -> None:
@@ -30,7 +35,7 @@ def test_only_a_server_that_is_away_or_stops_is_a_reason_to_repeat_and_not_witho
 def test_calls_go_round_all_addresses_and_retries_are_throttled() -> None:
     config = service_config([])
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
-    assert config["retryThrottling"] == {"maxTokens": 200, "tokenRatio": 1}
+    assert config["retryThrottling"] == {"maxTokens": 1000, "tokenRatio": 1}
 
 
 @pytest.mark.parametrize("size", [1000, 24 * MIB])
@@ -69,3 +74,65 @@ async def test_a_server_that_stays_unavailable_is_tried_four_times(serving: Serv
         named = from_rpc_error(error)
         assert (type(named), named.reason) == (UnavailableError, "BUSY")
         assert running.servicer.calls["unavailable"] == 4
+
+
+@pytest.mark.parametrize(
+    ("target", "watched"),
+    [
+        ("dns:///embedder-headless:50051", True),
+        ("ipv4:127.0.0.1:1,127.0.0.2:1", True),
+        # There may be a proxy behind it, whose health is not that of the server it asks.
+        ("images.example.com:443", False),
+        ("127.0.0.1:50051", False),
+    ],
+)
+def test_servers_are_watched_where_the_target_has_their_addresses(
+    target: str, watched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(grpc, "insecure_channel", lambda _, options: opened.append(dict(options)))
+    open_blocking_channel(target, 1000)
+    config = json.loads(opened[0]["grpc.service_config"])
+    assert config.get("healthCheckConfig") == ({"serviceName": LIVENESS} if watched else None)
+
+
+def test_a_frozen_server_is_found_while_a_call_still_has_time_for_another_one() -> None:
+    options = dict(channel_options(1000))
+    timeout = int(options["grpc.keepalive_timeout_ms"])
+    assert int(options["grpc.keepalive_time_ms"]) + timeout < 1000 * EMBEDDER_SECONDS
+    # Without it gRPC would wait for the answer to a ping of its own, and send none of the keepalive's meanwhile.
+    assert options["grpc.http2.ping_timeout_ms"] == timeout
+
+
+def test_a_name_is_looked_up_again_in_time_for_a_replica_that_is_added() -> None:
+    options = dict(channel_options(1000))
+    assert int(options["grpc.dns_min_time_between_resolutions_ms"]) <= 10_000
+    assert int(options["grpc.max_reconnect_backoff_ms"]) <= 10_000
+
+
+async def test_a_server_past_help_gets_no_calls_from_those_who_watch_it(serving: Serving) -> None:
+    async with serving() as working, serving() as dead:
+        async with open_channel(f"ipv4:{working.address},{dead.address}", 1000) as channel:
+            stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+
+            async def call() -> None:
+                await stub.GetModel(embedder_pb2.GetModelRequest(name="fine"), timeout=10)
+
+            while not dead.servicer.calls:
+                await call()
+            await dead.server.report_dead()
+            await asyncio.sleep(0.3)
+            before = dead.servicer.calls["fine"]
+            for _ in range(20):
+                await call()
+            assert dead.servicer.calls["fine"] == before
+        # Whoever has nobody else is told by the server itself what is wrong with it.
+        assert await dead.get("fine") == "fine"
+
+
+async def test_a_server_that_is_only_not_ready_still_answers_with_its_reason(serving: Serving) -> None:
+    async with serving() as running, open_channel(f"ipv4:{running.address}", 1000) as channel:
+        await running.server.set_serving(serving=False)
+        stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        error = await failure(stub.GetModel(embedder_pb2.GetModelRequest(name="refuse"), timeout=10))
+        assert error.code() is grpc.StatusCode.NOT_FOUND

@@ -1,6 +1,7 @@
 """Server and interceptors, over real calls on the loopback interface."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from structlog.testing import capture_logs
 
-from grpc_kit.channel import open_channel
+from grpc_kit.channel import open_blocking_channel, open_channel
+from grpc_kit.status import from_rpc_error
 from tests.unit.grpc_kit.example import SERVICE, Running, Serving, details_of, failure, info_of, stream
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -107,6 +109,7 @@ async def test_health_is_told_for_the_server_and_for_each_service(serving: Servi
             await running.server.set_serving(serving=serves)
             for name in ("", SERVICE):
                 assert await health_of(running.channel, name) == (SERVING if serves else NOT_SERVING)
+            assert running.registry.get_sample_value("grpc_server_serving") == serves
         error = await failure(health_of(running.channel, "no.such.Service"))
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
@@ -272,6 +275,49 @@ async def test_a_server_that_stops_under_load_fails_no_call_of_a_channel_that_kn
     assert leaving.servicer.calls["fine"] > 0
     # One whose answer was lost on the way has been called twice.
     assert calls <= staying.servicer.calls["fine"] + leaving.servicer.calls["fine"] <= calls + 64
+
+
+async def test_a_server_that_stops_under_load_fails_no_call_of_those_who_watch_it_whatever_may_be_repeated(
+    serving: Serving,
+) -> None:
+    async with (
+        serving() as staying,
+        serving() as leaving,
+        open_channel(f"ipv4:{staying.address},{leaving.address}", 1_000_000) as channel,
+    ):
+        stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        stopped = asyncio.Event()
+
+        async def call_until_stopped() -> int:
+            calls = 0
+            while not stopped.is_set():
+                await stub.GetModel(embedder_pb2.GetModelRequest(name="fine"), timeout=10)
+                calls += 1
+            return calls
+
+        callers = [asyncio.create_task(call_until_stopped()) for _ in range(64)]
+        await asyncio.sleep(0.5)
+        await leaving.server.stop()
+        stopped.set()
+        calls = sum(await asyncio.gather(*callers))
+    assert leaving.servicer.calls["fine"] > 0
+    # Each was made once.
+    assert staying.servicer.calls["fine"] + leaving.servicer.calls["fine"] == calls
+
+
+async def test_those_who_send_without_end_hear_that_the_server_stops(serving: Serving) -> None:
+    # By blocking calls: those of asyncio may end as INTERNAL by themselves when the server ends a stream.
+    def call(address: str) -> grpc.RpcError:
+        request = embedder_pb2.EmbedStreamRequest(request_id="fine", model="m" * 100_000)
+        with open_blocking_channel(address, 1_000_000) as channel, pytest.raises(grpc.RpcError) as ended:
+            list(embedder_pb2_grpc.EmbedderServiceStub(channel).EmbedStream(itertools.repeat(request)))
+        return ended.value
+
+    async with serving(drain_seconds=20) as running:
+        callers = [asyncio.create_task(asyncio.to_thread(call, running.address)) for _ in range(4)]
+        await asyncio.sleep(0.5)
+        await running.server.stop()
+        assert [from_rpc_error(await caller).reason for caller in callers] == ["STOPPING"] * 4
 
 
 async def test_stop_cuts_off_what_does_not_end_in_its_time(serving: Serving) -> None:

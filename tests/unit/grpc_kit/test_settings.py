@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import structlog
@@ -89,6 +90,10 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     ("name", "value"),
     [
         ("EMBEDDER_WEIGHTS_SHA256", "abc"),
+        ("EMBEDDER_WEIGHTS_SHA256", "vgg16=abc"),
+        ("EMBEDDER_MODELS", "vgg17"),
+        ("EMBEDDER_MODELS", " , "),
+        ("EMBEDDER_MODELS", "vgg16,mobilenet,vgg16-avg"),
         ("EMBEDDER_MAX_BATCH_SIZE", "0"),
         ("EMBEDDER_MAX_BATCH_SIZE", "257"),
         ("EMBEDDER_MAX_IMAGE_BYTES", "0"),
@@ -106,7 +111,17 @@ def test_the_embedders_own_limits_are_checked(name: str, value: str, monkeypatch
 def test_an_empty_variable_is_an_unset_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "")
     settings = load(EmbedderSettings, "python -m embedder_service")
-    assert (settings.weights, settings.weights_cache) == (None, None)
+    assert (settings.weights_files, settings.weights_cache) == ({}, None)
+
+
+def test_weights_are_of_the_first_model_or_of_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDER_MODELS", "own=/models/own, vgg16-fc1, mobilenet")
+    monkeypatch.setenv("EMBEDDER_WEIGHTS", "/w/top.h5,mobilenet=/w/a=b.h5")
+    monkeypatch.setenv("EMBEDDER_WEIGHTS_SHA256", f"{'0' * 64}, mobilenet={'1' * 64}")
+    settings = load(EmbedderSettings, "python -m embedder_service")
+    assert [name.text for name in settings.model_names] == ["own", "vgg16-fc1", "mobilenet"]
+    assert settings.weights_files == {"vgg16_top": Path("/w/top.h5"), "mobilenet": Path("/w/a=b.h5")}
+    assert settings.weights_digests == {"vgg16_top": "0" * 64, "mobilenet": "1" * 64}
 
 
 @pytest.mark.parametrize("settings", [Example, EmbedderSettings])
