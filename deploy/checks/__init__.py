@@ -1,0 +1,1 @@
+"""What has to hold of everything under deploy/: `make check-deploy`."""

@@ -1,0 +1,81 @@
+"""Checks everything under deploy/: `make check-deploy`."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import yaml
+
+from deploy.checks import compose, consistency, mutations, schemas
+from deploy.checks.manifests import Object, builds
+from deploy.checks.tools import ROOT, ProblemError, ToolError, checkov, installed, prometheus_tool, run
+from deploy.observability import check as observability
+
+DEPLOY = ROOT / "deploy"
+
+
+def main() -> None:
+    """Exits with 1 where something is wrong, which it prints."""
+    try:
+        built = builds()
+        steps = _steps(built)
+        wrong = sum(_step(name, find) for name, find in steps.items())
+    except (ToolError, ProblemError) as error:
+        sys.exit(str(error))
+    if wrong:
+        sys.exit(f"{wrong} problems")
+
+
+def _steps(built: dict[str, list[Object]]) -> dict[str, Callable[[], Iterable[str]]]:
+    images = sorted(DEPLOY.glob("docker/*.Dockerfile"))
+    rules = sorted(DEPLOY.glob("observability/rules/*.yml"))
+    rule_tests = sorted(DEPLOY.glob("observability/tests/*.yml"))
+    releases = ", ".join(schemas.VERSIONS)
+    return {
+        f"hadolint: {len(images)} Dockerfiles": lambda: _said(installed("hadolint"), *images),
+        "yamllint: everything": lambda: _said(installed("yamllint"), "--strict", "deploy", ".yamllint.yaml"),
+        f"kustomize: {len(built)} builds, {sum(map(len, built.values()))} objects": list,
+        f"schemas of Kubernetes {releases}, strict": lambda: _in_each(built, schemas.problems),
+        "objects fit together, and the services' settings": lambda: _in_each(built, consistency.problems),
+        f"mutations: {len(mutations.MUTATIONS)} faults are noticed": lambda: mutations.unnoticed(built),
+        "checkov: builds and Dockerfiles": lambda: _checkov(built),
+        "compose.yaml": compose.problems,
+        "promtool: rules": lambda: _said(prometheus_tool("promtool"), "check", "rules", *rules),
+        f"promtool: {len(rule_tests)} files of rule tests": lambda: _said(
+            prometheus_tool("promtool"), "test", "rules", *rule_tests
+        ),
+        "rules, runbooks and dashboard": observability.problems,
+    }
+
+
+def _step(name: str, find: Callable[[], Iterable[str]]) -> int:
+    found = list(find())
+    print(f"{'wrong' if found else 'ok':5}  {name}", flush=True)
+    for problem in found:
+        print(f"       {problem}")
+    return len(found)
+
+
+def _in_each(built: dict[str, list[Object]], find: Callable[[list[Object]], Iterator[str]]) -> Iterator[str]:
+    for name, objects in built.items():
+        yield from (f"{name}: {problem}" for problem in find(objects))
+
+
+def _said(program: Path, *arguments: str | Path) -> Iterator[str]:
+    try:
+        run(program, *arguments)
+    except ProblemError as error:
+        yield str(error)
+
+
+def _checkov(built: dict[str, list[Object]]) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, objects in built.items():
+            (Path(folder) / f"{name.replace('/', '-')}.yaml").write_text(yaml.safe_dump_all(objects))
+        for where in (Path(folder), DEPLOY / "docker"):
+            yield from _said(checkov(), "--config-file", DEPLOY / "checks" / "checkov.yaml", "--directory", where)
+
+
+if __name__ == "__main__":
+    main()

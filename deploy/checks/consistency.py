@@ -1,0 +1,253 @@
+"""Whether objects fit together, and what runs in them: what no schema can say."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+from pydantic import ValidationError
+
+from deploy.checks import add_ons, jobs, milvus, networks, pods
+from deploy.checks.manifests import (
+    WORKLOADS,
+    Object,
+    component,
+    container_of_each,
+    containers,
+    environment,
+    labels,
+    named,
+    of_kind,
+    pod,
+    ports,
+    secret_references,
+    selected,
+    title,
+)
+from embedder_service.settings import EmbedderSettings
+from grpc_kit.settings import ServerSettings
+from search_service.settings import SearchSettings
+
+SETTINGS: dict[str, type[ServerSettings]] = {"embedder": EmbedderSettings, "search": SearchSettings}
+# Secrets that a user makes, by deploy/README.md.
+SECRETS_OF_USERS = {"search-secrets"}
+# Volumes that a user has.
+CLAIMS_OF_USERS = {"images", "embedder-weights"}
+SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
+# A lull that is shorter than this should not cost the start of pods.
+LULL_SECONDS = 120
+
+
+def problems(objects: list[Object]) -> Iterator[str]:
+    """Everything that does not fit, in words."""
+    for check in CHECKS:
+        yield from check(objects)
+
+
+def selectors_match(objects: list[Object]) -> Iterator[str]:
+    """Who selects pods selects some, and nobody else's."""
+    for item in of_kind(objects, "Service"):
+        if len(selected(objects, item["spec"]["selector"])) != 1:
+            yield f"{title(item)}: its selector should match the pods of one workload"
+    for item in of_kind(objects, "Deployment"):
+        if selected(objects, item["spec"]["selector"]["matchLabels"]) != [item]:
+            yield f"{title(item)}: its selector should match its own pods and no other's"
+        for spread in pod(item).get("topologySpreadConstraints", []):
+            if selected(objects, spread["labelSelector"]["matchLabels"]) != [item]:
+                yield f"{title(item)}: the spread over {spread['topologyKey']} should be of its own pods"
+        if not pod(item).get("topologySpreadConstraints"):
+            yield f"{title(item)}: its pods are not spread over nodes"
+    for item in of_kind(objects, "PodDisruptionBudget"):
+        if len(selected(objects, item["spec"]["selector"]["matchLabels"])) != 1:
+            yield f"{title(item)}: its selector should match the pods of one workload"
+
+
+def ports_exist(objects: list[Object]) -> Iterator[str]:
+    """Who names a port of a pod names one that it has, and that something listens on."""
+    for item in of_kind(objects, "Service"):
+        for workload in selected(objects, item["spec"]["selector"]):
+            for port in item["spec"]["ports"]:
+                if port["targetPort"] not in ports(workload):
+                    yield f"{title(item)}: {title(workload)} has no port called {port['targetPort']}"
+                elif port["port"] != ports(workload)[port["targetPort"]]:
+                    yield f"{title(item)}: port {port['port']} is {ports(workload)[port['targetPort']]} in the pods"
+    for workload in of_kind(objects, "Deployment"):
+        for part in containers(workload):
+            values = environment(objects, part)
+            for name, variable in (("grpc", "LISTEN_ADDRESS"), ("metrics", "METRICS_ADDRESS")):
+                address = values.get(f"{component(workload).upper()}_{variable}", "")
+                if address != f"0.0.0.0:{ports(workload).get(name)}":
+                    yield f"{title(workload)}: it listens on {address or 'loopback'}, and its port {name} is another"
+
+
+def addresses_exist(objects: list[Object]) -> Iterator[str]:
+    """Addresses among the settings are of Services that are there, headless ones where the caller balances."""
+    headless = {"embedder-headless": 50051, "search-headless": 50052}
+    for workload, part in container_of_each(objects):
+        for name, value in environment(objects, part).items():
+            if not name.endswith(("_TARGET", "_EMBEDDER")):
+                continue
+            found = re.fullmatch(r"dns:///([-a-z0-9]+):(\d+)", value)
+            service = named(objects, "Service", found[1]) if found else None
+            # A job is applied by itself: its Services are those of the base.
+            known = headless.get(found[1]) if found else None
+            if found is None or known != int(found[2]):
+                yield f"{title(workload)}: {name}={value} is no headless Service of imagesearch"
+            elif of_kind(objects, "Service") and (service is None or service["spec"].get("clusterIP") != "None"):
+                yield f"{title(workload)}: {name}={value}: the Service is not there or not headless"
+
+
+def scaling_fits(objects: list[Object]) -> Iterator[str]:
+    """Each Deployment has a fixed number of replicas or one autoscaler, and budgets leave room to drain nodes."""
+    for item in of_kind(objects, *SCALERS):
+        yield from (f"{title(item)}: {problem}" for problem in _of_scaler(item, objects))
+    for workload in of_kind(objects, "Deployment"):
+        scalers = [item for item in of_kind(objects, *SCALERS) if _scales(item, workload)]
+        if len(scalers) + ("replicas" in workload["spec"]) != 1:
+            yield f"{title(workload)}: should have either replicas or one autoscaler"
+        smallest = min([_smallest(item) for item in scalers], default=workload["spec"].get("replicas", 1))
+        budgets = [item for item in of_kind(objects, "PodDisruptionBudget") if workload in _covered(objects, item)]
+        if smallest > 1 and len(budgets) != 1:
+            yield f"{title(workload)}: should have one PodDisruptionBudget"
+        for item in budgets:
+            if item["spec"].get("maxUnavailable") != 1 or smallest == 1:
+                yield f"{title(item)}: should let one of at least two pods go at a time"
+
+
+def _of_scaler(item: Object, objects: list[Object]) -> Iterator[str]:
+    if not any(_scales(item, workload) for workload in of_kind(objects, "Deployment")):
+        yield f"there is no Deployment/{item['spec']['scaleTargetRef']['name']}"
+    if not 1 < _smallest(item) < _largest(item):
+        yield "should have at least two replicas, and room above"
+    if not item["spec"].get("metrics", item["spec"].get("triggers")):
+        yield "it has nothing to scale by"
+    if _seconds_before_fewer(item) < LULL_SECONDS:
+        yield f"should wait {LULL_SECONDS} s before it takes replicas away"
+
+
+def _scales(item: Object, workload: Object) -> bool:
+    return bool(item["spec"]["scaleTargetRef"]["name"] == workload["metadata"]["name"])
+
+
+def _smallest(item: Object) -> int:
+    return int(item["spec"].get("minReplicas", item["spec"].get("minReplicaCount", 1)))
+
+
+def _largest(item: Object) -> int:
+    return int(item["spec"].get("maxReplicas", item["spec"].get("maxReplicaCount", 1)))
+
+
+def _seconds_before_fewer(item: Object) -> int:
+    spec = item["spec"]
+    if item["kind"] == "ScaledObject":
+        spec = spec.get("advanced", {}).get("horizontalPodAutoscalerConfig", {})
+    return int(spec.get("behavior", {}).get("scaleDown", {}).get("stabilizationWindowSeconds", 0))
+
+
+def _covered(objects: list[Object], item: Object) -> list[Object]:
+    return selected(objects, item["spec"]["selector"]["matchLabels"])
+
+
+def settings_are_known(objects: list[Object]) -> Iterator[str]:
+    """Every variable is one of the program's, and the program takes its value."""
+    for workload, part in container_of_each(objects):
+        values = environment(objects, part)
+        settings = SETTINGS.get(component(workload))
+        known = variables(settings) if settings else jobs.variables()
+        yield from (f"{title(workload)}: nothing reads {name}" for name in values.keys() - known)
+        if settings is None:
+            continue
+        with mock.patch.dict(os.environ, values, clear=True):
+            try:
+                settings()
+            except ValidationError as error:
+                for problem in error.errors():
+                    where = "_".join(map(str, problem["loc"])).upper()
+                    yield f"{title(workload)}: {component(workload).upper()}_{where}: {problem['msg']}"
+
+
+def variables(settings: type[ServerSettings]) -> set[str]:
+    """The names of a service's environment variables."""
+    prefix = settings.model_config.get("env_prefix", "")
+    return {f"{prefix}{name.upper()}" for name in settings.model_fields}
+
+
+def references_exist(objects: list[Object]) -> Iterator[str]:
+    """ConfigMaps, Secrets, claims and accounts that pods name are there, or made by the user as documented."""
+    secrets = SECRETS_OF_USERS | {item["spec"]["secretName"] for item in of_kind(objects, "Certificate")}
+    for workload in of_kind(objects, *WORKLOADS):
+        for part in containers(workload):
+            for source in part.get("envFrom", []):
+                name = source.get("configMapRef", {}).get("name")
+                if name and not named(objects, "ConfigMap", name):
+                    yield f"{title(workload)}: there is no ConfigMap/{name}"
+        for name, optional in secret_references(workload):
+            # A job's certificates come with the services.
+            if not optional and name not in secrets and workload["kind"] != "Job":
+                yield f"{title(workload)}: nobody makes the Secret {name}"
+        for volume in pod(workload).get("volumes", []):
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            if claim and claim not in CLAIMS_OF_USERS and not named(objects, "PersistentVolumeClaim", claim):
+                yield f"{title(workload)}: there is no PersistentVolumeClaim/{claim}"
+        if not named(objects, "ServiceAccount", pod(workload).get("serviceAccountName", "")):
+            yield f"{title(workload)}: there is no ServiceAccount of its name"
+
+
+def volumes_are_mounted(objects: list[Object]) -> Iterator[str]:
+    """Mounts are of volumes that are there, volumes are mounted, and files among the settings lie in them."""
+    for workload, part in container_of_each(objects):
+        mounts = {mount["mountPath"]: mount for mount in part.get("volumeMounts", [])}
+        volumes = {volume["name"] for volume in pod(workload).get("volumes", [])}
+        if {mount["name"] for mount in mounts.values()} != volumes:
+            yield f"{title(workload)}: its volumes and its mounts are not the same"
+        for name, value in environment(objects, part).items():
+            folder = value.rpartition("/")[0]
+            # The weights may be a part of the image.
+            if value.startswith("/") and folder not in {*mounts, "/weights"}:
+                yield f"{title(workload)}: {name}={value} is in no volume"
+
+
+def store_fits(objects: list[Object]) -> Iterator[str]:
+    """Milvus Lite belongs to one process at a time and lies on a volume; a server is where deploy/milvus puts it."""
+    for workload in of_kind(objects, "Deployment"):
+        if component(workload) != "search":
+            continue
+        (part,) = pod(workload)["containers"]
+        uri = environment(objects, part).get("SEARCH_MILVUS_URI", "")
+        if uri.endswith(".db"):
+            claims = {volume["name"] for volume in pod(workload)["volumes"] if "persistentVolumeClaim" in volume}
+            kept = {mount["mountPath"] for mount in part["volumeMounts"] if mount["name"] in claims}
+            if workload["spec"].get("replicas") != 1 or workload["spec"]["strategy"]["type"] != "Recreate":
+                yield f"{title(workload)}: Milvus Lite needs one replica, and strategy Recreate"
+            if uri.rpartition("/")[0] not in kept:
+                yield f"{title(workload)}: {uri} is not on a volume that stays"
+        else:
+            yield from (f"{title(workload)}: {problem}" for problem in milvus.problems(uri))
+
+
+def components_are_known(objects: list[Object]) -> Iterator[str]:
+    """Labels say which part of imagesearch a pod is: policies and dashboards go by it."""
+    for workload in of_kind(objects, *WORKLOADS):
+        expected = {
+            "app.kubernetes.io/name": "imagesearch",
+            "app.kubernetes.io/component": workload["metadata"]["name"],
+        }
+        if not expected.items() <= labels(workload).items():
+            yield f"{title(workload)}: its pods should have the labels {expected}"
+
+
+CHECKS: tuple[Callable[[list[Object]], Iterator[str]], ...] = (
+    components_are_known,
+    selectors_match,
+    ports_exist,
+    addresses_exist,
+    scaling_fits,
+    settings_are_known,
+    references_exist,
+    volumes_are_mounted,
+    store_fits,
+    pods.problems,
+    networks.problems,
+    jobs.problems,
+    add_ons.problems,
+)

@@ -1,0 +1,55 @@
+"""Whether jobs call the `imagesearch` command as it is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from deploy.checks.manifests import Object, containers, of_kind, pod, title
+from imagesearch_client.cli.app import app
+
+# Variables that the command reads besides those of its options (imagesearch --help).
+OTHER_VARIABLES = {
+    *(f"IMAGESEARCH_{name}" for name in ("TLS", "CA", "CERTIFICATE", "KEY", "TOKEN", "EMBEDDER_TOKEN")),
+    "XDG_STATE_HOME",
+}
+
+
+def variables() -> set[str]:
+    """The environment variables that the command reads."""
+    return OTHER_VARIABLES | {
+        str(option.envvar) for command in _commands().values() for option in command.params if option.envvar
+    }
+
+
+def problems(objects: list[Object]) -> Iterator[str]:
+    """What a job gets wrong of the command, and of being repeated."""
+    for job in of_kind(objects, "Job"):
+        (part,) = containers(job)
+        name, *arguments = part["args"]
+        command = _commands().get(name)
+        if command is None:
+            yield f"{title(job)}: there is no command imagesearch {name}"
+            continue
+        try:
+            command.make_context(name, list(arguments))
+        except TyperException as error:
+            yield f"{title(job)}: imagesearch {name}: {error}"
+        mounts = {mount["mountPath"] for mount in part["volumeMounts"] if not mount.get("readOnly")}
+        ledger = next((value.partition("=")[2] for value in arguments if value.startswith("--ledger=")), "")
+        if ledger.rpartition("/")[0] not in mounts:
+            yield f"{title(job)}: the ledger should be on a volume that can be written"
+        if pod(job)["restartPolicy"] != "Never" or job["spec"].get("parallelism", 1) != 1:
+            yield f"{title(job)}: one pod at a time should use the ledger"
+        for rule in job["spec"].get("podFailurePolicy", {}).get("rules", []):
+            if rule.get("onExitCodes", {}).get("containerName", part["name"]) != part["name"]:
+                yield f"{title(job)}: podFailurePolicy names another container"
+
+
+def _commands() -> dict[str, Any]:
+    group = typer.main.get_command(app)
+    if not isinstance(group, TyperGroup):
+        raise TypeError("the command has subcommands")
+    return dict(group.commands)

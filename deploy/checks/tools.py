@@ -1,0 +1,88 @@
+"""Where the programs are that check what Python does not: kubectl, hadolint, promtool and others."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# Programs that no package index has, and their download.
+CACHE = ROOT / ".tools"
+
+
+class ToolError(Exception):
+    """A program that is not to be had. The message says what to install."""
+
+
+def run(program: Path | str, *arguments: str | Path, stdin: str | None = None) -> str:
+    """What a program prints. Raises ProblemError with what it says where it fails."""
+    done = subprocess.run(
+        [str(program), *map(str, arguments)], input=stdin, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    if done.returncode:
+        raise ProblemError(f"{done.stdout}{done.stderr}".strip())
+    return done.stdout
+
+
+class ProblemError(Exception):
+    """What a program found, in its words."""
+
+
+def installed(name: str) -> Path:
+    """A program of this environment."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise ToolError(f"{name} is not in this environment: run make check-deploy, which installs it")
+    return path
+
+
+def checkov() -> Path:
+    """Checkov, which has an environment of its own."""
+    path = ROOT / ".venv-checkov" / "bin" / "checkov"
+    if not path.exists():
+        raise ToolError("checkov is not installed: run make check-deploy, which installs it")
+    return path
+
+
+def prometheus_tool(name: str) -> Path:
+    """`prometheus` or `promtool`: of this machine, or out of Debian's package, which is unpacked and not installed."""
+    found = shutil.which(name)
+    if found:
+        return Path(found)
+    unpacked = CACHE / "prometheus"
+    if not unpacked.exists():
+        if not shutil.which("apt-get"):
+            raise ToolError(
+                f"{name} is not on PATH: install Prometheus 2.42 or newer (https://prometheus.io/download/)"
+            )
+        _unpack_from_debian("prometheus", unpacked)
+    return unpacked / "usr" / "bin" / name
+
+
+def _unpack_from_debian(package: str, folder: Path) -> None:
+    """Lists and packages go to folders of our own: no rights are needed, and nothing of the machine changes."""
+    work = folder.with_suffix(".part")
+    shutil.rmtree(work, ignore_errors=True)
+    for part in ("lists/partial", "archives/partial", "deb"):
+        (work / part).mkdir(parents=True)
+    options = [f"Dir::State::Lists={work}/lists", f"Dir::Cache={work}", f"APT::Sandbox::User={_user()}"]
+    apt = ["apt-get", "--quiet", "--quiet", *(part for option in options for part in ("-o", option))]
+    for command in ([*apt, "update"], [*apt, "download", package]):
+        _must(command, work / "deb")
+    (archive,) = (work / "deb").glob("*.deb")
+    _must(["dpkg-deb", "--extract", str(archive), str(work / "files")], work)
+    (work / "files").rename(folder)
+    shutil.rmtree(work)
+
+
+def _must(command: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ToolError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+
+
+def _user() -> str:
+    # As another user apt could not write here.
+    return "root" if os.geteuid() == 0 else os.environ.get("USER", "")

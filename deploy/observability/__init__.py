@@ -1,0 +1,1 @@
+"""By what the services are watched: rules with tests, and a dashboard."""

@@ -1,0 +1,126 @@
+"""Three embedders and two search services on loopback addresses, behind names that change as those of pods do.
+
+`make test-cluster` runs these; they take minutes and are left out unless they are asked for by their path.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Before gRPC begins: dns://HOST:PORT/NAME asks the name server that it names, which only this resolver does.
+os.environ["GRPC_DNS_RESOLVER"] = "ares"
+
+from benchmarks import photographs
+from embedder_service.adapters import weights
+from embedder_service.adapters.weights import VGG16
+from tests.deploy.cluster.load import Callers
+from tests.deploy.cluster.replicas import Deployment, deployment
+from tests.milvus_server import MilvusProcess
+
+HERE = Path(__file__).parent
+EMBEDDERS, SEARCHES = 3, 2
+IMAGES = 60
+# Most for one test: the rolling restart takes two minutes alone, and more beside others.
+TEST_SECONDS = 480
+FIGURES = pytest.StashKey[list[tuple[str, str]]]()
+
+
+def pytest_ignore_collect(config: pytest.Config) -> "bool | None":
+    asked = (Path(argument.partition("::")[0]).resolve() for argument in config.args)
+    return None if any(path.is_relative_to(HERE) for path in asked) else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    figures = terminalreporter.config.stash.get(FIGURES, [])
+    if figures:
+        terminalreporter.section("figures")
+        width = max(len(name) for name, _ in figures)
+        for name, value in figures:
+            terminalreporter.write_line(f"{name:{width}}  {value}")
+
+
+class Figures:
+    """What is shown at the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._figures = config.stash[FIGURES]
+
+    def add(self, name: str, value: object) -> None:
+        """Adds a line; seconds and parts are rounded."""
+        shown = value
+        if isinstance(value, float):
+            shown = f"{value:.1f}"
+        elif isinstance(value, list):
+            shown = " ".join(f"{part:.3f}" for part in value)
+        self._figures.append((name, str(shown)))
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """The table at the end."""
+    return Figures(request.config)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """All that runs."""
+
+    embedder: Deployment
+    search: Deployment
+    milvus: MilvusProcess
+    callers: Callers
+
+
+@pytest.fixture(scope="session")
+def contents() -> list[bytes]:
+    """Files of distinct images."""
+    return photographs.jpegs(IMAGES, width=320, height=240)
+
+
+@pytest.fixture(scope="session")
+def image_folder(contents: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of them."""
+    folder = tmp_path_factory.mktemp("images")
+    for number, content in enumerate(contents):
+        (folder / f"{number:04}.jpg").write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusProcess]:
+    """A Milvus server of this cluster's own, which may be stopped."""
+    with MilvusProcess(tmp_path_factory.mktemp("milvus")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    milvus: MilvusProcess, contents: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """The cluster. Who takes a replica away puts another in its place."""
+    weights.read_verified(weights.default_cache() / VGG16.file_name, VGG16)
+    folder = tmp_path_factory.mktemp("cluster")
+    with ExitStack() as stack:
+        embedder = stack.enter_context(deployment("embedder", "127.0.1", {"EMBEDDER_THREADS": "1"}, folder))
+        settings = {"SEARCH_EMBEDDER_TARGET": embedder.target, "SEARCH_MILVUS_URI": milvus.uri}
+        search = stack.enter_context(deployment("search", "127.0.2", settings, folder))
+        embedder.add(EMBEDDERS)
+        search.add(SEARCHES)
+        callers = Callers(search.target, embedder.target, contents)
+        stack.callback(callers.close)
+        callers.prepare()
+        yield Cluster(embedder, search, milvus, callers)
