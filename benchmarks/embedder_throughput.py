@@ -17,8 +17,8 @@ from benchmarks import photographs
 from benchmarks.report import Report, arguments, percentile
 from benchmarks.serving import Answers, Load, embedder, embedder_on_one_cpu, resident_bytes
 from embedder_service.adapters import weights
-from embedder_service.adapters.tensorflow_model import INPUT_SIZE, Vgg16
-from embedder_service.bootstrap import load_model
+from embedder_service.adapters.tensorflow_model import TensorflowModel
+from embedder_service.bootstrap import load_models
 from embedder_service.core.batching import BatchPolicy
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.types import EncodedImage, Limits, Pixels
@@ -48,10 +48,10 @@ class Engine:
     """The network and the decoder by themselves, as the service uses them."""
 
     def __init__(self) -> None:
-        settings = EmbedderSettings(weights=None)
-        self.model: Vgg16 = load_model(settings)
+        settings = EmbedderSettings(models="vgg16", weights="")
+        self.model: TensorflowModel = load_models(settings)[0]
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
-        self._decoder = ImageDecoder(INPUT_SIZE, limits, PixelBudget(settings.max_decoding_pixels))
+        self._decoder = ImageDecoder(self.model.info.input, limits, PixelBudget(settings.max_decoding_pixels))
 
     def decode(self, content: bytes) -> Pixels:
         """As the service does."""

@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks import photographs
 from benchmarks.embedder_throughput import Engine
-from benchmarks.names import name_server
 from benchmarks.report import Report, arguments
 from benchmarks.search_latency import clustered, service
 from benchmarks.serving import embedder, resident_bytes
 from demo.local_stack import ServiceProcess, free_port
 from tests.milvus_server import MilvusProcess
+from tests.name_server import name_server
 
 PARTS = ("engine", "replicas", "ledger")
 IMAGES = 2000
@@ -121,7 +121,7 @@ def waiting_embedders(count: int, folder: Path) -> Iterator[tuple[str, list[str]
             log = folder / f"{host}.log"
             stack.enter_context(ServiceProcess("benchmarks.waiting_embedder", f"{host}:{port}", settings, log))
         names = stack.enter_context(name_server(hosts))
-        yield f"dns://{names}/embedders:{port}", [f"{host}:{port}" for host in hosts]
+        yield names.target("embedders", port), [f"{host}:{port}" for host in hosts]
 
 
 def over_replicas(report: Report, rounds: int) -> None:

@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from embedder_service.bootstrap import serve
-from embedder_service.core.types import ModelInfo, Pixels, Vectors
+from embedder_service.core.types import InputPolicy, ModelInfo, Pixels, Vectors
 from embedder_service.settings import EmbedderSettings
 from grpc_kit import logging
 from grpc_kit.server import stop_signals
@@ -20,8 +20,9 @@ from grpc_kit.settings import load
 SECONDS_PER_IMAGE = 0.04
 INFO = ModelInfo(
     name="waiting",
+    network="waiting",
     dimension=512,
-    input_size=224,
+    input=InputPolicy("squash", 224),
     pooling="none",
     preprocessing="none",
     normalisation="l2",
@@ -50,7 +51,7 @@ class WaitingModel:
 async def run(settings: EmbedderSettings) -> None:
     """Serves until the process is asked to stop."""
     stop = stop_signals()
-    async with serve(WaitingModel(), settings):
+    async with serve([WaitingModel()], settings):
         await stop.wait()
 
 

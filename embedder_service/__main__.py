@@ -7,7 +7,7 @@ import structlog
 
 from embedder_service.settings import EmbedderSettings
 from grpc_kit import logging, tracing
-from grpc_kit.server import stop_signals
+from grpc_kit.server import end_when_asked, stop_signals
 from grpc_kit.settings import load, log_settings
 
 log = structlog.stdlib.get_logger("embedder_service")
@@ -18,25 +18,27 @@ async def run(settings: EmbedderSettings) -> None:
     # TensorFlow takes seconds to import: not before wrong settings and `--help` have been answered.
     from embedder_service.adapters.golden import GoldenError  # noqa: PLC0415
     from embedder_service.adapters.weights import WeightsError  # noqa: PLC0415
-    from embedder_service.bootstrap import load_model, serve  # noqa: PLC0415
+    from embedder_service.bootstrap import load_models, serve  # noqa: PLC0415
 
     try:
-        model = load_model(settings)
+        models = load_models(settings)
     except (WeightsError, GoldenError) as error:
         sys.exit(f"embedder_service: {error}")
-    info = model.info
-    log.info(
-        "model loaded",
-        model=info.name,
-        fingerprint=info.fingerprint,
-        precision=info.precision,
-        threads=info.threads,
-        ms_per_image=round(info.seconds_per_image * 1e3, 1),
-    )
+    for info in (model.info for model in models):
+        log.info(
+            "model loaded",
+            model=info.name,
+            dimension=info.dimension,
+            fingerprint=info.fingerprint,
+            precision=info.precision,
+            threads=info.threads,
+            ms_per_image=round(info.seconds_per_image * 1e3, 1),
+            memory_mb=round(info.memory_bytes / 1e6),
+        )
     try:
         stop = stop_signals()
         with tracing.exported("embedder_service"):
-            async with serve(model, settings):
+            async with serve(models, settings):
                 await stop.wait()
     except OSError as error:
         sys.exit(f"embedder_service: {error}")
@@ -44,6 +46,7 @@ async def run(settings: EmbedderSettings) -> None:
 
 def main() -> None:
     """Runs the service."""
+    end_when_asked()
     settings = load(EmbedderSettings, "python -m embedder_service")
     logging.configure(settings.log_format, settings.log_level, "embedder_service")
     log_settings(settings)

@@ -2,7 +2,7 @@
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -10,10 +10,10 @@ from cachetools import LRUCache
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from PIL import Image
 
-from embedder_service.adapters import cpus, memory, precision, weights
-from embedder_service.adapters.golden import Golden
+from embedder_service.adapters import memory, weights
+from embedder_service.adapters.model_loading import LoadOptions, ModelLoader
 from embedder_service.adapters.prometheus_observer import PrometheusObserver
-from embedder_service.adapters.tensorflow_model import Vgg16, use_threads
+from embedder_service.adapters.tensorflow_model import TensorflowModel
 from embedder_service.api.servicer import DOMAIN, EmbedderServicer
 from embedder_service.core.admission import Admission, LaneLimit
 from embedder_service.core.batching import Batcher, BatchPolicy
@@ -26,30 +26,30 @@ from grpc_kit import metrics
 from grpc_kit.server import Server, Service
 
 
-def load_model(settings: EmbedderSettings) -> Vgg16:
-    """Loads the network, proves it by golden vectors, and runs it in every batch size.
+def load_models(settings: EmbedderSettings) -> list[TensorflowModel]:
+    """Loads the models, proves their networks by golden vectors, and runs each in every batch size.
 
-    Raises WeightsError where its weights are missing or not the expected ones, GoldenError where it gives other vectors
-    than it should.
+    Raises WeightsError where weights are missing or not the expected ones, GoldenError where a network gives other
+    vectors than it should.
     """
-    cache = settings.weights_cache or weights.default_cache()
-    path = settings.weights or cache / weights.VGG16.file_name
-    tensors = weights.read_verified(path, weights.VGG16, settings.weights_sha256)
-    threads = settings.threads or cpus.available()
-    use_threads(threads)
-    model = precision.choose(
-        settings.precision,
-        Golden.of(weights.VGG16.model),
-        lambda chosen: Vgg16(tensors, chosen, settings.max_batch_size, threads),
+    loader = ModelLoader(
+        LoadOptions(
+            cache=settings.weights_cache or weights.default_cache(),
+            files=settings.weights_files,
+            sha256=settings.weights_digests,
+            precision=settings.precision,
+            max_batch_size=settings.max_batch_size,
+            threads=settings.threads,
+        )
     )
-    model.warm_up()
+    models = [loader.load(name) for name in settings.model_names]
     memory.settle()
-    return model
+    return models
 
 
 @asynccontextmanager
-async def serve(model: Model, settings: EmbedderSettings) -> AsyncIterator[str]:
-    """Serves a loaded model; gives the address, HOST:PORT. At the end it finishes the calls that it has.
+async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIterator[str]:
+    """Serves loaded models, the first by default; gives the address, HOST:PORT. At the end it finishes its calls.
 
     Raises OSError where a port is taken or a file of TLS cannot be used.
     """
@@ -61,57 +61,72 @@ async def serve(model: Model, settings: EmbedderSettings) -> AsyncIterator[str]:
     registry = metrics.new_registry()
     observer = PrometheusObserver(registry)
     async with AsyncExitStack() as stack:
+        # One thread for all models: each run has all processors.
         inference = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="inference"))
-        policy = BatchPolicy(model.info.max_batch_size, settings.bulk_batch_size)
-        batcher = Batcher(model.embed, policy, inference, observer)
+        batchers = {
+            model.info.name: Batcher(
+                model.embed,
+                BatchPolicy(model.info.max_batch_size, settings.bulk_batch_size),
+                inference,
+                observer.of(model.info.name),
+            )
+            for model in models
+        }
         admission = Admission(
             LaneLimit(settings.max_pending, settings.max_pending_bytes),
             LaneLimit(settings.max_pending_bulk, settings.max_pending_bytes),
-            model.info.seconds_per_image,
+            models[0].info.seconds_per_image,
         )
-        observer.watch(model.info, batcher, admission)
-        images = _images(model, settings, batcher, admission, observer, stack)
+        observer.watch([(model.info, batchers[model.info.name]) for model in models], admission)
+        images = _images(models, settings, batchers, admission, observer, stack)
         servicer = EmbedderServicer(images, settings.stream_window)
         service = Service(
             embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"],
             lambda server: embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server),
         )
         server = Server([service], settings, DOMAIN, registry)
-        batcher.start()
-        stack.push_async_callback(batcher.stop)
+        for batcher in batchers.values():
+            batcher.start()
+            stack.push_async_callback(batcher.stop)
         stack.push_async_callback(server.stop)
         stack.enter_context(metrics.served(registry, settings.metrics_address))
         address = await server.start()
-        for watch in (_report_death(batcher, server), memory.give_back_now_and_then()):
+        deaths = (_report_death(batcher, server) for batcher in batchers.values())
+        for watch in (*deaths, memory.give_back_now_and_then()):
             stack.callback(asyncio.create_task(watch).cancel)
         yield address
 
 
 def _images(
-    model: Model,
+    models: Sequence[Model],
     settings: EmbedderSettings,
-    batcher: Batcher,
+    batchers: Mapping[str, Batcher],
     admission: Admission,
     observer: PrometheusObserver,
     stack: AsyncExitStack,
 ) -> EmbedImages:
     """The core, with threads that end with `stack`."""
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
-    threads = settings.decode_threads or model.info.threads
-    pools = {
-        lane: DecodePool(
-            ImageDecoder(model.info.input_size, limits, PixelBudget(settings.max_decoding_pixels)),
-            stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix=f"decode-{lane.value}")),
-        )
+    threads = settings.decode_threads or models[0].info.threads
+    executors = {
+        lane: stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix=f"decode-{lane.value}"))
         for lane in Lane
     }
-    pipeline = ModelPipeline(model.info, pools, batcher, observer)
-    name = model.info.name
+    budgets = {lane: PixelBudget(settings.max_decoding_pixels) for lane in Lane}
+    pipelines = {
+        model.info.name: ModelPipeline(
+            model.info,
+            {lane: DecodePool(ImageDecoder(model.info.input, limits, budgets[lane]), executors[lane]) for lane in Lane},
+            batchers[model.info.name],
+            observer,
+        )
+        for model in models
+    }
     cache: VectorCache | None = LRUCache(settings.cache_vectors) if settings.cache_vectors else None
-    return EmbedImages({name: pipeline}, name, limits, admission, cache, observer)
+    return EmbedImages(pipelines, models[0].info.name, limits, admission, cache, observer)
 
 
 async def _report_death(batcher: Batcher, server: Server) -> None:
-    """Reports NOT_SERVING when the batcher dies, so that nobody calls here until the process is restarted."""
+    """Reports it when the batcher dies, so that nobody calls here and the process is restarted."""
     await batcher.died.wait()
-    await server.set_serving(serving=False)
+    await server.report_dead()

@@ -1,15 +1,21 @@
 """The embedder's settings."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from embedder_service.core.model_names import EncoderName, ModelName, parse
 from grpc_kit.settings import MEBIBYTE, ServerSettings
 
 # Bytes of a message that are not the image.
 HEADROOM = 64 * 1024
+# A file or a digest for each name of weights: NAME=VALUE, separated by commas.
+ENTRY = re.compile(r"([a-z0-9_]+)=(.+)", re.DOTALL)
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class EmbedderSettings(ServerSettings):
@@ -22,16 +28,22 @@ class EmbedderSettings(ServerSettings):
         description="Address to serve on, HOST:PORT; port 0 takes a free one. Loopback unless told otherwise, because "
         "a server without TLS should not be reachable by accident.",
     )
-    weights: Path | None = Field(
-        default=None,
-        description="File of VGG16 weights. Unset: the one that `python -m embedder_service.weights fetch vgg16` keeps "
-        "in EMBEDDER_WEIGHTS_CACHE.",
+    models: str = Field(
+        default="vgg16",
+        description="The models to serve, separated by commas; the first answers where a request names none. "
+        "NETWORK[-HEAD][-INPUT[SIDE]][-raw], such as vgg16, vgg16-gem, mobilenet-pad, vgg16-rmac-native512, or "
+        "NAME=FOLDER for an encoder of `imagesearch train-autoencoder`. docs/models.md lists them.",
+    )
+    weights: str = Field(
+        default="",
+        description="File of weights of the first model, or NAME=FILE for several, separated by commas. Unset: those "
+        "that `python -m embedder_service.weights fetch NAME` keeps in EMBEDDER_WEIGHTS_CACHE.",
     )
     weights_sha256: str = Field(
         default="",
-        pattern="^([0-9a-f]{64})?$",
-        description="Digest of the weights' tensors, as `python -m embedder_service.weights` prints it. Unset: that of "
-        "the published ImageNet weights. Set it to serve weights of your own.",
+        description="Digest of the weights' tensors, as `python -m embedder_service.weights` prints it, of the first "
+        "model's, or NAME=DIGEST for several. Unset: that of the published ImageNet weights. Set it to serve weights "
+        "of your own.",
     )
     weights_cache: Path | None = Field(
         default=None, description="Folder for fetched weights. Unset: ~/.cache/imagesearch/weights."
@@ -113,6 +125,51 @@ class EmbedderSettings(ServerSettings):
         "3 KB. 0 keeps none. Equal images that come at the same time are embedded once in any case.",
     )
 
+    @field_validator("models")
+    @classmethod
+    def _are_models(cls, text: str) -> str:
+        names = [parse(part).text for part in _parts(text)]
+        if not names:
+            raise ValueError("should name a model, such as vgg16")
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{min(twice)} is named twice")
+        return text
+
+    @field_validator("weights_sha256")
+    @classmethod
+    def _are_digests(cls, text: str) -> str:
+        for part in _parts(text):
+            found = ENTRY.fullmatch(part)
+            if not SHA256.fullmatch(found[2] if found else part):
+                raise ValueError("should be 64 hexadecimal digits, or NAME=DIGEST, separated by commas")
+        return text
+
+    @property
+    def model_names(self) -> Sequence[ModelName | EncoderName]:
+        """The models to serve; the first is the default one."""
+        return [parse(part) for part in _parts(self.models)]
+
+    @property
+    def weights_files(self) -> dict[str, Path]:
+        """Files of weights, by the weights' names."""
+        return {name: Path(value) for name, value in self._by_weights(self.weights).items()}
+
+    @property
+    def weights_digests(self) -> dict[str, str]:
+        """Digests of weights, by the weights' names."""
+        return self._by_weights(self.weights_sha256)
+
+    def _by_weights(self, text: str) -> dict[str, str]:
+        published = [name.weights for name in self.model_names if isinstance(name, ModelName)]
+        values = {}
+        for part in _parts(text):
+            found = ENTRY.fullmatch(part)
+            if found:
+                values[found[1]] = found[2]
+            elif published:
+                values[published[0]] = part
+        return values
+
     @field_validator("max_decoding_pixels")
     @classmethod
     def _holds_the_largest_image(cls, pixels: int, info: ValidationInfo) -> int:
@@ -128,3 +185,7 @@ class EmbedderSettings(ServerSettings):
         if size > most:
             raise ValueError(f"should be at most {most}, which is EMBEDDER_MAX_MESSAGE_BYTES less {HEADROOM}")
         return size
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in (part.strip() for part in text.split(",")) if part]

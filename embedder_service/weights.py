@@ -4,28 +4,35 @@
   python -m embedder_service.weights verify vgg16    check the file and touch no network
   python -m embedder_service.weights sources vgg16   list where the weights can be had
 
+Weights are those of a network, or with `_top` those of a network with its classifier, which the head fc1 needs. Those
+of vgg16 and mobilenet are known by the digest of their tensors, the others by the MD5 that Keras expects of its
+download; mobilenet_v2 has neither: look at the digest that is printed, and give it as --sha256 and as
+EMBEDDER_WEIGHTS_SHA256.
+
 The file is kept in EMBEDDER_WEIGHTS_CACHE, by default ~/.cache/imagesearch/weights. The service never fetches: it reads
 this file, or the one that EMBEDDER_WEIGHTS names, and refuses to start without.
 """
 
 import argparse
 import hashlib
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from embedder_service.adapters import weights
-from embedder_service.adapters.weight_sources import SOURCES, Source
+from embedder_service.adapters.weight_sources import Source, read_any, sources_of
 from embedder_service.adapters.weights import SPECS, WeightsError, WeightsSpec
 
 
-def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path) -> str:
+def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path, sha256: str = "") -> str:
     """Writes the weights to `path` unless they are there, and says where they came from. Raises WeightsError.
 
-    The first source wins whose tensors are the published ones.
+    The first source wins whose tensors are the published ones, or have the digest `sha256`.
     """
     try:
-        weights.read_verified(path, spec)
+        weights.read_verified(path, spec, sha256, read_any)
     except WeightsError as error:
         if path.exists():
             print(f"fetching again: {error}")
@@ -34,16 +41,12 @@ def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path) -> str:
     refusals = []
     for source in sources:
         try:
-            tensors = source.fetch()
+            refusal = _take(source, spec, path, sha256)
         except WeightsError as error:
-            refusals.append(f"{source.name}: {error}")
-            continue
-        found = weights.tensors_sha256(tensors)
-        if found == spec.sha256:
-            weights.write(path, tensors)
-            weights.read_verified(path, spec)
+            refusal = str(error)
+        if not refusal:
             return source.description
-        refusals.append(f"{source.name}: its tensors have SHA-256 {found}, expected {spec.sha256}")
+        refusals.append(f"{source.name}: {refusal}")
     reasons = "\n".join(f"  {refusal}" for refusal in refusals)
     raise WeightsError(
         f"no source has the weights of {spec.model}:\n{reasons}\n"
@@ -51,14 +54,33 @@ def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path) -> str:
     )
 
 
+def _take(source: Source, spec: WeightsSpec, path: Path, sha256: str) -> str:
+    """Puts what a source has at `path` if it is right; else says why it is not. Raises WeightsError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fetched = Path(folder) / path.name
+        found = source.fetch()
+        if isinstance(found, Path):
+            if not found.is_file():
+                return f"there is no {found}"
+            shutil.copyfile(found, fetched)
+        else:
+            weights.write(fetched, found)
+        refusal = weights.refusal(fetched, read_any(fetched, spec), spec, sha256)
+        if not refusal:
+            fetched.replace(path)
+        return refusal
+
+
 def describe(spec: WeightsSpec, path: Path, came_from: str) -> str:
     """A few lines on a file of weights that was verified."""
+    tensors_sha256 = weights.tensors_sha256(read_any(path, spec))
     file_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return (
         f"{spec.model}: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
         f"  from            {came_from}\n"
         f"  origin          {spec.origin}\n"
-        f"  tensors sha256  {spec.sha256}\n"
+        f"  tensors sha256  {tensors_sha256}\n"
         f"  file sha256     {file_sha256}"
     )
 
@@ -71,23 +93,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("action", choices=["fetch", "verify", "sources"])
     parser.add_argument("model", choices=sorted(SPECS))
     parser.add_argument("--source", help="use this source only (fetch); `sources` lists them")
+    parser.add_argument("--sha256", default="", help="expect this digest of the tensors, of weights of your own")
     parser.add_argument("--cache", type=Path, help="folder to keep the file in")
     options = parser.parse_args(arguments)
 
     spec = SPECS[options.model]
     path = (options.cache or weights.default_cache()) / spec.file_name
-    sources = [source for source in SOURCES[spec.model] if options.source in (None, source.name)]
+    sources = [source for source in sources_of(spec) if options.source in (None, source.name)]
     if not sources:
-        parser.error(f"no source is called {options.source}: {', '.join(s.name for s in SOURCES[spec.model])}")
+        parser.error(f"no source is called {options.source}: {', '.join(s.name for s in sources_of(spec))}")
     if options.action == "sources":
         print("\n".join(f"{source.name:<16} {source.description}" for source in sources))
         return
     try:
         if options.action == "verify":
-            weights.read_verified(path, spec)
+            weights.read_verified(path, spec, options.sha256, read_any)
             came_from = "there already, verified"
         else:
-            came_from = fetch(spec, sources, path)
+            came_from = fetch(spec, sources, path, options.sha256)
     except WeightsError as error:
         sys.exit(f"{parser.prog}: {error}")
     print(describe(spec, path, came_from))

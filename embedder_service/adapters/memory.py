@@ -3,8 +3,19 @@
 import asyncio
 import ctypes
 import gc
+import os
+from pathlib import Path
 
 INTERVAL_SECONDS = 10.0
+
+
+def resident_bytes() -> int:
+    """The memory of this process that is in use now, as Linux counts it; 0 elsewhere."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def settle() -> None:

@@ -58,6 +58,7 @@ def choose(precision: Precision, golden: Golden, build: Callable[[str], NetworkT
     accepted = cosine >= LEAST_COSINE["bfloat16"] and seconds["bfloat16"] < seconds["float32"]
     log.info(
         "precision probed",
+        network=network.info.network,
         taken="bfloat16" if accepted else "float32",
         cosine=round(cosine, 6),
         **{f"{name}_ms_per_image": round(value * 1e3, 1) for name, value in seconds.items()},
@@ -73,7 +74,7 @@ def choose(precision: Precision, golden: Golden, build: Callable[[str], NetworkT
 
 def _proven(network: NetworkType, golden: Golden) -> NetworkType:
     if network.info.weights_sha256 != golden.weights_sha256:
-        log.warning("no golden vectors for these weights: the network is served unproven")
+        log.warning("no golden vectors for these weights: the network is served unproven", network=network.info.network)
         return network
     golden.check(network.embed(golden.pixels), network.info.precision)
     return network

@@ -1,6 +1,9 @@
 """The embedder's own metrics."""
 
+from collections.abc import Iterable
+from copy import copy
 from functools import partial
+from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -17,6 +20,7 @@ class PrometheusObserver:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Adds the metrics to `registry`."""
+        self._model = ""
         self._registry = registry
         self._images = Counter(
             "embedder_images",
@@ -30,14 +34,20 @@ class PrometheusObserver:
         self._queue = Histogram(
             "embedder_queue_seconds",
             "Time that a decoded image waited for its run.",
-            ("lane",),
+            ("model", "lane"),
             buckets=SECONDS,
             registry=registry,
         )
         self._inference = Histogram(
-            "embedder_inference_seconds", "Time of a run of the network.", buckets=SECONDS, registry=registry
+            "embedder_inference_seconds", "Time of a run of a network.", ("model",), buckets=SECONDS, registry=registry
         )
-        self._batch = Histogram("embedder_batch_size", "Images in a run.", buckets=SIZES, registry=registry)
+        self._batch = Histogram("embedder_batch_size", "Images in a run.", ("model",), buckets=SIZES, registry=registry)
+
+    def of(self, model: str) -> Self:
+        """The same metrics, for one model's queue and runs."""
+        mine = copy(self)
+        mine._model = model  # noqa: SLF001 - a copy of this very object
+        return mine
 
     def decoded(self, lane: Lane, seconds: float) -> None:
         """An image was decoded."""
@@ -45,31 +55,38 @@ class PrometheusObserver:
 
     def waited(self, lane: Lane, seconds: float) -> None:
         """A decoded image's run began."""
-        self._queue.labels(lane.value).observe(seconds)
+        self._queue.labels(self._model, lane.value).observe(seconds)
 
     def ran(self, images: int, seconds: float) -> None:
         """The network ran a batch."""
-        self._inference.observe(seconds)
-        self._batch.observe(images)
+        self._inference.labels(self._model).observe(seconds)
+        self._batch.labels(self._model).observe(images)
 
     def answered(self, lane: Lane, result: str) -> None:
         """An image was answered."""
         self._images.labels(lane.value, result).inc()
 
-    def watch(self, info: ModelInfo, batcher: Batcher, admission: Admission) -> None:
+    def watch(self, models: Iterable[tuple[ModelInfo, Batcher]], admission: Admission) -> None:
         """Shows the state of what serves, as it is whenever Prometheus asks."""
-        queue = Gauge("embedder_queue_size", "Decoded images that wait.", ("lane",), registry=self._registry)
         under_way = Gauge("embedder_images_in_flight", "Images admitted.", ("lane",), registry=self._registry)
         for lane in Lane:
-            queue.labels(lane.value).set_function(partial(batcher.waiting, lane))
             under_way.labels(lane.value).set_function(partial(admission.under_way, lane))
+        queue = Gauge("embedder_queue_size", "Decoded images that wait.", ("model", "lane"), registry=self._registry)
         described = Gauge(
             "embedder_model_info", "1; the labels describe the model.",
             ("model", "fingerprint", "precision", "threads"), registry=self._registry,
         )  # fmt: skip
-        described.labels(info.name, info.fingerprint, info.precision, str(info.threads)).set(1)
         cost = Gauge(
             "embedder_seconds_per_image", "Cost of an image in a full batch, as measured at start.",
-            registry=self._registry,
+            ("model",), registry=self._registry,
         )  # fmt: skip
-        cost.set(info.seconds_per_image)
+        memory = Gauge(
+            "embedder_model_memory_bytes", "What the process's memory grew by when the model was loaded and run.",
+            ("model",), registry=self._registry,
+        )  # fmt: skip
+        for info, batcher in models:
+            described.labels(info.name, info.fingerprint, info.precision, str(info.threads)).set(1)
+            cost.labels(info.name).set(info.seconds_per_image)
+            memory.labels(info.name).set(info.memory_bytes)
+            for lane in Lane:
+                queue.labels(info.name, lane.value).set_function(partial(batcher.waiting, lane))

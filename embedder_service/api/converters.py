@@ -25,7 +25,9 @@ def model_to(info: ModelInfo, limits: Limits, default: str) -> embedder_pb2.Mode
         name=info.name,
         default=info.name == default,
         dimension=info.dimension,
-        input_size=info.input_size,
+        network=info.network,
+        input=info.input.shape,
+        input_size=info.input.side,
         pooling=info.pooling,
         preprocessing=info.preprocessing,
         normalisation=info.normalisation,
@@ -34,6 +36,9 @@ def model_to(info: ModelInfo, limits: Limits, default: str) -> embedder_pb2.Mode
         fingerprint=info.fingerprint,
         limits=embedder_pb2.Limits(max_image_bytes=limits.max_image_bytes, max_image_pixels=limits.max_image_pixels),
         execution=embedder_pb2.Execution(
-            max_batch_size=info.max_batch_size, threads=info.threads, seconds_per_image=info.seconds_per_image
+            max_batch_size=info.max_batch_size,
+            threads=info.threads,
+            seconds_per_image=info.seconds_per_image,
+            memory_bytes=info.memory_bytes,
         ),
     )

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from embedder_service.core.batching import TimeLeft, out_of_time
-from embedder_service.core.types import EncodedImage, Limits, Pixels, Region
+from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -62,6 +62,10 @@ Box: TypeAlias = tuple[float, float, float, float]
 # side: from there on the last step averages over at least two pixels each way, as it does without this.
 DRAFT_MARGIN = 2
 
+# What the sides of an input of native aspect are multiples of: one cell of a network's map. It bounds the number of
+# sizes as well, each of which the engine plans for.
+NATIVE_STEP = 32
+
 
 class PixelBudget:
     """Bounds the pixels that are decoded at a time, by all threads together; who came first goes first."""
@@ -103,19 +107,19 @@ class PixelBudget:
 
 
 class ImageDecoder:
-    """Decodes images to one square size."""
+    """Decodes images to what a network takes."""
 
-    def __init__(self, size: int, limits: Limits, budget: PixelBudget) -> None:
-        """`size` is the side of the result in pixels; `budget` may be shared with other decoders."""
-        self._size = size
+    def __init__(self, policy: InputPolicy, limits: Limits, budget: PixelBudget) -> None:
+        """`policy` says what the result is like; `budget` may be shared with other decoders."""
+        self._policy = policy
         self._limits = limits
         self._budget = budget
 
     def decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
-        """Gives the image as uint8[size, size, 3].
+        """Gives the image as uint8[height, width, 3], of which both are the policy's side but for `native`.
 
         The first frame of a JPEG, PNG, WebP, GIF, TIFF or BMP file, turned as its EXIF orientation says, in RGB with
-        transparency over white, cut to its region, and stretched to the square by Pillow's bilinear filter (which
+        transparency over white, cut to its region, and made the policy's size by Pillow's bilinear filter (which
         averages over all pixels that fall into one). A JPEG of at least four times that size is scaled while it is
         decoded, which is several times faster; its vector stays within a cosine of 0.999. Raises InvalidArgumentError,
         and DeadlineExceededError where patience ends while other images are decoded.
@@ -148,7 +152,7 @@ class ImageDecoder:
                 if image.region:
                     # Cut first: the filter would look beyond the edges of a box.
                     colour, box = cut(colour, box_of(image.region, colour, scale))
-                resized = colour.resize((self._size, self._size), Image.Resampling.BILINEAR, box)
+                resized = fit(colour, box, self._policy)
         return np.asarray(resized, dtype=np.uint8)
 
     def _draft(self, opened: Image.Image, region: Region | None) -> int:
@@ -159,7 +163,7 @@ class ImageDecoder:
         width = opened.width
         # The region's shorter side, whichever way the image will be turned.
         fraction = min(region.x1 - region.x0, region.y1 - region.y0) if region else 1.0
-        side = math.ceil(DRAFT_MARGIN * self._size / fraction)
+        side = math.ceil(DRAFT_MARGIN * self._policy.side / fraction)
         opened.draft(opened.mode, (side, side))
         return round(width / opened.width)
 
@@ -291,6 +295,37 @@ def cut(image: Image.Image, box: Box) -> tuple[Image.Image, Box]:
     left, top = math.floor(box[0]), math.floor(box[1])
     part = image.crop((left, top, math.ceil(box[2]), math.ceil(box[3])))
     return part, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+
+
+def fit(image: Image.Image, box: Box | None, policy: InputPolicy) -> Image.Image:
+    """A box of an image, or the whole, as an input of a network."""
+    left, top, right, bottom = box or (0, 0, image.width, image.height)
+    width, height, side = right - left, bottom - top, policy.side
+
+    def resized(to_width: float, to_height: float, part: Box = (left, top, right, bottom)) -> Image.Image:
+        size = (max(1, round(to_width)), max(1, round(to_height)))
+        return image.resize(size, Image.Resampling.BILINEAR, part)
+
+    match policy.shape:
+        case "squash":
+            return resized(side, side)
+        case "crop":
+            edge = min(width, height)
+            x0, y0 = left + (width - edge) / 2, top + (height - edge) / 2
+            return resized(side, side, (x0, y0, x0 + edge, y0 + edge))
+        case "pad":
+            scale = side / max(width, height)
+            inner = resized(width * scale, height * scale)
+            padded = Image.new("RGB", (side, side))
+            padded.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
+            return padded
+        case "native":
+            # Never enlarged but to the next cell of the network's map.
+            scale = min(1.0, side / max(width, height))
+            to_width, to_height = (
+                max(policy.least, NATIVE_STEP * round(edge * scale / NATIVE_STEP)) for edge in (width, height)
+            )
+            return resized(to_width, to_height)
 
 
 def box_of(region: Region, image: Image.Image, scale: int) -> Box:

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 # One vector, float32[D]; a batch of them, float32[N, D].
 Vectors = NDArray[np.float32]
+
+
+Shape: TypeAlias = Literal["squash", "pad", "crop", "native"]
 
 
 class Lane(Enum):
@@ -49,13 +53,26 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class InputPolicy:
+    """How an upright image becomes a network's input."""
+
+    shape: Shape
+    """`squash` stretches it to the square, `pad` keeps its aspect between black bars, `crop` takes the square in its
+    middle, `native` keeps its aspect (each side a multiple of 32)."""
+    side: int
+    """Pixels: of the square, or the most that `native` leaves of the longer side."""
+    least: int = 32
+    """Pixels: the least that `native` makes of a side."""
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What a model does to an image. Everything here but precision and execution makes its fingerprint."""
 
     name: str
+    network: str
     dimension: int
-    input_size: int
-    """Side of the square input, in pixels."""
+    input: InputPolicy
     pooling: str
     preprocessing: str
     """A name with a version, which changes whenever the numbers do."""
@@ -66,20 +83,22 @@ class ModelInfo:
     threads: int
     seconds_per_image: float = 0.0
     """Of a full batch, as measured at start; 0 where it was not."""
+    memory_bytes: int = 0
+    """What the process's memory grew by for it; what it shares with a model that was loaded before is not counted."""
 
     @cached_property
     def fingerprint(self) -> str:
         """Names the space of the vectors: vectors of equal fingerprints can be compared, others cannot."""
         parts = {
             "name": self.name,
-            "input_size": self.input_size,
+            "input_size": self.input.side,
             "normalisation": self.normalisation,
             "pooling": self.pooling,
             "preprocessing": self.preprocessing,
             "weights_sha256": self.weights_sha256,
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return f"{self.name}-{self.pooling}-{digest[:16]}"
+        return f"{self.network}-{self.pooling}-{digest[:16]}"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,17 @@ from embedder_service.core.admission import Admission, LaneLimit
 from embedder_service.core.batching import Batcher, BatchPolicy, TimeLeft
 from embedder_service.core.embed_images import HASHED_AT_ONCE, DecodePool, EmbedImages, ModelPipeline, VectorCache
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
-from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo, Pixels, Region, Vectors
+from embedder_service.core.types import (
+    Embedding,
+    EncodedImage,
+    InputPolicy,
+    Lane,
+    Limits,
+    ModelInfo,
+    Pixels,
+    Region,
+    Vectors,
+)
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import (
@@ -36,8 +46,9 @@ PASSED = Deadline(0.0)
 LIMITS = Limits(max_image_bytes=1_000_000, max_image_pixels=1_000_000)
 INFO = ModelInfo(
     name="mean",
+    network="mean",
     dimension=3,
-    input_size=4,
+    input=InputPolicy("squash", 4),
     pooling="avg",
     preprocessing="none/1",
     normalisation="none",
@@ -119,7 +130,7 @@ def serving(network: MeanColour) -> Serving:
     async def of_limits(
         interactive: int = 64, bulk: int = 64, *, cache: VectorCache | None = None
     ) -> AsyncIterator[Bench]:
-        told, decoder = Told(), CountingDecoder(4, LIMITS, PixelBudget(1_000_000))
+        told, decoder = Told(), CountingDecoder(InputPolicy("squash", 4), LIMITS, PixelBudget(1_000_000))
         admission = Admission(LaneLimit(interactive, 10_000_000), LaneLimit(bulk, 10_000_000), 0.0)
         with ThreadPoolExecutor(2) as decoders, ThreadPoolExecutor(1) as inference:
             pipelines, batchers = {}, []
@@ -401,7 +412,7 @@ async def test_refusals_are_not_kept(serving: Serving, network: MeanColour) -> N
     ("change", "same"),
     [
         ({"name": "other"}, False),
-        ({"input_size": 5}, False),
+        ({"input": InputPolicy("squash", 5)}, False),
         ({"pooling": "max"}, False),
         ({"preprocessing": "none/2"}, False),
         ({"normalisation": "l2"}, False),
@@ -410,6 +421,7 @@ async def test_refusals_are_not_kept(serving: Serving, network: MeanColour) -> N
         ({"max_batch_size": 64}, True),
         ({"threads": 8}, True),
         ({"seconds_per_image": 0.5}, True),
+        ({"memory_bytes": 5}, True),
     ],
     ids=str,
 )

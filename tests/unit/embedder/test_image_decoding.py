@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, JpegImagePlugin
 
 from embedder_service.core.batching import TimeLeft
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
-from embedder_service.core.types import EncodedImage, Limits, Pixels, Region
+from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError
 
@@ -50,7 +50,7 @@ def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
 
 
 def decoder_of(size: int = 224, limits: Limits = LIMITS, budget: PixelBudget | None = None) -> ImageDecoder:
-    return ImageDecoder(size, limits, budget or PixelBudget(limits.max_image_pixels))
+    return ImageDecoder(InputPolicy("squash", size), limits, budget or PixelBudget(limits.max_image_pixels))
 
 
 def decode(content: bytes, region: Region | None = None) -> Pixels:
@@ -414,7 +414,7 @@ DECODE_AND_MEASURE = """
 import re, sys
 from pathlib import Path
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
-from embedder_service.core.types import EncodedImage, Limits
+from embedder_service.core.types import EncodedImage, InputPolicy, Limits
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
 def peak():
@@ -423,7 +423,7 @@ def peak():
 content = sys.stdin.buffer.read()
 before = peak()
 try:
-    decoder = ImageDecoder(224, Limits(20_000_000, 50_000_000), PixelBudget(int(sys.argv[1])))
+    decoder = ImageDecoder(InputPolicy("squash", 224), Limits(20_000_000, 50_000_000), PixelBudget(int(sys.argv[1])))
     decoder.decode(EncodedImage(content), Deadline.after(None))
     outcome = "decoded"
 except ServiceError as error:

@@ -11,7 +11,7 @@ from embedder_service.adapters import cpus, precision
 from embedder_service.adapters.golden import Golden, GoldenError, cosines
 from embedder_service.adapters.precision import PROBED_BATCH, Precision
 from embedder_service.adapters.weights import VGG16
-from embedder_service.core.types import ModelInfo, Pixels, Vectors
+from embedder_service.core.types import InputPolicy, ModelInfo, Pixels, Vectors
 
 WEIGHTS = "0" * 64
 SIZE, DIMENSION = 4, 32
@@ -85,7 +85,9 @@ class Network:
     def __init__(
         self, name: str, embed: Callable[[Pixels], Vectors], seconds: tuple[float, float], weights_sha256: str
     ) -> None:
-        self.info = ModelInfo("layer", DIMENSION, SIZE, "avg", "none/1", "l2", weights_sha256, name, 8, 1)
+        self.info = ModelInfo(
+            "layer", "layer", DIMENSION, InputPolicy("squash", SIZE), "avg", "none/1", "l2", weights_sha256, name, 8, 1
+        )
         self.timed: list[int] = []
         self._embed = embed
         self._seconds = seconds

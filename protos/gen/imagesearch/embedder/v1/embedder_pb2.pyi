@@ -250,6 +250,8 @@ class Model(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     EXECUTION_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, such as "vgg16"."""
     default: _builtins.bool
@@ -257,19 +259,27 @@ class Model(_message.Message):
     dimension: _builtins.int
     """The number of components of its vectors."""
     input_size: _builtins.int
-    """The side of the square, in pixels, to which an image is resized."""
+    """Pixels: the side of the square that an image becomes, or with the input "native" the most of its longer side."""
     pooling: _builtins.str
-    """How the last feature map becomes a vector: "avg" is global average pooling."""
+    """How the last feature map becomes a vector: "avg" is global average pooling; "max", "gem", "rmac", "flatten"; "fc1" is
+    the first dense layer of a VGG's classifier, "latent" the output of an encoder of one's own.
+    """
     preprocessing: _builtins.str
     """How pixels are prepared: a name with a version, which changes whenever the numbers do."""
     normalisation: _builtins.str
-    """How a vector is scaled: "l2" is to unit length."""
+    """How a vector is scaled: "l2" is to unit length, "none" is not at all."""
     precision: _builtins.str
     """The number format of the arithmetic: "float32" or "bfloat16". Not part of the fingerprint."""
     weights_sha256: _builtins.str
     """SHA-256 of the weights' tensors (names, shapes and little-endian float32 values), 64 hexadecimal digits."""
     fingerprint: _builtins.str
     """Names the space of the vectors: a short hash over name, weights, pooling, preprocessing and normalisation."""
+    network: _builtins.str
+    """The network, such as "vgg16". Several models may share one."""
+    input: _builtins.str
+    """How an image becomes the network's input: "squash" stretches it to the square, "pad" keeps its aspect between black
+    bars, "crop" takes the square in its middle, "native" keeps its aspect with sides that are multiples of 32 pixels.
+    """
     @_builtins.property
     def limits(self) -> Global___Limits:
         """What the server accepts."""
@@ -293,10 +303,12 @@ class Model(_message.Message):
         fingerprint: _builtins.str = ...,
         limits: Global___Limits | None = ...,
         execution: Global___Execution | None = ...,
+        network: _builtins.str = ...,
+        input: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "dimension", b"dimension", "execution", b"execution", "fingerprint", b"fingerprint", "input_size", b"input_size", "limits", b"limits", "name", b"name", "normalisation", b"normalisation", "pooling", b"pooling", "precision", b"precision", "preprocessing", b"preprocessing", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "dimension", b"dimension", "execution", b"execution", "fingerprint", b"fingerprint", "input", b"input", "input_size", b"input_size", "limits", b"limits", "name", b"name", "network", b"network", "normalisation", b"normalisation", "pooling", b"pooling", "precision", b"precision", "preprocessing", b"preprocessing", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -337,22 +349,28 @@ class Execution(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     SECONDS_PER_IMAGE_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     max_batch_size: _builtins.int
     """The most images in one run of the network."""
     threads: _builtins.int
     """Threads that one run may use."""
     seconds_per_image: _builtins.float
     """Seconds for one image in a full batch, measured at start; 0 where it was not measured."""
+    memory_bytes: _builtins.int
+    """What the process's memory grew by when the model was loaded and run, in bytes. A network that it shares with a model
+    that was loaded before is counted there. 0 where the system does not tell.
+    """
     def __init__(
         self,
         *,
         max_batch_size: _builtins.int = ...,
         threads: _builtins.int = ...,
         seconds_per_image: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "seconds_per_image", b"seconds_per_image", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "memory_bytes", b"memory_bytes", "seconds_per_image", b"seconds_per_image", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

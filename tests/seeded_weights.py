@@ -1,0 +1,94 @@
+"""Files of weights made with a fixed seed, for networks whose published weights a package index does not have."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from embedder_service.adapters import keras_networks, weights
+from embedder_service.adapters.weights import SPECS
+from embedder_service.core.networks import NETWORKS
+
+# How Keras' module of each network is called.
+MODULES = {
+    "vgg16": "vgg16",
+    "vgg19": "vgg19",
+    "inception_v3": "inception_v3",
+    "resnet50": "resnet50",
+    "densenet121": "densenet",
+    "mobilenet_v2": "mobilenet_v2",
+    "efficientnet_v2_b0": "efficientnet_v2",
+}
+# Images float32[N, side, side, 3] in 0..255.
+Images = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """A file of weights, and the digest of its tensors."""
+
+    path: Path
+    sha256: str
+
+
+def make(name: str, folder: Path, images: Callable[[int], Images]) -> Seeded:
+    """Writes weights of a name of `weights.SPECS`: VGGs' in Keras' old layout, the others' in its new one.
+
+    `images` gives photographs of a side; batch normalisations get their statistics of these, without which random
+    layers tell nothing apart.
+    """
+    seed = sorted(SPECS).index(name)
+    if name.endswith("_top"):
+        return _written(folder, _seeded(keras.applications.VGG16(weights=None, classes=10), seed), name)
+    network = NETWORKS[name]
+    builder = getattr(keras.applications, network.builder)
+    made = _seeded(builder(include_top=False, weights=None, input_shape=(None, None, 3), **network.arguments), seed)
+    if SPECS[name].shapes:
+        return _written(folder, made, name)
+    for layer in made.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    made(preprocess(name, images(network.input_size)), training=True)
+    path = folder / f"{name}.weights.h5"
+    made.save_weights(path)
+    return Seeded(path, weights.tensors_sha256(keras_networks.tensors_of(made)))
+
+
+def preprocess(name: str, images: Images) -> Images:
+    """As Keras prepares images for a network."""
+    module = getattr(keras.applications, MODULES[name])
+    prepared: Images = module.preprocess_input(np.array(images))
+    return prepared
+
+
+def _seeded(network: Any, seed: int) -> Any:
+    """Gives every variable values of a size at which no layer dies or explodes."""
+    random = np.random.default_rng(seed)
+    for variable in network.variables:
+        shape = tuple(variable.shape)
+        match variable.name:
+            case "gamma" | "moving_variance" | "variance":
+                values = random.uniform(0.8, 1.2, shape)
+            case "beta" | "bias" | "moving_mean" | "mean":
+                values = random.normal(0, 0.05, shape)
+            case "depthwise_kernel":
+                values = random.normal(0, np.sqrt(2 / 9), shape)
+            case _:
+                values = random.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
+        variable.assign(values)
+    return network
+
+
+def _written(folder: Path, network: Any, name: str) -> Seeded:
+    layers = {
+        f"{layer.name}/{variable.name}": np.asarray(variable.numpy(), np.float32)
+        for layer in network.layers
+        for variable in layer.weights
+    }
+    path = folder / f"{name}.h5"
+    weights.write(path, layers)
+    return Seeded(path, weights.tensors_sha256({tensor: layers[tensor] for tensor in SPECS[name].shapes}))

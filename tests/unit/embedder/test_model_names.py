@@ -1,0 +1,87 @@
+"""Names of models: what they mean, and what is told of those that mean nothing."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedder_service.core.model_names import EncoderName, ModelName, ModelNameError, parse
+from embedder_service.core.networks import NETWORKS
+from embedder_service.core.types import InputPolicy
+
+
+def model(text: str) -> ModelName:
+    parsed = parse(text)
+    assert isinstance(parsed, ModelName)
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "network", "head", "policy", "unit"),
+    [
+        ("vgg16", "vgg16", "avg", InputPolicy("squash", 224), True),
+        ("vgg16-gem", "vgg16", "gem", InputPolicy("squash", 224), True),
+        ("vgg16-fc1-crop", "vgg16", "fc1", InputPolicy("crop", 224), True),
+        ("inception_v3-raw", "inception_v3", "avg", InputPolicy("squash", 299), False),
+        ("inception_v3-rmac-native", "inception_v3", "rmac", InputPolicy("native", 512, 96), True),
+        ("mobilenet_v2-pad", "mobilenet_v2", "avg", InputPolicy("pad", 224), True),
+        ("resnet50-max-squash448-raw", "resnet50", "max", InputPolicy("squash", 448), False),
+    ],
+)
+def test_a_name_says_what_the_model_does(text: str, network: str, head: str, policy: InputPolicy, unit: bool) -> None:
+    found = model(text)
+    assert (found.network.name, found.head, found.unit) == (network, head, unit)
+    assert (found.input.shape, found.input.side) == (policy.shape, policy.side)
+    assert found.input.least == (96 if network == "inception_v3" and policy.shape == "native" else found.input.least)
+    assert found.text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "usual"),
+    [("vgg16-avg", "vgg16"), ("vgg16-squash224", "vgg16"), ("vgg16-gem-native512", "vgg16-gem-native")],
+)
+def test_what_goes_without_saying_is_left_out(text: str, usual: str) -> None:
+    assert model(text).text == usual
+
+
+@given(
+    network=st.sampled_from(sorted(NETWORKS)),
+    head=st.sampled_from(["avg", "max", "gem", "rmac"]),
+    shape=st.sampled_from(["squash", "pad", "crop", "native"]),
+    side=st.integers(3, 64).map(lambda cells: 32 * cells),
+    raw=st.booleans(),
+)
+def test_a_models_own_name_means_the_same_model(network: str, head: str, shape: str, side: int, raw: bool) -> None:
+    once = model(f"{network}-{head}-{shape}{side}{'-raw' if raw else ''}")
+    assert model(once.text) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no network is called ''; there are vgg16, vgg19"),
+        ("vgg17", "no network is called 'vgg17'; there are vgg16"),
+        ("vgg16-fc2", "'fc2' should be a head (avg, max, gem, rmac, flatten, fc1)"),
+        ("mobilenet-fc1", "'fc1' should be a head (avg, max, gem, rmac, flatten)"),
+        ("vgg16-raw-gem", "'gem' should be"),
+        ("vgg16-pad300", "a side should be 224 or a multiple of 32 from 32 to 2048"),
+        ("inception_v3-squash64", "multiple of 32 from 96"),
+        ("vgg16-pad4096", "to 2048"),
+        ("vgg16-fc1-pad320", "fc1 takes just squares of 224 pixels"),
+        ("vgg16-fc1-native", "fc1 takes just squares"),
+        ("vgg16-flatten-native", "flatten needs inputs of one size; squash, pad, crop give them"),
+        ("resnet50-flatten", "100352 components, and Milvus stores up to 32768"),
+        ("vgg16=/folder", "is no network's"),
+        ("Flowers=/folder", "NAME=FOLDER"),
+        ("flowers=", "NAME=FOLDER"),
+    ],
+)
+def test_what_is_no_model_is_told_with_what_would_be_one(text: str, said: str) -> None:
+    with pytest.raises(ModelNameError) as refused:
+        parse(text)
+    assert said in str(refused.value)
+
+
+def test_an_encoder_has_a_name_and_a_folder() -> None:
+    assert parse("flowers=/models/flowers=2") == EncoderName("flowers", Path("/models/flowers=2"))
