@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from grpc_kit import logging, tracing
-from grpc_kit.server import stop_signals
+from grpc_kit.server import end_when_asked, stop_signals
 from grpc_kit.settings import load, log_settings
 from search_service.settings import SearchSettings
 
@@ -25,6 +25,7 @@ async def run(settings: SearchSettings) -> None:
 
 def main() -> None:
     """Runs the service."""
+    end_when_asked()
     settings = load(SearchSettings, "python -m search_service")
     logging.configure(settings.log_format, settings.log_level, "search_service")
     log_settings(settings)

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import structlog
 from imagesearch.search.v1 import (
+    codes_pb2,
+    codes_pb2_grpc,
     collection_pb2,
     collection_pb2_grpc,
     image_pb2,
@@ -24,16 +26,20 @@ from grpc_kit.server import Server, Service
 from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.api.calls import DOMAIN, CallLimits
+from search_service.api.code_servicer import CodeServicer
 from search_service.api.collection_servicer import CollectionServicer
 from search_service.api.image_servicer import ImageServicer
 from search_service.api.search_servicer import SearchServicer
 from search_service.core.change_images import ChangeImages
+from search_service.core.coarse_search import CoarseSearch
+from search_service.core.code_sets import CodeSets
+from search_service.core.coded_store import CodedStore, CodeWriter, Transforms
 from search_service.core.collections import Collections
 from search_service.core.expiry import ExpiringStore
 from search_service.core.image_locks import ImageLocks
 from search_service.core.known_collections import KnownCollections
 from search_service.core.page_tokens import PageTokens
-from search_service.core.ports import VectorStore
+from search_service.core.ports import CodeStore, VectorStore
 from search_service.core.search_images import SearchImages
 from search_service.core.write_images import WriteImages
 from search_service.settings import SearchSettings
@@ -90,7 +96,7 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         )
         embedder = EmbedderClient(channel, settings.embedder_target, settings.embedder_timeout_seconds)
         registry = metrics.new_registry()
-        server = Server(_services(ExpiringStore(store, utc_now), embedder, settings), settings, DOMAIN, registry)
+        server = Server(_services(store, store.codes, embedder, settings), settings, DOMAIN, registry)
         stack.enter_context(metrics.served(registry, settings.metrics_address))
         stack.push_async_callback(server.stop)
         address = await server.start(serving=ready)
@@ -120,8 +126,12 @@ async def follow(store: VectorStore, server: Server, seconds: float, *, serving:
             log.info("health changed", serving=serving)
 
 
-def _services(store: VectorStore, embedder: EmbedderClient, settings: SearchSettings) -> list[Service]:
+def _services(kept: VectorStore, codes: CodeStore, embedder: EmbedderClient, settings: SearchSettings) -> list[Service]:
     limits = CallLimits(settings.default_timeout_seconds, settings.max_message_bytes)
+    transforms = Transforms(codes)
+    writer = CodeWriter(codes, transforms)
+    coded = CodedStore(kept, codes, writer)
+    store = ExpiringStore(coded, utc_now)
     known = KnownCollections(store)
     collections = Collections(store, embedder, known, utc_now)
     locks = ImageLocks()
@@ -136,7 +146,10 @@ def _services(store: VectorStore, embedder: EmbedderClient, settings: SearchSett
     tokens = PageTokens(settings.page_token_secret)
     collection_servicer = CollectionServicer(store, collections, tokens, limits)
     image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now, locks), tokens, limits)
-    search_servicer = SearchServicer(SearchImages(store, embedder, known), tokens, limits, settings.search_window)
+    searches = SearchImages(store, embedder, known, CoarseSearch(store, codes, transforms, utc_now))
+    search_servicer = SearchServicer(searches, tokens, limits, settings.search_window)
+    # Images that have expired are not seen, and still have codes.
+    code_servicer = CodeServicer(CodeSets(coded, codes, writer, known, locks, utc_now), limits)
     return [
         Service(
             collection_pb2.DESCRIPTOR.services_by_name["CollectionService"],
@@ -145,6 +158,10 @@ def _services(store: VectorStore, embedder: EmbedderClient, settings: SearchSett
         Service(
             image_pb2.DESCRIPTOR.services_by_name["ImageService"],
             lambda server: image_pb2_grpc.add_ImageServiceServicer_to_server(image_servicer, server),
+        ),
+        Service(
+            codes_pb2.DESCRIPTOR.services_by_name["CodeService"],
+            lambda server: codes_pb2_grpc.add_CodeServiceServicer_to_server(code_servicer, server),
         ),
         Service(
             search_pb2.DESCRIPTOR.services_by_name["SearchService"],

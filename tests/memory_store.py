@@ -71,6 +71,10 @@ class MemoryStore:
             raise collection_not_found(name)
         return self._collections[name]
 
+    def replace_collection(self, collection: Collection) -> None:
+        """Another description of a collection that exists."""
+        self._collections[collection.name] = collection
+
     async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
         return [self._collections[name] for name in sorted(self._collections) if name > after][:limit]
 
@@ -117,7 +121,11 @@ class MemoryStore:
         self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
     ) -> list[list[Hit]]:
         metric = (await self.get_collection(collection.name, deadline)).metric
-        images = [image for image in self._images[collection.name].values() if fits(image, nearest.condition)]
+        images = [
+            image
+            for image in self._images[collection.name].values()
+            if fits(image, nearest.condition) and (nearest.among is None or image.id in nearest.among)
+        ]
         answers = []
         for vector in vectors:
             hits = [

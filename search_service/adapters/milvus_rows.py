@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ from pymilvus import CollectionSchema, DataType, FieldSchema
 
 from search_service.core.checks import MAX_ID_BYTES, MAX_URI_BYTES
 from search_service.core.types import (
+    CodeSet,
     Collection,
     Consistency,
     Hit,
@@ -38,6 +39,8 @@ FIELDS[View.FULL] = [*FIELDS[View.BASIC], VECTOR]
 # Marks a Milvus collection as one of the service's; `layout` in it says how it and the fields are to be read.
 PROPERTY = "imagesearch"
 LAYOUT = 2
+# Which binary codes a collection has: a property of its own, which may change.
+CODES_PROPERTY = "imagesearch.codes"
 # The key of an image's region in the attributes' JSON; no attribute's, which have a type before their name.
 REGION = "region"
 # What the keys of the attributes' JSON begin with, by the type of the value: Milvus Lite takes True for 1, and what a
@@ -104,7 +107,18 @@ def collection_of(described: Row) -> Collection | None:
         description=notes["description"],
         labels=notes["labels"],
         ttl=timedelta(seconds=notes["ttl_seconds"]) if notes.get("ttl_seconds") else None,
+        codes=code_sets_of(described["properties"].get(CODES_PROPERTY, "[]")),
     )
+
+
+def code_set_notes(sets: Sequence[CodeSet]) -> str:
+    """Sets of codes as JSON."""
+    return json.dumps([dataclasses.asdict(codes) | {"create_time": micros_of(codes.create_time)} for codes in sets])
+
+
+def code_sets_of(notes: str) -> tuple[CodeSet, ...]:
+    """The sets of codes of some notes."""
+    return tuple(CodeSet(**kept | {"create_time": moment_of(kept["create_time"])}) for kept in json.loads(notes))
 
 
 def index_notes(index: Index) -> dict[str, Any]:
@@ -139,12 +153,16 @@ def row_of(image: StoredImage) -> dict[str, Any]:
         "id": image.id,
         VECTOR: image.vector,
         "uri": image.uri,
-        "attributes": {typed_key(name, type(value)): value for name, value in image.attributes.items()}
-        | ({REGION: dataclasses.astuple(image.region)} if image.region else {}),
+        "attributes": attributes_row(image) | ({REGION: dataclasses.astuple(image.region)} if image.region else {}),
         "content_sha256": image.content_sha256,
         "create_time": micros_of(image.create_time),
         "update_time": micros_of(image.update_time),
     }
+
+
+def attributes_row(image: StoredImage) -> dict[str, Any]:
+    """The attributes' JSON of an image."""
+    return {typed_key(name, type(value)): value for name, value in image.attributes.items()}
 
 
 def image_of(row: Row) -> StoredImage:

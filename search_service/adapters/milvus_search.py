@@ -14,7 +14,7 @@ from search_service.adapters.gathering import Gatherer
 from search_service.adapters.milvus_filters import expression_of, ids_expression
 from search_service.adapters.milvus_rows import FIELDS, VECTOR, hit_of, image_of
 from search_service.core.checks import MAX_EF
-from search_service.core.filters import Filter, IdAfter, both
+from search_service.core.filters import IdAfter, both
 from search_service.core.ports import After, Nearest
 from search_service.core.types import (
     Collection,
@@ -93,7 +93,7 @@ class MilvusSearch:
     ) -> list[list[Hit]]:
         """The neighbours of each vector."""
         asked = _Asked(collection.name, collection.metric, collection.index, nearest)
-        if nearest.parameters.exact and not self._is_lite:
+        if nearest.among is not None or (nearest.parameters.exact and not self._is_lite):
             return [await self._scan(collection, vector, nearest, deadline) for vector in vectors]
         if nearest.after is not None:
             return [await self._following(collection, vector, nearest, nearest.after, deadline) for vector in vectors]
@@ -194,8 +194,9 @@ class MilvusSearch:
 
     async def _scan(self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline) -> list[Hit]:
         """Compares every vector that fits."""
+        look = self._best_of_all if nearest.among is None else self._best_among
         for _ in range(TRIES):
-            hits = await self._best_of_all(collection, vector, nearest, deadline)
+            hits = await look(collection, vector, nearest, deadline)
             seen = await self._seen_as(collection.name, hits, nearest, deadline)
             if len(seen) == len(hits):
                 break
@@ -209,24 +210,40 @@ class MilvusSearch:
         best: list[Hit] = []
         last = ""
         while True:
-            condition = both(nearest.condition, IdAfter(last))
-            rows = await self._vectors(collection.name, condition, rows_at_a_time, nearest, deadline)
+            condition = expression_of(both(nearest.condition, IdAfter(last)))
+            rows = await self._vectors(collection.name, condition, {"limit": rows_at_a_time}, nearest, deadline)
             if not rows:
                 break
             best = await asyncio.to_thread(_best_of, best, rows, vector, collection.metric, nearest)
             last = max(image.id for image in rows)
         return best
 
+    async def _best_among(
+        self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline
+    ) -> list[Hit]:
+        """Compares the vectors of some images, as many of them at a time as one answer of Milvus holds."""
+        ids = nearest.among or ()
+        at_a_time = max(1, SCAN_BYTES // (4 * collection.dimension))
+        fits = expression_of(nearest.condition)
+        best: list[Hit] = []
+        for begin in range(0, len(ids), at_a_time):
+            some = ids[begin : begin + at_a_time]
+            condition = f"({ids_expression(some)}) and ({fits})" if fits else ids_expression(some)
+            rows = await self._vectors(collection.name, condition, {}, nearest, deadline)
+            if rows:
+                best = await asyncio.to_thread(_best_of, best, rows, vector, collection.metric, nearest)
+        return best
+
     async def _vectors(
-        self, collection: str, condition: Filter | None, limit: int, nearest: Nearest, deadline: Deadline
+        self, collection: str, condition: str, limit: dict[str, int], nearest: Nearest, deadline: Deadline
     ) -> list[StoredImage]:
         rows = await self._read(
             lambda client, options: client.query(
                 collection,
-                filter=expression_of(condition),
-                limit=limit,
+                filter=condition,
                 output_fields=["id", VECTOR],
                 consistency_level=nearest.consistency.value,
+                **limit,
                 **options,
             ),
             collection,

@@ -24,6 +24,8 @@ from pymilvus.milvus_client.index import IndexParams
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError
+from search_service.adapters.lite_files import remove_broken_indexes
+from search_service.adapters.milvus_codes import MilvusCodes, is_side, side_names
 from search_service.adapters.milvus_errors import meaning_of, timed_out, unavailable
 from search_service.adapters.milvus_filters import expression_of, ids_expression
 from search_service.adapters.milvus_rows import (
@@ -116,6 +118,7 @@ class MilvusStore:
         # A server gives the rows of the lowest ids unasked; Milvus Lite does so for its iterators only.
         self._in_order = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
         self._searches = MilvusSearch(self._read, threads, is_lite=self.is_lite)
+        self.codes = MilvusCodes(self._read, self._write, threads, is_lite=self.is_lite)
         self._connection: asyncio.Task[_Clients] | None = None
 
     async def close(self) -> None:
@@ -190,7 +193,7 @@ class MilvusStore:
         """Some collections of the service, by name."""
         names = await self._call(lambda client, options: client.list_collections(**options), "", deadline)
         found: list[Collection] = []
-        for name in sorted(name for name in names if name > after):
+        for name in sorted(name for name in names if name > after and not is_side(name)):
             if len(found) == limit:
                 break
             try:
@@ -432,8 +435,11 @@ class MilvusStore:
         if self.is_lite:
             os.environ.setdefault(LITE_MEMTABLE, str(LITE_MEMTABLE_BYTES))
             Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
+            remove_broken_indexes(Path(self._uri))
         client = MilvusClient(uri=self._uri, token=self._token, timeout=self._timeout)
         for name in client.list_collections(timeout=self._timeout):
+            if is_side(name):
+                continue
             collection = collection_of(client.describe_collection(name, timeout=self._timeout))
             if collection is not None:
                 self._load(client, collection)
@@ -446,7 +452,8 @@ class MilvusStore:
                 # Whoever made it was stopped in between.
                 index = self._index_of(client, collection)
                 client.create_index(collection.name, index, sync=False, timeout=self._timeout)
-            client.load_collection(collection.name, timeout=self._timeout)
+            for name in (collection.name, *side_names(collection)):
+                client.load_collection(name, timeout=self._timeout)
             expired = unexpired(collection, datetime.now(UTC))
             if expired and self.is_lite:
                 # A server gives back the space of what has expired by itself.

@@ -19,6 +19,7 @@ from search_service.api.converters import (
 )
 from search_service.api.filter_converters import filter_from
 from search_service.core import page_tokens as tokens
+from search_service.core.coarse_search import default_candidates
 from search_service.core.ports import After
 from search_service.core.search_images import (
     Example,
@@ -53,6 +54,9 @@ def search_from(request: search_pb2.SearchRequest, page: PageEnd | None) -> Sear
             nprobe=request.parameters.nprobe if request.parameters.HasField("nprobe") else None,
             exact=request.parameters.exact,
         ),
+        coarse=request.coarse.candidates or default_candidates(request.limit or DEFAULT_LIMIT)
+        if request.HasField("coarse")
+        else None,
         consistency=consistency_from(request.consistency, "consistency"),
         page=page,
     )
@@ -120,12 +124,19 @@ def _fill_hit(message: search_pb2.Hit, hit: Hit, fingerprint: str) -> None:
 
 def explanation_to(explanation: Explanation) -> search_pb2.Explanation:
     """The message of where the time went."""
-    return search_pb2.Explanation(
+    message = search_pb2.Explanation(
         index=index_to(explanation.index),
         embed_time=_duration_to(explanation.embed_seconds),
         store_time=_duration_to(explanation.store_seconds),
         total_time=_duration_to(explanation.total_seconds),
     )
+    coarse = explanation.coarse
+    if coarse is not None:
+        message.coarse.version, message.coarse.bits = coarse.codes.version, coarse.codes.bits
+        message.coarse.candidates = coarse.candidates
+        message.coarse.coarse_time.CopyFrom(_duration_to(coarse.coarse_seconds))
+        message.coarse.fine_time.CopyFrom(_duration_to(coarse.fine_seconds))
+    return message
 
 
 def _duration_to(seconds: float) -> Duration:

@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from grpc_kit.deadline import Deadline
 from search_service.core.filters import Filter, UpdatedWithin, both
 from search_service.core.ports import Nearest, VectorStore
+from search_service.core.store_around import StoreAround
 from search_service.core.types import (
-    Alias,
     Collection,
     Consistency,
     Hit,
-    Index,
-    SearchParameters,
     StoredImage,
     Vector,
     View,
@@ -34,7 +32,7 @@ def unexpired(collection: Collection, now: datetime) -> UpdatedWithin | None:
     return UpdatedWithin((now - collection.ttl).replace(microsecond=0), LATEST)
 
 
-class ExpiringStore:
+class ExpiringStore(StoreAround):
     """A store whose readers do not see what has expired.
 
     Reads go by a collection's name, and every request describes its collection before it reads: what was described last
@@ -43,7 +41,7 @@ class ExpiringStore:
 
     def __init__(self, store: VectorStore, now: Callable[[], datetime]) -> None:
         """Reads from `store`; `now` gives the time in UTC."""
-        self._store = store
+        super().__init__(store)
         self._now = now
         self._expiring: dict[str, Collection] = {}
 
@@ -106,41 +104,3 @@ class ExpiringStore:
         if seen is not None:
             nearest = replace(nearest, condition=both(nearest.condition, seen))
         return await self._store.search(collection, vectors, nearest, deadline)
-
-    # All else is the store's own.
-
-    async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
-        """Makes a collection."""
-        await self._store.create_collection(collection, deadline)
-
-    async def delete_collection(self, name: str, deadline: Deadline) -> None:
-        """Removes a collection."""
-        await self._store.delete_collection(name, deadline)
-
-    async def set_alias(self, alias: Alias, deadline: Deadline) -> None:
-        """Makes or moves an alias."""
-        await self._store.set_alias(alias, deadline)
-
-    async def list_aliases(self, deadline: Deadline) -> list[Alias]:
-        """Every alias."""
-        return await self._store.list_aliases(deadline)
-
-    async def delete_alias(self, name: str, deadline: Deadline) -> None:
-        """Removes an alias."""
-        await self._store.delete_alias(name, deadline)
-
-    async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
-        """Stores images."""
-        await self._store.upsert(collection, images, deadline)
-
-    async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
-        """Removes images."""
-        await self._store.delete(collection, ids, deadline)
-
-    def index_of(self, collection: Collection, parameters: SearchParameters) -> Index:
-        """What answers a search."""
-        return self._store.index_of(collection, parameters)
-
-    async def check(self, deadline: Deadline) -> None:
-        """Returns where the store answers."""
-        await self._store.check(deadline)

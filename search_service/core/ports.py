@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from grpc_kit.deadline import Deadline
+from search_service.core.codes import Codes, CodeTransform
 from search_service.core.filters import Filter
 from search_service.core.types import (
     Alias,
+    CodeSet,
     Collection,
     Consistency,
     EmbedderModel,
@@ -46,6 +49,8 @@ class Nearest:
     parameters: SearchParameters = field(default_factory=SearchParameters)
     after: After | None = None
     """Only what follows this hit, by score and then by id."""
+    among: tuple[str, ...] | None = None
+    """Only images of these ids, and then every one is compared; None is all."""
 
 
 class VectorStore(Protocol):
@@ -133,6 +138,74 @@ class VectorStore(Protocol):
 
     async def check(self, deadline: Deadline) -> None:
         """Returns where the store answers. Raises UnavailableError."""
+        ...
+
+
+class CodeStore(Protocol):
+    """Keeps binary codes beside the images of collections, and the transforms that make them.
+
+    A set of codes belongs to a collection by its own name, never an alias. Methods raise NotFoundError where the
+    collection or the set is gone, UnavailableError and DeadlineExceededError.
+    """
+
+    @property
+    def supported(self) -> bool:
+        """Whether codes can be kept; where not, only this is asked."""
+        ...
+
+    async def announce(self, collection: str, sets: Sequence[CodeSet], deadline: Deadline) -> None:
+        """Says in the collection's description which sets it has, from when on everybody keeps these in step."""
+        ...
+
+    async def create(
+        self, collection: Collection, codes: CodeSet, transform: CodeTransform, deadline: Deadline
+    ) -> None:
+        """Makes an empty set with its transform, in the place of what a crash may have left of it."""
+        ...
+
+    async def transform(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> CodeTransform:
+        """The transform of a set."""
+        ...
+
+    async def delete_all_but(self, collection: str, kept: Sequence[CodeSet], deadline: Deadline) -> None:
+        """Removes every set but these, also those that a crash left and nobody knows."""
+        ...
+
+    async def upsert(
+        self, collection: str, codes: CodeSet, images: Sequence[StoredImage], values: Codes, deadline: Deadline
+    ) -> None:
+        """Stores the codes of images, with what a filter asks for; what an id had is replaced. The ids differ."""
+        ...
+
+    async def delete(self, collection: str, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> None:
+        """Removes the codes that exist of these ids."""
+        ...
+
+    async def get(self, collection: str, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> dict[str, datetime]:
+        """The ids of these that have a code, each with its image's update_time when it was encoded."""
+        ...
+
+    async def query(
+        self, collection: str, codes: CodeSet, after: str, limit: int, deadline: Deadline
+    ) -> dict[str, datetime]:
+        """As `get`, of the first ids after one, at most `limit` and none only at the end."""
+        ...
+
+    async def count(self, collection: str, codes: CodeSet, deadline: Deadline) -> int:
+        """The number of codes."""
+        ...
+
+    async def search(
+        self,
+        collection: str,
+        codes: CodeSet,
+        value: Codes,
+        limit: int,
+        condition: Filter | None,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> list[str]:
+        """The ids of the codes nearest to uint8[bits / 8] by Hamming distance, of those that fit."""
         ...
 
 

@@ -13,6 +13,9 @@ from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from search_service.core import checks
+from search_service.core.coarse_search import FIELD as COARSE
+from search_service.core.coarse_search import MAX_CANDIDATES, CoarseExplanation, CoarseLook, CoarseSearch
+from search_service.core.codes import codes_unsupported
 from search_service.core.examples import MAX_EXAMPLES, vector_of_examples
 from search_service.core.filters import And, Exists, Filter, FilterValue, In, Not, both, check_filter
 from search_service.core.known_collections import KnownCollections
@@ -90,6 +93,8 @@ class Search:
     include_query: bool = False
     view: View = View.BASIC
     parameters: SearchParameters = field(default_factory=SearchParameters)
+    coarse: int | None = None
+    """Candidates that the codes give, to be compared by their vectors; None is a search by vectors alone."""
     consistency: Consistency | None = None
     """None is the collection's own."""
     page: PageEnd | None = None
@@ -104,6 +109,8 @@ class Explanation:
     embed_seconds: float
     store_seconds: float
     total_seconds: float
+    coarse: CoarseExplanation | None = None
+    """Of a search from coarse to fine."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +129,14 @@ class Found:
 class SearchImages:
     """Answers searches."""
 
-    def __init__(self, store: VectorStore, embedder: Embedder, known: KnownCollections) -> None:
-        """Only queries by image need the embedder; the others work without it."""
+    def __init__(
+        self, store: VectorStore, embedder: Embedder, known: KnownCollections, coarse: CoarseSearch | None = None
+    ) -> None:
+        """Only queries by image need the embedder, and only searches from coarse to fine need `coarse`."""
         self._store = store
         self._embedder = embedder
         self._known = known
+        self._coarse = coarse
 
     async def search(self, search: Search, deadline: Deadline) -> Found:
         """Finds the images most like the query.
@@ -149,6 +159,7 @@ class SearchImages:
     async def _search(self, search: Search, collection: Collection, began: float, deadline: Deadline) -> Found:
         _check_fit(search.parameters, collection.index)
         _check_page(search.page, collection)
+        coarse = None if search.coarse is None else self._look(search.coarse + len(_left_out(search)), collection)
         consistency = search.consistency or collection.consistency
         resolving = time.monotonic()
         vector = search.page.vector if search.page else await self._vector(search, collection, consistency, deadline)
@@ -162,7 +173,7 @@ class SearchImages:
             parameters=search.parameters,
             after=search.page.after if search.page else None,
         )
-        looking = _Looking(self._store, collection, vector, deadline, _left_out(search))
+        looking = _Looking(self._store, collection, vector, deadline, _left_out(search), coarse)
         if search.group_by is not None:
             hits = await looking.grouped(nearest, search.group_by, search.limit)
         else:
@@ -183,12 +194,19 @@ class SearchImages:
             collection.fingerprint,
             end,
             Explanation(
-                self._store.index_of(collection, search.parameters),
+                # Every candidate is compared.
+                self._store.index_of(collection, SearchParameters(exact=True) if coarse else search.parameters),
                 resolved - resolving,
                 answered - resolved,
                 time.monotonic() - began,
+                coarse.explanation() if coarse else None,
             ),
         )
+
+    def _look(self, candidates: int, collection: Collection) -> CoarseLook:
+        if self._coarse is None:
+            raise codes_unsupported(COARSE)
+        return self._coarse.look(collection, candidates)
 
     async def _vector(
         self, search: Search, collection: Collection, consistency: Consistency, deadline: Deadline
@@ -256,11 +274,15 @@ class _Looking:
     vector: Vector
     deadline: Deadline
     left_out: frozenset[str]
+    coarse: CoarseLook | None
 
     async def best(self, nearest: Nearest) -> list[Hit]:
         """The best, less those that are left out."""
         wider = replace(nearest, limit=nearest.limit + len(self.left_out))
-        (hits,) = await self.store.search(self.collection, [self.vector], wider, self.deadline)
+        if self.coarse is not None:
+            hits = await self.coarse.best(self.collection, self.vector, wider, self.deadline)
+        else:
+            (hits,) = await self.store.search(self.collection, [self.vector], wider, self.deadline)
         return [hit for hit in hits if hit.image.id not in self.left_out][: nearest.limit]
 
     async def grouped(self, nearest: Nearest, group_by: GroupBy, limit: int) -> list[Hit]:
@@ -322,6 +344,23 @@ def _check(search: Search) -> None:
     parameters = search.parameters
     if parameters.ef is not None and not search.limit <= parameters.ef <= checks.MAX_EF:
         raise _parameter_invalid("ef", f"is {parameters.ef}; it should be from the limit to {checks.MAX_EF}")
+    if search.coarse is not None:
+        _check_coarse(search.coarse, search)
+
+
+def _check_coarse(candidates: int, search: Search) -> None:
+    if search.parameters != SearchParameters():
+        raise InvalidArgumentError(
+            "SEARCH_PARAMETERS_INVALID",
+            "parameters are set beside coarse; they are of searches by vectors, and every candidate is compared",
+            field="parameters",
+        )
+    if not search.limit <= candidates <= MAX_CANDIDATES:
+        raise InvalidArgumentError(
+            "SEARCH_PARAMETERS_INVALID",
+            f"{COARSE}.candidates is {candidates}; it should be from the limit, {search.limit}, to {MAX_CANDIDATES}",
+            field=f"{COARSE}.candidates",
+        )
 
 
 def _check_examples(examples: Examples) -> None:

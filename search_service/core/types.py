@@ -122,6 +122,25 @@ class SearchParameters:
 
 
 @dataclass(frozen=True)
+class CodeSet:
+    """The binary codes of a collection's images by one transform."""
+
+    version: str
+    """Of the transform."""
+    number: int
+    """Counts the collection's transforms, from 1 on."""
+    bits: int
+    create_time: datetime
+    ready: bool = False
+    """Whether every image was encoded."""
+
+    @property
+    def identity(self) -> tuple[str, datetime]:
+        """What tells it from any other one, also from one of the same transform that was removed."""
+        return self.version, self.create_time
+
+
+@dataclass(frozen=True)
 class Collection:
     """A set of images whose vectors can be compared with one another."""
 
@@ -138,6 +157,8 @@ class Collection:
     labels: Mapping[str, str] = field(default_factory=dict)
     ttl: timedelta | None = None
     """How long an image is seen after its last change; None is for ever."""
+    codes: Sequence[CodeSet] = ()
+    """Those that every write keeps in step, the oldest first; the last one may not be ready yet."""
 
 
 @dataclass(frozen=True)

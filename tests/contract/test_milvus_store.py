@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import time
 import uuid
 from datetime import UTC, datetime
@@ -60,6 +61,38 @@ async def test_lite_keeps_what_it_has_when_it_is_opened_again(tmp_path: Path, de
         assert len(hits) == 5
     finally:
         await second.close()
+
+
+def cut_indexes(folder: Path, left: int) -> int:
+    """How many there were."""
+    indexes = list(folder.rglob("*.idx"))
+    for index in indexes:
+        os.truncate(index, left)
+    return len(indexes)
+
+
+@pytest.mark.parametrize("left", [0, 50, 1000])
+async def test_lite_loads_a_collection_whose_index_a_kill_cut_off(
+    tmp_path: Path, deadline: Deadline, left: int
+) -> None:
+    path = str(tmp_path / "milvus.db")
+    kept = Collection("kept", 8, "f", NOW)
+    first = MilvusStore(path)
+    await first.create_collection(kept, deadline)
+    await first.upsert("kept", images(300), deadline)
+    await first.close()
+    # The first one to open the file again makes the index.
+    second = MilvusStore(path)
+    assert await second.count("kept", None, Consistency.STRONG, deadline) == 300
+    await second.close()
+    assert cut_indexes(tmp_path, left) > 0
+    third = MilvusStore(path)
+    try:
+        assert await third.count("kept", None, Consistency.STRONG, deadline) == 300
+        hits = await hits_of(third, kept, np.ones(8, np.float32), None, 5, View.BASIC, Consistency.BOUNDED, deadline)
+        assert len(hits) == 5
+    finally:
+        await third.close()
 
 
 async def test_writes_at_the_same_time_are_all_kept(store: VectorStore, collection: Collection) -> None:

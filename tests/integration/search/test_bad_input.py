@@ -359,6 +359,8 @@ def searches() -> Iterator[Row]:
     for ef in (0, 9, 32769):
         yield Row(method, "parameters.ef", ef, BAD, "SEARCH_PARAMETERS_INVALID", None, {"collection": GRAPH})
     yield Row(method, "parameters.nprobe", 4, BAD, "SEARCH_PARAMETERS_INVALID")
+    for candidates in (-1, 9, 10_001):
+        yield Row(method, "coarse.candidates", candidates, BAD, "SEARCH_PARAMETERS_INVALID")
     yield Row("SearchStream", "request_id", "x" * 129, BAD, "REQUEST_ID_TOO_LONG")
     yield Row("SearchStream", "request", search_pb2.SearchRequest(collection=PLAIN), BAD, "QUERY_MISSING", "query")
     yield Row("SearchStream", "request.limit", 1001, BAD, "LIMIT_INVALID", "limit")

@@ -157,6 +157,7 @@ class SearchRequest(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    COARSE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection's name. Required. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
     limit: _builtins.int
@@ -191,6 +192,13 @@ class SearchRequest(_message.Message):
     def parameters(self) -> Global___SearchParameters:
         """How the index is searched. Default: the index' own defaults."""
 
+    @_builtins.property
+    def coarse(self) -> Global___CoarseToFine:
+        """Set: search by binary codes first, and compare the best of these by their vectors. Default: search by vectors alone.
+        Errors: FAILED_PRECONDITION with reason CODES_MISSING or CODES_INCOMPLETE; UNIMPLEMENTED with reason CODES_UNSUPPORTED;
+        INVALID_ARGUMENT with reason SEARCH_PARAMETERS_INVALID, also beside `parameters`, which are of searches by vectors.
+        """
+
     def __init__(
         self,
         *,
@@ -206,16 +214,42 @@ class SearchRequest(_message.Message):
         parameters: Global___SearchParameters | None = ...,
         consistency: _collection_pb2.Consistency.ValueType = ...,
         explain: _builtins.bool = ...,
+        coarse: Global___CoarseToFine | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "group_by", b"group_by", "min_score", b"min_score", "parameters", b"parameters", "query", b"query"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "coarse", b"coarse", "filter", b"filter", "group_by", b"group_by", "min_score", b"min_score", "parameters", b"parameters", "query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "collection", b"collection", "consistency", b"consistency", "explain", b"explain", "filter", b"filter", "group_by", b"group_by", "include_query", b"include_query", "limit", b"limit", "min_score", b"min_score", "page_token", b"page_token", "parameters", b"parameters", "query", b"query", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "coarse", b"coarse", "collection", b"collection", "consistency", b"consistency", "explain", b"explain", "filter", b"filter", "group_by", b"group_by", "include_query", b"include_query", "limit", b"limit", "min_score", b"min_score", "page_token", b"page_token", "parameters", b"parameters", "query", b"query", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class CoarseToFine(_message.Message):
+    """A search in two steps: the images of the nearest codes by Hamming distance are the candidates; their vectors are compared,
+    every one, so that scores and order are those of the vectors. The filter holds in both steps. Hits end with the candidates,
+    over all pages too.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    candidates: _builtins.int
+    """Candidates, from the limit to 10,000. Default: 100 or four times the limit, whichever is more."""
+    def __init__(
+        self,
+        *,
+        candidates: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CoarseToFine: _TypeAlias = CoarseToFine  # noqa: Y015
 
 @_typing.final
 class GroupBy(_message.Message):
@@ -368,6 +402,7 @@ class Explanation(_message.Message):
     EMBED_TIME_FIELD_NUMBER: _builtins.int
     STORE_TIME_FIELD_NUMBER: _builtins.int
     TOTAL_TIME_FIELD_NUMBER: _builtins.int
+    COARSE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def index(self) -> _collection_pb2.Index:
         """The index that answered."""
@@ -384,6 +419,10 @@ class Explanation(_message.Message):
     def total_time(self) -> _duration_pb2.Duration:
         """All, from the call's arrival to its answer."""
 
+    @_builtins.property
+    def coarse(self) -> Global___CoarseToFineExplanation:
+        """Set for a search from coarse to fine; then `index` is INDEX_TYPE_FLAT, as every candidate was compared."""
+
     def __init__(
         self,
         *,
@@ -391,14 +430,57 @@ class Explanation(_message.Message):
         embed_time: _duration_pb2.Duration | None = ...,
         store_time: _duration_pb2.Duration | None = ...,
         total_time: _duration_pb2.Duration | None = ...,
+        coarse: Global___CoarseToFineExplanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embed_time", b"embed_time", "index", b"index", "store_time", b"store_time", "total_time", b"total_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coarse", b"coarse", "embed_time", b"embed_time", "index", b"index", "store_time", b"store_time", "total_time", b"total_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed_time", b"embed_time", "index", b"index", "store_time", b"store_time", "total_time", b"total_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarse", b"coarse", "embed_time", b"embed_time", "index", b"index", "store_time", b"store_time", "total_time", b"total_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class CoarseToFineExplanation(_message.Message):
+    """How a search from coarse to fine was answered. Both times are parts of `store_time`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    BITS_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    COARSE_TIME_FIELD_NUMBER: _builtins.int
+    FINE_TIME_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The set of codes that was searched: CodeSet.version."""
+    bits: _builtins.int
+    """Bits of a code."""
+    candidates: _builtins.int
+    """Candidates that the codes gave."""
+    @_builtins.property
+    def coarse_time(self) -> _duration_pb2.Duration:
+        """The search by codes."""
+
+    @_builtins.property
+    def fine_time(self) -> _duration_pb2.Duration:
+        """Reading and comparing the candidates' vectors."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        bits: _builtins.int = ...,
+        candidates: _builtins.int = ...,
+        coarse_time: _duration_pb2.Duration | None = ...,
+        fine_time: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coarse_time", b"coarse_time", "fine_time", b"fine_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "candidates", b"candidates", "coarse_time", b"coarse_time", "fine_time", b"fine_time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CoarseToFineExplanation: _TypeAlias = CoarseToFineExplanation  # noqa: Y015
 
 @_typing.final
 class SearchStreamRequest(_message.Message):

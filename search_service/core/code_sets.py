@@ -1,0 +1,220 @@
+"""Making, filling, describing and removing the binary codes of collections."""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import NotFoundError
+from search_service.core import checks
+from search_service.core.coded_store import CodeWriter
+from search_service.core.codes import CodeTransform, check_transform, codes_missing, codes_unsupported, latest_of
+from search_service.core.filters import IdAfter
+from search_service.core.image_locks import ImageLocks
+from search_service.core.known_collections import KnownCollections
+from search_service.core.ports import CodeStore, VectorStore
+from search_service.core.types import CodeSet, Collection, Consistency, View
+
+# Ids that are looked at in one step.
+PAGE = 4000
+# Images that are encoded in one step, and the bytes of their vectors.
+BATCH, BATCH_BYTES = 1000, 16 * 1024 * 1024
+# Looks at all images until one finds nothing to do. Only writes of other processes, in the moment between two calls to
+# the store, leave a later look anything.
+ROUNDS = 5
+# A code is written before its image. After so long no write is under way that the image may still come of.
+ORPHAN_AGE = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How far the encoding of a collection is."""
+
+    image_count: int
+    """At the beginning."""
+    checked: int = 0
+    """Images looked at, over all looks."""
+    encoded: int = 0
+    removed: int = 0
+    """Codes without an image."""
+    ready: CodeSet | None = None
+    """At the end: the set, which searches can use now."""
+
+
+@dataclass(frozen=True)
+class CodeSetStatus:
+    """A set of codes and its size."""
+
+    codes: CodeSet
+    count: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the codes alone."""
+        return self.count * self.codes.bits // 8
+
+
+class CodeSets:
+    """The sets of codes of one store's collections."""
+
+    def __init__(
+        self,
+        store: VectorStore,
+        codes: CodeStore,
+        writer: CodeWriter,
+        known: KnownCollections,
+        locks: ImageLocks,
+        now: Callable[[], datetime],
+    ) -> None:
+        """Makes it.
+
+        Args:
+            store: the images.
+            codes: their codes.
+            writer: writes codes.
+            known: is made to forget what changes.
+            locks: those of all who write to the store.
+            now: the time in UTC.
+        """
+        self._store = store
+        self._codes = codes
+        self._writer = writer
+        self._known = known
+        self._locks = locks
+        self._now = now
+
+    async def create(self, collection: Collection, transform: CodeTransform, deadline: Deadline) -> CodeSet:
+        """Makes an empty set of codes; gives the one that there is where it is of the same transform.
+
+        A set that is ready stays beside it. `collection` is as `find` gave it. Raises InvalidArgumentError,
+        NotFoundError.
+        """
+        check_transform(transform, collection)
+        for codes in collection.codes:
+            if codes.version == transform.version and await self._is_there(collection, codes, deadline):
+                return codes
+        number = 1 + max((codes.number for codes in collection.codes), default=0)
+        made = CodeSet(transform.version, number, transform.bits, self._now())
+        await self._codes.create(collection, made, transform, deadline)
+        kept = [codes for codes in collection.codes if codes.ready and codes.version != made.version]
+        await self._announce(collection, (*kept, made), deadline)
+        return made
+
+    async def _is_there(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> bool:
+        """Whether a set is where it should be: of two that are made at the same time the one may remove the other."""
+        try:
+            await self._codes.count(collection.name, codes, deadline)
+        except NotFoundError:
+            return False
+        return True
+
+    async def _announce(self, collection: Collection, sets: Sequence[CodeSet], deadline: Deadline) -> None:
+        """Says which sets there are from now on, and removes all others."""
+        try:
+            await self._codes.announce(collection.name, sets, deadline)
+        finally:
+            self._known.forget()
+        await self._codes.delete_all_but(collection.name, sets, deadline)
+
+    async def encode(self, name: str, deadline: Callable[[], Deadline]) -> AsyncGenerator[Encoding, None]:
+        """Brings the codes of the latest set in step with the images, and makes it the one that searches use.
+
+        Gives how far it is after each step; each step has a deadline of its own. Stopped and called again, it passes
+        over what has its code. Raises NotFoundError, FailedPreconditionError, UnimplementedError.
+        """
+        collection = await self.find(name, deadline())
+        codes = latest_of(collection)
+        progress = Encoding(await self._store.count(collection.name, None, Consistency.STRONG, deadline()))
+        yield progress
+        for _ in range(ROUNDS):
+            before, images = progress, 0
+            async for checked, encoded in self._encode_all(collection, codes, deadline):
+                images += checked
+                progress = replace(progress, checked=progress.checked + checked, encoded=progress.encoded + encoded)
+                yield progress
+            if progress.encoded == before.encoded:
+                break
+        # Every image has a code.
+        if await self._codes.count(collection.name, codes, deadline()) > images:
+            async for removed in self._remove_orphans(collection, codes, deadline):
+                progress = replace(progress, removed=progress.removed + removed)
+                yield progress
+        await self._require(collection.name, codes, deadline())
+        ready = replace(codes, ready=True)
+        await self._announce(collection, (ready,), deadline())
+        yield replace(progress, ready=ready)
+
+    async def _encode_all(
+        self, collection: Collection, codes: CodeSet, deadline: Callable[[], Deadline]
+    ) -> AsyncGenerator[tuple[int, int], None]:
+        """Looks at all images, and encodes what is to be encoded; gives after each step what it did of both."""
+        name, last, strong = collection.name, "", Consistency.STRONG
+        size = max(1, min(BATCH, BATCH_BYTES // (4 * collection.dimension)))
+        while True:
+            condition = IdAfter(last) if last else None
+            images = await self._store.query(name, condition, PAGE, View.TIMES, strong, deadline())
+            # Another set may have been made meanwhile, or all of them removed.
+            await self._require(name, codes, deadline())
+            times = await self._codes.get(name, codes, [image.id for image in images], deadline()) if images else {}
+            stale = [image.id for image in images if times.get(image.id) != image.update_time]
+            yield len(images) - len(stale), 0
+            for begin in range(0, len(stale), size):
+                some = stale[begin : begin + size]
+                yield len(some), await self._encode(collection, codes, some, deadline())
+            if len(images) < PAGE:
+                break
+            last = images[-1].id
+
+    async def _encode(self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> int:
+        """Encodes images, which nobody changes meanwhile; gives how many are still there."""
+        async with self._locks.hold(collection.name, ids):
+            images = await self._store.get(collection.name, ids, View.FULL, Consistency.STRONG, deadline)
+            if images:
+                await self._writer.write(collection, codes, images, deadline)
+        return len(images)
+
+    async def _remove_orphans(
+        self, collection: Collection, codes: CodeSet, deadline: Callable[[], Deadline]
+    ) -> AsyncGenerator[int, None]:
+        """Removes codes whose image is not there; gives how many of each page."""
+        name, last = collection.name, ""
+        while times := await self._codes.query(name, codes, last, PAGE, deadline()):
+            last = max(times)
+            images = await self._store.get(name, list(times), View.ID, Consistency.STRONG, deadline())
+            latest = self._now() - ORPHAN_AGE
+            orphans = [
+                image_id for image_id in times.keys() - {image.id for image in images} if times[image_id] < latest
+            ]
+            if orphans:
+                await self._codes.delete(name, codes, orphans, deadline())
+            yield len(orphans)
+
+    async def _require(self, name: str, codes: CodeSet, deadline: Deadline) -> None:
+        """Raises FailedPreconditionError where a set is not the latest one any more."""
+        collection = await self._store.get_collection(name, deadline)
+        if latest_of(collection).identity != codes.identity:
+            raise codes_missing(name)
+
+    async def describe(self, name: str, deadline: Deadline) -> tuple[Collection, list[CodeSetStatus], int]:
+        """A collection, its sets of codes, and the number of its images. Raises NotFoundError, UnimplementedError."""
+        collection = await self.find(name, deadline)
+        sets = [
+            CodeSetStatus(codes, await self._codes.count(collection.name, codes, deadline))
+            for codes in collection.codes
+        ]
+        return collection, sets, await self._store.count(collection.name, None, Consistency.STRONG, deadline)
+
+    async def delete(self, name: str, deadline: Deadline) -> None:
+        """Removes all codes. Raises NotFoundError, FailedPreconditionError where there are none, UnimplementedError."""
+        collection = await self.find(name, deadline)
+        # Also what a crash left of codes that the collection no longer says that it has.
+        await self._announce(collection, (), deadline)
+        if not collection.codes:
+            raise codes_missing(collection.name)
+
+    async def find(self, name: str, deadline: Deadline) -> Collection:
+        """The collection of a name or an alias. Raises InvalidArgumentError, NotFoundError, UnimplementedError."""
+        checks.check_collection_name(name, "collection")
+        if not self._codes.supported:
+            raise codes_unsupported()
+        return await self._store.get_collection(name, deadline)

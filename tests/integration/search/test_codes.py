@@ -1,0 +1,155 @@
+"""Binary codes through the service, by the client and by the command; and on Milvus Lite, which has none."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnimplementedError
+from imagesearch_client import Client, Embedding, Index, Metric, NewImage, StoredImage, number
+from imagesearch_client.cli.app import app
+from imagesearch_client.codes import _sample_ids, check, fit
+from tests.integration.search.conftest import StartSearch
+from tests.milvus_server import MilvusProcess
+
+DIMENSION, COUNT = 96, 1500
+Command = Callable[..., Any]
+
+
+def embedding(seed: int, dimension: int = DIMENSION) -> Embedding:
+    """Of some that are near to each other."""
+    centre = np.random.default_rng(seed % 40).normal(size=dimension)
+    return Embedding((centre + 0.4 * np.random.default_rng(1000 + seed).normal(size=dimension)).tolist(), "elsewhere")
+
+
+def write(client: Client, name: str, count: int, begin: int = 0) -> None:
+    images = (NewImage(f"i{n:04d}", embedding(n), attributes={"number": n}) for n in range(begin, begin + count))
+    assert [result.error for result in client.write(name, images) if result.error] == []
+
+
+@pytest.fixture(scope="module")
+def address(start_search: StartSearch, milvus_server: MilvusProcess) -> Iterator[str]:
+    with start_search(milvus_uri=milvus_server.uri, embedder_target="127.0.0.1:1") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Client]:
+    with Client(address) as client:
+        yield client
+
+
+@pytest.fixture
+def command(address: str, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command in this process: each start of another one would take seconds."""
+    monkeypatch.setenv("IMAGESEARCH_TARGET", address)
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: CliRunner().invoke(app, arguments)
+
+
+def test_the_command_makes_checks_and_drops_codes(client: Client, command: Command, name: str) -> None:
+    client.create_collection(name, dimension=DIMENSION, fingerprint="elsewhere", index=Index.HNSW)
+    write(client, name, COUNT)
+    client.set_alias(f"{name}_now", name)
+    missing = command("search", "--id", "i0007", "-c", name, "--coarse", "50")
+    assert missing.exit_code == 1
+    assert "CODES_MISSING" in missing.stderr
+    assert f"imagesearch codes fit {name}" in missing.stderr
+    assert f"{name} has no codes" in command("codes", "status", name).stdout
+    odd = command("codes", "fit", name, "--bits", "70")
+    assert (odd.exit_code, "70 is no multiple of 8" in odd.stderr) == (2, True)
+
+    made = command("codes", "fit", f"{name}_now", "--bits", "64", "--sample", "1000", "--json")
+    assert made.exit_code == 0, made.stderr
+    assert "64 bits fitted to 1000 of 1500 images" in made.stderr
+    report = json.loads(made.stdout)
+    assert (report["encoded"], report["codes"]["bits"], report["codes"]["ready"]) == (COUNT, 64, True)
+    status = json.loads(command("codes", "status", name, "--json").stdout)
+    assert (status["collection"], status["images"]) == (name, COUNT)
+    assert [(codes["code_count"], codes["code_bytes"]) for codes in status["sets"]] == [(COUNT, COUNT * 8)]
+
+    searched = command("search", "--id", "i0007", "-c", f"{name}_now", "--coarse", "80", "--explain", "--json")
+    (answer,) = json.loads(searched.stdout)
+    assert len(answer["hits"]) == 10
+    coarse = answer["explanation"]["coarse"]
+    assert (coarse["version"], coarse["bits"], coarse["candidates"]) == (report["codes"]["version"], 64, 81)
+    assert "codes " in command("search", "--id", "i0007", "-c", name, "--coarse", "80", "--explain").stdout
+    few = command("search", "--id", "i0007", "-c", name, "--coarse", "5")
+    assert (few.exit_code, "should be from the limit, 10" in few.stderr) == (1, True)
+
+    write(client, name, 5, begin=COUNT)
+    checked = json.loads(command("codes", "check", name, "--queries", "30", "--coarse", "150", "--json").stdout)
+    assert checked["recall"] > 0.95
+    assert (checked["queries"], checked["codes"]["code_count"]) == (30, COUNT + 5)
+    assert (checked["code_bytes"], checked["vector_bytes"]) == ((COUNT + 5) * 8, (COUNT + 5) * DIMENSION * 4)
+    assert (checked["code_index"], checked["vector_index"]) == ("bin_flat", "hnsw")
+    shown = command("codes", "check", name, "--queries", "5")
+    assert "recall@10" in shown.stdout
+
+    assert command("codes", "encode", name).stdout.startswith("0 images encoded")
+    assert command("codes", "drop", name, "--yes").exit_code == 0
+    again = command("codes", "drop", name, "--yes")
+    assert (again.exit_code, "CODES_MISSING" in again.stderr) == (1, True)
+    client.delete_alias(f"{name}_now")
+    client.delete_collection(name)
+
+
+def test_the_check_tells_what_is_missed(client: Client, name: str) -> None:
+    """As exact searches of the service tell it."""
+    client.create_collection(name, dimension=DIMENSION, fingerprint="elsewhere", metric=Metric.L2)
+    write(client, name, 600)
+    fitted = fit(client, name, 64, sample=500)
+    assert (fitted.sample_count, fitted.image_count) == (500, 600)
+    made = client.create_codes(name, fitted.hyperplanes.tolist())
+    steps = list(client.encode_images(name))
+    assert (steps[0].image_count, steps[-1].encoded, steps[-1].codes is not None) == (600, 600, True)
+    # Few candidates, so that some neighbours are not among them.
+    checked = check(client, name, queries=15, candidates=10, seed=5)
+    ids, _ = _sample_ids(client, name, 15, 5)
+    parts = []
+    for image_id in ids:
+        truth = {hit.image.id for hit in client.search(name, StoredImage(image_id), exact=True)}
+        hits = client.search(name, StoredImage(image_id), coarse=10, where=number("number", gte=0))
+        parts.append(len(truth & {hit.image.id for hit in hits}) / 10)
+    assert checked.recall == pytest.approx(np.mean(parts))
+    assert 0.2 < checked.recall < 0.95
+    assert checked.worst == min(parts)
+    assert client.get_codes(name).sets[0].codes.version == made.version
+    hits = list(client.search_all(name, embedding(3), coarse=50, limit=20))
+    assert len({hit.image.id for hit in hits}) == 50
+    with pytest.raises(FailedPreconditionError, match="500 bits need"):
+        fit(client, name, 500)
+    with pytest.raises(InvalidArgumentError, match=r"transform\.hyperplanes\[1\]\.normal has 2 components; the coll"):
+        client.create_codes(name, [[0.5] * (DIMENSION + 1), [1.0, 1.0, 0.0]])
+    client.delete_codes(name)
+    with pytest.raises(FailedPreconditionError, match="has no binary codes"):
+        list(client.encode_images(name))
+    client.delete_collection(name)
+    for call in (lambda: client.get_codes(name), lambda: client.delete_codes(name)):
+        with pytest.raises(NotFoundError):
+            call()
+
+
+def test_milvus_lite_says_that_it_has_none(start_search: StartSearch, tmp_path: Path) -> None:
+    settings = {"milvus_uri": str(tmp_path / "milvus.db"), "embedder_target": "127.0.0.1:1"}
+    with start_search(**settings) as address, Client(address) as client:
+        client.create_collection("c", dimension=DIMENSION, fingerprint="elsewhere")
+        write(client, "c", 70)
+        hyperplanes = np.eye(64, DIMENSION + 1).tolist()
+        for call in (
+            lambda: client.create_codes("c", hyperplanes),
+            lambda: list(client.encode_images("c")),
+            lambda: client.get_codes("c"),
+            lambda: client.delete_codes("c"),
+            lambda: client.search("c", embedding(0), coarse=100),
+        ):
+            with pytest.raises(UnimplementedError, match="Milvus Lite has no index of binary vectors") as caught:
+                call()
+            assert caught.value.reason == "CODES_UNSUPPORTED"
+        with pytest.raises(InvalidArgumentError, match="coarse is 0"):
+            client.search("c", embedding(0), coarse=0)
+        assert len(client.search("c", embedding(0))) == 10

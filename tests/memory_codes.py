@@ -1,0 +1,108 @@
+"""Binary codes in memory, beside a `MemoryStore`: simple enough to be right by reading.
+
+Tests of what keeps codes in step use it. The contract suite holds it to what a Milvus server does.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+
+from grpc_kit.deadline import Deadline
+from search_service.core.checks import collection_not_found
+from search_service.core.codes import Codes, CodeTransform
+from search_service.core.filters import Filter
+from search_service.core.types import CodeSet, Collection, Consistency, StoredImage
+from tests.memory_store import MemoryStore, fits
+
+
+@dataclasses.dataclass
+class _Set:
+    transform: CodeTransform
+    images: dict[str, StoredImage] = dataclasses.field(default_factory=dict)
+    values: dict[str, bytes] = dataclasses.field(default_factory=dict)
+
+
+class MemoryCodes:
+    """Keeps everything in dictionaries."""
+
+    supported = True
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._sets: dict[tuple[str, str], _Set] = {}
+
+    def _of(self, collection: str, codes: CodeSet) -> _Set:
+        if (collection, codes.version) not in self._sets:
+            raise collection_not_found(collection)
+        return self._sets[collection, codes.version]
+
+    def values(self, collection: str, codes: CodeSet) -> dict[str, bytes]:
+        return dict(self._of(collection, codes).values)
+
+    def versions(self, collection: str) -> list[str]:
+        return sorted(version for name, version in self._sets if name == collection)
+
+    async def announce(self, collection: str, sets: Sequence[CodeSet], deadline: Deadline) -> None:
+        described = await self._store.get_collection(collection, deadline)
+        self._store.replace_collection(dataclasses.replace(described, codes=tuple(sets)))
+
+    async def create(
+        self, collection: Collection, codes: CodeSet, transform: CodeTransform, deadline: Deadline
+    ) -> None:
+        self._sets[collection.name, codes.version] = _Set(transform)
+
+    async def transform(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> CodeTransform:
+        return self._of(collection.name, codes).transform
+
+    async def delete_all_but(self, collection: str, kept: Sequence[CodeSet], deadline: Deadline) -> None:
+        for version in self.versions(collection):
+            if version not in {codes.version for codes in kept}:
+                del self._sets[collection, version]
+
+    async def upsert(
+        self, collection: str, codes: CodeSet, images: Sequence[StoredImage], values: Codes, deadline: Deadline
+    ) -> None:
+        found = self._of(collection, codes)
+        for image, value in zip(images, values, strict=True):
+            found.images[image.id] = dataclasses.replace(image, vector=None)
+            found.values[image.id] = value.tobytes()
+
+    async def delete(self, collection: str, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> None:
+        found = self._of(collection, codes)
+        for image_id in ids:
+            found.images.pop(image_id, None)
+            found.values.pop(image_id, None)
+
+    async def get(self, collection: str, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> dict[str, datetime]:
+        images = self._of(collection, codes).images
+        return {i: when for i in ids if i in images and (when := images[i].update_time) is not None}
+
+    async def query(
+        self, collection: str, codes: CodeSet, after: str, limit: int, deadline: Deadline
+    ) -> dict[str, datetime]:
+        ids = sorted(image_id for image_id in self._of(collection, codes).images if image_id > after)
+        return await self.get(collection, codes, ids[:limit], deadline)
+
+    async def count(self, collection: str, codes: CodeSet, deadline: Deadline) -> int:
+        return len(self._of(collection, codes).images)
+
+    async def search(
+        self,
+        collection: str,
+        codes: CodeSet,
+        value: Codes,
+        limit: int,
+        condition: Filter | None,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> list[str]:
+        found = self._of(collection, codes)
+
+        def distance(image_id: str) -> int:
+            other = np.frombuffer(found.values[image_id], np.uint8)
+            return int(np.unpackbits(other ^ value).sum())
+
+        fitting = [image_id for image_id, image in found.images.items() if fits(image, condition)]
+        return sorted(fitting, key=distance)[:limit]
