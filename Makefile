@@ -3,12 +3,13 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # The stamp is written last, so that an interrupted set-up is done again.
 $(READY): requirements/dev.lock pyproject.toml
@@ -21,9 +22,10 @@ $(READY): requirements/dev.lock pyproject.toml
 .PHONY: setup
 setup: $(READY) weights ## Make .venv with the locked packages, and fetch the VGG16 weights
 
+WEIGHTS ?= vgg16
 .PHONY: weights
-weights: $(READY) ## Fetch and verify the VGG16 weights (done once)
-	$(BIN)/python -m embedder_service.weights fetch vgg16
+weights: $(READY) ## Fetch and verify weights, done once: VGG16's, or WEIGHTS="vgg16 mobilenet"
+	for name in $(WEIGHTS); do $(BIN)/python -m embedder_service.weights fetch $$name || exit 1; done
 
 .PHONY: demo
 demo: setup ## Run the main job on real photographs (IMAGES=/your/folder for your own)
@@ -34,6 +36,7 @@ up: setup ## Run both services on this machine until Ctrl-C (data in ./data)
 	$(BIN)/python -m demo.local_stack
 
 .PHONY: test
+test: WEIGHTS = vgg16 mobilenet
 test: setup ## Run every test (real weights, real servers, real Milvus)
 	$(BIN)/python -m pytest
 
@@ -42,6 +45,7 @@ bench: setup ## Measure both services against their peers (about an hour, with n
 	$(BIN)/python -m benchmarks.embedder_throughput --json benchmarks/embedder_throughput.json
 	$(BIN)/python -m benchmarks.search_latency --json benchmarks/search_latency.json
 	$(BIN)/python -m benchmarks.ingest_rate --json benchmarks/ingest_rate.json
+	$(BIN)/python -m benchmarks.neighbors --json benchmarks/neighbors.json
 
 .PHONY: check
 check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to date
@@ -52,6 +56,30 @@ check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to
 	$(BIN)/python -m protos.generate --check
 	$(BIN)/python -m protos.lint
 	$(BIN)/python -m docs.generate --check
+
+CHECKOV := .venv-checkov
+$(CHECKOV)/.ready: requirements/checkov.lock
+	test -x $(CHECKOV)/bin/python || $(PYTHON) -m venv $(CHECKOV)
+	$(CHECKOV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/checkov.lock
+	touch $@
+
+.PHONY: check-deploy
+check-deploy: $(READY) $(CHECKOV)/.ready ## Check everything under deploy/, and that faults in it are noticed
+	$(BIN)/python -m deploy.checks
+
+.PHONY: images
+images: ## Build the three container images (needs Docker)
+	for name in embedder search client; do DOCKER_BUILDKIT=1 docker build --file deploy/docker/$$name.Dockerfile \
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+	    --tag imagesearch/$$name:$(VERSION) . || exit 1; done
+
+.PHONY: test-containers
+test-containers: setup ## Build the images and run them hardened (needs Docker, or docker.io and debootstrap as root)
+	$(BIN)/python -m pytest tests/deploy/containers
+
+.PHONY: test-cluster
+test-cluster: setup ## Replicas behind a changing name: spread, kills, rolling restart, alerts (about 12 minutes)
+	$(BIN)/python -m pytest tests/deploy/cluster
 
 .PHONY: protos
 protos: $(READY) ## Regenerate the stubs under protos/gen
@@ -67,4 +95,4 @@ lock: $(READY) ## Resolve the locked versions again (hashes, no index addresses)
 
 .PHONY: clean
 clean: ## Remove the virtual environment and every cache of the tools
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CHECKOV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

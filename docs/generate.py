@@ -1,14 +1,21 @@
-"""Writes docs/configuration.md from the services' settings: `python -m docs.generate [--check]`."""
+"""Writes what is made of code into the pages of docs/: `python -m docs.generate [--check]`.
+
+docs/configuration.md is made of the services' settings, the tables of docs/scaling.md of docs/sizing.py.
+"""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
+from docs.sizing import TABLES
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.settings import as_markdown
 from search_service.settings import SearchSettings
 
-PAGE = Path(__file__).parent / "configuration.md"
+FOLDER = Path(__file__).parent
+CONFIGURATION, SCALING = FOLDER / "configuration.md", FOLDER / "scaling.md"
+MARKED = re.compile(r"(<!-- table: ([a-z ]+) -->)\n.*?(<!-- end -->)", re.DOTALL)
 INTRODUCTION = """# Configuration
 
 Each service reads environment variables, checks them when it starts, and logs them once. `python -m embedder_service
@@ -16,22 +23,33 @@ Each service reads environment variables, checks them when it starts, and logs t
 """
 
 
-def page() -> str:
-    """The page as it should be."""
+def configuration() -> str:
+    """The page of settings as it should be."""
     parts = [INTRODUCTION]
     for title, settings in (("Embedder", EmbedderSettings), ("Search service", SearchSettings)):
         parts.append(f"## {title}\n\n{as_markdown(settings)}")
     return "\n".join(parts)
 
 
+def scaling() -> str:
+    """The page on scaling with its tables as they should be; the text between them is written by hand."""
+
+    def made(mark: re.Match[str]) -> str:
+        return f"{mark[1]}\n{TABLES[mark[2]]()}\n{mark[3]}"
+
+    return MARKED.sub(made, SCALING.read_text())
+
+
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where the page is out of date")
-    if not parser.parse_args().check:
-        PAGE.write_text(page())
-    elif not PAGE.exists() or PAGE.read_text() != page():
-        sys.exit(f"{PAGE.name} does not fit the settings: run `make docs`")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where a page is out of date")
+    check = parser.parse_args().check
+    for page, content in ((CONFIGURATION, configuration()), (SCALING, scaling())):
+        if not check:
+            page.write_text(content)
+        elif not page.exists() or page.read_text() != content:
+            sys.exit(f"{page.name} is out of date: run `make docs`")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Self, TypeAlias, Unpack
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 from imagesearch.search.v1 import (
+    codes_pb2,
+    codes_pb2_grpc,
     collection_pb2,
     collection_pb2_grpc,
     image_pb2,
@@ -29,7 +31,11 @@ from imagesearch_client.converters import (
     check_at_least_one,
     check_filter,
     check_options,
+    code_set_from,
+    code_set_status_from,
+    code_transform_to,
     collection_from,
+    encoding_from,
     explanation_from,
     hit_from,
     image_from,
@@ -42,9 +48,12 @@ from imagesearch_client.filters import Filter
 from imagesearch_client.outgoing import Outgoing
 from imagesearch_client.types import (
     AttributeValue,
+    CodeSet,
+    CodesStatus,
     Collection,
     Consistency,
     Embedding,
+    Encoding,
     Explanation,
     Hit,
     Image,
@@ -76,10 +85,13 @@ REPEATABLE = (
     "imagesearch.search.v1.CollectionService/GetCollection",
     "imagesearch.search.v1.CollectionService/ListCollections",
     "imagesearch.search.v1.CollectionService/ListAliases",
+    "imagesearch.search.v1.CodeService/GetCodes",
     "imagesearch.search.v1.ImageService/GetImage",
     "imagesearch.search.v1.ImageService/GetImages",
     "imagesearch.search.v1.ImageService/ListImages",
     "imagesearch.search.v1.ImageService/CountImages",
+    # Twice is as once: it says what the attributes should be.
+    "imagesearch.search.v1.ImageService/UpdateImage",
 )
 
 
@@ -108,6 +120,7 @@ class Client:
         self._collections = collection_pb2_grpc.CollectionServiceStub(self._channel)
         self._images = image_pb2_grpc.ImageServiceStub(self._channel)
         self._searches = search_pb2_grpc.SearchServiceStub(self._channel)
+        self._codes = codes_pb2_grpc.CodeServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -377,6 +390,8 @@ class Client:
     def search_all(self, collection: str, query: Query, **options: Unpack[SearchOptions]) -> Iterator[Hit]:
         """Every image of the collection, or all that fit, the most alike first; read page by page of `limit`.
 
+        With `coarse` these are the candidates only.
+
         Raises TypeError with `group_by`: hits in groups have one page, which `search` gives.
         """
         request = search_request(collection, query, options)
@@ -388,7 +403,7 @@ class Client:
         size = request.limit
         # An index that is not exact can only miss hits of the first page, and misses next to none of a few. Whoever
         # says how many candidates there are is told at once where they are too few for a page.
-        if size and not request.parameters.HasField("ef"):
+        if size and not request.parameters.HasField("ef") and not request.HasField("coarse"):
             request.limit = min(size, FIRST_PAGE)
         while True:
             with _named_errors():
@@ -437,6 +452,42 @@ class Client:
         finally:
             # Where the caller stops asking for results.
             responses.cancel()
+
+    def create_codes(self, collection: str, hyperplanes: Sequence[Sequence[float]]) -> CodeSet:
+        """Makes an empty set of binary codes, which `encode_images` fills.
+
+        Args:
+            collection: whose images are to have codes; needs a Milvus server.
+            hyperplanes: a row for each bit, the normal's components and then the offset, as `imagesearch_client.codes`
+                fits them.
+        """
+        request = codes_pb2.CreateCodesRequest(collection=collection, transform=code_transform_to(hyperplanes))
+        with _named_errors():
+            return code_set_from(self._codes.CreateCodes(request, timeout=self._timeout).codes)
+
+    def encode_images(self, collection: str) -> Iterator[Encoding]:
+        """Encodes what has no code yet; gives how far it is, and works as long as it is asked.
+
+        Called again it goes on where it stopped. At the end searches can use the codes.
+        """
+        responses = self._codes.EncodeImages(codes_pb2.EncodeImagesRequest(collection=collection))
+        try:
+            with _named_errors():
+                for response in responses:
+                    yield encoding_from(response)
+        finally:
+            responses.cancel()
+
+    def get_codes(self, collection: str) -> CodesStatus:
+        """The binary codes of a collection."""
+        with _named_errors():
+            response = self._codes.GetCodes(codes_pb2.GetCodesRequest(collection=collection), timeout=self._timeout)
+        return CodesStatus(response.collection, list(map(code_set_status_from, response.sets)), response.image_count)
+
+    def delete_codes(self, collection: str) -> None:
+        """Removes all binary codes of a collection."""
+        with _named_errors():
+            self._codes.DeleteCodes(codes_pb2.DeleteCodesRequest(collection=collection), timeout=self._timeout)
 
     def set_alias(self, alias: str, collection: str) -> str:
         """Points an alias at a collection, in one step; gives where it pointed before, empty for a new one."""

@@ -1,9 +1,9 @@
 """The client's values to messages and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 
-from imagesearch.search.v1 import collection_pb2, filter_pb2, image_pb2, search_pb2
+from imagesearch.search.v1 import codes_pb2, collection_pb2, filter_pb2, image_pb2, search_pb2
 from imagesearch.types.v1 import embedding_pb2
 from imagesearch.types.v1 import image_pb2 as types_image_pb2
 
@@ -11,9 +11,13 @@ from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.status import from_status
 from imagesearch_client.types import (
     AttributeValue,
+    CoarseExplanation,
+    CodeSet,
+    CodeSetStatus,
     Collection,
     Consistency,
     Embedding,
+    Encoding,
     Example,
     Examples,
     Explanation,
@@ -55,6 +59,7 @@ CONSISTENCY_NUMBERS = {
 }
 MAX_LIMIT = 1000
 MAX_GROUP_SIZE = 100
+MAX_CANDIDATES = 10_000
 # Whole numbers have 64 bits.
 MAX_INTEGER = 2**63
 CONSISTENCIES = {number: consistency for consistency, number in CONSISTENCY_NUMBERS.items()}
@@ -97,6 +102,9 @@ def search_request(collection: str, query: Query, options: SearchOptions) -> sea
         parameters=search_pb2.SearchParameters(
             ef=options.get("ef"), nprobe=options.get("nprobe"), exact=options.get("exact", False)
         ),
+        coarse=None
+        if (candidates := options.get("coarse")) is None
+        else search_pb2.CoarseToFine(candidates=candidates),
     )
 
 
@@ -111,6 +119,8 @@ def check_options(options: SearchOptions) -> None:
     # In a message 0 stands for the default.
     check_at_least_one("limit", options.get("limit", 1), "LIMIT_INVALID", MAX_LIMIT)
     check_at_least_one("group_size", options.get("group_size", 1), "GROUP_BY_INVALID", MAX_GROUP_SIZE)
+    if options.get("coarse") is not None:
+        check_at_least_one("coarse", options["coarse"] or 0, "SEARCH_PARAMETERS_INVALID", MAX_CANDIDATES)
 
 
 def check_filter(where: object) -> None:
@@ -300,4 +310,43 @@ def explanation_from(message: search_pb2.Explanation) -> Explanation:
         embed_seconds=message.embed_time.ToTimedelta().total_seconds(),
         store_seconds=message.store_time.ToTimedelta().total_seconds(),
         total_seconds=message.total_time.ToTimedelta().total_seconds(),
+        coarse=_coarse_from(message.coarse) if message.HasField("coarse") else None,
+    )
+
+
+def _coarse_from(message: search_pb2.CoarseToFineExplanation) -> CoarseExplanation:
+    return CoarseExplanation(
+        version=message.version,
+        bits=message.bits,
+        candidates=message.candidates,
+        coarse_seconds=message.coarse_time.ToTimedelta().total_seconds(),
+        fine_seconds=message.fine_time.ToTimedelta().total_seconds(),
+    )
+
+
+def code_transform_to(hyperplanes: Sequence[Sequence[float]]) -> codes_pb2.CodeTransform:
+    """The message of a transform: of each bit the normal's components and then the offset."""
+    return codes_pb2.CodeTransform(
+        hyperplanes=[codes_pb2.Hyperplane(normal=row[:-1], offset=row[-1]) for row in hyperplanes]
+    )
+
+
+def code_set_from(message: codes_pb2.CodeSet) -> CodeSet:
+    """A set of codes."""
+    return CodeSet(message.version, message.number, message.bits, message.create_time.ToDatetime(UTC), message.ready)
+
+
+def code_set_status_from(message: codes_pb2.CodeSetStatus) -> CodeSetStatus:
+    """A set of codes and its size."""
+    return CodeSetStatus(code_set_from(message.codes), message.code_count, message.code_bytes)
+
+
+def encoding_from(message: codes_pb2.EncodeImagesResponse) -> Encoding:
+    """How far an encoding is."""
+    return Encoding(
+        image_count=message.image_count,
+        checked=message.checked_count,
+        encoded=message.encoded_count,
+        removed=message.removed_count,
+        codes=code_set_from(message.codes) if message.HasField("codes") else None,
     )

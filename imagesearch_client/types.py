@@ -110,6 +110,9 @@ class SearchOptions(TypedDict, total=False):
     """HNSW: candidates kept."""
     nprobe: int | None
     """IVF: clusters looked at."""
+    coarse: int | None
+    """Searches from coarse to fine: so many candidates by their binary codes, compared by their vectors. From the limit
+    to 10,000; None searches by vectors alone."""
 
 
 @dataclass(frozen=True)
@@ -210,3 +213,66 @@ class Explanation:
     store_seconds: float
     """Of Milvus."""
     total_seconds: float
+    coarse: "CoarseExplanation | None" = None
+    """Of a search from coarse to fine."""
+
+
+@dataclass(frozen=True)
+class CoarseExplanation:
+    """How a search from coarse to fine was answered. Both times are parts of `store_seconds`."""
+
+    version: str
+    """Of the codes' transform."""
+    bits: int
+    candidates: int
+    """That the codes gave."""
+    coarse_seconds: float
+    fine_seconds: float
+
+
+@dataclass(frozen=True)
+class CodeSet:
+    """The binary codes of a collection's images by one transform."""
+
+    version: str
+    """Of the transform: a hash of its rows."""
+    number: int
+    """Counts the collection's transforms, from 1 on."""
+    bits: int
+    create_time: datetime
+    ready: bool
+    """Whether every image was encoded, so that searches can use them."""
+
+
+@dataclass(frozen=True)
+class CodeSetStatus:
+    """A set of codes and its size."""
+
+    codes: CodeSet
+    code_count: int
+    code_bytes: int
+    """Of the codes alone."""
+
+
+@dataclass(frozen=True)
+class CodesStatus:
+    """The codes of a collection: no set, one, or beside one that is ready one that is not; the oldest first."""
+
+    collection: str
+    sets: Sequence[CodeSetStatus]
+    image_count: int
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How far an encoding is."""
+
+    image_count: int
+    """At the beginning."""
+    checked: int
+    """Images looked at; more than once where some change meanwhile."""
+    encoded: int
+    removed: int
+    """Codes without an image."""
+    codes: CodeSet | None
+    """At the end: the codes, which are ready."""

@@ -10,9 +10,13 @@ compile() {
     "$uv" pip compile pyproject.toml "$@" --universal --python-version 3.11 \
         --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file "$out"
 }
-compile requirements/dev.lock --extra embedder --extra search --extra client --extra s3 --extra gcs --extra demo --extra dev
+compile requirements/dev.lock --extra embedder --extra search --extra client --extra analysis --extra training \
+    --extra s3 --extra gcs --extra demo --extra dev
 # One lock for each image, held to the versions that the tests run with.
 for extra in embedder search; do
     compile "requirements/$extra.lock" --extra "$extra" --constraint requirements/dev.lock
 done
 compile requirements/client.lock --extra client --extra s3 --extra gcs --constraint requirements/dev.lock
+# A tool with so many requirements of its own that it has an environment of its own.
+echo "checkov>=3.3" | "$uv" pip compile - --universal --python-version 3.11 \
+    --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements/checkov.lock

@@ -7,12 +7,21 @@ from typing import NoReturn
 import typer
 
 from imagesearch_client.cli.aliases import aliases_app
+from imagesearch_client.cli.cluster import cluster
+from imagesearch_client.cli.codes import codes_app
 from imagesearch_client.cli.collections import collections_app
+from imagesearch_client.cli.compare import compare
+from imagesearch_client.cli.duplicates import duplicates
+from imagesearch_client.cli.evaluate import evaluate
 from imagesearch_client.cli.images import images_app
 from imagesearch_client.cli.ingest import ingest
+from imagesearch_client.cli.map import draw_map
+from imagesearch_client.cli.neighbors import neighbors
+from imagesearch_client.cli.plot import plot
 from imagesearch_client.cli.reindex import reindex
 from imagesearch_client.cli.search import search
 from imagesearch_client.cli.status import status
+from imagesearch_client.cli.train import train_autoencoder
 from imagesearch_client.cli.transfer import export, import_file
 
 app = typer.Typer(
@@ -31,9 +40,22 @@ app.command()(ingest)
 app.command()(search)
 app.command()(export)
 app.command("import")(import_file)
+app.command()(evaluate)
+app.command()(compare)
+app.command()(neighbors)
+app.command()(duplicates)
+app.command("map")(draw_map)
+app.command()(cluster)
+app.command()(plot)
+app.command()(train_autoencoder)
 app.add_typer(collections_app, name="collections")
 app.add_typer(aliases_app, name="aliases")
 app.add_typer(images_app, name="images")
+app.add_typer(codes_app, name="codes")
+
+
+# What the extra `analysis` brings.
+ANALYSIS = ("jinja2", "scipy", "sklearn")
 
 
 def main() -> None:
@@ -45,6 +67,10 @@ def main() -> None:
             sys.stdout.flush()
     except BrokenPipeError:
         end_quietly()
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.partition(".")[0] not in ANALYSIS:
+            raise
+        sys.exit(f"imagesearch: {missing.name} is not installed; pip install 'imagesearch[client,analysis]' brings it")
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):
             end_quietly()

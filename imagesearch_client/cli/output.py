@@ -58,8 +58,14 @@ def explained(explanation: Explanation) -> str:
     """An explanation in words."""
     parameters = dataclasses.asdict(explanation.index_parameters) if explanation.index_parameters else {}
     built = "".join(f" {name}={value}" for name, value in parameters.items())
+    stages = ""
+    if coarse := explanation.coarse:
+        stages = (
+            f"codes {coarse.version} of {coarse.bits} bits, {coarse.candidates} candidates "
+            f"{1000 * coarse.coarse_seconds:.1f} ms, compared {1000 * coarse.fine_seconds:.1f} ms; "
+        )
     return (
-        f"index {explanation.index.value}{built}; {1000 * explanation.embed_seconds:.1f} ms embedding, "
+        f"{stages}index {explanation.index.value}{built}; {1000 * explanation.embed_seconds:.1f} ms embedding, "
         f"{1000 * explanation.store_seconds:.1f} ms Milvus, {1000 * explanation.total_seconds:.1f} ms in all"
     )
 

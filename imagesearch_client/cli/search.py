@@ -20,6 +20,7 @@ from imagesearch_client.cli.options import (
 )
 from imagesearch_client.cli.output import Answer, err, print_found
 from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client.converters import MAX_CANDIDATES
 from imagesearch_client.types import Example, Examples, ImageFile, Query, SearchOptions, StoredImage
 
 PLOT_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
@@ -63,6 +64,15 @@ def search(
     exact: Annotated[bool, typer.Option("--exact", help="Compare every vector, whatever the index is.")] = False,
     ef: Annotated[int | None, typer.Option(min=1, help="HNSW: candidates kept, from the limit to 32768.")] = None,
     nprobe: Annotated[int | None, typer.Option(min=1, help="IVF: clusters looked at.")] = None,
+    coarse: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_CANDIDATES,
+            help="Look by binary codes first, for so many candidates, and compare these by their vectors; see "
+            "`imagesearch codes`.",
+        ),
+    ] = None,
     strong: Annotated[
         bool, typer.Option("--strong", help="See every write until now; 0.2 s more on a Milvus server.")
     ] = False,
@@ -91,6 +101,7 @@ def search(
         exact=exact,
         ef=ef,
         nprobe=nprobe,
+        coarse=coarse,
         strong=strong,
     )
     if group_by:

@@ -18,6 +18,12 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def failure(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=170)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stderr
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -42,6 +48,12 @@ def test_a_part_installs_and_runs_without_tensorflow(extra: str, program: str, w
     run(python, "-m", "pip", "check", cwd=tmp_path)
     found = run(python, "-c", f"{program}; import importlib.util as u; print(u.find_spec('tensorflow'))", cwd=tmp_path)
     assert found.strip() == "None"
+    if extra == "client":
+        command = python.with_name("imagesearch")
+        duplicates = failure(command, "duplicates", "c", "-o", "d.csv", cwd=tmp_path)
+        assert "'imagesearch[client,analysis]'" in duplicates
+        training = failure(command, "train-autoencoder", tmp_path, "-o", tmp_path / "model", cwd=tmp_path)
+        assert "'imagesearch[client,training]'" in training
 
 
 def pins(lock: Path) -> set[str]:

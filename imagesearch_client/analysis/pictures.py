@@ -1,0 +1,104 @@
+"""The pictures behind stored images, as far as their uris can be read: small ones for pages, and how large they are."""
+
+import base64
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeAlias, TypeVar
+
+from PIL import Image, ImageOps
+
+from imagesearch_client.sources.files import read_file
+from imagesearch_client.sources.locations import local_path
+from imagesearch_client.sources.remote import is_url, read_url
+from imagesearch_client.types import Region
+
+Picture: TypeAlias = Image.Image
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+# A file that is larger is no picture to show.
+MAX_BYTES = 64 * 1024 * 1024
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+THREADS = 4
+QUALITY = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large an image's file is."""
+
+    width: int
+    height: int
+    bytes: int
+
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.width * self.height
+
+
+def read_content(uri: str) -> bytes:
+    """The file at a path, a file:// or another URL; relative paths begin at the current folder. Raises OSError."""
+    path = local_path(uri)
+    content = read_url(path, MAX_BYTES + 1) if is_url(path) else read_file(path, MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise OSError(f"{uri} has more than {MAX_BYTES} bytes")
+    return content
+
+
+def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture | None:
+    """The picture at a uri as RGB, upright, of at most so many pixels each way; None where there is none.
+
+    With a region the part of it that it says.
+    """
+    if not uri:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(read_content(uri))) as opened:
+                if region is None:
+                    opened.draft("RGB", (pixels, pixels))
+                picture = ImageOps.exif_transpose(opened).convert("RGB")
+        except UNREADABLE:
+            return None
+    if region is not None:
+        width, height = picture.size
+        box = (int(region.x0 * width), int(region.y0 * height), int(region.x1 * width), int(region.y1 * height))
+        if box[2] > box[0] and box[3] > box[1]:
+            picture = picture.crop(box)
+    picture.thumbnail((pixels, pixels))
+    return picture
+
+
+def read_size(uri: str) -> Size | None:
+    """How large the picture at a uri is, its file's bytes too; None where there is none."""
+    if not uri:
+        return None
+    try:
+        content = read_content(uri)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as opened:
+                return Size(opened.width, opened.height, len(content))
+    except UNREADABLE:
+        return None
+
+
+def data_uri(picture: Picture) -> str:
+    """A picture as a URL that holds it, for a page that needs nothing else."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def at_once(make: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
+    """What `make` makes of each, in their order and a few at a time; for reading files."""
+    rest = iter(given)
+    with ThreadPoolExecutor(THREADS) as threads:
+        while some := list(islice(rest, 16 * THREADS)):
+            yield from threads.map(make, some)

@@ -1,0 +1,44 @@
+"""What choices and scores are called: light, so that the command's --help need not wait."""
+
+from collections.abc import Mapping
+from enum import Enum
+
+from imagesearch_client.types import Metric
+
+SCORES: Mapping[Metric, str] = {
+    Metric.COSINE: "cosine similarity",
+    Metric.IP: "inner product",
+    Metric.L2: "1 / (1 + Euclidean distance)",
+}
+
+
+class Keep(Enum):
+    """Which image of a group of duplicates is kept."""
+
+    LARGEST = "largest"
+    FIRST = "first"
+    LAST = "last"
+
+
+class Action(Enum):
+    """What should become of an image of a group of duplicates."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+    """It is a duplicate of the one that is kept."""
+    REVIEW = "review"
+    """Only other images connect it with the one that is kept: somebody should look."""
+
+
+class Method(Enum):
+    """How a map is made."""
+
+    TSNE = "tsne"
+    UMAP = "umap"
+
+
+class Clustering(Enum):
+    """How clusters are found."""
+
+    KMEANS = "kmeans"
+    HDBSCAN = "hdbscan"

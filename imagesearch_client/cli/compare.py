@@ -1,0 +1,212 @@
+"""`imagesearch compare`."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from imagesearch_client.cli.evaluate import (
+    MEASURING,
+    ByFolder,
+    Cutoffs,
+    HtmlFile,
+    JsonFile,
+    LabelColumn,
+    LabelsOption,
+    QueriesOption,
+    RoleColumn,
+    Root,
+    Sample,
+    Seed,
+    TargetsOption,
+    check_outputs,
+    check_roles,
+    cutoffs_of,
+    embedder_endpoint,
+    embedding_well,
+    open_labels,
+    print_wide,
+    show_left_out,
+    write_text,
+)
+from imagesearch_client.cli.output import err, out
+from imagesearch_client.cli.snapshots import Force, ending_well, progress
+from imagesearch_client.client import DEFAULT_EMBEDDER
+from imagesearch_client.types import Metric
+
+if TYPE_CHECKING:
+    from imagesearch_client.evaluation.comparison import Comparison, Pictures, Served
+    from imagesearch_client.evaluation.labels import LabelsFile
+    from imagesearch_client.evaluation.task import Roles, Task
+
+
+def compare(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The images, with all folders below.")],
+    models: Annotated[
+        str,
+        typer.Option(
+            "--models",
+            help="Names of models that the embedder serves, between commas; NAME@HOST:PORT is served by another one. "
+            "Default: all that it serves.",
+        ),
+    ] = "",
+    metrics: Annotated[
+        str, typer.Option("--metrics", help="Of cosine, l2 and ip, between commas.", rich_help_panel=MEASURING)
+    ] = "cosine",
+    labels: LabelsOption = None,
+    by_folder: ByFolder = False,
+    label: LabelColumn = "",
+    role_column: RoleColumn = "",
+    queries: QueriesOption = "",
+    targets: TargetsOption = "",
+    root: Root = None,
+    cutoffs: Cutoffs = None,
+    sample: Sample = None,
+    seed: Seed = 0,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, help="Where vectors are kept for the next run. Default: ~/.cache/imagesearch/vectors."
+        ),
+    ] = None,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+    force: Force = False,
+    embedder: Annotated[
+        str, typer.Option("--embedder", envvar="IMAGESEARCH_EMBEDDER", help="The embedder, HOST:PORT.")
+    ] = DEFAULT_EMBEDDER,
+) -> None:
+    """Compare models on your own labelled pictures, and say which one to take. Needs an embedder, and no Milvus.
+
+    Every model embeds the folder, and every labelled image is a query by exact search; see `evaluate`. The one to take
+    is that of the best mAP, or a cheaper one that is not significantly worse. Vectors are kept by model and content: a
+    run that was cut off goes on, and one with another metric embeds nothing.
+
+    \b
+    imagesearch compare photos --by-folder --models vgg16,mobilenet_v2
+    imagesearch compare shop --labels shop/labels.csv --label product --models vgg16,vgg16-gem --metrics cosine,l2
+    imagesearch compare photos --by-folder --models vgg16,mine@127.0.0.1:50061 --html models.html
+
+    Exit codes: 0 done, 1 it cannot be measured, 2 wrong usage, 3 an embedder went away: the same command goes on.
+    """  # noqa: D301 - the help keeps the lines that follow this mark apart
+    if (labels is not None) == by_folder:
+        raise typer.BadParameter("what is right is told by one of --labels FILE and --by-folder")
+    if label and labels is None:
+        raise typer.BadParameter("is a column of --labels", param_hint="--label")
+    check_roles(role_column, queries, targets, by_folder=by_folder)
+    check_outputs(json_file, html_file, force=force)
+    wanted_metrics = _metrics(metrics)
+    wanted_models = _models(models, embedder)
+    counted = cutoffs_of(cutoffs)
+    file = open_labels(labels, label, role_column)
+    # They bring numpy and matplotlib, which take a while to import.
+    from imagesearch_client.evaluation import comparison_report  # noqa: PLC0415
+    from imagesearch_client.evaluation.comparison import compare as measure  # noqa: PLC0415
+    from imagesearch_client.evaluation.comparison import read_folder, run_model, wanted_positions  # noqa: PLC0415
+    from imagesearch_client.evaluation.task import Roles  # noqa: PLC0415
+
+    vectors = cache or _default_cache()
+    with ending_well(), embedding_well():
+        served = _served(wanted_models, embedder)
+        pictures = read_folder(folder, max(one.model.limits.max_image_bytes for one in served))
+        task = _task(pictures, file, Roles(queries, targets), root or (labels.parent if labels else Path()))
+        task = task.sampled(sample, seed)
+        wanted = wanted_positions(task, len(pictures.items))
+        runs = []
+        for one in served:
+            err.print(Text(f"{one.model.name}: {len(wanted):,} images"), highlight=False)
+            with progress(len(wanted)) as bar:
+                runs.append(run_model(one, pictures, wanted, vectors, bar.reach, _say))
+        comparison = measure(runs, pictures, task, wanted_metrics, counted, vectors, seed)
+        _show(comparison, str(folder))
+        if json_file is not None:
+            write_text(json_file, json.dumps(comparison_report.as_json(comparison, str(folder)), indent=1))
+        if html_file is not None:
+            write_text(html_file, comparison_report.page(comparison, str(folder)))
+
+
+def _metrics(text: str) -> list[Metric]:
+    """The metrics of --metrics, in their order."""
+    names = [name.strip().lower() for name in text.split(",")]
+    known = [metric.value for metric in Metric]
+    if not set(names) <= set(known) or len(set(names)) < len(names):
+        raise typer.BadParameter(f"{text!r} should be some of {','.join(known)}, each once", param_hint="--metrics")
+    return [Metric(name) for name in names]
+
+
+def _models(text: str, embedder: str) -> list[tuple[str, str]]:
+    """Each model of --models, and the address of its embedder; none means all."""
+    if not text:
+        return []
+    found = []
+    for part in text.split(","):
+        name, at, address = part.strip().partition("@")
+        if not name or (at and not address) or (name, address or embedder) in found:
+            raise typer.BadParameter(
+                f"{text!r} should be NAME or NAME@HOST:PORT between commas, each once", param_hint="--models"
+            )
+        found.append((name, address or embedder))
+    return found
+
+
+def _served(wanted: list[tuple[str, str]], embedder: str) -> list["Served"]:
+    """The models that are wanted, as their embedders serve them; a wrong command line where one is not served."""
+    from imagesearch_client.evaluation.comparison import Served  # noqa: PLC0415 - it brings numpy
+    from imagesearch_client.evaluation.embedding import served_models  # noqa: PLC0415 - as above
+
+    addresses = dict.fromkeys([address for _, address in wanted] or [embedder])
+    known = {
+        address: {model.name: model for model in served_models(embedder_endpoint(address))} for address in addresses
+    }
+    for name, address in wanted:
+        if name not in known[address]:
+            raise typer.BadParameter(
+                f"the embedder at {address} does not serve {name!r:.80}; it serves {', '.join(known[address])}. "
+                "EMBEDDER_MODELS of the embedder lists what it serves",
+                param_hint="--models",
+            )
+    chosen = wanted or [(name, embedder) for name in known[embedder]]
+    return [Served(known[address][name], embedder_endpoint(address)) for name, address in chosen]
+
+
+def _task(pictures: "Pictures", file: "LabelsFile | None", roles: "Roles", root: Path) -> "Task":
+    """The queries and the right answers that the options tell."""
+    from imagesearch_client.evaluation.labels import KnownImages, folder_labels  # noqa: PLC0415 - they bring numpy
+
+    ids, uris = [item.id for item in pictures.items], [item.uri for item in pictures.items]
+    if file is None:
+        return folder_labels(ids, uris).task(roles)
+    known = KnownImages(ids, uris, root)
+    if file.has_pairs:
+        return file.pairs(known, outside=False)
+    return file.labelling(known, outside=False).task(roles)
+
+
+def _show(comparison: "Comparison", folder: str) -> None:
+    """The figures for people, what to take, and what was left out."""
+    from imagesearch_client.evaluation import comparison_report  # noqa: PLC0415 - it brings matplotlib
+    from imagesearch_client.evaluation.comparison import advice  # noqa: PLC0415 - it brings numpy
+    from imagesearch_client.evaluation.report import left_out  # noqa: PLC0415 - as above
+
+    for name, value in comparison_report.facts(comparison, folder).items():
+        out.print(Text(f"{name}: {value}"), highlight=False)
+    table = Table(*comparison_report.columns_of(comparison))
+    for row in comparison_report.rows_of(comparison):
+        table.add_row(*map(Text, row))
+    print_wide(table)
+    out.print(Text(advice(comparison)), soft_wrap=True)
+    failed = [f"{name}: {why}" for name, why in comparison.failed.items()]
+    show_left_out(left_out(comparison.task, {}) | {"images that failed": failed})
+
+
+def _say(text: str) -> None:
+    if text:
+        err.print(Text(f"waiting for {text}"), soft_wrap=True)
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagesearch" / "vectors"

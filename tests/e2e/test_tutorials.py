@@ -1,0 +1,230 @@
+"""The page for those who come from articles: every command on it runs, and does what the page says."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.local_stack import ServiceProcess, free_port
+from tests.milvus_server import MilvusProcess
+from tests.seeded_weights import Images, make
+
+PAGE = Path(__file__).parents[2] / "docs" / "from-the-tutorials.md"
+SEEDED = ("vgg16_top", "inception_v3", "resnet50", "densenet121", "mobilenet_v2")
+# Parts of a photograph, so that there are enough pictures for binary codes.
+PARTS = 5
+
+# Networks are built, a model is trained, and a hundred pictures are embedded by each.
+pytestmark = pytest.mark.timeout(900)
+
+
+def sections() -> dict[str, list[str]]:
+    """The page's command lines by the heading that they are under; those before the first under the empty one."""
+    found: dict[str, list[str]] = {"": []}
+    heading, in_block = "", False
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("## "):
+            heading = line[3:]
+            found[heading] = []
+        elif line.startswith("```"):
+            in_block = line == "```sh"
+        elif in_block:
+            found[heading].append(line)
+    return found
+
+
+def models_of(lines: list[str]) -> str:
+    (line,) = [line for line in lines if line.startswith("EMBEDDER_MODELS=")]
+    found = re.fullmatch(r"EMBEDDER_MODELS=(\S+) make up", line)
+    assert found
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
+    """A reader's folder: parts of photographs, each photograph's in a folder of its own, and the list of products."""
+    folder = tmp_path_factory.mktemp("reader")
+    products = []
+    for number, path in enumerate(sorted(photographs.rglob("*.jpg"))):
+        with Image.open(path) as opened:
+            image = opened.convert("RGB").resize((400, 300))
+        for part in range(PARTS):
+            left = 20 * part
+            target = folder / "photos" / path.stem / f"{part}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            image.crop((left, 10 * part, left + 300, 10 * part + 240)).save(target, quality=90)
+            products.append((str(target.relative_to(folder)), f"product-{number}-{part}"))
+    (folder / "photos" / "query.jpg").write_bytes((folder / products[0][0]).read_bytes())
+    with (folder / "products.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "product_id"), *products])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Mapping[str, str]:
+    """The settings that name files of seeded weights for what a package index does not have."""
+
+    def images(side: int) -> Images:
+        paths = sorted((folder / "photos").rglob("0.jpg"))[:4]
+        return np.stack([np.asarray(Image.open(path).resize((side, side)), np.float32) for path in paths])
+
+    made = {name: make(name, tmp_path_factory.mktemp("weights"), images) for name in SEEDED}
+    return {
+        "EMBEDDER_WEIGHTS": ",".join(f"{name}={file.path}" for name, file in made.items()),
+        "EMBEDDER_WEIGHTS_SHA256": ",".join(f"{name}={file.sha256}" for name, file in made.items()),
+    }
+
+
+class Reader:
+    """Types the page's lines, in the reader's folder."""
+
+    def __init__(self, folder: Path, search: str, embedder: str) -> None:
+        self.folder = folder
+        self._environment = {
+            **os.environ,
+            "IMAGESEARCH_TARGET": search,
+            "IMAGESEARCH_EMBEDDER": embedder,
+            "XDG_STATE_HOME": str(folder / "state"),
+            "COLUMNS": "150",
+        }
+
+    def type(self, lines: list[str]) -> str:
+        """Runs the lines that are commands of imagesearch; gives what they printed."""
+        printed = []
+        for line in lines:
+            program, *arguments = shlex.split(line)
+            if program != "imagesearch":
+                continue
+            done = subprocess.run(
+                [sys.executable, "-m", "imagesearch_client.cli", *arguments],
+                cwd=self.folder,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                timeout=600,
+                check=False,
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+            printed.append(done.stdout)
+        assert printed
+        return "\n".join(printed)
+
+
+@pytest.fixture(scope="module")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with MilvusProcess(tmp_path_factory.mktemp("milvus")) as server:
+        yield server.uri
+
+
+@pytest.fixture(scope="module")
+def search(milvus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The search service's address, and that of its embedder, which is started and stopped beside it."""
+    address, embedder = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    settings = {
+        "SEARCH_LISTEN_ADDRESS": address,
+        "SEARCH_EMBEDDER_TARGET": embedder,
+        "SEARCH_MILVUS_URI": milvus,
+    }
+    with ServiceProcess("search_service", address, settings, tmp_path_factory.mktemp("search") / "log"):
+        yield address, embedder
+
+
+def embedder(address: str, models: str, seeded: Mapping[str, str], folder: Path) -> ServiceProcess:
+    settings = {
+        **seeded,
+        "EMBEDDER_LISTEN_ADDRESS": address,
+        "EMBEDDER_MODELS": models,
+        "EMBEDDER_MAX_BATCH_SIZE": "2",
+        # Nothing to choose: it would build each network twice.
+        "EMBEDDER_PRECISION": "float32",
+    }
+    return ServiceProcess("embedder_service", address, settings, folder / "embedder.log")
+
+
+@pytest.fixture(scope="module")
+def reader(search: tuple[str, str], seeded: Mapping[str, str], folder: Path) -> Iterator[Reader]:
+    """With the services as the page starts them first."""
+    with embedder(search[1], models_of(sections()[""]), seeded, folder):
+        yield Reader(folder, *search)
+
+
+def of(beginning: str) -> list[str]:
+    (lines,) = [lines for heading, lines in sections().items() if heading.startswith(beginning)]
+    return lines
+
+
+def is_picture(path: Path) -> bool:
+    with Image.open(path) as image:
+        return min(image.size) > 100
+
+
+def test_every_section_of_the_page_is_tested() -> None:
+    tested = ("", "InceptionV3", "VGG16 features", "MobileNetV2", "VGG features", "An autoencoder")
+    assert len(sections()) == len(tested)
+    assert all(any(heading.startswith(each) for heading in sections()) for each in tested)
+
+
+def test_inception_by_euclid_and_cosine(reader: Reader) -> None:
+    reader.type(of("InceptionV3"))
+    assert is_picture(reader.folder / "euclid.png")
+    assert is_picture(reader.folder / "cosine.png")
+
+
+def test_vgg_in_hdf5_with_variants_and_codes(reader: Reader) -> None:
+    printed = reader.type(of("VGG16 features"))
+    count = len(list((reader.folder / "photos").rglob("*.jpg")))
+    with h5py.File(reader.folder / "features.h5") as file:
+        assert file["features"].shape == (count, 512)
+    assert "recall" in printed
+
+
+def test_mobilenet_and_all_pairs(reader: Reader) -> None:
+    reader.type(of("MobileNetV2"))
+    records = json.loads((reader.folder / "similar.json").read_text())
+    assert len(records) == len((reader.folder / "products.csv").read_text().splitlines()) - 1
+    for record in records:
+        assert re.fullmatch(r"product-\d+-\d", record["id"])
+        assert len(record["neighbors"]) == 20
+        scores = [neighbor["score"] for neighbor in record["neighbors"]]
+        assert scores == sorted(scores, reverse=True)
+        assert scores == [round(score, 4) for score in scores]
+        assert record["id"] not in {neighbor["id"] for neighbor in record["neighbors"]}
+
+
+def test_vgg_top_k_and_t_sne(reader: Reader) -> None:
+    reader.type(of("VGG features"))
+    assert is_picture(reader.folder / "nearest.png")
+    assert is_picture(reader.folder / "map.png")
+    page = (reader.folder / "map.html").read_text()
+    assert "data:image/" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    # The query is a copy of one of them.
+    assert "query.jpg" in (reader.folder / "duplicates.csv").read_text()
+
+
+def test_autoencoder_against_fc1(reader: Reader, seeded: Mapping[str, str], folder: Path, milvus: str) -> None:
+    lines = of("An autoencoder")
+    training = [line for line in lines if "train-autoencoder" in line]
+    reader.type(training)
+    assert is_picture(folder / "models" / "own" / "losses.png")
+    models = models_of(lines).replace("models/own", str(folder / "models" / "own"))
+    address, other = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    settings = {"SEARCH_LISTEN_ADDRESS": address, "SEARCH_EMBEDDER_TARGET": other, "SEARCH_MILVUS_URI": milvus}
+    with (
+        embedder(other, models, seeded, folder),
+        ServiceProcess("search_service", address, settings, folder / "search.log"),
+    ):
+        printed = Reader(folder, address, other).type([line for line in lines if line not in training])
+    assert "vgg16-fc1" in printed
+    assert is_picture(folder / "latent.png")
+    assert (folder / "autoencoder.html").stat().st_size > 1000

@@ -1,0 +1,169 @@
+"""`imagesearch neighbors`, `duplicates`, `map`, `cluster` and `plot`, as they are run."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from imagesearch_client import Client, Embedding, Metric, NewImage
+from tests.integration.analysis.conftest import Command
+from tests.unit.analysis.filling import red_pixels
+
+COUNT = 90
+
+
+@pytest.fixture
+def products(client: Client, name: str, tmp_path: Path) -> str:
+    """Three kinds of 30 images each, alike within a kind; i000 and i003 are almost the same. Some have pictures."""
+    Image.new("RGB", (60, 60), (200, 10, 10)).save(tmp_path / "red.png")
+    client.create_collection(name, dimension=16, fingerprint="elsewhere")
+    random = np.random.default_rng(0)
+    vectors = 6 * random.normal(size=(3, 16))[np.arange(COUNT) % 3] + random.normal(size=(COUNT, 16))
+    vectors[3] = vectors[0] + 1e-3
+    images = [
+        NewImage(
+            f"i{n:03d}",
+            Embedding(vectors[n].tolist(), "elsewhere"),
+            str(tmp_path / "red.png") if n % 2 else f"/nowhere/{n}.jpg",
+            {"kind": f"<k{n % 3}>", "sku": n} if n < 80 else {"sku": n},
+        )
+        for n in range(COUNT)
+    ]
+    assert [result.error for result in client.write(name, images) if result.error] == []
+    return name
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_neighbors(command: Command, client: Client, products: str, tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    said = command("neighbors", products, "-o", target, "-k", "4", "--id-attribute", "sku", "--round", "4")
+    assert f"4 neighbours of {COUNT} images in {target}" in said
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [str(n) for n in range(COUNT)]
+    assert rows[0]["neighbors"][0] == {"id": "3", "score": 1.0}
+    hits = client.search_by_id(products, "i007", limit=4, exact=True)
+    assert rows[7]["neighbors"] == [
+        {"id": str(hit.image.attributes["sku"]), "score": pytest.approx(hit.score, abs=1e-4)} for hit in hits
+    ]
+    assert not list(tmp_path.glob("*.parts"))
+    assert "--force" in command("neighbors", products, "-o", target, code=2)
+    said = command("neighbors", products, "-o", tmp_path / "kinds.json", "--id-attribute", "kind", code=1)
+    assert "10 of 90 images have no attribute kind, such as i080; --where kind leaves them out" in said
+    told = json.loads(
+        command(
+            *("neighbors", products, "-o", tmp_path / "kinds.parquet", "--id-attribute", "kind", "--where", "kind"),
+            *("--with-self", "--min-score", "0.9", "--json"),
+        )
+    )
+    assert (told["images"], told["k"], told["resumed"]) == (80, 10, 0)
+    table = pq.read_table(tmp_path / "kinds.parquet").to_pylist()
+    assert {row["id"] for row in table} == {"<k0>", "<k1>", "<k2>"}
+    assert all(neighbor["id"] == row["id"] for row in table for neighbor in row["neighbors"])
+
+
+def test_duplicates(command: Command, products: str, tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    target, page, curve = (tmp_path / name for name in ("out.csv", "page.html", "curve.png"))
+    said = command(
+        *("duplicates", products, "--threshold", "0.999", "--snapshot", snapshot),
+        *("-o", target, "--report", page, "--curve", curve),
+    )
+    assert f"1 groups of 2 images from a score of 0.999 on, among {COUNT} of {products}; 1 could be removed" in said
+    # It has a picture, and the other one has none that can be read.
+    assert [(row["action"], row["id"]) for row in rows_of(target)] == [("keep", "i003"), ("remove", "i000")]
+    assert page.read_text().count("data:image/jpeg;base64,") == 1
+    with Image.open(curve) as drawn:
+        assert drawn.format == "PNG"
+    (tmp_path / "decisions.csv").write_text("id_a,id_b,duplicate\ni003,i000,0\ni000,gone,1\n")
+    arguments = ("duplicates", products, "--threshold", "0.999", "--snapshot", snapshot)
+    said = command(*arguments, "--decisions", tmp_path / "decisions.csv")
+    assert "0 groups of 0 images" in said
+    assert "1 decided pairs are of images that are not there" in said
+    (tmp_path / "labels.csv").write_text("id_a,id_b,duplicate\ni000,i003,1\ni000,i004,0\n")
+    told = json.loads(command("duplicates", products, "--labels", tmp_path / "labels.csv", "--json"))
+    assert (told["groups"], told["remove"], told["review"]) == (1, 1, 0)
+    assert (told["chosen"]["f1"], told["chosen"]["pairs"]) == (1, 2)
+
+
+def test_a_map(command: Command, products: str, tmp_path: Path) -> None:
+    page, picture = tmp_path / "map.html", tmp_path / "map.png"
+    said = command("map", products, "-o", page, "--color-by", "kind", "--limit", "40")
+    assert "40 of 90 images by tsne" in said
+    text = page.read_text()
+    assert 0 < text.count("data:image/jpeg;base64,") < 40
+    assert "<k1>" not in text
+    assert "http" not in text
+    command("map", products, "-o", picture, "--where", 'kind="<k0>"')
+    assert red_pixels(picture) > 3000
+    assert "a map needs 3 images at least, and there are 0" in command(
+        *("map", products, "-o", tmp_path / "no.png", "--where", "kind=none"), code=1
+    )
+
+
+def test_clusters_are_written_back(command: Command, client: Client, products: str, tmp_path: Path) -> None:
+    target, sheet = tmp_path / "out.csv", tmp_path / "sheet.html"
+    said = command("cluster", products, "-o", target, "--clusters", "auto", "--sheet", sheet, "--write", "look")
+    assert f"3 clusters of {COUNT} images of {products}, of 30, 30, 30 images; silhouette 0." in said
+    clusters = [row["cluster"] for row in rows_of(target)]
+    assert clusters == clusters[:3] * 30
+    assert sorted(clusters[:3]) == ["0", "1", "2"]
+    for image in client.list(products, strong=True):
+        number = int(image.id[1:])
+        kind = {"kind": f"<k{number % 3}>"} if number < 80 else {}
+        assert image.attributes == kind | {"sku": number, "look": int(clusters[number])}
+    assert sheet.read_text().count("<figure>") == 24
+    told = json.loads(
+        command("cluster", products, "-o", tmp_path / "dense.jsonl", "--method", "hdbscan", "--json").splitlines()[0]
+    )
+    assert (told["clusters"], told["images"]) == (3, COUNT)
+
+
+def test_a_plot(command: Command, client: Client, name: str, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 60), (200, 10, 10)).save(tmp_path / "red.png")
+    content = (tmp_path / "red.png").read_bytes()
+    client.create_collection(name, metric=Metric.L2)
+    images = [NewImage(text, content, str(tmp_path / "red.png")) for text in ("a", "b")]
+    assert [result.error for result in client.write(name, images) if result.error] == []
+    target = tmp_path / "out.svg"
+    command("plot", name, tmp_path / "red.png", "a", "-o", target, "-k", "2")
+    text = target.read_text()
+    # A file is near both, a stored image only near the other one.
+    assert text.count("Euclidean distance 0") == 3
+    assert "IMAGE_NOT_FOUND" in command("plot", name, "c", "-o", tmp_path / "no.png", code=1)
+    assert not (tmp_path / "no.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["neighbors", "c", "-o", "x.txt"], "x.txt should end in .json, .jsonl, .parquet"),
+        (["neighbors", "c", "-o", "/nowhere/x.json"], "should be in a folder that exists"),
+        (["neighbors", "c", "-o", "x.json", "--where", "a<b"], "is no number"),
+        (["duplicates", "c", "--curve-from", "0.5"], "is where the curve begins"),
+        (["duplicates", "c", "--precision", "0.5"], "is of judged pairs, which --labels names"),
+        (["map", "c", "-o", "x.png", "--color-by", "a b"], "'a b' is no name of an attribute"),
+        (["cluster", "c", "-o", "x.csv", "--clusters", "1"], "'1' should be auto, or a number from 2 on"),
+        (["cluster", "c", "-o", "x.csv", "--method", "hdbscan", "--clusters", "3"], "hdbscan finds out how many"),
+        (["cluster", "c", "-o", "x.csv", "--min-size", "3"], "is for --method hdbscan"),
+        (["cluster", "c", "-o", "x.csv", "--write", "1a"], "'1a' is no name of an attribute"),
+        (["plot", "c", "q", "-o", "x.gif"], "x.gif should end in .png, .jpg, .pdf, .svg"),
+    ],
+)
+def test_a_wrong_command_line_says_what_would_be_right(command: Command, arguments: list[str], said: str) -> None:
+    assert said in " ".join(command(*arguments, code=2).replace("│", " ").split())
+
+
+def test_a_threshold_fits_the_metric(command: Command, client: Client, name: str) -> None:
+    client.create_collection(name, dimension=4, fingerprint="elsewhere", metric=Metric.L2)
+    assert "say one, or give --labels" in command("duplicates", name, code=2)
+    assert "more than 0, at most 1" in command("duplicates", name, "--threshold", "2", code=2)
+    assert "0 groups" in command("duplicates", name, "--threshold", "0.5")
+    assert "COLLECTION_NOT_FOUND" in command("duplicates", f"{name}_no", code=1)

@@ -1,0 +1,171 @@
+"""`imagesearch compare` against a real embedder with two models."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.evaluation.conftest import Command
+
+MODELS = ("--models", "vgg16,vgg16-max")
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_models_are_compared_on_the_same_pictures(
+    command: Command, photos: Path, labels: Path, embedder_address: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "cat" / "broken.png").write_bytes(b"no picture")
+    (folder / "cat" / "empty.png").write_bytes(b"")
+    first, second, page = tmp_path / "first.json", tmp_path / "second.json", tmp_path / "page.html"
+    cache = ("--cache", tmp_path / "cache")
+    shown = command(
+        "compare",
+        folder,
+        "--by-folder",
+        *MODELS,
+        "--metrics",
+        "cosine,l2",
+        "-k",
+        "2",
+        *cache,
+        "--json",
+        first,
+        "--html",
+        page,
+    )
+    found = read(first)
+    assert (found["images"], found["queries"]) == (17, 15)
+    candidates = {(one["model"], one["metric"]): one for one in found["candidates"]}
+    assert candidates.keys() == {(model, metric) for model in ("vgg16", "vgg16-max") for metric in ("cosine", "l2")}
+    for (model, _), one in candidates.items():
+        assert (one["embedded_now"], one["dimension"], one["bytes_per_image"]) == (15, 512, 2048)
+        assert one["images_per_second"] > 0
+        assert one["fingerprint"].startswith(model.replace("-max", ""))
+        # Unit length: distances rank as cosines do.
+        assert one["figures"]["mAP"]["mean"] == pytest.approx(candidates[model, "cosine"]["figures"]["mAP"]["mean"])
+    means = [one["figures"]["mAP"]["mean"] for one in found["candidates"]]
+    assert means == sorted(means, reverse=True)
+    assert set(found["left_out"]["failed"]) == {"cat/broken.png (vgg16)", "cat/broken.png (vgg16-max)", "cat/empty.png"}
+    assert "3 images that failed" in shown
+    assert found["advice"] in " ".join(shown.split())
+    assert "IMAGE_FORMAT_UNSUPPORTED" in page.read_text()
+
+    # The second time everything but the broken one comes from the cache, by another way to say what is right.
+    command(
+        "compare",
+        folder,
+        "--labels",
+        labels,
+        "--label",
+        "product",
+        "--models",
+        f"vgg16@{embedder_address}",
+        "-k",
+        "2",
+        *cache,
+        "--json",
+        second,
+    )
+    (again,) = read(second)["candidates"]
+    assert (again["embedded_now"], again["images_per_second"]) == (0, None)
+    assert read(second)["left_out"]["labels without an image"] == []
+    assert read(second)["queries"] == 15
+    assert again["figures"] == candidates["vgg16", "cosine"]["figures"]
+
+
+def test_what_was_embedded_before_a_kill_is_not_embedded_again(
+    command: Command, environment: dict[str, str], photos: Path, tmp_path: Path
+) -> None:
+    folder, cache = tmp_path / "many", tmp_path / "cache"
+    for number in range(4):
+        # Each a content of its own.
+        for path in photos.glob("*/*.png"):
+            copy = folder / path.parent.name / f"{number}-{path.name}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes() + bytes([number]))
+    arguments = ["compare", str(folder), "--by-folder", "--models", "vgg16-max", "--cache", str(cache)]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "imagesearch_client.cli", *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (before := kept(cache)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    before = kept(cache)
+    assert 0 < before < 60
+    figures = tmp_path / "figures.json"
+    command(*arguments, "--json", figures)
+    (found,) = read(figures)["candidates"]
+    assert found["embedded_now"] == 60 - before
+    assert kept(cache) == 60
+
+
+def kept(cache: Path) -> int:
+    """The vectors in a folder."""
+    total = 0
+    for path in cache.glob("*.sqlite"):
+        with sqlite3.connect(path) as database:
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'vectors'").fetchone():
+                total += database.execute("SELECT COUNT(*) FROM vectors").fetchone()[0]
+        database.close()
+    return total
+
+
+def test_pictures_of_one_role_are_looked_for_among_those_of_another(
+    command: Command, photos: Path, labels: Path, tmp_path: Path
+) -> None:
+    figures = tmp_path / "figures.json"
+    command(
+        "compare",
+        photos,
+        "--labels",
+        labels,
+        "--label",
+        "product",
+        "--role-column",
+        "role",
+        "--queries",
+        "shelf",
+        "--targets",
+        "product",
+        "--models",
+        "vgg16",
+        "--json",
+        figures,
+    )
+    found = read(figures)
+    assert (found["queries"], found["targets"]) == (10, 5)
+    # By default the cache is below XDG_CACHE_HOME.
+    (candidate,) = found["candidates"]
+    assert candidate["figures"]["P@1"]["mean"] >= 0.8
+
+
+def test_a_model_that_is_not_served_is_told_with_those_that_are(command: Command, photos: Path) -> None:
+    shown = " ".join(command("compare", photos, "--by-folder", "--models", "vgg16,inception", code=2).split())
+    assert "does not serve 'inception'; it serves vgg16, vgg16-max." in shown.replace("│ ", "")
+    assert "EMBEDDER_MODELS of the embedder lists what it serves" in shown.replace("│ ", "")
+
+
+def test_an_embedder_or_images_that_are_not_there_are_told(command: Command, photos: Path, tmp_path: Path) -> None:
+    shown = command("compare", photos, "--by-folder", "--models", "vgg16@127.0.0.1:9", code=1)
+    assert "UNAVAILABLE" in shown
+    assert "Is the embedder up?" in shown
+    assert "there are no images in" in command("compare", tmp_path, "--by-folder", code=1)

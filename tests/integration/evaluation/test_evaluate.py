@@ -1,0 +1,154 @@
+"""`imagesearch evaluate` against real services."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from imagesearch_client import Client, Embedding, NewImage
+from tests.integration.evaluation.conftest import ODD, Command
+
+ROLES = ("--role-column", "role", "--queries", "shelf", "--targets", "product")
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_figures_are_those_of_the_stored_vectors(
+    command: Command, client: Client, collection: str, tmp_path: Path
+) -> None:
+    figures, page = tmp_path / "figures.json", tmp_path / "report.html"
+    shown = command("evaluate", collection, "--by-folder", "-k", "2", "--json", figures, "--html", page)
+    found = read(figures)
+
+    images = list(client.list(collection, with_vector=True, strong=True))
+    vectors = np.array([image.embedding.values for image in images if image.embedding])
+    similarity = vectors @ vectors.T
+    kinds = np.array([image.id.partition("/")[0] for image in images])
+    others = ~np.eye(len(images), dtype=bool)
+    expected = [
+        average_precision_score((kinds == kinds[row])[others[row]], similarity[row][others[row]])
+        for row in range(len(images))
+    ]
+    assert [query["query"] for query in found["per_query"]] == [image.id for image in images]
+    assert [query["mAP"] for query in found["per_query"]] == pytest.approx(expected)
+    assert found["exact"]["mAP"]["mean"] == pytest.approx(np.mean(expected))
+    assert found["queries"] == found["images"] == 15
+    # Milvus Lite compares every vector: the index loses nothing.
+    assert found["agreement"]["agreement@2"]["mean"] == 1
+    assert found["through_index"]["recall@2"] == found["exact"]["recall@2"]
+    assert f"{found['exact']['mAP']['mean']:.3f}" in shown
+    assert found["by_class"].keys() == {ODD, "rocket", "coins", "cat", "astronaut"}
+
+    html = page.read_text()
+    assert ODD not in html
+    assert "&lt;b&gt;&#34;cups&#34;" in html
+    # Every query and hit of the page has its picture, framed by whether it is right.
+    assert html.count('src="data:image/jpeg;base64,') == 15 * 3
+    assert html.count('class="right"') == sum(2 * query["P@2"] for query in found["per_query"])
+    assert html.count('class="right"') + html.count('class="wrong"') == 15 * 2
+    assert "https://" not in html
+    assert "Nothing." in html
+
+    assert "exists; name another file" in command("evaluate", collection, "--by-folder", "--html", page, code=2)
+    assert page.read_text() == html
+
+
+def test_roles_are_known_by_the_labels_or_by_the_service(
+    command: Command, photos: Path, labels: Path, collection: str, tmp_path: Path
+) -> None:
+    told, stored, by_attribute = (tmp_path / f"{name}.json" for name in ("told", "stored", "attribute"))
+    arguments = ("--root", photos, "--label", "product", *ROLES, "-k", "1", "-k", "3")
+    command("evaluate", collection, "--labels", labels, *arguments, "--json", told)
+    # Ingested by the labels as a manifest, the role is an attribute, and the service looks among the products only.
+    command("ingest", labels, "--root", photos, "-c", "with_roles")
+    command("evaluate", "with_roles", "--labels", labels, *arguments, "--json", stored)
+    command("evaluate", "with_roles", "--attribute", "product", *ROLES, "-k", "1", "-k", "3", "--json", by_attribute)
+    found = [read(path) for path in (told, stored, by_attribute)]
+    for figures in found:
+        assert (figures["queries"], figures["targets"]) == (10, 5)
+        assert figures["exact"]["mAP"] == found[0]["exact"]["mAP"]
+        assert figures["through_index"]["AP@3"] == figures["exact"]["AP@3"]
+        assert figures["cut_short"] == 0
+        assert all(query["relevant"] == 1 for query in figures["per_query"])
+        assert {hit for query in figures["per_query"] for hit in query["hits"] if "plain" not in hit} == set()
+
+
+def test_files_outside_of_the_collection_are_queries_too(
+    command: Command, photos: Path, labels: Path, tmp_path: Path
+) -> None:
+    rows = labels.read_text().splitlines()
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join([rows[0], *(row for row in rows if ",product," in row)]) + "\n")
+    command("ingest", manifest, "--root", photos, "-c", "products")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    more = tmp_path / "more.csv"
+    more.write_text("\n".join([*rows, f"{broken},shelf,coins", "gone.png,shelf,coins"]) + "\n")
+    figures, page = tmp_path / "figures.json", tmp_path / "page.html"
+    arguments = ("evaluate", "products", "--labels", more, "--root", photos, "--label", "product", *ROLES)
+    shown = command(*arguments, "--json", figures, "--html", page)
+    found = read(figures)
+    assert (found["queries"], found["images"]) == (10, 5)
+    assert found["exact"]["P@1"]["mean"] >= 0.8
+    assert found["through_index"]["recall@10"] == found["exact"]["recall@10"]
+    assert found["left_out"]["labels without an image"] == ["gone.png"]
+    (refused,) = found["left_out"]["queries that could not be asked"]
+    assert refused.startswith(f"{broken}: IMAGE_FORMAT_UNSUPPORTED")
+    assert "1 queries that could not be asked" in shown
+    assert page.read_text().count('src="data:image/jpeg;base64,') == 10 * (1 + 5)
+
+    assert "UNAVAILABLE" in command(*arguments, code=1, IMAGESEARCH_EMBEDDER="127.0.0.1:9")
+
+
+def test_a_list_of_right_answers_and_a_sample(command: Command, collection: str, tmp_path: Path) -> None:
+    pairs, figures = tmp_path / "pairs.csv", tmp_path / "figures.json"
+    pairs.write_text(
+        "query,relevant\ncat/chelsea-crop.png,cat/chelsea-plain.png\ncat/chelsea-crop.png,cat/chelsea-mirror.png\n"
+        "coins/coins-crop.png,rocket/rocket-plain.png\nnobody.png,cat/chelsea-plain.png\n"
+    )
+    command("evaluate", collection, "--labels", pairs, "-k", "2", "--json", figures)
+    found = read(figures)
+    cat, coins = found["per_query"]
+    assert (cat["query"], cat["relevant"], cat["recall@2"]) == ("cat/chelsea-crop.png", 2, 1)
+    assert (coins["relevant"], coins["P@2"]) == (1, 0)
+    assert found["by_class"] == {}
+    assert found["left_out"]["labels without an image"] == ["nobody.png"]
+    command("evaluate", collection, "--by-folder", "--sample", "4", "--no-index", "--json", figures, "--force")
+    assert (read(figures)["queries"], read(figures)["through_index"]) == (4, None)
+
+
+def test_files_are_no_queries_of_vectors_that_another_model_made(
+    command: Command, client: Client, photos: Path, labels: Path
+) -> None:
+    client.create_collection("elsewhere", dimension=2, fingerprint="mine")
+    images = [NewImage(f"{number}", Embedding([1.0, number], "mine")) for number in range(3)]
+    assert all(result.error is None for result in client.write("elsewhere", images))
+    more = labels.with_name("more.csv")
+    more.write_text(labels.read_text() + "0,product,rocket\n")
+    shown = command("evaluate", "elsewhere", "--labels", more, "--root", photos, "--label", "product", code=1)
+    # Those of rocket alone have a right answer there.
+    assert "EMBEDDING_MISMATCH: 3 queries are files that are not in the collection, whose fingerprint is mine" in shown
+    assert "serves vgg16 (vgg16-avg-" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attribute", "nothing"], "no label is of an image that is there"),
+        (["--by-folder", "--where", "nothing"], "no images"),
+        (["--by-folder", "--ef", "20"], "SEARCH_PARAMETERS_INVALID"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(command: Command, collection: str, arguments: list[str], message: str) -> None:
+    shown = command("evaluate", collection, *arguments, code=1)
+    assert message in " ".join(shown.replace("│", " ").split())
+
+
+def test_a_collection_that_is_not_there_is_told(command: Command) -> None:
+    assert "COLLECTION_NOT_FOUND" in command("evaluate", "nothing_here", "--by-folder", code=1)

@@ -1,0 +1,84 @@
+"""What an index loses, on a Milvus server, where indexes are not exact."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymilvus import MilvusClient
+
+from demo.local_stack import ServiceProcess, free_port
+from imagesearch_client import Client, Embedding, Index, IvfParameters, NewImage
+from tests.integration.evaluation.conftest import Command
+from tests.milvus_server import MilvusProcess
+
+IMAGES, QUERIES, DIMENSION, NEAREST = 3000, 200, 32, 10
+
+
+def vectors() -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+    """Without clusters, so that the neighbours of many lie in several clusters of the index."""
+    return np.random.default_rng(3).normal(size=(IMAGES, DIMENSION)).astype(np.float32)
+
+
+def write_pairs(path: Path) -> None:
+    """The right answers to some images: their true nearest ones, so that perfect vectors are measured."""
+    unit = vectors() / np.linalg.norm(vectors(), axis=1, keepdims=True)
+    order = np.argsort(-(unit[:QUERIES] @ unit.T), axis=1)
+    lines = [f"i{query:05d},i{hit:05d}\n" for query, row in enumerate(order) for hit in row[1 : NEAREST + 1]]
+    path.write_text("query,relevant\n" + "".join(lines))
+
+
+def build_index(server: MilvusProcess, name: str) -> None:
+    milvus = MilvusClient(server.uri)
+    milvus.flush(name)
+    while milvus.describe_index(name, "vector")["indexed_rows"] < IMAGES:
+        time.sleep(0.5)
+    # Until it is loaded again Milvus may answer from the rows as they came.
+    milvus.release_collection(name)
+    milvus.load_collection(name)
+    milvus.close()
+
+
+@pytest.mark.timeout(600)
+def test_what_the_index_loses_is_told_from_what_the_vectors_lose(
+    milvus_server: MilvusProcess, embedder_address: str, command: Command, tmp_path: Path
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    settings = {
+        "SEARCH_LISTEN_ADDRESS": address,
+        "SEARCH_EMBEDDER_TARGET": embedder_address,
+        "SEARCH_MILVUS_URI": milvus_server.uri,
+    }
+    name = "index_loss"
+    with ServiceProcess("search_service", address, settings, tmp_path / "log"), Client(address, timeout=120) as client:
+        client.create_collection(
+            name, dimension=DIMENSION, fingerprint="random", index=Index.IVF_FLAT, index_parameters=IvfParameters(64)
+        )
+        images = (
+            NewImage(f"i{number:05d}", Embedding(vector.tolist(), "random")) for number, vector in enumerate(vectors())
+        )
+        assert all(result.error is None for result in client.write(name, images))
+        build_index(milvus_server, name)
+        pairs = tmp_path / "pairs.csv"
+        write_pairs(pairs)
+        found = {}
+        for clusters in ("1", "64"):
+            figures = tmp_path / f"{clusters}.json"
+            command(
+                "evaluate", name, "--labels", pairs, "--nprobe", clusters, "--json", figures,
+                "--target", address,
+            )  # fmt: skip
+            found[clusters] = json.loads(figures.read_text())
+        client.delete_collection(name)
+    few, all_of_them = found["1"], found["64"]
+    assert few["index"] == "ivf_flat"
+    for figures in found.values():
+        assert figures["queries"] == QUERIES
+        # The vectors lose nothing, whatever the index does.
+        assert figures["exact"]["mAP"]["mean"] == figures["exact"]["recall@10"]["mean"] == 1
+    # All clusters are an exact search; one of them has only some of the neighbours.
+    assert all_of_them["agreement"]["agreement@10"]["mean"] == pytest.approx(1, abs=0.001)
+    assert all_of_them["through_index"]["recall@10"]["mean"] == pytest.approx(1, abs=0.001)
+    assert few["agreement"]["agreement@10"]["high"] < 0.8
+    assert few["through_index"]["recall@10"] == pytest.approx(few["agreement"]["agreement@10"])

@@ -1,0 +1,144 @@
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagesearch_client import AttributeValue, Region
+from imagesearch_client.analysis.errors import AnalysisError
+from imagesearch_client.analysis.maps import Map, draw_map, palette_of, with_room, write_map_page
+from imagesearch_client.analysis.pictures import read_picture
+from imagesearch_client.analysis.projection import project, sample
+from imagesearch_client.analysis.wording import Method
+from tests.unit.analysis.filling import normal, pixels_of, red_pixels, snapshot_of
+
+
+def test_what_is_alike_is_near_on_the_map() -> None:
+    centres = 5 * normal(3, 64, seed=1)
+    vectors = np.repeat(centres, 20, axis=0) + normal(60, 64)
+    points = project(vectors, Method.TSNE, 0)
+    assert points.shape == (60, 2)
+    assert points.min() >= -1e-9
+    assert points.max() <= 1 + 1e-9
+    assert np.ptp(points, axis=0).max() == pytest.approx(1)
+    distances = np.linalg.norm(points[:, np.newaxis] - points, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    assert (distances.argmin(axis=1) // 20 == np.arange(60) // 20).all()
+    assert (project(vectors, Method.TSNE, 0) == points).all()
+
+
+@pytest.mark.parametrize(("count", "dimension"), [(3, 512), (4, 1), (7, 2)])
+def test_few_images_and_small_vectors_have_a_map(count: int, dimension: int) -> None:
+    points = project(normal(count, dimension), Method.TSNE, 0)
+    assert np.isfinite(points).all()
+    assert len(np.unique(points.round(6), axis=0)) == count
+
+
+def test_equal_images_are_in_one_place() -> None:
+    assert (project(np.ones((5, 8), np.float32), Method.TSNE, 0) == 0.5).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_than_three_images_have_none(count: int) -> None:
+    with pytest.raises(AnalysisError, match=f"needs 3 images at least, and there are {count}"):
+        project(normal(count, 8), Method.TSNE, 0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("umap") is not None, reason="it says what to install where it is not")
+def test_umap_says_what_it_needs() -> None:
+    with pytest.raises(AnalysisError, match="pip install umap-learn"):
+        project(normal(5, 8), Method.UMAP, 0)
+
+
+def test_a_sample_is_the_same_again() -> None:
+    assert sample(5, 10, 0).tolist() == [0, 1, 2, 3, 4]
+    some = sample(1000, 10, 3)
+    assert len(set(some.tolist())) == 10
+    assert (np.diff(some) > 0).all()
+    assert (some == sample(1000, 10, 3)).all()
+    assert (some != sample(1000, 10, 4)).any()
+
+
+def test_thumbnails_have_room() -> None:
+    points = np.random.default_rng(0).uniform(size=(500, 2))
+    kept = with_room(points, 0.1)
+    distances = np.abs(points[kept][:, np.newaxis] - points[kept]).max(axis=2)
+    np.fill_diagonal(distances, np.inf)
+    assert distances.min() >= 0.065
+    # Wherever there is room one is shown.
+    assert all(np.abs(points[kept] - point).max(axis=1).min() < 0.065 for point in points)
+    assert kept[0] == 0
+
+
+def test_frequent_values_have_colours_of_their_own() -> None:
+    few = palette_of(["b", "a", None, "b"])
+    assert few.labels == ["b", "a", "(none)"]
+    assert few.of_images == [0, 1, 2, 0]
+    assert len(set(few.colors)) == 3
+    # Somebody may call something as the rest is called.
+    many = palette_of(["(none)", "(none)", *(f"v{n:02d}" for n in range(30)), None])
+    assert many.labels == ["(none)", *(f"v{n:02d}" for n in range(17)), "(others)", "(none)"]
+    assert many.of_images == [0, 0, *range(1, 18), *[18] * 13, 19]
+    assert palette_of([None, None]).labels == ["(none)"]
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Map:
+    Image.new("RGB", (90, 60), (200, 10, 10)).save(tmp_path / "red.png")
+    uris = [str(tmp_path / "red.png"), "", "/nowhere.jpg", (tmp_path / "red.png").as_uri()]
+    kinds: list[dict[str, AttributeValue]] = [{"kind": "</script><b>$x$"}, {"kind": "_a"}, {}, {}]
+    with snapshot_of(tmp_path / "s", normal(4, 4), attributes=kinds, uris=uris) as snapshot:
+        images = [snapshot.describe(place) for place in range(4)]
+        palette = palette_of(list(snapshot.values("kind")))
+    points = np.array([[0, 0], [1, 1], [0.5, 0.2], [0.2, 0.9]])
+    return Map("a <map> of $1", images, points, palette, "kind")
+
+
+def test_a_page_holds_all_it_shows_and_takes_texts_for_texts(tmp_path: Path, drawn: Map) -> None:
+    told: list[int] = []
+    write_map_page(tmp_path / "map.html", drawn, told.append)
+    page = (tmp_path / "map.html").read_text()
+    assert told == [1, 2, 3, 4]
+    assert "http" not in page
+    assert "<b>$x$" not in page
+    assert page.count("</script>") == 2
+    assert "<title>a &lt;map&gt; of $1</title>" in page
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    data = json.loads(found[1])
+    assert data["ids"] == [f"i{n:05d}" for n in range(4)]
+    assert data["labels"] == ["</script><b>$x$", "_a", "(none)"]
+    assert [bool(picture) for picture in data["pictures"]] == [True, False, False, True]
+    # Screens count from the top.
+    assert (data["x"], data["y"]) == ([0, 1, 0.5, 0.2], [1, 0, 0.8, 0.1])
+
+
+@pytest.mark.parametrize("palette", [True, False])
+def test_a_picture_has_thumbnails_and_grey_boxes(tmp_path: Path, drawn: Map, *, palette: bool) -> None:
+    if not palette:
+        drawn = Map(drawn.title, drawn.images, drawn.points, None, "")
+    draw_map(tmp_path / "map.png", drawn)
+    assert red_pixels(tmp_path / "map.png") > 2 * 40 * 60
+    assert pixels_of(tmp_path / "map.png", 160) > 2 * 25 * 25
+
+
+def test_pictures_are_upright_small_and_of_their_region(tmp_path: Path) -> None:
+    whole = Image.new("RGB", (400, 200), (0, 0, 255))
+    whole.paste((255, 0, 0), (0, 0, 200, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole.save(tmp_path / "a.png", exif=exif)
+    upright = read_picture(str(tmp_path / "a.png"), 100)
+    assert upright is not None
+    assert upright.size == (50, 100)
+    assert upright.getpixel((25, 20)) == (255, 0, 0)
+    below = read_picture((tmp_path / "a.png").as_uri(), 100, Region(0, 0.5, 1, 1))
+    assert below is not None
+    assert below.size == (100, 100)
+    assert below.getcolors() == [(10_000, (0, 0, 255))]
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:100])
+    for unreadable in ("", str(tmp_path), "/nowhere.png", str(tmp_path / "b.png"), "nix://a/b.png", "a\0b"):
+        assert read_picture(unreadable, 100) is None

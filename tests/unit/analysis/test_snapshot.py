@@ -1,0 +1,179 @@
+import dataclasses
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grpc_kit.errors import DeadlineExceededError, UnavailableError
+from imagesearch_client import AttributeValue, Metric, Region
+from imagesearch_client.analysis.snapshot import (
+    IMAGES,
+    VECTORS,
+    Origin,
+    SnapshotError,
+    SnapshotWriter,
+    open_snapshot,
+    patiently,
+)
+from imagesearch_client.vector_files.listing import Place
+from tests.unit.analysis.filling import image_of, normal, snapshot_of
+
+ORIGIN = Origin("shoes", "f", "cosine", 4, state="1")
+
+
+def test_it_gives_back_what_was_written(tmp_path: Path) -> None:
+    vectors = normal(5, 4)
+    attributes: dict[str, AttributeValue] = {"price": 1.5, "kind": "ä", "tags": ["a", "b"], "new": True, "size": 41}
+    with SnapshotWriter(tmp_path, ORIGIN) as writer:
+        writer.add([image_of(0, vectors[0], attributes, "u/0", "ab", Region(0, 0.25, 0.5, 1))], Place("t1", "i00000"))
+        writer.add([image_of(n, vectors[n], {}) for n in range(1, 5)], Place(complete=True))
+    with open_snapshot(tmp_path) as snapshot:
+        assert (len(snapshot), snapshot.collection, snapshot.fingerprint) == (5, "shoes", "f")
+        assert (snapshot.vectors == vectors).all()
+        assert isinstance(snapshot.vectors, np.memmap)
+        described = snapshot.describe(0)
+        assert (described.id, described.uri, described.content_sha256) == ("i00000", "u/0", "ab")
+        assert described.region == Region(0, 0.25, 0.5, 1)
+        assert repr(sorted(described.attributes.items())) == repr(sorted(attributes.items()))
+        assert snapshot.describe(1).region is None
+        assert list(snapshot.ids) == [f"i{n:05d}" for n in range(5)] == snapshot.ids[:]
+        assert (snapshot.ids[-1], snapshot.ids[1:3], snapshot.ids[::2]) == (
+            "i00004",
+            ["i00001", "i00002"],
+            ["i00000", "i00002", "i00004"],
+        )
+        values = {name: snapshot.values(name)[0] for name in attributes}
+        assert values == {"price": "1.5", "kind": "ä", "tags": '["a","b"]', "new": "true", "size": "41"}
+        assert list(snapshot.values("kind")) == ["ä", None, None, None, None]
+        assert (snapshot.position("i00003"), snapshot.position("i9")) == (3, None)
+        for missing in (5, -6):
+            with pytest.raises(IndexError):
+                snapshot.ids[missing]
+        with pytest.raises(IndexError, match="no position 5 among 5"):
+            snapshot.describe(5)
+        with pytest.raises(ValueError, match="no name of an attribute"):
+            snapshot.values("a') --")
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_blocks_are_of_unit_length_where_only_the_angle_counts(tmp_path: Path, metric: Metric) -> None:
+    vectors = 7 * normal(5, 4)
+    vectors[3] = 0
+    with snapshot_of(tmp_path, vectors, metric) as snapshot:
+        block = snapshot.block(2, 9)
+        expected = vectors[2:].astype(np.float64)
+        if metric is Metric.COSINE:
+            expected /= np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), 1e-9)
+        assert block == pytest.approx(expected, abs=1e-6)
+        assert snapshot.block(5, 9).shape == (0, 4)
+
+
+def test_an_empty_collection_has_a_snapshot(tmp_path: Path) -> None:
+    with snapshot_of(tmp_path, normal(0, 4)) as snapshot:
+        assert (len(snapshot), snapshot.vectors.shape, list(snapshot.ids)) == (0, (0, 4), [])
+
+
+def test_a_page_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
+    vectors = normal(6, 4)
+    with SnapshotWriter(tmp_path, ORIGIN) as writer:
+        writer.add([image_of(n, vectors[n], {}) for n in range(3)], Place("t1", "i00002"))
+    # Vectors of which the database knows nothing, as a kill leaves them.
+    with (tmp_path / VECTORS).open("ab") as file:
+        file.write(b"\1" * 20)
+    with pytest.raises(SnapshotError, match="not finished; take it again"):
+        open_snapshot(tmp_path)
+    with SnapshotWriter(tmp_path, ORIGIN) as writer:
+        assert (writer.rows, writer.place) == (3, Place("t1", "i00002"))
+        writer.add([image_of(n, vectors[n], {}) for n in range(3, 6)], Place(complete=True))
+    with open_snapshot(tmp_path) as snapshot:
+        assert (snapshot.vectors == vectors).all()
+
+
+def test_it_begins_anew_where_the_collection_has_changed(tmp_path: Path) -> None:
+    with snapshot_of(tmp_path, normal(3, 4)) as old:
+        changed = dataclasses.replace(old.origin, state="2")
+        with SnapshotWriter(tmp_path, changed) as writer:
+            assert (writer.rows, writer.place) == (0, Place())
+            writer.add([image_of(0, normal(1, 4)[0], {})], Place(complete=True))
+        # Who reads the old one meanwhile goes on.
+        assert len(old.vectors) == 3
+        assert old.ids[2] == "i00002"
+    assert len(open_snapshot(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"collection": "hats"}, "of the collection shoes, and not of hats"),
+        ({"fingerprint": "g"}, "of the fingerprint f, and not of g"),
+        ({"condition": "0a"}, "of another filter"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused_unless_it_may_go(
+    tmp_path: Path, change: dict[str, str], said: str
+) -> None:
+    with SnapshotWriter(tmp_path, ORIGIN) as writer:
+        writer.add([image_of(0, normal(1, 4)[0], {})], Place(complete=True))
+    other = dataclasses.replace(ORIGIN, **change)  # type: ignore[arg-type]
+    with pytest.raises(SnapshotError, match=said):
+        SnapshotWriter(tmp_path, other)
+    assert len(open_snapshot(tmp_path)) == 1
+    with SnapshotWriter(tmp_path, other, replace=True) as writer:
+        assert writer.rows == 0
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(SnapshotError, match=r"'letter\.txt'"):
+        SnapshotWriter(tmp_path, ORIGIN)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_two_do_not_write_one_folder(tmp_path: Path) -> None:
+    with SnapshotWriter(tmp_path, ORIGIN), pytest.raises(SnapshotError, match="by another command"):
+        SnapshotWriter(tmp_path, ORIGIN)
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="holds no snapshot"):
+        open_snapshot(tmp_path)
+    snapshot_of(tmp_path, normal(3, 4)).close()
+    with (tmp_path / VECTORS).open("rb+") as file:
+        file.truncate(20)
+    with pytest.raises(SnapshotError, match="not finished"):
+        open_snapshot(tmp_path)
+    (tmp_path / IMAGES).write_bytes(b"no database" * 100)
+    with pytest.raises(SnapshotError, match="no readable snapshot"):
+        open_snapshot(tmp_path)
+    with pytest.raises(SnapshotError, match="no readable snapshot"):
+        SnapshotWriter(tmp_path, ORIGIN)
+
+
+def test_a_kill_before_the_first_table_does_no_harm(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / IMAGES).close()
+    (tmp_path / IMAGES).touch()
+    with SnapshotWriter(tmp_path, ORIGIN) as writer:
+        assert writer.rows == 0
+
+
+def test_a_call_that_takes_too_long_is_made_again_and_one_to_nobody_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("imagesearch_client.analysis.snapshot.time.sleep", pauses.append)
+    late = DeadlineExceededError("MILVUS_TIMEOUT", "late")
+    answers: list[Exception | str] = [late, late, late, "there"]
+
+    def call() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert patiently(call) == "there"
+    assert pauses == [0.1, 0.2, 0.4]
+    answers[:] = [late]
+    with pytest.raises(DeadlineExceededError):
+        patiently(call, patience=0)
+    answers[:] = [UnavailableError("UNAVAILABLE", "nobody"), "there"]
+    with pytest.raises(UnavailableError):
+        patiently(call)

@@ -1,0 +1,81 @@
+"""Embedding where something is wrong; what goes well is tested with real embedders."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import typer
+from imagesearch.embedder.v1 import embedder_pb2
+
+from demo.local_stack import free_port
+from grpc_kit.errors import ResourceExhaustedError, UnavailableError
+from imagesearch_client.bulk.patience import LoadStoppedError
+from imagesearch_client.bulk.services import Endpoint
+from imagesearch_client.cli.evaluate import embedding_well
+from imagesearch_client.evaluation import embedding
+from imagesearch_client.evaluation.embedding import digest_all, embed_all, served_models
+from imagesearch_client.sources.files import read_file
+from imagesearch_client.sources.items import Item
+
+MODEL = embedder_pb2.Model(name="vgg16", dimension=512, limits=embedder_pb2.Limits(max_image_bytes=10))
+
+
+@pytest.fixture
+def nowhere() -> Endpoint:
+    return Endpoint(f"127.0.0.1:{free_port()}")
+
+
+def item(path: Path, content: bytes) -> Item:
+    path.write_bytes(content)
+    return Item(path.name, str(path), partial(read_file, str(path)), size=len(content))
+
+
+def test_an_embedder_that_is_away_ends_it_after_a_while(
+    nowhere: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UnavailableError):
+        served_models(nowhere)
+    monkeypatch.setattr(embedding, "PATIENCE", 0.5)
+    kept: list[str] = []
+    files = {f"{number}": item(tmp_path / f"{number}.jpg", b"x") for number in range(200)}
+    with pytest.raises(LoadStoppedError, match="the embedder did nothing for"):
+        embed_all(nowhere, MODEL, files, lambda name, _: kept.append(name))
+    assert kept == []
+
+
+def test_a_file_that_cannot_be_read_fails_alone(nowhere: Endpoint, tmp_path: Path) -> None:
+    items = [item(tmp_path / "a.jpg", b"abc"), item(tmp_path / "b.jpg", b""), item(tmp_path / "c.jpg", b"x" * 11)]
+    items.append(Item("gone.jpg", "gone.jpg", partial(read_file, str(tmp_path / "gone.jpg"))))
+    digests, faults = digest_all(items, 10)
+    assert digests == ["ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "", "", ""]
+    assert {name: fault.partition(":")[0] for name, fault in faults.items()} == {
+        "b.jpg": "FILE_EMPTY",
+        "c.jpg": "IMAGE_TOO_LARGE",
+        "gone.jpg": "UNREADABLE",
+    }
+    # What may be larger for another model is refused before it is sent: nobody is there to send it to.
+    found = embed_all(nowhere, MODEL, {"c": items[2], "gone": items[3]}, lambda *_: None)
+    assert found.failed.keys() == {"c", "gone"}
+    assert (found.fresh, found.images_per_second) == (0, None)
+
+
+def stop() -> None:
+    raise LoadStoppedError("UNAVAILABLE", "the embedder did nothing")
+
+
+def refuse() -> None:
+    raise ResourceExhaustedError("OVERLOADED", "too much")
+
+
+@pytest.mark.parametrize(
+    ("failing", "code", "message"),
+    [(stop, 3, "The same command goes on from here."), (refuse, 1, "OVERLOADED: too much")],
+)
+def test_the_command_says_how_it_ended(
+    failing: Callable[[], None], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended, embedding_well():
+        failing()
+    assert ended.value.exit_code == code
+    assert message in capsys.readouterr().err

@@ -1,0 +1,296 @@
+"""A training learns, keeps its best, goes on where it was, and leaves a whole folder or none."""
+
+import csv
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagesearch_training import saved, training
+from imagesearch_training.checkpoints import Checkpoints, Epoch
+from imagesearch_training.dataset import Photographs
+from imagesearch_training.errors import TrainingError
+from imagesearch_training.training import Settings, learning_rate, train, work_folder
+from tests.unit.training.conftest import SETTINGS, Recorder, Trained, image_files
+
+FILES = [
+    "decoder.keras",
+    "encoder.keras",
+    "history.csv",
+    "losses.png",
+    "model.json",
+    "reconstructions.png",
+    "skipped.csv",
+]
+
+
+class KilledError(Exception):
+    """Ends a training in the middle."""
+
+
+class Killer(Recorder):
+    """Ends the training when so many epochs are done."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self._left = epochs
+
+    def begins(self, photographs: Photographs, parameters: int, done: Sequence[Epoch]) -> None:
+        super().begins(photographs, parameters, done)
+        if not self._left:
+            raise KilledError
+
+    def ends_epoch(self, epoch: Epoch, *, best: bool) -> None:
+        super().ends_epoch(epoch, best=best)
+        if len(self.epochs) == self._left:
+            raise KilledError
+
+
+def losses(epochs: Sequence[Epoch]) -> list[float]:
+    return [loss for epoch in epochs for loss in (epoch.loss, epoch.validation_loss)]
+
+
+def loss_of_saved(trained: Trained) -> float:
+    """The mean squared error of the saved networks over the validation images."""
+    images = trained.pixels[trained.validation].astype(np.float32) / 255
+    encoder, decoder = (
+        keras.saving.load_model(trained.result.folder / f"{name}.keras") for name in ("encoder", "decoder")
+    )
+    return float(np.square(decoder(encoder(images)).numpy() - images).mean())
+
+
+def test_it_learns(trained: Trained) -> None:
+    result, epochs = trained.result, trained.recorder.epochs
+    assert [epoch.number for epoch in epochs] == list(range(1, 13))
+    assert (result.epochs, result.stopped_early) == (12, False)
+    assert result.best.validation_loss < 0.75 * result.mean_image_loss < epochs[0].validation_loss
+    assert epochs[-1].loss < 0.5 * epochs[0].loss
+
+
+def test_every_latent_value_tells_images_apart(trained: Trained) -> None:
+    encoder = keras.saving.load_model(trained.result.folder / "encoder.keras")
+    vectors = encoder(trained.pixels.astype(np.float32) / 255).numpy()
+    assert vectors.shape == (72, SETTINGS.latent)
+    assert (vectors.std(axis=0) > 0.05).all()
+    # Nor do two of them say the same.
+    assert (np.abs(np.corrcoef(vectors.T) - np.eye(SETTINGS.latent)) < 0.98).all()
+
+
+def test_the_folder_says_what_is_in_it(trained: Trained) -> None:
+    folder, best = trained.result.folder, trained.result.best
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert not work_folder(folder).exists()
+    assert json.loads((folder / "model.json").read_text()) == {
+        "format": 1,
+        "kind": "encoder",
+        "name": "crops_1",
+        "input_size": 32,
+        "dimension": 4,
+        "pixels": "0..1",
+        "input": "squash",
+        "normalisation": "none",
+        "metric": "L2",
+        "encoder_sha256": hashlib.sha256((folder / "encoder.keras").read_bytes()).hexdigest(),
+        "trained_on": 58,
+        "validation_loss": best.validation_loss,
+        "epochs": 12,
+        "seed": 0,
+    }
+    with (folder / "history.csv").open() as file:
+        rows = [Epoch(int(number), *map(float, values)) for number, *values in list(csv.reader(file))[1:]]
+    assert rows == trained.recorder.epochs
+    for name, columns in (("losses.png", 1), ("reconstructions.png", 4)):
+        with Image.open(folder / name) as picture:
+            assert picture.width > columns * picture.height
+            assert len(picture.convert("RGB").getcolors(maxcolors=2**24) or []) > 50
+
+
+def test_the_best_network_is_saved_and_patience_ends(photographs: Path, tmp_path: Path) -> None:
+    # At such a rate the network is soon of no use.
+    settings = replace(SETTINGS, learning_rate=0.1, epochs=40, patience=2)
+    recorder = Recorder()
+    result = train(image_files(photographs), tmp_path / "model", settings, recorder)
+    assert result.stopped_early
+    assert result.epochs == len(recorder.epochs) == result.best.number + 2
+    assert result.best.number == recorder.best[-1]
+    assert result.best == min(recorder.epochs, key=lambda epoch: epoch.validation_loss)
+    assert recorder.photographs is not None
+    images = Trained(result, recorder, recorder.photographs.pixels, recorder.photographs.validation)
+    assert loss_of_saved(images) == pytest.approx(result.best.validation_loss, rel=1e-4)
+    assert result.best.validation_loss != pytest.approx(recorder.epochs[-1].validation_loss, rel=1e-4)
+
+
+def test_what_is_saved_gives_the_loss_that_is_said(trained: Trained) -> None:
+    assert loss_of_saved(trained) == pytest.approx(trained.result.best.validation_loss, rel=1e-4)
+
+
+def test_a_fresh_process_gets_the_same_vectors(trained: Trained, tmp_path: Path) -> None:
+    images = trained.pixels[:10].astype(np.float32) / 255
+    np.save(tmp_path / "images.npy", images)
+    # Keras alone, in its safe mode: nothing of ours is needed.
+    program = (
+        "import sys, keras, numpy; folder, work = sys.argv[1:];"
+        "encoder = keras.saving.load_model(f'{folder}/encoder.keras', safe_mode=True);"
+        "numpy.save(f'{work}/vectors.npy', encoder.predict(numpy.load(f'{work}/images.npy'), verbose=0));"
+        "assert not any(name.startswith('imagesearch') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(trained.result.folder), str(tmp_path)], check=True, timeout=120)
+    expected = keras.saving.load_model(trained.result.folder / "encoder.keras")(images).numpy()
+    vectors = np.load(tmp_path / "vectors.npy")
+    assert (vectors.dtype, vectors.shape) == (np.float32, (10, 4))
+    np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def interrupted(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of a training that ended after two epochs; not to be changed."""
+    target = tmp_path_factory.mktemp("interrupted") / "model"
+    with pytest.raises(KilledError):
+        train(image_files(photographs), target, SETTINGS, Killer(2))
+    return target
+
+
+@pytest.fixture
+def copied(interrupted: Path, tmp_path: Path) -> Path:
+    """The same, to go on with."""
+    shutil.copytree(work_folder(interrupted), work_folder(tmp_path / "model"))
+    return tmp_path / "model"
+
+
+def test_it_goes_on_as_if_it_had_not_ended(photographs: Path, trained: Trained, copied: Path) -> None:
+    assert not copied.exists()
+    recorder = Recorder()
+    result = train(image_files(photographs), copied, SETTINGS, recorder)
+    assert recorder.read == []
+    assert recorder.done_before == 2
+    assert [epoch.number for epoch in recorder.epochs] == list(range(3, 13))
+    assert losses(recorder.epochs) == pytest.approx(losses(trained.recorder.epochs)[4:], rel=1e-2)
+    assert result.best.number == trained.result.best.number
+    assert sorted(path.name for path in copied.iterdir()) == FILES
+    assert not work_folder(copied).exists()
+
+
+def test_it_goes_on_where_no_epoch_was_done(photographs: Path, tmp_path: Path) -> None:
+    files, target, settings = image_files(photographs), tmp_path / "model", replace(SETTINGS, epochs=1)
+    with pytest.raises(KilledError):
+        train(files, target, settings, Killer(0))
+    recorder = Recorder()
+    train(files, target, settings, recorder)
+    assert (recorder.read, len(recorder.epochs)) == ([], 1)
+    assert sorted(path.name for path in target.iterdir()) == FILES
+
+
+def test_fewer_epochs_end_a_training_that_was_interrupted(photographs: Path, copied: Path) -> None:
+    recorder = Recorder()
+    assert train(image_files(photographs), copied, replace(SETTINGS, epochs=2), recorder).epochs == 2
+    assert recorder.epochs == []
+    assert json.loads((copied / "model.json").read_text())["epochs"] == 2
+
+
+CHANGES: dict[str, tuple[Callable[[Settings], Settings], str]] = {
+    "latent": (lambda settings: replace(settings, latent=5), "--latent was 4 and is 5"),
+    "rate": (lambda settings: replace(settings, learning_rate=0.1), "--learning-rate was 0.005 and is 0.1"),
+    "flip": (lambda settings: replace(settings, flip=True), "--flip was not given"),
+    "two": (lambda settings: replace(settings, size=64, seed=1), "--size was 32 and is 64, --seed was 0 and is 1"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
+def test_another_configuration_is_refused(
+    photographs: Path, interrupted: Path, change: Callable[[Settings], Settings], message: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in work_folder(interrupted).iterdir() if path.name != "lock"}
+    with pytest.raises(TrainingError, match=f"another configuration: {message}; give what it has .*--force"):
+        train(image_files(photographs), interrupted, change(SETTINGS), Recorder())
+    assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
+
+
+def test_other_images_are_refused(photographs: Path, interrupted: Path) -> None:
+    with pytest.raises(TrainingError, match="the images have changed; give"):
+        train(image_files(photographs)[1:], interrupted, SETTINGS, Recorder())
+
+
+def test_force_begins_anew_and_replaces(photographs: Path, copied: Path) -> None:
+    files = image_files(photographs)
+    copied.mkdir()
+    (copied / "model.json").write_text("{}")
+    with pytest.raises(TrainingError, match="model is there; --force replaces it"):
+        train(files, copied, SETTINGS, Recorder())
+
+    other = replace(SETTINGS, latent=2, epochs=1)
+    with pytest.raises(KilledError):
+        train(files, copied, other, Killer(1), force=True)
+    # The old model stays until the new one is there.
+    assert (copied / "model.json").read_text() == "{}"
+    recorder = Recorder()
+    train(files, copied, other, recorder, force=True)
+    assert recorder.done_before == 1
+    assert json.loads((copied / "model.json").read_text())["dimension"] == 2
+    assert sorted(path.name for path in copied.iterdir()) == FILES
+    assert [path.name for path in copied.parent.iterdir()] == ["model"]
+
+
+def test_a_folder_that_is_no_model_is_never_replaced(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(TrainingError, match="is there and is no model folder"):
+            train(image_files(photographs), tmp_path, SETTINGS, Recorder(), force=force)
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_too_few_images_leave_nothing_behind(photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="5 different images can be used of 5 files"):
+        train(image_files(photographs)[:5], tmp_path / "model", SETTINGS, Recorder())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_no_number_is_told(photographs: Path, tmp_path: Path) -> None:
+    # Weights that are infinite after the first step.
+    settings = replace(SETTINGS, learning_rate=1e38)
+    with pytest.raises(TrainingError, match=r"the loss of epoch 1 is no finite number; a smaller --learning-rate than"):
+        train(image_files(photographs), tmp_path / "model", settings, Recorder())
+    assert Checkpoints(work_folder(tmp_path / "model")).epochs == []
+
+
+def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
+    first = Checkpoints(tmp_path / "work")
+    with pytest.raises(TrainingError, match=r"another training is under way in .*work"):
+        Checkpoints(tmp_path / "work")
+    first.close()
+    Checkpoints(tmp_path / "work").close()
+
+
+def test_the_learning_rate_is_halved_where_nothing_gets_better() -> None:
+    falling = [Epoch(number, 1.0, 1.0 / number, 0.1) for number in range(1, 4)]
+    flat = [Epoch(number, 1.0, 0.5, 0.1) for number in range(4, 12)]
+    rates = [learning_rate(0.8, [*falling, *flat][:number]) for number in range(12)]
+    assert rates == [0.8] * 6 + [0.4] * 3 + [0.2] * 3
+    assert learning_rate(0.8, [*falling, *flat, Epoch(12, 1.0, 0.1, 0.1), *flat[:2]]) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("flowers", "flowers"),
+        ("My Photos-2", "my_photos_2"),
+        ("2024", "autoencoder"),
+        ("7.a", "a"),
+        ("x" * 50, "x" * 32),
+    ],
+)
+def test_a_model_s_name_is_one_that_the_embedder_takes(folder: str, name: str) -> None:
+    assert saved.model_name(Path("models") / folder) == name
+
+
+def test_all_settings_but_two_are_fixed() -> None:
+    assert asdict(Settings()).keys() - Settings().configuration().keys() == {"epochs", "patience"}
+    assert Settings().patience > training.PLATEAU
