@@ -1,6 +1,7 @@
 """Keras' networks: built without weights, and given those of a file."""
 
 import os
+import warnings
 from pathlib import Path
 
 # Before the import: TensorFlow's own notes on how it was built are no news to an operator.
@@ -79,7 +80,10 @@ def read(path: Path, spec: WeightsSpec) -> dict[str, NDArray[np.float32]]:
         raise WeightsError(f"no weights at {path}. {how_to_get(spec)}")
     network = build(spec.model, "float32")
     try:
-        network.load_weights(path)
+        with warnings.catch_warnings():
+            # Where a file lacks layers, Keras only warns, and leaves random values in them.
+            warnings.filterwarnings("error", "Skipping nested container")
+            network.load_weights(path)
     except Exception as error:
         # Keras raises whatever it stumbles on.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -33,6 +33,8 @@ LASTING = (
 NO_ANSWER = "NO_ANSWER"
 # Seconds between tries where the service does not say how many: they double from the first to the last.
 FIRST_PAUSE, LAST_PAUSE = 0.1, 10.0
+# A service that refuses some may refuse the same one many times over: so many are not that item's fault yet.
+FEW_REFUSALS = 20
 
 
 class LoadStoppedError(Exception):
@@ -115,7 +117,9 @@ class Tries:
         self._patience = patience
         self._first_failure = 0.0
         self._pause = FIRST_PAUSE
-        self.failed = 0
+        self._failed = 0
+        self.broken = 0
+        """How many of its calls ended without an answer to it."""
 
     async def wait(self, error: ServiceError) -> None:
         """Waits until it can be tried again, as long as the service says; raises the error where it is no use.
@@ -129,11 +133,12 @@ class Tries:
         if is_over and isinstance(error, CallBrokenError) and await self._patience.is_there():
             raise error
         self._patience.check(error)
-        if is_over:
+        self._failed += 1
+        self.broken += isinstance(error, CallBrokenError)
+        if not isinstance(error, PASSING) or (is_over and self._failed > FEW_REFUSALS):
             raise error
-        self.failed += 1
-        if not isinstance(error, PASSING):
-            raise error
-        pause = self._pause * random.uniform(0.75, 1.25) if error.retry_after is None else error.retry_after
+        if error.retry_after is not None:
+            await asyncio.sleep(error.retry_after)
+            return
+        await asyncio.sleep(self._pause * random.uniform(0.75, 1.25))
         self._pause = min(2 * self._pause, LAST_PAUSE)
-        await asyncio.sleep(pause)

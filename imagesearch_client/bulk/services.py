@@ -30,7 +30,7 @@ CALL_VECTORS, CALL_READY_VECTORS = 128, 256
 CALL_VECTOR_BYTES = 4 * 1024 * 1024
 VECTOR_CALLS = 2
 LINGER_SECONDS = 4.0
-# After this many failures a call holds one item only: it may be what breaks the calls of its neighbours.
+# After this many calls that broke a call holds one item only: it may be what breaks the calls of its neighbours.
 SUSPICIOUS = 2
 STATE_SECONDS = 10.0
 
@@ -101,7 +101,7 @@ class BulkCalls(Generic[Request, Response]):
         size = request.ByteSize()
         while True:
             try:
-                return await self._gathering.ask(request, size, alone=tries.failed >= SUSPICIOUS)
+                return await self._gathering.ask(request, size, alone=tries.broken >= SUSPICIOUS)
             except ServiceError as error:
                 await tries.wait(error)
 

@@ -369,7 +369,7 @@ def test_an_embedder_that_refuses_half_of_its_images_and_breaks_calls_loses_none
     with Relay(embedder_address, refused=0.5, broken=0.2) as relay:
         account = run(folder, embedder=relay.address, streams=4)
         assert relay.refusals > 20
-        assert (account.stored, account.failed) == (66, 0)
+        assert (account.stored, account.failed) == (66, 0), account
         # What breaks with its call was embedded, and its answer lost: few of all.
         assert relay.embedded.total() < 2 * 66
     assert len(ids(client, name)) == 66
