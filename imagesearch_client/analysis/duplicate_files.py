@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from imagesearch_client.analysis.duplicates import Curve, Member
+from imagesearch_client.analysis.duplicates import Action, Curve, Member
 from imagesearch_client.analysis.pages import write_page
 from imagesearch_client.analysis.pictures import at_once, data_uri, read_picture
 from imagesearch_client.vector_files.atomic_file import replacing
@@ -83,7 +83,17 @@ def _shown(group: Group) -> Iterator[Row]:
     seen = group[:SHOWN_MEMBERS]
     pictures = at_once(lambda member: read_picture(member.image.uri, THUMBNAIL, member.image.region), seen)
     for member, picture in zip(seen, pictures, strict=True):
-        yield {"member": member, "picture": picture and data_uri(picture)}
+        yield {"member": member, "facts": _facts(member), "picture": picture and data_uri(picture)}
+
+
+def _facts(member: Member) -> list[str]:
+    if member.action is Action.KEEP:
+        facts = []
+    elif member.same_file:
+        facts = ["the same file"]
+    else:
+        facts = [f"{member.score:.4f}"]
+    return facts if member.size is None else [*facts, f"{member.size.width} x {member.size.height}"]
 
 
 def plot_curve(target: Path, found: Curve, threshold: float, label: str) -> None:

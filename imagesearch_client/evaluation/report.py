@@ -183,8 +183,9 @@ class _Examples:
         found = zip(hits.positions[number].tolist(), hits.scores[number].tolist(), right.tolist(), strict=True)
         classes = f", {', '.join(query.classes)}" if query.classes else ""
         average_precision = float(np.asarray(evaluation.exact.values["mAP"])[number])
+        answers = answers_to(query)
         return Example(
-            f"average precision {average_precision:.3f}; {answers_to(query)} right answers{classes}",
+            f"average precision {average_precision:.3f}; {answers} right answer{'s' * (answers > 1)}{classes}",
             self._asked(query),
             [
                 self._tile(position, f"{score:.3f}", right=is_right)

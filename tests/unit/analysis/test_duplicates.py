@@ -221,6 +221,7 @@ def test_lists_page_and_curve(tmp_path: Path) -> None:
     assert "0.9 &amp; more" in page
     assert page.count("data:image/jpeg;base64,") == 1
     assert page.count('class="none"') == 1
+    assert "<b>keep</b> 30 x 20\n" in page
     assert "http" not in page
     plot_curve(tmp_path / "curve.png", curve(likeness), 0.9, "cosine similarity")
     with Image.open(tmp_path / "curve.png") as drawn:
