@@ -18,7 +18,7 @@ from rich.table import Table
 
 from demo.local_stack import LocalStack, StartError, local_stack, stop_on_sigterm
 from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photographs
-from imagesearch_client import Client, Hit, ServiceError
+from imagesearch_client import Client, Hit, Metric, ServiceError
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.destinations import Route
 from imagesearch_client.bulk.jobs import Files, ensure_collection, load
@@ -93,7 +93,7 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
     # A few of the originals, each with another kind of edit.
     shown = queried[:: max(1, len(queried) // ROWS)][:ROWS]
     rows = [copies_of[original][n % len(EDITS)] for n, original in enumerate(shown)]
-    plot_hits([(row, found[row]) for row in rows], results)
+    plot_hits([(row, found[row]) for row in rows], results, Metric.COSINE)
     say(f"picture of {len(rows)} queries: {results}")
     say(f"{right} of {len(queries)} edited copies found their original first ({right / len(queries):.0%})")
 

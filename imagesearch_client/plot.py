@@ -27,19 +27,19 @@ class Tile:
     """The part of it that counts; None is the whole."""
 
 
-def plot_hits(rows: Sequence[tuple[Path, Sequence[Hit]]], path: Path, metric: Metric | None = None) -> None:
+def plot_hits(rows: Sequence[tuple[Path, Sequence[Hit]]], path: Path, metric: Metric) -> None:
     """Writes a picture with a row for each query file, its hits beside it; as `plot_rows`."""
     plot_rows([(Tile(query.name, str(query)), hits) for query, hits in rows], path, metric)
 
 
-def plot_rows(rows: Sequence[tuple[Tile, Sequence[Hit]]], path: Path, metric: Metric | None = None) -> None:
+def plot_rows(rows: Sequence[tuple[Tile, Sequence[Hit]]], path: Path, metric: Metric) -> None:
     """Writes a picture with a row for each query: the query at the left, then its hits with score and id.
 
     Args:
         rows: each query with its hits.
         path: the file, which is there whole or not at all; its ending says the format.
         metric: that of the collection, which says what the number of a hit is: the cosine similarity, the inner
-            product, or the Euclidean distance; None shows the score, which is higher for a better match with all three.
+            product, or the Euclidean distance.
 
     Raises OSError.
     """
@@ -57,7 +57,7 @@ def plot_rows(rows: Sequence[tuple[Tile, Sequence[Hit]]], path: Path, metric: Me
         figure.savefig(partial, format=path.suffix[1:].lower(), dpi=110)
 
 
-def measured(hit: Hit, metric: Metric | None) -> str:
+def measured(hit: Hit, metric: Metric) -> str:
     """How near a hit is, in words and as its metric has it."""
     match metric:
         case Metric.COSINE:
@@ -66,7 +66,6 @@ def measured(hit: Hit, metric: Metric | None) -> str:
             return f"inner product {hit.score:.4g}"
         case Metric.L2:
             return f"Euclidean distance {hit.distance:.4g}"
-    return f"score {hit.score:.3f}"
 
 
 def draw_tile(axes: Axes, tile: Tile, title: str, *, bold: bool) -> None:

@@ -7,9 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from imagesearch_client.analysis.duplicates import Action, Curve, Member
+from imagesearch_client.analysis.duplicates import Curve, Member
 from imagesearch_client.analysis.pages import write_page
 from imagesearch_client.analysis.pictures import at_once, data_uri, read_picture
+from imagesearch_client.analysis.wording import Action
 from imagesearch_client.vector_files.atomic_file import replacing
 
 Group: TypeAlias = Sequence[Member]

@@ -117,12 +117,13 @@ def search(
         queries = [(" + ".join(name for name, _ in examples), Examples([example for _, example in examples], negative))]
     with connected(target) as client:
         found, failed = look_for(client, collection, queries, options)
+        metric = client.get_collection(collection).metric if plot is not None else None
     print_found(found, failed, explain=explain, as_json=as_json)
-    if plot is not None and found:
+    if plot is not None and metric is not None and found:
         # matplotlib takes a while to import.
         from imagesearch_client.plot import plot_hits  # noqa: PLC0415
 
-        plot_hits([(Path(answer.query), answer.hits) for answer in found], plot)
+        plot_hits([(Path(answer.query), answer.hits) for answer in found], plot, metric)
         err.print(Text(f"wrote {plot}"))
     if failed:
         raise typer.Exit(1)

@@ -22,10 +22,9 @@ def hit(score: float, distance: float, uri: str = "") -> Hit:
         (Metric.COSINE, "cosine similarity 0.250"),
         (Metric.IP, "inner product 0.25"),
         (Metric.L2, "Euclidean distance 3"),
-        (None, "score 0.250"),
     ],
 )
-def test_a_number_says_what_it_is(metric: Metric | None, said: str) -> None:
+def test_a_number_says_what_it_is(metric: Metric, said: str) -> None:
     assert measured(hit(0.25, 3.0), metric) == said
 
 
@@ -42,7 +41,7 @@ def test_a_picture_of_hits_replaces_the_old_one_only_when_it_is_done(tmp_path: P
     target = tmp_path / "out.png"
     target.write_text("old")
     with pytest.raises(ValueError, match="nix"):
-        plot_hits([(Path("q.jpg"), [hit(1, 0)])], tmp_path / "out.nix")
+        plot_hits([(Path("q.jpg"), [hit(1, 0)])], tmp_path / "out.nix", Metric.COSINE)
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
-    plot_hits([(Path("q.jpg"), [hit(1, 0)])], target)
+    plot_hits([(Path("q.jpg"), [hit(1, 0)])], target, Metric.COSINE)
     assert target.read_bytes().startswith(b"\x89PNG")
