@@ -20,6 +20,7 @@ from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.embed_images import DecodePool, EmbedImages, ModelPipeline, VectorCache
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.ports import Model
+from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Limits
 from embedder_service.settings import EmbedderSettings
 from grpc_kit import metrics
@@ -62,12 +63,12 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
     observer = PrometheusObserver(registry)
     async with AsyncExitStack() as stack:
         # One thread for all models: each run has all processors.
-        inference = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="inference"))
+        turns = Turns(stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="inference")))
         batchers = {
             model.info.name: Batcher(
                 model.embed,
                 BatchPolicy(model.info.max_batch_size, settings.bulk_batch_size),
-                inference,
+                turns,
                 observer.of(model.info.name),
             )
             for model in models

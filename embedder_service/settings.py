@@ -19,7 +19,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class EmbedderSettings(ServerSettings):
-    """The embedder: VGG16 behind gRPC. Images in, vectors out."""
+    """The embedder: networks behind gRPC. Images in, vectors out."""
 
     model_config = SettingsConfigDict(env_prefix="EMBEDDER_", env_ignore_empty=True)
 
@@ -51,7 +51,8 @@ class EmbedderSettings(ServerSettings):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="What the network computes in. auto takes bfloat16 where the processors have it (AVX512_BF16 or "
-        "AMX) and a test at start shows it faster and within a cosine of 0.999 of float32: about twice the throughput.",
+        "AMX) and a test at start shows it faster and within a cosine of 0.999 of float32: about twice the throughput. "
+        "Encoders of your own compute in float32 in any case.",
     )
     threads: int | None = Field(
         default=None,
@@ -121,8 +122,9 @@ class EmbedderSettings(ServerSettings):
     cache_vectors: int = Field(
         default=0,
         ge=0,
-        description="Vectors kept for images that come again, the least recently used dropped first; each takes about "
-        "3 KB. 0 keeps none. Equal images that come at the same time are embedded once in any case.",
+        description="Vectors kept for images that come again, the least recently used dropped first; each takes 4 "
+        "bytes a component and about 1 KB. 0 keeps none. Equal images that come at the same time are embedded "
+        "once in any case.",
     )
 
     @field_validator("models")
@@ -133,6 +135,13 @@ class EmbedderSettings(ServerSettings):
             raise ValueError("should name a model, such as vgg16")
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"{min(twice)} is named twice")
+        return text
+
+    @field_validator("weights", "weights_sha256")
+    @classmethod
+    def _are_of_models(cls, text: str, info: ValidationInfo) -> str:
+        if "models" in info.data:
+            _by_weights(text, info.data["models"])
         return text
 
     @field_validator("weights_sha256")
@@ -147,28 +156,17 @@ class EmbedderSettings(ServerSettings):
     @property
     def model_names(self) -> Sequence[ModelName | EncoderName]:
         """The models to serve; the first is the default one."""
-        return [parse(part) for part in _parts(self.models)]
+        return _models(self.models)
 
     @property
     def weights_files(self) -> dict[str, Path]:
         """Files of weights, by the weights' names."""
-        return {name: Path(value) for name, value in self._by_weights(self.weights).items()}
+        return {name: Path(value) for name, value in _by_weights(self.weights, self.models).items()}
 
     @property
     def weights_digests(self) -> dict[str, str]:
         """Digests of weights, by the weights' names."""
-        return self._by_weights(self.weights_sha256)
-
-    def _by_weights(self, text: str) -> dict[str, str]:
-        published = [name.weights for name in self.model_names if isinstance(name, ModelName)]
-        values = {}
-        for part in _parts(text):
-            found = ENTRY.fullmatch(part)
-            if found:
-                values[found[1]] = found[2]
-            elif published:
-                values[published[0]] = part
-        return values
+        return _by_weights(self.weights_sha256, self.models)
 
     @field_validator("max_decoding_pixels")
     @classmethod
@@ -185,6 +183,26 @@ class EmbedderSettings(ServerSettings):
         if size > most:
             raise ValueError(f"should be at most {most}, which is EMBEDDER_MAX_MESSAGE_BYTES less {HEADROOM}")
         return size
+
+
+def _by_weights(text: str, models: str) -> dict[str, str]:
+    """What is given for each name of weights, the first model's where there is no name. Raises ValueError."""
+    served = list(dict.fromkeys(name.weights for name in _models(models) if isinstance(name, ModelName)))
+    values: dict[str, str] = {}
+    for part in _parts(text):
+        entry = ENTRY.fullmatch(part)
+        name, value = entry.groups() if entry else (served[0] if served else "", part)
+        if name not in served:
+            names = ", ".join(served) or "none, for encoders have theirs in their folders"
+            raise ValueError(f"{part!r} is for none of EMBEDDER_MODELS, whose weights are called: {names}")
+        if name in values:
+            raise ValueError(f"there are two for {name}; NAME=VALUE says whose each is")
+        values[name] = value
+    return values
+
+
+def _models(text: str) -> list[ModelName | EncoderName]:
+    return [parse(part) for part in _parts(text)]
 
 
 def _parts(text: str) -> list[str]:

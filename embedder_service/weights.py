@@ -50,7 +50,7 @@ def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path, sha256: str 
     reasons = "\n".join(f"  {refusal}" for refusal in refusals)
     raise WeightsError(
         f"no source has the weights of {spec.model}:\n{reasons}\n"
-        "With a file of your own, set EMBEDDER_WEIGHTS to its path."
+        f"With a file of your own, set EMBEDDER_WEIGHTS={spec.model}=FILE."
     )
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
+from keras.src.legacy.saving import legacy_h5_format
 from numpy.typing import NDArray
 
 from embedder_service.adapters import keras_networks, weights
@@ -23,6 +25,7 @@ MODULES = {
     "mobilenet_v2": "mobilenet_v2",
     "efficientnet_v2_b0": "efficientnet_v2",
 }
+NEW_LAYOUT = {"resnet50"}
 # Images float32[N, side, side, 3] in 0..255.
 Images = NDArray[np.float32]
 
@@ -36,7 +39,7 @@ class Seeded:
 
 
 def make(name: str, folder: Path, images: Callable[[int], Images]) -> Seeded:
-    """Writes weights of a name of `weights.SPECS`: VGGs' in Keras' old layout, the others' in its new one.
+    """Writes weights of a name of `weights.SPECS` in Keras' old layout, as its downloads are, or its new one.
 
     `images` gives photographs of a side; batch normalisations get their statistics of these, without which random
     layers tell nothing apart.
@@ -53,8 +56,12 @@ def make(name: str, folder: Path, images: Callable[[int], Images]) -> Seeded:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
     made(preprocess(name, images(network.input_size)), training=True)
-    path = folder / f"{name}.weights.h5"
-    made.save_weights(path)
+    path = folder / (f"{name}.weights.h5" if name in NEW_LAYOUT else f"{name}.h5")
+    if name in NEW_LAYOUT:
+        made.save_weights(path)
+    else:
+        with h5py.File(path, "w") as file:
+            legacy_h5_format.save_weights_to_hdf5_group(file, made)
     return Seeded(path, weights.tensors_sha256(keras_networks.tensors_of(made)))
 
 

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from embedder_service.adapters.prometheus_observer import PrometheusObserver
 from embedder_service.core.admission import Admission, LaneLimit
 from embedder_service.core.batching import Batcher, BatchPolicy
+from embedder_service.core.turns import Turns
 from embedder_service.core.types import InputPolicy, Lane, ModelInfo, Pixels, Vectors
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.interceptors.observed import CallMetrics
@@ -69,7 +70,7 @@ def _embedder() -> CollectorRegistry:
     registry = CollectorRegistry()
     observer = PrometheusObserver(registry)
     with ThreadPoolExecutor(1) as executor:
-        batcher = Batcher(_run, BatchPolicy(8, 2), executor, observer)
+        batcher = Batcher(_run, BatchPolicy(8, 2), Turns(executor), observer)
         limit = LaneLimit(1, 1)
         observer.watch([(MODEL, batcher)], Admission(limit, limit, 1))
     observer.of(MODEL.name).ran(1, 1)

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from embedder_service.adapters import cpus, keras_networks, memory, precision, weights
-from embedder_service.adapters.golden import Golden
+from embedder_service.adapters.golden import Golden, GoldenError
 from embedder_service.adapters.tensorflow_model import Backbone, TensorflowModel, use_threads
 from embedder_service.adapters.weights import SPECS, WeightsError
 from embedder_service.core.model_names import FC1, EncoderName, ModelName
@@ -22,7 +22,16 @@ from embedder_service.core.types import InputPolicy, ModelInfo
 # What the pixels' preparation is called beside its shape and its scale; it changes when the numbers do.
 PREPROCESSING = "rgb-bilinear-{shape}-{scale}/2"
 ENCODER_FILE, ENCODER_FACTS = "encoder.keras", "model.json"
-ENCODER_FORMAT = 1
+# What describes an encoder, and what of it this version serves alone.
+ENCODER_FIELDS: Mapping[str, type] = {
+    "format": int,
+    "pixels": str,
+    "input": str,
+    "input_size": int,
+    "dimension": int,
+    "encoder_sha256": str,
+}
+ENCODER_SERVED: Mapping[str, object] = {"format": 1, "pixels": "0..1", "input": "squash"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,11 @@ class ModelLoader:
                 self._info("probe", network.name, backbone, policy, "avg", "", unit=True), backbone, head
             )
 
-        return precision.choose(self._options.precision, golden, build).backbone
+        try:
+            return precision.choose(self._options.precision, golden, build).backbone
+        except GoldenError as error:
+            other = "" if self._options.precision == "float32" else "; EMBEDDER_PRECISION=auto takes what is right"
+            raise GoldenError(f"{weights_name}: {error}{other}") from None
 
     def _encoder(self, name: EncoderName) -> TensorflowModel:
         facts = _encoder_facts(name.folder)
@@ -110,6 +123,7 @@ class ModelLoader:
             network = tf.keras.models.load_model(path, compile=False)
         except Exception as error:
             raise WeightsError(f"{path} is damaged or no model of Keras: {error}") from error
+        _check_shapes(network, facts, path)
         scale: PixelScale = "unit"
         policy = InputPolicy("squash", facts["input_size"])
         backbone = Backbone(network, scale, "float32", digest)
@@ -148,13 +162,28 @@ def _encoder_facts(folder: Path) -> dict[str, Any]:
     """What a folder says of its encoder. Raises WeightsError."""
     path = folder / ENCODER_FACTS
     try:
-        facts: dict[str, Any] = json.loads(path.read_text())
-        known = facts["format"] == ENCODER_FORMAT and (facts["pixels"], facts["input"]) == ("0..1", "squash")
-        usable = known and isinstance(facts["input_size"], int) and isinstance(facts["encoder_sha256"], str)
+        facts = json.loads(path.read_text())
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}; `imagesearch train-autoencoder` writes such a folder") from None
-    except (ValueError, KeyError, TypeError):
-        usable = False
-    if not usable:
-        raise WeightsError(f"{path} does not describe an encoder that this version serves")
+    except ValueError as error:
+        raise WeightsError(f"{path} is no JSON: {error}") from None
+    if not isinstance(facts, dict):
+        raise WeightsError(f"{path} should hold an object, with {', '.join(ENCODER_FIELDS)}")
+    for field, kind in ENCODER_FIELDS.items():
+        value, expected = facts.get(field), ENCODER_SERVED.get(field)
+        if type(value) is not kind or (expected is not None and value != expected):
+            wanted = kind.__name__ if expected is None else repr(expected)
+            raise WeightsError(f"{path}: {field} is {value!r}, and this version serves encoders with {wanted} there")
     return facts
+
+
+def _check_shapes(network: "tf.keras.Model", facts: Mapping[str, Any], path: Path) -> None:
+    """Raises WeightsError where a network does not take or give what is said of it."""
+    side, dimension = facts["input_size"], facts["dimension"]
+    wanted = (None, side, side, 3), (None, dimension)
+    found = network.input_shape, network.output_shape
+    if found != wanted:
+        raise WeightsError(
+            f"{path} makes {found[1]} of {found[0]}, and {ENCODER_FACTS} says {wanted[1]} of {wanted[0]}: they are "
+            "not of one training"
+        )

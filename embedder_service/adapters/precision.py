@@ -26,7 +26,7 @@ class Network(Protocol):
         ...
 
     def embed(self, pixels: Pixels) -> Vectors:
-        """Embeds uint8[N, S, S, 3] as float32[N, D]."""
+        """Embeds uint8[N, H, W, 3] as float32[N, D]."""
         ...
 
     def seconds_per_image(self, batch_size: int) -> float:

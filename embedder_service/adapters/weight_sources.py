@@ -1,6 +1,7 @@
 """Where weights can be had. Each source gives tensors; whether they are the right ones is checked afterwards."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
@@ -168,8 +169,9 @@ def read_any(path: Path, spec: WeightsSpec) -> Fetched:
 
 
 def _keras_path(spec: WeightsSpec) -> Path:
-    # Where Keras keeps its downloads, found without importing it.
-    return Path.home() / ".keras" / "models" / spec.keras_file
+    # Where Keras keeps its downloads, found without importing it; it takes /tmp where a home cannot be written to.
+    base = Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")  # noqa: S108 - Keras' choice, not ours
+    return Path(os.environ.get("KERAS_HOME", base / ".keras")) / "models" / spec.keras_file
 
 
 def _keras_download(spec: WeightsSpec) -> Path:
@@ -188,7 +190,7 @@ def _keras_download(spec: WeightsSpec) -> Path:
 
 def _keras_sources(spec: WeightsSpec) -> tuple[Source, Source]:
     return (
-        Source("keras-cache", f"~/.keras/models/{spec.keras_file}", lambda: _keras_path(spec)),
+        Source("keras-cache", str(_keras_path(spec)), lambda: _keras_path(spec)),
         Source("keras-download", "Keras' own download", lambda: _keras_download(spec)),
     )
 

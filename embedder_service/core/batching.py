@@ -1,8 +1,8 @@
 """Gathers single images into batches for a network that runs one batch at a time.
 
-There is no timer: whenever the network is free it takes what is waiting, up to its batch limit. So an image never waits
-for others to come, and batches grow just while the network is busy. Two lanes: interactive images go first and in
-batches of their own, and bulk images are kept a share of the slots, so that neither starves the other.
+There is no timer: whenever the network's turn comes it takes what is waiting, up to its batch limit. So an image never
+waits for others to come, and batches grow just while the processors are busy. Two lanes: interactive images go first
+and in batches of their own, and bulk images are kept a share of the slots, so that neither starves the other.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +17,7 @@ import numpy as np
 import structlog
 
 from embedder_service.core.ports import Observer
+from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit import stages
 from grpc_kit.deadline import Clock
@@ -69,27 +69,26 @@ class Batcher:
         self,
         run: Callable[[Pixels], Vectors],
         policy: BatchPolicy,
-        executor: Executor,
+        turns: Turns,
         observer: Observer,
         clock: Clock = time.monotonic,
     ) -> None:
         """Makes the batcher; `start` sets it to work.
 
         Args:
-            run: uint8[N, S, S, 3] to float32[N, D]; it blocks, and is called in `executor`, one call at a time.
+            run: uint8[N, H, W, 3] to float32[N, D]; it blocks, and is called by `turns`, one call at a time.
             policy: the sizes of batches.
-            executor: what `run` is called in.
+            turns: shared with the batchers of other networks.
             observer: is told of each wait and each run.
             clock: seconds.
         """
         self._run = run
         self._policy = policy
-        self._executor = executor
+        self._turns = turns
         self._observer = observer
         self._clock = clock
         # What bulk images are owed of the slots that interactive ones took before them; at 1 it is their turn.
         self._bulk_credit = 0.0
-        self._last_interactive = -math.inf
         self._lanes: dict[Lane, deque[Waiting]] = {lane: deque() for lane in Lane}
         self._arrived = asyncio.Event()
         self._stopping = False
@@ -115,7 +114,7 @@ class Batcher:
         return len(self._lanes[lane])
 
     async def submit(self, pixels: Pixels, lane: Lane, patience: TimeLeft) -> Vectors:
-        """Waits for the vector of one image, uint8[S, S, 3] to float32[D].
+        """Waits for the vector of one image, uint8[H, W, 3] to float32[D].
 
         Raises DeadlineExceededError where patience ends before its turn comes, UnavailableError when the batcher stops
         or is dead. A cancelled caller's image is dropped when its turn comes, and costs nothing.
@@ -124,7 +123,7 @@ class Batcher:
             raise self._refusal()
         now = self._clock()
         if lane is Lane.INTERACTIVE:
-            self._last_interactive = now
+            self._turns.last_interactive = now
         waiting = Waiting(pixels, lane, patience, now, asyncio.get_running_loop().create_future())
         self._lanes[lane].append(waiting)
         self._arrived.set()
@@ -136,13 +135,15 @@ class Batcher:
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
-            if self._stopping:
-                return
-            batch = self._take()
-            if batch:
-                await self._answer_or_keep(batch)
-            else:
-                self._arrived.clear()
+            async with self._turns.take(lambda: bool(self._lanes[Lane.INTERACTIVE])):
+                # The end may have come, and so may more images, while others had their turns.
+                if self._stopping:
+                    return
+                batch = self._take()
+                if batch:
+                    await self._answer_or_keep(batch)
+                else:
+                    self._arrived.clear()
 
     def _worker_ended(self, worker: "asyncio.Task[None]") -> None:
         if self._stopping and not worker.cancelled() and worker.exception() is None:
@@ -185,7 +186,7 @@ class Batcher:
         return batch
 
     def _bulk_limit(self) -> int:
-        interactive_come = self._clock() - self._last_interactive <= self._policy.interactive_memory
+        interactive_come = self._clock() - self._turns.last_interactive <= self._policy.interactive_memory
         return (
             min(self._policy.bulk_batch_size, self._policy.max_batch_size)
             if interactive_come
@@ -211,7 +212,7 @@ class Batcher:
             waiting.began = began
         try:
             pixels = np.stack([waiting.pixels for waiting in batch])
-            vectors = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, pixels)
+            vectors = await self._turns.run(self._run, pixels)
             if len(vectors) != len(batch):
                 raise RuntimeError(f"the network gave {len(vectors)} vectors for {len(batch)} images")
         except Exception as error:

@@ -8,13 +8,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedder_service.core.networks import NETWORKS, Network
+from embedder_service.core.networks import NETWORKS, STRIDE, Network
 from embedder_service.core.pooling import POOLINGS
 from embedder_service.core.types import InputPolicy, Shape
 
 SHAPES: tuple[Shape, ...] = ("squash", "pad", "crop", "native")
-# Every network halves its map five times.
-STRIDE = 32
 LARGEST_SIDE = 2048
 NATIVE_SIDE = 512
 FC1, FLATTEN, FC1_DIMENSION = "fc1", "flatten", 4096
@@ -118,9 +116,9 @@ def _check(model: ModelName) -> None:
             raise ModelNameError(
                 f"{model.text!r}: {FLATTEN} needs inputs of one size; {', '.join(SHAPES[:3])} give them"
             )
-        cells = (side // STRIDE) ** 2
-        if cells * network.dimension > MAX_DIMENSION:
+        dimension = network.map_side(side) ** 2 * network.dimension
+        if dimension > MAX_DIMENSION:
             raise ModelNameError(
-                f"{model.text!r}: its vectors would have {cells * network.dimension} components, and Milvus stores up "
-                f"to {MAX_DIMENSION}; another head or a smaller side gives fewer"
+                f"{model.text!r}: its vectors would have {dimension} components, and Milvus stores up to "
+                f"{MAX_DIMENSION}; another head or a smaller side gives fewer"
             )

@@ -10,6 +10,9 @@ from typing import Literal, TypeAlias
 # channel. raw: 0 to 255, the network has layers of its own for the rest. unit: 0 to 1.
 PixelScale: TypeAlias = Literal["caffe", "tf", "torch", "raw", "unit"]
 
+# Every network halves its map five times.
+STRIDE = 32
+
 
 @dataclass(frozen=True)
 class Network:
@@ -28,8 +31,18 @@ class Network:
     """The smallest side that it takes, in pixels."""
     has_fc1: bool = False
     """Whether its classifier begins with the dense layer `fc1` of 4096 values."""
+    unpadded: tuple[tuple[int, int], ...] = ()
+    """Kernel and stride of the layers that make its map smaller, where these do not pad at the border."""
     arguments: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """What its function is given beside."""
+
+    def map_side(self, side: int) -> int:
+        """The side in cells of the last map of a square of `side` pixels, a multiple of STRIDE or the usual side."""
+        if not self.unpadded:
+            return side // STRIDE
+        for kernel, stride in self.unpadded:
+            side = (side - kernel) // stride + 1
+        return side
 
 
 NETWORKS: Mapping[str, Network] = {
@@ -38,7 +51,16 @@ NETWORKS: Mapping[str, Network] = {
         Network("vgg16", "VGG16", 512, 224, "caffe", "Simonyan and Zisserman, 2015", has_fc1=True),
         Network("vgg19", "VGG19", 512, 224, "caffe", "Simonyan and Zisserman, 2015", has_fc1=True),
         # Its global average is the layer PreLogits of the authors' own code.
-        Network("inception_v3", "InceptionV3", 2048, 299, "tf", "Szegedy et al., 2016", least_size=75),
+        Network(
+            "inception_v3",
+            "InceptionV3",
+            2048,
+            299,
+            "tf",
+            "Szegedy et al., 2016",
+            least_size=75,
+            unpadded=((3, 2), (3, 1), (3, 2), (3, 1), (3, 2), (3, 2), (3, 2)),
+        ),
         Network("resnet50", "ResNet50", 2048, 224, "caffe", "He et al., 2016"),
         Network("densenet121", "DenseNet121", 1024, 224, "torch", "Huang et al., 2017"),
         Network("mobilenet", "MobileNet", 1024, 224, "tf", "Howard et al., 2017"),

@@ -14,7 +14,7 @@ class Model(Protocol):
         ...
 
     def embed(self, pixels: Pixels) -> Vectors:
-        """Embeds uint8[N, S, S, 3], N at most `info.max_batch_size`, as float32[N, D]. Blocks; one call at a time."""
+        """Embeds uint8[N, H, W, 3], N at most `info.max_batch_size`, as float32[N, D]. Blocks; one call at a time."""
         ...
 
 

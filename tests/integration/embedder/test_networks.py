@@ -171,6 +171,12 @@ def test_list_models_describes_each(served: Embedder) -> None:
     assert by_name["resnet50-raw"].normalisation == "none"
 
 
+@pytest.mark.parametrize("side", [96, 160, 299, 320])
+def test_the_side_of_a_map_is_that_of_keras_where_layers_do_not_pad(side: int) -> None:
+    network = keras_networks.build("inception_v3", "float32")
+    assert network.compute_output_shape((None, side, side, 3))[1] == NETWORKS["inception_v3"].map_side(side)
+
+
 @pytest.mark.parametrize("network", ["resnet50", "mobilenet_v2"])
 def test_weights_that_nothing_vouches_for_are_not_served(network: str, files: Mapping[str, Seeded]) -> None:
     with pytest.raises(weights.WeightsError) as refused:

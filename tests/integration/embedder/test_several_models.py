@@ -192,7 +192,10 @@ def test_each_model_has_its_own_batches_and_its_memory_is_shown(served: Embedder
     ("change", "said"),
     [
         ({"encoder_sha256": "0" * 64}, "encoder.keras was altered"),
-        ({"format": 2}, "does not describe an encoder that this version serves"),
+        ({"format": 2}, "format is 2, and this version serves encoders with 1 there"),
+        ({"pixels": "0..255"}, "pixels is '0..255', and this version serves encoders with '0..1' there"),
+        ({"input_size": True}, "input_size is True, and this version serves encoders with int there"),
+        ({"input_size": 64}, r"and model.json says \(None, \d+\) of \(None, 64, 64, 3\): they are not of one training"),
         (None, "model.json: No such file"),
     ],
     ids=str,

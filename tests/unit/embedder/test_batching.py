@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from embedder_service.core.batching import Batcher, BatchPolicy
+from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
@@ -83,7 +84,7 @@ class Bench:
         self.clock = FakeClock()
         self.network = Network(self.clock)
         self.told = Told()
-        self.batcher = Batcher(self.network.run, policy, executor, self.told, self.clock)
+        self.batcher = Batcher(self.network.run, policy, Turns(executor), self.told, self.clock)
 
     def deadline(self, seconds: float) -> Deadline:
         return Deadline(self.clock() + seconds, self.clock)

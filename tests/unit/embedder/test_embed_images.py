@@ -19,6 +19,7 @@ from embedder_service.core.admission import Admission, LaneLimit
 from embedder_service.core.batching import Batcher, BatchPolicy, TimeLeft
 from embedder_service.core.embed_images import HASHED_AT_ONCE, DecodePool, EmbedImages, ModelPipeline, VectorCache
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
+from embedder_service.core.turns import Turns
 from embedder_service.core.types import (
     Embedding,
     EncodedImage,
@@ -135,7 +136,7 @@ def serving(network: MeanColour) -> Serving:
         with ThreadPoolExecutor(2) as decoders, ThreadPoolExecutor(1) as inference:
             pipelines, batchers = {}, []
             for name, factor in (("mean-2", 2), ("mean", 1)):
-                batcher = Batcher(partial(network.embed, factor=factor), BatchPolicy(4, 4), inference, told)
+                batcher = Batcher(partial(network.embed, factor=factor), BatchPolicy(4, 4), Turns(inference), told)
                 batcher.start()
                 batchers.append(batcher)
                 info = replace(INFO, name=name)

@@ -33,7 +33,7 @@ def test_a_name_says_what_the_model_does(text: str, network: str, head: str, pol
     found = model(text)
     assert (found.network.name, found.head, found.unit) == (network, head, unit)
     assert (found.input.shape, found.input.side) == (policy.shape, policy.side)
-    assert found.input.least == (96 if network == "inception_v3" and policy.shape == "native" else found.input.least)
+    assert found.input.least == policy.least
     assert found.text == text
 
 
@@ -71,6 +71,7 @@ def test_a_models_own_name_means_the_same_model(network: str, head: str, shape: 
         ("vgg16-fc1-pad320", "fc1 takes just squares of 224 pixels"),
         ("vgg16-fc1-native", "fc1 takes just squares"),
         ("vgg16-flatten-native", "flatten needs inputs of one size; squash, pad, crop give them"),
+        ("inception_v3-flatten", "131072 components"),
         ("resnet50-flatten", "100352 components, and Milvus stores up to 32768"),
         ("vgg16=/folder", "is no network's"),
         ("Flowers=/folder", "NAME=FOLDER"),

@@ -1,0 +1,45 @@
+"""The embedder's settings: what is given for weights is for a model that is served."""
+
+import pytest
+from pydantic import ValidationError
+
+from embedder_service.settings import EmbedderSettings
+
+DIGEST, OTHER = "a" * 64, "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("models", "given", "files"),
+    [
+        ("vgg16", "/w/mine.h5", {"vgg16": "/w/mine.h5"}),
+        ("vgg16-max,vgg16", "/w/mine.h5", {"vgg16": "/w/mine.h5"}),
+        ("tiny=/m/tiny,mobilenet", "/w/mine.h5", {"mobilenet": "/w/mine.h5"}),
+        ("vgg16-fc1,vgg16", "vgg16_top=/w/top.h5, vgg16=/w/a=b.h5", {"vgg16_top": "/w/top.h5", "vgg16": "/w/a=b.h5"}),
+    ],
+)
+def test_files_are_found_by_the_names_of_the_weights(models: str, given: str, files: dict[str, str]) -> None:
+    settings = EmbedderSettings(models=models, weights=given)
+    assert {name: str(path) for name, path in settings.weights_files.items()} == files
+
+
+@pytest.mark.parametrize(
+    ("models", "given", "said"),
+    [
+        ("vgg16", "vgg=/w/mine.h5", "'vgg=/w/mine.h5' is for none of EMBEDDER_MODELS, whose weights are called: vgg16"),
+        ("vgg16-fc1", "vgg16=/w/mine.h5", "whose weights are called: vgg16_top"),
+        ("tiny=/m/tiny", "/w/mine.h5", "whose weights are called: none, for encoders have theirs in their folders"),
+        ("vgg16,mobilenet", "/w/a.h5,/w/b.h5", "there are two for vgg16; NAME=VALUE says whose each is"),
+        ("vgg16", "/w/a.h5,vgg16=/w/b.h5", "there are two for vgg16"),
+    ],
+)
+def test_weights_that_no_model_would_use_are_refused(models: str, given: str, said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        EmbedderSettings(models=models, weights=given)
+    assert said in str(refused.value)
+
+
+def test_a_digest_of_no_model_is_refused() -> None:
+    digests = EmbedderSettings(models="vgg16,mobilenet", weights_sha256=f"{DIGEST},mobilenet={OTHER}").weights_digests
+    assert digests == {"vgg16": DIGEST, "mobilenet": OTHER}
+    with pytest.raises(ValidationError, match="is for none of EMBEDDER_MODELS"):
+        EmbedderSettings(models="vgg16", weights_sha256=f"vgg19={DIGEST}")
