@@ -56,6 +56,9 @@ class MemoryCodes:
     async def transform(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> CodeTransform:
         return self._of(collection.name, codes).transform
 
+    async def drop(self, collection: str, codes: CodeSet, deadline: Deadline) -> None:
+        self._sets.pop((collection, codes.version), None)
+
     async def delete_all_but(self, collection: str, kept: Sequence[CodeSet], deadline: Deadline) -> None:
         for version in self.versions(collection):
             if version not in {codes.version for codes in kept}:

@@ -163,6 +163,15 @@ class MilvusCodes:
         ordered = sorted(rows, key=lambda row: int(row["bit"]))
         return np.array([[*row[NORMAL], row["offset"]] for row in ordered], dtype=np.float32)
 
+    async def drop(self, collection: str, codes: CodeSet, deadline: Deadline) -> None:
+        """Removes both Milvus collections of a set."""
+
+        def remove(client: MilvusClient, options: Options) -> None:
+            for name in (codes_name(collection, codes), planes_name(collection, codes)):
+                client.drop_collection(name, **options)
+
+        await self._write(remove, collection, deadline)
+
     async def delete_all_but(self, collection: str, kept: Sequence[CodeSet], deadline: Deadline) -> None:
         """Removes the Milvus collections of all other sets."""
         versions = {codes.version for codes in kept}

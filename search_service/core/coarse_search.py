@@ -12,8 +12,9 @@ import numpy as np
 
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
+from grpc_kit.errors import NotFoundError
 from search_service.core.coded_store import Transforms
-from search_service.core.codes import codes_unsupported, ready_of
+from search_service.core.codes import codes_missing, codes_unsupported, ready_of
 from search_service.core.expiry import unexpired
 from search_service.core.filters import both
 from search_service.core.ports import CodeStore, Nearest, VectorStore
@@ -89,12 +90,15 @@ class CoarseSearch:
         self, collection: Collection, codes: CodeSet, vector: Vector, nearest: Nearest, deadline: Deadline
     ) -> list[str]:
         """The ids of the images with the nearest codes, of those that fit and have not expired."""
-        transform = await self._transforms.get(collection, codes, deadline)
-        value = transform.encode(np.asarray(vector)[np.newaxis], collection.metric)[0]
         condition = both(nearest.condition, unexpired(collection, self._now()))
-        return await self._codes.search(
-            collection.name, codes, value, nearest.limit, condition, nearest.consistency, deadline
-        )
+        try:
+            transform = await self._transforms.get(collection, codes, deadline)
+            value = transform.encode(np.asarray(vector)[np.newaxis], collection.metric)[0]
+            return await self._codes.search(
+                collection.name, codes, value, nearest.limit, condition, nearest.consistency, deadline
+            )
+        except NotFoundError:
+            raise codes_missing(collection.name, FIELD) from None
 
     async def compare(
         self, collection: Collection, vector: Vector, candidates: list[str], nearest: Nearest, deadline: Deadline

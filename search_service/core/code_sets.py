@@ -87,34 +87,41 @@ class CodeSets:
         """Makes an empty set of codes; gives the one that there is where it is of the same transform.
 
         A set that is ready stays beside it. `collection` is as `find` gave it. Raises InvalidArgumentError,
-        NotFoundError.
+        NotFoundError, FailedPreconditionError where another set was made at the same time and removed this one.
         """
         check_transform(transform, collection)
         for codes in collection.codes:
             if codes.version == transform.version and await self._is_there(collection, codes, deadline):
                 return codes
-        number = 1 + max((codes.number for codes in collection.codes), default=0)
-        made = CodeSet(transform.version, number, transform.bits, self._now())
+        made = CodeSet(transform.version, 1, transform.bits, self._now())
         await self._codes.create(collection, made, transform, deadline)
-        kept = [codes for codes in collection.codes if codes.ready and codes.version != made.version]
-        await self._announce(collection, (*kept, made), deadline)
+        # That takes seconds, in which another set may have become the one that serves.
+        latest = await self._store.get_collection(collection.name, deadline)
+        if not await self._is_there(latest, made, deadline):
+            raise codes_missing(collection.name)
+        made = replace(made, number=1 + max((codes.number for codes in latest.codes), default=0))
+        sets = (*(codes for codes in latest.codes if codes.ready and codes.version != made.version), made)
+        await self._announce(latest, sets, deadline)
+        await self._codes.delete_all_but(latest.name, sets, deadline)
         return made
 
     async def _is_there(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> bool:
         """Whether a set is where it should be: of two that are made at the same time the one may remove the other."""
+        return await self._count(collection, codes, deadline) is not None
+
+    async def _count(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> int | None:
+        """The number of codes in a set; None where it is gone."""
         try:
-            await self._codes.count(collection.name, codes, deadline)
+            return await self._codes.count(collection.name, codes, deadline)
         except NotFoundError:
-            return False
-        return True
+            return None
 
     async def _announce(self, collection: Collection, sets: Sequence[CodeSet], deadline: Deadline) -> None:
-        """Says which sets there are from now on, and removes all others."""
+        """Says which sets there are from now on."""
         try:
             await self._codes.announce(collection.name, sets, deadline)
         finally:
             self._known.forget()
-        await self._codes.delete_all_but(collection.name, sets, deadline)
 
     async def encode(self, name: str, deadline: Callable[[], Deadline]) -> AsyncGenerator[Encoding, None]:
         """Brings the codes of the latest set in step with the images, and makes it the one that searches use.
@@ -124,6 +131,8 @@ class CodeSets:
         """
         collection = await self.find(name, deadline())
         codes = latest_of(collection)
+        if not await self._is_there(collection, codes, deadline()):
+            raise codes_missing(collection.name)
         progress = Encoding(await self._store.count(collection.name, None, Consistency.STRONG, deadline()))
         yield progress
         for _ in range(ROUNDS):
@@ -139,9 +148,13 @@ class CodeSets:
             async for removed in self._remove_orphans(collection, codes, deadline):
                 progress = replace(progress, removed=progress.removed + removed)
                 yield progress
-        await self._require(collection.name, codes, deadline())
+        latest = await self._require(collection.name, codes, deadline())
         ready = replace(codes, ready=True)
-        await self._announce(collection, (ready,), deadline())
+        await self._announce(latest, (ready,), deadline())
+        # Only what was announced: another set may be on its way by now.
+        for replaced in latest.codes:
+            if replaced.version != ready.version:
+                await self._codes.drop(latest.name, replaced, deadline())
         yield replace(progress, ready=ready)
 
     async def _encode_all(
@@ -189,19 +202,17 @@ class CodeSets:
                 await self._codes.delete(name, codes, orphans, deadline())
             yield len(orphans)
 
-    async def _require(self, name: str, codes: CodeSet, deadline: Deadline) -> None:
-        """Raises FailedPreconditionError where a set is not the latest one any more."""
+    async def _require(self, name: str, codes: CodeSet, deadline: Deadline) -> Collection:
+        """The collection as it is now. Raises FailedPreconditionError where a set is not its latest one any more."""
         collection = await self._store.get_collection(name, deadline)
         if latest_of(collection).identity != codes.identity:
             raise codes_missing(name)
+        return collection
 
     async def describe(self, name: str, deadline: Deadline) -> tuple[Collection, list[CodeSetStatus], int]:
         """A collection, its sets of codes, and the number of its images. Raises NotFoundError, UnimplementedError."""
         collection = await self.find(name, deadline)
-        sets = [
-            CodeSetStatus(codes, await self._codes.count(collection.name, codes, deadline))
-            for codes in collection.codes
-        ]
+        sets = [CodeSetStatus(codes, await self._count(collection, codes, deadline) or 0) for codes in collection.codes]
         return collection, sets, await self._store.count(collection.name, None, Consistency.STRONG, deadline)
 
     async def delete(self, name: str, deadline: Deadline) -> None:
@@ -209,6 +220,7 @@ class CodeSets:
         collection = await self.find(name, deadline)
         # Also what a crash left of codes that the collection no longer says that it has.
         await self._announce(collection, (), deadline)
+        await self._codes.delete_all_but(collection.name, (), deadline)
         if not collection.codes:
             raise codes_missing(collection.name)
 

@@ -167,6 +167,10 @@ class CodeStore(Protocol):
         """The transform of a set."""
         ...
 
+    async def drop(self, collection: str, codes: CodeSet, deadline: Deadline) -> None:
+        """Removes a set, if it is there."""
+        ...
+
     async def delete_all_but(self, collection: str, kept: Sequence[CodeSet], deadline: Deadline) -> None:
         """Removes every set but these, also those that a crash left and nobody knows."""
         ...

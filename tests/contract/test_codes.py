@@ -502,6 +502,62 @@ async def test_a_set_that_is_lost_harms_no_write_and_is_made_again(kit: Kit, nam
     assert [status.codes.number for status in await kit.statuses(name)] == [made.number]
 
 
+async def test_a_set_that_becomes_ready_while_another_is_made_serves_on(
+    kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = images_of(20)
+    await kit.store.upsert(name, images, soon())
+    await kit.create(name, transform_of(0))
+    await kit.encode(name)
+    await kit.create(name, transform_of(1))
+    create = kit.codes.create
+
+    async def create_slowly(*arguments: Any) -> None:
+        await create(*arguments)
+        await kit.another().encode(name)
+
+    monkeypatch.setattr(kit.codes, "create", create_slowly)
+    await kit.another().create(name, transform_of(2))
+    assert [(status.codes.version, status.codes.ready) for status in await kit.statuses(name)] == [
+        (transform_of(1).version, True),
+        (transform_of(2).version, False),
+    ]
+    assert await kit.versions(name) == sorted([transform_of(1).version, transform_of(2).version])
+    found = await kit.search(name, vector_of(images[3]))
+    assert found.hits[0].image.id == "i0003"
+    assert (await kit.encode(name)).encoded == 20
+
+
+async def test_of_two_sets_that_are_made_at_the_same_moment_one_is_refused(
+    kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = kit.codes.create
+
+    async def create_slowly(*arguments: Any) -> None:
+        await create(*arguments)
+        monkeypatch.setattr(kit.codes, "create", create)
+        await kit.another().create(name, transform_of(1))
+
+    monkeypatch.setattr(kit.codes, "create", create_slowly)
+    with pytest.raises(FailedPreconditionError, match="codes fit"):
+        await kit.another().create(name, transform_of(0))
+    assert [status.codes.version for status in await kit.statuses(name)] == [transform_of(1).version]
+
+
+async def test_codes_that_are_gone_are_told_as_missing_and_not_as_a_collection(kit: Kit, name: str) -> None:
+    images = images_of(20)
+    await kit.store.upsert(name, images, soon())
+    made = await kit.create(name, transform_of())
+    await kit.encode(name)
+    await kit.codes.drop(name, made, soon())
+    other = kit.another()
+    for call in (lambda: other.search(name, vector_of(images[3])), lambda: other.encode(name)):
+        with pytest.raises(FailedPreconditionError) as refused:
+            await call()
+        assert refused.value.reason == "CODES_MISSING"
+    assert [status.count for status in await other.statuses(name)] == [0]
+
+
 async def test_a_set_that_another_one_replaced_is_not_finished(kit: Kit, name: str) -> None:
     await kit.store.upsert(name, images_of(10), soon())
     await kit.create(name, transform_of(0))
