@@ -2,13 +2,13 @@
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagesearch_training import durable
 from imagesearch_training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -41,13 +41,15 @@ def best_of(epochs: Sequence[Epoch]) -> Epoch:
 class Checkpoints:
     """The folder of a training: its configuration, its epochs, and the networks of the best and the last one.
 
-    `state.json` is replaced last and in one step; what it speaks of is on the disk by then. Whoever is killed has lost
-    the epoch that was under way, and nothing else.
+    `state.json` is replaced last and in one step; what it speaks of is on the disk by then. A kill or a power cut
+    costs the epoch that was under way, and nothing else.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Takes a folder, which is made where there is none, for itself alone. Raises TrainingError."""
+        """Takes a folder, which is made where there is none, for itself alone. Raises TrainingError and OSError."""
+        _check_own(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        durable.sync(folder.parent)
         self.folder = folder
         self.epochs: list[Epoch] = []
         self._configuration: dict[str, Any] = {}
@@ -56,7 +58,9 @@ class Checkpoints:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise TrainingError(f"another training is under way in {folder}") from None
+            raise TrainingError(
+                f"another training is under way in {folder}; wait for its end, or name another --output"
+            ) from None
 
     def close(self) -> None:
         """Leaves the folder to others."""
@@ -65,14 +69,13 @@ class Checkpoints:
     def resume(self, configuration: Mapping[str, Any]) -> bool:
         """Takes up the training of a configuration where it was left, and tells whether there was one.
 
-        Raises TrainingError where there is one of another configuration.
+        Raises TrainingError where there is one of another configuration, or one that cannot be read.
         """
         self._configuration = {"format": FORMAT, **configuration}
         try:
-            found = json.loads((self.folder / STATE).read_text())
+            before, epochs = self._read_state()
         except FileNotFoundError:
             return False
-        before = found["configuration"]
         different = [name for name, value in self._configuration.items() if before.get(name) != value]
         if different:
             raise TrainingError(
@@ -80,13 +83,14 @@ class Checkpoints:
                 + ", ".join(_difference(name, before.get(name), self._configuration[name]) for name in different)
                 + "; give what it has to go on with it, or --force to begin anew"
             )
-        self.epochs = [Epoch(**epoch) for epoch in found["epochs"]]
+        self.epochs = epochs
         return True
 
     def clear(self) -> None:
         """Forgets all that was there."""
         # First: without it the rest counts for nothing.
         (self.folder / STATE).unlink(missing_ok=True)
+        durable.sync(self.folder)
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -102,7 +106,7 @@ class Checkpoints:
         # A name that a kill leaves behind is written over by the next run.
         partial = self.folder / "partial.keras"
         network.save(partial)
-        _replace(partial, self._path(epoch))
+        durable.rename(partial, self._path(epoch))
         self.epochs.append(epoch)
         self._write_state()
         kept = {self._path(self.best), self._path(epoch)}
@@ -130,23 +134,42 @@ class Checkpoints:
     def _load(self, epoch: Epoch) -> "keras.Model":
         import keras  # noqa: PLC0415 - what tells how far a training is needs no TensorFlow
 
-        return keras.saving.load_model(self._path(epoch))
+        path = self._path(epoch)
+        try:
+            return keras.saving.load_model(path)
+        except ValueError:
+            raise TrainingError(f"{path} is missing or damaged; remove {self.folder} to begin anew") from None
 
     def _path(self, epoch: Epoch) -> Path:
         return self.folder / f"epoch-{epoch.number:05}.keras"
+
+    def _read_state(self) -> tuple[dict[str, Any], list[Epoch]]:
+        path = self.folder / STATE
+        try:
+            state = json.loads(path.read_text())
+            return dict(state["configuration"]), [Epoch(**epoch) for epoch in state["epochs"]]
+        except (ValueError, KeyError, TypeError):
+            raise TrainingError(
+                f"{path} does not tell how far a training is: it is damaged, or of another version of imagesearch; "
+                "--force begins anew"
+            ) from None
 
     def _write_state(self) -> None:
         state = {"configuration": self._configuration, "epochs": [asdict(epoch) for epoch in self.epochs]}
         partial = self.folder / f"{STATE}.partial"
         partial.write_text(json.dumps(state))
-        _replace(partial, self.folder / STATE)
+        durable.rename(partial, self.folder / STATE)
 
 
-def _replace(partial: Path, path: Path) -> None:
-    """Gives a file its name once it is on the disk."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _check_own(folder: Path) -> None:
+    """Raises TrainingError where something is there that no training made: in the end it would be removed."""
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    is_own = not folder.exists() or is_empty or (folder / LOCK).is_file()
+    if folder.is_symlink() or not is_own:
+        raise TrainingError(
+            f"{folder} is there and holds no training, which would keep its work under that name; move it elsewhere, "
+            "or name another --output"
+        )
 
 
 def _difference(name: str, before: object, now: object) -> str:

@@ -15,8 +15,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from imagesearch_training import durable
 from imagesearch_training.errors import TrainingError
-from imagesearch_training.images import ImageFile, Pixels, Skipped, decode
+from imagesearch_training.images import FORMATS, ImageFile, Pixels, Skipped, decode
 
 # Different images below which there is nothing to learn from.
 MIN_IMAGES = 20
@@ -28,6 +29,7 @@ CHUNK = 256
 PART = 512
 # Room on the disk that is left beside the pixels: checkpoints, and the finished model.
 SPARE_BYTES = 64 * 1024 * 1024
+NO_IMAGE = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def prepare(files: Sequence[ImageFile], folder: Path, size: int, reach: Callable
     notes = {"sha256": digests, "skipped": [asdict(one) for one in skipped]}
     partial = folder / f"{NOTES}.partial"
     partial.write_text(json.dumps(notes))
-    partial.replace(folder / NOTES)
+    durable.rename(partial, folder / NOTES)
 
 
 def open_prepared(folder: Path, validation: float) -> Photographs:
@@ -182,7 +184,7 @@ def _read(file: ImageFile, size: int) -> tuple[str, Pixels] | Skipped:
     except OSError as error:
         # Pillow says that bytes are no image by showing the object that they came in.
         unknown = isinstance(error, UnidentifiedImageError)
-        return Skipped(file.name, "it is no image file" if unknown else error.strerror or str(error))
+        return Skipped(file.name, NO_IMAGE if unknown else error.strerror or str(error))
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever they stumble on
         return Skipped(file.name, str(error) or type(error).__name__)
 

@@ -70,7 +70,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # 16 bits in 0..65535; Pillow's own conversion would clip at 255.
         image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
     elif image.mode in {"F", "LAB"}:
-        raise ValueError(f"images of mode {image.mode} are not trained on")
+        raise ValueError(f"images of mode {image.mode} are not trained on; RGB, grey and palette images are")
     if image.has_transparency_data:
         layers = image.convert("RGBA")
         white = Image.new("RGB", layers.size, (255, 255, 255))

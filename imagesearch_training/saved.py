@@ -17,8 +17,10 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
+from imagesearch_training import durable
 from imagesearch_training.checkpoints import Checkpoints
 from imagesearch_training.dataset import Photographs
 from imagesearch_training.errors import TrainingError
@@ -33,6 +35,10 @@ SHOWN = 10
 
 def check_target(target: Path, *, force: bool) -> None:
     """Raises TrainingError where a model folder may not be written."""
+    if "," in str(target):
+        raise TrainingError(
+            f"{target} has a comma, which separates models in the embedder's EMBEDDER_MODELS; name a path without one"
+        )
     if not target.exists():
         return
     if not (target / NOTES).is_file():
@@ -42,8 +48,14 @@ def check_target(target: Path, *, force: bool) -> None:
 
 
 def model_name(target: Path) -> str:
-    """The name of a model in a folder: the folder's, in small letters, digits and underscores, at most 32 of them."""
-    return re.sub(r"^[^a-z]+|[^a-z0-9_]", "_", target.name.lower()).strip("_")[:32] or "autoencoder"
+    """The name of a model in a folder: the folder's, in small letters, digits and underscores, at most 32 of them.
+
+    That of a published network gets `own_` in front: the embedder takes it for the network's.
+    """
+    name = re.sub(r"^[^a-z]+|[^a-z0-9_]", "_", target.name.lower()).strip("_") or "autoencoder"
+    # Keras writes them without underscores, such as MobileNetV2.
+    published = {known.lower() for known in dir(keras.applications)}
+    return (f"own_{name}" if name.replace("_", "") in published else name)[:32]
 
 
 def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed: int, baseline: float) -> None:
@@ -96,7 +108,8 @@ def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed:
         replaced = checkpoints.folder / "replaced"
         shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)
-    folder.rename(target)
+    # Before the checkpoints go: a power cut leaves either them or the model.
+    durable.rename(folder, target)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

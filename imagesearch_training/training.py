@@ -34,25 +34,27 @@ from imagesearch_training.network import build_autoencoder, check_size
 PLATEAU = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a training does. What is in `configuration` is fixed once it has begun."""
 
-    latent: int = 16
-    size: int = 256
-    epochs: int = 100
+    latent: int
+    """Values of a vector."""
+    size: int
+    """The side of the images in pixels; `network.check_size` tells which are taken."""
+    epochs: int
     """The most; a training that goes on may get more or fewer."""
-    batch_size: int = 32
-    patience: int = 10
+    batch_size: int
+    patience: int
     """Epochs without a better validation loss after which it ends."""
-    validation: float = 0.1
-    """The part of the images that is not learned from."""
-    seed: int = 0
-    learning_rate: float = 0.002
+    validation: float
+    """The part of the images that is not learned from, between 0 and 1."""
+    seed: int
+    learning_rate: float
     """Of Adam, at first."""
-    flip: bool = False
+    flip: bool
     """Whether images are mirrored by chance."""
-    limit: int | None = None
+    limit: int | None
     """The most images, chosen by the seed; None is all."""
 
     def configuration(self) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def train(
 
     Args:
         files: the image files; those that cannot be decoded are skipped.
-        target: the folder to write, see `saved`.
+        target: the folder to write, see `saved`; resolved, so that its name is its own and it is no link.
         settings: what to do.
         watcher: is told how it goes.
         force: replace a model folder that is there, and begin anew where a training of another configuration is.

@@ -36,10 +36,17 @@ def train_autoencoder(
         Path,
         typer.Argument(metavar="FOLDER", exists=True, file_okay=False, help="The folder of images, with all below it."),
     ],
-    model_folder: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="MODEL_FOLDER", help="The folder to write; its name is the model's."),
-    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="MODEL_FOLDER",
+            resolve_path=True,
+            show_default="FOLDER's name and -model, in the current directory",
+            help="The folder to write; its name is the model's.",
+        ),
+    ] = None,
     latent: Annotated[int, typer.Option(min=1, max=4096, help="Values of a vector.", rich_help_panel=NETWORK)] = 16,
     size: Annotated[
         int,
@@ -116,12 +123,13 @@ def train_autoencoder(
         network.check_size(size)
     except TrainingError as error:
         raise typer.BadParameter(str(error), param_hint="--size") from None
+    model_folder = output or Path(f"{folder.resolve().name}-model").resolve()
     try:
         saved.check_target(model_folder, force=force)
     except TrainingError as error:
         raise typer.BadParameter(str(error), param_hint="--output") from None
-    if model_folder.resolve().is_relative_to(folder.resolve()):
-        raise typer.BadParameter(f"{model_folder} lies in {folder}; name one outside of it", param_hint="--output")
+    work = training.work_folder(model_folder)
+    _check_apart(folder.resolve(), model_folder, work)
     settings = training.Settings(
         latent=latent,
         size=size,
@@ -138,7 +146,9 @@ def train_autoencoder(
     for fault in faults:
         err.print(Text(f"{fault.where}: {fault.message}"), style="red", soft_wrap=True)
     if not files:
-        _fail(f"no images in {folder}")
+        from imagesearch_client.sources.items import SUFFIXES  # noqa: PLC0415 - it is not needed for --help
+
+        _fail(f"no images in {folder}; files of images end in {', '.join(sorted(SUFFIXES))}")
     training.compute_in_fixed_order()
     with _Teller(epochs) as teller, teller.hearing_interrupts():
         try:
@@ -147,9 +157,21 @@ def train_autoencoder(
             _fail(str(error))
         except KeyboardInterrupt:
             teller.close()
-            _tell_how_to_go_on(teller.done, epochs, training.work_folder(model_folder))
+            _tell_how_to_go_on(teller.done, epochs, work)
             raise typer.Exit(INTERRUPTED) from None
     _summarise(result, saved.model_name(model_folder), folder)
+
+
+def _check_apart(images: Path, model_folder: Path, work: Path) -> None:
+    """Raises BadParameter where the images' folder is, holds or lies in one that the training replaces or removes."""
+    for written in (model_folder, work):
+        if written.is_relative_to(images):
+            raise typer.BadParameter(f"{written} lies in {images}; name one outside of it", param_hint="--output")
+        if images.is_relative_to(written):
+            raise typer.BadParameter(
+                f"{images}, the folder of images, would be removed with {written}; name another one",
+                param_hint="--output",
+            )
 
 
 @contextmanager
@@ -281,7 +303,7 @@ def _summarise(result: "Result", name: str, folder: Path) -> None:
     lines = (
         f"{result.folder}: {best}; {result.mean_image_loss:.5f} is that of the mean image",
         "next:",
-        f"  EMBEDDER_MODELS=vgg16,{name}={quote(str(result.folder.resolve()))} python -m embedder_service",
+        f"  EMBEDDER_MODELS=vgg16,{name}={quote(str(result.folder))} python -m embedder_service",
         f"  imagesearch collections create {name} --model {name} --metric l2",
         f"  imagesearch ingest {quote(str(folder))} -c {name}",
     )

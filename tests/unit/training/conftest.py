@@ -16,7 +16,18 @@ from imagesearch_training.training import Result, Settings, train
 
 SOURCES = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg")
 CROPS = 12
-SETTINGS = Settings(latent=4, size=32, epochs=12, batch_size=16, patience=12, validation=0.2, learning_rate=0.005)
+SETTINGS = Settings(
+    latent=4,
+    size=32,
+    epochs=12,
+    batch_size=16,
+    patience=12,
+    validation=0.2,
+    seed=0,
+    learning_rate=0.005,
+    flip=False,
+    limit=None,
+)
 
 
 @dataclass

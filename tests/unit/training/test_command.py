@@ -1,6 +1,7 @@
 """`imagesearch train-autoencoder`: kills, Ctrl-C, what is printed, and what is refused."""
 
 import csv
+import inspect
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from imagesearch_client.cli.app import app
+from imagesearch_client.cli.train import train_autoencoder
 from imagesearch_training import training
 from tests.unit.training.conftest import SETTINGS
 
@@ -129,7 +131,7 @@ def test_what_cannot_be_trained_on_is_said(photographs: Path, tmp_path: Path) ->
     empty.mkdir()
     (tmp_path / "file").write_text("")
     cases: list[tuple[tuple[object, ...], int, str]] = [
-        ((empty, "-o", target), 1, f"error no images in {empty}"),
+        ((empty, "-o", target), 1, f"error no images in {empty}; files of images end in .bmp, .gif, .jpeg"),
         ((tmp_path / "nowhere", "-o", target), 2, "does not exist"),
         ((tmp_path / "file", "-o", target), 2, "is a file"),
         (
@@ -141,6 +143,11 @@ def test_what_cannot_be_trained_on_is_said(photographs: Path, tmp_path: Path) ->
         ((photographs, "-o", target, "--validation=0.9"), 2, "Invalid value for '--validation'"),
         ((photographs, "-o", photographs / "model"), 2, "name one outside of it"),
         ((photographs, "-o", empty), 2, "is there and is no model folder"),
+        (
+            (photographs, "-o", tmp_path / "a,b"),
+            2,
+            "a,b has a comma, which separates models in the embedder's",
+        ),
         ((photographs, "-o", tmp_path / "file" / "model"), 1, "Not a directory"),
         ((photographs, "-o", target, "--limit=10"), 1, "10 different images can be used of 10 files; at least 20"),
     ]
@@ -149,6 +156,88 @@ def test_what_cannot_be_trained_on_is_said(photographs: Path, tmp_path: Path) ->
         assert (code, output) == (expected, ""), arguments
         assert message in " ".join(errors.replace("│", " ").split()), arguments
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def copy_of(photographs: Path, folder: Path) -> list[str]:
+    """Copies the photographs, and tells their names."""
+    shutil.copytree(photographs, folder)
+    return sorted(path.name for path in photographs.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("place", "force"),
+    [
+        ("flowers", ["--force"]),
+        ("flowers/photographs", ["--force"]),
+        ("flowers.training", []),
+        ("flowers.training", ["--force"]),
+        ("flowers.training/photographs", ["--force"]),
+    ],
+)
+def test_images_are_never_removed_from_where_the_training_writes(
+    photographs: Path, tmp_path: Path, place: str, force: list[str]
+) -> None:
+    names = copy_of(photographs, tmp_path / place)
+    # To all appearances it is a model, and the work of a training.
+    mark = tmp_path / Path(place).parts[0] / ("lock" if "training" in place else "model.json")
+    mark.write_text("{}")
+    code, output, errors = invoke(tmp_path / place, "-o", tmp_path / "flowers", *OPTIONS, "--epochs=1", *force)
+    assert (code, output) == (2, "")
+    assert "Invalid value for --output" in errors
+    assert {*names} <= {path.name for path in (tmp_path / place).iterdir()}
+    assert mark.exists()
+
+
+def test_without_output_the_model_is_beside_in_the_current_directory(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = copy_of(photographs, tmp_path / "data" / "Flowers")
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = invoke("data/Flowers", *OPTIONS, "--epochs=1")
+    assert code == 0, errors
+    assert (tmp_path / "Flowers-model" / "encoder.keras").is_file()
+    assert f"flowers_model={tmp_path}/Flowers-model python" in output
+    code, _, errors = invoke("data/Flowers", *OPTIONS)
+    assert (code, "--force replaces it" in errors) == (2, True)
+    # The model would lie among the images.
+    monkeypatch.chdir(tmp_path / "data" / "Flowers")
+    code, _, errors = invoke(".", *OPTIONS)
+    assert (code, "name one outside of it" in errors) == (2, True)
+    assert sorted(path.name for path in Path.cwd().iterdir()) == names
+
+
+@pytest.mark.parametrize("named", ["link", "."])
+def test_a_model_is_replaced_by_whatever_name_it_is_called(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    model = tmp_path / "models" / "flowers"
+    model.mkdir(parents=True)
+    (model / "model.json").write_text("{}")
+    (tmp_path / "link").symlink_to(model)
+    monkeypatch.chdir(model if named == "." else tmp_path)
+    code, output, errors = invoke(photographs, "-o", named, *OPTIONS, "--epochs=1", "--force")
+    assert code == 0, errors
+    assert f"{model}: validation loss" in output
+    assert json.loads((tmp_path / "link" / "model.json").read_text())["name"] == "flowers"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "models"]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["flowers"]
+
+
+def test_a_damaged_state_ends_the_command_with_what_helps(photographs: Path, tmp_path: Path) -> None:
+    work = tmp_path / "model.training"
+    work.mkdir()
+    (work / "lock").write_text("")
+    (work / "state.json").write_text("")
+    code, output, errors = invoke(photographs, "-o", tmp_path / "model", *OPTIONS, "--epochs=1")
+    assert (code, output) == (1, "")
+    assert f"error {work}/state.json does not tell how far a training is" in errors
+    code, _, errors = invoke(photographs, "-o", tmp_path / "model", *OPTIONS, "--epochs=1", "--force")
+    assert code == 0, errors
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_patience_outlasts_a_plateau() -> None:
+    assert inspect.signature(train_autoencoder).parameters["patience"].default > training.PLATEAU
 
 
 def test_without_tensorflow_it_says_what_to_install(photographs: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_bad_files_are_left_out_and_listed(photographs: Path, tmp_path: Path) ->
     assert [skipped.name for skipped in images.skipped] == list(bad)
     messages = [skipped.message for skipped in images.skipped]
     assert "truncated" in messages[0]
-    assert messages[1] == messages[2] == "it is no image file"
+    assert messages[1] == messages[2] == "it is no JPEG, PNG, WEBP, GIF, TIFF or BMP file"
     assert "90000000 pixels" in messages[3]
     assert messages[4] == "Permission denied"
     used = [*images.training, *images.validation]

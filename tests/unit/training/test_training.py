@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagesearch_training import saved, training
+from embedder_service.core.model_names import EncoderName, parse
+from embedder_service.core.networks import NETWORKS
+from imagesearch_training import saved
 from imagesearch_training.checkpoints import Checkpoints, Epoch
 from imagesearch_training.dataset import Photographs
 from imagesearch_training.errors import TrainingError
@@ -247,6 +250,83 @@ def test_a_folder_that_is_no_model_is_never_replaced(photographs: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_work_folder_that_is_no_training_s_is_never_emptied(photographs: Path, tmp_path: Path, kind: str) -> None:
+    work = work_folder(tmp_path / "model")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "letters.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    Checkpoints(tmp_path / "elsewhere").close()
+    (tmp_path / "link").symlink_to("elsewhere")
+    (tmp_path / kind).rename(work)
+    before = sorted(tmp_path.rglob("*"))
+    for force in (False, True):
+        with pytest.raises(TrainingError, match=r"model\.training is there and holds no training.*; move it elsewhere"):
+            train(image_files(photographs), tmp_path / "model", SETTINGS, Recorder(), force=force)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_work_folder_is_taken(tmp_path: Path) -> None:
+    Checkpoints(tmp_path).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["", '{"configuration": {}, "ep', "[]", "{}", '{"configuration": {}, "epochs": [{"number": 1}]}', '"\\ud800"'],
+)
+def test_a_state_that_cannot_be_read_is_told_and_force_begins_anew(
+    photographs: Path, tmp_path: Path, state: str
+) -> None:
+    work = work_folder(tmp_path / "model")
+    Checkpoints(work).close()
+    (work / "state.json").write_text(state)
+    files, settings = image_files(photographs), replace(SETTINGS, epochs=1)
+    with pytest.raises(TrainingError, match=r"state\.json does not tell how far .* damaged.*; --force begins anew"):
+        train(files, tmp_path / "model", settings, Recorder())
+    with pytest.raises(KilledError):
+        train(files, tmp_path / "model", settings, Killer(0), force=True)
+    assert json.loads((work / "state.json").read_text())["epochs"] == []
+
+
+def test_a_checkpoint_that_is_damaged_is_told(photographs: Path, copied: Path) -> None:
+    (work_folder(copied) / "epoch-00002.keras").write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"epoch-00002\.keras is missing or damaged; remove .*model\.training to"):
+        train(image_files(photographs), copied, SETTINGS, Recorder())
+
+
+def test_the_model_is_on_the_disk_before_its_training_goes(
+    photographs: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    at_removal: list[Path] = []
+    remove = Checkpoints.remove
+
+    def note_and_remove(checkpoints: Checkpoints) -> None:
+        at_removal.extend(synced)
+        remove(checkpoints)
+
+    monkeypatch.setattr(Checkpoints, "remove", note_and_remove)
+    train(image_files(photographs), copied, replace(SETTINGS, epochs=2), Recorder())
+    written = work_folder(copied) / "model"
+    assert {written, *(written / name for name in FILES)} <= set(at_removal)
+    # The names of the model: in its new folder, and no longer in the old one.
+    assert set(at_removal[-2:]) == {copied.parent, work_folder(copied)}
+
+
+def test_the_images_are_on_the_disk_before_the_state_names_them(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    with pytest.raises(KilledError):
+        train(image_files(photographs), tmp_path / "model", SETTINGS, Killer(0))
+    work = work_folder(tmp_path / "model")
+    # Each name after its content.
+    assert synced[-4:] == [work / "images.json.partial", work, work / "state.json.partial", work]
+
+
 def test_too_few_images_leave_nothing_behind(photographs: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="5 different images can be used of 5 files"):
         train(image_files(photographs)[:5], tmp_path / "model", SETTINGS, Recorder())
@@ -285,12 +365,18 @@ def test_the_learning_rate_is_halved_where_nothing_gets_better() -> None:
         ("2024", "autoencoder"),
         ("7.a", "a"),
         ("x" * 50, "x" * 32),
+        ("VGG16", "own_vgg16"),
+        ("MobileNet-v2", "own_mobilenet_v2"),
+        ("vgg" + "-" * 40 + "16", "own_vgg" + "_" * 25),
+        ("vgg16 flowers", "vgg16_flowers"),
+        *((network, f"own_{network}") for network in NETWORKS),
     ],
 )
 def test_a_model_s_name_is_one_that_the_embedder_takes(folder: str, name: str) -> None:
-    assert saved.model_name(Path("models") / folder) == name
+    target = Path("models") / folder
+    assert saved.model_name(target) == name
+    assert parse(f"{name}={target}") == EncoderName(name, target)
 
 
 def test_all_settings_but_two_are_fixed() -> None:
-    assert asdict(Settings()).keys() - Settings().configuration().keys() == {"epochs", "patience"}
-    assert Settings().patience > training.PLATEAU
+    assert asdict(SETTINGS).keys() - SETTINGS.configuration().keys() == {"epochs", "patience"}
