@@ -23,7 +23,7 @@ import grpc
 from grpc_kit.health import is_serving
 from imagesearch_client.client import DEFAULT_EMBEDDER, DEFAULT_TARGET
 
-START_SECONDS = 120
+START_SECONDS = 240
 STOP_SECONDS = 30
 
 

@@ -132,14 +132,16 @@ def load(settings: type[SettingsType], program: str) -> SettingsType:
     except ValidationError as error:
         lines = [f"{program}: wrong settings:"]
         for problem in error.errors():
+            # What a validator of these settings says stands for itself.
+            said = problem["msg"].removeprefix("Value error, ")
             if not problem["loc"]:
                 # Settings that do not go together; shown without their values, among which may be secrets.
-                lines.append(f"  {problem['msg']}")
+                lines.append(f"  {said}")
                 continue
             field = str(problem["loc"][0])
             secret = field in settings.model_fields and settings.model_fields[field].annotation is SecretStr
             shown = "(hidden)" if secret else repr(problem["input"])
-            lines.append(f"  {_prefix(settings)}{field.upper()}={shown}: {problem['msg']}")
+            lines.append(f"  {_prefix(settings)}{field.upper()}={shown}: {said}")
         sys.exit("\n".join(lines))
 
 

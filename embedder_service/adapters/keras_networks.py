@@ -1,11 +1,7 @@
 """Keras' networks: built without weights, and given those of a file."""
 
-import os
 import warnings
 from pathlib import Path
-
-# Before the import: TensorFlow's own notes on how it was built are no news to an operator.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,16 +24,36 @@ from imagesearch_client.cli.search import search
 from imagesearch_client.cli.status import status
 from imagesearch_client.cli.train import train_autoencoder
 from imagesearch_client.cli.transfer import export, import_file
+from imagesearch_client.extras import how_to_install
 
 app = typer.Typer(
     name="imagesearch",
     help="Find the images that look like an image. Talks to the search service, by default on this machine.",
-    epilog="Over TLS: IMAGESEARCH_TLS=true, or IMAGESEARCH_CA with the file of your authority; IMAGESEARCH_CERTIFICATE "
+    epilog="IMAGESEARCH_TARGET and IMAGESEARCH_EMBEDDER say where the services are, where options do not, and "
+    "IMAGESEARCH_COLLECTION says which collection. Over TLS: IMAGESEARCH_TLS=true, or IMAGESEARCH_CA with the file of your authority; IMAGESEARCH_CERTIFICATE "
     "and IMAGESEARCH_KEY for a service that asks for yours, IMAGESEARCH_TOKEN for one that wants a token.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"imagesearch {version('imagesearch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 # The order in which --help lists them; groups come after all else.
 app.command()(status)
 app.command()(reindex)
@@ -70,7 +91,7 @@ def main() -> None:
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.partition(".")[0] not in ANALYSIS:
             raise
-        sys.exit(f"imagesearch: {missing.name} is not installed; pip install 'imagesearch[client,analysis]' brings it")
+        sys.exit(f"imagesearch: {how_to_install(missing.name, 'client,analysis')}")
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):
             end_quietly()

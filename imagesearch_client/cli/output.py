@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -14,10 +15,12 @@ from imagesearch_client.filters import split_values, unquoted
 from imagesearch_client.types import AttributeValue, Collection, Explanation, Hit, Image
 
 SHOWN_REJECTS = 10
+UNBOUNDED = 10_000
 
 # Results go to standard output and everything else to standard error, so that results can be piped.
-out = Console()
-err = Console(stderr=True)
+# Where nobody looks, nothing is cut to the width of a window.
+out = Console(width=None if sys.stdout.isatty() else UNBOUNDED)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else UNBOUNDED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +78,17 @@ def print_collections(found: Sequence[tuple[Collection, int]]) -> None:
     if not found:
         out.print("no collections yet; `imagesearch ingest FOLDER` makes one")
         return
-    table = Table("collection", "images", "metric", "dimension", "fingerprint", "description")
+    described = any(collection.description for collection, _ in found)
+    table = Table("collection", "images", "metric", "dimension", "model", "fingerprint", *["description"] * described)
     for collection, count in found:
         table.add_row(
             collection.name,
             str(count),
             collection.metric.value,
             str(collection.dimension),
+            collection.model,
             collection.fingerprint,
-            Text(collection.description),
+            *[Text(collection.description)] * described,
         )
     out.print(table)
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from imagesearch_client.cli.bars import Bar, show_progress
 from imagesearch_client.cli.loading import INTERRUPTED
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
+from imagesearch_client.extras import how_to_install
 
 if TYPE_CHECKING:
     from imagesearch_client.sources.items import Fault
@@ -117,7 +118,7 @@ def train_autoencoder(
             from imagesearch_training.errors import TrainingError  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         name = (missing.name or "").partition(".")[0]
-        _fail(f"{name} is not installed; pip install 'imagesearch[client,training]' brings it")
+        _fail(how_to_install(name, "client,training"))
 
     try:
         network.check_size(size)
@@ -300,8 +301,10 @@ def _tell_how_to_go_on(done: Sequence["Epoch"], epochs: int, work: Path) -> None
 def _summarise(result: "Result", name: str, folder: Path) -> None:
     why = "no better for --patience epochs" if result.stopped_early else "all of --epochs"
     best = f"validation loss {result.best.validation_loss:.5f} in epoch {result.best.number} of {result.epochs} ({why})"
+    learnt_nothing = result.best.validation_loss >= result.mean_image_loss
     lines = (
         f"{result.folder}: {best}; {result.mean_image_loss:.5f} is that of the mean image",
+        *(["it has learnt nothing yet, for the mean image is as good: more --epochs"] if learnt_nothing else []),
         "next:",
         f"  EMBEDDER_MODELS=vgg16,{name}={quote(str(result.folder))} python -m embedder_service",
         f"  imagesearch collections create {name} --model {name} --metric l2",

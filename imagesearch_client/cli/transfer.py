@@ -45,7 +45,7 @@ def export(
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
     where: Where = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--force", "--overwrite", help="Replace a file that is there.")] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew where an export that was cut off could go on.")
     ] = False,

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 from fsspec.asyn import sync
 
+from imagesearch_client.extras import how_to_install
 from imagesearch_client.sources.items import Fault, Item, SourceError
 
 FileSystem: TypeAlias = Any
@@ -22,10 +23,10 @@ FileSystem: TypeAlias = Any
 
 # What a protocol needs, and the extra that installs it.
 PACKAGES = {
-    "s3": ("s3fs", "s3"),
-    "s3a": ("s3fs", "s3"),
-    "gs": ("gcsfs", "gcs"),
-    "gcs": ("gcsfs", "gcs"),
+    "s3": ("s3fs", "client,s3"),
+    "s3a": ("s3fs", "client,s3"),
+    "gs": ("gcsfs", "client,gcs"),
+    "gcs": ("gcsfs", "client,gcs"),
     "http": ("aiohttp", "client"),
     "https": ("aiohttp", "client"),
 }
@@ -79,8 +80,8 @@ def connect(url: str) -> tuple[FileSystem, str]:
                 break
     except ImportError as error:
         package, extra = PACKAGES.get(protocol, ("", ""))
-        needs = f"{package}: pip install 'imagesearch[{extra}]'" if package else f"another package: {error}"
-        raise SourceError(f"{protocol}:// needs {needs}") from error
+        missing = how_to_install(package, extra) if package else f"another package is needed: {error}"
+        raise SourceError(f"{protocol}://: {missing}") from error
     except Exception as error:
         raise SourceError(f"{url}: {brief(error)}") from error
     return system, path
