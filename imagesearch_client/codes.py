@@ -16,20 +16,17 @@ from numpy.typing import NDArray
 
 from grpc_kit.errors import FailedPreconditionError
 from imagesearch_client.client import Client
+from imagesearch_client.evaluation.ranking import least_equal
 from imagesearch_client.types import CodeSetStatus, Collection, Image, Metric, StoredImage
 
 Matrix: TypeAlias = NDArray[np.float32]
 Item = TypeVar("Item")
 
-DEFAULT_BITS, BITS_STEP = 256, 8
-MIN_BITS, MAX_BITS = 64, 512
 DEFAULT_SAMPLE = 20_000
 # As in the paper; the error falls little after that.
 ITERATIONS = 50
 # Images that are read at a time, the bytes of their vectors, and ids.
 CHUNK, CHUNK_BYTES, IDS = 500, 8 * 1024 * 1024, 1000
-# What a score may differ by that is computed in two ways.
-ROUNDING = 1e-5
 
 
 def fit_itq(vectors: Matrix, bits: int, *, seed: int = 0, iterations: int = ITERATIONS) -> Matrix:
@@ -195,13 +192,13 @@ def check(
             "TOO_FEW_IMAGES", f"recall of {limit} hits needs more than {limit} images; {collection.name} has {total}"
         )
     ids, vectors = _vectors_of(client, collection, ids)
-    least = true_scores(client, collection, ids, vectors, limit)[:, -1]
+    least = least_equal(true_scores(client, collection, ids, vectors, limit)[:, -1], collection.metric)
     parts, coarse, fine, version = [], [], [], ""
     for image_id, score in zip(ids, least, strict=True):
         hits, explanation = client.search_explained(
             collection.name, StoredImage(image_id), limit=limit, coarse=candidates
         )
-        parts.append(sum(hit.score >= score - ROUNDING * max(1.0, abs(score)) for hit in hits) / limit)
+        parts.append(sum(hit.score >= score for hit in hits) / limit)
         if explanation.coarse is not None:
             version = explanation.coarse.version
             coarse.append(explanation.coarse.coarse_seconds)
@@ -243,12 +240,13 @@ def true_scores(client: Client, collection: Collection, ids: Sequence[str], quer
 
 def _scores(queries: Matrix, vectors: Matrix, metric: Metric) -> Matrix:
     """As the service tells them: float32[Q, N]. For the cosine all have length 1."""
-    products = queries @ vectors.T
-    if metric is not Metric.L2:
-        return products
-    squares = (queries**2).sum(axis=1)[:, np.newaxis] + (vectors**2).sum(axis=1) - 2 * products
-    scores: Matrix = 1 / (1 + np.sqrt(np.maximum(squares, 0)))
-    return scores
+    # In float32 the rounding of long vectors' squares would be as large as small distances.
+    asked, compared = queries.astype(np.float64), vectors.astype(np.float64)
+    scores = asked @ compared.T
+    if metric is Metric.L2:
+        squares = (asked**2).sum(axis=1)[:, np.newaxis] + (compared**2).sum(axis=1) - 2 * scores
+        scores = 1 / (1 + np.sqrt(np.maximum(squares, 0)))
+    return scores.astype(np.float32)
 
 
 def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

@@ -110,15 +110,15 @@ def compare(
     from imagesearch_client.evaluation.task import Roles  # noqa: PLC0415
 
     vectors = cache or _default_cache()
-    with ending_well(), embedding_well():
+    with ending_well(), embedding_well(goes_on=True):
         served = _served(wanted_models, embedder)
         pictures = read_folder(folder, max(one.model.limits.max_image_bytes for one in served))
-        task = _task(pictures, file, Roles(queries, targets), root or (labels.parent if labels else Path()))
-        task = task.sampled(sample, seed)
+        begin = root or (labels.parent if labels else Path())
+        task = _task(pictures, file, Roles(queries, targets), begin, sample, seed)
         wanted = wanted_positions(task, len(pictures.items))
         runs = []
         for one in served:
-            err.print(Text(f"{one.model.name}: {len(wanted):,} images"), highlight=False)
+            err.print(Text(f"{one.name}: {len(wanted):,} images"), highlight=False)
             with progress(len(wanted)) as bar:
                 runs.append(run_model(one, pictures, wanted, vectors, bar.reach, _say))
         comparison = measure(runs, pictures, task, wanted_metrics, counted, vectors, seed)
@@ -155,7 +155,7 @@ def _models(text: str, embedder: str) -> list[tuple[str, str]]:
 
 def _served(wanted: list[tuple[str, str]], embedder: str) -> list["Served"]:
     """The models that are wanted, as their embedders serve them; a wrong command line where one is not served."""
-    from imagesearch_client.evaluation.comparison import Served  # noqa: PLC0415 - it brings numpy
+    from imagesearch_client.evaluation.comparison import Served, told_apart  # noqa: PLC0415 - they bring numpy
     from imagesearch_client.evaluation.embedding import served_models  # noqa: PLC0415 - as above
 
     addresses = dict.fromkeys([address for _, address in wanted] or [embedder])
@@ -170,20 +170,22 @@ def _served(wanted: list[tuple[str, str]], embedder: str) -> list["Served"]:
                 param_hint="--models",
             )
     chosen = wanted or [(name, embedder) for name in known[embedder]]
-    return [Served(known[address][name], embedder_endpoint(address)) for name, address in chosen]
+    return told_apart([Served(known[address][name], embedder_endpoint(address)) for name, address in chosen])
 
 
-def _task(pictures: "Pictures", file: "LabelsFile | None", roles: "Roles", root: Path) -> "Task":
+def _task(
+    pictures: "Pictures", file: "LabelsFile | None", roles: "Roles", root: Path, sample: int | None, seed: int
+) -> "Task":
     """The queries and the right answers that the options tell."""
     from imagesearch_client.evaluation.labels import KnownImages, folder_labels  # noqa: PLC0415 - they bring numpy
 
     ids, uris = [item.id for item in pictures.items], [item.uri for item in pictures.items]
     if file is None:
-        return folder_labels(ids, uris).task(roles)
+        return folder_labels(ids, uris).task(roles, sample, seed)
     known = KnownImages(ids, uris, root)
     if file.has_pairs:
-        return file.pairs(known, outside=False)
-    return file.labelling(known, outside=False).task(roles)
+        return file.pairs(known, outside=False).sampled(sample, seed)
+    return file.labelling(known, outside=False).task(roles, sample, seed)
 
 
 def _show(comparison: "Comparison", folder: str) -> None:

@@ -172,11 +172,11 @@ def evaluate(
 
     roles = Roles(queries, targets)
     with snapshot_of(target, collection, where, snapshot) as found, connected(target) as client:
-        task = _task(found, file, attribute, role_column, roles, root or (labels.parent if labels else Path()))
-        task = task.sampled(sample, seed)
+        begin = root or (labels.parent if labels else Path())
+        task = _task(found, file, attribute, role_column, roles, begin, sample, seed)
+        how = index_search(found, task, roles, role_column, condition, ef=ef, nprobe=nprobe) if index else None
         with embedding_well(), progress(sum(query.file is not None for query in task.queries)) as bar:
             task, refused = embed_queries(embedder_endpoint(embedder), found.fingerprint, task, bar.reach)
-        how = index_search(found, task, roles, role_column, condition, ef=ef, nprobe=nprobe) if index else None
         with progress(len(task.queries) * (2 if index else 1)) as bar:
             evaluation = measure(client, found, task, counted, how, refused=refused, seed=seed, tell=bar.reach)
         _show(evaluation)
@@ -187,7 +187,14 @@ def evaluate(
 
 
 def _task(
-    found: "Snapshot", file: "LabelsFile | None", attribute: str, role_column: str, roles: "Roles", root: Path
+    found: "Snapshot",
+    file: "LabelsFile | None",
+    attribute: str,
+    role_column: str,
+    roles: "Roles",
+    root: Path,
+    sample: int | None,
+    seed: int,
 ) -> "Task":
     """The queries and the right answers that the options tell."""
     from imagesearch_client.evaluation.labels import KnownImages, attribute_labels, folder_labels  # noqa: PLC0415
@@ -195,12 +202,15 @@ def _task(
     ids = list(found.ids)
     images = map(found.describe, range(len(found)))
     if attribute:
-        return attribute_labels(ids, (image.attributes for image in images), attribute, role_column).task(roles)
+        labelling = attribute_labels(ids, (image.attributes for image in images), attribute, role_column)
+        return labelling.task(roles, sample, seed)
     uris = (image.uri for image in images)
     if file is None:
-        return folder_labels(ids, uris).task(roles)
+        return folder_labels(ids, uris).task(roles, sample, seed)
     known = KnownImages(ids, uris, root)
-    return file.pairs(known) if file.has_pairs else file.labelling(known).task(roles)
+    if file.has_pairs:
+        return file.pairs(known).sampled(sample, seed)
+    return file.labelling(known).task(roles, sample, seed)
 
 
 def _show(evaluation: "Evaluation") -> None:
@@ -263,8 +273,11 @@ def embedder_endpoint(address: str) -> Endpoint:
 
 
 @contextmanager
-def embedding_well() -> Iterator[None]:
-    """Ends the command with a line where an embedder cannot be called, or goes away."""
+def embedding_well(*, goes_on: bool = False) -> Iterator[None]:
+    """Ends the command with a line where an embedder cannot be called, or goes away.
+
+    `goes_on` says that the same command takes up what was done, and that the line is to tell so.
+    """
     from imagesearch_client.bulk.patience import LoadStoppedError  # noqa: PLC0415 - for speed, as all of bulk
 
     try:
@@ -274,7 +287,7 @@ def embedding_well() -> Iterator[None]:
     except CredentialsError as error:
         _end(str(error), 1)
     except LoadStoppedError as error:
-        _end(f"{error.reason}: {error.message}", STOPPED, "The same command goes on from here.")
+        _end(f"{error.reason}: {error.message}", STOPPED, "The same command goes on from here." if goes_on else "")
 
 
 def _end(message: str, code: int, hint: str = "") -> NoReturn:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from imagesearch_client.evaluation.measuring import (
 )
 from imagesearch_client.evaluation.metrics import Figure, Values, figures
 from imagesearch_client.evaluation.task import Query, Roles, Task, TaskError
-from imagesearch_client.filters import Filter, all_of, equals, read_value
+from imagesearch_client.filters import Filter, Value, all_of, is_in
 from imagesearch_client.types import Collection, Embedding, SearchOptions, StoredImage
 from imagesearch_client.types import Query as SearchQuery
 
@@ -131,28 +130,49 @@ def evaluate(
     exact = measure(snapshot.vectors, snapshot.metric, task, cutoffs, lambda done: tell(asked + done))
     through_index = None
     if found is not None:
-        shares = {f"agreement@{k}": agreement(found, exact.hits, k) for k in cutoffs}
+        shares = {f"agreement@{k}": agreement(found, exact.hits, k, snapshot.metric) for k in cutoffs}
         through_index = IndexMeasured(measure_hits(found, task, cutoffs), shares, cut_short)
     collection = client.get_collection(snapshot.collection)
     return Evaluation(collection, len(snapshot), task, cutoffs, exact, through_index, refusals, seed)
 
 
 def index_search(
-    snapshot: Snapshot, task: Task, roles: Roles, role_attribute: str, where: Filter | None, **parameters: Any
+    snapshot: Snapshot,
+    task: Task,
+    roles: Roles,
+    role_attribute: str,
+    where: Filter | None,
+    *,
+    ef: int | None = None,
+    nprobe: int | None = None,
 ) -> IndexSearch:
-    """How the service finds only the targets: by the attribute that has the role, where exactly the targets have it."""
+    """How the service finds only the targets: by the attribute that has the role, where exactly the targets have it.
+
+    Raises TaskError where no attribute tells them, and `ef` is less than the hits that are asked for then.
+    """
     if task.targets is None:
-        return IndexSearch(where, **parameters)
-    targets = set(task.targets.tolist())
-    having = {
-        position
-        for position in range(len(snapshot))
-        if roles.targets in attribute_texts(snapshot.describe(position).attributes.get(role_attribute))
-    }
-    if having != targets:
-        return IndexSearch(where, targets_apart=False, **parameters)
-    only = equals(role_attribute, read_value(roles.targets))
-    return IndexSearch(only if where is None else all_of(where, only), **parameters)
+        return IndexSearch(where, ef=ef, nprobe=nprobe)
+    stored = _stored_roles(snapshot, role_attribute, roles.targets)
+    if stored.keys() == set(task.targets.tolist()):
+        only = is_in(role_attribute, *dict.fromkeys(stored.values()))
+        return IndexSearch(only if where is None else all_of(where, only), ef=ef, nprobe=nprobe)
+    if ef is not None and ef < MOST_HITS:
+        raise TaskError(
+            f"--ef is {ef}, and should be at least {MOST_HITS}: the images have no attribute that tells the targets, "
+            f"so that the service is asked for its first {MOST_HITS} hits, and looks at no fewer. Ingest the labels as "
+            "a manifest, and the role is an attribute: then --ef may be as low as -k"
+        )
+    return IndexSearch(where, targets_apart=False, ef=ef, nprobe=nprobe)
+
+
+def _stored_roles(snapshot: Snapshot, attribute: str, role: str) -> dict[int, Value]:
+    """The images that have a role, by position, and how it is stored: 1 in the labels may be a text or a number."""
+    found: dict[int, Value] = {}
+    for position in range(len(snapshot)):
+        stored = snapshot.describe(position).attributes.get(attribute)
+        if role in attribute_texts(stored):
+            found[position] = stored if isinstance(stored, str | bool | int | float) else role
+    return found
 
 
 def _ask_index(

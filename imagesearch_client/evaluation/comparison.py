@@ -1,8 +1,9 @@
 """Several models on the same pictures: their quality, their cost, and which one to take."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -44,6 +45,13 @@ class Served:
 
     model: embedder_pb2.Model
     endpoint: Endpoint
+    shares_name: bool = False
+    """Whether another embedder serves a model of the same name, which is compared too."""
+
+    @property
+    def name(self) -> str:
+        """Such as "vgg16"; with the embedder's address, such as "vgg16@127.0.0.1:50061", where names are shared."""
+        return f"{self.model.name}@{self.endpoint.target}" if self.shares_name else self.model.name
 
 
 @dataclass
@@ -55,6 +63,12 @@ class ModelRun:
     failed: dict[int, str] = field(default_factory=dict)
     """What is wrong with the image at a position."""
 
+    @property
+    def told_speed(self) -> float | None:
+        """Images a second as the embedder measured it at its start; None where it did not."""
+        told = self.served.model.execution.seconds_per_image
+        return 1 / told if told else None
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -64,11 +78,13 @@ class Candidate:
     metric: Metric
     measured: Measured
     seed: int
+    speed: float | None = None
+    """Images a second, as `comparable_speeds` has it."""
 
     @property
     def name(self) -> str:
         """Such as "vgg16, cosine"."""
-        return f"{self.run.served.model.name}, {self.metric.value}"
+        return f"{self.run.served.name}, {self.metric.value}"
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
@@ -92,14 +108,8 @@ class Candidate:
 
     @property
     def measured_speed(self) -> float | None:
-        """Images a second, of those that were embedded now; None where all came from the cache."""
+        """Images a second in this run; None where some came from the cache."""
         return self.run.embedded.images_per_second
-
-    @property
-    def speed(self) -> float | None:
-        """Images a second: as measured now, or else as the embedder measured it at its start; None where it did not."""
-        told = self.run.served.model.execution.seconds_per_image
-        return self.measured_speed or (1 / told if told else None)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -143,6 +153,22 @@ def read_folder(folder: Path, max_bytes: int, tell: Callable[[int], None] = lamb
     items.sort(key=lambda item: item.id)
     digests, unreadable = digest_all(items, max_bytes, tell)
     return Pictures(items, digests, faults | unreadable)
+
+
+def told_apart(served: Sequence[Served]) -> list[Served]:
+    """The same, those of one name with the addresses of their embedders in their names."""
+    names = Counter(one.model.name for one in served)
+    return [replace(one, shares_name=names[one.model.name] > 1) for one in served]
+
+
+def comparable_speeds(runs: Sequence[ModelRun]) -> list[float | None]:
+    """Images a second of each model, all known in the same way; None of all where there is no such way.
+
+    Those of this run, where each model embedded all images in it, or else what the embedders measured at their start.
+    """
+    this_run = [run.embedded.images_per_second for run in runs]
+    told = [run.told_speed for run in runs]
+    return next((speeds for speeds in (this_run, told) if all(speeds)), [None] * len(runs))
 
 
 def wanted_positions(task: Task, images: int) -> list[int]:
@@ -195,13 +221,13 @@ def compare(
     failed = dict(pictures.faults)
     for run in runs:
         for position, why in run.failed.items():
-            failed[f"{pictures.items[position].id} ({run.served.model.name})"] = why
+            failed[f"{pictures.items[position].id} ({run.served.name})"] = why
     candidates = []
-    for run in runs:
+    for run, speed in zip(runs, comparable_speeds(runs), strict=True):
         vectors = _vectors(run, pictures, wanted_positions(task, images), cache_folder)
         for metric in metrics:
             measured = measure(vectors, metric, task, cutoffs, tell)
-            candidates.append(Candidate(run, metric, measured, seed))
+            candidates.append(Candidate(run, metric, measured, seed, speed))
     candidates.sort(key=lambda candidate: -candidate.quality)
     return Comparison(candidates, task, images, cutoffs, failed)
 

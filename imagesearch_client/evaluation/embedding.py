@@ -41,13 +41,15 @@ class Embedded:
     """Images that were embedded now, and not before."""
     seconds: float = 0.0
     """That it took for these."""
+    known: int = 0
+    """Images that had been embedded before."""
     failed: dict[str, str] = field(default_factory=dict)
     """What is wrong with an image, by what it is called among the files."""
 
     @property
     def images_per_second(self) -> float | None:
-        """Of those that were embedded now; None where there were none."""
-        return self.fresh / self.seconds if self.fresh else None
+        """None where not all were embedded now: of a few most of the time is that of warming up."""
+        return self.fresh / self.seconds if self.fresh and not self.known else None
 
 
 def served_models(endpoint: Endpoint) -> list[embedder_pb2.Model]:
@@ -99,7 +101,7 @@ def embed_all(
     Args:
         endpoint: the embedder.
         model: one that it serves.
-        files: by what they are to be called, such as their SHA-256.
+        files: by what they are to be called. One that has a `content_sha256` fails where it has another content now.
         keep: gets each name and vector, float32 [D], as soon as it is there.
         tell: is told the images so far.
         say: is told what is waited for.
@@ -160,7 +162,9 @@ async def _embed_all(
 
 async def _embed(embedders: Embedders, readers: ThreadPoolExecutor, model: embedder_pb2.Model, item: Item) -> Vectors:
     loop = asyncio.get_running_loop()
-    content, _ = await loop.run_in_executor(readers, _read, item, model.limits.max_image_bytes)
+    content, digest = await loop.run_in_executor(readers, _read, item, model.limits.max_image_bytes)
+    if item.content_sha256 not in ("", digest):
+        raise FailedPreconditionError("FILE_CHANGED", "it was changed while the command ran; run the command again")
     embedding = await embedders.embed(content)
     if embedding.fingerprint != model.fingerprint or len(embedding.values) != model.dimension:
         raise FailedPreconditionError(
@@ -214,10 +218,14 @@ def embed_missing(
     tell: Callable[[int], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Embedded:
-    """Embeds those files whose vectors the cache does not have, into it; see `embed_all`. Raises CacheError too."""
-    missing = {digest: files[digest] for digest in cache.missing(files)}
+    """Embeds those files, by their SHA-256, whose vectors the cache does not have, into it; see `embed_all`.
+
+    Raises CacheError too.
+    """
+    missing = {digest: replace(files[digest], content_sha256=digest) for digest in cache.missing(files)}
     known = len(files) - len(missing)
     tell(known)
     if not missing:
-        return Embedded()
-    return embed_all(endpoint, model, missing, cache.put, lambda done: tell(known + done), say)
+        return Embedded(known=known)
+    found = embed_all(endpoint, model, missing, cache.put, lambda done: tell(known + done), say)
+    return replace(found, known=known)

@@ -1,5 +1,6 @@
 """Labels of images: from a file's columns, from folders, from stored attributes; and lists of right answers."""
 
+import os
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ class LabelsFile:
             path = images.path(names[-1])
             if position is not None:
                 labels[position].add(row.get(self._label, ()), role)
-            elif outside and path.is_file():
+            elif outside and _is_file(path):
                 files.setdefault(path, Label()).add(row.get(self._label, ()), role)
             else:
                 missing.append(names[0])
@@ -138,24 +139,38 @@ class LabelsFile:
 
 
 def folder_labels(ids: Sequence[str], uris: Iterable[str]) -> Labelling:
-    """Every image's class is the name of the folder that it lies in, by its id or else by its uri."""
+    """Every image's class is the name of the folder that it lies in, by its id or else by its uri.
+
+    Raises TaskError where none lies in a folder.
+    """
     labels = []
     for image_id, uri in zip(ids, uris, strict=True):
         name = posixpath.basename(posixpath.dirname(image_id)) or posixpath.basename(posixpath.dirname(local_path(uri)))
         labels.append(Label([name] if name else []))
+    if ids and not any(label.classes for label in labels):
+        raise TaskError(f"no id or uri names a folder, as 'shoes/1.jpg' does; an id is, for example, {ids[0]!r:.80}")
     return Labelling(ids, labels)
 
 
 def attribute_labels(
     ids: Sequence[str], attributes: Iterable[Mapping[str, AttributeValue]], label: str, role: str = ""
 ) -> Labelling:
-    """Every image's class is the value of one of its attributes, and its role that of another one."""
+    """Every image's class is the value of one of its attributes, and its role that of another one.
+
+    Raises TaskError where no image has such an attribute.
+    """
     labels = []
+    stored: set[str] = set()
     for found in attributes:
+        stored |= found.keys()
         known = Label()
         for name in attribute_texts(found.get(role)) or [""]:
             known.add(attribute_texts(found.get(label)), name)
         labels.append(known)
+    for name in filter(None, (label, role)):
+        if ids and name not in stored:
+            known_names = ", ".join(sorted(stored)) or "none"
+            raise TaskError(f"no image has the attribute {name!r:.80}; the attributes are {known_names}")
     return Labelling(ids, labels)
 
 
@@ -173,4 +188,9 @@ def _query(name: str, relevant: Positions, images: KnownImages) -> Query | None:
     if position is not None:
         return Query(images.ids[position], relevant, position=position)
     path = images.path(name)
-    return Query(str(path), relevant, file=path) if path.is_file() else None
+    return Query(str(path), relevant, file=path) if _is_file(path) else None
+
+
+def _is_file(path: Path) -> bool:
+    # As Path.is_file, which raises where a name is too long for a file.
+    return os.path.isfile(path)  # noqa: PTH113

@@ -8,12 +8,10 @@ from numpy.typing import NDArray
 
 from imagesearch_client.evaluation import metrics
 from imagesearch_client.evaluation.metrics import Counts, Relevance, Values
-from imagesearch_client.evaluation.ranking import ExactSearch, Positions, Vectors, ranked
+from imagesearch_client.evaluation.ranking import ExactSearch, Positions, Vectors, least_equal, ranked
 from imagesearch_client.evaluation.task import Query, Task, answers_to
 from imagesearch_client.types import Metric
 
-# What two ways to compute a score may differ by, as a part of it.
-SCORE_TOLERANCE = 1e-5
 NOBODY = -1
 
 
@@ -92,8 +90,8 @@ def right_hits(found: Hits, queries: Sequence[Query]) -> Relevance:
     return np.array(rows, dtype=bool).reshape(found.positions.shape)
 
 
-def agreement(found: Hits, exact: Hits, k: int) -> Values:
-    """The share of the true k nearest that an index found, for each query [Q]; 1 where there are none.
+def agreement(found: Hits, exact: Hits, k: int, metric: Metric) -> Values:
+    """The share of the true k nearest by a metric that an index found, for each query [Q]; 1 where there are none.
 
     A hit counts that is as near as the k-th nearest, too: which of equals comes first says nothing. After
     Aumueller, Bernhardsson and Faithfull, ANN-Benchmarks (Information Systems 87, 2020), section 3.6.
@@ -101,7 +99,7 @@ def agreement(found: Hits, exact: Hits, k: int) -> Values:
     true, scores = exact.positions[:, :k], exact.scores[:, :k]
     wanted = (true != NOBODY).sum(axis=1)
     last = np.where(wanted > 0, np.where(true != NOBODY, scores, np.inf).min(axis=1, initial=np.inf), 0)
-    near_enough = found.scores[:, :k] >= (last - SCORE_TOLERANCE * np.maximum(1, np.abs(last)))[:, None]
+    near_enough = found.scores[:, :k] >= least_equal(last, metric)[:, None]
     is_known = np.array(
         [np.isin(row, best) for row, best in zip(found.positions[:, :k], true, strict=True)], dtype=bool
     )

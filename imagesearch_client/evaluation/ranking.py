@@ -17,6 +17,10 @@ BATCH_BYTES = 256 * 2**20
 # Of a score, the place in the order and what else is made of each, for one query and one target.
 BYTES_OF_PAIR = 32
 MOST_QUERIES = 256
+# What two ways to compute a cosine, an inner product or a distance may differ by, as a part of it; and what float32
+# makes of a score, as a part of that.
+TOLERANCE = 1e-5
+RESOLUTION = 2 * float(np.finfo(np.float32).eps)
 
 
 class ExactSearch:
@@ -90,6 +94,13 @@ class ExactSearch:
         return (total / max(len(self.targets), 1)).astype(np.float32)
 
 
+def least_equal(scores: Vectors, metric: Metric) -> Vectors:
+    """The least scores that equal these but for rounding, of the same shape; scores are as the service tells them."""
+    # A score of L2 is 1 / (1 + distance): where the distance grows by a part, it falls by score * (1 - score) of that.
+    steepness = scores * (1 - scores) if metric is Metric.L2 else np.abs(scores)
+    return (scores - TOLERANCE * steepness - RESOLUTION * np.abs(scores)).astype(np.float32, copy=False)
+
+
 def _squares(vectors: Vectors) -> Vectors:
     """The squared length of each, float32 [n]."""
     found: Vectors = np.einsum("nd,nd->n", vectors, vectors)
@@ -98,6 +109,8 @@ def _squares(vectors: Vectors) -> Vectors:
 
 def ranked(scores: Vectors, left_out: Sequence[int | None]) -> NDArray[np.intp]:
     """The order of targets for each query, [Q, T]: the best first, and of equal scores the lower place.
+
+    Equal vectors may have scores that differ in the last digit of float32, and then come in either order.
 
     Args:
         scores: [Q, T]; changed where something is left out.

@@ -11,6 +11,8 @@ import numpy as np
 from imagesearch_client.analysis.errors import AnalysisError
 from imagesearch_client.evaluation.ranking import Positions, Vectors
 
+NONE: Positions = np.empty(0, np.int64)
+
 
 class TaskError(AnalysisError):
     """Labels that give nothing to measure; says what is wrong and what would be right."""
@@ -48,10 +50,7 @@ class Task:
 
     def sampled(self, size: int | None, seed: int) -> "Task":
         """With so many of the queries at most, drawn at random."""
-        if size is None or size >= len(self.queries):
-            return self
-        chosen = np.sort(np.random.default_rng(seed).choice(len(self.queries), size, replace=False))
-        return dataclasses.replace(self, queries=[self.queries[number] for number in chosen])
+        return dataclasses.replace(self, queries=_drawn(self.queries, size, seed))
 
     def without(self, gone: set[int], images: int) -> "Task":
         """Without the images at some positions of all, as queries, as hits and as answers. Raises TaskError."""
@@ -59,8 +58,11 @@ class Task:
             return self
         left_out = np.array(sorted(gone), dtype=np.int64)
         targets = np.setdiff1d(np.arange(images) if self.targets is None else self.targets, left_out)
+        # Many queries share an array of answers, and are to share what is left of it.
+        shared = {id(query.relevant): query.relevant for query in self.queries}
+        less = {key: np.setdiff1d(relevant, left_out) for key, relevant in shared.items()}
         kept = [
-            dataclasses.replace(query, relevant=np.setdiff1d(query.relevant, left_out))
+            dataclasses.replace(query, relevant=less[id(query.relevant)])
             for query in self.queries
             if query.position not in gone
         ]
@@ -98,7 +100,8 @@ class Label:
 
     def add(self, classes: Sequence[str], role: str = "") -> None:
         """One more row tells of it."""
-        self.classes += [name for name in classes if name not in self.classes]
+        # One that is told twice counts once.
+        self.classes = list(dict.fromkeys([*self.classes, *classes]))
         if role and role not in self.roles:
             self.roles.append(role)
 
@@ -112,37 +115,38 @@ class Labelling:
     outside: Sequence[tuple[Path, Label]] = ()
     without_image: Sequence[str] = ()
 
-    def task(self, roles: Roles) -> Task:
-        """The queries that the labels make. Raises TaskError where there are none."""
-        answering = [position for position, label in enumerate(self.labels) if roles.answers(label.roles)]
-        targets = np.array(answering, dtype=np.int64)
-        by_class: dict[str, list[int]] = defaultdict(list)
-        for position in answering:
-            for name in self.labels[position].classes:
-                by_class[name].append(position)
-        groups = {name: np.array(positions, dtype=np.int64) for name, positions in by_class.items()}
+    def task(self, roles: Roles, sample: int | None = None, seed: int = 0) -> Task:
+        """The queries that the labels make, so many of them at most, drawn at random.
+
+        Raises TaskError where there are none.
+        """
+        targets = [position for position, label in enumerate(self.labels) if roles.answers(label.roles)]
+        answers = _Answers(self.labels, targets)
         inside = [
-            Query(self.ids[position], _answers(label, groups), tuple(label.classes), position)
+            Query(self.ids[position], NONE, tuple(label.classes), position)
             for position, label in enumerate(self.labels)
             if label.classes and roles.asks(label.roles)
         ]
         outside = [
-            Query(str(path), _answers(label, groups), tuple(label.classes), file=path)
+            Query(str(path), NONE, tuple(label.classes), file=path)
             for path, label in self.outside
             if label.classes and roles.asks(label.roles)
         ]
         asked = [*inside, *outside]
-        queries = [query for query in asked if answers_to(query)]
-        self._check(roles, targets, asked, queries)
+        answered = [query for query in asked if answers.exist(query)]
+        self._check(roles, targets, asked, answered)
         return Task(
-            queries,
-            targets if roles.targets else None,
+            [
+                dataclasses.replace(query, relevant=answers.to(query.classes))
+                for query in _drawn(answered, sample, seed)
+            ],
+            np.array(targets, dtype=np.int64) if roles.targets else None,
             self.without_image,
             [name for name, label in zip(self.ids, self.labels, strict=True) if not label.classes],
-            [query.name for query in asked if not answers_to(query)],
+            [query.name for query in asked if not answers.exist(query)],
         )
 
-    def _check(self, roles: Roles, targets: Positions, asked: Sequence[Query], queries: Sequence[Query]) -> None:
+    def _check(self, roles: Roles, targets: Sequence[int], asked: Sequence[Query], queries: Sequence[Query]) -> None:
         if not any(label.classes for label in (*self.labels, *(label for _, label in self.outside))):
             example = f", such as {self.without_image[0]!r:.80}," if self.without_image else ""
             known = f"; an id is, for example, {self.ids[0]!r:.80}" if self.ids else "; there are no images"
@@ -164,9 +168,38 @@ def answers_to(query: Query) -> int:
     return len(query.relevant) - itself
 
 
-def _answers(label: Label, groups: dict[str, Positions]) -> Positions:
-    found = [groups[name] for name in label.classes if name in groups]
-    if len(found) == 1:
-        # The same array for all of a class: a class of 10,000 images would else have 10,000 arrays of 10,000.
-        return found[0]
-    return np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
+class _Answers:
+    """The right answers to queries, by their classes."""
+
+    def __init__(self, labels: Sequence[Label], targets: Sequence[int]) -> None:
+        """Labels by position, and the positions, ascending, of the images that may be hits."""
+        self._targets = set(targets)
+        self._members: dict[str, list[int]] = defaultdict(list)
+        for position in targets:
+            for name in labels[position].classes:
+                self._members[name].append(position)
+        self._made: dict[frozenset[str], Positions] = {}
+
+    def exist(self, query: Query) -> bool:
+        """Whether a query has a right answer, itself not counted. Makes no array of them."""
+        itself = query.position in self._targets
+        return any(len(self._members.get(name, ())) > itself for name in query.classes)
+
+    def to(self, classes: Sequence[str]) -> Positions:
+        """The images that share a class, int64, ascending; the same array for the same classes.
+
+        A class of 10,000 images would else have 10,000 arrays of 10,000.
+        """
+        key = frozenset(classes)
+        if key not in self._made:
+            members = set[int]().union(*(self._members.get(name, ()) for name in key))
+            self._made[key] = np.array(sorted(members), dtype=np.int64)
+        return self._made[key]
+
+
+def _drawn(queries: Sequence[Query], size: int | None, seed: int) -> Sequence[Query]:
+    """So many of the queries at most, drawn at random, in their order."""
+    if size is None or size >= len(queries):
+        return queries
+    chosen = np.sort(np.random.default_rng(seed).choice(len(queries), size, replace=False))
+    return [queries[number] for number in chosen]

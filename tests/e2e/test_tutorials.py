@@ -168,6 +168,11 @@ def is_picture(path: Path) -> bool:
         return min(image.size) > 100
 
 
+def numbers(path: Path, name: str) -> list[float]:
+    """The numbers of a name that are written in an SVG; Matplotlib keeps each line of text as a comment."""
+    return [float(number) for number in re.findall(rf"<!-- {name} (\S+) -->", path.read_text())]
+
+
 def test_every_section_of_the_page_is_tested() -> None:
     tested = ("", "InceptionV3", "VGG16 features", "MobileNetV2", "VGG features", "An autoencoder")
     assert len(sections()) == len(tested)
@@ -175,9 +180,20 @@ def test_every_section_of_the_page_is_tested() -> None:
 
 
 def test_inception_by_euclid_and_cosine(reader: Reader) -> None:
-    reader.type(of("InceptionV3"))
+    lines = of("InceptionV3")
+    reader.type(lines)
     assert is_picture(reader.folder / "euclid.png")
     assert is_picture(reader.folder / "cosine.png")
+    # The same pictures in a format whose text can be read. The query is a copy of an image.
+    reader.type([line.replace(".png", ".svg") for line in lines if line.startswith("imagesearch plot")])
+    distances = numbers(reader.folder / "euclid.svg", "Euclidean distance")
+    assert len(distances) == 8
+    assert distances == sorted(distances)
+    assert distances[0] < 0.1 * distances[-1]
+    similarities = numbers(reader.folder / "cosine.svg", "cosine similarity")
+    assert len(similarities) == 8
+    assert similarities == sorted(similarities, reverse=True)
+    assert similarities[0] == pytest.approx(1, abs=0.001)
 
 
 def test_vgg_in_hdf5_with_variants_and_codes(reader: Reader) -> None:
@@ -185,7 +201,10 @@ def test_vgg_in_hdf5_with_variants_and_codes(reader: Reader) -> None:
     count = len(list((reader.folder / "photos").rglob("*.jpg")))
     with h5py.File(reader.folder / "features.h5") as file:
         assert file["features"].shape == (count, 512)
-    assert "recall" in printed
+    # There are fewer images than the 100 candidates of a search, so that none is missed.
+    (recall,) = re.findall(r"recall@10 (\S+)", printed)
+    assert count < 100
+    assert float(recall) == pytest.approx(1, abs=0.01)
 
 
 def test_mobilenet_and_all_pairs(reader: Reader) -> None:

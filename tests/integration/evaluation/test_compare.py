@@ -158,6 +158,16 @@ def test_pictures_of_one_role_are_looked_for_among_those_of_another(
     assert candidate["figures"]["P@1"]["mean"] >= 0.8
 
 
+def test_one_model_of_two_embedders_is_told_by_their_addresses(
+    command: Command, photos: Path, embedder_address: str
+) -> None:
+    _, _, port = embedder_address.partition(":")
+    models = f"vgg16@{embedder_address},vgg16@localhost:{port}"
+    shown = command("compare", photos, "--by-folder", "--models", models, COLUMNS="250")
+    assert f"vgg16@{embedder_address}, cosine" in shown
+    assert f"vgg16@localhost:{port}, cosine" in shown
+
+
 def test_a_model_that_is_not_served_is_told_with_those_that_are(command: Command, photos: Path) -> None:
     shown = " ".join(command("compare", photos, "--by-folder", "--models", "vgg16,inception", code=2).split())
     assert "does not serve 'inception'; it serves vgg16, vgg16-max." in shown.replace("│ ", "")

@@ -65,6 +65,8 @@ def test_roles_are_known_by_the_labels_or_by_the_service(
     told, stored, by_attribute = (tmp_path / f"{name}.json" for name in ("told", "stored", "attribute"))
     arguments = ("--root", photos, "--label", "product", *ROLES, "-k", "1", "-k", "3")
     command("evaluate", collection, "--labels", labels, *arguments, "--json", told)
+    shown = command("evaluate", collection, "--labels", labels, *arguments, "--ef", "64", code=1)
+    assert "--ef is 64, and should be at least 1000" in shown
     # Ingested by the labels as a manifest, the role is an attribute, and the service looks among the products only.
     command("ingest", labels, "--root", photos, "-c", "with_roles")
     command("evaluate", "with_roles", "--labels", labels, *arguments, "--json", stored)
@@ -140,7 +142,7 @@ def test_files_are_no_queries_of_vectors_that_another_model_made(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--attribute", "nothing"], "no label is of an image that is there"),
+        (["--attribute", "nothing"], "no image has the attribute 'nothing'"),
         (["--by-folder", "--where", "nothing"], "no images"),
         (["--by-folder", "--ef", "20"], "SEARCH_PARAMETERS_INVALID"),
     ],

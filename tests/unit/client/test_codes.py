@@ -1,12 +1,18 @@
-"""Fitting binary codes."""
+"""Fitting binary codes, and measuring what searches by them find."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imagesearch_client.codes import fit_itq, itq_rotation, quantisation_error
+from imagesearch_client import Client, Embedding, Image, Metric
+from imagesearch_client.codes import check, fit_itq, itq_rotation, quantisation_error
 
 
 def clustered(count: int, dimension: int, seed: int = 0) -> NDArray[np.float32]:
@@ -106,3 +112,54 @@ def test_what_cannot_be_fitted_to_is_refused(count: int, bits: int, spoil: float
 def test_vectors_that_are_all_the_same_are_refused() -> None:
     with pytest.raises(ValueError, match="all the same"):
         fit_itq(np.ones((500, 96), np.float32), 64)
+
+
+@dataclass
+class Searched:
+    """A collection whose searches give the neighbours from one rank to another."""
+
+    vectors: NDArray[np.float32]
+    metric: Metric
+    ranks: slice
+
+    def __post_init__(self) -> None:
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.images = {
+            f"{number}": Image(f"{number}", "", {}, "", now, now, Embedding(vector.tolist(), "f"))
+            for number, vector in enumerate(self.vectors)
+        }
+
+    def get_collection(self, name: str) -> Any:
+        return SimpleNamespace(name=name, metric=self.metric, dimension=self.vectors.shape[1])
+
+    def list(self, name: str, **options: Any) -> Iterator[Image]:
+        return iter(self.images.values())
+
+    def get_many(self, name: str, ids: Sequence[str], **options: Any) -> dict[str, Image]:
+        return {image_id: self.images[image_id] for image_id in ids}
+
+    def get_codes(self, name: str) -> Any:
+        codes = SimpleNamespace(codes=SimpleNamespace(version="v"), code_bytes=1)
+        return SimpleNamespace(sets=[codes], image_count=len(self.images))
+
+    def search_explained(self, name: str, query: Any, **options: Any) -> tuple[Any, Any]:
+        vectors, asked = self.vectors.astype(np.float64), int(query.id)
+        if self.metric is Metric.L2:
+            scores = 1 / (1 + np.linalg.norm(vectors - vectors[asked], axis=1))
+        else:
+            scores = vectors @ vectors[asked]
+        others = np.sort(np.delete(scores, asked))[::-1]
+        coarse = SimpleNamespace(version="v", coarse_seconds=0.0, fine_seconds=0.0)
+        hits = [SimpleNamespace(score=float(np.float32(score))) for score in others[self.ranks]]
+        return hits, SimpleNamespace(coarse=coarse)
+
+
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.IP])
+@pytest.mark.parametrize("scale", [1e-4, 1, 1e4])
+@pytest.mark.parametrize(("ranks", "recall"), [(slice(10), 1), (slice(5, 15), 0.5), (slice(10, 20), 0)])
+def test_the_recall_of_codes_is_told_however_long_the_vectors_are(
+    metric: Metric, scale: float, ranks: slice, recall: float
+) -> None:
+    vectors = np.random.default_rng(0).normal(2, 1, size=(200, 32)) * scale
+    searched = Searched(vectors.astype(np.float32), metric, ranks)
+    assert check(cast(Client, searched), "shoes", queries=40, limit=10).recall == pytest.approx(recall, abs=0.05)

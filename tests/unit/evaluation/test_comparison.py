@@ -1,6 +1,7 @@
 """Which model to take."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ from imagesearch.embedder.v1 import embedder_pb2
 
 from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.evaluation import comparison_report
-from imagesearch_client.evaluation.comparison import Candidate, Comparison, ModelRun, Served, advice
+from imagesearch_client.evaluation.comparison import (
+    Candidate,
+    Comparison,
+    ModelRun,
+    Served,
+    advice,
+    comparable_speeds,
+    told_apart,
+)
 from imagesearch_client.evaluation.embedding import Embedded
 from imagesearch_client.evaluation.measuring import Hits, Measured
 from imagesearch_client.evaluation.metrics import RECALL_LEVELS, Values
@@ -27,12 +36,13 @@ def candidate(
     told: float | None = None,
     dimension: int = 512,
     memory: int = 0,
+    known: int = 0,
 ) -> Candidate:
     model = embedder_pb2.Model(name=name, fingerprint=name, dimension=dimension)
     if told:
         model.execution.seconds_per_image = 1 / told
     model.execution.memory_bytes = memory
-    embedded = Embedded(fresh=100, seconds=100 / speed) if speed else Embedded()
+    embedded = Embedded(fresh=100, seconds=100 / speed, known=known) if speed else Embedded(known=100)
     measured = Measured(
         dict.fromkeys(("mAP", "P@1", "recall@10", "nDCG@10"), values),
         np.full(len(RECALL_LEVELS), values.mean()),
@@ -43,7 +53,9 @@ def candidate(
 
 def comparison(*candidates: Candidate) -> Comparison:
     queries = [Query(str(number), np.array([0])) for number in range(QUERIES)]
-    ordered = sorted(candidates, key=lambda one: -one.quality)
+    speeds = comparable_speeds([one.run for one in candidates])
+    timed = [replace(one, speed=speed) for one, speed in zip(candidates, speeds, strict=True)]
+    ordered = sorted(timed, key=lambda one: -one.quality)
     return Comparison(ordered, Task(queries, None), QUERIES, [10], {"broken.jpg (vgg16)": "IMAGE_CORRUPT: <cut>"})
 
 
@@ -84,18 +96,40 @@ def test_of_several_the_fastest_is_taken_and_of_those_as_fast_the_smallest() -> 
     assert advice(comparison(best, *fast)).startswith("Take small, cosine")
 
 
-def test_the_speed_that_the_embedder_tells_stands_in_for_one_that_was_not_measured() -> None:
-    cached, fresh = candidate("large", HARD, told=10), candidate("small", near(HARD), speed=30, memory=3 * 2**20)
+def test_speeds_that_the_embedder_tells_stand_in_for_all_where_one_was_not_measured() -> None:
+    cached = candidate("large", HARD, told=10)
+    fresh = candidate("small", near(HARD), speed=90, told=30, memory=3 * 2**20)
     found = comparison(cached, fresh)
     assert "3.0 times as many images a second" in advice(found)
     large, small = comparison_report.rows_of(found)
     assert (large[0], large[-4:]) == ("large, cosine", ["n/a", "512", "2,048", "n/a"])
-    assert (small[0], small[-4:]) == ("small, cosine", ["30.0", "512", "2,048", "3 MiB"])
+    assert (small[0], small[-4:]) == ("small, cosine", ["90.0", "512", "2,048", "3 MiB"])
+
+
+def test_a_run_that_went_on_advises_as_one_that_embedded_everything() -> None:
+    whole = comparison(candidate("a", HARD, speed=20, told=20), candidate("b", near(HARD), speed=20, told=20))
+    # Of a the last three images were embedded now, mostly while the embedder warmed up.
+    resumed = comparison(candidate("a", HARD, speed=1.5, known=97, told=20), candidate("b", near(HARD), told=20))
+    assert advice(resumed) == advice(whole)
+    assert resumed.best.measured_speed is None
+
+
+def test_speeds_that_are_known_in_different_ways_are_not_compared() -> None:
+    measured, told = candidate("a", HARD, speed=10), candidate("b", near(HARD), told=100)
+    assert advice(comparison(measured, told)).startswith("Take a, cosine")
+
+
+def test_models_of_one_name_are_told_apart_by_their_embedders() -> None:
+    models = [("m", "a:1"), ("m", "b:1"), ("n", "a:1")]
+    served = told_apart([Served(embedder_pb2.Model(name=name), Endpoint(target)) for name, target in models])
+    assert [one.name for one in served] == ["m@a:1", "m@b:1", "n"]
+    first = candidate("m", HARD)
+    assert replace(first, run=ModelRun(served[0], Embedded())).name == "m@a:1, cosine"
 
 
 def test_within_noise_and_no_cheaper_the_best_is_taken() -> None:
     slower = candidate("slower", near(HARD), speed=7, dimension=256)
-    told = advice(comparison(candidate("best", HARD, speed=10), slower, candidate("same", near(HARD))))
+    told = advice(comparison(candidate("best", HARD, speed=10), slower, candidate("same", near(HARD), speed=10)))
     assert told.startswith("Take best, cosine")
     assert "Within noise of it, and no cheaper: slower, cosine; same, cosine." in told
 

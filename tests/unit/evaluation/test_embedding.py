@@ -14,7 +14,8 @@ from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.evaluate import embedding_well
 from imagesearch_client.evaluation import embedding
-from imagesearch_client.evaluation.embedding import digest_all, embed_all, served_models
+from imagesearch_client.evaluation.embedding import digest_all, embed_all, embed_missing, served_models
+from imagesearch_client.evaluation.vector_cache import VectorCache
 from imagesearch_client.sources.files import read_file
 from imagesearch_client.sources.items import Item
 
@@ -70,7 +71,7 @@ def refuse() -> None:
 
 @pytest.mark.parametrize(
     ("failing", "code", "message"),
-    [(stop, 3, "The same command goes on from here."), (refuse, 1, "OVERLOADED: too much")],
+    [(stop, 3, "the embedder did nothing"), (refuse, 1, "OVERLOADED: too much")],
 )
 def test_the_command_says_how_it_ended(
     failing: Callable[[], None], code: int, message: str, capsys: pytest.CaptureFixture[str]
@@ -79,3 +80,22 @@ def test_the_command_says_how_it_ended(
         failing()
     assert ended.value.exit_code == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_only_a_command_that_keeps_what_was_done_says_that_it_goes_on(
+    goes_on: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit), embedding_well(goes_on=goes_on):
+        stop()
+    assert ("The same command goes on from here." in capsys.readouterr().err) == goes_on
+
+
+def test_a_file_that_changed_since_it_was_first_read_fails_and_is_not_kept(nowhere: Endpoint, tmp_path: Path) -> None:
+    changed = item(tmp_path / "a.jpg", b"before")
+    (digest,), _ = digest_all([changed], 10)
+    (tmp_path / "a.jpg").write_bytes(b"after")
+    with VectorCache(tmp_path, "f", MODEL.dimension) as cache:
+        found = embed_missing(nowhere, MODEL, {digest: changed}, cache)
+        assert found.failed[digest].startswith("FILE_CHANGED: it was changed while the command ran")
+        assert cache.missing([digest]) == [digest]

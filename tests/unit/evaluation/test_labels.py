@@ -13,7 +13,7 @@ from imagesearch_client.evaluation.labels import (
     attribute_labels,
     folder_labels,
 )
-from imagesearch_client.evaluation.task import Query, Roles, Task, TaskError, answers_to
+from imagesearch_client.evaluation.task import Label, Labelling, Query, Roles, Task, TaskError, answers_to
 
 IDS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "p1.jpg", "p2.jpg"]
 CSV = """path,role,product,colour
@@ -171,6 +171,8 @@ def test_labels_of_other_images_are_told_with_an_example_of_each(tmp_path: Path)
     labels = LabelsFile(written(tmp_path, "id,x\nother.jpg,y\n"), LabelColumns())
     with pytest.raises(TaskError, match=r"such as 'other.jpg', are none; an id is, for example, 'a.jpg'"):
         labels.labelling(known(tmp_path)).task(Roles())
+    with pytest.raises(TaskError, match=r"no label is of an image that is there.*; there are no images"):
+        folder_labels([], []).task(Roles())
     with pytest.raises(TaskError, match="none of 6 queries has a right answer among 6 images"):
         attribute_labels(IDS, [{"x": name} for name in IDS], "x").task(Roles())
 
@@ -181,7 +183,54 @@ def test_a_sample_is_a_part_of_the_queries_and_the_same_with_a_seed() -> None:
     assert len(set(names)) == 10
     assert names == [query.name for query in task.sampled(10, 1).queries]
     assert names != [query.name for query in task.sampled(10, 2).queries]
-    assert task.sampled(1000, 1) is task
+    assert task.sampled(1000, 1).queries is task.queries
+
+
+def test_a_sample_of_labels_is_that_of_all_their_queries() -> None:
+    labelling = Labelling(
+        [str(number) for number in range(100)],
+        [Label([f"class {number % 7}", "odd" if number % 2 else "even"]) for number in range(100)],
+    )
+    sampled, whole = labelling.task(Roles(), 10, 1), labelling.task(Roles()).sampled(10, 1)
+    assert [query.name for query in sampled.queries] == [query.name for query in whole.queries]
+    for one, other in zip(sampled.queries, whole.queries, strict=True):
+        assert one.relevant.tolist() == other.relevant.tolist()
+
+
+def test_images_of_the_same_labels_share_their_answers_so_that_memory_does_not_grow_with_both() -> None:
+    labels = [Label(["a", "b"] if number % 2 else ["b", "a"]) for number in range(50)]
+    task = Labelling([str(number) for number in range(50)], labels).task(Roles())
+    assert len({id(query.relevant) for query in task.queries}) == 1
+    assert len({id(query.relevant) for query in task.without({3}, 50).queries}) == 1
+
+
+def test_a_label_that_is_told_twice_counts_once() -> None:
+    by_attribute = attribute_labels(["1", "2"], [{"x": ["a", "a"]}, {"x": "a"}], "x")
+    task = by_attribute.task(Roles())
+    assert [(query.classes, answers_to(query)) for query in task.queries] == [(("a",), 1), (("a",), 1)]
+
+
+def test_an_attribute_that_no_image_has_is_told_with_those_that_there_are() -> None:
+    attributes = [{"category": "a", "role": "x"}, {"category": "b"}]
+    with pytest.raises(TaskError, match="no image has the attribute 'catgory'; the attributes are category, role"):
+        attribute_labels(["1", "2"], attributes, "catgory")
+    with pytest.raises(TaskError, match="no image has the attribute 'rolle'; the attributes are category, role"):
+        attribute_labels(["1", "2"], attributes, "category", "rolle")
+    with pytest.raises(TaskError, match="no image has the attribute 'x'; the attributes are none"):
+        attribute_labels(["1"], [{}], "x")
+
+
+def test_ids_and_uris_without_a_folder_are_told() -> None:
+    with pytest.raises(TaskError, match=r"no id or uri names a folder, .*; an id is, for example, 'sku-1'"):
+        folder_labels(["sku-1", "sku-2"], ["", ""])
+
+
+def test_names_that_are_too_long_for_a_file_are_names_without_an_image(tmp_path: Path) -> None:
+    long = "x" * 300
+    labels = LabelsFile(written(tmp_path, f"id,kind\n{long},a\na.jpg,a\nb.jpg,a\n"), LabelColumns())
+    assert labels.labelling(known(tmp_path)).task(Roles()).without_image == [long]
+    pairs = LabelsFile(written(tmp_path, f"query,relevant\n{long},a.jpg\na.jpg,b.jpg\n"), LabelColumns())
+    assert pairs.pairs(known(tmp_path)).without_image == [long]
 
 
 def test_images_that_failed_are_no_queries_no_hits_and_no_answers(tmp_path: Path) -> None:

@@ -72,14 +72,14 @@ def test_a_target_list_without_the_query(vectors: NDArray[np.float32]) -> None:
 def test_the_loss_of_an_index_is_told_from_that_of_the_vectors(vectors: NDArray[np.float32], task: Task) -> None:
     exact = measure(vectors, Metric.COSINE, task, [10])
     same = Hits(exact.hits.positions.copy(), exact.hits.scores.copy())
-    assert agreement(same, exact.hits, 10).tolist() == [1] * len(task.queries)
+    assert agreement(same, exact.hits, 10, Metric.COSINE).tolist() == [1] * len(task.queries)
     assert measure_hits(same, task, [10])["AP@10"] == pytest.approx(exact.values["AP@10"])
 
     # An index that misses the first three of each, and finds nothing in their place.
     worse = Hits(np.roll(same.positions, -3, axis=1), np.roll(same.scores, -3, axis=1))
     worse.positions[:, 7:] = NOBODY
-    assert agreement(worse, exact.hits, 10) == pytest.approx([0.7] * len(task.queries))
-    assert agreement(worse, exact.hits, 3) == pytest.approx([0] * len(task.queries))
+    assert agreement(worse, exact.hits, 10, Metric.COSINE) == pytest.approx([0.7] * len(task.queries))
+    assert agreement(worse, exact.hits, 3, Metric.COSINE) == pytest.approx([0] * len(task.queries))
     assert measure_hits(worse, task, [10])["recall@10"].mean() < exact.values["recall@10"].mean()
 
 
@@ -87,11 +87,38 @@ def test_another_one_of_equals_is_as_good() -> None:
     exact = Hits(np.array([[0, 1]]), np.array([[0.9, 0.5]], np.float32))
     equal = Hits(np.array([[0, 2]]), np.array([[0.9, 0.5000001]], np.float32))
     worse = Hits(np.array([[0, 2]]), np.array([[0.9, 0.49]], np.float32))
-    assert agreement(equal, exact, 2).tolist() == [1]
-    assert agreement(worse, exact, 2).tolist() == [0.5]
+    assert agreement(equal, exact, 2, Metric.COSINE).tolist() == [1]
+    assert agreement(worse, exact, 2, Metric.COSINE).tolist() == [0.5]
     nothing = Hits(np.array([[NOBODY, NOBODY]]), np.zeros((1, 2), np.float32))
-    assert agreement(nothing, exact, 2).tolist() == [0]
-    assert agreement(nothing, nothing, 2).tolist() == [1]
+    assert agreement(nothing, exact, 2, Metric.COSINE).tolist() == [0]
+    assert agreement(nothing, nothing, 2, Metric.COSINE).tolist() == [1]
+
+
+def told_by_a_service(vectors: NDArray[np.float32], metric: Metric, positions: NDArray[np.int64]) -> Hits:
+    """Hits for each vector, with scores computed in another way than by exact search."""
+    exact = vectors.astype(np.float64)
+    pairs = exact[:, None], exact[positions]
+    products = (pairs[0] * pairs[1]).sum(axis=2)
+    scores = products if metric is Metric.IP else 1 / (1 + np.linalg.norm(pairs[0] - pairs[1], axis=2))
+    return Hits(positions, scores.astype(np.float32))
+
+
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.IP])
+@pytest.mark.parametrize("scale", [1e-4, 1, 1e4])
+def test_hits_a_little_farther_are_lost_and_equal_ones_are_not_however_long_vectors_are(
+    vectors: NDArray[np.float32], metric: Metric, scale: float
+) -> None:
+    # Each vector twice, its copy 120 places later.
+    twice = np.tile(vectors * np.float32(scale), (2, 1))
+    queries = [Query(str(number), np.array([0]), position=number) for number in range(240)]
+    exact = measure(twice, metric, Task(queries, None), [21]).hits
+    # The eleventh may be the copy of the tenth.
+    farther = told_by_a_service(twice, metric, exact.positions[:, 11:])
+    assert agreement(farther, exact, 10, metric).mean() < 0.05
+    copies = (exact.positions[:, :10] + 120) % 240
+    own = copies == np.arange(240)[:, None]
+    equal = told_by_a_service(twice, metric, np.where(own, exact.positions[:, :10], copies))
+    assert agreement(equal, exact, 10, metric).tolist() == [1] * 240
 
 
 def test_hits_that_nobody_knows_are_wrong() -> None:
