@@ -29,7 +29,6 @@ from imagesearch_client.cli.evaluate import (
     embedder_endpoint,
     embedding_well,
     open_labels,
-    print_wide,
     show_left_out,
     write_text,
 )
@@ -199,7 +198,7 @@ def _show(comparison: "Comparison", folder: str) -> None:
     table = Table(*comparison_report.columns_of(comparison))
     for row in comparison_report.rows_of(comparison):
         table.add_row(*map(Text, row))
-    print_wide(table)
+    out.print(table)
     out.print(Text(advice(comparison)), soft_wrap=True)
     failed = [f"{name}: {why}" for name, why in comparison.failed.items()]
     show_left_out(left_out(comparison.task, {}) | {"images that failed": failed})

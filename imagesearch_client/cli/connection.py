@@ -13,13 +13,14 @@ from grpc_kit.errors import ServiceError
 from imagesearch_client.cli.output import err
 from imagesearch_client.client import Client
 
+EMBEDDER_HINT = "Is the embedder up? --embedder names it"
 # What helps at a terminal, by the reason of an error.
 HINTS = {
     "UNAVAILABLE": "Is the search service up at {target}? `make up` starts one; --target names another.",
     "UNIMPLEMENTED": "Is that a search service at {target}? --target names another.",
     "COLLECTION_NOT_FOUND": "`imagesearch collections list` shows those there are; `imagesearch ingest` makes one.",
     "EMBEDDER_UNAVAILABLE": "The search service answers, and its embedder does not: is it up?",
-    "EMBEDDER_AWAY": "Is the embedder up? --embedder names it, and --via search has the search service call its own.",
+    "EMBEDDER_AWAY": f"{EMBEDDER_HINT}, and --via search has the search service call its own.",
 }
 
 

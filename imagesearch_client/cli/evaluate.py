@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from grpc_kit.credentials import CredentialsError
 from grpc_kit.errors import ServiceError
 from imagesearch_client.bulk.services import Endpoint
-from imagesearch_client.cli.connection import HINTS, connected
+from imagesearch_client.cli.connection import EMBEDDER_HINT, connected
 from imagesearch_client.cli.loading import STOPPED, endpoint
 from imagesearch_client.cli.options import Target, Where, condition_of
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
     from imagesearch_client.evaluation.labels import LabelsFile
     from imagesearch_client.evaluation.task import Roles, Task
 
-# Of a table in a file, in characters.
-WIDEST = 1000
 TRUTH = "What is right"
 MEASURING = "What is measured"
 
@@ -225,7 +221,7 @@ def _show(evaluation: "Evaluation") -> None:
         table.add_row(row.name, Text(str(row.exact)), Text(str(row.index or "")), lost)
     for name, figure in evaluation.agreement_figures.items():
         table.add_row(name, "", Text(str(figure)), "")
-    print_wide(table)
+    out.print(table)
     for note in report.notes(evaluation):
         err.print(Text(note), soft_wrap=True)
     show_left_out(report.left_out(evaluation.task, evaluation.refused))
@@ -283,7 +279,7 @@ def embedding_well(*, goes_on: bool = False) -> Iterator[None]:
     try:
         yield
     except ServiceError as error:
-        _end(f"{error.reason}: {error.message}", 1, HINTS["EMBEDDER_AWAY"] if error.reason == "UNAVAILABLE" else "")
+        _end(f"{error.reason}: {error.message}", 1, f"{EMBEDDER_HINT}." if error.reason == "UNAVAILABLE" else "")
     except CredentialsError as error:
         _end(str(error), 1)
     except LoadStoppedError as error:
@@ -296,13 +292,6 @@ def _end(message: str, code: int, hint: str = "") -> NoReturn:
     if hint:
         err.print(Text(hint), soft_wrap=True)
     raise typer.Exit(code)
-
-
-def print_wide(table: Table) -> None:
-    """Prints a table; where it goes into a file or a pipe, in the width that it needs."""
-    needed = Measurement.get(out, out.options.update(max_width=WIDEST), table).maximum
-    console = out if out.is_terminal else Console(file=out.file, width=needed)
-    console.print(table)
 
 
 def show_left_out(groups: Mapping[str, Sequence[str]]) -> None:

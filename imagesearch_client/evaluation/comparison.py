@@ -234,6 +234,8 @@ def compare(
 
 def advice(comparison: Comparison) -> str:
     """Which candidate to take, and why: the best one, or a cheaper one that is not significantly worse."""
+    if caution := comparison.task.caution:
+        return caution
     best = comparison.best
     its = f"{MEASURE} of {best.figures[MEASURE]}"
     if len(comparison.candidates) == 1:

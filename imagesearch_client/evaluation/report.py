@@ -72,7 +72,7 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
 
 def notes(evaluation: Evaluation) -> list[str]:
     """What is to be known beside the figures."""
-    told = []
+    told = [evaluation.task.caution] if evaluation.task.caution else []
     if evaluation.index is not None and evaluation.index.cut_short:
         told.append(
             f"The images have no attribute that tells the targets, so that the service could not be told either: of "

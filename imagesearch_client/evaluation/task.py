@@ -47,6 +47,15 @@ class Task:
     """Images that the labels do not know: they may be hits, and are never right."""
     without_answer: Sequence[str] = ()
     """Queries that have no right answer, and so cannot be measured."""
+    same_label: str = ""
+    """The label that every image has."""
+
+    @property
+    def caution(self) -> str:
+        """What is to be said where no hit can be wrong; empty otherwise."""
+        if not self.same_label:
+            return ""
+        return f"Every image has the label {self.same_label}: no hit can be wrong, and these figures tell nothing."
 
     def sampled(self, size: int | None, seed: int) -> "Task":
         """With so many of the queries at most, drawn at random."""
@@ -135,6 +144,7 @@ class Labelling:
         asked = [*inside, *outside]
         answered = [query for query in asked if answers.exist(query)]
         self._check(roles, targets, asked, answered)
+        all_right = all(len(answers.to(query.classes)) == len(targets) for query in answered)
         return Task(
             [
                 dataclasses.replace(query, relevant=answers.to(query.classes))
@@ -144,6 +154,7 @@ class Labelling:
             self.without_image,
             [name for name, label in zip(self.ids, self.labels, strict=True) if not label.classes],
             [query.name for query in asked if not answers.exist(query)],
+            ", ".join(answered[0].classes) if all_right else "",
         )
 
     def _check(self, roles: Roles, targets: Sequence[int], asked: Sequence[Query], queries: Sequence[Query]) -> None:

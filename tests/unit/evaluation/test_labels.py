@@ -177,6 +177,13 @@ def test_labels_of_other_images_are_told_with_an_example_of_each(tmp_path: Path)
         attribute_labels(IDS, [{"x": name} for name in IDS], "x").task(Roles())
 
 
+def test_labels_that_are_all_the_same_are_told_to_say_nothing() -> None:
+    same = attribute_labels(IDS, [{"x": "lime"} for _ in IDS], "x").task(Roles())
+    assert same.caution.startswith("Every image has the label lime: no hit can be wrong")
+    differing = [{"x": "lime"} for _ in IDS[1:]] + [{"x": "kiwi"}]
+    assert attribute_labels(IDS, differing, "x").task(Roles()).caution == ""
+
+
 def test_a_sample_is_a_part_of_the_queries_and_the_same_with_a_seed() -> None:
     task = Task([Query(str(number), np.array([0])) for number in range(100)], None)
     names = [query.name for query in task.sampled(10, 1).queries]
