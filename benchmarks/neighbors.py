@@ -20,7 +20,7 @@ from benchmarks.search_latency import DIMENSION, FINGERPRINT, Matrix, clustered
 from imagesearch_client import Embedding, Image
 from imagesearch_client.analysis.neighbor_files import Style, records, write_neighbors
 from imagesearch_client.analysis.neighbors import Work
-from imagesearch_client.analysis.snapshot import Origin, SnapshotWriter, open_snapshot
+from imagesearch_client.analysis.snapshot import Origin, Snapshot, SnapshotWriter
 from imagesearch_client.types import Metric
 from imagesearch_client.vector_files.listing import Place
 
@@ -47,7 +47,7 @@ def fill(folder: Path, vectors: Matrix) -> None:
 def find(snapshot_folder: Path, target: Path, told: Any) -> None:
     """Writes the neighbours of a snapshot to a file; puts how far it is into `told`, and how much was done before."""
     work = Work(target)
-    with open_snapshot(snapshot_folder) as snapshot, work.held():
+    with Snapshot(snapshot_folder) as snapshot, work.held():
         work.run(snapshot, K, tell=told.put)
         write_neighbors(target, records(snapshot.ids, work.parts(snapshot), Style(snapshot.metric)), snapshot.metric)
         work.remove()

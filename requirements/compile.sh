@@ -10,7 +10,7 @@ compile() {
     "$uv" pip compile pyproject.toml "$@" --universal --python-version 3.11 \
         --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file "$out"
 }
-compile requirements/dev.lock --extra embedder --extra search --extra client --extra analysis --extra training \
+compile requirements/dev.lock --extra embedder --extra search --extra client --extra analysis --extra umap --extra training \
     --extra s3 --extra gcs --extra demo --extra dev
 # One lock for each image, held to the versions that the tests run with.
 for extra in embedder search; do

@@ -14,6 +14,8 @@ from imagesearch_client.analysis.snapshot import Snapshot
 
 # Images that k-means begins with, that a silhouette is of, and the most that HDBSCAN takes: it compares all with all.
 SAMPLE, SILHOUETTE, MOST_DENSE = 20_000, 2_000, 50_000
+# Images for each cluster that k-means begins with, where that is more.
+SAMPLE_OF_EACH = 10
 # What is tried where the number of clusters is left open.
 CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 65, 80, 100)
 BEGINNINGS = 3
@@ -50,6 +52,8 @@ class Clusters:
 def k_means(snapshot: Snapshot, count: int | None, seed: int, tell: Callable[[int], None] = lambda _: None) -> Clusters:
     """Mini-batch k-means (D. Sculley, Web-Scale K-Means Clustering, 2010); memory is that of a sample and a block.
 
+    The sample has 20,000 images, or ten for each cluster where that is more. A cluster that no image is in is left out.
+
     Args:
         snapshot: has the images.
         count: how many clusters; None takes that of CANDIDATES with the best silhouette.
@@ -60,7 +64,7 @@ def k_means(snapshot: Snapshot, count: int | None, seed: int, tell: Callable[[in
     """
     if len(snapshot) < max(2, count or 2):
         raise AnalysisError(f"{snapshot.collection} has {len(snapshot)} images, too few for {count or 2} clusters")
-    some = _vectors(snapshot, sample(len(snapshot), SAMPLE, seed))
+    some = _vectors(snapshot, sample(len(snapshot), max(SAMPLE, SAMPLE_OF_EACH * (count or 0)), seed))
     model = _best_model(some, seed) if count is None else _fitted(some, count, seed)
     blocks = list(range(0, len(snapshot), block_rows(snapshot.dimension)))
     if len(snapshot) > len(some):

@@ -1,13 +1,13 @@
 """Groups of images that look the same: single-linkage clusters of all pairs above a threshold."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from imagesearch_client.analysis.judged_pairs import JudgedPairs
 from imagesearch_client.analysis.nearest import Doubles, Pairs, Positions, block_rows, pairs_above, similarities
@@ -16,8 +16,10 @@ from imagesearch_client.analysis.snapshot import Described, Snapshot
 from imagesearch_client.analysis.wording import Action, Keep
 from imagesearch_client.types import Metric
 
-# Pairs that wait to be put into the forest, at least; more with more images.
+# Pairs that wait to be reduced to those that count, at least; more where more of them count.
 WAITING_PAIRS = 1_000_000
+# The strength of pairs that a person has judged to be duplicates, and of images with one file: above all scores.
+JUDGED, SAME_FILE = np.inf, np.finfo(np.float64).max
 # Points of a curve.
 CURVE_STEPS = 200
 
@@ -51,50 +53,77 @@ class Likeness:
     """What is alike in a snapshot, as far as groups need it.
 
     A maximum spanning forest of all pairs has the same groups as all of them, at any threshold, and at most one pair
-    for each image (J. Gower and G. Ross, Minimum Spanning Trees and Single Linkage Cluster Analysis, 1969).
+    for each image (J. Gower and G. Ross, Minimum Spanning Trees and Single Linkage Cluster Analysis, 1969). Where a
+    person has parted pairs, it is a forest with one of their images in each of its trees, and for any two of those
+    trees the strongest pair between them.
     """
 
-    forest: Pairs
-    """The highest score first; that of images with the same file is infinite."""
+    links: Pairs
+    """The strongest first; JUDGED and SAME_FILE stand for the scores of those."""
     images: int
+    apart: Sequence[tuple[int, int]]
+    """Pairs that a person has judged to be no duplicates."""
     thresholds: Doubles
     """float64[CURVE_STEPS + 1]: from the least threshold to the highest score that there can be."""
     pairs: Positions
     """int64[CURVE_STEPS + 1]: how many pairs score at least as much."""
 
 
-def compare_all(snapshot: Snapshot, least: float, tell: Callable[[int], None] = lambda _: None) -> Likeness:
-    """Compares all images with all others, for thresholds from `least` on; `tell` is told how many are done."""
+def compare_all(
+    snapshot: Snapshot, least: float, judged: JudgedPairs | None = None, tell: Callable[[int], None] = lambda _: None
+) -> Likeness:
+    """Compares all images with all others.
+
+    Args:
+        snapshot: has them.
+        least: the lowest threshold that will be asked for.
+        judged: what a person has decided. Those of its images that are parted from another one, and what is connected
+            with them, are compared a second time.
+        tell: is told how many images are compared.
+    """
     thresholds = np.linspace(least, max(least, _highest(snapshot)), CURVE_STEPS + 1)
     counts = np.zeros(CURVE_STEPS + 1, np.int64)
-    same = [pair for group in snapshot.same_content() for pair in itertools.pairwise(group)]
-    waiting = [_of_list(same)]
-    for pairs in pairs_above(snapshot, least, tell):
-        waiting.append(pairs)
-        counts += len(pairs.scores) - np.searchsorted(np.sort(pairs.scores), thresholds)
-        if sum(len(some.left) for some in waiting) > max(WAITING_PAIRS, 2 * len(snapshot)):
-            waiting = [_forest(waiting, len(snapshot))]
-    return Likeness(_forest(waiting, len(snapshot)), len(snapshot), thresholds, counts)
+
+    def counted() -> Iterator[Pairs]:
+        for pairs in pairs_above(snapshot, least, tell):
+            counts[:] += len(pairs.scores) - np.searchsorted(np.sort(pairs.scores), thresholds)
+            yield pairs
+
+    sure = _sure(snapshot, judged)
+    apart = [] if judged is None else _listed(judged, duplicate=False)
+    rivals = np.unique(np.array(apart, np.int64))
+    # Images that are parted from others are one node to the forest: so none of its trees has two of them.
+    nodes = np.arange(len(snapshot))
+    nodes[rivals] = rivals[:1]
+    links = _reduced(chain([sure], counted()), lambda pairs: _forest(pairs, nodes))
+    if len(rivals):
+        # Nothing parts what such a tree connects. Which trees may be joined is only known once groups grow.
+        trees = _trees(links, len(snapshot))
+        held = np.flatnonzero(np.isin(trees, trees[rivals]))
+        again = pairs_above(snapshot, least, among=held)
+        between = _reduced(chain([sure], again), lambda pairs: _strongest(pairs, trees))
+        links = _sorted(_joined([links, between]))
+    return Likeness(links, len(snapshot), apart, thresholds, counts)
 
 
-def groups(likeness: Likeness, threshold: float, judged: JudgedPairs | None = None) -> list[list[int]]:
+def groups(likeness: Likeness, threshold: float) -> list[list[int]]:
     """The positions of two images or more that are connected by pairs of at least this score; the largest group first.
 
     Images that are judged to be duplicates are connected, and those that are judged to be none are never in one group,
-    whatever connects them: then of the pairs between them the one of the least score is left out.
+    whatever connects them: of the pairs that would join them the weakest is left out.
     """
-    merging = _Merging(likeness.images, judged)
-    for left, right, score in _edges(likeness, judged):
+    merging = _Merging(likeness)
+    for left, right, score in _edges(likeness):
         if score >= threshold:
             merging.connect(left, right)
     found = [sorted(group) for group in merging.sets.subsets() if len(group) > 1]
     return sorted(found, key=lambda group: (-len(group), group))
 
 
-def curve(likeness: Likeness, judged: JudgedPairs | None = None) -> Curve:
+def curve(likeness: Likeness) -> Curve:
     """How many groups there are at each threshold, from the highest to the lowest."""
-    merging = _Merging(likeness.images, judged)
-    edges = list(_edges(likeness, judged))
+    merging = _Merging(likeness)
+    edges = list(_edges(likeness))
     group_counts, repeats = np.zeros((2, len(likeness.thresholds)), np.int64)
     done = 0
     for step in reversed(range(len(likeness.thresholds))):
@@ -110,6 +139,7 @@ def members(
     found: Sequence[Sequence[int]],
     keep: Keep,
     threshold: float,
+    judged: JudgedPairs | None = None,
     tell: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[Member]]:
     """The images of each group, that which is kept first, the others by id.
@@ -119,9 +149,11 @@ def members(
         found: their positions.
         keep: which one is kept. The largest is that of the most pixels, then of the most bytes, then the first; those
             that cannot be read are less.
-        threshold: what scores less with the kept one is not to be removed, but to be reviewed.
+        threshold: what scores less with the kept one is not to be removed, but to be reviewed,
+        judged: unless a person has decided that the two are duplicates.
         tell: is told how many groups are done.
     """
+    duplicates = set() if judged is None else set(_listed(judged, duplicate=True))
     for number, group in enumerate(found, start=1):
         images = [snapshot.describe(position) for position in group]
         sizes = (
@@ -131,14 +163,20 @@ def members(
         positions = np.array(group, np.int64)
         scores = similarities(snapshot, positions, np.full_like(positions, group[kept]))
         order = [kept, *(place for place in range(len(group)) if place != kept)]
-        yield [_member(images[place], images[kept], float(scores[place]), threshold, sizes[place]) for place in order]
+        alike = [
+            score >= threshold or (min(position, group[kept]), max(position, group[kept])) in duplicates
+            for position, score in zip(group, scores.tolist(), strict=True)
+        ]
+        yield [
+            _member(images[place], images[kept], float(scores[place]), sizes[place], alike=alike[place])
+            for place in order
+        ]
         tell(number)
 
 
-def _member(image: Described, kept: Described, score: float, threshold: float, size: Size | None) -> Member:
+def _member(image: Described, kept: Described, score: float, size: Size | None, *, alike: bool) -> Member:
     same_file = image.content_sha256 == kept.content_sha256 != "" and image.region == kept.region
-    removable = same_file or score >= threshold
-    action = Action.KEEP if image is kept else Action.REMOVE if removable else Action.REVIEW
+    action = Action.KEEP if image is kept else Action.REMOVE if same_file or alike else Action.REVIEW
     return Member(image, action, score, same_file, size)
 
 
@@ -156,19 +194,17 @@ def _extent(size: Size | None) -> tuple[int, int]:
 class _Merging:
     """Sets of images that grow together, but for those that are to stay apart."""
 
-    def __init__(self, images: int, judged: JudgedPairs | None) -> None:
-        self.sets = DisjointSet(range(images))
+    def __init__(self, likeness: Likeness) -> None:
+        self.sets = DisjointSet(range(likeness.images))
         self.groups = 0
         """Sets of two images or more."""
         self.merged = 0
         """Images that are in a set with another one that comes before them."""
         # Of each set, by its root, the images that it must not be merged with.
         self._rivals: dict[int, set[int]] = {}
-        if judged is not None:
-            apart = ~judged.duplicate
-            for left, right in zip(judged.left[apart].tolist(), judged.right[apart].tolist(), strict=True):
-                self._rivals.setdefault(left, set()).add(right)
-                self._rivals.setdefault(right, set()).add(left)
+        for left, right in likeness.apart:
+            self._rivals.setdefault(left, set()).add(right)
+            self._rivals.setdefault(right, set()).add(left)
 
     def connect(self, left: int, right: int) -> None:
         one, other = self.sets[left], self.sets[right]
@@ -183,40 +219,96 @@ class _Merging:
             self._rivals[self.sets[left]] = rivals
 
 
-def _edges(likeness: Likeness, judged: JudgedPairs | None) -> Iterator[tuple[int, int, float]]:
-    """The pairs that connect, the surest first."""
-    if judged is not None:
-        yield from (
-            (left, right, np.inf)
-            for left, right in zip(
-                judged.left[judged.duplicate].tolist(), judged.right[judged.duplicate].tolist(), strict=True
-            )
-        )
-    forest = likeness.forest
-    yield from zip(forest.left.tolist(), forest.right.tolist(), forest.scores.tolist(), strict=True)
+def _edges(likeness: Likeness) -> Iterator[tuple[int, int, float]]:
+    """The pairs that connect, the strongest first."""
+    links = likeness.links
+    return zip(links.left.tolist(), links.right.tolist(), links.scores.tolist(), strict=True)
 
 
-def _forest(parts: Sequence[Pairs], images: int) -> Pairs:
-    """A maximum spanning forest of some pairs, the highest score first; of equal scores the first pairs."""
+def _listed(judged: JudgedPairs, *, duplicate: bool) -> list[tuple[int, int]]:
+    """The pairs of one verdict."""
+    some = judged.duplicate == duplicate
+    return list(zip(judged.left[some].tolist(), judged.right[some].tolist(), strict=True))
+
+
+def _sure(snapshot: Snapshot, judged: JudgedPairs | None) -> Pairs:
+    """Pairs that connect whatever they score.
+
+    Images with one file are a chain, and each that somebody has judged is paired with all others of its file: where
+    some are parted, what is not stays connected.
+    """
+    duplicates = [] if judged is None else _listed(judged, duplicate=True)
+    decided = set() if judged is None else {*judged.left.tolist(), *judged.right.tolist()}
+    same: list[tuple[int, int]] = []
+    for group in snapshot.same_content():
+        same += pairwise(position for position in group if position not in decided)
+        for one in decided.intersection(group):
+            same += [(min(one, other), max(one, other)) for other in group if other != one]
+    return _joined([_of_list(duplicates, JUDGED), _of_list(same, SAME_FILE)])
+
+
+def _reduced(parts: Iterable[Pairs], reduce: Callable[[Pairs], Pairs]) -> Pairs:
+    """All parts reduced as if they were one, which takes the room of WAITING_PAIRS or twice what is left of them."""
+    waiting: list[Pairs] = []
+    count, limit = 0, WAITING_PAIRS
+    for part in parts:
+        waiting.append(part)
+        count += len(part.left)
+        if count > limit:
+            waiting = [reduce(_joined(waiting))]
+            count = len(waiting[0].left)
+            limit = max(WAITING_PAIRS, 2 * count)
+    return reduce(_joined(waiting))
+
+
+def _forest(pairs: Pairs, nodes: Positions) -> Pairs:
+    """A maximum spanning forest of the nodes that the images stand for: int64[images]."""
+    pairs = _strongest(pairs, nodes)
+    # Its weights are ranks: they are all different, and none is 0, which would be no pair.
+    ranks = np.arange(1.0, len(pairs.left) + 1)
+    tree = minimum_spanning_tree(_graph(ranks, nodes[pairs.left], nodes[pairs.right], len(nodes)))
+    return _some(pairs, np.sort(tree.data).astype(np.int64) - 1)
+
+
+def _strongest(pairs: Pairs, nodes: Positions) -> Pairs:
+    """The strongest pair between any two nodes that the images stand for, int64[images]; the strongest first."""
+    pairs = _sorted(pairs)
+    low, high = np.sort([nodes[pairs.left], nodes[pairs.right]], axis=0)
+    _, first = np.unique(low * len(nodes) + high, return_index=True)
+    first.sort()
+    return _some(pairs, first[low[first] != high[first]])
+
+
+def _trees(forest: Pairs, images: int) -> Positions:
+    """int64[images]: the number of the tree that each is in."""
+    graph = _graph(np.ones(len(forest.left)), forest.left, forest.right, images)
+    trees: Positions = connected_components(graph, directed=False)[1].astype(np.int64)
+    return trees
+
+
+def _graph(weights: Doubles, left: Positions, right: Positions, nodes: int) -> csr_array:
+    return coo_array((weights, (left, right)), shape=(nodes, nodes)).tocsr()
+
+
+def _sorted(pairs: Pairs) -> Pairs:
+    """The strongest first; of equal ones by position."""
+    return _some(pairs, np.lexsort((pairs.right, pairs.left, -pairs.scores)))
+
+
+def _some(pairs: Pairs, places: Positions) -> Pairs:
+    return Pairs(pairs.left[places], pairs.right[places], pairs.scores[places])
+
+
+def _joined(parts: Sequence[Pairs]) -> Pairs:
     left, right, scores = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("left", "right", "scores")
     )
-    order = np.lexsort((right, left, -scores))
-    left, right, scores = left[order], right[order], scores[order]
-    # A pair may be there twice: by its score, and as one file.
-    _, first = np.unique(left * images + right, return_index=True)
-    first.sort()
-    left, right, scores = left[first], right[first], scores[first]
-    # Its weights are ranks: they are all different, and none is 0, which would be no pair.
-    ranks = np.arange(1.0, len(left) + 1)
-    tree = minimum_spanning_tree(coo_array((ranks, (left, right)), shape=(images, images)).tocsr())
-    kept = np.sort(tree.data).astype(np.int64) - 1
-    return Pairs(left[kept], right[kept], scores[kept])
+    return Pairs(left, right, scores)
 
 
-def _of_list(pairs: Sequence[tuple[int, int]]) -> Pairs:
+def _of_list(pairs: Sequence[tuple[int, int]], strength: float) -> Pairs:
     sides = np.array(pairs, np.int64).reshape(-1, 2)
-    return Pairs(sides[:, 0], sides[:, 1], np.full(len(sides), np.inf))
+    return Pairs(sides[:, 0], sides[:, 1], np.full(len(sides), strength))
 
 
 def _highest(snapshot: Snapshot) -> float:

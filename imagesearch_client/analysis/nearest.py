@@ -21,6 +21,8 @@ Positions: TypeAlias = NDArray[np.int64]
 
 # Vectors of a block, by rows and by bytes, whichever is less.
 BLOCK_ROWS, BLOCK_BYTES = 4096, 32 * 1024 * 1024
+# Pairs of a block that are looked through at a time: where much is alike, all of them may be candidates.
+SLICE_PAIRS = 1024 * 1024
 # Pairs that are compared in float64 at a time, by the bytes of their vectors.
 PAIR_BYTES = 16 * 1024 * 1024
 # The largest relative error of one operation in float32.
@@ -72,31 +74,53 @@ def nearest(snapshot: Snapshot, queries: Floats, k: int, *, but: Positions | Non
         if but is not None:
             own = np.flatnonzero((but >= begin) & (but < begin + len(block)))
             similarity[own, but[own] - begin] = -np.inf
-        query, column = _at_least(similarity, best.cut(similarity) - slack)
-        exact = _exact(queries, block, query, column, snapshot.metric)
-        best.add(query, column + begin, exact)
+        # Even without the one that is left out, k that are as near are before these.
+        similarity[:, _repeats(block, k + 1)] = -np.inf
+        for query, column in _at_least(similarity, best.cut(similarity) - slack):
+            exact = _exact(queries, block, query, column, snapshot.metric)
+            best.add(query, column + begin, exact)
     return Neighbors(best.positions, *scored(best.values, snapshot.metric))
 
 
-def pairs_above(snapshot: Snapshot, score: float, tell: Callable[[int], None] = lambda _: None) -> Iterator[Pairs]:
+def pairs_above(
+    snapshot: Snapshot,
+    score: float,
+    tell: Callable[[int], None] = lambda _: None,
+    *,
+    among: Positions | None = None,
+) -> Iterator[Pairs]:
     """All pairs of two different images that score at least so much, each once and the lower position first.
 
-    They come by blocks. `tell` is told how many images are compared with all others.
+    They come in parts of at most a million or so.
+
+    Args:
+        snapshot: has the vectors.
+        score: the least one.
+        tell: is told how many images are compared with all others.
+        among: int64[images] in ascending order: the positions that are compared; None is all of them.
     """
+
+    def read(begin: int) -> Floats:
+        if among is None:
+            return snapshot.block(begin, begin + rows)
+        return snapshot.comparable(np.asarray(snapshot.vectors[among[begin : begin + rows]]))
+
     rows = block_rows(snapshot.dimension)
+    count = len(snapshot) if among is None else len(among)
     least = value_of(score, snapshot.metric)
-    for above in range(0, len(snapshot), rows):
-        queries = snapshot.block(above, above + rows)
-        for begin in range(above, len(snapshot), rows):
-            block = queries if begin == above else snapshot.block(begin, begin + rows)
+    for above in range(0, count, rows):
+        queries = read(above)
+        for begin in range(above, count, rows):
+            block = queries if begin == above else read(begin)
             similarity, slack = _similarity(queries, block, snapshot.metric)
-            query, column = _at_least(similarity, least - slack)
-            once = query + above < column + begin
-            query, column = query[once], column[once]
-            values = _exact(queries, block, query, column, snapshot.metric)
-            scores, _ = scored(values, snapshot.metric)
-            kept = scores >= score
-            yield Pairs(query[kept] + above, column[kept] + begin, scores[kept])
+            for query, column in _at_least(similarity, least - slack):
+                once = query + above < column + begin
+                left, right = query[once], column[once]
+                scores, _ = scored(_exact(queries, block, left, right, snapshot.metric), snapshot.metric)
+                kept = scores >= score
+                if kept.any():
+                    left, right = left[kept] + above, right[kept] + begin
+                    yield Pairs(*((left, right) if among is None else (among[left], among[right])), scores[kept])
         tell(above + len(queries))
 
 
@@ -186,12 +210,28 @@ def _similarity(queries: Floats, block: Floats, metric: Metric) -> tuple[Floats,
     return similarity, 4 * bound * (squares.astype(np.float64) + largest)
 
 
-def _at_least(similarity: Floats, least: Doubles) -> tuple[Positions, Positions]:
-    """The rows and columns of what is at least as much as each row's bound, and not left out."""
+def _at_least(similarity: Floats, least: Doubles) -> Iterator[tuple[Positions, Positions]]:
+    """The rows and columns of what is at least as much as each row's bound, and not left out; some rows at a time."""
     # Rounded down, and more than what stands for what is left out.
     bound = np.nextafter(least.astype(np.float32), np.float32(-np.inf))
-    rows, columns = np.nonzero(similarity >= np.maximum(bound, np.finfo(np.float32).min)[:, np.newaxis])
-    return rows.astype(np.int64, copy=False), columns.astype(np.int64, copy=False)
+    bound = np.maximum(bound, np.finfo(np.float32).min)[:, np.newaxis]
+    step = max(1, SLICE_PAIRS // similarity.shape[1])
+    for begin in range(0, len(similarity), step):
+        some = slice(begin, begin + step)
+        rows, columns = np.nonzero(similarity[some] >= bound[some])
+        yield rows.astype(np.int64, copy=False) + begin, columns.astype(np.int64, copy=False)
+
+
+def _repeats(block: Floats, most: int) -> Positions:
+    """The places in a block of the vectors that have `most` equal ones before them there."""
+    # Their first numbers mostly tell that there are none, in far less time.
+    if np.unique(block[:, 0], return_counts=True)[1].max() <= most:
+        return np.empty(0, np.int64)
+    whole = np.ascontiguousarray(block).view(f"V{block.shape[1] * block.itemsize}").ravel()
+    _, kinds, counts = np.unique(whole, return_inverse=True, return_counts=True)
+    order = np.argsort(kinds, kind="stable")
+    before = np.arange(len(block)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[before >= most]
 
 
 def _exact(queries: Floats, block: Floats, query: Positions, column: Positions, metric: Metric) -> Doubles:

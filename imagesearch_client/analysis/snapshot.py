@@ -220,11 +220,6 @@ class Column(Sequence[Any]):
         return (value for (value,) in self._images.execute(self._all, (0, self._size)))
 
 
-def open_snapshot(folder: Path) -> Snapshot:
-    """A snapshot that was taken before. Raises SnapshotError where there is none, or an unfinished one."""
-    return Snapshot(folder)
-
-
 def take(
     client: Client,
     collection: str,

@@ -36,6 +36,11 @@ class Method(Enum):
     TSNE = "tsne"
     UMAP = "umap"
 
+    @property
+    def label(self) -> str:
+        """As people write it."""
+        return {Method.TSNE: "t-SNE", Method.UMAP: "UMAP"}[self]
+
 
 class Clustering(Enum):
     """How clusters are found."""

@@ -31,8 +31,8 @@ app = typer.Typer(
     help="Find the images that look like an image. Talks to the search service, by default on this machine.",
     epilog="IMAGESEARCH_TARGET and IMAGESEARCH_EMBEDDER say where the services are, where options do not, and "
     "IMAGESEARCH_COLLECTION says which collection. Over TLS: IMAGESEARCH_TLS=true, or IMAGESEARCH_CA with the file of "
-    "your authority; IMAGESEARCH_CERTIFICATE and IMAGESEARCH_KEY for a service that asks for yours, IMAGESEARCH_TOKEN for "
-    "one that wants a token.",
+    "your authority; IMAGESEARCH_CERTIFICATE and IMAGESEARCH_KEY for a service that asks for yours, IMAGESEARCH_TOKEN "
+    "for one that wants a token.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     add_completion=False,

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from imagesearch_client.analysis.wording import SCORES, Keep
+from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.options import AsJson, Target, Where
 from imagesearch_client.cli.output import err, out
 from imagesearch_client.cli.snapshots import (
@@ -85,8 +86,8 @@ def duplicates(
     """Find images that look the same, in groups, by comparing all with all; nothing is removed.
 
     Two images are in a group where they score at least the threshold, or other images connect them; copies of one file
-    are always found. Of each group one image is to be kept, what scores at least the threshold with it can be removed,
-    and the rest is to be reviewed.
+    are always found. Of each group one image is to be kept, what scores at least the threshold with it, or was decided
+    to be a duplicate of it, can be removed, and the rest is to be reviewed.
 
     Example: imagesearch duplicates images --report duplicates.html -o duplicates.csv
 
@@ -105,21 +106,24 @@ def duplicates(
     from imagesearch_client.analysis.duplicate_files import plot_curve, write_list, write_report  # noqa: PLC0415
     from imagesearch_client.analysis.judged_pairs import choose_threshold, read_pairs  # noqa: PLC0415
 
+    if labels is None:
+        _check_threshold(target, collection, threshold)
+    given = DEFAULT_THRESHOLD if threshold is None else threshold
     with snapshot_of(target, collection, where, snapshot) as found:
         choice = None if labels is None else choose_threshold(found, read_pairs(labels, found), precision)
-        limit = choice.threshold if choice else _threshold(found, threshold)
+        limit = choice.threshold if choice else given
         judged = None if decisions is None else read_pairs(decisions, found)
         least = min(limit, limit - BELOW if curve_from is None else curve_from) if curve else limit
         with progress(len(found)) as bar:
-            likeness = alike.compare_all(found, least, bar.reach)
-        groups = alike.groups(likeness, limit, judged)
+            likeness = alike.compare_all(found, least, judged, bar.reach)
+        groups = alike.groups(likeness, limit)
         with progress(len(groups)) as bar:
-            members = list(alike.members(found, groups, keep, limit, bar.reach))
+            members = list(alike.members(found, groups, keep, limit, judged, bar.reach))
         told = _told(found, limit, members)
         if output is not None:
             write_list(output, members)
         if curve is not None:
-            plot_curve(curve, alike.curve(likeness, judged), limit, SCORES[found.metric])
+            plot_curve(curve, alike.curve(likeness), limit, SCORES[found.metric])
         if report is not None:
             facts = {name.replace("_", " "): str(value) for name, value in told.items()}
             write_report(report, members, f"Duplicates in {found.collection}", facts)
@@ -145,23 +149,21 @@ def _check(
         raise typer.BadParameter("is where the curve begins that --curve draws", param_hint="--curve-from")
 
 
-def _threshold(snapshot: "Snapshot", threshold: float | None) -> float:
-    """The threshold that was given, or the default one; a wrong command line where it can be none."""
-    metric = snapshot.metric
+def _check_threshold(target: str, collection: str, threshold: float | None) -> None:
+    """Sees that a collection can have this threshold, or the default one; a wrong command line else."""
+    with connected(target) as client:
+        metric = client.get_collection(collection).metric
     if threshold is None and metric is not Metric.COSINE:
         raise typer.BadParameter(
-            f"{snapshot.collection} has {metric.value}, which has no usual threshold: say one, or give --labels",
+            f"{collection} has {metric.value}, which has no usual threshold: say one, or give --labels",
             param_hint="--threshold",
         )
-    if threshold is None:
-        return DEFAULT_THRESHOLD
     low = {Metric.COSINE: -1.0, Metric.L2: 0.0}.get(metric)
-    if low is not None and not low < threshold <= 1:
+    if threshold is not None and low is not None and not low < threshold <= 1:
         raise typer.BadParameter(
-            f"{threshold:g} is none of {snapshot.collection}, which has {metric.value}: more than {low:g}, at most 1",
+            f"{threshold:g} is none of {collection}, which has {metric.value}: more than {low:g}, at most 1",
             param_hint="--threshold",
         )
-    return threshold
 
 
 def _told(snapshot: "Snapshot", threshold: float, members: Sequence[Sequence["Member"]]) -> dict[str, object]:

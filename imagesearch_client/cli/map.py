@@ -50,17 +50,21 @@ def draw_map(
     check_attribute(color_by, "--color-by")
     # They bring numpy and others, which take a while to import.
     from imagesearch_client.analysis import maps  # noqa: PLC0415
+    from imagesearch_client.analysis.errors import AnalysisError  # noqa: PLC0415
     from imagesearch_client.analysis.projection import project, sample  # noqa: PLC0415
 
     with snapshot_of(target, collection, where, snapshot) as found:
         places = sample(len(found), limit, seed)
         values = [found.values(color_by)[place] for place in places] if color_by else []
         if color_by and not any(value is not None for value in values):
-            err.print(Text(f"no image has the attribute {color_by}"))
+            known = sorted({name for place in places for name in found.describe(place).attributes})
+            raise AnalysisError(
+                f"no image has the attribute {color_by!r}; the attributes are {', '.join(known) or 'none'}"
+            )
         with err.status("placing the images"):
             points = project(found.comparable(found.vectors[places]), method, seed)
         of_all = f" of {len(found)}" if len(places) < len(found) else ""
-        title = f"{found.collection}: {len(places)}{of_all} images by {method.value}"
+        title = f"{found.collection}: {len(places)}{of_all} images by {method.label}"
         images = [found.describe(place) for place in places]
         drawn = maps.Map(title, images, points, maps.palette_of(values) if color_by else None, color_by)
         write = maps.write_map_page if output.suffix.lower() == ".html" else maps.draw_map

@@ -1,5 +1,6 @@
 """`imagesearch plot`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,9 @@ def _query(client: Client, collection: str, name: str) -> tuple["Tile", Query]:
     """A query by its text, and the picture of it."""
     from imagesearch_client.plot import Tile  # noqa: PLC0415 - as above
 
-    if (path := Path(name)).is_file():
+    # An id may be longer than the name of a file can be, for which Path.is_file raises.
+    if os.path.isfile(name):  # noqa: PTH113
+        path = Path(name)
         return Tile(path.name, name), ImageFile(path.read_bytes())
     image = client.get(collection, name)
     return Tile(name, image.uri, image.region), StoredImage(name)

@@ -62,6 +62,19 @@ def test_the_same_seed_gives_the_same_clusters(snapshot: Snapshot) -> None:
     assert (one.labels == other.labels).all()
 
 
+def test_there_may_be_more_clusters_than_a_sample_has_images(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters_module, "SAMPLE", 20)
+    assert k_means(snapshot, 25, 0).count == 25
+
+
+def test_a_cluster_of_no_image_is_left_out(tmp_path: Path) -> None:
+    with snapshot_of(tmp_path, np.repeat(normal(3, 4), 5, axis=0)) as snapshot:
+        found = k_means(snapshot, 6, 0)
+    assert (found.count, found.sizes()) == (3, [5, 5, 5])
+
+
 def test_hdbscan_leaves_out_what_is_alone(tmp_path: Path) -> None:
     vectors = np.concatenate([6 * normal(2, 8, seed=1)[np.repeat([0, 1], 40)] + 0.3 * normal(80, 8), 50 * normal(3, 8)])
     with snapshot_of(tmp_path, vectors, Metric.L2) as snapshot:

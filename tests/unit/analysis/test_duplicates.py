@@ -16,6 +16,8 @@ from imagesearch_client.analysis.duplicate_files import plot_curve, write_list, 
 from imagesearch_client.analysis.duplicates import compare_all, curve, groups, members
 from imagesearch_client.analysis.errors import AnalysisError
 from imagesearch_client.analysis.judged_pairs import JudgedPairs, choose_threshold, read_pairs
+from imagesearch_client.analysis.nearest import similarities
+from imagesearch_client.analysis.snapshot import Snapshot
 from imagesearch_client.analysis.wording import Action, Keep
 from tests.unit.analysis.filling import normal, snapshot_of
 
@@ -85,16 +87,77 @@ def test_copies_of_a_file_are_found_whatever_their_vectors(tmp_path: Path) -> No
     assert other.score == pytest.approx(cosine(45))
 
 
+def groups_with(snapshot: Snapshot, threshold: float, *pairs: tuple[int, int, bool]) -> list[list[int]]:
+    return groups(compare_all(snapshot, threshold, judged(*pairs)), threshold)
+
+
 def test_decisions_part_and_join(tmp_path: Path) -> None:
+    limit = cosine(7)
     # Neighbours are 5, 6, 4 and 5 degrees apart; the last one is alone.
     with snapshot_of(tmp_path, at_angles(0, 5, 11, 15, 20, 90)) as snapshot:
-        likeness = compare_all(snapshot, cosine(7))
-    limit = cosine(7)
-    assert groups(likeness, limit) == [[0, 1, 2, 3, 4]]
-    assert groups(likeness, limit, judged((0, 4, False))) == [[2, 3, 4], [0, 1]]
-    assert groups(likeness, limit, judged((0, 1, False))) == [[1, 2, 3, 4]]
-    assert groups(likeness, limit, judged((2, 5, True), (0, 5, False))) == [[2, 3, 4, 5], [0, 1]]
-    assert curve(likeness, judged((0, 4, False))).groups[0] == 2
+        assert groups(compare_all(snapshot, limit), limit) == [[0, 1, 2, 3, 4]]
+        assert groups_with(snapshot, limit, (0, 4, False)) == [[2, 3, 4], [0, 1]]
+        assert groups_with(snapshot, limit, (0, 1, False)) == [[1, 2, 3, 4]]
+        assert groups_with(snapshot, limit, (2, 5, True), (0, 5, False)) == [[2, 3, 4, 5], [0, 1]]
+        assert curve(compare_all(snapshot, limit, judged((0, 4, False)))).groups[0] == 2
+
+
+def test_what_is_parted_from_the_image_between_stays_together(tmp_path: Path) -> None:
+    with snapshot_of(tmp_path, at_angles(0, 5, 10)) as snapshot:
+        assert groups_with(snapshot, cosine(11), (0, 1, False), (1, 2, False)) == [[0, 2]]
+
+
+def test_what_is_parted_from_the_group_between_stays_together(tmp_path: Path) -> None:
+    # 0 and 3 are parted from 1, with which 2 goes, that is nearer to each of them than they are to each other.
+    with snapshot_of(tmp_path, at_angles(0, 5.5, 5, 10)) as snapshot:
+        assert groups_with(snapshot, cosine(11), (0, 1, False), (1, 3, False)) == [[0, 3], [1, 2]]
+
+
+@pytest.mark.parametrize("parted", [[(0, 1), (1, 2)], [(0, 1), (1, 2), (1, 3)], [(1, 2), (2, 3)]])
+def test_copies_of_a_file_stay_together_but_for_the_one_that_is_parted(
+    tmp_path: Path, parted: list[tuple[int, int]]
+) -> None:
+    with snapshot_of(tmp_path, at_angles(0, 40, 80, 120), contents=["a"] * 4) as snapshot:
+        (found,) = groups_with(snapshot, 0.99, *((left, right, False) for left, right in parted))
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("waiting", [0, 1_000_000])
+@pytest.mark.parametrize("seed", range(8))
+def test_groups_with_decisions_are_those_of_all_pairs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, waiting: int
+) -> None:
+    monkeypatch.setattr(duplicates_module, "WAITING_PAIRS", waiting)
+    monkeypatch.setattr(nearest_module, "BLOCK_ROWS", 20)
+    random = np.random.default_rng(seed)
+    every = list(combinations(range(60), 2))
+    decided = {every[number]: random.random() < 0.2 for number in random.choice(len(every), 60, replace=False)}
+    pairs = judged(*((*pair, duplicate) for pair, duplicate in decided.items()))
+    least = 0.7
+    with snapshot_of(tmp_path, normal(60, 4, seed)) as snapshot:
+        likeness = compare_all(snapshot, least, pairs)
+        scores = similarities(snapshot, *np.array(every).T)
+    strengths = {pair: np.inf if decided.get(pair) else float(score) for pair, score in zip(every, scores, strict=True)}
+    for threshold in (least, 0.8, 0.9):
+        own = [{number} for number in range(60)]
+        for left, right in sorted(every, key=lambda pair: (-strengths[pair], pair)):
+            parted = any(decided.get((min(a, b), max(a, b))) is False for a in own[left] for b in own[right])
+            if strengths[left, right] >= threshold and own[left] is not own[right] and not parted:
+                own[left] |= own[right]
+                for number in own[right]:
+                    own[number] = own[left]
+        expected = {tuple(sorted(group)) for group in own if len(group) > 1}
+        assert set(map(tuple, groups(likeness, threshold))) == expected
+
+
+def test_what_is_decided_to_be_a_duplicate_can_be_removed_whatever_it_scores(tmp_path: Path) -> None:
+    limit, decided = cosine(6), judged((0, 2, True), (1, 3, True))
+    with snapshot_of(tmp_path, at_angles(0, 5, 60, 10)) as snapshot:
+        found = groups(compare_all(snapshot, limit, decided), limit)
+        (first,) = members(snapshot, found, Keep.FIRST, limit, decided)
+        (last,) = members(snapshot, found, Keep.LAST, limit, decided)
+    assert [member.action.value for member in first] == ["keep", "remove", "remove", "review"]
+    assert [member.action.value for member in last] == ["keep", "review", "remove", "review"]
 
 
 def test_what_is_only_connected_is_to_be_reviewed_and_the_largest_is_kept(tmp_path: Path) -> None:

@@ -47,10 +47,23 @@ def test_fewer_than_three_images_have_none(count: int) -> None:
         project(normal(count, 8), Method.TSNE, 0)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("umap") is not None, reason="it says what to install where it is not")
-def test_umap_says_what_it_needs() -> None:
+def test_umap_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(AnalysisError, match="pip install umap-learn"):
         project(normal(5, 8), Method.UMAP, 0)
+
+
+def test_methods_are_written_as_people_write_them() -> None:
+    assert [method.label for method in Method] == ["t-SNE", "UMAP"]
+
+
+@pytest.mark.parametrize("count", [3, 17, 60])
+def test_umap_places_what_is_alike_near(count: int) -> None:
+    points = project(
+        np.repeat(5 * normal(3, 64, seed=1), count // 3 + 1, axis=0)[:count] + normal(count, 64), Method.UMAP, 0
+    )
+    assert points.shape == (count, 2)
+    assert np.ptp(points, axis=0).max() == pytest.approx(1)
 
 
 def test_a_sample_is_the_same_again() -> None:

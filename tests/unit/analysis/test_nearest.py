@@ -1,6 +1,7 @@
 """All pairs, against comparisons in float64 one by one."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,42 @@ def test_pairs_above_a_score_are_all_and_once(snapshot: Snapshot, monkeypatch: p
         again = similarities(snapshot, part.left, part.right)
         assert part.scores == pytest.approx(again, rel=1e-12)
         assert part.scores == pytest.approx(truth[part.left, part.right], rel=1e-6)
+
+
+def test_pairs_come_in_small_parts_however_much_is_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest_module, "SLICE_PAIRS", 5000)
+    with snapshot_of(tmp_path, 10 + normal(COUNT, 12)) as snapshot:
+        parts = list(pairs_above(snapshot, 0.0))
+    assert sum(len(part.left) for part in parts) == COUNT * (COUNT - 1) / 2
+    assert max(len(part.left) for part in parts) <= 5000
+
+
+def test_pairs_among_some_images_are_those_of_all_that_have_both(snapshot: Snapshot) -> None:
+    among = np.arange(3, COUNT, 7)
+    (every,) = pairs_above(snapshot, 0.05)
+    (some,) = pairs_above(snapshot, 0.05, among=among)
+    both = np.isin(every.left, among) & np.isin(every.right, among)
+    assert some.left.tolist() == every.left[both].tolist()
+    assert some.right.tolist() == every.right[both].tolist()
+    assert some.scores.tolist() == every.scores[both].tolist()
+
+
+def test_of_equal_vectors_few_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    exact = nearest_module._exact
+
+    def counting(*arguments: Any) -> Any:
+        found = exact(*arguments)
+        compared.append(len(found))
+        return found
+
+    monkeypatch.setattr(nearest_module, "_exact", counting)
+    monkeypatch.setattr(nearest_module, "BLOCK_ROWS", 200)
+    with snapshot_of(tmp_path, np.repeat(normal(1, 12), 600, axis=0)) as snapshot:
+        found = nearest(snapshot, snapshot.block(0, 100), 3, but=np.arange(100))
+    # The first of the others, of which each block has one more than are wanted.
+    assert found.positions[[0, 1, 2, 50]].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+    assert sum(compared) <= 100 * 4 * 3
 
 
 def test_equal_vectors_have_a_cosine_of_one(tmp_path: Path) -> None:

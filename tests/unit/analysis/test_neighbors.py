@@ -15,7 +15,7 @@ from imagesearch_client import Metric
 from imagesearch_client.analysis import neighbors as neighbors_module
 from imagesearch_client.analysis.neighbor_files import Record, Style, records, write_neighbors
 from imagesearch_client.analysis.neighbors import Work, WorkError
-from imagesearch_client.analysis.snapshot import Snapshot, open_snapshot
+from imagesearch_client.analysis.snapshot import Snapshot
 from tests.unit.analysis.filling import normal, snapshot_of
 
 COUNT, ROWS = 1000, 100
@@ -45,7 +45,7 @@ def find_and_wait(folder: Path, target: Path, at: int, reached: Event) -> None:
             reached.set()
             multiprocessing.Event().wait()
 
-    with open_snapshot(folder) as snapshot, Work(target).held():
+    with Snapshot(folder) as snapshot, Work(target).held():
         Work(target).run(snapshot, 5, tell=tell)
 
 

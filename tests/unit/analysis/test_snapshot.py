@@ -11,9 +11,9 @@ from imagesearch_client.analysis.snapshot import (
     IMAGES,
     VECTORS,
     Origin,
+    Snapshot,
     SnapshotError,
     SnapshotWriter,
-    open_snapshot,
     patiently,
 )
 from imagesearch_client.vector_files.listing import Place
@@ -28,7 +28,7 @@ def test_it_gives_back_what_was_written(tmp_path: Path) -> None:
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
         writer.add([image_of(0, vectors[0], attributes, "u/0", "ab", Region(0, 0.25, 0.5, 1))], Place("t1", "i00000"))
         writer.add([image_of(n, vectors[n], {}) for n in range(1, 5)], Place(complete=True))
-    with open_snapshot(tmp_path) as snapshot:
+    with Snapshot(tmp_path) as snapshot:
         assert (len(snapshot), snapshot.collection, snapshot.fingerprint) == (5, "shoes", "f")
         assert (snapshot.vectors == vectors).all()
         assert isinstance(snapshot.vectors, np.memmap)
@@ -82,11 +82,11 @@ def test_a_page_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
     with (tmp_path / VECTORS).open("ab") as file:
         file.write(b"\1" * 20)
     with pytest.raises(SnapshotError, match="not finished; take it again"):
-        open_snapshot(tmp_path)
+        Snapshot(tmp_path)
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
         assert (writer.rows, writer.place) == (3, Place("t1", "i00002"))
         writer.add([image_of(n, vectors[n], {}) for n in range(3, 6)], Place(complete=True))
-    with open_snapshot(tmp_path) as snapshot:
+    with Snapshot(tmp_path) as snapshot:
         assert (snapshot.vectors == vectors).all()
 
 
@@ -99,7 +99,7 @@ def test_it_begins_anew_where_the_collection_has_changed(tmp_path: Path) -> None
         # Who reads the old one meanwhile goes on.
         assert len(old.vectors) == 3
         assert old.ids[2] == "i00002"
-    assert len(open_snapshot(tmp_path)) == 1
+    assert len(Snapshot(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_folder_of_something_else_is_refused_unless_it_may_go(
     other = dataclasses.replace(ORIGIN, **change)  # type: ignore[arg-type]
     with pytest.raises(SnapshotError, match=said):
         SnapshotWriter(tmp_path, other)
-    assert len(open_snapshot(tmp_path)) == 1
+    assert len(Snapshot(tmp_path)) == 1
     with SnapshotWriter(tmp_path, other, replace=True) as writer:
         assert writer.rows == 0
 
@@ -137,15 +137,15 @@ def test_two_do_not_write_one_folder(tmp_path: Path) -> None:
 
 def test_damage_is_told(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="holds no snapshot"):
-        open_snapshot(tmp_path)
+        Snapshot(tmp_path)
     snapshot_of(tmp_path, normal(3, 4)).close()
     with (tmp_path / VECTORS).open("rb+") as file:
         file.truncate(20)
     with pytest.raises(SnapshotError, match="not finished"):
-        open_snapshot(tmp_path)
+        Snapshot(tmp_path)
     (tmp_path / IMAGES).write_bytes(b"no database" * 100)
     with pytest.raises(SnapshotError, match="no readable snapshot"):
-        open_snapshot(tmp_path)
+        Snapshot(tmp_path)
     with pytest.raises(SnapshotError, match="no readable snapshot"):
         SnapshotWriter(tmp_path, ORIGIN)
 
