@@ -41,11 +41,12 @@ test: setup ## Run every test (real weights, real servers, real Milvus)
 	$(BIN)/python -m pytest
 
 .PHONY: bench
-bench: setup ## Measure both services against their peers (about an hour, with nothing else running)
+bench: setup ## Measure both services against their peers (two hours, with nothing else running; IMAGES= more photographs)
 	$(BIN)/python -m benchmarks.embedder_throughput --json benchmarks/embedder_throughput.json
 	$(BIN)/python -m benchmarks.search_latency --json benchmarks/search_latency.json
 	$(BIN)/python -m benchmarks.ingest_rate --json benchmarks/ingest_rate.json
 	$(BIN)/python -m benchmarks.neighbors --json benchmarks/neighbors.json
+	$(BIN)/python -m benchmarks.binary_codes --vectors .tools/vectors --json benchmarks/binary_codes.json $(if $(IMAGES),--photographs $(IMAGES))
 
 .PHONY: check
 check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to date
