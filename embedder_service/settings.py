@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from embedder_service.core.model_names import EncoderName, ModelName, parse
+from embedder_service.core.model_names import WEIGHTS_NAMES, EncoderName, ModelName, parse
 from grpc_kit.settings import MEBIBYTE, ServerSettings
 
 # Bytes of a message that are not the image.
@@ -191,10 +191,11 @@ def _by_weights(text: str, models: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for part in _parts(text):
         entry = ENTRY.fullmatch(part)
-        name, value = entry.groups() if entry else (served[0] if served else "", part)
-        if name not in served:
-            names = ", ".join(served) or "none, for encoders have theirs in their folders"
-            raise ValueError(f"{part!r} is for none of EMBEDDER_MODELS, whose weights are called: {names}")
+        if not entry and not served:
+            raise ValueError(f"{part!r} is for none of EMBEDDER_MODELS: encoders have theirs in their folders")
+        name, value = entry.groups() if entry else (served[0], part)
+        if name not in WEIGHTS_NAMES:
+            raise ValueError(f"no weights are called {name!r}; there are {', '.join(WEIGHTS_NAMES)}")
         if name in values:
             raise ValueError(f"there are two for {name}; NAME=VALUE says whose each is")
         values[name] = value

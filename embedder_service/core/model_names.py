@@ -21,6 +21,10 @@ MAX_DIMENSION = 32_768
 ENCODER_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
+# The networks', and those of the networks that have `fc1`, with their classifier.
+WEIGHTS_NAMES = (*NETWORKS, *(f"{name}_top" for name, network in NETWORKS.items() if network.has_fc1))
+
+
 class ModelNameError(ValueError):
     """No model has this name. The message says what would be one."""
 
