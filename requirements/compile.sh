@@ -4,11 +4,16 @@
 set -eu
 cd "$(dirname "$0")/.."
 uv=${1:-uv}
+resolve() {
+    out=$1
+    shift
+    "$uv" pip compile "$@" --universal --python-version 3.11 \
+        --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file "$out"
+}
 compile() {
     out=$1
     shift
-    "$uv" pip compile pyproject.toml "$@" --universal --python-version 3.11 \
-        --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file "$out"
+    resolve "$out" pyproject.toml "$@"
 }
 compile requirements/dev.lock --extra embedder --extra search --extra client --extra analysis --extra umap --extra training \
     --extra s3 --extra gcs --extra demo --extra dev
@@ -17,6 +22,10 @@ for extra in embedder search; do
     compile "requirements/$extra.lock" --extra "$extra" --constraint requirements/dev.lock
 done
 compile requirements/client.lock --extra client --extra s3 --extra gcs --constraint requirements/dev.lock
+# What `make demo` and `make up` install: no tools, and hatchling to install the project itself.
+echo "hatchling" | resolve requirements/run.lock pyproject.toml - --extra embedder --extra search --extra client \
+    --extra analysis --extra demo --constraint requirements/dev.lock
+# The installer of all of these.
+echo "uv" | resolve requirements/installer.lock - --constraint requirements/dev.lock
 # A tool with so many requirements of its own that it has an environment of its own.
-echo "checkov>=3.3" | "$uv" pip compile - --universal --python-version 3.11 \
-    --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements/checkov.lock
+echo "checkov>=3.3" | resolve requirements/checkov.lock -
