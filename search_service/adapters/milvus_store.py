@@ -74,6 +74,9 @@ GRACE_SECONDS = 0.1
 # Milvus Lite works on at a write when its caller has given up, beside the next one. So nobody gives up there: who waits
 # for the call is told in time all the same.
 LITE_SECONDS = 3600.0
+# pymilvus sends a keepalive ping after 10 s of silence. Milvus Lite's server allows one in 5 minutes, and closes the
+# connection of a client that sends more ("too_many_pings"). Both are in this process, so no pings: 24 days is never.
+LITE_CHANNEL = {"grpc.keepalive_time_ms": 2**31 - 1}
 # For removing what was half made, when the call's own time may be over.
 CLEANING_SECONDS = 2.0
 
@@ -119,6 +122,7 @@ class MilvusStore:
         self._in_order = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
         self._searches = MilvusSearch(self._read, threads, is_lite=self.is_lite)
         self.codes = MilvusCodes(self._read, self._write, threads, is_lite=self.is_lite)
+        self._channel: Options = {"grpc_options": LITE_CHANNEL} if self.is_lite else {}
         self._connection: asyncio.Task[_Clients] | None = None
 
     async def close(self) -> None:
@@ -424,7 +428,9 @@ class MilvusStore:
         except Exception as error:
             raise _meaning(error, "") from error
         # Milvus Lite's two clients share the one server of this process.
-        reading = AsyncMilvusClient(uri=self._uri, token=self._token, timeout=self._timeout, dedicated=True)
+        reading = AsyncMilvusClient(
+            uri=self._uri, token=self._token, timeout=self._timeout, dedicated=True, **self._channel
+        )
         try:
             await reading.__aenter__()
         except Exception as error:
@@ -436,7 +442,7 @@ class MilvusStore:
             os.environ.setdefault(LITE_MEMTABLE, str(LITE_MEMTABLE_BYTES))
             Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
             remove_broken_indexes(Path(self._uri))
-        client = MilvusClient(uri=self._uri, token=self._token, timeout=self._timeout)
+        client = MilvusClient(uri=self._uri, token=self._token, timeout=self._timeout, **self._channel)
         for name in client.list_collections(timeout=self._timeout):
             if is_side(name):
                 continue
