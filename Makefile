@@ -2,7 +2,10 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Two sets of packages in one environment: what the services and the command need, and all that checks and tests need.
+RUN_READY := $(VENV)/.run-ready
 READY := $(VENV)/.ready
+INSTALL := requirements/install.py
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
@@ -11,29 +14,32 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-# The stamp is written last, so that an interrupted set-up is done again.
-$(READY): requirements/dev.lock pyproject.toml
+# A stamp is written last, so that an interrupted set-up is done again; pip is what venv writes last.
+$(RUN_READY): requirements/run.lock requirements/installer.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or newer, or say make PYTHON=python3.12"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $(READY)
+	@test -x $(BIN)/pip || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python $(INSTALL) requirements/run.lock --project . --size "600 MB to download, 2.0 GB on disk"
+	@touch $@
+
+$(READY): requirements/dev.lock $(RUN_READY)
+	@$(BIN)/python $(INSTALL) requirements/dev.lock --size "350 MB to download, 0.7 GB on disk"
+	@touch $@
 
 .PHONY: setup
-setup: $(READY) weights ## Make .venv with the locked packages, and fetch the VGG16 weights
+setup: $(READY) weights ## Make .venv with all locked packages, and fetch the VGG16 weights
 
 WEIGHTS ?= vgg16
 .PHONY: weights
-weights: $(READY) ## Fetch and verify weights, done once: VGG16's, or WEIGHTS="vgg16 mobilenet"
-	for name in $(WEIGHTS); do $(BIN)/python -m embedder_service.weights fetch $$name || exit 1; done
+weights: $(RUN_READY) ## Fetch and verify weights, done once: VGG16's, or WEIGHTS="vgg16 mobilenet"
+	@for name in $(WEIGHTS); do $(BIN)/python -m embedder_service.weights fetch $$name || exit 1; done
 
 .PHONY: demo
-demo: setup ## Run the main job on real photographs (IMAGES=/your/folder for your own)
-	$(BIN)/python -m demo $(if $(IMAGES),--images "$(IMAGES)")
+demo: weights ## Run the main job on real photographs (IMAGES=/your/folder for your own)
+	@exec $(BIN)/python -m demo $(if $(IMAGES),--images "$(IMAGES)")
 
 .PHONY: up
-up: setup ## Run both services on this machine until Ctrl-C (data in ./data)
-	$(BIN)/python -m demo.local_stack
+up: weights ## Run both services on this machine until Ctrl-C (data in ./data)
+	@exec $(BIN)/python -m demo.local_stack --parent $$PPID
 
 .PHONY: test
 test: WEIGHTS = vgg16 mobilenet
@@ -59,9 +65,9 @@ check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to
 	$(BIN)/python -m docs.generate --check
 
 CHECKOV := .venv-checkov
-$(CHECKOV)/.ready: requirements/checkov.lock
-	test -x $(CHECKOV)/bin/python || $(PYTHON) -m venv $(CHECKOV)
-	$(CHECKOV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/checkov.lock
+$(CHECKOV)/.ready: requirements/checkov.lock requirements/installer.lock
+	test -x $(CHECKOV)/bin/pip || $(PYTHON) -m venv $(CHECKOV)
+	$(CHECKOV)/bin/python $(INSTALL) requirements/checkov.lock
 	touch $@
 
 .PHONY: check-deploy
