@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from demo.local_stack import LocalStack, StartError, local_stack, stop_on_sigterm
+from demo.local_stack import LocalStack, StartError, local_stack, stop_on_signals
 from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photographs
 from imagesearch_client import Client, Hit, Metric, ServiceError
 from imagesearch_client.bulk.accounts import Account
@@ -48,7 +48,7 @@ def main() -> None:
     if options.images and not options.images.is_dir():
         parser.error(f"--images: {options.images} is no folder")
     begin = time.monotonic()
-    stop_on_sigterm()
+    stop_on_signals()
     with tempfile.TemporaryDirectory(prefix="imagesearch-demo-") as folder:
         try:
             run(Path(folder), options.images, options.results)

@@ -1,34 +1,47 @@
 """Both services on this machine: `python -m demo.local_stack` runs them until Ctrl-C.
 
 The embedder listens on 127.0.0.1:50051 and the search service on 127.0.0.1:50052, with Milvus Lite in ./data; the
-services' own environment variables change that.
+services' own environment variables change that. Only warnings and errors are logged, unless EMBEDDER_LOG_LEVEL and
+SEARCH_LOG_LEVEL say otherwise.
 """
 
 import argparse
+import ctypes
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-import grpc
-
-from grpc_kit.health import is_serving
+from demo.service_process import (
+    POLL_SECONDS,
+    START_SECONDS,
+    ServiceProcess,
+    StartError,
+    free_port,
+    is_healthy,
+    kill_services,
+)
 from imagesearch_client.client import DEFAULT_EMBEDDER, DEFAULT_TARGET
+from search_service.adapters.lite_files import check_unused
+from search_service.settings import SearchSettings
 
-START_SECONDS = 240
-STOP_SECONDS = 30
+__all__ = ["LocalStack", "ServiceProcess", "StartError", "free_port", "is_healthy", "local_stack", "stop_on_signals"]
 
+# Seconds between two lines that name the services that are still starting.
+REPORT_SECONDS = 10
+# A second signal within so many seconds is the same request: make passes SIGTERM on to its children, and whoever stops
+# make may have sent it to all of them already.
+REPEAT_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
 
-class StartError(Exception):
-    """A service did not come up; the message has the end of its log."""
+Report = Callable[[str], None]
+
+# When this process was asked to stop, by the monotonic clock; empty before that.
+_stop_signals: list[float] = []
 
 
 @dataclass(frozen=True)
@@ -39,128 +52,50 @@ class LocalStack:
     search: str
 
 
-class ServiceProcess:
-    """A service in a process of its own. As a context manager it is healthy inside and stopped outside."""
-
-    def __init__(self, module: str, address: str, environment: Mapping[str, str], log: Path | None) -> None:
-        """Prepares a service; `start` runs it.
-
-        Args:
-            module: what `python -m` runs.
-            address: where it will serve, HOST:PORT; it must be what `environment` tells it.
-            environment: added to this process' own.
-            log: the file that its output is added to; None leaves it on the terminal.
-        """
-        self._module = module
-        self._address = address
-        self._environment = environment
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Runs the service, and does not wait for it. Raises StartError where the address is taken."""
-        host, _, port = self._address.rpartition(":")
-        with socket.socket() as probe:
-            if probe.connect_ex((host, int(port))) == 0:
-                raise StartError(f"{self._address} is taken: something serves there already")
-        command = [sys.executable, "-m", self._module]
-        environment = {**os.environ, **self._environment}
-        if self._log is None:
-            self._process = subprocess.Popen(command, env=environment)
-        else:
-            with self._log.open("a") as output:
-                self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-
-    @property
-    def pid(self) -> int:
-        """The process id. Raises StartError where the service was not started."""
-        if self._process is None:
-            raise StartError(f"{self._module} was not started")
-        return self._process.pid
-
-    def check(self) -> None:
-        """Returns while the service runs. Raises StartError where it has ended."""
-        code = self._process.poll() if self._process else None
-        if code is not None:
-            raise StartError(f"{self._module} ended with exit code {code}{self._end_of_log()}")
-
-    def wait_until_healthy(self) -> None:
-        """Returns when the service says that it serves. Raises StartError where it ends or takes too long."""
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            self.check()
-            if is_healthy(self._address):
-                return
-            time.sleep(0.2)
-        raise StartError(f"{self._module} was not healthy within {START_SECONDS} s{self._end_of_log()}")
-
-    def _end_of_log(self) -> str:
-        if self._log is None:
-            return ""
-        lines = self._log.read_text(errors="replace").splitlines()[-15:]
-        return ":\n" + "\n".join(f"  {line}" for line in lines)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Sends a signal."""
-        if self._process is not None:
-            self._process.send_signal(number)
-
-    def ask_to_stop(self) -> None:
-        """Asks the service to stop (SIGTERM), and does not wait."""
-        self.signal(signal.SIGTERM)
-
-    def stop(self) -> int:
-        """Asks the service to stop and waits; kills it where it does not. Gives its exit code."""
-        if self._process is None:
-            return 0
-        self.ask_to_stop()
+@contextmanager
+def running(embedder: ServiceProcess, search: ServiceProcess, report: Report) -> Iterator[None]:
+    """Run both services, started side by side: healthy inside, stopped outside. Raises StartError."""
+    with ExitStack() as stack:
+        for service in (embedder, search):
+            service.check_address()
         try:
-            return self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            return self.kill()
-
-    def kill(self) -> int:
-        """Kills the service (SIGKILL). Gives its exit code."""
-        if self._process is None:
-            return 0
-        self._process.kill()
-        return self._process.wait()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-            self.wait_until_healthy()
-        except BaseException:
-            self.stop()
+            for service in (embedder, search):
+                # The search service, which calls the embedder, is stopped first.
+                stack.callback(service.stop)
+                service.start()
+            _wait_until_healthy([search, embedder], report)
+            yield
+        except KeyboardInterrupt:
+            report("stopping both services; Ctrl-C again kills them")
             raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
-def is_healthy(address: str) -> bool:
-    """Whether a gRPC server at HOST:PORT reports SERVING."""
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            return is_serving(channel, timeout=2)
-        except grpc.RpcError:
-            return False
+def _wait_until_healthy(services: list[ServiceProcess], report: Report) -> None:
+    began = reported = time.monotonic()
+    waiting = list(services)
+    while waiting:
+        check_signals()
+        for service in list(waiting):
+            if service.is_healthy():
+                waiting.remove(service)
+                report(f"  {service.name} ready at {service.address} after {time.monotonic() - began:.0f} s")
+        now = time.monotonic()
+        if waiting and now - began > START_SECONDS:
+            raise waiting[0].late()
+        if waiting and now - reported > REPORT_SECONDS:
+            reported = now
+            names = " and ".join(service.name for service in waiting)
+            report(f"  still starting after {now - began:.0f} s: {names}")
+        time.sleep(POLL_SECONDS)
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def say_nothing(_: str) -> None:
+    """Report to nobody."""
 
 
 @contextmanager
-def local_stack(folder: Path) -> Iterator[LocalStack]:
-    """Both services on free ports, their data and logs in `folder`. Raises StartError."""
+def local_stack(folder: Path, report: Report = say_nothing) -> Iterator[LocalStack]:
+    """Run both services on free ports, their data and logs in `folder`. Raises StartError."""
     addresses = LocalStack(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
     embedder = {"EMBEDDER_LISTEN_ADDRESS": addresses.embedder}
     search = {
@@ -168,48 +103,111 @@ def local_stack(folder: Path) -> Iterator[LocalStack]:
         "SEARCH_EMBEDDER_TARGET": addresses.embedder,
         "SEARCH_MILVUS_URI": str(folder / "milvus.db"),
     }
-    with (
+    with running(
         ServiceProcess("embedder_service", addresses.embedder, embedder, folder / "embedder_service.log"),
         ServiceProcess("search_service", addresses.search, search, folder / "search_service.log"),
+        report,
     ):
         yield addresses
 
 
-def stop_on_sigterm() -> None:
-    """Makes SIGTERM end this process as Ctrl-C does, so that the services it started are stopped too."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def stop_on_signals() -> None:
+    """Make SIGTERM, Ctrl-C and a closed terminal raise KeyboardInterrupt, once, so that the services are stopped.
+
+    A later signal kills the services that are still stopping.
+    """
+
+    def handle(_number: int, _frame: object) -> None:
+        if not _stop_signals:
+            _stop_signals.append(time.monotonic())
+            raise KeyboardInterrupt
+        if time.monotonic() - _stop_signals[0] > REPEAT_SECONDS:
+            kill_services()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, handle)
+
+
+def check_signals() -> None:
+    """Raise KeyboardInterrupt if a signal has asked this process to stop.
+
+    The handler's own exception is lost if it strikes while Python runs a destructor.
+    """
+    if _stop_signals:
+        raise KeyboardInterrupt
+
+
+def stop_with(parent: int) -> None:
+    """Make the kernel send this process SIGTERM when its parent, process `parent`, ends, on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:
+            sys.exit(f"process {parent}, which this one was to stop with, has ended")
+
+
+def say(text: str) -> None:
+    """Print a line, unless the terminal is closed."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 def main() -> None:
-    """Runs both services in the foreground, their logs on this terminal, until one of them ends or Ctrl-C."""
+    """Run both services in the foreground, their logs on this terminal, until one of them ends or Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m demo.local_stack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.parse_args()
-    embedder = os.environ.setdefault("EMBEDDER_LISTEN_ADDRESS", DEFAULT_EMBEDDER)
-    search = os.environ.setdefault("SEARCH_LISTEN_ADDRESS", DEFAULT_TARGET)
+    parser.add_argument("--parent", type=int, metavar="PID", help="stop when this process, the parent, ends (Linux)")
+    options = parser.parse_args()
+    stop_on_signals()
+    if options.parent:
+        stop_with(options.parent)
+    for service in ("EMBEDDER", "SEARCH"):
+        os.environ.setdefault(f"{service}_LOG_LEVEL", "WARNING")
+    embedder = os.environ.get("EMBEDDER_LISTEN_ADDRESS") or DEFAULT_EMBEDDER
+    search = os.environ.get("SEARCH_LISTEN_ADDRESS") or DEFAULT_TARGET
     os.environ.setdefault("SEARCH_EMBEDDER_TARGET", embedder)
-    stop_on_sigterm()
     try:
-        with (
-            ServiceProcess("embedder_service", embedder, {}, None) as embedder_process,
-            ServiceProcess("search_service", search, {}, None) as search_process,
-        ):
-            print(f"\nboth services are up (search: {search}); in another terminal:", flush=True)
-            target = "" if search == DEFAULT_TARGET else f" --target {search}"
-            images = target if embedder == DEFAULT_EMBEDDER else f"{target} --embedder {embedder}"
-            print(
-                f"  .venv/bin/imagesearch ingest FOLDER{images}\n  .venv/bin/imagesearch search IMAGE{target}\n",
-                flush=True,
-            )
-            while True:
-                time.sleep(1)
-                embedder_process.check()
-                search_process.check()
+        run(LocalStack(embedder, search))
     except KeyboardInterrupt:
-        print("stopping")
+        say("both services are stopped")
     except StartError as error:
         sys.exit(f"demo.local_stack: {error}")
+
+
+def run(addresses: LocalStack) -> None:
+    """Run both services until one of them ends or a signal comes. Raises StartError, KeyboardInterrupt."""
+    data = os.environ.get("SEARCH_MILVUS_URI") or SearchSettings.model_fields["milvus_uri"].default
+    try:
+        check_unused(data)
+    except OSError as error:
+        raise StartError(str(error)) from None
+    embedder = ServiceProcess(
+        "embedder_service", addresses.embedder, {"EMBEDDER_LISTEN_ADDRESS": addresses.embedder}, None
+    )
+    search = ServiceProcess("search_service", addresses.search, {"SEARCH_LISTEN_ADDRESS": addresses.search}, None)
+    say("Starting the embedder (it loads the model) and the search service; Ctrl-C stops both")
+    with running(embedder, search, say):
+        say(usage(addresses))
+        while True:
+            time.sleep(1)
+            check_signals()
+            embedder.check()
+            search.check()
+
+
+def usage(addresses: LocalStack) -> str:
+    """Return what to do next, with the addresses if they are not the default ones."""
+    target = "" if addresses.search == DEFAULT_TARGET else f" --target {addresses.search}"
+    images = target if addresses.embedder == DEFAULT_EMBEDDER else f"{target} --embedder {addresses.embedder}"
+    return (
+        "Both services are up. In another terminal:\n"
+        f"  .venv/bin/imagesearch ingest FOLDER{images}\n"
+        f"  .venv/bin/imagesearch search IMAGE{target}\n"
+        "Warnings and errors appear below. With EMBEDDER_LOG_LEVEL=INFO and\n"
+        "SEARCH_LOG_LEVEL=INFO, make up also logs every call."
+    )
 
 
 if __name__ == "__main__":

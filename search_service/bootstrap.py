@@ -24,6 +24,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
 from grpc_kit.server import Server, Service
 from search_service.adapters.embedder_client import EmbedderClient
+from search_service.adapters.lite_files import check_unused
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.api.calls import DOMAIN, CallLimits
 from search_service.api.code_servicer import CodeServicer
@@ -70,6 +71,7 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
     if "://" not in settings.milvus_uri:
         # Milvus Lite is a gRPC server inside this process, which logs each call that it does not implement.
         logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
+        check_unused(settings.milvus_uri)
     async with AsyncExitStack() as stack:
         store = MilvusStore(
             settings.milvus_uri,
@@ -82,8 +84,8 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         if store.is_lite and not ready:
             # Nothing that is waited for brings a file back. A server may still be starting.
             raise OSError(
-                f"Milvus Lite cannot use {settings.milvus_uri}: it is open in another process, is not Milvus Lite's, "
-                "or cannot be written. SEARCH_MILVUS_URI names another"
+                f"Milvus Lite cannot use {settings.milvus_uri}: it is not Milvus Lite's, or cannot be written. Set "
+                "SEARCH_MILVUS_URI to another path that ends in .db"
             )
         channel = await stack.enter_async_context(
             open_channel(
