@@ -35,7 +35,7 @@ weights: $(RUN_READY) ## Fetch and verify weights, done once: VGG16's, or WEIGHT
 
 .PHONY: demo
 demo: weights ## Run the main job on real photographs (IMAGES=/your/folder for your own)
-	@exec $(BIN)/python -m demo $(if $(IMAGES),--images "$(IMAGES)")
+	@exec $(BIN)/python -m demo --parent $$PPID $(if $(IMAGES),--images "$(IMAGES)")
 
 .PHONY: up
 up: weights ## Run both services on this machine until Ctrl-C (data in ./data)

@@ -5,6 +5,7 @@ for: edited copies of the photographs, whose originals should come first.
 """
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -14,11 +15,12 @@ from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.progress import track
 
-from demo.local_stack import LocalStack, StartError, local_stack, stop_on_signals
+from demo.local_stack import LocalStack, StartError, local_stack, stop_on_signals, stop_with
 from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photographs
-from imagesearch_client import Client, Hit, Metric, ServiceError
+from demo.results import Outcome, misses_of, table_of
+from imagesearch_client import Client, Metric, ServiceError
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.destinations import Route
 from imagesearch_client.bulk.jobs import Files, ensure_collection, load
@@ -36,7 +38,7 @@ MAX_QUERIES = 20
 ROWS = 5
 HITS = 5
 
-console = Console(width=100)
+console = Console()
 
 
 def main() -> None:
@@ -44,11 +46,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--images", type=Path, help="a folder of your own, searched for images in all its folders")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the picture to write (default: %(default)s)")
+    parser.add_argument("--parent", type=int, metavar="PID", help="stop when this process, the parent, ends (Linux)")
     options = parser.parse_args()
     if options.images and not options.images.is_dir():
         parser.error(f"--images: {options.images} is no folder")
     begin = time.monotonic()
     stop_on_signals()
+    if options.parent:
+        stop_with(options.parent)
     with tempfile.TemporaryDirectory(prefix="imagesearch-demo-") as folder:
         try:
             run(Path(folder), options.images, options.results)
@@ -62,7 +67,7 @@ def main() -> None:
 
 
 def run(folder: Path, images: Path | None, results: Path) -> None:
-    """Starts, ingests, searches, shows."""
+    """Start, ingest, search, show."""
     originals, copies = folder / "originals", folder / "copies"
     originals.mkdir()
     copies.mkdir()
@@ -78,24 +83,30 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
         say(f"1/4 {len(paths)} images, from {images}")
         queried = sample_readable(paths)
     copies_of = {original: write_edited_copies(original, copies) for original in queried}
-    queries = {copy: original for original, edited in copies_of.items() for copy in edited}
-    say("2/4 starting the embedder (TensorFlow, VGG16) and the search service (Milvus Lite)")
-    with local_stack(folder) as stack, Client(stack.search, timeout=60) as client:
-        say(f"    embedder {stack.embedder}, search service {stack.search}: both serve")
-        say("3/4 ingesting: every image is embedded and stored")
+    say("2/4 starting the embedder (VGG16 on TensorFlow) and the search service")
+    with local_stack(folder, say) as stack, Client(stack.search, timeout=60) as client:
+        say("3/4 storing the images")
         account = ingest(client, stack, originals)
-        say(f"    {account.stored} of {account.met} stored, {account.images_per_second:.1f} images/s")
+        say(f"  {account.stored} of {account.met} stored, {account.images_per_second:.1f} images/s")
         for reject in account.first_rejects:
-            say(f"    not stored: {reject.where}: {reject.message}")
-        say(f"4/4 searching: {len(queries)} edited copies ({', '.join(EDITS)}); which image do they come from?")
-        found = {query: client.search_by_image(COLLECTION, query.read_bytes(), limit=HITS) for query in queries}
-    right = print_table(queries, found, originals)
+            say(f"  not stored: {reject.where}: {reject.message}")
+        say(f"4/4 searching with {len(EDITS)} edited copies of {len(queried)} images, for the originals")
+        copied = [copy for edited in copies_of.values() for copy in edited]
+        found = {
+            copy: client.search_by_image(COLLECTION, copy.read_bytes(), limit=HITS)
+            for copy in track(copied, "  searching", console=console, transient=True, disable=not console.is_terminal)
+        }
+    outcomes = [
+        Outcome(original.relative_to(originals).as_posix(), edit, found[copy])
+        for original, edited in copies_of.items()
+        for edit, copy in zip(EDITS, edited, strict=True)
+    ]
+    show_outcomes(outcomes)
     # A few of the originals, each with another kind of edit.
     shown = queried[:: max(1, len(queried) // ROWS)][:ROWS]
     rows = [copies_of[original][n % len(EDITS)] for n, original in enumerate(shown)]
     plot_hits([(row, found[row]) for row in rows], results, Metric.COSINE)
-    say(f"picture of {len(rows)} queries: {results}")
-    say(f"{right} of {len(queries)} edited copies found their original first ({right / len(queries):.0%})")
+    say(f"picture of {len(rows)} queries: {os.path.relpath(results)}")
 
 
 def ingest(client: Client, stack: LocalStack, folder: Path) -> Account:
@@ -130,18 +141,13 @@ def sample_readable(paths: Sequence[Path]) -> list[Path]:
     return list({path.stem[:MAX_STEM]: path for path in chosen}.values())
 
 
-def print_table(queries: dict[Path, Path], found: dict[Path, list[Hit]], originals: Path) -> int:
-    """Prints a line a query; gives how many found their original first."""
-    table = Table("query", "score", "first", "score", "second", "")
-    right = 0
-    for query, original in queries.items():
-        hits = found[query]
-        is_right = bool(hits) and hits[0].image.id == original.relative_to(originals).as_posix()
-        right += is_right
-        cells = [cell for hit in hits[:2] for cell in (f"{hit.score:.3f}", hit.image.id)]
-        table.add_row(query.stem, *cells, *[""] * (4 - len(cells)), "[green]right" if is_right else "[red]wrong")
-    console.print(table)
-    return right
+def show_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """Print how well the originals were found."""
+    console.print(table_of(outcomes))
+    for miss in misses_of(outcomes):
+        say(miss)
+    right = sum(outcome.found for outcome in outcomes)
+    say(f"{right} of {len(outcomes)} edited copies found their original first ({right / len(outcomes):.0%})")
 
 
 def say(text: str) -> None:
