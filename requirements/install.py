@@ -103,7 +103,7 @@ def find_uv() -> Path | None:
     """Return the locked version of uv, installed into this environment if it is missing; None if it cannot be had."""
     uv = Path(sys.executable).with_name("uv")
     if not has_locked_version(uv):
-        print("Installing uv, the installer of the other packages (25 MB)", flush=True)
+        print("Installing uv, which installs the other packages", flush=True)
         run(pip("install", "--require-hashes", "--requirement", str(INSTALLER_LOCK)))
     return uv if has_locked_version(uv) else None
 
