@@ -8,6 +8,7 @@ import argparse
 import ast
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -85,10 +86,15 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        for line in process.stdout or ():
-            if not line.startswith(HIDDEN_LINES):
-                print(f"  {line.rstrip()}", flush=True)
-    done.set()
+        try:
+            for line in process.stdout or ():
+                if not line.startswith(HIDDEN_LINES):
+                    print(f"  {line.rstrip()}", flush=True)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            done.set()
     return process.returncode == 0
 
 
@@ -163,6 +169,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # So that the installer is stopped too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except KeyboardInterrupt:

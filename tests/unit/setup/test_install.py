@@ -20,6 +20,11 @@ BROKEN_UV = f"""#!/bin/sh
 test "$1" = --version && exec {UV} --version
 exit 2
 """
+# Passes for the locked version, and then installs for a minute.
+SLOW_UV = f"""#!/bin/sh
+test "$1" = --version && exec {UV} --version
+test "$1" = pip && echo "started as $$" && exec sleep 60
+"""
 
 
 def test_a_command_of_pips_settings_overrides_the_global_ones_and_the_environment_both() -> None:
@@ -98,13 +103,13 @@ def install(python: Path, lock: Path, settings: Mapping[str, str]) -> "subproces
 
 
 def give_uv(python: Path, kind: str) -> None:
-    """Puts the locked uv, one that fails, or none into an environment."""
+    """Puts the locked uv, one that fails or is slow, or none into an environment."""
     uv = python.with_name("uv")
     uv.unlink(missing_ok=True)
     if kind == "uv":
         uv.symlink_to(UV)
-    elif kind == "broken uv":
-        uv.write_text(BROKEN_UV)
+    elif kind != "no uv":
+        uv.write_text({"broken uv": BROKEN_UV, "slow uv": SLOW_UV}[kind])
         uv.chmod(0o755)
 
 
@@ -139,3 +144,16 @@ def test_a_file_that_is_not_the_locked_one_is_refused(kind: str, python: Path, t
     assert done.returncode == 1
     assert f"{lock} could not be installed" in done.stderr
     assert subprocess.run([python, "-c", f"import {name}"], capture_output=True, check=False).returncode != 0
+
+
+def test_nothing_goes_on_installing_when_it_is_stopped(python: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "some.lock"
+    lock.write_text("")
+    give_uv(python, "slow uv")
+    with subprocess.Popen([python, SCRIPT, lock], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        started = next(line for line in process.stdout or () if "started as" in line)
+        process.terminate()
+        assert process.wait(60) == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == "requirements/install.py: stopped\n"
+    assert not Path(f"/proc/{started.split()[-1]}").exists()
