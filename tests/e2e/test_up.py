@@ -49,7 +49,6 @@ class Up:
         self.process: subprocess.Popen[bytes]
 
     def start(self, command: list[str], stdin: int = subprocess.DEVNULL) -> None:
-        # The same as in a terminal, also if the tests run in the background, where SIGINT is ignored.
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 command,
