@@ -444,12 +444,19 @@ class MilvusStore:
             remove_broken_indexes(Path(self._uri))
         client = MilvusClient(uri=self._uri, token=self._token, timeout=self._timeout, **self._channel)
         for name in client.list_collections(timeout=self._timeout):
-            if is_side(name):
-                continue
-            collection = collection_of(client.describe_collection(name, timeout=self._timeout))
+            collection = None if is_side(name) else self._described(client, name)
             if collection is not None:
                 self._load(client, collection)
         return client
+
+    def _described(self, client: MilvusClient, name: str) -> Collection | None:
+        """Return a collection; None if it is not the service's, or another process has just removed it."""
+        try:
+            return collection_of(client.describe_collection(name, timeout=self._timeout))
+        except MilvusException as error:
+            if isinstance(meaning_of(error, name), NotFoundError):
+                return None
+            raise
 
     def _load(self, client: MilvusClient, collection: Collection) -> None:
         """Makes a collection that was there before searchable; one that cannot be is logged and left."""

@@ -34,7 +34,6 @@ from search_service.core.types import (
     View,
 )
 from tests.contract.asking import hits_of
-from tests.milvus_server import MilvusProcess
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -195,15 +194,13 @@ async def test_a_collection_that_cannot_be_made_whole_is_not_left_half_made(tmp_
     await store.close()
 
 
-async def test_a_collection_without_an_index_is_mended_and_hurts_no_other(
-    milvus_server: MilvusProcess, deadline: Deadline
-) -> None:
+async def test_a_collection_without_an_index_is_mended_and_hurts_no_other(milvus_uri: str, deadline: Deadline) -> None:
     """What is left where the process was killed between two steps of making a collection."""
     half = Collection("half", 8, "f", NOW)
-    client = MilvusClient(milvus_server.uri)
+    client = MilvusClient(milvus_uri)
     client.create_collection("half", schema=schema_of(8), properties={PROPERTY: notes_of(half)})
     assert client.list_indexes("half") == []
-    store = MilvusStore(milvus_server.uri)
+    store = MilvusStore(milvus_uri)
     try:
         await store.check(deadline)
         await store.upsert("half", images(3), deadline)
@@ -214,10 +211,32 @@ async def test_a_collection_without_an_index_is_mended_and_hurts_no_other(
         await store.close()
 
 
-async def test_somebody_elses_milvus_collection_is_left_alone(
-    milvus_server: MilvusProcess, tmp_path: Path, deadline: Deadline
+@pytest.mark.parametrize("backend", ["lite", "server"])
+async def test_a_collection_that_goes_while_a_process_connects_is_passed_over(
+    backend: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    deadline: Deadline,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for uri in (str(tmp_path / "milvus.db"), milvus_server.uri):
+    uri: str = str(tmp_path / "milvus.db") if backend == "lite" else request.getfixturevalue("milvus_uri")
+    listed = MilvusClient.list_collections
+
+    def listed_too_early(client: MilvusClient, **options: Any) -> list[str]:
+        return [f"c_{uuid.uuid4().hex}", *listed(client, **options)]
+
+    monkeypatch.setattr(MilvusClient, "list_collections", listed_too_early)
+    store = MilvusStore(uri)
+    try:
+        await store.check(deadline)
+    finally:
+        await store.close()
+
+
+async def test_somebody_elses_milvus_collection_is_left_alone(
+    milvus_uri: str, tmp_path: Path, deadline: Deadline
+) -> None:
+    for uri in (str(tmp_path / "milvus.db"), milvus_uri):
         store = MilvusStore(uri)
         await store.check(deadline)
         client = MilvusClient(uri)
@@ -302,7 +321,7 @@ async def test_what_is_acknowledged_is_seen_while_others_are_written(store: Vect
 def build_index(client: MilvusClient, name: str, count: int) -> None:
     client.flush(name)
     while client.describe_index(name, "vector")["indexed_rows"] < count:
-        time.sleep(0.5)
+        time.sleep(0.05)
     # Until it is loaded again Milvus may answer from the rows as they came.
     client.release_collection(name)
     client.load_collection(name)
@@ -316,11 +335,9 @@ def build_index(client: MilvusClient, name: str, count: int) -> None:
     ],
     ids=["HNSW", "IVF_FLAT"],
 )
-async def test_pages_through_a_built_index_are_all_of_the_collection(
-    milvus_server: MilvusProcess, index: Index, first: int
-) -> None:
+async def test_pages_through_a_built_index_are_all_of_the_collection(milvus_uri: str, index: Index, first: int) -> None:
     """Of a large first page HNSW misses some where it keeps as many candidates as hits."""
-    store = MilvusStore(milvus_server.uri)
+    store = MilvusStore(milvus_uri)
     deadline = Deadline.after(120)
     wanted = Collection(f"c_{uuid.uuid4().hex}", 32, "f", NOW, index=index)
     generator = np.random.default_rng(3)
