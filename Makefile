@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.run-ready
 READY := $(VENV)/.ready
 INSTALL := requirements/install.py
+# Python keeps what it compiles: without that, each start of TensorFlow would compile it again.
+export PYTHONDONTWRITEBYTECODE :=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
@@ -41,10 +43,18 @@ demo: weights ## Run the main job on real photographs (IMAGES=/your/folder for y
 up: weights ## Run both services on this machine until Ctrl-C (data in ./data)
 	@exec $(BIN)/python -m demo.local_stack --parent $$PPID
 
+# Three workers on two processors: tests that compute and tests that wait for Milvus fill each other's gaps.
+PYTEST := $(BIN)/python -m pytest -n 3
+
 .PHONY: test
 test: WEIGHTS = vgg16 mobilenet
-test: setup ## Run every test (real weights, real servers, real Milvus)
-	$(BIN)/python -m pytest
+test: setup ## Run the tests of every change (real weights, real servers, real Milvus; about 12 minutes on two cores)
+	$(PYTEST)
+
+.PHONY: test-all
+test-all: WEIGHTS = vgg16 mobilenet
+test-all: setup ## Run every test: those of `make test` and the long ones, before a release
+	$(PYTEST) -m "soak or not soak"
 
 .PHONY: bench
 bench: setup ## Measure both services against their peers (two hours, with nothing else running; IMAGES= more photographs)

@@ -89,11 +89,11 @@ class ServiceProcess:
     def start(self) -> None:
         """Run the service, and do not wait for it. Raises StartError if the address is in use.
 
-        A service that the main thread starts ends with this process on Linux, even if this process is killed.
+        On Linux, a service that the main thread starts ends with this process, even if this process is killed.
         """
         self.check_address()
         command = [sys.executable, "-m", self._module]
-        if sys.platform == "linux" and threading.current_thread() is threading.main_thread():
+        if sys.platform == "linux" and self.thread_stays():
             command = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command[1:]]
         environment = {**os.environ, **self._environment}
         with ExitStack() as stack:
@@ -103,6 +103,10 @@ class ServiceProcess:
                 command, env=environment, stdout=output, stderr=output, start_new_session=True
             )
         _started.add(self._process)
+
+    def thread_stays(self) -> bool:
+        """Return whether this thread lives as long as the service may run: the kernel ends the service with it."""
+        return threading.current_thread() is threading.main_thread()
 
     @property
     def pid(self) -> int:

@@ -36,7 +36,10 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
         self.poison = ""
         """The SHA-256 of a content that breaks its call."""
         self._embedder = embedder
-        self._refused, self._broken = refused, broken
+        self.refused = refused
+        self._broken = broken
+        self.in_flight = 0
+        """The EmbedStream calls that it is at work for."""
         self._dice = random.Random(1)
         self._up = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -84,6 +87,16 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
     async def EmbedStream(
         self, request_iterator: AsyncIterator[embedder_pb2.EmbedStreamRequest], context: Any
     ) -> AsyncIterator[embedder_pb2.EmbedStreamResponse]:
+        self.in_flight += 1
+        try:
+            async for response in self._answers(request_iterator, context):
+                yield response
+        finally:
+            self.in_flight -= 1
+
+    async def _answers(
+        self, request_iterator: AsyncIterator[embedder_pb2.EmbedStreamRequest], context: Any
+    ) -> AsyncIterator[embedder_pb2.EmbedStreamResponse]:
         breaks = self._dice.random() < self._broken
         answers = 0
         if self.frozen:
@@ -93,7 +106,7 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
             if sha256 == self.poison or (breaks and answers == 2):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
             response = embedder_pb2.EmbedStreamResponse(request_id=request.request_id)
-            if self._dice.random() < self._refused:
+            if self._dice.random() < self.refused:
                 self.refusals += 1
                 errors = [
                     ResourceExhaustedError("OVERLOADED", "too many wait", retry_after=0.05),

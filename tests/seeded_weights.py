@@ -1,5 +1,7 @@
 """Files of weights made with a fixed seed, for networks whose published weights a package index does not have."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ MODULES = {
     "efficientnet_v2_b0": "efficientnet_v2",
 }
 NEW_LAYOUT = {"resnet50"}
+CACHE = Path(__file__).parents[1] / ".cache" / "seeded-weights"
 # Images float32[N, side, side, 3] in 0..255.
 Images = NDArray[np.float32]
 
@@ -36,6 +39,20 @@ class Seeded:
 
     path: Path
     sha256: str
+
+
+def cached(name: str, images: Callable[[int], Images]) -> Seeded:
+    """Return the file that `make` writes; it is kept for the next session, until what makes it changes."""
+    recipe = hashlib.sha256(Path(__file__).read_bytes())
+    recipe.update(f"{name} {keras.__version__} {np.__version__}".encode())
+    folder = CACHE / recipe.hexdigest()[:16]
+    facts = folder / "seeded.json"
+    if not facts.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        made = make(name, folder, images)
+        facts.write_text(json.dumps({"file": made.path.name, "sha256": made.sha256}))
+    found = json.loads(facts.read_text())
+    return Seeded(folder / found["file"], found["sha256"])
 
 
 def make(name: str, folder: Path, images: Callable[[int], Images]) -> Seeded:
@@ -52,10 +69,11 @@ def make(name: str, folder: Path, images: Callable[[int], Images]) -> Seeded:
     made = _seeded(builder(include_top=False, weights=None, input_shape=(None, None, 3), **network.arguments), seed)
     if SPECS[name].shapes:
         return _written(folder, made, name)
-    for layer in made.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    made(preprocess(name, images(network.input_size)), training=True)
+    normalisations = [layer for layer in made.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in normalisations:
+        layer.momentum = 0.0
+    if normalisations:
+        made(preprocess(name, images(network.input_size)), training=True)
     path = folder / (f"{name}.weights.h5" if name in NEW_LAYOUT else f"{name}.h5")
     if name in NEW_LAYOUT:
         made.save_weights(path)
@@ -85,7 +103,7 @@ def _seeded(network: Any, seed: int) -> Any:
             case "depthwise_kernel":
                 values = random.normal(0, np.sqrt(2 / 9), shape)
             case _:
-                values = random.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
+                values = random.standard_normal(shape, np.float32) * np.sqrt(2 / np.prod(shape[:-1]))
         variable.assign(values)
     return network
 

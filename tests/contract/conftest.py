@@ -12,7 +12,6 @@ from search_service.adapters.milvus_store import MilvusStore
 from search_service.core.ports import VectorStore
 from search_service.core.types import Collection, Metric
 from tests.memory_store import MemoryStore
-from tests.milvus_server import MilvusProcess
 
 DIMENSION = 8
 
@@ -25,8 +24,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "lite":
         milvus = MilvusStore(str(tmp_path / "milvus.db"))
     else:
-        server: MilvusProcess = request.getfixturevalue("milvus_server")
-        milvus = MilvusStore(server.uri)
+        uri: str = request.getfixturevalue("milvus_uri")
+        milvus = MilvusStore(uri)
     try:
         yield milvus
     finally:

@@ -44,7 +44,6 @@ from search_service.core.types import (
 from tests.contract.asking import hits_of
 from tests.memory_codes import MemoryCodes
 from tests.memory_store import MemoryStore
-from tests.milvus_server import MilvusProcess
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 123456, UTC)
 DIMENSION, BITS = 72, 64
@@ -171,8 +170,8 @@ async def kit(request: pytest.FixtureRequest) -> AsyncIterator[Kit]:
         store = MemoryStore()
         yield Kit(store, MemoryCodes(store))
         return
-    server: MilvusProcess = request.getfixturevalue("milvus_server")
-    milvus = MilvusStore(server.uri)
+    uri: str = request.getfixturevalue("milvus_uri")
+    milvus = MilvusStore(uri)
     try:
         yield Kit(milvus, milvus.codes)
     finally:

@@ -1,57 +1,52 @@
 """Services that a test may stop and start as it likes."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from demo.local_stack import ServiceProcess, free_port
 from demo.photographs import write_photographs
+from tests.harness.command import Command
+from tests.harness.processes import EmbedderProcess, SearchProcess
+
+
+def small_embedder(log: Path) -> EmbedderProcess:
+    """An embedder that starts fast, and embeds what a test needs in a moment."""
+    return EmbedderProcess(log, models="mobilenet", max_batch_size="2")
 
 
 class Stack:
     """Both services, each on an address of its own that it keeps over restarts."""
 
-    def __init__(self, folder: Path, milvus_uri: str, embedder_seconds: float = 30) -> None:
-        self._state = folder / "state"
-        self.embedder = f"127.0.0.1:{free_port()}"
-        self.search = f"127.0.0.1:{free_port()}"
-        embedder = {"EMBEDDER_LISTEN_ADDRESS": self.embedder}
-        search = {
-            "SEARCH_LISTEN_ADDRESS": self.search,
-            "SEARCH_EMBEDDER_TARGET": self.embedder,
-            "SEARCH_MILVUS_URI": milvus_uri,
-            "SEARCH_MILVUS_TIMEOUT_SECONDS": "5",
-            "SEARCH_EMBEDDER_TIMEOUT_SECONDS": str(embedder_seconds),
-        }
-        self.embedder_process = ServiceProcess("embedder_service", self.embedder, embedder, folder / "embedder.log")
-        self.search_process = ServiceProcess("search_service", self.search, search, folder / "search.log")
+    def __init__(
+        self,
+        folder: Path,
+        milvus_uri: str,
+        embedder_seconds: float = 30,
+        embedder_process: EmbedderProcess | None = None,
+    ) -> None:
+        """Start nothing yet.
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What `imagesearch` is told of this stack; its ledgers are the stack's own."""
-        return {
-            "IMAGESEARCH_TARGET": self.search,
-            "IMAGESEARCH_EMBEDDER": self.embedder,
-            "XDG_STATE_HOME": str(self._state),
-            "COLUMNS": "150",
-            "PATH": "/usr/bin:/bin",
-        }
-
-    def command(self, *arguments: str, code: int = 0) -> str:
-        """Runs `imagesearch` against this stack; gives what it printed to standard output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "imagesearch_client.cli", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+        `embedder_seconds` is the search service's time limit for a call of the embedder; `embedder_process` is one
+        that runs already.
+        """
+        self.embedder_process = embedder_process or small_embedder(folder / "embedder.log")
+        self.embedder = self.embedder_process.address
+        self.search_process = SearchProcess(
+            folder / "search.log",
+            milvus_uri=milvus_uri,
+            embedder_target=self.embedder,
+            milvus_timeout_seconds="5",
+            embedder_timeout_seconds=str(embedder_seconds),
         )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout if code == 0 else done.stdout + done.stderr
+        self.search = self.search_process.address
+        self.command = Command(
+            {
+                "IMAGESEARCH_TARGET": self.search,
+                "IMAGESEARCH_EMBEDDER": self.embedder,
+                "XDG_STATE_HOME": str(folder / "state"),
+            }
+        )
 
 
 @pytest.fixture
@@ -62,6 +57,26 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         yield stack
 
 
+@pytest.fixture
+def own_search(embedder_address: str, tmp_path: Path) -> Iterator[SearchProcess]:
+    """A search service on Milvus Lite for one test, with the shared embedder."""
+    uri = str(tmp_path / "milvus.db")
+    with SearchProcess(tmp_path / "search.log", milvus_uri=uri, embedder_target=embedder_address) as process:
+        yield process
+
+
+# One kill in every run; as many as --kills says in the soak tier.
+ONCE_AND_OFTEN = pytest.mark.parametrize(
+    "kills", [1, pytest.param(None, marks=pytest.mark.soak)], indirect=True, ids=["once", "often"]
+)
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often a process is killed."""
+    return int(getattr(request, "param", None) or request.config.getoption("--kills"))
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of photographs, one of them in a folder below."""
@@ -70,3 +85,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "below").mkdir()
     paths[0].rename(folder / "below" / paths[0].name)
     return folder
+
+
+@pytest.fixture
+def photographs_loaded(command: Command, photographs: Path) -> None:
+    """All photographs are in the test's collection on the shared services."""
+    command("ingest", photographs)

@@ -1,6 +1,7 @@
 """SIGKILL at random moments while several callers write: nothing that was acknowledged is lost, nothing is doubled.
 
-A few kills are part of every run. `pytest tests/e2e/test_kills.py --kills 50 --timeout 3600` does fifty of each kind.
+One kill is part of every run. `pytest tests/e2e/test_kills.py -m soak --kills 50 --timeout 3600` does fifty
+of each kind.
 """
 
 import random
@@ -14,8 +15,9 @@ import pytest
 from demo.local_stack import is_healthy
 from grpc_kit.errors import ServiceError
 from imagesearch_client import Client, Embedding, NewImage
-from tests.e2e.conftest import Stack
+from tests.e2e.conftest import ONCE_AND_OFTEN, Stack
 from tests.e2e.test_restarts import eventually, restart
+from tests.harness.processes import SearchProcess
 from tests.milvus_server import MilvusProcess
 
 WRITERS = 3
@@ -90,23 +92,25 @@ def check(client: Client, writers: list[Writer], *, exact: bool) -> None:
         assert lost == {}
 
 
-def test_the_search_service_with_milvus_lite_is_killed(stack: Stack, kills: int) -> None:
+@ONCE_AND_OFTEN
+def test_the_search_service_with_milvus_lite_is_killed(own_search: SearchProcess, kills: int) -> None:
     # Wide enough that Milvus Lite writes and merges data files all the time.
     writers = [Writer(f"w{number}", 512) for number in range(WRITERS)]
-    with Client(stack.search, timeout=60) as client:
+    with Client(own_search.address, timeout=60) as client:
         client.create_collection(COLLECTION, dimension=512, fingerprint="f")
     for _ in range(kills):
-        stop, threads = write_for_a_while(stack.search, writers)
-        stack.search_process.kill()
+        stop, threads = write_for_a_while(own_search.address, writers)
+        own_search.kill()
         stop.set()
         for thread in threads:
             thread.join()
-        restart(stack.search_process)
-        with Client(stack.search, timeout=60) as client:
+        restart(own_search)
+        with Client(own_search.address, timeout=60) as client:
             check(client, writers, exact=True)
     assert sum(len(writer.acknowledged) for writer in writers) > 0
 
 
+@pytest.mark.soak
 def test_a_milvus_server_is_killed(tmp_path: Path, kills: int) -> None:
     for begin in range(0, kills, KILLS_OF_A_SERVER):
         kill_a_server(tmp_path / str(begin), min(KILLS_OF_A_SERVER, kills - begin))
@@ -128,9 +132,3 @@ def kill_a_server(folder: Path, kills: int) -> None:
                 eventually(lambda: is_healthy(stack.search))
                 check(client, writers, exact=False)
             assert sum(len(writer.acknowledged) for writer in writers) > 0
-
-
-@pytest.fixture
-def kills(request: pytest.FixtureRequest) -> int:
-    number: int = request.config.getoption("--kills")
-    return number

@@ -11,10 +11,13 @@ import pytest
 from demo.local_stack import ServiceProcess, StartError, free_port, is_healthy
 from grpc_kit.errors import DeadlineExceededError, ServiceError, UnavailableError
 from imagesearch_client import Client, Embedding, NewImage
-from tests.e2e.conftest import Stack
+from tests.e2e.conftest import Stack, small_embedder
+from tests.harness.processes import EmbedderProcess, SearchProcess
 from tests.milvus_server import MilvusProcess
 
 FINGERPRINT = "counted"
+# So many writes are acknowledged before something is broken.
+ENOUGH = 500
 
 
 def restart(process: ServiceProcess) -> None:
@@ -22,11 +25,11 @@ def restart(process: ServiceProcess) -> None:
     process.wait_until_healthy()
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = 60, pause: float = 0.1) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "not within the time"
-        time.sleep(0.1)
+        time.sleep(pause)
 
 
 def vectors(prefix: str) -> Iterator[NewImage]:
@@ -43,11 +46,18 @@ def write_until_it_breaks(client: Client, prefix: str, break_it: Callable[[], ob
         for result in client.write("c", vectors(prefix)):
             if result.error is None:
                 acknowledged.add(result.id)
-            if len(acknowledged) == 2000:
+            if len(acknowledged) == ENOUGH:
                 break_it()
     except ServiceError as error:
         return acknowledged, error.reason
     pytest.fail("an endless stream came to its end")
+
+
+@pytest.fixture(scope="module")
+def stopped_embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbedderProcess]:
+    """An embedder that tests may freeze, and stop if they start it again."""
+    with small_embedder(tmp_path_factory.mktemp("embedder") / "log") as process:
+        yield process
 
 
 def test_restarts_of_both_services_lose_no_acknowledged_write(stack: Stack, photographs: Path) -> None:
@@ -65,26 +75,29 @@ def test_restarts_of_both_services_lose_no_acknowledged_write(stack: Stack, phot
     restart(stack.embedder_process)
     with Client(stack.search, timeout=60) as client:
         assert client.count("c") == len(acknowledged)
-        for some in range(0, 2000, 500):
+        for some in range(0, ENOUGH, 100):
             assert client.get("c", f"stop{some}")
         found = client.search_by_image("photos", pictures[0].source, limit=4)  # type: ignore[arg-type]
         assert found[0].image.id == pictures[0].id
         assert len(found) == 4
 
 
-def test_a_killed_search_service_loses_no_acknowledged_write(stack: Stack) -> None:
-    with Client(stack.search, timeout=60) as client:
+def test_a_killed_search_service_loses_no_acknowledged_write(own_search: SearchProcess) -> None:
+    with Client(own_search.address, timeout=60) as client:
         client.create_collection("c", dimension=4, fingerprint=FINGERPRINT)
-        acknowledged, _ = write_until_it_breaks(client, "kill", stack.search_process.kill)
-    restart(stack.search_process)
-    with Client(stack.search, timeout=60) as client:
-        assert client.count("c") >= len(acknowledged) >= 2000
-        assert all(client.get("c", image_id) for image_id in sorted(acknowledged)[::400])
+        acknowledged, _ = write_until_it_breaks(client, "kill", own_search.kill)
+    restart(own_search)
+    with Client(own_search.address, timeout=60) as client:
+        assert client.count("c") >= len(acknowledged) >= ENOUGH
+        assert all(client.get("c", image_id) for image_id in sorted(acknowledged)[::100])
 
 
-def test_a_search_service_that_dies_before_its_first_answer_hangs_nobody(stack: Stack, photographs: Path) -> None:
+def test_a_search_service_that_dies_before_its_first_answer_hangs_nobody(
+    stopped_embedder: EmbedderProcess, photographs: Path, tmp_path: Path
+) -> None:
     content = (photographs / "coins.jpg").read_bytes()
-    with Client(stack.search) as client:
+    stack = Stack(tmp_path, str(tmp_path / "milvus.db"), embedder_process=stopped_embedder)
+    with stack.search_process, Client(stack.search) as client:
         client.create_collection("photos")
         # It embeds nothing, so that it answers nothing.
         stack.embedder_process.signal(signal.SIGSTOP)
@@ -109,10 +122,12 @@ def test_a_search_service_that_dies_before_its_first_answer_hangs_nobody(stack: 
             stack.embedder_process.signal(signal.SIGCONT)
 
 
-def test_without_the_embedder_vectors_and_ids_still_work(photographs: Path, tmp_path: Path) -> None:
+def test_without_the_embedder_vectors_and_ids_still_work(
+    stopped_embedder: EmbedderProcess, photographs: Path, tmp_path: Path
+) -> None:
     picture = (photographs / "coins.jpg").read_bytes()
-    stack = Stack(tmp_path, str(tmp_path / "milvus.db"), embedder_seconds=3)
-    with stack.embedder_process, stack.search_process, Client(stack.search, timeout=60) as client:
+    stack = Stack(tmp_path, str(tmp_path / "milvus.db"), 3, stopped_embedder)
+    with stack.search_process, Client(stack.search, timeout=60) as client:
         client.create_collection("photos")
         assert [r.error for r in client.write("photos", [NewImage("a", picture), NewImage("b", picture)])] == [None] * 2
         stack.embedder_process.stop()
@@ -142,9 +157,12 @@ def test_without_the_embedder_vectors_and_ids_still_work(photographs: Path, tmp_
         assert [result.error for result in client.write("photos", [NewImage("c", picture)])] == [None]
 
 
-def test_an_embedder_that_restarts_in_the_middle_costs_no_image(stack: Stack, photographs: Path) -> None:
+def test_an_embedder_that_restarts_in_the_middle_costs_no_image(
+    stopped_embedder: EmbedderProcess, photographs: Path, tmp_path: Path
+) -> None:
     content = (photographs / "coins.jpg").read_bytes()
-    with Client(stack.search, timeout=60) as client:
+    stack = Stack(tmp_path, str(tmp_path / "milvus.db"), embedder_process=stopped_embedder)
+    with stack.search_process, Client(stack.search, timeout=60) as client:
         client.create_collection("photos")
         results = client.write("photos", (NewImage(f"i{n}", content) for n in range(60)))
         assert next(results).error is None
@@ -155,10 +173,12 @@ def test_an_embedder_that_restarts_in_the_middle_costs_no_image(stack: Stack, ph
         assert client.count("photos") == 60
 
 
-def test_an_embedder_that_hangs_is_given_up(photographs: Path, tmp_path: Path) -> None:
+def test_an_embedder_that_hangs_is_given_up(
+    stopped_embedder: EmbedderProcess, photographs: Path, tmp_path: Path
+) -> None:
     content = (photographs / "coins.jpg").read_bytes()
-    stack = Stack(tmp_path, str(tmp_path / "milvus.db"), embedder_seconds=2)
-    with stack.embedder_process, stack.search_process, Client(stack.search, timeout=60) as client:
+    stack = Stack(tmp_path, str(tmp_path / "milvus.db"), 2, stopped_embedder)
+    with stack.search_process, Client(stack.search, timeout=60) as client:
         client.create_collection("photos")
         stack.embedder_process.signal(signal.SIGSTOP)
         try:
@@ -184,7 +204,7 @@ def test_a_milvus_server_that_is_killed_is_named_and_comes_back_with_everything(
                     assert result.error.reason in {"MILVUS_UNAVAILABLE", "MILVUS_TIMEOUT"}
                     break
                 acknowledged.add(result.id)
-                if len(acknowledged) == 2000:
+                if len(acknowledged) == ENOUGH:
                     server.kill()
             with pytest.raises((UnavailableError, DeadlineExceededError)) as caught:
                 client.count("c")
@@ -193,9 +213,10 @@ def test_a_milvus_server_that_is_killed_is_named_and_comes_back_with_everything(
             server.start()
             eventually(lambda: is_healthy(stack.search))
             eventually(lambda: counts(client) >= len(acknowledged))
-            assert all(client.get("c", image_id) for image_id in sorted(acknowledged)[::400])
+            assert all(client.get("c", image_id) for image_id in sorted(acknowledged)[::100])
 
 
+@pytest.mark.soak
 def test_a_milvus_server_that_is_away_for_a_while_hangs_nobody_and_is_found_again(tmp_path: Path) -> None:
     """Each call ends by its own deadline, and the first one is answered soon after Milvus is back."""
     seconds = 2.0
@@ -272,7 +293,7 @@ def test_a_milvus_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
         assert stack.search_process.stop() == 0
 
 
-@pytest.mark.usefixtures("stack")
+@pytest.mark.usefixtures("own_search")
 def test_a_lite_file_that_is_in_use_stops_the_start(tmp_path: Path) -> None:
     second = Stack(tmp_path, str(tmp_path / "milvus.db"))
     with pytest.raises(StartError, match="is open in another process"):

@@ -2,12 +2,10 @@
 
 import csv
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import h5py
@@ -15,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.local_stack import ServiceProcess, free_port
-from tests.milvus_server import MilvusProcess
-from tests.seeded_weights import Images, make
+from tests.harness.command import Command
+from tests.harness.processes import EmbedderProcess, SearchProcess
+from tests.seeded_weights import Images, cached
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-the-tutorials.md"
 SEEDED = ("vgg16_top", "inception_v3", "resnet50", "densenet121", "mobilenet_v2")
@@ -71,17 +69,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seeded(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Mapping[str, str]:
+def seeded(folder: Path) -> Mapping[str, str]:
     """The settings that name files of seeded weights for what a package index does not have."""
 
     def images(side: int) -> Images:
         paths = sorted((folder / "photos").rglob("0.jpg"))[:4]
         return np.stack([np.asarray(Image.open(path).resize((side, side)), np.float32) for path in paths])
 
-    made = {name: make(name, tmp_path_factory.mktemp("weights"), images) for name in SEEDED}
+    made = {name: cached(name, images) for name in SEEDED}
     return {
-        "EMBEDDER_WEIGHTS": ",".join(f"{name}={file.path}" for name, file in made.items()),
-        "EMBEDDER_WEIGHTS_SHA256": ",".join(f"{name}={file.sha256}" for name, file in made.items()),
+        "weights": ",".join(f"{name}={file.path}" for name, file in made.items()),
+        "weights_sha256": ",".join(f"{name}={file.sha256}" for name, file in made.items()),
     }
 
 
@@ -90,72 +88,97 @@ class Reader:
 
     def __init__(self, folder: Path, search: str, embedder: str) -> None:
         self.folder = folder
-        self._environment = {
-            **os.environ,
-            "IMAGESEARCH_TARGET": search,
-            "IMAGESEARCH_EMBEDDER": embedder,
-            "XDG_STATE_HOME": str(folder / "state"),
-            "COLUMNS": "150",
-        }
+        self._command = Command(
+            {
+                "IMAGESEARCH_TARGET": search,
+                "IMAGESEARCH_EMBEDDER": embedder,
+                "XDG_STATE_HOME": str(folder / "state"),
+            }
+        )
 
     def type(self, lines: list[str]) -> str:
         """Runs the lines that are commands of imagesearch; gives what they printed."""
-        printed = []
-        for line in lines:
-            program, *arguments = shlex.split(line)
-            if program != "imagesearch":
-                continue
-            done = subprocess.run(
-                [sys.executable, "-m", "imagesearch_client.cli", *arguments],
-                cwd=self.folder,
-                env=self._environment,
-                capture_output=True,
-                text=True,
-                timeout=600,
-                check=False,
-            )
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-            printed.append(done.stdout)
-        assert printed
-        return "\n".join(printed)
+        typed = [shlex.split(line)[1:] for line in lines if line.startswith("imagesearch ")]
+        assert typed
+        with chdir(self.folder):
+            return "\n".join(self._command(*arguments) for arguments in typed)
 
 
-@pytest.fixture(scope="module")
-def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with MilvusProcess(tmp_path_factory.mktemp("milvus")) as server:
-        yield server.uri
-
-
-@pytest.fixture(scope="module")
-def search(milvus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The search service's address, and that of its embedder, which is started and stopped beside it."""
-    address, embedder = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    settings = {
-        "SEARCH_LISTEN_ADDRESS": address,
-        "SEARCH_EMBEDDER_TARGET": embedder,
-        "SEARCH_MILVUS_URI": milvus,
-    }
-    with ServiceProcess("search_service", address, settings, tmp_path_factory.mktemp("search") / "log"):
-        yield address, embedder
-
-
-def embedder(address: str, models: str, seeded: Mapping[str, str], folder: Path) -> ServiceProcess:
-    settings = {
-        **seeded,
-        "EMBEDDER_LISTEN_ADDRESS": address,
-        "EMBEDDER_MODELS": models,
-        "EMBEDDER_MAX_BATCH_SIZE": "2",
+@contextmanager
+def services(
+    models: str, seeded: Mapping[str, str], folder: Path, milvus_uri: str
+) -> Iterator[tuple[EmbedderProcess, SearchProcess]]:
+    """Both services, as the page starts them."""
+    embedder = EmbedderProcess(
+        folder / "embedder.log",
+        models=models,
+        max_batch_size="2",
         # Nothing to choose: it would build each network twice.
-        "EMBEDDER_PRECISION": "float32",
-    }
-    return ServiceProcess("embedder_service", address, settings, folder / "embedder.log")
+        precision="float32",
+        **seeded,
+    )
+    search = SearchProcess(folder / "search.log", milvus_uri=milvus_uri, embedder_target=embedder.address)
+    with embedder, search:
+        yield embedder, search
 
 
 @pytest.fixture(scope="module")
-def reader(search: tuple[str, str], seeded: Mapping[str, str], folder: Path) -> Iterator[Reader]:
+def reader(seeded: Mapping[str, str], folder: Path, milvus_uri: str) -> Iterator[Reader]:
     """With the services as the page starts them first."""
-    with embedder(search[1], models_of(sections()[""]), seeded, folder):
-        yield Reader(folder, *search)
+    with services(models_of(sections()[""]), seeded, folder, milvus_uri) as (embedder, search):
+        yield Reader(folder, search.address, embedder.address)
+
+
+@pytest.fixture(scope="module")
+def quick_reader(folder: Path, lite_address: str, embedder_address: str) -> Reader:
+    """With the services that all tests share, and few pictures in the collections that the page makes."""
+    few = folder / "few" / "photos"
+    for number, path in enumerate(sorted((folder / "photos").rglob("0.jpg"))[:8]):
+        few.mkdir(parents=True, exist_ok=True)
+        (few / f"{number}.jpg").write_bytes(path.read_bytes())
+    (few / "query.jpg").write_bytes((few / "0.jpg").read_bytes())
+    rows = [(f"photos/{number}.jpg", f"product-{number}-0") for number in range(8)]
+    with (few.parent / "products.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "product_id"), *rows])
+    reader = Reader(few.parent, lite_address, embedder_address)
+    for collection, metric, source in (
+        ("euclid", "l2", "photos"),
+        ("vgg", "cosine", "photos"),
+        ("products", "cosine", "products.csv --type product_id=text"),
+        ("pictures", "cosine", "photos"),
+    ):
+        reader.type(
+            [
+                f"imagesearch collections create {collection} --model mobilenet --metric {metric}",
+                f"imagesearch ingest {source} -c {collection}",
+            ]
+        )
+    return reader
+
+
+# A command of each article that needs no network of its own.
+QUICK_COMMANDS = {
+    "InceptionV3": ("imagesearch plot euclid", "euclid.png"),
+    "VGG16 features": ("imagesearch export", "features.h5"),
+    "MobileNetV2": ("imagesearch neighbors", "similar.json"),
+    "VGG features": ("imagesearch duplicates", "duplicates.csv"),
+}
+
+
+@pytest.mark.parametrize("article", QUICK_COMMANDS)
+def test_a_command_of_each_article_runs(quick_reader: Reader, article: str) -> None:
+    beginning, written = QUICK_COMMANDS[article]
+    lines = [line for line in of(article) if line.startswith(beginning)]
+    quick_reader.type(lines[:1])
+    assert (quick_reader.folder / written).stat().st_size > 100
+
+
+def test_the_articles_autoencoder_is_trained(folder: Path) -> None:
+    (line,) = [line for line in of("An autoencoder") if "train-autoencoder" in line]
+    command = Command({})
+    # In a process of its own: a training changes how TensorFlow computes from then on.
+    command.in_a_process(*shlex.split(line)[1:-1], "1", cwd=folder)
+    assert (folder / "models" / "own" / "encoder.keras").is_file()
 
 
 def of(beginning: str) -> list[str]:
@@ -179,6 +202,7 @@ def test_every_section_of_the_page_is_tested() -> None:
     assert all(any(heading.startswith(each) for heading in sections()) for each in tested)
 
 
+@pytest.mark.soak
 def test_inception_by_euclid_and_cosine(reader: Reader) -> None:
     lines = of("InceptionV3")
     reader.type(lines)
@@ -196,6 +220,7 @@ def test_inception_by_euclid_and_cosine(reader: Reader) -> None:
     assert similarities[0] == pytest.approx(1, abs=0.001)
 
 
+@pytest.mark.soak
 def test_vgg_in_hdf5_with_variants_and_codes(reader: Reader) -> None:
     printed = reader.type(of("VGG16 features"))
     count = len(list((reader.folder / "photos").rglob("*.jpg")))
@@ -207,6 +232,7 @@ def test_vgg_in_hdf5_with_variants_and_codes(reader: Reader) -> None:
     assert float(recall) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.soak
 def test_mobilenet_and_all_pairs(reader: Reader) -> None:
     reader.type(of("MobileNetV2"))
     records = json.loads((reader.folder / "similar.json").read_text())
@@ -220,6 +246,7 @@ def test_mobilenet_and_all_pairs(reader: Reader) -> None:
         assert record["id"] not in {neighbor["id"] for neighbor in record["neighbors"]}
 
 
+@pytest.mark.soak
 def test_vgg_top_k_and_t_sne(reader: Reader) -> None:
     reader.type(of("VGG features"))
     assert is_picture(reader.folder / "nearest.png")
@@ -231,19 +258,16 @@ def test_vgg_top_k_and_t_sne(reader: Reader) -> None:
     assert "query.jpg" in (reader.folder / "duplicates.csv").read_text()
 
 
-def test_autoencoder_against_fc1(reader: Reader, seeded: Mapping[str, str], folder: Path, milvus: str) -> None:
+@pytest.mark.soak
+def test_autoencoder_against_fc1(seeded: Mapping[str, str], folder: Path, milvus_uri: str) -> None:
     lines = of("An autoencoder")
     training = [line for line in lines if "train-autoencoder" in line]
-    reader.type(training)
+    Command({}).in_a_process(*shlex.split(training[0])[1:], "--force", cwd=folder)
     assert is_picture(folder / "models" / "own" / "losses.png")
     models = models_of(lines).replace("models/own", str(folder / "models" / "own"))
-    address, other = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    settings = {"SEARCH_LISTEN_ADDRESS": address, "SEARCH_EMBEDDER_TARGET": other, "SEARCH_MILVUS_URI": milvus}
-    with (
-        embedder(other, models, seeded, folder),
-        ServiceProcess("search_service", address, settings, folder / "search.log"),
-    ):
-        printed = Reader(folder, address, other).type([line for line in lines if line not in training])
+    with services(models, seeded, folder, milvus_uri) as (embedder, search):
+        other = Reader(folder, search.address, embedder.address)
+        printed = other.type([line for line in lines if line not in training])
     assert "vgg16-fc1" in printed
     assert is_picture(folder / "latent.png")
     assert (folder / "autoencoder.html").stat().st_size > 1000

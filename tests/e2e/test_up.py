@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from milvus_lite.db import MilvusLite
 
 from demo.local_stack import free_port, is_healthy
 from imagesearch_client import Client, NewImage
@@ -29,6 +28,18 @@ IN_TERMINAL = [
     "-c",
     '"$@"; exit',
     "sh",
+]
+# Opens the data of Milvus Lite until standard input ends.
+HOLD = [
+    sys.executable,
+    "-c",
+    """
+import sys
+from milvus_lite.db import MilvusLite
+kept = MilvusLite(sys.argv[1])
+print("open", flush=True)
+sys.stdin.read()
+""",
 ]
 SECONDS = 90  # for services to start or to end, on a busy machine
 
@@ -170,14 +181,14 @@ def test_data_in_use_are_named_before_anything_is_started(up: Up) -> None:
     up.settings |= {"EMBEDDER_LOG_LEVEL": "INFO", "SEARCH_LOG_LEVEL": "INFO"}
     folder = Path(up.settings["SEARCH_MILVUS_URI"])
     folder.parent.mkdir()
-    milvus = MilvusLite(str(folder))
-    try:
+    with subprocess.Popen([*HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
         before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
         up.start(UP)
         assert up.process.wait(SECONDS) == 1
         assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
-    finally:
-        milvus.close()
+        holder.communicate()
     assert f"Milvus Lite cannot use {folder}: it is open in another process" in up.log()
     assert "set SEARCH_MILVUS_URI to another path" in up.log()
     assert "settings" not in up.log(), "a service began to start"

@@ -32,6 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("extra", "program"),
     [

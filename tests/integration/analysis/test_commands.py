@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from imagesearch_client import Client, Embedding, Metric, NewImage
-from tests.integration.analysis.conftest import Command
+from tests.harness.command import Command
 from tests.unit.analysis.filling import red_pixels
 
 COUNT = 90

@@ -1,6 +1,5 @@
 """Both services for loads, and images to load."""
 
-import uuid
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import TypeAlias
 import pytest
 from PIL import Image as PillowImage
 
-from demo.local_stack import ServiceProcess, free_port
 from imagesearch_client import Client
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.destinations import Route
@@ -21,36 +19,14 @@ from imagesearch_client.sources.options import SourceOptions
 
 
 @pytest.fixture(scope="session")
-def embedder_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    address = f"127.0.0.1:{free_port()}"
-    log = tmp_path_factory.mktemp("embedder") / "log"
-    with ServiceProcess("embedder_service", address, {"EMBEDDER_LISTEN_ADDRESS": address}, log):
-        yield address
-
-
-@pytest.fixture(scope="session")
-def search_address(embedder_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    address = f"127.0.0.1:{free_port()}"
-    folder = tmp_path_factory.mktemp("search")
-    settings = {
-        "SEARCH_LISTEN_ADDRESS": address,
-        "SEARCH_EMBEDDER_TARGET": embedder_address,
-        "SEARCH_MILVUS_URI": str(folder / "milvus.db"),
-    }
-    with ServiceProcess("search_service", address, settings, folder / "log"):
-        yield address
+def search_address(lite_address: str) -> str:
+    return lite_address
 
 
 @pytest.fixture
 def client(search_address: str) -> Iterator[Client]:
     with Client(search_address, timeout=60) as client:
         yield client
-
-
-@pytest.fixture
-def name() -> str:
-    """A name for a collection that no other test has."""
-    return f"c_{uuid.uuid4().hex[:16]}"
 
 
 def png(number: int) -> bytes:

@@ -43,7 +43,11 @@ def test_vectors_are_those_that_the_search_service_would_have_made(
     direct = client.get(name, "a.png", with_vector=True, strong=True)
     run(folder, via_search=True, restart=True)
     through = client.get(name, "a.png", with_vector=True, strong=True)
-    assert direct.embedding == through.embedding
+    assert direct.embedding is not None
+    assert through.embedding is not None
+    assert direct.embedding.fingerprint == through.embedding.fingerprint
+    # The size of a batch, in which other tests' images may be too, decides over the last bits.
+    assert list(direct.embedding.values) == pytest.approx(list(through.embedding.values), abs=1e-5)
     assert direct.content_sha256 == through.content_sha256
 
 
@@ -393,6 +397,7 @@ def test_a_service_that_stays_away_ends_the_load_and_loses_nothing(
     assert run(folder).stored == 6
 
 
+@pytest.mark.alone
 def test_a_service_that_says_nothing_is_waited_for_no_longer_than_that(
     run: Run, folder: Path, embedder_address: str
 ) -> None:
@@ -415,8 +420,8 @@ def test_an_embedder_that_is_not_there_is_told_before_anything_begins(run: Run, 
 
 def test_another_model_is_refused_before_anything_is_embedded(run: Run, folder: Path, embedder_address: str) -> None:
     with Relay(embedder_address) as relay:
-        relay.fingerprint = "vgg16-other"
-        with pytest.raises(FailedPreconditionError, match="vgg16-other"):
+        relay.fingerprint = "mobilenet-other"
+        with pytest.raises(FailedPreconditionError, match="mobilenet-other"):
             run(folder, embedder=relay.address)
         assert not relay.embedded
 

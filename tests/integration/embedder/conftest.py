@@ -13,16 +13,18 @@ import skimage
 import sklearn
 from imagesearch.embedder.v1 import embedder_pb2_grpc
 
-from demo.local_stack import ServiceProcess, free_port
 from demo.photographs import PHOTOGRAPHS
 from embedder_service.adapters import weights
 from embedder_service.adapters.weights import VGG16
+from tests.harness.processes import EmbedderProcess
 from tests.integration.embedder.helpers import Embedder, StartEmbedder, Stub, Vectors, channel_to, vectors_by
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write tests/integration/embedder/golden.npz again")
-    parser.addoption("--mutations", type=int, default=600, help="mutated images that the embedder is sent")
+    parser.addoption(
+        "--mutations", type=int, default=600, help="mutated images that the embedder is sent by the soak test"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -39,20 +41,18 @@ def start_embedder(tmp_path_factory: pytest.TempPathFactory) -> StartEmbedder:
 
     @contextmanager
     def start(**settings: str) -> Iterator[Embedder]:
-        address, metrics_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        settings = {"listen_address": address, "metrics_address": metrics_address, **settings}
-        environment = {f"EMBEDDER_{name.upper()}": value for name, value in settings.items()}
         log = tmp_path_factory.mktemp("embedder") / "log"
-        with ServiceProcess("embedder_service", address, environment, log) as process:
-            yield Embedder(address, metrics_address, process, log)
+        # Each size of batch is run once before it serves.
+        with EmbedderProcess(log, **{"max_batch_size": "2", **settings}) as process:
+            yield Embedder(process.address, process.metrics_address, process, log)
 
     return start
 
 
 @pytest.fixture(scope="session")
 def embedder(start_embedder: StartEmbedder, published_weights: Path) -> Iterator[Embedder]:
-    """The one that all tests share, with default settings."""
-    with start_embedder(weights=str(published_weights)) as service:
+    """The one that all tests of this folder share, with default settings but for the size of batches."""
+    with start_embedder(weights=str(published_weights), max_batch_size="4") as service:
         yield service
 
 

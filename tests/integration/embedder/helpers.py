@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,9 +16,8 @@ from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.types.v1 import image_pb2
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 
-from demo.local_stack import ServiceProcess
+from tests.harness.processes import EmbedderProcess, metric
 
 DETAILS_KEY = "grpc-status-details-bin"
 # How near the vectors of one image have to be where they need not be exactly the same.
@@ -35,30 +33,17 @@ class Embedder:
 
     address: str
     metrics_address: str
-    process: ServiceProcess
+    process: EmbedderProcess
     log: Path
 
     @property
     def process_id(self) -> int:
-        process = self.process._process
-        assert process is not None
-        assert process.poll() is None
-        return process.pid
+        self.process.check()
+        return self.process.pid
 
     def metric(self, sample: str, **labels: str) -> float:
         """The sum of the samples of this name that have these labels."""
-        connection = HTTPConnection(self.metrics_address, timeout=10)
-        try:
-            connection.request("GET", "/metrics")
-            text = connection.getresponse().read().decode()
-        finally:
-            connection.close()
-        return sum(
-            found.value
-            for family in text_string_to_metric_families(text)
-            for found in family.samples
-            if found.name == sample and labels.items() <= found.labels.items()
-        )
+        return metric(self.metrics_address, sample, **labels)
 
     def in_flight(self, lane: str) -> int:
         return int(self.metric("embedder_images_in_flight", lane=lane))

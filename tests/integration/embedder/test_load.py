@@ -5,11 +5,9 @@ import itertools
 import json
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -44,10 +42,16 @@ numbers = itertools.count(1000, 1000)
 
 
 @pytest.fixture(scope="module")
-def narrow_embedder(start_embedder: StartEmbedder, published_weights: Path) -> Iterator[Embedder]:
-    """An embedder that takes four Embed calls or a mebibyte at a time, and keeps a hundred vectors."""
-    settings = {"max_pending": "4", "max_pending_bytes": str(1024 * 1024), "cache_vectors": "100"}
-    with start_embedder(weights=str(published_weights), **settings) as service:
+def narrow_embedder(start_embedder: StartEmbedder) -> Iterator[Embedder]:
+    """An embedder that takes four Embed calls, 16 images of loads or a mebibyte at a time, and keeps ten vectors."""
+    settings = {
+        "max_pending": "4",
+        "max_pending_bulk": "16",
+        "stream_window": "8",
+        "max_pending_bytes": str(1024 * 1024),
+        "cache_vectors": "10",
+    }
+    with start_embedder(models="mobilenet", **settings) as service:
         yield service
 
 
@@ -63,31 +67,33 @@ async def refusal(call: Awaitable[embedder_pb2.EmbedResponse]) -> grpc.aio.AioRp
     return failed.value
 
 
-async def test_embed_calls_go_before_the_images_of_a_load(stub: Stub, embedder: Embedder) -> None:
+async def test_embed_calls_go_before_the_images_of_a_load(narrow_stub: Stub, narrow_embedder: Embedder) -> None:
     first = next(numbers)
     answered: Counter[str] = Counter()
 
     async def load(begin: int) -> None:
-        items = [item(str(number), plain_image(number)) for number in range(begin, begin + 64)]
-        async for response in stub.EmbedStream(iter(items)):
+        items = [item(str(number), plain_image(number)) for number in range(begin, begin + 16)]
+        async for response in narrow_stub.EmbedStream(iter(items)):
             answered[response.request_id] += 1
 
-    # Each stream has 32 images under way; together they fill the bulk lane's 64 places.
-    loads = [asyncio.create_task(load(first + 64 * stream)) for stream in range(3)]
-    await until(lambda: embedder.in_flight("bulk") == 64)
+    # Each stream has 8 images in flight; together they fill the bulk lane's 16 places.
+    loads = [asyncio.create_task(load(first + 16 * stream)) for stream in range(3)]
+    await until(lambda: narrow_embedder.in_flight("bulk") == 16)
     meanwhile = []
     for number in range(4):
         before = answered.total()
-        await vector_of(stub, plain_image(first + 500 + number))
+        await vector_of(narrow_stub, plain_image(first + 500 + number))
         meanwhile.append(answered.total() - before)
-    assert answered.total() < 3 * 64
+    assert answered.total() < 3 * 16
     await asyncio.gather(*loads)
     # One run that had begun, and the images that had been answered and not been read yet.
-    assert max(meanwhile) <= 24
-    assert answered == Counter(str(number) for number in range(first, first + 3 * 64))
+    assert max(meanwhile) <= 8
+    assert answered == Counter(str(number) for number in range(first, first + 3 * 16))
 
 
-async def test_a_load_goes_on_while_embed_calls_saturate_the_network(stub: Stub, embedder: Embedder) -> None:
+async def test_a_load_goes_on_while_embed_calls_saturate_the_network(
+    narrow_stub: Stub, narrow_embedder: Embedder
+) -> None:
     first = next(numbers)
     stop = asyncio.Event()
     ids = itertools.count(first)
@@ -95,18 +101,18 @@ async def test_a_load_goes_on_while_embed_calls_saturate_the_network(stub: Stub,
     async def calls() -> int:
         done = 0
         while not stop.is_set():
-            await vector_of(stub, plain_image(next(ids)))
+            await vector_of(narrow_stub, plain_image(next(ids)))
             done += 1
         return done
 
-    callers = [asyncio.create_task(calls()) for _ in range(16)]
-    await until(lambda: embedder.in_flight("interactive") >= 8)
-    streamed = await answers(stub, [item(str(n), plain_image(first + 900 + n)) for n in range(16)])
+    callers = [asyncio.create_task(calls()) for _ in range(4)]
+    await until(lambda: narrow_embedder.in_flight("interactive") >= 3)
+    streamed = await answers(narrow_stub, [item(str(n), plain_image(first + 900 + n)) for n in range(6)])
     assert not any(caller.done() for caller in callers)
     stop.set()
     assert sum(await asyncio.gather(*callers)) > 0
     assert all(response.HasField("embedding") for response in streamed)
-    assert len(streamed) == 16
+    assert len(streamed) == 6
 
 
 async def test_a_call_over_max_pending_is_refused_at_once_and_the_others_are_answered(
@@ -118,19 +124,19 @@ async def test_a_call_over_max_pending_is_refused_at_once_and_the_others_are_ans
     assert not any(call.done() for call in calls)
     assert_overloaded(refused, max_pending="4")
     responses = await asyncio.gather(*calls)
-    assert [len(response.embedding.values) for response in responses] == [512] * 4
+    assert [len(response.embedding.values) for response in responses] == [1024] * 4
     await until(lambda: narrow_embedder.in_flight("interactive") == 0)
 
 
 async def test_every_one_of_many_calls_at_once_has_an_answer(narrow_stub: Stub, narrow_embedder: Embedder) -> None:
     first, refused_before = next(numbers), narrow_embedder.answered("OVERLOADED")
-    calls = [narrow_stub.Embed(embed_request(plain_image(number)), timeout=60) for number in range(first, first + 100)]
+    calls = [narrow_stub.Embed(embed_request(plain_image(number)), timeout=60) for number in range(first, first + 30)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     vectors = [outcome for outcome in outcomes if isinstance(outcome, embedder_pb2.EmbedResponse)]
     errors = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
-    assert len(vectors) + len(errors) == 100
+    assert len(vectors) + len(errors) == 30
     assert len(vectors) >= 4
-    assert {len(response.embedding.values) for response in vectors} == {512}
+    assert {len(response.embedding.values) for response in vectors} == {1024}
     for error in errors:
         assert_overloaded(error, max_pending="4")
     assert narrow_embedder.answered("OVERLOADED") - refused_before == len(errors)
@@ -146,7 +152,7 @@ async def test_a_call_over_max_pending_bytes_is_refused_and_a_stream_waits(
     refused = await refusal(narrow_stub.Embed(embed_request(plain_image(next(numbers)) + padding)))
     small = await vector_of(narrow_stub, plain_image(next(numbers)))
     assert_overloaded(refused, max_pending_bytes=str(1024 * 1024))
-    assert len(small) == len((await large).embedding.values) == 512
+    assert len(small) == len((await large).embedding.values) == 1024
 
     most = 0
     first = next(numbers)
@@ -159,7 +165,7 @@ async def test_a_call_over_max_pending_bytes_is_refused_and_a_stream_waits(
 
 async def test_an_image_over_max_pending_bytes_is_taken_when_it_is_the_only_one(narrow_stub: Stub) -> None:
     content = plain_image(next(numbers)) + bytes(2 * 1024 * 1024)
-    assert len(await vector_of(narrow_stub, content)) == 512
+    assert len(await vector_of(narrow_stub, content)) == 1024
     (response,) = await answers(narrow_stub, [item("", content + b"0")])
     assert response.HasField("embedding")
 
@@ -209,9 +215,9 @@ async def test_the_cache_forgets_what_was_used_least_recently(narrow_stub: Stub,
     first = next(numbers)
     oldest = plain_image(first)
     await vector_of(narrow_stub, oldest)
-    await answers(narrow_stub, [item(str(number), plain_image(number)) for number in range(first + 1, first + 101)])
+    await answers(narrow_stub, [item(str(number), plain_image(number)) for number in range(first + 1, first + 11)])
     cached = narrow_embedder.answered("cached")
-    await vector_of(narrow_stub, plain_image(first + 100))
+    await vector_of(narrow_stub, plain_image(first + 10))
     assert narrow_embedder.answered("cached") == cached + 1
     await vector_of(narrow_stub, oldest)
     assert narrow_embedder.answered("cached") == cached + 1
@@ -220,7 +226,7 @@ async def test_the_cache_forgets_what_was_used_least_recently(narrow_stub: Stub,
 async def test_images_whose_time_is_over_before_their_turn_are_not_embedded(stub: Stub, embedder: Embedder) -> None:
     first = next(numbers)
     run, embedded = embedder.images_run(), embedder.answered("embedded")
-    calls = [stub.Embed(embed_request(plain_image(number)), timeout=0.2) for number in range(first, first + 60)]
+    calls = [stub.Embed(embed_request(plain_image(number)), timeout=0.2) for number in range(first, first + 40)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     codes = Counter(
         outcome.code() if isinstance(outcome, grpc.aio.AioRpcError) else grpc.StatusCode.OK for outcome in outcomes
@@ -303,7 +309,7 @@ class Load:
     async def _call(self) -> None:
         try:
             while True:
-                assert len(await vector_of(self._stub, plain_image(next(self._ids)))) == 512
+                assert len(await vector_of(self._stub, plain_image(next(self._ids)))) == 1024
                 self.vectors += 1
         except grpc.aio.AioRpcError as error:
             self.errors.append(error)
@@ -329,27 +335,24 @@ class Stopped:
 
     load: Load
     exit_code: int
-    seconds: float
     log: list[dict[str, object]]
 
 
 @pytest.fixture(scope="module")
 def stopped(start_embedder: StartEmbedder) -> Stopped:
-    with start_embedder(log_format="json") as service:
-        load, exit_code, seconds = asyncio.run(stop_under_load(service))
+    with start_embedder(models="mobilenet", log_format="json") as service:
+        load, exit_code = asyncio.run(stop_under_load(service))
     lines = service.log.read_text().splitlines()
-    return Stopped(load, exit_code, seconds, [json.loads(line) for line in lines if line.startswith("{")])
+    return Stopped(load, exit_code, [json.loads(line) for line in lines if line.startswith("{")])
 
 
-async def stop_under_load(service: Embedder) -> tuple[Load, int, float]:
+async def stop_under_load(service: Embedder) -> tuple[Load, int]:
     async with channel_to(service) as channel:
         load = Load(embedder_pb2_grpc.EmbedderServiceStub(channel))
         await load.until_it_flows()
-        began = time.monotonic()
         exit_code = await asyncio.to_thread(service.process.stop)
-        seconds = time.monotonic() - began
         await load.ended()
-    return load, exit_code, seconds
+    return load, exit_code
 
 
 def test_sigterm_under_load_answers_every_call_that_was_admitted(stopped: Stopped) -> None:
@@ -357,7 +360,6 @@ def test_sigterm_under_load_answers_every_call_that_was_admitted(stopped: Stoppe
         (str(line["method"]).split("/")[-1], line["code"]) for line in stopped.log if line["event"] == "call"
     )
     assert stopped.exit_code == 0
-    assert stopped.seconds < 20
     assert calls == {("Embed", "OK"): stopped.load.vectors, ("EmbedStream", "UNAVAILABLE"): 1}
 
 
@@ -375,12 +377,14 @@ def test_sigterm_under_load_ends_calls_that_were_not_admitted_so_that_channels_r
     assert {error.code().name for error in stopped.load.errors} <= set(RETRYABLE)
 
 
+@pytest.mark.soak
 async def test_sigkill_under_load_is_unavailable_and_a_restart_serves_through_the_same_channel(
-    start_embedder: StartEmbedder, photographs: Mapping[str, bytes], vectors: Vectors
+    start_embedder: StartEmbedder, photographs: Mapping[str, bytes]
 ) -> None:
-    with start_embedder() as service:
+    with start_embedder(models="mobilenet") as service:
         async with channel_to(service) as channel:
             stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+            before = await vector_of(stub, photographs["moon.png"])
             load = Load(stub)
             await load.until_it_flows()
             assert service.process.kill() == -signal.SIGKILL
@@ -391,6 +395,6 @@ async def test_sigkill_under_load_is_unavailable_and_a_restart_serves_through_th
 
             service.process.start()
             again = await vector_of(stub, photographs["moon.png"], wait_for_ready=True, timeout=60)
-            assert cosine(again, vectors.of("moon.png")) >= SAME
+            assert cosine(again, before) >= SAME
             streamed = await answers(stub, [item(str(number), plain_image(number)) for number in range(8)])
             assert all(response.HasField("embedding") for response in streamed)

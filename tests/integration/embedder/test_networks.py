@@ -5,7 +5,8 @@ weights made with a fixed seed: what is tested is that the file is read, the pix
 does. MobileNet's and VGG16's are the published ones.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from embedder_service.adapters.weights import MOBILENET, SPECS, VGG16
 from embedder_service.core.networks import NETWORKS
 from grpc_kit.channel import open_blocking_channel
 from tests.integration.embedder.helpers import Embedder, StartEmbedder, cosines
-from tests.seeded_weights import Seeded, make, preprocess
+from tests.seeded_weights import Seeded, cached, preprocess
 
 DIMENSIONS = {
     "vgg19": 512,
@@ -35,6 +36,9 @@ DIMENSIONS = {
     "mobilenet_v2": 1792,
     "efficientnet_v2_b0": 1280,
 }
+# These are small, and served in every run.
+QUICK = ("mobilenet_v2", "efficientnet_v2_b0")
+OTHERS = tuple(name for name in DIMENSIONS if name not in QUICK)
 MEBIBYTE = 1024 * 1024
 # Enough to tell networks apart: each costs seconds of a test.
 IMAGES = 4
@@ -43,22 +47,52 @@ IMAGES = 4
 pytestmark = pytest.mark.timeout(400)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, images: list[bytes]) -> Mapping[str, Seeded]:
-    """By the name of the weights."""
-    folder = tmp_path_factory.mktemp("weights")
-    return {name: make(name, folder, lambda side: pixels(images, side)) for name in (*DIMENSIONS, "vgg16_top")}
+class Files(Mapping[str, Seeded]):
+    """Files of seeded weights by name; each is made when it is first asked for."""
+
+    def __init__(self, images: list[bytes]) -> None:
+        self._images = images
+
+    def __getitem__(self, name: str) -> Seeded:
+        return cached(name, lambda side: pixels(self._images, side))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*DIMENSIONS, "vgg16_top"))
+
+    def __len__(self) -> int:
+        return len(DIMENSIONS) + 1
 
 
 @pytest.fixture(scope="module")
-def served(files: Mapping[str, Seeded], start_embedder: StartEmbedder) -> Iterator[Embedder]:
+def files(images: list[bytes]) -> Files:
+    return Files(images)
+
+
+@contextmanager
+def serving(
+    start_embedder: StartEmbedder, files: Files, models: Sequence[str], seeded: Sequence[str]
+) -> Iterator[Embedder]:
     with start_embedder(
-        models=",".join([*DIMENSIONS, "vgg16-fc1", "resnet50-raw", "mobilenet"]),
-        weights=",".join(f"{name}={file.path}" for name, file in files.items()),
-        weights_sha256=",".join(f"{name}={file.sha256}" for name, file in files.items()),
+        models=",".join(models),
+        weights=",".join(f"{name}={files[name].path}" for name in seeded),
+        weights_sha256=",".join(f"{name}={files[name].sha256}" for name in seeded),
         precision="float32",
         max_batch_size="1",
     ) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def served(files: Files, start_embedder: StartEmbedder) -> Iterator[Embedder]:
+    """The networks of every run."""
+    with serving(start_embedder, files, [*QUICK, "mobilenet_v2-raw", "mobilenet"], QUICK) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def others_served(files: Files, start_embedder: StartEmbedder) -> Iterator[Embedder]:
+    """The networks of the soak tier."""
+    with serving(start_embedder, files, [*OTHERS, "vgg16-fc1", "resnet50-raw"], [*OTHERS, "vgg16_top"]) as service:
         yield service
 
 
@@ -104,11 +138,17 @@ def pooled_by_keras(name: str, path: Path, images: list[bytes]) -> NDArray[np.fl
     return values
 
 
-@pytest.mark.parametrize("name", DIMENSIONS)
+@pytest.mark.parametrize(
+    ("name", "service"),
+    [
+        *((name, "served") for name in QUICK),
+        *(pytest.param(name, "others_served", marks=pytest.mark.soak) for name in OTHERS),
+    ],
+)
 def test_a_networks_vectors_are_those_of_keras_pipeline(
-    name: str, files: Mapping[str, Seeded], served: Embedder, images: list[bytes]
+    name: str, service: str, files: Files, images: list[bytes], request: pytest.FixtureRequest
 ) -> None:
-    found = embedded(served, name, images)
+    found = embedded(request.getfixturevalue(service), name, images)
     assert found.shape == (IMAGES, DIMENSIONS[name])
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
     expected = pooled_by_keras(name, files[name].path, images)
@@ -118,20 +158,21 @@ def test_a_networks_vectors_are_those_of_keras_pipeline(
 
 
 def test_raw_vectors_have_the_length_that_the_network_gave_them(
-    files: Mapping[str, Seeded], served: Embedder, images: list[bytes]
+    files: Files, served: Embedder, images: list[bytes]
 ) -> None:
-    expected = pooled_by_keras("resnet50", files["resnet50"].path, images)
-    np.testing.assert_allclose(embedded(served, "resnet50-raw", images), expected, rtol=1e-3, atol=1e-3)
+    expected = pooled_by_keras("mobilenet_v2", files["mobilenet_v2"].path, images)
+    np.testing.assert_allclose(embedded(served, "mobilenet_v2-raw", images), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.soak
 def test_fc1_is_the_first_dense_layer_of_vgg16_with_its_classifier(
-    files: Mapping[str, Seeded], served: Embedder, images: list[bytes]
+    files: Files, others_served: Embedder, images: list[bytes]
 ) -> None:
     whole = keras.applications.VGG16(weights=None, classes=10)
     whole.load_weights(files["vgg16_top"].path)
     fc1 = keras.Model(whole.input, whole.get_layer("fc1").output)
     expected = fc1.predict(keras.applications.vgg16.preprocess_input(pixels(images, 224)), verbose=0)
-    found = embedded(served, "vgg16-fc1", images)
+    found = embedded(others_served, "vgg16-fc1", images)
     assert found.shape == (IMAGES, 4096)
     assert cosines(found, expected).min() > 0.99999
 
@@ -150,25 +191,35 @@ def test_mobilenets_layers_give_what_the_graph_gives_that_they_were_taken_from(
     assert cosines(embedded(served, "mobilenet", images), expected).min() > 0.99999
 
 
-def test_list_models_describes_each(served: Embedder) -> None:
-    with open_blocking_channel(served.address, MEBIBYTE) as channel:
+def models_of(service: Embedder) -> dict[str, embedder_pb2.Model]:
+    with open_blocking_channel(service.address, MEBIBYTE) as channel:
         models = embedder_pb2_grpc.EmbedderServiceStub(channel).ListModels(embedder_pb2.ListModelsRequest()).models
-    by_name = {model.name: model for model in models}
-    assert {name: by_name[name].dimension for name in DIMENSIONS} == DIMENSIONS
-    assert by_name["inception_v3"].input_size == 299
-    assert by_name["mobilenet"].weights_sha256 == MOBILENET.sha256
-    assert by_name["vgg16-fc1"].weights_sha256 != VGG16.sha256
-    assert [model.name for model in models if model.default] == ["vgg19"]
-    # They share their network: only the first has it in its account.
-    assert by_name["resnet50"].execution.memory_bytes > 50 * MEBIBYTE > by_name["resnet50-raw"].execution.memory_bytes
+    assert sum(model.default for model in models) == 1
     assert len({model.fingerprint for model in models}) == len(models)
-    assert {by_name[name].preprocessing.split("-")[3] for name in ("resnet50", "densenet121", "mobilenet")} == {
-        "caffe/2",
-        "torch/2",
-        "tf/2",
-    }
-    assert by_name["resnet50"].normalisation == "l2"
-    assert by_name["resnet50-raw"].normalisation == "none"
+    return {model.name: model for model in models}
+
+
+def test_list_models_describes_each(served: Embedder) -> None:
+    models = models_of(served)
+    assert {name: models[name].dimension for name in QUICK} == {name: DIMENSIONS[name] for name in QUICK}
+    assert models["mobilenet"].weights_sha256 == MOBILENET.sha256
+    assert models["mobilenet_v2"].default
+    assert models["mobilenet"].preprocessing.split("-")[3] == "tf/2"
+    assert models["mobilenet_v2"].normalisation == "l2"
+    assert models["mobilenet_v2-raw"].normalisation == "none"
+
+
+@pytest.mark.soak
+def test_list_models_describes_the_others(others_served: Embedder) -> None:
+    models = models_of(others_served)
+    assert {name: models[name].dimension for name in OTHERS} == {name: DIMENSIONS[name] for name in OTHERS}
+    assert models["vgg19"].default
+    assert models["inception_v3"].input_size == 299
+    assert models["vgg16-fc1"].weights_sha256 != VGG16.sha256
+    scales = {models[name].preprocessing.split("-")[3] for name in ("resnet50", "densenet121")}
+    assert scales == {"caffe/2", "torch/2"}
+    # They share their network: only the first has it in its account.
+    assert models["resnet50"].execution.memory_bytes > 50 * MEBIBYTE > models["resnet50-raw"].execution.memory_bytes
 
 
 @pytest.mark.parametrize("side", [96, 160, 299, 320])
@@ -177,19 +228,20 @@ def test_the_side_of_a_map_is_that_of_keras_where_layers_do_not_pad(side: int) -
     assert network.compute_output_shape((None, side, side, 3))[1] == NETWORKS["inception_v3"].map_side(side)
 
 
-@pytest.mark.parametrize("network", ["resnet50", "mobilenet_v2"])
-def test_weights_that_nothing_vouches_for_are_not_served(network: str, files: Mapping[str, Seeded]) -> None:
+@pytest.mark.parametrize("network", ["mobilenet_v2", pytest.param("resnet50", marks=pytest.mark.soak)])
+def test_weights_that_nothing_vouches_for_are_not_served(network: str, files: Files) -> None:
     with pytest.raises(weights.WeightsError) as refused:
         weights.read_verified(files[network].path, SPECS[network], read=keras_networks.read)
     assert f"EMBEDDER_WEIGHTS_SHA256={network}={files[network].sha256}" in str(refused.value)
 
 
-def test_a_file_of_another_network_is_refused_by_name(files: Mapping[str, Seeded]) -> None:
+def test_a_file_of_another_network_is_refused_by_name(files: Files) -> None:
     with pytest.raises(weights.WeightsError, match="does not fit densenet121"):
-        keras_networks.read(files["resnet50"].path, SPECS["densenet121"])
+        keras_networks.read(files["mobilenet_v2"].path, SPECS["densenet121"])
 
 
-def test_names_of_tensors_do_not_depend_on_what_was_built_before(files: Mapping[str, Seeded]) -> None:
+@pytest.mark.soak
+def test_names_of_tensors_do_not_depend_on_what_was_built_before(files: Files) -> None:
     # Keras numbers this network's layers on from those that the process has built already.
     read = keras_networks.read(files["inception_v3"].path, SPECS["inception_v3"])
     assert weights.tensors_sha256(read) == files["inception_v3"].sha256
@@ -198,4 +250,4 @@ def test_names_of_tensors_do_not_depend_on_what_was_built_before(files: Mapping[
 def test_a_model_that_is_not_served_is_refused_with_those_that_are(served: Embedder, images: list[bytes]) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         embedded(served, "resnet51", images[:1])
-    assert "this server has densenet121, efficientnet_v2_b0" in str(refused.value)
+    assert "this server has efficientnet_v2_b0, mobilenet, mobilenet_v2" in str(refused.value)

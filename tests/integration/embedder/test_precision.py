@@ -21,7 +21,7 @@ from tests.integration.embedder.helpers import Embedder, StartEmbedder, Vectors,
 def bfloat16_embedder(start_embedder: StartEmbedder, published_weights: Path) -> Iterator[Embedder]:
     """An embedder in bfloat16, on one of the processors that the tests have."""
     with on_one_processor():
-        start = start_embedder(weights=str(published_weights), precision="bfloat16", max_batch_size="2")
+        start = start_embedder(weights=str(published_weights), precision="bfloat16")
         service = start.__enter__()
     yield service
     start.__exit__(None, None, None)
@@ -40,7 +40,8 @@ def on_one_processor() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def bfloat16_vectors(bfloat16_embedder: Embedder, photographs: Mapping[str, bytes]) -> Vectors:
-    return vectors_by(bfloat16_embedder, photographs)
+    """Of some: a processor without instructions for bfloat16 takes long for each."""
+    return vectors_by(bfloat16_embedder, dict(list(photographs.items())[:4]))
 
 
 def model_of(embedder: Embedder) -> embedder_pb2.Model:
@@ -49,9 +50,9 @@ def model_of(embedder: Embedder) -> embedder_pb2.Model:
 
 
 def test_bfloat16_gives_nearly_the_vectors_of_float32(bfloat16_vectors: Vectors, exact_vectors: Vectors) -> None:
-    similar = cosines(bfloat16_vectors.values, exact_vectors.values)
-    assert similar.min() >= 0.999
-    assert np.abs(bfloat16_vectors.values - exact_vectors.values).max() > 1e-5
+    exact = exact_vectors.values[: len(bfloat16_vectors.names)]
+    assert cosines(bfloat16_vectors.values, exact).min() >= 0.999
+    assert np.abs(bfloat16_vectors.values - exact).max() > 1e-5
 
 
 def test_vectors_of_both_precisions_have_one_fingerprint(bfloat16_vectors: Vectors, exact_vectors: Vectors) -> None:
@@ -59,12 +60,15 @@ def test_vectors_of_both_precisions_have_one_fingerprint(bfloat16_vectors: Vecto
 
 
 def test_get_model_reports_how_it_is_run(embedder: Embedder, exact_embedder: Embedder) -> None:
-    for service, precisions in ((embedder, {"float32", "bfloat16"}), (exact_embedder, {"float32"})):
+    for service, precisions, size in (
+        (embedder, {"float32", "bfloat16"}, 4),
+        (exact_embedder, {"float32"}, 2),
+    ):
         model = model_of(service)
         assert model.precision in precisions
         assert 1 <= model.execution.threads <= len(os.sched_getaffinity(0))
         assert 0 < model.execution.seconds_per_image < 5
-        assert model.execution.max_batch_size == 8
+        assert model.execution.max_batch_size == size
 
 
 def test_a_process_on_one_processor_uses_one_thread(bfloat16_embedder: Embedder) -> None:
@@ -85,6 +89,7 @@ def test_a_network_that_does_not_give_the_golden_vectors_is_not_served(published
         "EMBEDDER_WEIGHTS": str(published_weights),
         "EMBEDDER_LISTEN_ADDRESS": "127.0.0.1:0",
         "EMBEDDER_PRECISION": "float32",
+        "EMBEDDER_MAX_BATCH_SIZE": "1",
     }
     ended = subprocess.run(
         [sys.executable, "-m", "embedder_service"],

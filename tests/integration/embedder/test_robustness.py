@@ -54,7 +54,10 @@ def what_is_wrong(response: embedder_pb2.EmbedStreamResponse, reasons: set[str])
     return "" if fine else f"{status.code} {info_of(status).reason}: {status.message}"
 
 
+@pytest.mark.alone
+@pytest.mark.parametrize("mutated", [80, pytest.param(None, marks=pytest.mark.soak)], ids=["some", "many"])
 async def test_mutated_files_are_answered_and_leave_their_neighbours_alone(
+    mutated: int | None,
     stub: Stub,
     embedder: Embedder,
     photographs: Mapping[str, bytes],
@@ -71,7 +74,7 @@ async def test_mutated_files_are_answered_and_leave_their_neighbours_alone(
     wrong: dict[str, str] = {}
     # What follows the end of a PNG file is not looked at, but makes it another file: equal ones are embedded once.
     another = count()
-    files = list(mutations(request.config.getoption("--mutations", default=600), SEED))
+    files = list(mutations(mutated or request.config.getoption("--mutations", default=600), SEED))
     for begin in range(0, len(files), CHUNK):
         chunk = {mutation.name: mutation for mutation in files[begin : begin + CHUNK]}
         items = [item(name, mutation.content) for name, mutation in chunk.items()]
@@ -106,7 +109,7 @@ def keep(mutation: Mutation, folder: Path) -> None:
 
 
 async def test_embed_answers_mutated_files_as_a_stream_does(stub: Stub, reasons: set[str]) -> None:
-    files = list(mutations(60, SEED + 1))
+    files = list(mutations(20, SEED + 1))
     streamed = {
         response.request_id: response
         for response in await answers(stub, [item(mutation.name, mutation.content) for mutation in files], timeout=60)

@@ -162,13 +162,13 @@ async def test_a_stream_refuses_bad_items_as_embed_does_and_serves_their_neighbo
 
 async def test_a_long_stream_of_images_and_junk_answers_each_item_once(stub: Stub) -> None:
     junk = [bad for bad in BAD_INPUT.values() if len(bad.content) < MEBIBYTE]
-    good = set(range(0, 200, 7))
+    good = set(range(0, 100, 7))
     items = [
         item(f"item {number}", plain_image(number)) if number in good else bad_item(f"item {number}", choice)
-        for number, choice in zip(range(200), itertools.cycle(junk), strict=False)
+        for number, choice in zip(range(100), itertools.cycle(junk), strict=False)
     ]
     responses = await answers(stub, items)
-    assert Counter(response.request_id for response in responses) == Counter(f"item {number}" for number in range(200))
+    assert Counter(response.request_id for response in responses) == Counter(f"item {number}" for number in range(100))
     embedded = {response.request_id for response in responses if response.WhichOneof("result") == "embedding"}
     assert embedded == {f"item {number}" for number in good}
 
@@ -200,9 +200,10 @@ async def test_a_region_is_embedded_as_the_image_cut_beforehand(stub: Stub, phot
 async def test_calls_at_the_same_time_give_equal_vectors_in_float32(
     exact_stub: Stub, photographs: Mapping[str, bytes], exact_vectors: Vectors
 ) -> None:
-    together = await asyncio.gather(*(embed(exact_stub, content) for content in photographs.values()))
-    streamed = await answers(exact_stub, [item(name, content) for name, content in photographs.items()])
-    for name, embedding in zip(photographs, together, strict=True):
+    some = dict(list(photographs.items())[:8])
+    together = await asyncio.gather(*(embed(exact_stub, content) for content in some.values()))
+    streamed = await answers(exact_stub, [item(name, content) for name, content in some.items()])
+    for name, embedding in zip(some, together, strict=True):
         assert_equal_vector(embedding.values, exact_vectors.of(name))
     for response in streamed:
         assert_equal_vector(response.embedding.values, exact_vectors.of(response.request_id))
@@ -211,9 +212,10 @@ async def test_calls_at_the_same_time_give_equal_vectors_in_float32(
 async def test_calls_at_the_same_time_give_the_vectors_of_calls_one_by_one(
     stub: Stub, photographs: Mapping[str, bytes], vectors: Vectors
 ) -> None:
-    together = await asyncio.gather(*(embed(stub, content) for content in photographs.values()))
-    streamed = await answers(stub, [item(name, content) for name, content in photographs.items()])
-    for name, embedding in zip(photographs, together, strict=True):
+    some = dict(list(photographs.items())[:8])
+    together = await asyncio.gather(*(embed(stub, content) for content in some.values()))
+    streamed = await answers(stub, [item(name, content) for name, content in some.items()])
+    for name, embedding in zip(some, together, strict=True):
         assert_same_vector(embedding.values, vectors.of(name))
     for response in streamed:
         assert_same_vector(response.embedding.values, vectors.of(response.request_id))

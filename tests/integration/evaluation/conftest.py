@@ -1,84 +1,40 @@
-"""Both services, an embedder with two models, and a folder of labelled photographs in a collection."""
+"""A folder of labelled photographs in a collection, and the command."""
 
 import csv
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 from PIL import Image, ImageOps
 
-from demo.local_stack import ServiceProcess, free_port
 from demo.photographs import write_photographs
 from imagesearch_client import Client
+from tests.harness.command import Command
 
-COLLECTION = "photos"
 ODD = '<b>"cups"'
-Command: TypeAlias = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def embedder_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    address = f"127.0.0.1:{free_port()}"
-    settings = {"EMBEDDER_LISTEN_ADDRESS": address, "EMBEDDER_MODELS": "vgg16,vgg16-max"}
-    with ServiceProcess("embedder_service", address, settings, tmp_path_factory.mktemp("embedder") / "log"):
-        yield address
-
-
-@pytest.fixture(scope="session")
-def search_address(embedder_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    address = f"127.0.0.1:{free_port()}"
-    folder = tmp_path_factory.mktemp("search")
-    settings = {
-        "SEARCH_LISTEN_ADDRESS": address,
-        "SEARCH_EMBEDDER_TARGET": embedder_address,
-        "SEARCH_MILVUS_URI": str(folder / "milvus.db"),
-    }
-    with ServiceProcess("search_service", address, settings, folder / "log"):
-        yield address
 
 
 @pytest.fixture
-def client(search_address: str) -> Iterator[Client]:
-    with Client(search_address, timeout=60) as client:
+def client(lite_address: str) -> Iterator[Client]:
+    with Client(lite_address, timeout=60) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
-def environment(search_address: str, embedder_address: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What `imagesearch` is told."""
-    state = tmp_path_factory.mktemp("state")
-    return {
-        "IMAGESEARCH_TARGET": search_address,
-        "IMAGESEARCH_EMBEDDER": embedder_address,
-        "XDG_STATE_HOME": str(state),
-        "XDG_CACHE_HOME": str(state),
-        "MPLCONFIGDIR": str(state),
-        "COLUMNS": "150",
-        "PATH": os.environ["PATH"],
-    }
-
-
-@pytest.fixture(scope="session")
-def command(environment: dict[str, str]) -> Command:
-    """Runs `imagesearch`, and gives what it prints, errors too."""
-
-    def run(*arguments: str | Path, code: int = 0, **settings: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "imagesearch_client.cli", *map(str, arguments)],
-            env=environment | settings,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    return run
+def command(lite_address: str, embedder_address: str, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs `imagesearch`; what it keeps outlasts a test."""
+    state = str(tmp_path_factory.mktemp("state"))
+    return Command(
+        {
+            "IMAGESEARCH_TARGET": lite_address,
+            "IMAGESEARCH_EMBEDDER": embedder_address,
+            "XDG_STATE_HOME": state,
+            "XDG_CACHE_HOME": state,
+            "MPLCONFIGDIR": state,
+        },
+        with_errors=True,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -119,5 +75,6 @@ def labels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def collection(command: Command, photos: Path) -> str:
     """The photographs in a collection, without attributes."""
-    command("ingest", photos, "-c", COLLECTION)
-    return COLLECTION
+    collection = f"photos_{uuid.uuid4().hex[:16]}"
+    command("ingest", photos, "-c", collection)
+    return collection

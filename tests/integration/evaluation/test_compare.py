@@ -5,17 +5,15 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.evaluation.conftest import Command
+from tests.harness.command import Command
 
-MODELS = ("--models", "vgg16,vgg16-max")
+MODELS = ("--models", "mobilenet,mobilenet-max")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -50,16 +48,22 @@ def test_models_are_compared_on_the_same_pictures(
     found = read(first)
     assert (found["images"], found["queries"]) == (17, 15)
     candidates = {(one["model"], one["metric"]): one for one in found["candidates"]}
-    assert candidates.keys() == {(model, metric) for model in ("vgg16", "vgg16-max") for metric in ("cosine", "l2")}
+    assert candidates.keys() == {
+        (model, metric) for model in ("mobilenet", "mobilenet-max") for metric in ("cosine", "l2")
+    }
     for (model, _), one in candidates.items():
-        assert (one["embedded_now"], one["dimension"], one["bytes_per_image"]) == (15, 512, 2048)
+        assert (one["embedded_now"], one["dimension"], one["bytes_per_image"]) == (15, 1024, 4096)
         assert one["images_per_second"] > 0
         assert one["fingerprint"].startswith(model.replace("-max", ""))
         # Unit length: distances rank as cosines do.
         assert one["figures"]["mAP"]["mean"] == pytest.approx(candidates[model, "cosine"]["figures"]["mAP"]["mean"])
     means = [one["figures"]["mAP"]["mean"] for one in found["candidates"]]
     assert means == sorted(means, reverse=True)
-    assert set(found["left_out"]["failed"]) == {"cat/broken.png (vgg16)", "cat/broken.png (vgg16-max)", "cat/empty.png"}
+    assert set(found["left_out"]["failed"]) == {
+        "cat/broken.png (mobilenet)",
+        "cat/broken.png (mobilenet-max)",
+        "cat/empty.png",
+    }
     assert "3 images that failed" in shown
     assert found["advice"] in " ".join(shown.split())
     assert "IMAGE_FORMAT_UNSUPPORTED" in page.read_text()
@@ -73,7 +77,7 @@ def test_models_are_compared_on_the_same_pictures(
         "--label",
         "product",
         "--models",
-        f"vgg16@{embedder_address}",
+        f"mobilenet@{embedder_address}",
         "-k",
         "2",
         *cache,
@@ -84,12 +88,10 @@ def test_models_are_compared_on_the_same_pictures(
     assert (again["embedded_now"], again["images_per_second"]) == (0, None)
     assert read(second)["left_out"]["labels without an image"] == []
     assert read(second)["queries"] == 15
-    assert again["figures"] == candidates["vgg16", "cosine"]["figures"]
+    assert again["figures"] == candidates["mobilenet", "cosine"]["figures"]
 
 
-def test_what_was_embedded_before_a_kill_is_not_embedded_again(
-    command: Command, environment: dict[str, str], photos: Path, tmp_path: Path
-) -> None:
+def test_what_was_embedded_before_a_kill_is_not_embedded_again(command: Command, photos: Path, tmp_path: Path) -> None:
     folder, cache = tmp_path / "many", tmp_path / "cache"
     for number in range(4):
         # Each a content of its own.
@@ -97,18 +99,14 @@ def test_what_was_embedded_before_a_kill_is_not_embedded_again(
             copy = folder / path.parent.name / f"{number}-{path.name}"
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes() + bytes([number]))
-    arguments = ["compare", str(folder), "--by-folder", "--models", "vgg16-max", "--cache", str(cache)]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "imagesearch_client.cli", *arguments],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    arguments = ["compare", str(folder), "--by-folder", "--models", "mobilenet-max", "--cache", str(cache)]
+    running = command.start(*arguments)
     deadline = time.monotonic() + 60
     while not (before := kept(cache)) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(running.pid, signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
+    running.communicate()
+    assert running.returncode == -signal.SIGKILL
     before = kept(cache)
     assert 0 < before < 60
     figures = tmp_path / "figures.json"
@@ -147,7 +145,7 @@ def test_pictures_of_one_role_are_looked_for_among_those_of_another(
         "--targets",
         "product",
         "--models",
-        "vgg16",
+        "mobilenet",
         "--json",
         figures,
     )
@@ -162,20 +160,20 @@ def test_one_model_of_two_embedders_is_told_by_their_addresses(
     command: Command, photos: Path, embedder_address: str
 ) -> None:
     _, _, port = embedder_address.partition(":")
-    models = f"vgg16@{embedder_address},vgg16@localhost:{port}"
+    models = f"mobilenet@{embedder_address},mobilenet@localhost:{port}"
     shown = command("compare", photos, "--by-folder", "--models", models, COLUMNS="250")
-    assert f"vgg16@{embedder_address}, cosine" in shown
-    assert f"vgg16@localhost:{port}, cosine" in shown
+    assert f"mobilenet@{embedder_address}, cosine" in shown
+    assert f"mobilenet@localhost:{port}, cosine" in shown
 
 
 def test_a_model_that_is_not_served_is_told_with_those_that_are(command: Command, photos: Path) -> None:
-    shown = " ".join(command("compare", photos, "--by-folder", "--models", "vgg16,inception", code=2).split())
-    assert "does not serve 'inception'; it serves vgg16, vgg16-max." in shown.replace("│ ", "")
+    shown = " ".join(command("compare", photos, "--by-folder", "--models", "mobilenet,inception", code=2).split())
+    assert "does not serve 'inception'; it serves mobilenet, mobilenet-max, vgg16." in shown.replace("│ ", "")
     assert "EMBEDDER_MODELS of the embedder lists what it serves" in shown.replace("│ ", "")
 
 
 def test_an_embedder_or_images_that_are_not_there_are_told(command: Command, photos: Path, tmp_path: Path) -> None:
-    shown = command("compare", photos, "--by-folder", "--models", "vgg16@127.0.0.1:9", code=1)
+    shown = command("compare", photos, "--by-folder", "--models", "mobilenet@127.0.0.1:9", code=1)
     assert "UNAVAILABLE" in shown
     assert "Is the embedder up?" in shown
     assert "there are no images in" in command("compare", tmp_path, "--by-folder", code=1)

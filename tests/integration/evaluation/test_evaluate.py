@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from imagesearch_client import Client, Embedding, NewImage
-from tests.integration.evaluation.conftest import ODD, Command
+from tests.harness.command import Command
+from tests.integration.evaluation.conftest import ODD
 
 ROLES = ("--role-column", "role", "--queries", "shelf", "--targets", "product")
 
@@ -60,7 +61,7 @@ def test_figures_are_those_of_the_stored_vectors(
 
 
 def test_roles_are_known_by_the_labels_or_by_the_service(
-    command: Command, photos: Path, labels: Path, collection: str, tmp_path: Path
+    command: Command, name: str, photos: Path, labels: Path, collection: str, tmp_path: Path
 ) -> None:
     told, stored, by_attribute = (tmp_path / f"{name}.json" for name in ("told", "stored", "attribute"))
     arguments = ("--root", photos, "--label", "product", *ROLES, "-k", "1", "-k", "3")
@@ -68,9 +69,9 @@ def test_roles_are_known_by_the_labels_or_by_the_service(
     shown = command("evaluate", collection, "--labels", labels, *arguments, "--ef", "64", code=1)
     assert "--ef is 64, and should be at least 1000" in shown
     # Ingested by the labels as a manifest, the role is an attribute, and the service looks among the products only.
-    command("ingest", labels, "--root", photos, "-c", "with_roles")
-    command("evaluate", "with_roles", "--labels", labels, *arguments, "--json", stored)
-    command("evaluate", "with_roles", "--attribute", "product", *ROLES, "-k", "1", "-k", "3", "--json", by_attribute)
+    command("ingest", labels, "--root", photos, "-c", name)
+    command("evaluate", name, "--labels", labels, *arguments, "--json", stored)
+    command("evaluate", name, "--attribute", "product", *ROLES, "-k", "1", "-k", "3", "--json", by_attribute)
     found = [read(path) for path in (told, stored, by_attribute)]
     for figures in found:
         assert (figures["queries"], figures["targets"]) == (10, 5)
@@ -82,18 +83,18 @@ def test_roles_are_known_by_the_labels_or_by_the_service(
 
 
 def test_files_outside_of_the_collection_are_queries_too(
-    command: Command, photos: Path, labels: Path, tmp_path: Path
+    command: Command, name: str, photos: Path, labels: Path, tmp_path: Path
 ) -> None:
     rows = labels.read_text().splitlines()
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("\n".join([rows[0], *(row for row in rows if ",product," in row)]) + "\n")
-    command("ingest", manifest, "--root", photos, "-c", "products")
+    command("ingest", manifest, "--root", photos, "-c", name)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     more = tmp_path / "more.csv"
     more.write_text("\n".join([*rows, f"{broken},shelf,coins", "gone.png,shelf,coins"]) + "\n")
     figures, page = tmp_path / "figures.json", tmp_path / "page.html"
-    arguments = ("evaluate", "products", "--labels", more, "--root", photos, "--label", "product", *ROLES)
+    arguments = ("evaluate", name, "--labels", more, "--root", photos, "--label", "product", *ROLES)
     shown = command(*arguments, "--json", figures, "--html", page)
     found = read(figures)
     assert (found["queries"], found["images"]) == (10, 5)
@@ -126,17 +127,17 @@ def test_a_list_of_right_answers_and_a_sample(command: Command, collection: str,
 
 
 def test_files_are_no_queries_of_vectors_that_another_model_made(
-    command: Command, client: Client, photos: Path, labels: Path
+    command: Command, client: Client, name: str, photos: Path, labels: Path
 ) -> None:
-    client.create_collection("elsewhere", dimension=2, fingerprint="mine")
+    client.create_collection(name, dimension=2, fingerprint="mine")
     images = [NewImage(f"{number}", Embedding([1.0, number], "mine")) for number in range(3)]
-    assert all(result.error is None for result in client.write("elsewhere", images))
+    assert all(result.error is None for result in client.write(name, images))
     more = labels.with_name("more.csv")
     more.write_text(labels.read_text() + "0,product,rocket\n")
-    shown = command("evaluate", "elsewhere", "--labels", more, "--root", photos, "--label", "product", code=1)
+    shown = command("evaluate", name, "--labels", more, "--root", photos, "--label", "product", code=1)
     # Those of rocket alone have a right answer there.
     assert "EMBEDDING_MISMATCH: 3 queries are files that are not in the collection, whose fingerprint is mine" in shown
-    assert "serves vgg16 (vgg16-avg-" in shown
+    assert "serves mobilenet (mobilenet-avg-" in shown
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 
-from demo.local_stack import ServiceProcess, free_port
 from imagesearch_client import Client, Embedding, Index, IvfParameters, NewImage
-from tests.integration.evaluation.conftest import Command
-from tests.milvus_server import MilvusProcess
+from tests.harness.command import Command
 
 IMAGES, QUERIES, DIMENSION, NEAREST = 3000, 200, 32, 10
 
@@ -29,11 +27,11 @@ def write_pairs(path: Path) -> None:
     path.write_text("query,relevant\n" + "".join(lines))
 
 
-def build_index(server: MilvusProcess, name: str) -> None:
-    milvus = MilvusClient(server.uri)
+def build_index(uri: str, name: str) -> None:
+    milvus = MilvusClient(uri)
     milvus.flush(name)
     while milvus.describe_index(name, "vector")["indexed_rows"] < IMAGES:
-        time.sleep(0.5)
+        time.sleep(0.05)
     # Until it is loaded again Milvus may answer from the rows as they came.
     milvus.release_collection(name)
     milvus.load_collection(name)
@@ -42,16 +40,10 @@ def build_index(server: MilvusProcess, name: str) -> None:
 
 @pytest.mark.timeout(600)
 def test_what_the_index_loses_is_told_from_what_the_vectors_lose(
-    milvus_server: MilvusProcess, embedder_address: str, command: Command, tmp_path: Path
+    milvus_uri: str, server_address: str, command: Command, tmp_path: Path
 ) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    settings = {
-        "SEARCH_LISTEN_ADDRESS": address,
-        "SEARCH_EMBEDDER_TARGET": embedder_address,
-        "SEARCH_MILVUS_URI": milvus_server.uri,
-    }
     name = "index_loss"
-    with ServiceProcess("search_service", address, settings, tmp_path / "log"), Client(address, timeout=120) as client:
+    with Client(server_address, timeout=120) as client:
         client.create_collection(
             name, dimension=DIMENSION, fingerprint="random", index=Index.IVF_FLAT, index_parameters=IvfParameters(64)
         )
@@ -59,7 +51,7 @@ def test_what_the_index_loses_is_told_from_what_the_vectors_lose(
             NewImage(f"i{number:05d}", Embedding(vector.tolist(), "random")) for number, vector in enumerate(vectors())
         )
         assert all(result.error is None for result in client.write(name, images))
-        build_index(milvus_server, name)
+        build_index(milvus_uri, name)
         pairs = tmp_path / "pairs.csv"
         write_pairs(pairs)
         found = {}
@@ -67,7 +59,7 @@ def test_what_the_index_loses_is_told_from_what_the_vectors_lose(
             figures = tmp_path / f"{clusters}.json"
             command(
                 "evaluate", name, "--labels", pairs, "--nprobe", clusters, "--json", figures,
-                "--target", address,
+                "--target", server_address,
             )  # fmt: skip
             found[clusters] = json.loads(figures.read_text())
         client.delete_collection(name)

@@ -1,6 +1,5 @@
 """The search service as users run it: on Milvus Lite and on a Milvus server, beside a real embedder."""
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -10,21 +9,12 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from demo.local_stack import ServiceProcess, free_port
 from demo.photographs import write_photographs
 from grpc_kit.channel import channel_options
 from grpc_kit.status import DETAILS_KEY
-from tests.milvus_server import MilvusProcess
+from tests.harness.processes import SearchProcess
 
 StartSearch: TypeAlias = Callable[..., AbstractContextManager[str]]
-
-
-@pytest.fixture(scope="session")
-def embedder_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    address = f"127.0.0.1:{free_port()}"
-    log = tmp_path_factory.mktemp("embedder") / "log"
-    with ServiceProcess("embedder_service", address, {"EMBEDDER_LISTEN_ADDRESS": address}, log):
-        yield address
 
 
 @pytest.fixture(scope="session")
@@ -33,42 +23,23 @@ def start_search(tmp_path_factory: pytest.TempPathFactory) -> StartSearch:
 
     @contextmanager
     def start(**settings: str) -> Iterator[str]:
-        address = f"127.0.0.1:{free_port()}"
-        environment = {f"SEARCH_{name.upper()}": value for name, value in settings.items()}
-        environment["SEARCH_LISTEN_ADDRESS"] = address
-        with ServiceProcess("search_service", address, environment, tmp_path_factory.mktemp("search") / "log"):
-            yield address
+        with SearchProcess(tmp_path_factory.mktemp("search") / "log", **settings) as process:
+            yield process.address
 
     return start
 
 
 @pytest.fixture(scope="session", params=["lite", "server"])
-def search_address(
-    request: pytest.FixtureRequest,
-    start_search: StartSearch,
-    embedder_address: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[str]:
-    """A search service on each backend."""
-    if request.param == "lite":
-        uri = str(tmp_path_factory.mktemp("milvus") / "milvus.db")
-    else:
-        server: MilvusProcess = request.getfixturevalue("milvus_server")
-        uri = server.uri
-    with start_search(milvus_uri=uri, embedder_target=embedder_address) as address:
-        yield address
+def search_address(request: pytest.FixtureRequest) -> str:
+    """The shared search service on each backend."""
+    address: str = request.getfixturevalue(f"{request.param}_address")
+    return address
 
 
 @pytest.fixture
 def channel(search_address: str) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(search_address, options=channel_options(48 * 1024 * 1024)) as channel:
         yield channel
-
-
-@pytest.fixture
-def name() -> str:
-    """A name for a collection that no other test has."""
-    return f"c_{uuid.uuid4().hex[:16]}"
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from imagesearch_client import Client, Embedding, Index, Metric, NewImage, Store
 from imagesearch_client.cli.app import app
 from imagesearch_client.codes import _sample_ids, check, fit
 from tests.integration.search.conftest import StartSearch
-from tests.milvus_server import MilvusProcess
 
 DIMENSION, COUNT = 96, 1500
 Command = Callable[..., Any]
@@ -32,8 +31,8 @@ def write(client: Client, name: str, count: int, begin: int = 0) -> None:
 
 
 @pytest.fixture(scope="module")
-def address(start_search: StartSearch, milvus_server: MilvusProcess) -> Iterator[str]:
-    with start_search(milvus_uri=milvus_server.uri, embedder_target="127.0.0.1:1") as address:
+def address(start_search: StartSearch, milvus_uri: str) -> Iterator[str]:
+    with start_search(milvus_uri=milvus_uri, embedder_target="127.0.0.1:1") as address:
         yield address
 
 

@@ -61,8 +61,8 @@ def filled(search_address: str, photographs: dict[str, Path]) -> str:
 
 def test_a_collection_takes_the_embedders_model(client: Client, filled: str) -> None:
     collection = client.get_collection(filled)
-    assert (collection.model, collection.dimension) == ("vgg16", 512)
-    assert collection.fingerprint.startswith("vgg16-avg-")
+    assert (collection.model, collection.dimension) == ("mobilenet", 1024)
+    assert collection.fingerprint.startswith("mobilenet-avg-")
 
 
 def test_each_photograph_finds_itself(client: Client, filled: str, photographs: dict[str, Path]) -> None:
@@ -153,7 +153,7 @@ def test_the_region_that_a_vector_is_of_is_kept_and_found(
     client.create_collection(name)
     content, region = photographs["coins"].read_bytes(), Region(0, 0, 0.5, 0.75)
     fingerprint = client.get_collection(name).fingerprint
-    ready = Embedding([1.0] * 512, fingerprint)
+    ready = Embedding([1.0] * 1024, fingerprint)
     images = [
         NewImage("whole", content),
         NewImage("part", content, attributes={"region": "a name like any other"}, region=region),
@@ -238,7 +238,7 @@ def test_a_bad_query_image_is_named(client: Client, filled: str, content: bytes,
 
 def test_a_vector_of_another_fingerprint_is_refused(client: Client, filled: str) -> None:
     with pytest.raises(FailedPreconditionError) as caught:
-        client.search_by_vector(filled, Embedding([1.0] * 512, "vgg16-avg-0000000000000000"))
+        client.search_by_vector(filled, Embedding([1.0] * 1024, "mobilenet-avg-0000000000000000"))
     assert caught.value.reason == "EMBEDDING_MISMATCH"
 
 

@@ -159,7 +159,7 @@ def test_equal_counts_hide_nothing(client: Client, name: str) -> None:
     client.create_collection(name, dimension=8, fingerprint="elsewhere")
     write(client, name, [ready(0, uri="gone.jpg"), ready(1, uri="gone_too.jpg")])
     old = client.get_collection(name)
-    made = make_new(client, old, f"{name}_2", Change(model="vgg16"))
+    made = make_new(client, old, f"{name}_2", Change(model="mobilenet"))
 
     def delete() -> None:
         client.delete(name, ["i0001"])
@@ -189,7 +189,7 @@ def test_another_model_embeds_the_files_anew(
         ],
     )
     old = client.get_collection(name)
-    made = make_new(client, old, f"{name}_2", Change(model="vgg16"))
+    made = make_new(client, old, f"{name}_2", Change(model="mobilenet"))
     reindexing = Reindexing(client, old, made, tmp_path, lambda _: None)
     reindexing.copy()
     report = reindexing.report

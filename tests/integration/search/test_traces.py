@@ -2,30 +2,25 @@
 
 from pathlib import Path
 
-from demo.local_stack import ServiceProcess, free_port
+import pytest
+
 from imagesearch_client import Client, NewImage
 from tests.collector import collecting
+from tests.harness.processes import EmbedderProcess, SearchProcess
 
 
 def test_a_search_by_image_is_one_trace_over_both_services_and_milvus(
-    photographs: dict[str, Path], tmp_path: Path
+    photographs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedder, search = (f"127.0.0.1:{free_port()}" for _ in range(2))
     picture = photographs["coffee"].read_bytes()
     with collecting() as collector:
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_EXPORTER_OTLP_INSECURE": "true"}
-        settings = {
-            "SEARCH_LISTEN_ADDRESS": search,
-            "SEARCH_EMBEDDER_TARGET": embedder,
-            "SEARCH_MILVUS_URI": str(tmp_path / "milvus.db"),
-        }
-        with (
-            ServiceProcess(
-                "embedder_service", embedder, {"EMBEDDER_LISTEN_ADDRESS": embedder, **traced}, tmp_path / "e.log"
-            ),
-            ServiceProcess("search_service", search, settings | traced, tmp_path / "s.log"),
-            Client(search, timeout=60) as client,
-        ):
+        for name, value in traced.items():
+            monkeypatch.setenv(name, value)
+        embedder = EmbedderProcess(tmp_path / "e.log", models="mobilenet", max_batch_size="1")
+        uri = str(tmp_path / "milvus.db")
+        search = SearchProcess(tmp_path / "s.log", milvus_uri=uri, embedder_target=embedder.address)
+        with embedder, search, Client(search.address, timeout=60) as client:
             client.create_collection("c")
             (result,) = client.write("c", [NewImage("a", picture)])
             assert result.error is None

@@ -57,6 +57,8 @@ def test_methods_are_written_as_people_write_them() -> None:
     assert [method.label for method in Method] == ["t-SNE", "UMAP"]
 
 
+# Its first run compiles for most of a minute.
+@pytest.mark.soak
 @pytest.mark.parametrize("count", [3, 17, 60])
 def test_umap_places_what_is_alike_near(count: int) -> None:
     points = project(

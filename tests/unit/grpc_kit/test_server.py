@@ -203,6 +203,7 @@ async def test_stop_lets_a_stream_finish_whose_requests_were_all_read(serving: S
         await stopping
 
 
+@pytest.mark.alone
 async def test_stop_is_not_held_by_one_who_watches_the_health(serving: Serving) -> None:
     async with serving(drain_seconds=20) as running:
         stub = health_pb2_grpc.HealthStub(running.channel)
@@ -215,6 +216,7 @@ async def test_stop_is_not_held_by_one_who_watches_the_health(serving: Serving) 
         assert (await failure(anext(states))).code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
+@pytest.mark.alone
 async def test_stop_with_one_who_watches_the_health_still_lets_a_call_under_way_finish(serving: Serving) -> None:
     async with serving(drain_seconds=20) as running:
         stub = health_pb2_grpc.HealthStub(running.channel)

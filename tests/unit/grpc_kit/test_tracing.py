@@ -182,6 +182,7 @@ async def test_nothing_is_sent_and_nothing_fails_where_traces_are_not_wanted(
     assert (told["outside"], told["inside"], told["answers"]["no parent"]) == ([], [], "")
 
 
+@pytest.mark.alone
 async def test_a_collector_that_is_not_there_fails_no_call_and_does_not_hold_the_end_for_long() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

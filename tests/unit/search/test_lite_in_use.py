@@ -3,20 +3,22 @@
 from pathlib import Path
 
 import pytest
-from milvus_lite.db import MilvusLite
 
+from grpc_kit.deadline import Deadline
 from search_service.adapters.lite_files import check_unused
+from search_service.adapters.milvus_store import MilvusStore
 
 
-def test_an_open_folder_is_refused_and_a_closed_one_is_not(tmp_path: Path) -> None:
+async def test_an_open_folder_is_refused_and_a_closed_one_is_not(tmp_path: Path) -> None:
     uri = str(tmp_path / "milvus.db")
-    milvus = MilvusLite(uri)
-    with pytest.raises(OSError, match=r"milvus\.db: it is open in another process"):
+    for _ in range(2):
+        # The second time it can be opened: the check holds nothing itself.
+        store = MilvusStore(uri)
+        await store.check(Deadline.after(30))
+        with pytest.raises(OSError, match=r"milvus\.db: it is open in another process"):
+            check_unused(uri)
+        await store.close()
         check_unused(uri)
-    milvus.close()
-    check_unused(uri)
-    # The check holds nothing itself.
-    MilvusLite(uri).close()
 
 
 @pytest.mark.parametrize("uri", ["new/milvus.db", "http://127.0.0.1:19530"])

@@ -60,6 +60,7 @@ def invoke(*arguments: object) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
+@pytest.mark.soak
 def test_a_kill_and_ctrl_c_cost_one_epoch_each(photographs: Path, tmp_path: Path) -> None:
     folder, target = tmp_path / "photographs", tmp_path / "my crops"
     shutil.copytree(photographs, folder)

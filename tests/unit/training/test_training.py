@@ -128,8 +128,8 @@ def test_the_best_network_is_saved_and_patience_ends(photographs: Path, tmp_path
     assert result.best == min(recorder.epochs, key=lambda epoch: epoch.validation_loss)
     assert recorder.photographs is not None
     images = Trained(result, recorder, recorder.photographs.pixels, recorder.photographs.validation)
-    assert loss_of_saved(images) == pytest.approx(result.best.validation_loss, rel=1e-4)
-    assert result.best.validation_loss != pytest.approx(recorder.epochs[-1].validation_loss, rel=1e-4)
+    assert loss_of_saved(images) == pytest.approx(result.best.validation_loss, rel=1e-5)
+    assert result.best.validation_loss != pytest.approx(recorder.epochs[-1].validation_loss, rel=1e-5)
 
 
 def test_what_is_saved_gives_the_loss_that_is_said(trained: Trained) -> None:

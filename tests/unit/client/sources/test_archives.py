@@ -237,15 +237,16 @@ def test_an_archive_without_images_is_no_fault(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
 def test_memory_is_flat(tmp_path: Path, name: str) -> None:
-    path = packed(tmp_path / name, {f"{number:05}.jpg": b"x" for number in range(50_000)}, FORMATS[name])
+    path = packed(tmp_path / name, {f"{number:05}.jpg": b"x" for number in range(12_000)}, FORMATS[name])
     tracemalloc.start()
     try:
-        assert sum(isinstance(one, Item) for one in open_source(str(path), SourceOptions())) == 50_000
+        assert sum(isinstance(one, Item) for one in open_source(str(path), SourceOptions())) == 12_000
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
 
 
+@pytest.mark.alone
 def test_a_large_member_is_passed_over(tmp_path: Path) -> None:
     path, size = tmp_path / "a.tar", 10 * 2**30
     with path.open("wb") as file:

@@ -160,7 +160,7 @@ def test_a_text_that_a_format_would_lose_is_refused(tmp_path: Path, name: str, u
 
 @pytest.mark.parametrize("name", FILES)
 def test_memory_is_flat(tmp_path: Path, name: str) -> None:
-    dimension, batch, count = 256, 500, 60
+    dimension, batch, count = 512, 250, 60
     summary = Summary()
     attributes: list[dict[str, AttributeValue]] = [{"n": row, "text": "x" * 50} for row in range(batch)]
     for number in range(count):

@@ -1,0 +1,80 @@
+"""The services as processes of their own, with what they cost counted."""
+
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from demo.local_stack import ServiceProcess, free_port
+from tests.harness import counts
+
+
+class OwnedProcess(ServiceProcess):
+    """A service that ends with the tests, however these end."""
+
+    def thread_stays(self) -> bool:
+        # Tests run in the main thread, and the threads that start shared services live as long as the session.
+        return True
+
+
+class EmbedderProcess(OwnedProcess):
+    """An embedder on a free port, with metrics. It counts the images that it embeds."""
+
+    def __init__(self, log: Path, **settings: str) -> None:
+        """Start nothing yet. `settings` are the service's, in lower case and without their prefix."""
+        settings = {
+            "listen_address": f"127.0.0.1:{free_port()}",
+            "metrics_address": f"127.0.0.1:{free_port()}",
+            **settings,
+        }
+        self.metrics_address = settings["metrics_address"]
+        self.log = log
+        self._counted = 0
+        environment = {f"EMBEDDER_{name.upper()}": value for name, value in settings.items()}
+        super().__init__("embedder_service", settings["listen_address"], environment, log)
+
+    def start(self) -> None:
+        self._counted = 0
+        super().start()
+
+    def count_images(self) -> None:
+        """Add what was embedded since the last time to the session's counts. A process that is gone adds nothing."""
+        with suppress(OSError, HTTPException):
+            embedded = int(metric(self.metrics_address, "embedder_batch_size_sum"))
+            counts.add(counts.IMAGES, embedded - self._counted)
+            self._counted = embedded
+
+    def ask_to_stop(self) -> None:
+        self.count_images()
+        super().ask_to_stop()
+
+    def kill(self) -> int:
+        self.count_images()
+        return super().kill()
+
+
+class SearchProcess(OwnedProcess):
+    """A search service on a free port."""
+
+    def __init__(self, log: Path, **settings: str) -> None:
+        """Start nothing yet. `settings` are the service's, in lower case and without their prefix."""
+        settings = {"listen_address": f"127.0.0.1:{free_port()}", **settings}
+        environment = {f"SEARCH_{name.upper()}": value for name, value in settings.items()}
+        super().__init__("search_service", settings["listen_address"], environment, log)
+
+
+def metric(address: str, sample: str, **labels: str) -> float:
+    """Return the sum of a service's samples of this name that have these labels."""
+    connection = HTTPConnection(address, timeout=10)
+    try:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    return sum(
+        found.value
+        for family in text_string_to_metric_families(text)
+        for found in family.samples
+        if found.name == sample and labels.items() <= found.labels.items()
+    )

@@ -1,0 +1,76 @@
+"""What a whole run may cost. It comes last, and only `make test` and `make test-all` run it with everything before it.
+
+Each tier has a budget of what takes time on every machine. A test that needs more should share what there is; if it
+cannot, the budget is raised here, where a reviewer sees it. CONTRIBUTING.md shows the same table.
+"""
+
+import os
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.harness import counts, shared_services
+from tests.harness.counts import COMMANDS, EMBEDDERS, IMAGES, MILVUS_SERVERS, SEARCH_SERVICES
+from tests.harness.processes import metric
+
+KINDS = (EMBEDDERS, SEARCH_SERVICES, MILVUS_SERVERS, COMMANDS, IMAGES)
+# By tier, in the order of KINDS.
+BUDGETS = {
+    "shared": (1, 2, 1, 0, 3000),
+    "unit": (4, 0, 0, 6, 0),
+    "contract": (0, 0, 0, 0, 0),
+    "integration": (12, 6, 0, 2, 1500),
+    "e2e": (20, 30, 2, 12, 2500),
+    "install": (0, 0, 0, 0, 0),
+    "soak": (60, 40, 20, 60, 8000),
+}
+WAIT_SECONDS = 600
+CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
+
+
+@pytest.fixture(scope="module")
+def spent(request: pytest.FixtureRequest) -> dict[str, Counter[str]]:
+    """What all tests have cost, when those of the other workers have ended too."""
+    others = sum("test_budgets" not in item.nodeid for item in request.session.items)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while sum(count[counts.TESTS] for count in counts.totals().values()) < others:
+        assert time.monotonic() < deadline, "tests of another worker did not end"
+        time.sleep(0.2)
+    found = counts.totals()
+    if found.keys() - {"unit"}:
+        address = shared_services.find("embedder")["metrics"]
+        found.setdefault("shared", Counter())[IMAGES] += int(metric(address, "embedder_batch_size_sum"))
+    return found
+
+
+@pytest.mark.timeout(WAIT_SECONDS + 60)
+@pytest.mark.parametrize("tier", BUDGETS)
+def test_a_tier_keeps_its_budget(tier: str, spent: dict[str, Counter[str]]) -> None:
+    budget = dict(zip(KINDS, BUDGETS[tier], strict=True))
+    cost = {kind: spent.get(tier, Counter())[kind] for kind in KINDS}
+    with Path(os.environ.get("TESTS_COSTS", os.devnull)).open("a") as file:
+        file.write(f"{tier}: {cost}\n")
+    over = {kind: f"{cost[kind]} of {budget[kind]}" for kind in KINDS if cost[kind] > budget[kind]}
+    assert over == {}
+
+
+def test_every_tier_has_a_budget(spent: dict[str, Counter[str]]) -> None:
+    assert spent.keys() <= BUDGETS.keys()
+
+
+def test_contributing_has_the_same_table() -> None:
+    rows = re.findall(r"^ *\| (\w+) \|((?: [\d,]+ \|){5})$", CONTRIBUTING.read_text(), re.MULTILINE)
+    shown = {tier: tuple(int(cell.replace(",", "")) for cell in cells.split("|")[:-1]) for tier, cells in rows}
+    assert shown == BUDGETS
+
+
+def test_what_is_counted() -> None:
+    assert counts.kinds_of(["python", "-m", "embedder_service"]) == (EMBEDDERS,)
+    assert counts.kinds_of(["python", "-c", "...", "1", "python", "-m", "search_service"]) == (SEARCH_SERVICES,)
+    assert counts.kinds_of(["python", "-m", "imagesearch_client.cli", "status"]) == (COMMANDS,)
+    assert counts.kinds_of(["/venv/bin/imagesearch", "status"]) == (COMMANDS,)
+    assert counts.kinds_of(["bin/milvus", "run", "standalone", "-alias", "x"]) == (MILVUS_SERVERS,)
+    assert counts.kinds_of(["python", "-m", "pytest"]) == ()
