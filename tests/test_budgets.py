@@ -20,12 +20,12 @@ KINDS = (EMBEDDERS, SEARCH_SERVICES, MILVUS_SERVERS, COMMANDS, IMAGES)
 # By tier, in the order of KINDS.
 BUDGETS = {
     "shared": (1, 2, 1, 0, 3000),
-    "unit": (4, 0, 0, 6, 0),
+    "unit": (2, 0, 0, 2, 0),
     "contract": (0, 0, 0, 0, 0),
-    "integration": (12, 6, 0, 2, 1500),
-    "e2e": (20, 30, 2, 12, 2500),
+    "integration": (12, 6, 0, 2, 2000),
+    "e2e": (22, 32, 2, 10, 1500),
     "install": (0, 0, 0, 0, 0),
-    "soak": (60, 40, 20, 60, 8000),
+    "soak": (40, 30, 12, 40, 8000),
 }
 WAIT_SECONDS = 600
 CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"

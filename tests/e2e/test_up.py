@@ -68,6 +68,8 @@ class Up:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                # The tests may run in the background, where a closed terminal is ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - nothing but that
             )
 
     def log(self) -> str:

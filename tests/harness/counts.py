@@ -29,19 +29,24 @@ MODULES: Final = {
 _tier = "shared"
 
 
-def set_tier(tier: str) -> None:
+def set_tier(now: str) -> None:
     """Say for which tier this process counts from now on."""
     global _tier  # noqa: PLW0603 - a process runs one test at a time
-    _tier = tier
+    _tier = now
 
 
-def add(kind: str, number: int = 1) -> None:
-    """Add to a count of the tier whose test runs now."""
+def tier() -> str:
+    """Return the tier whose test runs now."""
+    return _tier
+
+
+def add(kind: str, number: int = 1, *, of: str = "") -> None:
+    """Add to a count of a tier: `of`, or the one whose test runs now."""
     path = os.environ.get(FILE_VARIABLE)
     if path and number:
         # One write of a short line: lines of several processes do not mix.
         with Path(path).open("a") as file:
-            file.write(f"{_tier}\t{kind}\t{number}\n")
+            file.write(f"{of or _tier}\t{kind}\t{number}\n")
 
 
 def watch_subprocesses() -> None:
@@ -69,6 +74,6 @@ def totals() -> dict[str, Counter[str]]:
     """Return the counts so far, by tier and kind."""
     found: dict[str, Counter[str]] = {}
     for line in Path(os.environ[FILE_VARIABLE]).read_text().splitlines():
-        tier, kind, number = line.split("\t")
-        found.setdefault(tier, Counter())[kind] += int(number)
+        name, kind, number = line.split("\t")
+        found.setdefault(name, Counter())[kind] += int(number)
     return found

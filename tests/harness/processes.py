@@ -30,19 +30,20 @@ class EmbedderProcess(OwnedProcess):
         }
         self.metrics_address = settings["metrics_address"]
         self.log = log
-        self._counted = 0
+        self._counted, self._tier = 0, counts.tier()
         environment = {f"EMBEDDER_{name.upper()}": value for name, value in settings.items()}
         super().__init__("embedder_service", settings["listen_address"], environment, log)
 
     def start(self) -> None:
-        self._counted = 0
+        # A fixture of a session may stop it while a test of another tier runs.
+        self._counted, self._tier = 0, counts.tier()
         super().start()
 
     def count_images(self) -> None:
         """Add what was embedded since the last time to the session's counts. A process that is gone adds nothing."""
         with suppress(OSError, HTTPException):
             embedded = int(metric(self.metrics_address, "embedder_batch_size_sum"))
-            counts.add(counts.IMAGES, embedded - self._counted)
+            counts.add(counts.IMAGES, embedded - self._counted, of=self._tier)
             self._counted = embedded
 
     def ask_to_stop(self) -> None:

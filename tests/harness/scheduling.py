@@ -1,7 +1,7 @@
 """In which order tests run, which of them run in one process, and which run alone.
 
-`make test` runs two worker processes. All tests of a group run in the same worker, one after the other, so that they
-share the fixtures of their module or folder. Long groups come first: both workers end at nearly the same time.
+`make test` runs several worker processes. All tests of a group run in the same worker, one after the other, so that
+they share the fixtures of their module or folder. Long groups come first: the workers end at nearly the same time.
 """
 
 import fcntl
@@ -52,7 +52,7 @@ def position_of(nodeid: str) -> int:
 def turn(folder: Path, *, alone: bool) -> Iterator[None]:
     """Hold the machine: together with the test of another worker, or `alone`.
 
-    Whoever wants it alone holds the door meanwhile, so that the next test of the other worker waits behind it.
+    Whoever wants it alone holds the door meanwhile, so that the next tests of the others wait behind it.
     """
     with (folder / "door.lock").open("w") as door, (folder / "machine.lock").open("w") as machine:
         fcntl.flock(door, fcntl.LOCK_EX)
