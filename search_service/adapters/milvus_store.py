@@ -77,6 +77,8 @@ LITE_SECONDS = 3600.0
 # pymilvus sends a keepalive ping after 10 s of silence. Milvus Lite's server allows one in 5 minutes, and closes the
 # connection of a client that sends more ("too_many_pings"). Both are in this process, so no pings: 24 days is never.
 LITE_CHANNEL = {"grpc.keepalive_time_ms": 2**31 - 1}
+# Milvus Lite's code and the server's, of an alias that is not there.
+ALIAS_NOT_FOUND = (100, 1600)
 # For removing what was half made, when the call's own time may be over.
 CLEANING_SECONDS = 2.0
 
@@ -228,8 +230,15 @@ class MilvusStore:
         """Every alias of a collection, by name."""
 
         def list_them(client: MilvusClient, options: Options) -> list[Alias]:
-            names = client.list_aliases(**options)["aliases"]
-            return [Alias(name, client.describe_alias(name, **options)["collection_name"]) for name in names]
+            found: list[Alias] = []
+            for name in client.list_aliases(**options)["aliases"]:
+                try:
+                    found.append(Alias(name, client.describe_alias(name, **options)["collection_name"]))
+                except MilvusException as error:
+                    # Another process may have removed it since.
+                    if error.code not in ALIAS_NOT_FOUND:
+                        raise
+            return found
 
         return sorted(await self._call(list_them, "", deadline), key=lambda alias: alias.name)
 

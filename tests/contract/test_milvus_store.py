@@ -212,23 +212,31 @@ async def test_a_collection_without_an_index_is_mended_and_hurts_no_other(milvus
 
 
 @pytest.mark.parametrize("backend", ["lite", "server"])
-async def test_a_collection_that_goes_while_a_process_connects_is_passed_over(
+async def test_what_another_process_removes_meanwhile_is_passed_over(
     backend: str,
     request: pytest.FixtureRequest,
     tmp_path: Path,
     deadline: Deadline,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Between a listing and the description of what it lists."""
     uri: str = str(tmp_path / "milvus.db") if backend == "lite" else request.getfixturevalue("milvus_uri")
-    listed = MilvusClient.list_collections
+    gone = f"c_{uuid.uuid4().hex}"
+    collections, aliases = MilvusClient.list_collections, MilvusClient.list_aliases
 
-    def listed_too_early(client: MilvusClient, **options: Any) -> list[str]:
-        return [f"c_{uuid.uuid4().hex}", *listed(client, **options)]
+    def listed_collections(client: MilvusClient, **options: Any) -> list[str]:
+        return [gone, *collections(client, **options)]
 
-    monkeypatch.setattr(MilvusClient, "list_collections", listed_too_early)
+    def listed_aliases(client: MilvusClient, **options: Any) -> dict[str, list[str]]:
+        return {"aliases": [gone, *aliases(client, **options)["aliases"]]}
+
+    monkeypatch.setattr(MilvusClient, "list_collections", listed_collections)
+    monkeypatch.setattr(MilvusClient, "list_aliases", listed_aliases)
     store = MilvusStore(uri)
     try:
         await store.check(deadline)
+        assert gone not in [found.name for found in await store.list_collections("", 1000, deadline)]
+        assert gone not in [alias.name for alias in await store.list_aliases(deadline)]
     finally:
         await store.close()
 
