@@ -78,7 +78,9 @@ def test_a_collection_is_made_described_listed_and_removed(
     got = collections.GetCollection(collection_pb2.GetCollectionRequest(name=name, with_stats=True))
     assert got.collection == made
     assert got.stats.image_count == 0
-    assert made in collections.ListCollections(collection_pb2.ListCollectionsRequest()).collections
+    # The services are shared: other tests' collections may fill a page of the default size.
+    listed = collections.ListCollections(collection_pb2.ListCollectionsRequest(page_size=1000))
+    assert made in listed.collections
     collections.DeleteCollection(collection_pb2.DeleteCollectionRequest(name=name))
     gone = refusal(lambda: collections.GetCollection(collection_pb2.GetCollectionRequest(name=name)))
     assert (gone.code, gone.info.reason) == (CODE.NOT_FOUND, "COLLECTION_NOT_FOUND")
