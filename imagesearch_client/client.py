@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self, TypeAlias, Unpack
 
@@ -512,6 +512,39 @@ class Client:
         """Removes an alias, never its collection."""
         with _named_errors():
             self._collections.DeleteAlias(collection_pb2.DeleteAliasRequest(name=alias), timeout=self._timeout)
+
+    def start_reindex(self, source: str, target: str) -> datetime:
+        """Declare that a collection is copied to another one; return since when that is so, by the service's clock.
+
+        From then on whoever deletes an image from `source` deletes it from `target` too. `target` must be empty, or be
+        declared already.
+        """
+        request = collection_pb2.StartReindexRequest(source=source, target=target)
+        with _named_errors():
+            response = self._collections.StartReindex(request, timeout=self._timeout)
+        return response.begin_time.ToDatetime(UTC)
+
+    def hold_writes(self, source: str, duration: timedelta) -> None:
+        """Make writers of a collection that is being copied wait, for 5 to 60 seconds at most; 0 lets them go on."""
+        request = collection_pb2.HoldWritesRequest(source=source)
+        request.duration.FromTimedelta(duration)
+        with _named_errors():
+            self._collections.HoldWrites(request, timeout=self._timeout)
+
+    def finish_reindex(self, source: str, aliases: Sequence[str], *, allow_fewer: bool = False) -> dict[str, str]:
+        """Point aliases at the copy of a collection whose writes are held; return where each pointed before.
+
+        `allow_fewer` allows a copy with fewer images than the collection, though never an empty one.
+        """
+        request = collection_pb2.FinishReindexRequest(source=source, aliases=_several(aliases), allow_fewer=allow_fewer)
+        with _named_errors():
+            response = self._collections.FinishReindex(request, timeout=self._timeout)
+        return {moved.alias.name: moved.previous_collection for moved in response.moved}
+
+    def cancel_reindex(self, source: str) -> None:
+        """End the copying of a collection without moving an alias; the copy stays as it is."""
+        with _named_errors():
+            self._collections.CancelReindex(collection_pb2.CancelReindexRequest(source=source), timeout=self._timeout)
 
 
 @contextmanager

@@ -1,24 +1,28 @@
 """Builds a collection anew beside the old one, with another index, metric or model, and moves the alias to it."""
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from grpc_kit.errors import AlreadyExistsError, NotFoundError
+from grpc_kit.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, ServiceError
 from imagesearch_client.client import Client
 from imagesearch_client.types import Collection, Image, Index, IndexParameters, Metric, NewImage, WriteResult
 
 # Images that are compared or read again at a time.
 CHUNK = 100
 EPOCH = datetime.fromtimestamp(0, UTC)
-# How long after its time an image may be seen for the first time: a stream stores it when what came before is stored.
-LATE = timedelta(minutes=1)
-# Looks at what has changed in the old collection meanwhile, before the alias moves.
+# How long after its time an image may be seen for the first time: a write to Milvus takes so long at most, and the
+# clocks of the service's replicas differ.
+LATE = timedelta(seconds=30)
+# Attempts to copy all that has changed in the old collection meanwhile, before the alias moves.
 ROUNDS = 5
+# How long writers wait at most while the last changes are copied.
+HOLD = timedelta(seconds=30)
+# Refusals of a move after which another attempt helps: too much changed for one hold.
+PASSING = ("HOLD_EXPIRED", "REINDEX_INCOMPLETE")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class ReindexReport:
     count: int = 0
     moved: dict[str, str] = field(default_factory=dict)
     """The aliases that were moved, and where they pointed before."""
+    finished: bool = False
+    """Whether the copy is what the old collection was, and the aliases point at it."""
 
     @property
     def complete(self) -> bool:
@@ -84,31 +90,58 @@ def check_aliases(client: Client, aliases: Iterable[str]) -> None:
 
 
 def make_new(client: Client, source: Collection, name: str, change: Change) -> Collection:
-    """Makes the new collection: like the old one, but for the change.
+    """Make the new collection: like the old one, but for the change; return it also if an earlier run has made it.
 
-    Raises AlreadyExistsError, and what the service says of the change.
+    Raises AlreadyExistsError if it is another collection, and what the service says of the change.
     """
     same_index = change.index in (None, source.index)
-    return client.create_collection(
-        name,
-        model=source.model if change.model is None else change.model,
-        # With another model its own are taken.
-        dimension=source.dimension if change.model is None else 0,
-        fingerprint=source.fingerprint if change.model is None else "",
-        metric=change.metric or source.metric,
-        index=change.index or source.index,
-        index_parameters=change.index_parameters or (source.index_parameters if same_index else None),
-        consistency=source.consistency,
-        ttl=source.ttl,
-        description=source.description,
-        labels=source.labels,
+    try:
+        return client.create_collection(
+            name,
+            model=source.model if change.model is None else change.model,
+            # With another model its own are taken.
+            dimension=source.dimension if change.model is None else 0,
+            fingerprint=source.fingerprint if change.model is None else "",
+            metric=change.metric or source.metric,
+            index=change.index or source.index,
+            index_parameters=change.index_parameters or (source.index_parameters if same_index else None),
+            consistency=source.consistency,
+            ttl=source.ttl,
+            description=source.description,
+            labels=source.labels,
+        )
+    except AlreadyExistsError as error:
+        found = client.get_collection(name)
+        if not _is_copy(source, found, change):
+            raise
+        try:
+            client.start_reindex(source.name, name)
+        except FailedPreconditionError:
+            raise error from None
+        return found
+
+
+def _is_copy(source: Collection, found: Collection, change: Change) -> bool:
+    """Return whether a collection is what `make_new` would make."""
+    if change.model is None and (found.model, found.fingerprint) != (source.model, source.fingerprint):
+        return False
+    same_index = change.index in (None, source.index)
+    parameters = change.index_parameters or (source.index_parameters if same_index else found.index_parameters)
+    return (
+        found.model == (source.model if change.model is None else change.model)
+        and found.metric == (change.metric or source.metric)
+        and found.index == (change.index or source.index)
+        and found.index_parameters == parameters
+        and (found.consistency, found.ttl) == (source.consistency, source.ttl)
     )
 
 
 class Reindexing:
     """Copies one collection into another, and keeps up with what changes in it meanwhile.
 
-    Nobody else may write to the new collection before the alias moves.
+    No write is lost and no deleted image comes back, whoever writes through the alias or to the old collection: deletes
+    reach both collections, changes are copied by their times, and writers wait for a moment when the alias moves (the
+    service's StartReindex, HoldWrites and FinishReindex). A run that was interrupted is resumed by another one.
     """
 
     def __init__(
@@ -119,7 +152,7 @@ class Reindexing:
         Args:
             client: of the service that has both.
             source: the old collection.
-            new: the new one, which is empty.
+            new: the new one, which is empty or holds what an earlier run copied.
             root: where relative uris begin, if images are to be embedded anew.
             step: is told the failures so far after each image.
         """
@@ -131,99 +164,126 @@ class Reindexing:
         self._embeds = source.fingerprint != new.fingerprint
         self._failed: dict[str, WriteResult] = {}
         # From when on a change in the old collection may not have been copied, by the service's clock.
-        self._since = self._latest_change() - LATE
+        self._since = EPOCH
         # Of what changed since then: the change that each copy was made after.
         self._versions: dict[str, datetime] = {}
-        self._last_write = EPOCH
         self.report = ReindexReport(source.name, new.name, self._embeds)
 
     def copy(self) -> None:
-        """Copies every image, then what was written, changed or removed meanwhile, and compares the two."""
-        self._write(self._client.list(self._source.name, with_vector=not self._embeds, page_size=CHUNK, strong=True))
+        """Copy every image, then what was written, changed or removed meanwhile, and compare the two.
+
+        Images that an earlier run has copied are not copied again.
+        """
+        self._since = self._client.start_reindex(self._source.name, self._new.name) - LATE
+        if not self._client.count(self._new.name):
+            everything = self._client.list(
+                self._source.name, with_vector=not self._embeds, page_size=CHUNK, strong=True
+            )
+            self._write(everything)
         for _ in range(ROUNDS):
             begin = self._latest_change() - LATE
-            self._copy_changes(self._since)
-            missing, extra = self._differences()
-            unexplained = self._mend(missing, extra, begin)
-            if not missing and not extra:
+            self._copy_changes()
+            self.report.differences = self._unexplained(self._mend(), begin)
+            if not self.report.differences:
                 break
-        self.report.differences = unexplained
-        self._tell()
+        self._count()
 
-    def move(self, aliases: Iterable[str]) -> None:
-        """Points aliases at the new collection, and copies what was written to the old one until then.
+    def move(self, aliases: Sequence[str], *, allow_fewer: bool = False) -> None:
+        """Point aliases at the new collection, after a last copy of what changed, for which writers wait.
 
-        Raises ServiceError; the report says which aliases have been moved by then.
+        Raises ServiceError; the report says which aliases have been moved by then. `allow_fewer` allows a copy that has
+        fewer images, though never an empty one.
         """
-        missing, extra = self._differences()
-        self._mend(missing, extra, self._since)
-        last_write = self._last_write
-        for alias in aliases:
-            self.report.moved[alias] = self._client.set_alias(alias, self._new.name)
-        # From here on others write to the new collection, and what they write stays.
-        self._copy_changes(self._since, not_after=last_write)
-        self._tell()
+        for attempt in range(ROUNDS):
+            self._copy_changes()
+            self._client.hold_writes(self._source.name, HOLD)
+            try:
+                self._copy_changes()
+                self.report.moved = self._client.finish_reindex(self._source.name, aliases, allow_fewer=allow_fewer)
+                self.report.finished = True
+                break
+            except FailedPreconditionError as error:
+                self._release_writes()
+                if error.reason not in PASSING or attempt == ROUNDS - 1:
+                    raise
+                self._mend()
+            except BaseException:
+                self._release_writes()
+                raise
+        self._count()
+
+    def _release_writes(self) -> None:
+        # They are released by themselves soon, if the service cannot be reached.
+        with suppress(ServiceError):
+            self._client.hold_writes(self._source.name, timedelta(0))
 
     def _latest_change(self) -> datetime:
         latest = next(self._client.list(self._source.name, latest_first=True, page_size=1, strong=True), None)
         return latest.update_time if latest else EPOCH + LATE
 
-    def _copy_changes(self, since: datetime, not_after: datetime | None = None) -> None:
-        """Copies what was changed since a moment and is not copied as it is now.
+    def _copy_changes(self) -> None:
+        """Copy what was changed since `_since` and is not copied as it is now."""
+        begin = max(self._since, self._latest_change() - LATE)
+        for page in self._latest_pages():
+            self._copy_ids([image.id for image in page if self._versions.get(image.id) != image.update_time])
+        self._since = begin
+        self._versions = {image_id: moment for image_id, moment in self._versions.items() if moment >= begin}
 
-        With `not_after`, what the new collection holds of a later time is somebody else's, and so is what it had and
-        has no more.
+    def _latest_pages(self) -> Iterator[list[Image]]:
+        """Yield what was changed since `_since`, the latest first.
+
+        An image that changes while it is listed can stand at the place of another time, so that one that is older ends
+        nothing: only a page of which all are older does.
         """
-        latest = self._client.list(self._source.name, latest_first=True, page_size=CHUNK, strong=True)
-        changed = itertools.takewhile(lambda image: image.update_time >= since, latest)
-        ids = [image.id for image in changed if self._versions.get(image.id) != image.update_time]
-        if not_after is not None:
-            ids = self._still_ours(ids, not_after)
-        self._copy_ids(ids)
-
-    def _still_ours(self, ids: Sequence[str], not_after: datetime) -> list[str]:
-        ours: list[str] = []
-        for chunk in _chunks(ids, CHUNK):
-            new = self._client.get_many(self._new.name, chunk, strong=True)
-            ours += [
-                image_id
-                for image_id in chunk
-                if (new[image_id].update_time <= not_after if image_id in new else image_id not in self._versions)
-            ]
-        return ours
+        token = ""
+        while True:
+            page, token = self._client.list_page(
+                self._source.name, page_token=token, latest_first=True, page_size=1000, strong=True
+            )
+            changed = [image for image in page if image.update_time >= self._since]
+            yield changed
+            if not changed or not token:
+                return
 
     def _copy_ids(self, ids: Sequence[str]) -> None:
         for chunk in _chunks(ids, CHUNK):
             found = self._client.get_many(self._source.name, chunk, with_vector=not self._embeds, strong=True)
             self._write(found.values())
+            # What was deleted since it was read was deleted from the copy before it was written there.
+            self._delete_gone(chunk)
 
-    def _differences(self) -> tuple[list[str], list[str]]:
-        """The ids that only the old collection has, less those that failed, and those of the new one only."""
+    def _delete_gone(self, ids: Sequence[str]) -> None:
+        """Remove from the new collection what the old one does not have."""
+        kept = self._client.get_many(self._source.name, ids, strong=True)
+        if gone := [image_id for image_id in ids if image_id not in kept]:
+            self._client.delete(self._new.name, gone)
+
+    def _mend(self) -> list[str]:
+        """Copy the images that only the old collection has, and remove those that only the new one has; return the first.
+
+        Images that could not be copied are tried once by a run.
+        """
         old, new = (
             (image.id for image in self._client.list(name, page_size=1000, strong=True))
             for name in (self._source.name, self._new.name)
         )
         missing, extra = _differences(old, new)
-        return [image_id for image_id in missing if image_id not in self._failed], extra
-
-    def _mend(self, missing: Sequence[str], extra: Sequence[str], begin: datetime) -> int:
-        """Removes from the new collection what is gone from the old one, and copies what is missing.
-
-        Gives how many of these were not changed since `begin`, so that nothing explains them.
-        """
-        unexplained = 0
-        for chunk in _chunks(missing, CHUNK):
-            found = self._client.get_many(self._source.name, chunk, strong=True)
-            unexplained += sum(image.update_time < begin for image in found.values())
+        self._failed = {image_id: self._failed[image_id] for image_id in missing if image_id in self._failed}
+        missing = [image_id for image_id in missing if image_id not in self._failed]
         self._copy_ids(missing)
         for chunk in _chunks(extra, CHUNK):
-            # What came back in between stays.
-            back = self._client.get_many(self._source.name, chunk, strong=True)
-            if gone := [image_id for image_id in chunk if image_id not in back]:
-                self._client.delete(self._new.name, gone)
-        return unexplained
+            self._delete_gone(chunk)
+        return missing
 
-    def _tell(self) -> None:
+    def _unexplained(self, missing: Sequence[str], begin: datetime) -> int:
+        """Return how many images were missing in the copy although they were not changed since a moment."""
+        count = 0
+        for chunk in _chunks(missing, CHUNK):
+            found = self._client.get_many(self._source.name, chunk, strong=True)
+            count += sum(image.update_time < begin for image in found.values())
+        return count
+
+    def _count(self) -> None:
         self.report.failed = list(self._failed.values())
         self.report.source_count = self._client.count(self._source.name)
         self.report.count = self._client.count(self._new.name)
@@ -237,7 +297,6 @@ class Reindexing:
                 self._failed.pop(result.id, None)
                 if version >= self._since:
                     self._versions[result.id] = version
-                self._last_write = max(self._last_write, result.create_time or EPOCH)
             else:
                 self._failed[result.id] = result
             self._step(len(self._failed))

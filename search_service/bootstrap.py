@@ -41,6 +41,7 @@ from search_service.core.image_locks import ImageLocks
 from search_service.core.known_collections import KnownCollections
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import CodeStore, VectorStore
+from search_service.core.reindexes import Reindexes
 from search_service.core.search_images import SearchImages
 from search_service.core.write_images import WriteImages
 from search_service.settings import SearchSettings
@@ -146,7 +147,8 @@ def _services(kept: VectorStore, codes: CodeStore, embedder: EmbedderClient, set
         window_bytes=settings.write_window_bytes,
     )
     tokens = PageTokens(settings.page_token_secret)
-    collection_servicer = CollectionServicer(store, collections, tokens, limits)
+    reindexes = Reindexes(store, collections, known, utc_now)
+    collection_servicer = CollectionServicer(store, collections, reindexes, tokens, limits)
     image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now, locks), tokens, limits)
     searches = SearchImages(store, embedder, known, CoarseSearch(store, codes, transforms, utc_now))
     search_servicer = SearchServicer(searches, tokens, limits, settings.search_window)

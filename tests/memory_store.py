@@ -17,6 +17,7 @@ from search_service.core.filters import (
     Filter,
     FilterValue,
     IdAfter,
+    IdIn,
     In,
     Not,
     Or,
@@ -34,6 +35,7 @@ from search_service.core.types import (
     Index,
     IndexType,
     Metric,
+    Reindex,
     SearchParameters,
     StoredImage,
     Vector,
@@ -54,6 +56,11 @@ class MemoryStore:
             raise collection_exists(collection.name)
         self._collections[collection.name] = collection
         self._images[collection.name] = {}
+
+    async def set_reindex(self, collection: str, reindex: Reindex | None, deadline: Deadline) -> None:
+        self._collections[collection] = dataclasses.replace(
+            await self.get_collection(collection, deadline), reindex=reindex
+        )
 
     async def set_alias(self, alias: Alias, deadline: Deadline) -> None:
         await self.get_collection(alias.collection, deadline)
@@ -163,7 +170,7 @@ def score_and_distance(left: Vector, right: Vector, metric: Metric) -> tuple[flo
             return 1 / (1 + distance), distance
 
 
-def fits(image: StoredImage, condition: Filter | None) -> bool:  # noqa: C901, PLR0911 - a case for each kind
+def fits(image: StoredImage, condition: Filter | None) -> bool:  # noqa: C901, PLR0911, PLR0912 - a case for each kind
     """What the contract says of filters."""
     match condition:
         case None:
@@ -176,6 +183,8 @@ def fits(image: StoredImage, condition: Filter | None) -> bool:  # noqa: C901, P
             return not fits(image, part)
         case IdAfter(image_id):
             return image.id > image_id
+        case IdIn(ids):
+            return image.id in ids
         case UpdatedWithin(begin, end):
             return image.update_time is not None and begin <= image.update_time <= end
         case Exists(attribute):

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from grpc_kit.errors import ServiceError
 from imagesearch_client.cli.bars import show_progress
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.options import (
@@ -21,7 +20,7 @@ from imagesearch_client.cli.options import (
 )
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.client import DEFAULT_TARGET
-from imagesearch_client.reindex import Change, Reindexing, check_aliases, make_new
+from imagesearch_client.reindex import Change, Reindexing, ReindexReport, check_aliases, make_new
 from imagesearch_client.types import Metric
 
 
@@ -41,15 +40,20 @@ def reindex(
     alias: Annotated[list[str] | None, typer.Option(help="An alias to point at the new collection.")] = None,
     keep_alias: Annotated[bool, typer.Option("--keep-alias", help="Leave SOURCE where it points.")] = False,
     skip_failed: Annotated[
-        bool, typer.Option("--skip-failed", help="Go on without the images that could not be written.")
+        bool,
+        typer.Option(
+            "--skip-failed",
+            help="Move the alias though images could not be written. It never moves to no image at all.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build a collection anew beside the old one, with another index, metric or model, and move the alias to it.
 
-    Vectors, attributes and all else is copied; only another model reads the images' files again. What is written to the
-    old collection meanwhile is carried over. The alias moves when every image was copied. The old collection stays
-    until you remove it.
+    Vectors, attributes and the rest are copied; only another model reads the images' files again, from wherever ingest
+    read them. Writes and deletes may go on meanwhile: none of them is lost, and writers wait for a moment when the alias
+    moves. The alias moves only if every image was copied. The old collection stays until you remove it. If the command
+    was interrupted, run it again: it resumes.
     """
     change = Change(model, index, index_parameters_of(m, ef_construction, nlist), metric)
     with connected(target) as client, show_progress(err) as progress:
@@ -61,15 +65,17 @@ def reindex(
         reindexing = Reindexing(client, old, made, root, progress.step)
         reindexing.copy()
         report = reindexing.report
-        good = report.complete or (skip_failed and not report.differences)
-        if good:
-            try:
-                reindexing.move(aliases)
-            except ServiceError:
-                for name in report.moved:
-                    err.print(f"{name} -> {new}; what was written to {report.source} at last is not copied")
-                raise
-            good = skip_failed or not report.failed
+        if report.complete or (skip_failed and not report.differences and report.count):
+            reindexing.move(aliases, allow_fewer=skip_failed)
+    _show(report, as_json=as_json)
+    if not report.finished:
+        err.print(f"no alias was moved; {report.source} is as it was. Run the command again to try the rest again, or")
+        err.print(f"`collections delete {new}` removes the copy")
+    if not report.finished or (report.failed and not skip_failed):
+        raise typer.Exit(1)
+
+
+def _show(report: ReindexReport, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report.as_json()))
     else:
@@ -81,7 +87,3 @@ def reindex(
         err.print(Text(f"{result.id}: {result.error}"), style="red")
     if len(report.failed) > SHOWN_REJECTS:
         err.print(f"and {len(report.failed) - SHOWN_REJECTS} more; --json lists all")
-    if not good and not report.moved:
-        err.print(f"no alias was moved; {report.source} is as it was, and `collections delete {new}` removes the copy")
-    if not good:
-        raise typer.Exit(1)

@@ -16,6 +16,7 @@ from search_service.core.filters import (
     Filter,
     FilterValue,
     IdAfter,
+    IdIn,
     In,
     Not,
     OnAttribute,
@@ -56,7 +57,7 @@ def _expression(condition: Filter, *, negated: bool) -> str:
             # Where the whole is negated, each part is, and "and" becomes "or" (De Morgan).
             by_and = isinstance(condition, And) is not negated
             return _joined("and" if by_and else "or", [_expression(part, negated=negated) for part in filters])
-        case IdAfter() | UpdatedWithin():
+        case IdAfter() | IdIn() | UpdatedWithin():
             return _on_field(condition, negated=negated)
     tests = _tests(condition)
     if not negated:
@@ -65,9 +66,11 @@ def _expression(condition: Filter, *, negated: bool) -> str:
     return _joined("and", [f"((not ({test})) or (not (exists {key})))" for key, test in tests])
 
 
-def _on_field(condition: IdAfter | UpdatedWithin, *, negated: bool) -> str:
+def _on_field(condition: IdAfter | IdIn | UpdatedWithin, *, negated: bool) -> str:
     if isinstance(condition, IdAfter):
         test = f"id > {literal(condition.id)}"
+    elif isinstance(condition, IdIn):
+        test = ids_expression(condition.ids)
     else:
         test = f"update_time >= {micros_of(condition.begin)} and update_time <= {micros_of(condition.end)}"
     return f"(not ({test}))" if negated else f"({test})"

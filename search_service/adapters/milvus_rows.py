@@ -22,9 +22,13 @@ from search_service.core.types import (
     IvfParameters,
     Metric,
     Region,
+    Reindex,
     StoredImage,
     View,
 )
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TICK = timedelta(microseconds=1)
 
 # A row or an entity of Milvus: field name to value.
 Row = Mapping[str, Any]
@@ -41,6 +45,8 @@ PROPERTY = "imagesearch"
 LAYOUT = 2
 # Which binary codes a collection has: a property of its own, which may change.
 CODES_PROPERTY = "imagesearch.codes"
+# Which copy of a collection is being built: another property that may change; empty if there is none.
+REINDEX_PROPERTY = "imagesearch.reindex"
 # The key of an image's region in the attributes' JSON; no attribute's, which have a type before their name.
 REGION = "region"
 # What the keys of the attributes' JSON begin with, by the type of the value: Milvus Lite takes True for 1, and what a
@@ -108,7 +114,30 @@ def collection_of(described: Row) -> Collection | None:
         labels=notes["labels"],
         ttl=timedelta(seconds=notes["ttl_seconds"]) if notes.get("ttl_seconds") else None,
         codes=code_sets_of(described["properties"].get(CODES_PROPERTY, "[]")),
+        reindex=reindex_of(described["properties"].get(REINDEX_PROPERTY, "")),
     )
+
+
+def reindex_notes(reindex: Reindex | None) -> str:
+    """Return a reindex as JSON; empty for none."""
+    if reindex is None:
+        return ""
+    times = {"target_create_time": reindex.target_create_time, "begin_time": reindex.begin_time}
+    notes = {name: micros_of(moment) for name, moment in times.items()}
+    hold = None if reindex.hold_until is None else micros_of(reindex.hold_until)
+    return json.dumps({"target": reindex.target, "moving": reindex.moving, "hold_until": hold} | notes)
+
+
+def reindex_of(notes: str) -> Reindex | None:
+    """Return the reindex of some notes."""
+    if not notes:
+        return None
+    kept = json.loads(notes)
+    times = {
+        name: None if kept[name] is None else moment_of(kept[name])
+        for name in ("target_create_time", "begin_time", "hold_until")
+    }
+    return Reindex(**kept | times)
 
 
 def code_set_notes(sets: Sequence[CodeSet]) -> str:
@@ -199,10 +228,10 @@ def hit_of(found: Row, metric: Metric) -> Hit:
 
 
 def micros_of(moment: datetime | None) -> int:
-    """Microseconds since 1970."""
-    return 0 if moment is None else round(moment.timestamp() * 1e6)
+    """Microseconds since 1970, exactly: a float of seconds would round them."""
+    return 0 if moment is None else (moment - EPOCH) // TICK
 
 
 def moment_of(micros: int) -> datetime:
     """A moment in UTC."""
-    return datetime.fromtimestamp(micros / 1e6, UTC)
+    return EPOCH + micros * TICK

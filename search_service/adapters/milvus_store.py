@@ -31,11 +31,13 @@ from search_service.adapters.milvus_filters import expression_of, ids_expression
 from search_service.adapters.milvus_rows import (
     FIELDS,
     PROPERTY,
+    REINDEX_PROPERTY,
     VECTOR,
     build_parameters,
     collection_of,
     image_of,
     notes_of,
+    reindex_notes,
     row_of,
     schema_of,
 )
@@ -54,6 +56,7 @@ from search_service.core.types import (
     Hit,
     Index,
     IndexType,
+    Reindex,
     SearchParameters,
     StoredImage,
     Vector,
@@ -214,6 +217,15 @@ class MilvusStore:
         # Milvus says nothing of one that is not there, and must not touch one that is somebody else's.
         await self.get_collection(name, deadline)
         await self._write(lambda client, options: client.drop_collection(name, **options), name, deadline)
+
+    async def set_reindex(self, collection: str, reindex: Reindex | None, deadline: Deadline) -> None:
+        """Write what is copied into a property of the collection."""
+        properties = {REINDEX_PROPERTY: reindex_notes(reindex)}
+        await self._write(
+            lambda client, options: client.alter_collection_properties(collection, properties, **options),
+            collection,
+            deadline,
+        )
 
     async def set_alias(self, alias: Alias, deadline: Deadline) -> None:
         """Makes an alias, or moves it in one step."""

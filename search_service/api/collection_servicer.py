@@ -10,13 +10,16 @@ from grpc_kit.interceptors.around import Context
 from search_service.api.calls import CallLimits
 from search_service.api.converters import (
     collection_to,
+    duration_from,
     new_collection_from,
     paged_request,
+    timestamp_to,
 )
 from search_service.core.collections import Collections
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
 from search_service.core.read_images import DEFAULT_PAGE, MAX_PAGE, count_images
+from search_service.core.reindexes import Reindexes
 from search_service.core.types import Alias, Collection
 
 PagedRequest: TypeAlias = collection_pb2.ListCollectionsRequest | collection_pb2.ListAliasesRequest
@@ -26,8 +29,16 @@ Named = TypeVar("Named", Collection, Alias)
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     """Serves the contract of collections."""
 
-    def __init__(self, store: VectorStore, collections: Collections, tokens: PageTokens, limits: CallLimits) -> None:
+    def __init__(
+        self,
+        store: VectorStore,
+        collections: Collections,
+        reindexes: Reindexes,
+        tokens: PageTokens,
+        limits: CallLimits,
+    ) -> None:
         """`limits` gives a call that states none its time."""
+        self._reindexes = reindexes
         self._store = store
         self._tokens = tokens
         self._collections = collections
@@ -79,7 +90,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         """Points an alias at a collection."""
         wanted = Alias(request.alias.name, request.alias.collection)
         alias, previous = await self._collections.set_alias(wanted, self._limits.deadline(context))
-        return collection_pb2.SetAliasResponse(alias=_alias_to(alias), previous_collection=previous)
+        return _moved_to(alias, previous)
 
     async def ListAliases(
         self, request: collection_pb2.ListAliasesRequest, context: Context
@@ -95,6 +106,41 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         """Removes an alias."""
         await self._collections.delete_alias(request.name, self._limits.deadline(context))
         return collection_pb2.DeleteAliasResponse()
+
+    async def StartReindex(
+        self, request: collection_pb2.StartReindexRequest, context: Context
+    ) -> collection_pb2.StartReindexResponse:
+        """Declares a copy of a collection."""
+        source, begun, resumed = await self._reindexes.start(
+            request.source, request.target, self._limits.deadline(context)
+        )
+        return collection_pb2.StartReindexResponse(
+            source=source, resumed=resumed, begin_time=timestamp_to(begun.begin_time)
+        )
+
+    async def HoldWrites(
+        self, request: collection_pb2.HoldWritesRequest, context: Context
+    ) -> collection_pb2.HoldWritesResponse:
+        """Makes writers wait."""
+        duration = duration_from(request.duration)
+        held = await self._reindexes.hold(request.source, duration, self._limits.deadline(context))
+        return collection_pb2.HoldWritesResponse(hold_until=timestamp_to(held.hold_until))
+
+    async def FinishReindex(
+        self, request: collection_pb2.FinishReindexRequest, context: Context
+    ) -> collection_pb2.FinishReindexResponse:
+        """Points aliases at the copy."""
+        moved = await self._reindexes.finish(
+            request.source, request.aliases, self._limits.deadline(context), allow_fewer=request.allow_fewer
+        )
+        return collection_pb2.FinishReindexResponse(moved=[_moved_to(alias, previous) for alias, previous in moved])
+
+    async def CancelReindex(
+        self, request: collection_pb2.CancelReindexRequest, context: Context
+    ) -> collection_pb2.CancelReindexResponse:
+        """Forgets the copy of a collection."""
+        await self._reindexes.cancel(request.source, self._limits.deadline(context))
+        return collection_pb2.CancelReindexResponse()
 
     def _page(self, request: PagedRequest, found: Sequence[Named]) -> tuple[Sequence[Named], str]:
         """The page of a listing by name that a request asks for, and the token of the next one."""
@@ -116,3 +162,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
 
 def _alias_to(alias: Alias) -> collection_pb2.Alias:
     return collection_pb2.Alias(name=alias.name, collection=alias.collection)
+
+
+def _moved_to(alias: Alias, previous: str) -> collection_pb2.SetAliasResponse:
+    return collection_pb2.SetAliasResponse(alias=_alias_to(alias), previous_collection=previous)

@@ -119,15 +119,15 @@ def new_collection_from(message: collection_pb2.Collection) -> NewCollection:
         consistency=consistency_from(message.consistency, "collection.consistency") or Consistency.BOUNDED,
         description=message.description,
         labels=dict(message.labels),
-        ttl=_ttl_from(message.ttl) if message.HasField("ttl") else None,
+        ttl=duration_from(message.ttl) if message.HasField("ttl") else None,
     )
 
 
-def _ttl_from(message: Duration) -> timedelta:
+def duration_from(message: Duration) -> timedelta:
+    """Return a duration; the longest one of Python for one that Python or the message itself cannot hold."""
     try:
         return message.ToTimedelta()
     except (ValueError, OverflowError):
-        # More than Python, or the message itself, can hold.
         return timedelta.max
 
 

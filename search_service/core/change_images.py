@@ -1,19 +1,20 @@
 """Changing and removing images that are stored."""
 
-import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError
+from grpc_kit.errors import InvalidArgumentError
 from search_service.core import checks
-from search_service.core.filters import Filter, IdAfter, both, check_filter
+from search_service.core.filters import Filter, IdAfter, IdIn, both, check_filter
 from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import VectorStore
 from search_service.core.read_images import image_not_found
 from search_service.core.types import AttributeValue, Collection, Consistency, StoredImage, View
+from search_service.core.write_fence import WriteFence
 
 # Images that are removed in one call to the store.
 DELETE_BATCH = 1000
@@ -41,6 +42,7 @@ class ChangeImages:
         self._store = store
         self._now = now
         self._locks = locks
+        self._fence = WriteFence(store, now, locks)
 
     async def update(self, update: ImageUpdate, deadline: Deadline) -> StoredImage:
         """Changes fields of an image and keeps all others, its vector and its create_time.
@@ -51,14 +53,13 @@ class ChangeImages:
         checks.check_collection_name(update.collection, "collection")
         checks.check_id(update.id, "image.id")
         _check_paths(update.paths)
-        collection = await self._store.get_collection(update.collection, deadline)
-        try:
-            async with asyncio.timeout(deadline.remaining()), self._locks.hold(collection.name, [update.id]):
-                return await self._update(update, collection, deadline)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                "DEADLINE_EXCEEDED", "the deadline passed while another change of the image was under way"
-            ) from None
+
+        def write(collection: Collection) -> Awaitable[StoredImage]:
+            change = partial(self._update, update, collection, deadline)
+            return self._locks.run(collection.name, [update.id], change, deadline)
+
+        _, image = await self._fence.apply(update.collection, write, deadline)
+        return image
 
     async def _update(self, update: ImageUpdate, collection: Collection, deadline: Deadline) -> StoredImage:
         ids, strong = [update.id], Consistency.STRONG
@@ -72,26 +73,23 @@ class ChangeImages:
         return dataclasses.replace(changed, vector=None)
 
     async def delete_ids(self, collection: str, ids: Sequence[str], deadline: Deadline, *, validate_only: bool) -> int:
-        """Removes images by id, or only counts them; gives how many existed."""
+        """Remove images by id, or only count them; return how many existed."""
         checks.check_collection_name(collection, "collection")
         checks.check_ids(ids, "ids.ids")
-        name = (await self._store.get_collection(collection, deadline)).name
-        found = await self._store.get(name, list(dict.fromkeys(ids)), View.ID, Consistency.STRONG, deadline)
-        existing = [image.id for image in found]
-        if existing and not validate_only:
-            await self._delete(name, existing, deadline)
-        return len(existing)
-
-    async def _delete(self, name: str, ids: Sequence[str], deadline: Deadline) -> None:
-        async with self._locks.hold(name, ids):
-            await self._store.delete(name, ids, deadline)
+        unique = list(dict.fromkeys(ids))
+        if validate_only:
+            name = (await self._store.get_collection(collection, deadline)).name
+            return len(await self._store.get(name, unique, View.ID, Consistency.STRONG, deadline))
+        return await self._delete(collection, unique, None, deadline)
 
     async def delete_matching(
         self, collection: str, condition: Filter, deadline: Deadline, *, validate_only: bool
     ) -> int:
-        """Removes the images that fit, or only counts them; gives how many they were.
+        """Remove the images that fit, or only count them; return how many they were.
 
-        Where it fails on its way, some have been removed: calling it again removes the rest.
+        If it fails on its way, some have been removed: calling it again removes the rest. An image that a write changes
+        meanwhile is removed only if it fits after the write. (A write by another replica between the last look at the
+        image and its removal is not seen: some milliseconds.)
         """
         checks.check_collection_name(collection, "collection")
         check_filter(condition)
@@ -101,13 +99,34 @@ class ChangeImages:
         removed, last = 0, ""
         while True:
             rest = both(condition, IdAfter(last)) if last else condition
+            name = (await self._fence.settled(collection, deadline)).name
             found = await self._store.query(name, rest, DELETE_BATCH, View.ID, Consistency.STRONG, deadline)
-            if found:
-                await self._delete(name, [image.id for image in found], deadline)
-            removed += len(found)
+            ids = [image.id for image in found]
+            if ids:
+                removed += await self._delete(collection, ids, condition, deadline)
             if len(found) < DELETE_BATCH:
                 return removed
-            last = found[-1].id
+            last = ids[-1]
+
+    async def _delete(self, name: str, ids: Sequence[str], condition: Filter | None, deadline: Deadline) -> int:
+        """Remove those of some images that exist and fit; return how many they were."""
+        removed: set[str] = set()
+
+        async def delete(collection: str) -> None:
+            fitting = both(IdIn(tuple(ids)), condition)
+            found = await self._store.query(collection, fitting, len(ids), View.ID, Consistency.STRONG, deadline)
+            existing = [image.id for image in found]
+            if existing:
+                await self._store.delete(collection, existing, deadline)
+                removed.update(existing)
+            # An id that is gone here may be in the copy still: an earlier attempt may have ended in between.
+            await self._fence.delete_from_copy(collection, existing if condition else ids, deadline)
+
+        def write(collection: Collection) -> Awaitable[None]:
+            return self._locks.run(collection.name, ids, partial(delete, collection.name), deadline)
+
+        await self._fence.apply(name, write, deadline)
+        return len(removed)
 
 
 def _check_paths(paths: Sequence[str]) -> None:

@@ -123,6 +123,15 @@ def check_ttl(ttl: timedelta | None, field: str) -> None:
         )
 
 
+def invalid_hold(duration: timedelta, least: timedelta, most: timedelta) -> InvalidArgumentError:
+    """Return the refusal of a duration for which writes cannot be held."""
+    return InvalidArgumentError(
+        "DURATION_INVALID",
+        f"duration is {duration.total_seconds():g} s; it must be 0, or from {least.seconds} to {most.seconds} s",
+        field="duration",
+    )
+
+
 def check_region(region: Region | None, field: str) -> None:
     """A box within the image, the right way round."""
     if region is None:

@@ -180,11 +180,14 @@ class CodeSets:
 
     async def _encode(self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> int:
         """Encodes images, which nobody changes meanwhile; gives how many are still there."""
-        async with self._locks.hold(collection.name, ids):
+
+        async def encode() -> int:
             images = await self._store.get(collection.name, ids, View.FULL, Consistency.STRONG, deadline)
             if images:
                 await self._writer.write(collection, codes, images, deadline)
-        return len(images)
+            return len(images)
+
+        return await self._locks.run(collection.name, ids, encode, deadline)
 
     async def _remove_orphans(
         self, collection: Collection, codes: CodeSet, deadline: Callable[[], Deadline]

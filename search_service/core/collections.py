@@ -142,11 +142,7 @@ class Collections:
         except NotFoundError as error:
             error.field = "alias.collection"
             raise
-        previous = await self._pointed_at(alias.name, deadline)
-        if previous == alias.name:
-            taken = checks.collection_exists(alias.name)
-            taken.field = "alias.name"
-            raise taken
+        previous = await self.pointed_at(alias.name, "alias.name", deadline)
         alias = Alias(alias.name, collection.name)
         if previous != collection.name:
             try:
@@ -154,6 +150,19 @@ class Collections:
             finally:
                 self._known.forget()
         return alias, previous
+
+    async def pointed_at(self, alias: str, field: str, deadline: Deadline) -> str:
+        """Return the collection that an alias points at; empty if there is no such alias.
+
+        Raises InvalidArgumentError, and AlreadyExistsError if a collection has the name.
+        """
+        checks.check_collection_name(alias, field)
+        name = await self._pointed_at(alias, deadline)
+        if name == alias:
+            taken = checks.collection_exists(alias)
+            taken.field = field
+            raise taken
+        return name
 
     async def _pointed_at(self, name: str, deadline: Deadline) -> str:
         """The collection that a name is of; empty where there is none."""

@@ -70,6 +70,13 @@ class IdAfter:
 
 
 @dataclass(frozen=True)
+class IdIn:
+    """The image's id is one of these. The service's own."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class UpdatedWithin:
     """Anything of the image last changed in this span, both ends included. The service's own."""
 
@@ -99,7 +106,7 @@ class Not:
 
 
 OnAttribute: TypeAlias = Equals | In | Range | Prefix | Exists
-Filter: TypeAlias = OnAttribute | IdAfter | UpdatedWithin | And | Or | Not
+Filter: TypeAlias = OnAttribute | IdAfter | IdIn | UpdatedWithin | And | Or | Not
 
 
 def both(one: Filter | None, other: Filter | None) -> Filter | None:

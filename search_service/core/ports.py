@@ -19,6 +19,7 @@ from search_service.core.types import (
     EncodedImage,
     Hit,
     Index,
+    Reindex,
     SearchParameters,
     StoredImage,
     Vector,
@@ -74,6 +75,13 @@ class VectorStore(Protocol):
 
     async def delete_collection(self, name: str, deadline: Deadline) -> None:
         """Removes a collection with its images."""
+        ...
+
+    async def set_reindex(self, collection: str, reindex: Reindex | None, deadline: Deadline) -> None:
+        """Write into a collection's description that a copy of it is being built, or that none is.
+
+        Every caller of `get_collection`, in any process, sees it from the moment this returns.
+        """
         ...
 
     async def set_alias(self, alias: Alias, deadline: Deadline) -> None:

@@ -11,6 +11,7 @@ from search_service.core.types import (
     Consistency,
     Hit,
     Index,
+    Reindex,
     SearchParameters,
     StoredImage,
     Vector,
@@ -40,6 +41,10 @@ class StoreAround:
     async def delete_collection(self, name: str, deadline: Deadline) -> None:
         """Removes a collection."""
         await self._store.delete_collection(name, deadline)
+
+    async def set_reindex(self, collection: str, reindex: Reindex | None, deadline: Deadline) -> None:
+        """Write what is copied into a collection's description."""
+        await self._store.set_reindex(collection, reindex, deadline)
 
     async def set_alias(self, alias: Alias, deadline: Deadline) -> None:
         """Makes or moves an alias."""

@@ -141,6 +141,25 @@ class CodeSet:
 
 
 @dataclass(frozen=True)
+class Reindex:
+    """A copy of a collection that is being built, and what writers of the collection do for it."""
+
+    target: str
+    """The copy. Deletes are applied to it as well."""
+    target_create_time: datetime
+    """Tells the copy from a later collection of the same name, which nobody may delete from."""
+    begin_time: datetime
+    hold_until: datetime | None = None
+    """Until then writers wait, because the aliases are about to move; None lets them write."""
+    moving: bool = False
+    """The aliases move now: deletes are no longer applied to the copy, which may be in use by then."""
+
+    def holds(self, now: datetime) -> bool:
+        """Return whether writers wait."""
+        return self.hold_until is not None and now < self.hold_until
+
+
+@dataclass(frozen=True)
 class Collection:
     """A set of images whose vectors can be compared with one another."""
 
@@ -159,6 +178,13 @@ class Collection:
     """How long an image is seen after its last change; None is for ever."""
     codes: Sequence[CodeSet] = ()
     """Those that every write keeps in step, the oldest first; the last one may not be ready yet."""
+    reindex: Reindex | None = None
+    """The copy that is being built of it; None if there is none."""
+
+    @property
+    def identity(self) -> tuple[str, datetime]:
+        """What tells it from any other collection, also from a later one of the same name."""
+        return self.name, self.create_time
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,30 @@
 """Writing a stream of images: each is checked and embedded, and stored in batches in the order of arrival."""
 
 import asyncio
+import dataclasses
 import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 import structlog
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import InternalError, InvalidArgumentError, NotFoundError, ServiceError
+from grpc_kit.errors import FailedPreconditionError, InternalError, InvalidArgumentError, NotFoundError, ServiceError
 from search_service.core import checks
 from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import BulkEmbedder, Embedder, VectorStore
 from search_service.core.search_images import model_gone, require_model
 from search_service.core.types import AttributeValue, Collection, Embedding, EncodedImage, Region, StoredImage
+from search_service.core.write_fence import WriteFence
 
 log = structlog.stdlib.get_logger()
 
 MAX_BATCH = 1000
+# Times that images are embedded again because their alias moves to another model while they are written.
+MOST_MOVES = 3
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,19 @@ class UnderWay:
 
     message: ImageToWrite | Unreadable
     size: int
-    prepared: "asyncio.Task[StoredImage]"
+    prepared: "asyncio.Task[_Prepared]"
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An image with its vector, and the space that the vector lives in."""
+
+    image: StoredImage
+    fingerprint: str
+
+    def fits(self, collection: Collection) -> bool:
+        vector = self.image.vector
+        return self.fingerprint == collection.fingerprint and vector is not None and len(vector) == collection.dimension
 
 
 class WriteImages:
@@ -121,6 +138,7 @@ class WriteImages:
         self._embedder = embedder
         self._now = now
         self._locks = locks
+        self._fence = WriteFence(store, now, locks)
         self._window = (window_images, window_bytes)
 
     async def write(
@@ -149,7 +167,7 @@ class WriteImages:
                 arrived.set()
 
         async with self._embedder.bulk(deadline) as bulk:
-            stream = _Stream(self._store, bulk, self._now, deadline)
+            stream = _Stream(self._store, bulk, deadline)
             reader = asyncio.create_task(read_all(stream))
             try:
                 while True:
@@ -171,72 +189,111 @@ class WriteImages:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _store_batch(self, batch: list[UnderWay], stream: "_Stream", deadline: Deadline) -> list[WriteResult]:
-        """Stores what was prepared well, in one call, and gives the answers in order."""
+        """Store the images that were prepared without an error, in one call; return the answers in order."""
         outcomes = [_outcome(entry) for entry in batch]
-        # A store may keep both of two rows with one id in one call: only the last of them is sent.
-        images = {outcome.id: outcome for outcome in outcomes if isinstance(outcome, StoredImage)}
-        failures = await self._store_images(list(images.values()), stream, deadline) if images else {}
+        answers = await self._store_prepared(outcomes, stream, deadline)
+        for _ in range(MOST_MOVES):
+            # The name leads to a collection of another model by now: images are embedded again, vectors cannot be.
+            outdated = [n for n, entry in enumerate(batch) if _is_outdated(entry.message, outcomes[n], answers[n])]
+            if not outdated:
+                break
+            await asyncio.gather(*(stream.prepare_again(batch[n]) for n in outdated))
+            again = [_outcome(batch[n]) for n in outdated]
+            for n, outcome, answer in zip(
+                outdated, again, await self._store_prepared(again, stream, deadline), strict=True
+            ):
+                outcomes[n], answers[n] = outcome, answer
         return [
-            WriteResult(
-                entry.message.request_id,
-                entry.message.id,
-                failures.get(outcome.id, outcome) if isinstance(outcome, StoredImage) else outcome,
-            )
-            for entry, outcome in zip(batch, outcomes, strict=True)
+            WriteResult(entry.message.request_id, entry.message.id, answer)
+            for entry, answer in zip(batch, answers, strict=True)
+        ]
+
+    async def _store_prepared(
+        self, outcomes: "list[_Prepared | ServiceError]", stream: "_Stream", deadline: Deadline
+    ) -> list[StoredImage | ServiceError]:
+        """Store the images among some outcomes; return what came of each."""
+        # A store may keep both of two rows with one id in one call: only the last of them is sent.
+        images = {outcome.image.id: outcome for outcome in outcomes if isinstance(outcome, _Prepared)}
+        stored = await self._store_images(list(images.values()), stream, deadline) if images else {}
+        return [
+            _answer(outcome.image, stored[outcome.image.id]) if isinstance(outcome, _Prepared) else outcome
+            for outcome in outcomes
         ]
 
     async def _store_images(
-        self, images: list[StoredImage], stream: "_Stream", deadline: Deadline
-    ) -> dict[str, ServiceError]:
-        """Stores images; gives the errors of those that failed, by id.
+        self, images: "list[_Prepared]", stream: "_Stream", deadline: Deadline
+    ) -> dict[str, datetime | ServiceError]:
+        """Store images; return for each id when it was stored, or its error.
 
-        Where the store fails on all for a reason that it does not give, the halves are tried, until the one at fault
+        If the store fails on all for a reason that it does not give, the halves are tried, until the one at fault
         stands alone.
         """
         try:
-            name = await stream.still_fits(deadline)
-            async with self._locks.hold(name, (image.id for image in images)):
-                await self._store.upsert(name, images, deadline)
+            _, stored = await self._fence.apply(stream.name, partial(self._upsert, images, deadline), deadline)
         except InternalError as error:
             if len(images) == 1:
-                return {images[0].id: error}
+                return {images[0].image.id: error}
             middle = len(images) // 2
             return {
                 **await self._store_images(images[:middle], stream, deadline),
                 **await self._store_images(images[middle:], stream, deadline),
             }
         except ServiceError as error:
-            return dict.fromkeys((image.id for image in images), error)
-        return {}
+            return {prepared.image.id: error for prepared in images}
+        return stored
+
+    async def _upsert(
+        self, images: "list[_Prepared]", deadline: Deadline, collection: Collection
+    ) -> dict[str, datetime | ServiceError]:
+        """Store those images whose vectors fit a collection; return for each id when, or why not."""
+        fitting = [prepared.image for prepared in images if prepared.fits(collection)]
+        ids = [image.id for image in fitting]
+
+        async def upsert() -> datetime:
+            # Once the images are locked, and not earlier: a listing of the latest changes relies on it.
+            now = self._now()
+            timed = [dataclasses.replace(image, create_time=now, update_time=now) for image in fitting]
+            await self._store.upsert(collection.name, timed, deadline)
+            return now
+
+        stored: dict[str, datetime | ServiceError] = {
+            prepared.image.id: checks.embedding_mismatch(collection, prepared.fingerprint, "collection")
+            for prepared in images
+            if not prepared.fits(collection)
+        }
+        if fitting:
+            now = await self._locks.run(collection.name, ids, upsert, deadline)
+            stored |= dict.fromkeys(ids, now)
+        return stored
 
 
 class _Stream:
     """One stream of images into one collection."""
 
-    def __init__(
-        self, store: VectorStore, embedder: BulkEmbedder, now: Callable[[], datetime], deadline: Deadline
-    ) -> None:
+    def __init__(self, store: VectorStore, embedder: BulkEmbedder, deadline: Deadline) -> None:
         self.ended = False
         self._name = ""
         self._finding: asyncio.Task[Collection] | None = None
         self._store = store
         self._embedder = embedder
-        self._now = now
         self._deadline = deadline
 
     def hear(self, message: ImageToWrite | Unreadable) -> None:
         """Takes the stream's collection from the first message that names one."""
         self._name = self._name or message.collection
 
-    async def still_fits(self, deadline: Deadline) -> str:
-        """The collection's name, where it is still the one that the images were prepared for."""
-        prepared_for = await self._find_collection()
-        now = await self._store.get_collection(self._name, deadline)
-        if now.fingerprint != prepared_for.fingerprint:
-            raise checks.embedding_mismatch(now, prepared_for.fingerprint, "collection")
-        return now.name
+    @property
+    def name(self) -> str:
+        """The name or alias that the stream writes to."""
+        return self._name
 
-    async def prepare(self, message: ImageToWrite | Unreadable) -> StoredImage:
+    async def prepare_again(self, entry: UnderWay) -> None:
+        """Prepare an image for the collection that the stream's name leads to now."""
+        self._finding = None
+        entry.prepared = asyncio.create_task(self.prepare(entry.message))
+        await asyncio.wait([entry.prepared])
+
+    async def prepare(self, message: ImageToWrite | Unreadable) -> _Prepared:
         """Checks one message and makes its image ready to be stored. Raises ServiceError."""
         if isinstance(message, Unreadable):
             raise message.error
@@ -255,17 +312,15 @@ class _Stream:
         checks.check_sha256(message.content_sha256)
         checks.check_region(message.region, "region")
         sha256, embedding = await self._embed(message, collection)
-        now = self._now()
-        return StoredImage(
+        image = StoredImage(
             message.id,
             message.uri,
             message.attributes,
             sha256,
-            create_time=now,
-            update_time=now,
             vector=embedding.values,
             region=message.source.region if isinstance(message.source, EncodedImage) else message.region,
         )
+        return _Prepared(image, embedding.fingerprint)
 
     async def _embed(self, message: ImageToWrite, collection: Collection) -> tuple[str, Embedding]:
         """The SHA-256 of the image and its vector, which fits the collection."""
@@ -315,7 +370,22 @@ async def _take_ready(under_way: deque[UnderWay]) -> list[UnderWay]:
     return batch
 
 
-def _outcome(entry: UnderWay) -> StoredImage | ServiceError:
+def _is_outdated(
+    message: ImageToWrite | Unreadable, outcome: _Prepared | ServiceError, answer: StoredImage | ServiceError
+) -> bool:
+    """Return whether an image was embedded for another collection than the one that its name leads to."""
+    is_image = isinstance(message, ImageToWrite) and isinstance(message.source, EncodedImage)
+    mismatch = isinstance(answer, FailedPreconditionError) and answer.reason == "EMBEDDING_MISMATCH"
+    return is_image and mismatch and isinstance(outcome, _Prepared)
+
+
+def _answer(image: StoredImage, stored: datetime | ServiceError) -> StoredImage | ServiceError:
+    if isinstance(stored, ServiceError):
+        return stored
+    return dataclasses.replace(image, create_time=stored, update_time=stored)
+
+
+def _outcome(entry: UnderWay) -> _Prepared | ServiceError:
     error = entry.prepared.exception()
     if error is None:
         return entry.prepared.result()

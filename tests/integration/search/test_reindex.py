@@ -113,15 +113,15 @@ def test_what_changes_meanwhile_is_carried_over(client: Client, name: str, monke
     client.set_alias(alias, name)
     write(client, alias, [ready(9002), ready(3, uri="old"), ready(4, uri="old")])
     client.delete(alias, ["i0010"])
-    move_alias = client.set_alias
+    finish = client.finish_reindex
 
-    def move_and_write(moved: str, collection: str) -> str:
-        previous = move_alias(moved, collection)
+    def finish_and_write(source: str, aliases: list[str], *, allow_fewer: bool = False) -> dict[str, str]:
+        previous = finish(source, aliases, allow_fewer=allow_fewer)
         write(client, alias, [ready(3, uri="newer"), ready(9003)])
         client.delete(alias, ["i0006"])
         return previous
 
-    monkeypatch.setattr(client, "set_alias", move_and_write)
+    monkeypatch.setattr(client, "finish_reindex", finish_and_write)
     reindexing.move([alias])
     assert reindexing.report.moved == {alias: name}
     copied = contents(client, alias)

@@ -73,6 +73,26 @@ class CollectionServiceStub:
                 request_serializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.DeleteAliasRequest.SerializeToString,
                 response_deserializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.DeleteAliasResponse.FromString,
                 _registered_method=True)
+        self.StartReindex = channel.unary_unary(
+                '/imagesearch.search.v1.CollectionService/StartReindex',
+                request_serializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.StartReindexRequest.SerializeToString,
+                response_deserializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.StartReindexResponse.FromString,
+                _registered_method=True)
+        self.HoldWrites = channel.unary_unary(
+                '/imagesearch.search.v1.CollectionService/HoldWrites',
+                request_serializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.HoldWritesRequest.SerializeToString,
+                response_deserializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.HoldWritesResponse.FromString,
+                _registered_method=True)
+        self.FinishReindex = channel.unary_unary(
+                '/imagesearch.search.v1.CollectionService/FinishReindex',
+                request_serializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.FinishReindexRequest.SerializeToString,
+                response_deserializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.FinishReindexResponse.FromString,
+                _registered_method=True)
+        self.CancelReindex = channel.unary_unary(
+                '/imagesearch.search.v1.CollectionService/CancelReindex',
+                request_serializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.CancelReindexRequest.SerializeToString,
+                response_deserializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.CancelReindexResponse.FromString,
+                _registered_method=True)
 
 
 class CollectionServiceServicer:
@@ -134,6 +154,40 @@ class CollectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartReindex(self, request, context):
+        """Declares that a client copies a collection into another one, which must be empty, or be the copy that an earlier call
+        declared. From then on whoever deletes an image from the collection deletes it from the copy too. The client copies
+        the images, and the copy again of what changed meanwhile; then HoldWrites, a last copy of what changed, and
+        FinishReindex. No write that was acknowledged is lost by that, and no deleted image comes back. Errors:
+        FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built, TARGET_NOT_EMPTY or REINDEX_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldWrites(self, request, context):
+        """Makes those wait who write to a collection that is being copied. When it returns, every write that was acknowledged
+        can be read, and none is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishReindex(self, request, context):
+        """Points aliases at the copy, and lets those who wait write to it. Errors: FAILED_PRECONDITION with reason HOLD_EXPIRED,
+        or REINDEX_INCOMPLETE if the numbers of images differ; then nothing was moved, and writers wait until the hold ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelReindex(self, request, context):
+        """Ends the copying of a collection without moving an alias. The copy stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CollectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -171,6 +225,26 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.DeleteAlias,
                     request_deserializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.DeleteAliasRequest.FromString,
                     response_serializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'StartReindex': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartReindex,
+                    request_deserializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.StartReindexRequest.FromString,
+                    response_serializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.StartReindexResponse.SerializeToString,
+            ),
+            'HoldWrites': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldWrites,
+                    request_deserializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.HoldWritesRequest.FromString,
+                    response_serializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.HoldWritesResponse.SerializeToString,
+            ),
+            'FinishReindex': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishReindex,
+                    request_deserializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.FinishReindexRequest.FromString,
+                    response_serializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.FinishReindexResponse.SerializeToString,
+            ),
+            'CancelReindex': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelReindex,
+                    request_deserializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.CancelReindexRequest.FromString,
+                    response_serializer=imagesearch_dot_search_dot_v1_dot_collection__pb2.CancelReindexResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -366,6 +440,114 @@ class CollectionService:
             '/imagesearch.search.v1.CollectionService/DeleteAlias',
             imagesearch_dot_search_dot_v1_dot_collection__pb2.DeleteAliasRequest.SerializeToString,
             imagesearch_dot_search_dot_v1_dot_collection__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartReindex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/imagesearch.search.v1.CollectionService/StartReindex',
+            imagesearch_dot_search_dot_v1_dot_collection__pb2.StartReindexRequest.SerializeToString,
+            imagesearch_dot_search_dot_v1_dot_collection__pb2.StartReindexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldWrites(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/imagesearch.search.v1.CollectionService/HoldWrites',
+            imagesearch_dot_search_dot_v1_dot_collection__pb2.HoldWritesRequest.SerializeToString,
+            imagesearch_dot_search_dot_v1_dot_collection__pb2.HoldWritesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishReindex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/imagesearch.search.v1.CollectionService/FinishReindex',
+            imagesearch_dot_search_dot_v1_dot_collection__pb2.FinishReindexRequest.SerializeToString,
+            imagesearch_dot_search_dot_v1_dot_collection__pb2.FinishReindexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelReindex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/imagesearch.search.v1.CollectionService/CancelReindex',
+            imagesearch_dot_search_dot_v1_dot_collection__pb2.CancelReindexRequest.SerializeToString,
+            imagesearch_dot_search_dot_v1_dot_collection__pb2.CancelReindexResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,23 @@ class CollectionServiceStub:
     """Lists the aliases."""
     DeleteAlias: _grpc.UnaryUnaryMultiCallable[_collection_pb2.DeleteAliasRequest, _collection_pb2.DeleteAliasResponse]
     """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
+    StartReindex: _grpc.UnaryUnaryMultiCallable[_collection_pb2.StartReindexRequest, _collection_pb2.StartReindexResponse]
+    """Declares that a client copies a collection into another one, which must be empty, or be the copy that an earlier call
+    declared. From then on whoever deletes an image from the collection deletes it from the copy too. The client copies
+    the images, and the copy again of what changed meanwhile; then HoldWrites, a last copy of what changed, and
+    FinishReindex. No write that was acknowledged is lost by that, and no deleted image comes back. Errors:
+    FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built, TARGET_NOT_EMPTY or REINDEX_INVALID.
+    """
+    HoldWrites: _grpc.UnaryUnaryMultiCallable[_collection_pb2.HoldWritesRequest, _collection_pb2.HoldWritesResponse]
+    """Makes those wait who write to a collection that is being copied. When it returns, every write that was acknowledged
+    can be read, and none is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
+    """
+    FinishReindex: _grpc.UnaryUnaryMultiCallable[_collection_pb2.FinishReindexRequest, _collection_pb2.FinishReindexResponse]
+    """Points aliases at the copy, and lets those who wait write to it. Errors: FAILED_PRECONDITION with reason HOLD_EXPIRED,
+    or REINDEX_INCOMPLETE if the numbers of images differ; then nothing was moved, and writers wait until the hold ends.
+    """
+    CancelReindex: _grpc.UnaryUnaryMultiCallable[_collection_pb2.CancelReindexRequest, _collection_pb2.CancelReindexResponse]
+    """Ends the copying of a collection without moving an alias. The copy stays as it is."""
 
 @_typing.type_check_only
 class CollectionServiceAsyncStub(CollectionServiceStub):
@@ -87,6 +104,23 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     """Lists the aliases."""
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_collection_pb2.DeleteAliasRequest, _collection_pb2.DeleteAliasResponse]  # type: ignore[assignment]
     """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
+    StartReindex: _aio.UnaryUnaryMultiCallable[_collection_pb2.StartReindexRequest, _collection_pb2.StartReindexResponse]  # type: ignore[assignment]
+    """Declares that a client copies a collection into another one, which must be empty, or be the copy that an earlier call
+    declared. From then on whoever deletes an image from the collection deletes it from the copy too. The client copies
+    the images, and the copy again of what changed meanwhile; then HoldWrites, a last copy of what changed, and
+    FinishReindex. No write that was acknowledged is lost by that, and no deleted image comes back. Errors:
+    FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built, TARGET_NOT_EMPTY or REINDEX_INVALID.
+    """
+    HoldWrites: _aio.UnaryUnaryMultiCallable[_collection_pb2.HoldWritesRequest, _collection_pb2.HoldWritesResponse]  # type: ignore[assignment]
+    """Makes those wait who write to a collection that is being copied. When it returns, every write that was acknowledged
+    can be read, and none is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
+    """
+    FinishReindex: _aio.UnaryUnaryMultiCallable[_collection_pb2.FinishReindexRequest, _collection_pb2.FinishReindexResponse]  # type: ignore[assignment]
+    """Points aliases at the copy, and lets those who wait write to it. Errors: FAILED_PRECONDITION with reason HOLD_EXPIRED,
+    or REINDEX_INCOMPLETE if the numbers of images differ; then nothing was moved, and writers wait until the hold ends.
+    """
+    CancelReindex: _aio.UnaryUnaryMultiCallable[_collection_pb2.CancelReindexRequest, _collection_pb2.CancelReindexResponse]  # type: ignore[assignment]
+    """Ends the copying of a collection without moving an alias. The copy stays as it is."""
 
 class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes, describes and removes collections of images.
@@ -156,5 +190,46 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.DeleteAliasResponse, _abc.Awaitable[_collection_pb2.DeleteAliasResponse]]:
         """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def StartReindex(
+        self,
+        request: _collection_pb2.StartReindexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_pb2.StartReindexResponse, _abc.Awaitable[_collection_pb2.StartReindexResponse]]:
+        """Declares that a client copies a collection into another one, which must be empty, or be the copy that an earlier call
+        declared. From then on whoever deletes an image from the collection deletes it from the copy too. The client copies
+        the images, and the copy again of what changed meanwhile; then HoldWrites, a last copy of what changed, and
+        FinishReindex. No write that was acknowledged is lost by that, and no deleted image comes back. Errors:
+        FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built, TARGET_NOT_EMPTY or REINDEX_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def HoldWrites(
+        self,
+        request: _collection_pb2.HoldWritesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_pb2.HoldWritesResponse, _abc.Awaitable[_collection_pb2.HoldWritesResponse]]:
+        """Makes those wait who write to a collection that is being copied. When it returns, every write that was acknowledged
+        can be read, and none is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
+        """
+
+    @_abc_1.abstractmethod
+    def FinishReindex(
+        self,
+        request: _collection_pb2.FinishReindexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_pb2.FinishReindexResponse, _abc.Awaitable[_collection_pb2.FinishReindexResponse]]:
+        """Points aliases at the copy, and lets those who wait write to it. Errors: FAILED_PRECONDITION with reason HOLD_EXPIRED,
+        or REINDEX_INCOMPLETE if the numbers of images differ; then nothing was moved, and writers wait until the hold ends.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelReindex(
+        self,
+        request: _collection_pb2.CancelReindexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_pb2.CancelReindexResponse, _abc.Awaitable[_collection_pb2.CancelReindexResponse]]:
+        """Ends the copying of a collection without moving an alias. The copy stays as it is."""
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
