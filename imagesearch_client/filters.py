@@ -42,8 +42,16 @@ def number(
     lte: float | None = None,
     lt: float | None = None,
 ) -> Filter:
-    """The attribute is a number between the bounds; one at least should be given."""
-    return Filter(range=filter_pb2.Range(attribute=attribute, gte=gte, gt=gt, lte=lte, lt=lt))
+    """The attribute is a number between the bounds; one at least should be given. Whole numbers are compared exactly."""
+    bounds = {"gte": gte, "gt": gt, "lte": lte, "lt": lt}
+    whole = {name: bound for name, bound in bounds.items() if _is_int64(bound)}
+    others = {name: bound for name, bound in bounds.items() if name not in whole and bound is not None}
+    parts = []
+    if whole:
+        parts.append(Filter(integer_range=filter_pb2.IntegerRange(attribute=attribute, **whole)))  # type: ignore[arg-type]
+    if others or not whole:
+        parts.append(Filter(range=filter_pb2.Range(attribute=attribute, **others)))
+    return all_of(*parts) if len(parts) > 1 else parts[0]
 
 
 def prefix(attribute: str, beginning: str) -> Filter:
@@ -99,7 +107,7 @@ def _condition(attribute: str, operator: str | None, value: str | None, several:
         bound = read_value(value)
         if isinstance(bound, str | bool):
             raise ValueError(f"{text!r} compares with {value.strip()!r}, which is no number; {SYNTAX}")
-        return number(attribute, **{BOUNDS[operator]: float(bound)})
+        return number(attribute, **{BOUNDS[operator]: bound})
     if operator == "^=":
         return prefix(attribute, unquoted(value))
     condition = equals(attribute, read_value(value))
@@ -142,13 +150,18 @@ def _value(value: Value) -> filter_pb2.FilterValue:
         return filter_pb2.FilterValue(bool_value=value)
     if isinstance(value, str):
         return filter_pb2.FilterValue(string_value=value)
-    if isinstance(value, int) and -MAX_INTEGER <= value < MAX_INTEGER:
+    if isinstance(value, int) and _is_int64(value):
         return filter_pb2.FilterValue(integer_value=value)
     if isinstance(value, int | float):
         return filter_pb2.FilterValue(number_value=value)
     raise TypeError(
         f"a value is a text, a number, True or False, and no {type(value).__name__}; several are is_in('size', 41, 42)"
     )
+
+
+def _is_int64(value: object) -> bool:
+    """Return whether a value is a whole number that the contract holds exactly; a bool is no number."""
+    return isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER <= value < MAX_INTEGER
 
 
 def _checked(condition: Filter) -> Filter:

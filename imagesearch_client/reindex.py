@@ -259,9 +259,9 @@ class Reindexing:
             self._client.delete(self._new.name, gone)
 
     def _mend(self) -> list[str]:
-        """Copy the images that only the old collection has, and remove those that only the new one has; return the first.
+        """Copy the images that only the old collection has, and remove those that only the new one has.
 
-        Images that could not be copied are tried once by a run.
+        Return the ids of the first.         Images that could not be copied are tried once by a run.
         """
         old, new = (
             (image.id for image in self._client.list(name, page_size=1000, strong=True))

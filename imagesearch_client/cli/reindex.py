@@ -51,8 +51,8 @@ def reindex(
     """Build a collection anew beside the old one, with another index, metric or model, and move the alias to it.
 
     Vectors, attributes and the rest are copied; only another model reads the images' files again, from wherever ingest
-    read them. Writes and deletes may go on meanwhile: none of them is lost, and writers wait for a moment when the alias
-    moves. The alias moves only if every image was copied. The old collection stays until you remove it. If the command
+    read them. Writes and deletes may go on meanwhile: none of them is lost, and writers wait for a moment while the
+    alias moves. The alias moves only if every image was copied. The old collection stays until you remove it. If the command
     was interrupted, run it again: it resumes.
     """
     change = Change(model, index, index_parameters_of(m, ef_construction, nlist), metric)

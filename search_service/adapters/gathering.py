@@ -35,7 +35,7 @@ class Gatherer(Generic[Key, Item, Answer]):
         run: Callable[[Key, Sequence[Item], Deadline], Awaitable[Sequence[Answer]]],
         slots: int,
         slots_of_a_key: int,
-        most: int,
+        most: Callable[[Key], int],
     ) -> None:
         """Makes a gatherer, of one event loop.
 
@@ -43,7 +43,7 @@ class Gatherer(Generic[Key, Item, Answer]):
             run: gives the answers to some items, in their order.
             slots: runs at a time.
             slots_of_a_key: of these, those of equal keys.
-            most: items in one run.
+            most: items in one run, by their key.
         """
         self._run = run
         self._free = slots
@@ -91,7 +91,7 @@ class Gatherer(Generic[Key, Item, Answer]):
             if key is None:
                 return
             group = self._waiting[key]
-            taken, rest = group[: self._most], group[self._most :]
+            taken, rest = group[: self._most(key)], group[self._most(key) :]
             del self._waiting[key]
             if rest:
                 self._waiting[key] = rest

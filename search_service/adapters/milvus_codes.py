@@ -19,7 +19,7 @@ from pymilvus import AsyncMilvusClient, CollectionSchema, DataType, FieldSchema,
 from grpc_kit.deadline import Deadline
 from search_service.adapters.gathering import Gatherer
 from search_service.adapters.milvus_errors import fault
-from search_service.adapters.milvus_filters import expression_of, ids_expression
+from search_service.adapters.milvus_filters import Expressions, ids_expression
 from search_service.adapters.milvus_rows import CODES_PROPERTY, attributes_row, code_set_notes, micros_of, moment_of
 from search_service.core.checks import MAX_ID_BYTES
 from search_service.core.codes import Codes, CodeTransform
@@ -64,7 +64,8 @@ class _Asked:
     collection: str
     codes: CodeSet
     limit: int
-    condition: Filter | None
+    fits: str
+    """The filter as Milvus reads it: filters that Python takes for equal may mean different things."""
     consistency: Consistency
 
 
@@ -77,8 +78,9 @@ class MilvusCodes:
         self._write = write
         self.supported = not is_lite
         self._gatherer: Gatherer[_Asked, Codes, list[str]] = Gatherer(
-            self._together, slots, SLOTS_OF_EQUALS, MAX_GATHERED
+            self._together, slots, SLOTS_OF_EQUALS, lambda _: MAX_GATHERED
         )
+        self._expressions = Expressions(is_lite=is_lite)
 
     async def announce(self, collection: str, sets: Sequence[CodeSet], deadline: Deadline) -> None:
         """Writes the sets into a property of the collection, which everybody who describes it sees from then on."""
@@ -215,7 +217,7 @@ class MilvusCodes:
         self, collection: str, codes: CodeSet, after: str, limit: int, deadline: Deadline
     ) -> dict[str, datetime]:
         """As `get`, by the order of the ids."""
-        return await self._times(collection, codes, expression_of(IdAfter(after)), {"limit": limit}, deadline)
+        return await self._times(collection, codes, self._expressions.write(IdAfter(after)), {"limit": limit}, deadline)
 
     async def _times(
         self, collection: str, codes: CodeSet, condition: str, limit: dict[str, int], deadline: Deadline
@@ -259,7 +261,7 @@ class MilvusCodes:
         deadline: Deadline,
     ) -> list[str]:
         """The ids of the nearest codes; searches that come together and ask for the same are one request."""
-        asked = _Asked(collection, codes, limit, condition, consistency)
+        asked = _Asked(collection, codes, limit, await self._expressions.of(condition), consistency)
         return await self._gatherer.submit(asked, value, deadline)
 
     async def _together(self, asked: _Asked, values: Sequence[Codes], deadline: Deadline) -> list[list[str]]:
@@ -268,7 +270,7 @@ class MilvusCodes:
                 codes_name(asked.collection, asked.codes),
                 data=[value.tobytes() for value in values],
                 anns_field=CODE,
-                filter=expression_of(asked.condition),
+                filter=asked.fits,
                 limit=asked.limit,
                 output_fields=["id"],
                 search_params={"metric_type": BINARY_METRIC, "params": {}},

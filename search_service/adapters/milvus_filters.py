@@ -1,14 +1,16 @@
 """Filters as Milvus expressions. The only place where a caller's text becomes part of one, each time as a literal.
 
-Only forms are used that Milvus Lite and Milvus servers since 2.3 take and take alike: no chained ranges, no `in` on
-JSON, no `like` (whose "_" is a wildcard on one of them only). An attribute is looked up by the key of its type (see
-`typed_key`), so that the backends' ways to compare a number with a bool or a text never matter.
+Milvus Lite and a Milvus server get the cheapest form that each of them answers rightly; both leave out chained ranges
+and `like` (whose "_" is a wildcard on one of them only). An attribute is looked up by the key of its type (see
+`typed_key`), so that the backends' ways to compare a number with a bool or a text never matter. Whole numbers are
+compared as whole numbers: a server compares as doubles if one side is a float.
 """
 
+import asyncio
 import json
 from collections.abc import Sequence
 
-from search_service.adapters.milvus_rows import LIST, micros_of, typed_key
+from search_service.adapters.milvus_rows import LIST, as_whole, micros_of, typed_key
 from search_service.core.filters import (
     And,
     Equals,
@@ -24,22 +26,113 @@ from search_service.core.filters import (
     Prefix,
     Range,
     UpdatedWithin,
+    size_of,
 )
 
 # Milvus Lite refuses other escapes, and a line end within a text.
 ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 LAST_CHARACTER = 0x10FFFF
 SURROGATES = range(0xD800, 0xE000)
+# A server's parser refuses this one whole number, and takes the next one, and this one as a float.
+LOWEST, NEXT_LOWEST, LOWEST_FLOAT = -(2**63), -(2**63) + 1, -(2.0**63)
+EXACT_IN_DOUBLES = 2**53
+# Conditions and values of a filter that is written on the event loop: that takes less than a millisecond.
+WRITTEN_AT_ONCE = 256
 
 
-def expression_of(condition: Filter | None) -> str:
-    """The Milvus expression that is true for the images that fit; empty for all."""
-    return "" if condition is None else _expression(condition, negated=False)
+class Expressions:
+    """Writes filters as expressions for one kind of Milvus."""
+
+    def __init__(self, *, is_lite: bool) -> None:
+        """For Milvus Lite or for a server."""
+        self._is_lite = is_lite
+
+    async def of(self, condition: Filter | None) -> str:
+        """Return the expression that is true for the images that fit; empty for all.
+
+        A large one is written in a thread.
+        """
+        if condition is None or size_of(condition) <= WRITTEN_AT_ONCE:
+            return self.write(condition)
+        return await asyncio.to_thread(self.write, condition)
+
+    def write(self, condition: Filter | None) -> str:
+        """As `of`, at once."""
+        return "" if condition is None else self._expression(condition, negated=False)
+
+    def _expression(self, condition: Filter, *, negated: bool) -> str:
+        match condition:
+            case Not(inner):
+                return self._expression(inner, negated=not negated)
+            case And(filters) | Or(filters):
+                # If the whole is negated, each part is, and "and" becomes "or" (De Morgan).
+                by_and = isinstance(condition, And) is not negated
+                parts = [self._expression(part, negated=negated) for part in filters]
+                return _joined("and" if by_and else "or", parts)
+            case IdAfter() | IdIn() | UpdatedWithin():
+                return _on_field(condition, negated=negated)
+        tests = self._tests(condition)
+        if not negated:
+            return _joined("or", [f"({test})" for _, test in tests])
+        # What `not` says of a key that is missing differs between the backends.
+        return _joined("and", [f"((not (exists {key})) or (not ({test})))" for key, test in tests])
+
+    def _tests(self, condition: OnAttribute) -> list[tuple[str, str]]:
+        """Return tests of which one has to be true, each after the one key that it looks at."""
+        match condition:
+            case Equals(attribute, value):
+                return self._in(attribute, [value])
+            case In(attribute, values):
+                return self._in(attribute, values)
+            case Range():
+                return [_range(condition)]
+            case Prefix(attribute, prefix):
+                key = _key(attribute, str)
+                end = following(prefix)
+                below = f" and {key} < {literal(end)}" if end else ""
+                return [(key, f"{key} >= {literal(prefix)}{below}")]
+            case Exists(attribute):
+                return [(key, f"exists {key}") for key in (_key(attribute, kind) for kind in (str, bool, float, LIST))]
+
+    def _in(self, attribute: str, values: Sequence[FilterValue]) -> list[tuple[str, str]]:
+        """Return tests for one of several values."""
+        texts = sorted({value for value in values if isinstance(value, str)})
+        # To Python True is 1.
+        bools = sorted({value for value in values if isinstance(value, bool)})
+        numbers = {as_whole(value) for value in values if not isinstance(value, str | bool)}
+        tests = [(key := _key(attribute, bool), f"{key} == {literal(value)}") for value in bools]
+        if texts:
+            key = _key(attribute, str)
+            tests += [(key, test) for test in self._one_of(key, texts)]
+            key = _key(attribute, LIST)
+            tests.append((key, _holds_one_of(key, texts)))
+        if numbers:
+            key = _key(attribute, float)
+            tests += [(key, test) for test in self._one_of(key, sorted(numbers))]
+        return tests
+
+    def _one_of(self, key: str, values: Sequence[str] | Sequence[int | float]) -> list[str]:
+        """Return tests of which one is true if the key has one of some ordered values of one kind."""
+        if self._is_lite:
+            return [
+                f"{key} == {literal(values[0])}" if len(values) == 1 else f"(exists {key}) and {_tree(key, values)}"
+            ]
+        tests = []
+        if LOWEST in values:
+            tests.append(f"{key} < {NEXT_LOWEST} and {key} >= {literal(LOWEST_FLOAT)}")
+        for kind in (str, int, float):
+            # A list of one type: a server takes no others.
+            some = [value for value in values if type(value) is kind and value != LOWEST]
+            if len(some) == 1 and not _is_large(some[0]):
+                tests.append(f"{key} == {literal(some[0])}")
+            elif some:
+                tests.append(f"{key} in [{_literals(some)}]")
+        return tests
 
 
 def ids_expression(ids: Sequence[str]) -> str:
     """The Milvus expression that is true for these ids."""
-    return f"id in [{', '.join(literal(image_id) for image_id in ids)}]"
+    return f"id in [{_literals(ids)}]"
 
 
 def literal(value: FilterValue) -> str:
@@ -49,21 +142,28 @@ def literal(value: FilterValue) -> str:
     return json.dumps(value)
 
 
-def _expression(condition: Filter, *, negated: bool) -> str:
-    match condition:
-        case Not(inner):
-            return _expression(inner, negated=not negated)
-        case And(filters) | Or(filters):
-            # Where the whole is negated, each part is, and "and" becomes "or" (De Morgan).
-            by_and = isinstance(condition, And) is not negated
-            return _joined("and" if by_and else "or", [_expression(part, negated=negated) for part in filters])
-        case IdAfter() | IdIn() | UpdatedWithin():
-            return _on_field(condition, negated=negated)
-    tests = _tests(condition)
-    if not negated:
-        return _joined("or", [f"({test})" for _, test in tests])
-    # What `not` says of a key that is missing differs between the backends.
-    return _joined("and", [f"((not ({test})) or (not (exists {key})))" for key, test in tests])
+def _literals(values: Sequence[FilterValue]) -> str:
+    return ", ".join(map(literal, values))
+
+
+def _is_large(value: FilterValue) -> bool:
+    """Return whether a server's == would take it for its neighbours, which its `in` does not."""
+    return isinstance(value, int) and abs(value) >= EXACT_IN_DOUBLES
+
+
+def _tree(key: str, values: Sequence[FilterValue]) -> str:
+    """Return a search tree over ordered values: Milvus Lite compares a row with a few of them instead of with each."""
+    if len(values) == 1:
+        return f"({key} == {literal(values[0])})"
+    middle = len(values) // 2
+    lower, upper, between = _tree(key, values[:middle]), _tree(key, values[middle:]), literal(values[middle])
+    return f"((({key} < {between}) and {lower}) or (({key} >= {between}) and {upper}))"
+
+
+def _holds_one_of(key: str, texts: Sequence[str]) -> str:
+    if len(texts) == 1:
+        return f"json_contains({key}, {literal(texts[0])})"
+    return f"json_contains_any({key}, [{_literals(texts)}])"
 
 
 def _on_field(condition: IdAfter | IdIn | UpdatedWithin, *, negated: bool) -> str:
@@ -84,34 +184,23 @@ def _joined(operator: str, parts: Sequence[str]) -> str:
     return f"({_joined(operator, parts[:middle])} {operator} {_joined(operator, parts[middle:])})"
 
 
-def _tests(condition: OnAttribute) -> list[tuple[str, str]]:
-    """Tests of which one has to be true, each after the one key that it looks at."""
-    match condition:
-        case Equals(attribute, value):
-            return _equals(attribute, value)
-        case In(attribute, values):
-            return [test for value in values for test in _equals(attribute, value)]
-        case Range():
-            key = _key(condition.attribute, float)
-            bounds = ((">=", condition.gte), (">", condition.gt), ("<=", condition.lte), ("<", condition.lt))
-            stated = [f"{key} {operator} {literal(bound)}" for operator, bound in bounds if bound is not None]
-            return [(key, " and ".join(stated))]
-        case Prefix(attribute, prefix):
-            key = _key(attribute, str)
-            end = following(prefix)
-            below = f" and {key} < {literal(end)}" if end else ""
-            return [(key, f"{key} >= {literal(prefix)}{below}")]
-        case Exists(attribute):
-            return [(key, f"exists {key}") for key in (_key(attribute, kind) for kind in (str, bool, float, LIST))]
+def _range(condition: Range) -> tuple[str, str]:
+    key = _key(condition.attribute, float)
+    bounds = ((">=", condition.gte), (">", condition.gt), ("<=", condition.lte), ("<", condition.lt))
+    stated = [_bound(key, operator, as_whole(bound)) for operator, bound in bounds if bound is not None]
+    return key, " and ".join(stated)
 
 
-def _equals(attribute: str, value: FilterValue) -> list[tuple[str, str]]:
-    key = _key(attribute, type(value))
-    tests = [(key, f"{key} == {literal(value)}")]
-    if isinstance(value, str):
-        key = _key(attribute, LIST)
-        tests.append((key, f"json_contains({key}, {literal(value)})"))
-    return tests
+def _bound(key: str, operator: str, bound: float) -> str:
+    if bound != LOWEST:
+        return f"{key} {operator} {literal(bound)}"
+    match operator:
+        case ">":
+            return f"{key} >= {NEXT_LOWEST}"
+        case "<=":
+            return f"{key} < {NEXT_LOWEST}"
+        case _:
+            return f"{key} {operator} {literal(LOWEST_FLOAT)}"
 
 
 def _key(attribute: str, kind: type) -> str:

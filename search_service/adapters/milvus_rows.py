@@ -53,11 +53,23 @@ REGION = "region"
 # comparison of two types gives differs between the backends. With keys of their own no two types ever meet.
 LIST = list
 KEY_PREFIXES: dict[type, str] = {str: "s_", bool: "b_", float: "n_", int: "n_", LIST: "l_"}
+VALUE_PREFIXES = frozenset(KEY_PREFIXES.values())
+# Beside a number that is kept as a whole number, and is a float.
+FLOAT_PREFIX = "f_"
+# From here on not every whole number is a double; up to there whole numbers are compared as such.
+MIN_LARGE, END_OF_INTEGERS = 2**53, 2**63
 
 
 def typed_key(name: str, kind: type) -> str:
     """The key of an attribute's value of one type in the attributes' JSON."""
     return KEY_PREFIXES[kind] + name
+
+
+def as_whole(value: float) -> float:
+    """Return a float as a whole number, if it is one that Milvus can compare exactly; else as it is."""
+    if isinstance(value, float) and value.is_integer() and -END_OF_INTEGERS <= value < END_OF_INTEGERS:
+        return int(value)
+    return value
 
 
 def schema_of(dimension: int) -> CollectionSchema:
@@ -190,8 +202,29 @@ def row_of(image: StoredImage) -> dict[str, Any]:
 
 
 def attributes_row(image: StoredImage) -> dict[str, Any]:
-    """The attributes' JSON of an image."""
-    return {typed_key(name, type(value)): value for name, value in image.attributes.items()}
+    """The attributes' JSON of an image.
+
+    A large float is kept as the whole number that it is: a server would compare it with whole numbers as doubles.
+    """
+    row: dict[str, Any] = {}
+    for name, value in image.attributes.items():
+        kept = value
+        if isinstance(value, float) and abs(value) >= MIN_LARGE:
+            kept = as_whole(value)
+            if isinstance(kept, int):
+                row[FLOAT_PREFIX + name] = True
+        row[typed_key(name, type(value))] = kept
+    return row
+
+
+def attributes_of(row: Row) -> dict[str, Any]:
+    """The attributes of an image's JSON."""
+    attributes = {key.partition("_")[2]: value for key, value in row.items() if key[:2] in VALUE_PREFIXES}
+    for key in row:
+        if key.startswith(FLOAT_PREFIX):
+            name = key.removeprefix(FLOAT_PREFIX)
+            attributes[name] = float(attributes[name])
+    return attributes
 
 
 def image_of(row: Row) -> StoredImage:
@@ -202,7 +235,7 @@ def image_of(row: Row) -> StoredImage:
     return StoredImage(
         id=row["id"],
         uri=row.get("uri", ""),
-        attributes={key.partition("_")[2]: value for key, value in attributes.items() if key != REGION},
+        attributes=attributes_of(attributes),
         content_sha256=row.get("content_sha256", ""),
         create_time=moment_of(row["create_time"]) if "create_time" in row else None,
         update_time=moment_of(row["update_time"]) if "update_time" in row else None,

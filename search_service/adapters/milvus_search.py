@@ -4,6 +4,7 @@ import asyncio
 import heapq
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -11,10 +12,10 @@ from pymilvus import AsyncMilvusClient
 
 from grpc_kit.deadline import Deadline
 from search_service.adapters.gathering import Gatherer
-from search_service.adapters.milvus_filters import expression_of, ids_expression
+from search_service.adapters.milvus_filters import Expressions, ids_expression
 from search_service.adapters.milvus_rows import FIELDS, VECTOR, hit_of, image_of
 from search_service.core.checks import MAX_EF
-from search_service.core.filters import IdAfter, both
+from search_service.core.filters import IdAfter
 from search_service.core.ports import After, Nearest
 from search_service.core.types import (
     Collection,
@@ -33,6 +34,8 @@ Result = TypeVar("Result")
 WINDOW = 16_384
 # Searches in one request to Milvus.
 MAX_GATHERED = 64
+# Hits of these together: with their vectors and attributes they may take 100 MB.
+MAX_GATHERED_HITS = 8192
 # Requests at a time of searches that could be one request.
 SLOTS_OF_EQUALS = 2
 # Bytes of vectors that are compared at a time where every one is.
@@ -67,9 +70,20 @@ class _Asked:
     """What searches have to have in common to be one request."""
 
     collection: str
+    create_time: datetime
+    """Tells the collection from another one of the same name, whose vectors may be of another dimension."""
     metric: Metric
     index: Index
+    fits: str
+    """The filter as Milvus reads it: filters that Python takes for equal may mean different things."""
     nearest: Nearest
+    """Without the filter."""
+
+    @classmethod
+    def of(cls, collection: Collection, fits: str, nearest: Nearest) -> "_Asked":
+        """Return what a search of a collection asks for."""
+        bare = replace(nearest, condition=None)
+        return cls(collection.name, collection.create_time, collection.metric, collection.index, fits, bare)
 
 
 class MilvusSearch:
@@ -81,8 +95,9 @@ class MilvusSearch:
         self._is_lite = is_lite
         # Milvus Lite computes one request at a time anyway, and a hundred vectors in one as fast as ten alone.
         self._gatherer: Gatherer[_Asked, Vector, list[Hit]] = Gatherer(
-            self._together, 1 if is_lite else slots, SLOTS_OF_EQUALS, MAX_GATHERED
+            self._together, 1 if is_lite else slots, SLOTS_OF_EQUALS, _most_together
         )
+        self._expressions = Expressions(is_lite=is_lite)
 
     def index_of(self, collection: Collection, parameters: SearchParameters) -> Index:
         """What answers a search: Milvus Lite compares every vector, whatever the collection's index is."""
@@ -92,11 +107,12 @@ class MilvusSearch:
         self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
     ) -> list[list[Hit]]:
         """The neighbours of each vector."""
-        asked = _Asked(collection.name, collection.metric, collection.index, nearest)
+        fits = await self._expressions.of(nearest.condition)
         if nearest.among is not None or (nearest.parameters.exact and not self._is_lite):
-            return [await self._scan(collection, vector, nearest, deadline) for vector in vectors]
+            return [await self._scan(collection, vector, fits, nearest, deadline) for vector in vectors]
+        asked = _Asked.of(collection, fits, nearest)
         if nearest.after is not None:
-            return [await self._following(collection, vector, nearest, nearest.after, deadline) for vector in vectors]
+            return [await self._following(collection, vector, asked, nearest.after, deadline) for vector in vectors]
         if len(vectors) == 1:
             return [await self._best(asked, vectors[0], deadline)]
         return await asyncio.gather(*(self._best(asked, vector, deadline) for vector in vectors))
@@ -120,7 +136,7 @@ class MilvusSearch:
                 asked.collection,
                 data=data,
                 anns_field=VECTOR,
-                filter=expression_of(nearest.condition),
+                filter=asked.fits,
                 limit=nearest.limit,
                 output_fields=FIELDS[nearest.view],
                 search_params={"metric_type": asked.metric.value, "params": parameters},
@@ -145,33 +161,33 @@ class MilvusSearch:
         return best if limit == nearest.limit else await self._seen_as(asked.collection, best, nearest, deadline)
 
     async def _following(
-        self, collection: Collection, vector: Vector, nearest: Nearest, after: After, deadline: Deadline
+        self, collection: Collection, vector: Vector, asked: _Asked, after: After, deadline: Deadline
     ) -> list[Hit]:
         """What follows a hit, by score and then by id."""
         for _ in range(TRIES):
-            hits = await self._hits_after(collection, vector, nearest, after, deadline)
-            seen = await self._seen_as(collection.name, hits, nearest, deadline)
+            hits = await self._hits_after(collection, vector, asked, after, deadline)
+            seen = await self._seen_as(collection.name, hits, asked.nearest, deadline)
             # Where one has gone in between, the page is looked for again: a short page would be the last one.
             if len(seen) == len(hits):
                 break
         return seen
 
     async def _hits_after(
-        self, collection: Collection, vector: Vector, nearest: Nearest, after: After, deadline: Deadline
+        self, collection: Collection, vector: Vector, asked: _Asked, after: After, deadline: Deadline
     ) -> list[Hit]:
+        nearest = asked.nearest
         # A server leaves out what is nearer. Milvus Lite does so only for the best few, so that all are asked for.
         ring = {} if self._is_lite else _ring(collection.metric, after)
         limit = nearest.limit + 16 + (after.seen if self._is_lite else 0)
         while True:
             look = replace(nearest, limit=limit if self._is_lite else min(limit, WINDOW), view=View.ID, after=None)
-            asked = _Asked(collection.name, collection.metric, collection.index, look)
-            (found,) = await self._request(asked, [vector], ring, deadline)
+            (found,) = await self._request(replace(asked, nearest=look), [vector], ring, deadline)
             end = _as_found(after, found)
             following = [hit for hit in found if order_of(hit) > end]
             if _are_sure(following, nearest.limit, found, look.limit):
                 return following[: nearest.limit]
             if look.limit == WINDOW and not self._is_lite:
-                return await self._best_of_all(collection, vector, nearest, deadline)
+                return await self._best_of_all(collection, vector, asked.fits, nearest, deadline)
             limit *= 4
 
     async def _seen_as(self, collection: str, hits: Sequence[Hit], nearest: Nearest, deadline: Deadline) -> list[Hit]:
@@ -192,25 +208,27 @@ class MilvusSearch:
         images = {row["id"]: image_of(row) for row in rows}
         return [replace(hit, image=images[hit.image.id]) for hit in hits if hit.image.id in images]
 
-    async def _scan(self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline) -> list[Hit]:
+    async def _scan(
+        self, collection: Collection, vector: Vector, fits: str, nearest: Nearest, deadline: Deadline
+    ) -> list[Hit]:
         """Compares every vector that fits."""
         look = self._best_of_all if nearest.among is None else self._best_among
         for _ in range(TRIES):
-            hits = await look(collection, vector, nearest, deadline)
+            hits = await look(collection, vector, fits, nearest, deadline)
             seen = await self._seen_as(collection.name, hits, nearest, deadline)
             if len(seen) == len(hits):
                 break
         return seen
 
     async def _best_of_all(
-        self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline
+        self, collection: Collection, vector: Vector, fits: str, nearest: Nearest, deadline: Deadline
     ) -> list[Hit]:
         """Compares some vectors at a time, and needs memory for these only."""
         rows_at_a_time = min(MAX_SCANNED, max(1, SCAN_BYTES // (4 * collection.dimension)))
         best: list[Hit] = []
         last = ""
         while True:
-            condition = expression_of(both(nearest.condition, IdAfter(last)))
+            condition = _both(self._expressions.write(IdAfter(last)), fits)
             rows = await self._vectors(collection.name, condition, {"limit": rows_at_a_time}, nearest, deadline)
             if not rows:
                 break
@@ -219,16 +237,15 @@ class MilvusSearch:
         return best
 
     async def _best_among(
-        self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline
+        self, collection: Collection, vector: Vector, fits: str, nearest: Nearest, deadline: Deadline
     ) -> list[Hit]:
         """Compares the vectors of some images, as many of them at a time as one answer of Milvus holds."""
         ids = nearest.among or ()
         at_a_time = max(1, SCAN_BYTES // (4 * collection.dimension))
-        fits = expression_of(nearest.condition)
         best: list[Hit] = []
         for begin in range(0, len(ids), at_a_time):
             some = ids[begin : begin + at_a_time]
-            condition = f"({ids_expression(some)}) and ({fits})" if fits else ids_expression(some)
+            condition = _both(ids_expression(some), fits)
             rows = await self._vectors(collection.name, condition, {}, nearest, deadline)
             if rows:
                 best = await asyncio.to_thread(_best_of, best, rows, vector, collection.metric, nearest)
@@ -250,6 +267,15 @@ class MilvusSearch:
             deadline,
         )
         return [image_of(row) for row in rows]
+
+
+def _most_together(asked: _Asked) -> int:
+    """Return how many searches are one request: what Milvus answers at a time has to be held in memory."""
+    return max(1, min(MAX_GATHERED, MAX_GATHERED_HITS // asked.nearest.limit))
+
+
+def _both(expression: str, other: str) -> str:
+    return f"({expression}) and ({other})" if other else expression
 
 
 def order_of(hit: Hit) -> tuple[float, str]:

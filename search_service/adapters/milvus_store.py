@@ -27,7 +27,7 @@ from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError,
 from search_service.adapters.lite_files import remove_broken_indexes
 from search_service.adapters.milvus_codes import MilvusCodes, is_side, side_names
 from search_service.adapters.milvus_errors import meaning_of, timed_out, unavailable
-from search_service.adapters.milvus_filters import expression_of, ids_expression
+from search_service.adapters.milvus_filters import Expressions, ids_expression
 from search_service.adapters.milvus_rows import (
     FIELDS,
     PROPERTY,
@@ -125,6 +125,7 @@ class MilvusStore:
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="milvus-write") if self.is_lite else self._pool
         # A server gives the rows of the lowest ids unasked; Milvus Lite does so for its iterators only.
         self._in_order = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
+        self._expressions = Expressions(is_lite=self.is_lite)
         self._searches = MilvusSearch(self._read, threads, is_lite=self.is_lite)
         self.codes = MilvusCodes(self._read, self._write, threads, is_lite=self.is_lite)
         self._channel: Options = {"grpc_options": LITE_CHANNEL} if self.is_lite else {}
@@ -319,11 +320,12 @@ class MilvusStore:
         deadline: Deadline,
     ) -> list[dict[str, Any]]:
         """The rows of the lowest ids."""
+        fits = await self._expressions.of(condition)
         return await self._read(
             lambda client, options: client.query(
                 collection,
                 # A server wants an expression beside a limit.
-                filter=expression_of(condition),
+                filter=fits,
                 limit=limit,
                 output_fields=FIELDS[view],
                 consistency_level=consistency.value,
@@ -338,10 +340,11 @@ class MilvusStore:
         self, collection: str, condition: Filter | None, consistency: Consistency, deadline: Deadline
     ) -> int:
         """The number of images that fit."""
+        fits = await self._expressions.of(condition)
         rows = await self._read(
             lambda client, options: client.query(
                 collection,
-                filter=expression_of(condition),
+                filter=fits,
                 output_fields=["count(*)"],
                 consistency_level=consistency.value,
                 **options,
@@ -491,7 +494,7 @@ class MilvusStore:
             expired = unexpired(collection, datetime.now(UTC))
             if expired and self.is_lite:
                 # A server gives back the space of what has expired by itself.
-                client.delete(collection.name, filter=expression_of(Not(expired)), timeout=self._timeout)
+                client.delete(collection.name, filter=self._expressions.write(Not(expired)), timeout=self._timeout)
         except (MilvusException, grpc.RpcError):
             log.exception("a collection cannot be loaded", collection=collection.name)
 

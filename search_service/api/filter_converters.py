@@ -6,6 +6,7 @@ from imagesearch.search.v1 import filter_pb2
 
 from grpc_kit.errors import InvalidArgumentError
 from search_service.core.filters import (
+    MAX_ALL_BYTES,
     MAX_DEPTH,
     And,
     Equals,
@@ -20,9 +21,17 @@ from search_service.core.filters import (
     Range,
 )
 
+# More than any filter has that is taken: its text, and some bytes for each value and condition.
+MAX_BYTES = 2 * MAX_ALL_BYTES
+
 
 def filter_from(message: filter_pb2.Filter, field: str = "filter", depth: int = 1) -> Filter:
-    """A filter. Raises InvalidArgumentError where a part has no condition or no value, or is nested too deep."""
+    """A filter. Raises InvalidArgumentError where a part has no condition or no value, or is too deep or too large."""
+    if depth == 1 and message.ByteSize() > MAX_BYTES:
+        # Before it takes memory in plain values.
+        raise InvalidArgumentError(
+            "FILTER_INVALID", f"{field} has {message.ByteSize()} bytes; at most {MAX_BYTES} are taken", field=field
+        )
     if depth > MAX_DEPTH:
         raise InvalidArgumentError("FILTER_INVALID", f"filter nests deeper than {MAX_DEPTH}", field="filter")
     kind = message.WhichOneof("condition")
@@ -39,7 +48,7 @@ def filter_from(message: filter_pb2.Filter, field: str = "filter", depth: int = 
         case None:
             raise InvalidArgumentError(
                 "FILTER_INVALID",
-                f"{field} is empty; it should be one of and, or, not, equals, in, range, prefix, exists",
+                f"{field} is empty; it should be one of and, or, not, equals, in, range, integer_range, prefix, exists",
                 field=field,
             )
     return _condition_from(getattr(message, kind), f"{field}.{kind}")
@@ -52,7 +61,7 @@ def _condition_from(condition: Any, field: str) -> OnAttribute:
         case filter_pb2.In():
             values = [_value_from(value, f"{field}.values[{place}]") for place, value in enumerate(condition.values)]
             return In(condition.attribute, tuple(values))
-        case filter_pb2.Range():
+        case filter_pb2.Range() | filter_pb2.IntegerRange():
             stated = {field.name: bound for field, bound in condition.ListFields() if field.name != "attribute"}
             return Range(condition.attribute, **stated)
         case filter_pb2.Prefix():

@@ -1,7 +1,7 @@
 """Conditions on the attributes of images: plain data, checked here, compiled by the store."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -14,11 +14,35 @@ MAX_CONDITIONS = 256
 MAX_VALUES = 1000
 MAX_VALUE_BYTES = 4096
 
+# Of all parts of a filter together.
+MAX_ALL_VALUES = 10_000
+MAX_ALL_BYTES = 1024 * 1024
+
 FilterValue: TypeAlias = str | bool | int | float
 
 
-@dataclass(frozen=True)
-class Equals:
+def _identity(value: object) -> object:
+    """Return what tells values apart that Python takes for equal: True and 1, 1 and 1.0, 0.0 and -0.0."""
+    if isinstance(value, tuple):
+        return tuple(map(_identity, value))
+    return (type(value), repr(value)) if isinstance(value, bool | int | float) else value
+
+
+class _ByMeaning:
+    """Two conditions are equal only if they mean the same."""
+
+    def _identity(self) -> tuple[object, ...]:
+        return tuple(_identity(value) for value in vars(self).values())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByMeaning) and type(self) is type(other) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._identity()))
+
+
+@dataclass(frozen=True, eq=False)
+class Equals(_ByMeaning):
     """The attribute has this value; for a list: the list holds it.
 
     Numbers are compared by value, and no bool is one.
@@ -28,23 +52,23 @@ class Equals:
     value: FilterValue
 
 
-@dataclass(frozen=True)
-class In:
+@dataclass(frozen=True, eq=False)
+class In(_ByMeaning):
     """The attribute has one of these values; for a list: the list holds one of them."""
 
     attribute: str
     values: tuple[FilterValue, ...]
 
 
-@dataclass(frozen=True)
-class Range:
-    """The attribute is a number between the bounds that are set."""
+@dataclass(frozen=True, eq=False)
+class Range(_ByMeaning):
+    """The attribute is a number between the bounds that are set. Numbers are compared by value, exactly."""
 
     attribute: str
-    gte: float | None = None
-    gt: float | None = None
-    lte: float | None = None
-    lt: float | None = None
+    gte: int | float | None = None
+    gt: int | float | None = None
+    lte: int | float | None = None
+    lt: int | float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,9 +140,35 @@ def both(one: Filter | None, other: Filter | None) -> Filter | None:
     return And((one, other))
 
 
+def size_of(condition: Filter) -> int:
+    """Return the number of conditions and values of a filter."""
+    return sum(1 + len(_values_of(part)) for part, _, _ in _parts(condition, "", 1))
+
+
+def _values_of(part: Filter) -> Sequence[FilterValue]:
+    match part:
+        case Equals(_, value):
+            return (value,)
+        case In(_, values):
+            return values
+        case Prefix(_, prefix):
+            return (prefix,)
+        case IdIn(ids):
+            return ids
+    return ()
+
+
 def check_filter(condition: Filter, field: str = "filter") -> None:
     """Raises InvalidArgumentError, with the path of the part at fault, where a filter is not one that is taken."""
+    count = size = 0
     for number, (part, path, depth) in enumerate(_parts(condition, field, 1), start=1):
+        values = _values_of(part)
+        count += len(values)
+        size += sum(len(value.encode()) for value in values if isinstance(value, str))
+        if count > MAX_ALL_VALUES or size > MAX_ALL_BYTES:
+            raise _invalid(
+                field, f"holds more than {MAX_ALL_VALUES} values or {MAX_ALL_BYTES} bytes of text in all its parts"
+            )
         if depth > MAX_DEPTH:
             raise _invalid(field, f"nests deeper than {MAX_DEPTH}")
         if number > MAX_CONDITIONS:

@@ -36,6 +36,7 @@ VALUES: list[AttributeValue] = [
     "", "abc", "ab", "ab_c", "abd", "ABC", 'quo"te', "apos'trophe", "back\\slash", "\\", "line\nend", "re\rturn", "tab\t",
     "\x01\x1f\x7f\x85", "\u2028", "{x}", "%", "_", "ทดสอบ", "😀", "😀z", "\U0010ffff", "\ud7ff", "\ue000", "1", "true", "null",
     0, 1, -1, 3, 3.0, 2.5, -2.5, 1e-7, 1e300, -1e300, 2**53 + 1, 2**62, -(2**62), 0.1, True, False,
+    2**53, 2.0**53, 2**53 + 2, 2.0**53 + 2, -(2**53) - 1, 2.0**62, 2**63 - 1, -(2**63), -(2**63) + 1, -(2.0**63), 2.0**70,
     [], ["abc"], ["ab", 'quo"te', "ทดสอบ"], ["", "1"], ["{x}", "line\nend"],
 ]  # fmt: skip
 ATTRIBUTES = ("x", "y", "id", "n_x")
@@ -64,8 +65,14 @@ NUMBERS = [value for value in VALUES if isinstance(value, int | float) and not i
 TEXTS = [value for value in VALUES if isinstance(value, str)]
 names = st.sampled_from(ATTRIBUTES)
 values = st.sampled_from([value for value in VALUES if not isinstance(value, list)]) | st.text(max_size=5)
-bounds = st.none() | st.sampled_from([float(number) for number in NUMBERS]) | st.floats(-5, 5)
-stated = st.sampled_from([float(number) for number in NUMBERS]) | st.floats(-5, 5)
+# Also the neighbours of large whole numbers, which a double cannot tell apart.
+WHOLE = [number + step for number in NUMBERS if isinstance(number, int) for step in (-1, 0, 1)]
+stated = (
+    st.sampled_from([float(number) for number in NUMBERS if number < 2**63 - 1])
+    | st.sampled_from([number for number in WHOLE if -(2**63) <= number < 2**63])
+    | st.floats(-5, 5)
+)
+bounds = st.none() | stated
 ranges = st.one_of(
     st.builds(Range, names, gte=stated, lte=bounds),
     st.builds(Range, names, gt=stated, lt=bounds),

@@ -4,7 +4,7 @@ import pytest
 from imagesearch.search.v1 import filter_pb2
 
 from grpc_kit.errors import InvalidArgumentError
-from search_service.adapters.milvus_filters import expression_of, following, literal
+from search_service.adapters.milvus_filters import Expressions, following, literal
 from search_service.api.filter_converters import filter_from
 from search_service.core.filters import (
     And,
@@ -106,7 +106,7 @@ def test_a_text_stays_a_text() -> None:
     assert literal('" or id != "') == '"\\" or id != \\""'
     assert literal("a\\") == '"a\\\\"'
     assert literal("a\nb\rc") == '"a\\nb\\rc"'
-    assert expression_of(Equals("x", '"')) == (
+    assert Expressions(is_lite=True).write(Equals("x", '"')) == (
         '((attributes["s_x"] == "\\"") or (json_contains(attributes["l_x"], "\\"")))'
     )
 

@@ -35,7 +35,7 @@ async def settle() -> None:
 
 async def test_who_finds_a_free_slot_goes_at_once_and_alone() -> None:
     store = Store()
-    gatherer = Gatherer(store.double, 2, 2, 8)
+    gatherer = Gatherer(store.double, 2, 2, lambda _: 8)
     assert await gatherer.submit("a", 1, NEVER) == 2
     assert await gatherer.submit("a", 2, NEVER) == 4
     assert store.runs == [("a", [1]), ("a", [2])]
@@ -44,7 +44,7 @@ async def test_who_finds_a_free_slot_goes_at_once_and_alone() -> None:
 async def test_those_who_wait_for_the_same_go_together_and_the_longest_waiting_first() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 1, 1, 3)
+    gatherer = Gatherer(store.double, 1, 1, lambda _: 3)
     tasks = []
     for key, item in (("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4), ("a", 5), ("a", 6)):
         tasks.append(asyncio.create_task(gatherer.submit(key, item, NEVER)))
@@ -57,7 +57,7 @@ async def test_those_who_wait_for_the_same_go_together_and_the_longest_waiting_f
 async def test_no_more_runs_than_slots() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 2, 2, 1)
+    gatherer = Gatherer(store.double, 2, 2, lambda _: 1)
     tasks = [asyncio.create_task(gatherer.submit("a", item, NEVER)) for item in range(5)]
     await settle()
     assert len(store.runs) == 2
@@ -68,7 +68,7 @@ async def test_no_more_runs_than_slots() -> None:
 async def test_a_fault_is_told_to_all_of_its_run_and_to_no_other() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 1, 1, 8)
+    gatherer = Gatherer(store.double, 1, 1, lambda _: 8)
     tasks = [asyncio.create_task(gatherer.submit(key, 1, NEVER)) for key in ("a", "fault", "fault", "a")]
     await settle()
     store.gate.set()
@@ -80,7 +80,7 @@ async def test_a_fault_is_told_to_all_of_its_run_and_to_no_other() -> None:
 async def test_who_has_left_or_is_out_of_time_is_not_looked_for() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 1, 1, 8)
+    gatherer = Gatherer(store.double, 1, 1, lambda _: 8)
     first = asyncio.create_task(gatherer.submit("a", 0, NEVER))
     await settle()
     leaving = asyncio.create_task(gatherer.submit("b", 1, NEVER))
@@ -99,7 +99,7 @@ async def test_who_has_left_or_is_out_of_time_is_not_looked_for() -> None:
 async def test_a_caller_that_leaves_under_way_does_not_end_the_others() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 1, 1, 8)
+    gatherer = Gatherer(store.double, 1, 1, lambda _: 8)
     first = asyncio.create_task(gatherer.submit("b", 0, NEVER))
     await settle()
     together = [asyncio.create_task(gatherer.submit("a", item, NEVER)) for item in (1, 2)]
@@ -112,7 +112,7 @@ async def test_a_caller_that_leaves_under_way_does_not_end_the_others() -> None:
 async def test_equal_keys_have_few_of_the_slots_and_others_the_rest() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 3, 1, 8)
+    gatherer = Gatherer(store.double, 3, 1, lambda _: 8)
     tasks = [asyncio.create_task(gatherer.submit(key, item, NEVER)) for item, key in enumerate("aaabbc")]
     await settle()
     assert store.runs == [("a", [0]), ("b", [3]), ("c", [5])]
