@@ -206,7 +206,8 @@ def plain_errors(url: str) -> Iterator[None]:
 
 def _status(error: BaseException) -> int | None:
     """The status of HTTP that an error tells of."""
-    status = getattr(error, "status", None)
+    # As aiohttp and as gcsfs call it.
+    status = getattr(error, "status", None) or getattr(error, "code", None)
     return status if isinstance(status, int) and status >= 100 else None  # noqa: PLR2004 - the first there is
 
 
