@@ -42,7 +42,12 @@ def number(
     lte: float | None = None,
     lt: float | None = None,
 ) -> Filter:
-    """The attribute is a number between the bounds; one at least should be given."""
+    """The attribute is a number between the bounds; one at least should be given.
+
+    Raises ValueError for a whole number that a bound, which is a float, would round.
+    """
+    for bound in (gte, gt, lte, lt):
+        _check_exact(bound)
     return Filter(range=filter_pb2.Range(attribute=attribute, gte=gte, gt=gt, lte=lte, lt=lt))
 
 
@@ -99,7 +104,7 @@ def _condition(attribute: str, operator: str | None, value: str | None, several:
         bound = read_value(value)
         if isinstance(bound, str | bool):
             raise ValueError(f"{text!r} compares with {value.strip()!r}, which is no number; {SYNTAX}")
-        return number(attribute, **{BOUNDS[operator]: float(bound)})
+        return number(attribute, **{BOUNDS[operator]: bound})
     if operator == "^=":
         return prefix(attribute, unquoted(value))
     condition = equals(attribute, read_value(value))
@@ -145,10 +150,21 @@ def _value(value: Value) -> filter_pb2.FilterValue:
     if isinstance(value, int) and -MAX_INTEGER <= value < MAX_INTEGER:
         return filter_pb2.FilterValue(integer_value=value)
     if isinstance(value, int | float):
+        _check_exact(value)
         return filter_pb2.FilterValue(number_value=value)
     raise TypeError(
         f"a value is a text, a number, True or False, and no {type(value).__name__}; several are is_in('size', 41, 42)"
     )
+
+
+def _check_exact(number: float | None) -> None:
+    """Raises ValueError for a whole number that a float would round: the filter would be of another number."""
+    try:
+        is_exact = not isinstance(number, int) or int(float(number)) == number
+    except OverflowError:
+        is_exact = False
+    if not is_exact:
+        raise ValueError(f'{number} would be rounded here; a text of these digits is between quotes: "{number}"')
 
 
 def _checked(condition: Filter) -> Filter:
