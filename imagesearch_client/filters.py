@@ -42,10 +42,15 @@ def number(
     lte: float | None = None,
     lt: float | None = None,
 ) -> Filter:
-    """The attribute is a number between the bounds; one at least should be given. Whole numbers are compared exactly."""
+    """The attribute is a number between the bounds; one at least should be given.
+
+    Whole numbers are compared exactly. Raises ValueError for one beyond 64 bits that a float would round.
+    """
     bounds = {"gte": gte, "gt": gt, "lte": lte, "lt": lt}
     whole = {name: bound for name, bound in bounds.items() if _is_int64(bound)}
     others = {name: bound for name, bound in bounds.items() if name not in whole and bound is not None}
+    for bound in others.values():
+        _check_exact(bound)
     parts = []
     if whole:
         parts.append(Filter(integer_range=filter_pb2.IntegerRange(attribute=attribute, **whole)))  # type: ignore[arg-type]
@@ -153,6 +158,7 @@ def _value(value: Value) -> filter_pb2.FilterValue:
     if isinstance(value, int) and _is_int64(value):
         return filter_pb2.FilterValue(integer_value=value)
     if isinstance(value, int | float):
+        _check_exact(value)
         return filter_pb2.FilterValue(number_value=value)
     raise TypeError(
         f"a value is a text, a number, True or False, and no {type(value).__name__}; several are is_in('size', 41, 42)"
@@ -162,6 +168,16 @@ def _value(value: Value) -> filter_pb2.FilterValue:
 def _is_int64(value: object) -> bool:
     """Return whether a value is a whole number that the contract holds exactly; a bool is no number."""
     return isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER <= value < MAX_INTEGER
+
+
+def _check_exact(number: float | None) -> None:
+    """Raises ValueError for a whole number that a float would round: the filter would be of another number."""
+    try:
+        is_exact = not isinstance(number, int) or int(float(number)) == number
+    except OverflowError:
+        is_exact = False
+    if not is_exact:
+        raise ValueError(f'{number} would be rounded here; a text of these digits is between quotes: "{number}"')
 
 
 def _checked(condition: Filter) -> Filter:

@@ -1,7 +1,6 @@
 """What is written of clusters: a table of all images, and a sheet with the most central pictures of each."""
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from imagesearch_client.analysis.clusters import Clusters
 from imagesearch_client.analysis.pages import write_page
 from imagesearch_client.analysis.pictures import at_once, data_uri, read_picture
 from imagesearch_client.analysis.snapshot import Described, Snapshot
+from imagesearch_client.json_text import json_text
 from imagesearch_client.vector_files.atomic_file import replacing
 
 COLUMNS = ("id", "cluster", "distance")
@@ -34,7 +34,7 @@ def write_table(target: Path, snapshot: Snapshot, clusters: Clusters) -> None:
             writer.writeheader()
             writer.writerows(found)
         else:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+            file.writelines(json_text(row, readable=True) + "\n" for row in found)
 
 
 def write_sheet(target: Path, snapshot: Snapshot, clusters: Clusters) -> None:

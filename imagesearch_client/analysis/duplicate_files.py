@@ -1,7 +1,6 @@
 """What is written of groups of duplicates: lists of what to keep and to remove, a page to look at, a curve."""
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,6 +10,7 @@ from imagesearch_client.analysis.duplicates import Curve, Member
 from imagesearch_client.analysis.pages import write_page
 from imagesearch_client.analysis.pictures import at_once, data_uri, read_picture
 from imagesearch_client.analysis.wording import Action
+from imagesearch_client.json_text import json_text
 from imagesearch_client.vector_files.atomic_file import replacing
 
 Group: TypeAlias = Sequence[Member]
@@ -55,12 +55,12 @@ def _write_csv(path: Path, found: Iterable[Row]) -> None:
 
 
 def _write_json(path: Path, found: Iterable[Row]) -> None:
-    path.write_text(json.dumps(list(found), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json_text(list(found), readable=True, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_json_lines(path: Path, found: Iterable[Row]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+        file.writelines(json_text(row, readable=True) + "\n" for row in found)
 
 
 WRITERS: Mapping[str, Callable[[Path, Iterable[Row]], None]] = {

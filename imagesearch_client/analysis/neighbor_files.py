@@ -1,6 +1,5 @@
 """Files of neighbours: JSON, JSON lines and Parquet, one record for each image."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 
 from imagesearch_client.analysis.nearest import Neighbors
+from imagesearch_client.json_text import json_text
 from imagesearch_client.types import Metric
 from imagesearch_client.vector_files.atomic_file import replacing
 
@@ -90,7 +90,7 @@ def _write_json_lines(path: Path, batches: Iterable[Sequence[Record]], _: Metric
 
 
 def _dump(record: Record, file: IO[str]) -> None:
-    file.write(json.dumps(record, ensure_ascii=False))
+    file.write(json_text(record, readable=True))
 
 
 def _write_parquet(path: Path, batches: Iterable[Sequence[Record]], metric: Metric) -> None:

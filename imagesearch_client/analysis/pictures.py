@@ -1,19 +1,19 @@
 """The pictures behind stored images, as far as their uris can be read: small ones for pages, and how large they are."""
 
 import base64
+import functools
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from PIL import Image, ImageOps
 
-from imagesearch_client.sources.files import read_file
-from imagesearch_client.sources.locations import local_path
-from imagesearch_client.sources.remote import is_url, read_url
+from imagesearch_client.sources.uris import UriReader
 from imagesearch_client.types import Region
 
 Picture: TypeAlias = Image.Image
@@ -43,11 +43,16 @@ class Size:
 
 def read_content(uri: str) -> bytes:
     """The file at a path, a file:// or another URL; relative paths begin at the current folder. Raises OSError."""
-    path = local_path(uri)
-    content = read_url(path, MAX_BYTES + 1) if is_url(path) else read_file(path, MAX_BYTES + 1)
+    content = _reader(Path.cwd()).read(uri, MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise OSError(f"{uri} has more than {MAX_BYTES} bytes")
     return content
+
+
+@functools.cache
+def _reader(folder: Path) -> UriReader:
+    # A command has one, until it ends, so that archives are read once.
+    return UriReader(str(folder), MAX_BYTES)
 
 
 def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture | None:

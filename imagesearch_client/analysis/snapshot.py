@@ -158,10 +158,11 @@ class Snapshot:
                 f"{attribute!r:.80} is no name of an attribute: a letter, then letters, digits, underscores"
             )
         path = f"$.{attribute}"
-        # A truth value would be 0 or 1.
+        # A text without its quotes; all else as it is written, because SQLite rounds numbers and has no truth values.
+        text = f"json_extract(attributes, '{path}')"
+        written = f"attributes -> '{path}'"
         kind = f"json_type(attributes, '{path}')"
-        value = f"CAST(json_extract(attributes, '{path}') AS TEXT)"
-        return Column(self._images, f"CASE WHEN {kind} IN ('true', 'false') THEN {kind} ELSE {value} END", len(self))
+        return Column(self._images, f"CASE {kind} WHEN 'text' THEN {text} ELSE {written} END", len(self))
 
     def describe(self, position: int) -> Described:
         """The image at a position. Raises IndexError."""

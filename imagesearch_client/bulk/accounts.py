@@ -1,6 +1,5 @@
 """What a load has done so far, and what it could not."""
 
-import json
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from imagesearch_client.bulk.patience import LoadStoppedError
+from imagesearch_client.json_text import json_text
 from imagesearch_client.sources.items import Fault, Item
 
 SHOWN_REJECTS = 10
@@ -139,6 +139,6 @@ class RejectsFile:
         else:
             line["_where"] = rejected.where
         try:
-            self._file.write(json.dumps(line, ensure_ascii=False, default=list) + "\n")
+            self._file.write(json_text(line, readable=True) + "\n")
         except OSError as error:
             raise LoadStoppedError("REJECTS_UNWRITABLE", f"{self._file.name}: {error.strerror}") from None

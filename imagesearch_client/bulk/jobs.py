@@ -1,16 +1,19 @@
 """Loads as a program asks for them."""
 
 import asyncio
+import glob
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grpc_kit.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from imagesearch_client.bulk.accounts import Account, RejectsFile
 from imagesearch_client.bulk.destinations import Destination, DryRun, IntoCollection, Route
-from imagesearch_client.bulk.ledger import Binding, Ledger
+from imagesearch_client.bulk.handing_on import hand_on, is_ledger_of
+from imagesearch_client.bulk.ledger import Binding, Ledger, LedgerError
 from imagesearch_client.bulk.load import Load, LoadOptions
 from imagesearch_client.client import Client
 from imagesearch_client.sources.items import Source
@@ -31,8 +34,42 @@ class Files:
 
 def default_ledger(target: str, collection: str) -> Path:
     """Where the ledger of a collection is, where nobody says: below $XDG_STATE_HOME, which is ~/.local/state."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return state / "imagesearch" / f"{collection}@{re.sub('[^A-Za-z0-9.-]+', '_', target)}.ledger"
+    return _ledgers() / f"{collection}@{re.sub('[^A-Za-z0-9.-]+', '_', target)}.ledger"
+
+
+def _ledgers() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "imagesearch"
+
+
+@dataclass(frozen=True)
+class HandedOn:
+    """What became of one ledger of a collection that was copied into another one."""
+
+    old: Path
+    new: Path
+    items: int
+    """Items that the new ledger has of it."""
+    error: str = ""
+    """Why it could not be handed on; a load into the new collection then begins anew."""
+
+
+def hand_on_default_ledgers(
+    source: Collection, target: Collection, missing: Iterable[str] = (), before: float = math.inf
+) -> list[HandedOn]:
+    """Hands on every ledger of `source` in the default place: there is one for each name of a search service.
+
+    `hand_on` says what that is. Ledgers of a collection of the same name elsewhere are passed over.
+    """
+    found: list[HandedOn] = []
+    lost = frozenset(missing)
+    for old in sorted(_ledgers().glob(f"{glob.escape(source.name)}@*.ledger")):
+        new = old.with_name(target.name + old.name.removeprefix(source.name))
+        try:
+            if is_ledger_of(old, source):
+                found.append(HandedOn(old, new, hand_on(old, new, source, target, lost, before)))
+        except LedgerError as error:
+            found.append(HandedOn(old, new, 0, str(error)))
+    return found
 
 
 def ensure_collection(client: Client, name: str) -> Collection:
@@ -72,8 +109,7 @@ def load(
         )
     with Ledger(files.ledger) as ledger, RejectsFile(files.rejects) as rejects:
         options = replace(options, window=route.window, keep_attributes=client.count(collection.name) > 0)
-        made = collection.create_time.isoformat()
-        ledger.bind(Binding(collection.name, made, collection.fingerprint), restart=files.restart)
+        ledger.bind(Binding.of(collection), restart=files.restart)
 
         async def run() -> None:
             async with IntoCollection(client, collection, route, account.wait_for) as destination:

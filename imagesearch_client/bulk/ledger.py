@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from imagesearch_client.sources.items import Item
-from imagesearch_client.types import AttributeValue
+from imagesearch_client.types import AttributeValue, Collection
 
 VERSION = "1"
 # Keys of one statement; SQLite takes 32,766.
@@ -94,6 +94,11 @@ class Binding:
     """When it was made: another one of the same name holds none of this ledger's items."""
     fingerprint: str
 
+    @classmethod
+    def of(cls, collection: Collection) -> Self:
+        """To a collection as it is now."""
+        return cls(collection.name, collection.create_time.isoformat(), collection.fingerprint)
+
 
 class LedgerError(Exception):
     """A ledger that cannot be used; says what is wrong and what would be right."""
@@ -138,7 +143,7 @@ class Ledger:
 
     def bind(self, binding: Binding, *, restart: bool = False) -> None:
         """Makes it the ledger of a collection, or sees that it is; `restart` forgets all items first."""
-        with self._transaction():
+        with self.transaction():
             if restart:
                 self._rows.execute("DELETE FROM items")
                 self._rows.execute("DELETE FROM left_ids")
@@ -153,13 +158,21 @@ class Ledger:
             )
 
     @property
+    def binding(self) -> Binding | None:
+        """The collection that it is of; None where it is of none yet."""
+        with self._named_errors():
+            if not (collection := self._fact("collection")):
+                return None
+            return Binding(collection, self._fact("create_time"), self._fact("fingerprint"))
+
+    @property
     def run(self) -> int:
         """The number of this run."""
         return self._run
 
     def begin_run(self) -> None:
         """Items that are met from here on are met in a new run."""
-        with self._transaction():
+        with self.transaction():
             self._run = int(self._fact("run") or 0) + 1
             if not self._read_only:
                 self._rows.execute("UPDATE facts SET value = ? WHERE name = 'run'", (str(self._run),))
@@ -168,7 +181,7 @@ class Ledger:
         """The number of a source."""
         if self._read_only:
             return 0
-        with self._transaction():
+        with self.transaction():
             self._rows.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
             (number,) = self._rows.execute("SELECT number FROM sources WHERE name = ?", (name,)).fetchone()
             return int(number)
@@ -176,7 +189,7 @@ class Ledger:
     def meet(self, keys: Sequence[str]) -> dict[str, Row]:
         """What is known of items, which are marked as met in this run."""
         marks = ",".join("?" * len(keys))
-        with self._transaction():
+        with self.transaction():
             found = {row.key: row for row in self._select(f"key IN ({marks})", keys)}
             if found and not self._read_only:
                 self._rows.execute(
@@ -192,7 +205,7 @@ class Ledger:
         named it first, until another one has it under another uri.
         """
         now = time.time()
-        with self._transaction():
+        with self.transaction():
             self._rows.executemany(
                 "INSERT OR IGNORE INTO left_ids SELECT id FROM items "
                 "WHERE key = ? AND id NOT IN ('', ?) AND state IN ('done', 'failed') AND reason <> 'ID_INVALID'",
@@ -251,12 +264,12 @@ class Ledger:
 
     def left_ids_removed(self, ids: Sequence[str]) -> None:
         """These are no longer stored, or stored for another item."""
-        with self._transaction():
+        with self.transaction():
             self._rows.executemany("DELETE FROM left_ids WHERE id = ?", [(image_id,) for image_id in ids])
 
     def remove(self, rows: Sequence[Row]) -> None:
         """Forgets items; their duplicates are freed."""
-        with self._transaction():
+        with self.transaction():
             for row in rows:
                 self._rows.execute("DELETE FROM items WHERE key = ?", (row.key,))
                 self._rows.execute(FREE, (row.key,))
@@ -282,7 +295,7 @@ class Ledger:
 
     def uris_told(self, row: Row) -> None:
         """The uris of an item's duplicates are stored with it."""
-        with self._transaction():
+        with self.transaction():
             self._rows.execute("UPDATE items SET uris_due = 0 WHERE key = ?", (row.key,))
 
     def counts(self) -> dict[State, int]:
@@ -338,11 +351,12 @@ class Ledger:
         )
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """What is done to the file in it is done wholly or not at all, whatever becomes of the process."""
         with self._named_errors():
             self._rows.execute("BEGIN")
             try:
-                yield
+                yield self._rows
             except BaseException:
                 if self._rows.in_transaction:
                     self._rows.execute("ROLLBACK")

@@ -1,13 +1,12 @@
 """`imagesearch aliases`."""
 
-import json
-
 import typer
 
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.options import AsJson, Target
 from imagesearch_client.cli.output import out
 from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client.json_text import json_text
 
 aliases_app = typer.Typer(help="Point second names at collections.", no_args_is_help=True)
 
@@ -18,7 +17,7 @@ def list_aliases(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> No
     with connected(target) as client:
         aliases = client.list_aliases()
     if as_json:
-        print(json.dumps(aliases))
+        print(json_text(aliases))
     else:
         for alias, collection in aliases.items():
             out.print(f"{alias} -> {collection}", highlight=False)

@@ -1,6 +1,5 @@
 """`imagesearch cluster`."""
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from imagesearch_client.cli.snapshots import (
     snapshot_of,
 )
 from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client.json_text import json_text
 
 if TYPE_CHECKING:
     from imagesearch_client.analysis.clusters import Clusters
@@ -158,7 +158,7 @@ def _tell(snapshot: "Snapshot", clusters: "Clusters", gone: int | None, *, as_js
             "in_none": noise,
             "silhouette": clusters.silhouette,
         }
-        print(json.dumps(told if gone is None else told | {"written": len(snapshot) - gone}))
+        print(json_text(told if gone is None else told | {"written": len(snapshot) - gone}))
         return
     none = f", {noise} images in none" if noise else ""
     measure = "" if clusters.silhouette is None else f"; silhouette {clusters.silhouette:.3f}"

@@ -1,7 +1,6 @@
 """`imagesearch codes`."""
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +11,7 @@ from imagesearch_client.cli.options import AsJson, Target
 from imagesearch_client.cli.output import err, out
 from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.converters import MAX_CANDIDATES
+from imagesearch_client.json_text import json_text
 from imagesearch_client.types import CodeSet, CodeSetStatus, Encoding
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _encoded(client: Client, collection: str) -> Encoding:
 def _finish(step: Encoding, *, as_json: bool) -> None:
     if as_json:
         codes = _set_json(step.codes) if step.codes else None
-        print(json.dumps({"encoded": step.encoded, "removed": step.removed, "codes": codes}))
+        print(json_text({"encoded": step.encoded, "removed": step.removed, "codes": codes}))
         return
     removed = f", {step.removed} without an image removed" if step.removed else ""
     out.print(f"{step.encoded} images encoded{removed}; searches can use the codes: --coarse 100", highlight=False)
@@ -103,7 +103,7 @@ def show_status(collection: Name, target: Target = DEFAULT_TARGET, as_json: AsJs
         status = client.get_codes(collection)
     if as_json:
         sets = [_status_json(codes) for codes in status.sets]
-        print(json.dumps({"collection": status.collection, "images": status.image_count, "sets": sets}))
+        print(json_text({"collection": status.collection, "images": status.image_count, "sets": sets}))
         return
     if not status.sets:
         out.print(f"{status.collection} has no codes; `imagesearch codes fit {status.collection}` makes them")
@@ -162,7 +162,7 @@ def check_codes(
     with connected(target) as client:
         checked = check(client, collection, queries=queries, candidates=candidates, limit=limit, seed=seed)
     if as_json:
-        print(json.dumps(_check_json(checked)))
+        print(json_text(_check_json(checked)))
         return
     codes, found = checked.status.codes, checked.collection
     out.print(

@@ -1,6 +1,5 @@
 """`imagesearch collections`."""
 
-import json
 from datetime import timedelta
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from imagesearch_client.cli.options import (
 )
 from imagesearch_client.cli.output import collection_json, out, print_collections
 from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client.json_text import json_text
 from imagesearch_client.types import Consistency, Index, Metric
 
 # A hundred years.
@@ -32,7 +32,7 @@ def list_collections(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -
     with connected(target) as client:
         found = [(collection, client.count(collection.name)) for collection in client.list_collections()]
     if as_json:
-        print(json.dumps([collection_json(collection, count) for collection, count in found]))
+        print(json_text([collection_json(collection, count) for collection, count in found]))
     else:
         print_collections(found)
 
@@ -41,7 +41,7 @@ def list_collections(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -
 def get_collection(name: str, target: Target = DEFAULT_TARGET) -> None:
     """Show one collection as JSON."""
     with connected(target) as client:
-        print(json.dumps(collection_json(client.get_collection(name), client.count(name)), indent=2))
+        print(json_text(collection_json(client.get_collection(name), client.count(name)), indent=2))
 
 
 @collections_app.command("create")

@@ -1,6 +1,5 @@
 """`imagesearch compare`."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +34,7 @@ from imagesearch_client.cli.evaluate import (
 from imagesearch_client.cli.output import err, out
 from imagesearch_client.cli.snapshots import Force, ending_well, progress
 from imagesearch_client.client import DEFAULT_EMBEDDER
+from imagesearch_client.json_text import json_text
 from imagesearch_client.types import Metric
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def compare(
         comparison = measure(runs, pictures, task, wanted_metrics, counted, vectors, seed)
         _show(comparison, str(folder))
         if json_file is not None:
-            write_text(json_file, json.dumps(comparison_report.as_json(comparison, str(folder)), indent=1))
+            write_text(json_file, json_text(comparison_report.as_json(comparison, str(folder)), indent=1))
         if html_file is not None:
             write_text(html_file, comparison_report.page(comparison, str(folder)))
 

@@ -1,6 +1,5 @@
 """`imagesearch duplicates`."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from imagesearch_client.cli.snapshots import (
     snapshot_of,
 )
 from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client.json_text import json_text
 from imagesearch_client.types import Metric
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _tell(
                 }
             }
         )
-        print(json.dumps(told | chosen))
+        print(json_text(told | chosen))
         return
     if choice is not None:
         out.print(

@@ -1,6 +1,5 @@
 """`imagesearch evaluate`."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from imagesearch_client.cli.snapshots import (
     snapshot_of,
 )
 from imagesearch_client.client import DEFAULT_EMBEDDER, DEFAULT_TARGET
+from imagesearch_client.json_text import json_text
 from imagesearch_client.vector_files.atomic_file import replacing
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def evaluate(
             evaluation = measure(client, found, task, counted, how, refused=refused, seed=seed, tell=bar.reach)
         _show(evaluation)
         if json_file is not None:
-            write_text(json_file, json.dumps(report.as_json(evaluation, found), indent=1))
+            write_text(json_file, json_text(report.as_json(evaluation, found), indent=1))
         if html_file is not None:
             write_text(html_file, report.page(evaluation, found, examples))
 

@@ -1,6 +1,5 @@
 """`imagesearch images`."""
 
-import json
 from itertools import islice
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from imagesearch_client.cli.options import (
 )
 from imagesearch_client.cli.output import err, image_json, out, shown_attribute
 from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client.json_text import json_text
 from imagesearch_client.types import AttributeValue
 
 images_app = typer.Typer(help="List, show, change and remove images.", no_args_is_help=True)
@@ -39,7 +39,7 @@ def list_images(
         found = client.list(collection, where=condition, latest_first=latest_first, page_size=min(limit, 1000))
         for image in found if everything else islice(found, limit):
             if as_json:
-                print(json.dumps(image_json(image)))
+                print(json_text(image_json(image)))
             else:
                 attributes = " ".join(
                     f"{name}={shown_attribute(value)}" for name, value in sorted(image.attributes.items())
@@ -58,7 +58,7 @@ def get_images(
     with connected(target) as client:
         found = client.get_many(collection, ids, with_vector=vector)
     for image in found.values():
-        print(json.dumps(image_json(image)))
+        print(json_text(image_json(image)))
     missing = [image_id for image_id in ids if image_id not in found]
     for image_id in missing:
         err.print(f"{collection} has no image {image_id}", markup=False, highlight=False)
@@ -100,7 +100,7 @@ def set_attributes(
             image = client.update(collection, image_id, uri=uri, attributes=changed, remove=removed)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-    print(json.dumps(image_json(image)))
+    print(json_text(image_json(image)))
 
 
 @images_app.command("delete")

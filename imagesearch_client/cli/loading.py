@@ -1,6 +1,5 @@
 """What `imagesearch ingest` and `imagesearch import` share: options, the end, and its exit code."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.connection import tls_from_environment
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
+from imagesearch_client.json_text import json_text
 
 # Exit codes beside 0. Typer has 2 for a wrong command line.
 TOO_MANY_FAILED, STOPPED, INTERRUPTED = 1, 3, 130
@@ -89,7 +89,7 @@ def allowed_failures(text: str) -> tuple[float, bool]:
 def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dry_run: bool, as_json: bool) -> NoReturn:
     """Tells what came of a load, and ends the command."""
     if as_json:
-        print(json.dumps({"collection": collection, "dry_run": dry_run} | account.as_json()))
+        print(json_text({"collection": collection, "dry_run": dry_run} | account.as_json()))
     else:
         _tell(account, collection, dry_run=dry_run)
     if account.interrupted:

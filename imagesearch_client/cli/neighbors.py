@@ -1,6 +1,5 @@
 """`imagesearch neighbors`."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from imagesearch_client.cli.snapshots import (
     read,
 )
 from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client.json_text import json_text
 
 if TYPE_CHECKING:
     from imagesearch_client.analysis.snapshot import Snapshot
@@ -87,7 +87,7 @@ def neighbors(
     seconds = time.perf_counter() - begin
     if as_json:
         told = {"collection": found.collection, "file": str(output), "images": images, "k": k, "resumed": work.resumed}
-        print(json.dumps(told | {"seconds": round(seconds, 3)}))
+        print(json_text(told | {"seconds": round(seconds, 3)}))
     else:
         resumed = f", {work.resumed} of them by a run before" if work.resumed else ""
         out.print(f"{k} neighbours of {images} images in {output}{resumed}; {seconds:.1f} s", soft_wrap=True)

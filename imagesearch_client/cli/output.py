@@ -1,7 +1,6 @@
 """What the commands print: tables and lines for people, JSON for programs."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from rich.text import Text
 from grpc_kit.errors import ServiceError
 from imagesearch_client.cli.options import read_attribute
 from imagesearch_client.filters import split_values, unquoted
+from imagesearch_client.json_text import json_text
 from imagesearch_client.types import AttributeValue, Collection, Explanation, Hit, Image
 
 SHOWN_REJECTS = 10
@@ -39,7 +39,7 @@ def print_found(
     if as_json:
         rows = [answer_json(answer, explain=explain) for answer in found]
         rows += [{"query": query, "error": fault.reason, "message": fault.message} for query, fault in failed]
-        print(json.dumps(rows))
+        print(json_text(rows))
     else:
         for answer in found:
             print_hits(answer.query, answer.hits)
@@ -96,9 +96,9 @@ def print_collections(found: Sequence[tuple[Collection, int]]) -> None:
 def shown_attribute(value: AttributeValue) -> str:
     """An attribute's value as `images set` takes it."""
     if isinstance(value, str):
-        return value if read_attribute(value) == value else json.dumps(value, ensure_ascii=False)
+        return value if read_attribute(value) == value else json_text(value, readable=True)
     if isinstance(value, bool | int | float):
-        return json.dumps(value, ensure_ascii=False)
+        return json_text(value, readable=True)
     return f"[{','.join(map(shown_in_list, value))}]"
 
 

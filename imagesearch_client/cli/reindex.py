@@ -1,6 +1,5 @@
 """`imagesearch reindex`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from imagesearch_client.cli.options import (
 )
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client.json_text import json_text
 from imagesearch_client.reindex import Change, Reindexing, ReindexReport, check_aliases, make_new
 from imagesearch_client.types import Metric
 
@@ -77,7 +77,7 @@ def reindex(
 
 def _show(report: ReindexReport, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report.as_json()))
+        print(json_text(report.as_json()))
     else:
         how = "embedded anew" if report.embedded_anew else "vectors copied"
         out.print(f"{report.collection}: {report.count} images of {report.source_count} in {report.source}; {how}")

@@ -1,13 +1,12 @@
 """`imagesearch status`."""
 
-import json
-
 import typer
 
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.options import AsJson, Target
 from imagesearch_client.cli.output import out, print_collections
 from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client.json_text import json_text
 
 
 def status(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
@@ -17,7 +16,7 @@ def status(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
         found = [(collection, client.count(collection.name)) for collection in client.list_collections()]
     if as_json:
         rows = [{"name": collection.name, "images": count} for collection, count in found]
-        print(json.dumps({"target": target, "serving": serving, "collections": rows}))
+        print(json_text({"target": target, "serving": serving, "collections": rows}))
     else:
         out.print(f"{target}: {'serving' if serving else 'not serving'}")
         print_collections(found)

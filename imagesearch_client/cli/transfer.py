@@ -31,6 +31,7 @@ from imagesearch_client.cli.loading import (
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target, Where, condition_of
 from imagesearch_client.cli.output import err, out
 from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client.json_text import json_text
 from imagesearch_client.types import Collection, Metric
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def export(
             err.print(Text(str(error)), soft_wrap=True)
             raise typer.Exit(STOPPED) from None
     if as_json:
-        print(json.dumps(report.as_json()))
+        print(json_text(report.as_json()))
     else:
         resumed = f", {report.resumed_rows} of them by a run before" if report.resumed_rows else ""
         out.print(

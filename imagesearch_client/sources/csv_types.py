@@ -4,18 +4,16 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from imagesearch_client.sources.values import checked_text, is_integer
+from imagesearch_client.sources.values import MAX_EXACT, checked_text, is_integer
 from imagesearch_client.types import AttributeValue
 
 TEXT, INT, FLOAT, BOOL = TYPES = ("text", "int", "float", "bool")
 # No plus signs, and no zeros before the number, which article numbers and postal codes have.
-DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+DECIMAL = re.compile(r"-?(?P<whole>0|[1-9][0-9]*)(\.[0-9]+)?(?P<exponent>[eE][+-]?[0-9]{1,3})?")
 # What a column may be written like whose type is said.
 ANY_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,30}")
 ANY_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 BOOLS = {"true": True, "false": False}
-# Beyond it not every whole number is a float.
-MAX_EXACT = 2**53
 
 
 def infer(rows: Iterable[Sequence[str]], width: int) -> list[str]:
@@ -36,9 +34,10 @@ def _is(cell: str, kind: str) -> bool:
     if kind == BOOL:
         return cell.lower() in BOOLS
     found = DECIMAL.fullmatch(cell)
-    if found is None or not math.isfinite(number := float(cell)):
+    if found is None or not math.isfinite(float(cell)):
         return False
-    return any(found.groups()[1:]) or abs(number) <= MAX_EXACT
+    # As a float the next whole number is the same one.
+    return found["exponent"] is not None or int(found["whole"]) <= MAX_EXACT
 
 
 def convert(cell: str, kind: str) -> AttributeValue:

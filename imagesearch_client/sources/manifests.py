@@ -9,8 +9,9 @@ from imagesearch_client.sources.csv_rows import CsvRows
 from imagesearch_client.sources.files import is_text, odd_name
 from imagesearch_client.sources.items import Fault, Item, SourceError
 from imagesearch_client.sources.json_rows import JsonRows
-from imagesearch_client.sources.locations import Location, Places, lines_of
+from imagesearch_client.sources.locations import Location, lines_of
 from imagesearch_client.sources.options import SourceOptions
+from imagesearch_client.sources.places import Places
 
 STANDARD_INPUT = "-"
 LONGEST_PATH = 2**16
@@ -35,7 +36,9 @@ class FileList:
         self.name = "standard input" if self._location is None else self._location.name
         self._shown = self.name if self._location is None else self._location.file_name
         self._by_content = options.by_content
-        self._places = Places(options.root or ("." if self._location is None else self._location.folder))
+        self._places = Places(
+            options.root or ("." if self._location is None else self._location.folder), options.max_bytes
+        )
         self._standard_input = standard_input
         self._is_read = False
         if self._location is not None:
@@ -83,7 +86,7 @@ class Manifest:
         self.name = location.name
         self._shown = location.file_name
         self._by_content = options.by_content
-        self._places = Places(options.root or location.folder)
+        self._places = Places(options.root or location.folder, options.max_bytes)
         try:
             self._rows = read_rows(location, options)
         except OSError as error:

@@ -13,7 +13,7 @@ from imagesearch_client.sources.columns import InvalidRow, Row, assign
 from imagesearch_client.sources.items import SourceError
 from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.options import SourceOptions
-from imagesearch_client.sources.values import checked
+from imagesearch_client.sources.values import MAX_EXACT, checked
 from imagesearch_client.types import AttributeValue
 
 # Rows that are in memory at a time, and what is read of each column's file at a time.
@@ -145,5 +145,15 @@ def _one(value: Any) -> object:
 
 def _attribute(value: object) -> object:
     if isinstance(value, decimal.Decimal):
-        return float(value)
+        return _number(value)
     return value.isoformat() if isinstance(value, dt.date) else value
+
+
+def _number(value: decimal.Decimal) -> int | float:
+    """The number of a column of decimals: a whole one where the column has whole numbers. Raises ValueError."""
+    exponent = value.as_tuple().exponent
+    if isinstance(exponent, int) and exponent >= 0:
+        return int(value)
+    if abs(value) > MAX_EXACT:
+        raise ValueError(f"{value} would be rounded: a number with a fraction has 53 bits; a text keeps it")
+    return float(value)

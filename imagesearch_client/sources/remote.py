@@ -31,11 +31,46 @@ PACKAGES = {
     "https": ("aiohttp", "client"),
 }
 WEB = ("http", "https")
+# Protocols whose URLs go on with another URL behind "::". In all other URLs "::" is part of a name.
+CHAINED = frozenset(
+    {"zip", "tar", "libarchive", "simplecache", "filecache", "blockcache", "cached", "dir", "reference"}
+)
+# Answers of a web server after which the same request may go well.
+PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
+# What keeps a file from being read however often it is tried.
+LASTING = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EINVAL,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EFBIG,
+        errno.ENOSYS,
+    }
+)
 # What a listing says of a file that is another one when the file has changed, the best first.
 STAMPS = ("ETag", "generation", "etag", "md5Hash", "LastModified", "mtime", "modified", "updated", "created")
 SLOW_CONNECTION = 30.0
 SLOW_ANSWER = 60.0
 MESSAGE_LENGTH = 300
+
+
+class BusyError(OSError):
+    """A server that refuses a request for now, and says for how long."""
+
+    def __init__(self, message: str, url: str, retry_after: float) -> None:
+        """`retry_after` is in seconds."""
+        super().__init__(errno.EBUSY, message, url)
+        self.retry_after = retry_after
+
+
+def is_lasting(error: OSError) -> bool:
+    """Whether reading the file again cannot go better: it is gone, forbidden, or no file."""
+    return error.errno in LASTING
 
 
 def is_url(text: str) -> bool:
@@ -73,7 +108,7 @@ def connect(url: str) -> tuple[FileSystem, str]:
     if protocol in WEB:
         options["client_kwargs"] = {"trust_env": True}
     try:
-        system, path = fsspec.core.url_to_fs(url, **options)
+        system, path = _file_system(url, options)
         for name in ("set_session", "_set_session"):
             if system.async_impl and hasattr(system, name):
                 sync(system.loop, getattr(system, name))
@@ -87,13 +122,32 @@ def connect(url: str) -> tuple[FileSystem, str]:
     return system, path
 
 
+def _file_system(url: str, options: dict[str, object]) -> tuple[FileSystem, str]:
+    first = url.partition("::")[0]
+    if "::" not in url or "://" not in first or protocol_of(url) in CHAINED:
+        system, path = fsspec.core.url_to_fs(url, **options)
+        return system, path
+    # fsspec would take what is behind "::" for another URL.
+    kind = fsspec.get_filesystem_class(protocol_of(url))
+    # Not public, and all that url_to_fs does with a plain URL.
+    found = kind._get_kwargs_from_urls(url)  # noqa: SLF001
+    return kind(**{**options, **found}), kind._strip_protocol(url)  # noqa: SLF001
+
+
 def read_url(url: str, limit: int) -> bytes:
     """The file's content from its beginning, at most so many bytes, by one request. Raises OSError."""
     try:
         system, path = connect(url)
     except SourceError as error:
-        raise OSError(errno.EIO, str(error), url) from error
+        raise unusable(error, url) from error
     return read_path(system, path, url, limit)
+
+
+def unusable(error: SourceError, url: str) -> OSError:
+    """The error of a file whose file system cannot be used."""
+    # A protocol that nobody knows, or whose package is missing.
+    is_unknown = isinstance(error.__cause__, ImportError | ValueError)
+    return OSError(errno.ENOSYS if is_unknown else errno.EIO, str(error), url)
 
 
 def read_path(system: FileSystem, path: str, url: str, limit: int) -> bytes:
@@ -137,14 +191,33 @@ def plain_errors(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        status = getattr(error, "status", None)
+        status = _status(error)
         if isinstance(error, FileNotFoundError) or status in (404, 410):
             raise FileNotFoundError(errno.ENOENT, "there is no such file", url) from error
         if isinstance(error, PermissionError) or status in (401, 403):
             raise PermissionError(errno.EACCES, f"access is denied: {brief(error)}", url) from error
         if isinstance(error, TimeoutError):
             raise TimeoutError(errno.ETIMEDOUT, "no answer in time", url) from error
-        raise OSError(errno.EIO, brief(error), url) from error
+        if (seconds := _retry_after(error)) is not None:
+            raise BusyError(brief(error), url, seconds) from error
+        refused = status is not None and status not in PASSING_STATUSES
+        raise OSError(errno.EINVAL if refused else errno.EIO, brief(error), url) from error
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of HTTP that an error tells of."""
+    # As aiohttp and as gcsfs call it.
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    return status if isinstance(status, int) and status >= 100 else None  # noqa: PLR2004 - the first there is
+
+
+def _retry_after(error: BaseException) -> float | None:
+    """The seconds that a server asks to wait; None where it says none, or where waiting does not help."""
+    if _status(error) not in PASSING_STATUSES:
+        return None
+    # The other form, a date, needs clocks that agree.
+    text = str((getattr(error, "headers", None) or {}).get("Retry-After", ""))
+    return float(text) if text.isascii() and text.isdigit() else None
 
 
 def brief(error: BaseException) -> str:

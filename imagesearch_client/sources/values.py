@@ -12,6 +12,8 @@ from imagesearch_client.types import AttributeValue
 ATTRIBUTE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
 WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 MAX_INTEGER = 2**63
+# Beyond it not every whole number is a float.
+MAX_EXACT = 2**53
 
 
 def is_integer(text: str) -> bool:

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,12 @@ def test_pictures_are_upright_small_and_of_their_region(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:100])
     for unreadable in ("", str(tmp_path), "/nowhere.png", str(tmp_path / "b.png"), "nix://a/b.png", "a\0b"):
         assert read_picture(unreadable, 100) is None
+
+
+def test_pictures_in_archives_are_shown(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2), (255, 0, 0)).save(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as tar:
+        tar.add(tmp_path / "a.png", "x::a.png")
+    found = read_picture(f"tar://x::a.png::{tmp_path}/a.tgz", 100)
+    assert found is not None
+    assert found.size == (4, 2)

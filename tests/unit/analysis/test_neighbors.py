@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -144,3 +145,18 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         write_neighbors(tmp_path / "out.json", batches(), Metric.IP)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_score_that_is_no_number_is_null(tmp_path: Path, suffix: str) -> None:
+    batch: list[Record] = [{"id": "a", "neighbors": [{"id": "b", "score": float("nan")}]}]
+    target = tmp_path / f"n{suffix}"
+    write_neighbors(target, [batch], Metric.IP)
+    found = strict_json(target.read_text())
+    told = {"id": "a", "neighbors": [{"id": "b", "score": None}]}
+    assert found == (told if suffix == ".jsonl" else [told])
+
+
+def strict_json(text: str) -> Any:
+    """What a parser makes of it that knows JSON alone."""
+    return json.loads(text, parse_constant=pytest.fail)

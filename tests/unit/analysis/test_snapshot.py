@@ -56,6 +56,30 @@ def test_it_gives_back_what_was_written(tmp_path: Path) -> None:
             snapshot.values("a') --")
 
 
+def test_values_that_are_nearly_the_same_stay_apart(tmp_path: Path) -> None:
+    values: dict[str, AttributeValue] = {
+        "a": 0.1 + 0.2,
+        "b": 0.3,
+        "c": 1.0,
+        "d": 1,
+        "e": True,
+        "f": "1",
+        "g": 2**53 + 1,
+    }
+    with SnapshotWriter(tmp_path, ORIGIN) as writer:
+        writer.add([image_of(0, normal(1, 4)[0], values)], Place(complete=True))
+    with Snapshot(tmp_path) as snapshot:
+        assert [snapshot.values(name)[0] for name in values] == [
+            "0.30000000000000004",
+            "0.3",
+            "1.0",
+            "1",
+            "true",
+            "1",
+            "9007199254740993",
+        ]
+
+
 @pytest.mark.parametrize("metric", Metric)
 def test_blocks_are_of_unit_length_where_only_the_angle_counts(tmp_path: Path, metric: Metric) -> None:
     vectors = 7 * normal(5, 4)

@@ -85,3 +85,22 @@ def test_filters_nest() -> None:
     assert inner[0].equals.value.integer_value == 1
     assert getattr(inner[1], "not").exists.attribute == "b"
     assert [value.string_value for value in getattr(getattr(condition, "or").filters[1], "in").values] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["price<9007199254740993", "price>=-9007199254740993", "ean=12345678901234567891", "n in 1,9223372036854775809"],
+)
+def test_a_number_that_would_be_rounded_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="would be rounded here"):
+        parse(text)
+
+
+def test_numbers_that_are_kept_exactly_are_taken() -> None:
+    assert equals("n", 2**53 + 1).equals.value.integer_value == 2**53 + 1
+    assert number("n", gt=2**53, lt=2**60).range.lt == 2.0**60
+    assert parse("n<=1e300") == number("n", lte=1e300)
+    assert parse('ean="12345678901234567891"') == equals("ean", "12345678901234567891")
+    for bound in (2**53 + 1, 10**400):
+        with pytest.raises(ValueError, match="would be rounded here"):
+            number("n", gte=bound)

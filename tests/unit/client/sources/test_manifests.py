@@ -156,6 +156,12 @@ def test_the_types_of_csv_columns_are_found_out(tmp_path: Path) -> None:
         (["nan", "0.5"], ["nan", "0.5"]),
         (["00.5", "1"], ["00.5", "1"]),
         (["1", "9223372036854775808"], ["1", "9223372036854775808"]),
+        # As floats these would be the whole number before.
+        (["9007199254740993", "0.5"], ["9007199254740993", "0.5"]),
+        (["-9007199254740993.0", "1"], ["-9007199254740993.0", "1"]),
+        (["9007199254740992", "0.5"], [9007199254740992.0, 0.5]),
+        (["9007199254740993", "1"], [9007199254740993, 1]),
+        (["1e17", "0.5"], [1e17, 0.5]),
         (["True", "fAlse"], [True, False]),
         (["true", "1"], ["true", "1"]),
         (["1", " 2"], ["1", " 2"]),
@@ -382,6 +388,29 @@ def test_parquet_has_types_of_its_own(tmp_path: Path) -> None:
     assert third.attributes is not None
     assert third.attributes["l"] == []
     assert open_source(str(path), SourceOptions()).count() == 3
+
+
+def test_decimals_of_parquet_keep_their_whole_numbers(tmp_path: Path) -> None:
+    def column(*values: str, scale: int = 0) -> Any:
+        return pa.array([None if value == "" else decimal.Decimal(value) for value in values], pa.decimal128(30, scale))
+
+    big = str(2**53 + 1)
+    path = table(
+        tmp_path / "a.parquet",
+        {
+            "path": ["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
+            "whole": column(big, "5", "", str(2**63)),
+            "part": column("1.25", "3.00", f"{big}.00", "0.10", scale=2),
+        },
+    )
+    found = opened(path)
+    kept = [one.attributes for one in found if isinstance(one, Item)]
+    assert kept == [{"whole": 2**53 + 1, "part": 1.25}, {"whole": 5, "part": 3.0}]
+    assert [type(value) for row in kept if row for value in row.values()] == [int, float, int, float]
+    assert messages(found) == [
+        f"a.parquet, row 3: part: {big}.00 would be rounded: a number with a fraction has 53 bits; a text keeps it",
+        "a.parquet, row 4: whole: the number has more than 64 bits",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,36 +3,23 @@
 import io
 import json
 import socket
-import tarfile
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import boto3  # type: ignore[import-untyped]
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import requests
-from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
-from gcp_storage_emulator.server import create_server
-from moto.server import ThreadedMotoServer
 
 from imagesearch_client.sources import remote_folders
 from imagesearch_client.sources.items import Fault, Item, SourceError
 from imagesearch_client.sources.opening import open_source
 from imagesearch_client.sources.options import SourceOptions
 from imagesearch_client.sources.remote import RemoteStream, connect, read_url
-
-# As stores have them, in their order.
-KEYS = ["a/b/c.webp", "a/z.PNG", "b.jpg", "empty.jpg", "猫 ü+&.jpg"]
-CONTENT = {key: b"" if key == "empty.jpg" else key.encode() * 3 for key in KEYS}
+from tests.unit.client.sources.conftest import CONTENT, KEYS, archive
 
 
 def opened(url: str, **options: Any) -> list[Item | Fault]:
@@ -62,107 +49,6 @@ def check_folder(url: str) -> list[Item]:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(content_of, found * 10)) == [CONTENT[item.id] for item in found] * 10
     return found
-
-
-class Handler(SimpleHTTPRequestHandler):
-    requests: list[str]
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.requests.append(f"GET {self.path} {self.headers.get('Range', '')}")
-        if self.path.startswith("/fail/"):
-            self.send_error(500)
-        elif self.path.startswith("/secret/"):
-            self.send_error(403)
-        elif self.path.startswith("/short/"):
-            self.send_response(200)
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            self.wfile.write(b"x")
-            self.close_connection = True
-        else:
-            super().do_GET()
-
-    def do_HEAD(self) -> None:
-        self.requests.append(f"HEAD {self.path}")
-        super().do_HEAD()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the server's
-        pass
-
-
-@pytest.fixture
-def seen() -> list[str]:
-    """What the web server was asked."""
-    return []
-
-
-@pytest.fixture
-def web(tmp_path: Path, seen: list[str]) -> Iterator[str]:
-    root = tmp_path / "web"
-    for key, content in CONTENT.items():
-        path = root / "photos" / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    handler = type("Recording", (Handler,), {"requests": seen})
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(root))) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        HTTPFileSystem.clear_instance_cache()
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="bucket")
-    yield client
-    client.close()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    server.stop()
-
-
-@pytest.fixture
-def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
-    server.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    fsspec.get_filesystem_class("gs").clear_instance_cache()
-
-    system = fsspec.filesystem("gs")
-
-    def put(key: str, content: bytes) -> None:
-        system.pipe_file(f"bucket/{key}", content)
-
-    yield put
-    fsspec.get_filesystem_class("gs").clear_instance_cache()
-    server.stop()
-
-
-@pytest.fixture
-def memory() -> Iterator[Any]:
-    system = fsspec.filesystem("memory")
-    yield system
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 def test_a_folder_of_s3(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,16 +125,6 @@ def test_manifests_and_archives_on_s3(bucket: Any) -> None:
     (item,) = items("s3://bucket/in/s.tar")
     assert (item.id, item.uri, item.held) == ("s.tar/a.jpg", "tar://a.jpg::s3://bucket/in/s.tar", 3)
     assert item.attributes == {"cls": 3}
-
-
-def archive(members: dict[str, bytes], mode: str = "w") -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=mode) as tar:  # type: ignore[call-overload]
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return file.getvalue()
 
 
 def test_a_folder_of_google(google: Any, monkeypatch: pytest.MonkeyPatch) -> None:

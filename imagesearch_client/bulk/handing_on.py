@@ -1,0 +1,173 @@
+"""Gives the ledger of a collection on to another collection that the images were copied into.
+
+Without it the next load into that collection would embed everything again.
+"""
+
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagesearch_client.bulk.ledger import VERSION, Binding, Ledger, LedgerError
+from imagesearch_client.types import Collection
+
+COLUMNS = (
+    "key",
+    "id",
+    "uri",
+    "size",
+    "stamp",
+    "sha256",
+    "about",
+    "state",
+    "reason",
+    "message",
+    "original",
+    "attempts",
+    "uris_due",
+    "first_time",
+    "last_time",
+)
+# Items under these ids are no longer known, so that they are loaded again.
+FORGET = "DELETE FROM items WHERE id = ? AND state IN ('done', 'failed')"
+# Duplicates of items that are no longer known, or are no longer what they were, are to be loaded themselves.
+FREE_ALL = (
+    "UPDATE items SET state = 'freed', original = '' WHERE state = 'duplicate' AND NOT EXISTS "
+    "(SELECT 1 FROM items AS other "
+    "WHERE other.key = items.original AND other.state = 'done' AND other.sha256 = items.sha256)"
+)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What of a ledger is not handed on."""
+
+    ids: frozenset[str]
+    since: float
+    """When what was recorded may be of an image that was not copied."""
+
+
+def hand_on(
+    old: Path,
+    new: Path,
+    source: Collection,
+    target: Collection,
+    missing: Iterable[str] = (),
+    before: float = math.inf,
+) -> int:
+    """Gives `new`, the ledger of `target`, what `old`, the ledger of `source`, knows of the images; returns how many.
+
+    Other loads meanwhile are refused. A crash leaves `new` as it was, and the same call may be made again. Where both
+    know an item, the one that was recorded later stays. Where `old` and `new` are one file, it becomes `target`'s.
+    What `new` knows of a collection of the same name that was removed is forgotten.
+
+    Args:
+        old: where the ledger of `source` is; a file that is not there has nothing to hand on.
+        new: where the ledger of `target` is, or is to be.
+        source: the collection that was copied.
+        target: the collection that has the copies.
+        missing: ids of `source` that `target` does not have: the next load brings their items.
+        before: seconds since 1970, when the last pass of copying began: what was recorded in `old` from then on may
+            not be in `target`, and is loaded again.
+
+    Raises LedgerError where a ledger is in use, cannot be read or written, or is of another collection.
+    """
+    if not old.exists():
+        return 0
+    left_out = LeftOut(frozenset(missing), before)
+    if new.exists() and new.samefile(old):
+        with Ledger(new) as ledger:
+            return _rebind(ledger, source, target, left_out, new)
+    with Ledger(old, read_only=True) as former:
+        if former.binding is None:
+            return 0
+        _check(former, Binding.of(source), old)
+        with Ledger(new) as ledger:
+            return _take_over(ledger, former, target, left_out, new)
+
+
+def is_ledger_of(path: Path, collection: Collection) -> bool:
+    """Whether a file is the ledger of just this collection, and no other one of its name. Raises LedgerError."""
+    with Ledger(path, read_only=True) as ledger:
+        return ledger.binding == Binding.of(collection)
+
+
+def _check(ledger: Ledger, wanted: Binding, path: Path) -> None:
+    if (found := ledger.binding) is not None and found != wanted:
+        raise LedgerError(
+            f"{path} is the ledger of {found.collection}, made at {found.create_time} for {found.fingerprint}, and not "
+            f"of {wanted.collection}, made at {wanted.create_time} for {wanted.fingerprint}"
+        )
+
+
+def _rebind(ledger: Ledger, source: Collection, target: Collection, left_out: LeftOut, path: Path) -> int:
+    binding = Binding.of(target)
+    if ledger.binding != binding:
+        _check(ledger, Binding.of(source), path)
+    with ledger.transaction() as rows:
+        _bind(rows, binding)
+        rows.executemany(FORGET, ((image_id,) for image_id in left_out.ids))
+        rows.execute("DELETE FROM items WHERE last_time >= ?", (left_out.since,))
+        rows.execute(FREE_ALL)
+        return _count(rows)
+
+
+def _take_over(ledger: Ledger, former: Ledger, target: Collection, left_out: LeftOut, path: Path) -> int:
+    binding = Binding.of(target)
+    found = ledger.binding
+    is_stale = found is not None and found.collection == target.name and found != binding
+    if not is_stale:
+        _check(ledger, binding, path)
+    with former.transaction() as old, ledger.transaction() as rows:
+        if is_stale:
+            for table in ("items", "left_ids", "facts"):
+                rows.execute(f"DELETE FROM {table}")  # noqa: S608 - this module's own text
+        _bind(rows, binding)
+        names = ", ".join(COLUMNS)
+        marks = ", ".join("?" * len(COLUMNS))
+        changes = ", ".join(f"{name} = excluded.{name}" for name in (*COLUMNS[1:], "source", "run"))
+        rows.executemany(
+            f"INSERT INTO items ({names}, source, run) VALUES ({marks}, ?, 0) "  # noqa: S608 - as above
+            f"ON CONFLICT (key) DO UPDATE SET {changes} WHERE excluded.last_time > last_time",
+            _kept(old, _numbers(old, rows), left_out),
+        )
+        rows.executemany("INSERT OR IGNORE INTO left_ids VALUES (?)", old.execute("SELECT id FROM left_ids"))
+        rows.execute(FREE_ALL)
+        return _count(rows)
+
+
+def _numbers(old: sqlite3.Connection, rows: sqlite3.Connection) -> dict[int, int]:
+    """The number that each source of the old ledger has in the new one."""
+    numbers: dict[int, int] = {}
+    for number, name in old.execute("SELECT number, name FROM sources").fetchall():
+        rows.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
+        (numbers[number],) = rows.execute("SELECT number FROM sources WHERE name = ?", (name,)).fetchone()
+    return numbers
+
+
+def _kept(old: sqlite3.Connection, numbers: Mapping[int, int], left_out: LeftOut) -> Iterator[tuple[Any, ...]]:
+    """The old ledger's items that the new collection has, each with its source."""
+    for source, *values in old.execute(f"SELECT source, {', '.join(COLUMNS)} FROM items"):  # noqa: S608 - as above
+        known = dict(zip(COLUMNS, values, strict=True))
+        is_lost = known["id"] in left_out.ids and known["state"] in ("done", "failed")
+        if not is_lost and known["last_time"] < left_out.since:
+            yield (*values, numbers.get(source, 0))
+
+
+def _bind(rows: sqlite3.Connection, binding: Binding) -> None:
+    facts = {
+        "collection": binding.collection,
+        "create_time": binding.create_time,
+        "fingerprint": binding.fingerprint,
+    }
+    rows.executemany(
+        "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", facts.items()
+    )
+    rows.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", {"version": VERSION, "run": "0"}.items())
+
+
+def _count(rows: sqlite3.Connection) -> int:
+    (count,) = rows.execute("SELECT count(*) FROM items").fetchone()
+    return int(count)

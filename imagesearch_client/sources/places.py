@@ -1,0 +1,88 @@
+"""Finds the files that paths and URLs name: those of a manifest's rows, and the uris of stored images."""
+
+import os
+import posixpath
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from imagesearch_client.sources.archive_members import ArchiveMembers
+from imagesearch_client.sources.files import file_state, read_file
+from imagesearch_client.sources.items import Read, SourceError
+from imagesearch_client.sources.locations import local_path
+from imagesearch_client.sources.member_uris import TAR, ZIP
+from imagesearch_client.sources.options import MAX_BYTES
+from imagesearch_client.sources.remote import connect, is_url, protocol_of, read_url
+from imagesearch_client.sources.zip_members import ZipMembers
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file that a row points to."""
+
+    id: str
+    """What the file is called where the row has no other id."""
+    uri: str
+    content: Read
+    size: int | None
+    stamp: str
+
+
+class Places:
+    """Finds the files that the rows of one manifest point to."""
+
+    def __init__(self, root: str, max_bytes: int = MAX_BYTES) -> None:
+        """Relative paths begin at `root`, a path or a URL.
+
+        Larger members than `max_bytes` of archives that can only be read in passing are not read.
+        """
+        root = local_path(root)
+        self._is_remote = is_url(root)
+        self._root = root.rstrip("/") if self._is_remote else os.path.abspath(root)  # noqa: PTH100 - as above
+        self._connected: set[str] = set()
+        # By protocol.
+        self._archives: dict[str, ArchiveMembers | ZipMembers] = {}
+        self._lock = threading.Lock()
+        self._max_bytes = max_bytes
+
+    def close(self) -> None:
+        """Closes the archives that were read. Nothing in an archive can be read afterwards."""
+        for members in self._archives.values():
+            members.close()
+
+    def find(self, text: str) -> Place:
+        """The file that a path or URL names; any thread may ask. Raises ValueError where it can name none."""
+        text = local_path(text)
+        if "\0" in text:
+            raise ValueError("the path has a NUL byte")
+        if is_url(text):
+            return self._remote(text, text)
+        if os.path.isabs(text):  # noqa: PTH117 - a text
+            path = os.path.normpath(text) if ".." not in text else text
+            below = self._root.rstrip("/") + "/"
+            is_below = not self._is_remote and path.startswith(below)
+            return self._local(path.removeprefix(below) if is_below else text, path)
+        image_id = posixpath.normpath(text.replace(os.sep, "/"))
+        if self._is_remote:
+            return self._remote(image_id, f"{self._root}/{image_id}")
+        # Behind a link to a folder ".." is another one than the path says, so that it stays in the path.
+        return self._local(image_id, os.path.join(self._root, text if ".." in text else image_id))  # noqa: PTH118
+
+    def _local(self, image_id: str, path: str) -> Place:
+        size, stamp = file_state(path)
+        return Place(image_id, path, partial(read_file, path), size, stamp)
+
+    def _remote(self, image_id: str, url: str) -> Place:
+        protocol = protocol_of(url)
+        with self._lock:
+            if protocol in (TAR, ZIP):
+                if protocol not in self._archives:
+                    self._archives[protocol] = ArchiveMembers(self._max_bytes) if protocol == TAR else ZipMembers()
+                return Place(image_id, url, partial(self._archives[protocol].read, url), None, "")
+            # Sessions are made here, one at a time; where that fails, reading says so.
+            if protocol not in self._connected:
+                self._connected.add(protocol)
+                with suppress(SourceError):
+                    connect(url)
+        return Place(image_id, url, partial(read_url, url), None, "")

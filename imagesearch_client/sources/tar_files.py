@@ -1,0 +1,134 @@
+"""Opens tar files, compressed or not, here or elsewhere, and reads their members."""
+
+import bz2
+import errno
+import gzip
+import lzma
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Self
+
+from imagesearch_client.sources.files import is_image
+from imagesearch_client.sources.locations import Location
+
+# What compressed files begin with. Python's own files for them are used: tarfile's way copies all that it has
+# decompressed for each member, and stops after the first part of a file that was compressed in parts.
+COMPRESSED: Mapping[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+# What is raised of an archive that is damaged or cannot be read on.
+ERRORS = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header says when the archive is damaged: else tarfile takes that for its end."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError as error:
+            # Not public, and the one that is right: an empty block at the end.
+            if type(error).__name__ == "EOFHeaderError":
+                raise
+            raise tarfile.ReadError(f"it is cut off or damaged ({error})") from error
+
+
+@dataclass(frozen=True)
+class OpenTar:
+    """A tar file that is open."""
+
+    tar: tarfile.TarFile
+    size: int | None
+    """Bytes of the file; None where it can only be read in passing."""
+
+    def members(self) -> Iterator[tarfile.TarInfo]:
+        """The regular files, and links that are named as images, without keeping them."""
+        while (member := self.tar.next()) is not None:
+            # tarfile keeps them all, for what is not asked here.
+            self.tar.members.clear()  # type: ignore[attr-defined]
+            if member.isreg() or ((member.islnk() or member.issym()) and is_image(member.name)):
+                yield member
+
+    def is_in_place(self, member: tarfile.TarInfo) -> bool:
+        """Whether the file holds the member's content as it is, so that it can be read there at any time.
+
+        Raises ReadError where the file ends before the content does.
+        """
+        if self.size is None or member.issparse():
+            return False
+        if member.offset_data + member.size > self.size:
+            raise tarfile.ReadError(f"it is cut off within {member.name}")
+        return True
+
+    def content(self, member: tarfile.TarInfo) -> bytes:
+        """The content of the member that was met last."""
+        file = self.tar.extractfile(member)
+        content = b"" if file is None else file.read()
+        if len(content) != member.size:
+            raise tarfile.ReadError(f"it is cut off within {member.name}")
+        return content
+
+
+@contextmanager
+def open_tar(location: Location) -> Iterator[OpenTar]:
+    """Opens a tar file. Raises OSError, TarError, and SourceError where its file system cannot be used."""
+    with location.open() as file:
+        begin = file.peek(6)
+        unpack = next((unpack for mark, unpack in COMPRESSED.items() if begin.startswith(mark)), None)
+        if unpack is not None:
+            with unpack(file) as content, _tar_file(content, "r|") as tar:
+                yield OpenTar(tar, None)
+        elif location.is_remote:
+            with _tar_file(file, "r|") as tar:
+                yield OpenTar(tar, None)
+        else:
+            with _tar_file(file, "r:") as tar:
+                yield OpenTar(tar, os.fstat(file.fileno()).st_size)
+
+
+def _tar_file(file: BinaryIO, mode: str) -> tarfile.TarFile:
+    options: dict[str, Any] = {"tarinfo": _Member, "encoding": "utf-8", "errors": "surrogateescape"}
+    return tarfile.open(fileobj=file, mode=mode, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an archive is at fault, and not the way to it."""
+    # bzip2's errors are OSErrors without a number.
+    return not isinstance(error, OSError) or error.errno is None or isinstance(error, gzip.BadGzipFile)
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, or else its name."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def read_member(path: str, offset: int, size: int, limit: int) -> bytes:
+    """A member's content. Threads do not get into each other's way: each reads where it says."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        return read_at(descriptor, path, offset, min(size, limit))
+    finally:
+        os.close(descriptor)
+
+
+def read_at(descriptor: int, path: str, offset: int, wanted: int) -> bytes:
+    """So many bytes of an open file from `offset` on. Raises OSError where there are fewer."""
+    content = bytearray()
+    while len(content) < wanted:
+        part = os.pread(descriptor, wanted - len(content), offset + len(content))
+        if not part:
+            raise OSError(errno.EIO, "the archive has become shorter", path)
+        content += part
+    return bytes(content)
+
+
+def refuse_large(name: str, limit: int) -> bytes:  # noqa: ARG001 - what reads has it
+    """Stands for a member that is too large to be kept. Raises OSError."""
+    raise OSError(errno.EFBIG, "the file is too large to be kept while its archive is read", name)
