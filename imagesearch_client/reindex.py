@@ -1,14 +1,26 @@
 """Builds a collection anew beside the old one, with another index, metric or model, and moves the alias to it."""
 
-import hashlib
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from grpc_kit.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, ServiceError
+from grpc_kit.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+)
+from imagesearch_client.bulk.reading import read_again
 from imagesearch_client.client import Client
+from imagesearch_client.sources.options import MAX_BYTES
+from imagesearch_client.sources.uris import UriReader
 from imagesearch_client.types import Collection, Image, Index, IndexParameters, Metric, NewImage, WriteResult
 
 # Images that are compared or read again at a time.
@@ -21,6 +33,8 @@ LATE = timedelta(seconds=30)
 ROUNDS = 5
 # How long writers wait at most while the last changes are copied.
 HOLD = timedelta(seconds=30)
+# Files that are read at a time, and the seconds between two attempts to read one that cannot be read at the moment.
+READERS, PAUSES, LONGEST_PAUSE = 8, (0.5, 2.0, 5.0), 60.0
 # Refusals of a move after which another attempt helps: too much changed for one hold.
 PASSING = ("HOLD_EXPIRED", "REINDEX_INCOMPLETE")
 
@@ -145,7 +159,7 @@ class Reindexing:
     """
 
     def __init__(
-        self, client: Client, source: Collection, new: Collection, root: Path, step: Callable[[int], None]
+        self, client: Client, source: Collection, new: Collection, root: Path | str, step: Callable[[int], None]
     ) -> None:
         """Makes a copy of `source` in `new`.
 
@@ -153,13 +167,13 @@ class Reindexing:
             client: of the service that has both.
             source: the old collection.
             new: the new one, which is empty or holds what an earlier run copied.
-            root: where relative uris begin, if images are to be embedded anew.
+            root: where relative uris begin, a path or a URL, if images are to be embedded anew.
             step: is told the failures so far after each image.
         """
         self._client = client
         self._source = source
         self._new = new
-        self._root = root
+        self._reader = UriReader(str(root))
         self._step = step
         self._embeds = source.fingerprint != new.fingerprint
         self._failed: dict[str, WriteResult] = {}
@@ -167,7 +181,13 @@ class Reindexing:
         self._since = EPOCH
         # Of what changed since then: the change that each copy was made after.
         self._versions: dict[str, datetime] = {}
+        self.copied_until = 0.0
+        """When the last copy of changes began, in seconds since 1970 by this machine's clock."""
         self.report = ReindexReport(source.name, new.name, self._embeds)
+
+    def close(self) -> None:
+        """Close the archives that files were read from."""
+        self._reader.close()
 
     def copy(self) -> None:
         """Copy every image, then what was written, changed or removed meanwhile, and compare the two.
@@ -197,6 +217,7 @@ class Reindexing:
         for attempt in range(ROUNDS):
             self._copy_changes()
             self._client.hold_writes(self._source.name, HOLD)
+            self.copied_until = time.time()
             try:
                 self._copy_changes()
                 self.report.moved = self._client.finish_reindex(self._source.name, aliases, allow_fewer=allow_fewer)
@@ -302,20 +323,31 @@ class Reindexing:
             self._step(len(self._failed))
 
     def _readable(self, images: Iterable[Image], versions: dict[str, datetime]) -> Iterator[NewImage]:
-        """The images that can be written; `versions` gets the time of each one's last change."""
-        for image in images:
-            try:
-                new_image = self._new_image(image)
-            except (OSError, ValueError) as error:
-                fault = NotFoundError("FILE_UNUSABLE", f"{image.uri or 'no uri'}: {error}", field="uri")
-                self._failed[image.id] = WriteResult(image.id, fault)
-                self._step(len(self._failed))
-            else:
-                versions[image.id] = image.update_time
-                yield new_image
+        """Yield the images that can be written; `versions` gets the time of each one's last change.
+
+        Files are read ahead, some at a time.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            reading: deque[tuple[Image, Future[NewImage]]] = deque()
+            for image in images:
+                reading.append((image, pool.submit(self._new_image, image)))
+                if len(reading) >= READERS:
+                    yield from self._read_one(*reading.popleft(), versions)
+            while reading:
+                yield from self._read_one(*reading.popleft(), versions)
+
+    def _read_one(self, image: Image, reading: "Future[NewImage]", versions: dict[str, datetime]) -> Iterator[NewImage]:
+        try:
+            new_image = reading.result()
+        except ServiceError as error:
+            self._failed[image.id] = WriteResult(image.id, error)
+            self._step(len(self._failed))
+        else:
+            versions[image.id] = image.update_time
+            yield new_image
 
     def _new_image(self, image: Image) -> NewImage:
-        """The image as it is to be written. Raises OSError and ValueError where its file cannot be used."""
+        """Return the image as it is to be written. Raises ServiceError if its file cannot be used."""
         if image.embedding is not None:
             return NewImage(
                 image.id,
@@ -325,10 +357,25 @@ class Reindexing:
                 image.region,
                 content_sha256=image.content_sha256,
             )
-        content = (self._root / image.uri.removeprefix("file://")).read_bytes()
-        if image.content_sha256 and hashlib.sha256(content).hexdigest() != image.content_sha256:
-            raise ValueError("the file is no longer the one that was stored (its SHA-256 differs)")
+        content, sha256 = self._read(image.uri)
+        if image.content_sha256 not in ("", sha256):
+            raise _unusable(image.uri, "the file is no longer the one that was stored (its SHA-256 differs)")
         return NewImage(image.id, content, image.uri, image.attributes, image.region)
+
+    def _read(self, uri: str) -> tuple[bytes, str]:
+        """Return a file and its SHA-256; a failure that passes is waited for. Raises ServiceError."""
+        for pause in PAUSES:
+            try:
+                return read_again(self._reader, uri, MAX_BYTES)
+            except UnavailableError as error:
+                time.sleep(min(max(pause, error.retry_after or 0.0), LONGEST_PAUSE))
+            except (NotFoundError, InvalidArgumentError) as error:
+                raise _unusable(uri, error.message) from None
+        return read_again(self._reader, uri, MAX_BYTES)
+
+
+def _unusable(uri: str, problem: str) -> NotFoundError:
+    return NotFoundError("FILE_UNUSABLE", f"{uri or 'no uri'}: {problem}", field="uri")
 
 
 def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -1,13 +1,18 @@
 """`imagesearch reindex`."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from imagesearch_client.bulk.handing_on import hand_on
+from imagesearch_client.bulk.jobs import hand_on_default_ledgers
+from imagesearch_client.bulk.ledger import LedgerError
 from imagesearch_client.cli.bars import show_progress
 from imagesearch_client.cli.connection import connected
+from imagesearch_client.cli.loading import LedgerFile
 from imagesearch_client.cli.options import (
     AsJson,
     CandidatesOption,
@@ -21,7 +26,7 @@ from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.client import DEFAULT_TARGET
 from imagesearch_client.json_text import json_text
 from imagesearch_client.reindex import Change, Reindexing, ReindexReport, check_aliases, make_new
-from imagesearch_client.types import Metric
+from imagesearch_client.types import Collection, Metric
 
 
 def reindex(
@@ -36,7 +41,9 @@ def reindex(
     model: Annotated[
         str | None, typer.Option(help="Another model of the embedder: every image's file is read and embedded anew.")
     ] = None,
-    root: Annotated[Path, typer.Option(help="Where relative uris begin, to find the files for --model.")] = Path(),
+    root: Annotated[
+        str, typer.Option(help="Where relative uris begin, a folder or a URL, to find the files for --model.")
+    ] = ".",
     alias: Annotated[list[str] | None, typer.Option(help="An alias to point at the new collection.")] = None,
     keep_alias: Annotated[bool, typer.Option("--keep-alias", help="Leave SOURCE where it points.")] = False,
     skip_failed: Annotated[
@@ -46,14 +53,15 @@ def reindex(
             help="Move the alias though images could not be written. It never moves to no image at all.",
         ),
     ] = False,
+    ledger: LedgerFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a collection anew beside the old one, with another index, metric or model, and move the alias to it.
 
     Vectors, attributes and the rest are copied; only another model reads the images' files again, from wherever ingest
     read them. Writes and deletes may go on meanwhile: none of them is lost, and writers wait for a moment while the
-    alias moves. The alias moves only if every image was copied. The old collection stays until you remove it. If the command
-    was interrupted, run it again: it resumes.
+    alias moves. The alias moves only if every image was copied. The old collection stays until you remove it. If the
+    command was interrupted, run it again: it resumes.
     """
     change = Change(model, index, index_parameters_of(m, ef_construction, nlist), metric)
     with connected(target) as client, show_progress(err) as progress:
@@ -62,17 +70,31 @@ def reindex(
         check_aliases(client, aliases)
         made = make_new(client, old, new, change)
         progress.start(client.count(old.name))
-        reindexing = Reindexing(client, old, made, root, progress.step)
-        reindexing.copy()
-        report = reindexing.report
-        if report.complete or (skip_failed and not report.differences and report.count):
-            reindexing.move(aliases, allow_fewer=skip_failed)
+        with closing(Reindexing(client, old, made, root, progress.step)) as reindexing:
+            reindexing.copy()
+            report = reindexing.report
+            if report.complete or (skip_failed and not report.differences and report.count):
+                reindexing.move(aliases, allow_fewer=skip_failed)
+                _hand_on(reindexing, old, made, ledger)
     _show(report, as_json=as_json)
     if not report.finished:
         err.print(f"no alias was moved; {report.source} is as it was. Run the command again to try the rest again, or")
         err.print(f"`collections delete {new}` removes the copy")
     if not report.finished or (report.failed and not skip_failed):
         raise typer.Exit(1)
+
+
+def _hand_on(reindexing: Reindexing, old: Collection, new: Collection, ledger: Path | None) -> None:
+    """Give the accounts of loads to the new collection, so that the next load skips what is there."""
+    missing = [result.id for result in reindexing.report.failed]
+    try:
+        if ledger is not None:
+            hand_on(ledger, ledger, old, new, missing, reindexing.copied_until)
+        errors = [found.error for found in hand_on_default_ledgers(old, new, missing, reindexing.copied_until)]
+    except LedgerError as error:
+        errors = [str(error)]
+    for problem in filter(None, errors):
+        err.print(Text(f"a ledger was not handed on, so that its next load begins anew: {problem}"), style="yellow")
 
 
 def _show(report: ReindexReport, *, as_json: bool) -> None:
