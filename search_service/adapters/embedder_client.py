@@ -19,9 +19,12 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import (
     CancelledError,
     DeadlineExceededError,
+    FailedPreconditionError,
     InternalError,
     NotFoundError,
+    PermissionDeniedError,
     ServiceError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from grpc_kit.status import from_rpc_error, from_status
@@ -100,6 +103,14 @@ class EmbedderClient:
         if isinstance(failure, InternalError):
             log.error("the embedder failed", target=self._target, reason=failure.reason, message=failure.message)
             return InternalError("INTERNAL", "internal error; the server's log has the details")
+        if isinstance(failure, UnauthenticatedError | PermissionDeniedError):
+            # The caller's own token is another one, and was taken.
+            return FailedPreconditionError(
+                "EMBEDDER_ACCESS_DENIED",
+                f"the embedder at {self._target} refuses the search service; its operator should check "
+                "SEARCH_EMBEDDER_TOKEN and SEARCH_EMBEDDER_CERTIFICATE",
+                metadata={"embedder": self._target},
+            )
         out_of_time = isinstance(failure, DeadlineExceededError) and deadline.remaining() > 0
         gone = isinstance(failure, UnavailableError | CancelledError) and failure.retry_after is None
         return _unavailable(self._target) if out_of_time or gone else failure

@@ -12,10 +12,12 @@ from pymilvus.exceptions import MilvusException
 
 from grpc_kit.errors import (
     DeadlineExceededError,
+    FailedPreconditionError,
     InternalError,
     ResourceExhaustedError,
     ServiceError,
     UnavailableError,
+    UnimplementedError,
 )
 from search_service.core.checks import collection_exists, collection_not_found
 
@@ -28,9 +30,35 @@ def unavailable(_: str = "") -> UnavailableError:
     return UnavailableError("MILVUS_UNAVAILABLE", "Milvus does not answer; try again later", retry_after=RETRY_AFTER)
 
 
-def timed_out(_: str = "") -> DeadlineExceededError:
+def timed_out(_: str = "", *, writes: bool = False) -> DeadlineExceededError:
     """Milvus took too long."""
-    return DeadlineExceededError("MILVUS_TIMEOUT", "Milvus did not answer in time; a write may be stored all the same")
+    outcome = "; the write may be stored all the same" if writes else ""
+    return DeadlineExceededError("MILVUS_TIMEOUT", f"Milvus did not answer in time{outcome}")
+
+
+def access_denied(_: str = "") -> FailedPreconditionError:
+    """Milvus does not let the service in, or not do this: no caller can change that."""
+    return FailedPreconditionError(
+        "MILVUS_ACCESS_DENIED",
+        "Milvus refuses the search service; its operator should check SEARCH_MILVUS_TOKEN and the rights of that user",
+    )
+
+
+def database_missing(_: str = "") -> FailedPreconditionError:
+    """The service is set to a database that Milvus does not have."""
+    return FailedPreconditionError(
+        "MILVUS_DATABASE_MISSING", "Milvus does not have the search service's database; its operator should make it"
+    )
+
+
+def unsupported(_: str = "") -> UnimplementedError:
+    """This Milvus is too old, or built without something."""
+    return UnimplementedError("MILVUS_UNSUPPORTED", "this Milvus does not support what the request needs")
+
+
+def too_many_collections(_: str = "") -> ResourceExhaustedError:
+    """Milvus has a limit on collections."""
+    return ResourceExhaustedError("MILVUS_FULL", "Milvus takes no more collections; delete some, or raise its limit")
 
 
 def rate_limited(_: str = "") -> ResourceExhaustedError:
@@ -72,12 +100,48 @@ class Row:
 TABLE = (
     Row(frozenset(), ("already exists", "duplicate collection"), collection_exists),
     Row(frozenset({100}), ("can't find collection", "collection not found"), collection_not_found),
-    # Some failures carry gRPC's code in the place of Milvus' own.
-    Row(frozenset({grpc.StatusCode.UNAVAILABLE}), (), unavailable),
-    Row(frozenset(), ("maxoutputsize",), answer_too_large),
+    # What does not pass by itself comes first: never should a caller repeat in vain.
+    Row(
+        frozenset({1400, 1401, 1800, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}),
+        ("auth check failure", "privilege not permitted", "not authenticated"),
+        access_denied,
+    ),
+    Row(frozenset({800}), ("database not found",), database_missing),
+    Row(frozenset({10, 701, 2001, 3000, grpc.StatusCode.UNIMPLEMENTED}), (), unsupported),
+    Row(frozenset({102}), (), too_many_collections),
+    Row(frozenset(), ("maxoutputsize", "message larger than max"), answer_too_large),
+    Row(frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED}), (), rate_limited),
+    Row(
+        frozenset(
+            {
+                grpc.StatusCode.INVALID_ARGUMENT,
+                grpc.StatusCode.OUT_OF_RANGE,
+                grpc.StatusCode.FAILED_PRECONDITION,
+                grpc.StatusCode.NOT_FOUND,
+                grpc.StatusCode.ALREADY_EXISTS,
+                grpc.StatusCode.DATA_LOSS,
+            }
+        ),
+        (),
+        fault,
+    ),
+    # gRPC's own codes, some of them in the place of Milvus' own. A connection that breaks is any of these.
+    Row(
+        frozenset(
+            {
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.CANCELLED,
+                grpc.StatusCode.ABORTED,
+                grpc.StatusCode.UNKNOWN,
+                grpc.StatusCode.INTERNAL,
+            }
+        ),
+        (),
+        unavailable,
+    ),
     # Quotas are of memory and disk, or of rates: the text tells.
     Row(
-        frozenset({3, 7, 12}),
+        frozenset({3, 7, 12, 250}),
         ("memory limit exceeded", "memory quota", "disk limit exceeded", "disk quota", "no space left"),
         full,
     ),
@@ -88,26 +152,34 @@ TABLE = (
         ("deadline exceeded", "retry timeout", "context done", "timed out"),
         timed_out,
     ),
-    # 2: no connection. 11: its parts are out of step. 101: not loaded, as while a server recovers. 106, 503: no query
-    # node has the data. 10000: it gave the call up, as when it stops.
+    # 2: no connection. 11: its parts are out of step. 101, 103, 106, 201, 202: not loaded or partly, as while a server
+    # recovers. 401, 503, 601, 901, 902, 905: no node has the data now. 10000: it gave the call up, as when it stops.
     Row(
-        frozenset({2, 11, 101, 106, 503, 10000}),
+        frozenset({2, 11, 101, 103, 106, 201, 202, 401, 503, 601, 901, 902, 905, 10000}),
         ("service not ready", "not ready", "server unavailable", "service unavailable", "open local milvus"),
         unavailable,
     ),
 )
 
 
-def meaning_of(error: Exception, collection: str) -> ServiceError:
-    """The meaning of what pymilvus raised about a collection."""
-    if isinstance(error, grpc.RpcError):
-        # A server that takes the connection and does not answer: pymilvus lets gRPC's own error through.
-        late = isinstance(error, grpc.Call | grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        return timed_out() if late else unavailable()
-    if not isinstance(error, MilvusException):
+def meaning_of(error: Exception, collection: str, *, writes: bool = False) -> ServiceError:
+    """Return the meaning of what pymilvus raised about a collection, in a call that writes or only reads."""
+    grpc_code = _grpc_code(error)
+    if grpc_code is None and not isinstance(error, MilvusException):
         return fault()
-    text = str(error.message).lower()
+    codes = {grpc_code, getattr(error, "code", None) if isinstance(error, MilvusException) else None}
+    text = str(error.message if isinstance(error, MilvusException) else error).lower()
     for row in TABLE:
-        if error.code in row.codes or any(part in text for part in row.texts):
-            return row.meaning(collection)
+        if row.codes & codes or any(part in text for part in row.texts):
+            return timed_out(writes=writes) if row.meaning is timed_out else row.meaning(collection)
     return fault()
+
+
+def _grpc_code(error: BaseException | None) -> grpc.StatusCode | None:
+    """Return gRPC's code of a failure or of its cause: pymilvus reports a refused connection by a code of its own."""
+    if isinstance(error, grpc.RpcError):
+        known = isinstance(error, grpc.Call | grpc.aio.AioRpcError)
+        return error.code() if known else grpc.StatusCode.UNAVAILABLE
+    # pymilvus raises errors from themselves.
+    cause = None if error is None or error.__cause__ is error else error.__cause__
+    return _grpc_code(cause) if cause is not None else None

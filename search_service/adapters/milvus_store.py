@@ -9,7 +9,7 @@ import asyncio
 import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,6 +48,7 @@ from search_service.core.checks import (
 )
 from search_service.core.expiry import unexpired
 from search_service.core.filters import Filter, IdAfter, Not, both
+from search_service.core.image_locks import StillRunningError
 from search_service.core.ports import Nearest
 from search_service.core.types import (
     Alias,
@@ -391,33 +392,45 @@ class MilvusStore:
     async def _write(
         self, call: Callable[[MilvusClient, Options], Result], collection: str, deadline: Deadline
     ) -> Result:
-        """Writes, bounded in time. Raises what its failure means; what is late may be stored all the same."""
+        """Writes, bounded in time. Raises what its failure means: StillRunningError if it may still be stored later."""
         client = (await self._connected(deadline)).blocking
-        return await self._run(self._writers, lambda: call(client, self._options(deadline)), collection, deadline)
+        return await self._run(
+            self._writers, lambda: call(client, self._options(deadline)), collection, deadline, writes=True
+        )
 
-    async def _run(self, pool: Executor, call: Callable[[], Result], collection: str, deadline: Deadline) -> Result:
+    async def _run(
+        self,
+        pool: Executor,
+        call: Callable[[], Result],
+        collection: str,
+        deadline: Deadline,
+        *,
+        writes: bool = False,
+    ) -> Result:
         """Runs a call in a pool. Raises what its failure means."""
+        submitted: Future[Result] | None = None
         try:
             # A thread cannot be stopped; but nobody waits longer for it, nor for a free one.
             async with asyncio.timeout(self._seconds(deadline) + GRACE_SECONDS):
-                return await self._start(pool, call)
+                submitted = await self._submit(pool, call)
+                return await asyncio.wrap_future(submitted)
         except ServiceError:
             raise
         except TimeoutError:
-            raise timed_out() from None
+            raise _given_up(submitted, writes=writes) from None
         except Exception as error:
-            raise _meaning(error, collection) from error
+            raise _meaning(error, collection, writes=writes) from error
 
-    async def _start(self, pool: Executor, call: Callable[[], Result]) -> Result:
-        """Runs a call in a pool; a write to Milvus Lite in a turn of its own."""
+    async def _submit(self, pool: Executor, call: Callable[[], Result]) -> "Future[Result]":
+        """Gives a call to a pool; a write to Milvus Lite in a turn of its own."""
         if not self.is_lite or pool is not self._writers:
-            return await asyncio.get_running_loop().run_in_executor(pool, call)
+            return pool.submit(call)
         await self._turns.acquire()
-        running = pool.submit(call)
+        submitted = pool.submit(call)
         # The turn ends with the thread's work, which runs on when its caller goes away.
         loop = asyncio.get_running_loop()
-        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._turns.release))
-        return await asyncio.wrap_future(running)
+        submitted.add_done_callback(lambda _: loop.call_soon_threadsafe(self._turns.release))
+        return submitted
 
     def _options(self, deadline: Deadline) -> Options:
         """What every call to pymilvus is told. It would repeat what a quota forbids until the time is up."""
@@ -506,9 +519,20 @@ class MilvusStore:
             server_manager_instance.release_server(self._uri)
 
 
-def _meaning(error: Exception, collection: str) -> ServiceError:
+def _given_up(submitted: "Future[Result] | None", *, writes: bool) -> ServiceError:
+    """Return the error of a call that took too long, and was cancelled if no thread had begun it."""
+    if submitted is None or submitted.cancelled() or not writes:
+        return timed_out()
+    error = StillRunningError("MILVUS_TIMEOUT", timed_out(writes=True).message)
+    error.ended = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    submitted.add_done_callback(lambda _: loop.call_soon_threadsafe(error.ended.set_result, None))
+    return error
+
+
+def _meaning(error: Exception, collection: str, *, writes: bool = False) -> ServiceError:
     """What a failure means; one that nobody foresaw is logged."""
-    meaning = meaning_of(error, collection)
+    meaning = meaning_of(error, collection, writes=writes)
     if isinstance(meaning, InternalError):
         log.error("Milvus failed", collection=collection, exc_info=error)
     return meaning

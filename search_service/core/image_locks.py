@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 class StillRunningError(DeadlineExceededError):
     """A write was given up while the store still works on it."""
 
-    running: "asyncio.Future[object]"
+    ended: "asyncio.Future[None]"
     """Is done when the store has ended."""
 
 
@@ -60,7 +60,7 @@ class ImageLocks:
 
 def _when_ended(task: "asyncio.Future[Result]", release: Callable[[], None]) -> None:
     error = None if task.cancelled() else task.exception()
-    if isinstance(error, StillRunningError) and not error.running.done():
-        error.running.add_done_callback(lambda _: release())
+    if isinstance(error, StillRunningError):
+        error.ended.add_done_callback(lambda _: release())
     else:
         release()

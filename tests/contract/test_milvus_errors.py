@@ -2,16 +2,19 @@
 
 import grpc
 import pytest
+from grpc.aio import AioRpcError, Metadata
 from pymilvus.exceptions import MilvusException
 
 from grpc_kit.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
+    FailedPreconditionError,
     InternalError,
     NotFoundError,
     ResourceExhaustedError,
     ServiceError,
     UnavailableError,
+    UnimplementedError,
 )
 from search_service.adapters.milvus_errors import meaning_of
 
@@ -50,6 +53,19 @@ from search_service.adapters.milvus_errors import meaning_of
         (101, "failed to search: collection not loaded", UnavailableError, "MILVUS_UNAVAILABLE"),
         (1, "service not ready", UnavailableError, "MILVUS_UNAVAILABLE"),
         (grpc.StatusCode.UNAVAILABLE, "[upsert] Retry timeout: 10s", UnavailableError, "MILVUS_UNAVAILABLE"),
+        (103, "collection not fully loaded", UnavailableError, "MILVUS_UNAVAILABLE"),
+        (1400, "not authenticated", FailedPreconditionError, "MILVUS_ACCESS_DENIED"),
+        (1401, "privilege not permitted", FailedPreconditionError, "MILVUS_ACCESS_DENIED"),
+        (65535, "auth check failure, please check api key is correct", FailedPreconditionError, "MILVUS_ACCESS_DENIED"),
+        (grpc.StatusCode.PERMISSION_DENIED, "PermissionDenied", FailedPreconditionError, "MILVUS_ACCESS_DENIED"),
+        (grpc.StatusCode.UNAUTHENTICATED, "who are you", FailedPreconditionError, "MILVUS_ACCESS_DENIED"),
+        (grpc.StatusCode.UNIMPLEMENTED, "unknown method Upsert", UnimplementedError, "MILVUS_UNSUPPORTED"),
+        (10, "service unimplemented", UnimplementedError, "MILVUS_UNSUPPORTED"),
+        (701, "index type not supported", UnimplementedError, "MILVUS_UNSUPPORTED"),
+        (800, "database not found[database=shop]", FailedPreconditionError, "MILVUS_DATABASE_MISSING"),
+        (102, "exceeded the limit number of collections", ResourceExhaustedError, "MILVUS_FULL"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "bad expression", InternalError, "INTERNAL"),
+        (1100, "invalid parameter", InternalError, "INTERNAL"),
         (65535, "something nobody knows", InternalError, "INTERNAL"),
     ],
 )
@@ -59,6 +75,35 @@ def test_each_error_has_its_meaning(code: int, text: str, meaning: type[ServiceE
     assert found.reason == reason
     # Milvus' own words are not for callers.
     assert text not in found.message
+
+
+LASTING = (
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+)
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode)[1:])
+def test_only_what_passes_is_to_be_tried_again(code: grpc.StatusCode) -> None:
+    """gRPC's own errors, as pymilvus lets them through and as the cause of its own."""
+    plain = AioRpcError(code, Metadata(), Metadata(), details="details")
+    wrapped = MilvusException(code=2, message="Fail connecting to server")
+    wrapped.__cause__ = plain
+    for error in (plain, wrapped):
+        found = meaning_of(error, "c")
+        if code in LASTING:
+            assert found.retry_after is None
+            assert not isinstance(found, UnavailableError)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        assert isinstance(found, UnavailableError)
+
+
+def test_only_a_write_may_be_stored_all_the_same() -> None:
+    late = MilvusException(code=10001, message="context deadline exceeded")
+    assert "stored" not in meaning_of(late, "c").message
+    assert "stored" in meaning_of(late, "c", writes=True).message
 
 
 def test_an_error_of_another_kind_is_a_fault() -> None:
