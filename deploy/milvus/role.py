@@ -11,7 +11,6 @@ import getpass
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +30,6 @@ ADMIN_PASSWORD, NEW_ADMIN_PASSWORD, USER_PASSWORD = (
 )
 DEFAULT_DATABASE, EVERY = "default", "*"
 CALL_SECONDS = 20.0
-# Milvus 2.3 takes up to ten seconds until a change of a role counts.
-EFFECT_SECONDS = 30.0
 # What Milvus says of a name that it does not know.
 UNKNOWN_PRIVILEGE = "not found the privilege"
 
@@ -86,8 +83,14 @@ def main(arguments: list[str] | None = None) -> None:
         if options.change_admin_password:
             milvus = change_password(milvus, _secret(NEW_ADMIN_PASSWORD, f"New password of {options.admin}"))
         password = _secret(USER_PASSWORD, f"Password of {options.user}")
+        changes = 0
         for line in make_user(milvus, options.user, password, options.role, options.database):
             print(line, flush=True)
+            changes += 1
+        database = options.database or DEFAULT_DATABASE
+        print(f"{options.user} can use the database {database}: set SEARCH_MILVUS_TOKEN to {options.user}:PASSWORD")
+        if changes:
+            print("Milvus takes up to ten seconds until all changes count")
     except (RoleError, OSError) as error:
         sys.exit(str(error))
     except (MilvusException, grpc.RpcError) as error:
@@ -108,7 +111,7 @@ def change_password(milvus: MilvusConnection, new: str) -> MilvusConnection:
 
 
 def make_user(milvus: MilvusConnection, user: str, password: str, role: str, database: str) -> Iterator[str]:
-    """Make the database, the role and the user as far as they are missing. Gives what was done, in lines of text.
+    """Make the database, the role and the user as far as they are missing. Gives a line of text for each change.
 
     Raises RoleError, MilvusException, grpc.RpcError.
     """
@@ -124,7 +127,6 @@ def make_user(milvus: MilvusConnection, user: str, password: str, role: str, dat
             client.create_role(role)
             yield f"made the role {role}"
         yield from _grant(client, role, database)
-        yield from _other_databases(client, role, database)
         if user not in client.list_users():
             client.create_user(user, password)
             yield f"made the user {user}"
@@ -132,7 +134,6 @@ def make_user(milvus: MilvusConnection, user: str, password: str, role: str, dat
     finally:
         client.close()
     _check_user(replace(milvus, token=f"{user}:{password}", database=database))
-    yield f"{user} can use the database {database}: set SEARCH_MILVUS_TOKEN to {user}:PASSWORD"
 
 
 def _grant(client: MilvusClient, role: str, database: str) -> Iterator[str]:
@@ -164,12 +165,6 @@ def _grant(client: MilvusClient, role: str, database: str) -> Iterator[str]:
         )
 
 
-def _other_databases(client: MilvusClient, role: str, database: str) -> Iterator[str]:
-    for other in client.list_databases():
-        if other != database and client.describe_role(role, db_name=other)["privileges"]:
-            yield f"note: the role {role} has privileges in the database {other} too; they stay"
-
-
 def _give_role(client: MilvusClient, user: str, role: str) -> Iterator[str]:
     roles = client.describe_user(user).get("roles", ())
     if role not in roles:
@@ -182,7 +177,7 @@ def _give_role(client: MilvusClient, user: str, role: str) -> Iterator[str]:
 
 
 def _check_user(milvus: MilvusConnection) -> None:
-    """Log in as the user, and wait until its role counts. Raises RoleError."""
+    """Log in as the user. Raises RoleError."""
     user = milvus.token.partition(":")[0]
     try:
         client = MilvusClient(timeout=CALL_SECONDS, **milvus.options())
@@ -192,20 +187,7 @@ def _check_user(milvus: MilvusConnection) -> None:
         raise RoleError(
             f"the user {user} exists with another password than {USER_PASSWORD}: give its own, or remove the user first"
         ) from None
-    try:
-        give_up = time.monotonic() + EFFECT_SECONDS
-        while True:
-            try:
-                # Every Milvus user may list collections: this needs a privilege of the role.
-                client.list_aliases(db_name=milvus.database)
-            except grpc.RpcError:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.5)
-            else:
-                return
-    finally:
-        client.close()
+    client.close()
 
 
 def _secret(variable: str, prompt: str) -> str:

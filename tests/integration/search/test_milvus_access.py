@@ -1,42 +1,51 @@
 """A Milvus server with users and TLS: the search service's user may do what the service does, and nothing else."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
 import grpc
 import numpy as np
 import pytest
-from pymilvus import MilvusClient
+from pymilvus import DataType, MilvusClient
 from structlog.testing import capture_logs
 
 from deploy.milvus import role
 from deploy.milvus.role import PRIVILEGES, Privilege
 from grpc_kit.credentials import ClientTls
-from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
 from imagesearch_client import Client, Embedding, NewImage, StoredImage, number
-from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.core import types
 from search_service.core.ports import Nearest
 from tests.integration.search.conftest import StartSearch
-from tests.integration.search.guarded import DATABASE, PASSWORD, Guarded, guarded_milvus
+from tests.integration.search.guarded import (
+    DATABASE,
+    EFFECT_SECONDS,
+    PASSWORD,
+    Guarded,
+    collection_of,
+    guarded_milvus,
+    images_of,
+    soon,
+    store_of,
+    strip_public_role,
+)
 from tests.unit.grpc_kit.certificates import Authority
 
 USER, TOKEN = "imagesearch", f"imagesearch:{PASSWORD}"
 DIMENSION, BITS = 96, 64
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 RunRole: TypeAlias = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     with guarded_milvus(tmp_path_factory.mktemp("guarded")) as server:
+        with server.client() as root:
+            strip_public_role(root)
         yield server
 
 
@@ -59,6 +68,7 @@ def run_role(guarded: Guarded) -> RunRole:
 def user(run_role: RunRole) -> str:
     """The token of the search service's user."""
     run_role("--database", DATABASE)
+    time.sleep(EFFECT_SECONDS)
     return TOKEN
 
 
@@ -73,17 +83,16 @@ def test_the_service_does_all_that_it_does_as_its_user(
     settings = {"milvus_uri": guarded.uri, "milvus_token": user, "milvus_database": DATABASE, **guarded.files}
     with start_search(embedder_target="127.0.0.1:1", **settings) as address, Client(address) as client:
         assert client.is_serving()
-        for collection in (name, f"{name}_2"):
-            client.create_collection(collection, dimension=DIMENSION, fingerprint="elsewhere")
-        assert {name, f"{name}_2"} <= {found.name for found in client.list_collections()}
+        client.create_collection(name, dimension=DIMENSION, fingerprint="elsewhere")
+        assert name in {found.name for found in client.list_collections()}
         assert [result.error for result in client.write(name, map(image, range(200))) if result.error] == []
         assert client.count(name) == 200
         assert client.search(name, StoredImage("i007"), strong=True)
         client.update(name, "i007", attributes={"number": 1007})
         assert client.get(name, "i007", strong=True).attributes == {"number": 1007}
-        client.set_alias(f"{name}_now", name)
-        client.set_alias(f"{name}_now", f"{name}_2")
-        assert client.list_aliases()[f"{name}_now"] == f"{name}_2"
+        for _ in ("made", "moved"):
+            client.set_alias(f"{name}_now", name)
+        assert client.list_aliases()[f"{name}_now"] == name
         client.delete_alias(f"{name}_now")
 
         client.create_codes(name, np.random.default_rng(1).normal(size=(BITS, DIMENSION + 1)).tolist())
@@ -95,8 +104,7 @@ def test_the_service_does_all_that_it_does_as_its_user(
         with guarded.client(database=DATABASE) as root, guarded.client() as elsewhere:
             assert name in root.list_collections()
             assert name not in elsewhere.list_collections()
-        for collection in (name, f"{name}_2"):
-            client.delete_collection(collection)
+        client.delete_collection(name)
         assert name not in {found.name for found in client.list_collections()}
 
 
@@ -119,6 +127,8 @@ FORBIDDEN: Mapping[str, Callable[[MilvusClient], object]] = {
     "compact": lambda client: client.compact("base"),
 }
 ELSEWHERE: Mapping[str, Callable[[MilvusClient], object]] = {
+    "list": lambda client: client.list_collections(),
+    "describe": lambda client: client.describe_collection("foreign"),
     "read": lambda client: client.query("foreign", filter="id >= 0", limit=1),
     "search": lambda client: client.search("foreign", [[0.0, 1.0]], limit=1),
     "write": lambda client: client.upsert("foreign", [{"id": 1, "vector": [0.0, 1.0]}]),
@@ -132,12 +142,16 @@ ELSEWHERE: Mapping[str, Callable[[MilvusClient], object]] = {
 
 @pytest.fixture(scope="module")
 def others(guarded: Guarded) -> None:
-    """A collection beside the service's, and one in another database."""
+    """A collection beside the service's, one in another database, and a user without a role."""
     with guarded.client() as root:
         root.create_database("foreign")
+        root.create_user("nobody", PASSWORD)
     for database, collection in ((DATABASE, "base"), ("foreign", "foreign")):
         with guarded.client(database=database) as root:
-            root.create_collection(collection, dimension=2)
+            schema = root.create_schema()
+            schema.add_field("id", DataType.INT64, is_primary=True)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+            root.create_collection(collection, schema=schema)
 
 
 @pytest.mark.usefixtures("others")
@@ -173,6 +187,7 @@ def test_the_command_may_be_repeated_and_takes_away_what_is_too_much(
         "revoked Flush on *: the search service does not need it",
         f"took the role admin from {USER}",
         done,
+        "Milvus takes up to ten seconds until all changes count",
     ]
     with guarded.client() as root:
         granted = root.describe_role(USER, db_name=DATABASE)["privileges"]
@@ -202,28 +217,6 @@ def test_the_command_gives_the_administrator_another_password(run_role: RunRole)
     with pytest.raises(SystemExit, match="refuses the password of root"):
         run_role("--database", DATABASE)
     run_role(*change, admin="another one", new_admin="Milvus")
-
-
-@asynccontextmanager
-async def store_of(milvus: MilvusConnection) -> AsyncIterator[MilvusStore]:
-    store = MilvusStore(milvus)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-def soon() -> Deadline:
-    return Deadline.after(30)
-
-
-def collection_of(name: str, dimension: int = 4) -> types.Collection:
-    return types.Collection(name, dimension, "elsewhere", NOW)
-
-
-def images_of(dimension: int = 4) -> list[types.StoredImage]:
-    vectors = np.eye(dimension, dtype=np.float32)
-    return [types.StoredImage(f"i{n}", create_time=NOW, update_time=NOW, vector=row) for n, row in enumerate(vectors)]
 
 
 async def found(store: MilvusStore, collection: types.Collection) -> list[str]:
@@ -272,8 +265,9 @@ async def test_databases_of_one_server_are_apart(guarded: Guarded, name: str) ->
         ("no TLS", "does not use TLS on this port: set SEARCH_MILVUS_URI to http://HOST:PORT"),
     ],
 )
+@pytest.mark.usefixtures("others")
 async def test_what_is_wrong_with_a_connection_is_logged(
-    guarded: Guarded, user: str, tmp_path: Path, changed: str, words: str
+    guarded: Guarded, tmp_path: Path, changed: str, words: str
 ) -> None:
     good = guarded.connection()
     stranger = Authority(tmp_path, "stranger")
@@ -288,8 +282,7 @@ async def test_what_is_wrong_with_a_connection_is_logged(
         "name": {"server_name": "milvus.example.com"},
         "password": {"token": "root:wrong"},
         "database": {"database": "nowhere"},
-        # The service's user has no privilege in the server's default database.
-        "privilege": {"token": user},
+        "privilege": {"token": f"nobody:{PASSWORD}"},
         "no TLS": {"uri": f"https://127.0.0.1:{port}"},
     }
     try:
