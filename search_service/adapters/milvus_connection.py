@@ -50,10 +50,7 @@ class MilvusConnection:
             raise OSError(f"SEARCH_MILVUS_CERTIFICATE and SEARCH_MILVUS_KEY: {error}") from None
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments for `MilvusClient` and `AsyncMilvusClient`.
-
-        pymilvus reads the files whenever it connects, so that renewed certificates are used for new connections.
-        """
+        """Return the arguments for `MilvusClient` and `AsyncMilvusClient`."""
         # Without `dedicated` pymilvus shares one channel among clients of one address and token, whatever their TLS is.
         options: dict[str, Any] = {"uri": self.uri, "token": self.token, "db_name": self.database, "dedicated": True}
         if self.tls is not None and self.tls.certificate is not None:

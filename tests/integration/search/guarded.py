@@ -1,14 +1,17 @@
 """A Milvus server with users and mutual TLS, and its user for the search service."""
 
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
 
 from grpc_kit.credentials import ClientTls
 from grpc_kit.deadline import Deadline
@@ -19,8 +22,21 @@ from tests.milvus_server import MilvusProcess
 from tests.unit.grpc_kit.certificates import Authority
 
 ROOT, PASSWORD, DATABASE = "root:Milvus", "a good secret", "shop"
-# Milvus takes up to ten seconds until a change of a role counts.
-EFFECT_SECONDS = 12
+# Milvus takes changes of roles over one by one, in about ten seconds; on a busy machine in more.
+EFFECT_SECONDS = 60
+# What shows whether a user has a privilege: Milvus looks at it before it looks for the collection.
+PROBES: Mapping[str, Callable[[MilvusClient], object]] = {
+    "ShowCollections": lambda client: client.list_collections(),
+    "DescribeCollection": lambda client: client.describe_collection("nothing"),
+    "DropCollection": lambda client: client.drop_collection("nothing"),
+    "CreateAlias": lambda client: client.create_alias("nothing", "none"),
+    "DropAlias": lambda client: client.drop_alias("none"),
+    "ListAliases": lambda client: client.list_aliases(),
+    "IndexDetail": lambda client: client.list_indexes("nothing"),
+    "Load": lambda client: client.load_collection("nothing"),
+    "Delete": lambda client: client.delete("nothing", filter="id > 0"),
+    "Query": lambda client: client.query("nothing", filter="id > 0"),
+}
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
@@ -79,6 +95,25 @@ def strip_public_role(root: MilvusClient) -> None:
         root.revoke_privilege(
             "public", entry["object_type"], entry["privilege"], entry["object_name"], db_name=entry["db_name"]
         )
+
+
+def is_denied(call: Callable[[MilvusClient], object], client: MilvusClient) -> bool:
+    """Whether Milvus refuses a call because the user has no privilege for it."""
+    try:
+        call(client)
+    except MilvusException:
+        return False
+    except grpc.RpcError as error:
+        return isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.PERMISSION_DENIED
+    return False
+
+
+def wait_for_role(client: MilvusClient, missing: str = "") -> None:
+    """Wait until Milvus knows the role of the client's user: the service's, but for one privilege."""
+    deadline = time.monotonic() + EFFECT_SECONDS
+    while wrong := [name for name, call in PROBES.items() if is_denied(call, client) is not (name == missing)]:
+        assert time.monotonic() < deadline, wrong
+        time.sleep(0.2)
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
 """A Milvus server with users and TLS: the search service's user may do what the service does, and nothing else."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,15 +23,16 @@ from search_service.core.ports import Nearest
 from tests.integration.search.conftest import StartSearch
 from tests.integration.search.guarded import (
     DATABASE,
-    EFFECT_SECONDS,
     PASSWORD,
     Guarded,
     collection_of,
     guarded_milvus,
     images_of,
+    is_denied,
     soon,
     store_of,
     strip_public_role,
+    wait_for_role,
 )
 from tests.unit.grpc_kit.certificates import Authority
 
@@ -65,10 +65,11 @@ def run_role(guarded: Guarded) -> RunRole:
 
 
 @pytest.fixture(scope="module")
-def user(run_role: RunRole) -> str:
+def user(guarded: Guarded, run_role: RunRole) -> str:
     """The token of the search service's user."""
     run_role("--database", DATABASE)
-    time.sleep(EFFECT_SECONDS)
+    with guarded.client(TOKEN, DATABASE) as client:
+        wait_for_role(client)
     return TOKEN
 
 
@@ -159,14 +160,6 @@ def test_the_user_may_do_nothing_else(guarded: Guarded, user: str) -> None:
     for database, calls in ((DATABASE, FORBIDDEN), ("foreign", ELSEWHERE)):
         with guarded.client(user, database) as client:
             assert [what for what, call in calls.items() if not is_denied(call, client)] == [], database
-
-
-def is_denied(call: Callable[[MilvusClient], object], client: MilvusClient) -> bool:
-    try:
-        call(client)
-    except grpc.RpcError as error:
-        return isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.PERMISSION_DENIED
-    return False
 
 
 @pytest.mark.usefixtures("user")
