@@ -4,7 +4,7 @@ The server asks for no clients' certificates (tlsMode 1), unlike that of `test_m
 """
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -78,14 +78,19 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 
 @pytest.fixture
-async def world(guarded: Guarded) -> World:
+async def world(guarded: Guarded) -> AsyncIterator[World]:
     """A collection with images and an alias, made by the user with all privileges."""
     world = World(guarded, collection_of(f"c_{uuid.uuid4().hex[:16]}"))
     async with store_of(guarded.connection(f"{user_without(NONE)}:{PASSWORD}", DATABASE)) as store:
         await store.create_collection(world.base, soon())
         await store.upsert(world.base.name, images_of(), soon())
         await store.set_alias(types.Alias(world.alias, world.base.name), soon())
-    return world
+    yield world
+    with guarded.client(database=DATABASE) as root:
+        for alias in root.list_aliases(db_name=DATABASE)["aliases"]:
+            root.drop_alias(alias)
+        for collection in root.list_collections():
+            root.drop_collection(collection)
 
 
 async def create(store: MilvusStore, world: World) -> None:
