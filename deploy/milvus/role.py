@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         database = options.database or DEFAULT_DATABASE
         print(f"{options.user} can use the database {database}: set SEARCH_MILVUS_TOKEN to {options.user}:PASSWORD")
         if changes:
-            print("Milvus takes up to ten seconds until all changes count")
+            print("Milvus takes some ten seconds until all changes count")
     except (RoleError, OSError) as error:
         sys.exit(str(error))
     except (MilvusException, grpc.RpcError) as error:

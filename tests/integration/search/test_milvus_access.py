@@ -180,7 +180,7 @@ def test_the_command_may_be_repeated_and_takes_away_what_is_too_much(
         "revoked Flush on *: the search service does not need it",
         f"took the role admin from {USER}",
         done,
-        "Milvus takes up to ten seconds until all changes count",
+        "Milvus takes some ten seconds until all changes count",
     ]
     with guarded.client() as root:
         granted = root.describe_role(USER, db_name=DATABASE)["privileges"]
