@@ -25,6 +25,7 @@ from grpc_kit.errors import ServiceError
 from grpc_kit.server import Server, Service
 from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.lite_files import check_unused
+from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.api.calls import DOMAIN, CallLimits
 from search_service.api.code_servicer import CodeServicer
@@ -74,12 +75,14 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
         check_unused(settings.milvus_uri)
     async with AsyncExitStack() as stack:
-        store = MilvusStore(
+        milvus = MilvusConnection(
             settings.milvus_uri,
-            token=settings.milvus_token.get_secret_value(),
-            timeout=settings.milvus_timeout_seconds,
-            threads=settings.milvus_threads,
+            settings.milvus_token.get_secret_value(),
+            settings.milvus_database,
+            settings.milvus_client_tls,
+            settings.milvus_server_name,
         )
+        store = MilvusStore(milvus, timeout=settings.milvus_timeout_seconds, threads=settings.milvus_threads)
         stack.push_async_callback(store.close)
         ready = await is_ready(store, settings.milvus_timeout_seconds)
         if store.is_lite and not ready:

@@ -1,12 +1,16 @@
 """The search service's settings."""
 
+import re
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from grpc_kit.credentials import ClientTls
 from grpc_kit.settings import MEBIBYTE, ServerSettings
+
+DATABASE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 
 class SearchSettings(ServerSettings):
@@ -22,10 +26,33 @@ class SearchSettings(ServerSettings):
     milvus_uri: str = Field(
         default="data/milvus.db",
         description="Where the vectors are. A path that ends in .db is Milvus Lite, embedded in this process, for one "
-        "replica and up to some ten thousand images; http://HOST:19530 is a Milvus server or cluster.",
+        "replica and up to some ten thousand images; http://HOST:19530 is a Milvus server or cluster, and "
+        "https://HOST:19530 one that uses TLS. Without a port, https means port 443.",
     )
     milvus_token: SecretStr = Field(
-        default=SecretStr(""), description="USER:PASSWORD or an API key of the Milvus server. Unset: none."
+        default=SecretStr(""),
+        description="USER:PASSWORD or an API key of the Milvus server. Unset: none. deploy/README.md shows how to make "
+        "a user that has the needed privileges and no others.",
+    )
+    milvus_database: str = Field(
+        default="",
+        description="Database of the Milvus server that holds the collections; it must exist. Unset: the server's "
+        "default database. Milvus Lite has no databases.",
+    )
+    milvus_ca: Path | None = Field(
+        default=None,
+        description="File of the authorities' certificates, PEM, that the Milvus server's may come from. Unset, with "
+        "https: gRPC's list of public ones.",
+    )
+    milvus_certificate: Path | None = Field(
+        default=None,
+        description="File of this service's own certificate, PEM, for a Milvus server that asks for one (tlsMode 2). "
+        "It needs SEARCH_MILVUS_CA too.",
+    )
+    milvus_key: Path | None = Field(default=None, description="File of that certificate's private key, PEM.")
+    milvus_server_name: str = Field(
+        default="",
+        description="Name in the Milvus server's certificate. Unset: the host in SEARCH_MILVUS_URI.",
     )
     milvus_timeout_seconds: float = Field(
         default=10.0,
@@ -88,6 +115,48 @@ class SearchSettings(ServerSettings):
         description="Secret that page tokens are signed with; all replicas need the same one. Unset: one that is made "
         "of SEARCH_MILVUS_URI and SEARCH_MILVUS_TOKEN, which replicas share anyway.",
     )
+
+    @model_validator(mode="after")
+    def _milvus_fits_together(self) -> Self:
+        if problem := self._milvus_problem():
+            raise ValueError(problem)
+        return self
+
+    def _milvus_problem(self) -> str:
+        """Return what is wrong with the settings for Milvus and what would be right; empty if nothing is."""
+        uri, database = self.milvus_uri, self.milvus_database
+        if database and uri.endswith(".db"):
+            return (
+                f"SEARCH_MILVUS_DATABASE={database} needs a Milvus server, and SEARCH_MILVUS_URI={uri} is Milvus Lite, "
+                "which has no databases: unset it, or set SEARCH_MILVUS_URI to http://HOST:19530"
+            )
+        if database and not DATABASE_NAME.fullmatch(database):
+            return (
+                f"SEARCH_MILVUS_DATABASE={database} is no name of a Milvus database: use up to 255 letters, digits and "
+                "underscores, with no digit first"
+            )
+        for_tls = ("milvus_ca", "milvus_certificate", "milvus_key", "milvus_server_name")
+        for name in for_tls:
+            if getattr(self, name) and not uri.startswith("https://"):
+                return (
+                    f"SEARCH_{name.upper()} is for TLS, and SEARCH_MILVUS_URI={uri} does not use it: set "
+                    "SEARCH_MILVUS_URI to https://HOST:19530"
+                )
+        if (self.milvus_certificate is None) != (self.milvus_key is None):
+            return "SEARCH_MILVUS_CERTIFICATE and SEARCH_MILVUS_KEY are set together or not at all"
+        if self.milvus_certificate is not None and self.milvus_ca is None:
+            return (
+                "SEARCH_MILVUS_CERTIFICATE needs SEARCH_MILVUS_CA: set it to the file of the authority that signed "
+                "Milvus' certificate, such as /etc/ssl/certs/ca-certificates.crt for public ones"
+            )
+        return ""
+
+    @property
+    def milvus_client_tls(self) -> ClientTls | None:
+        """What TLS to Milvus needs; None takes gRPC's list of public authorities, or plain text without https."""
+        if self.milvus_ca is None:
+            return None
+        return ClientTls(self.milvus_ca, self.milvus_certificate, self.milvus_key)
 
     @property
     def page_token_secret(self) -> bytes:

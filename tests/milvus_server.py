@@ -19,10 +19,10 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import grpc
 import milvus as milvus_wheel
@@ -86,9 +86,25 @@ class MilvusProcess:
     ends the server with that thread.
     """
 
-    def __init__(self, data_folder: Path, *, ready_timeout: float = _READY_TIMEOUT) -> None:
-        """Nothing is started or written yet. `ready_timeout` is in seconds."""
+    def __init__(
+        self,
+        data_folder: Path,
+        *,
+        ready_timeout: float = _READY_TIMEOUT,
+        settings: Mapping[str, str] | None = None,
+        client: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Nothing is started or written yet.
+
+        Args:
+            data_folder: where the server keeps its files.
+            ready_timeout: seconds that a start may take.
+            settings: entries of milvus.yaml by their dotted names, such as `common.security.tlsMode`.
+            client: what `MilvusClient` needs to connect with these settings: a token, the files of TLS.
+        """
         self._folder = data_folder.absolute()
+        self._settings = dict(settings or {})
+        self._client = dict(client or {})
         self._ready_timeout = ready_timeout
         self._ports: dict[str, int] = {}
         self._prepared = False
@@ -115,7 +131,8 @@ class MilvusProcess:
     @property
     def uri(self) -> str:
         """Address for `pymilvus`, the same for the whole life of this object."""
-        return f"http://127.0.0.1:{self._port('proxy_port')}"
+        scheme = "https" if self._client.get("secure") else "http"
+        return f"{scheme}://127.0.0.1:{self._port('proxy_port')}"
 
     @property
     def pid(self) -> int | None:
@@ -234,6 +251,8 @@ class MilvusProcess:
             "ETCD_CONFIG_PATH": str(self._folder / "configs" / "etcd.yaml"),
             "LD_LIBRARY_PATH": str(binaries),
             "METRICS_PORT": str(self._port("metrics")),
+            # Milvus takes a variable for each entry of milvus.yaml, and the variable stands over the file.
+            **{name.upper().replace(".", "_"): value for name, value in self._settings.items()},
         }
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
         server = [str(binaries / "milvus"), "run", "standalone", "-alias", self._alias]
@@ -276,7 +295,7 @@ class MilvusProcess:
         """Read every loaded collection or, when there is none, make and drop one."""
         with _quiet_pymilvus():
             # Its own channel: the shared one may be waiting to reconnect.
-            client = MilvusClient(self.uri, dedicated=True, timeout=_CALL_TIMEOUT)
+            client = MilvusClient(self.uri, dedicated=True, timeout=_CALL_TIMEOUT, **self._client)
             try:
                 names = client.list_collections(timeout=_CALL_TIMEOUT)
                 loaded = [_read(client, name, deadline) for name in names]

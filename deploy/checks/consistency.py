@@ -30,7 +30,7 @@ from search_service.settings import SearchSettings
 
 SETTINGS: dict[str, type[ServerSettings]] = {"embedder": EmbedderSettings, "search": SearchSettings}
 # Secrets that a user makes, by deploy/README.md.
-SECRETS_OF_USERS = {"search-secrets"}
+SECRETS_OF_USERS = {"search-secrets", "search-milvus-tls"}
 # Volumes that a user has.
 CLAIMS_OF_USERS = {"images", "embedder-weights"}
 SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
@@ -213,7 +213,8 @@ def store_fits(objects: list[Object]) -> Iterator[str]:
         if component(workload) != "search":
             continue
         (part,) = pod(workload)["containers"]
-        uri = environment(objects, part).get("SEARCH_MILVUS_URI", "")
+        settings = environment(objects, part)
+        uri = settings.get("SEARCH_MILVUS_URI", "")
         if uri.endswith(".db"):
             claims = {volume["name"] for volume in pod(workload)["volumes"] if "persistentVolumeClaim" in volume}
             kept = {mount["mountPath"] for mount in part["volumeMounts"] if mount["name"] in claims}
@@ -222,7 +223,7 @@ def store_fits(objects: list[Object]) -> Iterator[str]:
             if uri.rpartition("/")[0] not in kept:
                 yield f"{title(workload)}: {uri} is not on a volume that stays"
         else:
-            yield from (f"{title(workload)}: {problem}" for problem in milvus.problems(uri))
+            yield from (f"{title(workload)}: {problem}" for problem in milvus.problems(settings))
 
 
 def components_are_known(objects: list[Object]) -> Iterator[str]:

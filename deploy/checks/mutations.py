@@ -165,6 +165,10 @@ MUTATIONS = (
     Mutation("Milvus Lite with a rolling update", LOCAL, put(SEARCH, ("spec", "strategy"), {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0}})),
     Mutation("Milvus Lite on no volume", LOCAL, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_URI"), "/tmp/milvus.db")),  # noqa: S108
     Mutation("another Milvus than deploy/milvus makes", PRODUCTION, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_URI"), "http://milvus:19530")),
+    Mutation("TLS to Milvus without its authority", ALL, drop(SEARCH, (*CONTAINER, "env", 1))),
+    Mutation("an authority of a Milvus without TLS", ALL, put(SEARCH, (*CONTAINER, "env", 0, "value"), "http://milvus.milvus.svc:19530")),
+    Mutation("a certificate for Milvus without its key", ALL, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_CERTIFICATE"), "/milvus-tls/tls.crt")),
+    Mutation("a database of Milvus Lite", LOCAL, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_DATABASE"), "shop")),
 )  # fmt: skip
 
 

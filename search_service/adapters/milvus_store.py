@@ -26,6 +26,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError
 from search_service.adapters.lite_files import remove_broken_indexes
 from search_service.adapters.milvus_codes import MilvusCodes, is_side, side_names
+from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_errors import meaning_of, timed_out, unavailable
 from search_service.adapters.milvus_filters import Expressions, ids_expression
 from search_service.adapters.milvus_rows import (
@@ -100,21 +101,22 @@ class _Clients:
 class MilvusStore:
     """A vector store in Milvus. Rows are read on the event loop; all else pymilvus does in a pool of threads."""
 
-    def __init__(self, uri: str, *, token: str = "", timeout: float = 10.0, threads: int = 8) -> None:
+    def __init__(self, milvus: MilvusConnection | str, *, timeout: float = 10.0, threads: int = 8) -> None:
         """Connects when first used.
 
         Args:
-            uri: a path that ends in .db for Milvus Lite, else http://HOST:PORT of a server.
-            token: USER:PASSWORD or an API key of a server.
+            milvus: how Milvus is reached; a string is an address that needs nothing else.
             timeout: most seconds for a single call.
             threads: calls at a time, as many that read rows and as many of all others.
+
+        Raises:
+            OSError: the address is wrong, or a file of TLS cannot be used.
         """
-        self._uri = uri
-        self._token = token
+        self._milvus = MilvusConnection(milvus) if isinstance(milvus, str) else milvus
+        self._milvus.check()
+        self._uri = self._milvus.uri
         self._timeout = timeout
-        self.is_lite = not uri.startswith(("http://", "https://", "tcp://", "unix:"))
-        if self.is_lite and not uri.endswith(".db"):
-            raise OSError(f"{uri!r} is no Milvus: a path that ends in .db, or http://HOST:PORT, is")
+        self.is_lite = self._milvus.is_lite
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
         # Milvus Lite shows nobody the rows that it is just writing to a file, so that nobody reads while somebody
         # writes. It is in this process, and computes one request at a time anyway.
@@ -233,7 +235,7 @@ class MilvusStore:
         """Makes an alias, or moves it in one step."""
 
         def set_it(client: MilvusClient, options: Options) -> None:
-            if alias.name in client.list_aliases(**options)["aliases"]:
+            if alias.name in self._aliases(client, options):
                 client.alter_alias(alias.collection, alias.name, **options)
             else:
                 client.create_alias(alias.collection, alias.name, **options)
@@ -245,9 +247,10 @@ class MilvusStore:
 
         def list_them(client: MilvusClient, options: Options) -> list[Alias]:
             found: list[Alias] = []
-            for name in client.list_aliases(**options)["aliases"]:
+            for name in self._aliases(client, options):
                 try:
-                    found.append(Alias(name, client.describe_alias(name, **options)["collection_name"]))
+                    # Milvus 2.3 describes aliases of the default database only, and collections of all.
+                    found.append(Alias(name, client.describe_collection(name, **options)["collection_name"]))
                 except MilvusException as error:
                     # Another process may have removed it since.
                     if error.code not in ALIAS_NOT_FOUND:
@@ -255,6 +258,11 @@ class MilvusStore:
             return found
 
         return sorted(await self._call(list_them, "", deadline), key=lambda alias: alias.name)
+
+    def _aliases(self, client: MilvusClient, options: Options) -> list[str]:
+        # Milvus 2.3 knows the client's database in every call but this one.
+        names: list[str] = client.list_aliases(db_name=self._milvus.database, **options)["aliases"]
+        return names
 
     async def delete_alias(self, name: str, deadline: Deadline) -> None:
         """Removes an alias."""
@@ -462,15 +470,16 @@ class MilvusStore:
     async def _connect(self) -> _Clients:
         try:
             blocking = await asyncio.to_thread(self._open)
+            # Milvus Lite's two clients share the one server of this process.
+            reading = AsyncMilvusClient(timeout=self._timeout, **self._milvus.options(), **self._channel)
+            try:
+                await reading.__aenter__()
+            except BaseException:
+                await asyncio.to_thread(blocking.close)
+                raise
         except Exception as error:
-            raise _meaning(error, "") from error
-        # Milvus Lite's two clients share the one server of this process.
-        reading = AsyncMilvusClient(
-            uri=self._uri, token=self._token, timeout=self._timeout, dedicated=True, **self._channel
-        )
-        try:
-            await reading.__aenter__()
-        except Exception as error:
+            if problem := self._milvus.problem(error):
+                log.warning("cannot use Milvus", problem=problem)
             raise _meaning(error, "") from error
         return _Clients(blocking, reading)
 
@@ -479,12 +488,20 @@ class MilvusStore:
             os.environ.setdefault(LITE_MEMTABLE, str(LITE_MEMTABLE_BYTES))
             Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
             remove_broken_indexes(Path(self._uri))
-        client = MilvusClient(uri=self._uri, token=self._token, timeout=self._timeout, **self._channel)
+        client = MilvusClient(timeout=self._timeout, **self._milvus.options(), **self._channel)
+        try:
+            self._load_all(client)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _load_all(self, client: MilvusClient) -> None:
+        """Load every collection of the service that is already there."""
         for name in client.list_collections(timeout=self._timeout):
             collection = None if is_side(name) else self._described(client, name)
             if collection is not None:
                 self._load(client, collection)
-        return client
 
     def _described(self, client: MilvusClient, name: str) -> Collection | None:
         """Return a collection; None if it is not the service's, or another process has just removed it."""

@@ -1,0 +1,243 @@
+"""Gives the search service a Milvus user that may do what the service does, and nothing else.
+
+    $ python -m deploy.milvus.role http://127.0.0.1:19530 --database imagesearch
+
+Passwords come from the variables MILVUS_ADMIN_PASSWORD and MILVUS_USER_PASSWORD, or are asked for. The command may be
+repeated: it makes what is missing, and takes away what is more than the service needs.
+"""
+
+import argparse
+import getpass
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
+
+from grpc_kit.credentials import ClientTls
+from search_service.adapters.milvus_connection import MilvusConnection
+
+ROLE, USER, ADMIN = "imagesearch", "imagesearch", "root"
+ADMIN_PASSWORD, NEW_ADMIN_PASSWORD, USER_PASSWORD = (
+    "MILVUS_ADMIN_PASSWORD",
+    "MILVUS_NEW_ADMIN_PASSWORD",
+    "MILVUS_USER_PASSWORD",
+)
+DEFAULT_DATABASE, EVERY = "default", "*"
+CALL_SECONDS = 20.0
+# What Milvus says of a name that it does not know.
+UNKNOWN_PRIVILEGE = "not found the privilege"
+
+
+class RoleError(Exception):
+    """The user cannot be made. The message says what would be right."""
+
+
+@dataclass(frozen=True)
+class Privilege:
+    """A privilege as Milvus names it."""
+
+    object_type: str
+    """What Milvus counts it to: Global or Collection. Either kind is granted for one database alone."""
+    name: str
+    needed_for: str
+
+
+# Milvus 2.3 to 2.6 know all of these. Load includes waiting until a collection is loaded.
+PRIVILEGES = (
+    Privilege("Global", "ShowCollections", "listing collections, starting, and the health check"),
+    Privilege("Global", "DescribeCollection", "reading collections' settings, and listing aliases"),
+    Privilege("Global", "CreateCollection", "creating collections and binary codes, and noting a collection's codes"),
+    Privilege("Global", "DropCollection", "deleting collections and binary codes"),
+    Privilege("Global", "CreateAlias", "creating and moving aliases"),
+    Privilege("Global", "DropAlias", "deleting aliases"),
+    Privilege("Global", "ListAliases", "listing, creating and moving aliases"),
+    Privilege("Collection", "CreateIndex", "creating collections and binary codes"),
+    Privilege("Collection", "IndexDetail", "loading the collections that are there when the service starts"),
+    Privilege("Collection", "Load", "creating collections and binary codes, and loading collections at the start"),
+    Privilege("Collection", "Upsert", "writing images and their codes"),
+    Privilege("Collection", "Delete", "deleting images and their codes"),
+    Privilege("Collection", "Query", "reading, listing and counting images"),
+    Privilege("Collection", "Search", "searching by vectors and by codes"),
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the user. Exits with 1 and one line if that fails."""
+    options = _options(arguments)
+    # pymilvus logs each refused call with a traceback, and gRPC's text is in the message below.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    milvus = MilvusConnection(
+        options.uri,
+        f"{options.admin}:{_secret(ADMIN_PASSWORD, f'Password of {options.admin}')}",
+        tls=ClientTls(options.ca, options.certificate, options.key) if options.ca else None,
+        server_name=options.server_name,
+    )
+    try:
+        milvus.check()
+        if options.change_admin_password:
+            milvus = change_password(milvus, _secret(NEW_ADMIN_PASSWORD, f"New password of {options.admin}"))
+        password = _secret(USER_PASSWORD, f"Password of {options.user}")
+        changes = 0
+        for line in make_user(milvus, options.user, password, options.role, options.database):
+            print(line, flush=True)
+            changes += 1
+        database = options.database or DEFAULT_DATABASE
+        print(f"{options.user} can use the database {database}: set SEARCH_MILVUS_TOKEN to {options.user}:PASSWORD")
+        if changes:
+            print("Milvus takes some ten seconds until all changes count")
+    except (RoleError, OSError) as error:
+        sys.exit(str(error))
+    except (MilvusException, grpc.RpcError) as error:
+        if _is_refused_password(error):
+            sys.exit(f"Milvus at {options.uri} refuses the password of {options.admin}: correct {ADMIN_PASSWORD}")
+        sys.exit(f"Milvus at {options.uri}: {milvus.problem(error) or _text(error)}")
+
+
+def change_password(milvus: MilvusConnection, new: str) -> MilvusConnection:
+    """Give the administrator another password. Returns the connection with it."""
+    user, _, old = milvus.token.partition(":")
+    client = MilvusClient(timeout=CALL_SECONDS, **milvus.options())
+    try:
+        client.update_password(user, old, new)
+    finally:
+        client.close()
+    return replace(milvus, token=f"{user}:{new}")
+
+
+def make_user(milvus: MilvusConnection, user: str, password: str, role: str, database: str) -> Iterator[str]:
+    """Make the database, the role and the user as far as they are missing. Gives a line of text for each change.
+
+    Raises RoleError, MilvusException, grpc.RpcError.
+    """
+    if user == milvus.token.partition(":")[0]:
+        raise RoleError(f"{user} is the administrator; --user must be another one, for the search service alone")
+    database = database or DEFAULT_DATABASE
+    client = MilvusClient(timeout=CALL_SECONDS, **milvus.options())
+    try:
+        if database not in client.list_databases():
+            client.create_database(database)
+            yield f"made the database {database}"
+        if role not in client.list_roles():
+            client.create_role(role)
+            yield f"made the role {role}"
+        yield from _grant(client, role, database)
+        if user not in client.list_users():
+            client.create_user(user, password)
+            yield f"made the user {user}"
+        yield from _give_role(client, user, role)
+    finally:
+        client.close()
+    _check_user(replace(milvus, token=f"{user}:{password}", database=database))
+
+
+def _grant(client: MilvusClient, role: str, database: str) -> Iterator[str]:
+    wanted = {(privilege.object_type, privilege.name): privilege for privilege in PRIVILEGES}
+    granted = {
+        (entry["object_type"], entry["privilege"], entry["object_name"])
+        for entry in client.describe_role(role, db_name=database)["privileges"]
+    }
+    unknown = []
+    for (object_type, name), privilege in wanted.items():
+        if (object_type, name, EVERY) in granted:
+            continue
+        try:
+            client.grant_privilege(role, object_type, name, EVERY, db_name=database)
+        except MilvusException as error:
+            if UNKNOWN_PRIVILEGE not in str(error.message):
+                raise
+            unknown.append(f"{name}, which it needs for {privilege.needed_for}")
+        else:
+            yield f"granted {name}: {privilege.needed_for}"
+    for object_type, name, object_name in sorted(granted):
+        if object_name != EVERY or (object_type, name) not in wanted:
+            client.revoke_privilege(role, object_type, name, object_name, db_name=database)
+            yield f"revoked {name} on {object_name}: the search service does not need it"
+    if unknown:
+        raise RoleError(
+            f"this Milvus does not know privileges that the search service needs: {'; '.join(unknown)}. Milvus 2.3.5 "
+            "and newer releases know all of them"
+        )
+
+
+def _give_role(client: MilvusClient, user: str, role: str) -> Iterator[str]:
+    roles = client.describe_user(user).get("roles", ())
+    if role not in roles:
+        client.grant_role(user, role)
+        yield f"gave {user} the role {role}"
+    for other in roles:
+        if other != role:
+            client.revoke_role(user, other)
+            yield f"took the role {other} from {user}"
+
+
+def _check_user(milvus: MilvusConnection) -> None:
+    """Log in as the user. Raises RoleError."""
+    user = milvus.token.partition(":")[0]
+    try:
+        client = MilvusClient(timeout=CALL_SECONDS, **milvus.options())
+    except MilvusException as error:
+        if not _is_refused_password(error):
+            raise
+        raise RoleError(
+            f"the user {user} exists with another password than {USER_PASSWORD}: give its own, or remove the user first"
+        ) from None
+    client.close()
+
+
+def _secret(variable: str, prompt: str) -> str:
+    """Return a password from the environment, or from the terminal or standard input."""
+    found = os.environ.get(variable)
+    if not found:
+        found = getpass.getpass(f"{prompt}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    if not found:
+        sys.exit(f"{prompt}: set {variable}, or give it on standard input")
+    return found
+
+
+def _is_refused_password(error: Exception) -> bool:
+    refused = error.__cause__
+    return isinstance(refused, grpc.Call) and refused.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def _text(error: Exception) -> str:
+    details = error.details() if isinstance(error, grpc.Call) else getattr(error, "message", "")
+    return str(details or error)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.milvus.role",
+        description="Give the search service a Milvus user that may do what the service does, and nothing else.",
+        epilog=f"Passwords come from the variables {ADMIN_PASSWORD}, {NEW_ADMIN_PASSWORD} and {USER_PASSWORD}, or are "
+        "asked for in this order; without a terminal they are read from standard input, one a line.",
+    )
+    parser.add_argument("uri", help="address of Milvus, http://HOST:19530 or https://HOST:19530")
+    parser.add_argument(
+        "--database", default="", help="database of the service, made if missing (default: Milvus' own)"
+    )
+    parser.add_argument("--user", default=USER, help="user of the search service (default: %(default)s)")
+    parser.add_argument("--role", default=ROLE, help="role of that user (default: %(default)s)")
+    parser.add_argument("--admin", default=ADMIN, help="user that makes the others (default: %(default)s)")
+    parser.add_argument(
+        "--change-admin-password", action="store_true", help="first give the administrator another password"
+    )
+    parser.add_argument("--ca", type=Path, help="as SEARCH_MILVUS_CA")
+    parser.add_argument("--certificate", type=Path, help="as SEARCH_MILVUS_CERTIFICATE")
+    parser.add_argument("--key", type=Path, help="as SEARCH_MILVUS_KEY")
+    parser.add_argument("--server-name", default="", help="as SEARCH_MILVUS_SERVER_NAME")
+    options = parser.parse_args(arguments)
+    if (options.ca or options.certificate or options.key) and not options.uri.startswith("https://"):
+        parser.error("--ca, --certificate and --key need an address that begins with https://")
+    if bool(options.certificate) != bool(options.key) or (options.certificate and not options.ca):
+        parser.error("--certificate, --key and --ca are given together")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The settings of the connection to Milvus: wrong ones stop the start, and say what would be right."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from grpc_kit.credentials import ClientTls
+from grpc_kit.settings import load
+from search_service.adapters.milvus_connection import MilvusConnection
+from search_service.bootstrap import serve
+from search_service.settings import SearchSettings
+from tests.unit.grpc_kit.certificates import Authority
+
+SERVER = {"URI": "https://milvus:19530"}
+FILES = {"CA": "ca.pem", "CERTIFICATE": "search.crt", "KEY": "search.key"}
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> SearchSettings:
+    monkeypatch.setattr("sys.argv", ["search_service"])
+    for name, value in values.items():
+        monkeypatch.setenv(f"SEARCH_MILVUS_{name}", value)
+    return load(SearchSettings, "python -m search_service")
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "right"),
+    [
+        ({"DATABASE": "shop"}, "SEARCH_MILVUS_DATABASE=shop", "set SEARCH_MILVUS_URI to http://HOST:19530"),
+        ({**SERVER, "DATABASE": "my shop"}, "SEARCH_MILVUS_DATABASE=my shop", "letters, digits and underscores"),
+        ({**SERVER, "DATABASE": "1shop"}, "SEARCH_MILVUS_DATABASE=1shop", "no digit first"),
+        ({"CA": "ca.pem"}, "SEARCH_MILVUS_CA", "set SEARCH_MILVUS_URI to https://HOST:19530"),
+        ({"URI": "http://milvus:19530", "CA": "ca.pem"}, "SEARCH_MILVUS_CA", "to https://HOST:19530"),
+        ({"URI": "http://milvus:19530", **FILES}, "SEARCH_MILVUS_CA", "to https://HOST:19530"),
+        ({"URI": "http://milvus:19530", "SERVER_NAME": "milvus"}, "SEARCH_MILVUS_SERVER_NAME", "to https://HOST:19530"),
+        ({**SERVER, **FILES, "KEY": ""}, "SEARCH_MILVUS_CERTIFICATE", "SEARCH_MILVUS_KEY are set together"),
+        ({**SERVER, **FILES, "CERTIFICATE": ""}, "SEARCH_MILVUS_CERTIFICATE", "SEARCH_MILVUS_KEY are set together"),
+        (
+            {**SERVER, **FILES, "CA": ""},
+            "SEARCH_MILVUS_CERTIFICATE needs SEARCH_MILVUS_CA",
+            "the authority that signed",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_stop_the_start(
+    values: Mapping[str, str], names: str, right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        loaded(monkeypatch, values)
+    message = str(left.value.code)
+    assert message.startswith("python -m search_service: wrong settings:\n")
+    assert names in message
+    assert right in message
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        ({"CA": "missing.pem"}, "SEARCH_MILVUS_CA: .*missing.pem cannot be read: No such file"),
+        ({"CA": "search.key"}, "SEARCH_MILVUS_CA: .*search.key has no authority's certificate, in PEM"),
+        ({"KEY": "other.key"}, "SEARCH_MILVUS_CERTIFICATE and SEARCH_MILVUS_KEY: .*search.crt and .*other.key are no"),
+        ({"KEY": "missing.key"}, "SEARCH_MILVUS_CERTIFICATE and SEARCH_MILVUS_KEY: .*missing.key"),
+    ],
+)
+def test_files_that_cannot_be_used_stop_the_start(
+    files: Mapping[str, str], names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path, "ca")
+    authority.issue("search")
+    authority.issue("other")
+    monkeypatch.chdir(tmp_path)
+    settings = loaded(monkeypatch, {**SERVER, **FILES, **files})
+
+    async def start() -> None:
+        async with serve(settings):
+            pass
+
+    # What `python -m search_service` prints as its last line.
+    with pytest.raises(OSError, match=names):
+        asyncio.run(start())
+
+
+def test_pymilvus_gets_the_files_under_the_names_that_it_reads() -> None:
+    ca, certificate, key = Path("/tls/ca.pem"), Path("/tls/search.crt"), Path("/tls/search.key")
+    paths = {}
+    for name, tls in {
+        "public": None,
+        "private": ClientTls(ca),
+        "mutual": ClientTls(ca, certificate, key),
+    }.items():
+        options = MilvusConnection("https://milvus:19530", "u:p", "shop", tls).options()
+        assert (options["db_name"], options["token"], options["dedicated"]) == ("shop", "u:p", True)
+        paths[name] = {option: value for option, value in options.items() if option.endswith("_path")}
+    assert paths == {
+        "public": {},
+        "private": {"server_pem_path": str(ca)},
+        "mutual": {"ca_pem_path": str(ca), "client_pem_path": str(certificate), "client_key_path": str(key)},
+    }
+
+
+def test_a_connection_is_shown_without_its_password() -> None:
+    assert "secret" not in repr(MilvusConnection("http://milvus:19530", "user:secret"))
+
+
+def test_page_tokens_of_a_setup_without_these_settings_stay_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(monkeypatch, {"URI": "http://milvus:19530", "TOKEN": "user:secret"})
+    assert settings.page_token_secret == b"http://milvus:19530 user:secret"
