@@ -67,7 +67,7 @@ def search(
     ] = None,
     nprobe: Annotated[int | None, typer.Option(min=1, help="IVF: clusters looked at.")] = None,
     search_list: Annotated[
-        int | None, typer.Option(min=1, help="DISKANN: candidates kept, from the limit to 65535.")
+        int | None, typer.Option(min=1, help="DISKANN: candidates kept, from the limit to ten times the limit.")
     ] = None,
     coarse: Annotated[
         int | None,

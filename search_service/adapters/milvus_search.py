@@ -13,7 +13,7 @@ from grpc_kit.deadline import Deadline
 from search_service.adapters.gathering import Gatherer
 from search_service.adapters.milvus_filters import expression_of, ids_expression
 from search_service.adapters.milvus_rows import FIELDS, VECTOR, hit_of, image_of
-from search_service.core.checks import MAX_EF, MAX_SEARCH_LIST
+from search_service.core.checks import MAX_EF
 from search_service.core.filters import IdAfter, both
 from search_service.core.ports import After, Nearest
 from search_service.core.types import (
@@ -41,6 +41,7 @@ MAX_SCANNED = 10_000
 # Candidates of a graph for each hit that is wanted: of the nearest 1,000 of 50,000 vectors one finds 94 %, four 99.8 %.
 CANDIDATES_PER_HIT = 4
 DEFAULT_CANDIDATES = 128
+MAX_SEARCH_LIST = 65_535
 DEFAULT_NPROBE = 16
 # What two ways to compute one distance may differ by.
 ROUNDING = 1e-5

@@ -44,6 +44,8 @@ PARAMETERS = {
     "nprobe": (IndexType.IVF_FLAT, IndexType.IVF_SQ8),
     "search_list": (IndexType.DISKANN,),
 }
+# What every Milvus server since 2.2 takes as `search_list`: 200, or ten times the limit if that is more.
+MIN_SEARCH_LIST_BOUND, SEARCH_LIST_PER_HIT = 200, 10
 
 
 @dataclass(frozen=True)
@@ -351,7 +353,7 @@ def _check(search: Search) -> None:
     parameters = search.parameters
     for name, value, most in (
         ("ef", parameters.ef, checks.MAX_EF),
-        ("search_list", parameters.search_list, checks.MAX_SEARCH_LIST),
+        ("search_list", parameters.search_list, max(MIN_SEARCH_LIST_BOUND, SEARCH_LIST_PER_HIT * search.limit)),
     ):
         if value is not None and not search.limit <= value <= most:
             raise _parameter_invalid(name, f"is {value}; it should be from the limit to {most}")
@@ -403,7 +405,7 @@ def _check_fit(parameters: SearchParameters, index: Index) -> None:
     """Refuses what the collection's index does not know: it would be without effect, and nobody would say so."""
     for name, kinds in PARAMETERS.items():
         if getattr(parameters, name) is not None and index.type not in kinds:
-            takers = " and ".join(f"INDEX_TYPE_{kind.value}" for kind in kinds)
+            takers = " and ".join(kind.value for kind in kinds)
             own = next((f"takes {other}" for other, its in PARAMETERS.items() if index.type in its), "takes none")
             raise _parameter_invalid(
                 name, f"is for {takers}; this collection's index is {index.type.value}, which {own}"

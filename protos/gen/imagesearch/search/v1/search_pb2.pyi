@@ -298,7 +298,9 @@ class SearchParameters(_message.Message):
     exact: _builtins.bool
     """True: compare every vector and use no index. The service reads them all: for evaluation and small collections."""
     search_list: _builtins.int
-    """DISKANN: candidates kept, from the limit to 65535. Default: 128 or four times the limit, whichever is more."""
+    """DISKANN: candidates kept, from the limit to ten times the limit, or to 200 if that is more. Default: 128 or four times
+    the limit, whichever is more.
+    """
     def __init__(
         self,
         *,
