@@ -213,7 +213,7 @@ def collections() -> Iterator[Row]:
     hnsw, sq8 = (
         {"collection.index.type": kind} for kind in (collection_pb2.INDEX_TYPE_HNSW, collection_pb2.INDEX_TYPE_IVF_SQ8)
     )
-    yield Row(method, "collection.index.hnsw", collection_pb2.HnswParameters(m=8), BAD, "INDEX_INVALID")
+    yield Row(method, "collection.index.hnsw", collection_pb2.HnswParameters(m=8), BAD, "INDEX_INVALID", None, sq8)
     yield Row(method, "collection.index.ivf", collection_pb2.IvfParameters(nlist=8), BAD, "INDEX_INVALID", None, hnsw)
     for m in (1, -1, 2049):
         yield Row(method, "collection.index.hnsw.m", m, BAD, "INDEX_INVALID", None, hnsw)
