@@ -44,8 +44,6 @@ PARAMETERS = {
     "nprobe": (IndexType.IVF_FLAT, IndexType.IVF_SQ8),
     "search_list": (IndexType.DISKANN,),
 }
-# What every Milvus server since 2.2 takes as `search_list`: 200, or ten times the limit if that is more.
-MIN_SEARCH_LIST_BOUND, SEARCH_LIST_PER_HIT = 200, 10
 
 
 @dataclass(frozen=True)
@@ -353,12 +351,17 @@ def _check(search: Search) -> None:
     parameters = search.parameters
     for name, value, most in (
         ("ef", parameters.ef, checks.MAX_EF),
-        ("search_list", parameters.search_list, max(MIN_SEARCH_LIST_BOUND, SEARCH_LIST_PER_HIT * search.limit)),
+        ("search_list", parameters.search_list, _most_search_list(search.limit)),
     ):
         if value is not None and not search.limit <= value <= most:
             raise _parameter_invalid(name, f"is {value}; it should be from the limit to {most}")
     if search.coarse is not None:
         _check_coarse(search.coarse, search)
+
+
+def _most_search_list(limit: int) -> int:
+    """Return the largest `search_list` that Milvus 2.2 and 2.3 document; later releases take more."""
+    return max(200, 10 * limit)
 
 
 def _check_coarse(candidates: int, search: Search) -> None:

@@ -74,6 +74,8 @@ def test_a_collection_is_made_described_listed_and_removed(
     made = collections.CreateCollection(collection_pb2.CreateCollectionRequest(collection=wanted)).collection
     assert (made.metric, made.dimension, made.labels["team"]) == (collection_pb2.METRIC_L2, 16, "shop")
     assert made.consistency == collection_pb2.CONSISTENCY_BOUNDED
+    hnsw = collection_pb2.HnswParameters(m=16, ef_construction=200)
+    assert made.index == collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, hnsw=hnsw)
     assert made.create_time.seconds > 1_700_000_000
     got = collections.GetCollection(collection_pb2.GetCollectionRequest(name=name, with_stats=True))
     assert got.collection == made
