@@ -246,12 +246,12 @@ def compare(report: Report, bench: Bench, rounds: int, label: str) -> None:
 
 
 def on_a_server(report: Report, rounds: int) -> None:
-    """100,000 vectors in Milvus 2.3.5 with HNSW."""
+    """100,000 vectors in Milvus 2.3.5 with the index of a new collection."""
     vectors, queries = clustered(SIZE), clustered(QUERIES, seed=1)
     with TemporaryDirectory() as folder, MilvusProcess(Path(folder)) as server, service(server.uri) as (address, _):
         milvus = MilvusClient(uri=server.uri)
         began = time.perf_counter()
-        fill(address, "bench", vectors, collection_pb2.INDEX_TYPE_HNSW)
+        fill(address, "bench", vectors, collection_pb2.INDEX_TYPE_UNSPECIFIED)
         report.figure("server_writes_per_second", SIZE / (time.perf_counter() - began))
         wait_for_index(milvus, "bench", SIZE)
         wait_for_quiet(server)
@@ -261,7 +261,7 @@ def on_a_server(report: Report, rounds: int) -> None:
             one_by_one(bench.by_pymilvus)
             compare(report, bench, rounds, "server")
             found = [bench.by_service(number) for number in range(QUERIES)]
-            report.ratio("recall_at_10", recall(found, vectors, queries), ">= 0.98")
+            report.ratio("recall_at_10", recall(found, vectors, queries), ">= 0.99")
             for ef in EFS:
                 parameters = search_pb2.SearchParameters(ef=ef)
                 times = one_by_one(lambda number, p=parameters: bench.by_service(number, parameters=p))  # type: ignore[misc]

@@ -147,7 +147,7 @@ class Client:
         dimension: int = 0,
         fingerprint: str = "",
         metric: Metric = Metric.COSINE,
-        index: Index = Index.AUTOINDEX,
+        index: Index | None = None,
         index_parameters: IndexParameters | None = None,
         consistency: Consistency = Consistency.BOUNDED,
         ttl: timedelta | None = None,
@@ -166,7 +166,7 @@ class Client:
             fingerprint=fingerprint,
             # Their texts, such as "ip", will do too.
             metric=METRIC_NUMBERS[Metric(metric)],
-            index=index_to(Index(index), index_parameters),
+            index=index_to(None if index is None else Index(index), index_parameters),
             consistency=CONSISTENCY_NUMBERS[Consistency(consistency)],
             description=description,
             labels=labels,
@@ -403,7 +403,9 @@ class Client:
         size = request.limit
         # An index that is not exact can only miss hits of the first page, and misses next to none of a few. Whoever
         # says how many candidates there are is told at once where they are too few for a page.
-        if size and not request.parameters.HasField("ef") and not request.HasField("coarse"):
+        parameters = request.parameters
+        stated = parameters.HasField("ef") or parameters.HasField("search_list") or request.HasField("coarse")
+        if size and not stated:
             request.limit = min(size, FIRST_PAGE)
         while True:
             with _named_errors():

@@ -100,7 +100,10 @@ def search_request(collection: str, query: Query, options: SearchOptions) -> sea
         if options.get("strong")
         else collection_pb2.CONSISTENCY_UNSPECIFIED,
         parameters=search_pb2.SearchParameters(
-            ef=options.get("ef"), nprobe=options.get("nprobe"), exact=options.get("exact", False)
+            ef=options.get("ef"),
+            nprobe=options.get("nprobe"),
+            search_list=options.get("search_list"),
+            exact=options.get("exact", False),
         ),
         coarse=None
         if (candidates := options.get("coarse")) is None
@@ -263,9 +266,11 @@ def _index_parameters_from(index: collection_pb2.Index) -> IndexParameters | Non
     return None
 
 
-def index_to(index: Index, parameters: IndexParameters | None) -> collection_pb2.Index:
-    """The message of an index."""
-    message = collection_pb2.Index(type=INDEX_NUMBERS[index])
+def index_to(index: Index | None, parameters: IndexParameters | None) -> collection_pb2.Index:
+    """The message of an index; None is the service's default."""
+    message = collection_pb2.Index()
+    if index is not None:
+        message.type = INDEX_NUMBERS[index]
     if isinstance(parameters, HnswParameters):
         message.hnsw.m, message.hnsw.ef_construction = parameters.m, parameters.ef_construction
     elif parameters is not None:

@@ -107,9 +107,11 @@ class SearchOptions(TypedDict, total=False):
     strong: bool
     """Sees every write that was acknowledged before, which costs 0.2 s on a Milvus server."""
     ef: int | None
-    """HNSW: candidates kept."""
+    """HNSW, AUTOINDEX: candidates kept."""
     nprobe: int | None
     """IVF: clusters looked at."""
+    search_list: int | None
+    """DISKANN: candidates kept."""
     coarse: int | None
     """Searches from coarse to fine: so many candidates by their binary codes, compared by their vectors. From the limit
     to 10,000; None searches by vectors alone."""

@@ -118,9 +118,14 @@ def evaluate(
     index: Annotated[
         bool, typer.Option("--index/--no-index", help="Ask the service's index too.", rich_help_panel=MEASURING)
     ] = True,
-    ef: Annotated[int | None, typer.Option(min=1, help="HNSW: candidates kept.", rich_help_panel=MEASURING)] = None,
+    ef: Annotated[
+        int | None, typer.Option(min=1, help="HNSW, AUTOINDEX: candidates kept.", rich_help_panel=MEASURING)
+    ] = None,
     nprobe: Annotated[
         int | None, typer.Option(min=1, help="IVF: clusters looked at.", rich_help_panel=MEASURING)
+    ] = None,
+    search_list: Annotated[
+        int | None, typer.Option(min=1, help="DISKANN: candidates kept.", rich_help_panel=MEASURING)
     ] = None,
     where: Where = None,
     json_file: JsonFile = None,
@@ -153,8 +158,9 @@ def evaluate(
     check_roles(role_column, queries, targets, by_folder=by_folder)
     if label and labels is None:
         raise typer.BadParameter("is a column of --labels", param_hint="--label")
-    if (ef or nprobe) and not index:
-        raise typer.BadParameter("--ef and --nprobe are for the index, which --no-index leaves out")
+    work = {"ef": ef, "nprobe": nprobe, "search_list": search_list}
+    if any(work.values()) and not index:
+        raise typer.BadParameter("--ef, --nprobe and --search-list are for the index, which --no-index leaves out")
     check_outputs(json_file, html_file, force=force)
     condition = condition_of(where)
     counted = cutoffs_of(cutoffs)
@@ -170,7 +176,7 @@ def evaluate(
     with snapshot_of(target, collection, where, snapshot) as found, connected(target) as client:
         begin = root or (labels.parent if labels else Path())
         task = _task(found, file, attribute, role_column, roles, begin, sample, seed)
-        how = index_search(found, task, roles, role_column, condition, ef=ef, nprobe=nprobe) if index else None
+        how = index_search(found, task, roles, role_column, condition, **work) if index else None
         with embedding_well(), progress(sum(query.file is not None for query in task.queries)) as bar:
             task, refused = embed_queries(embedder_endpoint(embedder), found.fingerprint, task, bar.reach)
         with progress(len(task.queries) * (2 if index else 1)) as bar:

@@ -62,8 +62,13 @@ def search(
         bool, typer.Option("--include-query", help="Let the stored images of a query be among its hits.")
     ] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare every vector, whatever the index is.")] = False,
-    ef: Annotated[int | None, typer.Option(min=1, help="HNSW: candidates kept, from the limit to 32768.")] = None,
+    ef: Annotated[
+        int | None, typer.Option(min=1, help="HNSW, AUTOINDEX: candidates kept, from the limit to 32768.")
+    ] = None,
     nprobe: Annotated[int | None, typer.Option(min=1, help="IVF: clusters looked at.")] = None,
+    search_list: Annotated[
+        int | None, typer.Option(min=1, help="DISKANN: candidates kept, from the limit to ten times the limit.")
+    ] = None,
     coarse: Annotated[
         int | None,
         typer.Option(
@@ -101,6 +106,7 @@ def search(
         exact=exact,
         ef=ef,
         nprobe=nprobe,
+        search_list=search_list,
         coarse=coarse,
         strong=strong,
     )

@@ -3,7 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -40,11 +40,14 @@ class IndexSearch:
     """Whether `where` leaves only targets; else the hits are as many as possible, and others are dropped here."""
     ef: int | None = None
     nprobe: int | None = None
+    search_list: int | None = None
 
     def options(self, depth: int) -> SearchOptions:
         """For so many hits that are targets."""
         limit = depth if self.targets_apart else MOST_HITS
-        return SearchOptions(limit=limit, where=self.where, ef=self.ef, nprobe=self.nprobe)
+        return SearchOptions(
+            limit=limit, where=self.where, ef=self.ef, nprobe=self.nprobe, search_list=self.search_list
+        )
 
 
 @dataclass(frozen=True)
@@ -145,24 +148,28 @@ def index_search(
     *,
     ef: int | None = None,
     nprobe: int | None = None,
+    search_list: int | None = None,
 ) -> IndexSearch:
     """How the service finds only the targets: by the attribute that has the role, where exactly the targets have it.
 
-    Raises TaskError where no attribute tells them, and `ef` is less than the hits that are asked for then.
+    Raises TaskError where no attribute tells them, and `ef` or `search_list` is less than the hits that are asked for
+    then.
     """
+    how = IndexSearch(where, ef=ef, nprobe=nprobe, search_list=search_list)
     if task.targets is None:
-        return IndexSearch(where, ef=ef, nprobe=nprobe)
+        return how
     stored = _stored_roles(snapshot, role_attribute, roles.targets)
     if stored.keys() == set(task.targets.tolist()):
         only = is_in(role_attribute, *dict.fromkeys(stored.values()))
-        return IndexSearch(only if where is None else all_of(where, only), ef=ef, nprobe=nprobe)
-    if ef is not None and ef < MOST_HITS:
-        raise TaskError(
-            f"--ef is {ef}, and should be at least {MOST_HITS}: the images have no attribute that tells the targets, "
-            f"so that the service is asked for its first {MOST_HITS} hits, and looks at no fewer. Ingest the labels as "
-            "a manifest, and the role is an attribute: then --ef may be as low as -k"
-        )
-    return IndexSearch(where, targets_apart=False, ef=ef, nprobe=nprobe)
+        return replace(how, where=only if where is None else all_of(where, only))
+    for option, kept in (("--ef", ef), ("--search-list", search_list)):
+        if kept is not None and kept < MOST_HITS:
+            raise TaskError(
+                f"{option} is {kept}, and should be at least {MOST_HITS}: the images have no attribute that tells the "
+                f"targets, so that the service is asked for its first {MOST_HITS} hits, and looks at no fewer. Ingest "
+                f"the labels as a manifest, and the role is an attribute: then {option} may be as low as -k"
+            )
+    return replace(how, targets_apart=False)
 
 
 def _stored_roles(snapshot: Snapshot, attribute: str, role: str) -> dict[int, Value]:

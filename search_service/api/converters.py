@@ -19,6 +19,7 @@ from search_service.core.checks import shown
 from search_service.core.collections import NewCollection
 from search_service.core.read_images import DEFAULT_PAGE, EPOCH, TICK, Listing, Order, Position
 from search_service.core.types import (
+    DEFAULT_INDEX,
     AttributeValue,
     Collection,
     Consistency,
@@ -67,7 +68,7 @@ INDEX_NUMBERS = {
     IndexType.DISKANN: collection_pb2.INDEX_TYPE_DISKANN,
 }
 INDEX_TYPES = {
-    collection_pb2.INDEX_TYPE_UNSPECIFIED: IndexType.AUTOINDEX,
+    collection_pb2.INDEX_TYPE_UNSPECIFIED: DEFAULT_INDEX.type,
     **{number: kind for kind, number in INDEX_NUMBERS.items()},
 }
 METRIC_NUMBERS = {

@@ -52,6 +52,7 @@ def search_from(request: search_pb2.SearchRequest, page: PageEnd | None) -> Sear
         parameters=SearchParameters(
             ef=request.parameters.ef if request.parameters.HasField("ef") else None,
             nprobe=request.parameters.nprobe if request.parameters.HasField("nprobe") else None,
+            search_list=request.parameters.search_list if request.parameters.HasField("search_list") else None,
             exact=request.parameters.exact,
         ),
         coarse=request.coarse.candidates or default_candidates(request.limit or DEFAULT_LIMIT)

@@ -10,7 +10,7 @@ from grpc_kit.errors import FailedPreconditionError, NotFoundError
 from search_service.core import checks
 from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import Embedder, VectorStore
-from search_service.core.types import Alias, Collection, Consistency, EmbedderModel, Index, Metric
+from search_service.core.types import DEFAULT_INDEX, Alias, Collection, Consistency, EmbedderModel, Index, Metric
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class NewCollection:
     dimension: int = 0
     fingerprint: str = ""
     metric: Metric = Metric.COSINE
-    index: Index = field(default_factory=Index)
+    index: Index = DEFAULT_INDEX
     consistency: Consistency = Consistency.BOUNDED
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)

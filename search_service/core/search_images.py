@@ -28,6 +28,7 @@ from search_service.core.types import (
     EncodedImage,
     Hit,
     Index,
+    IndexType,
     SearchParameters,
     StoredImage,
     Vector,
@@ -37,6 +38,12 @@ from search_service.core.types import (
 MAX_GROUP_SIZE = 100
 # Hits that are looked at for groups at a time; Milvus gives no more.
 MAX_LOOK = 10_000
+# The search parameters, and the indexes that each one is for.
+PARAMETERS = {
+    "ef": (IndexType.HNSW, IndexType.AUTOINDEX),
+    "nprobe": (IndexType.IVF_FLAT, IndexType.IVF_SQ8),
+    "search_list": (IndexType.DISKANN,),
+}
 
 
 @dataclass(frozen=True)
@@ -342,10 +349,19 @@ def _check(search: Search) -> None:
     if search.group_by is not None:
         _check_group_by(search.group_by)
     parameters = search.parameters
-    if parameters.ef is not None and not search.limit <= parameters.ef <= checks.MAX_EF:
-        raise _parameter_invalid("ef", f"is {parameters.ef}; it should be from the limit to {checks.MAX_EF}")
+    for name, value, most in (
+        ("ef", parameters.ef, checks.MAX_EF),
+        ("search_list", parameters.search_list, _most_search_list(search.limit)),
+    ):
+        if value is not None and not search.limit <= value <= most:
+            raise _parameter_invalid(name, f"is {value}; it should be from the limit to {most}")
     if search.coarse is not None:
         _check_coarse(search.coarse, search)
+
+
+def _most_search_list(limit: int) -> int:
+    """Return the largest `search_list` that Milvus 2.2 and 2.3 document; later releases take more."""
+    return max(200, 10 * limit)
 
 
 def _check_coarse(candidates: int, search: Search) -> None:
@@ -390,13 +406,15 @@ def _check_group_by(group_by: GroupBy) -> None:
 
 def _check_fit(parameters: SearchParameters, index: Index) -> None:
     """Refuses what the collection's index does not know: it would be without effect, and nobody would say so."""
-    if parameters.ef is not None and index.hnsw is None:
-        raise _parameter_invalid("ef", f"is for INDEX_TYPE_HNSW; this collection's index is {index.type.value}")
-    if parameters.nprobe is not None:
-        if index.ivf is None:
-            raise _parameter_invalid("nprobe", f"is for clusters (IVF); this collection's index is {index.type.value}")
-        if not 1 <= parameters.nprobe <= index.ivf.nlist:
-            raise _parameter_invalid("nprobe", f"is {parameters.nprobe}; it should be 1 to {index.ivf.nlist}")
+    for name, kinds in PARAMETERS.items():
+        if getattr(parameters, name) is not None and index.type not in kinds:
+            takers = " and ".join(kind.value for kind in kinds)
+            own = next((f"takes {other}" for other, its in PARAMETERS.items() if index.type in its), "takes none")
+            raise _parameter_invalid(
+                name, f"is for {takers}; this collection's index is {index.type.value}, which {own}"
+            )
+    if index.ivf is not None and parameters.nprobe is not None and not 1 <= parameters.nprobe <= index.ivf.nlist:
+        raise _parameter_invalid("nprobe", f"is {parameters.nprobe}; it should be 1 to {index.ivf.nlist}")
 
 
 def _check_page(page: PageEnd | None, collection: Collection) -> None:

@@ -106,9 +106,13 @@ class IvfParameters:
 class Index:
     """An index; the parameters are those of its type."""
 
-    type: IndexType = IndexType.AUTOINDEX
+    type: IndexType
     hnsw: HnswParameters | None = None
     ivf: IvfParameters | None = None
+
+
+# What AUTOINDEX builds, and how well it finds neighbours, differs between releases of Milvus.
+DEFAULT_INDEX = Index(IndexType.HNSW, hnsw=HnswParameters())
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class SearchParameters:
 
     ef: int | None = None
     nprobe: int | None = None
+    search_list: int | None = None
     exact: bool = False
     """Compare every vector."""
 
@@ -170,7 +175,7 @@ class Collection:
     model: str = ""
     """The embedder's model that makes the vectors; empty where they are made elsewhere."""
     metric: Metric = Metric.COSINE
-    index: Index = field(default_factory=Index)
+    index: Index = DEFAULT_INDEX
     consistency: Consistency = Consistency.BOUNDED
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -127,6 +127,13 @@ INDEXES = [
     Index(IndexType.DISKANN),
     Index(IndexType.AUTOINDEX),
 ]
+PARAMETERS = {
+    IndexType.HNSW: SearchParameters(ef=64),
+    IndexType.AUTOINDEX: SearchParameters(ef=64),
+    IndexType.IVF_FLAT: SearchParameters(nprobe=16),
+    IndexType.IVF_SQ8: SearchParameters(nprobe=16),
+    IndexType.DISKANN: SearchParameters(search_list=64),
+}
 
 
 @pytest.mark.parametrize("index", INDEXES, ids=lambda index: index.type.value)
@@ -143,7 +150,7 @@ async def test_every_index_is_made_described_and_searched(
             StoredImage(f"i{n}", create_time=NOW, update_time=NOW, vector=vector) for n, vector in enumerate(vectors)
         ]
         await store.upsert(wanted.name, made, deadline)
-        parameters = SearchParameters(ef=64 if index.hnsw else None, nprobe=16 if index.ivf else None)
+        parameters = PARAMETERS.get(index.type, SearchParameters())
         nearest = Nearest(5, View.ID, Consistency.STRONG, parameters=parameters)
         answers = await store.search(wanted, list(vectors[:20]), nearest, deadline)
         assert [hits[0].image.id for hits in answers] == [f"i{n}" for n in range(20)]

@@ -126,7 +126,7 @@ def test_images_are_marked_chosen_and_removed(command: Command, name: str, photo
     assert found("--id", "page.jpg", "--include-query", "--strong")[0] == "page.jpg"
     assert "there are none" in command("search", "--id", "page.jpg", "--region", "0,0,1,1", code=2)
     assert "--group-by makes" in command("search", page, "--group-size", "2", code=2)
-    assert "is for INDEX_TYPE_HNSW" in command("search", page, "--ef", "64", code=1)
+    assert "HNSW, which takes ef" in command("search", page, "--search-list", "64", code=1)
     explained = command("search", page, "--explain")
     assert "index flat" in explained
     assert "ms Milvus" in explained
@@ -215,9 +215,11 @@ def test_a_collection_is_built_anew_and_its_alias_moved(command: Command, name: 
 def test_collections_are_made_and_removed(command: Command, name: str) -> None:
     for bad in (["--ttl", "inf"], ["--ttl", "1e20"], ["--m", "0"], ["--nlist", "0"]):
         assert "Invalid value" in command("collections", "create", name, *bad, code=2)
-    assert f"made {name}" in command("collections", "create", name, "--metric", "l2", "--description", "all")
+    arguments = ("--metric", "l2", "--description", "all", "--m", "32")
+    assert f"made {name}" in command("collections", "create", name, *arguments)
     shown = json.loads(command("collections", "get", name))
     assert (shown["metric"], shown["dimension"], shown["description"]) == ("l2", 1024, "all")
+    assert (shown["index"], shown["index_parameters"]) == ("hnsw", {"m": 32, "ef_construction": 200})
     assert "COLLECTION_EXISTS" in command("collections", "create", name, code=1)
     assert f"removed {name}" in command("collections", "delete", name, "--yes")
     assert "COLLECTION_NOT_FOUND" in command("collections", "delete", name, "--yes", code=1)

@@ -145,7 +145,7 @@ def test_files_are_no_queries_of_vectors_that_another_model_made(
     [
         (["--attribute", "nothing"], "no image has the attribute 'nothing'"),
         (["--by-folder", "--where", "nothing"], "no images"),
-        (["--by-folder", "--ef", "20"], "SEARCH_PARAMETERS_INVALID"),
+        (["--by-folder", "--search-list", "20"], "SEARCH_PARAMETERS_INVALID"),
     ],
 )
 def test_what_cannot_be_measured_is_told(command: Command, collection: str, arguments: list[str], message: str) -> None:

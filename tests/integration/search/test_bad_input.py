@@ -41,7 +41,7 @@ METHODS = {method.name: method for service in SERVICES for method in service.met
 NAN, INF = float("nan"), float("inf")
 BAD, NONE, UNFIT, TAKEN = "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ALREADY_EXISTS"
 # Of three collections: without a model, with one, and with HNSW.
-PLAIN, PHOTOS, GRAPH = "bad_plain", "bad_photos", "bad_graph"
+PLAIN, PHOTOS, GRAPH, DISK = "bad_plain", "bad_photos", "bad_graph", "bad_disk"
 
 
 def vector(*values: float, fingerprint: str = "f") -> embedding_pb2.Embedding:
@@ -213,7 +213,7 @@ def collections() -> Iterator[Row]:
     hnsw, sq8 = (
         {"collection.index.type": kind} for kind in (collection_pb2.INDEX_TYPE_HNSW, collection_pb2.INDEX_TYPE_IVF_SQ8)
     )
-    yield Row(method, "collection.index.hnsw", collection_pb2.HnswParameters(m=8), BAD, "INDEX_INVALID")
+    yield Row(method, "collection.index.hnsw", collection_pb2.HnswParameters(m=8), BAD, "INDEX_INVALID", None, sq8)
     yield Row(method, "collection.index.ivf", collection_pb2.IvfParameters(nlist=8), BAD, "INDEX_INVALID", None, hnsw)
     for m in (1, -1, 2049):
         yield Row(method, "collection.index.hnsw.m", m, BAD, "INDEX_INVALID", None, hnsw)
@@ -355,10 +355,15 @@ def searches() -> Iterator[Row]:
     for size in (-1, 101):
         yield Row(method, "group_by.group_size", size, BAD, "GROUP_BY_INVALID", None, {"group_by.attribute": "a"})
     yield from enums(method, "view", "consistency")
-    yield Row(method, "parameters.ef", 99, BAD, "SEARCH_PARAMETERS_INVALID")
+    yield Row(method, "parameters.ef", 99, BAD, "SEARCH_PARAMETERS_INVALID", None, {"collection": DISK})
     for ef in (0, 9, 32769):
         yield Row(method, "parameters.ef", ef, BAD, "SEARCH_PARAMETERS_INVALID", None, {"collection": GRAPH})
     yield Row(method, "parameters.nprobe", 4, BAD, "SEARCH_PARAMETERS_INVALID")
+    yield Row(method, "parameters.search_list", 99, BAD, "SEARCH_PARAMETERS_INVALID")
+    for candidates in (0, 9, 201):
+        yield Row(
+            method, "parameters.search_list", candidates, BAD, "SEARCH_PARAMETERS_INVALID", None, {"collection": DISK}
+        )
     for candidates in (-1, 9, 10_001):
         yield Row(method, "coarse.candidates", candidates, BAD, "SEARCH_PARAMETERS_INVALID")
     yield Row("SearchStream", "request_id", "x" * 129, BAD, "REQUEST_ID_TOO_LONG")
@@ -468,6 +473,7 @@ def filled(search_address: str) -> None:
     with Client(search_address, timeout=60) as client:
         client.create_collection(PLAIN, dimension=4, fingerprint="f")
         client.create_collection(GRAPH, dimension=4, fingerprint="f", index=Index.HNSW)
+        client.create_collection(DISK, dimension=4, fingerprint="f", index=Index.DISKANN)
         client.create_collection(PHOTOS)
         (result,) = client.write(PLAIN, [NewImage("east", Embedding([1, 0, 0, 0], "f"))])
         assert result.error is None

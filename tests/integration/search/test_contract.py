@@ -74,6 +74,8 @@ def test_a_collection_is_made_described_listed_and_removed(
     made = collections.CreateCollection(collection_pb2.CreateCollectionRequest(collection=wanted)).collection
     assert (made.metric, made.dimension, made.labels["team"]) == (collection_pb2.METRIC_L2, 16, "shop")
     assert made.consistency == collection_pb2.CONSISTENCY_BOUNDED
+    hnsw = collection_pb2.HnswParameters(m=16, ef_construction=200)
+    assert made.index == collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, hnsw=hnsw)
     assert made.create_time.seconds > 1_700_000_000
     got = collections.GetCollection(collection_pb2.GetCollectionRequest(name=name, with_stats=True))
     assert got.collection == made
@@ -114,7 +116,8 @@ CREATE_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
     ({"name": "new", "ttl": Duration(seconds=36_500 * 86_400 + 1)}, CODE.INVALID_ARGUMENT, "TTL_INVALID", "collection.ttl", "36500 days"),
     ({"name": "new", "ttl": Duration(seconds=2**62)}, CODE.INVALID_ARGUMENT, "TTL_INVALID", "collection.ttl", "36500 days"),
     ({"name": "new", "index": collection_pb2.Index(type=9)}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "collection.index.type", "HNSW"),  # type: ignore[arg-type]
-    ({"name": "new", "index": collection_pb2.Index(hnsw=collection_pb2.HnswParameters(m=8))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw", "no parameter"),
+    ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_AUTOINDEX, hnsw=collection_pb2.HnswParameters(m=8))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw", "no parameter"),
+    ({"name": "new", "index": collection_pb2.Index(ivf=collection_pb2.IvfParameters(nlist=8))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.ivf", "HNSW; hnsw fits"),
     ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, ivf=collection_pb2.IvfParameters())}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.ivf", "hnsw"),
     ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, hnsw=collection_pb2.HnswParameters(m=1))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw.m", "2048"),
     ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, hnsw=collection_pb2.HnswParameters(ef_construction=-1))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw.ef_construction", "1"),
@@ -167,8 +170,8 @@ SEARCH_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
     ({"group_by": search_pb2.GroupBy()}, CODE.INVALID_ARGUMENT, "GROUP_BY_INVALID", "group_by.attribute", "letter"),
     ({"group_by": search_pb2.GroupBy(attribute="a", group_size=101)}, CODE.INVALID_ARGUMENT, "GROUP_BY_INVALID", "group_by.group_size", "100"),
     ({"page_token": "x"}, CODE.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID", "page_token", "page_token"),
-    ({"parameters": search_pb2.SearchParameters(ef=99)}, CODE.INVALID_ARGUMENT, "SEARCH_PARAMETERS_INVALID", "parameters.ef", "AUTOINDEX"),
-    ({"parameters": search_pb2.SearchParameters(nprobe=9)}, CODE.INVALID_ARGUMENT, "SEARCH_PARAMETERS_INVALID", "parameters.nprobe", "AUTOINDEX"),
+    ({"parameters": search_pb2.SearchParameters(search_list=99)}, CODE.INVALID_ARGUMENT, "SEARCH_PARAMETERS_INVALID", "parameters.search_list", "HNSW, which takes ef"),
+    ({"parameters": search_pb2.SearchParameters(nprobe=9)}, CODE.INVALID_ARGUMENT, "SEARCH_PARAMETERS_INVALID", "parameters.nprobe", "HNSW, which takes ef"),
     ({"min_score": float("nan")}, CODE.INVALID_ARGUMENT, "MIN_SCORE_INVALID", "min_score", "number"),
 ]  # fmt: skip
 

@@ -36,6 +36,7 @@ def told(*arguments: str) -> str:
         (["--attribute", "x", "--role-column", "role"], "needs --queries ROLE, --targets ROLE or both"),
         (["--by-folder", "--role-column", "role", "--queries", "x"], "folders tell no roles"),
         (["--by-folder", "--no-index", "--ef", "9"], "which --no-index leaves out"),
+        (["--by-folder", "--no-index", "--search-list", "9"], "which --no-index leaves out"),
         (["--by-folder", "--json", "figures.txt"], "should end in .json"),
         (["--by-folder", "--json", "there.json"], "there.json exists; name another file, or replace it by --force"),
         (["--by-folder", "--html", "nowhere/page.html"], "should be in a folder that exists"),

@@ -54,19 +54,25 @@ def test_a_role_that_is_stored_in_several_ways_is_looked_for_in_all_of_them(tmp_
     sold = exists("sold")
     how = index_search(snapshot, task_of(snapshot, roles), roles, "role", sold, ef=64)
     assert how.where == all_of(sold, is_in("role", "1", 1))
-    assert how.options(10) == {"limit": 10, "where": how.where, "ef": 64, "nprobe": None}
+    assert how.options(10) == {"limit": 10, "where": how.where, "ef": 64, "nprobe": None, "search_list": None}
 
 
 def test_targets_that_no_attribute_tells_are_taken_from_as_many_hits_as_there_can_be(tmp_path: Path) -> None:
     snapshot = stored(tmp_path, "product")
     task = told_by_labels(snapshot)
     how = index_search(snapshot, task, Roles("asked", "shown"), "role", equals("kind", "x"), nprobe=8, ef=MOST_HITS)
-    assert how.options(10) == {"limit": MOST_HITS, "where": equals("kind", "x"), "ef": MOST_HITS, "nprobe": 8}
+    options = {"limit": MOST_HITS, "where": equals("kind", "x"), "ef": MOST_HITS, "nprobe": 8, "search_list": None}
+    assert how.options(10) == options
 
 
-def test_ef_below_the_hits_that_are_asked_for_is_refused_with_what_helps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["ef", "search_list"])
+def test_candidates_below_the_hits_that_are_asked_for_are_refused_with_what_helps(tmp_path: Path, option: str) -> None:
     snapshot = stored(tmp_path, "product")
-    with pytest.raises(TaskError, match=r"--ef is 64, and should be at least 1000.* Ingest the labels as a manifest"):
-        index_search(snapshot, told_by_labels(snapshot), Roles("asked", "shown"), "role", None, ef=64)
+    flag = f"--{option.replace('_', '-')}"
+    with pytest.raises(
+        TaskError, match=rf"{flag} is 64, and should be at least 1000.* Ingest the labels as a manifest"
+    ):
+        index_search(snapshot, told_by_labels(snapshot), Roles("asked", "shown"), "role", None, **{option: 64})
     everything = task_of(snapshot, Roles())
-    assert index_search(snapshot, everything, Roles(), "", None, ef=64).options(10)["limit"] == 10
+    options = index_search(snapshot, everything, Roles(), "", None, **{option: 64}).options(10)
+    assert (options["limit"], options[option]) == (10, 64)  # type: ignore[literal-required]

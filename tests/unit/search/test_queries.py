@@ -183,13 +183,23 @@ async def test_a_later_page_needs_neither_the_embedder_nor_the_stored_query(
 
 
 HNSW = Index(IndexType.HNSW, hnsw=HnswParameters())
+AUTO, DISK, FLAT = Index(IndexType.AUTOINDEX), Index(IndexType.DISKANN), Index(IndexType.FLAT)
 IVF = Index(IndexType.IVF_FLAT, ivf=IvfParameters(64))
 
 
 @pytest.mark.parametrize(
     ("index", "parameters", "field"),
     [
-        (Index(), SearchParameters(ef=64), "parameters.ef"),
+        (FLAT, SearchParameters(ef=64), "parameters.ef"),
+        (DISK, SearchParameters(ef=64), "parameters.ef"),
+        (DISK, SearchParameters(search_list=9), "parameters.search_list"),
+        (DISK, SearchParameters(search_list=201), "parameters.search_list"),
+        (HNSW, SearchParameters(search_list=64), "parameters.search_list"),
+        (AUTO, SearchParameters(search_list=64), "parameters.search_list"),
+        (AUTO, SearchParameters(nprobe=1), "parameters.nprobe"),
+        (DISK, SearchParameters(search_list=10), ""),
+        (DISK, SearchParameters(search_list=200), ""),
+        (AUTO, SearchParameters(ef=10), ""),
         (IVF, SearchParameters(ef=64), "parameters.ef"),
         (HNSW, SearchParameters(ef=9), "parameters.ef"),
         (HNSW, SearchParameters(ef=32769), "parameters.ef"),
@@ -198,7 +208,7 @@ IVF = Index(IndexType.IVF_FLAT, ivf=IvfParameters(64))
         (IVF, SearchParameters(nprobe=65), "parameters.nprobe"),
         (HNSW, SearchParameters(ef=10), ""),
         (IVF, SearchParameters(nprobe=64), ""),
-        (Index(), SearchParameters(exact=True), ""),
+        (AUTO, SearchParameters(exact=True), ""),
     ],
     ids=str,
 )
@@ -214,6 +224,26 @@ async def test_a_parameter_has_to_fit_the_index(
     with pytest.raises(InvalidArgumentError) as refused:
         await SearchImages(store, embedder, KnownCollections(store)).search(search, NEVER)
     assert (refused.value.reason, refused.value.field) == ("SEARCH_PARAMETERS_INVALID", field)
+
+
+@pytest.mark.parametrize(
+    ("index", "parameters", "right", "own"),
+    [
+        (DISK, SearchParameters(ef=64), "HNSW and AUTOINDEX", "DISKANN, which takes search_list"),
+        (IVF, SearchParameters(search_list=64), "DISKANN", "IVF_FLAT, which takes nprobe"),
+        (AUTO, SearchParameters(nprobe=4), "IVF_FLAT and IVF_SQ8", "AUTOINDEX, which takes ef"),
+        (FLAT, SearchParameters(ef=64), "HNSW and AUTOINDEX", "FLAT, which takes none"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+async def test_a_refused_parameter_is_told_with_what_would_be_right(
+    store: MemoryStore, embedder: Embedder, index: Index, parameters: SearchParameters, right: str, own: str
+) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    await store.create_collection(Collection("indexed", 4, FINGERPRINT, now, index=index), NEVER)
+    search = Search("indexed", EAST, limit=10, parameters=parameters)
+    with pytest.raises(InvalidArgumentError, match=f"is for {right}; this collection's index is {own}$"):
+        await SearchImages(store, embedder, KnownCollections(store)).search(search, NEVER)
 
 
 async def test_an_answer_can_be_explained(searches: SearchImages) -> None:

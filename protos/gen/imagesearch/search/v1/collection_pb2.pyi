@@ -88,9 +88,11 @@ class _IndexType:
 class _IndexTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     INDEX_TYPE_UNSPECIFIED: _IndexType.ValueType  # 0
-    """The default: INDEX_TYPE_AUTOINDEX."""
+    """The default: INDEX_TYPE_HNSW."""
     INDEX_TYPE_AUTOINDEX: _IndexType.ValueType  # 1
-    """Chosen by the backend: Milvus' own choice on a server, INDEX_TYPE_FLAT on Milvus Lite."""
+    """Chosen by the backend: Milvus' own choice on a server, which differs between its releases; INDEX_TYPE_FLAT on Milvus
+    Lite.
+    """
     INDEX_TYPE_FLAT: _IndexType.ValueType  # 2
     """Exact: every vector is compared. Milvus Lite does so for every type."""
     INDEX_TYPE_HNSW: _IndexType.ValueType  # 3
@@ -106,9 +108,11 @@ class IndexType(_IndexType, metaclass=_IndexTypeEnumTypeWrapper):
     """What structure answers nearest-neighbour queries."""
 
 INDEX_TYPE_UNSPECIFIED: IndexType.ValueType  # 0
-"""The default: INDEX_TYPE_AUTOINDEX."""
+"""The default: INDEX_TYPE_HNSW."""
 INDEX_TYPE_AUTOINDEX: IndexType.ValueType  # 1
-"""Chosen by the backend: Milvus' own choice on a server, INDEX_TYPE_FLAT on Milvus Lite."""
+"""Chosen by the backend: Milvus' own choice on a server, which differs between its releases; INDEX_TYPE_FLAT on Milvus
+Lite.
+"""
 INDEX_TYPE_FLAT: IndexType.ValueType  # 2
 """Exact: every vector is compared. Milvus Lite does so for every type."""
 INDEX_TYPE_HNSW: IndexType.ValueType  # 3
@@ -131,7 +135,7 @@ class Index(_message.Message):
     HNSW_FIELD_NUMBER: _builtins.int
     IVF_FIELD_NUMBER: _builtins.int
     type: Global___IndexType.ValueType
-    """The structure. Default: INDEX_TYPE_AUTOINDEX."""
+    """The structure. Default: INDEX_TYPE_HNSW."""
     @_builtins.property
     def hnsw(self) -> Global___HnswParameters:
         """For INDEX_TYPE_HNSW."""
@@ -270,7 +274,7 @@ class Collection(_message.Message):
 
     @_builtins.property
     def index(self) -> Global___Index:
-        """What answers the queries. Default: INDEX_TYPE_AUTOINDEX."""
+        """What answers the queries. Default: INDEX_TYPE_HNSW."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:

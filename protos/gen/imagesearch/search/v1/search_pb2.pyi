@@ -290,31 +290,41 @@ class SearchParameters(_message.Message):
     EF_FIELD_NUMBER: _builtins.int
     NPROBE_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    SEARCH_LIST_FIELD_NUMBER: _builtins.int
     ef: _builtins.int
-    """HNSW: candidates kept, from the limit to 32768. Default: 128 or four times the limit, whichever is more."""
+    """HNSW and AUTOINDEX: candidates kept, from the limit to 32768. Default: 128 or four times the limit, whichever is more."""
     nprobe: _builtins.int
     """IVF: clusters looked at, 1 to their number. Default: 16 or their number, whichever is less."""
     exact: _builtins.bool
     """True: compare every vector and use no index. The service reads them all: for evaluation and small collections."""
+    search_list: _builtins.int
+    """DISKANN: candidates kept, from the limit to ten times the limit, or to 200 if that is more. Default: 128 or four times
+    the limit, whichever is more.
+    """
     def __init__(
         self,
         *,
         ef: _builtins.int | None = ...,
         nprobe: _builtins.int | None = ...,
         exact: _builtins.bool = ...,
+        search_list: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ef", b"_ef", "_nprobe", b"_nprobe", "ef", b"ef", "nprobe", b"nprobe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ef", b"_ef", "_nprobe", b"_nprobe", "_search_list", b"_search_list", "ef", b"ef", "nprobe", b"nprobe", "search_list", b"search_list"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ef", b"_ef", "_nprobe", b"_nprobe", "ef", b"ef", "exact", b"exact", "nprobe", b"nprobe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ef", b"_ef", "_nprobe", b"_nprobe", "_search_list", b"_search_list", "ef", b"ef", "exact", b"exact", "nprobe", b"nprobe", "search_list", b"search_list"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ef: _TypeAlias = _typing.Literal["ef"]  # noqa: Y015
     _WhichOneofArgType__ef: _TypeAlias = _typing.Literal["_ef", b"_ef"]  # noqa: Y015
     _WhichOneofReturnType__nprobe: _TypeAlias = _typing.Literal["nprobe"]  # noqa: Y015
     _WhichOneofArgType__nprobe: _TypeAlias = _typing.Literal["_nprobe", b"_nprobe"]  # noqa: Y015
+    _WhichOneofReturnType__search_list: _TypeAlias = _typing.Literal["search_list"]  # noqa: Y015
+    _WhichOneofArgType__search_list: _TypeAlias = _typing.Literal["_search_list", b"_search_list"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ef) -> _WhichOneofReturnType__ef | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__nprobe) -> _WhichOneofReturnType__nprobe | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__search_list) -> _WhichOneofReturnType__search_list | None: ...
 
 Global___SearchParameters: _TypeAlias = SearchParameters  # noqa: Y015
 
