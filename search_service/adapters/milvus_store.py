@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -25,10 +24,11 @@ from pymilvus.milvus_client.index import IndexParams
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError
 from search_service.adapters.lite_files import remove_broken_indexes
-from search_service.adapters.milvus_codes import MilvusCodes, is_side, side_names
+from search_service.adapters.milvus_codes import MilvusCodes, is_side
 from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_errors import meaning_of, timed_out, unavailable
 from search_service.adapters.milvus_filters import Expressions, ids_expression
+from search_service.adapters.milvus_loading import MilvusLoading
 from search_service.adapters.milvus_rows import (
     FIELDS,
     PROPERTY,
@@ -47,8 +47,7 @@ from search_service.core.checks import (
     collection_exists,
     collection_not_found,
 )
-from search_service.core.expiry import unexpired
-from search_service.core.filters import Filter, IdAfter, Not, both
+from search_service.core.filters import Filter, IdAfter, Not, UpdatedWithin, both
 from search_service.core.image_locks import StillRunningError
 from search_service.core.ports import Nearest
 from search_service.core.types import (
@@ -86,6 +85,8 @@ LITE_CHANNEL = {"grpc.keepalive_time_ms": 2**31 - 1}
 ALIAS_NOT_FOUND = (100, 1600)
 # For removing what was half made, when the call's own time may be over.
 CLEANING_SECONDS = 2.0
+# Collections that a server loads at a time when the service starts.
+LOADERS = 8
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,17 @@ class MilvusStore:
         self._expressions = Expressions(is_lite=self.is_lite)
         self._searches = MilvusSearch(self._read, threads, is_lite=self.is_lite)
         self.codes = MilvusCodes(self._read, self._write, threads, is_lite=self.is_lite)
+        # Milvus Lite may take a load as a write.
+        self._loaders = self._writers if self.is_lite else ThreadPoolExecutor(LOADERS, thread_name_prefix="milvus-load")
+        self._loading = MilvusLoading(
+            self._loaders, timeout, self._make_index, self._remove_expired if self.is_lite else None
+        )
         self._channel: Options = {"grpc_options": LITE_CHANNEL} if self.is_lite else {}
         self._connection: asyncio.Task[_Clients] | None = None
 
     async def close(self) -> None:
         """Closes the connection, and gives up Milvus Lite's file so that another process may open it."""
+        await asyncio.to_thread(self._loaders.shutdown, cancel_futures=True)
         # Calls whose callers went away may still be running.
         await asyncio.to_thread(self._writers.shutdown)
         await asyncio.to_thread(self._pool.shutdown)
@@ -378,6 +385,7 @@ class MilvusStore:
     ) -> Result:
         """Reads rows, bounded in time. Raises what its failure means."""
         client = (await self._connected(deadline)).reading
+        await self._loading.ready(collection, deadline)
         seconds = self._seconds(deadline)
         try:
             # pymilvus repeats a call that found nobody, and gives each attempt the whole time.
@@ -402,6 +410,7 @@ class MilvusStore:
     ) -> Result:
         """Writes, bounded in time. Raises what its failure means: StillRunningError if it may still be stored later."""
         client = (await self._connected(deadline)).blocking
+        await self._loading.ready(collection, deadline)
         return await self._run(
             self._writers, lambda: call(client, self._options(deadline)), collection, deadline, writes=True
         )
@@ -470,6 +479,11 @@ class MilvusStore:
     async def _connect(self) -> _Clients:
         try:
             blocking = await asyncio.to_thread(self._open)
+            try:
+                names = await asyncio.to_thread(blocking.list_collections, timeout=self._timeout)
+            except BaseException:
+                await asyncio.to_thread(blocking.close)
+                raise
             # Milvus Lite's two clients share the one server of this process.
             reading = AsyncMilvusClient(timeout=self._timeout, **self._milvus.options(), **self._channel)
             try:
@@ -481,6 +495,7 @@ class MilvusStore:
             if problem := self._milvus.problem(error):
                 log.warning("cannot use Milvus", problem=problem)
             raise _meaning(error, "") from error
+        self._loading.start(blocking, names)
         return _Clients(blocking, reading)
 
     def _open(self) -> MilvusClient:
@@ -488,45 +503,15 @@ class MilvusStore:
             os.environ.setdefault(LITE_MEMTABLE, str(LITE_MEMTABLE_BYTES))
             Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
             remove_broken_indexes(Path(self._uri))
-        client = MilvusClient(timeout=self._timeout, **self._milvus.options(), **self._channel)
-        try:
-            self._load_all(client)
-        except BaseException:
-            client.close()
-            raise
-        return client
+        return MilvusClient(timeout=self._timeout, **self._milvus.options(), **self._channel)
 
-    def _load_all(self, client: MilvusClient) -> None:
-        """Load every collection of the service that is already there."""
-        for name in client.list_collections(timeout=self._timeout):
-            collection = None if is_side(name) else self._described(client, name)
-            if collection is not None:
-                self._load(client, collection)
+    def _make_index(self, client: MilvusClient, collection: Collection) -> None:
+        index = self._index_of(client, collection)
+        client.create_index(collection.name, index, sync=False, timeout=self._timeout)
 
-    def _described(self, client: MilvusClient, name: str) -> Collection | None:
-        """Return a collection; None if it is not the service's, or another process has just removed it."""
-        try:
-            return collection_of(client.describe_collection(name, timeout=self._timeout))
-        except MilvusException as error:
-            if isinstance(meaning_of(error, name), NotFoundError):
-                return None
-            raise
-
-    def _load(self, client: MilvusClient, collection: Collection) -> None:
-        """Makes a collection that was there before searchable; one that cannot be is logged and left."""
-        try:
-            if not client.list_indexes(collection.name, timeout=self._timeout):
-                # Whoever made it was stopped in between.
-                index = self._index_of(client, collection)
-                client.create_index(collection.name, index, sync=False, timeout=self._timeout)
-            for name in (collection.name, *side_names(collection)):
-                client.load_collection(name, timeout=self._timeout)
-            expired = unexpired(collection, datetime.now(UTC))
-            if expired and self.is_lite:
-                # A server gives back the space of what has expired by itself.
-                client.delete(collection.name, filter=self._expressions.write(Not(expired)), timeout=self._timeout)
-        except (MilvusException, grpc.RpcError):
-            log.exception("a collection cannot be loaded", collection=collection.name)
+    def _remove_expired(self, client: MilvusClient, collection: Collection, unexpired: UpdatedWithin) -> None:
+        condition = self._expressions.write(Not(unexpired))
+        client.delete(collection.name, filter=condition, timeout=self._timeout)
 
     def _disconnect(self, client: MilvusClient) -> None:
         client.close()
