@@ -407,6 +407,7 @@ class Client:
         stated = parameters.HasField("ef") or parameters.HasField("search_list") or request.HasField("coarse")
         if size and not stated:
             request.limit = min(size, FIRST_PAGE)
+        request.with_next_page = True
         while True:
             with _named_errors():
                 response = self._searches.Search(request, timeout=self._timeout)

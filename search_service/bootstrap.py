@@ -82,7 +82,12 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
             settings.milvus_client_tls,
             settings.milvus_server_name,
         )
-        store = MilvusStore(milvus, timeout=settings.milvus_timeout_seconds, threads=settings.milvus_threads)
+        store = MilvusStore(
+            milvus,
+            timeout=settings.milvus_timeout_seconds,
+            threads=settings.milvus_threads,
+            max_exact_bytes=settings.max_exact_bytes,
+        )
         stack.push_async_callback(store.close)
         ready = await is_ready(store, settings.milvus_timeout_seconds)
         if store.is_lite and not ready:

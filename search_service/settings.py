@@ -110,6 +110,12 @@ class SearchSettings(ServerSettings):
     search_window: int = Field(
         default=256, ge=1, description="Queries of one SearchStream stream that are worked on at a time."
     )
+    max_exact_bytes: int = Field(
+        default=2 * 1024 * MEBIBYTE,
+        ge=1,
+        description="Bytes of vectors that one search may read to compare every one, as `exact` asks for: a million of "
+        "512 components. A larger search is refused; two such searches run at a time.",
+    )
     page_token_key: SecretStr = Field(
         default=SecretStr(""),
         description="Secret that page tokens are signed with; all replicas need the same one. Unset: one that is made "

@@ -80,6 +80,27 @@ def answer_too_large(_: str = "") -> ResourceExhaustedError:
     )
 
 
+def filter_too_large(rows: int, seconds: float, most: float) -> ResourceExhaustedError:
+    """Milvus Lite compares image by image, and would be at it for too long."""
+    return ResourceExhaustedError(
+        "FILTER_TOO_LARGE",
+        f"filter would keep Milvus Lite busy for about {seconds:.0f} s with {rows} images; at most {most:.0f} s are "
+        "allowed: use fewer conditions or values, or a Milvus server",
+        field="filter",
+        metadata={"max_seconds": f"{most:g}"},
+    )
+
+
+def exact_too_large(size: int, most: int) -> ResourceExhaustedError:
+    """A search would read too much."""
+    return ResourceExhaustedError(
+        "EXACT_TOO_LARGE",
+        f"the search would read {size} bytes of vectors to compare every one, and at most {most} are allowed "
+        "(SEARCH_MAX_EXACT_BYTES); use the index, or a filter that fewer images fit",
+        metadata={"max_bytes": str(most)},
+    )
+
+
 def fault(_: str = "") -> InternalError:
     """Nobody's fault but the service's."""
     return InternalError("INTERNAL", "internal error; the server's log has the details")

@@ -5,17 +5,18 @@ import heapq
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from pymilvus import AsyncMilvusClient
 
 from grpc_kit.deadline import Deadline
 from search_service.adapters.gathering import Gatherer
+from search_service.adapters.milvus_errors import exact_too_large
 from search_service.adapters.milvus_filters import Expressions, ids_expression
 from search_service.adapters.milvus_rows import FIELDS, VECTOR, hit_of, image_of
 from search_service.core.checks import MAX_EF
-from search_service.core.filters import IdAfter
+from search_service.core.filters import Filter, IdAfter
 from search_service.core.ports import After, Nearest
 from search_service.core.types import (
     Collection,
@@ -32,6 +33,8 @@ from search_service.core.types import (
 Result = TypeVar("Result")
 # The most hits that a Milvus server gives.
 WINDOW = 16_384
+# Searches at a time that compare every vector.
+SCANS = 2
 # Searches in one request to Milvus.
 MAX_GATHERED = 64
 # Hits of these together: with their vectors and attributes they may take 100 MB.
@@ -51,6 +54,10 @@ ROUNDING = 1e-5
 FAR = 1e30
 # Looks for a page of which an image goes away meanwhile.
 TRIES = 5
+
+
+# Writes a collection's filter as Milvus reads it.
+Fits: TypeAlias = Callable[[str, Filter | None, Deadline], Awaitable[str]]
 
 
 class Read(Protocol):
@@ -90,9 +97,21 @@ class _Asked:
 class MilvusSearch:
     """The searches of a store."""
 
-    def __init__(self, read: Read, slots: int, *, is_lite: bool) -> None:
-        """`slots` are the requests to Milvus at a time."""
+    def __init__(self, read: Read, fits: Fits, slots: int, *, is_lite: bool, max_exact_bytes: int) -> None:
+        """Searches nothing yet.
+
+        Args:
+            read: reads from Milvus.
+            fits: writes filters.
+            slots: requests to Milvus at a time.
+            is_lite: whether it is Milvus Lite.
+            max_exact_bytes: most bytes of vectors that are read to compare every one.
+        """
         self._read = read
+        self._fits = fits
+        self._max_exact_bytes = max_exact_bytes
+        # Each reads all of a collection, and keeps a processor busy.
+        self._scans = asyncio.Semaphore(SCANS)
         self._is_lite = is_lite
         # Milvus Lite computes one request at a time anyway, and a hundred vectors in one as fast as ten alone.
         self._gatherer: Gatherer[_Asked, Vector, list[Hit]] = Gatherer(
@@ -108,7 +127,7 @@ class MilvusSearch:
         self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
     ) -> list[list[Hit]]:
         """The neighbours of each vector."""
-        fits = await self._expressions.of(nearest.condition)
+        fits = await self._fits(collection.name, nearest.condition, deadline)
         if nearest.among is not None or (nearest.parameters.exact and not self._is_lite):
             return [await self._scan(collection, vector, fits, nearest, deadline) for vector in vectors]
         asked = _Asked.of(collection, fits, nearest)
@@ -224,7 +243,30 @@ class MilvusSearch:
     async def _best_of_all(
         self, collection: Collection, vector: Vector, fits: str, nearest: Nearest, deadline: Deadline
     ) -> list[Hit]:
-        """Compares some vectors at a time, and needs memory for these only."""
+        """Compares some vectors at a time, and needs memory for these only. Raises ResourceExhaustedError."""
+        await self._require_few(collection, fits, nearest, deadline)
+        async with self._scans:
+            return await self._compare_all(collection, vector, fits, nearest, deadline)
+
+    async def _require_few(self, collection: Collection, fits: str, nearest: Nearest, deadline: Deadline) -> None:
+        rows = await self._read(
+            lambda client, options: client.query(
+                collection.name,
+                filter=fits,
+                output_fields=["count(*)"],
+                consistency_level=nearest.consistency.value,
+                **options,
+            ),
+            collection.name,
+            deadline,
+        )
+        size = 4 * collection.dimension * int(rows[0]["count(*)"])
+        if size > self._max_exact_bytes:
+            raise exact_too_large(size, self._max_exact_bytes)
+
+    async def _compare_all(
+        self, collection: Collection, vector: Vector, fits: str, nearest: Nearest, deadline: Deadline
+    ) -> list[Hit]:
         rows_at_a_time = min(MAX_SCANNED, max(1, SCAN_BYTES // (4 * collection.dimension)))
         best: list[Hit] = []
         last = ""

@@ -26,8 +26,8 @@ from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError,
 from search_service.adapters.lite_files import remove_broken_indexes
 from search_service.adapters.milvus_codes import MilvusCodes, is_side
 from search_service.adapters.milvus_connection import MilvusConnection
-from search_service.adapters.milvus_errors import meaning_of, timed_out, unavailable
-from search_service.adapters.milvus_filters import Expressions, ids_expression
+from search_service.adapters.milvus_errors import filter_too_large, meaning_of, timed_out, unavailable
+from search_service.adapters.milvus_filters import Expressions, ids_expression, seconds_on_lite
 from search_service.adapters.milvus_loading import MilvusLoading
 from search_service.adapters.milvus_rows import (
     FIELDS,
@@ -47,7 +47,7 @@ from search_service.core.checks import (
     collection_exists,
     collection_not_found,
 )
-from search_service.core.filters import Filter, IdAfter, Not, UpdatedWithin, both
+from search_service.core.filters import Filter, IdAfter, Not, UpdatedWithin, both, size_of
 from search_service.core.image_locks import StillRunningError
 from search_service.core.ports import Nearest
 from search_service.core.types import (
@@ -85,6 +85,10 @@ LITE_CHANNEL = {"grpc.keepalive_time_ms": 2**31 - 1}
 ALIAS_NOT_FOUND = (100, 1600)
 # For removing what was half made, when the call's own time may be over.
 CLEANING_SECONDS = 2.0
+# Conditions and values of a filter that Milvus Lite answers in time for as many images as it is made for.
+SMALL_FILTER = 64
+# Bytes of vectors that a search reads to compare every one: a million of 512 components.
+MAX_EXACT_BYTES = 2 * 1024**3
 # Collections that a server loads at a time when the service starts.
 LOADERS = 8
 
@@ -102,13 +106,21 @@ class _Clients:
 class MilvusStore:
     """A vector store in Milvus. Rows are read on the event loop; all else pymilvus does in a pool of threads."""
 
-    def __init__(self, milvus: MilvusConnection | str, *, timeout: float = 10.0, threads: int = 8) -> None:
+    def __init__(
+        self,
+        milvus: MilvusConnection | str,
+        *,
+        timeout: float = 10.0,
+        threads: int = 8,
+        max_exact_bytes: int = MAX_EXACT_BYTES,
+    ) -> None:
         """Connects when first used.
 
         Args:
             milvus: how Milvus is reached; a string is an address that needs nothing else.
             timeout: most seconds for a single call.
             threads: calls at a time, as many that read rows and as many of all others.
+            max_exact_bytes: most bytes of vectors that one search reads to compare every one.
 
         Raises:
             OSError: the address is wrong, or a file of TLS cannot be used.
@@ -130,7 +142,9 @@ class MilvusStore:
         # A server gives the rows of the lowest ids unasked; Milvus Lite does so for its iterators only.
         self._in_order = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
         self._expressions = Expressions(is_lite=self.is_lite)
-        self._searches = MilvusSearch(self._read, threads, is_lite=self.is_lite)
+        self._searches = MilvusSearch(
+            self._read, self._fits, threads, is_lite=self.is_lite, max_exact_bytes=max_exact_bytes
+        )
         self.codes = MilvusCodes(self._read, self._write, threads, is_lite=self.is_lite)
         # Milvus Lite may take a load as a write.
         self._loaders = self._writers if self.is_lite else ThreadPoolExecutor(LOADERS, thread_name_prefix="milvus-load")
@@ -336,7 +350,7 @@ class MilvusStore:
         deadline: Deadline,
     ) -> list[dict[str, Any]]:
         """The rows of the lowest ids."""
-        fits = await self._expressions.of(condition)
+        fits = await self._fits(collection, condition, deadline)
         return await self._read(
             lambda client, options: client.query(
                 collection,
@@ -356,7 +370,7 @@ class MilvusStore:
         self, collection: str, condition: Filter | None, consistency: Consistency, deadline: Deadline
     ) -> int:
         """The number of images that fit."""
-        fits = await self._expressions.of(condition)
+        fits = await self._fits(collection, condition, deadline)
         rows = await self._read(
             lambda client, options: client.query(
                 collection,
@@ -369,6 +383,15 @@ class MilvusStore:
             deadline,
         )
         return int(rows[0]["count(*)"])
+
+    async def _fits(self, collection: str, condition: Filter | None, deadline: Deadline) -> str:
+        """Return a filter as Milvus reads it. Raises ResourceExhaustedError if it cannot be answered in time."""
+        if self.is_lite and condition is not None and size_of(condition) > SMALL_FILTER:
+            rows = await self.count(collection, None, Consistency.BOUNDED, deadline)
+            seconds, most = seconds_on_lite(condition, rows), self._timeout / 2
+            if seconds > most:
+                raise filter_too_large(rows, seconds, most)
+        return await self._expressions.of(condition)
 
     async def search(
         self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline

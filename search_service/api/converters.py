@@ -303,7 +303,7 @@ def paged_request(message: Message) -> bytes:
     """What all pages of one answer are asked for with: the request less its paging."""
     whole = type(message)()
     whole.CopyFrom(message)
-    for field in ("page_token", "page_size", "limit"):
+    for field in ("page_token", "page_size", "limit", "with_next_page"):
         if field in message.DESCRIPTOR.fields_by_name:
             whole.ClearField(field)
     return message.DESCRIPTOR.full_name.encode() + whole.SerializeToString(deterministic=True)

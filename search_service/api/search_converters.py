@@ -1,7 +1,8 @@
 """Messages of searches to plain values and back."""
 
-import base64
-from datetime import datetime, timedelta
+import struct
+import zlib
+from datetime import timedelta
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -18,9 +19,9 @@ from search_service.api.converters import (
     view_from,
 )
 from search_service.api.filter_converters import filter_from
-from search_service.core import page_tokens as tokens
 from search_service.core.coarse_search import default_candidates
 from search_service.core.ports import After
+from search_service.core.read_images import EPOCH, TICK
 from search_service.core.search_images import (
     Example,
     Examples,
@@ -34,6 +35,8 @@ from search_service.core.search_images import (
 from search_service.core.types import Hit, SearchParameters
 
 DEFAULT_LIMIT = 10
+# Of a page token: score, distance, hits so far, when the collection was made, and the sizes of two names.
+PAGE_HEAD = struct.Struct("<ddIqBH")
 
 
 def search_from(request: search_pb2.SearchRequest, page: PageEnd | None) -> Search:
@@ -60,6 +63,7 @@ def search_from(request: search_pb2.SearchRequest, page: PageEnd | None) -> Sear
         else None,
         consistency=consistency_from(request.consistency, "consistency"),
         page=page,
+        paged=request.with_next_page or page is not None,
     )
 
 
@@ -146,23 +150,32 @@ def _duration_to(seconds: float) -> Duration:
     return message
 
 
-def page_end_to(end: PageEnd, query: search_pb2.Query) -> tokens.Position:
+def page_end_to(end: PageEnd, query: search_pb2.Query) -> bytes:
     """What a page token holds of the end of a page of hits, with the vector where the query is something else."""
     after = end.after
-    vector = b"" if query.HasField("embedding") else np.asarray(end.vector, "<f4").tobytes()
-    held = base64.b64encode(vector).decode()
-    return [after.score, after.distance, after.id, after.seen, held, end.collection, end.create_time.isoformat()]
+    vector = b"" if query.HasField("embedding") else np.ascontiguousarray(end.vector, "<f4").tobytes()
+    names = [end.collection.encode(), after.id.encode()]
+    made = (end.create_time - EPOCH) // TICK
+    head = PAGE_HEAD.pack(after.score, after.distance, after.seen, made, len(names[0]), len(names[1]))
+    # The bytes of equal weight side by side: those of the exponents are much alike, and so become few.
+    shuffled = np.frombuffer(vector, np.uint8).reshape(-1, 4).T.tobytes()
+    return head + b"".join(names) + zlib.compress(shuffled, 9)
 
 
-def page_end_from(position: tokens.Position | None, query: search_pb2.Query) -> PageEnd | None:
+def page_end_from(position: bytes | None, query: search_pb2.Query) -> PageEnd | None:
     """The end of the page before; None where there was none."""
     if position is None:
         return None
-    score, distance, image_id, seen, held, collection, create_time = position
-    vector = np.frombuffer(base64.b64decode(str(held)), "<f4").astype(np.float32)
+    score, distance, seen, made, *sizes = PAGE_HEAD.unpack_from(position)
+    names = position[PAGE_HEAD.size :]
+    collection, image_id = names[: sizes[0]].decode(), names[sizes[0] : sum(sizes)].decode()
+    shuffled = zlib.decompress(names[sum(sizes) :])
+    vector = np.frombuffer(shuffled, np.uint8).reshape(4, -1).T.tobytes()
     return PageEnd(
-        After(float(score), float(distance), str(image_id), int(seen)),
-        embedding_from(query.embedding).values if query.HasField("embedding") else vector,
-        str(collection),
-        datetime.fromisoformat(str(create_time)),
+        After(score, distance, image_id, seen),
+        embedding_from(query.embedding).values
+        if query.HasField("embedding")
+        else np.frombuffer(vector, "<f4").astype(np.float32),
+        collection,
+        EPOCH + made * TICK,
     )

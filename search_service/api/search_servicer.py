@@ -18,6 +18,9 @@ from search_service.core.checks import MAX_REQUEST_ID, check_request_id
 from search_service.core.page_tokens import PageTokens
 from search_service.core.search_images import SearchImages
 
+# What the bytes of a page token's position mean; tokens of another layout are refused.
+PAGE_LAYOUT = b"2"
+
 
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     """Serves the contract of searches."""
@@ -67,8 +70,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return response
 
     async def _search(self, request: search_pb2.SearchRequest, deadline: Deadline) -> search_pb2.SearchResponse:
-        asked = paged_request(request)
-        page = page_end_from(self._tokens.read(request.page_token, asked), request.query)
+        asked = PAGE_LAYOUT + paged_request(request)
+        page = page_end_from(self._tokens.open(request.page_token, asked), request.query)
         search = search_from(request, page)
         if page is not None and search.group_by is not None:
             raise InvalidArgumentError(
@@ -77,7 +80,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
                 field="page_token",
             )
         found = await self._searches.search(search, deadline)
-        token = self._tokens.make(asked, page_end_to(found.end, request.query)) if found.end else ""
+        token = self._tokens.seal(asked, page_end_to(found.end, request.query)) if found.end else ""
         return self._limits.sendable(response_to(found, token, explain=request.explain))
 
 

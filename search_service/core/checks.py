@@ -15,7 +15,7 @@ from grpc_kit.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from search_service.core.types import AttributeValue, Collection, Embedding, Index, Region
+from search_service.core.types import AttributeValue, Collection, Embedding, Index, Region, Vector
 
 COLLECTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 FINGERPRINT = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -32,6 +32,10 @@ MAX_LABEL_VALUE = 255
 MAX_DESCRIPTION = 1024
 MIN_TTL, MAX_TTL = timedelta(seconds=1), timedelta(days=36_500)
 MIN_DIMENSION, MAX_DIMENSION = 2, 32768
+# Stores compute with squares in float32, which holds 1.2e-38 to 3.4e38. A shorter vector loses its direction: of each
+# square up to 1.2e-38 may be lost, and that has to be below a millionth of their sum. With a longer one the square of a
+# distance overflows: that of two of this length, of which one is a combination of examples (1.5 times as long).
+SHORTEST_SQUARE, LONGEST = 1.2e-32, 7e18
 MAX_LIMIT = 1000
 MAX_EF = 32768
 MAX_IDS = 1000
@@ -276,6 +280,25 @@ def check_embedding(embedding: Embedding, collection: Collection, field: str) ->
             f"{field}.values is all zero; a vector without a direction is like nothing",
             field=f"{field}.values",
         )
+    length, shortest = length_of(values), shortest_length(len(values))
+    if not shortest <= length <= LONGEST:
+        raise InvalidArgumentError(
+            "VECTOR_LENGTH_INVALID",
+            f"{field}.values has length {length:.2g}; it must be from {shortest:.2g} to {LONGEST:.2g}, because its "
+            "square is computed in float32. Scale all vectors of the collection alike",
+            field=f"{field}.values",
+            metadata={"min_length": f"{shortest:.2g}", "max_length": f"{LONGEST:.2g}"},
+        )
+
+
+def length_of(vector: Vector) -> float:
+    """Return the Euclidean length of a vector, float32[D], computed so that no square is lost."""
+    return float(np.linalg.norm(vector.astype(np.float64)))
+
+
+def shortest_length(dimension: int) -> float:
+    """Return the least length of a vector of a dimension that stores compute with."""
+    return math.sqrt(dimension * SHORTEST_SQUARE)
 
 
 def embedding_mismatch(collection: Collection, fingerprint: str, field: str) -> FailedPreconditionError:

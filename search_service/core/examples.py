@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from grpc_kit.errors import InvalidArgumentError
+from search_service.core.checks import length_of, shortest_length
 from search_service.core.types import Metric, Vector
 
 # Rocchio's formula with the weights of Manning, Raghavan and Schütze, Introduction to Information Retrieval (2008),
@@ -25,10 +26,10 @@ def vector_of_examples(positive: Sequence[Vector], negative: Sequence[Vector], m
     if negative:
         combined = towards + AWAY_FROM_NEGATIVE * (towards - _mean(negative, metric))
     vector = combined.astype(np.float32)
-    if not vector.any():
+    if length_of(vector) < shortest_length(len(vector)):
         raise InvalidArgumentError(
             "VECTOR_ZERO",
-            "query.examples cancel each other out: their vector is all zero, and is like nothing",
+            "query.examples cancel each other out: their vector is zero, and is like nothing",
             field="query.examples",
         )
     return vector

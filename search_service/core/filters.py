@@ -145,6 +145,11 @@ def size_of(condition: Filter) -> int:
     return sum(1 + len(_values_of(part)) for part, _, _ in _parts(condition, "", 1))
 
 
+def leaves_of(condition: Filter) -> list[Filter]:
+    """Return the conditions of a filter that hold no others."""
+    return [part for part, _, _ in _parts(condition, "", 1) if not isinstance(part, And | Or | Not)]
+
+
 def _values_of(part: Filter) -> Sequence[FilterValue]:
     match part:
         case Equals(_, value):

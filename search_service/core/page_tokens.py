@@ -22,22 +22,32 @@ class PageTokens:
 
     def make(self, request: bytes, position: Position) -> str:
         """The token of the page that follows `position`. `request` is what the page was asked for with, less paging."""
-        payload = json.dumps(position, separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(self._signature(request, payload) + payload).decode()
+        return self.seal(request, json.dumps(position, separators=(",", ":")).encode())
 
     def read(self, token: str, request: bytes) -> Position | None:
         """The position of a token; None where it is empty. Raises InvalidArgumentError."""
+        payload = self.open(token, request)
+        if payload is None:
+            return None
+        position: Position = json.loads(payload)
+        return position
+
+    def seal(self, request: bytes, payload: bytes) -> str:
+        """As `make`, of a position that is bytes already."""
+        return base64.urlsafe_b64encode(self._signature(request, payload) + payload).rstrip(b"=").decode()
+
+    def open(self, token: str, request: bytes) -> bytes | None:
+        """As `read`, of such a position. Raises InvalidArgumentError."""
         if not token:
             return None
         try:
-            signed = base64.b64decode(token, altchars="-_", validate=True)
+            signed = base64.b64decode(token + "=" * (-len(token) % 4), altchars="-_", validate=True)
         except ValueError:
             raise _invalid() from None
         signature, payload = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._signature(request, payload)):
             raise _invalid()
-        position: Position = json.loads(payload)
-        return position
+        return payload
 
     def _signature(self, request: bytes, payload: bytes) -> bytes:
         digest = hashlib.sha256(request).digest()

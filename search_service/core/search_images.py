@@ -38,6 +38,8 @@ from search_service.core.types import (
 MAX_GROUP_SIZE = 100
 # Hits that are looked at for groups at a time; Milvus gives no more.
 MAX_LOOK = 10_000
+# Looks for the groups of one search, and how much wider each is than the one before.
+MAX_LOOKS, LOOK_GROWTH = 8, 4
 # The search parameters, and the indexes that each one is for.
 PARAMETERS = {
     "ef": (IndexType.HNSW, IndexType.AUTOINDEX),
@@ -106,6 +108,8 @@ class Search:
     """None is the collection's own."""
     page: PageEnd | None = None
     """Where the page before ended; the vector in it stands for the query."""
+    paged: bool = False
+    """Whether the caller asks for more pages."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class Found:
     fingerprint: str
     """Of the collection's vectors."""
     end: PageEnd | None
-    """Where it ended; None where nothing follows, or where hits are grouped."""
+    """Where it ended; None if nothing follows, if no page was asked for, or if hits are grouped."""
     explanation: Explanation
 
 
@@ -189,7 +193,7 @@ class SearchImages:
         stages.record("store", resolved, answered)
         # A caller knows scores as float32.
         good = [hit for hit in hits if search.min_score is None or np.float32(hit.score) >= search.min_score]
-        more = len(good) > search.limit and search.group_by is None
+        more = search.paged and len(good) > search.limit and search.group_by is None
         page = good[: search.limit]
         seen = (search.page.after.seen if search.page else 0) + len(page)
         end = None
@@ -295,21 +299,23 @@ class _Looking:
     async def grouped(self, nearest: Nearest, group_by: GroupBy, limit: int) -> list[Hit]:
         """The best, but no more of one value than a group holds. No store is asked to group: not all of them can.
 
-        What has filled its group is filtered out of the next look, so that a few looks are enough.
+        What has filled its group is filtered out of the next look, and each look is wider. After some looks the groups
+        that were found by then are the answer.
         """
         kept: dict[str, Hit] = {}
         sizes: Counter[tuple[bool, FilterValue]] = Counter()
         # Lists are no one value; they are looked past.
         lists: set[str] = set()
         view = View.FULL if nearest.view is View.FULL else View.BASIC
-        while len(kept) < limit:
+        wanted = limit
+        for _ in range(MAX_LOOKS):
             full = tuple(value for (_, value), size in sizes.items() if size == group_by.size)
             condition: Filter = Exists(group_by.attribute)
             if full:
                 condition = And((condition, Not(In(group_by.attribute, full))))
             # Of groups that are not full all are seen again.
             again = sum(size for size in sizes.values() if size < group_by.size)
-            wanted = min(limit + again + len(lists), MAX_LOOK)
+            wanted = min(max(wanted, limit + again + len(lists)), MAX_LOOK)
             look = replace(nearest, limit=wanted, view=view, condition=both(nearest.condition, condition))
             hits = await self.best(look)
             for hit in hits:
@@ -322,8 +328,9 @@ class _Looking:
                 if hit.image.id not in kept and sizes[group] < group_by.size and len(kept) < limit:
                     sizes[group] += 1
                     kept[hit.image.id] = hit
-            if len(hits) < wanted or wanted == MAX_LOOK:
+            if len(kept) == limit or len(hits) < wanted:
                 break
+            wanted *= LOOK_GROWTH
         if nearest.view is View.ID:
             return [replace(hit, image=StoredImage(hit.image.id)) for hit in kept.values()]
         return list(kept.values())

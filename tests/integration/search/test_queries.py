@@ -85,7 +85,7 @@ def embedding(vector: Any) -> embedding_pb2.Embedding:
 
 def by_vector(number: int, **fields: Any) -> search_pb2.SearchRequest:
     query = search_pb2.Query(embedding=embedding(vectors()[number]))
-    return search_pb2.SearchRequest(collection="queried", query=query, **fields)
+    return search_pb2.SearchRequest(collection="queried", query=query, with_next_page=True, **fields)
 
 
 def pages(searches: search_pb2_grpc.SearchServiceStub, request: search_pb2.SearchRequest) -> Iterator[list[str]]:
@@ -128,7 +128,9 @@ def test_pages_go_on_in_the_collection_where_they_began(
         query = search_pb2.Query(image_id="i001")
         if kind == "embedding":
             query = search_pb2.Query(embedding=embedding_pb2.Embedding(values=[1, 2, 3, 4], fingerprint="f"))
-        request = search_pb2.SearchRequest(collection=alias, query=query, limit=10, consistency=STRONG)
+        request = search_pb2.SearchRequest(
+            collection=alias, query=query, limit=10, consistency=STRONG, with_next_page=True
+        )
         first = searches.Search(request)
         client.set_alias(alias, other)
         request.page_token = first.next_page_token
@@ -154,7 +156,9 @@ def test_a_page_repeats_nothing_of_one_that_was_searched_together_with_others(
     def page(values: list[float], token: str = "") -> search_pb2.SearchResponse:
         embedding = embedding_pb2.Embedding(values=values, fingerprint="f")
         query = search_pb2.Query(embedding=embedding)
-        return searches.Search(search_pb2.SearchRequest(collection=name, query=query, limit=12, page_token=token))
+        return searches.Search(
+            search_pb2.SearchRequest(collection=name, query=query, limit=12, page_token=token, with_next_page=True)
+        )
 
     with Client(search_address) as client:
         assert client.search(name, StoredImage("i299"), strong=True)
@@ -217,6 +221,30 @@ def test_a_page_token_fits_its_own_query_only(
         refused = refusal(lambda request=request: searches.Search(request))  # type: ignore[misc]
         assert (refused.code, refused.info.reason) == (CODE.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID")
         assert refused.fields == ["page_token"]
+
+
+def test_a_page_token_is_made_on_request_and_is_short(
+    searches: search_pb2_grpc.SearchServiceStub, search_address: str, name: str
+) -> None:
+    long_name = (name + "_" * 63)[:63]
+    with Client(search_address) as client:
+        client.create_collection(long_name, dimension=512, fingerprint="f")
+        rows = np.random.default_rng(8).normal(size=(12, 512))
+        new = [NewImage(f"{number:0>137}", Embedding(row.tolist(), "f")) for number, row in enumerate(rows)]
+        assert all(result.error is None for result in client.write(long_name, new))
+    query = search_pb2.Query(image_id=new[0].id)
+    request = search_pb2.SearchRequest(collection=long_name, query=query, limit=5, consistency=STRONG)
+    assert not searches.Search(request).next_page_token
+    request.with_next_page = True
+    first = searches.Search(request)
+    assert 0 < len(first.next_page_token) <= 2900
+    # A token asks for more pages by itself.
+    request.with_next_page, request.page_token = False, first.next_page_token
+    second = searches.Search(request)
+    request.page_token = second.next_page_token
+    last = searches.Search(request)
+    assert len({hit.image.id for page in (first, second, last) for hit in page.hits}) == 11
+    assert not last.next_page_token
 
 
 def test_exact_search_and_the_index_agree(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:

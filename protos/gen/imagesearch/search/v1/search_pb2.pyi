@@ -158,6 +158,7 @@ class SearchRequest(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     COARSE_FIELD_NUMBER: _builtins.int
+    WITH_NEXT_PAGE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection's name. Required. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
     limit: _builtins.int
@@ -176,6 +177,10 @@ class SearchRequest(_message.Message):
     """How fresh the data is. Default: the collection's."""
     explain: _builtins.bool
     """True: answer with an explanation as well. Default: false."""
+    with_next_page: _builtins.bool
+    """True: answer with a `next_page_token` if more hits follow. Default: false, and no token is made, unless `page_token` is
+    set.
+    """
     @_builtins.property
     def query(self) -> Global___Query:
         """What to look for. Required."""
@@ -215,10 +220,11 @@ class SearchRequest(_message.Message):
         consistency: _collection_pb2.Consistency.ValueType = ...,
         explain: _builtins.bool = ...,
         coarse: Global___CoarseToFine | None = ...,
+        with_next_page: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "coarse", b"coarse", "filter", b"filter", "group_by", b"group_by", "min_score", b"min_score", "parameters", b"parameters", "query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "coarse", b"coarse", "collection", b"collection", "consistency", b"consistency", "explain", b"explain", "filter", b"filter", "group_by", b"group_by", "include_query", b"include_query", "limit", b"limit", "min_score", b"min_score", "page_token", b"page_token", "parameters", b"parameters", "query", b"query", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "coarse", b"coarse", "collection", b"collection", "consistency", b"consistency", "explain", b"explain", "filter", b"filter", "group_by", b"group_by", "include_query", b"include_query", "limit", b"limit", "min_score", b"min_score", "page_token", b"page_token", "parameters", b"parameters", "query", b"query", "view", b"view", "with_next_page", b"with_next_page"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -254,7 +260,8 @@ Global___CoarseToFine: _TypeAlias = CoarseToFine  # noqa: Y015
 @_typing.final
 class GroupBy(_message.Message):
     """Grouping of hits. An image without the attribute, or with a list there, is in no group and no hit. Grouped hits have one
-    page: there is no next_page_token. Errors: INVALID_ARGUMENT with reason GROUP_BY_INVALID.
+    page: there is no next_page_token. At most 8 times the next nearest images are looked at, up to 10,000 at a time: hits can
+    be fewer than `limit` if thousands of the nearest images are of one group. Errors: INVALID_ARGUMENT with reason GROUP_BY_INVALID.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -296,7 +303,9 @@ class SearchParameters(_message.Message):
     nprobe: _builtins.int
     """IVF: clusters looked at, 1 to their number. Default: 16 or their number, whichever is less."""
     exact: _builtins.bool
-    """True: compare every vector and use no index. The service reads them all: for evaluation and small collections."""
+    """True: compare every vector and use no index. The service reads them all: for evaluation and small collections.
+    Errors: RESOURCE_EXHAUSTED with reason EXACT_TOO_LARGE if the vectors have more bytes than the service is set to read.
+    """
     search_list: _builtins.int
     """DISKANN: candidates kept, from the limit to ten times the limit, or to 200 if that is more. Default: 128 or four times
     the limit, whichever is more.
@@ -376,8 +385,9 @@ class SearchResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the hits that follow, with the same request but for `limit`; empty where there are none. It holds the query's
-    vector, which is not made again.
+    """Asks for the hits that follow, with the same request but for `limit`; empty if there are none, and if neither
+    `with_next_page` nor `page_token` was set. It holds the query's vector, which is not made again: for 512 components it
+    has at most 2,900 characters, unless the names of the collection and of the last image have more than 200 bytes together.
     """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
