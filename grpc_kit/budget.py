@@ -23,9 +23,9 @@ class Place:
         self._release: Callable[[int, int], None] | None = release
         self._size = size
 
-    def shrink(self, size: int) -> None:
-        """Release the bytes above `size`."""
-        if self._release is not None and size < self._size:
+    def resize(self, size: int) -> None:
+        """Change the bytes to `size`. More are taken whether they fit or not; fewer release the rest."""
+        if self._release is not None and size != self._size:
             freed, self._size = self._size - size, size
             self._release(0, freed)
 

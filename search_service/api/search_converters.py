@@ -145,10 +145,10 @@ def _duration_to(seconds: float) -> Duration:
     return message
 
 
-def page_end_to(end: PageEnd, query: search_pb2.Query) -> tokens.Position:
-    """What a page token holds of the end of a page of hits, with the vector where the query is something else."""
+def page_end_to(end: PageEnd, *, with_vector: bool) -> tokens.Position:
+    """What a page token holds of the end of a page of hits; with the vector if the query is none itself."""
     after = end.after
-    vector = b"" if query.HasField("embedding") else np.asarray(end.vector, "<f4").tobytes()
+    vector = np.asarray(end.vector, "<f4").tobytes() if with_vector else b""
     held = base64.b64encode(vector).decode()
     return [after.score, after.distance, after.id, after.seen, held, end.collection, end.create_time.isoformat()]
 

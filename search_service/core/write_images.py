@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -16,6 +17,7 @@ from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import BulkEmbedder, Embedder, VectorStore
 from search_service.core.search_images import model_gone, require_model
 from search_service.core.types import AttributeValue, Collection, Embedding, EncodedImage, Region, StoredImage
+from search_service.core.write_window import HeldImage, Reserve, Window
 
 log = structlog.stdlib.get_logger()
 
@@ -59,39 +61,13 @@ class WriteResult:
     outcome: StoredImage | ServiceError
 
 
-class Window:
-    """Bounds what one stream has under way, in images and in bytes. A single image always fits."""
-
-    def __init__(self, images: int, size: int) -> None:
-        """At most so many images, of so many bytes together."""
-        self._free_images = images
-        self._free_bytes = size
-        self._images = images
-        self._changed = asyncio.Condition()
-
-    async def enter(self, size: int) -> None:
-        """Waits for room for one image of `size` bytes."""
-        async with self._changed:
-            await self._changed.wait_for(
-                lambda: self._free_images == self._images or (self._free_images > 0 and self._free_bytes >= size)
-            )
-            self._free_images -= 1
-            self._free_bytes -= size
-
-    async def leave(self, size: int) -> None:
-        """Gives the room back."""
-        async with self._changed:
-            self._free_images += 1
-            self._free_bytes += size
-            self._changed.notify_all()
-
-
 @dataclass
 class UnderWay:
     """An image of the stream whose answer is still to come."""
 
-    message: ImageToWrite | Unreadable
-    size: int
+    request_id: str
+    id: str
+    held: HeldImage
     prepared: "asyncio.Task[StoredImage]"
 
 
@@ -106,6 +82,7 @@ class WriteImages:
         locks: ImageLocks,
         window_images: int,
         window_bytes: int,
+        reserve: Reserve,
     ) -> None:
         """Makes the writer.
 
@@ -116,12 +93,14 @@ class WriteImages:
             locks: those of all who write to the store.
             window_images: images of one stream under way at a time.
             window_bytes: their messages' bytes together.
+            reserve: waits for room in the budget of bytes that all calls share.
         """
         self._store = store
         self._embedder = embedder
         self._now = now
         self._locks = locks
         self._window = (window_images, window_bytes)
+        self._reserve = reserve
 
     async def write(
         self, messages: AsyncIterator[ImageToWrite | Unreadable], deadline: Deadline
@@ -131,7 +110,7 @@ class WriteImages:
         An image is embedded as soon as it arrives, and stored after all that came before it, so that of two writes of
         one id the later one stands.
         """
-        window = Window(*self._window)
+        window = Window(*self._window, self._reserve)
         under_way: deque[UnderWay] = deque()
         arrived = asyncio.Event()
 
@@ -139,11 +118,14 @@ class WriteImages:
             try:
                 async for message in messages:
                     size = message.size if isinstance(message, ImageToWrite) else 0
-                    await window.enter(size)
+                    held = await window.enter(size)
                     stream.hear(message)
                     prepared = asyncio.create_task(stream.prepare(message))
-                    under_way.append(UnderWay(message, size, prepared))
+                    prepared.add_done_callback(partial(_drop_content, held, _content_size(message)))
+                    under_way.append(UnderWay(message.request_id, message.id, held, prepared))
                     arrived.set()
+                    # It may be large, and the next one may not come for long.
+                    del message
             finally:
                 stream.ended = True
                 arrived.set()
@@ -159,16 +141,22 @@ class WriteImages:
                     if not under_way:
                         break
                     batch = await _take_ready(under_way)
-                    for result in await self._store_batch(batch, stream, deadline):
+                    places = [entry.held for entry in batch]
+                    results = await self._store_batch(batch, stream, deadline)
+                    # The images themselves are not kept until the caller has read the answers.
+                    batch.clear()
+                    for held in places:
+                        held.drop()
+                    for result in results:
                         yield result
-                    for entry in batch:
-                        await window.leave(entry.size)
+                    window.leave(places)
                 await reader
             finally:
                 tasks = [reader, *(entry.prepared for entry in under_way)]
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                window.close()
 
     async def _store_batch(self, batch: list[UnderWay], stream: "_Stream", deadline: Deadline) -> list[WriteResult]:
         """Stores what was prepared well, in one call, and gives the answers in order."""
@@ -178,9 +166,9 @@ class WriteImages:
         failures = await self._store_images(list(images.values()), stream, deadline) if images else {}
         return [
             WriteResult(
-                entry.message.request_id,
-                entry.message.id,
-                failures.get(outcome.id, outcome) if isinstance(outcome, StoredImage) else outcome,
+                entry.request_id,
+                entry.id,
+                failures.get(outcome.id, _answered(outcome)) if isinstance(outcome, StoredImage) else outcome,
             )
             for entry, outcome in zip(batch, outcomes, strict=True)
         ]
@@ -313,6 +301,24 @@ async def _take_ready(under_way: deque[UnderWay]) -> list[UnderWay]:
     while under_way and under_way[0].prepared.done() and len(batch) < MAX_BATCH:
         batch.append(under_way.popleft())
     return batch
+
+
+def _content_size(message: ImageToWrite | Unreadable) -> int:
+    if isinstance(message, ImageToWrite) and isinstance(message.source, EncodedImage):
+        return len(message.source.content)
+    return 0
+
+
+def _drop_content(held: HeldImage, size: int, prepared: "asyncio.Task[StoredImage]") -> None:
+    if not prepared.cancelled() and isinstance(error := prepared.exception(), ServiceError):
+        # Its frames hold the image.
+        error.let_go()
+    held.drop_content(size)
+
+
+def _answered(image: StoredImage) -> StoredImage:
+    """What an answer says of an image, without its vector and its attributes."""
+    return StoredImage(image.id, content_sha256=image.content_sha256, create_time=image.create_time)
 
 
 def _outcome(entry: UnderWay) -> StoredImage | ServiceError:
