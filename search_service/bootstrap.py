@@ -18,7 +18,7 @@ from imagesearch.search.v1 import (
     search_pb2_grpc,
 )
 
-from grpc_kit import memory, metrics
+from grpc_kit import metrics
 from grpc_kit.channel import open_channel
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
@@ -68,7 +68,6 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
     Raises OSError where a port or Milvus Lite's file is taken, or a file of TLS cannot be used.
     A Milvus server that does not answer is waited for.
     """
-    memory.return_large_blocks()
     # pymilvus logs every failed call with a traceback; the store logs those that nobody foresaw.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     if "://" not in settings.milvus_uri:
