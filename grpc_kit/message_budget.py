@@ -16,9 +16,17 @@ RETRY_AFTER = 1.0
 class MessageBudget:
     """Bounds the bytes of the messages that calls hold. Large and small messages wait in separate FIFO queues."""
 
-    def __init__(self, size: int) -> None:
-        """`size` is the limit for large messages together; small ones have a quarter of it on top."""
+    def __init__(self, size: int, setting: str = "max_bytes_in_flight", what: str = "the messages in flight") -> None:
+        """Makes an empty budget.
+
+        Args:
+            size: the limit for large messages together; small ones have a quarter of it on top.
+            setting: names the limit in refusals, for programs.
+            what: names what it counts in refusals, for people.
+        """
         self._size = size
+        self._setting = setting
+        self._what = what
         self._large = Budget(Limit(size, size))
         self._small = Budget(Limit(size, size // SMALL_PART))
 
@@ -37,8 +45,8 @@ class MessageBudget:
     def overloaded(self) -> ResourceExhaustedError:
         """Describe the refusal of a message that does not fit."""
         return overloaded(
-            f"the messages in flight have {self._large.size} bytes, and at most {self._size} are held at a time",
-            max_bytes_in_flight=self._size,
+            f"{self._what} have {self._large.size} bytes, and at most {self._size} are held at a time",
+            **{self._setting: self._size},
         )
 
 

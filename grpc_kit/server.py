@@ -99,7 +99,11 @@ class Server:
                 Observed(CallMetrics(registry)),
                 Entry(Tokens(tokens) if tokens else None, settings.max_concurrent_calls, settings.max_streams),
                 self._draining,
-                Receiving(budget or MessageBudget(settings.max_bytes_in_flight), settings.max_slow_requests),
+                Receiving(
+                    budget or MessageBudget(settings.max_bytes_in_flight),
+                    settings.max_slow_requests,
+                    settings.max_unread_bytes,
+                ),
             ],
             options=server_options(settings),
         )

@@ -15,6 +15,11 @@ from grpc_kit.credentials import ServerTls
 
 MEBIBYTE = 1024 * 1024
 MAX_PORT = 65535
+MAX_STREAMS = (
+    "Most streams open over all connections. One more waits up to 5 s, and is refused with RESOURCE_EXHAUSTED then; a "
+    "stream that was idle for 30 s is ended for it. A stream that waits for its next message may receive a largest one "
+    "at any time, so this times *_MAX_MESSAGE_BYTES is a part of the memory that the service may need."
+)
 
 log = structlog.stdlib.get_logger()
 
@@ -83,13 +88,7 @@ class ServerSettings(BaseSettings):
         "RESOURCE_EXHAUSTED. gRPC buffers up to 64 KiB of each before it is read. Calls of the health service do not "
         "count.",
     )
-    max_streams: int = Field(
-        default=64,
-        ge=1,
-        description="Most streams open over all connections. One more waits up to 5 s, and is refused with "
-        "RESOURCE_EXHAUSTED then. A stream that waits for its next message may receive a largest one at any time, so "
-        "this times *_MAX_MESSAGE_BYTES is a part of the memory that the service may need.",
-    )
+    max_streams: int = Field(default=64, ge=1, description=MAX_STREAMS)
     max_slow_requests: int = Field(
         default=4,
         ge=1,
@@ -101,6 +100,12 @@ class ServerSettings(BaseSettings):
         ge=1,
         description="Most bytes of the messages of all unary calls in flight, except messages of up to 64 KiB; one "
         "more waits up to 5 s, and is refused with RESOURCE_EXHAUSTED then.",
+    )
+    max_unread_bytes: int = Field(
+        default=64 * MEBIBYTE,
+        ge=1,
+        description="Most bytes of the answers of unary calls that callers have not read, except answers of up to "
+        "64 KiB; one more waits up to 2 s, and is refused with RESOURCE_EXHAUSTED then.",
     )
     drain_seconds: float = Field(
         default=20.0,

@@ -154,7 +154,9 @@ def _services(
         window_bytes=settings.write_window_bytes,
         reserve=budget.wait,
     )
-    answers = AnswerRoom(MessageBudget(settings.answer_bytes_in_flight))
+    answers = AnswerRoom(
+        MessageBudget(settings.answer_bytes_in_flight, "answer_bytes_in_flight", "the answers that are being made")
+    )
     tokens = PageTokens(settings.page_token_secret)
     collection_servicer = CollectionServicer(store, collections, tokens, limits)
     image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now, locks), tokens, limits, answers)

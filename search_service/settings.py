@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from grpc_kit.credentials import ClientTls
-from grpc_kit.settings import MEBIBYTE, ServerSettings
+from grpc_kit.settings import MAX_STREAMS, MEBIBYTE, ServerSettings
 
 
 class SearchSettings(ServerSettings):
@@ -88,13 +88,7 @@ class SearchSettings(ServerSettings):
         description="Bytes of answers of one SearchStream that its caller has not read, above which no further query "
         "of the stream starts.",
     )
-    max_streams: int = Field(
-        default=12,
-        ge=1,
-        description="Most streams open over all connections. One more waits up to 5 s, and is refused with "
-        "RESOURCE_EXHAUSTED then. A stream that waits for its next message may receive a largest one at any time, so "
-        "this times *_MAX_MESSAGE_BYTES is a part of the memory that the service may need.",
-    )
+    max_streams: int = Field(default=12, ge=1, description=MAX_STREAMS)
     max_bytes_in_flight: int = Field(
         default=48 * MEBIBYTE,
         ge=1,

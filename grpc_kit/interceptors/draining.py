@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from grpc_kit.errors import UnavailableError
+from grpc_kit.interceptors import open_streams
 from grpc_kit.interceptors.around import AroundCalls, Call, Context, Handler
 
 RETRY_AFTER = 1.0
@@ -86,8 +87,17 @@ class Draining(AroundCalls):
                 aclosing(self._until_begun(context, cut_short)) as some,
                 aclosing(behaviour(some, context)) as responses,
             ):
-                async for response in responses:
-                    yield response
+                stream = open_streams.current.get(None) or open_streams.OpenStream()
+                try:
+                    async for response in responses:
+                        stream.writes()
+                        yield response
+                        stream.wrote()
+                except asyncio.CancelledError:
+                    if stream.evicted and (task := asyncio.current_task()):
+                        task.uncancel()
+                        raise stream.eviction() from None
+                    raise
             if cut_short.is_set():
                 raise UnavailableError(
                     "STOPPING", "the server is stopping; send again what was not answered", retry_after=RETRY_AFTER
@@ -110,6 +120,7 @@ class Draining(AroundCalls):
 
         It keeps no request that it has given: gRPC's own iterator would keep each until the next one is there.
         """
+        stream = open_streams.current.get(None) or open_streams.OpenStream()
         begun = asyncio.ensure_future(self._begun.wait())
         reading: asyncio.Task[Any] | None = None
         try:
@@ -120,6 +131,7 @@ class Draining(AroundCalls):
                     cut_short.set()
                     return
                 read, reading = [reading.result()], None
+                stream.was_read()
                 if read[0] is grpc.aio.EOF:
                     return
                 yield read.pop()

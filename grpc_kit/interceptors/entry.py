@@ -3,20 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 import grpc
 
-from grpc_kit.budget import Budget, Limit
 from grpc_kit.errors import ServiceError
 from grpc_kit.interceptors.around import Context, Handler
+from grpc_kit.interceptors.open_streams import OpenStreams
 from grpc_kit.interceptors.tokens import Tokens
 from grpc_kit.message_budget import overloaded
 
 HEALTH = "/grpc.health."
-# Seconds for which a stream waits for one of the streams that are open to end.
-WAIT_SECONDS = 5.0
 
 _refusal: ContextVar[ServiceError] = ContextVar("refusal")
 
@@ -39,7 +36,7 @@ class Entry(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._max_calls = max_calls
         self._calls = 0
-        self._streams = Budget(Limit(max_streams, 0))
+        self._streams = OpenStreams(max_streams)
 
     async def intercept_service(
         self,
@@ -70,24 +67,11 @@ class Entry(grpc.aio.ServerInterceptor):
         assert task is not None  # noqa: S101 - gRPC runs each call in a task
         self._calls += 1
         task.add_done_callback(self._leave)
-        if not streams:
-            return
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                place = await self._streams.wait(0)
-        except TimeoutError:
-            most = self._streams.limit.items
-            raise overloaded(
-                f"{self._streams.items} streams are open, and at most {most} may be", max_streams=most
-            ) from None
-        task.add_done_callback(partial(_call, place.leave))
+        if streams:
+            await self._streams.enter(task)
 
     def _leave(self, _: object) -> None:
         self._calls -= 1
-
-
-def _call(leave: Callable[[], None], _: object) -> None:
-    leave()
 
 
 async def _refuse(_: Any, __: Context) -> Any:

@@ -25,6 +25,8 @@ PATIENCE_SECONDS = 0.25
 SLOW_SECONDS = 60.0
 # Seconds for which a message in the slow lane waits for room in the budget.
 ROOM_SECONDS = 5.0
+# Seconds for which a large answer waits until callers have read others.
+UNREAD_SECONDS = 2.0
 
 
 class Receiving(grpc.aio.ServerInterceptor):
@@ -34,11 +36,18 @@ class Receiving(grpc.aio.ServerInterceptor):
     is a stream with one message, so this registers its method as one.
     """
 
-    def __init__(self, budget: MessageBudget, slow: int) -> None:
-        """`slow` messages are received at a time beside the fast lane's; `budget` bounds what calls hold then."""
-        self._services = _Lanes(budget, slow)
+    def __init__(self, budget: MessageBudget, slow: int, unread: int) -> None:
+        """Makes the interceptor of one server.
+
+        Args:
+            budget: bounds the messages that calls hold.
+            slow: messages that are received at a time beside those of the fast lane.
+            unread: bytes of the answers that callers have not read.
+        """
+        answers = MessageBudget(unread, "max_unread_bytes", "the answers that callers have not read")
+        self._services = _Lanes(budget, slow, answers)
         # Health calls need no token. They have lanes of their own, in which nothing large arrives.
-        self._health = _Lanes(budget, slow=1)
+        self._health = _Lanes(budget, 1, answers)
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -62,6 +71,7 @@ class Receiving(grpc.aio.ServerInterceptor):
 def _single(handler: Handler, lanes: "_Lanes") -> Handler:
     behaviour: Any = handler.unary_unary
     parse: Any = handler.request_deserializer
+    serialize: Any = handler.response_serializer
 
     async def answer(_: Any, context: Context) -> Any:
         message, place = await lanes.receive(context, parse)
@@ -69,12 +79,12 @@ def _single(handler: Handler, lanes: "_Lanes") -> Handler:
             with closing(behaviour(message, context)) as handling:
                 # The servicer decides how long it keeps the message.
                 del message
-                return await handling
+                return await lanes.sendable(serialize(await handling))
         finally:
             if place is not None:
                 place.leave()
 
-    return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
+    return grpc.stream_unary_rpc_method_handler(answer, None, None)
 
 
 def _streaming(handler: Handler, lanes: "_Lanes") -> Handler:
@@ -101,8 +111,9 @@ def _streaming(handler: Handler, lanes: "_Lanes") -> Handler:
 class _Lanes:
     """The messages that are being received: for a moment in the fast lane, for as long as it takes in the slow one."""
 
-    def __init__(self, budget: MessageBudget, slow: int) -> None:
+    def __init__(self, budget: MessageBudget, slow: int, answers: MessageBudget) -> None:
         self._budget = budget
+        self._answers = answers
         self._fast = Budget(Limit(FAST, 0))
         self._slow = Budget(Limit(slow, 0))
 
@@ -126,6 +137,13 @@ class _Lanes:
             if place is not None:
                 place.leave()
             raise InvalidArgumentError("REQUEST_INVALID", "the request is no message of this method's type") from None
+
+    async def sendable(self, answer: bytes) -> bytes:
+        """The answer, counted until it was sent: its caller may not read it. Raises ResourceExhaustedError."""
+        if len(answer) > SMALL_BYTES and (call := asyncio.current_task()):
+            place = await self._answers.wait_up_to(UNREAD_SECONDS, len(answer))
+            call.add_done_callback(lambda _: place.leave())
+        return answer
 
 
 class _Lane:
