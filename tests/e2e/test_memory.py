@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,31 +124,33 @@ class Attacked:
         return int(line.split()[1]) * 1024
 
 
-@contextmanager
-def attacked_service(folder: Path) -> Iterator[Attacked]:
-    embedder = SlowEmbedder()
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SearchProcess, SlowEmbedder]]:
+    """One service for all attacks: what one of them leaves must not be the next one's ruin."""
+    embedder, folder = SlowEmbedder(), tmp_path_factory.mktemp("attacked")
     server = grpc.server(ThreadPoolExecutor(100), options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
     embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(embedder, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    process = SearchProcess(folder / "log", milvus_uri=str(folder / "milvus.db"), embedder_target=f"127.0.0.1:{port}")
-    with process:
-        attacked = Attacked(process, embedder)
-        collections = collection_pb2_grpc.CollectionServiceStub(attacked.connect())
-        wanted = collection_pb2.Collection(name="photos", model="slow")
-        collections.CreateCollection(collection_pb2.CreateCollectionRequest(collection=wanted))
-        try:
-            yield attacked
-        finally:
-            embedder.go_on.set()
-            attacked.close()
-            server.stop(0)
+    with SearchProcess(folder / "log", milvus_uri=str(folder / "milvus.db"), embedder_target=target) as process:
+        with grpc.insecure_channel(process.address) as channel:
+            wanted = collection_pb2.Collection(name="photos", model="slow")
+            request = collection_pb2.CreateCollectionRequest(collection=wanted)
+            collection_pb2_grpc.CollectionServiceStub(channel).CreateCollection(request)
+        yield process, embedder
+    server.stop(0)
 
 
 @pytest.fixture
-def attacked(tmp_path: Path) -> Iterator[Attacked]:
-    with attacked_service(tmp_path) as service:
-        yield service
+def attacked(service: tuple[SearchProcess, SlowEmbedder]) -> Iterator[Attacked]:
+    process, embedder = service
+    # The peak begins anew (proc(5), clear_refs).
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    embedder.go_on.clear()
+    attacked = Attacked(process, embedder)
+    yield attacked
+    embedder.go_on.set()
+    attacked.close()
 
 
 def photograph_query() -> search_pb2.SearchRequest:
