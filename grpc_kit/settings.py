@@ -88,7 +88,7 @@ class ServerSettings(BaseSettings):
         "RESOURCE_EXHAUSTED. gRPC buffers up to 64 KiB of each before it is read. Calls of the health service do not "
         "count.",
     )
-    max_streams: int = Field(default=64, ge=1, description=MAX_STREAMS)
+    max_streams: int = Field(default=32, ge=1, description=MAX_STREAMS)
     max_slow_requests: int = Field(
         default=4,
         ge=1,
@@ -102,7 +102,7 @@ class ServerSettings(BaseSettings):
         "more waits up to 5 s, and is refused with RESOURCE_EXHAUSTED then.",
     )
     max_unread_bytes: int = Field(
-        default=64 * MEBIBYTE,
+        default=32 * MEBIBYTE,
         ge=1,
         description="Most bytes of the answers of unary calls that callers have not read, except answers of up to "
         "64 KiB; one more waits up to 2 s, and is refused with RESOURCE_EXHAUSTED then.",

@@ -98,7 +98,7 @@ class SearchSettings(ServerSettings):
         "themselves, and such unary requests do not count.",
     )
     answer_bytes_in_flight: int = Field(
-        default=32 * MEBIBYTE,
+        default=16 * MEBIBYTE,
         ge=1,
         description="Most bytes of the answers that are being made, by an estimate from the answers before. A unary "
         "call waits up to 5 s for room, and is refused with RESOURCE_EXHAUSTED then; a stream waits.",

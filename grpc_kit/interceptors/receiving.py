@@ -17,6 +17,8 @@ from grpc_kit.message_budget import SMALL_BYTES, MessageBudget, overloaded
 # Messages that are received at a time by the fast lane, for which gRPC may buffer a largest message each. A small
 # message is there at once.
 FAST = 2
+# Those of health calls, which need no token: they have lanes of their own, in which nothing large should arrive.
+HEALTH_FAST, HEALTH_SLOW = 1, 1
 # Seconds after which a message that is not there yet counts as slow and goes on in the slow lane.
 FAST_SECONDS = 0.05
 # Seconds for which it waits in the fast lane for a place in the slow one. Others wait behind it meanwhile.
@@ -45,9 +47,8 @@ class Receiving(grpc.aio.ServerInterceptor):
             unread: bytes of the answers that callers have not read.
         """
         answers = MessageBudget(unread, "max_unread_bytes", "the answers that callers have not read")
-        self._services = _Lanes(budget, slow, answers)
-        # Health calls need no token. They have lanes of their own, in which nothing large arrives.
-        self._health = _Lanes(budget, 1, answers)
+        self._services = _Lanes(budget, FAST, slow, answers)
+        self._health = _Lanes(budget, HEALTH_FAST, HEALTH_SLOW, answers)
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -111,10 +112,10 @@ def _streaming(handler: Handler, lanes: "_Lanes") -> Handler:
 class _Lanes:
     """The messages that are being received: for a moment in the fast lane, for as long as it takes in the slow one."""
 
-    def __init__(self, budget: MessageBudget, slow: int, answers: MessageBudget) -> None:
+    def __init__(self, budget: MessageBudget, fast: int, slow: int, answers: MessageBudget) -> None:
         self._budget = budget
         self._answers = answers
-        self._fast = Budget(Limit(FAST, 0))
+        self._fast = Budget(Limit(fast, 0))
         self._slow = Budget(Limit(slow, 0))
 
     async def receive(self, context: Context, parse: Callable[[bytes], Any]) -> tuple[Any, Place | None]:
