@@ -184,8 +184,8 @@ def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
         # With probes gRPC widens the window of every stream to megabytes, and fills it before anybody reads. Without
         # them it buffers 64 KiB of a message that nobody reads, and all of one that somebody does.
         ("grpc.http2.bdp_probe", 0),
-        # Clients probe still: without an end while they wait, because each answer of this server sets off the next probe.
-        # gRPC would count their pings as abuse and hang up on a client that waits a few seconds for its answer.
+        # Clients probe still. A server that does not counts their pings as abuse, and hung up with "Too many pings" on
+        # clients that waited for a frozen embedder.
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
         ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
