@@ -223,6 +223,11 @@ class _StreamCall:
                         request_id=request_id, model=model, image=_image_to(image)
                     )
                     await self._stream.write(request.SerializeToString())
+            except asyncio.CancelledError:
+                # So gRPC reports a call that the watch has cancelled. The reader says then what became of it.
+                task = asyncio.current_task()
+                if not self._stream.cancelled() or (task is not None and task.cancelling()):
+                    raise
             finally:
                 place.leave()
 
