@@ -226,7 +226,7 @@ class _StreamCall:
             except asyncio.CancelledError:
                 # So gRPC reports a call that the watch has cancelled. The reader says then what became of it.
                 task = asyncio.current_task()
-                if not self._stream.cancelled() or (task is not None and task.cancelling()):
+                if task is None or task.cancelling():
                     raise
             finally:
                 place.leave()
