@@ -15,7 +15,7 @@ from embedder_service.adapters.model_loading import LoadOptions, ModelLoader
 from embedder_service.adapters.prometheus_observer import PrometheusObserver
 from embedder_service.adapters.tensorflow_model import TensorflowModel
 from embedder_service.api.servicer import DOMAIN, EmbedderServicer
-from embedder_service.core.admission import Admission, LaneLimit
+from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.embed_images import DecodePool, EmbedImages, ModelPipeline, VectorCache
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
@@ -24,6 +24,7 @@ from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Limits
 from embedder_service.settings import EmbedderSettings
 from grpc_kit import metrics
+from grpc_kit.budget import Limit
 from grpc_kit.server import Server, Service
 
 
@@ -74,8 +75,8 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
             for model in models
         }
         admission = Admission(
-            LaneLimit(settings.max_pending, settings.max_pending_bytes),
-            LaneLimit(settings.max_pending_bulk, settings.max_pending_bytes),
+            Limit(settings.max_pending, settings.max_pending_bytes),
+            Limit(settings.max_pending_bulk, settings.max_pending_bytes),
             models[0].info.seconds_per_image,
         )
         observer.watch([(model.info, batchers[model.info.name]) for model in models], admission)

@@ -18,9 +18,12 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from grpc_kit.health import LIVENESS
 from grpc_kit.interceptors.draining import Draining, UnderWay
+from grpc_kit.interceptors.entry import Entry
 from grpc_kit.interceptors.errors import ErrorMapping
 from grpc_kit.interceptors.observed import CallMetrics, Observed
+from grpc_kit.interceptors.receiving import Receiving
 from grpc_kit.interceptors.tokens import Tokens
+from grpc_kit.message_budget import MessageBudget
 from grpc_kit.settings import ServerSettings
 
 log = structlog.stdlib.get_logger()
@@ -63,7 +66,12 @@ class Server:
     """Serves some services on one address."""
 
     def __init__(
-        self, services: Sequence[Service], settings: ServerSettings, domain: str, registry: CollectorRegistry
+        self,
+        services: Sequence[Service],
+        settings: ServerSettings,
+        domain: str,
+        registry: CollectorRegistry,
+        budget: MessageBudget | None = None,
     ) -> None:
         """Makes the server; `start` opens it.
 
@@ -72,6 +80,7 @@ class Server:
             settings: how.
             domain: is written into every ErrorInfo.
             registry: gets the metrics of the calls.
+            budget: bounds the messages of unary calls, and of what else shares it; None makes one of the settings.
         """
         self._settings = settings
         self._names = [service.descriptor.full_name for service in services]
@@ -88,8 +97,13 @@ class Server:
                 self._under_way,
                 ErrorMapping(domain),
                 Observed(CallMetrics(registry)),
-                *([Tokens(tokens)] if tokens else []),
+                Entry(Tokens(tokens) if tokens else None, settings.max_concurrent_calls, settings.max_streams),
                 self._draining,
+                Receiving(
+                    budget or MessageBudget(settings.max_bytes_in_flight),
+                    settings.max_slow_requests,
+                    settings.max_unread_bytes,
+                ),
             ],
             options=server_options(settings),
         )
@@ -166,6 +180,13 @@ def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        # With probes gRPC widens the window of every stream to megabytes, and fills it before anybody reads. Without
+        # them it buffers 64 KiB of a message that nobody reads, and all of one that somebody does.
+        ("grpc.http2.bdp_probe", 0),
+        # Clients probe still. A server that does not counts their pings as abuse, and hung up with "Too many pings" on
+        # clients that waited for a frozen embedder.
+        ("grpc.http2.max_ping_strikes", 0),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
         ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),

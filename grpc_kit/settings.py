@@ -15,6 +15,11 @@ from grpc_kit.credentials import ServerTls
 
 MEBIBYTE = 1024 * 1024
 MAX_PORT = 65535
+MAX_STREAMS = (
+    "Most streams open over all connections. One more waits up to 5 s, and is refused with RESOURCE_EXHAUSTED then; a "
+    "stream that was idle for 30 s is ended for it. A stream that waits for its next message may receive a largest one "
+    "at any time, so this times *_MAX_MESSAGE_BYTES is a part of the memory that the service may need."
+)
 
 log = structlog.stdlib.get_logger()
 
@@ -71,8 +76,36 @@ class ServerSettings(BaseSettings):
     max_concurrent_streams: int = Field(
         default=256,
         ge=1,
-        description="Most calls of one connection at a time, unary ones too; a client waits with further ones. Bounds "
-        "the memory for messages that nobody has looked at yet.",
+        description="Most calls of one connection at a time, unary ones too; a client waits with further ones.",
+    )
+    max_connections: int = Field(
+        default=1000, ge=1, description="Most connections at a time; further ones are closed at once."
+    )
+    max_concurrent_calls: int = Field(
+        default=512,
+        ge=1,
+        description="Most calls in flight over all connections, streams too; one more is refused with "
+        "RESOURCE_EXHAUSTED. gRPC buffers up to 64 KiB of each before it is read. Calls of the health service do not "
+        "count.",
+    )
+    max_streams: int = Field(default=32, ge=1, description=MAX_STREAMS)
+    max_slow_requests: int = Field(
+        default=4,
+        ge=1,
+        description="Most unary requests that take longer than 50 ms to arrive and are received at a time; one more "
+        "is refused with RESOURCE_EXHAUSTED. Each may need *_MAX_MESSAGE_BYTES of memory while it arrives.",
+    )
+    max_bytes_in_flight: int = Field(
+        default=320 * MEBIBYTE,
+        ge=1,
+        description="Most bytes of the messages of all unary calls in flight, except messages of up to 64 KiB; one "
+        "more waits up to 5 s, and is refused with RESOURCE_EXHAUSTED then.",
+    )
+    max_unread_bytes: int = Field(
+        default=32 * MEBIBYTE,
+        ge=1,
+        description="Most bytes of the answers of unary calls that callers have not read, except answers of up to "
+        "64 KiB; one more waits up to 2 s, and is refused with RESOURCE_EXHAUSTED then.",
     )
     drain_seconds: float = Field(
         default=20.0,

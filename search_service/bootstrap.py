@@ -22,16 +22,18 @@ from grpc_kit import metrics
 from grpc_kit.channel import open_channel
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
+from grpc_kit.message_budget import MessageBudget
 from grpc_kit.server import Server, Service
 from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.lite_files import check_unused
 from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_store import MilvusStore
+from search_service.api.answer_room import AnswerRoom
 from search_service.api.calls import DOMAIN, CallLimits
 from search_service.api.code_servicer import CodeServicer
 from search_service.api.collection_servicer import CollectionServicer
 from search_service.api.image_servicer import ImageServicer
-from search_service.api.search_servicer import SearchServicer
+from search_service.api.search_servicer import SearchServicer, StreamLimits
 from search_service.core.change_images import ChangeImages
 from search_service.core.coarse_search import CoarseSearch
 from search_service.core.code_sets import CodeSets
@@ -105,9 +107,13 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
                 token=settings.embedder_token.get_secret_value(),
             )
         )
-        embedder = EmbedderClient(channel, settings.embedder_target, settings.embedder_timeout_seconds)
+        embedder = EmbedderClient(
+            channel, settings.embedder_target, settings.embedder_timeout_seconds, settings.embedder_bytes_in_flight
+        )
         registry = metrics.new_registry()
-        server = Server(_services(store, store.codes, embedder, settings), settings, DOMAIN, registry)
+        budget = MessageBudget(settings.max_bytes_in_flight)
+        services = _services(store, store.codes, embedder, settings, budget)
+        server = Server(services, settings, DOMAIN, registry, budget)
         stack.enter_context(metrics.served(registry, settings.metrics_address))
         stack.push_async_callback(server.stop)
         address = await server.start(serving=ready)
@@ -137,7 +143,9 @@ async def follow(store: VectorStore, server: Server, seconds: float, *, serving:
             log.info("health changed", serving=serving)
 
 
-def _services(kept: VectorStore, codes: CodeStore, embedder: EmbedderClient, settings: SearchSettings) -> list[Service]:
+def _services(
+    kept: VectorStore, codes: CodeStore, embedder: EmbedderClient, settings: SearchSettings, budget: MessageBudget
+) -> list[Service]:
     limits = CallLimits(settings.default_timeout_seconds, settings.max_message_bytes)
     transforms = Transforms(codes)
     writer = CodeWriter(codes, transforms)
@@ -153,13 +161,18 @@ def _services(kept: VectorStore, codes: CodeStore, embedder: EmbedderClient, set
         locks,
         window_images=settings.write_window_images,
         window_bytes=settings.write_window_bytes,
+        reserve=budget.wait,
+    )
+    answers = AnswerRoom(
+        MessageBudget(settings.answer_bytes_in_flight, "answer_bytes_in_flight", "the answers that are being made")
     )
     tokens = PageTokens(settings.page_token_secret)
     reindexes = Reindexes(store, collections, known, utc_now)
     collection_servicer = CollectionServicer(store, collections, reindexes, tokens, limits)
-    image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now, locks), tokens, limits)
+    image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now, locks), tokens, limits, answers)
     searches = SearchImages(store, embedder, known, CoarseSearch(store, codes, transforms, utc_now))
-    search_servicer = SearchServicer(searches, tokens, limits, settings.search_window)
+    stream_limits = StreamLimits(settings.search_window, settings.search_unread_bytes)
+    search_servicer = SearchServicer(searches, tokens, limits, stream_limits, budget, answers)
     # Images that have expired are not seen, and still have codes.
     code_servicer = CodeServicer(CodeSets(coded, codes, writer, known, locks, utc_now), limits)
     return [

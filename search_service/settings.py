@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from grpc_kit.credentials import ClientTls
-from grpc_kit.settings import MEBIBYTE, ServerSettings
+from grpc_kit.settings import MAX_STREAMS, MEBIBYTE, ServerSettings
 
 DATABASE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
@@ -106,7 +106,6 @@ class SearchSettings(ServerSettings):
         description="Bytes of those images together, which bounds the memory of a stream. Below half of the 64 MiB "
         "that Milvus takes in a call.",
     )
-
     search_window: int = Field(
         default=256, ge=1, description="Queries of one SearchStream stream that are worked on at a time."
     )
@@ -115,6 +114,33 @@ class SearchSettings(ServerSettings):
         ge=1,
         description="Bytes of vectors that one search may read to compare every one, as `exact` asks for: a million of "
         "512 components. A larger search is refused; two such searches run at a time.",
+    )
+    search_unread_bytes: int = Field(
+        default=4 * MEBIBYTE,
+        ge=1,
+        description="Bytes of answers of one SearchStream that its caller has not read, above which no further query "
+        "of the stream starts.",
+    )
+    max_streams: int = Field(default=12, ge=1, description=MAX_STREAMS)
+    max_bytes_in_flight: int = Field(
+        default=48 * MEBIBYTE,
+        ge=1,
+        description="Most bytes of the messages that all calls and streams hold until their images are embedded or "
+        "stored. A stream reads no further message while it waits for room; a unary call waits up to 5 s, and is "
+        "refused with RESOURCE_EXHAUSTED then. Messages of streams of up to 64 KiB have a quarter as many to "
+        "themselves, and such unary requests do not count.",
+    )
+    answer_bytes_in_flight: int = Field(
+        default=16 * MEBIBYTE,
+        ge=1,
+        description="Most bytes of the answers that are being made, by an estimate from the answers before. A unary "
+        "call waits up to 5 s for room, and is refused with RESOURCE_EXHAUSTED then; a stream waits.",
+    )
+    embedder_bytes_in_flight: int = Field(
+        default=24 * MEBIBYTE,
+        ge=1,
+        description="Most bytes of the images that are sent to the embedder at a time: of queries, and of images to "
+        "write, each. Further ones wait.",
     )
     page_token_key: SecretStr = Field(
         default=SecretStr(""),

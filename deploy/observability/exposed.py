@@ -10,11 +10,12 @@ from imagesearch.search.v1 import codes_pb2, collection_pb2, image_pb2, search_p
 from prometheus_client import CollectorRegistry
 
 from embedder_service.adapters.prometheus_observer import PrometheusObserver
-from embedder_service.core.admission import Admission, LaneLimit
+from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.turns import Turns
 from embedder_service.core.types import InputPolicy, Lane, ModelInfo, Pixels, Vectors
 from embedder_service.settings import EmbedderSettings
+from grpc_kit.budget import Limit
 from grpc_kit.interceptors.observed import CallMetrics
 from grpc_kit.metrics import new_registry
 from grpc_kit.server import Server
@@ -71,7 +72,7 @@ def _embedder() -> CollectorRegistry:
     observer = PrometheusObserver(registry)
     with ThreadPoolExecutor(1) as executor:
         batcher = Batcher(_run, BatchPolicy(8, 2), Turns(executor), observer)
-        limit = LaneLimit(1, 1)
+        limit = Limit(1, 1)
         observer.watch([(MODEL, batcher)], Admission(limit, limit, 1))
     observer.of(MODEL.name).ran(1, 1)
     for lane in Lane:

@@ -19,7 +19,7 @@ class Call:
     method: str
     """The full name, "/package.Service/Method"."""
     streams: bool
-    """Whether requests or responses, or both, are a stream."""
+    """Whether the responses are a stream."""
 
     @property
     def service(self) -> str:
@@ -40,7 +40,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         """Nothing is wrapped yet."""
-        self._wrapped: dict[str, Handler] = {}
+        self._wrapped: dict[tuple[str, int], tuple[Handler, Handler]] = {}
 
     def around(self, call: Call, context: Context) -> AbstractAsyncContextManager[None]:
         """What is round a call."""
@@ -51,16 +51,17 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """Wraps the handler of a method, once: a server's handlers stay the same."""
+        """Wraps the handler of a method, or the one that refuses its calls; each once."""
         method = str(handler_call_details.method)
-        if wrapped := self._wrapped.get(method):
-            return wrapped
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(self.untouched):
             return handler
-        call = Call(method, handler.request_streaming or handler.response_streaming)
+        if kept := self._wrapped.get((method, id(handler))):
+            return kept[1]
+        call = Call(method, handler.response_streaming)
         wrapped = self._streaming(handler, call) if handler.response_streaming else self._single(handler, call)
-        self._wrapped[method] = wrapped
+        # With the handler, so that its id stays its own.
+        self._wrapped[method, id(handler)] = handler, wrapped
         return wrapped
 
     def _single(self, handler: Handler, call: Call) -> Handler:

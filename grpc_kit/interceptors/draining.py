@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from grpc_kit.errors import UnavailableError
+from grpc_kit.interceptors import open_streams
 from grpc_kit.interceptors.around import AroundCalls, Call, Context, Handler
 
 RETRY_AFTER = 1.0
@@ -79,15 +80,24 @@ class Draining(AroundCalls):
             return handler
         behaviour: Any = handler.stream_stream
 
-        async def answer(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any, None]:
+        async def answer(_: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any, None]:
             cut_short = asyncio.Event()
             async with (
                 self._noted(),
-                aclosing(self._until_begun(requests, cut_short)) as some,
+                aclosing(self._until_begun(context, cut_short)) as some,
                 aclosing(behaviour(some, context)) as responses,
             ):
-                async for response in responses:
-                    yield response
+                stream = open_streams.current.get(None) or open_streams.OpenStream()
+                try:
+                    async for response in responses:
+                        stream.writes()
+                        yield response
+                        stream.wrote()
+                except asyncio.CancelledError:
+                    if stream.evicted and (task := asyncio.current_task()):
+                        task.uncancel()
+                        raise stream.eviction() from None
+                    raise
             if cut_short.is_set():
                 raise UnavailableError(
                     "STOPPING", "the server is stopping; send again what was not answered", retry_after=RETRY_AFTER
@@ -105,26 +115,33 @@ class Draining(AroundCalls):
             self._streams.discard(ended)
             ended.set()
 
-    async def _until_begun(self, requests: AsyncIterator[Any], cut_short: asyncio.Event) -> AsyncGenerator[Any, None]:
-        """The requests until draining begins; `cut_short` is set where there may have been more."""
+    async def _until_begun(self, context: Context, cut_short: asyncio.Event) -> AsyncGenerator[Any, None]:
+        """The requests until draining begins; `cut_short` is set where there may have been more.
+
+        It keeps no request that it has given: gRPC's own iterator would keep each until the next one is there.
+        """
+        stream = open_streams.current.get(None) or open_streams.OpenStream()
         begun = asyncio.ensure_future(self._begun.wait())
-        request: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        iterator = aiter(requests)
+        reading: asyncio.Task[Any] | None = None
         try:
             while True:
-                request = asyncio.ensure_future(anext(iterator, _END))
-                await asyncio.wait({request, begun}, return_when=asyncio.FIRST_COMPLETED)
-                if not request.done():
+                reading = asyncio.create_task(_read(context))
+                await asyncio.wait({reading, begun}, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
                     cut_short.set()
                     return
-                if request.result() is _END:
+                read, reading = [reading.result()], None
+                stream.was_read()
+                if read[0] is grpc.aio.EOF:
                     return
-                yield request.result()
+                yield read.pop()
         finally:
             # A read that is left behind would go on to use the call after its end.
-            request.cancel()
-            begun.cancel()
-            await asyncio.gather(request, begun, return_exceptions=True)
+            left = [task for task in (reading, begun) if task is not None]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
 
-_END = object()
+async def _read(context: Context) -> Any:
+    return await context.read()

@@ -2,29 +2,25 @@
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from grpc_kit.errors import UnauthenticatedError
-from grpc_kit.interceptors.around import AroundCalls, Call, Context
 
 SCHEME = "bearer "
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 
-class Tokens(AroundCalls):
-    """Refuses calls without "authorization: Bearer TOKEN" with one of some tokens. Health is told to everybody."""
-
-    untouched = "/grpc.health."
+class Tokens:
+    """The tokens of a server, of which each call shows one as "authorization: Bearer TOKEN"."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         """More than one token lets callers change theirs one by one."""
-        super().__init__()
         self._digests = [_digest(token) for token in tokens]
 
-    @asynccontextmanager
-    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
-        """Looks at the call's metadata. Raises UnauthenticatedError."""
-        values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    def check(self, metadata: Metadata | None) -> None:
+        """Look at a call's metadata. Raises UnauthenticatedError."""
+        values = [value for key, value in metadata or () if key == "authorization"]
         shown = values[0] if len(values) == 1 else ""
         if not isinstance(shown, str) or not shown[: len(SCHEME)].lower() == SCHEME:
             raise UnauthenticatedError(
@@ -32,7 +28,6 @@ class Tokens(AroundCalls):
             )
         if not self._knows(shown[len(SCHEME) :]):
             raise UnauthenticatedError("TOKEN_INVALID", "the token is none of this server's")
-        yield
 
     def _knows(self, token: str) -> bool:
         # Digests of equal length, and all of them looked at: the time tells nothing of how much of a token was right.

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -14,6 +14,7 @@ import structlog
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.types.v1 import embedding_pb2, image_pb2
 
+from grpc_kit.budget import Budget, Limit, Place
 from grpc_kit.channel import trace_metadata
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import (
@@ -36,35 +37,61 @@ log = structlog.stdlib.get_logger()
 # Seconds after which a caller may try again when the embedder cannot be reached: it takes that long to start.
 RETRY_AFTER = 2.0
 
-Stream: TypeAlias = "grpc.aio.StreamStreamCall[embedder_pb2.EmbedStreamRequest, embedder_pb2.EmbedStreamResponse]"
+EMBED = "/imagesearch.embedder.v1.EmbedderService/Embed"
+EMBED_STREAM = "/imagesearch.embedder.v1.EmbedderService/EmbedStream"
+
+Stream: TypeAlias = "grpc.aio.StreamStreamCall[bytes, embedder_pb2.EmbedStreamResponse]"
 
 
 class EmbedderClient:
     """Calls the embedder."""
 
-    def __init__(self, channel: grpc.aio.Channel, target: str, timeout: float) -> None:
+    def __init__(self, channel: grpc.aio.Channel, target: str, timeout: float, sent_bytes: int) -> None:
         """Makes the client.
 
         Args:
             channel: to the embedder.
+            sent_bytes: bytes of the images that are sent at a time, in each of the two lanes. What gRPC sends it
+                holds twice: as a message, and as what it may send again.
             target: the embedder's address, as errors name it.
             timeout: seconds without an answer after which the embedder counts as gone, and seconds for which the bulk
                 lane tries an image again.
         """
         self._stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        # Of messages that are bytes already: gRPC keeps the message of a call until the call ends.
+        self._embed: Any = channel.unary_unary(EMBED, response_deserializer=embedder_pb2.EmbedResponse.FromString)
+        self._embed_stream: Any = channel.stream_stream(
+            EMBED_STREAM, response_deserializer=embedder_pb2.EmbedStreamResponse.FromString
+        )
+        self._sent = Budget(Limit(sent_bytes, sent_bytes))
+        self._sent_in_bulk = Budget(Limit(sent_bytes, sent_bytes))
         self._target = target
         self._timeout = timeout
 
     async def embed(self, image: EncodedImage, model: str, deadline: Deadline) -> Embedding:
         """Embeds one image in the interactive lane."""
-        request = embedder_pb2.EmbedRequest(model=model, image=_image_to(image))
+        place = await self._room(len(image.content), deadline)
         try:
-            response = await self._stub.Embed(
-                request, timeout=deadline.timeout(self._timeout), metadata=trace_metadata()
+            response = await self._embed(
+                embedder_pb2.EmbedRequest(model=model, image=_image_to(image)).SerializeToString(),
+                timeout=deadline.timeout(self._timeout),
+                metadata=trace_metadata(),
             )
         except grpc.RpcError as error:
             raise self._meaning(error, deadline) from None
+        finally:
+            place.leave()
         return _embedding_from(response.embedding)
+
+    async def _room(self, size: int, deadline: Deadline) -> Place:
+        """Waits until an image may be sent, as long as for the embedder's answer."""
+        if place := self._sent.try_take(size):
+            return place
+        try:
+            async with asyncio.timeout(deadline.timeout(self._timeout)):
+                return await self._sent.wait(size)
+        except TimeoutError:
+            raise _unavailable(self._target) from None
 
     async def model(self, name: str, deadline: Deadline) -> EmbedderModel:
         """Describes a model."""
@@ -86,10 +113,8 @@ class EmbedderClient:
 
         def begin() -> _StreamCall:
             remaining = deadline.remaining()
-            stream = self._stub.EmbedStream(
-                timeout=None if math.isinf(remaining) else remaining, metadata=trace_metadata()
-            )
-            return _StreamCall(stream, lambda error: self._meaning(error, deadline), self._timeout)
+            stream = self._embed_stream(timeout=None if math.isinf(remaining) else remaining, metadata=trace_metadata())
+            return _StreamCall(stream, lambda error: self._meaning(error, deadline), self._timeout, self._sent_in_bulk)
 
         lane = _BulkLane(begin, self._timeout)
         try:
@@ -166,7 +191,9 @@ class _BulkLane:
 class _StreamCall:
     """One EmbedStream call; each image waits for the answer with its own id."""
 
-    def __init__(self, stream: Stream, meaning: Callable[[grpc.RpcError], ServiceError], patience: float) -> None:
+    def __init__(
+        self, stream: Stream, meaning: Callable[[grpc.RpcError], ServiceError], patience: float, sent: Budget
+    ) -> None:
         self.ended = False
         self._failure: ServiceError = UnavailableError(
             "EMBEDDER_UNAVAILABLE", "the embedder ended the stream", retry_after=RETRY_AFTER
@@ -178,26 +205,42 @@ class _StreamCall:
         self._ids = itertools.count()
         self._waiting: dict[str, asyncio.Future[Embedding]] = {}
         self._writing = asyncio.Lock()
+        self._sent = sent
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
 
     async def embed(self, image: EncodedImage, model: str) -> Embedding:
         request_id = str(next(self._ids))
-        request = embedder_pb2.EmbedStreamRequest(request_id=request_id, model=model, image=_image_to(image))
         answer: asyncio.Future[Embedding] = asyncio.get_running_loop().create_future()
         if not self._waiting:
             self._heard = time.monotonic()
         self._waiting[request_id] = answer
         try:
-            # A gRPC stream takes one message at a time. It raises where the call has ended; the reader knows why.
-            async with self._writing:
-                with suppress(grpc.RpcError, asyncio.InvalidStateError):
-                    if not self.ended:
-                        await self._stream.write(request)
+            await self._write(request_id, image, model)
             if self.ended and not answer.done():
                 raise _StreamEndedError(self._failure)
             return await answer
         finally:
             self._waiting.pop(request_id, None)
+
+    async def _write(self, request_id: str, image: EncodedImage, model: str) -> None:
+        # A gRPC stream takes one message at a time. It raises where the call has ended; the reader knows why.
+        async with self._writing:
+            if self.ended:
+                return
+            place = await self._sent.wait(len(image.content))
+            try:
+                with suppress(grpc.RpcError, asyncio.InvalidStateError):
+                    request = embedder_pb2.EmbedStreamRequest(
+                        request_id=request_id, model=model, image=_image_to(image)
+                    )
+                    await self._stream.write(request.SerializeToString())
+            except asyncio.CancelledError:
+                # So gRPC reports a call that the watch has cancelled. The reader says then what became of it.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+            finally:
+                place.leave()
 
     async def _read(self) -> None:
         try:

@@ -1,5 +1,6 @@
 """Messages to plain values and back."""
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -300,13 +301,20 @@ def fill_image(message: image_pb2.Image, image: StoredImage, fingerprint: str) -
 
 
 def paged_request(message: Message) -> bytes:
-    """What all pages of one answer are asked for with: the request less its paging."""
-    whole = type(message)()
-    whole.CopyFrom(message)
-    for field in ("page_token", "page_size", "limit", "with_next_page"):
-        if field in message.DESCRIPTOR.fields_by_name:
-            whole.ClearField(field)
-    return message.DESCRIPTOR.full_name.encode() + whole.SerializeToString(deterministic=True)
+    """The SHA-256 of what all pages of one answer are asked for with: the request less its paging.
+
+    A digest, because the request may hold an image, and is needed for the token when the answer is there.
+    """
+    known = message.DESCRIPTOR.fields_by_name
+    paging = [field for field in ("page_token", "page_size", "limit", "with_next_page") if field in known]
+    kept = {field: getattr(message, field) for field in paging}
+    for field in paging:
+        message.ClearField(field)
+    digest = hashlib.sha256(message.DESCRIPTOR.full_name.encode())
+    digest.update(message.SerializeToString(deterministic=True))
+    for field, value in kept.items():
+        setattr(message, field, value)
+    return digest.digest()
 
 
 def position_to(end: Position) -> tokens.Position:

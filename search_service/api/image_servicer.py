@@ -9,9 +9,11 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
 from grpc_kit.interceptors.around import Context
 from grpc_kit.status import to_status
+from search_service.api.answer_room import AnswerRoom
 from search_service.api.calls import DOMAIN, CallLimits
 from search_service.api.converters import (
     consistency_from,
+    fill_image,
     image_to,
     image_to_write_from,
     listing_from,
@@ -23,10 +25,10 @@ from search_service.api.converters import (
 )
 from search_service.api.filter_converters import filter_from
 from search_service.core.change_images import ChangeImages
-from search_service.core.checks import MAX_REQUEST_ID
+from search_service.core.checks import MAX_IDS, MAX_REQUEST_ID
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
-from search_service.core.read_images import count_images, get_image, get_images, list_images
+from search_service.core.read_images import MAX_PAGE, count_images, get_image, get_images, list_images
 from search_service.core.types import Consistency
 from search_service.core.write_images import ImageToWrite, Unreadable, WriteImages, WriteResult
 
@@ -44,13 +46,24 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         changes: ChangeImages,
         tokens: PageTokens,
         limits: CallLimits,
+        answers: AnswerRoom,
     ) -> None:
-        """`limits` gives a call that states none its time; a stream may last as long as it wants."""
+        """Makes the servicer.
+
+        Args:
+            store: reads images.
+            writes: writes streams of images.
+            changes: changes single images.
+            tokens: page tokens.
+            limits: gives a call that states none its time; a stream may last as long as it wants.
+            answers: bounds the answers that are being made.
+        """
         self._store = store
         self._writes = writes
         self._changes = changes
         self._tokens = tokens
         self._limits = limits
+        self._answers = answers
 
     async def WriteImages(
         self, request_iterator: AsyncIterator[image_pb2.WriteImagesRequest], context: Context
@@ -60,12 +73,11 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
 
         async def messages() -> AsyncIterator[ImageToWrite | Unreadable]:
             async for request in request_iterator:
-                try:
-                    yield image_to_write_from(request)
-                except ServiceError as error:
-                    # What is too long to be right is not kept until its turn comes.
-                    request_id, image_id = request.request_id[:MAX_REQUEST_ID], request.id[:MAX_SHOWN_ID]
-                    yield Unreadable(request_id, image_id, request.collection[:MAX_SHOWN_ID], error)
+                message = _image_from(request)
+                # The image itself is not kept twice, nor until the next one comes.
+                del request
+                yield message
+                del message
 
         async with aclosing(self._writes.write(messages(), deadline)) as results:
             async for result in results:
@@ -84,18 +96,27 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         deadline = self._limits.deadline(context)
         view = view_from(request.view, "view")
         consistency = consistency_from(request.consistency, "consistency") or Consistency.STRONG
-        found, missing = await get_images(self._store, request.collection, request.ids, view, consistency, deadline)
-        images = [image_to(image, found.fingerprint) for image in found.images]
-        return self._limits.sendable(image_pb2.GetImagesResponse(images=images, missing_ids=missing))
+        async with self._answers.held(request.collection, view, min(len(request.ids), MAX_IDS)):
+            found, missing = await get_images(self._store, request.collection, request.ids, view, consistency, deadline)
+            response = image_pb2.GetImagesResponse(missing_ids=missing)
+            for image in found.images:
+                fill_image(response.images.add(), image, found.fingerprint)
+            self._answers.observe(request.collection, view, len(found.images), response.ByteSize())
+            return self._limits.sendable(response)
 
     async def ListImages(self, request: image_pb2.ListImagesRequest, context: Context) -> image_pb2.ListImagesResponse:
         """Lists images page by page."""
         asked = paged_request(request)
         after = position_from(self._tokens.read(request.page_token, asked))
-        page = await list_images(self._store, listing_from(request, after), self._limits.deadline(context))
-        images = [image_to(image, page.fingerprint) for image in page.images]
-        token = self._tokens.make(asked, position_to(page.end)) if page.end else ""
-        return self._limits.sendable(image_pb2.ListImagesResponse(images=images, next_page_token=token))
+        listing = listing_from(request, after)
+        async with self._answers.held(listing.collection, listing.view, max(0, min(listing.page_size, MAX_PAGE))):
+            page = await list_images(self._store, listing, self._limits.deadline(context))
+            token = self._tokens.make(asked, position_to(page.end)) if page.end else ""
+            response = image_pb2.ListImagesResponse(next_page_token=token)
+            for image in page.images:
+                fill_image(response.images.add(), image, page.fingerprint)
+            self._answers.observe(listing.collection, listing.view, len(page.images), response.ByteSize())
+            return self._limits.sendable(response)
 
     async def UpdateImage(
         self, request: image_pb2.UpdateImageRequest, context: Context
@@ -131,6 +152,16 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         condition = filter_from(request.filter) if request.HasField("filter") else None
         count = await count_images(self._store, request.collection, condition, self._limits.deadline(context))
         return image_pb2.CountImagesResponse(count=count)
+
+
+def _image_from(request: image_pb2.WriteImagesRequest) -> ImageToWrite | Unreadable:
+    try:
+        return image_to_write_from(request)
+    except ServiceError as error:
+        error.let_go()
+        # What is too long to be right is not kept until its turn comes.
+        request_id, image_id = request.request_id[:MAX_REQUEST_ID], request.id[:MAX_SHOWN_ID]
+        return Unreadable(request_id, image_id, request.collection[:MAX_SHOWN_ID], error)
 
 
 def _response(result: WriteResult) -> image_pb2.WriteImagesResponse:

@@ -150,10 +150,10 @@ def _duration_to(seconds: float) -> Duration:
     return message
 
 
-def page_end_to(end: PageEnd, query: search_pb2.Query) -> bytes:
-    """What a page token holds of the end of a page of hits, with the vector where the query is something else."""
+def page_end_to(end: PageEnd, *, with_vector: bool) -> bytes:
+    """What a page token holds of the end of a page of hits; with the vector if the query is none itself."""
     after = end.after
-    vector = b"" if query.HasField("embedding") else np.ascontiguousarray(end.vector, "<f4").tobytes()
+    vector = np.ascontiguousarray(end.vector, "<f4").tobytes() if with_vector else b""
     names = [end.collection.encode(), after.id.encode()]
     made = (end.create_time - EPOCH) // TICK
     head = PAGE_HEAD.pack(after.score, after.distance, after.seen, made, len(names[0]), len(names[1]))

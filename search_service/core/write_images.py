@@ -12,19 +12,20 @@ from functools import partial
 import structlog
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import FailedPreconditionError, InternalError, InvalidArgumentError, NotFoundError, ServiceError
+from grpc_kit.errors import InternalError, InvalidArgumentError, NotFoundError, ServiceError, UnavailableError
 from search_service.core import checks
 from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import BulkEmbedder, Embedder, VectorStore
 from search_service.core.search_images import model_gone, require_model
 from search_service.core.types import AttributeValue, Collection, Embedding, EncodedImage, Region, StoredImage
 from search_service.core.write_fence import WriteFence
+from search_service.core.write_window import HeldImage, Reserve, Window
 
 log = structlog.stdlib.get_logger()
 
 MAX_BATCH = 1000
-# Times that images are embedded again because their alias moves to another model while they are written.
-MOST_MOVES = 3
+# Seconds after which an image can be written again whose name has moved to another model.
+MOVED_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,39 +65,13 @@ class WriteResult:
     outcome: StoredImage | ServiceError
 
 
-class Window:
-    """Bounds what one stream has under way, in images and in bytes. A single image always fits."""
-
-    def __init__(self, images: int, size: int) -> None:
-        """At most so many images, of so many bytes together."""
-        self._free_images = images
-        self._free_bytes = size
-        self._images = images
-        self._changed = asyncio.Condition()
-
-    async def enter(self, size: int) -> None:
-        """Waits for room for one image of `size` bytes."""
-        async with self._changed:
-            await self._changed.wait_for(
-                lambda: self._free_images == self._images or (self._free_images > 0 and self._free_bytes >= size)
-            )
-            self._free_images -= 1
-            self._free_bytes -= size
-
-    async def leave(self, size: int) -> None:
-        """Gives the room back."""
-        async with self._changed:
-            self._free_images += 1
-            self._free_bytes += size
-            self._changed.notify_all()
-
-
 @dataclass
 class UnderWay:
     """An image of the stream whose answer is still to come."""
 
-    message: ImageToWrite | Unreadable
-    size: int
+    request_id: str
+    id: str
+    held: HeldImage
     prepared: "asyncio.Task[_Prepared]"
 
 
@@ -106,10 +81,23 @@ class _Prepared:
 
     image: StoredImage
     fingerprint: str
+    embedded: bool
+    """Whether the service made the vector."""
 
     def fits(self, collection: Collection) -> bool:
         vector = self.image.vector
         return self.fingerprint == collection.fingerprint and vector is not None and len(vector) == collection.dimension
+
+    def refusal(self, collection: Collection) -> ServiceError:
+        """Return why it cannot be stored in a collection that its name has come to lead to."""
+        if not self.embedded:
+            return checks.embedding_mismatch(collection, self.fingerprint, "collection")
+        return UnavailableError(
+            "COLLECTION_MOVED",
+            "the name has moved to a collection of another model while the image was embedded; write the image again",
+            metadata={"collection": collection.name},
+            retry_after=MOVED_SECONDS,
+        )
 
 
 class WriteImages:
@@ -123,6 +111,7 @@ class WriteImages:
         locks: ImageLocks,
         window_images: int,
         window_bytes: int,
+        reserve: Reserve,
     ) -> None:
         """Makes the writer.
 
@@ -133,6 +122,7 @@ class WriteImages:
             locks: those of all who write to the store.
             window_images: images of one stream under way at a time.
             window_bytes: their messages' bytes together.
+            reserve: waits for room in the budget of bytes that all calls share.
         """
         self._store = store
         self._embedder = embedder
@@ -140,6 +130,7 @@ class WriteImages:
         self._locks = locks
         self._fence = WriteFence(store, now, locks)
         self._window = (window_images, window_bytes)
+        self._reserve = reserve
 
     async def write(
         self, messages: AsyncIterator[ImageToWrite | Unreadable], deadline: Deadline
@@ -149,7 +140,7 @@ class WriteImages:
         An image is embedded as soon as it arrives, and stored after all that came before it, so that of two writes of
         one id the later one stands.
         """
-        window = Window(*self._window)
+        window = Window(*self._window, self._reserve)
         under_way: deque[UnderWay] = deque()
         arrived = asyncio.Event()
 
@@ -157,11 +148,14 @@ class WriteImages:
             try:
                 async for message in messages:
                     size = message.size if isinstance(message, ImageToWrite) else 0
-                    await window.enter(size)
+                    held = await window.enter(size)
                     stream.hear(message)
                     prepared = asyncio.create_task(stream.prepare(message))
-                    under_way.append(UnderWay(message, size, prepared))
+                    prepared.add_done_callback(partial(_drop_content, held, _content_size(message)))
+                    under_way.append(UnderWay(message.request_id, message.id, held, prepared))
                     arrived.set()
+                    # It may be large, and the next one may not come for long.
+                    del message
             finally:
                 stream.ended = True
                 arrived.set()
@@ -177,48 +171,34 @@ class WriteImages:
                     if not under_way:
                         break
                     batch = await _take_ready(under_way)
-                    for result in await self._store_batch(batch, stream, deadline):
+                    places = [entry.held for entry in batch]
+                    results = await self._store_batch(batch, stream, deadline)
+                    # The images themselves are not kept until the caller has read the answers.
+                    batch.clear()
+                    for held in places:
+                        held.drop()
+                    for result in results:
                         yield result
-                    for entry in batch:
-                        await window.leave(entry.size)
+                    window.leave(places)
                 await reader
             finally:
                 tasks = [reader, *(entry.prepared for entry in under_way)]
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                window.close()
 
     async def _store_batch(self, batch: list[UnderWay], stream: "_Stream", deadline: Deadline) -> list[WriteResult]:
         """Store the images that were prepared without an error, in one call; return the answers in order."""
         outcomes = [_outcome(entry) for entry in batch]
-        answers = await self._store_prepared(outcomes, stream, deadline)
-        for _ in range(MOST_MOVES):
-            # The name leads to a collection of another model by now: images are embedded again, vectors cannot be.
-            outdated = [n for n, entry in enumerate(batch) if _is_outdated(entry.message, outcomes[n], answers[n])]
-            if not outdated:
-                break
-            await asyncio.gather(*(stream.prepare_again(batch[n]) for n in outdated))
-            again = [_outcome(batch[n]) for n in outdated]
-            for n, outcome, answer in zip(
-                outdated, again, await self._store_prepared(again, stream, deadline), strict=True
-            ):
-                outcomes[n], answers[n] = outcome, answer
-        return [
-            WriteResult(entry.message.request_id, entry.message.id, answer)
-            for entry, answer in zip(batch, answers, strict=True)
-        ]
-
-    async def _store_prepared(
-        self, outcomes: "list[_Prepared | ServiceError]", stream: "_Stream", deadline: Deadline
-    ) -> list[StoredImage | ServiceError]:
-        """Store the images among some outcomes; return what came of each."""
         # A store may keep both of two rows with one id in one call: only the last of them is sent.
         images = {outcome.image.id: outcome for outcome in outcomes if isinstance(outcome, _Prepared)}
         stored = await self._store_images(list(images.values()), stream, deadline) if images else {}
-        return [
+        answers = [
             _answer(outcome.image, stored[outcome.image.id]) if isinstance(outcome, _Prepared) else outcome
             for outcome in outcomes
         ]
+        return [WriteResult(entry.request_id, entry.id, answer) for entry, answer in zip(batch, answers, strict=True)]
 
     async def _store_images(
         self, images: "list[_Prepared]", stream: "_Stream", deadline: Deadline
@@ -229,7 +209,7 @@ class WriteImages:
         stands alone.
         """
         try:
-            _, stored = await self._fence.apply(stream.name, partial(self._upsert, images, deadline), deadline)
+            _, stored = await self._fence.apply(stream.name, partial(self._upsert, images, stream, deadline), deadline)
         except InternalError as error:
             if len(images) == 1:
                 return {images[0].image.id: error}
@@ -243,7 +223,7 @@ class WriteImages:
         return stored
 
     async def _upsert(
-        self, images: "list[_Prepared]", deadline: Deadline, collection: Collection
+        self, images: "list[_Prepared]", stream: "_Stream", deadline: Deadline, collection: Collection
     ) -> dict[str, datetime | ServiceError]:
         """Store those images whose vectors fit a collection; return for each id when, or why not."""
         fitting = [prepared.image for prepared in images if prepared.fits(collection)]
@@ -257,10 +237,10 @@ class WriteImages:
             return now
 
         stored: dict[str, datetime | ServiceError] = {
-            prepared.image.id: checks.embedding_mismatch(collection, prepared.fingerprint, "collection")
-            for prepared in images
-            if not prepared.fits(collection)
+            prepared.image.id: prepared.refusal(collection) for prepared in images if not prepared.fits(collection)
         }
+        if stored:
+            stream.find_again()
         if fitting:
             now = await self._locks.run(collection.name, ids, upsert, deadline)
             stored |= dict.fromkeys(ids, now)
@@ -287,11 +267,9 @@ class _Stream:
         """The name or alias that the stream writes to."""
         return self._name
 
-    async def prepare_again(self, entry: UnderWay) -> None:
-        """Prepare an image for the collection that the stream's name leads to now."""
+    def find_again(self) -> None:
+        """Prepare what comes next for the collection that the name leads to now."""
         self._finding = None
-        entry.prepared = asyncio.create_task(self.prepare(entry.message))
-        await asyncio.wait([entry.prepared])
 
     async def prepare(self, message: ImageToWrite | Unreadable) -> _Prepared:
         """Checks one message and makes its image ready to be stored. Raises ServiceError."""
@@ -320,7 +298,7 @@ class _Stream:
             vector=embedding.values,
             region=message.source.region if isinstance(message.source, EncodedImage) else message.region,
         )
-        return _Prepared(image, embedding.fingerprint)
+        return _Prepared(image, embedding.fingerprint, isinstance(message.source, EncodedImage))
 
     async def _embed(self, message: ImageToWrite, collection: Collection) -> tuple[str, Embedding]:
         """The SHA-256 of the image and its vector, which fits the collection."""
@@ -370,19 +348,24 @@ async def _take_ready(under_way: deque[UnderWay]) -> list[UnderWay]:
     return batch
 
 
-def _is_outdated(
-    message: ImageToWrite | Unreadable, outcome: _Prepared | ServiceError, answer: StoredImage | ServiceError
-) -> bool:
-    """Return whether an image was embedded for another collection than the one that its name leads to."""
-    is_image = isinstance(message, ImageToWrite) and isinstance(message.source, EncodedImage)
-    mismatch = isinstance(answer, FailedPreconditionError) and answer.reason == "EMBEDDING_MISMATCH"
-    return is_image and mismatch and isinstance(outcome, _Prepared)
+def _content_size(message: ImageToWrite | Unreadable) -> int:
+    if isinstance(message, ImageToWrite) and isinstance(message.source, EncodedImage):
+        return len(message.source.content)
+    return 0
+
+
+def _drop_content(held: HeldImage, size: int, prepared: "asyncio.Task[_Prepared]") -> None:
+    if not prepared.cancelled() and isinstance(error := prepared.exception(), ServiceError):
+        # Its frames hold the image.
+        error.let_go()
+    held.drop_content(size)
 
 
 def _answer(image: StoredImage, stored: datetime | ServiceError) -> StoredImage | ServiceError:
+    """What an answer says of an image, without its vector and its attributes."""
     if isinstance(stored, ServiceError):
         return stored
-    return dataclasses.replace(image, create_time=stored, update_time=stored)
+    return StoredImage(image.id, content_sha256=image.content_sha256, create_time=stored)
 
 
 def _outcome(entry: UnderWay) -> _Prepared | ServiceError:

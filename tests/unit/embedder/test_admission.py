@@ -7,15 +7,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from embedder_service.core.admission import Admission, LaneLimit, Place
+from embedder_service.core.admission import Admission
 from embedder_service.core.types import Lane
+from grpc_kit.budget import Limit, Place
 from grpc_kit.errors import ResourceExhaustedError
 from tests.unit.embedder.doubles import settle
 
-AMPLE = LaneLimit(images=1000, size=1_000_000)
+AMPLE = Limit(items=1000, size=1_000_000)
 
 
-def admission(interactive: LaneLimit = AMPLE, bulk: LaneLimit = AMPLE, *, seconds_per_image: float = 0.0) -> Admission:
+def admission(interactive: Limit = AMPLE, bulk: Limit = AMPLE, *, seconds_per_image: float = 0.0) -> Admission:
     return Admission(interactive, bulk, seconds_per_image)
 
 
@@ -31,7 +32,7 @@ def with_places(tasks: Iterable["asyncio.Task[Place]"]) -> list[bool]:
 
 
 async def test_the_interactive_lane_refuses_at_its_limit_of_images_and_says_when_to_try_again() -> None:
-    at = admission(LaneLimit(images=3, size=1000), seconds_per_image=0.4)
+    at = admission(Limit(items=3, size=1000), seconds_per_image=0.4)
     places = [await at.enter(Lane.INTERACTIVE, 10) for _ in range(3)]
     with pytest.raises(ResourceExhaustedError, match="3 images of 30 bytes wait already") as refused:
         await at.enter(Lane.INTERACTIVE, 10)
@@ -45,7 +46,7 @@ async def test_the_interactive_lane_refuses_at_its_limit_of_images_and_says_when
 
 @pytest.mark.parametrize(("size", "taken"), [(400, True), (401, False)])
 async def test_the_interactive_lane_refuses_at_its_limit_of_bytes(size: int, taken: bool) -> None:
-    at = admission(LaneLimit(images=100, size=1000))
+    at = admission(Limit(items=100, size=1000))
     for _ in range(2):
         await at.enter(Lane.INTERACTIVE, 300)
     if taken:
@@ -59,15 +60,15 @@ async def test_the_interactive_lane_refuses_at_its_limit_of_bytes(size: int, tak
 
 
 async def test_who_is_refused_is_never_told_to_come_back_at_once() -> None:
-    at = admission(LaneLimit(images=1, size=1000), seconds_per_image=0.0)
+    at = admission(Limit(items=1, size=1000), seconds_per_image=0.0)
     await at.enter(Lane.INTERACTIVE, 1)
     with pytest.raises(ResourceExhaustedError) as refused:
         await at.enter(Lane.INTERACTIVE, 1)
     assert refused.value.retry_after == 0.1
 
 
-@pytest.mark.parametrize("limit", [LaneLimit(images=2, size=1000), LaneLimit(images=100, size=20)], ids=str)
-async def test_the_bulk_lane_waits_at_its_limit_until_one_leaves(limit: LaneLimit) -> None:
+@pytest.mark.parametrize("limit", [Limit(items=2, size=1000), Limit(items=100, size=20)], ids=str)
+async def test_the_bulk_lane_waits_at_its_limit_until_one_leaves(limit: Limit) -> None:
     at = admission(bulk=limit)
     tasks = await waiting(at, [10, 10, 10])
     assert with_places(tasks) == [True, True, False]
@@ -79,7 +80,7 @@ async def test_the_bulk_lane_waits_at_its_limit_until_one_leaves(limit: LaneLimi
 
 
 async def test_bulk_callers_get_their_places_in_the_order_in_which_they_came() -> None:
-    at = admission(bulk=LaneLimit(images=1, size=1000))
+    at = admission(bulk=Limit(items=1, size=1000))
     first = await at.enter(Lane.BULK, 1)
     order: list[int] = []
 
@@ -97,7 +98,7 @@ async def test_bulk_callers_get_their_places_in_the_order_in_which_they_came() -
 
 
 async def test_a_small_bulk_image_does_not_overtake_a_large_one_that_waits() -> None:
-    at = admission(bulk=LaneLimit(images=100, size=100))
+    at = admission(bulk=Limit(items=100, size=100))
     tasks = await waiting(at, [60, 60, 10])
     assert with_places(tasks) == [True, False, False]
     tasks[0].result().leave()
@@ -106,7 +107,7 @@ async def test_a_small_bulk_image_does_not_overtake_a_large_one_that_waits() -> 
 
 
 async def test_one_that_leaves_makes_place_for_as_many_as_fit() -> None:
-    at = admission(bulk=LaneLimit(images=100, size=100))
+    at = admission(bulk=Limit(items=100, size=100))
     tasks = await waiting(at, [100, 40, 40, 40])
     tasks[0].result().leave()
     await settle()
@@ -115,14 +116,14 @@ async def test_one_that_leaves_makes_place_for_as_many_as_fit() -> None:
 
 @pytest.mark.parametrize(("full", "other"), [(Lane.BULK, Lane.INTERACTIVE), (Lane.INTERACTIVE, Lane.BULK)])
 async def test_a_full_lane_holds_up_no_other(full: Lane, other: Lane) -> None:
-    at = admission(LaneLimit(1, 100), LaneLimit(1, 100))
+    at = admission(Limit(1, 100), Limit(1, 100))
     await at.enter(full, 100)
     await asyncio.wait_for(at.enter(other, 100), 5)
     assert [at.under_way(lane) for lane in Lane] == [1, 1]
 
 
 async def test_an_interactive_image_above_the_limit_of_bytes_gets_in_alone() -> None:
-    at = admission(LaneLimit(images=100, size=100))
+    at = admission(Limit(items=100, size=100))
     place = await at.enter(Lane.INTERACTIVE, 101)
     with pytest.raises(ResourceExhaustedError):
         await at.enter(Lane.INTERACTIVE, 1)
@@ -133,7 +134,7 @@ async def test_an_interactive_image_above_the_limit_of_bytes_gets_in_alone() -> 
 
 
 async def test_a_bulk_image_above_the_limit_of_bytes_gets_in_alone() -> None:
-    at = admission(bulk=LaneLimit(images=100, size=100))
+    at = admission(bulk=Limit(items=100, size=100))
     tasks = await waiting(at, [1, 101, 1])
     assert with_places(tasks) == [True, False, False]
     tasks[0].result().leave()
@@ -154,7 +155,7 @@ async def test_a_place_is_given_back_once_however_often_that_is_said(lane: Lane)
 
 
 async def test_a_bulk_caller_that_leaves_while_it_waits_takes_no_place() -> None:
-    at = admission(bulk=LaneLimit(images=1, size=1000))
+    at = admission(bulk=Limit(items=1, size=1000))
     tasks = await waiting(at, [1, 1, 1])
     tasks[1].cancel()
     await settle()
@@ -166,7 +167,7 @@ async def test_a_bulk_caller_that_leaves_while_it_waits_takes_no_place() -> None
 
 
 async def test_a_large_bulk_image_whose_caller_leaves_holds_up_no_smaller_ones() -> None:
-    at = admission(bulk=LaneLimit(images=100, size=100))
+    at = admission(bulk=Limit(items=100, size=100))
     tasks = await waiting(at, [60, 60, 10, 10])
     tasks[1].cancel()
     await settle()
@@ -175,7 +176,7 @@ async def test_a_large_bulk_image_whose_caller_leaves_holds_up_no_smaller_ones()
 
 
 async def test_a_bulk_caller_that_leaves_just_when_its_turn_has_come_gives_the_place_on() -> None:
-    at = admission(bulk=LaneLimit(images=1, size=1000))
+    at = admission(bulk=Limit(items=1, size=1000))
     tasks = await waiting(at, [1, 1, 1])
     tasks[0].result().leave()
     # It has the place by now, and has not run yet.
@@ -188,7 +189,7 @@ async def test_a_bulk_caller_that_leaves_just_when_its_turn_has_come_gives_the_p
 
 
 async def test_a_place_may_be_left_just_when_the_next_caller_leaves() -> None:
-    at = admission(bulk=LaneLimit(images=1, size=1000))
+    at = admission(bulk=Limit(items=1, size=1000))
     tasks = await waiting(at, [1, 1, 1])
     tasks[1].cancel()
     tasks[0].result().leave()
@@ -211,7 +212,7 @@ class Crowd:
     """Bulk callers who come and go, in a lane whose limits have to hold all the while."""
 
     def __init__(self) -> None:
-        self.at = admission(bulk=LaneLimit(IMAGES, SIZE))
+        self.at = admission(bulk=Limit(IMAGES, SIZE))
         self.callers: list[tuple[int, asyncio.Task[Place]]] = []
         self.inside: list[tuple[int, Place]] = []
 
@@ -277,7 +278,7 @@ def test_the_limits_hold_when_much_happens_at_once(steps: list[tuple[str, int]])
 @given(STEPS)
 def test_interactive_images_are_within_the_limits_and_every_place_comes_back(steps: list[tuple[str, int]]) -> None:
     async def come_and_go() -> None:
-        at = admission(LaneLimit(IMAGES, SIZE))
+        at = admission(Limit(IMAGES, SIZE))
         inside: list[tuple[int, Place]] = []
         for what, number in steps:
             sizes = [size for size, _ in inside]

@@ -15,7 +15,7 @@ import pytest
 from cachetools import LRUCache
 from PIL import Image
 
-from embedder_service.core.admission import Admission, LaneLimit
+from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy, TimeLeft
 from embedder_service.core.embed_images import HASHED_AT_ONCE, DecodePool, EmbedImages, ModelPipeline, VectorCache
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
@@ -32,6 +32,7 @@ from embedder_service.core.types import (
     Vectors,
 )
 from grpc_kit import stages
+from grpc_kit.budget import Limit
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import (
     DeadlineExceededError,
@@ -132,7 +133,7 @@ def serving(network: MeanColour) -> Serving:
         interactive: int = 64, bulk: int = 64, *, cache: VectorCache | None = None
     ) -> AsyncIterator[Bench]:
         told, decoder = Told(), CountingDecoder(InputPolicy("squash", 4), LIMITS, PixelBudget(1_000_000))
-        admission = Admission(LaneLimit(interactive, 10_000_000), LaneLimit(bulk, 10_000_000), 0.0)
+        admission = Admission(Limit(interactive, 10_000_000), Limit(bulk, 10_000_000), 0.0)
         with ThreadPoolExecutor(2) as decoders, ThreadPoolExecutor(1) as inference:
             pipelines, batchers = {}, []
             for name, factor in (("mean-2", 2), ("mean", 1)):

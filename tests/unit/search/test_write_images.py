@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from grpc_kit.budget import Budget, Limit
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InternalError, InvalidArgumentError, ServiceError, UnavailableError
 from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import Embedder
 from search_service.core.types import Consistency, Embedding, EncodedImage, StoredImage, View
-from search_service.core.write_images import ImageToWrite, Unreadable, Window, WriteImages, WriteResult
+from search_service.core.write_images import ImageToWrite, Unreadable, WriteImages, WriteResult
+from search_service.core.write_window import Reserve, Window
 from tests.memory_store import MemoryStore
 
+AMPLE = Limit(10**6, 10**9)
 FINGERPRINT = "vgg16-avg-0123456789abcdef"
 
 
@@ -34,8 +37,18 @@ def vector(*values: float, fingerprint: str = FINGERPRINT) -> Embedding:
 
 
 class Writer:
-    def __init__(self, store: MemoryStore, embedder: Embedder, window: int = 100, size: int = 10**6) -> None:
-        self.writes = WriteImages(store, embedder, lambda: datetime(2026, 1, 1, tzinfo=UTC), ImageLocks(), window, size)
+    def __init__(
+        self,
+        store: MemoryStore,
+        embedder: Embedder,
+        window: int = 100,
+        size: int = 10**6,
+        reserve: Reserve | None = None,
+    ) -> None:
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.writes = WriteImages(
+            store, embedder, lambda: now, ImageLocks(), window, size, reserve or Budget(AMPLE).wait
+        )
 
     async def __call__(self, messages: Sequence[ImageToWrite | Unreadable]) -> list[WriteResult]:
         async def stream() -> AsyncIterator[ImageToWrite | Unreadable]:
@@ -243,16 +256,66 @@ async def test_a_caller_who_stops_reading_stops_the_reading_of_images(store: Mem
 
 
 async def test_a_window_is_bounded_in_images_and_bytes_and_lets_a_large_one_through() -> None:
-    window = Window(2, 100)
-    await window.enter(1000)
+    window = Window(2, 100, Budget(AMPLE).wait)
+    large = await window.enter(1000)
     waiting = asyncio.create_task(window.enter(1))
     await asyncio.sleep(0)
     assert not waiting.done()
-    await window.leave(1000)
-    await waiting
+    window.leave([large])
+    small = await waiting
     await window.enter(99)
     full = asyncio.create_task(window.enter(0))
     await asyncio.sleep(0)
     assert not full.done()
-    await window.leave(1)
+    window.leave([small])
     await full
+
+
+async def test_a_stream_holds_the_bytes_that_all_share_until_its_images_are_stored(
+    store: MemoryStore, embedder: Embedder
+) -> None:
+    shared = Budget(Limit(100, 25))
+    writer = Writer(store, embedder, reserve=shared.wait)
+    messages = [write(f"i{number}", picture(b"1234" + bytes(6)), size=10) for number in range(20)]
+    assert [reason(result) for result in await writer(messages)] == ["stored"] * 20
+    assert (shared.items, shared.size) == (0, 0)
+
+
+async def test_a_caller_that_does_not_read_its_answers_holds_no_shared_bytes(
+    store: MemoryStore, embedder: Embedder
+) -> None:
+    shared = Budget(Limit(100, 25))
+
+    async def endless() -> AsyncIterator[ImageToWrite]:
+        while True:
+            yield write("i", picture(b"1234" + bytes(6)), size=10)
+
+    results = Writer(store, embedder, window=4, reserve=shared.wait).writes.write(endless(), Deadline.after(30))
+    await anext(results)
+    for _ in range(100):
+        await asyncio.sleep(0.001)
+        if not shared.size:
+            break
+    # Those of the batch whose answers wait to be read hold nothing; those behind it are embedded, and hold no file.
+    assert shared.size == 0
+    await results.aclose()
+    assert (shared.items, shared.size) == (0, 0)
+
+
+async def test_a_stream_that_is_cancelled_while_it_stores_releases_all_it_held(
+    store: MemoryStore, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Budget(Limit(100, 1000))
+    storing = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        storing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(store, "upsert", never)
+    writer = Writer(store, embedder, reserve=shared.wait)
+    call = asyncio.create_task(writer([write("a", picture(b"1234rest"), size=10)] * 3))
+    await storing.wait()
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert (shared.items, shared.size) == (0, 0)
