@@ -84,6 +84,8 @@ class Reindexes:
         Raises InvalidArgumentError, NotFoundError, FailedPreconditionError if writes are not held any more, or if the
         copy has other images than the collection: fewer only if that is allowed, none never.
         """
+        for position, name in enumerate(aliases):
+            checks.check_collection_name(name, f"aliases[{position}]")
         old, running = await self._running(source, deadline)
         self._require_hold(old, running)
         for position, name in enumerate(aliases):

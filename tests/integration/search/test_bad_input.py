@@ -62,6 +62,10 @@ GOOD: dict[str, Message] = {
     "SetAlias": collection_pb2.SetAliasRequest(alias=collection_pb2.Alias(name="bad_alias", collection=PLAIN)),
     "ListAliases": collection_pb2.ListAliasesRequest(),
     "DeleteAlias": collection_pb2.DeleteAliasRequest(name="bad_alias"),
+    "StartReindex": collection_pb2.StartReindexRequest(source=PLAIN, target=GRAPH),
+    "HoldWrites": collection_pb2.HoldWritesRequest(source=PHOTOS),
+    "FinishReindex": collection_pb2.FinishReindexRequest(source=PHOTOS),
+    "CancelReindex": collection_pb2.CancelReindexRequest(source=PLAIN),
     "WriteImages": image_pb2.WriteImagesRequest(collection=PLAIN, id="a", embedding=vector()),
     "GetImage": image_pb2.GetImageRequest(collection=PLAIN, id="east"),
     "GetImages": image_pb2.GetImagesRequest(collection=PLAIN, ids=["east"]),
@@ -154,6 +158,16 @@ def filters(method: str) -> Iterator[Row]:
     for bound in ("gte", "gt", "lte", "lt"):
         yield Row(method, f"filter.range.{bound}", NAN, BAD, "FILTER_INVALID", None, {"filter.range.attribute": "a"})
     yield row("range", filter_pb2.Range(attribute="a", gt=1, gte=1))
+    yield row("integer_range", filter_pb2.IntegerRange(attribute="a"), ".range")
+    yield row("integer_range.attribute", "a-b", ".range.attribute")
+    yield row("integer_range", filter_pb2.IntegerRange(attribute="a", gt=1, gte=2, lt=3, lte=4), ".range")
+    many = [filter_pb2.FilterValue(integer_value=number) for number in range(1000)]
+    beyond = [filter_pb2.Filter(**{"in": filter_pb2.In(attribute="a", values=many)})] * 11
+    yield Row(method, "filter.or", filter_pb2.FilterList(filters=beyond), BAD, "FILTER_INVALID", "filter")
+    # Refused before it is read.
+    text = [filter_pb2.FilterValue(string_value="x" * 4096)] * 1000
+    large = filter_pb2.FilterList(filters=[filter_pb2.Filter(**{"in": filter_pb2.In(values=text)})])
+    yield Row(method, "filter.or", large, BAD, "FILTER_INVALID", "filter")
     yield row("prefix", filter_pb2.Prefix(attribute="a"), ".prefix.prefix")
     yield Row(method, "filter.prefix.prefix", "x" * 4097, BAD, "FILTER_INVALID", None, {"filter.prefix.attribute": "a"})
     yield row("prefix.attribute", "", None)
@@ -238,6 +252,20 @@ def collections() -> Iterator[Row]:
     yield Row("ListAliases", "collection", "Bad", BAD, "COLLECTION_NAME_INVALID")
     yield Row("ListAliases", "collection", "bad_nowhere", NONE, "COLLECTION_NOT_FOUND")
     yield from names("DeleteAlias", "name")
+    yield from reindexes()
+
+
+def reindexes() -> Iterator[Row]:
+    for method in ("StartReindex", "HoldWrites", "FinishReindex", "CancelReindex"):
+        yield from names(method, "source")
+    yield from names("StartReindex", "target")
+    yield Row("StartReindex", "target", PLAIN, UNFIT, "REINDEX_INVALID")
+    yield Row("StartReindex", "source", GRAPH, UNFIT, "TARGET_NOT_EMPTY", "target", {"target": PLAIN})
+    yield Row("HoldWrites", "source", PHOTOS, UNFIT, "REINDEX_MISSING")
+    for seconds in (-1, 4, 61, 2**62):
+        yield Row("HoldWrites", "duration", Duration(seconds=seconds), BAD, "DURATION_INVALID")
+    yield Row("FinishReindex", "source", PHOTOS, UNFIT, "REINDEX_MISSING")
+    yield Row("FinishReindex", "aliases", ["good", "Bad"], BAD, "COLLECTION_NAME_INVALID", "aliases[1]")
 
 
 def ids(method: str, path: str) -> Iterator[Row]:
@@ -380,6 +408,8 @@ ANYTHING_GOES = {
     "DeleteImagesRequest.validate_only",
     "SearchRequest.include_query",
     "SearchRequest.explain",
+    "SearchRequest.with_next_page",
+    "FinishReindexRequest.allow_fewer",
     "SearchParameters.exact",
     "FilterValue.bool_value",
     "FilterValue.integer_value",
@@ -514,7 +544,10 @@ def test_a_request_that_is_wrong_in_one_field_is_refused(channel: grpc.Channel, 
 
 
 @pytest.mark.parametrize(
-    "method", sorted(GOOD.keys() - {"DeleteCollection", "UpdateImage", "DeleteImages", "DeleteAlias"})
+    "method",
+    sorted(
+        GOOD.keys() - {"DeleteCollection", "UpdateImage", "DeleteImages", "DeleteAlias", "HoldWrites", "FinishReindex"}
+    ),
 )
 def test_the_requests_of_the_table_are_right_but_for_that(channel: grpc.Channel, method: str) -> None:
     assert call(channel, method, GOOD[method]) is None

@@ -149,7 +149,7 @@ async def test_pages_together_are_the_whole_answer(
     searches: SearchImages, size: int, query: Example | Examples
 ) -> None:
     whole = await ids(searches, Search("photos", query, limit=100))
-    search, seen = Search("photos", query, limit=size), []
+    search, seen = Search("photos", query, limit=size, paged=True), []
     while True:
         found = await searches.search(search, NEVER)
         seen += [hit.image.id for hit in found.hits]
@@ -162,7 +162,7 @@ async def test_pages_together_are_the_whole_answer(
 
 
 async def test_a_page_with_a_least_score_ends_where_that_does(searches: SearchImages) -> None:
-    search = Search("photos", EAST, limit=4, min_score=float(np.cos(5.5 * np.pi / BY_ANGLE)))
+    search = Search("photos", EAST, limit=4, min_score=float(np.cos(5.5 * np.pi / BY_ANGLE)), paged=True)
     first = await searches.search(search, NEVER)
     assert first.end is not None
     second = await searches.search(dataclasses.replace(search, page=first.end), NEVER)
@@ -173,7 +173,7 @@ async def test_a_page_with_a_least_score_ends_where_that_does(searches: SearchIm
 async def test_a_later_page_needs_neither_the_embedder_nor_the_stored_query(
     searches: SearchImages, store: MemoryStore
 ) -> None:
-    search = Search("photos", StoredImageQuery("i00"), limit=2)
+    search = Search("photos", StoredImageQuery("i00"), limit=2, paged=True)
     first = await searches.search(search, NEVER)
     await store.delete("photos", ["i00"], NEVER)
     following = dataclasses.replace(search, page=first.end)

@@ -10,6 +10,7 @@ from pymilvus import AsyncMilvusClient
 
 from grpc_kit.deadline import Deadline
 from search_service.adapters.milvus_search import MilvusSearch
+from search_service.core.filters import Filter
 from search_service.core.ports import Nearest
 from search_service.core.types import (
     DEFAULT_INDEX,
@@ -70,7 +71,10 @@ async def test_milvus_is_asked_with_the_parameters_of_the_index(
     ) -> Result:
         return await call(cast("AsyncMilvusClient", client), {})
 
-    searches = MilvusSearch(read, 1, is_lite=False)
+    async def fits(collection: str, condition: Filter | None, deadline: Deadline) -> str:  # noqa: ARG001
+        return ""
+
+    searches = MilvusSearch(read, fits, 1, is_lite=False, max_exact_bytes=1)
     collection = Collection("c", 4, "f", datetime(2026, 1, 1, tzinfo=UTC), index=index)
     nearest = Nearest(limit, View.ID, Consistency.BOUNDED, parameters=parameters)
     await searches.search(collection, [np.ones(4, np.float32)], nearest, Deadline.after(10))
