@@ -141,7 +141,7 @@ class MemoryStore:
                 if image.vector is not None
             ]
             after = nearest.after
-            hits = [hit for hit in hits if after is None or order_of(hit) > (-after.score, after.id)]
+            hits = [hit for hit in hits if after is None or order_of(hit) > (-after.score, after.distance, after.id)]
             answers.append(sorted(hits, key=order_of)[: nearest.limit])
         return answers
 
@@ -152,8 +152,8 @@ class MemoryStore:
         return
 
 
-def order_of(hit: Hit) -> tuple[float, str]:
-    return -hit.score, hit.image.id
+def order_of(hit: Hit) -> tuple[float, float, str]:
+    return -hit.score, hit.distance, hit.image.id
 
 
 def score_and_distance(left: Vector, right: Vector, metric: Metric) -> tuple[float, float]:

@@ -321,12 +321,12 @@ def _both(expression: str, other: str) -> str:
     return f"({expression}) and ({other})" if other else expression
 
 
-def order_of(hit: Hit) -> tuple[float, str]:
-    """The best first, of equal scores the lower id first."""
-    return -hit.score, hit.image.id
+def order_of(hit: Hit) -> tuple[float, float, str]:
+    """The best first, of equal scores the shorter distance first (scores of L2 are all 1 near 0), then the lower id."""
+    return -hit.score, hit.distance, hit.image.id
 
 
-def _as_found(after: After, found: Sequence[Hit]) -> tuple[float, str]:
+def _as_found(after: After, found: Sequence[Hit]) -> tuple[float, float, str]:
     """Where a page ended, by the order of hits that were found now.
 
     The same two vectors can score otherwise in the last bit, alone or beside other queries.
@@ -334,7 +334,7 @@ def _as_found(after: After, found: Sequence[Hit]) -> tuple[float, str]:
     for hit in found:
         if hit.image.id == after.id and abs(hit.score - after.score) <= ROUNDING * max(1.0, abs(after.score)):
             return order_of(hit)
-    return -after.score, after.id
+    return -after.score, after.distance, after.id
 
 
 def _are_sure(hits: Sequence[Hit], wanted: int, found: Sequence[Hit], asked: int) -> bool:
@@ -345,7 +345,7 @@ def _are_sure(hits: Sequence[Hit], wanted: int, found: Sequence[Hit], asked: int
     """
     if len(found) < asked or wanted == 1:
         return True
-    return len(hits) >= wanted - 1 and hits[wanted - 2].score > found[-1].score
+    return len(hits) >= wanted - 1 and order_of(hits[wanted - 2])[:2] < order_of(found[-1])[:2]
 
 
 def _search_parameters(index: Index, nearest: Nearest) -> dict[str, Any]:
@@ -389,7 +389,7 @@ def _best_of(
     after = nearest.after
     following = hits
     if after is not None:
-        end = -after.score, after.id
+        end = -after.score, after.distance, after.id
         # It may score otherwise in the last bit here.
         following = [hit for hit in hits if order_of(hit) > end and hit.image.id != after.id]
     return heapq.nsmallest(nearest.limit, [*best, *following], key=order_of)

@@ -129,7 +129,7 @@ class Found:
     """The answer to a search."""
 
     hits: list[Hit]
-    """The best first, of equal scores the lower id first."""
+    """The best first, of equal scores the shorter distance first, then the lower id."""
     fingerprint: str
     """Of the collection's vectors."""
     end: PageEnd | None

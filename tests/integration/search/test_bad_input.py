@@ -26,6 +26,7 @@ from imagesearch.types.v1 import image_pb2 as types_pb2
 from grpc_kit.errors import ServiceError
 from grpc_kit.status import code_of, from_status
 from imagesearch_client import Client, Embedding, Index, NewImage
+from imagesearch_client.filters import is_in
 
 Refused = Callable[[Callable[[], object]], Any]
 STUBS: dict[str, Any] = {
@@ -161,12 +162,10 @@ def filters(method: str) -> Iterator[Row]:
     yield row("integer_range", filter_pb2.IntegerRange(attribute="a"), ".range")
     yield row("integer_range.attribute", "a-b", ".range.attribute")
     yield row("integer_range", filter_pb2.IntegerRange(attribute="a", gt=1, gte=2, lt=3, lte=4), ".range")
-    many = [filter_pb2.FilterValue(integer_value=number) for number in range(1000)]
-    beyond = [filter_pb2.Filter(**{"in": filter_pb2.In(attribute="a", values=many)})] * 11
+    beyond = [is_in("a", *range(1000))] * 11
     yield Row(method, "filter.or", filter_pb2.FilterList(filters=beyond), BAD, "FILTER_INVALID", "filter")
     # Refused before it is read.
-    text = [filter_pb2.FilterValue(string_value="x" * 4096)] * 1000
-    large = filter_pb2.FilterList(filters=[filter_pb2.Filter(**{"in": filter_pb2.In(values=text)})])
+    large = filter_pb2.FilterList(filters=[is_in("a", *["x" * 4096] * 1000)])
     yield Row(method, "filter.or", large, BAD, "FILTER_INVALID", "filter")
     yield row("prefix", filter_pb2.Prefix(attribute="a"), ".prefix.prefix")
     yield Row(method, "filter.prefix.prefix", "x" * 4097, BAD, "FILTER_INVALID", None, {"filter.prefix.attribute": "a"})

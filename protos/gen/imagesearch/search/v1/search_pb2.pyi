@@ -391,7 +391,7 @@ class SearchResponse(_message.Message):
     """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
-        """The best first; of equal scores the lower id first."""
+        """The best first; of equal scores the shorter distance first, then the lower id."""
 
     @_builtins.property
     def explanation(self) -> Global___Explanation:
