@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_every_reason_that_the_code_gives_is_documented() -> None:
-    raised = re.compile(r'(?:Error|_mismatch)\(\s*"([A-Z][A-Z0-9_]+)"')
+    raised = re.compile(r'(?:Error|_mismatch|_refused)\(\s*"([A-Z][A-Z0-9_]+)"')
     chosen = re.compile(r'"([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+)" if ')
     reasons: set[str] = set()
     for package in ("embedder_service", "search_service", "grpc_kit/interceptors"):
