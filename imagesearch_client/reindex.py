@@ -211,8 +211,8 @@ class Reindexing:
     def move(self, aliases: Sequence[str], *, allow_fewer: bool = False) -> None:
         """Point aliases at the new collection, after a last copy of what changed, for which writers wait.
 
-        Raises ServiceError; the report says which aliases have been moved by then. `allow_fewer` allows a copy that has
-        fewer images, though never an empty one.
+        Raises ServiceError; some aliases may have moved by then. `allow_fewer` allows a copy that has fewer images,
+        though never an empty one.
         """
         for attempt in range(ROUNDS):
             self._copy_changes()
@@ -282,7 +282,7 @@ class Reindexing:
     def _mend(self) -> list[str]:
         """Copy the images that only the old collection has, and remove those that only the new one has.
 
-        Return the ids of the first.         Images that could not be copied are tried once by a run.
+        Return the ids of the first. Images that could not be copied are tried once by a run.
         """
         old, new = (
             (image.id for image in self._client.list(name, page_size=1000, strong=True))

@@ -136,7 +136,8 @@ class VectorStore(Protocol):
     ) -> list[list[Hit]]:
         """The images nearest to each of some float32[D] by the collection's metric.
 
-        The best first, of equal scores the shorter distance first, then the lower id; which of equals comes last is open.
+        The best first, of equal scores the shorter distance first, then the lower id; which of equals comes last is
+        open.
         """
         ...
 

@@ -47,6 +47,7 @@ class Reindexes:
         if new.name != target or new.name == old.name:
             raise _refused("REINDEX_INVALID", f"target {target} must be another collection, and not an alias", "target")
         running = old.reindex
+        await self._require_unused(old, new, deadline)
         if running is not None and (running.target, running.target_create_time) == new.identity:
             resumed = replace(running, hold_until=None, moving=False)
             await self._store.set_reindex(old.name, resumed, deadline)
@@ -71,7 +72,7 @@ class Reindexes:
         """
         if duration and not MIN_HOLD <= duration <= MAX_HOLD:
             raise checks.invalid_hold(duration, MIN_HOLD, MAX_HOLD)
-        _, running = await self._running(source, deadline)
+        _, running = await self._running(source, deadline, moving=not duration)
         held = replace(running, hold_until=self._now() + duration if duration else None)
         await self._store.set_reindex(source, held, deadline)
         return held
@@ -109,6 +110,16 @@ class Reindexes:
         if collection.reindex is not None:
             await self._store.set_reindex(collection.name, None, deadline)
 
+    async def _require_unused(self, old: Collection, new: Collection, deadline: Deadline) -> None:
+        """Raise FailedPreconditionError if an alias points at the copy: nothing may be deleted from it any more."""
+        users = [alias.name for alias in await self._store.list_aliases(deadline) if alias.collection == new.name]
+        if not users:
+            return
+        if old.reindex is not None and old.reindex.target == new.name:
+            # The move was made, and what made it was stopped before it could say so.
+            await self._store.set_reindex(old.name, None, deadline)
+        raise _refused("REINDEX_INVALID", f"{', '.join(users)} points at {new.name} already", "target")
+
     async def _find(self, name: str, field: str, deadline: Deadline) -> Collection:
         checks.check_collection_name(name, field)
         try:
@@ -117,11 +128,12 @@ class Reindexes:
             error.field = field
             raise
 
-    async def _running(self, source: str, deadline: Deadline) -> tuple[Collection, Reindex]:
+    async def _running(self, source: str, deadline: Deadline, *, moving: bool = False) -> tuple[Collection, Reindex]:
+        """Return a collection and the copy that is being built of it; `moving` allows one whose aliases move."""
         collection = await self._find(source, "source", deadline)
         if collection.name != source:
             raise _refused("NAME_IS_ALIAS", f"{source} is an alias of {collection.name}; name the collection", "source")
-        if collection.reindex is None or collection.reindex.moving:
+        if collection.reindex is None or (collection.reindex.moving and not moving):
             # After a move that failed, deletes may be missing in the copy: `start`, and compare all images.
             raise _refused("REINDEX_MISSING", f"no copy of {source} is being built; start a reindex first", "source")
         return collection, collection.reindex

@@ -202,6 +202,30 @@ async def test_no_alias_moves_to_a_copy_with_other_images(world: World) -> None:
     assert (await world.store.get_collection("live", NEVER)).name == "new"
 
 
+async def test_a_copy_that_an_alias_points_at_is_never_copied_to_again(world: World) -> None:
+    """After a stop between the move of the alias and the end of the reindex."""
+    await world.write("a")
+    begun, _ = (await world.reindexes.start("old", "new", NEVER))[1:]
+    await world.store.set_reindex("old", dataclasses.replace(begun, moving=True), NEVER)
+    await world.store.set_alias(Alias("live", "new"), NEVER)
+    with pytest.raises(FailedPreconditionError, match="live points at new already"):
+        await world.reindexes.start("old", "new", NEVER)
+    await world.store.upsert("new", [StoredImage("a", vector=np.ones(4, np.float32))], NEVER)
+    await world.changes.delete_ids("old", ["a"], NEVER, validate_only=False)
+    assert await world.ids("new") == ["a"]
+
+
+async def test_writers_can_be_released_at_any_time(world: World) -> None:
+    await world.reindexes.start("old", "new", NEVER)
+    held = await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
+    await world.store.set_reindex("old", dataclasses.replace(held, moving=True), NEVER)
+    await world.reindexes.hold("old", timedelta(0), NEVER)
+    await asyncio.wait_for(world.write("a"), 5)
+    # What was deleted since the move began is not gone from the copy: it has to be compared again.
+    with pytest.raises(FailedPreconditionError, match="start a reindex first"):
+        await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
+
+
 async def test_a_delete_by_filter_spares_what_fits_no_longer(world: World) -> None:
     """An update that is acknowledged between the look at the images and their removal."""
     await world.write("a", "b")
