@@ -11,7 +11,7 @@ from imagesearch_client.filters import Filter, Value, equals, is_in, negated, nu
 CALLERS = 16
 QUERY = Embedding([1, 1], "f")
 VALUES: Sequence[Value] = (True, 1, False, 0, 2.5, "1", "", "True", 2**53, 2**53 + 1)
-FILTERS: Sequence[Filter] = (
+FILTERS: tuple[Filter, ...] = (
     *(equals("k", value) for value in VALUES),
     equals("k", 1.0),
     is_in("k", True, 0),
