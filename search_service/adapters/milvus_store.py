@@ -22,11 +22,11 @@ from pymilvus.exceptions import MilvusException
 from pymilvus.milvus_client.index import IndexParams
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError
+from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError, UnavailableError
 from search_service.adapters.lite_files import remove_broken_indexes
 from search_service.adapters.milvus_codes import MilvusCodes, is_side
 from search_service.adapters.milvus_connection import MilvusConnection
-from search_service.adapters.milvus_errors import filter_too_large, meaning_of, timed_out, unavailable
+from search_service.adapters.milvus_errors import access_denied, filter_too_large, meaning_of, timed_out, unavailable
 from search_service.adapters.milvus_filters import Expressions, ids_expression, seconds_on_lite
 from search_service.adapters.milvus_loading import MilvusLoading
 from search_service.adapters.milvus_rows import (
@@ -517,7 +517,10 @@ class MilvusStore:
         except Exception as error:
             if problem := self._milvus.problem(error):
                 log.warning("cannot use Milvus", problem=problem)
-            raise _meaning(error, "") from error
+            meaning = _meaning(error, "")
+            # To gRPC a certificate that is refused is a server that is away; but waiting does not help.
+            lasting = bool(problem) and isinstance(meaning, UnavailableError)
+            raise (access_denied() if lasting else meaning) from error
         self._loading.start(blocking, names)
         return _Clients(blocking, reading)
 

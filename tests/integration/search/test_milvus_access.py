@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from deploy.milvus import role
 from deploy.milvus.role import PRIVILEGES, Privilege
 from grpc_kit.credentials import ClientTls
-from grpc_kit.errors import ServiceError
+from grpc_kit.errors import FailedPreconditionError
 from imagesearch_client import Client, Embedding, NewImage, StoredImage, number
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.core import types
@@ -282,8 +282,10 @@ async def test_what_is_wrong_with_a_connection_is_logged(
         # A connection that works, of the same address and password, is not taken instead.
         async with store_of(good) as working, store_of(dataclasses.replace(good, **changes[changed])) as store:  # type: ignore[arg-type]
             await working.check(soon())
-            with capture_logs() as logs, pytest.raises(ServiceError):
+            with capture_logs() as logs, pytest.raises(FailedPreconditionError) as refused:
                 await store.check(soon())
+            # Nobody is told to try again.
+            assert refused.value.retry_after is None
             assert words in "".join(str(entry.get("problem", "")) for entry in logs)
             await working.check(soon())
     finally:

@@ -25,6 +25,7 @@ REQUESTS = [
     "DescribeIndex",
     "LoadCollection",
     "GetLoadingProgress",
+    "GetLoadState",
     "Upsert",
     "Delete",
     "Query",
