@@ -66,6 +66,11 @@ class Doorkeeper(embedder_pb2_grpc.EmbedderServiceServicer):
         await context.abort(self.code, "no")
         yield embedder_pb2.EmbedStreamResponse()
 
+    async def ListModels(
+        self, request: embedder_pb2.ListModelsRequest, context: Any
+    ) -> embedder_pb2.ListModelsResponse:
+        return await context.abort(self.code, "no")  # type: ignore[no-any-return]
+
     async def GetModel(self, request: embedder_pb2.GetModelRequest, context: Any) -> embedder_pb2.GetModelResponse:
         return await context.abort(self.code, "no")  # type: ignore[no-any-return]
 
