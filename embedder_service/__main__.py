@@ -16,6 +16,9 @@ log = structlog.stdlib.get_logger("embedder_service")
 async def run(settings: EmbedderSettings) -> None:
     """Serves until the process is asked to stop."""
     # TensorFlow takes seconds to import: not before wrong settings and `--help` have been answered.
+    from embedder_service.adapters.quiet_tensorflow import import_tensorflow  # noqa: PLC0415
+
+    import_tensorflow()
     from embedder_service.adapters.golden import GoldenError  # noqa: PLC0415
     from embedder_service.adapters.weights import WeightsError  # noqa: PLC0415
     from embedder_service.bootstrap import load_models, serve  # noqa: PLC0415

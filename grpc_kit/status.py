@@ -17,6 +17,9 @@ MAX_TEXT = 1024
 # Callers that were refused together are told to come back over this part more of the time, and not together again.
 JITTER = 0.25
 
+# What grpc.aio calls an internal error: a call has ended, for whatever reason, while it was sending a message.
+SENDING_FAILED = "SendMessageOperation"
+
 # The one table from meanings to codes.
 CODES: dict[type[ServiceError], grpc.StatusCode] = {
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -87,4 +90,6 @@ def from_rpc_error(error: grpc.RpcError) -> ServiceError:
             # A proxy on the way may have put something else there.
             with suppress(DecodeError):
                 return from_status(status_pb2.Status.FromString(value))
+    if isinstance(error, grpc.aio.AioRpcError) and SENDING_FAILED in (error.debug_error_string() or ""):
+        return errors.UnavailableError("UNAVAILABLE", "the call ended while a message of it was sent")
     return from_status(status_pb2.Status(code=error.code().value[0], message=error.details() or ""))

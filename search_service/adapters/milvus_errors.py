@@ -40,7 +40,7 @@ def access_denied(_: str = "") -> FailedPreconditionError:
     """Milvus does not let the service in, or not do this: no caller can change that."""
     return FailedPreconditionError(
         "MILVUS_ACCESS_DENIED",
-        "Milvus refuses the search service; its operator should check SEARCH_MILVUS_TOKEN, the rights of that user, and "
+        "Milvus refuses the search service; its operator should check SEARCH_MILVUS_TOKEN, the rights of that user and "
         "the certificates: the log says more",
     )
 

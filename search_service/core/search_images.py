@@ -307,6 +307,8 @@ class _Looking:
         # Lists are no one value; they are looked past.
         lists: set[str] = set()
         view = View.FULL if nearest.view is View.FULL else View.BASIC
+        # The codes give so many candidates and no more; those of full groups make room for others.
+        most = MAX_LOOK if self.coarse is None else min(MAX_LOOK, self.coarse.wanted - len(self.left_out))
         wanted = limit
         for _ in range(MAX_LOOKS):
             full = tuple(value for (_, value), size in sizes.items() if size == group_by.size)
@@ -315,7 +317,7 @@ class _Looking:
                 condition = And((condition, Not(In(group_by.attribute, full))))
             # Of groups that are not full all are seen again.
             again = sum(size for size in sizes.values() if size < group_by.size)
-            wanted = min(max(wanted, limit + again + len(lists)), MAX_LOOK)
+            wanted = min(max(wanted, limit + again + len(lists)), most)
             look = replace(nearest, limit=wanted, view=view, condition=both(nearest.condition, condition))
             hits = await self.best(look)
             for hit in hits:

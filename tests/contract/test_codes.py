@@ -113,7 +113,7 @@ class Kit:
 
     async def search(self, name: str, vector: Vector, coarse: int | None = 20, **options: Any) -> Found:
         query = Embedding(vector, "f")
-        asked = Search(name, query, coarse=coarse, consistency=Consistency.STRONG, **options)
+        asked = Search(name, query, coarse=coarse, paged=True, consistency=Consistency.STRONG, **options)
         return await self.searches.search(asked, soon())
 
     async def ids(self, name: str, vector: Vector, coarse: int | None = 20, **options: Any) -> list[str]:

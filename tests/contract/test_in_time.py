@@ -104,48 +104,55 @@ async def test_exact_searches_read_so_many_bytes_at_most(uri: str, filled: Colle
 
 
 async def test_a_collection_is_served_while_another_one_is_loaded(
-    milvus_uri: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deadline = Deadline.after(60)
-    first = MilvusStore(milvus_uri)
-    slow, quick = (Collection(f"c_{uuid.uuid4().hex}", 8, "f", NOW) for _ in range(2))
-    for collection in (slow, quick):
+    deadline, uri = Deadline.after(60), str(tmp_path / "milvus.db")
+    quick, slow = (Collection(name, 8, "f", NOW) for name in ("a_quick", "b_slow"))
+    first = MilvusStore(uri)
+    for collection in (quick, slow):
         await first.create_collection(collection, deadline)
         await first.upsert(collection.name, images(10), deadline)
-    client = MilvusClient(milvus_uri)
-    for collection in (slow, quick):
-        client.release_collection(collection.name)
-    go_on, loaded = threading.Event(), []
-    load = MilvusClient.load_collection
+    await first.close()
+    go_on, load = threading.Event(), MilvusClient.load_collection
 
-    def recorded(self: MilvusClient, name: str, **options: Any) -> None:
-        loaded.append(name)
+    def slow_load(self: MilvusClient, name: str, **options: Any) -> None:
         if name == slow.name:
             go_on.wait(30)
         load(self, name, **options)
 
-    monkeypatch.setattr(MilvusClient, "load_collection", recorded)
-    second = MilvusStore(milvus_uri, timeout=20)
+    monkeypatch.setattr(MilvusClient, "load_collection", slow_load)
+    second = MilvusStore(uri)
     try:
         await second.check(deadline)
         assert await second.count(quick.name, None, STRONG, deadline) == 10
         with pytest.raises(UnavailableError, match="still loading") as refused:
             await second.count(slow.name, None, STRONG, Deadline.after(0.2))
-        assert refused.value.reason == "COLLECTION_LOADING"
+        assert (refused.value.reason, refused.value.retry_after) == ("COLLECTION_LOADING", 2.0)
         waiting = asyncio.create_task(second.count(slow.name, None, STRONG, deadline))
         await asyncio.sleep(0.2)
         assert not waiting.done()
         go_on.set()
         assert await waiting == 10
-        # What is loaded is left as it is: loading it again would set the number of its replicas.
-        del loaded[:]
-        third = MilvusStore(milvus_uri)
-        assert await third.count(slow.name, None, STRONG, deadline) == 10
-        assert slow.name not in loaded
-        await third.close()
     finally:
         go_on.set()
-        for collection in (slow, quick):
-            await second.delete_collection(collection.name, deadline)
         await second.close()
-        await first.close()
+
+
+async def test_a_collection_that_is_loaded_is_left_as_it_is(milvus_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading it again would set the number of its replicas, which an operator may have chosen."""
+    deadline, collection = Deadline.after(60), Collection(f"c_{uuid.uuid4().hex}", 8, "f", NOW)
+    first = MilvusStore(milvus_uri)
+    await first.create_collection(collection, deadline)
+    loaded, load = [], MilvusClient.load_collection
+
+    def recorded(self: MilvusClient, name: str, **options: Any) -> None:
+        loaded.append(name)
+        load(self, name, **options)
+
+    monkeypatch.setattr(MilvusClient, "load_collection", recorded)
+    second = MilvusStore(milvus_uri)
+    assert await second.count(collection.name, None, STRONG, deadline) == 0
+    assert collection.name not in loaded
+    await second.delete_collection(collection.name, deadline)
+    await second.close()
+    await first.close()
