@@ -33,6 +33,8 @@ KEEPALIVE_TIMEOUT_SECONDS = 10
 TELL_SECONDS = 0.5
 # Seconds in which most streams have ended that were told to, and their callers have heard of it.
 STREAMS_SECONDS = 2.0
+# Seconds after which a process that was asked to end while it started is made to end again.
+AGAIN_SECONDS = 1.0
 # Seconds that are left to gRPC to send what the last calls answered.
 FLUSH_SECONDS = 2.0
 
@@ -207,7 +209,14 @@ def end_when_asked() -> None:
     The first process of a container gets only signals that it handles: one that is stopped while it starts would go on
     until it is killed.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    def end(*_: object) -> None:
+        # Python ignores an exit that is raised in some callbacks, such as those of an import: so it is raised again.
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+        sys.exit(0)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.signal(signal.SIGTERM, end)
 
 
 def stop_signals() -> asyncio.Event:

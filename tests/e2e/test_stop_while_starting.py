@@ -24,3 +24,25 @@ def test_a_service_ends_well(service: str, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert '"serving"' not in process.stderr.read()
+
+
+IGNORANT = """
+import time
+from grpc_kit.server import end_when_asked
+
+end_when_asked()
+print("ready", flush=True)
+try:
+    time.sleep(60)
+except SystemExit:
+    pass  # as Python does with an exit that is raised in a callback of an import
+time.sleep(60)
+"""
+
+
+def test_an_exit_that_is_ignored_is_raised_again() -> None:
+    with subprocess.Popen([sys.executable, "-c", IGNORANT], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
