@@ -58,8 +58,7 @@ class ChangeImages:
             change = partial(self._update, update, collection, deadline)
             return self._locks.run(collection.name, [update.id], change, deadline)
 
-        _, image = await self._fence.apply(update.collection, write, deadline)
-        return image
+        return await self._fence.apply(update.collection, write, deadline)
 
     async def _update(self, update: ImageUpdate, collection: Collection, deadline: Deadline) -> StoredImage:
         ids, strong = [update.id], Consistency.STRONG

@@ -19,7 +19,11 @@ class StillRunningError(DeadlineExceededError):
 
 
 class ImageLocks:
-    """Locks on images. Nobody holds some while it waits for others, so that no two wait for each other."""
+    """Locks on images.
+
+    No two wait for each other: a caller acquires all that it needs of a collection at once. Only a delete holds images
+    of a collection while it waits for those of the collection's copy, and a copy has no copy itself.
+    """
 
     def __init__(self) -> None:
         """Nothing is locked."""

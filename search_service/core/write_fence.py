@@ -49,10 +49,8 @@ class WriteFence:
                 )
             await asyncio.sleep(POLL_SECONDS)
 
-    async def apply(
-        self, name: str, write: Callable[[Collection], Awaitable[Result]], deadline: Deadline
-    ) -> tuple[Collection, Result]:
-        """Write to the collection that a name leads to; return it as it is after the write, and the write's result.
+    async def apply(self, name: str, write: Callable[[Collection], Awaitable[Result]], deadline: Deadline) -> Result:
+        """Write to the collection that a name leads to; return the write's result.
 
         The write is repeated if the name leads to another collection by then.
         """
@@ -61,7 +59,7 @@ class WriteFence:
             result = await write(collection)
             after = await self.settled(name, deadline)
             if after.identity == collection.identity:
-                return after, result
+                return result
             collection = after
 
     async def delete_from_copy(self, name: str, ids: Sequence[str], deadline: Deadline) -> None:

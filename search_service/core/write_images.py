@@ -209,7 +209,7 @@ class WriteImages:
         stands alone.
         """
         try:
-            _, stored = await self._fence.apply(stream.name, partial(self._upsert, images, stream, deadline), deadline)
+            return await self._fence.apply(stream.name, partial(self._upsert, images, stream, deadline), deadline)
         except InternalError as error:
             if len(images) == 1:
                 return {images[0].image.id: error}
@@ -220,7 +220,6 @@ class WriteImages:
             }
         except ServiceError as error:
             return {prepared.image.id: error for prepared in images}
-        return stored
 
     async def _upsert(
         self, images: "list[_Prepared]", stream: "_Stream", deadline: Deadline, collection: Collection

@@ -205,6 +205,10 @@ def test_calls_are_logged_if_that_is_asked_for_and_nothing_else_is(up: Up, photo
         client.create_collection("photos")
         assert [result.error for result in client.write("photos", [NewImage("coins", content)])] == [None]
         assert [hit.image.id for hit in client.search_by_image("photos", content)] == ["coins"]
+    # The services answer a moment before the command has seen it and says so.
+    until = time.monotonic() + SECONDS
+    while "Both services are up" not in up.log() and time.monotonic() < until:
+        time.sleep(0.05)
     up.process.send_signal(signal.SIGTERM)
     assert up.process.wait(SECONDS) == 0
     assert up.processes() == {}
