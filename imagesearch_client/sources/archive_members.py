@@ -19,7 +19,7 @@ from typing import BinaryIO
 from imagesearch_client.sources.files import file_state, shown
 from imagesearch_client.sources.items import SourceError
 from imagesearch_client.sources.locations import Location
-from imagesearch_client.sources.member_uris import split_member_uri
+from imagesearch_client.sources.member_uris import read_from_archive
 from imagesearch_client.sources.options import MAX_BYTES
 from imagesearch_client.sources.remote import unusable
 from imagesearch_client.sources.tar_files import (
@@ -109,14 +109,7 @@ class ArchiveMembers:
 
     def read(self, uri: str, limit: int) -> bytes:
         """The content of the member that a uri names, at most so many bytes. Raises OSError."""
-        *others, last = split_member_uri(uri)
-        for member, archive in others:
-            try:
-                return self._read(Location(archive), member, limit)
-            except FileNotFoundError:
-                # It may be of the other archive that the uri may mean.
-                continue
-        return self._read(Location(last[1]), last[0], limit)
+        return read_from_archive(uri, self._read, limit)
 
     def _read(self, location: Location, member: str, limit: int) -> bytes:
         indexed, found, descriptor = self._find(location, member)

@@ -3,7 +3,9 @@
 import errno
 import os
 import re
+from collections.abc import Callable
 
+from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.remote import CHAINED, is_url
 
 TAR, ZIP = "tar", "zip"
@@ -31,3 +33,15 @@ def split_member_uri(uri: str) -> list[tuple[str, str]]:
         if URL_BEGIN.match(archive) or (os.path.isabs(archive) and not is_url(archive))  # noqa: PTH117 - a text
     ]
     return likely or splits[-1:]
+
+
+def read_from_archive(uri: str, read: Callable[[Location, str, int], bytes], limit: int) -> bytes:
+    """Read the member that a uri names, at most `limit` bytes, from the archive that has it. Raises OSError."""
+    *others, last = split_member_uri(uri)
+    for member, archive in others:
+        try:
+            return read(Location(archive), member, limit)
+        except FileNotFoundError:
+            # It may be of the other archive that the uri may mean.
+            continue
+    return read(Location(last[1]), last[0], limit)

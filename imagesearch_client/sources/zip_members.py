@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from imagesearch_client.sources.files import file_state
 from imagesearch_client.sources.items import SourceError
 from imagesearch_client.sources.locations import Location
-from imagesearch_client.sources.member_uris import split_member_uri
+from imagesearch_client.sources.member_uris import read_from_archive
 from imagesearch_client.sources.remote import unusable
 
 # Archives that are open at a time. The directory of each is in memory, as zipfile has it.
@@ -51,14 +51,7 @@ class ZipMembers:
 
     def read(self, uri: str, limit: int) -> bytes:
         """The content of the member that a uri names, at most so many bytes. Raises OSError."""
-        *others, last = split_member_uri(uri)
-        for member, archive in others:
-            try:
-                return self._read(Location(archive), member, limit)
-            except FileNotFoundError:
-                # It may be of the other archive that the uri may mean.
-                continue
-        return self._read(Location(last[1]), last[0], limit)
+        return read_from_archive(uri, self._read, limit)
 
     def _read(self, location: Location, member: str, limit: int) -> bytes:
         try:
