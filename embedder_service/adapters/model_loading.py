@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from embedder_service.adapters import cpus, keras_networks, memory, precision, weights
+from embedder_service.adapters import cpus, encoder_content, keras_networks, memory, precision, weights
 from embedder_service.adapters.golden import Golden, GoldenError
 from embedder_service.adapters.tensorflow_model import Backbone, TensorflowModel, use_threads
 from embedder_service.adapters.weights import SPECS, WeightsError
@@ -126,9 +126,10 @@ class ModelLoader:
         _check_shapes(network, facts, path)
         scale: PixelScale = "unit"
         policy = InputPolicy("squash", facts["input_size"])
-        backbone = Backbone(network, scale, "float32", digest)
+        backbone = Backbone(network, scale, "float32", encoder_content.weights_sha256(network))
         preprocessing = PREPROCESSING.format(shape=policy.shape, scale=scale)
         info = self._info(name.text, name.text, backbone, policy, "latent", preprocessing, unit=False)
+        info = replace(info, architecture_sha256=encoder_content.architecture_sha256(path))
         return TensorflowModel(info, backbone, lambda values: values)
 
     def _info(

@@ -273,7 +273,9 @@ class Model(_message.Message):
     weights_sha256: _builtins.str
     """SHA-256 of the weights' tensors (names, shapes and little-endian float32 values), 64 hexadecimal digits."""
     fingerprint: _builtins.str
-    """Names the space of the vectors: a short hash over name, weights, pooling, preprocessing and normalisation."""
+    """Names the space of the vectors: a short hash over network, weights, pooling, preprocessing and normalisation. It does
+    not depend on the precision, on how the model is run, or on the name that an operator gave an encoder of one's own.
+    """
     network: _builtins.str
     """The network, such as "vgg16". Several models may share one."""
     input: _builtins.str
