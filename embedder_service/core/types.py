@@ -88,6 +88,11 @@ class ModelInfo:
     architecture_sha256: str = ""
     """The layers of an encoder of the operator's own; empty for a published network, whose name says them."""
 
+    @property
+    def seconds_per_batch(self) -> float:
+        """Of a full batch."""
+        return self.max_batch_size * self.seconds_per_image
+
     @cached_property
     def fingerprint(self) -> str:
         """Names the space of the vectors: vectors of equal fingerprints can be compared, others cannot.
