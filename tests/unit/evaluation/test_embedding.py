@@ -1,12 +1,15 @@
 """Embedding where something is wrong; what goes well is tested with real embedders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 import typer
-from imagesearch.embedder.v1 import embedder_pb2
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from imagesearch.types.v1 import embedding_pb2
 
 from demo.local_stack import free_port
 from grpc_kit.errors import ResourceExhaustedError, UnavailableError
@@ -15,6 +18,7 @@ from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.evaluate import embedding_well
 from imagesearch_client.evaluation import embedding
 from imagesearch_client.evaluation.embedding import digest_all, embed_all, embed_missing, served_models
+from imagesearch_client.evaluation.ranking import Vectors
 from imagesearch_client.evaluation.vector_cache import VectorCache
 from imagesearch_client.sources.files import read_file
 from imagesearch_client.sources.items import Item
@@ -99,3 +103,41 @@ def test_a_file_that_changed_since_it_was_first_read_fails_and_is_not_kept(nowhe
         found = embed_missing(nowhere, MODEL, {digest: changed}, cache)
         assert found.failed[digest].startswith("FILE_CHANGED: it was changed while the command ran")
         assert cache.missing([digest]) == [digest]
+
+
+class OddEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
+    """Another implementation of the contract: the content of an image says what its vector is made of."""
+
+    def Embed(self, request: embedder_pb2.EmbedRequest, context: object) -> embedder_pb2.EmbedResponse:
+        raise NotImplementedError
+
+    def GetModel(self, request: embedder_pb2.GetModelRequest, context: object) -> embedder_pb2.GetModelResponse:
+        return embedder_pb2.GetModelResponse(model=MODEL)
+
+    def ListModels(self, request: embedder_pb2.ListModelsRequest, context: object) -> embedder_pb2.ListModelsResponse:
+        return embedder_pb2.ListModelsResponse(models=[MODEL])
+
+    def EmbedStream(
+        self, request_iterator: Iterator[embedder_pb2.EmbedStreamRequest], context: object
+    ) -> Iterator[embedder_pb2.EmbedStreamResponse]:
+        for request in request_iterator:
+            values = [float(request.image.content)] * MODEL.dimension
+            embedding = embedding_pb2.Embedding(values=values, fingerprint=MODEL.fingerprint)
+            yield embedder_pb2.EmbedStreamResponse(request_id=request.request_id, embedding=embedding)
+
+
+def test_a_vector_that_is_like_nothing_fails_its_image_and_is_not_kept(tmp_path: Path) -> None:
+    server = grpc.server(ThreadPoolExecutor(8))
+    embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(OddEmbedder(), server)
+    endpoint = Endpoint(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    server.start()
+    files = {text: item(tmp_path / text, text.encode()) for text in ("1", "nan", "inf", "0")}
+    kept: dict[str, Vectors] = {}
+    try:
+        found = embed_all(endpoint, MODEL, files, kept.__setitem__)
+    finally:
+        server.stop(0).wait()
+    assert kept.keys() == {"1"}
+    assert {name: fault.partition(":")[0] for name, fault in found.failed.items()} == dict.fromkeys(
+        ("nan", "inf", "0"), "VECTOR_INVALID"
+    )
