@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
@@ -127,6 +127,18 @@ async def answers(
     return [response async for response in stub.EmbedStream(iter(items), **options)]
 
 
+def stream_to(
+    address: str, items: Iterable[embedder_pb2.EmbedStreamRequest], timeout: float | None = None
+) -> Iterator[embedder_pb2.EmbedStreamResponse]:
+    """Yield the answers to a stream, from a thread, then raise the error that ended it.
+
+    grpc.aio reports INTERNAL instead of the server's status if the stream ends while it sends a message. The
+    synchronous client has no such race.
+    """
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        yield from embedder_pb2_grpc.EmbedderServiceStub(channel).EmbedStream(iter(items), timeout=timeout)
+
+
 def vectors_by(embedder: Embedder, photographs: Mapping[str, bytes]) -> Vectors:
     with grpc.insecure_channel(embedder.address, [("grpc.enable_http_proxy", 0)]) as channel:
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
@@ -147,7 +159,7 @@ def cosine(some: ArrayLike, other: ArrayLike) -> float:
     return float(cosines(np.array([some]), np.array([other]))[0])
 
 
-def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+def status_of(error: grpc.aio.AioRpcError | grpc.Call) -> status_pb2.Status:
     return status_pb2.Status.FromString(dict(error.trailing_metadata() or ())[DETAILS_KEY])
 
 
