@@ -7,12 +7,10 @@ them again in a temporary folder and fails where the two differ.
 import argparse
 import filecmp
 import shutil
+import subprocess
 import sys
 import tempfile
-from importlib import resources
 from pathlib import Path
-
-from grpc_tools import protoc
 
 PROTOS = Path(__file__).parent
 STUBS = PROTOS / "gen"
@@ -20,9 +18,10 @@ STUBS = PROTOS / "gen"
 
 def compile_with(*arguments: str) -> None:
     """Run protoc on every contract of ours, with what protos/ and protoc itself hold. Exits if protoc fails."""
-    well_known = Path(str(resources.files("grpc_tools"))) / "_proto"
     contracts = sorted(str(path) for path in (PROTOS / "imagesearch").rglob("*.proto"))
-    if protoc.main(["protoc", f"-I{PROTOS}", f"-I{well_known}", *arguments, *contracts]) != 0:
+    # A process of its own, because protoc crashes in one that has loaded other libraries with protobuf in them.
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *arguments, *contracts]
+    if subprocess.run(command, check=False).returncode != 0:
         sys.exit("protoc failed")
 
 

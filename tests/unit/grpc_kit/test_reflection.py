@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_reflection.v1alpha import reflection_pb2
-from grpc_tools import protoc
 
 from grpc_kit.reflection import v1_contract
 from tests.unit.grpc_kit.certificates import Authority
@@ -90,7 +90,8 @@ async def test_a_call_without_a_token_is_refused_with_a_reason(serving: Serving,
 def test_the_contract_of_v1_is_the_published_one(tmp_path: Path) -> None:
     compiled = tmp_path / "reflection.binpb"
     name = "grpc/reflection/v1/reflection.proto"
-    assert protoc.main(["protoc", f"-I{PROTOS}", f"--descriptor_set_out={compiled}", name]) == 0
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"--descriptor_set_out={compiled}", name]
+    subprocess.run(command, check=True)
     (published,) = FileDescriptorSet.FromString(compiled.read_bytes()).file
     made = v1_contract()
     for contract in (made, published):
