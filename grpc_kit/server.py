@@ -13,7 +13,6 @@ import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, Gauge
 
 from grpc_kit.health import LIVENESS
@@ -24,6 +23,7 @@ from grpc_kit.interceptors.observed import CallMetrics, Observed
 from grpc_kit.interceptors.receiving import Receiving
 from grpc_kit.interceptors.tokens import Tokens
 from grpc_kit.message_budget import MessageBudget
+from grpc_kit.reflection import serve_reflection
 from grpc_kit.settings import ServerSettings
 
 log = structlog.stdlib.get_logger()
@@ -112,7 +112,7 @@ class Server:
         for service in services:
             service.add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        serve_reflection(self._server, [*self._names, health.SERVICE_NAME])
 
     async def start(self, *, serving: bool = True) -> str:
         """Opens the port and reports its health; gives the address, HOST:PORT.

@@ -20,8 +20,7 @@ from imagesearch.search.v1 import (
     search_pb2,
     search_pb2_grpc,
 )
-from imagesearch.types.v1 import embedding_pb2
-from imagesearch.types.v1 import image_pb2 as types_image_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 
 from grpc_kit.channel import channel_options
 from grpc_kit.status import from_rpc_error
@@ -31,7 +30,7 @@ MEBIBYTE = 1024 * 1024
 MAX_MESSAGE_BYTES = 24 * MEBIBYTE
 DIMENSION = 512
 VECTOR = embedding_pb2.Embedding(values=[0.1] * DIMENSION, fingerprint="slow")
-PHOTOGRAPH = types_image_pb2.EncodedImage(content=os.urandom(5_000_000))
+PHOTOGRAPH = encoded_image_pb2.EncodedImage(content=os.urandom(5_000_000))
 # Seconds in which callers send all that the service takes while the embedder answers nothing.
 HELD_SECONDS = 4
 # docs/operations.md states what the service needs at the defaults; each of these attacks needs less.

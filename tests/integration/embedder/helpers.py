@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -106,16 +106,16 @@ def slow_image(number: int) -> bytes:
     return png(Image.new("L", (8000, 5000), number))
 
 
-def embed_request(content: bytes, region: image_pb2.Region | None = None) -> embedder_pb2.EmbedRequest:
-    return embedder_pb2.EmbedRequest(image=image_pb2.EncodedImage(content=content, region=region))
+def embed_request(content: bytes, region: encoded_image_pb2.Region | None = None) -> embedder_pb2.EmbedRequest:
+    return embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=content, region=region))
 
 
 def item(request_id: str, content: bytes) -> embedder_pb2.EmbedStreamRequest:
-    return embedder_pb2.EmbedStreamRequest(request_id=request_id, image=image_pb2.EncodedImage(content=content))
+    return embedder_pb2.EmbedStreamRequest(request_id=request_id, image=encoded_image_pb2.EncodedImage(content=content))
 
 
 async def vector_of(
-    stub: Stub, content: bytes, region: image_pb2.Region | None = None, **options: Any
+    stub: Stub, content: bytes, region: encoded_image_pb2.Region | None = None, **options: Any
 ) -> NDArray[np.float32]:
     response = await stub.Embed(embed_request(content, region), **options)
     return np.array(response.embedding.values, np.float32)

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 
 from grpc_kit.channel import RETRYABLE
 from tests.integration.embedder.helpers import (
@@ -190,9 +190,9 @@ async def test_an_image_that_comes_again_is_answered_from_the_cache(
     narrow_stub: Stub, narrow_embedder: Embedder, photographs: Mapping[str, bytes]
 ) -> None:
     content = photographs["coins.png"]
-    region = image_pb2.Region(x0=0.25, y0=0, x1=1, y1=1)
+    region = encoded_image_pb2.Region(x0=0.25, y0=0, x1=1, y1=1)
 
-    async def embed(region: image_pb2.Region | None) -> tuple[list[float], int, int]:
+    async def embed(region: encoded_image_pb2.Region | None) -> tuple[list[float], int, int]:
         cached, run = narrow_embedder.answered("cached"), narrow_embedder.images_run()
         response = await narrow_stub.Embed(embed_request(content, region))
         return (

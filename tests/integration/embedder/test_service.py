@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagesearch.embedder.v1 import embedder_pb2
-from imagesearch.types.v1 import embedding_pb2, image_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 from PIL import Image
 
 from embedder_service.adapters.weights import VGG16
@@ -61,17 +61,17 @@ class Bad(NamedTuple):
     reason: str
     message: str
     field: str = "image.content"
-    region: image_pb2.Region | None = None
+    region: encoded_image_pb2.Region | None = None
     model: str = ""
     code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT
 
     @property
-    def image(self) -> image_pb2.EncodedImage:
-        return image_pb2.EncodedImage(content=self.content, region=self.region)
+    def image(self) -> encoded_image_pb2.EncodedImage:
+        return encoded_image_pb2.EncodedImage(content=self.content, region=self.region)
 
 
 def bad_region(x0: float, y0: float, x1: float, y1: float, message: str) -> Bad:
-    region = image_pb2.Region(x0=x0, y0=y0, x1=x1, y1=y1)
+    region = encoded_image_pb2.Region(x0=x0, y0=y0, x1=x1, y1=y1)
     return Bad(plain_image(1), "REGION_INVALID", message, "image.region", region)
 
 
@@ -118,7 +118,7 @@ def facts(status: status_pb2.Status) -> tuple[str, str, list[str]]:
 
 
 async def embed(stub: Stub, content: bytes, **options: Any) -> embedding_pb2.Embedding:
-    request = embedder_pb2.EmbedRequest(image=image_pb2.EncodedImage(content=content))
+    request = embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=content))
     return (await stub.Embed(request, **options)).embedding
 
 
@@ -192,8 +192,8 @@ async def test_an_empty_stream_ends(stub: Stub) -> None:
 async def test_a_region_is_embedded_as_the_image_cut_beforehand(stub: Stub, photographs: Mapping[str, bytes]) -> None:
     cut = BytesIO()
     Image.open(BytesIO(photographs["coffee.png"])).crop((150, 100, 450, 300)).save(cut, "PNG")
-    region = image_pb2.Region(x0=0.25, y0=0.25, x1=0.75, y1=0.75)
-    image = image_pb2.EncodedImage(content=photographs["coffee.png"], region=region)
+    region = encoded_image_pb2.Region(x0=0.25, y0=0.25, x1=0.75, y1=0.75)
+    image = encoded_image_pb2.EncodedImage(content=photographs["coffee.png"], region=region)
     response = await stub.Embed(embedder_pb2.EmbedRequest(image=image))
     assert_same_vector(response.embedding.values, (await embed(stub, cut.getvalue())).values)
 

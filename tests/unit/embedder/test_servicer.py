@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from prometheus_client import CollectorRegistry
 
 from embedder_service.api.servicer import DOMAIN, EmbedderServicer
@@ -50,7 +50,7 @@ async def test_an_image_that_is_refused_is_not_kept(serving: Serving, method: st
 
 
 async def refused(stub: "embedder_pb2_grpc.EmbedderServiceAsyncStub", method: str) -> None:
-    sent = image_pb2.EncodedImage(content=CORRUPT)
+    sent = encoded_image_pb2.EncodedImage(content=CORRUPT)
     if method == "Embed":
         with pytest.raises(grpc.aio.AioRpcError, match="cannot be decoded"):
             await stub.Embed(embedder_pb2.EmbedRequest(image=sent))

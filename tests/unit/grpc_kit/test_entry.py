@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 
 from grpc_kit.interceptors import open_streams, receiving
 from grpc_kit.status import from_rpc_error
@@ -50,7 +50,7 @@ class CountingProxy:
 
 
 def large_requests() -> dict[str, Any]:
-    image = image_pb2.EncodedImage(content=bytes(LARGE))
+    image = encoded_image_pb2.EncodedImage(content=bytes(LARGE))
     return {
         "Embed": embedder_pb2.EmbedRequest(image=image),
         "EmbedStream": embedder_pb2.EmbedStreamRequest(image=image),

@@ -11,7 +11,6 @@ from typing import Any, cast
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -432,20 +431,6 @@ async def test_health_is_told_without_a_token(serving: Serving) -> None:
         watched = stub.Watch(health_pb2.HealthCheckRequest())  # type: ignore[attr-defined]
         assert (await anext(aiter(watched))).status == health_pb2.HealthCheckResponse.SERVING
         watched.cancel()
-
-
-async def reflected(channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]) -> int:
-    request = reflection_pb2.ServerReflectionRequest(list_services="")
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
-    call = stub.ServerReflectionInfo(iter([request]), metadata=metadata)  # type: ignore[operator]
-    return len([response async for response in call])
-
-
-async def test_reflection_is_not_told_without_a_token(serving: Serving) -> None:
-    async with serving(tokens=TOKEN) as running:
-        error = await failure(reflected(running.channel, ()))
-        assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
-        assert await reflected(running.channel, (("authorization", f"Bearer {TOKEN}"),)) == 1
 
 
 async def test_a_token_goes_with_each_call_over_tls(serving: Serving, authority: Authority, pair: Pair) -> None:

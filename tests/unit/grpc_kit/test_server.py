@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from structlog.testing import capture_logs
 
@@ -112,16 +111,6 @@ async def test_health_is_told_for_the_server_and_for_each_service(serving: Servi
             assert running.registry.get_sample_value("grpc_server_serving") == serves
         error = await failure(health_of(running.channel, "no.such.Service"))
         assert error.code() is grpc.StatusCode.NOT_FOUND
-
-
-async def test_reflection_lists_the_services(serving: Serving) -> None:
-    async with serving() as running:
-        stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)  # type: ignore[arg-type]
-        request = reflection_pb2.ServerReflectionRequest(list_services="")
-        call = stub.ServerReflectionInfo(iter([request]))  # type: ignore[operator]
-        (response,) = [response async for response in call]
-    listed = {service.name for service in response.list_services_response.service}
-    assert listed == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
 
 async def test_port_0_takes_a_free_port_and_tells_it(serving: Serving) -> None:

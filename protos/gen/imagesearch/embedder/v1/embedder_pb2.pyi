@@ -9,7 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from imagesearch.types.v1 import embedding_pb2 as _embedding_pb2
-from imagesearch.types.v1 import image_pb2 as _image_pb2
+from imagesearch.types.v1 import encoded_image_pb2 as _encoded_image_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -34,14 +34,14 @@ class EmbedRequest(_message.Message):
     Errors: NOT_FOUND with reason MODEL_NOT_FOUND.
     """
     @_builtins.property
-    def image(self) -> _image_pb2.EncodedImage:
+    def image(self) -> _encoded_image_pb2.EncodedImage:
         """The image. Required."""
 
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
-        image: _image_pb2.EncodedImage | None = ...,
+        image: _encoded_image_pb2.EncodedImage | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -91,7 +91,7 @@ class EmbedStreamRequest(_message.Message):
     model: _builtins.str
     """As in EmbedRequest; it may differ from item to item."""
     @_builtins.property
-    def image(self) -> _image_pb2.EncodedImage:
+    def image(self) -> _encoded_image_pb2.EncodedImage:
         """The image. Required."""
 
     def __init__(
@@ -99,7 +99,7 @@ class EmbedStreamRequest(_message.Message):
         *,
         request_id: _builtins.str = ...,
         model: _builtins.str = ...,
-        image: _image_pb2.EncodedImage | None = ...,
+        image: _encoded_image_pb2.EncodedImage | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
