@@ -8,14 +8,14 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from embedder_service.core.model_names import WEIGHTS_NAMES, EncoderName, ModelName, parse
+from embedder_service.core.model_names import EncoderName, ModelName, parse, weights_of
 from grpc_kit.settings import MEBIBYTE, ServerSettings
 
 # Bytes of a message that are not the image.
 HEADROOM = 64 * 1024
 # A file or a digest for each name of weights: NAME=VALUE, separated by commas.
-ENTRY = re.compile(r"([a-z0-9_]+)=(.+)", re.DOTALL)
-SHA256 = re.compile(r"[0-9a-f]{64}")
+ENTRY = re.compile(r"([A-Za-z0-9_-]+)\s*=\s*(.+)", re.DOTALL)
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class EmbedderSettings(ServerSettings):
@@ -32,7 +32,8 @@ class EmbedderSettings(ServerSettings):
         default="vgg16",
         description="The models to serve, separated by commas; the first answers where a request names none. "
         "NETWORK[-HEAD][-INPUT[SIDE]][-raw], such as vgg16, vgg16-gem, mobilenet-pad, vgg16-rmac-native512, or "
-        "NAME=FOLDER for an encoder of `imagesearch train-autoencoder`. docs/models.md lists them.",
+        "NAME=FOLDER for an encoder of `imagesearch train-autoencoder`. Capital letters and spaces make no difference. "
+        "docs/models.md lists them.",
     )
     weights: str = Field(
         default="",
@@ -134,7 +135,8 @@ class EmbedderSettings(ServerSettings):
         if not names:
             raise ValueError("should name a model, such as vgg16")
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"{min(twice)} is named twice")
+            spellings = [part for part, name in zip(_parts(text), names, strict=True) if name == min(twice)]
+            raise ValueError(f"{' and '.join(spellings)} are one model, {min(twice)}; name it once")
         return text
 
     @field_validator("weights", "weights_sha256")
@@ -166,7 +168,7 @@ class EmbedderSettings(ServerSettings):
     @property
     def weights_digests(self) -> dict[str, str]:
         """Digests of weights, by the weights' names."""
-        return _by_weights(self.weights_sha256, self.models)
+        return {name: digest.lower() for name, digest in _by_weights(self.weights_sha256, self.models).items()}
 
     @field_validator("max_decoding_pixels")
     @classmethod
@@ -193,9 +195,7 @@ def _by_weights(text: str, models: str) -> dict[str, str]:
         entry = ENTRY.fullmatch(part)
         if not entry and not served:
             raise ValueError(f"{part!r} is for none of EMBEDDER_MODELS: encoders have theirs in their folders")
-        name, value = entry.groups() if entry else (served[0], part)
-        if name not in WEIGHTS_NAMES:
-            raise ValueError(f"no weights are called {name!r}; there are {', '.join(WEIGHTS_NAMES)}")
+        name, value = (weights_of(entry[1]), entry[2]) if entry else (served[0], part)
         if name in values:
             raise ValueError(f"there are two for {name}; NAME=VALUE says whose each is")
         values[name] = value

@@ -24,6 +24,7 @@ from pathlib import Path
 from embedder_service.adapters import weights
 from embedder_service.adapters.weight_sources import Source, read_any, sources_of
 from embedder_service.adapters.weights import SPECS, WeightsError, WeightsSpec
+from embedder_service.core.model_names import WEIGHTS_NAMES, ModelNameError, weights_of
 
 THERE_ALREADY = "there already, verified"
 
@@ -87,13 +88,20 @@ def describe(spec: WeightsSpec, path: Path, came_from: str) -> str:
     )
 
 
+def _weights(text: str) -> str:
+    try:
+        return weights_of(text)
+    except ModelNameError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; exits with a message where there are no right weights."""
     parser = argparse.ArgumentParser(
         prog="python -m embedder_service.weights", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("action", choices=["fetch", "verify", "sources"])
-    parser.add_argument("model", choices=sorted(SPECS))
+    parser.add_argument("model", type=_weights, metavar="NAME", help=f"one of {', '.join(WEIGHTS_NAMES)}, or a model's")
     parser.add_argument("--source", help="use this source only (fetch); `sources` lists them")
     parser.add_argument("--sha256", default="", help="expect this digest of the tensors, of weights of your own")
     parser.add_argument("--cache", type=Path, help="folder to keep the file in")

@@ -36,7 +36,8 @@ FROM packages AS weights-baked
 COPY embedder_service/__init__.py embedder_service/weights.py /build/embedder_service/
 COPY embedder_service/adapters/__init__.py embedder_service/adapters/weights.py \
     embedder_service/adapters/weight_sources.py /build/embedder_service/adapters/
-COPY embedder_service/core/__init__.py embedder_service/core/networks.py /build/embedder_service/core/
+COPY embedder_service/core/__init__.py embedder_service/core/model_names.py embedder_service/core/networks.py \
+    embedder_service/core/pooling.py embedder_service/core/types.py /build/embedder_service/core/
 WORKDIR /build
 # Ends the build where the tensors are not the published ones. The text says whose they are, as their licence asks.
 RUN --mount=type=cache,target=/root/.cache/pip \

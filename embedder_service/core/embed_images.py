@@ -11,6 +11,7 @@ from typing import TypeAlias
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, TimeLeft, out_of_time
 from embedder_service.core.image_decoding import ImageDecoder
+from embedder_service.core.model_names import same_name
 from embedder_service.core.ports import Observer
 from embedder_service.core.sharing import SharedWork
 from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo, Pixels, Region, Vectors
@@ -160,11 +161,11 @@ class EmbedImages:
         return [self._pipelines[name].info for name in sorted(self._pipelines)]
 
     def model(self, name: str) -> ModelInfo:
-        """One model; an empty name is the default one. Raises NotFoundError."""
+        """One model by any spelling of its name; an empty name is the default one. Raises NotFoundError."""
         return self._pipeline(name).info
 
     def _pipeline(self, name: str) -> ModelPipeline:
-        pipeline = self._pipelines.get(name or self.default)
+        pipeline = self._pipelines.get(name) or self._pipelines.get(same_name(name) or self.default)
         if pipeline is None:
             served = ", ".join(sorted(self._pipelines))
             raise NotFoundError(

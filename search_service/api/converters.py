@@ -112,7 +112,8 @@ def new_collection_from(message: collection_pb2.Collection) -> NewCollection:
     """The collection of a CreateCollectionRequest."""
     return NewCollection(
         name=message.name,
-        model=message.model,
+        # A name of spaces is none: then the model is the embedder's default one, or there is none.
+        model=message.model.strip(),
         dimension=message.dimension,
         fingerprint=message.fingerprint,
         metric=metric_from(message.metric, "collection.metric"),

@@ -247,6 +247,19 @@ async def test_list_models_lists_what_get_model_gives(stub: Stub) -> None:
     assert list((await stub.ListModels(embedder_pb2.ListModelsRequest())).models) == [named.model]
 
 
+@pytest.mark.parametrize("spelling", ["vgg16-avg", " VGG16 ", "vgg16-squash224"])
+async def test_every_spelling_of_a_name_is_the_same_model_in_every_call(spelling: str, stub: Stub) -> None:
+    described = (await stub.GetModel(embedder_pb2.GetModelRequest(name=spelling))).model
+    assert described.name == "vgg16"
+    image = image_pb2.EncodedImage(content=plain_image(7))
+    embedded = (await stub.Embed(embedder_pb2.EmbedRequest(model=spelling, image=image))).embedding
+    streamed = [
+        response.embedding
+        async for response in stub.EmbedStream(iter([embedder_pb2.EmbedStreamRequest(model=spelling, image=image)]))
+    ]
+    assert {found.fingerprint for found in [embedded, *streamed]} == {described.fingerprint}
+
+
 async def test_get_model_refuses_a_name_that_it_does_not_have(stub: Stub) -> None:
     error = await failure(stub.GetModel(embedder_pb2.GetModelRequest(name="vgg19")))
     assert error.code() is grpc.StatusCode.NOT_FOUND

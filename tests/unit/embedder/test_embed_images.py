@@ -197,6 +197,13 @@ async def test_an_unknown_model_is_refused_with_the_names_of_those_there_are(ser
         assert len(refused.value.message) < 200
 
 
+@pytest.mark.parametrize("spelling", ["MEAN", " mean ", "\tMean\n"])
+async def test_capitals_and_spaces_make_no_other_model(spelling: str, serving: Serving) -> None:
+    async with serving() as at:
+        assert at.images.model(spelling).name == "mean"
+        assert at.images.model("  ").name == "mean"
+
+
 async def test_one_image_too_many_is_refused_while_the_others_get_their_vectors(
     serving: Serving, network: MeanColour
 ) -> None:

@@ -30,7 +30,8 @@ class EmbedRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model's name, as in `Model.name`. Default: the server's default model.
+    """The model's name in any spelling: "vgg16", "VGG16" and "vgg16-avg" are one model. Default: the server's default
+    model.
     Errors: NOT_FOUND with reason MODEL_NOT_FOUND.
     """
     @_builtins.property
@@ -194,7 +195,7 @@ class GetModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The model's name. Default: the server's default model."""
+    """The model's name, as in EmbedRequest. Default: the server's default model."""
     def __init__(
         self,
         *,
