@@ -129,7 +129,7 @@ class ModelLoader:
         backbone = Backbone(network, scale, "float32", digest)
         preprocessing = PREPROCESSING.format(shape=policy.shape, scale=scale)
         info = self._info(name.text, name.text, backbone, policy, "latent", preprocessing, unit=False)
-        return TensorflowModel(info, backbone, lambda values: values)
+        return TensorflowModel(replace(info, is_encoder=True), backbone, lambda values: values)
 
     def _info(
         self,

@@ -67,7 +67,7 @@ class InputPolicy:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model does to an image. Everything here but precision and execution makes its fingerprint."""
+    """What a model does to an image, and how it is run."""
 
     name: str
     network: str
@@ -85,20 +85,28 @@ class ModelInfo:
     """Of a full batch, as measured at start; 0 where it was not."""
     memory_bytes: int = 0
     """What the process's memory grew by for it; what it shares with a model that was loaded before is not counted."""
+    is_encoder: bool = False
+    """Whether it is an encoder from a folder. The operator chooses its name, and `weights_sha256` is of its file."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the space of the vectors: vectors of equal fingerprints can be compared, others cannot."""
+        """Names the space of the vectors: vectors of equal fingerprints can be compared, others cannot.
+
+        It depends on the network, its weights, the head, the preprocessing and the normalisation. It does not depend
+        on the precision, on how the model is run, on where files are, or on the name that an operator gave an encoder.
+        """
         parts = {
-            "name": self.name,
             "input_size": self.input.side,
             "normalisation": self.normalisation,
             "pooling": self.pooling,
             "preprocessing": self.preprocessing,
             "weights_sha256": self.weights_sha256,
         }
+        if not self.is_encoder:
+            # The name of a published network's model is made of its parts: nobody can rename it.
+            parts["name"] = self.name
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return f"{self.network}-{self.pooling}-{digest[:16]}"
+        return f"{'encoder' if self.is_encoder else self.network}-{self.pooling}-{digest[:16]}"
 
 
 @dataclass(frozen=True)

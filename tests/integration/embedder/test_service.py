@@ -251,7 +251,7 @@ async def test_list_models_lists_what_get_model_gives(stub: Stub) -> None:
 async def test_every_spelling_of_a_name_is_the_same_model_in_every_call(spelling: str, stub: Stub) -> None:
     described = (await stub.GetModel(embedder_pb2.GetModelRequest(name=spelling))).model
     assert described.name == "vgg16"
-    image = image_pb2.EncodedImage(content=plain_image(7))
+    image = encoded_image_pb2.EncodedImage(content=plain_image(7))
     embedded = (await stub.Embed(embedder_pb2.EmbedRequest(model=spelling, image=image))).embedding
     streamed = [
         response.embedding

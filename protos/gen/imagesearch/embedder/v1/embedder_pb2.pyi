@@ -272,9 +272,13 @@ class Model(_message.Message):
     precision: _builtins.str
     """The number format of the arithmetic: "float32" or "bfloat16". Not part of the fingerprint."""
     weights_sha256: _builtins.str
-    """SHA-256 of the weights' tensors (names, shapes and little-endian float32 values), 64 hexadecimal digits."""
+    """SHA-256 of the weights' tensors (names, shapes and little-endian float32 values), 64 hexadecimal digits. Of an encoder of
+    the operator's own: SHA-256 of its file.
+    """
     fingerprint: _builtins.str
-    """Names the space of the vectors: a short hash over name, weights, pooling, preprocessing and normalisation."""
+    """Names the space of the vectors: a short hash over network, weights, pooling, preprocessing and normalisation. It does
+    not depend on the precision, on how the model is run, or on the name that an operator gives to an encoder.
+    """
     network: _builtins.str
     """The network, such as "vgg16". Several models may share one."""
     input: _builtins.str
