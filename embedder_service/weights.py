@@ -25,6 +25,8 @@ from embedder_service.adapters import weights
 from embedder_service.adapters.weight_sources import Source, read_any, sources_of
 from embedder_service.adapters.weights import SPECS, WeightsError, WeightsSpec
 from embedder_service.core.model_names import WEIGHTS_NAMES, ModelNameError, weights_of
+from embedder_service.settings import EmbedderSettings
+from grpc_kit.settings import unknown_settings
 
 THERE_ALREADY = "there already, verified"
 
@@ -106,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sha256", default="", help="expect this digest of the tensors, of weights of your own")
     parser.add_argument("--cache", type=Path, help="folder to keep the file in")
     options = parser.parse_args(arguments)
+    if unknown := unknown_settings(EmbedderSettings):
+        sys.exit("\n".join([f"{parser.prog}: wrong settings:", *(f"  {problem}" for problem in unknown)]))
 
     spec = SPECS[options.model]
     path = (options.cache or weights.default_cache()) / spec.file_name

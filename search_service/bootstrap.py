@@ -91,6 +91,8 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
             max_exact_bytes=settings.max_exact_bytes,
         )
         stack.push_async_callback(store.close)
+        if milvus.shows_token:
+            log.warning("SEARCH_MILVUS_TOKEN is sent in plain text: set SEARCH_MILVUS_URI to https://HOST:19530")
         ready = await is_ready(store, settings.milvus_timeout_seconds)
         if store.is_lite and not ready:
             # Nothing that is waited for brings a file back. A server may still be starting.

@@ -355,6 +355,26 @@ async def test_a_scheme_with_nothing_behind_it_is_refused(serving: Serving) -> N
             assert info_of(error).reason in {"TOKEN_MISSING", "TOKEN_INVALID"}
 
 
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        (" ", "the token is blank"),
+        ("first\nsecond", "characters that no header"),
+        ("tökén", "characters that no header"),
+    ],
+)
+def test_a_token_that_cannot_be_sent_is_refused(token: str, said: str) -> None:
+    with pytest.raises(CredentialsError, match=said):
+        channel_credentials(ClientTls(), token)
+
+
+@pytest.mark.parametrize("tls", [None, ClientTls()])
+@pytest.mark.parametrize("target", ["https://localhost:50052", " HTTP://localhost:50052"])
+def test_an_address_of_the_web_is_no_target(target: str, tls: ClientTls | None) -> None:
+    with pytest.raises(CredentialsError, match="write HOST:PORT, and turn on TLS by the settings for TLS"):
+        open_blocking_channel(target, 1000, tls=tls)
+
+
 @pytest.mark.parametrize("token", [TOKEN, OTHER_TOKEN])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_a_call_with_either_token_is_answered(serving: Serving, token: str, scheme: str) -> None:
@@ -441,7 +461,7 @@ async def test_a_token_goes_with_each_call_over_tls(serving: Serving, authority:
             assert await stream(running.channel, ["a"]) == ["a"]
 
         def call() -> str:
-            with open_blocking_channel(running.address, 1000, tls=tls, token=TOKEN) as channel:
+            with open_blocking_channel(running.address, 1000, tls=tls, token=f" {TOKEN}\n") as channel:
                 stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
                 return stub.GetModel(embedder_pb2.GetModelRequest(name="blocking"), timeout=10).model.name
 
