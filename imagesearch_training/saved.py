@@ -19,6 +19,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from imagesearch_training import durable
 from imagesearch_training.checkpoints import Checkpoints
@@ -73,6 +74,10 @@ def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed:
     folder.mkdir()
     network, best = checkpoints.load_best(), checkpoints.best
     encoder, decoder = network.get_layer("encoder"), network.get_layer("decoder")
+    # From the whole of the validation images: neighbours are often alike.
+    shown = photographs.validation[:: max(1, len(photographs.validation) // SHOWN)][:SHOWN]
+    originals = np.divide(photographs.pixels[shown], 255, dtype=np.float32)
+    check_vectors(encoder(originals, training=False).numpy())
     encoder.save(folder / "encoder.keras")
     decoder.save(folder / "decoder.keras")
     _write_csv(
@@ -82,9 +87,6 @@ def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed:
     )
     _write_csv(folder / "skipped.csv", ("name", "message"), ((one.name, one.message) for one in photographs.skipped))
     plot_losses(checkpoints.epochs, baseline, folder / "losses.png")
-    # From the whole of the validation images: neighbours are often alike.
-    shown = photographs.validation[:: max(1, len(photographs.validation) // SHOWN)][:SHOWN]
-    originals = np.divide(photographs.pixels[shown], 255, dtype=np.float32)
     plot_reconstructions(originals, network(originals, training=False).numpy(), folder / "reconstructions.png")
     notes = {
         "format": FORMAT,
@@ -110,6 +112,19 @@ def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed:
         target.rename(replaced)
     # Before the checkpoints go: a power cut leaves either them or the model.
     durable.rename(folder, target)
+
+
+def check_vectors(vectors: NDArray[np.float32]) -> None:
+    """Raises TrainingError if an encoder's vectors, float32[N, L], cannot be searched for.
+
+    The decoder's last layer bounds the images, so that the loss can be finite while vectors are not.
+    """
+    unusable = ~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
+    if unusable.any():
+        raise TrainingError(
+            f"the encoder gives {int(unusable.sum())} of {len(vectors)} validation images a vector that is zero or not "
+            "finite; a smaller --learning-rate and --force to begin anew may help"
+        )
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -15,6 +15,7 @@ from embedder_service.core.model_names import same_name
 from embedder_service.core.ports import Observer
 from embedder_service.core.sharing import SharedWork
 from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo, Pixels, Region, Vectors
+from embedder_service.core.vector_checks import check_vector
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError, ServiceError
@@ -61,7 +62,10 @@ class ModelPipeline:
         return digest, image.region, self.info.fingerprint
 
     async def embed(self, image: EncodedImage, lane: Lane, patience: TimeLeft) -> Vectors:
-        """Embeds one image as float32[D]. Raises InvalidArgumentError, DeadlineExceededError, UnavailableError."""
+        """Embeds one image as float32[D], a vector that the contract allows.
+
+        Raises InvalidArgumentError, DeadlineExceededError, UnavailableError, InternalError.
+        """
         asked = time.monotonic()
         # Where the caller leaves before a thread is free, the pool drops the image: its future is cancelled.
         pixels, began, ended = await asyncio.get_running_loop().run_in_executor(
@@ -70,7 +74,10 @@ class ModelPipeline:
         stages.record("queue", asked, began)
         stages.record("decode", began, ended)
         self._observer.decoded(lane, ended - began)
-        return await self._batcher.submit(pixels, lane, patience)
+        vector = await self._batcher.submit(pixels, lane, patience)
+        # Before it is cached or shared; only this image's callers are refused.
+        check_vector(vector, self.info)
+        return vector
 
 
 class EmbedImages:

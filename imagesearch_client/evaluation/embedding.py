@@ -12,14 +12,14 @@ import grpc
 import numpy as np
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
-from grpc_kit.errors import FailedPreconditionError, ServiceError
+from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, ServiceError
 from grpc_kit.status import from_rpc_error
 from imagesearch_client.bulk.reading import read
 from imagesearch_client.bulk.services import Embedders, Endpoint, image_bounds
 from imagesearch_client.bulk.window import Window
 from imagesearch_client.evaluation.ranking import Vectors
 from imagesearch_client.evaluation.task import Task
-from imagesearch_client.evaluation.vector_cache import VectorCache
+from imagesearch_client.evaluation.vector_cache import VectorCache, is_usable
 from imagesearch_client.sources.files import file_state, read_file
 from imagesearch_client.sources.items import Item
 from imagesearch_client.types import Embedding
@@ -178,7 +178,14 @@ async def _embed(embedders: Embedders, readers: ThreadPoolExecutor, model: embed
             f"the embedder at {embedders.target} now has another model {model.name}, of the fingerprint "
             f"{embedding.fingerprint} and not {model.fingerprint}; run the command again",
         )
-    return np.array(embedding.values, np.float32)
+    vector = np.array(embedding.values, np.float32)
+    if not is_usable(vector):
+        raise InvalidArgumentError(
+            "VECTOR_INVALID",
+            f"the embedder at {embedders.target} sent a vector that is zero or not finite; model {model.name} cannot "
+            "be measured with this image",
+        )
+    return vector
 
 
 def _read(item: Item, max_bytes: int) -> tuple[bytes, str]:

@@ -18,6 +18,11 @@ FLOAT = np.dtype("<f4")
 PATIENCE = 60.0
 
 
+def is_usable(vector: Vectors) -> bool:
+    """Whether a vector, float32 [D], is finite and has a direction."""
+    return bool(np.isfinite(vector).all() and vector.any())
+
+
 class CacheError(AnalysisError):
     """A cache that cannot be used; says which file, and why."""
 
@@ -57,7 +62,7 @@ class VectorCache:
         except sqlite3.Error as error:
             raise self._error(error) from None
         vector = None if row is None else np.frombuffer(row[0], FLOAT)
-        return vector if vector is not None and len(vector) == self._dimension else None
+        return vector if vector is not None and len(vector) == self._dimension and is_usable(vector) else None
 
     def put(self, digest: str, vector: Vectors) -> None:
         """Keeps the vector of a content. Raises CacheError."""

@@ -125,7 +125,7 @@ class EmbedderClient:
     def _meaning(self, error: grpc.RpcError, deadline: Deadline) -> ServiceError:
         """The error, where the embedder wrote it; where gRPC did, what that means to a caller of this service."""
         failure = from_rpc_error(error)
-        if isinstance(failure, InternalError):
+        if isinstance(failure, InternalError) and failure.reason != "VECTOR_INVALID":
             log.error("the embedder failed", target=self._target, reason=failure.reason, message=failure.message)
             return InternalError("INTERNAL", "internal error; the server's log has the details")
         if isinstance(failure, UnauthenticatedError | PermissionDeniedError):

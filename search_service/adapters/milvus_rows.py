@@ -245,9 +245,14 @@ def image_of(row: Row) -> StoredImage:
 
 
 def hit_of(found: Row, metric: Metric) -> Hit:
-    """A hit with score and distance by the metric; Milvus gives similarities, and for L2 the distance squared."""
+    """A hit with score and distance by the metric; Milvus gives similarities, and for L2 the distance squared.
+
+    A vector that cannot be compared has the score minus infinity: NaN has no place in an order.
+    """
     image = image_of(found["entity"])
     value = float(found["distance"])
+    if not math.isfinite(value):
+        return Hit(image, score=-math.inf, distance=math.inf)
     match metric:
         case Metric.COSINE:
             # Rounding makes the cosine of a vector with itself a little more than 1.

@@ -400,7 +400,8 @@ def _milvus_distances(matrix: Vector, vector: Vector, metric: Metric) -> Vector:
     match metric:
         case Metric.COSINE:
             lengths = np.linalg.norm(matrix, axis=1) * np.linalg.norm(vector)
-            cosines: Vector = (matrix @ vector) / lengths
+            with np.errstate(divide="ignore", invalid="ignore"):
+                cosines: Vector = (matrix @ vector) / lengths
             return cosines
         case Metric.IP:
             products: Vector = matrix @ vector

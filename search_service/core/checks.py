@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import numpy as np
+import structlog
 
 from grpc_kit.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
+    InternalError,
     InvalidArgumentError,
     NotFoundError,
 )
 from search_service.core.types import AttributeValue, Collection, Embedding, Index, Region, Vector
+
+log = structlog.stdlib.get_logger()
 
 COLLECTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 FINGERPRINT = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -254,11 +258,41 @@ def check_min_score(min_score: float | None) -> None:
 
 
 def check_embedding(embedding: Embedding, collection: Collection, field: str) -> None:
-    """A vector that the collection can hold: the store itself would take NaN, and answer nonsense from then on."""
+    """A caller's vector that the collection can hold."""
     check_fingerprint(embedding.fingerprint, f"{field}.fingerprint")
     if embedding.fingerprint != collection.fingerprint:
         raise embedding_mismatch(collection, embedding.fingerprint, field)
-    values = embedding.values
+    check_values(embedding.values, collection, field)
+
+
+def check_embedded(embedding: Embedding, collection: Collection, field: str) -> None:
+    """A vector that the embedder made of the image in `field`, and that the collection can hold.
+
+    Another implementation of the embedder's contract may send anything. Its faults are not the caller's.
+    """
+    if embedding.fingerprint != collection.fingerprint:
+        raise embedding_mismatch(collection, embedding.fingerprint, field)
+    try:
+        check_values(embedding.values, collection, field)
+    except InvalidArgumentError as error:
+        if error.reason == "VECTOR_ZERO":
+            raise InvalidArgumentError(
+                "IMAGE_WITHOUT_VECTOR",
+                f"the vector of {field} is all zero with model {collection.model}, so that it is like no other image; "
+                "use another image or another model",
+                field=field,
+                metadata={"model": collection.model},
+            ) from None
+        log.warning("a vector of the embedder is not used", collection=collection.name, problem=error.message)
+        raise InternalError(
+            "VECTOR_INVALID",
+            f"the embedder's model {collection.model} made a vector that cannot be used: {error.message}",
+            metadata={"model": collection.model},
+        ) from None
+
+
+def check_values(values: Vector, collection: Collection, field: str) -> None:
+    """Components that the collection can hold: the store itself would take NaN, and answer nonsense from then on."""
     if len(values) != collection.dimension:
         raise InvalidArgumentError(
             "VECTOR_DIMENSION_MISMATCH",

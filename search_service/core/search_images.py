@@ -1,6 +1,7 @@
 """Searches: a query becomes a vector, and the vector's neighbours become hits."""
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
+import structlog
 
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
@@ -34,6 +36,8 @@ from search_service.core.types import (
     Vector,
     View,
 )
+
+log = structlog.stdlib.get_logger()
 
 MAX_GROUP_SIZE = 100
 # Hits that are looked at for groups at a time; Milvus gives no more.
@@ -259,7 +263,21 @@ class _Resolving:
         found = await self.store.get(name, ids, View.FULL, self.consistency, self.deadline)
         if not found or found[0].vector is None:
             raise image_not_found(name, query.image_id, f"{field}.image_id")
-        return found[0].vector
+        return self._stored(found[0].vector, query.image_id, f"{field}.image_id")
+
+    def _stored(self, vector: Vector, image_id: str, field: str) -> Vector:
+        """Return a vector that is stored. Raises FailedPreconditionError if another program stored one like nothing."""
+        try:
+            checks.check_values(vector, self.collection, field)
+        except InvalidArgumentError as error:
+            raise FailedPreconditionError(
+                "STORED_VECTOR_INVALID",
+                f"the stored vector of image {checks.shown(image_id)} cannot be searched with ({error.message}); write "
+                "the image again",
+                field=field,
+                metadata={"collection": self.collection.name},
+            ) from None
+        return vector
 
     async def _embed(self, image: EncodedImage, field: str) -> Embedding:
         """Embeds with the collection's model, and makes sure that it is still the same model."""
@@ -272,7 +290,7 @@ class _Resolving:
             raise model_gone(self.collection, error, f"{field}.image") from None
         except InvalidArgumentError as error:
             raise error.within(field) from None
-        checks.check_embedding(embedding, self.collection, f"{field}.image")
+        checks.check_embedded(embedding, self.collection, f"{field}.image")
         return embedding
 
 
@@ -294,7 +312,11 @@ class _Looking:
             hits = await self.coarse.best(self.collection, self.vector, wider, self.deadline)
         else:
             (hits,) = await self.store.search(self.collection, [self.vector], wider, self.deadline)
-        return [hit for hit in hits if hit.image.id not in self.left_out][: nearest.limit]
+        compared = [hit for hit in hits if math.isfinite(hit.score)]
+        if len(compared) < len(hits):
+            # Another program stored them. They stand behind all others.
+            log.warning("images whose vectors cannot be compared are left out", collection=self.collection.name)
+        return [hit for hit in compared if hit.image.id not in self.left_out][: nearest.limit]
 
     async def grouped(self, nearest: Nearest, group_by: GroupBy, limit: int) -> list[Hit]:
         """The best, but no more of one value than a group holds. No store is asked to group: not all of them can.

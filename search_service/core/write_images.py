@@ -323,7 +323,7 @@ class _Stream:
             embedding = await self._embedder.embed(source, collection.model)
         except NotFoundError as error:
             raise model_gone(collection, error, "image") from None
-        checks.check_embedding(embedding, collection, "image")
+        checks.check_embedded(embedding, collection, "image")
         return sha256, embedding
 
     async def _find_collection(self) -> Collection:

@@ -30,6 +30,7 @@ from search_service.core.types import (
     Index,
     IndexType,
     IvfParameters,
+    Metric,
     StoredImage,
     View,
 )
@@ -43,6 +44,34 @@ def images(count: int, prefix: str = "i") -> list[StoredImage]:
     return [
         StoredImage(f"{prefix}{n}", create_time=NOW, update_time=NOW, vector=vector) for n, vector in enumerate(vectors)
     ]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("metric", list(Metric))
+async def test_what_cannot_be_compared_stands_last_on_lite_with_a_score_that_has_an_order(
+    tmp_path: Path, deadline: Deadline, metric: Metric
+) -> None:
+    collection = Collection("odd", 8, "f", NOW, metric=metric)
+    good = images(20)
+    # Another program wrote them: Milvus Lite takes them.
+    odd = [
+        dataclasses.replace(good[0], id=f"odd{value}", vector=np.full(8, value, np.float32))
+        for value in (np.nan, np.inf)
+    ]
+    ids = tuple(image.id for image in (*odd, *good))
+    store = MilvusStore(str(tmp_path / "milvus.db"))
+    try:
+        await store.create_collection(collection, deadline)
+        await store.upsert("odd", [*odd, *good], deadline)
+        for among in (None, ids):
+            nearest = Nearest(limit=22, view=View.ID, consistency=Consistency.STRONG, among=among)
+            (hits,) = await store.search(collection, [np.ones(8, np.float32)], nearest, deadline)
+            scores = [hit.score for hit in hits]
+            assert np.isfinite(scores[:20]).all()
+            assert scores == sorted(scores, reverse=True)
+            assert [hit.score for hit in hits if hit.image.id.startswith("odd")] == [-np.inf, -np.inf]
+    finally:
+        await store.close()
 
 
 async def test_lite_keeps_what_it_has_when_it_is_opened_again(tmp_path: Path, deadline: Deadline) -> None:

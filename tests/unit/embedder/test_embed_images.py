@@ -242,7 +242,7 @@ async def test_refused_and_cancelled_images_give_their_places_back(
 
 async def test_a_place_that_was_had_before_is_given_back(serving: Serving) -> None:
     async with serving(bulk=1) as at:
-        for red in range(3):
+        for red in range(1, 4):
             leave = await at.images.admit(image(red, 0, 0), Lane.BULK)
             await at.images.embed_admitted(image(red, 0, 0), "", Lane.BULK, NEVER)
             assert at.admission.under_way(Lane.BULK) == 1
@@ -400,7 +400,7 @@ async def test_the_cache_keeps_no_batch_in_memory(serving: Serving, network: Mea
     cache: VectorCache = LRUCache(10)
     async with serving(cache=cache) as at:
         network.gate.clear()
-        callers = [await at.send(image(red, 0, 0)) for red in range(5)]
+        callers = [await at.send(image(red, 0, 0)) for red in range(1, 6)]
         network.gate.set()
         await asyncio.gather(*callers)
         assert [vector.base for vector in cache.values()] == [None] * 5

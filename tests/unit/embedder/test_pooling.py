@@ -108,3 +108,17 @@ def test_flatten_keeps_every_value_rows_first() -> None:
 def test_unit_length_leaves_zeros_alone() -> None:
     scaled = unit_length(np.array([[3, 4], [0, 0]], np.float32))
     np.testing.assert_allclose(scaled, np.array([[0.6, 0.8], [0, 0]]), rtol=1e-6)
+
+
+def test_unit_length_holds_for_very_short_and_very_long_rows() -> None:
+    rows = np.array([[3e-30, 4e-30], [3e-8, 4e-8], [3e25, -4e25], [3e38, 0]], np.float32)
+    scaled = unit_length(rows)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, np.array([[0.6, 0.8], [0.6, 0.8], [0.6, -0.8], [1, 0]]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_unit_length_never_hides_a_value_that_is_not_finite(value: float) -> None:
+    scaled = unit_length(np.array([[1, value], [3, 4]], np.float32))
+    assert not np.isfinite(scaled[0]).all()
+    np.testing.assert_allclose(scaled[1], [0.6, 0.8], rtol=1e-6)

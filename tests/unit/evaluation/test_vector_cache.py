@@ -34,6 +34,14 @@ def test_a_vector_of_another_length_is_none(tmp_path: Path) -> None:
         assert cache.missing(["aa"]) == ["aa"]
 
 
+@pytest.mark.parametrize("values", [[np.nan, 1, 2], [np.inf, 1, 2], [0, 0, 0]])
+def test_a_vector_that_is_like_nothing_is_made_again(tmp_path: Path, values: list[float]) -> None:
+    with VectorCache(tmp_path, "model", 3) as cache:
+        # As an earlier version kept it.
+        cache.put("aa", np.array(values, np.float32))
+        assert cache.missing(["aa"]) == ["aa"]
+
+
 def test_a_fingerprint_is_never_a_path(tmp_path: Path) -> None:
     with VectorCache(tmp_path / "cache", "../a b/c", 3) as cache:
         cache.put("aa", VECTOR)
@@ -46,7 +54,7 @@ def test_what_was_put_in_survives_a_kill(tmp_path: Path) -> None:
         "import numpy, os, pathlib, signal, sys\n"
         "from imagesearch_client.evaluation.vector_cache import VectorCache\n"
         "cache = VectorCache(pathlib.Path(sys.argv[1]), 'model', 3)\n"
-        "for number in range(100): cache.put(str(number), numpy.full(3, number, numpy.float32))\n"
+        "for number in range(100): cache.put(str(number), numpy.full(3, number + 1, numpy.float32))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)

@@ -42,6 +42,14 @@ def test_a_cosine_code_does_not_depend_on_the_length_and_others_do() -> None:
     assert (made.encode(vectors, Metric.L2) != made.encode(4 * vectors, Metric.L2)).any()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("exponent", [-100, 100])
+def test_a_code_does_not_depend_on_the_scale_of_a_hyperplane(exponent: int) -> None:
+    vectors = (1e18 * np.random.default_rng(1).normal(size=(50, 96))).astype(np.float32)
+    scaled = CodeTransform(np.ldexp(transform().hyperplanes, exponent))
+    assert (scaled.encode(vectors, Metric.L2) == transform().encode(vectors, Metric.L2)).all()
+
+
 def test_the_version_is_that_of_the_rows() -> None:
     one, same = transform(), transform()
     assert one.version == same.version

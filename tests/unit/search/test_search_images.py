@@ -1,12 +1,23 @@
 """Searches on a store in memory."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Self
 
 import numpy as np
 import pytest
 
+from grpc_kit.budget import Budget, Limit
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import FailedPreconditionError, NotFoundError, ServiceError
+from grpc_kit.errors import (
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ServiceError,
+)
 from search_service.core.change_images import ChangeImages
 from search_service.core.collections import Collections, NewCollection
 from search_service.core.image_locks import ImageLocks
@@ -14,7 +25,16 @@ from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import Embedder
 from search_service.core.read_images import get_image
 from search_service.core.search_images import Search, SearchImages, StoredImageQuery
-from search_service.core.types import Collection, Consistency, Embedding, EncodedImage, StoredImage, View
+from search_service.core.types import (
+    Collection,
+    Consistency,
+    EmbedderModel,
+    Embedding,
+    EncodedImage,
+    StoredImage,
+    View,
+)
+from search_service.core.write_images import ImageToWrite, WriteImages
 from tests.memory_store import MemoryStore
 
 FINGERPRINT = "vgg16-avg-0123456789abcdef"
@@ -91,6 +111,78 @@ async def test_what_is_wrong_is_named(
         await searches.search(search, deadline)
     assert caught.value.reason == reason
     assert field in (None, caught.value.field)
+
+
+@dataclass
+class OddEmbedder:
+    """Another implementation of the embedder's contract, which keeps to none of it."""
+
+    values: list[float]
+
+    async def embed(self, image: EncodedImage, model: str, deadline: Deadline | None = None) -> Embedding:
+        return embedding(*self.values)
+
+    async def model(self, name: str, deadline: Deadline) -> EmbedderModel:
+        return EmbedderModel(name, 4, FINGERPRINT)
+
+    @asynccontextmanager
+    async def bulk(self, deadline: Deadline) -> AsyncIterator[Self]:
+        yield self
+
+
+ODD_VECTORS: list[tuple[list[float], type[ServiceError], str]] = [
+    ([1, 0, 0, np.nan], InternalError, "VECTOR_INVALID"),
+    ([1, 0, 0, -np.inf], InternalError, "VECTOR_INVALID"),
+    ([1, 0, 0], InternalError, "VECTOR_INVALID"),
+    ([], InternalError, "VECTOR_INVALID"),
+    ([1e-30, 0, 0, 0], InternalError, "VECTOR_INVALID"),
+    ([1e30, 0, 0, 0], InternalError, "VECTOR_INVALID"),
+    ([0, 0, 0, 0], InvalidArgumentError, "IMAGE_WITHOUT_VECTOR"),
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "reason"), ODD_VECTORS)
+async def test_an_embedders_vector_that_is_none_is_not_searched_with(
+    store: MemoryStore, deadline: Deadline, values: list[float], kind: type[ServiceError], reason: str
+) -> None:
+    searches = SearchImages(store, OddEmbedder(values), KnownCollections(store))
+    with pytest.raises(kind) as refused:
+        await searches.search(Search("photos", EncodedImage(b"1234")), deadline)
+    assert (refused.value.reason, refused.value.metadata["model"]) == (reason, "vgg16")
+    assert refused.value.field == ("query.image" if kind is InvalidArgumentError else "")
+
+
+@pytest.mark.parametrize(("values", "kind", "reason"), ODD_VECTORS)
+async def test_an_embedders_vector_that_is_none_is_not_stored(
+    store: MemoryStore, deadline: Deadline, values: list[float], kind: type[ServiceError], reason: str
+) -> None:
+    async def messages() -> AsyncIterator[ImageToWrite]:
+        yield ImageToWrite("r1", "photos", "odd", EncodedImage(b"1234"))
+        yield ImageToWrite("r2", "photos", "good", embedding(1, 0, 0, 0))
+
+    ample = Budget(Limit(10**6, 10**9)).wait
+    writes = WriteImages(store, OddEmbedder(values), lambda: NOW, ImageLocks(), 100, 10**6, ample)
+    odd, good = [result.outcome async for result in writes.write(messages(), deadline)]
+    assert isinstance(odd, kind)
+    assert (odd.reason, odd.field) == (reason, "image" if kind is InvalidArgumentError else "")
+    assert isinstance(good, StoredImage)
+    assert [
+        image.id for image in await store.get("photos", ["odd", "good"], View.ID, Consistency.STRONG, deadline)
+    ] == ["good"]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("values", [[np.nan, 0, 0, 0], [0, 0, 0, 0]])
+async def test_a_stored_vector_that_is_like_nothing_is_no_hit_and_no_query(
+    store: MemoryStore, searches: SearchImages, deadline: Deadline, values: list[float]
+) -> None:
+    # Another program wrote it into the store.
+    await store.upsert("photos", [StoredImage("odd", vector=np.array(values, np.float32))], deadline)
+    result = await searches.search(Search("photos", embedding(1, 0, 0, 0), limit=10), deadline)
+    assert [hit.image.id for hit in result.hits] == ["east", "northeast", "north", "west"]
+    with pytest.raises(FailedPreconditionError) as refused:
+        await searches.search(Search("photos", StoredImageQuery("odd")), deadline)
+    assert (refused.value.reason, refused.value.field) == ("STORED_VECTOR_INVALID", "query.image_id")
 
 
 async def test_a_model_that_is_served_no_longer_is_a_mismatch(

@@ -22,6 +22,7 @@ from imagesearch_training import saved
 from imagesearch_training.checkpoints import Checkpoints, Epoch
 from imagesearch_training.dataset import Photographs
 from imagesearch_training.errors import TrainingError
+from imagesearch_training.network import build_autoencoder
 from imagesearch_training.training import Settings, learning_rate, train, work_folder
 from tests.unit.training.conftest import SETTINGS, Recorder, Trained, image_files
 
@@ -339,6 +340,21 @@ def test_a_loss_that_is_no_number_is_told(photographs: Path, tmp_path: Path) -> 
     with pytest.raises(TrainingError, match=r"the loss of epoch 1 is no finite number; a smaller --learning-rate than"):
         train(image_files(photographs), tmp_path / "model", settings, Recorder())
     assert Checkpoints(work_folder(tmp_path / "model")).epochs == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_an_encoder_without_usable_vectors_is_not_saved(trained: Trained, tmp_path: Path, value: float) -> None:
+    network = build_autoencoder(SETTINGS.size, SETTINGS.latent)
+    for variable in network.get_layer("encoder").get_layer("latent").weights:
+        variable.assign(np.full(variable.shape, value))
+    network.compile("adam", "mean_squared_error")
+    checkpoints = Checkpoints(tmp_path / "work")
+    checkpoints.add(Epoch(1, 1.0, 1.0, 0.1), network)
+    assert trained.recorder.photographs is not None
+    with pytest.raises(TrainingError, match=r"10 of 10 validation images a vector that is zero or not finite"):
+        saved.save(tmp_path / "model", checkpoints, trained.recorder.photographs, 0, 1.0)
+    checkpoints.close()
+    assert not (tmp_path / "model").exists()
 
 
 def test_two_at_a_time_are_refused(tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ class EmbedderServiceServicer:
     def Embed(self, request, context):
         """Embeds one image: the interactive lane. When too many calls wait it is refused at once, with RESOURCE_EXHAUSTED,
         reason OVERLOADED and RetryInfo.
+
+        A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
+        Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the image's vector is zero with this model, which it
+        always will be; INTERNAL with reason VECTOR_INVALID if the model makes a vector that breaks another of these rules.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

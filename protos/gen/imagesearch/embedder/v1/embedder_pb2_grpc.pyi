@@ -40,6 +40,10 @@ class EmbedderServiceStub:
     Embed: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRequest, _embedder_pb2.EmbedResponse]
     """Embeds one image: the interactive lane. When too many calls wait it is refused at once, with RESOURCE_EXHAUSTED,
     reason OVERLOADED and RetryInfo.
+
+    A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
+    Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the image's vector is zero with this model, which it
+    always will be; INTERNAL with reason VECTOR_INVALID if the model makes a vector that breaks another of these rules.
     """
     EmbedStream: _grpc.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]
     """Embeds many images: the bulk lane. Every request gets exactly one response with its request_id, in any order.
@@ -62,6 +66,10 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     Embed: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRequest, _embedder_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embeds one image: the interactive lane. When too many calls wait it is refused at once, with RESOURCE_EXHAUSTED,
     reason OVERLOADED and RetryInfo.
+
+    A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
+    Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the image's vector is zero with this model, which it
+    always will be; INTERNAL with reason VECTOR_INVALID if the model makes a vector that breaks another of these rules.
     """
     EmbedStream: _aio.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]  # type: ignore[assignment]
     """Embeds many images: the bulk lane. Every request gets exactly one response with its request_id, in any order.
@@ -87,6 +95,10 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_embedder_pb2.EmbedResponse, _abc.Awaitable[_embedder_pb2.EmbedResponse]]:
         """Embeds one image: the interactive lane. When too many calls wait it is refused at once, with RESOURCE_EXHAUSTED,
         reason OVERLOADED and RetryInfo.
+
+        A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
+        Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the image's vector is zero with this model, which it
+        always will be; INTERNAL with reason VECTOR_INVALID if the model makes a vector that breaks another of these rules.
         """
 
     @_abc_1.abstractmethod

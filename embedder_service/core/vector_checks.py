@@ -1,0 +1,53 @@
+"""What every vector has to be before it leaves, whichever network, head, precision or encoder made it."""
+
+import numpy as np
+import structlog
+
+from embedder_service.core.types import ModelInfo, Vectors
+from grpc_kit.errors import InternalError, InvalidArgumentError
+
+log = structlog.stdlib.get_logger()
+
+# How far the length of a vector may be from 1 if the model scales its vectors: rounding in float32 is far below.
+LENGTH_TOLERANCE = 1e-3
+
+
+def check_vector(vector: Vectors, info: ModelInfo) -> None:
+    """Refuse a vector that the contract rules out, and log why.
+
+    Raises InvalidArgumentError if it is zero: the image has no vector with this model. Raises InternalError if it is
+    not float32[D], not finite, or not of unit length although the model scales its vectors. Neither helps to repeat.
+    """
+    problem = vector_problem(vector, info)
+    if problem is not None:
+        log.error("a vector is not sent", model=info.name, problem=problem)
+        raise InternalError(
+            "VECTOR_INVALID",
+            f"model {info.name} made a vector that cannot be used: {problem}. It would for this image again; use "
+            "another model, and report this to the operator of the embedder",
+            metadata={"model": info.name},
+        )
+    if not vector.any():
+        log.warning("an image has no vector", model=info.name)
+        raise InvalidArgumentError(
+            "IMAGE_WITHOUT_VECTOR",
+            f"the vector of image.content is all zero with model {info.name}, so that it is like no other image; use "
+            "another image or another model",
+            field="image.content",
+            metadata={"model": info.name},
+        )
+
+
+def vector_problem(vector: Vectors, info: ModelInfo) -> str | None:
+    """Return what is wrong with a vector that only a faulty network or head can make; None if nothing is."""
+    if vector.dtype != np.float32 or vector.shape != (info.dimension,):
+        return f"it is {vector.dtype}{list(vector.shape)} and should be float32[{info.dimension}]"
+    finite = np.isfinite(vector)
+    if not finite.all():
+        position = int(np.argmin(finite))
+        return f"component {position} is {vector[position]} and should be finite"
+    if info.normalisation == "l2" and vector.any():
+        length = float(np.linalg.norm(vector.astype(np.float64)))
+        if abs(length - 1) > LENGTH_TOLERANCE:
+            return f"its length is {length:.6g} and should be 1"
+    return None
