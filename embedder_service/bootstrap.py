@@ -90,11 +90,12 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
         for batcher in batchers.values():
             batcher.start()
             stack.push_async_callback(batcher.stop)
-        stack.push_async_callback(server.stop)
+        # Closed after the stop of the server: metrics are served until the last call has ended.
         stack.enter_context(metrics.served(registry, settings.metrics_address))
+        stack.push_async_callback(server.stop)
         address = await server.start()
         deaths = (_report_death(batcher, server) for batcher in batchers.values())
-        for watch in (*deaths, memory.give_back_now_and_then()):
+        for watch in (*deaths, memory.give_back_after_work(server.worked)):
             stack.callback(asyncio.create_task(watch).cancel)
         yield address
 
@@ -120,7 +121,7 @@ def _images(
             model.info,
             {lane: DecodePool(ImageDecoder(model.info.input, limits, budgets[lane]), executors[lane]) for lane in Lane},
             batchers[model.info.name],
-            observer,
+            observer.of(model.info.name),
         )
         for model in models
     }

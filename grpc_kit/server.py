@@ -90,6 +90,11 @@ class Server:
         self._serving = Gauge(
             "grpc_server_serving", "1 while the server as a whole reports SERVING, else 0.", registry=registry
         )
+        self._is_draining = Gauge(
+            "grpc_server_draining",
+            "1 from the request to stop on, while the last calls end, else 0.",
+            registry=registry,
+        )
         self._under_way = UnderWay()
         self._draining = Draining()
         tokens = settings.token_list
@@ -151,9 +156,17 @@ class Server:
         await self.set_serving(serving=False)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.NOT_SERVING)
 
+    async def worked(self) -> None:
+        """Wait until a call of a service is in flight, or has ended since the last return. For one caller.
+
+        Calls of health and reflection do not count: probes come all the time.
+        """
+        await self._under_way.worked()
+
     async def stop(self) -> None:
         """Reports NOT_SERVING, takes no new calls and no further items, and gives those under way their time to end."""
         self._serving.set(0)
+        self._is_draining.set(1)
         # gRPC ends calls that come in the moment of the stop and that no servicer has seen. So those who watch are told
         # first, and call elsewhere. One of them that is frozen must not hold up the stop.
         watched = self._health.watchers > 0

@@ -116,6 +116,7 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         budget = MessageBudget(settings.max_bytes_in_flight)
         services = _services(store, store.codes, embedder, settings, budget)
         server = Server(services, settings, DOMAIN, registry, budget)
+        # Closed after the stop of the server: metrics are served until the last call has ended.
         stack.enter_context(metrics.served(registry, settings.metrics_address))
         stack.push_async_callback(server.stop)
         address = await server.start(serving=ready)

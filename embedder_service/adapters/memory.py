@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import gc
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 INTERVAL_SECONDS = 10.0
@@ -28,15 +29,24 @@ def settle() -> None:
     gc.freeze()
 
 
-async def give_back_now_and_then() -> None:
-    """Collects garbage and has glibc return free memory to the system, every ten seconds and without end.
+async def give_back_after_work(
+    worked: Callable[[], Awaitable[None]], interval_seconds: float = INTERVAL_SECONDS
+) -> None:
+    """Collect garbage and have glibc return free memory to the system, again and again while there is work.
+
+    An idle process does not even wake up. Under load this happens once per interval, and a last time after its end.
 
     Each thread's arena keeps what was freed below something that is still used (malloc_trim(3)): after some images of
     a hundred megabytes that is half a gigabyte. Where the C library is another one, it is left alone.
+
+    Args:
+        worked: returns when a call is in flight, or has ended since its last return.
+        interval_seconds: from a return of `worked` to the collection.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while True:
-        await asyncio.sleep(INTERVAL_SECONDS)
+        await worked()
+        await asyncio.sleep(interval_seconds)
         gc.collect()
         if trim is not None:
             await asyncio.to_thread(trim, 0)

@@ -40,7 +40,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         deadline = Deadline.after(context.time_remaining())
 
         async def admit(request: embedder_pb2.EmbedStreamRequest) -> Callable[[], None]:
-            return await self._images.admit(image_from(request.image), Lane.BULK)
+            return await self._images.admit(image_from(request.image), request.model, Lane.BULK)
 
         async def answer(request: embedder_pb2.EmbedStreamRequest) -> embedder_pb2.EmbedStreamResponse:
             return await self._answer(request, deadline)

@@ -50,7 +50,7 @@ class ModelPipeline:
         self.info = info
         self._decoders = decoders
         self._batcher = batcher
-        self._observer = observer
+        self.observer = observer
 
     async def key(self, image: EncodedImage, lane: Lane) -> ImageKey:
         """Names what the vector depends on."""
@@ -73,7 +73,7 @@ class ModelPipeline:
         )
         stages.record("queue", asked, began)
         stages.record("decode", began, ended)
-        self._observer.decoded(lane, ended - began)
+        self.observer.decoded(lane, ended - began)
         vector = await self._batcher.submit(pixels, lane, patience)
         # Before it is cached or shared; only this image's callers are refused.
         check_vector(vector, self.info)
@@ -100,7 +100,7 @@ class EmbedImages:
             limits: what is said of the largest image.
             admission: bounds what is under way.
             cache: keeps vectors; what it forgets is embedded again. None keeps nothing.
-            observer: is told of each answer.
+            observer: is notified of each answer that no model of `pipelines` is asked for.
         """
         self._pipelines = pipelines
         self.default = default
@@ -110,7 +110,7 @@ class EmbedImages:
         self._observer = observer
         self._shared: SharedWork[Vectors] = SharedWork()
 
-    async def admit(self, image: EncodedImage, lane: Lane) -> Callable[[], None]:
+    async def admit(self, image: EncodedImage, model: str, lane: Lane) -> Callable[[], None]:
         """Takes a place for an image, which `embed_admitted` may embed then; gives what gives the place back.
 
         Raises ResourceExhaustedError in the interactive lane.
@@ -118,7 +118,7 @@ class EmbedImages:
         try:
             return (await self._admission.enter(lane, len(image.content))).leave
         except ServiceError as error:
-            self._observer.answered(lane, error.reason)
+            self._observer_of(model).answered(lane, error.reason)
             raise
 
     async def embed(self, image: EncodedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
@@ -126,7 +126,7 @@ class EmbedImages:
 
         Raises NotFoundError, ResourceExhaustedError, InvalidArgumentError, DeadlineExceededError, UnavailableError.
         """
-        leave = await self.admit(image, lane)
+        leave = await self.admit(image, model, lane)
         try:
             return await self.embed_admitted(image, model, lane, deadline)
         finally:
@@ -146,7 +146,7 @@ class EmbedImages:
             result = "CANCELLED"
             raise
         finally:
-            self._observer.answered(lane, result)
+            self._observer_of(model).answered(lane, result)
 
     async def _vector(
         self, pipeline: ModelPipeline, image: EncodedImage, lane: Lane, deadline: Deadline
@@ -171,8 +171,15 @@ class EmbedImages:
         """One model by any spelling of its name; an empty name is the default one. Raises NotFoundError."""
         return self._pipeline(name).info
 
+    def _observer_of(self, model: str) -> Observer:
+        pipeline = self._served(model)
+        return self._observer if pipeline is None else pipeline.observer
+
+    def _served(self, name: str) -> ModelPipeline | None:
+        return self._pipelines.get(name) or self._pipelines.get(same_name(name) or self.default)
+
     def _pipeline(self, name: str) -> ModelPipeline:
-        pipeline = self._pipelines.get(name) or self._pipelines.get(same_name(name) or self.default)
+        pipeline = self._served(name)
         if pipeline is None:
             served = ", ".join(sorted(self._pipelines))
             raise NotFoundError(

@@ -19,7 +19,7 @@ HEAR_SECONDS = 0.5
 
 
 class UnderWay(AroundCalls):
-    """Knows when the last call has ended. The outermost, because it also waits for what an error ends its call with."""
+    """Knows when calls are in flight. The outermost, because it also waits for what an error ends its call with."""
 
     def __init__(self) -> None:
         """Counts from now on."""
@@ -27,6 +27,7 @@ class UnderWay(AroundCalls):
         self._under_way = 0
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()
+        self._worked = asyncio.Event()
 
     async def ended(self) -> None:
         """Waits until no call is under way, and none has begun that was on its way in."""
@@ -36,11 +37,18 @@ class UnderWay(AroundCalls):
             if not self._under_way:
                 return
 
+    async def worked(self) -> None:
+        """Wait until a call is in flight, or has ended since the last return of this method. For one caller."""
+        await self._worked.wait()
+        if not self._under_way:
+            self._worked.clear()
+
     @asynccontextmanager
     async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
         """Counts the call."""
         self._under_way += 1
         self._none_under_way.clear()
+        self._worked.set()
         try:
             yield
         finally:

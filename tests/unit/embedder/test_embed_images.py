@@ -243,7 +243,7 @@ async def test_refused_and_cancelled_images_give_their_places_back(
 async def test_a_place_that_was_had_before_is_given_back(serving: Serving) -> None:
     async with serving(bulk=1) as at:
         for red in range(1, 4):
-            leave = await at.images.admit(image(red, 0, 0), Lane.BULK)
+            leave = await at.images.admit(image(red, 0, 0), "", Lane.BULK)
             await at.images.embed_admitted(image(red, 0, 0), "", Lane.BULK, NEVER)
             assert at.admission.under_way(Lane.BULK) == 1
             leave()

@@ -113,6 +113,40 @@ async def test_health_is_told_for_the_server_and_for_each_service(serving: Servi
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_calls_in_flight_and_calls_that_ended_are_work_and_health_calls_are_none(serving: Serving) -> None:
+    async def works(running: Running) -> bool:
+        try:
+            await asyncio.wait_for(running.server.worked(), 0.05)
+        except TimeoutError:
+            return False
+        return True
+
+    async with serving() as running:
+        await health_of(running.channel, "")
+        assert not await works(running)
+        await running.get("short")
+        assert await works(running)
+        assert not await works(running)
+        call = asyncio.create_task(running.get("wait"))
+        await running.servicer.begun.wait()
+        assert await works(running)
+        assert await works(running)
+        running.servicer.may_end.set()
+        await call
+        assert await works(running)
+        assert not await works(running)
+        await failure(running.get("refuse"))
+        assert await works(running)
+
+
+async def test_a_server_that_stops_says_that_it_drains(serving: Serving) -> None:
+    async with serving() as running:
+        assert running.registry.get_sample_value("grpc_server_draining") == 0
+        await running.server.stop()
+        assert running.registry.get_sample_value("grpc_server_draining") == 1
+        assert running.registry.get_sample_value("grpc_server_serving") == 0
+
+
 async def test_port_0_takes_a_free_port_and_tells_it(serving: Serving) -> None:
     async with serving(listen_address="127.0.0.1:0") as one, serving(listen_address="127.0.0.1:0") as other:
         assert one.address.startswith("127.0.0.1:")
