@@ -99,3 +99,21 @@ class PermissionDeniedError(ServiceError):
 
 class InternalError(ServiceError):
     """A fault of the server. Its details are logged and not told."""
+
+
+# Seconds after which other calls have given back some of their memory.
+MEMORY_SECONDS = 2.0
+
+
+def out_of_memory() -> ResourceExhaustedError:
+    """Return the refusal of a call for which there is no memory now."""
+    return ResourceExhaustedError(
+        "OUT_OF_MEMORY", "the server has no memory left for this; try again later", retry_after=MEMORY_SECONDS
+    )
+
+
+def meaning_of_fault(fault: BaseException) -> ServiceError:
+    """Return what a caller may know of an exception that is no ServiceError."""
+    if isinstance(fault, MemoryError):
+        return out_of_memory()
+    return InternalError("INTERNAL", "internal error; the server's log has the details")

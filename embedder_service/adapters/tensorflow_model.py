@@ -75,7 +75,10 @@ class Backbone:
         traced = tf.function(features, input_signature=[signature], autograph=False)
 
         def run(pixels: Pixels) -> FeatureMaps:
-            maps: FeatureMaps = traced(tf.constant(pixels)).numpy()
+            try:
+                maps: FeatureMaps = traced(tf.constant(pixels)).numpy()
+            except tf.errors.ResourceExhaustedError as error:
+                raise MemoryError(error.message) from error
             return maps
 
         return run
@@ -95,7 +98,7 @@ class TensorflowModel:
         self.info = replace(info, dimension=self.embed(self._pixels(1)).shape[1])
 
     def embed(self, pixels: Pixels) -> Vectors:
-        """Embeds uint8[N, H, W, 3] as float32[N, D]."""
+        """Embeds uint8[N, H, W, 3] as float32[N, D]. Raises MemoryError."""
         vectors = self._head(self._features(pixels))
         return unit_length(vectors) if self._unit else vectors
 

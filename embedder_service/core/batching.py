@@ -21,7 +21,7 @@ from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit import stages
 from grpc_kit.deadline import Clock
-from grpc_kit.errors import DeadlineExceededError, InternalError, ServiceError, UnavailableError
+from grpc_kit.errors import DeadlineExceededError, InternalError, ServiceError, UnavailableError, out_of_memory
 
 log = structlog.stdlib.get_logger()
 
@@ -222,9 +222,11 @@ class Batcher:
                 await self._answer(batch[:middle])
                 await self._answer(batch[middle:])
             elif not batch[0].vector.done():
-                failure = InternalError(
+                failure: ServiceError = InternalError(
                     "INFERENCE_FAILED", "the network failed on this image; the server's log says why"
                 )
+                if isinstance(error, MemoryError):
+                    failure = out_of_memory()
                 failure.__cause__ = error
                 batch[0].vector.set_exception(failure)
             return
