@@ -29,7 +29,7 @@ from grpc_kit.server import Server, Service
 
 
 def load_models(settings: EmbedderSettings) -> list[TensorflowModel]:
-    """Loads the models, proves their networks by golden vectors, and runs each in every batch size.
+    """Loads the models, proves what they compute, and runs each in every batch size.
 
     Raises WeightsError where weights are missing or not the expected ones, GoldenError where a network gives other
     vectors than it should.
@@ -44,7 +44,7 @@ def load_models(settings: EmbedderSettings) -> list[TensorflowModel]:
             threads=settings.threads,
         )
     )
-    models = [loader.load(name) for name in settings.model_names]
+    models = loader.load_all(settings.model_names)
     memory.settle()
     return models
 

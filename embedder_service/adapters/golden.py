@@ -53,6 +53,16 @@ def path_of(model: str) -> Path:
     return Path(__file__).parent / "golden" / f"{model}.npz"
 
 
+def likeness(some: Vectors, others: Vectors) -> NDArray[np.float64]:
+    """How like each row is to the same row of the other matrix, float64[N]: the cosine, if both have unit length.
+
+    It is less where the rows differ in length too.
+    """
+    wide, other = some.astype(np.float64), others.astype(np.float64)
+    found: NDArray[np.float64] = 1 - np.square(wide - other).sum(axis=1) / (2 * np.square(other).sum(axis=1))
+    return found
+
+
 def cosines(some: Vectors, others: Vectors) -> NDArray[np.float64]:
     """The cosine of each row with the same row of the other matrix, float64[N]."""
     wide, other = some.astype(np.float64), others.astype(np.float64)

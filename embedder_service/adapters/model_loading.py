@@ -3,7 +3,7 @@
 import gc
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ from typing import Any
 import tensorflow as tf
 
 from embedder_service.adapters import cpus, keras_networks, memory, precision, weights
+from embedder_service.adapters.candidate import Candidate, photographs
 from embedder_service.adapters.golden import Golden, GoldenError
 from embedder_service.adapters.tensorflow_model import Backbone, TensorflowModel, use_threads
 from embedder_service.adapters.weights import SPECS, WeightsError
 from embedder_service.core.model_names import FC1, EncoderName, ModelName
-from embedder_service.core.networks import NETWORKS, PixelScale
-from embedder_service.core.pooling import POOLINGS
-from embedder_service.core.types import InputPolicy, ModelInfo
+from embedder_service.core.networks import PixelScale
+from embedder_service.core.pooling import POOLINGS, unit_length
+from embedder_service.core.types import InputPolicy, ModelInfo, Vectors
+from embedder_service.core.vector_checks import vector_problem
 
 # What the pixels' preparation is called beside its shape and its scale; it changes when the numbers do.
 PREPROCESSING = "rgb-bilinear-{shape}-{scale}/2"
@@ -57,22 +59,55 @@ class ModelLoader:
         """Loads nothing yet."""
         self._options = options
         self._threads = options.threads or cpus.available()
-        self._backbones: dict[str, Backbone] = {}
+        self._loaded: dict[str, TensorflowModel] = {}
         use_threads(self._threads)
 
-    def load(self, name: ModelName | EncoderName) -> TensorflowModel:
-        """The model, warm and proven. Raises WeightsError and GoldenError."""
+    def load_all(self, names: Sequence[ModelName | EncoderName]) -> list[TensorflowModel]:
+        """The models, warm and proven. Raises WeightsError and GoldenError."""
+        return [self._load(name, names) for name in names]
+
+    def _load(self, name: ModelName | EncoderName, names: Sequence[ModelName | EncoderName]) -> TensorflowModel:
         before = memory.resident_bytes()
-        model = self._encoder(name) if isinstance(name, EncoderName) else self._model(name)
+        if isinstance(name, EncoderName):
+            model = self._encoder(name)
+        else:
+            if name.text not in self._loaded:
+                # One precision is chosen for all models of a network.
+                same = [each for each in names if isinstance(each, ModelName) and each.weights == name.weights]
+                self._loaded |= self._network(name.weights, same)
+            model = self._loaded[name.text]
         model.warm_up()
         gc.collect()
         model.info = replace(model.info, memory_bytes=max(0, memory.resident_bytes() - before))
         return model
 
-    def _model(self, name: ModelName) -> TensorflowModel:
-        backbone = self._backbones.get(name.weights)
-        if backbone is None:
-            backbone = self._backbones[name.weights] = self._backbone(name.weights)
+    def _network(self, weights_name: str, names: Sequence[ModelName]) -> dict[str, TensorflowModel]:
+        """The models of one network, by name, in the precision that is right for all of them."""
+        spec = SPECS[weights_name]
+        path = self._options.files.get(weights_name, self._options.cache / spec.file_name)
+        read = weights.read if spec.shapes else keras_networks.read
+        tensors = weights.read_verified(path, spec, self._options.sha256.get(weights_name, ""), read)
+        digest = weights.tensors_sha256(tensors)
+        golden = Golden.of(weights_name)
+
+        def build(chosen: str) -> Candidate:
+            keras_network = keras_networks.build(weights_name, chosen)
+            keras_networks.assign(keras_network, tensors)
+            backbone = Backbone(keras_network, names[0].network.pixels, chosen, digest)
+            models = {f"{name.text} (head {name.head})": self._model(name, backbone) for name in names}
+            return Candidate(backbone, models, golden, lambda maps: unit_length(POOLINGS["avg"](maps)))
+
+        try:
+            chosen = precision.choose(weights_name, self._options.precision, golden, build)
+        except GoldenError as error:
+            other = "" if self._options.precision == "float32" else "; EMBEDDER_PRECISION=auto takes what is right"
+            raise GoldenError(f"{weights_name}: {error}{other}") from None
+        for name, vectors in chosen.probe().items():
+            _check_usable(name, vectors, chosen.models[name].info)
+        chosen.forget()
+        return {model.info.name: model for model in chosen.models.values()}
+
+    def _model(self, name: ModelName, backbone: Backbone) -> TensorflowModel:
         head = (lambda maps: maps) if name.head == FC1 else POOLINGS[name.head]
         info = self._info(
             name.text,
@@ -84,31 +119,6 @@ class ModelLoader:
             unit=name.unit,
         )
         return TensorflowModel(info, backbone, head)
-
-    def _backbone(self, weights_name: str) -> Backbone:
-        spec = SPECS[weights_name]
-        path = self._options.files.get(weights_name, self._options.cache / spec.file_name)
-        read = weights.read if spec.shapes else keras_networks.read
-        tensors = weights.read_verified(path, spec, self._options.sha256.get(weights_name, ""), read)
-        digest = weights.tensors_sha256(tensors)
-        network = NETWORKS[weights_name.removesuffix(keras_networks.TOP)]
-        golden = Golden.of(weights_name)
-
-        def build(chosen: str) -> TensorflowModel:
-            keras_network = keras_networks.build(weights_name, chosen)
-            keras_networks.assign(keras_network, tensors)
-            backbone = Backbone(keras_network, network.pixels, chosen, digest)
-            policy = InputPolicy("squash", golden.pixels.shape[1])
-            head = POOLINGS["flatten" if weights_name.endswith(keras_networks.TOP) else "avg"]
-            return TensorflowModel(
-                self._info("probe", network.name, backbone, policy, "avg", "", unit=True), backbone, head
-            )
-
-        try:
-            return precision.choose(self._options.precision, golden, build).backbone
-        except GoldenError as error:
-            other = "" if self._options.precision == "float32" else "; EMBEDDER_PRECISION=auto takes what is right"
-            raise GoldenError(f"{weights_name}: {error}{other}") from None
 
     def _encoder(self, name: EncoderName) -> TensorflowModel:
         facts = _encoder_facts(name.folder)
@@ -129,7 +139,11 @@ class ModelLoader:
         backbone = Backbone(network, scale, "float32", digest)
         preprocessing = PREPROCESSING.format(shape=policy.shape, scale=scale)
         info = self._info(name.text, name.text, backbone, policy, "latent", preprocessing, unit=False)
-        return TensorflowModel(replace(info, is_encoder=True), backbone, lambda values: values)
+        info = replace(info, dimension=facts["dimension"], is_encoder=True)
+        model = TensorflowModel(info, backbone, lambda values: values)
+        for pixels in photographs(Golden.of(""), policy):
+            _check_usable(f"{name.text} ({path})", model.embed(pixels), info)
+        return model
 
     def _info(
         self,
@@ -156,6 +170,14 @@ class ModelLoader:
             max_batch_size=1 if policy.shape == "native" else self._options.max_batch_size,
             threads=self._threads,
         )
+
+
+def _check_usable(name: str, vectors: Vectors, info: ModelInfo) -> None:
+    """Raises GoldenError if a model gives photographs vectors that may not leave the embedder."""
+    for vector in vectors:
+        problem = vector_problem(vector, info) or (None if vector.any() else "it is all zero")
+        if problem is not None:
+            raise GoldenError(f"model {name} makes a vector of a photograph that cannot be used: {problem}")
 
 
 def _encoder_facts(folder: Path) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Chooses what a network computes in: bfloat16 only where it is faster here, and right."""
+"""Chooses what a network computes in: bfloat16 only if it is right here, and with "auto" only if it is faster."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
+import numpy as np
 import structlog
 
 from embedder_service.adapters import cpus
-from embedder_service.adapters.golden import LEAST_COSINE, Golden, GoldenError, cosines
-from embedder_service.core.types import ModelInfo, Pixels, Vectors
+from embedder_service.adapters.golden import LEAST_COSINE, Golden, GoldenError, likeness
+from embedder_service.core.types import Vectors
 
 log = structlog.stdlib.get_logger()
 
@@ -18,15 +20,24 @@ PROBED_BATCH = 2
 
 
 class Network(Protocol):
-    """A network that can be timed."""
+    """A network in one precision, with the models that are served of it."""
 
     @property
-    def info(self) -> ModelInfo:
-        """What it does."""
+    def weights_sha256(self) -> str:
+        """The digest of its weights."""
         ...
 
-    def embed(self, pixels: Pixels) -> Vectors:
-        """Embeds uint8[N, H, W, 3] as float32[N, D]."""
+    @property
+    def precision(self) -> str:
+        """What it computes in."""
+        ...
+
+    def golden_vectors(self) -> Vectors:
+        """What it makes of the golden images, float32[N, D]."""
+        ...
+
+    def probe(self) -> Mapping[str, Vectors]:
+        """The vectors of photographs, float32[N, D], by each model that is served of it."""
         ...
 
     def seconds_per_image(self, batch_size: int) -> float:
@@ -37,44 +48,66 @@ class Network(Protocol):
 NetworkType = TypeVar("NetworkType", bound=Network)
 
 
-def choose(precision: Precision, golden: Golden, build: Callable[[str], NetworkType]) -> NetworkType:
-    """Builds the network in the precision that is asked for; "auto" measures.
+def choose(name: str, precision: Precision, golden: Golden, build: Callable[[str], NetworkType]) -> NetworkType:
+    """Builds the network `name` in the precision that is asked for; "auto" measures.
 
-    "auto" takes bfloat16 where the processors have it, a batch runs faster, and its vectors are within the least cosine
-    of float32's. Whatever is taken has to give the golden vectors, where they are of the same weights. Raises
-    GoldenError.
+    bfloat16 is taken only if the vectors of every model that is served, by its own head and input, are within the
+    least cosine of those of float32; with "auto" only if it runs faster, too. Whatever is taken has to give the golden
+    vectors, if they are of the same weights. Raises GoldenError.
     """
-    if precision != "auto":
-        return _proven(build(precision), golden)
-    network = _proven(build("float32"), golden)
-    if not cpus.have_bfloat16():
-        return network
+    exact = _proven(name, build("float32"), golden)
+    expected = exact.probe()
+    if precision == "float32" or (precision == "auto" and not cpus.have_bfloat16()):
+        return exact
     other = build("bfloat16")
-    cosine = float(cosines(other.embed(golden.pixels), network.embed(golden.pixels)).min())
-    for each in (network, other):
-        # The first run of a size plans it.
-        each.seconds_per_image(PROBED_BATCH)
-    seconds = {each.info.precision: each.seconds_per_image(PROBED_BATCH) for each in (network, other)}
-    accepted = cosine >= LEAST_COSINE["bfloat16"] and seconds["bfloat16"] < seconds["float32"]
+    model, cosine = _least_like(other.probe(), expected)
+    # Not a number is not enough either.
+    is_right = cosine >= LEAST_COSINE["bfloat16"]
+    if precision == "bfloat16":
+        if not is_right:
+            raise GoldenError(
+                f"bfloat16 gives other vectors than float32 on this machine: a cosine of {cosine:.6f} by model "
+                f"{model}, where {LEAST_COSINE['bfloat16']} is the least"
+            )
+        return _proven(name, other, golden)
+    seconds = _seconds(exact, other) if is_right else {}
+    is_taken = is_right and seconds["bfloat16"] < seconds["float32"]
     log.info(
         "precision probed",
-        network=network.info.network,
-        taken="bfloat16" if accepted else "float32",
+        network=name,
+        taken="bfloat16" if is_taken else "float32",
+        least_like=model,
         cosine=round(cosine, 6),
-        **{f"{name}_ms_per_image": round(value * 1e3, 1) for name, value in seconds.items()},
+        **{f"{each}_ms_per_image": round(value * 1e3, 1) for each, value in seconds.items()},
     )
-    if not accepted:
-        return network
+    if not is_taken:
+        return exact
     try:
-        return _proven(other, golden)
+        return _proven(name, other, golden)
     except GoldenError as error:
         log.warning("float32 is served", why=str(error))
-        return network
+        return exact
 
 
-def _proven(network: NetworkType, golden: Golden) -> NetworkType:
-    if network.info.weights_sha256 != golden.weights_sha256:
-        log.warning("no golden vectors for these weights: the network is served unproven", network=network.info.network)
+def _least_like(found: Mapping[str, Vectors], expected: Mapping[str, Vectors]) -> tuple[str, float]:
+    """The model whose vectors differ most from the expected ones, and their likeness; NaN is the least."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        least = {model: float(likeness(vectors, expected[model]).min()) for model, vectors in found.items()}
+    worst = min(least, key=lambda model: -math.inf if math.isnan(least[model]) else least[model])
+    return worst, least[worst]
+
+
+def _seconds(*networks: Network) -> dict[str, float]:
+    for network in networks:
+        # The first run of a size plans it.
+        network.seconds_per_image(PROBED_BATCH)
+    return {network.precision: network.seconds_per_image(PROBED_BATCH) for network in networks}
+
+
+def _proven(name: str, network: NetworkType, golden: Golden) -> NetworkType:
+    if network.weights_sha256 != golden.weights_sha256:
+        if network.precision == "float32":
+            log.warning("no golden vectors for these weights: the network is served unproven", network=name)
         return network
-    golden.check(network.embed(golden.pixels), network.info.precision)
+    golden.check(network.golden_vectors(), network.precision)
     return network

@@ -57,6 +57,8 @@ class Backbone:
         self._runners: dict[int | None, Callable[[Pixels], FeatureMaps]] = {}
         self.planned: set[tuple[int, int]] = set()
         """The sides and sizes of batches that were run, so that oneDNN has its plan for them."""
+        self.seconds: dict[tuple[int, int], float] = {}
+        """What an image costs, by the side and the size of batches."""
 
     def runner(self, side: int | None) -> Callable[[Pixels], FeatureMaps]:
         """What runs the network on uint8[N, side, side, 3], or on any one size for None; it gives float32[N, ...]."""
@@ -88,28 +90,35 @@ class TensorflowModel:
     """A backbone with the head that makes vectors of its feature maps."""
 
     def __init__(self, info: ModelInfo, backbone: Backbone, head: Callable[[FeatureMaps], Vectors]) -> None:
-        """`info` says everything but the dimension, which is found by a first run."""
+        """`info` says everything; whoever does not know the dimension yet sets it after a first run."""
         fixed = info.input.shape != "native"
         self.backbone = backbone
         self._features = backbone.runner(info.input.side if fixed else None)
         self._head = head
         self._unit = info.normalisation == "l2"
         self.info = info
-        self.info = replace(info, dimension=self.embed(self._pixels(1)).shape[1])
 
     def embed(self, pixels: Pixels) -> Vectors:
         """Embeds uint8[N, H, W, 3] as float32[N, D]. Raises MemoryError."""
-        vectors = self._head(self._features(pixels))
+        return self.vectors_of(self._features(pixels))
+
+    def vectors_of(self, maps: FeatureMaps) -> Vectors:
+        """What the head makes of the network's feature maps, float32[N, ...], as float32[N, D]."""
+        vectors = self._head(maps)
         return unit_length(vectors) if self._unit else vectors
 
     def warm_up(self) -> None:
         """Runs every batch size once, so that no caller waits for oneDNN to plan it; measures what an image costs."""
-        planned, side = self.backbone.planned, self.info.input.side
-        for size in range(1, self.info.max_batch_size + 1):
+        planned, side, most = self.backbone.planned, self.info.input.side, self.info.max_batch_size
+        for size in range(1, most + 1):
             if (side, size) not in planned:
                 self.seconds_per_image(size, runs=1)
                 planned.add((side, size))
-        self.info = replace(self.info, seconds_per_image=self.seconds_per_image(self.info.max_batch_size))
+        # Heads cost next to nothing beside the network.
+        seconds = self.backbone.seconds
+        if (side, most) not in seconds:
+            seconds[side, most] = self.seconds_per_image(most)
+        self.info = replace(self.info, seconds_per_image=seconds[side, most])
 
     def seconds_per_image(self, batch_size: int, runs: int = TIMED_RUNS) -> float:
         """Measures what one image costs in a batch of this size: the median of some runs."""

@@ -1,6 +1,6 @@
 """The choice of a precision, among small networks that compute what they say; and the golden vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from embedder_service.adapters import cpus, precision
-from embedder_service.adapters.golden import Golden, GoldenError, cosines
+from embedder_service.adapters.golden import Golden, GoldenError, cosines, likeness
 from embedder_service.adapters.precision import PROBED_BATCH, Precision
 from embedder_service.adapters.weights import VGG16
-from embedder_service.core.types import InputPolicy, ModelInfo, Pixels, Vectors
+from embedder_service.core.types import Pixels, Vectors
 
 WEIGHTS = "0" * 64
 SIZE, DIMENSION = 4, 32
@@ -83,17 +83,23 @@ class Network:
     """A network with a cost that the test states: of the first run, and of later ones."""
 
     def __init__(
-        self, name: str, embed: Callable[[Pixels], Vectors], seconds: tuple[float, float], weights_sha256: str
+        self,
+        precision: str,
+        models: Mapping[str, Callable[[Pixels], Vectors]],
+        seconds: tuple[float, float],
+        weights_sha256: str,
     ) -> None:
-        self.info = ModelInfo(
-            "layer", "layer", DIMENSION, InputPolicy("squash", SIZE), "avg", "none/1", "l2", weights_sha256, name, 8, 1
-        )
+        self.precision = precision
+        self.weights_sha256 = weights_sha256
         self.timed: list[int] = []
-        self._embed = embed
+        self._models = models
         self._seconds = seconds
 
-    def embed(self, pixels: Pixels) -> Vectors:
-        return self._embed(pixels)
+    def golden_vectors(self) -> Vectors:
+        return self._models["layer"](PIXELS)
+
+    def probe(self) -> Mapping[str, Vectors]:
+        return {name: embed(PIXELS) for name, embed in self._models.items()}
 
     def seconds_per_image(self, batch_size: int) -> float:
         self.timed.append(batch_size)
@@ -105,16 +111,19 @@ class Factory:
 
     def __init__(self) -> None:
         self.networks: dict[str, Callable[[Pixels], Vectors]] = {"float32": float32, "bfloat16": bfloat16}
+        # The models that are served beside "layer".
+        self.others: dict[str, dict[str, Callable[[Pixels], Vectors]]] = {"float32": {}, "bfloat16": {}}
         self.seconds = {"float32": (1.0, 1.0), "bfloat16": (0.5, 0.5)}
         self.weights_sha256 = WEIGHTS
         self.built: list[Network] = []
 
     def __call__(self, name: str) -> Network:
-        self.built.append(Network(name, self.networks[name], self.seconds[name], self.weights_sha256))
+        models = {"layer": self.networks[name], **self.others[name]}
+        self.built.append(Network(name, models, self.seconds[name], self.weights_sha256))
         return self.built[-1]
 
     def names(self) -> list[str]:
-        return [network.info.precision for network in self.built]
+        return [network.precision for network in self.built]
 
 
 class Log:
@@ -168,7 +177,7 @@ def test_the_stand_ins_are_as_far_apart_as_they_say() -> None:
 
 @pytest.mark.usefixtures("with_bfloat16")
 def test_auto_takes_bfloat16_where_it_is_had_and_faster_and_right(factory: Factory, golden: Golden, log: Log) -> None:
-    assert precision.choose("auto", golden, factory).info.precision == "bfloat16"
+    assert precision.choose("net", "auto", golden, factory).precision == "bfloat16"
     ((level, event, facts),) = log.lines
     assert (level, event, facts["taken"]) == ("info", "precision probed", "bfloat16")
     assert (facts["float32_ms_per_image"], facts["bfloat16_ms_per_image"]) == (1000.0, 500.0)
@@ -176,7 +185,7 @@ def test_auto_takes_bfloat16_where_it_is_had_and_faster_and_right(factory: Facto
 
 @pytest.mark.usefixtures("without_bfloat16")
 def test_auto_does_not_even_build_bfloat16_where_the_processors_have_it_not(factory: Factory, golden: Golden) -> None:
-    assert precision.choose("auto", golden, factory).info.precision == "float32"
+    assert precision.choose("net", "auto", golden, factory).precision == "float32"
     assert factory.names() == ["float32"]
     assert factory.built[0].timed == []
 
@@ -187,7 +196,7 @@ def test_auto_takes_bfloat16_only_where_it_is_faster(
     factory: Factory, golden: Golden, log: Log, seconds: float, taken: str
 ) -> None:
     factory.seconds["bfloat16"] = (seconds, seconds)
-    assert precision.choose("auto", golden, factory).info.precision == taken
+    assert precision.choose("net", "auto", golden, factory).precision == taken
     assert log.lines[0][2]["taken"] == taken
 
 
@@ -200,7 +209,7 @@ def test_the_first_run_of_a_size_does_not_count(
 ) -> None:
     for number, name in enumerate(("float32", "bfloat16")):
         factory.seconds[name] = (first[number], later[number])
-    assert precision.choose("auto", golden, factory).info.precision == taken
+    assert precision.choose("net", "auto", golden, factory).precision == taken
     assert [network.timed for network in factory.built] == [[PROBED_BATCH] * 2] * 2
 
 
@@ -221,27 +230,74 @@ def test_auto_takes_bfloat16_only_where_its_vectors_are_those_of_float32(
     factory: Factory, golden: Golden, network: Callable[[Pixels], Vectors], taken: str
 ) -> None:
     factory.networks["bfloat16"] = network
-    assert precision.choose("auto", golden, factory).info.precision == taken
+    assert precision.choose("net", "auto", golden, factory).precision == taken
 
 
-@pytest.mark.parametrize("forced", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("forced", "built"), [("float32", ["float32"]), ("bfloat16", ["float32", "bfloat16"])])
 @pytest.mark.usefixtures("without_bfloat16")
 def test_a_precision_that_is_asked_for_is_taken_whatever_it_costs(
-    factory: Factory, golden: Golden, forced: Precision
+    factory: Factory, golden: Golden, forced: Precision, built: list[str]
 ) -> None:
     factory.seconds[forced] = (9.0, 9.0)
-    assert precision.choose(forced, golden, factory).info.precision == forced
-    assert factory.names() == [forced]
-    assert factory.built[0].timed == []
+    assert precision.choose("net", forced, golden, factory).precision == forced
+    assert factory.names() == built
+    assert [network.timed for network in factory.built] == [[]] * len(built)
+
+
+@pytest.mark.usefixtures("with_bfloat16")
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize(
+    ("wrong", "cosine"), [(turned(0.9985), "0.998500"), (not_numbers, "nan"), (one_not_a_number, "nan")]
+)
+def test_every_model_that_is_served_is_compared_with_float32(
+    factory: Factory, golden: Golden, log: Log, wrong: Callable[[Pixels], Vectors], cosine: str, published: bool
+) -> None:
+    if not published:
+        factory.weights_sha256 = "1" * 64
+    factory.others = {
+        "float32": {"layer-max": float32, "layer-native": float32},
+        "bfloat16": {"layer-max": wrong, "layer-native": bfloat16},
+    }
+    with pytest.raises(GoldenError, match=f"a cosine of {cosine} by model layer-max, where 0.999 is the least"):
+        precision.choose("net", "bfloat16", golden, factory)
+    assert precision.choose("net", "auto", golden, factory).precision == "float32"
+    _, event, facts = log.lines[-1]
+    assert (event, facts["network"], facts["taken"], facts["least_like"], str(facts["cosine"])) == (
+        "precision probed",
+        "net",
+        "float32",
+        "layer-max",
+        cosine.rstrip("0"),
+    )
+    # What is wrong is not timed.
+    assert [network.timed for network in factory.built] == [[]] * 4
+
+
+@pytest.mark.usefixtures("with_bfloat16")
+def test_a_model_that_keeps_the_length_of_its_vectors_is_compared_by_length_too(
+    factory: Factory, golden: Golden
+) -> None:
+    factory.others = {
+        "float32": {"layer-raw": lambda pixels: 7 * float32(pixels)},
+        "bfloat16": {"layer-raw": lambda pixels: 8 * float32(pixels)},
+    }
+    with pytest.raises(GoldenError, match="by model layer-raw"):
+        precision.choose("net", "bfloat16", golden, factory)
+
+
+def test_likeness_is_the_cosine_of_unit_vectors_and_less_for_another_length() -> None:
+    assert likeness(turned(0.9)(PIXELS), float32(PIXELS)) == pytest.approx([0.9] * 3, abs=1e-6)
+    rows: Vectors = np.array([[3, 4]], np.float32)
+    assert likeness(rows * np.float32(1.1), rows) == pytest.approx([1 - 0.1**2 / 2], abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("asked", "network", "message"),
     [
         ("float32", turned(0.9998), "a cosine of 0.9998.* float32 should have 0.9999"),
-        ("bfloat16", turned(0.9985), "a cosine of 0.9985.* bfloat16 should have 0.999"),
+        ("bfloat16", turned(0.9985), "a cosine of 0.9985.* by model layer, where 0.999 is the least"),
         ("float32", one_wrong, "the network gives wrong vectors on this machine"),
-        ("bfloat16", one_wrong, "the network gives wrong vectors on this machine"),
+        ("bfloat16", one_wrong, "bfloat16 gives other vectors than float32 on this machine"),
         ("float32", not_numbers, "a cosine of nan"),
         ("bfloat16", not_numbers, "a cosine of nan"),
         ("float32", one_not_a_number, "a cosine of nan"),
@@ -253,7 +309,7 @@ def test_a_network_that_does_not_give_the_golden_vectors_is_not_served(
 ) -> None:
     factory.networks[asked] = network
     with pytest.raises(GoldenError, match=message):
-        precision.choose(asked, golden, factory)
+        precision.choose("net", asked, golden, factory)
 
 
 @pytest.mark.usefixtures("with_bfloat16")
@@ -263,7 +319,7 @@ def test_auto_does_not_serve_a_float32_that_is_wrong(
 ) -> None:
     factory.networks["float32"] = network
     with pytest.raises(GoldenError):
-        precision.choose("auto", golden, factory)
+        precision.choose("net", "auto", golden, factory)
 
 
 @pytest.mark.usefixtures("with_bfloat16")
@@ -274,12 +330,12 @@ def test_other_weights_are_served_unproven_with_a_warning(
     factory.weights_sha256 = "1" * 64
     # What is golden for these weights nobody knows.
     factory.networks = {"float32": turned(0.5), "bfloat16": turned(0.5)}
-    assert precision.choose(asked, golden, factory).info.precision == taken
+    assert precision.choose("net", asked, golden, factory).precision == taken
     assert set(log.warnings()) == {"no golden vectors for these weights: the network is served unproven"}
 
 
 def test_the_right_weights_are_served_without_a_warning(factory: Factory, golden: Golden, log: Log) -> None:
-    precision.choose("float32", golden, factory)
+    precision.choose("net", "float32", golden, factory)
     assert log.lines == []
 
 
