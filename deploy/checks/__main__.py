@@ -11,6 +11,7 @@ from deploy.checks import compose, consistency, images, mutations, schemas
 from deploy.checks.manifests import Object, builds
 from deploy.checks.tools import ROOT, ProblemError, ToolError, checkov, installed, prometheus_tool, run
 from deploy.observability import check as observability
+from deploy.observability import models
 
 DEPLOY = ROOT / "deploy"
 
@@ -46,6 +47,8 @@ def _steps(built: dict[str, list[Object]]) -> dict[str, Callable[[], Iterable[st
         f"promtool: {len(rule_tests)} files of rule tests": lambda: _said(
             prometheus_tool("promtool"), "test", "rules", *rule_tests
         ),
+        f"promtool: rule tests and fleets with {', '.join(models.LOADS)}": models.problems,
+        f"mutations: {len(models.FAULTS)} faults of rules with several models are noticed": models.unnoticed,
         "rules, runbooks and dashboard": observability.problems,
     }
 
