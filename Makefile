@@ -66,7 +66,7 @@ bench: setup ## Measure both services against their peers (two hours, with nothi
 
 LANGUAGES ?= node go java
 .PHONY: examples
-examples: setup ## Run the clients in other languages against both services (LANGUAGES="node go" for some; needs their tools)
+examples: setup ## Run the clients in other languages against both services (LANGUAGES="node go" for some)
 	$(BIN)/python -m examples $(LANGUAGES)
 
 .PHONY: examples-tools

@@ -1,7 +1,7 @@
 """Runs the example clients against both services: `python -m examples [--install] [node] [go] [java]`.
 
-Each client is built, and runs four times: against a healthy stack over TLS with a token, against a search service whose
-embedder does not answer, with a wrong token, and with the certificate of another authority. What it prints is checked.
+Each client is built, and runs four times: over TLS with a token, with a wrong token, with the certificate of another
+authority, and while the search service cannot reach the embedder. What it prints is checked.
 Its stubs are made of the folder protos/ alone. Without languages, the clients of all of them run.
 """
 
@@ -13,10 +13,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from demo.photographs import write_photographs
 from demo.service_process import StartError
 from examples.languages import LANGUAGES, PROTOC, ROOT, BuildError, Client, call, contracts, is_there
-from examples.runs import faults_of, faults_of_reflection
+from examples.runs import Runs, faults_of_reflection, write_photos
 from examples.stack import running_stack
 from examples.tools import check_tools, install
 
@@ -50,15 +49,18 @@ def faults_by_language(clients: Mapping[str, Client]) -> dict[str, list[str]]:
     """Start the stack, and run every client. Raises StartError."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_photographs(folder)
+        write_photos(folder)
         print("starting both services", flush=True)
         with running_stack(folder) as stack:
             found = {"reflection": list(faults_of_reflection(stack))}
-            for language, client in clients.items():
+            runs = {language: Runs(client, stack, folder) for language, client in clients.items()}
+            for language, each in runs.items():
                 print(f"== {language}", flush=True)
-                began = time.monotonic()
-                found[language] = list(faults_of(client, stack, folder))
-                print(f"-- {language}: 4 runs in {time.monotonic() - began:.0f} s", flush=True)
+                found[language] = list(each.faults())
+            stack.link.cut()
+            for language, each in runs.items():
+                print(f"== {language}, while the search service cannot reach the embedder", flush=True)
+                found[language] += each.faults_of_outage()
     return found
 
 

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -50,6 +51,7 @@ CLASS_PATH = (
     ),
     *("protobuf", "guava", "opencensus-api", "perfmark-api", "geronimo-annotation-1.3-spec"),
 )
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
 class BuildError(Exception):
@@ -84,10 +86,10 @@ def is_there(evidence: str) -> bool:
     return shutil.which(evidence) is not None
 
 
-def call(*command: str, folder: Path = ROOT, **environment: str) -> None:
-    """Run a command in silence. Raises BuildError."""
+def call(*command: str, folder: Path = ROOT, settings: Mapping[str, str] = NO_SETTINGS) -> None:
+    """Run a command in silence, with further environment variables. Raises BuildError."""
     done = subprocess.run(
-        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
+        command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise BuildError(f"{' '.join(command[:2])} failed:\n{done.stdout}{done.stderr}")
@@ -110,7 +112,8 @@ def build_go(folder: Path) -> Client:
     stubs.mkdir()
     call("protoc", f"-I{PROTOS}", f"--go_out={stubs}", f"--go-grpc_out={stubs}", *contracts("imagesearch"))
     program = folder / "client"
-    call("go", "build", "-o", str(program), "./examples/go", GO111MODULE="off", GOPATH=f"{folder}:{GOPATH}", GOFLAGS="")
+    settings = {"GO111MODULE": "off", "GOPATH": f"{folder}:{GOPATH}", "GOFLAGS": "", "CGO_ENABLED": "0"}
+    call("go", "build", "-o", str(program), "./examples/go", settings=settings)
     # Debian's grpc-go is older than 1.40, where retries became the default.
     return Client((str(program),), {"GRPC_GO_RETRY": "on"})
 

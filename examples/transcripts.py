@@ -30,13 +30,14 @@ def faults_of_run(transcript: str, photos: Sequence[str]) -> list[str]:
     return [f"not true: {claim}" for claim, holds in claims.items() if not holds]
 
 
-def faults_of_outage(transcript: str) -> list[str]:
+def faults_of_outage(transcript: str, photos: Sequence[str]) -> list[str]:
     """Return what a client whose search service cannot reach the embedder did not do."""
-    delay = re.search(r"^  retry after (\d+\.\d+) s$", transcript, re.MULTILINE)
+    delays = re.findall(r"^  retry after (\d+\.\d+) s$", transcript, re.MULTILINE)
     claims = {
-        "the outage is reported": has_error(transcript, "failed", "UNAVAILABLE", "EMBEDDER_UNAVAILABLE"),
-        "the error says when to try again": delay is not None and float(delay[1]) > 0,
+        f"the error of {what} is reported": has_error(transcript, what, "UNAVAILABLE", "EMBEDDER_UNAVAILABLE")
+        for what in (*(f"refused {name}" for name in photos), "failed")
     }
+    claims["every error says when to try again"] = len(delays) > len(photos) and all(float(delay) for delay in delays)
     return [f"not true: {claim}" for claim, holds in claims.items() if not holds]
 
 

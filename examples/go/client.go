@@ -29,12 +29,14 @@ import (
 const (
 	deadline   = 30 * time.Second
 	collection = "from_go"
+	// A larger request would not be repeated. The services take images of up to 20 MiB.
+	retryBufferBytes = 48 << 20
 	// Repeat these calls if a server is unavailable or stopping. Others might be carried out twice.
 	// Before grpc-go 1.40 this also needs GRPC_GO_RETRY=on in the environment.
 	serviceConfig = `{"methodConfig": [{
 		"name": [
 			{"service": "imagesearch.embedder.v1.EmbedderService", "method": "Embed"},
-			{"service": "imagesearch.search.v1.CollectionService", "method": "CreateCollection"},
+			{"service": "imagesearch.search.v1.CollectionService", "method": "GetCollection"},
 			{"service": "imagesearch.search.v1.SearchService", "method": "Search"}
 		],
 		"retryPolicy": {
@@ -64,7 +66,10 @@ func (bearer) RequireTransportSecurity() bool { return true }
 
 // connect opens a channel that checks the server's certificate against the authority.
 func connect(target string) (*grpc.ClientConn, error) {
-	options := []grpc.DialOption{grpc.WithDefaultServiceConfig(serviceConfig)}
+	options := []grpc.DialOption{
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDefaultCallOptions(grpc.MaxRetryRPCBufferSize(retryBufferBytes)),
+	}
 	authority := os.Getenv("IMAGESEARCH_CA")
 	if authority == "" {
 		return grpc.Dial(target, append(options, grpc.WithInsecure())...)
@@ -174,12 +179,15 @@ func run(ctx context.Context, files []string) error {
 	vector := embedded.GetEmbedding()
 	fmt.Printf("embedded into %d values by %s\n", len(vector.GetValues()), vector.GetFingerprint())
 
-	// Make a collection for the embedder's default model. It may exist from an earlier run.
+	// Make a collection for the embedder's default model, unless it is there from an earlier run.
 	collections := searchv1.NewCollectionServiceClient(search)
-	_, err = collections.CreateCollection(ctx, &searchv1.CreateCollectionRequest{
-		Collection: &searchv1.Collection{Name: collection},
-	})
-	if err != nil && status.Code(err) != codes.AlreadyExists {
+	_, err = collections.GetCollection(ctx, &searchv1.GetCollectionRequest{Name: collection})
+	if status.Code(err) == codes.NotFound {
+		_, err = collections.CreateCollection(ctx, &searchv1.CreateCollectionRequest{
+			Collection: &searchv1.Collection{Name: collection},
+		})
+	}
+	if err != nil {
 		return err
 	}
 

@@ -15,6 +15,7 @@ import imagesearch.embedder.v1.EmbedderServiceGrpc;
 import imagesearch.search.v1.Collection;
 import imagesearch.search.v1.CollectionServiceGrpc;
 import imagesearch.search.v1.CreateCollectionRequest;
+import imagesearch.search.v1.GetCollectionRequest;
 import imagesearch.search.v1.Hit;
 import imagesearch.search.v1.ImageServiceGrpc;
 import imagesearch.search.v1.Query;
@@ -51,12 +52,14 @@ import java.util.concurrent.TimeUnit;
 public final class Client {
   private static final int DEADLINE_SECONDS = 30;
   private static final String COLLECTION = "from_java";
+  // A larger request would not be repeated. The services take images of up to 20 MiB.
+  private static final long RETRY_BUFFER_BYTES = 48L << 20;
 
   // Repeat these calls if a server is unavailable or stopping. Others might be carried out twice.
   private static final Map<String, ?> SERVICE_CONFIG = Map.of("methodConfig", List.of(Map.of(
       "name", List.of(
           Map.of("service", "imagesearch.embedder.v1.EmbedderService", "method", "Embed"),
-          Map.of("service", "imagesearch.search.v1.CollectionService", "method", "CreateCollection"),
+          Map.of("service", "imagesearch.search.v1.CollectionService", "method", "GetCollection"),
           Map.of("service", "imagesearch.search.v1.SearchService", "method", "Search")),
       "retryPolicy", Map.of(
           "maxAttempts", 4.0,
@@ -98,7 +101,12 @@ public final class Client {
   }
 
   private static ManagedChannel connect(String target) throws IOException {
-    return Grpc.newChannelBuilder(target, credentials()).defaultServiceConfig(SERVICE_CONFIG).enableRetry().build();
+    return Grpc.newChannelBuilder(target, credentials())
+        .defaultServiceConfig(SERVICE_CONFIG)
+        .enableRetry()
+        .perRpcBufferLimit(RETRY_BUFFER_BYTES)
+        .retryBufferSize(RETRY_BUFFER_BYTES)
+        .build();
   }
 
   // Print what google.rpc.Status says: a call's error carries it in its trailing metadata, an item's error is one.
@@ -179,17 +187,19 @@ public final class Client {
         .getEmbedding();
     System.out.printf("embedded into %d values by %s%n", vector.getValuesCount(), vector.getFingerprint());
 
-    // Make a collection for the embedder's default model. It may exist from an earlier run.
+    // Make a collection for the embedder's default model, unless it is there from an earlier run.
+    var collections = CollectionServiceGrpc.newBlockingStub(search);
     try {
-      CollectionServiceGrpc.newBlockingStub(search)
-          .withDeadlineAfter(DEADLINE_SECONDS, TimeUnit.SECONDS)
+      collections.withDeadlineAfter(DEADLINE_SECONDS, TimeUnit.SECONDS)
+          .getCollection(GetCollectionRequest.newBuilder().setName(COLLECTION).build());
+    } catch (StatusRuntimeException error) {
+      if (error.getStatus().getCode() != io.grpc.Status.Code.NOT_FOUND) {
+        throw error;
+      }
+      collections.withDeadlineAfter(DEADLINE_SECONDS, TimeUnit.SECONDS)
           .createCollection(CreateCollectionRequest.newBuilder()
               .setCollection(Collection.newBuilder().setName(COLLECTION))
               .build());
-    } catch (StatusRuntimeException error) {
-      if (error.getStatus().getCode() != io.grpc.Status.Code.ALREADY_EXISTS) {
-        throw error;
-      }
     }
 
     photos.put("broken", ByteString.copyFromUtf8("no image"));

@@ -12,6 +12,8 @@ import protoLoader from '@grpc/proto-loader';
 const {IMAGESEARCH_EMBEDDER, IMAGESEARCH_TARGET, IMAGESEARCH_CA, IMAGESEARCH_TOKEN} = process.env;
 const DEADLINE_SECONDS = 30;
 const COLLECTION = 'from_node';
+// A larger request would not be repeated. The services take images of up to 20 MiB.
+const RETRY_BUFFER_BYTES = 48 * 1024 * 1024;
 
 // Load the contracts at run time; no stubs are generated.
 const types = protoLoader.loadSync(
@@ -30,7 +32,7 @@ const serviceConfig = {
   methodConfig: [{
     name: [
       {service: 'imagesearch.embedder.v1.EmbedderService', method: 'Embed'},
-      {service: 'imagesearch.search.v1.CollectionService', method: 'CreateCollection'},
+      {service: 'imagesearch.search.v1.CollectionService', method: 'GetCollection'},
       {service: 'imagesearch.search.v1.SearchService', method: 'Search'},
     ],
     retryPolicy: {
@@ -57,7 +59,11 @@ function credentials() {
 }
 
 const connect = (Client, target) =>
-  new Client(target, credentials(), {'grpc.service_config': JSON.stringify(serviceConfig)});
+  new Client(target, credentials(), {
+    'grpc.service_config': JSON.stringify(serviceConfig),
+    'grpc.per_rpc_retry_buffer_size': RETRY_BUFFER_BYTES,
+    'grpc.retry_buffer_size': RETRY_BUFFER_BYTES,
+  });
 const deadline = () => ({deadline: Date.now() + DEADLINE_SECONDS * 1000});
 const call = (client, method, request) => promisify(client[method].bind(client))(request, deadline());
 
@@ -114,11 +120,12 @@ async function main(files) {
   const {embedding} = await call(embedder, 'embed', {image: {content: query}});
   console.log(`embedded into ${embedding.values.length} values by ${embedding.fingerprint}`);
 
-  // Make a collection for the embedder's default model. It may exist from an earlier run.
+  // Make a collection for the embedder's default model, unless it is there from an earlier run.
   try {
-    await call(collections, 'createCollection', {collection: {name: COLLECTION}});
+    await call(collections, 'getCollection', {name: COLLECTION});
   } catch (error) {
-    if (error.code !== grpc.status.ALREADY_EXISTS) throw error;
+    if (error.code !== grpc.status.NOT_FOUND) throw error;
+    await call(collections, 'createCollection', {collection: {name: COLLECTION}});
   }
 
   await write(images, [...photos, ['broken', Buffer.from('no image')]]);
@@ -129,7 +136,7 @@ async function main(files) {
 
   // A request that is refused: the details name the field.
   try {
-    await call(searcher, 'search', {collection: COLLECTION, query: {imageId: hits[0].image.id}, limit: 2000});
+    await call(searcher, 'search', {collection: COLLECTION, query: {image: {content: query}}, limit: 2000});
   } catch (error) {
     printError('search', statusOf(error));
   }

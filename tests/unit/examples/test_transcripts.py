@@ -21,10 +21,17 @@ search: INVALID_ARGUMENT limit is 2000
   field limit: limit is 2000
 """
 OUTAGE = """\
+refused coffee: UNAVAILABLE the embedder does not answer
+  reason EMBEDDER_UNAVAILABLE of search.imagesearch
+  retry after 1.95 s
+refused rocket: UNAVAILABLE the embedder does not answer
+  reason EMBEDDER_UNAVAILABLE of search.imagesearch
+  retry after 2.01 s
 failed: UNAVAILABLE the embedder does not answer
   reason EMBEDDER_UNAVAILABLE of search.imagesearch
   retry after 2.05 s
 """
+EVERY_ERROR = [f"not true: the error of {what} is reported" for what in ("refused coffee", "refused rocket", "failed")]
 
 
 @pytest.mark.parametrize("transcript", [GOOD, GOOD.replace("INVALID_ARGUMENT", "InvalidArgument")])
@@ -65,11 +72,12 @@ def test_a_client_that_prints_nothing_does_nothing_right() -> None:
     ("good", "bad", "faults"),
     [
         ("", "", []),
-        ("UNAVAILABLE the", "UNKNOWN the", ["not true: the outage is reported"]),
-        ("reason EMBEDDER_UNAVAILABLE", "reason INTERNAL", ["not true: the outage is reported"]),
-        ("  retry after 2.05 s\n", "", ["not true: the error says when to try again"]),
-        ("2.05", "0.00", ["not true: the error says when to try again"]),
+        ("failed: UNAVAILABLE", "failed: UNKNOWN", ["not true: the error of failed is reported"]),
+        ("refused rocket", "stored rocket", ["not true: the error of refused rocket is reported"]),
+        ("  reason EMBEDDER_UNAVAILABLE", "  reason INTERNAL", EVERY_ERROR),
+        ("  retry after 2.05 s\n", "", ["not true: every error says when to try again"]),
+        ("2.05", "0.00", ["not true: every error says when to try again"]),
     ],
 )
 def test_an_outage_is_reported_with_its_delay(good: str, bad: str, faults: list[str]) -> None:
-    assert faults_of_outage(OUTAGE.replace(good, bad)) == faults
+    assert faults_of_outage(OUTAGE.replace(good, bad), PHOTOS) == faults

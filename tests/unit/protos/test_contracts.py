@@ -11,8 +11,9 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
+from imagesearch.search.v1 import search_pb2
 
-from protos.generate import PROTOS
+from protos.generate import PROTOS, STUBS
 from protos.languages import faults
 from protos.lint import compiled_contracts
 
@@ -71,6 +72,12 @@ def test_files_of_others_are_what_the_services_speak(alone: Path, package: statu
     (copy,) = (file for file in compiled(alone).file if file.package == spoken.package and same_file(file, spoken))
     for part in ("message_type", "enum_type", "service"):
         assert names(copy, part) == names(spoken, part)
+
+
+def test_no_stubs_are_made_of_files_of_others() -> None:
+    """Two modules of one contract end the process that imports both, if they differ."""
+    assert [path.name for path in STUBS.iterdir() if path.name != "__pycache__"] == ["imagesearch"]
+    assert search_pb2.DESCRIPTOR.pool.FindFileByName("google/rpc/status.proto") is status_pb2.DESCRIPTOR
 
 
 def same_file(one: FileDescriptorProto, other: FileDescriptorProto) -> bool:
