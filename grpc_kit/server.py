@@ -96,7 +96,7 @@ class Server:
             registry=registry,
         )
         self._under_way = UnderWay()
-        self._draining = Draining()
+        self._draining = Draining(self._under_way.note_work)
         tokens = settings.token_list
         self._server = grpc.aio.server(
             # The first is the outermost.
@@ -157,9 +157,9 @@ class Server:
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def worked(self) -> None:
-        """Wait until a call of a service is in flight, or has ended since the last return. For one caller.
+        """Wait until a call of a service has begun, gone on or ended since the last return. For one caller.
 
-        Calls of health and reflection do not count: probes come all the time.
+        Calls of health and reflection do not count: probes come all the time. Neither does a stream that waits.
         """
         await self._under_way.worked()
 

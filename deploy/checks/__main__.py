@@ -47,7 +47,7 @@ def _steps(built: dict[str, list[Object]]) -> dict[str, Callable[[], Iterable[st
         f"promtool: {len(rule_tests)} files of rule tests": lambda: _said(
             prometheus_tool("promtool"), "test", "rules", *rule_tests
         ),
-        f"promtool: rule tests and fleets with {', '.join(models.LOADS)}": models.problems,
+        f"promtool: rule tests with {', '.join(models.LOADS)}, three replicas; fleets": models.problems,
         f"mutations: {len(models.FAULTS)} faults of rules with several models are noticed": models.unnoticed,
         "rules, runbooks and dashboard": observability.problems,
     }

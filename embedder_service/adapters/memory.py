@@ -40,7 +40,7 @@ async def give_back_after_work(
     a hundred megabytes that is half a gigabyte. Where the C library is another one, it is left alone.
 
     Args:
-        worked: returns when a call is in flight, or has ended since its last return.
+        worked: returns when there was work since its last return.
         interval_seconds: from a return of `worked` to the collection.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -113,14 +113,16 @@ async def test_health_is_told_for_the_server_and_for_each_service(serving: Servi
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_calls_in_flight_and_calls_that_ended_are_work_and_health_calls_are_none(serving: Serving) -> None:
-    async def works(running: Running) -> bool:
-        try:
-            await asyncio.wait_for(running.server.worked(), 0.05)
-        except TimeoutError:
-            return False
-        return True
+async def works(running: Running) -> bool:
+    """Whether there was work since the last time, or is within a moment."""
+    try:
+        await asyncio.wait_for(running.server.worked(), 0.2)
+    except TimeoutError:
+        return False
+    return True
 
+
+async def test_calls_are_work_when_they_begin_and_end_and_health_calls_are_none(serving: Serving) -> None:
     async with serving() as running:
         await health_of(running.channel, "")
         assert not await works(running)
@@ -130,12 +132,33 @@ async def test_calls_in_flight_and_calls_that_ended_are_work_and_health_calls_ar
         call = asyncio.create_task(running.get("wait"))
         await running.servicer.begun.wait()
         assert await works(running)
-        assert await works(running)
+        assert not await works(running)
         running.servicer.may_end.set()
         await call
         assert await works(running)
         assert not await works(running)
         await failure(running.get("refuse"))
+        assert await works(running)
+
+
+async def test_a_stream_is_work_when_it_begins_answers_and_ends_and_none_while_it_waits(serving: Serving) -> None:
+    may_send = asyncio.Event()
+
+    async def requests() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
+        await may_send.wait()
+        for request_id in ("one", "wait"):
+            yield embedder_pb2.EmbedStreamRequest(request_id=request_id)
+
+    async with serving() as running:
+        answers = aiter(embedder_pb2_grpc.EmbedderServiceStub(running.channel).EmbedStream(requests()))
+        assert await works(running)
+        assert not await works(running)
+        may_send.set()
+        await anext(answers)
+        assert await works(running)
+        assert not await works(running)
+        running.servicer.may_end.set()
+        await anext(answers)
         assert await works(running)
 
 
