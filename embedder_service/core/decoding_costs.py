@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from io import BytesIO
 
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.TiffImagePlugin import (
     PLANAR_CONFIGURATION,
     ROWSPERSTRIP,
@@ -32,9 +33,11 @@ from grpc_kit.errors import InvalidArgumentError
 # images, up to the second number.
 MAX_SCANS_OF_LARGEST = 30
 MAX_SCANS = 200
-# Pieces that Pillow reads from a file one by one, in Python; of a JPEG file it puts some together anew with each.
-MAX_READS = 3_000_000
-MAX_READS_OF_JPEG = 10_000
+JPEG_SIGNATURE, BMP_SIGNATURE = b"\xff\xd8\xff", b"BM"
+# Pieces that Pillow reads from a file one by one, in Python. Of a JPEG file it joins some again with each piece; in a
+# BMP file of runs each run is two.
+MAX_READS = 500_000
+MAX_READS_OF = {JPEG_SIGNATURE: 10_000, BMP_SIGNATURE: 1_500_000}
 # The part of the largest image that a BMP file in runs may have: Pillow's decoder of runs is written in Python.
 RUNS_SHARE = 4
 # Of so many bytes or more a read is one of pixels.
@@ -44,7 +47,6 @@ MAX_PARTS = 200_000
 # How many times the largest image's pixels the strips or tiles of a TIFF file may have together.
 MAX_OVERLAP = 2
 
-JPEG_SIGNATURE = b"\xff\xd8\xff"
 # A marker with a segment behind it. Stuffed bytes, fill bytes, restarts (D0 to D7) and 01 have none.
 JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = 0xD8, 0xD9, 0xDA
@@ -66,7 +68,7 @@ class CountedFile(BytesIO):
         """`patience` that is over already does not count: then nobody waits."""
         super().__init__(content)
         self._reads = 0
-        self._most = MAX_READS_OF_JPEG if content.startswith(JPEG_SIGNATURE) else MAX_READS
+        self._most = next((most for begin, most in MAX_READS_OF.items() if content.startswith(begin)), MAX_READS)
         self._patience = patience if patience.remaining() > 0 else None
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -122,8 +124,12 @@ def check_cost(image: Image.Image, content: bytes, most: int) -> None:
         _check_scans(image.width * image.height, _count_scans(content, 0, len(content)), most)
     if isinstance(image, TiffImageFile):
         _check_parts(image, content, most)
-    if any(tile.codec_name == "bmp_rle" for tile in image.tile) and image.width * image.height > most // RUNS_SHARE:
+    if _is_in_runs(image) and image.width * image.height > most // RUNS_SHARE:
         raise too_costly(f"it is a BMP in runs of more than {most // RUNS_SHARE} pixels")
+
+
+def _is_in_runs(image: Image.Image) -> bool:
+    return isinstance(image, BmpImageFile) and any(tile.codec_name == "bmp_rle" for tile in image.tile)
 
 
 def is_scalable(image: Image.Image, content: bytes) -> bool:
