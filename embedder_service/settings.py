@@ -71,7 +71,7 @@ class EmbedderSettings(ServerSettings):
         default=50_000_000,
         gt=0,
         description="Largest width x height, read from the header before anything is decoded. 50 megapixels take "
-        "200 to 800 MB while they are decoded, by the mode of the image.",
+        "200 to 1,100 MB while they are decoded, by the format and mode of the image.",
     )
     max_batch_size: int = Field(
         default=8,
@@ -118,8 +118,8 @@ class EmbedderSettings(ServerSettings):
         default=50_000_000,
         ge=1,
         description="Most pixels that are decoded at a time, of Embed calls and of EmbedStream calls each; what does "
-        "not fit waits. At least EMBEDDER_MAX_IMAGE_PIXELS. A large JPEG counts as what it is scaled to while it is "
-        "decoded, unless it is progressive.",
+        "not fit waits. At least EMBEDDER_MAX_IMAGE_PIXELS. A pixel takes up to 22 bytes. A large JPEG counts as what "
+        "it is scaled to while it is decoded, unless it is progressive or has a scan for each component.",
     )
     cache_vectors: int = Field(
         default=0,

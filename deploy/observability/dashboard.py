@@ -258,8 +258,8 @@ ROWS = (
         (
             Panel(
                 "Calls that ended in an error",
-                "By reason. OVERLOADED, MILVUS_* and EMBEDDER_UNAVAILABLE are the servers'; most others are the "
-                "callers'.",
+                "By reason. OVERLOADED, OUT_OF_MEMORY, MILVUS_* and EMBEDDER_UNAVAILABLE are the servers'; most "
+                "others are the callers'.",
                 "reqps",
                 (
                     Query(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from io import BytesIO
 
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.TiffImagePlugin import (
     PLANAR_CONFIGURATION,
     ROWSPERSTRIP,
@@ -32,19 +33,24 @@ from grpc_kit.errors import InvalidArgumentError
 # images, up to the second number.
 MAX_SCANS_OF_LARGEST = 30
 MAX_SCANS = 200
-# Pieces that Pillow reads from a file one by one, in Python; of a JPEG file it puts some together anew with each.
-MAX_READS = 3_000_000
-MAX_READS_OF_JPEG = 10_000
+JPEG_SIGNATURE, BMP_SIGNATURE = b"\xff\xd8\xff", b"BM"
+# Pieces that Pillow reads from a file one by one, in Python. Of a JPEG file it joins some again with each piece; in a
+# BMP file of runs each run is two.
+MAX_READS = 500_000
+MAX_READS_OF = {JPEG_SIGNATURE: 5_000, BMP_SIGNATURE: 1_500_000}
+# Bytes of a JPEG file's header that belong to no segment; Pillow reads them one by one.
+MAX_RUBBISH = 100_000
 # The part of the largest image that a BMP file in runs may have: Pillow's decoder of runs is written in Python.
 RUNS_SHARE = 4
 # Of so many bytes or more a read is one of pixels.
 LARGE_READ = 4096
+# Of smaller ones not each is worth a look at the clock.
+LOOK_EVERY = 64
 # Strips or tiles of a TIFF file, and numbers in one entry of its directory.
 MAX_PARTS = 200_000
 # How many times the largest image's pixels the strips or tiles of a TIFF file may have together.
 MAX_OVERLAP = 2
 
-JPEG_SIGNATURE = b"\xff\xd8\xff"
 # A marker with a segment behind it. Stuffed bytes, fill bytes, restarts (D0 to D7) and 01 have none.
 JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = 0xD8, 0xD9, 0xDA
@@ -65,20 +71,24 @@ class CountedFile(BytesIO):
     def __init__(self, content: bytes, patience: TimeLeft) -> None:
         """`patience` that is over already does not count: then nobody waits."""
         super().__init__(content)
-        self._reads = 0
-        self._most = MAX_READS_OF_JPEG if content.startswith(JPEG_SIGNATURE) else MAX_READS
+        self._reads = self._rubbish = 0
+        self._is_jpeg = content.startswith(JPEG_SIGNATURE)
+        self._most = next((most for begin, most in MAX_READS_OF.items() if content.startswith(begin)), MAX_READS)
         self._patience = patience if patience.remaining() > 0 else None
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read bytes. Raises InvalidArgumentError after too many reads, and DeadlineExceededError."""
         self._reads += 1
+        self._rubbish += self._is_jpeg and size == 1
         is_small = size is not None and 0 <= size < LARGE_READ
-        if not is_small or self._reads % 64 == 0:
+        if not is_small or self._reads % LOOK_EVERY == 0:
             self._check()
         return super().read(size)
 
     def _check(self) -> None:
-        if self._reads > self._most:
+        if self._rubbish > MAX_RUBBISH:
+            raise corrupt(f"it has more than {MAX_RUBBISH} bytes between the segments of its header")
+        if self._reads - self._rubbish > self._most:
             raise too_costly(f"it is read in more than {self._most} parts")
         if self._patience is not None and self._patience.remaining() <= 0:
             raise out_of_time()
@@ -122,8 +132,12 @@ def check_cost(image: Image.Image, content: bytes, most: int) -> None:
         _check_scans(image.width * image.height, _count_scans(content, 0, len(content)), most)
     if isinstance(image, TiffImageFile):
         _check_parts(image, content, most)
-    if any(tile.codec_name == "bmp_rle" for tile in image.tile) and image.width * image.height > most // RUNS_SHARE:
+    if _is_in_runs(image) and image.width * image.height > most // RUNS_SHARE:
         raise too_costly(f"it is a BMP in runs of more than {most // RUNS_SHARE} pixels")
+
+
+def _is_in_runs(image: Image.Image) -> bool:
+    return isinstance(image, BmpImageFile) and any(tile.codec_name == "bmp_rle" for tile in image.tile)
 
 
 def is_scalable(image: Image.Image, content: bytes) -> bool:
