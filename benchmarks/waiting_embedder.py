@@ -50,7 +50,7 @@ class WaitingModel:
 
 async def run(settings: EmbedderSettings) -> None:
     """Serves until the process is asked to stop."""
-    stop = stop_signals()
+    stop = stop_signals(settings.drain_seconds)
     async with serve([WaitingModel()], settings):
         await stop.wait()
 

@@ -7,7 +7,7 @@ import structlog
 
 from embedder_service.settings import EmbedderSettings
 from grpc_kit import logging, tracing
-from grpc_kit.server import end_when_asked, stop_signals
+from grpc_kit.server import END_SECONDS, end_when_asked, end_within, stop_signals
 from grpc_kit.settings import load, log_settings
 
 log = structlog.stdlib.get_logger("embedder_service")
@@ -39,10 +39,12 @@ async def run(settings: EmbedderSettings) -> None:
             memory_mb=round(info.memory_bytes / 1e6),
         )
     try:
-        stop = stop_signals()
+        stop = stop_signals(settings.drain_seconds)
         with tracing.exported("embedder_service"):
             async with serve(models, settings):
                 await stop.wait()
+        # Only threads are left, and those that hang are not waited for.
+        end_within(END_SECONDS)
     except OSError as error:
         sys.exit(f"embedder_service: {error}")
 

@@ -18,14 +18,21 @@ from embedder_service.api.servicer import DOMAIN, EmbedderServicer
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.embed_images import DecodePool, EmbedImages, ModelPipeline, VectorCache
-from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
+from embedder_service.core.image_decoding import ImageDecoder
 from embedder_service.core.ports import Model
 from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Limits
+from embedder_service.core.watched_budget import WatchedBudget
 from embedder_service.settings import EmbedderSettings
 from grpc_kit import metrics
 from grpc_kit.budget import Limit
-from grpc_kit.server import Server, Service
+from grpc_kit.hang_watch import HangWatch
+from grpc_kit.server import Server, Service, report_hang
+
+# How many times as long as at start a run may take: other work of the machine makes it slower.
+SLOWER = 50
+# How many times as long as a run the decoding of an image may take: all lanes decode at a time, beside the runs.
+DECODE_TIMES = 10
 
 
 def load_models(settings: EmbedderSettings) -> list[TensorflowModel]:
@@ -63,12 +70,17 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
     registry = metrics.new_registry()
     observer = PrometheusObserver(registry)
     async with AsyncExitStack() as stack:
+        watch = HangWatch()
         # One thread for all models: each run has all processors.
-        turns = Turns(stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="inference")))
+        turns = Turns(_threads(1, "inference", watch, stack), watch=watch)
         batchers = {
             model.info.name: Batcher(
                 model.embed,
-                BatchPolicy(model.info.max_batch_size, settings.bulk_batch_size),
+                BatchPolicy(
+                    model.info.max_batch_size,
+                    settings.bulk_batch_size,
+                    run_seconds=max(settings.hang_timeout_seconds, SLOWER * model.info.seconds_per_batch),
+                ),
                 turns,
                 observer.of(model.info.name),
             )
@@ -80,7 +92,7 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
             models[0].info.seconds_per_image,
         )
         observer.watch([(model.info, batchers[model.info.name]) for model in models], admission)
-        images = _images(models, settings, batchers, admission, observer, stack)
+        images = _images(models, settings, batchers, admission, observer, watch, stack)
         servicer = EmbedderServicer(images, settings.stream_window)
         service = Service(
             embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"],
@@ -95,8 +107,8 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
         stack.push_async_callback(server.stop)
         address = await server.start()
         deaths = (_report_death(batcher, server) for batcher in batchers.values())
-        for watch in (*deaths, memory.give_back_after_work(server.worked)):
-            stack.callback(asyncio.create_task(watch).cancel)
+        for task in (*deaths, report_hang(watch, server), memory.give_back_after_work(server.worked)):
+            stack.callback(asyncio.create_task(task).cancel)
         yield address
 
 
@@ -106,20 +118,23 @@ def _images(
     batchers: Mapping[str, Batcher],
     admission: Admission,
     observer: PrometheusObserver,
+    watch: HangWatch,
     stack: AsyncExitStack,
 ) -> EmbedImages:
     """The core, with threads that end with `stack`."""
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
     threads = settings.decode_threads or models[0].info.threads
-    executors = {
-        lane: stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix=f"decode-{lane.value}"))
-        for lane in Lane
-    }
-    budgets = {lane: PixelBudget(settings.max_decoding_pixels) for lane in Lane}
+    seconds = DECODE_TIMES * settings.hang_timeout_seconds
+    executors = {lane: _threads(threads, f"decode-{lane.value}", watch, stack) for lane in Lane}
+    budgets = {lane: WatchedBudget(settings.max_decoding_pixels, watch) for lane in Lane}
+
+    def decoding(model: Model, lane: Lane) -> DecodePool:
+        return DecodePool(ImageDecoder(model.info.input, limits, budgets[lane]), executors[lane], watch, seconds)
+
     pipelines = {
         model.info.name: ModelPipeline(
             model.info,
-            {lane: DecodePool(ImageDecoder(model.info.input, limits, budgets[lane]), executors[lane]) for lane in Lane},
+            {lane: decoding(model, lane) for lane in Lane},
             batchers[model.info.name],
             observer.of(model.info.name),
         )
@@ -127,6 +142,13 @@ def _images(
     }
     cache: VectorCache | None = LRUCache(settings.cache_vectors) if settings.cache_vectors else None
     return EmbedImages(pipelines, models[0].info.name, limits, admission, cache, observer)
+
+
+def _threads(count: int, name: str, watch: HangWatch, stack: AsyncExitStack) -> ThreadPoolExecutor:
+    """A pool of threads that ends with `stack`, which does not wait for a thread that hangs."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    stack.callback(lambda: pool.shutdown(wait=not watch.hung.is_set(), cancel_futures=True))
+    return pool
 
 
 async def _report_death(batcher: Batcher, server: Server) -> None:

@@ -121,6 +121,13 @@ class EmbedderSettings(ServerSettings):
         "not fit waits. At least EMBEDDER_MAX_IMAGE_PIXELS. A pixel takes up to 22 bytes. A large JPEG counts as what "
         "it is scaled to while it is decoded, unless it is progressive or has a scan for each component.",
     )
+    hang_timeout_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds after which a run of a network hangs. A run gets 50 times what a full batch took at start "
+        "if that is longer, and the decoding of an image gets 10 times this. The embedder then logs where the thread "
+        "hangs, refuses every image with WORKER_DIED, and fails its liveness probe so that it is restarted.",
+    )
     cache_vectors: int = Field(
         default=0,
         ge=0,

@@ -1,6 +1,7 @@
 """A gRPC server with health, reflection, TLS, tokens, error mapping, a log line a call, metrics, and a clean stop."""
 
 import asyncio
+import faulthandler
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry, Gauge
 
+from grpc_kit.hang_watch import HangWatch
 from grpc_kit.health import LIVENESS
 from grpc_kit.interceptors.draining import Draining, UnderWay
 from grpc_kit.interceptors.entry import Entry
@@ -37,6 +39,9 @@ STREAMS_SECONDS = 2.0
 AGAIN_SECONDS = 1.0
 # Seconds that are left to gRPC to send what the last calls answered.
 FLUSH_SECONDS = 2.0
+# Seconds after the last call in which a process ends that was asked to. With the default drain it is below the 30 s
+# after which Kubernetes kills.
+END_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Server:
             "1 from the request to stop on, while the last calls end, else 0.",
             registry=registry,
         )
+        self._is_dead = False
         self._under_way = UnderWay()
         self._draining = Draining(self._under_way.note_work)
         tokens = settings.token_list
@@ -145,14 +151,16 @@ class Server:
             raise OSError(f"cannot listen on {address}: is it in use? *_LISTEN_ADDRESS names another") from error
 
     async def set_serving(self, *, serving: bool) -> None:
-        """Reports the health of every service, and of the server as a whole (the empty name)."""
+        """Reports the health of every service, and of the server as a whole (the empty name). A dead one stays so."""
+        serving = serving and not self._is_dead
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._names):
             await self._health.set(name, status)
         self._serving.set(serving)
 
     async def report_dead(self) -> None:
-        """Reports NOT_SERVING of every name and of `LIVENESS`: only a restart helps."""
+        """Reports NOT_SERVING of every name and of `LIVENESS`, for good: only a restart helps."""
+        self._is_dead = True
         await self.set_serving(serving=False)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.NOT_SERVING)
 
@@ -187,6 +195,12 @@ class Server:
         await self._server.stop(min(FLUSH_SECONDS, self._settings.drain_seconds))
         await stopping
         log.info("stopped")
+
+
+async def report_hang(watch: HangWatch, server: Server) -> None:
+    """Reports it when a thread hangs, so that nobody calls here and the process is restarted."""
+    await watch.watch()
+    await server.report_dead()
 
 
 def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
@@ -232,10 +246,26 @@ def end_when_asked() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def stop_signals() -> asyncio.Event:
-    """An event that is set when the process is asked to stop, by SIGTERM or Ctrl-C. To be made before it serves."""
+def stop_signals(drain_seconds: float) -> asyncio.Event:
+    """An event that is set when the process is asked to stop, by SIGTERM or Ctrl-C. To be made before it serves.
+
+    A process that has not ended some seconds after its calls should have ended, because a thread hangs, ends at once.
+    """
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        asked.set()
+        end_within(drain_seconds + END_SECONDS)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+        loop.add_signal_handler(number, ask)
     return asked
+
+
+def end_within(seconds: float) -> None:
+    """Ends the process with status 1 after some seconds, whatever it does then, and writes the stacks to stderr.
+
+    Python itself waits without end for threads that hang.
+    """
+    faulthandler.dump_traceback_later(max(seconds, 1e-3), exit=True)

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from grpc_kit import logging, tracing
-from grpc_kit.server import end_when_asked, stop_signals
+from grpc_kit.server import END_SECONDS, end_when_asked, end_within, stop_signals
 from grpc_kit.settings import load, log_settings
 from search_service.settings import SearchSettings
 
@@ -15,10 +15,12 @@ async def run(settings: SearchSettings) -> None:
     from search_service.bootstrap import serve  # noqa: PLC0415
 
     try:
-        stop = stop_signals()
+        stop = stop_signals(settings.drain_seconds)
         with tracing.exported("search_service"):
             async with serve(settings):
                 await stop.wait()
+        # Only threads are left, and those that hang are not waited for.
+        end_within(END_SECONDS)
     except OSError as error:
         sys.exit(f"search_service: {error}")
 

@@ -22,8 +22,9 @@ from grpc_kit import metrics
 from grpc_kit.channel import open_channel
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
+from grpc_kit.hang_watch import HangWatch
 from grpc_kit.message_budget import MessageBudget
-from grpc_kit.server import Server, Service
+from grpc_kit.server import Server, Service, report_hang
 from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.lite_files import check_unused
 from search_service.adapters.milvus_connection import MilvusConnection
@@ -54,6 +55,8 @@ log = structlog.stdlib.get_logger()
 # No stream: the bulk lane repeats by itself what was not answered.
 REPEATABLE = ["imagesearch.embedder.v1.EmbedderService/Embed", "imagesearch.embedder.v1.EmbedderService/GetModel"]
 
+# How many times as long as a call to Milvus should take at most it may take: pymilvus repeats some calls.
+LATE = 10
 # Between two looks at Milvus; a probe of Kubernetes looks about as often.
 HEALTH_SECONDS = 3.0
 
@@ -84,8 +87,11 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
             settings.milvus_client_tls,
             settings.milvus_server_name,
         )
+        watch = HangWatch()
         store = MilvusStore(
             milvus,
+            watch=watch,
+            hang_seconds=max(settings.hang_timeout_seconds, LATE * settings.milvus_timeout_seconds),
             timeout=settings.milvus_timeout_seconds,
             threads=settings.milvus_threads,
             max_exact_bytes=settings.max_exact_bytes,
@@ -122,6 +128,7 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         address = await server.start(serving=ready)
         follower = asyncio.create_task(follow(store, server, settings.milvus_timeout_seconds, serving=ready))
         stack.callback(follower.cancel)
+        stack.callback(asyncio.create_task(report_hang(watch, server)).cancel)
         yield address
 
 

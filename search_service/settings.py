@@ -61,6 +61,14 @@ class SearchSettings(ServerSettings):
         gt=0,
         description="Most seconds for one call to Milvus. Without a limit a frozen Milvus hangs calls.",
     )
+    hang_timeout_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds after which a thread that calls Milvus hangs, and at least ten times "
+        "SEARCH_MILVUS_TIMEOUT_SECONDS. Calls to a server end in time whether it answers or not; a call to Milvus "
+        "Lite, which is in this process, may not. The service then logs where the thread hangs, reports NOT_SERVING, "
+        "and fails its liveness probe so that it is restarted.",
+    )
     milvus_threads: int = Field(
         default=8,
         ge=1,

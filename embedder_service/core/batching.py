@@ -22,6 +22,7 @@ from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit import stages
 from grpc_kit.deadline import Clock
 from grpc_kit.errors import DeadlineExceededError, InternalError, ServiceError, UnavailableError, out_of_memory
+from grpc_kit.hang_watch import HungError
 
 log = structlog.stdlib.get_logger()
 
@@ -47,6 +48,8 @@ class BatchPolicy:
     """Bulk images for each interactive one while both wait, in 0..1."""
     interactive_memory: float = 10.0
     """Seconds for which interactive images count as coming after the last one."""
+    run_seconds: float = math.inf
+    """Seconds after which a run hangs."""
 
 
 @dataclass
@@ -212,9 +215,11 @@ class Batcher:
             waiting.began = began
         try:
             pixels = np.stack([waiting.pixels for waiting in batch])
-            vectors = await self._turns.run(self._run, pixels)
+            vectors = await self._turns.run(self._policy.run_seconds, self._run, pixels)
             if len(vectors) != len(batch):
                 raise RuntimeError(f"the network gave {len(vectors)} vectors for {len(batch)} images")
+        except HungError:
+            raise
         except Exception as error:
             log.exception("a batch failed", size=len(batch))
             if len(batch) > 1:
@@ -222,19 +227,24 @@ class Batcher:
                 await self._answer(batch[:middle])
                 await self._answer(batch[middle:])
             elif not batch[0].vector.done():
-                failure: ServiceError = InternalError(
-                    "INFERENCE_FAILED", "the network failed on this image; the server's log says why"
-                )
-                if isinstance(error, MemoryError):
-                    failure = out_of_memory()
-                failure.__cause__ = error
-                batch[0].vector.set_exception(failure)
+                batch[0].vector.set_exception(_failure_of(error))
             return
         self._observer.ran(len(batch), self._clock() - began)
         for waiting, vector in zip(batch, vectors, strict=True):
             self._observer.waited(waiting.lane, began - waiting.since)
             if not waiting.vector.done():
                 waiting.vector.set_result(vector)
+
+
+def _failure_of(error: Exception) -> ServiceError:
+    """Return what the caller of an image hears of an error in the network."""
+    failure = (
+        out_of_memory()
+        if isinstance(error, MemoryError)
+        else InternalError("INFERENCE_FAILED", "the network failed on this image; the server's log says why")
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def _still_wanted(waiting: Waiting) -> bool:

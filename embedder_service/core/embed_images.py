@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from embedder_service.core.admission import Admission
@@ -19,6 +20,7 @@ from embedder_service.core.vector_checks import check_vector
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError, ServiceError
+from grpc_kit.hang_watch import HangWatch
 
 # Bytes that are hashed on the event loop, in a fraction of a millisecond; more would hold up other calls.
 HASHED_AT_ONCE = 256 * 1024
@@ -34,6 +36,10 @@ class DecodePool:
 
     decoder: ImageDecoder
     threads: Executor
+    watch: HangWatch = field(default_factory=HangWatch)
+    """Notices threads that hang."""
+    seconds: float = math.inf
+    """Seconds after which a decoder hangs."""
 
 
 class ModelPipeline:
@@ -58,7 +64,8 @@ class ModelPipeline:
         if len(content) <= HASHED_AT_ONCE:
             digest = _sha256(content)
         else:
-            digest = await asyncio.get_running_loop().run_in_executor(self._decoders[lane].threads, _sha256, content)
+            pool = self._decoders[lane]
+            digest = await pool.watch.run(pool.threads, "the hash of an image", pool.seconds, _sha256, content)
         return digest, image.region, self.info.fingerprint
 
     async def embed(self, image: EncodedImage, lane: Lane, patience: TimeLeft) -> Vectors:
@@ -68,8 +75,9 @@ class ModelPipeline:
         """
         asked = time.monotonic()
         # Where the caller leaves before a thread is free, the pool drops the image: its future is cancelled.
-        pixels, began, ended = await asyncio.get_running_loop().run_in_executor(
-            self._decoders[lane].threads, _decode, self._decoders[lane].decoder, image, patience
+        pool = self._decoders[lane]
+        pixels, began, ended = await pool.watch.run(
+            pool.threads, "the decoding of an image", pool.seconds, _decode, pool.decoder, image, patience
         )
         stages.record("queue", asked, began)
         stages.record("decode", began, ended)

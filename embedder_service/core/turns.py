@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from grpc_kit.hang_watch import HangWatch
+
 Result = TypeVar("Result")
 
 
@@ -25,14 +27,16 @@ class Turns:
     A model with interactive images goes ahead of those that have bulk ones alone; these are kept a share of the turns.
     """
 
-    def __init__(self, executor: Executor, bulk_share: float = 0.25) -> None:
+    def __init__(self, executor: Executor, bulk_share: float = 0.25, watch: HangWatch | None = None) -> None:
         """Nobody's turn yet.
 
         Args:
             executor: what networks are run in.
             bulk_share: turns of bulk images alone for each interactive one while both wait, in 0..1.
+            watch: notices runs that do not end; None notices none.
         """
         self._executor = executor
+        self._watch = watch or HangWatch()
         self._bulk_share = bulk_share
         # What models with bulk images alone are owed; at 1 it is their turn.
         self._bulk_credit = 0.0
@@ -63,9 +67,9 @@ class Turns:
         finally:
             self._pass_on()
 
-    async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Runs what blocks, within a turn."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+    async def run(self, limit: float, function: Callable[..., Result], *arguments: object) -> Result:
+        """Runs what blocks, within a turn. Raises HungError if that takes more than `limit` seconds."""
+        return await self._watch.run(self._executor, "a run of a network", limit, function, *arguments)
 
     def _pass_on(self) -> None:
         self._waiting = [waiting for waiting in self._waiting if not waiting.turn.cancelled()]

@@ -88,6 +88,11 @@ class ModelInfo:
     is_encoder: bool = False
     """Whether it is an encoder from a folder. The operator chooses its name, and `weights_sha256` is of its file."""
 
+    @property
+    def seconds_per_batch(self) -> float:
+        """Of a full batch."""
+        return self.max_batch_size * self.seconds_per_image
+
     @cached_property
     def fingerprint(self) -> str:
         """Names the space of the vectors: vectors of equal fingerprints can be compared, others cannot.

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from datetime import UTC, datetime
+from functools import partial
 
 import grpc
 import structlog
@@ -33,6 +34,7 @@ class MilvusLoading:
     def __init__(
         self,
         pool: Executor,
+        watched: Callable[[Callable[[], None]], None],
         timeout: float,
         make_index: Callable[[MilvusClient, Collection], None],
         remove_expired: Callable[[MilvusClient, Collection, UpdatedWithin], None] | None,
@@ -41,11 +43,13 @@ class MilvusLoading:
 
         Args:
             pool: runs the loads, as many at a time as it has threads.
+            watched: calls a load in a thread, and notices if it hangs.
             timeout: most seconds for one call to Milvus.
             make_index: makes the index of a collection that has none.
             remove_expired: removes images that have expired; None if Milvus does so itself.
         """
         self._pool = pool
+        self._watched = watched
         self._timeout = timeout
         self._make_index = make_index
         self._remove_expired = remove_expired
@@ -56,7 +60,7 @@ class MilvusLoading:
         loop = asyncio.get_running_loop()
         for name in names:
             if not is_side(name):
-                loading = loop.run_in_executor(self._pool, self._load, client, name)
+                loading = loop.run_in_executor(self._pool, self._watched, partial(self._load, client, name))
                 loading.add_done_callback(lambda _, name=name: self._loading.pop(name, None))  # type: ignore[misc]
                 self._loading[name] = loading
 

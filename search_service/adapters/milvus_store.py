@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,6 +24,7 @@ from pymilvus.milvus_client.index import IndexParams
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError, UnavailableError
+from grpc_kit.hang_watch import HangWatch
 from search_service.adapters.lite_files import remove_broken_indexes
 from search_service.adapters.milvus_codes import MilvusCodes, is_side
 from search_service.adapters.milvus_connection import MilvusConnection
@@ -113,6 +115,8 @@ class MilvusStore:
         timeout: float = 10.0,
         threads: int = 8,
         max_exact_bytes: int = MAX_EXACT_BYTES,
+        watch: HangWatch | None = None,
+        hang_seconds: float = math.inf,
     ) -> None:
         """Connects when first used.
 
@@ -121,6 +125,8 @@ class MilvusStore:
             timeout: most seconds for a single call.
             threads: calls at a time, as many that read rows and as many of all others.
             max_exact_bytes: most bytes of vectors that one search reads to compare every one.
+            watch: notices threads that hang; None notices none.
+            hang_seconds: after which a thread that calls Milvus hangs.
 
         Raises:
             OSError: the address is wrong, or a file of TLS cannot be used.
@@ -129,6 +135,8 @@ class MilvusStore:
         self._milvus.check()
         self._uri = self._milvus.uri
         self._timeout = timeout
+        self._watch = watch or HangWatch()
+        self._hang_seconds = hang_seconds
         self.is_lite = self._milvus.is_lite
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
         # Milvus Lite shows nobody the rows that it is just writing to a file, so that nobody reads while somebody
@@ -149,7 +157,12 @@ class MilvusStore:
         # Milvus Lite may take a load as a write.
         self._loaders = self._writers if self.is_lite else ThreadPoolExecutor(LOADERS, thread_name_prefix="milvus-load")
         self._loading = MilvusLoading(
-            self._loaders, timeout, self._make_index, self._remove_expired if self.is_lite else None
+            self._loaders,
+            # It is many calls: of each collection one load, and one for each set of codes.
+            partial(self._watch.watched, "the load of a collection", 10 * hang_seconds),
+            timeout,
+            self._make_index,
+            self._remove_expired if self.is_lite else None,
         )
         self._channel: Options = {"grpc_options": LITE_CHANNEL} if self.is_lite else {}
         self._connection: asyncio.Task[_Clients] | None = None
@@ -463,10 +476,11 @@ class MilvusStore:
 
     async def _submit(self, pool: Executor, call: Callable[[], Result]) -> "Future[Result]":
         """Gives a call to a pool; a write to Milvus Lite in a turn of its own."""
+        watched = partial(self._watch.watched, "a call to Milvus", self._hang_seconds, call)
         if not self.is_lite or pool is not self._writers:
-            return pool.submit(call)
+            return pool.submit(watched)
         await self._turns.acquire()
-        submitted = pool.submit(call)
+        submitted = pool.submit(watched)
         # The turn ends with the thread's work, which runs on when its caller goes away.
         loop = asyncio.get_running_loop()
         submitted.add_done_callback(lambda _: loop.call_soon_threadsafe(self._turns.release))

@@ -109,7 +109,7 @@ def reason_of(status: status_pb2.Status) -> str:
 
 async def answer(stub: "embedder_pb2_grpc.EmbedderServiceAsyncStub", method: str) -> status_pb2.Status:
     """What becomes of a good image; code 0 is a vector."""
-    sent = image_pb2.EncodedImage(content=image(1, 2, 3).content)
+    sent = encoded_image_pb2.EncodedImage(content=image(1, 2, 3).content)
     if method == "EmbedStream":
         (response,) = [each async for each in stub.EmbedStream(iter([embedder_pb2.EmbedStreamRequest(image=sent)]))]
         return response.error

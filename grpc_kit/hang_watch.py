@@ -1,0 +1,122 @@
+"""Notices work in threads that does not end. Such a thread cannot be stopped: only a new process helps."""
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from grpc_kit.deadline import Clock
+from grpc_kit.errors import UnavailableError
+
+log = structlog.stdlib.get_logger()
+
+Result = TypeVar("Result")
+# Seconds between two looks.
+TICK = 1.0
+
+
+class HungError(UnavailableError):
+    """A thread of this process hangs, and the process does no more work."""
+
+
+def hung_error() -> HungError:
+    """What callers are told: another server can do it, and this one after a restart."""
+    return HungError("WORKER_DIED", "this server cannot do its work any more and is to be restarted", retry_after=1.0)
+
+
+@dataclass(eq=False)
+class _Work:
+    """What a thread does at the moment."""
+
+    what: str
+    limit: float
+    since: float
+    spent: float = 0.0
+    """Seconds in which this process was awake."""
+    is_waiting: bool = False
+
+
+class HangWatch:
+    """Knows what the threads of a process work on. `watch` has to run for anything to be noticed."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        """Nothing is at work; `clock` gives seconds."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._work: dict[int, _Work] = {}
+        self._calls: set[asyncio.Future[Any]] = set()
+        self.hung = asyncio.Event()
+        """Set when a thread hangs; from then on `run` refuses all work."""
+
+    def watched(self, what: str, limit: float, function: Callable[..., Result], *arguments: object) -> Result:
+        """Calls a function in this thread, which hangs if that takes more than `limit` seconds."""
+        with self._lock:
+            self._work[threading.get_ident()] = _Work(what, limit, self._clock())
+        try:
+            return function(*arguments)
+        finally:
+            with self._lock:
+                del self._work[threading.get_ident()]
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What this thread does meanwhile is to wait for others, and does not count."""
+        work = self._work.get(threading.get_ident())
+        if work is None:
+            yield
+            return
+        work.is_waiting = True
+        try:
+            yield
+        finally:
+            work.is_waiting = False
+
+    async def run(
+        self, executor: Executor, what: str, limit: float, function: Callable[..., Result], *arguments: object
+    ) -> Result:
+        """Calls a function in a pool of threads. Raises HungError when a thread hangs, whichever it is."""
+        if self.hung.is_set():
+            raise hung_error()
+        call = asyncio.get_running_loop().run_in_executor(executor, self.watched, what, limit, function, *arguments)
+        self._calls.add(call)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.hung.is_set() and (task is None or not task.cancelling()):
+                raise hung_error() from None
+            raise
+        finally:
+            self._calls.discard(call)
+
+    async def watch(self) -> None:
+        """Returns when a thread hangs, after it has logged where."""
+        before = self._clock()
+        while not self.hung.is_set():
+            await asyncio.sleep(TICK)
+            now = self._clock()
+            with self._lock:
+                working = list(self._work.items())
+            for thread, work in working:
+                # A process that was frozen has not worked meanwhile.
+                work.spent += 0.0 if work.is_waiting else min(now - max(before, work.since), 2 * TICK)
+                if work.spent > work.limit:
+                    self._report(thread, work)
+                    break
+            before = now
+
+    def _report(self, thread: int, work: _Work) -> None:
+        frame = sys._current_frames().get(thread)  # noqa: SLF001 - the only way to another thread's stack
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        log.critical("a thread hangs", what=work.what, seconds=round(work.spent, 1), stack=stack)
+        self.hung.set()
+        for call in tuple(self._calls):
+            call.cancel()

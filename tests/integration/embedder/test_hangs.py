@@ -1,0 +1,202 @@
+"""Threads that hang: the embedder says so, fails its callers, and ends when it is asked to."""
+
+import asyncio
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from imagesearch.types.v1 import image_pb2
+
+from benchmarks.waiting_embedder import INFO
+from embedder_service.bootstrap import serve
+from embedder_service.core.batching import TimeLeft
+from embedder_service.core.image_decoding import ImageDecoder
+from embedder_service.core.types import EncodedImage, ModelInfo, Pixels, Vectors
+from embedder_service.settings import EmbedderSettings
+from grpc_kit import hang_watch
+from grpc_kit.health import LIVENESS
+from grpc_kit.server import END_SECONDS
+from grpc_kit.status import from_status
+from tests.integration.embedder.helpers import answers, embed_request, info_of, item, plain_image, status_of
+from tests.integration.embedder.test_service import health_of
+
+DEAD = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING = health_pb2.HealthCheckResponse.SERVING
+AT_MOST = 30
+# The colour of the image on which everything hangs.
+HANGS = 1
+
+
+class HangingModel:
+    """Its runs on one image do not end while its gate is closed."""
+
+    def __init__(self, name: str, gate: threading.Event) -> None:
+        self.info: ModelInfo = dataclasses.replace(INFO, name=name, seconds_per_image=0.0)
+        self._gate = gate
+
+    def embed(self, pixels: Pixels) -> Vectors:
+        if (pixels[:, 0, 0, 0] == HANGS).any():
+            self.stay_here()
+        return np.full((len(pixels), INFO.dimension), INFO.dimension**-0.5, np.float32)
+
+    def stay_here(self) -> None:
+        assert self._gate.wait(AT_MOST)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    monkeypatch.setattr(hang_watch, "TICK", 0.05)
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+def settings(hang_timeout_seconds: float) -> EmbedderSettings:
+    return EmbedderSettings(
+        listen_address="127.0.0.1:0", hang_timeout_seconds=hang_timeout_seconds, decode_threads=1, drain_seconds=1
+    )
+
+
+def assert_passing(error: object) -> None:
+    """A refusal that says that another server, or a later attempt, can help."""
+    assert isinstance(error, grpc.aio.AioRpcError)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert info_of(status_of(error)).reason == "WORKER_DIED"
+    assert len(status_of(error).details) == 2
+
+
+async def test_a_run_that_hangs_fails_every_caller_and_the_liveness(
+    gate: threading.Event, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [HangingModel("one", gate), HangingModel("other", gate)]
+    async with serve(models, settings(0.4)) as address, grpc.aio.insecure_channel(address) as channel:
+        stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        await stub.Embed(embed_request(plain_image(50)))
+        for name in ("", LIVENESS):
+            assert await health_of(channel, name) == SERVING
+        of_other = embedder_pb2.EmbedRequest(model="other", image=image_pb2.EncodedImage(content=plain_image(60)))
+        calls = [
+            asyncio.ensure_future(call)
+            for call in (
+                stub.Embed(embed_request(plain_image(HANGS))),
+                stub.Embed(embed_request(plain_image(70))),
+                stub.Embed(of_other),
+            )
+        ]
+        stream = asyncio.create_task(answers(stub, [item("1", plain_image(80)), item("2", plain_image(81))]))
+        for error in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), AT_MOST):
+            assert_passing(error)
+        streamed = await asyncio.wait_for(stream, AT_MOST)
+        assert [from_status(one.error).reason for one in streamed] == ["WORKER_DIED"] * 2
+        for late in (embed_request(plain_image(90)), of_other):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.Embed(late)
+            assert_passing(refused.value)
+        for name in ("", LIVENESS):
+            assert await health_of(channel, name) == DEAD
+        log = capsys.readouterr().out
+        assert "a thread hangs" in log
+        assert "in stay_here" in log
+    # The server has stopped, and the thread hangs still.
+    assert not gate.is_set()
+
+
+async def test_a_decoder_that_hangs_fails_every_caller_and_the_liveness(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = ImageDecoder.decode
+
+    def decode_or_hang(decoder: ImageDecoder, image: EncodedImage, patience: TimeLeft) -> Pixels:
+        if image.content == plain_image(HANGS):
+            assert gate.wait(AT_MOST)
+        return decode(decoder, image, patience)
+
+    monkeypatch.setattr(ImageDecoder, "decode", decode_or_hang)
+    async with (
+        serve([HangingModel("one", gate)], settings(0.02)) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        # The second waits for the only thread.
+        calls = [asyncio.ensure_future(stub.Embed(embed_request(plain_image(shade)))) for shade in (HANGS, 50)]
+        for error in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), AT_MOST):
+            assert_passing(error)
+        for name in ("", LIVENESS):
+            assert await health_of(channel, name) == DEAD
+
+
+async def test_a_machine_on_which_a_run_takes_long_anyway_is_given_more_time(gate: threading.Event) -> None:
+    model = HangingModel("one", gate)
+    # A full batch took 0.08 s at start, so that 4 s are no hang.
+    model.info = dataclasses.replace(model.info, seconds_per_image=0.01)
+    async with serve([model], settings(0.01)) as address, grpc.aio.insecure_channel(address) as channel:
+        stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        call = asyncio.ensure_future(stub.Embed(embed_request(plain_image(HANGS))))
+        await asyncio.sleep(1)
+        assert await health_of(channel, LIVENESS) == SERVING
+        gate.set()
+        assert len((await asyncio.wait_for(call, AT_MOST)).embedding.values) == INFO.dimension
+
+
+SERVICE = """
+import threading
+from embedder_service import __main__, bootstrap
+from tests.integration.embedder.test_hangs import HangingModel
+
+bootstrap.load_models = lambda settings: [HangingModel("one", threading.Event())]
+__main__.main()
+"""
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("is_noticed", [False, True], ids=["unnoticed", "noticed"])
+def test_a_process_with_a_run_that_hangs_ends_when_it_is_asked_to(is_noticed: bool, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "EMBEDDER_LISTEN_ADDRESS": "127.0.0.1:0",
+        "EMBEDDER_DRAIN_SECONDS": "1",
+        "EMBEDDER_HANG_TIMEOUT_SECONDS": "1" if is_noticed else "60",
+    }
+    log = tmp_path / "log"
+    with (
+        log.open("w") as file,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVICE], env=environment, stdout=file, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            address = wait_for(r"serving .*address=(\S+)", log)
+            with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+                call = embedder_pb2_grpc.EmbedderServiceStub(channel).Embed.future(embed_request(plain_image(HANGS)))
+                wait_for("(a thread hangs)" if is_noticed else "(serving)", log)
+                time.sleep(0 if is_noticed else 1)
+                process.send_signal(signal.SIGTERM)
+                asked = time.monotonic()
+                assert process.wait(AT_MOST) == 1
+                # The drain, and the time to end.
+                assert time.monotonic() - asked < 1 + END_SECONDS + 5
+                assert isinstance(call.exception(), grpc.RpcError)
+        finally:
+            process.kill()
+    assert "in stay_here" in log.read_text()
+
+
+def wait_for(pattern: str, log: Path) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if found := re.search(pattern, re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())):
+            return found[1]
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
