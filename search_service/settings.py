@@ -186,7 +186,12 @@ class SearchSettings(ServerSettings):
 
     def _milvus_problems(self) -> Iterator[str]:
         uri, database = self.milvus_uri, self.milvus_database
-        if "@" in urlsplit(uri).netloc:
+        try:
+            has_user = "@" in urlsplit(uri).netloc
+        except ValueError as error:
+            yield f"SEARCH_MILVUS_URI is no address, {error}: set it to http://HOST:19530 or https://HOST:19530"
+            return
+        if has_user:
             # The other texts show the address.
             yield (
                 "SEARCH_MILVUS_URI has a user or a password, which logs would show: set SEARCH_MILVUS_TOKEN to "

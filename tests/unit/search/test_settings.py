@@ -29,6 +29,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> Search
     [
         ({"TOKEN": "root:hunter2"}, "SEARCH_MILVUS_TOKEN", "set SEARCH_MILVUS_URI to http://HOST:19530"),
         ({"URI": "http://root:hunter2@milvus:19530"}, "SEARCH_MILVUS_URI", "set SEARCH_MILVUS_TOKEN to USER:PASSWORD"),
+        ({"URI": "http://root:hunter2@[::1:19530"}, "SEARCH_MILVUS_URI is no address", "set it to http://HOST:19530"),
         ({"DATABASE": "shop"}, "SEARCH_MILVUS_DATABASE=shop", "set SEARCH_MILVUS_URI to http://HOST:19530"),
         ({**SERVER, "DATABASE": "my shop"}, "SEARCH_MILVUS_DATABASE=my shop", "letters, digits and underscores"),
         ({**SERVER, "DATABASE": "1shop"}, "SEARCH_MILVUS_DATABASE=1shop", "no digit first"),
