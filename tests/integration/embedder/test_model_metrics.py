@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.local_stack import free_port
@@ -169,7 +169,7 @@ async def test_a_refusal_for_lack_of_room_is_counted_for_the_model_that_was_aske
 
 
 async def ask(stub: Stub, number: int, model: str, lane: Lane, content: bytes) -> grpc.StatusCode:
-    image = image_pb2.EncodedImage(content=content)
+    image = encoded_image_pb2.EncodedImage(content=content)
     if lane is Lane.BULK:
         await answers(stub, [embedder_pb2.EmbedStreamRequest(request_id=str(number), model=model, image=image)])
         return grpc.StatusCode.OK
