@@ -1,7 +1,10 @@
 """What images cost that are cheap to send: their memory is charged, and those that take too long are refused."""
 
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -34,7 +37,7 @@ from tests.unit.embedder.crafted_files import (
     tiff_of_strips,
     tiff_of_tiles,
 )
-from tests.unit.embedder.test_image_decoding import SeenBudget, encode, natural
+from tests.unit.embedder.test_image_decoding import DECODE_AND_MEASURE, SeenBudget, encode, natural, orientation_tag
 
 NEVER = Deadline.after(None)
 LIMITS = Limits(20 * 1024 * 1024, 50_000_000)
@@ -69,6 +72,28 @@ def test_a_jpeg_with_a_scan_for_each_component_is_charged_whole_however_small_it
 @pytest.mark.parametrize("components", [1, 3, 4])
 def test_a_jpeg_with_one_scan_for_all_is_charged_as_what_it_is_scaled_to(components: int) -> None:
     assert pixels_charged(grey_jpeg(4000, 3000, components=components, together=True)) == 1000 * 750
+
+
+@pytest.mark.parametrize(
+    ("mode", "file_format", "options"),
+    [
+        ("RGBA", "WEBP", {"method": 0}),
+        ("RGBA", "PNG", {"compress_level": 1}),
+        ("LA", "PNG", {"compress_level": 1}),
+        ("F", "TIFF", {"compression": "tiff_lzw"}),
+        ("I;16", "TIFF", {"compression": "tiff_lzw"}),
+        ("CMYK", "JPEG", {"progressive": True, "subsampling": 0}),
+    ],
+)
+def test_a_pixel_takes_at_most_22_bytes(mode: str, file_format: str, options: dict[str, Any]) -> None:
+    image = Image.linear_gradient("L").resize((2000, 2000)).convert(mode)
+    content = encode(image, file_format, exif=orientation_tag(6), **options)
+    command = [sys.executable, "-c", DECODE_AND_MEASURE, "50_000_000"]
+    done = subprocess.run(command, input=content, capture_output=True, check=True)
+    outcome, grown = done.stdout.decode().split()
+    assert outcome == "decoded"
+    # And what the imports and the copies of the file take.
+    assert int(grown) * 2**20 < 22 * 2000 * 2000 + 4 * len(content) + 16_000_000
 
 
 def test_a_thumbnail_says_nothing_of_the_scans_of_its_image() -> None:
