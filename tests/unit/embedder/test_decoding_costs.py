@@ -16,6 +16,7 @@ from embedder_service.core.decoding_costs import (
     MAX_RUBBISH,
     MAX_SCANS,
     MAX_SCANS_OF_LARGEST,
+    MAX_SIDE,
     RUNS_SHARE,
 )
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
@@ -145,6 +146,10 @@ def bmp_row_by_row(side: int) -> bytes:
     return bmp_of_runs(side, side, b"\x01\x01\x00\x00" * side)
 
 
+def png_of_rows(width: int, height: int) -> bytes:
+    return encode(Image.new("1", (width, height)), "PNG")
+
+
 COSTLY: dict[str, Callable[[], bytes]] = {
     "TIFF of one column in tiles of 49 megapixels": lambda: tiff_of_tiles(1, 1_000_000, 7000, 8, deflated(49_000_000)),
     "TIFF of more strips than anybody writes": lambda: tiff_of_strips(1, MAX_PARTS + 1, 1, 8, deflated(1)),
@@ -155,6 +160,8 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     "TIFF of JPEG strips of too many scans": lambda: tiff_of_strips(
         2000, 20_000, 2000, 7, jpeg_of_scans(2000, 2000, 60)
     ),
+    "PNG of one row": lambda: png_of_rows(MAX_SIDE + 1, 1),
+    "PNG of one column": lambda: png_of_rows(1, MAX_SIDE + 1),
     "PNG of many chunks": lambda: png_of_chunks(png_chunk(b"prVt", b"") * (MAX_READS // 2 + 100)),
     "PNG of empty pixel data": lambda: png_of_chunks(png_chunk(b"IDAT", b"") * MAX_READS),
     "JPEG of many segments": lambda: grey_jpeg(8, 8, segment(0xE5, b"") * 10_000),
@@ -190,6 +197,8 @@ ORDINARY: dict[str, Callable[[], bytes]] = {
     "TIFF in progressive JPEG strips": lambda: tiff_of_strips(2000, 4000, 2000, 7, jpeg_of_scans(2000, 2000, 14)),
     "TIFF with much that is no image": lambda: encode(natural(64, 64), "TIFF", icc_profile=bytes(1_000_000)),
     "JPEG with a profile in many segments": lambda: encode(natural(64, 64), "JPEG", icc_profile=bytes(10_000_000)),
+    "PNG of one long row": lambda: png_of_rows(MAX_SIDE, 1),
+    "PNG of one long column": lambda: png_of_rows(1, MAX_SIDE),
     "PNG in small parts": lambda: png_of_chunks(png_chunk(b"tEXt", b"a\0b") * 1000),
     "BMP in runs": lambda: bmp_row_by_row(2000),
 }
