@@ -131,6 +131,8 @@ class ModelLoader:
             raise WeightsError(f"{path} was altered: its SHA-256 is {digest}, and {ENCODER_FACTS} says another")
         try:
             network = tf.keras.models.load_model(path, compile=False)
+        except MemoryError:
+            raise
         except Exception as error:
             raise WeightsError(f"{path} is damaged or no model of Keras: {error}") from error
         _check_shapes(network, facts, path)

@@ -40,6 +40,9 @@ MAX_READS = 500_000
 MAX_READS_OF = {JPEG_SIGNATURE: 5_000, BMP_SIGNATURE: 1_500_000}
 # Bytes of a JPEG file's header that belong to no segment; Pillow reads them one by one.
 MAX_RUBBISH = 100_000
+# Pixels of a side. Pillow has a pointer for each row, and the filter numbers for each row and column: of an image that
+# is one pixel wide they take far more than its pixels.
+MAX_SIDE = 1_000_000
 # The part of the largest image that a BMP file in runs may have: Pillow's decoder of runs is written in Python.
 RUNS_SHARE = 4
 # Of so many bytes or more a read is one of pixels.
@@ -128,6 +131,8 @@ def check_directory(content: bytes) -> None:
 
 def check_cost(image: Image.Image, content: bytes, most: int) -> None:
     """Refuses an opened image whose pixels would be decoded many times over. `most` is the limit in pixels."""
+    if max(image.size) > MAX_SIDE:
+        raise too_costly(f"a side has {max(image.size)} pixels; at most {MAX_SIDE} are taken")
     if content.startswith(JPEG_SIGNATURE):
         _check_scans(image.width * image.height, _count_scans(content, 0, len(content)), most)
     if isinstance(image, TiffImageFile):

@@ -4,14 +4,13 @@ What Pillow raises while it reads a file is the file's fault, whatever its class
 that are not what they say. What this project's own code raises is never the file's fault.
 """
 
-import ctypes
-import errno
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 from PIL import ImageFile
 
+from grpc_kit import allocation
 from grpc_kit.errors import InvalidArgumentError, ResourceExhaustedError, ServiceError, out_of_memory
 
 log = structlog.stdlib.get_logger()
@@ -27,7 +26,7 @@ def reading_the_file() -> Iterator[None]:
 
     Only calls of Pillow that read the file, or what the file says, belong into it.
     """
-    _forget_errno()
+    allocation.forget_failures()
     try:
         yield
     except ServiceError:
@@ -52,31 +51,6 @@ def no_memory(error: BaseException) -> ResourceExhaustedError:
 def is_lack_of_memory(error: BaseException) -> bool:
     """Return whether Pillow failed because memory could not be allocated.
 
-    libjpeg, libtiff and libwebp report that as they report a broken file. The C library says so in this thread's
-    errno, which `reading_the_file` clears at first.
+    libjpeg, libtiff and libwebp report that as they report a broken file.
     """
-    return isinstance(error, MemoryError) or CODEC_MEMORY in str(error) or _errno() == errno.ENOMEM
-
-
-def _find_errno() -> Callable[[], "ctypes._Pointer[ctypes.c_int]"] | None:
-    """Return the C library's function that returns the address of a thread's errno; None if there is none."""
-    # The names of glibc and musl, and of macOS.
-    for name in ("__errno_location", "__error"):
-        with suppress(AttributeError):
-            function = getattr(ctypes.CDLL(None), name)
-            function.restype = ctypes.POINTER(ctypes.c_int)
-            address: Callable[[], ctypes._Pointer[ctypes.c_int]] = function
-            return address
-    return None
-
-
-_errno_address = _find_errno()
-
-
-def _errno() -> int:
-    return _errno_address()[0] if _errno_address is not None else 0
-
-
-def _forget_errno() -> None:
-    if _errno_address is not None:
-        _errno_address()[0] = 0
+    return isinstance(error, MemoryError) or CODEC_MEMORY in str(error) or allocation.has_failed()

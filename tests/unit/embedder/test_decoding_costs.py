@@ -1,7 +1,10 @@
 """What images cost that are cheap to send: their memory is charged, and those that take too long are refused."""
 
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,6 +16,7 @@ from embedder_service.core.decoding_costs import (
     MAX_RUBBISH,
     MAX_SCANS,
     MAX_SCANS_OF_LARGEST,
+    MAX_SIDE,
     RUNS_SHARE,
 )
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
@@ -34,7 +38,7 @@ from tests.unit.embedder.crafted_files import (
     tiff_of_strips,
     tiff_of_tiles,
 )
-from tests.unit.embedder.test_image_decoding import SeenBudget, encode, natural
+from tests.unit.embedder.test_image_decoding import DECODE_AND_MEASURE, SeenBudget, encode, natural, orientation_tag
 
 NEVER = Deadline.after(None)
 LIMITS = Limits(20 * 1024 * 1024, 50_000_000)
@@ -69,6 +73,28 @@ def test_a_jpeg_with_a_scan_for_each_component_is_charged_whole_however_small_it
 @pytest.mark.parametrize("components", [1, 3, 4])
 def test_a_jpeg_with_one_scan_for_all_is_charged_as_what_it_is_scaled_to(components: int) -> None:
     assert pixels_charged(grey_jpeg(4000, 3000, components=components, together=True)) == 1000 * 750
+
+
+@pytest.mark.parametrize(
+    ("mode", "file_format", "options"),
+    [
+        ("RGBA", "WEBP", {"method": 0}),
+        ("RGBA", "PNG", {"compress_level": 1}),
+        ("LA", "PNG", {"compress_level": 1}),
+        ("F", "TIFF", {"compression": "tiff_lzw"}),
+        ("I;16", "TIFF", {"compression": "tiff_lzw"}),
+        ("CMYK", "JPEG", {"progressive": True, "subsampling": 0}),
+    ],
+)
+def test_a_pixel_takes_at_most_22_bytes(mode: str, file_format: str, options: dict[str, Any]) -> None:
+    image = Image.linear_gradient("L").resize((2000, 2000)).convert(mode)
+    content = encode(image, file_format, exif=orientation_tag(6), **options)
+    command = [sys.executable, "-c", DECODE_AND_MEASURE, "50_000_000"]
+    done = subprocess.run(command, input=content, capture_output=True, check=True)
+    outcome, grown = done.stdout.decode().split()
+    assert outcome == "decoded"
+    # And what the imports and the copies of the file take.
+    assert int(grown) * 2**20 < 22 * 2000 * 2000 + 4 * len(content) + 16_000_000
 
 
 def test_a_thumbnail_says_nothing_of_the_scans_of_its_image() -> None:
@@ -120,6 +146,10 @@ def bmp_row_by_row(side: int) -> bytes:
     return bmp_of_runs(side, side, b"\x01\x01\x00\x00" * side)
 
 
+def png_of_rows(width: int, height: int) -> bytes:
+    return encode(Image.new("1", (width, height)), "PNG")
+
+
 COSTLY: dict[str, Callable[[], bytes]] = {
     "TIFF of one column in tiles of 49 megapixels": lambda: tiff_of_tiles(1, 1_000_000, 7000, 8, deflated(49_000_000)),
     "TIFF of more strips than anybody writes": lambda: tiff_of_strips(1, MAX_PARTS + 1, 1, 8, deflated(1)),
@@ -130,6 +160,8 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     "TIFF of JPEG strips of too many scans": lambda: tiff_of_strips(
         2000, 20_000, 2000, 7, jpeg_of_scans(2000, 2000, 60)
     ),
+    "PNG of one row": lambda: png_of_rows(MAX_SIDE + 1, 1),
+    "PNG of one column": lambda: png_of_rows(1, MAX_SIDE + 1),
     "PNG of many chunks": lambda: png_of_chunks(png_chunk(b"prVt", b"") * (MAX_READS // 2 + 100)),
     "PNG of empty pixel data": lambda: png_of_chunks(png_chunk(b"IDAT", b"") * MAX_READS),
     "JPEG of many segments": lambda: grey_jpeg(8, 8, segment(0xE5, b"") * 10_000),
@@ -165,6 +197,8 @@ ORDINARY: dict[str, Callable[[], bytes]] = {
     "TIFF in progressive JPEG strips": lambda: tiff_of_strips(2000, 4000, 2000, 7, jpeg_of_scans(2000, 2000, 14)),
     "TIFF with much that is no image": lambda: encode(natural(64, 64), "TIFF", icc_profile=bytes(1_000_000)),
     "JPEG with a profile in many segments": lambda: encode(natural(64, 64), "JPEG", icc_profile=bytes(10_000_000)),
+    "PNG of one long row": lambda: png_of_rows(MAX_SIDE, 1),
+    "PNG of one long column": lambda: png_of_rows(1, MAX_SIDE),
     "PNG in small parts": lambda: png_of_chunks(png_chunk(b"tEXt", b"a\0b") * 1000),
     "BMP in runs": lambda: bmp_row_by_row(2000),
 }
