@@ -58,13 +58,18 @@ class HangWatch:
 
     def watched(self, what: str, limit: float, function: Callable[..., Result], *arguments: object) -> Result:
         """Calls a function in this thread, which hangs if that takes more than `limit` seconds."""
+        thread = threading.get_ident()
         with self._lock:
-            self._work[threading.get_ident()] = _Work(what, limit, self._clock())
+            outer = self._work.get(thread)
+            self._work[thread] = _Work(what, limit, self._clock())
         try:
             return function(*arguments)
         finally:
             with self._lock:
-                del self._work[threading.get_ident()]
+                if outer is None:
+                    del self._work[thread]
+                else:
+                    self._work[thread] = outer
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

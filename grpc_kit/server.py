@@ -42,6 +42,7 @@ FLUSH_SECONDS = 2.0
 # Seconds after the last call in which a process ends that was asked to. With the default drain it is below the 30 s
 # after which Kubernetes kills.
 END_SECONDS = 8.0
+STDERR = 2
 
 
 @dataclass(frozen=True)
@@ -255,8 +256,10 @@ def stop_signals(drain_seconds: float) -> asyncio.Event:
     loop = asyncio.get_running_loop()
 
     def ask() -> None:
-        asked.set()
-        end_within(drain_seconds + END_SECONDS)
+        # A second signal gives no more time.
+        if not asked.is_set():
+            asked.set()
+            end_within(drain_seconds + END_SECONDS)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask)
@@ -268,4 +271,4 @@ def end_within(seconds: float) -> None:
 
     Python itself waits without end for threads that hang.
     """
-    faulthandler.dump_traceback_later(max(seconds, 1e-3), exit=True)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)

@@ -515,7 +515,9 @@ class MilvusStore:
 
     async def _connect(self) -> _Clients:
         try:
-            blocking = await asyncio.to_thread(self._open)
+            # A server that is away may be tried for long, and needs no restart of this process.
+            limit = self._hang_seconds if self.is_lite else math.inf
+            blocking = await asyncio.to_thread(self._watch.watched, "opening Milvus", limit, self._open)
             try:
                 names = await asyncio.to_thread(blocking.list_collections, timeout=self._timeout)
             except BaseException:

@@ -14,7 +14,11 @@ from benchmarks.waiting_embedder import INFO
 from embedder_service.bootstrap import serve
 from embedder_service.core.types import Pixels
 from embedder_service.settings import EmbedderSettings
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import ServiceError
 from grpc_kit.status import from_status
+from search_service.adapters.embedder_client import EmbedderClient
+from search_service.core.types import EncodedImage
 from tests.integration.embedder.helpers import answers, embed_request, item, plain_image, status_of
 
 DIMENSION = 4
@@ -101,3 +105,17 @@ async def test_vectors_of_another_shape_or_type_are_refused(
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await embedder_pb2_grpc.EmbedderServiceStub(channel).Embed(embed_request(plain_image(50)))
         assert_refused(status_of(refused.value), INTERNAL, "VECTOR_INVALID", said)
+
+
+async def test_the_search_service_hears_why_in_both_lanes() -> None:
+    settings = EmbedderSettings(listen_address="127.0.0.1:0")
+    async with serve([OddModel()], settings) as address, grpc.aio.insecure_channel(address) as channel:
+        client = EmbedderClient(channel, address, 10.0, 10**6)
+        deadline = Deadline.after(30)
+        async with client.bulk(deadline) as bulk:
+            for number, reason in ((1, "VECTOR_INVALID"), (3, "IMAGE_WITHOUT_VECTOR")):
+                image = EncodedImage(plain_image(number))
+                for call in (client.embed(image, "", deadline), bulk.embed(image, "")):
+                    with pytest.raises(ServiceError) as refused:
+                        await call
+                    assert refused.value.reason == reason

@@ -123,3 +123,21 @@ async def test_work_that_waits_for_other_work_does_not_hang() -> None:
             assert not watch.hung.is_set()
             gate.set()
             assert await call == "done"
+
+
+async def test_work_within_work_counts_by_itself_and_gives_the_thread_back() -> None:
+    watch = HangWatch()
+    gate = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        async with watching(watch) as task:
+
+            def outer() -> str:
+                assert watch.watched("the inner work", AT_MOST, lambda: 1) == 1
+                return wait_here(gate)
+
+            assert await watch.run(pool, "work", AT_MOST, watch.watched, "inner", AT_MOST, lambda: 2) == 2
+            call = asyncio.create_task(watch.run(pool, "the outer work", 0.05, outer))
+            with pytest.raises(ServiceError, match="to be restarted"):
+                await asyncio.wait_for(call, AT_MOST)
+            await asyncio.wait_for(task, AT_MOST)
+            gate.set()
