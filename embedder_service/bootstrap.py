@@ -17,6 +17,7 @@ from embedder_service.adapters.tensorflow_model import TensorflowModel
 from embedder_service.api.servicer import DOMAIN, EmbedderServicer
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy
+from embedder_service.core.decode_threads import DecodeThreads
 from embedder_service.core.embed_images import DecodePool, EmbedImages, ModelPipeline, VectorCache
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.ports import Model
@@ -60,6 +61,7 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     # All of its formats now, and not while the first caller waits.
     Image.init()
+    memory.unmap_large_blocks()
     registry = metrics.new_registry()
     observer = PrometheusObserver(registry)
     async with AsyncExitStack() as stack:
@@ -77,7 +79,7 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
         admission = Admission(
             Limit(settings.max_pending, settings.max_pending_bytes),
             Limit(settings.max_pending_bulk, settings.max_pending_bytes),
-            models[0].info.seconds_per_image,
+            {model.info.name: model.info.seconds_per_image for model in models},
         )
         observer.watch([(model.info, batchers[model.info.name]) for model in models], admission)
         images = _images(models, settings, batchers, admission, observer, stack)
@@ -109,16 +111,18 @@ def _images(
 ) -> EmbedImages:
     """The core, with threads that end with `stack`."""
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
-    threads = settings.decode_threads or models[0].info.threads
-    executors = {
-        lane: stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix=f"decode-{lane.value}"))
+    count = settings.decode_threads or models[0].info.threads
+    threads = {
+        lane: DecodeThreads(
+            stack.enter_context(ThreadPoolExecutor(count, thread_name_prefix=f"decode-{lane.value}")), count
+        )
         for lane in Lane
     }
     budgets = {lane: PixelBudget(settings.max_decoding_pixels) for lane in Lane}
     pipelines = {
         model.info.name: ModelPipeline(
             model.info,
-            {lane: DecodePool(ImageDecoder(model.info.input, limits, budgets[lane]), executors[lane]) for lane in Lane},
+            {lane: DecodePool(ImageDecoder(model.info.input, limits, budgets[lane]), threads[lane]) for lane in Lane},
             batchers[model.info.name],
             observer,
         )

@@ -49,7 +49,7 @@ class BatchPolicy:
     """Seconds for which interactive images count as coming after the last one."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Waiting:
     """One image that waits for its turn."""
 
@@ -117,7 +117,7 @@ class Batcher:
         """Waits for the vector of one image, uint8[H, W, 3] to float32[D].
 
         Raises DeadlineExceededError where patience ends before its turn comes, UnavailableError when the batcher stops
-        or is dead. A cancelled caller's image is dropped when its turn comes, and costs nothing.
+        or is dead. A cancelled caller's image is dropped at once, and costs nothing.
         """
         if self._stopping or self.died.is_set():
             raise self._refusal()
@@ -127,7 +127,12 @@ class Batcher:
         waiting = Waiting(pixels, lane, patience, now, asyncio.get_running_loop().create_future())
         self._lanes[lane].append(waiting)
         self._arrived.set()
-        vector = await waiting.vector
+        try:
+            vector = await waiting.vector
+        except asyncio.CancelledError:
+            if waiting in self._lanes[lane]:
+                self._lanes[lane].remove(waiting)
+            raise
         stages.record("queue", waiting.since, waiting.began)
         stages.record("inference", waiting.began, self._clock())
         return vector

@@ -3,13 +3,15 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping, MutableMapping
-from concurrent.futures import Executor
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, TimeLeft, out_of_time
+from embedder_service.core.decode_threads import DecodeThreads
+from embedder_service.core.held_image import AdmittedImage, Hold
 from embedder_service.core.image_decoding import ImageDecoder
 from embedder_service.core.ports import Observer
 from embedder_service.core.sharing import SharedWork
@@ -28,10 +30,10 @@ VectorCache: TypeAlias = MutableMapping[ImageKey, Vectors]
 
 @dataclass(frozen=True)
 class DecodePool:
-    """What decodes the images of a lane."""
+    """What decodes the images of a lane for one model."""
 
     decoder: ImageDecoder
-    threads: Executor
+    threads: DecodeThreads
 
 
 class ModelPipeline:
@@ -50,22 +52,23 @@ class ModelPipeline:
         self._batcher = batcher
         self._observer = observer
 
-    async def key(self, image: EncodedImage, lane: Lane) -> ImageKey:
+    async def key(self, hold: Hold, lane: Lane) -> ImageKey:
         """Names what the vector depends on."""
-        content = image.content
-        if len(content) <= HASHED_AT_ONCE:
-            digest = _sha256(content)
+        region = hold.image.region
+        if len(hold.image.content) <= HASHED_AT_ONCE:
+            digest = _sha256(hold.image)
         else:
-            digest = await asyncio.get_running_loop().run_in_executor(self._decoders[lane].threads, _sha256, content)
-        return digest, image.region, self.info.fingerprint
+            digest = await self._decoders[lane].threads.run(self.info.name, hold, _sha256)
+        return digest, region, self.info.fingerprint
 
-    async def embed(self, image: EncodedImage, lane: Lane, patience: TimeLeft) -> Vectors:
-        """Embeds one image as float32[D]. Raises InvalidArgumentError, DeadlineExceededError, UnavailableError."""
-        asked = time.monotonic()
-        # Where the caller leaves before a thread is free, the pool drops the image: its future is cancelled.
-        pixels, began, ended = await asyncio.get_running_loop().run_in_executor(
-            self._decoders[lane].threads, _decode, self._decoders[lane].decoder, image, patience
-        )
+    async def embed(self, hold: Hold, lane: Lane, patience: TimeLeft) -> Vectors:
+        """Embeds one image as float32[D], and releases its bytes as soon as they are decoded.
+
+        Raises InvalidArgumentError, DeadlineExceededError, UnavailableError.
+        """
+        asked, pool = time.monotonic(), self._decoders[lane]
+        pixels, began, ended = await pool.threads.run(self.info.name, hold, partial(_decode, pool.decoder, patience))
+        hold.release()
         stages.record("queue", asked, began)
         stages.record("decode", began, ended)
         self._observer.decoded(lane, ended - began)
@@ -102,13 +105,13 @@ class EmbedImages:
         self._observer = observer
         self._shared: SharedWork[Vectors] = SharedWork()
 
-    async def admit(self, image: EncodedImage, lane: Lane) -> Callable[[], None]:
-        """Takes a place for an image, which `embed_admitted` may embed then; gives what gives the place back.
+    async def admit(self, image: EncodedImage, model: str, lane: Lane) -> AdmittedImage:
+        """Admits an image, which `embed_admitted` may embed then. It is to be left in any case.
 
-        Raises ResourceExhaustedError in the interactive lane.
+        Raises NotFoundError, and ResourceExhaustedError in the interactive lane.
         """
         try:
-            return (await self._admission.enter(lane, len(image.content))).leave
+            return await self._admission.enter(lane, self._pipeline(model).info.name, image)
         except ServiceError as error:
             self._observer.answered(lane, error.reason)
             raise
@@ -118,18 +121,19 @@ class EmbedImages:
 
         Raises NotFoundError, ResourceExhaustedError, InvalidArgumentError, DeadlineExceededError, UnavailableError.
         """
-        leave = await self.admit(image, lane)
+        admitted = await self.admit(image, model, lane)
+        del image
         try:
-            return await self.embed_admitted(image, model, lane, deadline)
+            return await self.embed_admitted(admitted, model, lane, deadline)
         finally:
-            leave()
+            admitted.leave()
 
-    async def embed_admitted(self, image: EncodedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
-        """Embeds one image that has a place. Raises as `embed` does."""
+    async def embed_admitted(self, admitted: AdmittedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
+        """Embeds one image that was admitted for this model. Raises as `embed` does."""
         result = "INTERNAL"
         try:
             pipeline = self._pipeline(model)
-            vector, result = await self._vector(pipeline, image, lane, deadline)
+            vector, result = await self._vector(pipeline, admitted, lane, deadline)
             return Embedding(vector, pipeline.info.fingerprint)
         except ServiceError as error:
             result = error.reason
@@ -141,14 +145,17 @@ class EmbedImages:
             self._observer.answered(lane, result)
 
     async def _vector(
-        self, pipeline: ModelPipeline, image: EncodedImage, lane: Lane, deadline: Deadline
+        self, pipeline: ModelPipeline, admitted: AdmittedImage, lane: Lane, deadline: Deadline
     ) -> tuple[Vectors, str]:
-        key = await pipeline.key(image, lane)
+        key = await pipeline.key(admitted.hold, lane)
         cached = self._cache.get(key) if self._cache is not None else None
         if cached is not None:
             return cached, "cached"
+        # From here on the work alone has the bytes: it may go on for others when this caller has left.
+        hold = admitted.hold.copy()
+        admitted.hold.release()
         vector, joined = await self._shared.run(
-            key, lane, deadline, lambda patience: pipeline.embed(image, lane, patience)
+            key, lane, deadline, lambda patience: pipeline.embed(hold, lane, patience), hold.release
         )
         if self._cache is not None:
             # A copy: what the network gave is a row that would keep its whole batch in memory.
@@ -176,7 +183,7 @@ class EmbedImages:
         return pipeline
 
 
-def _decode(decoder: ImageDecoder, image: EncodedImage, patience: TimeLeft) -> tuple[Pixels, float, float]:
+def _decode(decoder: ImageDecoder, patience: TimeLeft, image: EncodedImage) -> tuple[Pixels, float, float]:
     """The pixels, and when decoding began and ended."""
     if patience.remaining() <= 0:
         raise out_of_time()
@@ -184,5 +191,5 @@ def _decode(decoder: ImageDecoder, image: EncodedImage, patience: TimeLeft) -> t
     return decoder.decode(image, patience), began, time.monotonic()
 
 
-def _sha256(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
+def _sha256(image: EncodedImage) -> bytes:
+    return hashlib.sha256(image.content).digest()

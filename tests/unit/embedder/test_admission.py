@@ -8,62 +8,69 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedder_service.core.admission import Admission
-from embedder_service.core.types import Lane
-from grpc_kit.budget import Limit, Place
+from embedder_service.core.held_image import AdmittedImage
+from embedder_service.core.types import EncodedImage, Lane
+from grpc_kit.budget import Limit
 from grpc_kit.errors import ResourceExhaustedError
-from tests.unit.embedder.doubles import settle
+from tests.unit.embedder.doubles import FakeClock, settle
 
 AMPLE = Limit(items=1000, size=1_000_000)
 
 
 def admission(interactive: Limit = AMPLE, bulk: Limit = AMPLE, *, seconds_per_image: float = 0.0) -> Admission:
-    return Admission(interactive, bulk, seconds_per_image)
+    """Admits images of a slow model, which tests use where they need only one, and of two faster ones."""
+    costs = {"slow": seconds_per_image, "fast": seconds_per_image / 8, "other": 0.0}
+    return Admission(interactive, bulk, costs)
 
 
-async def waiting(at: Admission, sizes: Iterable[int]) -> list["asyncio.Task[Place]"]:
+def sized(size: int) -> EncodedImage:
+    return EncodedImage(bytes(size))
+
+
+async def waiting(at: Admission, sizes: Iterable[int]) -> list["asyncio.Task[AdmittedImage]"]:
     """Bulk callers that wait in this order, or have their places."""
-    tasks = [asyncio.create_task(at.enter(Lane.BULK, size)) for size in sizes]
+    tasks = [asyncio.create_task(at.enter(Lane.BULK, "slow", sized(size))) for size in sizes]
     await settle()
     return tasks
 
 
-def with_places(tasks: Iterable["asyncio.Task[Place]"]) -> list[bool]:
+def with_places(tasks: Iterable["asyncio.Task[AdmittedImage]"]) -> list[bool]:
     return [task.done() for task in tasks]
 
 
 async def test_the_interactive_lane_refuses_at_its_limit_of_images_and_says_when_to_try_again() -> None:
     at = admission(Limit(items=3, size=1000), seconds_per_image=0.4)
-    places = [await at.enter(Lane.INTERACTIVE, 10) for _ in range(3)]
-    with pytest.raises(ResourceExhaustedError, match="3 images of 30 bytes wait already") as refused:
-        await at.enter(Lane.INTERACTIVE, 10)
+    places = [await at.enter(Lane.INTERACTIVE, "slow", sized(10)) for _ in range(3)]
+    with pytest.raises(ResourceExhaustedError, match="3 images wait for model 'slow', and at most 3 may") as refused:
+        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
     assert refused.value.reason == "OVERLOADED"
     assert refused.value.retry_after == pytest.approx(0.6)
-    assert refused.value.metadata == {"max_pending": "3", "max_pending_bytes": "1000"}
+    assert refused.value.metadata == {"max_pending": "3", "max_pending_bytes": "1000", "model": "slow"}
     assert at.under_way(Lane.INTERACTIVE) == 3
     places[1].leave()
-    await at.enter(Lane.INTERACTIVE, 10)
+    await at.enter(Lane.INTERACTIVE, "slow", sized(10))
 
 
 @pytest.mark.parametrize(("size", "taken"), [(400, True), (401, False)])
 async def test_the_interactive_lane_refuses_at_its_limit_of_bytes(size: int, taken: bool) -> None:
     at = admission(Limit(items=100, size=1000))
     for _ in range(2):
-        await at.enter(Lane.INTERACTIVE, 300)
+        await at.enter(Lane.INTERACTIVE, "slow", sized(300))
     if taken:
-        await at.enter(Lane.INTERACTIVE, size)
+        await at.enter(Lane.INTERACTIVE, "slow", sized(size))
         return
     with pytest.raises(ResourceExhaustedError) as refused:
-        await at.enter(Lane.INTERACTIVE, size)
-    assert refused.value.metadata == {"max_pending": "100", "max_pending_bytes": "1000"}
+        await at.enter(Lane.INTERACTIVE, "slow", sized(size))
+    assert refused.value.metadata == {"max_pending": "100", "max_pending_bytes": "1000", "model": "slow"}
     # A refusal takes nothing.
-    await at.enter(Lane.INTERACTIVE, 400)
+    await at.enter(Lane.INTERACTIVE, "slow", sized(400))
 
 
 async def test_who_is_refused_is_never_told_to_come_back_at_once() -> None:
     at = admission(Limit(items=1, size=1000), seconds_per_image=0.0)
-    await at.enter(Lane.INTERACTIVE, 1)
+    await at.enter(Lane.INTERACTIVE, "slow", sized(1))
     with pytest.raises(ResourceExhaustedError) as refused:
-        await at.enter(Lane.INTERACTIVE, 1)
+        await at.enter(Lane.INTERACTIVE, "slow", sized(1))
     assert refused.value.retry_after == 0.1
 
 
@@ -81,11 +88,11 @@ async def test_the_bulk_lane_waits_at_its_limit_until_one_leaves(limit: Limit) -
 
 async def test_bulk_callers_get_their_places_in_the_order_in_which_they_came() -> None:
     at = admission(bulk=Limit(items=1, size=1000))
-    first = await at.enter(Lane.BULK, 1)
+    first = await at.enter(Lane.BULK, "slow", sized(1))
     order: list[int] = []
 
     async def caller(number: int) -> None:
-        place = await at.enter(Lane.BULK, 1)
+        place = await at.enter(Lane.BULK, "slow", sized(1))
         order.append(number)
         await asyncio.sleep(0)
         place.leave()
@@ -117,20 +124,20 @@ async def test_one_that_leaves_makes_place_for_as_many_as_fit() -> None:
 @pytest.mark.parametrize(("full", "other"), [(Lane.BULK, Lane.INTERACTIVE), (Lane.INTERACTIVE, Lane.BULK)])
 async def test_a_full_lane_holds_up_no_other(full: Lane, other: Lane) -> None:
     at = admission(Limit(1, 100), Limit(1, 100))
-    await at.enter(full, 100)
-    await asyncio.wait_for(at.enter(other, 100), 5)
+    await at.enter(full, "slow", sized(100))
+    await asyncio.wait_for(at.enter(other, "slow", sized(100)), 5)
     assert [at.under_way(lane) for lane in Lane] == [1, 1]
 
 
 async def test_an_interactive_image_above_the_limit_of_bytes_gets_in_alone() -> None:
     at = admission(Limit(items=100, size=100))
-    place = await at.enter(Lane.INTERACTIVE, 101)
+    place = await at.enter(Lane.INTERACTIVE, "slow", sized(101))
     with pytest.raises(ResourceExhaustedError):
-        await at.enter(Lane.INTERACTIVE, 1)
+        await at.enter(Lane.INTERACTIVE, "slow", sized(1))
     place.leave()
-    await at.enter(Lane.INTERACTIVE, 1)
+    await at.enter(Lane.INTERACTIVE, "slow", sized(1))
     with pytest.raises(ResourceExhaustedError):
-        await at.enter(Lane.INTERACTIVE, 101)
+        await at.enter(Lane.INTERACTIVE, "slow", sized(101))
 
 
 async def test_a_bulk_image_above_the_limit_of_bytes_gets_in_alone() -> None:
@@ -148,7 +155,7 @@ async def test_a_bulk_image_above_the_limit_of_bytes_gets_in_alone() -> None:
 @pytest.mark.parametrize("lane", Lane)
 async def test_a_place_is_given_back_once_however_often_that_is_said(lane: Lane) -> None:
     at = admission()
-    first, _ = [await at.enter(lane, 10) for _ in range(2)]
+    first, _ = [await at.enter(lane, "slow", sized(10)) for _ in range(2)]
     for _ in range(3):
         first.leave()
     assert at.under_way(lane) == 1
@@ -213,12 +220,12 @@ class Crowd:
 
     def __init__(self) -> None:
         self.at = admission(bulk=Limit(IMAGES, SIZE))
-        self.callers: list[tuple[int, asyncio.Task[Place]]] = []
-        self.inside: list[tuple[int, Place]] = []
+        self.callers: list[tuple[int, asyncio.Task[AdmittedImage]]] = []
+        self.inside: list[tuple[int, AdmittedImage]] = []
 
     async def do(self, what: str, number: int) -> None:
         if what == "enter":
-            self.callers.append((number, asyncio.create_task(self.at.enter(Lane.BULK, number))))
+            self.callers.append((number, asyncio.create_task(self.at.enter(Lane.BULK, "slow", sized(number)))))
         elif what == "leave" and self.inside:
             self.inside.pop(number % len(self.inside))[1].leave()
         elif what == "cancel" and self.callers:
@@ -279,13 +286,13 @@ def test_the_limits_hold_when_much_happens_at_once(steps: list[tuple[str, int]])
 def test_interactive_images_are_within_the_limits_and_every_place_comes_back(steps: list[tuple[str, int]]) -> None:
     async def come_and_go() -> None:
         at = admission(Limit(IMAGES, SIZE))
-        inside: list[tuple[int, Place]] = []
+        inside: list[tuple[int, AdmittedImage]] = []
         for what, number in steps:
             sizes = [size for size, _ in inside]
             if what == "enter":
                 fits = not sizes or (len(sizes) < IMAGES and sum(sizes) + number <= SIZE)
                 try:
-                    inside.append((number, await at.enter(Lane.INTERACTIVE, number)))
+                    inside.append((number, await at.enter(Lane.INTERACTIVE, "slow", sized(number))))
                 except ResourceExhaustedError:
                     assert not fits
                 else:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy, TimeLeft
+from embedder_service.core.decode_threads import DecodeThreads
 from embedder_service.core.embed_images import HASHED_AT_ONCE, DecodePool, EmbedImages, ModelPipeline, VectorCache
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.turns import Turns
@@ -133,15 +134,15 @@ def serving(network: MeanColour) -> Serving:
         interactive: int = 64, bulk: int = 64, *, cache: VectorCache | None = None
     ) -> AsyncIterator[Bench]:
         told, decoder = Told(), CountingDecoder(InputPolicy("squash", 4), LIMITS, PixelBudget(1_000_000))
-        admission = Admission(Limit(interactive, 10_000_000), Limit(bulk, 10_000_000), 0.0)
+        admission = Admission(Limit(interactive, 10_000_000), Limit(bulk, 10_000_000), {"mean": 0.0, "mean-2": 0.0})
         with ThreadPoolExecutor(2) as decoders, ThreadPoolExecutor(1) as inference:
-            pipelines, batchers = {}, []
+            pipelines, batchers, threads = {}, [], DecodeThreads(decoders, 2)
             for name, factor in (("mean-2", 2), ("mean", 1)):
                 batcher = Batcher(partial(network.embed, factor=factor), BatchPolicy(4, 4), Turns(inference), told)
                 batcher.start()
                 batchers.append(batcher)
                 info = replace(INFO, name=name)
-                pipelines[name] = ModelPipeline(info, dict.fromkeys(Lane, DecodePool(decoder, decoders)), batcher, told)
+                pipelines[name] = ModelPipeline(info, dict.fromkeys(Lane, DecodePool(decoder, threads)), batcher, told)
             try:
                 yield Bench(EmbedImages(pipelines, "mean", LIMITS, admission, cache, told), admission, told, decoder)
             finally:
@@ -236,10 +237,10 @@ async def test_refused_and_cancelled_images_give_their_places_back(
 async def test_a_place_that_was_had_before_is_given_back(serving: Serving) -> None:
     async with serving(bulk=1) as at:
         for red in range(3):
-            leave = await at.images.admit(image(red, 0, 0), Lane.BULK)
-            await at.images.embed_admitted(image(red, 0, 0), "", Lane.BULK, NEVER)
+            admitted = await at.images.admit(image(red, 0, 0), "", Lane.BULK)
+            await at.images.embed_admitted(admitted, "", Lane.BULK, NEVER)
             assert at.admission.under_way(Lane.BULK) == 1
-            leave()
+            admitted.leave()
             assert at.admission.under_way(Lane.BULK) == 0
 
 
