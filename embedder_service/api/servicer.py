@@ -1,6 +1,6 @@
 """EmbedderService: translates between messages and the core."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -57,12 +57,14 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         async def answer(item: _Item) -> embedder_pb2.EmbedStreamResponse:
             return await self._answer(item, deadline)
 
-        items = self._items(request_iterator)
-        async with aclosing(answer_each(items, answer, self._stream_window, self._admit)) as responses:
+        async with (
+            aclosing(self._items(request_iterator)) as items,
+            aclosing(answer_each(items, answer, self._stream_window, self._admit)) as responses,
+        ):
             async for response in responses:
                 yield response
 
-    async def _items(self, requests: AsyncIterator[embedder_pb2.EmbedStreamRequest]) -> AsyncIterator[_Item]:
+    async def _items(self, requests: AsyncIterator[embedder_pb2.EmbedStreamRequest]) -> AsyncGenerator[_Item, None]:
         async for request in requests:
             item = _item(request)
             del request

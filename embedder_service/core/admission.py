@@ -66,8 +66,8 @@ class Admission:
             problem = f"{waiting} images wait for model {model!r}, and at most {limit.items} may"
         else:
             problem = (
-                f"images of {budget.size} bytes wait, {budget.uses[model].size} of them for model {model!r}, and one of "
-                f"{size} does not fit: at most {limit.size} bytes may wait, {budget.share(model)} for this model"
+                f"images of {budget.size} bytes wait, {budget.uses[model].size} of them for model {model!r}, and one "
+                f"of {size} does not fit: at most {limit.size} bytes may wait, {budget.share(model)} for this model"
             )
         return ResourceExhaustedError(
             "OVERLOADED",

@@ -46,7 +46,9 @@ class DecodeThreads:
             ended()
             raise
         job.add_done_callback(lambda _: loop.call_soon_threadsafe(ended))
-        return await asyncio.shield(asyncio.wrap_future(job))
+        result = asyncio.wrap_future(job)
+        result.add_done_callback(_retrieve)
+        return await asyncio.shield(result)
 
     async def _acquire(self, model: str) -> None:
         if self._free:
@@ -82,6 +84,12 @@ class DecodeThreads:
                 waiter.set_result(None)
                 return
         self._free += 1
+
+
+def _retrieve(result: "asyncio.Future[Result]") -> None:
+    # Where the caller has left, nobody else asks for the error.
+    if not result.cancelled():
+        result.exception()
 
 
 def _read(image_only: list[EncodedImage], read: Callable[[EncodedImage], Result]) -> Result:

@@ -305,3 +305,99 @@ def test_interactive_images_are_within_the_limits_and_every_place_comes_back(ste
         assert at.under_way(Lane.INTERACTIVE) == 0
 
     asyncio.run(come_and_go())
+
+
+async def refused(at: Admission, model: str, size: int) -> ResourceExhaustedError:
+    with pytest.raises(ResourceExhaustedError) as error:
+        await at.enter(Lane.INTERACTIVE, model, sized(size))
+    return error.value
+
+
+async def test_a_slow_models_full_queue_refuses_its_own_callers_alone() -> None:
+    at = admission(Limit(items=2, size=1000), seconds_per_image=8.0)
+    for _ in range(2):
+        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
+    await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+    error = await refused(at, "slow", 10)
+    assert "2 images wait for model 'slow'" in error.message
+    assert error.retry_after == pytest.approx(8.0)
+    # A fast model's callers come again sooner.
+    await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+    assert (await refused(at, "fast", 10)).retry_after == pytest.approx(1.0)
+    assert at.under_way(Lane.INTERACTIVE) == 4
+
+
+async def test_a_slow_models_full_bulk_lane_holds_up_no_other_model() -> None:
+    at = admission(bulk=Limit(items=1, size=1000))
+    slow = await waiting(at, [10, 10])
+    fast = asyncio.create_task(at.enter(Lane.BULK, "fast", sized(10)))
+    await settle()
+    assert (with_places(slow), fast.done()) == ([True, False], True)
+
+
+async def test_a_model_has_all_bytes_while_no_other_one_has_callers() -> None:
+    at = admission(Limit(items=100, size=100))
+    for _ in range(10):
+        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
+
+
+async def test_a_model_that_has_all_bytes_makes_room_for_one_whose_caller_was_refused() -> None:
+    at = admission(Limit(items=100, size=100))
+    held = [await at.enter(Lane.INTERACTIVE, "slow", sized(10)) for _ in range(10)]
+    error = await refused(at, "fast", 10)
+    assert "at most 100 bytes may wait, 50 for this model" in error.message
+    # However fast the slow model's callers try again, they are above their share until half is free.
+    for image in held[:5]:
+        image.leave()
+        await refused(at, "slow", 10)
+    for _ in range(5):
+        await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+    await refused(at, "fast", 10)
+
+
+async def test_a_model_whose_callers_stay_away_gives_its_share_back() -> None:
+    clock = FakeClock()
+    at = Admission(Limit(100, 100), AMPLE, {"slow": 0.0, "fast": 0.0}, clock)
+    (await at.enter(Lane.INTERACTIVE, "fast", sized(1))).leave()
+    for _ in range(5):
+        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
+    clock.now += 9.9
+    await refused(at, "slow", 10)
+    clock.now += 0.2
+    await at.enter(Lane.INTERACTIVE, "slow", sized(50))
+
+
+async def test_bulk_images_of_a_model_above_its_share_wait_while_others_pass() -> None:
+    at = admission(bulk=Limit(items=100, size=100))
+    slow = await waiting(at, [50, 50, 50])
+    fast = [asyncio.create_task(at.enter(Lane.BULK, "fast", sized(20))) for _ in range(3)]
+    await settle()
+    assert with_places(slow) == [True, True, False]
+    slow[0].result().leave()
+    await settle()
+    assert with_places(fast) == [True, True, False]
+    assert with_places(slow) == [True, True, False]
+
+
+async def test_an_image_above_its_models_share_gets_in_when_its_model_has_no_other() -> None:
+    at = admission(Limit(items=100, size=100))
+    await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+    await at.enter(Lane.INTERACTIVE, "slow", sized(80))
+    await refused(at, "slow", 10)
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_bytes_count_until_the_last_hold_on_them_ends(lane: Lane) -> None:
+    at = admission(Limit(100, 100), Limit(100, 100))
+    image = await at.enter(lane, "slow", sized(100))
+    thread = image.hold.copy()
+    image.leave()
+    image.leave()
+    assert (at.under_way(lane), at.pending_bytes(lane)) == (0, 100)
+    assert len(thread.image.content) == 100
+    thread.release()
+    thread.release()
+    assert at.pending_bytes(lane) == 0
+    for use in (thread.copy, lambda: thread.image):
+        with pytest.raises(RuntimeError, match="the image was released"):
+            use()
