@@ -1,6 +1,7 @@
 """Admission: who gets a place, who waits for one, and that every place comes back."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 
 import pytest
@@ -215,17 +216,23 @@ STEPS = st.lists(
 )
 
 
+def model_of(number: int, models: int) -> str:
+    return ("slow", "fast", "other")[number % models]
+
+
 class Crowd:
     """Bulk callers who come and go, in a lane whose limits have to hold all the while."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: int) -> None:
+        self.models = models
         self.at = admission(bulk=Limit(IMAGES, SIZE))
         self.callers: list[tuple[int, asyncio.Task[AdmittedImage]]] = []
         self.inside: list[tuple[int, AdmittedImage]] = []
 
     async def do(self, what: str, number: int) -> None:
         if what == "enter":
-            self.callers.append((number, asyncio.create_task(self.at.enter(Lane.BULK, "slow", sized(number)))))
+            entering = self.at.enter(Lane.BULK, model_of(number, self.models), sized(number))
+            self.callers.append((number, asyncio.create_task(entering)))
         elif what == "leave" and self.inside:
             self.inside.pop(number % len(self.inside))[1].leave()
         elif what == "cancel" and self.callers:
@@ -239,9 +246,9 @@ class Crowd:
             if not task.cancelled():
                 self.inside.append((size, task.result()))
         sizes = [size for size, _ in self.inside]
-        assert len(sizes) <= IMAGES
+        assert max(Counter(model_of(size, self.models) for size in sizes).values(), default=0) <= IMAGES
         assert sum(sizes) <= SIZE or len(sizes) == 1
-        assert self.at.under_way(Lane.BULK) <= IMAGES
+        assert self.at.under_way(Lane.BULK) <= self.models * IMAGES
 
     async def go_home(self) -> None:
         while self.callers or self.inside:
@@ -257,9 +264,9 @@ class Crowd:
         assert self.at.under_way(Lane.BULK) == 0
 
 
-async def bulk_callers_come_and_go(steps: list[tuple[str, int]], *, between: bool) -> None:
+async def bulk_callers_come_and_go(steps: list[tuple[str, int]], models: int, *, between: bool) -> None:
     """Does the steps, with time for everybody `between` them."""
-    crowd = Crowd()
+    crowd = Crowd(models)
     for what, number in steps:
         await crowd.do(what, number)
         if between:
@@ -269,16 +276,18 @@ async def bulk_callers_come_and_go(steps: list[tuple[str, int]], *, between: boo
 
 
 @settings(max_examples=200, derandomize=True, database=None, deadline=None)
-@given(STEPS)
-def test_whoever_comes_and_goes_the_limits_hold_and_every_place_comes_back(steps: list[tuple[str, int]]) -> None:
-    asyncio.run(bulk_callers_come_and_go(steps, between=True))
+@given(STEPS, st.integers(1, 3))
+def test_whoever_comes_and_goes_the_limits_hold_and_every_place_comes_back(
+    steps: list[tuple[str, int]], models: int
+) -> None:
+    asyncio.run(bulk_callers_come_and_go(steps, models, between=True))
 
 
 @settings(max_examples=200, derandomize=True, database=None, deadline=None)
-@example([("enter", 100), ("enter", 100), ("let run", 1), ("let run", 1), ("cancel", 1), ("leave", 1)])
-@given(STEPS)
-def test_the_limits_hold_when_much_happens_at_once(steps: list[tuple[str, int]]) -> None:
-    asyncio.run(bulk_callers_come_and_go(steps, between=False))
+@example([("enter", 100), ("enter", 100), ("let run", 1), ("let run", 1), ("cancel", 1), ("leave", 1)], 1)
+@given(STEPS, st.integers(1, 3))
+def test_the_limits_hold_when_much_happens_at_once(steps: list[tuple[str, int]], models: int) -> None:
+    asyncio.run(bulk_callers_come_and_go(steps, models, between=False))
 
 
 @settings(max_examples=200, derandomize=True, database=None, deadline=None)
