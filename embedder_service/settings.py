@@ -96,23 +96,27 @@ class EmbedderSettings(ServerSettings):
     max_pending: int = Field(
         default=64,
         ge=1,
-        description="Most Embed calls under way; one more is refused at once. About as many as are served within the "
-        "deadlines of your callers.",
+        description="Most Embed calls in flight for each model; one more is refused at once. About as many as are "
+        "served within the deadlines of your callers.",
     )
     max_pending_bulk: int = Field(
-        default=64, ge=1, description="Most images of all EmbedStream calls under way; further ones are read later."
+        default=64,
+        ge=1,
+        description="Most images of all EmbedStream calls in flight for each model; further ones are read later.",
     )
     max_pending_bytes: int = Field(
         default=256 * MEBIBYTE,
         ge=1,
-        description="Most bytes of encoded images under way, for Embed calls and for EmbedStream calls each: Embed is "
-        "refused above it, EmbedStream waits.",
+        description="Most bytes of encoded images in memory, of all models together, for Embed calls and for "
+        "EmbedStream calls each: Embed is refused above it, EmbedStream waits. An image counts until it is decoded, "
+        "also if its caller has left. Models that had callers in the last 10 s have equal shares; a single image "
+        "always fits.",
     )
     decode_threads: int | None = Field(
         default=None,
         ge=1,
         description="Threads that decode images, for each of the two lanes; one decodes some hundred photographs of "
-        "640x480 a second. Unset: as many as EMBEDDER_THREADS.",
+        "640x480 a second. Models take turns. Unset: as many as EMBEDDER_THREADS.",
     )
     max_decoding_pixels: int = Field(
         default=50_000_000,

@@ -8,6 +8,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 INTERVAL_SECONDS = 10.0
+# Parameters of mallopt(3), as in glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# Blocks of this many bytes or more are mapped one by one, and unmapped as soon as they are free.
+LARGE_BYTES = 1024 * 1024
+# Free bytes at the end of a heap that are kept for the next smaller blocks.
+KEPT_BYTES = 16 * 1024 * 1024
 
 
 def resident_bytes() -> int:
@@ -27,6 +33,18 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def unmap_large_blocks() -> None:
+    """Has glibc return the memory of large blocks, such as images, to the system as soon as they are free.
+
+    Otherwise it raises its threshold with each such block, up to 32 MiB, and keeps them in heaps with holes: images
+    that come and go then take several times their size. Where the C library is another one, nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 async def give_back_after_work(

@@ -90,6 +90,12 @@ class PrometheusObserver:
         under_way = Gauge("embedder_images_in_flight", "Images admitted.", ("lane",), registry=self._registry)
         for lane in Lane:
             under_way.labels(lane.value).set_function(partial(admission.under_way, lane))
+        pending = Gauge(
+            "embedder_pending_bytes", "Bytes of admitted images that are still in memory.",
+            ("lane",), registry=self._registry,
+        )  # fmt: skip
+        for lane in Lane:
+            pending.labels(lane.value).set_function(partial(admission.pending_bytes, lane))
         queue = Gauge("embedder_queue_size", "Decoded images that wait.", ("model", "lane"), registry=self._registry)
         described = Gauge(
             "embedder_model_info", "1; the labels describe the model.",

@@ -52,7 +52,7 @@ class BatchPolicy:
     """Seconds after which a run hangs."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Waiting:
     """One image that waits for its turn."""
 
@@ -120,7 +120,7 @@ class Batcher:
         """Waits for the vector of one image, uint8[H, W, 3] to float32[D].
 
         Raises DeadlineExceededError where patience ends before its turn comes, UnavailableError when the batcher stops
-        or is dead. A cancelled caller's image is dropped when its turn comes, and costs nothing.
+        or is dead. A cancelled caller's image is dropped at once, and costs nothing.
         """
         if self._stopping or self.died.is_set():
             raise self._refusal()
@@ -130,7 +130,12 @@ class Batcher:
         waiting = Waiting(pixels, lane, patience, now, asyncio.get_running_loop().create_future())
         self._lanes[lane].append(waiting)
         self._arrived.set()
-        vector = await waiting.vector
+        try:
+            vector = await waiting.vector
+        except asyncio.CancelledError:
+            if waiting in self._lanes[lane]:
+                self._lanes[lane].remove(waiting)
+            raise
         stages.record("queue", waiting.since, waiting.began)
         stages.record("inference", waiting.began, self._clock())
         return vector

@@ -1,12 +1,13 @@
 """Turns errors into statuses. Nothing else in a service aborts a call."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
 import structlog
 
-from grpc_kit.errors import ServiceError, meaning_of_fault
+from grpc_kit.errors import ServiceError, clear_frames, meaning_of_fault
 from grpc_kit.interceptors.around import AroundCalls, Call, Context
 from grpc_kit.status import DETAILS_KEY, code_of, to_status
 
@@ -37,6 +38,9 @@ class ErrorMapping(AroundCalls):
             yield
         except ServiceError as error:
             await self._abort(context, error)
+        except asyncio.CancelledError as error:
+            clear_frames(error)
+            raise
         except grpc.aio.BaseError:
             # gRPC's own way out, such as an abort that is under way.
             raise

@@ -60,6 +60,10 @@ class Embedder:
         lines = Path(f"/proc/{self.process_id}/status").read_text().splitlines()
         return int(dict(line.split(":", 1) for line in lines)[of].split()[0]) // 1024
 
+    def begin_peak(self) -> None:
+        """Begins "VmHWM" anew (proc(5), clear_refs)."""
+        Path(f"/proc/{self.process_id}/clear_refs").write_text("5")
+
 
 StartEmbedder: TypeAlias = Callable[..., AbstractContextManager[Embedder]]
 

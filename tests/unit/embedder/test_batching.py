@@ -17,7 +17,7 @@ from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, ResourceExhaustedError, UnavailableError
-from tests.unit.embedder.doubles import FakeClock, Told
+from tests.unit.embedder.doubles import FakeClock, Told, settle
 
 NEVER = Deadline.after(None)
 # Seconds after which a caller hangs; nothing here takes nearly as long.
@@ -282,6 +282,9 @@ async def test_a_cancelled_caller_costs_no_slot(bench: BenchOf, lane: Lane) -> N
         tasks = [await at.occupy(), *await at.send(range(1, 9), lane)]
         for task in tasks[1:5]:
             task.cancel()
+        await settle()
+        # Nor the memory of its pixels.
+        assert at.batcher.waiting(lane) == 4
         outcomes = await at.release(tasks)
         assert at.network.batches == [[0], [5, 6, 7, 8]]
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes[1:5])
