@@ -64,6 +64,15 @@ bench: setup ## Measure both services against their peers (two hours, with nothi
 	$(BIN)/python -m benchmarks.neighbors --json benchmarks/neighbors.json
 	$(BIN)/python -m benchmarks.binary_codes --vectors .tools/vectors --json benchmarks/binary_codes.json $(if $(IMAGES),--photographs $(IMAGES))
 
+LANGUAGES ?= node go java
+.PHONY: examples
+examples: setup ## Run the clients in other languages against both services (LANGUAGES="node go" for some)
+	$(BIN)/python -m examples $(LANGUAGES)
+
+.PHONY: examples-tools
+examples-tools: $(READY) ## Install the tools that the clients in other languages need (Debian, as root)
+	$(BIN)/python -m examples --install $(LANGUAGES)
+
 .PHONY: check
 check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to date
 	$(BIN)/ruff check .
@@ -112,4 +121,4 @@ lock: $(READY) ## Resolve the locked versions again (hashes, no index addresses)
 
 .PHONY: clean
 clean: ## Remove the virtual environment and every cache of the tools
-	rm -rf $(VENV) $(CHECKOV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CHECKOV) .tools examples/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

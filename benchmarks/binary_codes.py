@@ -21,7 +21,7 @@ import numpy as np
 import skimage
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.search.v1 import collection_pb2
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pymilvus import MilvusClient
@@ -82,7 +82,9 @@ async def embed(address: str, images: Sequence[bytes]) -> Matrix:
 
     async def requests() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
         for number, content in enumerate(images):
-            yield embedder_pb2.EmbedStreamRequest(request_id=str(number), image=image_pb2.EncodedImage(content=content))
+            yield embedder_pb2.EmbedStreamRequest(
+                request_id=str(number), image=encoded_image_pb2.EncodedImage(content=content)
+            )
 
     vectors = np.empty((len(images), DIMENSION), np.float32)
     async with open_channel(address, MAX_MESSAGE_BYTES) as channel:

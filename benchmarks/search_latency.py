@@ -362,11 +362,11 @@ def by_image(report: Report, rounds: int) -> None:
 
 def _embed_call(channel: grpc.Channel) -> Callable[[bytes], object]:
     from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc  # noqa: PLC0415
-    from imagesearch.types.v1 import image_pb2  # noqa: PLC0415
+    from imagesearch.types.v1 import encoded_image_pb2  # noqa: PLC0415
 
     stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
     return lambda content: stub.Embed(
-        embedder_pb2.EmbedRequest(image=image_pb2.EncodedImage(content=content)), timeout=60
+        embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=content)), timeout=60
     )
 
 

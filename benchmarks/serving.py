@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 
 from demo.local_stack import ServiceProcess, free_port
 from grpc_kit.channel import open_channel
@@ -120,7 +120,7 @@ class Load:
 
     async def call(self, stub: "embedder_pb2_grpc.EmbedderServiceAsyncStub", answers: Answers, patience: float) -> None:
         """One Embed call, whatever comes of it."""
-        request = embedder_pb2.EmbedRequest(image=image_pb2.EncodedImage(content=next(self._images)))
+        request = embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=next(self._images)))
         began = time.perf_counter()
         try:
             await stub.Embed(request, timeout=patience)
@@ -201,4 +201,4 @@ class Load:
                 pass
 
     def _item(self) -> embedder_pb2.EmbedStreamRequest:
-        return embedder_pb2.EmbedStreamRequest(image=image_pb2.EncodedImage(content=next(self._images)))
+        return embedder_pb2.EmbedStreamRequest(image=encoded_image_pb2.EncodedImage(content=next(self._images)))

@@ -20,6 +20,11 @@ INTRODUCTION = """# Configuration
 
 Each service reads environment variables, checks them when it starts, and logs them once. `python -m embedder_service
 --help` and `python -m search_service --help` print the same. (This page is written by `make docs`.)
+
+An empty variable is as good as an unset one. A variable that begins with `EMBEDDER_` or `SEARCH_` and is no setting
+stops the start, which names the nearest setting. So do wrong values and settings that do not go together; all are
+listed at once. The variables that Kubernetes sets for Services, such as `EMBEDDER_SERVICE_HOST=10.96.0.12`, are none of
+these. The `imagesearch` command does the same with `IMAGESEARCH_`.
 """
 
 

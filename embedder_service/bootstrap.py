@@ -17,6 +17,7 @@ from embedder_service.adapters.tensorflow_model import TensorflowModel
 from embedder_service.api.servicer import DOMAIN, EmbedderServicer
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy
+from embedder_service.core.decode_threads import DecodeThreads
 from embedder_service.core.embed_images import DecodePool, EmbedImages, ModelPipeline, VectorCache
 from embedder_service.core.image_decoding import ImageDecoder
 from embedder_service.core.ports import Model
@@ -31,8 +32,8 @@ from grpc_kit.server import Server, Service, report_hang
 
 # How many times as long as at start a run may take: other work of the machine makes it slower.
 SLOWER = 50
-# How many times as long as a run the decoding of an image may take: some files of 50 megapixels take minutes.
-DECODE_TIMES = 30
+# How many times as long as a run the decoding of an image may take: all lanes decode at a time, beside the runs.
+DECODE_TIMES = 10
 
 
 def load_models(settings: EmbedderSettings) -> list[TensorflowModel]:
@@ -67,6 +68,7 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     # All of its formats now, and not while the first caller waits.
     Image.init()
+    memory.unmap_large_blocks()
     registry = metrics.new_registry()
     observer = PrometheusObserver(registry)
     async with AsyncExitStack() as stack:
@@ -89,7 +91,7 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
         admission = Admission(
             Limit(settings.max_pending, settings.max_pending_bytes),
             Limit(settings.max_pending_bulk, settings.max_pending_bytes),
-            models[0].info.seconds_per_image,
+            {model.info.name: model.info.seconds_per_image for model in models},
         )
         observer.watch([(model.info, batchers[model.info.name]) for model in models], admission)
         images = _images(models, settings, batchers, admission, observer, watch, stack)
@@ -102,11 +104,12 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
         for batcher in batchers.values():
             batcher.start()
             stack.push_async_callback(batcher.stop)
-        stack.push_async_callback(server.stop)
+        # Closed after the stop of the server: metrics are served until the last call has ended.
         stack.enter_context(metrics.served(registry, settings.metrics_address))
+        stack.push_async_callback(server.stop)
         address = await server.start()
         deaths = (_report_death(batcher, server) for batcher in batchers.values())
-        for task in (*deaths, report_hang(watch, server), memory.give_back_now_and_then()):
+        for task in (*deaths, report_hang(watch, server), memory.give_back_after_work(server.worked)):
             stack.callback(asyncio.create_task(task).cancel)
         yield address
 
@@ -122,20 +125,19 @@ def _images(
 ) -> EmbedImages:
     """The core, with threads that end with `stack`."""
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
-    threads = settings.decode_threads or models[0].info.threads
+    count = settings.decode_threads or models[0].info.threads
     seconds = DECODE_TIMES * settings.hang_timeout_seconds
-    executors = {lane: _threads(threads, f"decode-{lane.value}", watch, stack) for lane in Lane}
+    threads = {
+        lane: DecodeThreads(_threads(count, f"decode-{lane.value}", watch, stack), count, watch, seconds)
+        for lane in Lane
+    }
     budgets = {lane: WatchedBudget(settings.max_decoding_pixels, watch) for lane in Lane}
-
-    def decoding(model: Model, lane: Lane) -> DecodePool:
-        return DecodePool(ImageDecoder(model.info.input, limits, budgets[lane]), executors[lane], watch, seconds)
-
     pipelines = {
         model.info.name: ModelPipeline(
             model.info,
-            {lane: decoding(model, lane) for lane in Lane},
+            {lane: DecodePool(ImageDecoder(model.info.input, limits, budgets[lane]), threads[lane]) for lane in Lane},
             batchers[model.info.name],
-            observer,
+            observer.of(model.info.name),
         )
         for model in models
     }

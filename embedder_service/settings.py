@@ -8,14 +8,14 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from embedder_service.core.model_names import WEIGHTS_NAMES, EncoderName, ModelName, parse
+from embedder_service.core.model_names import EncoderName, ModelName, parse, weights_of
 from grpc_kit.settings import MEBIBYTE, ServerSettings
 
 # Bytes of a message that are not the image.
 HEADROOM = 64 * 1024
 # A file or a digest for each name of weights: NAME=VALUE, separated by commas.
-ENTRY = re.compile(r"([a-z0-9_]+)=(.+)", re.DOTALL)
-SHA256 = re.compile(r"[0-9a-f]{64}")
+ENTRY = re.compile(r"([A-Za-z0-9_-]+)\s*=\s*(.+)", re.DOTALL)
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class EmbedderSettings(ServerSettings):
@@ -32,7 +32,8 @@ class EmbedderSettings(ServerSettings):
         default="vgg16",
         description="The models to serve, separated by commas; the first answers where a request names none. "
         "NETWORK[-HEAD][-INPUT[SIDE]][-raw], such as vgg16, vgg16-gem, mobilenet-pad, vgg16-rmac-native512, or "
-        "NAME=FOLDER for an encoder of `imagesearch train-autoencoder`. docs/models.md lists them.",
+        "NAME=FOLDER for an encoder of `imagesearch train-autoencoder`. Capital letters and spaces make no difference. "
+        "docs/models.md lists them.",
     )
     weights: str = Field(
         default="",
@@ -70,7 +71,7 @@ class EmbedderSettings(ServerSettings):
         default=50_000_000,
         gt=0,
         description="Largest width x height, read from the header before anything is decoded. 50 megapixels take "
-        "200 to 800 MB while they are decoded, by the mode of the image.",
+        "200 to 1,100 MB while they are decoded, by the format and mode of the image.",
     )
     max_batch_size: int = Field(
         default=8,
@@ -95,36 +96,40 @@ class EmbedderSettings(ServerSettings):
     max_pending: int = Field(
         default=64,
         ge=1,
-        description="Most Embed calls under way; one more is refused at once. About as many as are served within the "
-        "deadlines of your callers.",
+        description="Most Embed calls in flight for each model; one more is refused at once. About as many as are "
+        "served within the deadlines of your callers.",
     )
     max_pending_bulk: int = Field(
-        default=64, ge=1, description="Most images of all EmbedStream calls under way; further ones are read later."
+        default=64,
+        ge=1,
+        description="Most images of all EmbedStream calls in flight for each model; further ones are read later.",
     )
     max_pending_bytes: int = Field(
         default=256 * MEBIBYTE,
         ge=1,
-        description="Most bytes of encoded images under way, for Embed calls and for EmbedStream calls each: Embed is "
-        "refused above it, EmbedStream waits.",
+        description="Most bytes of encoded images in memory, of all models together, for Embed calls and for "
+        "EmbedStream calls each: Embed is refused above it, EmbedStream waits. An image counts until it is decoded, "
+        "also if its caller has left. Models that had callers in the last 10 s have equal shares; a single image "
+        "always fits.",
     )
     decode_threads: int | None = Field(
         default=None,
         ge=1,
         description="Threads that decode images, for each of the two lanes; one decodes some hundred photographs of "
-        "640x480 a second. Unset: as many as EMBEDDER_THREADS.",
+        "640x480 a second. Models take turns. Unset: as many as EMBEDDER_THREADS.",
     )
     max_decoding_pixels: int = Field(
         default=50_000_000,
         ge=1,
         description="Most pixels that are decoded at a time, of Embed calls and of EmbedStream calls each; what does "
-        "not fit waits. At least EMBEDDER_MAX_IMAGE_PIXELS. A large JPEG counts as what it is scaled to while it is "
-        "decoded, unless it is progressive.",
+        "not fit waits. At least EMBEDDER_MAX_IMAGE_PIXELS. A pixel takes up to 22 bytes. A large JPEG counts as what "
+        "it is scaled to while it is decoded, unless it is progressive or has a scan for each component.",
     )
     hang_timeout_seconds: float = Field(
         default=60.0,
         gt=0,
         description="Seconds after which a run of a network hangs. A run gets 50 times what a full batch took at start "
-        "if that is longer, and the decoding of an image gets 30 times this. The embedder then logs where the thread "
+        "if that is longer, and the decoding of an image gets 10 times this. The embedder then logs where the thread "
         "hangs, refuses every image with WORKER_DIED, and fails its liveness probe so that it is restarted.",
     )
     cache_vectors: int = Field(
@@ -142,7 +147,8 @@ class EmbedderSettings(ServerSettings):
         if not names:
             raise ValueError("should name a model, such as vgg16")
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"{min(twice)} is named twice")
+            spellings = [part for part, name in zip(_parts(text), names, strict=True) if name == min(twice)]
+            raise ValueError(f"{' and '.join(spellings)} are one model, {min(twice)}; name it once")
         return text
 
     @field_validator("weights", "weights_sha256")
@@ -174,7 +180,7 @@ class EmbedderSettings(ServerSettings):
     @property
     def weights_digests(self) -> dict[str, str]:
         """Digests of weights, by the weights' names."""
-        return _by_weights(self.weights_sha256, self.models)
+        return {name: digest.lower() for name, digest in _by_weights(self.weights_sha256, self.models).items()}
 
     @field_validator("max_decoding_pixels")
     @classmethod
@@ -201,9 +207,7 @@ def _by_weights(text: str, models: str) -> dict[str, str]:
         entry = ENTRY.fullmatch(part)
         if not entry and not served:
             raise ValueError(f"{part!r} is for none of EMBEDDER_MODELS: encoders have theirs in their folders")
-        name, value = entry.groups() if entry else (served[0], part)
-        if name not in WEIGHTS_NAMES:
-            raise ValueError(f"no weights are called {name!r}; there are {', '.join(WEIGHTS_NAMES)}")
+        name, value = (weights_of(entry[1]), entry[2]) if entry else (served[0], part)
         if name in values:
             raise ValueError(f"there are two for {name}; NAME=VALUE says whose each is")
         values[name] = value

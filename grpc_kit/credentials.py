@@ -87,6 +87,7 @@ def channel_credentials(tls: ClientTls | None, token: str) -> grpc.ChannelCreden
     A token goes with each call as "authorization: Bearer TOKEN", and over TLS only: in plain text anybody on the way
     could take it.
     """
+    token = _checked(token)
     if tls is None:
         if token:
             raise CredentialsError("a token is sent over TLS only: turn on TLS for the connection too")
@@ -103,6 +104,16 @@ def channel_credentials(tls: ClientTls | None, token: str) -> grpc.ChannelCreden
     if not token:
         return channel
     return grpc.composite_channel_credentials(channel, grpc.access_token_call_credentials(token))
+
+
+def _checked(token: str) -> str:
+    """Return a token without the spaces around it, such as the end of the line in a file. Raises CredentialsError."""
+    plain = token.strip()
+    if token and not plain:
+        raise CredentialsError("the token is blank: set a token, or none")
+    if not (plain.isascii() and plain.isprintable()):
+        raise CredentialsError("the token has characters that no header of a call can carry: use letters and digits")
+    return plain
 
 
 def check_pair(certificate: Path, key: Path) -> None:

@@ -9,6 +9,18 @@ from collections.abc import Mapping
 from typing import Self
 
 
+def clear_frames(error: BaseException | None) -> None:
+    """Clear the local variables of the functions that an error, or an error behind it, came through.
+
+    A cancelled task refers to its error, the error to these functions, and one of them mostly to the task again, such
+    as by `asyncio.timeout` or a TaskGroup. Messages and images among the variables would stay in memory until the
+    garbage collector runs.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
 class ServiceError(Exception):
     """The base of every error that a caller may see."""
 
@@ -44,7 +56,7 @@ class ServiceError(Exception):
         worked on, such as a large image, until the garbage collector comes by, which beside a large heap it hardly ever
         does.
         """
-        traceback.clear_frames(self.__traceback__)
+        clear_frames(self)
         self.__traceback__ = self.__context__ = self.__cause__ = None
 
     def within(self, parent: str) -> Self:
@@ -99,3 +111,21 @@ class PermissionDeniedError(ServiceError):
 
 class InternalError(ServiceError):
     """A fault of the server. Its details are logged and not told."""
+
+
+# Seconds after which other calls have given back some of their memory.
+MEMORY_SECONDS = 2.0
+
+
+def out_of_memory() -> ResourceExhaustedError:
+    """Return the refusal of a call for which there is no memory now."""
+    return ResourceExhaustedError(
+        "OUT_OF_MEMORY", "the server has no memory left for this; try again later", retry_after=MEMORY_SECONDS
+    )
+
+
+def meaning_of_fault(fault: BaseException) -> ServiceError:
+    """Return what a caller may know of an exception that is no ServiceError."""
+    if isinstance(fault, MemoryError):
+        return out_of_memory()
+    return InternalError("INTERNAL", "internal error; the server's log has the details")

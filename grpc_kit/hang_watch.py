@@ -88,9 +88,18 @@ class HangWatch:
         self, executor: Executor, what: str, limit: float, function: Callable[..., Result], *arguments: object
     ) -> Result:
         """Calls a function in a pool of threads. Raises HungError when a thread hangs, whichever it is."""
+        self.refuse_if_hung()
+        return await self.wait_for(
+            asyncio.get_running_loop().run_in_executor(executor, self.watched, what, limit, function, *arguments)
+        )
+
+    def refuse_if_hung(self) -> None:
+        """Raises HungError if a thread hangs."""
         if self.hung.is_set():
             raise hung_error()
-        call = asyncio.get_running_loop().run_in_executor(executor, self.watched, what, limit, function, *arguments)
+
+    async def wait_for(self, call: "asyncio.Future[Result]") -> Result:
+        """Waits for what a thread has to do. Cancels it and raises HungError when a thread hangs, whichever it is."""
         self._calls.add(call)
         try:
             return await call

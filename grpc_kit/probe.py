@@ -33,9 +33,18 @@ def _parsed() -> Namespace:
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for an answer (default: 5)")
     parser.add_argument("--ca", type=Path, help="the authorities' certificates, PEM; turns TLS on")
     parser.add_argument("--server-name", help="a name in the server's certificate, where ADDRESS is none")
-    parser.add_argument("--certificate", type=Path, help="a certificate to show to a server that wants one, PEM")
+    parser.add_argument(
+        "--certificate", type=Path, help="a certificate to show to a server that wants one, PEM; with --ca"
+    )
     parser.add_argument("--key", type=Path, help="that certificate's key, PEM")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.ca is None:
+        for option in ("server_name", "certificate", "key"):
+            if getattr(arguments, option) is not None:
+                parser.error(f"--{option.replace('_', '-')} needs --ca, which turns TLS on")
+    if (arguments.certificate is None) != (arguments.key is None):
+        parser.error("--certificate and --key are given together or not at all")
+    return arguments
 
 
 def _asked(arguments: Namespace) -> bool:

@@ -14,7 +14,6 @@ import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, Gauge
 
 from grpc_kit.hang_watch import HangWatch
@@ -26,6 +25,7 @@ from grpc_kit.interceptors.observed import CallMetrics, Observed
 from grpc_kit.interceptors.receiving import Receiving
 from grpc_kit.interceptors.tokens import Tokens
 from grpc_kit.message_budget import MessageBudget
+from grpc_kit.reflection import serve_reflection
 from grpc_kit.settings import ServerSettings
 
 log = structlog.stdlib.get_logger()
@@ -96,9 +96,14 @@ class Server:
         self._serving = Gauge(
             "grpc_server_serving", "1 while the server as a whole reports SERVING, else 0.", registry=registry
         )
+        self._is_draining = Gauge(
+            "grpc_server_draining",
+            "1 from the request to stop on, while the last calls end, else 0.",
+            registry=registry,
+        )
         self._is_dead = False
         self._under_way = UnderWay()
-        self._draining = Draining()
+        self._draining = Draining(self._under_way.note_work)
         tokens = settings.token_list
         self._server = grpc.aio.server(
             # The first is the outermost.
@@ -119,7 +124,7 @@ class Server:
         for service in services:
             service.add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        serve_reflection(self._server, [*self._names, health.SERVICE_NAME])
 
     async def start(self, *, serving: bool = True) -> str:
         """Opens the port and reports its health; gives the address, HOST:PORT.
@@ -160,9 +165,17 @@ class Server:
         await self.set_serving(serving=False)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.NOT_SERVING)
 
+    async def worked(self) -> None:
+        """Wait until a call of a service has begun, gone on or ended since the last return. For one caller.
+
+        Calls of health and reflection do not count: probes come all the time. Neither does a stream that waits.
+        """
+        await self._under_way.worked()
+
     async def stop(self) -> None:
         """Reports NOT_SERVING, takes no new calls and no further items, and gives those under way their time to end."""
         self._serving.set(0)
+        self._is_draining.set(1)
         # gRPC ends calls that come in the moment of the stop and that no servicer has seen. So those who watch are told
         # first, and call elsewhere. One of them that is frozen must not hold up the stop.
         watched = self._health.watchers > 0

@@ -9,9 +9,11 @@ from typing import Literal, Self, TypeVar
 import structlog
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings
 
 from grpc_kit.credentials import ServerTls
+from grpc_kit.environment import unknown_variables
 
 MEBIBYTE = 1024 * 1024
 MAX_PORT = 65535
@@ -122,23 +124,32 @@ class ServerSettings(BaseSettings):
     @field_validator("listen_address", "metrics_address")
     @classmethod
     def _has_host_and_port(cls, address: str, info: ValidationInfo) -> str:
-        if info.field_name == "metrics_address" and address == "off":
+        address = address.strip()
+        may_be_off = info.field_name == "metrics_address"
+        if may_be_off and address == "off":
             return address
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or int(port) > MAX_PORT:
-            raise ValueError("should be HOST:PORT, with a port of 0 to 65535")
+            raise ValueError(f"should be HOST:PORT, with a port of 0 to 65535{', or off' if may_be_off else ''}")
         return address
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
+        if found := self.contradictions():
+            raise ValueError("\n".join(found))
+        return self
+
+    def contradictions(self) -> list[str]:
+        """Return what does not go together among the settings, a line each, without secrets."""
+        found = []
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("a certificate and its key are set together: *_TLS_CERTIFICATE and *_TLS_KEY")
+            found.append("a certificate and its key are set together: *_TLS_CERTIFICATE and *_TLS_KEY")
         if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise ValueError("*_TLS_CLIENT_CA needs *_TLS_CERTIFICATE and *_TLS_KEY")
+            found.append("*_TLS_CLIENT_CA needs *_TLS_CERTIFICATE and *_TLS_KEY")
         if self.tokens.get_secret_value() and not self.token_list:
             # Such as "$OLD,$NEW" of two variables that are empty: an open door that was meant to be closed.
-            raise ValueError("*_TOKENS is set and has no token")
-        return self
+            found.append("*_TOKENS is set and has no token")
+        return found
 
     @property
     def tls(self) -> ServerTls | None:
@@ -160,22 +171,54 @@ def load(settings: type[SettingsType], program: str) -> SettingsType:
         wanted_help = arguments in (["-h"], ["--help"])
         print(describe(settings, program), file=sys.stdout if wanted_help else sys.stderr)
         sys.exit(0 if wanted_help else f"{program}: takes no arguments, only environment variables")
+    problems = unknown_settings(settings)
+    loaded = None
     try:
-        return settings()
+        loaded = settings()
     except ValidationError as error:
-        lines = [f"{program}: wrong settings:"]
-        for problem in error.errors():
-            # What a validator of these settings says stands for itself.
-            said = problem["msg"].removeprefix("Value error, ")
-            if not problem["loc"]:
-                # Settings that do not go together; shown without their values, among which may be secrets.
-                lines.append(f"  {said}")
-                continue
-            field = str(problem["loc"][0])
-            secret = field in settings.model_fields and settings.model_fields[field].annotation is SecretStr
-            shown = "(hidden)" if secret else repr(problem["input"])
-            lines.append(f"  {_prefix(settings)}{field.upper()}={shown}: {said}")
-        sys.exit("\n".join(lines))
+        problems += _problems(settings, error)
+    if loaded is None or problems:
+        sys.exit("\n".join([f"{program}: wrong settings:", *(f"  {problem}" for problem in problems)]))
+    return loaded
+
+
+def unknown_settings(settings: type[BaseSettings]) -> list[str]:
+    """Return a line for each variable that has the prefix of the settings and is none of them."""
+    # Capital letters make no difference in the name of a setting.
+    known = variables(settings)
+    others = {name: value for name, value in os.environ.items() if name.upper() not in known}
+    return unknown_variables(_prefix(settings), known, others)
+
+
+def variables(settings: type[BaseSettings]) -> set[str]:
+    """Return the names of the environment variables of some settings."""
+    return {f"{_prefix(settings)}{name.upper()}" for name in settings.model_fields}
+
+
+def _problems(settings: type[BaseSettings], error: ValidationError) -> list[str]:
+    """Return a line for everything that is wrong with the values, secrets hidden."""
+    found, wrong = [], {}
+    for problem in error.errors():
+        if not problem["loc"]:
+            # Settings that do not go together; shown without their values, among which may be secrets.
+            found += _said(problem)
+            continue
+        field = str(problem["loc"][0])
+        wrong[field] = settings.model_fields[field].get_default()
+        shown = "(hidden)" if settings.model_fields[field].annotation is SecretStr else repr(problem["input"])
+        found.append(f"{_prefix(settings)}{field.upper()}={shown}: {' '.join(_said(problem))}")
+    if wrong:
+        # pydantic looks at what goes together only if each value is right by itself: look again without the wrong ones.
+        try:
+            settings(**wrong)
+        except ValidationError as more:
+            found += [line for problem in more.errors() if not problem["loc"] for line in _said(problem)]
+    return found
+
+
+def _said(problem: ErrorDetails) -> list[str]:
+    # What a validator of these settings says stands for itself.
+    return problem["msg"].removeprefix("Value error, ").splitlines()
 
 
 def describe(settings: type[BaseSettings], program: str) -> str:
@@ -200,13 +243,8 @@ def as_markdown(settings: type[BaseSettings]) -> str:
 
 
 def log_settings(settings: BaseSettings) -> None:
-    """Logs every setting once, secrets hidden, and warns of variables that look like one and are none."""
+    """Logs every setting once, secrets hidden."""
     log.info("settings", **{name: str(value) for name, value in settings})
-    prefix = _prefix(type(settings))
-    known = {f"{prefix}{name.upper()}" for name in type(settings).model_fields}
-    for name in sorted(os.environ):
-        if name.startswith(prefix) and name not in known:
-            log.warning("unknown setting is ignored", name=name)
 
 
 def _prefix(settings: type[BaseSettings]) -> str:

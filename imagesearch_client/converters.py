@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC
 
 from imagesearch.search.v1 import codes_pb2, collection_pb2, filter_pb2, image_pb2, search_pb2
-from imagesearch.types.v1 import embedding_pb2
-from imagesearch.types.v1 import image_pb2 as types_image_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.status import from_status
@@ -66,9 +65,9 @@ CONSISTENCIES = {number: consistency for consistency, number in CONSISTENCY_NUMB
 METRICS = {number: metric for metric, number in METRIC_NUMBERS.items()}
 
 
-def encoded_image(content: bytes, region: Region | None) -> types_image_pb2.EncodedImage:
+def encoded_image(content: bytes, region: Region | None) -> encoded_image_pb2.EncodedImage:
     """The message of an image file."""
-    message = types_image_pb2.EncodedImage(content=content)
+    message = encoded_image_pb2.EncodedImage(content=content)
     if region is not None:
         message.region.CopyFrom(region_to(region))
     return message
@@ -278,11 +277,11 @@ def index_to(index: Index | None, parameters: IndexParameters | None) -> collect
     return message
 
 
-def region_to(region: Region) -> types_image_pb2.Region:
+def region_to(region: Region) -> encoded_image_pb2.Region:
     """The message of a region. Raises TypeError for what is none."""
     if not isinstance(region, Region):
         raise TypeError(f"a region is a Region(x0, y0, x1, y1), and no {type(region).__name__}")
-    return types_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1)
+    return encoded_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1)
 
 
 def image_from(message: image_pb2.Image) -> Image:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -126,7 +126,9 @@ def make_new(client: Client, source: Collection, name: str, change: Change) -> C
         )
     except AlreadyExistsError as error:
         found = client.get_collection(name)
-        if not _is_copy(source, found, change):
+        # The service says which model the given name means: the collection has the embedder's own spelling.
+        model = change.model if change.model is None else error.metadata.get("model", change.model)
+        if not _is_copy(source, found, replace(change, model=model)):
             raise
         try:
             client.start_reindex(source.name, name)

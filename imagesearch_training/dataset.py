@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from imagesearch_training import durable
 from imagesearch_training.errors import TrainingError
-from imagesearch_training.images import FORMATS, ImageFile, Pixels, Skipped, decode
+from imagesearch_training.images import ImageFile, Pixels, Skipped, UnusableError, decode
 
 # Different images below which there is nothing to learn from.
 MIN_IMAGES = 20
@@ -29,7 +29,6 @@ CHUNK = 256
 PART = 512
 # Room on the disk that is left beside the pixels: checkpoints, and the finished model.
 SPARE_BYTES = 64 * 1024 * 1024
-NO_IMAGE = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +181,11 @@ def _read(file: ImageFile, size: int) -> tuple[str, Pixels] | Skipped:
         content = file.read()
         return hashlib.sha256(content).hexdigest(), decode(content, size)
     except OSError as error:
-        # Pillow says that bytes are no image by showing the object that they came in.
-        unknown = isinstance(error, UnidentifiedImageError)
-        return Skipped(file.name, NO_IMAGE if unknown else error.strerror or str(error))
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever they stumble on
-        return Skipped(file.name, str(error) or type(error).__name__)
+        return Skipped(file.name, error.strerror or str(error))
+    except UnusableError as error:
+        return Skipped(file.name, str(error))
+    except MemoryError:
+        raise TrainingError(f"there is no memory left to decode {file.name}; run the same command again") from None
 
 
 def _gather(pixels: Pixels, order: tf.Tensor) -> tf.Tensor:

@@ -1,13 +1,14 @@
 """Image files as pixels, the way the embedder makes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -16,6 +17,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 MAX_IMAGE_PIXELS = 50_000_000
 # A large JPEG is decoded at a part of its size, but never below this many times the result's.
 DRAFT_MARGIN = 2
+NO_IMAGE = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+
+
+class UnusableError(ValueError):
+    """A file that cannot be trained on; says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +48,43 @@ def decode(content: bytes, size: int) -> Pixels:
     """An image file's content as uint8[size, size, 3].
 
     The first frame, turned as its EXIF orientation says, in RGB with transparency over white, stretched to the square
-    by Pillow's bilinear filter: pixel for pixel what the embedder makes of the same file. Raises whatever Pillow raises
-    on bytes that are not what they say, and ValueError.
+    by Pillow's bilinear filter: pixel for pixel what the embedder makes of the same file. Raises UnusableError.
     """
-    with Image.open(BytesIO(content), formats=FORMATS) as opened:
+    with _blaming_the_file():
+        image = Image.open(BytesIO(content), formats=FORMATS)
+    with image as opened:
         pixels = opened.width * opened.height
         if pixels > MAX_IMAGE_PIXELS:
-            raise ValueError(
+            raise UnusableError(
                 f"{opened.width} x {opened.height} = {pixels} pixels; at most {MAX_IMAGE_PIXELS} are taken"
             )
-        opened.draft(opened.mode, (DRAFT_MARGIN * size, DRAFT_MARGIN * size))
+        with _blaming_the_file():
+            opened.draft(opened.mode, (DRAFT_MARGIN * size, DRAFT_MARGIN * size))
         resized = _to_rgb(_upright(opened)).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.uint8)
 
 
+@contextmanager
+def _blaming_the_file() -> Iterator[None]:
+    """Turns what Pillow raises on bytes that are not what they say into UnusableError; a lack of memory is none."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise UnusableError(NO_IMAGE) from None
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever they stumble on
+        raise UnusableError(str(error) or type(error).__name__) from None
+
+
 def _upright(image: Image.Image) -> Image.Image:
     # First: reading EXIF data may load too, and Pillow turns a TIFF file while it loads it.
-    image.load()
+    with _blaming_the_file():
+        image.load()
     try:
         return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - Pillow's reader raises whatever it stumbles on, and the pixels may be fine
         return image
 
@@ -70,10 +94,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # 16 bits in 0..65535; Pillow's own conversion would clip at 255.
         image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
     elif image.mode in {"F", "LAB"}:
-        raise ValueError(f"images of mode {image.mode} are not trained on; RGB, grey and palette images are")
+        raise UnusableError(f"images of mode {image.mode} are not trained on; RGB, grey and palette images are")
     if image.has_transparency_data:
-        layers = image.convert("RGBA")
+        with _blaming_the_file():
+            layers = image.convert("RGBA")
         white = Image.new("RGB", layers.size, (255, 255, 255))
         white.paste(layers, mask=layers.getchannel("A"))
         return white
-    return image.convert("RGB")
+    with _blaming_the_file():
+        return image.convert("RGB")

@@ -1,32 +1,28 @@
 """Generates the Python stubs under protos/gen from the contracts: `python -m protos.generate [--check]`.
 
-The stubs are committed. `--check` generates them again in a temporary folder and fails where the two differ.
+The stubs are committed. Those of google.rpc are googleapis-common-protos', so none are made here. `--check` generates
+them again in a temporary folder and fails where the two differ.
 """
 
 import argparse
 import filecmp
 import shutil
+import subprocess
 import sys
 import tempfile
-from importlib import resources
 from pathlib import Path
-
-from google.rpc import status_pb2
-from grpc_tools import protoc
 
 PROTOS = Path(__file__).parent
 STUBS = PROTOS / "gen"
 
 
-def include_paths() -> list[Path]:
-    """The folders that hold google/protobuf/*.proto and google/rpc/*.proto, as their packages ship them."""
-    well_known = Path(str(resources.files("grpc_tools"))) / "_proto"
-    return [well_known, googleapis_path()]
-
-
-def googleapis_path() -> Path:
-    """The folder below which googleapis-common-protos keeps google/rpc/status.proto."""
-    return Path(status_pb2.__file__).parents[2]
+def compile_with(*arguments: str) -> None:
+    """Run protoc on every contract of ours, with what protos/ and protoc itself hold. Exits if protoc fails."""
+    contracts = sorted(str(path) for path in (PROTOS / "imagesearch").rglob("*.proto"))
+    # A process of its own, because protoc crashes in one that has loaded other libraries with protobuf in them.
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *arguments, *contracts]
+    if subprocess.run(command, check=False).returncode != 0:
+        sys.exit("protoc failed")
 
 
 def generate(target: Path) -> None:
@@ -36,11 +32,9 @@ def generate(target: Path) -> None:
         f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}"
         for name in ("mypy", "mypy_grpc")
     ]
-    outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    includes = [f"-I{path}" for path in (PROTOS, *include_paths())]
-    contracts = sorted(str(path) for path in (PROTOS / "imagesearch").rglob("*.proto"))
-    if protoc.main(["protoc", *includes, *plugins, *outputs, *contracts]) != 0:
-        sys.exit("protoc failed")
+    outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python")]
+    outputs += [f"--{kind}_out=quiet:{target}" for kind in ("mypy", "mypy_grpc")]
+    compile_with(*plugins, *outputs)
 
 
 def stub_files(folder: Path) -> set[Path]:

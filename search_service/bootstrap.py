@@ -97,6 +97,8 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
             max_exact_bytes=settings.max_exact_bytes,
         )
         stack.push_async_callback(store.close)
+        if milvus.shows_token:
+            log.warning("SEARCH_MILVUS_TOKEN is sent in plain text: set SEARCH_MILVUS_URI to https://HOST:19530")
         ready = await is_ready(store, settings.milvus_timeout_seconds)
         if store.is_lite and not ready:
             # Nothing that is waited for brings a file back. A server may still be starting.
@@ -120,6 +122,7 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         budget = MessageBudget(settings.max_bytes_in_flight)
         services = _services(store, store.codes, embedder, settings, budget)
         server = Server(services, settings, DOMAIN, registry, budget)
+        # Closed after the stop of the server: metrics are served until the last call has ended.
         stack.enter_context(metrics.served(registry, settings.metrics_address))
         stack.push_async_callback(server.stop)
         address = await server.start(serving=ready)

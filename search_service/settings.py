@@ -1,13 +1,15 @@
 """The search service's settings."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from grpc_kit.credentials import ClientTls
+from grpc_kit.environment import read_switch
 from grpc_kit.settings import MAX_STREAMS, MEBIBYTE, ServerSettings
 
 DATABASE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -83,7 +85,8 @@ class SearchSettings(ServerSettings):
     )
     embedder_tls: bool = Field(
         default=False,
-        description="Whether the embedder is called over TLS. True with SEARCH_EMBEDDER_CA, whatever this says.",
+        description="Whether the embedder is called over TLS. SEARCH_EMBEDDER_CA and SEARCH_EMBEDDER_CERTIFICATE turn "
+        "it on too, and false contradicts them.",
     )
     embedder_ca: Path | None = Field(
         default=None,
@@ -156,40 +159,71 @@ class SearchSettings(ServerSettings):
         "of SEARCH_MILVUS_URI and SEARCH_MILVUS_TOKEN, which replicas share anyway.",
     )
 
-    @model_validator(mode="after")
-    def _milvus_fits_together(self) -> Self:
-        if problem := self._milvus_problem():
-            raise ValueError(problem)
-        return self
+    @field_validator("milvus_uri", "embedder_target")
+    @classmethod
+    def _without_spaces(cls, address: str) -> str:
+        return address.strip()
 
-    def _milvus_problem(self) -> str:
-        """Return what is wrong with the settings for Milvus and what would be right; empty if nothing is."""
-        uri, database = self.milvus_uri, self.milvus_database
-        if database and uri.endswith(".db"):
-            return (
-                f"SEARCH_MILVUS_DATABASE={database} needs a Milvus server, and SEARCH_MILVUS_URI={uri} is Milvus Lite, "
-                "which has no databases: unset it, or set SEARCH_MILVUS_URI to http://HOST:19530"
+    @field_validator("embedder_tls", mode="before")
+    @classmethod
+    def _is_switch(cls, value: object) -> object:
+        return read_switch(value) if isinstance(value, str) else value
+
+    def contradictions(self) -> list[str]:
+        """Return what does not go together among the settings, a line each, without secrets."""
+        return [*super().contradictions(), *self._milvus_problems(), *self._embedder_problems()]
+
+    def _embedder_problems(self) -> Iterator[str]:
+        if (self.embedder_certificate is None) != (self.embedder_key is None):
+            yield "SEARCH_EMBEDDER_CERTIFICATE and SEARCH_EMBEDDER_KEY are set together or not at all"
+        if self.embedder_client_tls is None and self.embedder_token.get_secret_value():
+            yield ("SEARCH_EMBEDDER_TOKEN is sent over TLS only: set SEARCH_EMBEDDER_TLS=true, or SEARCH_EMBEDDER_CA")
+        if self.embedder_client_tls is not None and not self.embedder_tls and "embedder_tls" in self.model_fields_set:
+            yield (
+                "SEARCH_EMBEDDER_TLS turns off TLS, and SEARCH_EMBEDDER_CA, SEARCH_EMBEDDER_CERTIFICATE and "
+                "SEARCH_EMBEDDER_KEY are for TLS: unset one or the others"
             )
-        if database and not DATABASE_NAME.fullmatch(database):
-            return (
+
+    def _milvus_problems(self) -> Iterator[str]:
+        uri, database = self.milvus_uri, self.milvus_database
+        try:
+            has_user = "@" in urlsplit(uri).netloc
+        except ValueError as error:
+            yield f"SEARCH_MILVUS_URI is no address, {error}: set it to http://HOST:19530 or https://HOST:19530"
+            return
+        if has_user:
+            # The other texts show the address.
+            yield (
+                "SEARCH_MILVUS_URI has a user or a password, which logs would show: set SEARCH_MILVUS_TOKEN to "
+                "USER:PASSWORD"
+            )
+            return
+        if uri.endswith(".db"):
+            given = {"TOKEN": self.milvus_token.get_secret_value(), f"DATABASE={database}": database}
+            for name in (name for name, value in given.items() if value):
+                yield (
+                    f"SEARCH_MILVUS_{name} needs a Milvus server, and SEARCH_MILVUS_URI={uri} is Milvus Lite, which "
+                    "has no users and no databases: unset it, or set SEARCH_MILVUS_URI to http://HOST:19530"
+                )
+        elif database and not DATABASE_NAME.fullmatch(database):
+            yield (
                 f"SEARCH_MILVUS_DATABASE={database} is no name of a Milvus database: use up to 255 letters, digits and "
                 "underscores, with no digit first"
             )
         for_tls = ("milvus_ca", "milvus_certificate", "milvus_key", "milvus_server_name")
-        for name in for_tls:
-            if getattr(self, name) and not uri.startswith("https://"):
-                return (
-                    f"SEARCH_{name.upper()} is for TLS, and SEARCH_MILVUS_URI={uri} does not use it: set "
-                    "SEARCH_MILVUS_URI to https://HOST:19530"
-                )
+        unused = [f"SEARCH_{name.upper()}" for name in for_tls if getattr(self, name)]
+        if unused and not uri.startswith("https://"):
+            yield (
+                f"{' and '.join(unused)} need TLS, and SEARCH_MILVUS_URI={uri} does not use it: set SEARCH_MILVUS_URI "
+                "to https://HOST:19530"
+            )
         if (self.milvus_certificate is None) != (self.milvus_key is None):
-            return "SEARCH_MILVUS_CERTIFICATE and SEARCH_MILVUS_KEY are set together or not at all"
-        if self.milvus_certificate is not None and self.milvus_ca is None:
-            return (
+            yield "SEARCH_MILVUS_CERTIFICATE and SEARCH_MILVUS_KEY are set together or not at all"
+        elif self.milvus_certificate is not None and self.milvus_ca is None:
+            yield (
                 "SEARCH_MILVUS_CERTIFICATE needs SEARCH_MILVUS_CA: set it to the file of the authority that signed "
                 "Milvus' certificate, such as /etc/ssl/certs/ca-certificates.crt for public ones"
             )
-        return ""
 
     @property
     def milvus_client_tls(self) -> ClientTls | None:
@@ -207,6 +241,6 @@ class SearchSettings(ServerSettings):
     @property
     def embedder_client_tls(self) -> ClientTls | None:
         """How the embedder is called over TLS; None is plain text."""
-        if not (self.embedder_tls or self.embedder_ca or self.embedder_certificate):
+        if not (self.embedder_tls or self.embedder_ca or self.embedder_certificate or self.embedder_key):
             return None
         return ClientTls(self.embedder_ca, self.embedder_certificate, self.embedder_key)

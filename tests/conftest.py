@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.harness import counts, scheduling, shared_services
 from tests.harness.command import Command
@@ -27,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     counts.watch_subprocesses()
+    # A traceback with all local variables takes a tenth of a second, in which a test's event loop stands still.
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, plain])
     if hasattr(config, "workerinput"):
         return
     # Workers hand out tests in the order in which they are collected.

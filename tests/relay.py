@@ -110,6 +110,7 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
                 self.refusals += 1
                 errors = [
                     ResourceExhaustedError("OVERLOADED", "too many wait", retry_after=0.05),
+                    ResourceExhaustedError("OUT_OF_MEMORY", "no memory", retry_after=0.05),
                     UnavailableError("STOPPING", "it stops"),
                 ]
                 response.error.CopyFrom(to_status(self._dice.choice(errors), "embedder.imagesearch"))

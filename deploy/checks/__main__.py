@@ -7,10 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from deploy.checks import compose, consistency, mutations, schemas
+from deploy.checks import compose, consistency, images, mutations, schemas
 from deploy.checks.manifests import Object, builds
 from deploy.checks.tools import ROOT, ProblemError, ToolError, checkov, installed, prometheus_tool, run
 from deploy.observability import check as observability
+from deploy.observability import models
 
 DEPLOY = ROOT / "deploy"
 
@@ -28,12 +29,13 @@ def main() -> None:
 
 
 def _steps(built: dict[str, list[Object]]) -> dict[str, Callable[[], Iterable[str]]]:
-    images = sorted(DEPLOY.glob("docker/*.Dockerfile"))
+    dockerfiles = sorted(DEPLOY.glob("docker/*.Dockerfile"))
     rules = sorted(DEPLOY.glob("observability/rules/*.yml"))
     rule_tests = sorted(DEPLOY.glob("observability/tests/*.yml"))
     releases = ", ".join(schemas.VERSIONS)
     return {
-        f"hadolint: {len(images)} Dockerfiles": lambda: _said(installed("hadolint"), *images),
+        f"hadolint: {len(dockerfiles)} Dockerfiles": lambda: _said(installed("hadolint"), *dockerfiles),
+        "Dockerfiles: the programs' variables": images.problems,
         "yamllint: everything": lambda: _said(installed("yamllint"), "--strict", "deploy", ".yamllint.yaml"),
         f"kustomize: {len(built)} builds, {sum(map(len, built.values()))} objects": list,
         f"schemas of Kubernetes {releases}, strict": lambda: _in_each(built, schemas.problems),
@@ -45,6 +47,8 @@ def _steps(built: dict[str, list[Object]]) -> dict[str, Callable[[], Iterable[st
         f"promtool: {len(rule_tests)} files of rule tests": lambda: _said(
             prometheus_tool("promtool"), "test", "rules", *rule_tests
         ),
+        f"promtool: rule tests with {', '.join(models.LOADS)}, three replicas; fleets": models.problems,
+        f"mutations: {len(models.FAULTS)} faults of rules with several models are noticed": models.unnoticed,
         "rules, runbooks and dashboard": observability.problems,
     }
 

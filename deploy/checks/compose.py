@@ -10,8 +10,10 @@ import yaml
 from pydantic import ValidationError
 
 from deploy.checks import jobs
-from deploy.checks.consistency import SETTINGS, variables
+from deploy.checks.consistency import SETTINGS
 from deploy.checks.tools import ROOT, ProblemError, prometheus_tool, run
+from grpc_kit.settings import variables
+from imagesearch_client.cli.environment import problems as command_problems
 
 FILE = ROOT / "deploy" / "compose.yaml"
 SCRAPING = ROOT / "deploy" / "compose.prometheus.yml"
@@ -57,9 +59,10 @@ def _of_ours(service: dict[str, Any]) -> Iterator[str]:
     component = service["image"].partition("/")[2].partition(":")[0]
     values: dict[str, str] = service.get("environment", {})
     settings = SETTINGS.get(component)
-    known = variables(settings) if settings else jobs.variables()
+    known = variables(settings) if settings else jobs.VARIABLES
     yield from (f"nothing reads {name}" for name in values.keys() - known)
     if settings is None:
+        yield from command_problems(values)
         return
     with mock.patch.dict(os.environ, values, clear=True):
         try:

@@ -25,7 +25,8 @@ from deploy.checks.manifests import (
     title,
 )
 from embedder_service.settings import EmbedderSettings
-from grpc_kit.settings import ServerSettings
+from grpc_kit.settings import ServerSettings, variables
+from imagesearch_client.cli.environment import problems as command_problems
 from search_service.settings import SearchSettings
 
 SETTINGS: dict[str, type[ServerSettings]] = {"embedder": EmbedderSettings, "search": SearchSettings}
@@ -153,9 +154,10 @@ def settings_are_known(objects: list[Object]) -> Iterator[str]:
     for workload, part in container_of_each(objects):
         values = environment(objects, part)
         settings = SETTINGS.get(component(workload))
-        known = variables(settings) if settings else jobs.variables()
+        known = variables(settings) if settings else jobs.VARIABLES
         yield from (f"{title(workload)}: nothing reads {name}" for name in values.keys() - known)
         if settings is None:
+            yield from (f"{title(workload)}: {problem}" for problem in command_problems(values))
             continue
         with mock.patch.dict(os.environ, values, clear=True):
             try:
@@ -164,12 +166,6 @@ def settings_are_known(objects: list[Object]) -> Iterator[str]:
                 for problem in error.errors():
                     where = "_".join(map(str, problem["loc"])).upper()
                     yield f"{title(workload)}: {component(workload).upper()}_{where}: {problem['msg']}"
-
-
-def variables(settings: type[ServerSettings]) -> set[str]:
-    """The names of a service's environment variables."""
-    prefix = settings.model_config.get("env_prefix", "")
-    return {f"{prefix}{name.upper()}" for name in settings.model_fields}
 
 
 def references_exist(objects: list[Object]) -> Iterator[str]:

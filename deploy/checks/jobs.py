@@ -8,20 +8,10 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from deploy.checks.manifests import Object, containers, of_kind, pod, title
+from imagesearch_client.cli import environment
 from imagesearch_client.cli.app import app
 
-# Variables that the command reads besides those of its options (imagesearch --help).
-OTHER_VARIABLES = {
-    *(f"IMAGESEARCH_{name}" for name in ("TLS", "CA", "CERTIFICATE", "KEY", "TOKEN", "EMBEDDER_TOKEN")),
-    "XDG_STATE_HOME",
-}
-
-
-def variables() -> set[str]:
-    """The environment variables that the command reads."""
-    return OTHER_VARIABLES | {
-        str(option.envvar) for command in _commands().values() for option in command.params if option.envvar
-    }
+VARIABLES = environment.VARIABLES | {"XDG_STATE_HOME"}
 
 
 def problems(objects: list[Object]) -> Iterator[str]:

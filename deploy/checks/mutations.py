@@ -109,6 +109,7 @@ MUTATIONS = (
     Mutation("a setting's value that is none", LOCAL, put("ConfigMap/embedder-settings", ("data", "EMBEDDER_LOG_FORMAT"), "logfmt")),
     Mutation("a certificate without its key", PRODUCTION, drop("ConfigMap/search-settings", ("data", "SEARCH_TLS_KEY"))),
     Mutation("a file in no volume", PRODUCTION, put("ConfigMap/search-settings", ("data", "SEARCH_EMBEDDER_CA"), "/etc/tls/ca.crt")),
+    Mutation("a job's TLS that is neither on nor off", JOB, put("Job/ingest", (*CONTAINER, "env", 0), {"name": "IMAGESEARCH_TLS", "value": "tls"})),
     Mutation("a variable of a job that nothing reads", JOB, put("Job/ingest", (*CONTAINER, "env", 0, "name"), "IMAGESEARCH_ADDRESS")),
     Mutation("an option that the command does not have", JOB, put("Job/ingest", (*CONTAINER, "args", 3), "--stream=6")),
     Mutation("a ledger that is gone with its pod", JOB, put("Job/ingest", (*CONTAINER, "args", 4), "--ledger=/var/images.ledger")),

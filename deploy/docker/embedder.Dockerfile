@@ -33,14 +33,16 @@ RUN chmod -R u=rwX,go=rX /app/grpc_kit /app/embedder_service /app/imagesearch /a
 
 # Only what fetches: other changes of the code do not fetch again.
 FROM packages AS weights-baked
-COPY embedder_service/__init__.py embedder_service/weights.py /build/embedder_service/
+COPY grpc_kit/__init__.py grpc_kit/credentials.py grpc_kit/environment.py grpc_kit/settings.py /build/grpc_kit/
+COPY embedder_service/__init__.py embedder_service/settings.py embedder_service/weights.py /build/embedder_service/
 COPY embedder_service/adapters/__init__.py embedder_service/adapters/weights.py \
-    embedder_service/adapters/weight_sources.py /build/embedder_service/adapters/
-COPY embedder_service/core/__init__.py embedder_service/core/networks.py /build/embedder_service/core/
+    embedder_service/adapters/package_index.py embedder_service/adapters/weight_sources.py \
+    /build/embedder_service/adapters/
+COPY embedder_service/core/__init__.py embedder_service/core/model_names.py embedder_service/core/networks.py \
+    embedder_service/core/pooling.py embedder_service/core/types.py /build/embedder_service/core/
 WORKDIR /build
 # Ends the build where the tensors are not the published ones. The text says whose they are, as their licence asks.
-RUN --mount=type=cache,target=/root/.cache/pip \
-    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=pip_ca,target=/run/secrets/pip_ca \
     if [ -s /run/secrets/pip_ca ]; then export PIP_CERT=/run/secrets/pip_ca; fi \
     && python -m embedder_service.weights fetch vgg16 --cache /weights \

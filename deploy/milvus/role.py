@@ -232,8 +232,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--key", type=Path, help="as SEARCH_MILVUS_KEY")
     parser.add_argument("--server-name", default="", help="as SEARCH_MILVUS_SERVER_NAME")
     options = parser.parse_args(arguments)
-    if (options.ca or options.certificate or options.key) and not options.uri.startswith("https://"):
-        parser.error("--ca, --certificate and --key need an address that begins with https://")
+    for_tls = (options.ca, options.certificate, options.key, options.server_name)
+    if any(for_tls) and not options.uri.startswith("https://"):
+        parser.error("--ca, --certificate, --key and --server-name need an address that begins with https://")
     if bool(options.certificate) != bool(options.key) or (options.certificate and not options.ca):
         parser.error("--certificate, --key and --ca are given together")
     return options

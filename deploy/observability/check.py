@@ -56,6 +56,7 @@ def problems() -> list[str]:
         *_unordered(),
         *itertools.chain.from_iterable(_unknown(where, expr) for where, expr in expressions()),
         *_objective(),
+        *_documented(),
         *_panels(),
     ]
 
@@ -187,6 +188,24 @@ def _objective() -> Iterator[str]:
             for label, how, values in selector.labels:
                 if label == "grpc_method" and (how, set(values)) != ("!~", streams - {"EmbedStream"}):
                     yield f"{rule['record']}: the streams of the search service are {', '.join(sorted(streams))}"
+
+
+def _documented() -> Iterator[str]:
+    """Yield what the runbook's table of metrics and the services' own metrics do not have in common."""
+    shown = {
+        re.sub("_(count|sum|bucket|created)$", "", name): {label.removeprefix("grpc_") for label in labels} - {"le"}
+        for name, labels in exposed().items()
+        if name.startswith(("grpc_server_", "embedder_")) and not name.endswith("_created")
+    }
+    told: set[str] = set()
+    for names, labels in re.findall(r"^\| (`(?:grpc|embedder)_.*?) \|(.*?)\|", PAGE.read_text(), flags=re.MULTILINE):
+        row = set(re.findall(r"`(\w+)`", names))
+        told |= row
+        has = set().union(*(shown.get(name, set()) for name in row))
+        if has != set(re.findall(r"\w+", labels)):
+            yield f"{PAGE.name}: {', '.join(sorted(row))} should have the labels {', '.join(sorted(has)) or 'none'}"
+    if told != set(shown):
+        yield f"{PAGE.name}: the table and the services differ in {', '.join(sorted(told ^ set(shown)))}"
 
 
 def _drawn() -> list[Yaml]:

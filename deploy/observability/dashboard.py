@@ -53,11 +53,10 @@ class Row:
     panels: tuple[Panel, ...]
 
 
-def seconds(title: str, description: str, metric: str, selector: str, *, by: str = "") -> Panel:
-    """A panel of three quantiles of a histogram of seconds."""
-    labels = f"{by}, le" if by else "le"
-    series = f"sum by ({labels}) (rate({metric}_bucket{{{selector}}}[$__rate_interval]))"
-    legend = f"{{{{{by}}}}} " if by else ""
+def seconds(title: str, description: str, metric: str, selector: str, *by: str) -> Panel:
+    """A panel of three quantiles of a histogram of seconds, for each value of the labels `by`."""
+    series = f"sum by ({', '.join((*by, 'le'))}) (rate({metric}_bucket{{{selector}}}[$__rate_interval]))"
+    legend = "".join(f"{{{{{label}}}}} " for label in by)
     queries = tuple(
         Query(f"histogram_quantile({quantile}, {series})", f"{legend}p{float(quantile) * 100:g}")
         for quantile in QUANTILES
@@ -114,7 +113,7 @@ ROWS = (
             ),
             Panel(
                 "Embedder's utilisation",
-                "Share of the time in which the network runs, the mean of the replicas. Embedders scale by it.",
+                "Share of the time in which any network runs, the mean of the replicas. Embedders scale by it.",
                 "percentunit",
                 (Query('max(imagesearch:embedder_utilisation:ratio2m{namespace=~"$namespace"})', "busy"),),
                 kind="stat",
@@ -187,15 +186,16 @@ ROWS = (
             ),
             seconds(
                 "Queue",
-                "Time that a decoded image waits for the network.",
+                "Time that a decoded image waits for its run.",
                 "embedder_queue_seconds",
                 EMBEDDER,
-                by="lane",
+                "model",
+                "lane",
             ),
             seconds(
-                "Decode", "Time that a thread takes to decode an image.", "embedder_decode_seconds", EMBEDDER, by="lane"
+                "Decode", "Time that a thread takes to decode an image.", "embedder_decode_seconds", EMBEDDER, "lane"
             ),
-            seconds("Inference", "Time of a run of the network.", "embedder_inference_seconds", EMBEDDER),
+            seconds("Inference", "Time of a run of a network.", "embedder_inference_seconds", EMBEDDER, "model"),
         ),
     ),
     Row(
@@ -219,20 +219,21 @@ ROWS = (
             ),
             Panel(
                 "Images in a run",
-                "The mean batch. Batches grow while the network is busy.",
+                "The mean batch. Batches grow while the networks are busy.",
                 "short",
                 (
                     Query(
-                        f"sum by (instance) (rate(embedder_batch_size_sum{{{EMBEDDER}}}[$__rate_interval]))"
-                        f" / sum by (instance) (rate(embedder_batch_size_count{{{EMBEDDER}}}[$__rate_interval]))",
-                        "{{instance}}",
+                        f"sum by (instance, model) (rate(embedder_batch_size_sum{{{EMBEDDER}}}[$__rate_interval]))"
+                        " / (sum by (instance, model)"
+                        f" (rate(embedder_batch_size_count{{{EMBEDDER}}}[$__rate_interval])) > 0)",
+                        "{{instance}} {{model}}",
                     ),
                 ),
                 width=6,
             ),
             Panel(
                 "Utilisation",
-                "Share of the time in which the network of a replica runs, and the share that its images would take in "
+                "Share of the time in which any network of a replica runs, and the share that its images would take in "
                 "full batches.",
                 "percentunit",
                 (
@@ -257,8 +258,8 @@ ROWS = (
         (
             Panel(
                 "Calls that ended in an error",
-                "By reason. OVERLOADED, MILVUS_* and EMBEDDER_UNAVAILABLE are the servers'; most others are the "
-                "callers'.",
+                "By reason. OVERLOADED, OUT_OF_MEMORY, MILVUS_* and EMBEDDER_UNAVAILABLE are the servers'; most "
+                "others are the callers'.",
                 "reqps",
                 (
                     Query(
@@ -388,7 +389,7 @@ ROWS = (
             ),
             Panel(
                 "Models",
-                "What each embedder serves. All should have one fingerprint.",
+                "What each embedder serves. A model should have one fingerprint.",
                 "short",
                 (Query(f"embedder_model_info{{{EMBEDDER}}}", "{{instance}}"),),
                 kind="table",

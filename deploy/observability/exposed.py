@@ -73,7 +73,7 @@ def _embedder() -> CollectorRegistry:
     with ThreadPoolExecutor(1) as executor:
         batcher = Batcher(_run, BatchPolicy(8, 2), Turns(executor), observer)
         limit = Limit(1, 1)
-        observer.watch([(MODEL, batcher)], Admission(limit, limit, 1))
+        observer.watch([(MODEL, batcher)], Admission(limit, limit, {MODEL.name: 1}))
     observer.of(MODEL.name).ran(1, 1)
     for lane in Lane:
         observer.decoded(lane, 1)

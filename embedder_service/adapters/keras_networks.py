@@ -80,6 +80,8 @@ def read(path: Path, spec: WeightsSpec) -> dict[str, NDArray[np.float32]]:
             # Where a file lacks layers, Keras only warns, and leaves random values in them.
             warnings.filterwarnings("error", "Skipping nested container")
             network.load_weights(path)
+    except MemoryError:
+        raise
     except Exception as error:
         # Keras raises whatever it stumbles on.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -4,9 +4,16 @@ import asyncio
 import ctypes
 import gc
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 INTERVAL_SECONDS = 10.0
+# Parameters of mallopt(3), as in glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# Blocks of this many bytes or more are mapped one by one, and unmapped as soon as they are free.
+LARGE_BYTES = 1024 * 1024
+# Free bytes at the end of a heap that are kept for the next smaller blocks.
+KEPT_BYTES = 16 * 1024 * 1024
 
 
 def resident_bytes() -> int:
@@ -28,15 +35,36 @@ def settle() -> None:
     gc.freeze()
 
 
-async def give_back_now_and_then() -> None:
-    """Collects garbage and has glibc return free memory to the system, every ten seconds and without end.
+def unmap_large_blocks() -> None:
+    """Has glibc return the memory of large blocks, such as images, to the system as soon as they are free.
+
+    Otherwise it raises its threshold with each such block, up to 32 MiB, and keeps them in heaps with holes: images
+    that come and go then take several times their size. Where the C library is another one, nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+async def give_back_after_work(
+    worked: Callable[[], Awaitable[None]], interval_seconds: float = INTERVAL_SECONDS
+) -> None:
+    """Collect garbage and have glibc return free memory to the system, again and again while there is work.
+
+    An idle process does not even wake up. Under load this happens once per interval, and a last time after its end.
 
     Each thread's arena keeps what was freed below something that is still used (malloc_trim(3)): after some images of
     a hundred megabytes that is half a gigabyte. Where the C library is another one, it is left alone.
+
+    Args:
+        worked: returns when there was work since its last return.
+        interval_seconds: from a return of `worked` to the collection.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while True:
-        await asyncio.sleep(INTERVAL_SECONDS)
+        await worked()
+        await asyncio.sleep(interval_seconds)
         gc.collect()
         if trim is not None:
             await asyncio.to_thread(trim, 0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from embedder_service.adapters import cpus, encoder_content, keras_networks, memory, precision, weights
+from embedder_service.adapters import cpus, keras_networks, memory, precision, weights
 from embedder_service.adapters.candidate import Candidate, photographs
 from embedder_service.adapters.golden import Golden, GoldenError
 from embedder_service.adapters.tensorflow_model import Backbone, TensorflowModel, use_threads
@@ -131,17 +131,17 @@ class ModelLoader:
             raise WeightsError(f"{path} was altered: its SHA-256 is {digest}, and {ENCODER_FACTS} says another")
         try:
             network = tf.keras.models.load_model(path, compile=False)
+        except MemoryError:
+            raise
         except Exception as error:
             raise WeightsError(f"{path} is damaged or no model of Keras: {error}") from error
         _check_shapes(network, facts, path)
         scale: PixelScale = "unit"
         policy = InputPolicy("squash", facts["input_size"])
-        backbone = Backbone(network, scale, "float32", encoder_content.weights_sha256(network))
+        backbone = Backbone(network, scale, "float32", digest)
         preprocessing = PREPROCESSING.format(shape=policy.shape, scale=scale)
         info = self._info(name.text, name.text, backbone, policy, "latent", preprocessing, unit=False)
-        info = replace(
-            info, dimension=facts["dimension"], architecture_sha256=encoder_content.architecture_sha256(path)
-        )
+        info = replace(info, dimension=facts["dimension"], is_encoder=True)
         model = TensorflowModel(info, backbone, lambda values: values)
         for pixels in photographs(Golden.of(""), policy):
             _check_usable(f"{name.text} ({path})", model.embed(pixels), info)

@@ -13,23 +13,32 @@ from embedder_service.core.types import Lane, ModelInfo
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+# Results that are no refusals.
+ANSWERED = ("embedded", "shared", "cached")
 
 
 class PrometheusObserver:
-    """Counts what the core tells it."""
+    """Counts what the core reports, for one model; `of` gives the observer of a model.
+
+    The label `model` is empty for images whose request names a model that is not served.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Adds the metrics to `registry`."""
+        """Add the metrics to `registry`."""
         self._model = ""
         self._registry = registry
         self._images = Counter(
             "embedder_images",
-            "Images answered, by lane and by what came of them: embedded, shared, cached, or a reason of refusal.",
-            ("lane", "result"),
+            "Images answered, by lane and result: embedded, shared, cached, or the reason of a refusal.",
+            ("model", "lane", "result"),
             registry=registry,
         )
         self._decode = Histogram(
-            "embedder_decode_seconds", "Time to decode an image.", ("lane",), buckets=SECONDS, registry=registry
+            "embedder_decode_seconds",
+            "Time to decode an image.",
+            ("model", "lane"),
+            buckets=SECONDS,
+            registry=registry,
         )
         self._queue = Histogram(
             "embedder_queue_seconds",
@@ -44,14 +53,24 @@ class PrometheusObserver:
         self._batch = Histogram("embedder_batch_size", "Images in a run.", ("model",), buckets=SIZES, registry=registry)
 
     def of(self, model: str) -> Self:
-        """The same metrics, for one model's queue and runs."""
+        """Return the observer of one model. Its series are there from now on, at 0.
+
+        A series that appears with its first event hides that event from rate(), and an idle model from sums.
+        """
         mine = copy(self)
         mine._model = model  # noqa: SLF001 - a copy of this very object
+        self._inference.labels(model)
+        self._batch.labels(model)
+        for lane in Lane:
+            self._decode.labels(model, lane.value)
+            self._queue.labels(model, lane.value)
+            for result in ANSWERED:
+                self._images.labels(model, lane.value, result)
         return mine
 
     def decoded(self, lane: Lane, seconds: float) -> None:
         """An image was decoded."""
-        self._decode.labels(lane.value).observe(seconds)
+        self._decode.labels(self._model, lane.value).observe(seconds)
 
     def waited(self, lane: Lane, seconds: float) -> None:
         """A decoded image's run began."""
@@ -64,13 +83,19 @@ class PrometheusObserver:
 
     def answered(self, lane: Lane, result: str) -> None:
         """An image was answered."""
-        self._images.labels(lane.value, result).inc()
+        self._images.labels(self._model, lane.value, result).inc()
 
     def watch(self, models: Iterable[tuple[ModelInfo, Batcher]], admission: Admission) -> None:
         """Shows the state of what serves, as it is whenever Prometheus asks."""
         under_way = Gauge("embedder_images_in_flight", "Images admitted.", ("lane",), registry=self._registry)
         for lane in Lane:
             under_way.labels(lane.value).set_function(partial(admission.under_way, lane))
+        pending = Gauge(
+            "embedder_pending_bytes", "Bytes of admitted images that are still in memory.",
+            ("lane",), registry=self._registry,
+        )  # fmt: skip
+        for lane in Lane:
+            pending.labels(lane.value).set_function(partial(admission.pending_bytes, lane))
         queue = Gauge("embedder_queue_size", "Decoded images that wait.", ("model", "lane"), registry=self._registry)
         described = Gauge(
             "embedder_model_info", "1; the labels describe the model.",

@@ -77,7 +77,10 @@ class Backbone:
         traced = tf.function(features, input_signature=[signature], autograph=False)
 
         def run(pixels: Pixels) -> FeatureMaps:
-            maps: FeatureMaps = traced(tf.constant(pixels)).numpy()
+            try:
+                maps: FeatureMaps = traced(tf.constant(pixels)).numpy()
+            except tf.errors.ResourceExhaustedError as error:
+                raise MemoryError(error.message) from error
             return maps
 
         return run
@@ -96,7 +99,7 @@ class TensorflowModel:
         self.info = info
 
     def embed(self, pixels: Pixels) -> Vectors:
-        """Embeds uint8[N, H, W, 3] as float32[N, D]."""
+        """Embeds uint8[N, H, W, 3] as float32[N, D]. Raises MemoryError."""
         return self.vectors_of(self._features(pixels))
 
     def vectors_of(self, maps: FeatureMaps) -> Vectors:

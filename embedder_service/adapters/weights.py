@@ -6,6 +6,7 @@ read as well; what is not needed is left alone.
 """
 
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -202,21 +203,24 @@ def _md5(path: Path) -> str:
 
 def write(path: Path, tensors: Tensors) -> None:
     """Writes the tensors to `path`, whole or not at all; named as `WeightsSpec.shapes` names them, layer by layer."""
+    # HDF5 crashes the process if a disk is full when it closes a file: it gets memory.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        layers = list(dict.fromkeys(name.split("/")[0] for name in tensors))
+        file.attrs["layer_names"] = [layer.encode() for layer in layers]
+        for layer in layers:
+            group = file.create_group(layer)
+            names = [name for name in tensors if name.split("/")[0] == layer]
+            group.attrs["weight_names"] = [f"{name}:0".encode() for name in names]
+            for name in names:
+                group.create_dataset(f"{name}:0", data=tensors[name])
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
     temporary = Path(name)
     try:
-        with h5py.File(temporary, "w") as file:
-            layers = list(dict.fromkeys(name.split("/")[0] for name in tensors))
-            file.attrs["layer_names"] = [layer.encode() for layer in layers]
-            for layer in layers:
-                group = file.create_group(layer)
-                names = [name for name in tensors if name.split("/")[0] == layer]
-                group.attrs["weight_names"] = [f"{name}:0".encode() for name in names]
-                for name in names:
-                    group.create_dataset(f"{name}:0", data=tensors[name])
-        with temporary.open("rb") as written:
+        with os.fdopen(handle, "wb") as written:
+            written.write(content.getbuffer())
+            written.flush()
             os.fsync(written.fileno())
         # mkstemp makes a private file; weights are for every user that may read the folder.
         temporary.chmod(0o644)

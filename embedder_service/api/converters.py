@@ -1,12 +1,12 @@
 """Messages to plain values and back, and nothing else."""
 
 from imagesearch.embedder.v1 import embedder_pb2
-from imagesearch.types.v1 import embedding_pb2, image_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 
 from embedder_service.core.types import Embedding, EncodedImage, Limits, ModelInfo, Region
 
 
-def image_from(message: image_pb2.EncodedImage) -> EncodedImage:
+def image_from(message: encoded_image_pb2.EncodedImage) -> EncodedImage:
     """The image of a request."""
     if not message.HasField("region"):
         return EncodedImage(message.content)

@@ -1,13 +1,15 @@
 """EmbedderService: translates between messages and the core."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 from embedder_service.api.converters import embedding_to, image_from, model_to
 from embedder_service.core.embed_images import EmbedImages
-from embedder_service.core.types import Lane
+from embedder_service.core.held_image import AdmittedImage
+from embedder_service.core.types import EncodedImage, Lane
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
 from grpc_kit.interceptors.around import Context
@@ -17,6 +19,17 @@ from grpc_kit.streams import answer_each
 
 DOMAIN = "embedder.imagesearch"
 MAX_REQUEST_ID = 128
+
+
+@dataclass
+class _Item:
+    """One request of a stream. It has the image's bytes until they are admitted, and never the message."""
+
+    request_id: str
+    model: str
+    image: EncodedImage | None = None
+    admitted: AdmittedImage | None = None
+    refusal: ServiceError | None = None
 
 
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
@@ -30,8 +43,10 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     async def Embed(self, request: embedder_pb2.EmbedRequest, context: Context) -> embedder_pb2.EmbedResponse:
         """Embeds one image in the interactive lane."""
         deadline = Deadline.after(context.time_remaining())
-        embedding = await self._images.embed(image_from(request.image), request.model, Lane.INTERACTIVE, deadline)
-        return embedder_pb2.EmbedResponse(embedding=embedding_to(embedding))
+        embedding = self._images.embed(image_from(request.image), request.model, Lane.INTERACTIVE, deadline)
+        # It has a copy of the image's bytes.
+        del request
+        return embedder_pb2.EmbedResponse(embedding=embedding_to(await embedding))
 
     async def EmbedStream(
         self, request_iterator: AsyncIterator[embedder_pb2.EmbedStreamRequest], context: Context
@@ -39,28 +54,42 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         """Embeds many images in the bulk lane, each with an answer of its own."""
         deadline = Deadline.after(context.time_remaining())
 
-        async def admit(request: embedder_pb2.EmbedStreamRequest) -> Callable[[], None]:
-            return await self._images.admit(image_from(request.image), Lane.BULK)
+        async def answer(item: _Item) -> embedder_pb2.EmbedStreamResponse:
+            return await self._answer(item, deadline)
 
-        async def answer(request: embedder_pb2.EmbedStreamRequest) -> embedder_pb2.EmbedStreamResponse:
-            return await self._answer(request, deadline)
-
-        async with aclosing(answer_each(request_iterator, answer, self._stream_window, admit)) as responses:
+        async with (
+            aclosing(self._items(request_iterator)) as items,
+            aclosing(answer_each(items, answer, self._stream_window, self._admit)) as responses,
+        ):
             async for response in responses:
                 yield response
 
-    async def _answer(
-        self, request: embedder_pb2.EmbedStreamRequest, deadline: Deadline
-    ) -> embedder_pb2.EmbedStreamResponse:
-        response = embedder_pb2.EmbedStreamResponse(request_id=request.request_id[:MAX_REQUEST_ID])
+    async def _items(self, requests: AsyncIterator[embedder_pb2.EmbedStreamRequest]) -> AsyncGenerator[_Item, None]:
+        async for request in requests:
+            item = _item(request)
+            del request
+            yield item
+            del item
+
+    async def _admit(self, item: _Item) -> Callable[[], None]:
+        """Waits until the image is admitted; what is refused before that takes nothing."""
+        image, item.image = item.image, None
+        if image is None:
+            return _nothing
         try:
-            if len(request.request_id) > MAX_REQUEST_ID:
-                raise InvalidArgumentError(
-                    "REQUEST_ID_TOO_LONG",
-                    f"request_id has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are taken",
-                    field="request_id",
-                )
-            embedding = await self._images.embed_admitted(image_from(request.image), request.model, Lane.BULK, deadline)
+            item.admitted = await self._images.admit(image, item.model, Lane.BULK)
+        except ServiceError as error:
+            error.let_go()
+            item.refusal = error
+            return _nothing
+        return item.admitted.leave
+
+    async def _answer(self, item: _Item, deadline: Deadline) -> embedder_pb2.EmbedStreamResponse:
+        response = embedder_pb2.EmbedStreamResponse(request_id=item.request_id)
+        try:
+            if item.admitted is None:
+                raise item.refusal or RuntimeError("the image was not admitted")
+            embedding = await self._images.embed_admitted(item.admitted, item.model, Lane.BULK, deadline)
             response.embedding.CopyFrom(embedding_to(embedding))
         except ServiceError as error:
             response.error.CopyFrom(to_status(error, DOMAIN))
@@ -84,3 +113,18 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             error.field = "name"
             raise
         return embedder_pb2.GetModelResponse(model=model_to(info, self._images.limits, self._images.default))
+
+
+def _item(request: embedder_pb2.EmbedStreamRequest) -> _Item:
+    if len(request.request_id) > MAX_REQUEST_ID:
+        refusal = InvalidArgumentError(
+            "REQUEST_ID_TOO_LONG",
+            f"request_id has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are taken",
+            field="request_id",
+        )
+        return _Item(request.request_id[:MAX_REQUEST_ID], request.model, refusal=refusal)
+    return _Item(request.request_id, request.model, image_from(request.image))
+
+
+def _nothing() -> None:
+    """Releases nothing, because nothing was admitted."""

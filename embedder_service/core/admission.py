@@ -1,35 +1,172 @@
-"""Who may have images under way, and how many: the bound on the embedder's memory and on its queue."""
+"""Which images are admitted: the bound on the embedder's memory and on each model's queue."""
 
-from embedder_service.core.types import Lane
-from grpc_kit.budget import Budget, Limit, Place
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from embedder_service.core.held_image import AdmittedImage
+from embedder_service.core.types import EncodedImage, Lane
+from grpc_kit.budget import Limit
+from grpc_kit.deadline import Clock
 from grpc_kit.errors import ResourceExhaustedError
+
+# Seconds after its last image for which a model counts as one that has callers, and has a share of the bytes.
+ACTIVE_SECONDS = 10.0
+# Refused callers are never told to try again sooner, in seconds.
+LEAST_RETRY_AFTER = 0.1
 
 
 class Admission:
-    """Bounds the images under way in each lane: the interactive lane refuses when it is full, the bulk lane waits."""
+    """Bounds the pending images of each lane: the interactive lane refuses when it is full, the bulk lane waits.
 
-    def __init__(self, interactive: Limit, bulk: Limit, seconds_per_image: float) -> None:
-        """`seconds_per_image` is what an image costs: it says when a refused caller should try again."""
-        self._interactive = Budget(interactive)
-        self._bulk = Budget(bulk)
+    Each model has its own count of images, so that callers of a slow model cannot fill the queue of a fast one. All
+    models share the bytes, because they share the memory. All methods belong to one event loop.
+    """
+
+    def __init__(
+        self, interactive: Limit, bulk: Limit, seconds_per_image: Mapping[str, float], clock: Clock = time.monotonic
+    ) -> None:
+        """Admits images of some models.
+
+        Args:
+            interactive: images of each model, and bytes of all models, in the interactive lane.
+            bulk: the same in the bulk lane.
+            seconds_per_image: the cost of an image by the model's name, from which a refused caller learns when to try
+                again.
+            clock: seconds.
+        """
+        self._lanes = {
+            Lane.INTERACTIVE: _LaneBudget(interactive, seconds_per_image, clock),
+            Lane.BULK: _LaneBudget(bulk, seconds_per_image, clock),
+        }
         self._seconds_per_image = seconds_per_image
 
-    async def enter(self, lane: Lane, size: int) -> Place:
-        """A place for one image of `size` bytes. Raises ResourceExhaustedError in the interactive lane."""
+    async def enter(self, lane: Lane, model: str, image: EncodedImage) -> AdmittedImage:
+        """Admit an image. Raises ResourceExhaustedError in the interactive lane; waits in the bulk lane."""
+        budget, size = self._lanes[lane], len(image.content)
         if lane is Lane.BULK:
-            return await self._bulk.wait(size)
-        use = self._interactive
-        if not use.fits(size):
-            raise ResourceExhaustedError(
-                "OVERLOADED",
-                f"{use.items} images of {use.size} bytes wait already, and at most {use.limit.items} of "
-                f"{use.limit.size} may; try again later, or use EmbedStream, which waits",
-                metadata={"max_pending": str(use.limit.items), "max_pending_bytes": str(use.limit.size)},
-                # When half of those that wait now will have been served.
-                retry_after=max(0.1, 0.5 * use.items * self._seconds_per_image),
-            )
-        return use.take(size)
+            await budget.wait(model, size)
+        elif not budget.try_take(model, size):
+            raise self._overloaded(budget, model, size)
+        return AdmittedImage(image, lambda: budget.free(model, 1, 0), lambda: budget.free(model, 0, size))
 
     def under_way(self, lane: Lane) -> int:
-        """The number of a lane's images that have a place."""
-        return (self._interactive if lane is Lane.INTERACTIVE else self._bulk).items
+        """Return the number of a lane's admitted images whose callers still wait."""
+        return sum(use.items for use in self._lanes[lane].uses.values())
+
+    def pending_bytes(self, lane: Lane) -> int:
+        """Return the bytes of a lane's admitted images that are still in memory."""
+        return self._lanes[lane].size
+
+    def _overloaded(self, budget: "_LaneBudget", model: str, size: int) -> ResourceExhaustedError:
+        waiting, limit = budget.uses[model].items, budget.limit
+        if waiting >= limit.items:
+            problem = f"{waiting} images wait for model {model!r}, and at most {limit.items} may"
+        else:
+            problem = (
+                f"images of {budget.size} bytes wait, {budget.uses[model].size} of them for model {model!r}, and one "
+                f"of {size} does not fit: at most {limit.size} bytes may wait, {budget.share(model)} for this model"
+            )
+        return ResourceExhaustedError(
+            "OVERLOADED",
+            f"{problem}; try again later, or use EmbedStream, which waits",
+            metadata={"max_pending": str(limit.items), "max_pending_bytes": str(limit.size), "model": model},
+            # When half of the images that wait for this model will have been embedded.
+            retry_after=max(LEAST_RETRY_AFTER, 0.5 * waiting * self._seconds_per_image[model]),
+        )
+
+
+@dataclass
+class _Use:
+    """What one model's images take in a lane."""
+
+    items: int = 0
+    size: int = 0
+    last_asked: float = float("-inf")
+
+
+@dataclass(eq=False)
+class _Waiter:
+    model: str
+    size: int
+    admitted: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class _LaneBudget:
+    """The images and bytes of one lane."""
+
+    def __init__(self, limit: Limit, models: Mapping[str, object], clock: Clock) -> None:
+        self.limit = limit
+        self.size = 0
+        self.uses = {model: _Use() for model in models}
+        self._clock = clock
+        self._waiters: deque[_Waiter] = deque()
+
+    def share(self, model: str) -> int:
+        """Return the bytes that a model may have: an equal part for each model that has callers."""
+        since = self._clock() - ACTIVE_SECONDS
+        active = sum(use.size > 0 or use.last_asked > since for name, use in self.uses.items() if name != model)
+        return self.limit.size // (active + 1)
+
+    def try_take(self, model: str, size: int) -> bool:
+        """Whether an image was admitted; it is if it fits now and no earlier image waits for the same."""
+        waiter = self._ask(model, size)
+        if not waiter.admitted.done():
+            self._waiters.remove(waiter)
+        return waiter.admitted.done()
+
+    async def wait(self, model: str, size: int) -> None:
+        """Admit an image as soon as it fits, after the images that wait for the same longer."""
+        waiter = self._ask(model, size)
+        try:
+            await waiter.admitted
+        except asyncio.CancelledError:
+            if waiter.admitted.cancelled():
+                self._waiters.remove(waiter)
+                # The next one may be smaller.
+                self._admit()
+            else:
+                self.free(model, 1, size)
+            raise
+
+    def free(self, model: str, items: int, size: int) -> None:
+        """Make images or bytes of a model available again."""
+        use = self.uses[model]
+        use.items -= items
+        use.size -= size
+        self.size -= size
+        self._admit()
+
+    def _ask(self, model: str, size: int) -> _Waiter:
+        self.uses[model].last_asked = self._clock()
+        waiter = _Waiter(model, size)
+        self._waiters.append(waiter)
+        self._admit()
+        return waiter
+
+    def _admit(self) -> None:
+        """Admit images that wait, in order of arrival (FIFO). A model that has its own limit holds up no other one."""
+        full: set[str] = set()
+        for waiter in tuple(self._waiters):
+            if waiter.admitted.cancelled() or waiter.model in full:
+                continue
+            if self._model_is_full(waiter):
+                full.add(waiter.model)
+            elif self.size == 0 or self.size + waiter.size <= self.limit.size:
+                self._waiters.remove(waiter)
+                use = self.uses[waiter.model]
+                use.items += 1
+                use.size += waiter.size
+                self.size += waiter.size
+                waiter.admitted.set_result(None)
+            else:
+                # Smaller ones that overtook it could keep it out for ever.
+                return
+
+    def _model_is_full(self, waiter: _Waiter) -> bool:
+        use = self.uses[waiter.model]
+        # A single image always fits, whatever its size.
+        over = use.size > 0 and use.size + waiter.size > self.share(waiter.model)
+        return use.items >= self.limit.items or over

@@ -21,7 +21,7 @@ from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit import stages
 from grpc_kit.deadline import Clock
-from grpc_kit.errors import DeadlineExceededError, InternalError, ServiceError, UnavailableError
+from grpc_kit.errors import DeadlineExceededError, InternalError, ServiceError, UnavailableError, out_of_memory
 from grpc_kit.hang_watch import HungError
 
 log = structlog.stdlib.get_logger()
@@ -52,7 +52,7 @@ class BatchPolicy:
     """Seconds after which a run hangs."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Waiting:
     """One image that waits for its turn."""
 
@@ -120,7 +120,7 @@ class Batcher:
         """Waits for the vector of one image, uint8[H, W, 3] to float32[D].
 
         Raises DeadlineExceededError where patience ends before its turn comes, UnavailableError when the batcher stops
-        or is dead. A cancelled caller's image is dropped when its turn comes, and costs nothing.
+        or is dead. A cancelled caller's image is dropped at once, and costs nothing.
         """
         if self._stopping or self.died.is_set():
             raise self._refusal()
@@ -130,7 +130,12 @@ class Batcher:
         waiting = Waiting(pixels, lane, patience, now, asyncio.get_running_loop().create_future())
         self._lanes[lane].append(waiting)
         self._arrived.set()
-        vector = await waiting.vector
+        try:
+            vector = await waiting.vector
+        except asyncio.CancelledError:
+            if waiting in self._lanes[lane]:
+                self._lanes[lane].remove(waiting)
+            raise
         stages.record("queue", waiting.since, waiting.began)
         stages.record("inference", waiting.began, self._clock())
         return vector
@@ -227,17 +232,24 @@ class Batcher:
                 await self._answer(batch[:middle])
                 await self._answer(batch[middle:])
             elif not batch[0].vector.done():
-                failure = InternalError(
-                    "INFERENCE_FAILED", "the network failed on this image; the server's log says why"
-                )
-                failure.__cause__ = error
-                batch[0].vector.set_exception(failure)
+                batch[0].vector.set_exception(_failure_of(error))
             return
         self._observer.ran(len(batch), self._clock() - began)
         for waiting, vector in zip(batch, vectors, strict=True):
             self._observer.waited(waiting.lane, began - waiting.since)
             if not waiting.vector.done():
                 waiting.vector.set_result(vector)
+
+
+def _failure_of(error: Exception) -> ServiceError:
+    """Return what the caller of an image hears of an error in the network."""
+    failure = (
+        out_of_memory()
+        if isinstance(error, MemoryError)
+        else InternalError("INFERENCE_FAILED", "the network failed on this image; the server's log says why")
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def _still_wanted(waiting: Waiting) -> bool:

@@ -2,16 +2,18 @@
 
 import asyncio
 import hashlib
-import math
 import time
-from collections.abc import Callable, Mapping, MutableMapping
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, TimeLeft, out_of_time
+from embedder_service.core.decode_threads import DecodeThreads
+from embedder_service.core.held_image import AdmittedImage, Hold
 from embedder_service.core.image_decoding import ImageDecoder
+from embedder_service.core.model_names import same_name
 from embedder_service.core.ports import Observer
 from embedder_service.core.sharing import SharedWork
 from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo, Pixels, Region, Vectors
@@ -19,7 +21,6 @@ from embedder_service.core.vector_checks import check_vector
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError, ServiceError
-from grpc_kit.hang_watch import HangWatch
 
 # Bytes that are hashed on the event loop, in a fraction of a millisecond; more would hold up other calls.
 HASHED_AT_ONCE = 256 * 1024
@@ -31,14 +32,10 @@ VectorCache: TypeAlias = MutableMapping[ImageKey, Vectors]
 
 @dataclass(frozen=True)
 class DecodePool:
-    """What decodes the images of a lane."""
+    """What decodes the images of a lane for one model."""
 
     decoder: ImageDecoder
-    threads: Executor
-    watch: HangWatch = field(default_factory=HangWatch)
-    """Notices threads that hang."""
-    seconds: float = math.inf
-    """Seconds after which a decoder hangs."""
+    threads: DecodeThreads
 
 
 class ModelPipeline:
@@ -55,32 +52,28 @@ class ModelPipeline:
         self.info = info
         self._decoders = decoders
         self._batcher = batcher
-        self._observer = observer
+        self.observer = observer
 
-    async def key(self, image: EncodedImage, lane: Lane) -> ImageKey:
+    async def key(self, hold: Hold, lane: Lane) -> ImageKey:
         """Names what the vector depends on."""
-        content = image.content
-        if len(content) <= HASHED_AT_ONCE:
-            digest = _sha256(content)
+        region = hold.image.region
+        if len(hold.image.content) <= HASHED_AT_ONCE:
+            digest = _sha256(hold.image)
         else:
-            pool = self._decoders[lane]
-            digest = await pool.watch.run(pool.threads, "the hash of an image", pool.seconds, _sha256, content)
-        return digest, image.region, self.info.fingerprint
+            digest = await self._decoders[lane].threads.run(self.info.name, hold, _sha256)
+        return digest, region, self.info.fingerprint
 
-    async def embed(self, image: EncodedImage, lane: Lane, patience: TimeLeft) -> Vectors:
-        """Embeds one image as float32[D], a vector that the contract allows.
+    async def embed(self, hold: Hold, lane: Lane, patience: TimeLeft) -> Vectors:
+        """Embeds one image as float32[D], a vector that the contract allows; releases its bytes once they are decoded.
 
         Raises InvalidArgumentError, DeadlineExceededError, UnavailableError, InternalError.
         """
-        asked = time.monotonic()
-        # Where the caller leaves before a thread is free, the pool drops the image: its future is cancelled.
-        pool = self._decoders[lane]
-        pixels, began, ended = await pool.watch.run(
-            pool.threads, "the decoding of an image", pool.seconds, _decode, pool.decoder, image, patience
-        )
+        asked, pool = time.monotonic(), self._decoders[lane]
+        pixels, began, ended = await pool.threads.run(self.info.name, hold, partial(_decode, pool.decoder, patience))
+        hold.release()
         stages.record("queue", asked, began)
         stages.record("decode", began, ended)
-        self._observer.decoded(lane, ended - began)
+        self.observer.decoded(lane, ended - began)
         vector = await self._batcher.submit(pixels, lane, patience)
         # Before it is cached or shared; only this image's callers are refused.
         check_vector(vector, self.info)
@@ -107,7 +100,7 @@ class EmbedImages:
             limits: what is said of the largest image.
             admission: bounds what is under way.
             cache: keeps vectors; what it forgets is embedded again. None keeps nothing.
-            observer: is told of each answer.
+            observer: is notified of each answer that no model of `pipelines` is asked for.
         """
         self._pipelines = pipelines
         self.default = default
@@ -117,15 +110,15 @@ class EmbedImages:
         self._observer = observer
         self._shared: SharedWork[Vectors] = SharedWork()
 
-    async def admit(self, image: EncodedImage, lane: Lane) -> Callable[[], None]:
-        """Takes a place for an image, which `embed_admitted` may embed then; gives what gives the place back.
+    async def admit(self, image: EncodedImage, model: str, lane: Lane) -> AdmittedImage:
+        """Admits an image, which `embed_admitted` may embed then. It is to be left in any case.
 
-        Raises ResourceExhaustedError in the interactive lane.
+        Raises NotFoundError, and ResourceExhaustedError in the interactive lane.
         """
         try:
-            return (await self._admission.enter(lane, len(image.content))).leave
+            return await self._admission.enter(lane, self._pipeline(model).info.name, image)
         except ServiceError as error:
-            self._observer.answered(lane, error.reason)
+            self._observer_of(model).answered(lane, error.reason)
             raise
 
     async def embed(self, image: EncodedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
@@ -133,18 +126,19 @@ class EmbedImages:
 
         Raises NotFoundError, ResourceExhaustedError, InvalidArgumentError, DeadlineExceededError, UnavailableError.
         """
-        leave = await self.admit(image, lane)
+        admitted = await self.admit(image, model, lane)
+        del image
         try:
-            return await self.embed_admitted(image, model, lane, deadline)
+            return await self.embed_admitted(admitted, model, lane, deadline)
         finally:
-            leave()
+            admitted.leave()
 
-    async def embed_admitted(self, image: EncodedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
-        """Embeds one image that has a place. Raises as `embed` does."""
+    async def embed_admitted(self, admitted: AdmittedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
+        """Embeds one image that was admitted for this model. Raises as `embed` does."""
         result = "INTERNAL"
         try:
             pipeline = self._pipeline(model)
-            vector, result = await self._vector(pipeline, image, lane, deadline)
+            vector, result = await self._vector(pipeline, admitted, lane, deadline)
             return Embedding(vector, pipeline.info.fingerprint)
         except ServiceError as error:
             result = error.reason
@@ -153,17 +147,20 @@ class EmbedImages:
             result = "CANCELLED"
             raise
         finally:
-            self._observer.answered(lane, result)
+            self._observer_of(model).answered(lane, result)
 
     async def _vector(
-        self, pipeline: ModelPipeline, image: EncodedImage, lane: Lane, deadline: Deadline
+        self, pipeline: ModelPipeline, admitted: AdmittedImage, lane: Lane, deadline: Deadline
     ) -> tuple[Vectors, str]:
-        key = await pipeline.key(image, lane)
+        key = await pipeline.key(admitted.hold, lane)
         cached = self._cache.get(key) if self._cache is not None else None
         if cached is not None:
             return cached, "cached"
+        # From here on the work alone has the bytes: it may go on for others when this caller has left.
+        hold = admitted.hold.copy()
+        admitted.hold.release()
         vector, joined = await self._shared.run(
-            key, lane, deadline, lambda patience: pipeline.embed(image, lane, patience)
+            key, lane, deadline, lambda patience: pipeline.embed(hold, lane, patience), hold.release
         )
         if self._cache is not None:
             # A copy: what the network gave is a row that would keep its whole batch in memory.
@@ -175,11 +172,18 @@ class EmbedImages:
         return [self._pipelines[name].info for name in sorted(self._pipelines)]
 
     def model(self, name: str) -> ModelInfo:
-        """One model; an empty name is the default one. Raises NotFoundError."""
+        """One model by any spelling of its name; an empty name is the default one. Raises NotFoundError."""
         return self._pipeline(name).info
 
+    def _observer_of(self, model: str) -> Observer:
+        pipeline = self._served(model)
+        return self._observer if pipeline is None else pipeline.observer
+
+    def _served(self, name: str) -> ModelPipeline | None:
+        return self._pipelines.get(name) or self._pipelines.get(same_name(name) or self.default)
+
     def _pipeline(self, name: str) -> ModelPipeline:
-        pipeline = self._pipelines.get(name or self.default)
+        pipeline = self._served(name)
         if pipeline is None:
             served = ", ".join(sorted(self._pipelines))
             raise NotFoundError(
@@ -191,7 +195,7 @@ class EmbedImages:
         return pipeline
 
 
-def _decode(decoder: ImageDecoder, image: EncodedImage, patience: TimeLeft) -> tuple[Pixels, float, float]:
+def _decode(decoder: ImageDecoder, patience: TimeLeft, image: EncodedImage) -> tuple[Pixels, float, float]:
     """The pixels, and when decoding began and ended."""
     if patience.remaining() <= 0:
         raise out_of_time()
@@ -199,5 +203,5 @@ def _decode(decoder: ImageDecoder, image: EncodedImage, patience: TimeLeft) -> t
     return decoder.decode(image, patience), began, time.monotonic()
 
 
-def _sha256(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
+def _sha256(image: EncodedImage) -> bytes:
+    return hashlib.sha256(image.content).digest()

@@ -6,25 +6,27 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from embedder_service.core.batching import TimeLeft, out_of_time
+from embedder_service.core.decoding_costs import (
+    CountedFile,
+    charge,
+    check_cost,
+    check_directory,
+    is_scalable,
+    tag_number,
+)
+from embedder_service.core.decoding_faults import CONTENT, corrupt, is_lack_of_memory, no_memory, reading_the_file
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-CONTENT = "image.content"
 REGION = "image.region"
-
-# The marker before each scan of a JPEG file. A progressive one has about ten; a file of many thousand would keep a
-# thread busy for an hour.
-JPEG_SCAN = b"\xff\xda"
-MAX_JPEG_SCANS = 200
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
 
@@ -38,22 +40,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-# What Pillow's decoders raise on bytes that are not what they say. MemoryError: a size that cannot be had.
-DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    ImageCms.PyCMSError,
-)
-
 
 # Left, top, right, bottom, in pixels.
 Box: TypeAlias = tuple[float, float, float, float]
@@ -122,8 +108,14 @@ class ImageDecoder:
         transparency over white, cut to its region, and made the policy's size by Pillow's bilinear filter (which
         averages over all pixels that fall into one). A JPEG of at least four times that size is scaled while it is
         decoded, which is several times faster; its vector stays within a cosine of 0.999. Raises InvalidArgumentError,
-        and DeadlineExceededError where patience ends while other images are decoded.
+        DeadlineExceededError when patience ends, and ResourceExhaustedError when memory does.
         """
+        try:
+            return self._decode(image, patience)
+        except MemoryError as error:
+            raise no_memory(error) from None
+
+    def _decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
         content = image.content
         if not content:
             raise InvalidArgumentError(
@@ -136,17 +128,14 @@ class ImageDecoder:
                 field=CONTENT,
                 metadata={"max_image_bytes": str(self._limits.max_image_bytes)},
             )
-        if content.count(JPEG_SCAN) > MAX_JPEG_SCANS and content.startswith(SIGNATURES[0]):
-            raise corrupt(f"it is a JPEG of more than {MAX_JPEG_SCANS} scans")
-        with self._naming_what_is_wrong(content), Image.open(BytesIO(content), formats=FORMATS) as opened:
+        with self._open(content, patience) as opened:
             self._check_dimensions(opened.width, opened.height)
             self._check_tiles(opened)
+            check_cost(opened, content, self._limits.max_image_pixels)
             if image.region is not None:
                 check_region(image.region)
-            scale = self._draft(opened, image.region)
-            # A progressive JPEG is kept whole in memory, as coefficients, however small it is decoded.
-            kept = scale * scale if opened.info.get("progressive") else 1
-            with self._budget.hold(opened.width * opened.height * kept, patience):
+            scale = self._draft(opened, image.region) if is_scalable(opened, content) else 1
+            with self._budget.hold(charge(opened, content, scale), patience):
                 colour = to_rgb(upright(opened))
                 box = None
                 if image.region:
@@ -156,15 +145,13 @@ class ImageDecoder:
         return np.asarray(resized, dtype=np.uint8)
 
     def _draft(self, opened: Image.Image, region: Region | None) -> int:
-        """Lets a large JPEG be scaled while it is decoded, to a part of its size: 1, a half, a quarter or an eighth.
-
-        Other formats cannot be, and are left as they are.
-        """
+        """Lets a large JPEG be scaled while it is decoded, to a part of its size: 1, a half, a quarter or an eighth."""
         width = opened.width
         # The region's shorter side, whichever way the image will be turned.
         fraction = min(region.x1 - region.x0, region.y1 - region.y0) if region else 1.0
         side = math.ceil(DRAFT_MARGIN * self._policy.side / fraction)
-        opened.draft(opened.mode, (side, side))
+        with reading_the_file():
+            opened.draft(opened.mode, (side, side))
         return round(width / opened.width)
 
     def _check_dimensions(self, width: int, height: int) -> None:
@@ -186,42 +173,43 @@ class ImageDecoder:
         """Refuses a TIFF file whose tiles are larger than any image may be: one is decoded whole."""
         if not isinstance(image, TiffImageFile):
             return
-        width, height = (int(image.tag_v2.get(tag, 0)) for tag in (TILEWIDTH, TILELENGTH))
+        width, height = (tag_number(image, tag, 0) for tag in (TILEWIDTH, TILELENGTH))
         if width and height:
             self._check_dimensions(width, height)
 
-    @contextmanager
-    def _naming_what_is_wrong(self, content: bytes) -> Iterator[None]:
-        try:
-            yield
-        except UnidentifiedImageError:
-            size = stated_size(content)
-            if size is not None and 0 in size:
-                self._check_dimensions(*size)
-            if content.startswith(SIGNATURES):
-                raise corrupt("it ends in its header, or its header is wrong") from None
-            raise InvalidArgumentError(
-                "IMAGE_FORMAT_UNSUPPORTED",
-                f"{CONTENT} is no image of a known format; {', '.join(FORMATS)} are taken",
-                field=CONTENT,
-                metadata={"formats": ",".join(FORMATS)},
-            ) from None
-        except Image.DecompressionBombError:
-            # Pillow's own limit, which it applies before it tells the size.
-            most = self._limits.max_image_pixels
-            raise InvalidArgumentError(
-                "IMAGE_DIMENSIONS_TOO_LARGE",
-                f"{CONTENT} is an image of over {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; at most {most} are taken",
-                field=CONTENT,
-                metadata={"max_image_pixels": str(most)},
-            ) from None
-        except DECODER_ERRORS as error:
-            raise corrupt(str(error) or type(error).__name__) from None
+    def _open(self, content: bytes, patience: TimeLeft) -> Image.Image:
+        """Reads the header. Raises what is wrong with it."""
+        check_directory(content)
+        with reading_the_file():
+            try:
+                return Image.open(CountedFile(content, patience), formats=FORMATS)
+            except UnidentifiedImageError as error:
+                if is_lack_of_memory(error):
+                    raise
+                self._refuse_unidentified(content)
+            except Image.DecompressionBombError:
+                # Pillow's own limit, which it applies before it tells the size.
+                most = self._limits.max_image_pixels
+                least = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+                raise InvalidArgumentError(
+                    "IMAGE_DIMENSIONS_TOO_LARGE",
+                    f"{CONTENT} is an image of over {least} pixels; at most {most} are taken",
+                    field=CONTENT,
+                    metadata={"max_image_pixels": str(most)},
+                ) from None
 
-
-def corrupt(why: str) -> InvalidArgumentError:
-    """A known format that cannot be decoded."""
-    return InvalidArgumentError("IMAGE_CORRUPT", f"{CONTENT} cannot be decoded: {why}", field=CONTENT)
+    def _refuse_unidentified(self, content: bytes) -> NoReturn:
+        size = stated_size(content)
+        if size is not None and 0 in size:
+            self._check_dimensions(*size)
+        if content.startswith(SIGNATURES):
+            raise corrupt("it ends in its header, or its header is wrong") from None
+        raise InvalidArgumentError(
+            "IMAGE_FORMAT_UNSUPPORTED",
+            f"{CONTENT} is no image of a known format; {', '.join(FORMATS)} are taken",
+            field=CONTENT,
+            metadata={"formats": ",".join(FORMATS)},
+        ) from None
 
 
 def stated_size(content: bytes) -> tuple[int, int] | None:
@@ -240,19 +228,20 @@ def stated_size(content: bytes) -> tuple[int, int] | None:
 def upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says; EXIF data that cannot be read say nothing."""
     # First, because Pillow turns a TIFF file while it loads it, and because reading EXIF data may load too.
-    image.load()
+    with reading_the_file():
+        image.load()
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001 - Pillow's reader raises whatever it stumbles on, and the pixels may be fine
+        with reading_the_file():
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except InvalidArgumentError:
         return image
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes as RGB; transparent parts over white."""
+    """A loaded image of any of Pillow's modes as RGB; transparent parts over white."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image
     if image.mode.startswith("I"):
         # 16 bits in 0..65535; Pillow's own conversion would clip at 255.
@@ -267,14 +256,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
     elif image.mode == "LAB":
         profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
-        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        with reading_the_file():
+            converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
         return converted if converted is not None else image
     if image.has_transparency_data:
-        layers = image if image.mode == "RGBA" else image.convert("RGBA")
+        layers = image if image.mode == "RGBA" else converted_to("RGBA", image)
         white = Image.new("RGB", layers.size, (255, 255, 255))
         white.paste(layers, mask=layers.getchannel("A"))
         return white
-    return image.convert("RGB")
+    return converted_to("RGB", image)
+
+
+def converted_to(mode: str, image: Image.Image) -> Image.Image:
+    """The image in another mode. Pillow reads palettes and transparent colours, as the file has them, only now."""
+    with reading_the_file():
+        return image.convert(mode)
 
 
 def check_region(region: Region) -> None:

@@ -1,7 +1,8 @@
 """Names of models: a network, what makes a vector of its last feature map, and how an image becomes its input.
 
 NETWORK[-HEAD][-INPUT[SIDE]][-raw], such as vgg16, vgg16-gem, mobilenet_v2-pad, vgg16-rmac-native512. What is left out
-is the usual: `avg`, `squash` at the side that the network was trained on, and vectors of unit length.
+is the usual: `avg`, `squash` at the side that the network was trained on, and vectors of unit length. Capital letters
+and spaces around a name make no difference.
 """
 
 import re
@@ -69,14 +70,15 @@ class EncoderName:
 def parse(text: str) -> ModelName | EncoderName:
     """The model that a name means, NAME=FOLDER one's own. Raises ModelNameError."""
     name, equals, folder = text.partition("=")
+    name, folder = _plain(name), folder.strip()
     if equals:
         if not ENCODER_NAME.fullmatch(name) or name in NETWORKS or not folder:
             raise ModelNameError(
-                f"{text!r} should be NAME=FOLDER, where NAME has up to 32 small letters, digits and _, begins with a "
-                "letter, and is no network's"
+                f"{text!r} should be NAME=FOLDER, where NAME has up to 32 letters, digits and _, begins with a letter, "
+                "and is no network's"
             )
         return EncoderName(name, Path(folder))
-    first, *rest = text.split("-")
+    first, *rest = name.split("-")
     network = NETWORKS.get(first)
     if network is None:
         raise ModelNameError(f"no network is called {first!r}; there are {', '.join(NETWORKS)}, or NAME=FOLDER")
@@ -84,7 +86,7 @@ def parse(text: str) -> ModelName | EncoderName:
     heads = (*POOLINGS, FC1) if network.has_fc1 else tuple(POOLINGS)
     if rest and rest[0] in heads:
         head = rest.pop(0)
-    if rest and (found := re.fullmatch(rf"({'|'.join(SHAPES)})(\d{{1,5}})?", rest[0])):
+    if rest and (found := re.fullmatch(rf"({'|'.join(SHAPES)})([0-9]{{1,5}})?", rest[0])):
         rest.pop(0)
         shape = next(shape for shape in SHAPES if shape == found[1])
         least = -(-network.least_size // STRIDE) * STRIDE
@@ -100,6 +102,40 @@ def parse(text: str) -> ModelName | EncoderName:
     model = ModelName(network, head, policy, unit)
     _check(model)
     return model
+
+
+def same_name(text: str) -> str:
+    """Return the one spelling of all names that mean the same model; of an encoder that is its name in small letters.
+
+    A text that names no model is returned in small letters too: no model has this name either.
+    """
+    name = _plain(text)
+    try:
+        found = parse(name)
+    except ModelNameError:
+        return name
+    return found.text if isinstance(found, ModelName) else name
+
+
+def weights_of(text: str) -> str:
+    """Return the name of the weights that a name means: their own, or that of a model. Raises ModelNameError."""
+    name = _plain(text)
+    if name in WEIGHTS_NAMES:
+        return name
+    try:
+        model = parse(name)
+    except ModelNameError:
+        model = None
+    if not isinstance(model, ModelName):
+        raise ModelNameError(
+            f"no weights are called {text!r:.80}; there are {', '.join(WEIGHTS_NAMES)}, and a model's name means those "
+            "that it needs"
+        )
+    return model.weights
+
+
+def _plain(text: str) -> str:
+    return text.strip().lower()
 
 
 def _usual_side(network: Network, shape: Shape) -> int:

@@ -32,13 +32,21 @@ class SharedWork(Generic[Value]):
         self._flights: dict[Hashable, _Flight[Value]] = {}
 
     async def run(
-        self, key: Hashable, lane: Lane, patience: TimeLeft, work: Callable[[TimeLeft], Coroutine[Any, Any, Value]]
+        self,
+        key: Hashable,
+        lane: Lane,
+        patience: TimeLeft,
+        work: Callable[[TimeLeft], Coroutine[Any, Any, Value]],
+        unneeded: Callable[[], None],
     ) -> tuple[Value, bool]:
         """The result of `work`, or of the equal work that is under way; and whether it was that.
 
         The work goes on while one of those who want it still waits, and is cancelled when the last one leaves. Who is
         interactive does not wait for bulk work: it begins anew, and whoever comes later joins that. Raises what the
         work raises, and DeadlineExceededError.
+
+        `unneeded` is called once, when what `work` works on is not needed any more: at once if this call joins other
+        work, else when `work` has ended, which may be long after this call.
         """
         flight = self._flights.get(key)
         joins = flight is not None and not (lane is Lane.INTERACTIVE and flight.lane is Lane.BULK)
@@ -48,8 +56,10 @@ class SharedWork(Generic[Value]):
             flight.waiting.append(patience)
             flight.task = asyncio.create_task(work(flight))
             flight.task.add_done_callback(lambda task: self._land(key, flight, task))
+            flight.task.add_done_callback(lambda _: unneeded())
         else:
             flight.waiting.append(patience)
+            unneeded()
         try:
             return await self._wait(flight, patience), joins
         finally:

@@ -85,8 +85,8 @@ class ModelInfo:
     """Of a full batch, as measured at start; 0 where it was not."""
     memory_bytes: int = 0
     """What the process's memory grew by for it; what it shares with a model that was loaded before is not counted."""
-    architecture_sha256: str = ""
-    """The layers of an encoder of the operator's own; empty for a published network, whose name says them."""
+    is_encoder: bool = False
+    """Whether it is an encoder from a folder. The operator chooses its name, and `weights_sha256` is of its file."""
 
     @property
     def seconds_per_batch(self) -> float:
@@ -107,13 +107,11 @@ class ModelInfo:
             "preprocessing": self.preprocessing,
             "weights_sha256": self.weights_sha256,
         }
-        if self.architecture_sha256:
-            kind, parts["architecture_sha256"] = "encoder", self.architecture_sha256
-        else:
+        if not self.is_encoder:
             # The name of a published network's model is made of its parts: nobody can rename it.
-            kind, parts["name"] = self.network, self.name
+            parts["name"] = self.name
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return f"{kind}-{self.pooling}-{digest[:16]}"
+        return f"{'encoder' if self.is_encoder else self.network}-{self.pooling}-{digest[:16]}"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Ends streams when the server stops: what was read is answered, nothing more is read, and the caller is told."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ HEAR_SECONDS = 0.5
 
 
 class UnderWay(AroundCalls):
-    """Knows when the last call has ended. The outermost, because it also waits for what an error ends its call with."""
+    """Knows when calls are in flight. The outermost, because it also waits for what an error ends its call with."""
 
     def __init__(self) -> None:
         """Counts from now on."""
@@ -27,6 +27,7 @@ class UnderWay(AroundCalls):
         self._under_way = 0
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()
+        self._worked = asyncio.Event()
 
     async def ended(self) -> None:
         """Waits until no call is under way, and none has begun that was on its way in."""
@@ -36,15 +37,26 @@ class UnderWay(AroundCalls):
             if not self._under_way:
                 return
 
+    def note_work(self) -> None:
+        """Let `worked` return: a call begins or ends, or a stream goes on."""
+        self._worked.set()
+
+    async def worked(self) -> None:
+        """Wait until there was work since the last return of this method. For one caller."""
+        await self._worked.wait()
+        self._worked.clear()
+
     @asynccontextmanager
     async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
         """Counts the call."""
         self._under_way += 1
         self._none_under_way.clear()
+        self.note_work()
         try:
             yield
         finally:
             self._under_way -= 1
+            self.note_work()
             if not self._under_way:
                 self._none_under_way.set()
 
@@ -52,9 +64,10 @@ class UnderWay(AroundCalls):
 class Draining(AroundCalls):
     """Lets streams that are answered item by item end between two items, and tells their callers."""
 
-    def __init__(self) -> None:
-        """Does nothing until `begin`."""
+    def __init__(self, note_work: Callable[[], None]) -> None:
+        """Does nothing until `begin`; `note_work` is called after each response of a stream."""
         super().__init__()
+        self._note_work = note_work
         self._begun = asyncio.Event()
         self._streams: set[asyncio.Event] = set()
 
@@ -93,6 +106,7 @@ class Draining(AroundCalls):
                         stream.writes()
                         yield response
                         stream.wrote()
+                        self._note_work()
                 except asyncio.CancelledError:
                     if stream.evicted and (task := asyncio.current_task()):
                         task.uncancel()

@@ -1,26 +1,27 @@
 """Turns errors into statuses. Nothing else in a service aborts a call."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
 import structlog
 
-from grpc_kit.errors import InternalError, ServiceError
+from grpc_kit.errors import ServiceError, clear_frames, meaning_of_fault
 from grpc_kit.interceptors.around import AroundCalls, Call, Context
 from grpc_kit.status import DETAILS_KEY, code_of, to_status
 
 log = structlog.stdlib.get_logger()
 
 
-def internal_error(error: Exception, method: str) -> InternalError:
+def internal_error(error: Exception, method: str) -> ServiceError:
     """Logs a fault with its traceback, and gives what the caller may know of it."""
     log.error("call failed", method=method, exc_info=error)
-    return InternalError("INTERNAL", "internal error; the server's log has the details")
+    return meaning_of_fault(error)
 
 
 class ErrorMapping(AroundCalls):
-    """Ends a call that raised with the status of its error; a fault becomes INTERNAL and tells nothing."""
+    """Ends a call that raised with the status of its error; a fault tells nothing but INTERNAL or OUT_OF_MEMORY."""
 
     # Reflection may be refused too.
     untouched = "/grpc.health."
@@ -37,6 +38,9 @@ class ErrorMapping(AroundCalls):
             yield
         except ServiceError as error:
             await self._abort(context, error)
+        except asyncio.CancelledError as error:
+            clear_frames(error)
+            raise
         except grpc.aio.BaseError:
             # gRPC's own way out, such as an abort that is under way.
             raise

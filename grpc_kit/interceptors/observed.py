@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import ServiceError
+from grpc_kit.errors import ServiceError, meaning_of_fault
 from grpc_kit.interceptors.around import AroundCalls, Call, Context
 from grpc_kit.status import code_of
 
@@ -90,7 +90,8 @@ class Observed(AroundCalls):
             context.set_trailing_metadata(((SERVER_TIMING, _timing(timed, began)),))
             raise
         except Exception as error:
-            code = reason = "INTERNAL"
+            meaning = meaning_of_fault(error)
+            code, reason = code_of(meaning).name, meaning.reason
             span.record_exception(error)
             raise
         finally:

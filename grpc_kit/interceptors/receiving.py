@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from grpc_kit import allocation
 from grpc_kit.budget import Budget, Limit, Place
 from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError
 from grpc_kit.interceptors.around import Context, Handler
@@ -132,11 +133,15 @@ class _Lanes:
                 place = await self._budget.wait_up_to(seconds, len(raw))
         finally:
             lane.leave()
+        allocation.forget_failures()
         try:
             return parse(raw), place
-        except DecodeError:
+        except (DecodeError, MemoryError) as error:
             if place is not None:
                 place.leave()
+            # Protobuf says the same of a message for which it has no memory.
+            if isinstance(error, MemoryError) or allocation.has_failed():
+                raise MemoryError from None
             raise InvalidArgumentError("REQUEST_INVALID", "the request is no message of this method's type") from None
 
     async def sendable(self, answer: bytes) -> bytes:

@@ -6,6 +6,19 @@ from imagesearch_client.bulk.ledger import Row, State, about
 from imagesearch_client.sources.items import Item
 from imagesearch_client.types import Embedding
 
+# Reasons that are no fault of an image, and pass: one that failed by them is tried again by the next run.
+PASSING_REASONS = frozenset({
+    "COLLECTION_LOADING",
+    "COLLECTION_MOVED",
+    "COLLECTION_MOVING",
+    "MILVUS_FULL",
+    "MILVUS_RATE_LIMITED",
+    "OUT_OF_MEMORY",
+    "OVERLOADED",
+    "STREAM_IDLE",
+    "UNREADABLE_NOW",
+})  # fmt: skip
+
 
 class Action(Enum):
     """What is to be done about an item."""
@@ -25,7 +38,7 @@ def decide(item: Item, known: Row | None, *, retry_failed: bool, dedup: bool, co
     Args:
         item: as the source has it now.
         known: its row in the ledger; None where there is none.
-        retry_failed: tries again what failed.
+        retry_failed: tries again what failed; what failed by PASSING_REASONS is tried again in any case.
         dedup: leaves duplicates be.
         compare_content: reads every file, whatever its size and time of change say.
     """
@@ -34,7 +47,8 @@ def decide(item: Item, known: Row | None, *, retry_failed: bool, dedup: bool, co
     # Where the source can tell nothing of a file, as of a URL in a list, it is taken to be the same.
     same = item.size == known.size and item.stamp == known.stamp
     if known.state is State.FAILED:
-        return Action.LEAVE if same and describes(item, known) and not retry_failed else Action.LOAD
+        retry = retry_failed or known.reason in PASSING_REASONS
+        return Action.LEAVE if same and describes(item, known) and not retry else Action.LOAD
     if not same or (compare_content and not isinstance(item.content, Embedding)):
         return Action.LOAD
     return Action.SKIP if describes(item, known) else Action.DESCRIBE

@@ -3,8 +3,8 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Protocol, Self
 from imagesearch.search.v1 import image_pb2
 from imagesearch.types.v1 import embedding_pb2
 from PIL import Image as PillowImage
+from PIL import ImageFile as PillowImageFile
 from PIL import UnidentifiedImageError
 
 from grpc_kit.errors import (
@@ -293,20 +294,29 @@ class DryRun:
 
 
 def decode(content: bytes) -> None:
-    """Decodes an image's first frame, as the embedder would. Raises InvalidArgumentError."""
-    try:
-        with PillowImage.open(BytesIO(content)) as image:
-            if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise InvalidArgumentError(
-                    "IMAGE_DIMENSIONS_TOO_LARGE",
-                    f"it has {image.width} x {image.height} pixels; at most {MAX_IMAGE_PIXELS} are taken by default",
-                )
+    """Decodes an image's first frame, as the embedder would. Raises InvalidArgumentError and LoadStoppedError."""
+    with _blaming_the_file():
+        opened = PillowImage.open(BytesIO(content))
+    with opened as image:
+        if image.width * image.height > MAX_IMAGE_PIXELS:
+            raise InvalidArgumentError(
+                "IMAGE_DIMENSIONS_TOO_LARGE",
+                f"it has {image.width} x {image.height} pixels; at most {MAX_IMAGE_PIXELS} are taken by default",
+            )
+        with _blaming_the_file():
             image.load()
+
+
+@contextmanager
+def _blaming_the_file() -> Iterator[None]:
+    """Turns what Pillow raises into what is wrong with the file, unless memory is what it lacks."""
+    try:
+        yield
     except UnidentifiedImageError:
         raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", "it is no image of a known format") from None
-    except InvalidArgumentError:
-        raise
     except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
+        if isinstance(error, MemoryError) or PillowImageFile.ERRORS[-9] in str(error):
+            raise LoadStoppedError("OUT_OF_MEMORY", "this process has no memory left to decode an image") from None
         raise InvalidArgumentError("IMAGE_CORRUPT", f"it cannot be decoded: {error}") from None
 
 

@@ -34,7 +34,7 @@ class Files:
 
 def default_ledger(target: str, collection: str) -> Path:
     """Where the ledger of a collection is, where nobody says: below $XDG_STATE_HOME, which is ~/.local/state."""
-    return _ledgers() / f"{collection}@{re.sub('[^A-Za-z0-9.-]+', '_', target)}.ledger"
+    return _ledgers() / f"{collection}@{re.sub('[^A-Za-z0-9.-]+', '_', target.strip())}.ledger"
 
 
 def _ledgers() -> Path:

@@ -1,11 +1,15 @@
 """Reads the files of items, and of images that are stored."""
 
+import errno
 import hashlib
 
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError, UnavailableError
 from imagesearch_client.sources.items import Item, Read
 from imagesearch_client.sources.remote import is_lasting
 from imagesearch_client.sources.uris import UriReader
+
+# What this process or its system lacks now, which is no fault of the file.
+LACKS = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 def read(item: Item, content: Read, max_bytes: int) -> tuple[bytes, str]:
@@ -15,7 +19,7 @@ def read(item: Item, content: Read, max_bytes: int) -> tuple[bytes, str]:
     try:
         found = content(max_bytes + 1)
     except OSError as error:
-        raise _unreadable(error) from None
+        raise (_unreadable_now(error) if error.errno in LACKS else _unreadable(error)) from None
     return _checked(found, max_bytes)
 
 
@@ -32,14 +36,18 @@ def read_again(reader: UriReader, uri: str, max_bytes: int) -> tuple[bytes, str]
     except OSError as error:
         if is_lasting(error):
             raise _unreadable(error) from None
-        message = f"it cannot be read now: {error.strerror or error}"
-        wait = getattr(error, "retry_after", None)
-        raise UnavailableError("UNREADABLE_NOW", message, field="uri", retry_after=wait) from None
+        raise _unreadable_now(error) from None
     return _checked(found, max_bytes)
 
 
 def _unreadable(error: OSError) -> ServiceError:
     return NotFoundError("UNREADABLE", f"it cannot be read: {error.strerror or error}", field="uri")
+
+
+def _unreadable_now(error: OSError) -> ServiceError:
+    message = f"it cannot be read now: {error.strerror or error}"
+    wait = getattr(error, "retry_after", None)
+    return UnavailableError("UNREADABLE_NOW", message, field="uri", retry_after=wait)
 
 
 def _checked(found: bytes, max_bytes: int) -> tuple[bytes, str]:

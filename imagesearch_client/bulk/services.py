@@ -10,8 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.search.v1 import image_pb2, image_pb2_grpc
-from imagesearch.types.v1 import embedding_pb2
-from imagesearch.types.v1 import image_pb2 as types_image_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 
 from grpc_kit.channel import open_channel
 from grpc_kit.credentials import ClientTls
@@ -186,7 +185,7 @@ class Embedders:
     async def embed(self, content: bytes) -> embedding_pb2.Embedding:
         """The vector of an image's file. Raises ServiceError and LoadStoppedError."""
         request = embedder_pb2.EmbedStreamRequest(
-            model=self._model, image=types_image_pb2.EncodedImage(content=content)
+            model=self._model, image=encoded_image_pb2.EncodedImage(content=content)
         )
         return (await self._calls.ask(request)).embedding
 

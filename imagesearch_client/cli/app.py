@@ -13,6 +13,7 @@ from imagesearch_client.cli.codes import codes_app
 from imagesearch_client.cli.collections import collections_app
 from imagesearch_client.cli.compare import compare
 from imagesearch_client.cli.duplicates import duplicates
+from imagesearch_client.cli.environment import check_environment
 from imagesearch_client.cli.evaluate import evaluate
 from imagesearch_client.cli.images import images_app
 from imagesearch_client.cli.ingest import ingest
@@ -52,7 +53,9 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    # Of a command's own arguments the context knows nothing yet.
+    if "--help" not in sys.argv:
+        check_environment()
 
 
 # The order in which --help lists them; groups come after all else.

@@ -48,7 +48,7 @@ def get_collection(name: str, target: Target = DEFAULT_TARGET) -> None:
 def create_collection(
     name: Annotated[str, typer.Argument(help="A lower-case letter, then lower-case letters, digits, underscores.")],
     target: Target = DEFAULT_TARGET,
-    metric: Annotated[Metric, typer.Option(help="How vectors are compared.")] = Metric.COSINE,
+    metric: Annotated[Metric, typer.Option(case_sensitive=False, help="How vectors are compared.")] = Metric.COSINE,
     model: Annotated[str, typer.Option(help="The embedder's model. [default: the embedder's own default]")] = "",
     description: Annotated[str, typer.Option(help="What the collection is for.")] = "",
     index: IndexOption = Index.HNSW,
@@ -56,7 +56,7 @@ def create_collection(
     ef_construction: CandidatesOption = None,
     nlist: ClustersOption = None,
     consistency: Annotated[
-        Consistency, typer.Option(help="How fresh reads are that do not say otherwise.")
+        Consistency, typer.Option(case_sensitive=False, help="How fresh reads are that do not say otherwise.")
     ] = Consistency.BOUNDED,
     ttl: Annotated[
         float | None,

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from grpc_kit.errors import NotFoundError
 from imagesearch_client.cli.evaluate import (
     MEASURING,
     ByFolder,
@@ -143,7 +144,7 @@ def _models(text: str, embedder: str) -> list[tuple[str, str]]:
         return []
     found = []
     for part in text.split(","):
-        name, at, address = part.strip().partition("@")
+        name, at, address = (piece.strip() for piece in part.partition("@"))
         if not name or (at and not address) or (name, address or embedder) in found:
             raise typer.BadParameter(
                 f"{text!r} should be NAME or NAME@HOST:PORT between commas, each once", param_hint="--models"
@@ -157,19 +158,24 @@ def _served(wanted: list[tuple[str, str]], embedder: str) -> list["Served"]:
     from imagesearch_client.evaluation.comparison import Served, told_apart  # noqa: PLC0415 - they bring numpy
     from imagesearch_client.evaluation.embedding import served_models  # noqa: PLC0415 - as above
 
-    addresses = dict.fromkeys([address for _, address in wanted] or [embedder])
-    known = {
-        address: {model.name: model for model in served_models(embedder_endpoint(address))} for address in addresses
-    }
+    if not wanted:
+        endpoint = embedder_endpoint(embedder)
+        return told_apart([Served(model, endpoint) for model in served_models(endpoint)])
+    chosen: dict[tuple[str, str], Served] = {}
     for name, address in wanted:
-        if name not in known[address]:
+        endpoint = embedder_endpoint(address)
+        try:
+            (model,) = served_models(endpoint, [name])
+        except NotFoundError as error:
             raise typer.BadParameter(
-                f"the embedder at {address} does not serve {name!r:.80}; it serves {', '.join(known[address])}. "
+                f"the embedder at {address} does not serve {name!r:.80}; it serves {error.metadata.get('models')}. "
                 "EMBEDDER_MODELS of the embedder lists what it serves",
                 param_hint="--models",
-            )
-    chosen = wanted or [(name, embedder) for name in known[embedder]]
-    return told_apart([Served(known[address][name], embedder_endpoint(address)) for name, address in chosen])
+            ) from None
+        if (model.name, address) in chosen:
+            raise typer.BadParameter(f"{name!r} is {model.name}, which is named twice", param_hint="--models")
+        chosen[model.name, address] = Served(model, endpoint)
+    return told_apart(list(chosen.values()))
 
 
 def _task(

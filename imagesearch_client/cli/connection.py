@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import typer
 from rich.text import Text
 
-from grpc_kit.credentials import ClientTls, CredentialsError
+from grpc_kit.credentials import CredentialsError
 from grpc_kit.errors import ServiceError
+from imagesearch_client.cli.environment import TOKEN, tls_from_environment
 from imagesearch_client.cli.output import err
 from imagesearch_client.client import Client
 
@@ -24,21 +24,11 @@ HINTS = {
 }
 
 
-def tls_from_environment() -> ClientTls | None:
-    """How the service is called over TLS; None is plain text."""
-    authority, certificate, key = (
-        Path(value) if (value := os.environ.get(f"IMAGESEARCH_{name}")) else None
-        for name in ("CA", "CERTIFICATE", "KEY")
-    )
-    wanted = os.environ.get("IMAGESEARCH_TLS", "").lower() in {"1", "true", "yes"}
-    return ClientTls(authority, certificate, key) if wanted or authority or certificate else None
-
-
 @contextmanager
 def connected(target: str, code: int = 1) -> Iterator[Client]:
     """A client; an error of the service ends the command with its message and an exit code."""
     try:
-        client = Client(target, tls=tls_from_environment(), token=os.environ.get("IMAGESEARCH_TOKEN", ""))
+        client = Client(target, tls=tls_from_environment(), token=os.environ.get(TOKEN, ""))
     except CredentialsError as error:
         err.print(f"[bold red]error[/] {error}")
         raise typer.Exit(1) from None

@@ -14,6 +14,7 @@ from grpc_kit.credentials import CredentialsError
 from grpc_kit.errors import ServiceError
 from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.connection import EMBEDDER_HINT, connected
+from imagesearch_client.cli.environment import EMBEDDER_TOKEN
 from imagesearch_client.cli.loading import STOPPED, endpoint
 from imagesearch_client.cli.options import Target, Where, condition_of
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
@@ -271,7 +272,7 @@ def open_labels(labels: Path | None, label: str, role_column: str) -> "LabelsFil
 
 def embedder_endpoint(address: str) -> Endpoint:
     """An embedder as the environment says that it is called."""
-    return endpoint(address, os.environ.get("IMAGESEARCH_EMBEDDER_TOKEN", ""))
+    return endpoint(address, os.environ.get(EMBEDDER_TOKEN, ""))
 
 
 @contextmanager

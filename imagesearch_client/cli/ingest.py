@@ -11,6 +11,7 @@ from rich.text import Text
 from grpc_kit.credentials import CredentialsError
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.cli.connection import connected
+from imagesearch_client.cli.environment import EMBEDDER_TOKEN
 from imagesearch_client.cli.loading import (
     STOPPED,
     TOO_MANY_FAILED,
@@ -201,7 +202,7 @@ def ingest(
             with show(account, err):
                 jobs.rehearse(opened, jobs.Files(path, rejects, restart), options, account)
         else:
-            embedders = endpoint(embedder, os.environ.get("IMAGESEARCH_EMBEDDER_TOKEN", ""))
+            embedders = endpoint(embedder, os.environ.get(EMBEDDER_TOKEN, ""))
             route = Route(endpoint(target), embedders if via is Via.EMBEDDER else None, streams, patience)
             with connected(target, code=STOPPED) as client:
                 into = jobs.ensure_collection(client, collection)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.services import Endpoint
-from imagesearch_client.cli.connection import tls_from_environment
+from imagesearch_client.cli.environment import TOKEN, tls_from_environment
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.json_text import json_text
 
@@ -55,7 +55,7 @@ Maps = Annotated[
 
 def endpoint(target: str, token: str = "") -> Endpoint:
     """A service as the environment says that it is called."""
-    return Endpoint(target, tls_from_environment(), token or os.environ.get("IMAGESEARCH_TOKEN", ""))
+    return Endpoint(target, tls_from_environment(), token or os.environ.get(TOKEN, ""))
 
 
 def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:

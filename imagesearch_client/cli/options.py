@@ -30,7 +30,8 @@ Where = Annotated[
 ]
 
 IndexOption = Annotated[
-    Index | None, typer.Option(help="What answers the queries; Milvus Lite compares every vector anyway.")
+    Index | None,
+    typer.Option(case_sensitive=False, help="What answers the queries; Milvus Lite compares every vector anyway."),
 ]
 EdgesOption = Annotated[int | None, typer.Option("--m", min=1, help="HNSW: edges of a node. [default: 16]")]
 CandidatesOption = Annotated[

@@ -37,7 +37,7 @@ def reindex(
     m: EdgesOption = None,
     ef_construction: CandidatesOption = None,
     nlist: ClustersOption = None,
-    metric: Annotated[Metric | None, typer.Option(help="How vectors are compared.")] = None,
+    metric: Annotated[Metric | None, typer.Option(case_sensitive=False, help="How vectors are compared.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Another model of the embedder: every image's file is read and embedded anew.")
     ] = None,

@@ -52,17 +52,23 @@ class Embedded:
         return self.fresh / self.seconds if self.fresh and not self.known else None
 
 
-def served_models(endpoint: Endpoint) -> list[embedder_pb2.Model]:
-    """The models that an embedder serves, by name. Raises ServiceError, CredentialsError."""
+def served_models(endpoint: Endpoint, names: Sequence[str] = ()) -> list[embedder_pb2.Model]:
+    """The models of an embedder that have these names, in any spelling, or all by name if there are no names.
+
+    Raises ServiceError, CredentialsError.
+    """
 
     async def ask() -> list[embedder_pb2.Model]:
         async with endpoint.open() as channel:
             stub: embedder_pb2_grpc.EmbedderServiceAsyncStub = embedder_pb2_grpc.EmbedderServiceStub(channel)
             try:
-                answer = await stub.ListModels(embedder_pb2.ListModelsRequest(), timeout=STATE_SECONDS)
+                if not names:
+                    answer = await stub.ListModels(embedder_pb2.ListModelsRequest(), timeout=STATE_SECONDS)
+                    return list(answer.models)
+                requests = [embedder_pb2.GetModelRequest(name=name) for name in names]
+                return [(await stub.GetModel(request, timeout=STATE_SECONDS)).model for request in requests]
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error) from None
-            return list(answer.models)
 
     return asyncio.run(ask())
 

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import structlog
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import embedding_pb2, image_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 
 from grpc_kit.budget import Budget, Limit, Place
 from grpc_kit.channel import trace_metadata
@@ -279,11 +279,11 @@ class _StreamCall:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def _image_to(image: EncodedImage) -> image_pb2.EncodedImage:
-    message = image_pb2.EncodedImage(content=image.content)
+def _image_to(image: EncodedImage) -> encoded_image_pb2.EncodedImage:
+    message = encoded_image_pb2.EncodedImage(content=image.content)
     if image.region is not None:
         region = image.region
-        message.region.CopyFrom(image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1))
+        message.region.CopyFrom(encoded_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1))
     return message
 
 

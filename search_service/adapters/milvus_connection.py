@@ -1,7 +1,9 @@
 """How a Milvus is reached: its address, user, database and TLS."""
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 from pymilvus.exceptions import MilvusException
@@ -31,6 +33,19 @@ class MilvusConnection:
     def is_lite(self) -> bool:
         """Whether this is Milvus Lite, embedded in this process."""
         return not self.uri.startswith(SERVER_SCHEMES)
+
+    @property
+    def shows_token(self) -> bool:
+        """Whether a token goes over the network in plain text."""
+        return bool(self.token) and not self.is_lite and not self.uri.startswith("https://") and not self._is_local
+
+    @property
+    def _is_local(self) -> bool:
+        host = urlsplit(self.uri).hostname or "localhost"
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
     def check(self) -> None:
         """Check the address and the files of TLS. Raises OSError that names the setting at fault."""

@@ -577,6 +577,6 @@ def _given_up(submitted: "Future[Result] | None", *, writes: bool) -> ServiceErr
 def _meaning(error: Exception, collection: str, *, writes: bool = False) -> ServiceError:
     """What a failure means; one that nobody foresaw is logged."""
     meaning = meaning_of(error, collection, writes=writes)
-    if isinstance(meaning, InternalError):
+    if isinstance(meaning, InternalError) or isinstance(error, MemoryError):
         log.error("Milvus failed", collection=collection, exc_info=error)
     return meaning

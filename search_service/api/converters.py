@@ -9,8 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from imagesearch.search.v1 import collection_pb2, image_pb2
-from imagesearch.types.v1 import embedding_pb2
-from imagesearch.types.v1 import image_pb2 as types_image_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 
 from grpc_kit.errors import InvalidArgumentError
 from search_service.api.filter_converters import filter_from
@@ -113,7 +112,8 @@ def new_collection_from(message: collection_pb2.Collection) -> NewCollection:
     """The collection of a CreateCollectionRequest."""
     return NewCollection(
         name=message.name,
-        model=message.model,
+        # A name of spaces is none: then the model is the embedder's default one, or there is none.
+        model=message.model.strip(),
         dimension=message.dimension,
         fingerprint=message.fingerprint,
         metric=metric_from(message.metric, "collection.metric"),
@@ -201,21 +201,21 @@ def _fill_timestamp(message: Timestamp, moment: datetime) -> None:
     message.nanos = 1000 * micros
 
 
-def encoded_image_from(message: types_image_pb2.EncodedImage) -> EncodedImage:
+def encoded_image_from(message: encoded_image_pb2.EncodedImage) -> EncodedImage:
     """An image with its region."""
     if not message.HasField("region"):
         return EncodedImage(message.content)
     return EncodedImage(message.content, region_from(message.region))
 
 
-def region_from(message: types_image_pb2.Region) -> Region:
+def region_from(message: encoded_image_pb2.Region) -> Region:
     """A region."""
     return Region(message.x0, message.y0, message.x1, message.y1)
 
 
-def region_to(region: Region) -> types_image_pb2.Region:
+def region_to(region: Region) -> encoded_image_pb2.Region:
     """The message of a region."""
-    return types_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1)
+    return encoded_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1)
 
 
 def embedding_from(message: embedding_pb2.Embedding) -> Embedding:

@@ -1,6 +1,6 @@
 """SearchService: translates between messages and the core."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -104,13 +104,15 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         sizes: AnswerSizes[_Item, search_pb2.SearchStreamResponse] = AnswerSizes(
             self._stream_limits.unread_bytes, self._expected, search_pb2.SearchStreamResponse.ByteSize
         )
-        items = self._items(request_iterator)
-        async with aclosing(answer_each(items, answer, self._stream_limits.window, self._admit, sizes)) as responses:
+        async with (
+            aclosing(self._items(request_iterator)) as items,
+            aclosing(answer_each(items, answer, self._stream_limits.window, self._admit, sizes)) as responses,
+        ):
             async for response in responses:
                 yield response
                 del response
 
-    async def _items(self, requests: AsyncIterator[search_pb2.SearchStreamRequest]) -> AsyncIterator[_Item]:
+    async def _items(self, requests: AsyncIterator[search_pb2.SearchStreamRequest]) -> AsyncGenerator[_Item, None]:
         async for request in requests:
             item = self._item(request)
             del request

@@ -346,13 +346,13 @@ def embedding_mismatch(collection: Collection, fingerprint: str, field: str) -> 
     )
 
 
-def collection_exists(name: str) -> AlreadyExistsError:
-    """The name is taken."""
+def collection_exists(name: str, model: str = "") -> AlreadyExistsError:
+    """The name is taken; `model` is the embedder's own name of the model that the new collection would have."""
     return AlreadyExistsError(
         "COLLECTION_EXISTS",
         f"a collection called {name} exists; choose another name or delete it first",
         field="collection.name",
-        metadata={"collection": name},
+        metadata={"collection": name} | ({"model": model} if model else {}),
     )
 
 

@@ -71,7 +71,7 @@ class Collections:
             ttl=wanted.ttl,
         )
         # An alias may have the name too, which not every store sees.
-        await self._refuse_existing(collection.name, deadline)
+        await self._refuse_existing(collection, deadline)
         if not validate_only:
             await self._store.create_collection(collection, deadline)
         return collection
@@ -84,12 +84,12 @@ class Collections:
         _refuse_contradiction(wanted, model)
         return dataclasses.replace(wanted, model=model.name, dimension=model.dimension, fingerprint=model.fingerprint)
 
-    async def _refuse_existing(self, name: str, deadline: Deadline) -> None:
+    async def _refuse_existing(self, new: Collection, deadline: Deadline) -> None:
         try:
-            await self._store.get_collection(name, deadline)
+            await self._store.get_collection(new.name, deadline)
         except NotFoundError:
             return
-        raise checks.collection_exists(name)
+        raise checks.collection_exists(new.name, new.model)
 
     async def get(self, name: str, deadline: Deadline) -> Collection:
         """Describes a collection. Raises InvalidArgumentError, NotFoundError."""

@@ -12,7 +12,14 @@ from functools import partial
 import structlog
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import InternalError, InvalidArgumentError, NotFoundError, ServiceError, UnavailableError
+from grpc_kit.errors import (
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+    meaning_of_fault,
+)
 from search_service.core import checks
 from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import BulkEmbedder, Embedder, VectorStore
@@ -374,4 +381,4 @@ def _outcome(entry: UnderWay) -> _Prepared | ServiceError:
     if isinstance(error, ServiceError):
         return error
     log.error("an image failed", exc_info=error)
-    return InternalError("INTERNAL", "internal error; the server's log has the details")
+    return meaning_of_fault(error)

@@ -20,18 +20,18 @@ from imagesearch.search.v1 import (
     search_pb2,
     search_pb2_grpc,
 )
-from imagesearch.types.v1 import embedding_pb2
-from imagesearch.types.v1 import image_pb2 as types_image_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 
+from demo.local_stack import free_port
 from grpc_kit.channel import channel_options
 from grpc_kit.status import from_rpc_error
-from tests.harness.processes import SearchProcess
+from tests.harness.processes import SearchProcess, metric
 
 MEBIBYTE = 1024 * 1024
 MAX_MESSAGE_BYTES = 24 * MEBIBYTE
 DIMENSION = 512
 VECTOR = embedding_pb2.Embedding(values=[0.1] * DIMENSION, fingerprint="slow")
-PHOTOGRAPH = types_image_pb2.EncodedImage(content=os.urandom(5_000_000))
+PHOTOGRAPH = encoded_image_pb2.EncodedImage(content=os.urandom(5_000_000))
 # Seconds in which callers send all that the service takes while the embedder answers nothing.
 HELD_SECONDS = 4
 # docs/operations.md states what the service needs at the defaults; each of these attacks needs less.
@@ -132,7 +132,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SearchPr
     embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(embedder, server)
     target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    with SearchProcess(folder / "log", milvus_uri=str(folder / "milvus.db"), embedder_target=target) as process:
+    settings = {
+        "milvus_uri": str(folder / "milvus.db"),
+        "embedder_target": target,
+        "metrics_address": f"127.0.0.1:{free_port()}",
+    }
+    with SearchProcess(folder / "log", **settings) as process:
         with grpc.insecure_channel(process.address) as channel:
             wanted = collection_pb2.Collection(name="photos", model="slow")
             request = collection_pb2.CreateCollectionRequest(collection=wanted)
@@ -249,3 +254,26 @@ def test_callers_that_never_read_large_answers_hold_bounded_memory_and_hold_up_n
     assert attacked.peak_bytes() < MOST_BYTES
     for call in unread:
         call.cancel()
+
+
+# The last test of the service: it stops it.
+def test_metrics_are_served_until_the_last_call_has_ended(attacked: Attacked) -> None:
+    address = attacked.process.metrics_address
+    attacked.call(search_once, attacked.connect())
+    wait_until(lambda: metric(address, "grpc_server_in_flight", grpc_method="Search") == 1)
+    attacked.process.ask_to_stop()
+    wait_until(lambda: metric(address, "grpc_server_draining") == 1)
+    assert metric(address, "grpc_server_in_flight", grpc_method="Search") == 1
+    assert metric(address, "grpc_server_serving") == 0
+    attacked.embedder.go_on.set()
+    wait_until(lambda: attacked.answers == {"answered": 1})
+    assert attacked.process.stop() == 0
+    with pytest.raises(ConnectionError):
+        metric(address, "grpc_server_draining")
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline, "it did not become true"
+        time.sleep(0.02)

@@ -56,11 +56,12 @@ class EmbedderProcess(OwnedProcess):
 
 
 class SearchProcess(OwnedProcess):
-    """A search service on a free port."""
+    """A search service on a free port; with metrics if `settings` have an address for them."""
 
     def __init__(self, log: Path, **settings: str) -> None:
         """Start nothing yet. `settings` are the service's, in lower case and without their prefix."""
         settings = {"listen_address": f"127.0.0.1:{free_port()}", **settings}
+        self.metrics_address = settings.get("metrics_address", "off")
         environment = {f"SEARCH_{name.upper()}": value for name, value in settings.items()}
         super().__init__("search_service", settings["listen_address"], environment, log)
 

@@ -16,7 +16,7 @@ from typing import Self
 
 import grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 
 from grpc_kit.channel import open_blocking_channel
 from grpc_kit.errors import CancelledError, ServiceError, UnavailableError
@@ -167,7 +167,7 @@ class Callers:
 
     def embed(self) -> None:
         """A call of an embedder, as the search service makes it."""
-        request = embedder_pb2.EmbedRequest(image=image_pb2.EncodedImage(content=self.content()))
+        request = embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=self.content()))
         assert self._stub.Embed(request, timeout=EMBED_SECONDS).embedding.values, "no vector"
 
     def update(self) -> None:

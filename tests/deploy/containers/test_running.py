@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from PIL import Image
 
 from demo.local_stack import free_port, is_healthy
@@ -168,7 +168,7 @@ def embedding(address: str) -> Iterator[Callable[[bytes], int]]:
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
 
         def embed(picture: bytes) -> int:
-            request = embedder_pb2.EmbedRequest(image=image_pb2.EncodedImage(content=picture))
+            request = embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=picture))
             return len(stub.Embed(request, timeout=60).embedding.values)
 
         yield embed

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -59,6 +59,10 @@ class Embedder:
         """What the process has ("VmRSS") or has had at most ("VmHWM"), in MiB."""
         lines = Path(f"/proc/{self.process_id}/status").read_text().splitlines()
         return int(dict(line.split(":", 1) for line in lines)[of].split()[0]) // 1024
+
+    def begin_peak(self) -> None:
+        """Begins "VmHWM" anew (proc(5), clear_refs)."""
+        Path(f"/proc/{self.process_id}/clear_refs").write_text("5")
 
 
 StartEmbedder: TypeAlias = Callable[..., AbstractContextManager[Embedder]]
@@ -106,16 +110,16 @@ def slow_image(number: int) -> bytes:
     return png(Image.new("L", (8000, 5000), number))
 
 
-def embed_request(content: bytes, region: image_pb2.Region | None = None) -> embedder_pb2.EmbedRequest:
-    return embedder_pb2.EmbedRequest(image=image_pb2.EncodedImage(content=content, region=region))
+def embed_request(content: bytes, region: encoded_image_pb2.Region | None = None) -> embedder_pb2.EmbedRequest:
+    return embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=content, region=region))
 
 
 def item(request_id: str, content: bytes) -> embedder_pb2.EmbedStreamRequest:
-    return embedder_pb2.EmbedStreamRequest(request_id=request_id, image=image_pb2.EncodedImage(content=content))
+    return embedder_pb2.EmbedStreamRequest(request_id=request_id, image=encoded_image_pb2.EncodedImage(content=content))
 
 
 async def vector_of(
-    stub: Stub, content: bytes, region: image_pb2.Region | None = None, **options: Any
+    stub: Stub, content: bytes, region: encoded_image_pb2.Region | None = None, **options: Any
 ) -> NDArray[np.float32]:
     response = await stub.Embed(embed_request(content, region), **options)
     return np.array(response.embedding.values, np.float32)
@@ -125,6 +129,18 @@ async def answers(
     stub: Stub, items: Iterable[embedder_pb2.EmbedStreamRequest], **options: Any
 ) -> list[embedder_pb2.EmbedStreamResponse]:
     return [response async for response in stub.EmbedStream(iter(items), **options)]
+
+
+def stream_to(
+    address: str, items: Iterable[embedder_pb2.EmbedStreamRequest], timeout: float | None = None
+) -> Iterator[embedder_pb2.EmbedStreamResponse]:
+    """Yield the answers to a stream, from a thread, then raise the error that ended it.
+
+    grpc.aio reports INTERNAL instead of the server's status if the stream ends while it sends a message. The
+    synchronous client has no such race.
+    """
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        yield from embedder_pb2_grpc.EmbedderServiceStub(channel).EmbedStream(iter(items), timeout=timeout)
 
 
 def vectors_by(embedder: Embedder, photographs: Mapping[str, bytes]) -> Vectors:
@@ -147,7 +163,7 @@ def cosine(some: ArrayLike, other: ArrayLike) -> float:
     return float(cosines(np.array([some]), np.array([other]))[0])
 
 
-def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+def status_of(error: grpc.aio.AioRpcError | grpc.Call) -> status_pb2.Status:
     return status_pb2.Status.FromString(dict(error.trailing_metadata() or ())[DETAILS_KEY])
 
 

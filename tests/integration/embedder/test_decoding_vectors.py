@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from io import BytesIO
 
 import pytest
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from PIL import ExifTags, Image, ImageOps
 
 from tests.integration.embedder.helpers import Stub, cosine, png, vector_of
@@ -87,7 +87,7 @@ async def test_a_region_of_a_large_jpeg_has_the_vector_of_the_image_cut_beforeha
     stub: Stub, photographs: Mapping[str, bytes], image: str, name: str, size: tuple[int, int]
 ) -> None:
     x0, y0, x1, y1 = REGIONS[name]
-    region = image_pb2.Region(x0=x0, y0=y0, x1=x1, y1=y1)
+    region = encoded_image_pb2.Region(x0=x0, y0=y0, x1=x1, y1=y1)
     jpeg = large_jpeg(mosaic(photographs) if image == "mosaic" else opened(photographs, image), size)
     cut = await vector_of(stub, small_png(jpeg, REGIONS[name]))
     assert cosine(await vector_of(stub, jpeg, region), cut) >= 0.999
@@ -101,7 +101,7 @@ async def test_a_large_jpeg_is_turned_as_its_exif_orientation_says(
     turned = await vector_of(stub, small_png(jpeg))
     assert cosine(await vector_of(stub, jpeg), turned) >= 0.999
     x0, y0, x1, y1 = edges = REGIONS["off the grid"]
-    region = image_pb2.Region(x0=x0, y0=y0, x1=x1, y1=y1)
+    region = encoded_image_pb2.Region(x0=x0, y0=y0, x1=x1, y1=y1)
     part = await vector_of(stub, small_png(jpeg, edges))
     assert cosine(await vector_of(stub, jpeg, region), part) >= 0.999
     # A test that could not tell the ways apart would say nothing.

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 
 from benchmarks.waiting_embedder import INFO
 from embedder_service.bootstrap import serve
@@ -86,7 +86,9 @@ async def test_a_run_that_hangs_fails_every_caller_and_the_liveness(
         await stub.Embed(embed_request(plain_image(50)))
         for name in ("", LIVENESS):
             assert await health_of(channel, name) == SERVING
-        of_other = embedder_pb2.EmbedRequest(model="other", image=image_pb2.EncodedImage(content=plain_image(60)))
+        of_other = embedder_pb2.EmbedRequest(
+            model="other", image=encoded_image_pb2.EncodedImage(content=plain_image(60))
+        )
         calls = [
             asyncio.ensure_future(call)
             for call in (

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 
 from grpc_kit.channel import RETRYABLE
 from tests.integration.embedder.helpers import (
@@ -32,6 +32,7 @@ from tests.integration.embedder.helpers import (
     plain_image,
     slow_image,
     status_of,
+    stream_to,
     until,
     vector_of,
 )
@@ -189,9 +190,9 @@ async def test_an_image_that_comes_again_is_answered_from_the_cache(
     narrow_stub: Stub, narrow_embedder: Embedder, photographs: Mapping[str, bytes]
 ) -> None:
     content = photographs["coins.png"]
-    region = image_pb2.Region(x0=0.25, y0=0, x1=1, y1=1)
+    region = encoded_image_pb2.Region(x0=0.25, y0=0, x1=1, y1=1)
 
-    async def embed(region: image_pb2.Region | None) -> tuple[list[float], int, int]:
+    async def embed(region: encoded_image_pb2.Region | None) -> tuple[list[float], int, int]:
         cached, run = narrow_embedder.answered("cached"), narrow_embedder.images_run()
         response = await narrow_stub.Embed(embed_request(content, region))
         return (
@@ -296,15 +297,16 @@ async def test_a_caller_that_is_killed_leaves_its_places_and_harms_no_neighbour(
 class Load:
     """Callers that call as fast as they are answered, and a stream, until the service is gone."""
 
-    def __init__(self, stub: Stub) -> None:
+    def __init__(self, stub: Stub, address: str) -> None:
         self._stub = stub
+        self._address = address
         self.vectors = 0
         self.errors: list[grpc.aio.AioRpcError] = []
         self.streamed: list[str] = []
-        self.stream_error: grpc.aio.AioRpcError | None = None
+        self.stream_error: grpc.RpcError | None = None
         self._ids = itertools.count(next(numbers) + 20_000)
         self._tasks = [asyncio.create_task(self._call()) for _ in range(CALLERS)]
-        self._tasks.append(asyncio.create_task(self._stream()))
+        self._tasks.append(asyncio.create_task(asyncio.to_thread(self._stream)))
 
     async def _call(self) -> None:
         try:
@@ -314,12 +316,12 @@ class Load:
         except grpc.aio.AioRpcError as error:
             self.errors.append(error)
 
-    async def _stream(self) -> None:
+    def _stream(self) -> None:
         try:
-            async for response in self._stub.EmbedStream(item(str(n), plain_image(n)) for n in range(20_000)):
+            for response in stream_to(self._address, (item(str(n), plain_image(n)) for n in range(20_000))):
                 assert response.HasField("embedding")
                 self.streamed.append(response.request_id)
-        except grpc.aio.AioRpcError as error:
+        except grpc.RpcError as error:
             self.stream_error = error
 
     async def until_it_flows(self) -> None:
@@ -348,7 +350,7 @@ def stopped(start_embedder: StartEmbedder) -> Stopped:
 
 async def stop_under_load(service: Embedder) -> tuple[Load, int]:
     async with channel_to(service) as channel:
-        load = Load(embedder_pb2_grpc.EmbedderServiceStub(channel))
+        load = Load(embedder_pb2_grpc.EmbedderServiceStub(channel), service.address)
         await load.until_it_flows()
         exit_code = await asyncio.to_thread(service.process.stop)
         await load.ended()
@@ -365,7 +367,7 @@ def test_sigterm_under_load_answers_every_call_that_was_admitted(stopped: Stoppe
 
 def test_sigterm_under_load_cuts_a_stream_when_what_was_read_is_answered(stopped: Stopped) -> None:
     error, streamed = stopped.load.stream_error, stopped.load.streamed
-    assert error is not None
+    assert isinstance(error, grpc.Call)
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert info_of(status_of(error)).reason == "STOPPING"
     # No item is missing among those before the last one.
@@ -385,12 +387,12 @@ async def test_sigkill_under_load_is_unavailable_and_a_restart_serves_through_th
         async with channel_to(service) as channel:
             stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
             before = await vector_of(stub, photographs["moon.png"])
-            load = Load(stub)
+            load = Load(stub, service.address)
             await load.until_it_flows()
             assert service.process.kill() == -signal.SIGKILL
             await load.ended()
             assert [error.code() for error in load.errors] == [grpc.StatusCode.UNAVAILABLE] * CALLERS
-            assert load.stream_error is not None
+            assert isinstance(load.stream_error, grpc.Call)
             assert load.stream_error.code() is grpc.StatusCode.UNAVAILABLE
 
             service.process.start()

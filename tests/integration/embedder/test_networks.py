@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -112,7 +112,8 @@ def embedded(service: Embedder, model: str, images: list[bytes]) -> NDArray[np.f
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
         answers = [
             stub.Embed(
-                embedder_pb2.EmbedRequest(model=model, image=image_pb2.EncodedImage(content=content)), timeout=60
+                embedder_pb2.EmbedRequest(model=model, image=encoded_image_pb2.EncodedImage(content=content)),
+                timeout=60,
             )
             for content in images
         ]

@@ -23,6 +23,7 @@ from tests.integration.embedder.helpers import (
     embed_request,
     item,
     plain_image,
+    slow_image,
     until,
 )
 
@@ -105,15 +106,23 @@ async def test_a_gif_of_a_few_bytes_is_refused_before_it_takes_memory(own_embedd
     assert own_embedder.memory("VmHWM") - before < 300
 
 
-async def test_calls_under_way_complete_when_the_service_is_asked_to_stop(start_embedder: StartEmbedder) -> None:
+async def test_calls_in_flight_complete_after_sigterm_and_metrics_are_served_until_then(
+    start_embedder: StartEmbedder,
+) -> None:
     with start_embedder(models="mobilenet") as service:
         async with channel_to(service) as channel:
             stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
             calls = [asyncio.ensure_future(stub.Embed(embed_request(plain_image(shade)))) for shade in range(60)]
             await until(lambda: service.metric("grpc_server_started_total", grpc_method="Embed") == 60)
             assert sum(call.done() for call in calls) < 60
-            exit_code = await asyncio.to_thread(service.process.stop)
+            calls.extend(asyncio.ensure_future(stub.Embed(embed_request(slow_image(shade)))) for shade in range(12))
+            await until(lambda: service.metric("grpc_server_started_total", grpc_method="Embed") == 72)
+            service.process.ask_to_stop()
+            await until(lambda: service.metric("grpc_server_draining") == 1)
+            assert service.metric("grpc_server_in_flight", grpc_method="Embed") > 0
+            assert service.metric("grpc_server_serving") == 0
             responses = await asyncio.gather(*calls)
-    assert [len(response.embedding.values) for response in responses] == [1024] * 60
+            exit_code = await asyncio.to_thread(service.process.stop)
+    assert [len(response.embedding.values) for response in responses] == [1024] * 72
     assert exit_code == 0
     assert "Traceback" not in service.log.read_text()

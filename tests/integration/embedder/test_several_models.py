@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from keras.applications import vgg16
 from numpy.typing import NDArray
 from PIL import Image
@@ -81,7 +81,8 @@ def embedded(service: Embedder, model: str, images: list[bytes]) -> NDArray[np.f
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
         found = [
             stub.Embed(
-                embedder_pb2.EmbedRequest(model=model, image=image_pb2.EncodedImage(content=content)), timeout=60
+                embedder_pb2.EmbedRequest(model=model, image=encoded_image_pb2.EncodedImage(content=content)),
+                timeout=60,
             )
             for content in images
         ]
@@ -156,7 +157,7 @@ async def test_a_stream_may_ask_another_model_for_each_image(served: Embedder, i
         stub: Stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
         requests = [
             embedder_pb2.EmbedStreamRequest(
-                request_id=f"{model}/{n}", model=model, image=image_pb2.EncodedImage(content=content)
+                request_id=f"{model}/{n}", model=model, image=encoded_image_pb2.EncodedImage(content=content)
             )
             for n, content in enumerate(images)
             for model in (*MODELS, "vgg20")

@@ -160,7 +160,7 @@ def test_one_model_of_two_embedders_is_told_by_their_addresses(
     command: Command, photos: Path, embedder_address: str
 ) -> None:
     _, _, port = embedder_address.partition(":")
-    models = f"mobilenet@{embedder_address},mobilenet@localhost:{port}"
+    models = f"MobileNet-avg@{embedder_address}, mobilenet @localhost:{port}"
     shown = command("compare", photos, "--by-folder", "--models", models, COLUMNS="250")
     assert f"mobilenet@{embedder_address}, cosine" in shown
     assert f"mobilenet@localhost:{port}, cosine" in shown
@@ -170,6 +170,11 @@ def test_a_model_that_is_not_served_is_told_with_those_that_are(command: Command
     shown = " ".join(command("compare", photos, "--by-folder", "--models", "mobilenet,inception", code=2).split())
     assert "does not serve 'inception'; it serves mobilenet, mobilenet-max, vgg16." in shown.replace("│ ", "")
     assert "EMBEDDER_MODELS of the embedder lists what it serves" in shown.replace("│ ", "")
+
+
+def test_two_names_of_one_model_are_a_wrong_command_line(command: Command, photos: Path) -> None:
+    shown = command("compare", photos, "--by-folder", "--models", "mobilenet,mobilenet-avg", code=2)
+    assert "'mobilenet-avg' is mobilenet, which is named twice" in " ".join(shown.replace("│", " ").split())
 
 
 def test_an_embedder_or_images_that_are_not_there_are_told(command: Command, photos: Path, tmp_path: Path) -> None:

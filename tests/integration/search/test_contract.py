@@ -16,7 +16,7 @@ from imagesearch.search.v1 import (
     search_pb2_grpc,
 )
 from imagesearch.types.v1 import embedding_pb2
-from imagesearch.types.v1 import image_pb2 as types_pb2
+from imagesearch.types.v1 import encoded_image_pb2 as types_pb2
 
 CODE = grpc.StatusCode
 FINGERPRINT = "hand-made"

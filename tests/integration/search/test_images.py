@@ -14,7 +14,7 @@ import grpc
 import pytest
 from imagesearch.search.v1 import collection_pb2, image_pb2_grpc, search_pb2, search_pb2_grpc
 from imagesearch.search.v1 import image_pb2 as search_image_pb2
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from PIL import Image as PillowImage
 
 from grpc_kit.status import from_status
@@ -96,7 +96,7 @@ def test_examples_may_be_photographs(client: Client, filled: str, photographs: d
 def test_a_search_tells_the_embedders_time_and_the_stores(
     channel: grpc.Channel, filled: str, photographs: dict[str, Path]
 ) -> None:
-    query = search_pb2.Query(image=image_pb2.EncodedImage(content=photographs["coffee"].read_bytes()))
+    query = search_pb2.Query(image=encoded_image_pb2.EncodedImage(content=photographs["coffee"].read_bytes()))
     request = search_pb2.SearchRequest(collection=filled, query=query, explain=True)
     response, call = search_pb2_grpc.SearchServiceStub(channel).Search.with_call(request)
     timing = dict(call.trailing_metadata() or ())["server-timing"]
@@ -171,8 +171,8 @@ def test_the_region_that_a_vector_is_of_is_kept_and_found(
     client.update(name, "part", attributes={"colour": "red"})
     found = client.get(name, "part", strong=True)
     assert (found.region, found.attributes) == (region, {"region": "a name like any other", "colour": "red"})
-    query = search_pb2.Query(image=image_pb2.EncodedImage(content=content))
-    query.image.region.CopyFrom(image_pb2.Region(x0=0, y0=0, x1=0.5, y1=0.75))
+    query = search_pb2.Query(image=encoded_image_pb2.EncodedImage(content=content))
+    query.image.region.CopyFrom(encoded_image_pb2.Region(x0=0, y0=0, x1=0.5, y1=0.75))
     request = search_pb2.SearchRequest(collection=name, query=query, limit=1, consistency=STRONG)
     (hit,) = search_pb2_grpc.SearchServiceStub(channel).Search(request, timeout=60).hits
     assert (hit.image.id, hit.region, hit.image.region) == ("part", query.image.region, query.image.region)
@@ -185,8 +185,8 @@ def test_a_region_stands_beside_a_vector_only(
     request = search_image_pb2.WriteImagesRequest(
         collection=name,
         id="a",
-        image=image_pb2.EncodedImage(content=photographs["coins"].read_bytes()),
-        region=image_pb2.Region(x1=1, y1=1),
+        image=encoded_image_pb2.EncodedImage(content=photographs["coins"].read_bytes()),
+        region=encoded_image_pb2.Region(x1=1, y1=1),
     )
     (response,) = images.WriteImages(iter([request]))
     error = from_status(response.error)

@@ -164,6 +164,8 @@ def test_equal_counts_hide_nothing(client: Client, name: str) -> None:
     def delete() -> None:
         client.delete(name, ["i0001"])
 
+    # The command is run again with another spelling of the model's name: it is the same copy.
+    assert (made.model, make_new(client, old, made.name, Change(model="MobileNet-avg"))) == ("mobilenet", made)
     reindexing = Reindexing(client, old, made, Path("/nowhere"), lambda _: delete())
     reindexing.copy()
     assert not reindexing.report.complete

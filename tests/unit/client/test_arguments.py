@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from imagesearch_client import (
     Client,
@@ -18,9 +19,19 @@ from imagesearch_client import (
     is_in,
     negated,
 )
+from imagesearch_client.cli.app import app
 from imagesearch_client.cli.options import read_attribute
 from imagesearch_client.cli.output import shown_attribute
 from imagesearch_client.converters import attribute_to, attributes_to, search_request
+
+
+@pytest.mark.parametrize(
+    "options", [["--metric", "COSINE"], ["--metric", "l2", "--index", "HNSW", "--consistency", "Strong"]]
+)
+def test_capital_letters_make_no_other_metric_or_index(options: list[str]) -> None:
+    result = CliRunner().invoke(app, ["collections", "create", "shop", "--target", "127.0.0.1:1", *options])
+    # Nobody listens there: it was sent.
+    assert (result.exit_code, "UNAVAILABLE" in result.stderr) == (1, True)
 
 
 @pytest.fixture

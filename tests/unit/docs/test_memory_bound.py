@@ -1,23 +1,28 @@
-"""The bound on the search service's memory: the page, the settings and the manifests say the same."""
+"""The bounds on the services' memory: the page, the settings and the manifests say the same."""
 
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from deploy.checks.pods import quantity
+from embedder_service.core.types import Lane
+from embedder_service.settings import EmbedderSettings
 from grpc_kit.interceptors.receiving import FAST, HEALTH_FAST, HEALTH_SLOW
 from grpc_kit.message_budget import SMALL_BYTES
 from grpc_kit.settings import MEBIBYTE
 from search_service.settings import SearchSettings
 
 ROOT = Path(__file__).parents[3]
-PROCESS = 180
-DEPLOYMENT = ROOT / "deploy/k8s/base/search/deployment.yaml"
+# Measured at rest: the search service, and the embedder with VGG16.
+SEARCH_PROCESS, EMBEDDER_PROCESS = 180, 1100
+# Bytes of a pixel while it is decoded, by the format and mode of the image, at the most.
+DECODING_BYTES = 22
 
 
-def parts(settings: SearchSettings) -> list[int]:
-    """The parts of the bound in MiB, in the order of the page."""
+def search_parts(settings: SearchSettings) -> list[int]:
+    """The parts of the search service's bound in MiB, in the order of the page."""
     message = settings.max_message_bytes
     sizes = [
         settings.max_streams * message,
@@ -30,21 +35,50 @@ def parts(settings: SearchSettings) -> list[int]:
         settings.max_concurrent_calls * 2 * SMALL_BYTES,
         3 * message,
     ]
-    return [PROCESS, *(size // MEBIBYTE for size in sizes)]
+    return [SEARCH_PROCESS, *(size // MEBIBYTE for size in sizes)]
 
 
-def test_the_page_has_the_parts_of_the_bound_and_their_sum() -> None:
+def embedder_parts(settings: EmbedderSettings, side: int = 224) -> list[int]:
+    """The parts of the embedder's bound in MiB, in the order of the page. `side` is that of a model's input."""
+    message = settings.max_message_bytes
+    sizes = [
+        settings.max_streams * message,
+        (settings.max_slow_requests + FAST + HEALTH_FAST + HEALTH_SLOW) * message,
+        len(Lane) * settings.max_pending_bytes,
+        len(Lane) * settings.max_decoding_pixels * DECODING_BYTES,
+        len(settings.model_names) * (settings.max_pending + settings.max_pending_bulk) * 3 * side * side,
+        settings.max_unread_bytes,
+        settings.max_concurrent_calls * 2 * SMALL_BYTES,
+        3 * message,
+    ]
+    return [EMBEDDER_PROCESS, *(size // MEBIBYTE for size in sizes)]
+
+
+PARTS = {
+    "search": search_parts(SearchSettings.model_construct()),
+    "embedder": embedder_parts(EmbedderSettings.model_construct()),
+}
+SECTIONS = {"search": "**Memory of the search service**", "embedder": "**Memory of the embedder**"}
+
+
+@pytest.mark.parametrize("service", PARTS)
+def test_the_page_has_the_parts_of_the_bound_and_their_sum(service: str) -> None:
     page = (ROOT / "docs/operations.md").read_text()
-    section = page[page.index("**Memory of the search service**") :]
+    section = page[page.index(SECTIONS[service]) :]
     shown = [
         int(number) for number in re.findall(r"\| (\d+) \|$", section[: section.index("The manifests")], re.MULTILINE)
     ]
-    expected = parts(SearchSettings.model_construct())
-    assert shown == [*expected, sum(expected)]
+    assert shown == [*PARTS[service], sum(PARTS[service])]
 
 
-def test_the_manifests_give_the_service_a_quarter_more_than_the_bound() -> None:
-    documents = list(yaml.safe_load_all(DEPLOYMENT.read_text()))
+@pytest.mark.parametrize("service", PARTS)
+def test_the_manifests_give_the_service_a_quarter_more_than_the_bound(service: str) -> None:
+    documents = list(yaml.safe_load_all((ROOT / f"deploy/k8s/base/{service}/deployment.yaml").read_text()))
     (container,) = documents[-1]["spec"]["template"]["spec"]["containers"]
     memory = quantity(container["resources"]["limits"]["memory"]) / MEBIBYTE
-    assert sum(parts(SearchSettings.model_construct())) * 1.25 <= memory
+    assert sum(PARTS[service]) * 1.25 <= memory
+
+
+def test_compose_gives_the_embedder_what_the_manifests_do() -> None:
+    service = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["embedder"]
+    assert sum(PARTS["embedder"]) * 1.25 <= int(service["mem_limit"].removesuffix("g")) * 1024

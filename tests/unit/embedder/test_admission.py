@@ -1,6 +1,7 @@
 """Admission: who gets a place, who waits for one, and that every place comes back."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 
 import pytest
@@ -8,62 +9,69 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedder_service.core.admission import Admission
-from embedder_service.core.types import Lane
-from grpc_kit.budget import Limit, Place
+from embedder_service.core.held_image import AdmittedImage
+from embedder_service.core.types import EncodedImage, Lane
+from grpc_kit.budget import Limit
 from grpc_kit.errors import ResourceExhaustedError
-from tests.unit.embedder.doubles import settle
+from tests.unit.embedder.doubles import FakeClock, settle
 
 AMPLE = Limit(items=1000, size=1_000_000)
 
 
 def admission(interactive: Limit = AMPLE, bulk: Limit = AMPLE, *, seconds_per_image: float = 0.0) -> Admission:
-    return Admission(interactive, bulk, seconds_per_image)
+    """Admits images of a slow model, which tests use where they need only one, and of two faster ones."""
+    costs = {"slow": seconds_per_image, "fast": seconds_per_image / 8, "other": 0.0}
+    return Admission(interactive, bulk, costs)
 
 
-async def waiting(at: Admission, sizes: Iterable[int]) -> list["asyncio.Task[Place]"]:
+def sized(size: int) -> EncodedImage:
+    return EncodedImage(bytes(size))
+
+
+async def waiting(at: Admission, sizes: Iterable[int]) -> list["asyncio.Task[AdmittedImage]"]:
     """Bulk callers that wait in this order, or have their places."""
-    tasks = [asyncio.create_task(at.enter(Lane.BULK, size)) for size in sizes]
+    tasks = [asyncio.create_task(at.enter(Lane.BULK, "slow", sized(size))) for size in sizes]
     await settle()
     return tasks
 
 
-def with_places(tasks: Iterable["asyncio.Task[Place]"]) -> list[bool]:
+def with_places(tasks: Iterable["asyncio.Task[AdmittedImage]"]) -> list[bool]:
     return [task.done() for task in tasks]
 
 
 async def test_the_interactive_lane_refuses_at_its_limit_of_images_and_says_when_to_try_again() -> None:
     at = admission(Limit(items=3, size=1000), seconds_per_image=0.4)
-    places = [await at.enter(Lane.INTERACTIVE, 10) for _ in range(3)]
-    with pytest.raises(ResourceExhaustedError, match="3 images of 30 bytes wait already") as refused:
-        await at.enter(Lane.INTERACTIVE, 10)
+    places = [await at.enter(Lane.INTERACTIVE, "slow", sized(10)) for _ in range(3)]
+    with pytest.raises(ResourceExhaustedError, match="3 images wait for model 'slow', and at most 3 may") as refused:
+        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
     assert refused.value.reason == "OVERLOADED"
     assert refused.value.retry_after == pytest.approx(0.6)
-    assert refused.value.metadata == {"max_pending": "3", "max_pending_bytes": "1000"}
+    assert refused.value.metadata == {"max_pending": "3", "max_pending_bytes": "1000", "model": "slow"}
     assert at.under_way(Lane.INTERACTIVE) == 3
     places[1].leave()
-    await at.enter(Lane.INTERACTIVE, 10)
+    await at.enter(Lane.INTERACTIVE, "slow", sized(10))
 
 
 @pytest.mark.parametrize(("size", "taken"), [(400, True), (401, False)])
 async def test_the_interactive_lane_refuses_at_its_limit_of_bytes(size: int, taken: bool) -> None:
     at = admission(Limit(items=100, size=1000))
     for _ in range(2):
-        await at.enter(Lane.INTERACTIVE, 300)
+        await at.enter(Lane.INTERACTIVE, "slow", sized(300))
     if taken:
-        await at.enter(Lane.INTERACTIVE, size)
+        await at.enter(Lane.INTERACTIVE, "slow", sized(size))
         return
     with pytest.raises(ResourceExhaustedError) as refused:
-        await at.enter(Lane.INTERACTIVE, size)
-    assert refused.value.metadata == {"max_pending": "100", "max_pending_bytes": "1000"}
+        await at.enter(Lane.INTERACTIVE, "slow", sized(size))
+    assert refused.value.metadata == {"max_pending": "100", "max_pending_bytes": "1000", "model": "slow"}
     # A refusal takes nothing.
-    await at.enter(Lane.INTERACTIVE, 400)
+    await at.enter(Lane.INTERACTIVE, "slow", sized(400))
 
 
 async def test_who_is_refused_is_never_told_to_come_back_at_once() -> None:
     at = admission(Limit(items=1, size=1000), seconds_per_image=0.0)
-    await at.enter(Lane.INTERACTIVE, 1)
+    await at.enter(Lane.INTERACTIVE, "slow", sized(1))
     with pytest.raises(ResourceExhaustedError) as refused:
-        await at.enter(Lane.INTERACTIVE, 1)
+        await at.enter(Lane.INTERACTIVE, "slow", sized(1))
     assert refused.value.retry_after == 0.1
 
 
@@ -81,11 +89,11 @@ async def test_the_bulk_lane_waits_at_its_limit_until_one_leaves(limit: Limit) -
 
 async def test_bulk_callers_get_their_places_in_the_order_in_which_they_came() -> None:
     at = admission(bulk=Limit(items=1, size=1000))
-    first = await at.enter(Lane.BULK, 1)
+    first = await at.enter(Lane.BULK, "slow", sized(1))
     order: list[int] = []
 
     async def caller(number: int) -> None:
-        place = await at.enter(Lane.BULK, 1)
+        place = await at.enter(Lane.BULK, "slow", sized(1))
         order.append(number)
         await asyncio.sleep(0)
         place.leave()
@@ -117,20 +125,20 @@ async def test_one_that_leaves_makes_place_for_as_many_as_fit() -> None:
 @pytest.mark.parametrize(("full", "other"), [(Lane.BULK, Lane.INTERACTIVE), (Lane.INTERACTIVE, Lane.BULK)])
 async def test_a_full_lane_holds_up_no_other(full: Lane, other: Lane) -> None:
     at = admission(Limit(1, 100), Limit(1, 100))
-    await at.enter(full, 100)
-    await asyncio.wait_for(at.enter(other, 100), 5)
+    await at.enter(full, "slow", sized(100))
+    await asyncio.wait_for(at.enter(other, "slow", sized(100)), 5)
     assert [at.under_way(lane) for lane in Lane] == [1, 1]
 
 
 async def test_an_interactive_image_above_the_limit_of_bytes_gets_in_alone() -> None:
     at = admission(Limit(items=100, size=100))
-    place = await at.enter(Lane.INTERACTIVE, 101)
+    place = await at.enter(Lane.INTERACTIVE, "slow", sized(101))
     with pytest.raises(ResourceExhaustedError):
-        await at.enter(Lane.INTERACTIVE, 1)
+        await at.enter(Lane.INTERACTIVE, "slow", sized(1))
     place.leave()
-    await at.enter(Lane.INTERACTIVE, 1)
+    await at.enter(Lane.INTERACTIVE, "slow", sized(1))
     with pytest.raises(ResourceExhaustedError):
-        await at.enter(Lane.INTERACTIVE, 101)
+        await at.enter(Lane.INTERACTIVE, "slow", sized(101))
 
 
 async def test_a_bulk_image_above_the_limit_of_bytes_gets_in_alone() -> None:
@@ -148,7 +156,7 @@ async def test_a_bulk_image_above_the_limit_of_bytes_gets_in_alone() -> None:
 @pytest.mark.parametrize("lane", Lane)
 async def test_a_place_is_given_back_once_however_often_that_is_said(lane: Lane) -> None:
     at = admission()
-    first, _ = [await at.enter(lane, 10) for _ in range(2)]
+    first, _ = [await at.enter(lane, "slow", sized(10)) for _ in range(2)]
     for _ in range(3):
         first.leave()
     assert at.under_way(lane) == 1
@@ -208,17 +216,23 @@ STEPS = st.lists(
 )
 
 
+def model_of(number: int, models: int) -> str:
+    return ("slow", "fast", "other")[number % models]
+
+
 class Crowd:
     """Bulk callers who come and go, in a lane whose limits have to hold all the while."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: int) -> None:
+        self.models = models
         self.at = admission(bulk=Limit(IMAGES, SIZE))
-        self.callers: list[tuple[int, asyncio.Task[Place]]] = []
-        self.inside: list[tuple[int, Place]] = []
+        self.callers: list[tuple[int, asyncio.Task[AdmittedImage]]] = []
+        self.inside: list[tuple[int, AdmittedImage]] = []
 
     async def do(self, what: str, number: int) -> None:
         if what == "enter":
-            self.callers.append((number, asyncio.create_task(self.at.enter(Lane.BULK, number))))
+            entering = self.at.enter(Lane.BULK, model_of(number, self.models), sized(number))
+            self.callers.append((number, asyncio.create_task(entering)))
         elif what == "leave" and self.inside:
             self.inside.pop(number % len(self.inside))[1].leave()
         elif what == "cancel" and self.callers:
@@ -232,9 +246,9 @@ class Crowd:
             if not task.cancelled():
                 self.inside.append((size, task.result()))
         sizes = [size for size, _ in self.inside]
-        assert len(sizes) <= IMAGES
+        assert max(Counter(model_of(size, self.models) for size in sizes).values(), default=0) <= IMAGES
         assert sum(sizes) <= SIZE or len(sizes) == 1
-        assert self.at.under_way(Lane.BULK) <= IMAGES
+        assert self.at.under_way(Lane.BULK) <= self.models * IMAGES
 
     async def go_home(self) -> None:
         while self.callers or self.inside:
@@ -250,9 +264,9 @@ class Crowd:
         assert self.at.under_way(Lane.BULK) == 0
 
 
-async def bulk_callers_come_and_go(steps: list[tuple[str, int]], *, between: bool) -> None:
+async def bulk_callers_come_and_go(steps: list[tuple[str, int]], models: int, *, between: bool) -> None:
     """Does the steps, with time for everybody `between` them."""
-    crowd = Crowd()
+    crowd = Crowd(models)
     for what, number in steps:
         await crowd.do(what, number)
         if between:
@@ -262,16 +276,18 @@ async def bulk_callers_come_and_go(steps: list[tuple[str, int]], *, between: boo
 
 
 @settings(max_examples=200, derandomize=True, database=None, deadline=None)
-@given(STEPS)
-def test_whoever_comes_and_goes_the_limits_hold_and_every_place_comes_back(steps: list[tuple[str, int]]) -> None:
-    asyncio.run(bulk_callers_come_and_go(steps, between=True))
+@given(STEPS, st.integers(1, 3))
+def test_whoever_comes_and_goes_the_limits_hold_and_every_place_comes_back(
+    steps: list[tuple[str, int]], models: int
+) -> None:
+    asyncio.run(bulk_callers_come_and_go(steps, models, between=True))
 
 
 @settings(max_examples=200, derandomize=True, database=None, deadline=None)
-@example([("enter", 100), ("enter", 100), ("let run", 1), ("let run", 1), ("cancel", 1), ("leave", 1)])
-@given(STEPS)
-def test_the_limits_hold_when_much_happens_at_once(steps: list[tuple[str, int]]) -> None:
-    asyncio.run(bulk_callers_come_and_go(steps, between=False))
+@example([("enter", 100), ("enter", 100), ("let run", 1), ("let run", 1), ("cancel", 1), ("leave", 1)], 1)
+@given(STEPS, st.integers(1, 3))
+def test_the_limits_hold_when_much_happens_at_once(steps: list[tuple[str, int]], models: int) -> None:
+    asyncio.run(bulk_callers_come_and_go(steps, models, between=False))
 
 
 @settings(max_examples=200, derandomize=True, database=None, deadline=None)
@@ -279,13 +295,13 @@ def test_the_limits_hold_when_much_happens_at_once(steps: list[tuple[str, int]])
 def test_interactive_images_are_within_the_limits_and_every_place_comes_back(steps: list[tuple[str, int]]) -> None:
     async def come_and_go() -> None:
         at = admission(Limit(IMAGES, SIZE))
-        inside: list[tuple[int, Place]] = []
+        inside: list[tuple[int, AdmittedImage]] = []
         for what, number in steps:
             sizes = [size for size, _ in inside]
             if what == "enter":
                 fits = not sizes or (len(sizes) < IMAGES and sum(sizes) + number <= SIZE)
                 try:
-                    inside.append((number, await at.enter(Lane.INTERACTIVE, number)))
+                    inside.append((number, await at.enter(Lane.INTERACTIVE, "slow", sized(number))))
                 except ResourceExhaustedError:
                     assert not fits
                 else:
@@ -298,3 +314,99 @@ def test_interactive_images_are_within_the_limits_and_every_place_comes_back(ste
         assert at.under_way(Lane.INTERACTIVE) == 0
 
     asyncio.run(come_and_go())
+
+
+async def refused(at: Admission, model: str, size: int) -> ResourceExhaustedError:
+    with pytest.raises(ResourceExhaustedError) as error:
+        await at.enter(Lane.INTERACTIVE, model, sized(size))
+    return error.value
+
+
+async def test_a_slow_models_full_queue_refuses_its_own_callers_alone() -> None:
+    at = admission(Limit(items=2, size=1000), seconds_per_image=8.0)
+    for _ in range(2):
+        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
+    await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+    error = await refused(at, "slow", 10)
+    assert "2 images wait for model 'slow'" in error.message
+    assert error.retry_after == pytest.approx(8.0)
+    # A fast model's callers come again sooner.
+    await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+    assert (await refused(at, "fast", 10)).retry_after == pytest.approx(1.0)
+    assert at.under_way(Lane.INTERACTIVE) == 4
+
+
+async def test_a_slow_models_full_bulk_lane_holds_up_no_other_model() -> None:
+    at = admission(bulk=Limit(items=1, size=1000))
+    slow = await waiting(at, [10, 10])
+    fast = asyncio.create_task(at.enter(Lane.BULK, "fast", sized(10)))
+    await settle()
+    assert (with_places(slow), fast.done()) == ([True, False], True)
+
+
+async def test_a_model_has_all_bytes_while_no_other_one_has_callers() -> None:
+    at = admission(Limit(items=100, size=100))
+    for _ in range(10):
+        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
+
+
+async def test_a_model_that_has_all_bytes_makes_room_for_one_whose_caller_was_refused() -> None:
+    at = admission(Limit(items=100, size=100))
+    held = [await at.enter(Lane.INTERACTIVE, "slow", sized(10)) for _ in range(10)]
+    error = await refused(at, "fast", 10)
+    assert "at most 100 bytes may wait, 50 for this model" in error.message
+    # However fast the slow model's callers try again, they are above their share until half is free.
+    for image in held[:5]:
+        image.leave()
+        await refused(at, "slow", 10)
+    for _ in range(5):
+        await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+    await refused(at, "fast", 10)
+
+
+async def test_a_model_whose_callers_stay_away_gives_its_share_back() -> None:
+    clock = FakeClock()
+    at = Admission(Limit(100, 100), AMPLE, {"slow": 0.0, "fast": 0.0}, clock)
+    (await at.enter(Lane.INTERACTIVE, "fast", sized(1))).leave()
+    for _ in range(5):
+        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
+    clock.now += 9.9
+    await refused(at, "slow", 10)
+    clock.now += 0.2
+    await at.enter(Lane.INTERACTIVE, "slow", sized(50))
+
+
+async def test_bulk_images_of_a_model_above_its_share_wait_while_others_pass() -> None:
+    at = admission(bulk=Limit(items=100, size=100))
+    slow = await waiting(at, [50, 50, 50])
+    fast = [asyncio.create_task(at.enter(Lane.BULK, "fast", sized(20))) for _ in range(3)]
+    await settle()
+    assert with_places(slow) == [True, True, False]
+    slow[0].result().leave()
+    await settle()
+    assert with_places(fast) == [True, True, False]
+    assert with_places(slow) == [True, True, False]
+
+
+async def test_an_image_above_its_models_share_gets_in_when_its_model_has_no_other() -> None:
+    at = admission(Limit(items=100, size=100))
+    await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+    await at.enter(Lane.INTERACTIVE, "slow", sized(80))
+    await refused(at, "slow", 10)
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_bytes_count_until_the_last_hold_on_them_ends(lane: Lane) -> None:
+    at = admission(Limit(100, 100), Limit(100, 100))
+    image = await at.enter(lane, "slow", sized(100))
+    thread = image.hold.copy()
+    image.leave()
+    image.leave()
+    assert (at.under_way(lane), at.pending_bytes(lane)) == (0, 100)
+    assert len(thread.image.content) == 100
+    thread.release()
+    thread.release()
+    assert at.pending_bytes(lane) == 0
+    for use in (thread.copy, lambda: thread.image):
+        with pytest.raises(RuntimeError, match="the image was released"):
+            use()

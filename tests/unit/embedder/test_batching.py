@@ -16,8 +16,8 @@ from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import DeadlineExceededError, InternalError, UnavailableError
-from tests.unit.embedder.doubles import FakeClock, Told
+from grpc_kit.errors import DeadlineExceededError, InternalError, ResourceExhaustedError, UnavailableError
+from tests.unit.embedder.doubles import FakeClock, Told, settle
 
 NEVER = Deadline.after(None)
 # Seconds after which a caller hangs; nothing here takes nearly as long.
@@ -34,6 +34,7 @@ class Network:
     def __init__(self, clock: FakeClock) -> None:
         self.batches: list[list[int]] = []
         self.faulty: set[int] = set()
+        self.fault: type[Exception] = RuntimeError
         self.fatal: list[int] = []
         """The batch that is the end."""
         self.drops_vectors = False
@@ -53,7 +54,7 @@ class Network:
         if images == self.fatal:
             raise Fatal
         if self.faulty.intersection(images):
-            raise RuntimeError("a secret of the server")
+            raise self.fault("a secret of the server")
         vectors = np.array([(image, image * image) for image in images], np.float32)
         return vectors[:-1] if self.drops_vectors else vectors
 
@@ -281,6 +282,9 @@ async def test_a_cancelled_caller_costs_no_slot(bench: BenchOf, lane: Lane) -> N
         tasks = [await at.occupy(), *await at.send(range(1, 9), lane)]
         for task in tasks[1:5]:
             task.cancel()
+        await settle()
+        # Nor the memory of its pixels.
+        assert at.batcher.waiting(lane) == 4
         outcomes = await at.release(tasks)
         assert at.network.batches == [[0], [5, 6, 7, 8]]
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes[1:5])
@@ -342,6 +346,17 @@ async def test_a_faulty_image_fails_alone_and_the_batcher_goes_on(bench: BenchOf
         else:
             assert outcome.tolist() == vector_of(image)
     assert later[0].tolist() == vector_of(9)
+
+
+async def test_an_image_for_which_the_network_has_no_memory_is_refused_for_now(bench: BenchOf) -> None:
+    async with bench(8) as at:
+        at.network.faulty, at.network.fault = {2}, MemoryError
+        outcomes = await at.release([await at.occupy(), *await at.send(range(1, 4))])
+    assert outcomes[1].tolist() == vector_of(1)
+    assert outcomes[3].tolist() == vector_of(3)
+    assert isinstance(outcomes[2], ResourceExhaustedError)
+    assert outcomes[2].reason == "OUT_OF_MEMORY"
+    assert outcomes[2].retry_after is not None
 
 
 async def test_a_caller_that_left_is_not_run_again_when_its_batch_fails(bench: BenchOf) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy, TimeLeft
+from embedder_service.core.decode_threads import DecodeThreads
 from embedder_service.core.embed_images import HASHED_AT_ONCE, DecodePool, EmbedImages, ModelPipeline, VectorCache
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.turns import Turns
@@ -80,12 +81,17 @@ class MeanColour:
 
 
 class CountingDecoder(ImageDecoder):
-    """Keeps how many images it was given."""
+    """Keeps how many images it was given. It decodes while its gate is open."""
 
-    images = 0
+    def __init__(self, policy: InputPolicy, limits: Limits, budget: PixelBudget) -> None:
+        super().__init__(policy, limits, budget)
+        self.images = 0
+        self.gate = threading.Event()
+        self.gate.set()
 
     def decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
         self.images += 1
+        assert self.gate.wait(20)
         return super().decode(image, patience)
 
 
@@ -133,19 +139,20 @@ def serving(network: MeanColour) -> Serving:
         interactive: int = 64, bulk: int = 64, *, cache: VectorCache | None = None
     ) -> AsyncIterator[Bench]:
         told, decoder = Told(), CountingDecoder(InputPolicy("squash", 4), LIMITS, PixelBudget(1_000_000))
-        admission = Admission(Limit(interactive, 10_000_000), Limit(bulk, 10_000_000), 0.0)
+        admission = Admission(Limit(interactive, 10_000_000), Limit(bulk, 10_000_000), {"mean": 0.0, "mean-2": 0.0})
         with ThreadPoolExecutor(2) as decoders, ThreadPoolExecutor(1) as inference:
-            pipelines, batchers = {}, []
+            pipelines, batchers, threads = {}, [], DecodeThreads(decoders, 2)
             for name, factor in (("mean-2", 2), ("mean", 1)):
                 batcher = Batcher(partial(network.embed, factor=factor), BatchPolicy(4, 4), Turns(inference), told)
                 batcher.start()
                 batchers.append(batcher)
                 info = replace(INFO, name=name)
-                pipelines[name] = ModelPipeline(info, dict.fromkeys(Lane, DecodePool(decoder, decoders)), batcher, told)
+                pipelines[name] = ModelPipeline(info, dict.fromkeys(Lane, DecodePool(decoder, threads)), batcher, told)
             try:
                 yield Bench(EmbedImages(pipelines, "mean", LIMITS, admission, cache, told), admission, told, decoder)
             finally:
                 network.gate.set()
+                decoder.gate.set()
                 for batcher in batchers:
                     await batcher.stop()
 
@@ -197,6 +204,13 @@ async def test_an_unknown_model_is_refused_with_the_names_of_those_there_are(ser
         assert len(refused.value.message) < 200
 
 
+@pytest.mark.parametrize("spelling", ["MEAN", " mean ", "\tMean\n"])
+async def test_capitals_and_spaces_make_no_other_model(spelling: str, serving: Serving) -> None:
+    async with serving() as at:
+        assert at.images.model(spelling).name == "mean"
+        assert at.images.model("  ").name == "mean"
+
+
 async def test_one_image_too_many_is_refused_while_the_others_get_their_vectors(
     serving: Serving, network: MeanColour
 ) -> None:
@@ -236,11 +250,87 @@ async def test_refused_and_cancelled_images_give_their_places_back(
 async def test_a_place_that_was_had_before_is_given_back(serving: Serving) -> None:
     async with serving(bulk=1) as at:
         for red in range(1, 4):
-            leave = await at.images.admit(image(red, 0, 0), Lane.BULK)
-            await at.images.embed_admitted(image(red, 0, 0), "", Lane.BULK, NEVER)
+            admitted = await at.images.admit(image(red, 0, 0), "", Lane.BULK)
+            await at.images.embed_admitted(admitted, "", Lane.BULK, NEVER)
             assert at.admission.under_way(Lane.BULK) == 1
-            leave()
+            admitted.leave()
             assert at.admission.under_way(Lane.BULK) == 0
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_a_model_that_is_not_served_is_refused_before_it_takes_a_slot(
+    serving: Serving, network: MeanColour, lane: Lane
+) -> None:
+    async with serving(1, 1) as at:
+        network.gate.clear()
+        caller = await at.send(image(1, 1, 1), lane)
+        with pytest.raises(NotFoundError):
+            await asyncio.wait_for(at.images.admit(image(2, 2, 2), "mode", lane), 5)
+        assert at.told.answers == [(lane, "MODEL_NOT_FOUND")]
+        network.gate.set()
+        await caller
+
+
+async def test_a_full_queue_of_one_model_refuses_no_image_for_another(serving: Serving, network: MeanColour) -> None:
+    async with serving(interactive=2) as at:
+        network.gate.clear()
+        callers = [await at.send(image(red, 0, 0), model="mean") for red in (1, 2)]
+        with pytest.raises(ResourceExhaustedError):
+            await at.images.embed(image(3, 0, 0), "mean", Lane.INTERACTIVE, NEVER)
+        callers += [await at.send(image(red, 0, 0), model="mean-2") for red in (4, 5)]
+        network.gate.set()
+        embeddings = await asyncio.gather(*callers)
+        assert [embedding.values[0] for embedding in embeddings] == [1, 2, 8, 10]
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_the_bytes_of_an_image_are_free_when_it_is_decoded(
+    serving: Serving, network: MeanColour, lane: Lane
+) -> None:
+    async with serving() as at:
+        network.gate.clear()
+        caller = await at.send(large_image(1), lane)
+        assert at.admission.pending_bytes(lane) > HASHED_AT_ONCE
+        await until(lambda: network.images == 1)
+        assert (at.admission.under_way(lane), at.admission.pending_bytes(lane)) == (1, 0)
+        network.gate.set()
+        await caller
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_callers_that_leave_while_a_thread_decodes_leave_its_image_counted_alone(
+    serving: Serving, lane: Lane
+) -> None:
+    async with serving() as at:
+        at.decoder.gate.clear()
+        sent = [large_image(red) for red in range(5)]
+        callers = [await at.send(image, lane) for image in sent]
+        await until(lambda: at.decoder.images == 2)
+        for caller in callers:
+            caller.cancel()
+        await settle()
+        size = len(sent[0].content)
+        assert (at.admission.under_way(lane), at.admission.pending_bytes(lane)) == (0, 2 * size)
+        at.decoder.gate.set()
+        await until(lambda: at.admission.pending_bytes(lane) == 0)
+        assert at.decoder.images == 2
+
+
+async def test_of_equal_images_one_is_kept_while_anybody_waits(serving: Serving) -> None:
+    async with serving() as at:
+        at.decoder.gate.clear()
+        callers = [await at.send(image(1, 2, 3)) for _ in range(5)]
+        await until(lambda: at.decoder.images == 1)
+        size = len(image(1, 2, 3).content)
+        assert at.admission.pending_bytes(Lane.INTERACTIVE) == size
+        # The first one's bytes are read for the others.
+        callers[0].cancel()
+        await settle()
+        assert at.admission.under_way(Lane.INTERACTIVE) == 4
+        assert at.admission.pending_bytes(Lane.INTERACTIVE) == size
+        at.decoder.gate.set()
+        await asyncio.gather(*callers[1:])
+        assert at.admission.pending_bytes(Lane.INTERACTIVE) == 0
 
 
 async def test_a_network_that_fails_is_told_by_its_reason(serving: Serving, network: MeanColour) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedder_service.core.model_names import EncoderName, ModelName, ModelNameError, parse
+from embedder_service.core.model_names import EncoderName, ModelName, ModelNameError, parse, same_name, weights_of
 from embedder_service.core.networks import NETWORKS
 from embedder_service.core.types import InputPolicy
 
@@ -74,7 +74,9 @@ def test_a_models_own_name_means_the_same_model(network: str, head: str, shape: 
         ("inception_v3-flatten", "131072 components"),
         ("resnet50-flatten", "100352 components, and Milvus stores up to 32768"),
         ("vgg16=/folder", "is no network's"),
-        ("Flowers=/folder", "NAME=FOLDER"),
+        ("my flowers=/folder", "NAME=FOLDER"),
+        ("VGG16 =/folder", "is no network's"),
+        ("vgg16-pad\u0663\u0662\u0660", "should be a head"),
         ("flowers=", "NAME=FOLDER"),
     ],
 )
@@ -82,6 +84,51 @@ def test_what_is_no_model_is_told_with_what_would_be_one(text: str, said: str) -
     with pytest.raises(ModelNameError) as refused:
         parse(text)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("vgg16", "vgg16"),
+        ("VGG16", "vgg16"),
+        (" vgg16-avg\n", "vgg16"),
+        ("vgg16-avg-squash224", "vgg16"),
+        ("Vgg16-GEM-Native0512-Raw", "vgg16-gem-native-raw"),
+        ("Flowers", "flowers"),
+        ("no model at all", "no model at all"),
+        ("vgg16-gem-gem", "vgg16-gem-gem"),
+        ("flowers=/models/flowers", "flowers=/models/flowers"),
+        (" ", ""),
+    ],
+)
+def test_all_spellings_of_a_model_are_one_name(text: str, name: str) -> None:
+    assert same_name(text) == name
+    assert same_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("vgg16", "vgg16"),
+        (" VGG16", "vgg16"),
+        ("vgg16-gem-pad320", "vgg16"),
+        ("VGG16_top", "vgg16_top"),
+        ("vgg19-fc1-raw", "vgg19_top"),
+        ("mobilenet_v2-avg", "mobilenet_v2"),
+    ],
+)
+def test_a_models_name_means_its_weights(text: str, weights: str) -> None:
+    assert weights_of(text) == weights
+
+
+@pytest.mark.parametrize("text", ["", "flowers", "vgg17", "mobilenet_top", "flowers=/models/flowers"])
+def test_a_name_of_no_weights_is_told_with_those_there_are(text: str) -> None:
+    with pytest.raises(ModelNameError, match=f"no weights are called '{text}'; there are vgg16, vgg19, "):
+        weights_of(text)
+
+
+def test_the_name_of_an_encoder_has_small_letters_and_no_spaces() -> None:
+    assert parse(" Flowers = /Models/Flowers ") == EncoderName("flowers", Path("/Models/Flowers"))
 
 
 def test_an_encoder_has_a_name_and_a_folder() -> None:

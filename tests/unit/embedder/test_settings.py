@@ -14,6 +14,8 @@ DIGEST, OTHER = "a" * 64, "b" * 64
         ("vgg16", "/w/mine.h5", {"vgg16": "/w/mine.h5"}),
         ("vgg16-max,vgg16", "/w/mine.h5", {"vgg16": "/w/mine.h5"}),
         ("tiny=/m/tiny,mobilenet", "/w/mine.h5", {"mobilenet": "/w/mine.h5"}),
+        ("VGG16, vgg16-max", " VGG16-avg = /w/mine.h5 ", {"vgg16": "/w/mine.h5"}),
+        ("vgg16-fc1", "vgg16-fc1=/w/top.h5", {"vgg16_top": "/w/top.h5"}),
         ("vgg16-fc1,vgg16", "vgg16_top=/w/top.h5, vgg16=/w/a=b.h5", {"vgg16_top": "/w/top.h5", "vgg16": "/w/a=b.h5"}),
     ],
 )
@@ -30,6 +32,7 @@ def test_files_are_found_by_the_names_of_the_weights(models: str, given: str, fi
         ("tiny=/m/tiny", "/w/mine.h5", "is for none of EMBEDDER_MODELS: encoders have theirs in their folders"),
         ("vgg16,mobilenet", "/w/a.h5,/w/b.h5", "there are two for vgg16; NAME=VALUE says whose each is"),
         ("vgg16", "/w/a.h5,vgg16=/w/b.h5", "there are two for vgg16"),
+        ("vgg16", "vgg16=/w/a.h5,vgg16-max=/w/b.h5", "there are two for vgg16"),
     ],
 )
 def test_weights_that_no_model_could_use_are_refused(models: str, given: str, said: str) -> None:
@@ -43,6 +46,16 @@ def test_a_digest_of_no_model_is_refused() -> None:
     assert digests == {"vgg16": DIGEST, "mobilenet": OTHER}
     with pytest.raises(ValidationError, match="no weights are called 'vgg'"):
         EmbedderSettings(models="vgg16", weights_sha256=f"vgg={DIGEST}")
+
+
+def test_a_digest_in_capitals_is_the_same_digest() -> None:
+    assert EmbedderSettings(weights_sha256=f"VGG16={DIGEST.upper()}").weights_digests == {"vgg16": DIGEST}
+
+
+@pytest.mark.parametrize("models", ["vgg16,VGG16", "vgg16-avg, vgg16-squash224", "own=/a, Own=/b"])
+def test_two_names_of_one_model_are_refused(models: str) -> None:
+    with pytest.raises(ValidationError, match=r"are one model, (vgg16|own); name it once"):
+        EmbedderSettings(models=models)
 
 
 def test_weights_of_a_network_that_is_not_served_now_are_no_mistake() -> None:

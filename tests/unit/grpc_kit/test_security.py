@@ -11,7 +11,6 @@ from typing import Any, cast
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -356,6 +355,26 @@ async def test_a_scheme_with_nothing_behind_it_is_refused(serving: Serving) -> N
             assert info_of(error).reason in {"TOKEN_MISSING", "TOKEN_INVALID"}
 
 
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        (" ", "the token is blank"),
+        ("first\nsecond", "characters that no header"),
+        ("tökén", "characters that no header"),
+    ],
+)
+def test_a_token_that_cannot_be_sent_is_refused(token: str, said: str) -> None:
+    with pytest.raises(CredentialsError, match=said):
+        channel_credentials(ClientTls(), token)
+
+
+@pytest.mark.parametrize("tls", [None, ClientTls()])
+@pytest.mark.parametrize("target", ["https://localhost:50052", " HTTP://localhost:50052"])
+def test_an_address_of_the_web_is_no_target(target: str, tls: ClientTls | None) -> None:
+    with pytest.raises(CredentialsError, match="write HOST:PORT, and turn on TLS by the settings for TLS"):
+        open_blocking_channel(target, 1000, tls=tls)
+
+
 @pytest.mark.parametrize("token", [TOKEN, OTHER_TOKEN])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_a_call_with_either_token_is_answered(serving: Serving, token: str, scheme: str) -> None:
@@ -434,20 +453,6 @@ async def test_health_is_told_without_a_token(serving: Serving) -> None:
         watched.cancel()
 
 
-async def reflected(channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]) -> int:
-    request = reflection_pb2.ServerReflectionRequest(list_services="")
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
-    call = stub.ServerReflectionInfo(iter([request]), metadata=metadata)  # type: ignore[operator]
-    return len([response async for response in call])
-
-
-async def test_reflection_is_not_told_without_a_token(serving: Serving) -> None:
-    async with serving(tokens=TOKEN) as running:
-        error = await failure(reflected(running.channel, ()))
-        assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
-        assert await reflected(running.channel, (("authorization", f"Bearer {TOKEN}"),)) == 1
-
-
 async def test_a_token_goes_with_each_call_over_tls(serving: Serving, authority: Authority, pair: Pair) -> None:
     tls = ClientTls(authority=authority.file)
     async with serving(tls=tls, token=OTHER_TOKEN, tokens=f"{TOKEN},{OTHER_TOKEN}", **files(pair)) as running:
@@ -456,7 +461,7 @@ async def test_a_token_goes_with_each_call_over_tls(serving: Serving, authority:
             assert await stream(running.channel, ["a"]) == ["a"]
 
         def call() -> str:
-            with open_blocking_channel(running.address, 1000, tls=tls, token=TOKEN) as channel:
+            with open_blocking_channel(running.address, 1000, tls=tls, token=f" {TOKEN}\n") as channel:
                 stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
                 return stub.GetModel(embedder_pb2.GetModelRequest(name="blocking"), timeout=10).model.name
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from structlog.testing import capture_logs
 
@@ -114,14 +113,61 @@ async def test_health_is_told_for_the_server_and_for_each_service(serving: Servi
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_reflection_lists_the_services(serving: Serving) -> None:
+async def works(running: Running) -> bool:
+    """Whether there was work since the last time, or is within a moment."""
+    try:
+        await asyncio.wait_for(running.server.worked(), 0.2)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def test_calls_are_work_when_they_begin_and_end_and_health_calls_are_none(serving: Serving) -> None:
     async with serving() as running:
-        stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)  # type: ignore[arg-type]
-        request = reflection_pb2.ServerReflectionRequest(list_services="")
-        call = stub.ServerReflectionInfo(iter([request]))  # type: ignore[operator]
-        (response,) = [response async for response in call]
-    listed = {service.name for service in response.list_services_response.service}
-    assert listed == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+        await health_of(running.channel, "")
+        assert not await works(running)
+        await running.get("short")
+        assert await works(running)
+        assert not await works(running)
+        call = asyncio.create_task(running.get("wait"))
+        await running.servicer.begun.wait()
+        assert await works(running)
+        assert not await works(running)
+        running.servicer.may_end.set()
+        await call
+        assert await works(running)
+        assert not await works(running)
+        await failure(running.get("refuse"))
+        assert await works(running)
+
+
+async def test_a_stream_is_work_when_it_begins_answers_and_ends_and_none_while_it_waits(serving: Serving) -> None:
+    may_send = asyncio.Event()
+
+    async def requests() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
+        await may_send.wait()
+        for request_id in ("one", "wait"):
+            yield embedder_pb2.EmbedStreamRequest(request_id=request_id)
+
+    async with serving() as running:
+        answers = aiter(embedder_pb2_grpc.EmbedderServiceStub(running.channel).EmbedStream(requests()))
+        assert await works(running)
+        assert not await works(running)
+        may_send.set()
+        await anext(answers)
+        assert await works(running)
+        assert not await works(running)
+        running.servicer.may_end.set()
+        await anext(answers)
+        assert await works(running)
+
+
+async def test_a_server_that_stops_says_that_it_drains(serving: Serving) -> None:
+    async with serving() as running:
+        assert running.registry.get_sample_value("grpc_server_draining") == 0
+        await running.server.stop()
+        assert running.registry.get_sample_value("grpc_server_draining") == 1
+        assert running.registry.get_sample_value("grpc_server_serving") == 0
 
 
 async def test_port_0_takes_a_free_port_and_tells_it(serving: Serving) -> None:

@@ -1,8 +1,10 @@
 """answer_each: any order, a bounded window, and an end in every case."""
 
 import asyncio
+import gc
+import weakref
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
 import pytest
@@ -229,3 +231,47 @@ async def test_what_admit_took_is_given_back_for_each_request_when_the_stream_en
     with pytest.raises(UnavailableError, match="the caller's stream broke"):
         _ = [each async for each in answer_each(requests(), answer, 5, admit)]
     assert taken == []
+
+
+class Large:
+    """A request, of which the test sees whether it is still in memory."""
+
+
+@pytest.mark.parametrize("where", ["reading", "admit", "answer"])
+async def test_a_caller_that_leaves_leaves_none_of_its_requests_in_memory(where: str) -> None:
+    sent: list[weakref.ref[Large]] = []
+    never = asyncio.Event()
+
+    async def requests() -> AsyncGenerator[Large, None]:
+        request = Large()
+        sent.append(weakref.ref(request))
+        if where == "reading":
+            await never.wait()
+        yield request
+
+    async def admit(_: Large) -> Callable[[], None]:
+        if where == "admit":
+            await never.wait()
+        return nothing
+
+    async def answer(request: Large) -> int:
+        async with asyncio.timeout(1000):
+            await never.wait()
+        return id(request)
+
+    async def consume() -> None:
+        async with aclosing(requests()) as items, aclosing(answer_each(items, answer, 5, admit)) as answers:
+            async for _ in answers:
+                pass
+
+    gc.collect()
+    gc.disable()
+    try:
+        consumer = asyncio.create_task(consume())
+        await settle()
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
+        await settle()
+        assert [request() for request in sent] == [None]
+    finally:
+        gc.enable()

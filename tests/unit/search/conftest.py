@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import InvalidArgumentError, NotFoundError
+from grpc_kit.errors import InvalidArgumentError, NotFoundError, out_of_memory
 from search_service.core.types import Collection, EmbedderModel, Embedding, EncodedImage
 from tests.memory_store import MemoryStore
 
@@ -18,7 +18,7 @@ FINGERPRINT = "vgg16-avg-0123456789abcdef"
 
 @dataclass
 class CountingEmbedder:
-    """Makes a vector of four components out of the first four bytes; refuses the content b"bad!"."""
+    """Makes a vector of four components out of the first four bytes; refuses the contents b"bad!" and b"full"."""
 
     fingerprint: str = FINGERPRINT
     embedded: list[bytes] = field(default_factory=list)
@@ -28,6 +28,8 @@ class CountingEmbedder:
             raise NotFoundError("MODEL_NOT_FOUND", f"no model is called {model}")
         if image.content == b"bad!":
             raise InvalidArgumentError("IMAGE_CORRUPT", "image.content cannot be decoded", field="image.content")
+        if image.content == b"full":
+            raise out_of_memory()
         self.embedded.append(image.content)
         return Embedding(np.frombuffer(image.content[:4], np.uint8).astype(np.float32), self.fingerprint)
 

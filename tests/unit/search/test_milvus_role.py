@@ -59,6 +59,7 @@ def test_the_readme_has_the_same_privileges() -> None:
     ("options", "problem"),
     [
         (["http://milvus:19530", "--ca", "ca.pem"], "need an address that begins with https://"),
+        (["http://milvus:19530", "--server-name", "milvus"], "need an address that begins with https://"),
         (["https://milvus:19530", "--ca", "ca.pem", "--key", "a.key"], "are given together"),
         (["https://milvus:19530", "--certificate", "a.crt", "--key", "a.key"], "are given together"),
         (["https://milvus:19530", "--password", "secret"], "unrecognized arguments: --password"),

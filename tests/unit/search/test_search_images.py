@@ -101,6 +101,7 @@ async def test_equal_scores_are_ordered_by_id(store: MemoryStore, searches: Sear
         (Search("photos", StoredImageQuery("nobody")), "IMAGE_NOT_FOUND", "query.image_id"),
         (Search("photos", StoredImageQuery("")), "ID_INVALID", "query.image_id"),
         (Search("photos", EncodedImage(b"bad!")), "IMAGE_CORRUPT", "query.image.content"),
+        (Search("photos", EncodedImage(b"full")), "OUT_OF_MEMORY", None),
         (Search("foreign", EncodedImage(b"1234")), "COLLECTION_WITHOUT_MODEL", "query.image"),
     ],
 )

@@ -27,6 +27,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> Search
 @pytest.mark.parametrize(
     ("values", "names", "right"),
     [
+        ({"TOKEN": "root:hunter2"}, "SEARCH_MILVUS_TOKEN", "set SEARCH_MILVUS_URI to http://HOST:19530"),
+        ({"URI": "http://root:hunter2@milvus:19530"}, "SEARCH_MILVUS_URI", "set SEARCH_MILVUS_TOKEN to USER:PASSWORD"),
+        ({"URI": "http://root:hunter2@[::1:19530"}, "SEARCH_MILVUS_URI is no address", "set it to http://HOST:19530"),
         ({"DATABASE": "shop"}, "SEARCH_MILVUS_DATABASE=shop", "set SEARCH_MILVUS_URI to http://HOST:19530"),
         ({**SERVER, "DATABASE": "my shop"}, "SEARCH_MILVUS_DATABASE=my shop", "letters, digits and underscores"),
         ({**SERVER, "DATABASE": "1shop"}, "SEARCH_MILVUS_DATABASE=1shop", "no digit first"),
@@ -52,6 +55,57 @@ def test_settings_that_do_not_go_together_stop_the_start(
     assert message.startswith("python -m search_service: wrong settings:\n")
     assert names in message
     assert right in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"KEY": "k.pem"}, "SEARCH_EMBEDDER_CERTIFICATE and SEARCH_EMBEDDER_KEY are set together or not at all"),
+        ({"CERTIFICATE": "c.pem"}, "SEARCH_EMBEDDER_CERTIFICATE and SEARCH_EMBEDDER_KEY are set together"),
+        ({"TOKEN": "hunter2"}, "SEARCH_EMBEDDER_TOKEN is sent over TLS only: set SEARCH_EMBEDDER_TLS=true"),
+        ({"TLS": "false", "CA": "ca.pem"}, "SEARCH_EMBEDDER_TLS turns off TLS, and SEARCH_EMBEDDER_CA"),
+        ({"TLS": "maybe"}, "SEARCH_EMBEDDER_TLS='maybe': should be true or false (yes or no, on or off, 1 or 0)"),
+    ],
+)
+def test_settings_for_tls_to_the_embedder_never_mean_plain_text(
+    values: Mapping[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(f"SEARCH_EMBEDDER_{name}", value)
+    with pytest.raises(SystemExit) as left:
+        loaded(monkeypatch, {})
+    assert f"  {said}" in str(left.value.code)
+    assert "hunter2" not in str(left.value.code)
+
+
+def test_everything_that_does_not_go_together_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEARCH_EMBEDDER_KEY", "k.pem")
+    monkeypatch.setenv("SEARCH_TLS_KEY", "k.pem")
+    monkeypatch.setenv("SEARCH_MILVUS_THREADS", "0")
+    with pytest.raises(SystemExit) as left:
+        loaded(monkeypatch, {"URI": "http://milvus:19530", "CA": "ca.pem", "SERVER_NAME": "milvus", "DATABASE": "1"})
+    lines = str(left.value.code).splitlines()[1:]
+    starts = ["SEARCH_MILVUS_THREADS", "a certificate", "SEARCH_MILVUS_DATABASE", "SEARCH_MILVUS_CA and", "SEARCH_EMB"]
+    assert len(lines) == len(starts)
+    assert all(line.strip().startswith(start) for line, start in zip(lines, starts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("uri", "token", "shown"),
+    [
+        ("http://milvus:19530", "u:p", True),
+        ("tcp://10.0.0.7:19530", "u:p", True),
+        ("http://milvus:19530", "", False),
+        ("https://milvus:19530", "u:p", False),
+        ("http://127.0.0.1:19530", "u:p", False),
+        ("http://[::1]:19530", "u:p", False),
+        ("http://localhost:19530", "u:p", False),
+        ("data/milvus.db", "u:p", False),
+    ],
+)
+def test_a_token_in_plain_text_is_noticed(uri: str, token: str, shown: bool) -> None:
+    assert MilvusConnection(uri, token).shows_token == shown
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ async def test_only_the_bad_items_fail(writer: Writer, store: MemoryStore, deadl
     cases: list[tuple[str, ImageToWrite | Unreadable]] = [
         ("stored", write("good1", good)),
         ("IMAGE_CORRUPT", write("corrupt", picture(b"bad!"))),
+        ("OUT_OF_MEMORY", write("unlucky", picture(b"full"))),
         ("ID_INVALID", write("", good)),
         ("ID_INVALID", write("x" * 513, good)),
         ("ID_INVALID", write("a\nb", good)),

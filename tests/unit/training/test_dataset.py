@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagesearch_training import dataset
+from imagesearch_training import images as image_decoding
 from imagesearch_training.dataset import Photographs
 from imagesearch_training.errors import TrainingError
 from imagesearch_training.images import ImageFile, decode
@@ -45,19 +46,33 @@ def test_bad_files_are_left_out_and_listed(photographs: Path, tmp_path: Path) ->
     files = [good[0], *(ImageFile(name, "", read) for name, read in bad.items()), *good[1:]]
     done: list[int] = []
     dataset.prepare(files, tmp_path, 32, done.append)
-    images = dataset.open_prepared(tmp_path, 0.2)
+    found = dataset.open_prepared(tmp_path, 0.2)
 
     assert done == list(range(1, len(files) + 1))
-    assert [skipped.name for skipped in images.skipped] == list(bad)
-    messages = [skipped.message for skipped in images.skipped]
+    assert [skipped.name for skipped in found.skipped] == list(bad)
+    messages = [skipped.message for skipped in found.skipped]
     assert "truncated" in messages[0]
     assert messages[1] == messages[2] == "it is no JPEG, PNG, WEBP, GIF, TIFF or BMP file"
     assert "90000000 pixels" in messages[3]
     assert messages[4] == "Permission denied"
-    used = [*images.training, *images.validation]
+    used = [*found.training, *found.validation]
     assert sorted(used) == [0, *range(1 + len(bad), len(files))]
     for row in used:
-        assert np.array_equal(images.pixels[row], decode(files[row].read(), 32))
+        assert np.array_equal(found.pixels[row], decode(files[row].read(), 32))
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(MemoryError(), TrainingError), (TypeError("a fault"), TypeError)], ids=repr
+)
+def test_what_is_no_files_fault_ends_the_training_and_skips_no_file(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(image_decoding, "_to_rgb", fail)
+    with pytest.raises(raised):
+        prepared(image_files(photographs), tmp_path)
 
 
 def test_copies_of_an_image_never_lie_in_both_parts(photographs: Path, tmp_path: Path) -> None:

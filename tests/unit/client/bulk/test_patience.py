@@ -5,7 +5,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from grpc_kit.errors import InvalidArgumentError, ResourceExhaustedError, ServiceError, UnavailableError
+from grpc_kit.errors import (
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    ServiceError,
+    UnavailableError,
+    out_of_memory,
+)
 from imagesearch_client.bulk.patience import CallBrokenError, LoadStoppedError, Patience, Tries
 
 SECONDS = 0.05
@@ -56,7 +62,7 @@ async def test_an_item_whose_calls_break_fails_where_the_service_is_there(patien
         await tries.wait(BROKEN)
 
 
-@pytest.mark.parametrize("error", [REFUSED, UnavailableError("STOPPING", "it stops", retry_after=0.0)])
+@pytest.mark.parametrize("error", [REFUSED, out_of_memory(), UnavailableError("STOPPING", "it stops", retry_after=0.0)])
 async def test_a_refusal_is_no_suspicion_of_the_item(patience: Patience, error: ServiceError) -> None:
     tries = Tries(patience)
     await tries.wait(error)

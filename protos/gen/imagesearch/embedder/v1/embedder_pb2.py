@@ -24,38 +24,39 @@ _sym_db = _symbol_database.Default()
 
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from imagesearch.types.v1 import embedding_pb2 as imagesearch_dot_types_dot_v1_dot_embedding__pb2
-from imagesearch.types.v1 import image_pb2 as imagesearch_dot_types_dot_v1_dot_image__pb2
+from imagesearch.types.v1 import encoded_image_pb2 as imagesearch_dot_types_dot_v1_dot_encoded__image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&imagesearch/embedder/v1/embedder.proto\x12\x17imagesearch.embedder.v1\x1a\x17google/rpc/status.proto\x1a$imagesearch/types/v1/embedding.proto\x1a imagesearch/types/v1/image.proto\"P\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x05image\x18\x02 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImage\"C\n\rEmbedResponse\x12\x32\n\tembedding\x18\x01 \x01(\x0b\x32\x1f.imagesearch.types.v1.Embedding\"j\n\x12\x45mbedStreamRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x31\n\x05image\x18\x03 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImage\"\x8e\x01\n\x13\x45mbedStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\tembedding\x18\x02 \x01(\x0b\x32\x1f.imagesearch.types.v1.EmbeddingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.imagesearch.embedder.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.imagesearch.embedder.v1.Model\"\xd4\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\x08\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12\x12\n\ninput_size\x18\x04 \x01(\x05\x12\x0f\n\x07pooling\x18\x05 \x01(\t\x12\x15\n\rpreprocessing\x18\x06 \x01(\t\x12\x15\n\rnormalisation\x18\x07 \x01(\t\x12\x11\n\tprecision\x18\x08 \x01(\t\x12\x16\n\x0eweights_sha256\x18\t \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\n \x01(\t\x12/\n\x06limits\x18\x0b \x01(\x0b\x32\x1f.imagesearch.embedder.v1.Limits\x12\x35\n\texecution\x18\x0c \x01(\x0b\x32\".imagesearch.embedder.v1.Execution\x12\x0f\n\x07network\x18\r \x01(\t\x12\r\n\x05input\x18\x0e \x01(\t\";\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x03\"e\n\tExecution\x12\x16\n\x0emax_batch_size\x18\x01 \x01(\x05\x12\x0f\n\x07threads\x18\x02 \x01(\x05\x12\x19\n\x11seconds_per_image\x18\x03 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x32\x9f\x03\n\x0f\x45mbedderService\x12V\n\x05\x45mbed\x12%.imagesearch.embedder.v1.EmbedRequest\x1a&.imagesearch.embedder.v1.EmbedResponse\x12l\n\x0b\x45mbedStream\x12+.imagesearch.embedder.v1.EmbedStreamRequest\x1a,.imagesearch.embedder.v1.EmbedStreamResponse(\x01\x30\x01\x12\x65\n\nListModels\x12*.imagesearch.embedder.v1.ListModelsRequest\x1a+.imagesearch.embedder.v1.ListModelsResponse\x12_\n\x08GetModel\x12(.imagesearch.embedder.v1.GetModelRequest\x1a).imagesearch.embedder.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&imagesearch/embedder/v1/embedder.proto\x12\x17imagesearch.embedder.v1\x1a\x17google/rpc/status.proto\x1a$imagesearch/types/v1/embedding.proto\x1a(imagesearch/types/v1/encoded_image.proto\"P\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x05image\x18\x02 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImage\"C\n\rEmbedResponse\x12\x32\n\tembedding\x18\x01 \x01(\x0b\x32\x1f.imagesearch.types.v1.Embedding\"j\n\x12\x45mbedStreamRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x31\n\x05image\x18\x03 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImage\"\x8e\x01\n\x13\x45mbedStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\tembedding\x18\x02 \x01(\x0b\x32\x1f.imagesearch.types.v1.EmbeddingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.imagesearch.embedder.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.imagesearch.embedder.v1.Model\"\xd4\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\x08\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12\x12\n\ninput_size\x18\x04 \x01(\x05\x12\x0f\n\x07pooling\x18\x05 \x01(\t\x12\x15\n\rpreprocessing\x18\x06 \x01(\t\x12\x15\n\rnormalisation\x18\x07 \x01(\t\x12\x11\n\tprecision\x18\x08 \x01(\t\x12\x16\n\x0eweights_sha256\x18\t \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\n \x01(\t\x12/\n\x06limits\x18\x0b \x01(\x0b\x32\x1f.imagesearch.embedder.v1.Limits\x12\x35\n\texecution\x18\x0c \x01(\x0b\x32\".imagesearch.embedder.v1.Execution\x12\x0f\n\x07network\x18\r \x01(\t\x12\r\n\x05input\x18\x0e \x01(\t\";\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x03\"e\n\tExecution\x12\x16\n\x0emax_batch_size\x18\x01 \x01(\x05\x12\x0f\n\x07threads\x18\x02 \x01(\x05\x12\x19\n\x11seconds_per_image\x18\x03 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x32\x9f\x03\n\x0f\x45mbedderService\x12V\n\x05\x45mbed\x12%.imagesearch.embedder.v1.EmbedRequest\x1a&.imagesearch.embedder.v1.EmbedResponse\x12l\n\x0b\x45mbedStream\x12+.imagesearch.embedder.v1.EmbedStreamRequest\x1a,.imagesearch.embedder.v1.EmbedStreamResponse(\x01\x30\x01\x12\x65\n\nListModels\x12*.imagesearch.embedder.v1.ListModelsRequest\x1a+.imagesearch.embedder.v1.ListModelsResponse\x12_\n\x08GetModel\x12(.imagesearch.embedder.v1.GetModelRequest\x1a).imagesearch.embedder.v1.GetModelResponseB\x84\x01\n\x17imagesearch.embedder.v1B\rEmbedderProtoP\x01Z\"imagesearch/embedder/v1;embedderv1\xaa\x02\x17Imagesearch.Embedder.V1\xea\x02\x19Imagesearch::Embedder::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagesearch.embedder.v1.embedder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_EMBEDREQUEST']._serialized_start=164
-  _globals['_EMBEDREQUEST']._serialized_end=244
-  _globals['_EMBEDRESPONSE']._serialized_start=246
-  _globals['_EMBEDRESPONSE']._serialized_end=313
-  _globals['_EMBEDSTREAMREQUEST']._serialized_start=315
-  _globals['_EMBEDSTREAMREQUEST']._serialized_end=421
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=424
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=566
-  _globals['_LISTMODELSREQUEST']._serialized_start=568
-  _globals['_LISTMODELSREQUEST']._serialized_end=587
-  _globals['_LISTMODELSRESPONSE']._serialized_start=589
-  _globals['_LISTMODELSRESPONSE']._serialized_end=657
-  _globals['_GETMODELREQUEST']._serialized_start=659
-  _globals['_GETMODELREQUEST']._serialized_end=690
-  _globals['_GETMODELRESPONSE']._serialized_start=692
-  _globals['_GETMODELRESPONSE']._serialized_end=757
-  _globals['_MODEL']._serialized_start=760
-  _globals['_MODEL']._serialized_end=1100
-  _globals['_LIMITS']._serialized_start=1102
-  _globals['_LIMITS']._serialized_end=1161
-  _globals['_EXECUTION']._serialized_start=1163
-  _globals['_EXECUTION']._serialized_end=1264
-  _globals['_EMBEDDERSERVICE']._serialized_start=1267
-  _globals['_EMBEDDERSERVICE']._serialized_end=1682
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\027imagesearch.embedder.v1B\rEmbedderProtoP\001Z\"imagesearch/embedder/v1;embedderv1\252\002\027Imagesearch.Embedder.V1\352\002\031Imagesearch::Embedder::V1'
+  _globals['_EMBEDREQUEST']._serialized_start=172
+  _globals['_EMBEDREQUEST']._serialized_end=252
+  _globals['_EMBEDRESPONSE']._serialized_start=254
+  _globals['_EMBEDRESPONSE']._serialized_end=321
+  _globals['_EMBEDSTREAMREQUEST']._serialized_start=323
+  _globals['_EMBEDSTREAMREQUEST']._serialized_end=429
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=432
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=574
+  _globals['_LISTMODELSREQUEST']._serialized_start=576
+  _globals['_LISTMODELSREQUEST']._serialized_end=595
+  _globals['_LISTMODELSRESPONSE']._serialized_start=597
+  _globals['_LISTMODELSRESPONSE']._serialized_end=665
+  _globals['_GETMODELREQUEST']._serialized_start=667
+  _globals['_GETMODELREQUEST']._serialized_end=698
+  _globals['_GETMODELRESPONSE']._serialized_start=700
+  _globals['_GETMODELRESPONSE']._serialized_end=765
+  _globals['_MODEL']._serialized_start=768
+  _globals['_MODEL']._serialized_end=1108
+  _globals['_LIMITS']._serialized_start=1110
+  _globals['_LIMITS']._serialized_end=1169
+  _globals['_EXECUTION']._serialized_start=1171
+  _globals['_EXECUTION']._serialized_end=1272
+  _globals['_EMBEDDERSERVICE']._serialized_start=1275
+  _globals['_EMBEDDERSERVICE']._serialized_end=1690
 # @@protoc_insertion_point(module_scope)

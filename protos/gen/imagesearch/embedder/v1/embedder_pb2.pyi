@@ -9,7 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from imagesearch.types.v1 import embedding_pb2 as _embedding_pb2
-from imagesearch.types.v1 import image_pb2 as _image_pb2
+from imagesearch.types.v1 import encoded_image_pb2 as _encoded_image_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -30,18 +30,19 @@ class EmbedRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model's name, as in `Model.name`. Default: the server's default model.
+    """The model's name in any spelling: "vgg16", "VGG16" and "vgg16-avg" are one model. Default: the server's default
+    model.
     Errors: NOT_FOUND with reason MODEL_NOT_FOUND.
     """
     @_builtins.property
-    def image(self) -> _image_pb2.EncodedImage:
+    def image(self) -> _encoded_image_pb2.EncodedImage:
         """The image. Required."""
 
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
-        image: _image_pb2.EncodedImage | None = ...,
+        image: _encoded_image_pb2.EncodedImage | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -91,7 +92,7 @@ class EmbedStreamRequest(_message.Message):
     model: _builtins.str
     """As in EmbedRequest; it may differ from item to item."""
     @_builtins.property
-    def image(self) -> _image_pb2.EncodedImage:
+    def image(self) -> _encoded_image_pb2.EncodedImage:
         """The image. Required."""
 
     def __init__(
@@ -99,7 +100,7 @@ class EmbedStreamRequest(_message.Message):
         *,
         request_id: _builtins.str = ...,
         model: _builtins.str = ...,
-        image: _image_pb2.EncodedImage | None = ...,
+        image: _encoded_image_pb2.EncodedImage | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -194,7 +195,7 @@ class GetModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The model's name. Default: the server's default model."""
+    """The model's name, as in EmbedRequest. Default: the server's default model."""
     def __init__(
         self,
         *,
@@ -271,10 +272,12 @@ class Model(_message.Message):
     precision: _builtins.str
     """The number format of the arithmetic: "float32" or "bfloat16". Not part of the fingerprint."""
     weights_sha256: _builtins.str
-    """SHA-256 of the weights' tensors (names, shapes and little-endian float32 values), 64 hexadecimal digits."""
+    """SHA-256 of the weights' tensors (names, shapes and little-endian float32 values), 64 hexadecimal digits. Of an encoder of
+    the operator's own: SHA-256 of its file.
+    """
     fingerprint: _builtins.str
     """Names the space of the vectors: a short hash over network, weights, pooling, preprocessing and normalisation. It does
-    not depend on the precision, on how the model is run, or on the name that an operator gave an encoder of one's own.
+    not depend on the precision, on how the model is run, or on the name that an operator gives to an encoder.
     """
     network: _builtins.str
     """The network, such as "vgg16". Several models may share one."""

@@ -14,7 +14,7 @@ from google.rpc import status_pb2 as _status_pb2
 from imagesearch.search.v1 import collection_pb2 as _collection_pb2
 from imagesearch.search.v1 import filter_pb2 as _filter_pb2
 from imagesearch.types.v1 import embedding_pb2 as _embedding_pb2
-from imagesearch.types.v1 import image_pb2 as _image_pb2
+from imagesearch.types.v1 import encoded_image_pb2 as _encoded_image_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -212,7 +212,7 @@ class Image(_message.Message):
         """Its vector; only in IMAGE_VIEW_FULL."""
 
     @_builtins.property
-    def region(self) -> _image_pb2.Region:
+    def region(self) -> _encoded_image_pb2.Region:
         """The part of the original that the vector is of. Default: the whole image."""
 
     def __init__(
@@ -225,7 +225,7 @@ class Image(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         embedding: _embedding_pb2.Embedding | None = ...,
-        region: _image_pb2.Region | None = ...,
+        region: _encoded_image_pb2.Region | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embedding", b"embedding", "region", b"region", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -290,7 +290,7 @@ class WriteImagesRequest(_message.Message):
         """See Image.attributes."""
 
     @_builtins.property
-    def image(self) -> _image_pb2.EncodedImage:
+    def image(self) -> _encoded_image_pb2.EncodedImage:
         """The image, for the embedder to embed."""
 
     @_builtins.property
@@ -298,7 +298,7 @@ class WriteImagesRequest(_message.Message):
         """A vector made before."""
 
     @_builtins.property
-    def region(self) -> _image_pb2.Region:
+    def region(self) -> _encoded_image_pb2.Region:
         """See Image.region. Only beside `embedding`; with `image` it is image.region.
         Errors: INVALID_ARGUMENT with reason REGION_INVALID.
         """
@@ -311,10 +311,10 @@ class WriteImagesRequest(_message.Message):
         id: _builtins.str = ...,
         uri: _builtins.str = ...,
         attributes: _abc.Mapping[_builtins.str, Global___AttributeValue] | None = ...,
-        image: _image_pb2.EncodedImage | None = ...,
+        image: _encoded_image_pb2.EncodedImage | None = ...,
         embedding: _embedding_pb2.Embedding | None = ...,
         content_sha256: _builtins.str = ...,
-        region: _image_pb2.Region | None = ...,
+        region: _encoded_image_pb2.Region | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "image", b"image", "region", b"region", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

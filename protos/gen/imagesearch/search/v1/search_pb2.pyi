@@ -11,9 +11,9 @@ from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from imagesearch.search.v1 import collection_pb2 as _collection_pb2
 from imagesearch.search.v1 import filter_pb2 as _filter_pb2
-from imagesearch.search.v1 import image_pb2 as _image_pb2_1
+from imagesearch.search.v1 import image_pb2 as _image_pb2
 from imagesearch.types.v1 import embedding_pb2 as _embedding_pb2
-from imagesearch.types.v1 import image_pb2 as _image_pb2
+from imagesearch.types.v1 import encoded_image_pb2 as _encoded_image_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -40,7 +40,7 @@ class Query(_message.Message):
     Errors: NOT_FOUND with reason IMAGE_NOT_FOUND.
     """
     @_builtins.property
-    def image(self) -> _image_pb2.EncodedImage:
+    def image(self) -> _encoded_image_pb2.EncodedImage:
         """An image, for the embedder to embed with the collection's model."""
 
     @_builtins.property
@@ -54,7 +54,7 @@ class Query(_message.Message):
     def __init__(
         self,
         *,
-        image: _image_pb2.EncodedImage | None = ...,
+        image: _encoded_image_pb2.EncodedImage | None = ...,
         image_id: _builtins.str = ...,
         embedding: _embedding_pb2.Embedding | None = ...,
         examples: Global___Examples | None = ...,
@@ -115,7 +115,7 @@ class Example(_message.Message):
     image_id: _builtins.str
     """The id of an image in the collection."""
     @_builtins.property
-    def image(self) -> _image_pb2.EncodedImage:
+    def image(self) -> _encoded_image_pb2.EncodedImage:
         """An image, for the embedder to embed."""
 
     @_builtins.property
@@ -125,7 +125,7 @@ class Example(_message.Message):
     def __init__(
         self,
         *,
-        image: _image_pb2.EncodedImage | None = ...,
+        image: _encoded_image_pb2.EncodedImage | None = ...,
         image_id: _builtins.str = ...,
         embedding: _embedding_pb2.Embedding | None = ...,
     ) -> None: ...
@@ -167,7 +167,7 @@ class SearchRequest(_message.Message):
     """Leave out hits that score less. Default: leave out none."""
     include_query: _builtins.bool
     """True: the stored image that was the query may be among the hits."""
-    view: _image_pb2_1.ImageView.ValueType
+    view: _image_pb2.ImageView.ValueType
     """How much of each image. Default: IMAGE_VIEW_BASIC."""
     page_token: _builtins.str
     """From the answer before, to get the hits that follow. Default: the best. Errors: INVALID_ARGUMENT with reason
@@ -214,7 +214,7 @@ class SearchRequest(_message.Message):
         filter: _filter_pb2.Filter | None = ...,
         group_by: Global___GroupBy | None = ...,
         include_query: _builtins.bool = ...,
-        view: _image_pb2_1.ImageView.ValueType = ...,
+        view: _image_pb2.ImageView.ValueType = ...,
         page_token: _builtins.str = ...,
         parameters: Global___SearchParameters | None = ...,
         consistency: _collection_pb2.Consistency.ValueType = ...,
@@ -352,20 +352,20 @@ class Hit(_message.Message):
     distance: _builtins.float
     """How far it is, lower for better: see Metric."""
     @_builtins.property
-    def image(self) -> _image_pb2_1.Image:
+    def image(self) -> _image_pb2.Image:
         """The image, as much of it as `view` asked for."""
 
     @_builtins.property
-    def region(self) -> _image_pb2.Region:
+    def region(self) -> _encoded_image_pb2.Region:
         """The part of the image that was matched, which is image.region. Default: the whole image."""
 
     def __init__(
         self,
         *,
-        image: _image_pb2_1.Image | None = ...,
+        image: _image_pb2.Image | None = ...,
         score: _builtins.float = ...,
         distance: _builtins.float = ...,
-        region: _image_pb2.Region | None = ...,
+        region: _encoded_image_pb2.Region | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "region", b"region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$imagesearch/types/v1/embedding.proto\x12\x14imagesearch.types.v1\"0\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$imagesearch/types/v1/embedding.proto\x12\x14imagesearch.types.v1\"0\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\tBv\n\x14imagesearch.types.v1B\x0e\x45mbeddingProtoP\x01Z\x1cimagesearch/types/v1;typesv1\xaa\x02\x14Imagesearch.Types.V1\xea\x02\x16Imagesearch::Types::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagesearch.types.v1.embedding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024imagesearch.types.v1B\016EmbeddingProtoP\001Z\034imagesearch/types/v1;typesv1\252\002\024Imagesearch.Types.V1\352\002\026Imagesearch::Types::V1'
   _globals['_EMBEDDING']._serialized_start=62
   _globals['_EMBEDDING']._serialized_end=110
 # @@protoc_insertion_point(module_scope)

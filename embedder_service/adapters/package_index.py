@@ -1,0 +1,205 @@
+"""Downloads files of the package index as data: nothing in them is built, installed, imported or run.
+
+The index, its certificates, proxies and passwords are those that pip is configured with.
+"""
+
+import ast
+import errno
+import logging
+import re
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from unearth import Link, PackageFinder
+    from unearth.fetchers import Fetcher, PyPIClient
+
+# Sections of pip's configuration that hold for a download; a later one overrides an earlier one.
+SECTIONS = ("global", "download", ":env:")
+CONNECT_SECONDS = 10.0
+# Seconds without an answer or a further byte, and the most of them whatever pip is configured with.
+READ_SECONDS, MOST_READ_SECONDS = 15.0, 60.0
+# How often a download is begun again whose connection breaks.
+TRIES = 3
+
+
+class DownloadError(Exception):
+    """A file of the package index cannot be had. The message says why, of each place that was asked."""
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """A file of the package index."""
+
+    requirement: str
+    """NAME==VERSION."""
+    sha256: str
+    size: int
+    """In bytes; more are not downloaded."""
+    is_wheel: bool
+
+
+def download(wanted: IndexFile, folder: Path, report: Callable[[int], None]) -> Path:
+    """Download a file and return where it is: in `folder`, or in place if the index is a folder of this machine.
+
+    `report` receives the number of bytes that have arrived. Raises DownloadError.
+    """
+    settings = pip_settings()
+    reasons: list[str] = []
+    with _warnings_in(reasons), _client(settings) as client:
+        for finder in _finders(settings, cast("Fetcher", client)):
+            for link in _links(finder, wanted, reasons):
+                found = _downloaded(finder, link, wanted, folder, report, reasons)
+                if found is not None:
+                    return found
+    told = "; ".join(dict.fromkeys(reasons)) or "no index has it"
+    raise DownloadError(f"{wanted.requirement} cannot be downloaded: {_without_passwords(told)}")
+
+
+def pip_settings() -> dict[str, str]:
+    """Return the settings that pip has for downloads, from its files and from the environment. Raises DownloadError."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        reason = listed.stderr.strip().splitlines()[-1:] or ["it failed"]
+        raise DownloadError(f"pip does not tell where the package index is: {reason[0]}")
+    found: dict[str, dict[str, str]] = {section: {} for section in SECTIONS}
+    for line in listed.stdout.splitlines():
+        key, _, value = line.partition("=")
+        section, _, name = key.rpartition(".")
+        if section in found:
+            found[section][name] = str(ast.literal_eval(value))
+    return {name: value for section in SECTIONS for name, value in found[section].items()}
+
+
+def _client(settings: Mapping[str, str]) -> "PyPIClient":
+    """Return an HTTP client with pip's certificates, proxy and passwords (of addresses, netrc and keyring)."""
+    import httpx2  # noqa: PLC0415 - only a fetch needs it
+    from unearth.auth import MultiDomainBasicAuth  # noqa: PLC0415 - as above
+    from unearth.fetchers import PyPIClient  # noqa: PLC0415 - as above
+
+    verify: ssl.SSLContext | bool = True
+    if certificates := settings.get("cert"):
+        file = Path(certificates)
+        if not file.exists():
+            raise DownloadError(f"pip's setting cert is {certificates}, which does not exist")
+        verify = ssl.create_default_context(capath=file) if file.is_dir() else ssl.create_default_context(cafile=file)
+    if own := settings.get("client-cert"):
+        verify = verify if isinstance(verify, ssl.SSLContext) else ssl.create_default_context()
+        verify.load_cert_chain(own)
+    seconds = float(settings.get("timeout") or settings.get("default-timeout") or READ_SECONDS)
+    client = PyPIClient(
+        trusted_hosts=settings.get("trusted-host", "").split(),
+        verify=verify,
+        timeout=httpx2.Timeout(min(seconds, MOST_READ_SECONDS), connect=min(seconds, CONNECT_SECONDS)),
+        proxy=settings.get("proxy") or None,
+        follow_redirects=True,
+    )
+    client.auth = MultiDomainBasicAuth(prompting=False, index_urls=_indexes(settings))
+    return client
+
+
+def _indexes(settings: Mapping[str, str]) -> list[str]:
+    return f"{settings.get('index-url', '')} {settings.get('extra-index-url', '')}".split()
+
+
+def _finders(settings: Mapping[str, str], session: "Fetcher") -> Iterator["PackageFinder"]:
+    """Return a finder for each place, so that one that does not answer keeps nobody from the next one."""
+    from unearth import PackageFinder  # noqa: PLC0415 - only a fetch needs it
+
+    for place in settings.get("find-links", "").split():
+        yield PackageFinder(session, find_links=[place], ignore_compatibility=True)
+    if settings.get("no-index", "").lower() in {"1", "true", "yes", "on"}:
+        return
+    if not settings.get("index-url"):
+        # Without an address it takes the one that pip takes.
+        yield PackageFinder(session, ignore_compatibility=True)
+    for url in _indexes(settings):
+        yield PackageFinder(session, index_urls=[url], ignore_compatibility=True)
+
+
+def _links(finder: "PackageFinder", wanted: IndexFile, reasons: list[str]) -> Iterator["Link"]:
+    """Return the links of one place that may be the wanted file."""
+    place = finder.sources[0]["url"]
+    try:
+        links = [package.link for package in finder.find_matches(wanted.requirement)]
+    except (OSError, ValueError, _http_error()) as error:
+        reasons.append(f"{place}: {_text(error)}")
+        return
+    for link in (link for link in links if link.is_wheel == wanted.is_wheel):
+        told = (link.hash_option or {}).get("sha256", [wanted.sha256])
+        if wanted.sha256 in told:
+            yield link
+        else:
+            reasons.append(f"{link.redacted} has SHA-256 {told[0]}, expected {wanted.sha256}")
+
+
+def _downloaded(
+    finder: "PackageFinder",
+    link: "Link",
+    wanted: IndexFile,
+    folder: Path,
+    report: Callable[[int], None],
+    reasons: list[str],
+) -> Path | None:
+    """Return the file of a link, its digest verified; None if it cannot be had, with the reason in `reasons`."""
+    import httpx2  # noqa: PLC0415 - only a fetch needs it
+    from unearth.errors import HashMismatchError, UnpackError  # noqa: PLC0415 - as above
+
+    def arrived(link: "Link", completed: int, total: int | None) -> None:  # noqa: ARG001 - as the library calls it
+        if completed > wanted.size:
+            raise DownloadError(f"{link.redacted} is larger than the {wanted.size} bytes that are expected")
+        report(completed)
+
+    for number in range(1, TRIES + 1):
+        try:
+            return finder.download(link, folder, {"sha256": [wanted.sha256]}, arrived)
+        except HashMismatchError as error:
+            reasons.append(f"{link.redacted} has SHA-256 {error.actual['sha256']}, expected {wanted.sha256}")
+        except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
+            if number < TRIES:
+                continue
+            reasons.append(f"{link.redacted}: the connection broke {TRIES} times: {_text(error)}")
+        except (UnpackError, DownloadError, httpx2.HTTPError) as error:
+            reasons.append(f"{link.redacted}: {_text(error)}")
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise DownloadError(f"{folder} has no space for {wanted.size / 1e6:.0f} MB: {error.strerror}") from None
+            reasons.append(f"{link.redacted}: {_text(error)}")
+        break
+    return None
+
+
+@contextmanager
+def _warnings_in(reasons: list[str]) -> Iterator[None]:
+    """Collect what the library only logs: an index that refuses, or that is passed over because it is not trusted."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: reasons.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("unearth")
+    propagates, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagates
+
+
+def _http_error() -> type[Exception]:
+    import httpx2  # noqa: PLC0415 - only a fetch needs it
+
+    return httpx2.HTTPError
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _without_passwords(text: str) -> str:
+    return re.sub(r"://[^/@\s]+@", "://****@", text)

@@ -1,0 +1,121 @@
+"""The threads that read images, one pool for each lane."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from embedder_service.core.held_image import Hold
+from embedder_service.core.types import EncodedImage
+from grpc_kit.errors import clear_frames
+from grpc_kit.hang_watch import HangWatch
+
+Result = TypeVar("Result")
+
+
+class DecodeThreads:
+    """Threads that read the images of one lane. Models take turns, first come first served within a model.
+
+    A job is submitted only when a thread is free for it, so that images wait here and not in the executor: its queue
+    would keep the images of callers that are gone. All methods belong to one event loop.
+    """
+
+    def __init__(
+        self, executor: Executor, threads: int, watch: HangWatch | None = None, seconds: float = math.inf
+    ) -> None:
+        """All threads are free.
+
+        Args:
+            executor: has the threads, and nobody else uses it.
+            threads: how many it has.
+            watch: notices threads that hang; None notices none.
+            seconds: after which a thread that reads one image hangs.
+        """
+        self._executor = executor
+        self._free = threads
+        self._watch = watch or HangWatch()
+        self._seconds = seconds
+        # The models in the order of their turns.
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    async def run(self, model: str, hold: Hold, read: Callable[[EncodedImage], Result]) -> Result:
+        """Return what `read` makes of an image in a thread. Raises what it raises, and HungError.
+
+        A caller that leaves before a thread is free costs nothing. A job that has begun goes on to its end, and holds
+        the bytes until then.
+        """
+        await self._acquire(model)
+        mine, loop = hold.copy(), asyncio.get_running_loop()
+
+        def ended(_: object = None) -> None:
+            mine.release()
+            self._release()
+
+        try:
+            job = self._executor.submit(
+                self._watch.watched, "the reading of an image", self._seconds, _read, [mine.image], read
+            )
+        except BaseException:
+            ended()
+            raise
+        job.add_done_callback(lambda _: loop.call_soon_threadsafe(ended))
+        result = asyncio.wrap_future(job)
+        result.add_done_callback(_retrieve)
+        return await self._watch.wait_for(asyncio.shield(result))
+
+    async def _acquire(self, model: str) -> None:
+        self._watch.refuse_if_hung()
+        if self._free:
+            self._free -= 1
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(model, deque()).append(waiter)
+        try:
+            await self._watch.wait_for(waiter)
+        except BaseException:
+            if waiter.cancelled():
+                self._forget(model, waiter)
+            else:
+                self._release()
+            raise
+
+    def _forget(self, model: str, waiter: "asyncio.Future[None]") -> None:
+        waiters = self._waiting.get(model, deque())
+        if waiter in waiters:
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiting[model]
+
+    def _release(self) -> None:
+        while self._waiting:
+            model = next(iter(self._waiting))
+            waiters = self._waiting.pop(model)
+            waiter = waiters.popleft()
+            if waiters:
+                # Behind the other models.
+                self._waiting[model] = waiters
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._free += 1
+
+
+def _retrieve(result: "asyncio.Future[Result]") -> None:
+    # Where the caller has left, nobody else asks for the error.
+    if not result.cancelled():
+        result.exception()
+
+
+def _read(image_only: list[EncodedImage], read: Callable[[EncodedImage], Result]) -> Result:
+    # The executor keeps the arguments of a job for longer than the job.
+    image = image_only.pop()
+    try:
+        return read(image)
+    except BaseException as error:
+        # They have the image too.
+        clear_frames(error)
+        raise
+    finally:
+        del image

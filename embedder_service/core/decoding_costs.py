@@ -1,0 +1,251 @@
+"""What it costs to decode an image, by its headers: the memory that is held, and work beyond that of its pixels.
+
+A file of some kilobytes can say that its pixels are to be decoded many times over. Such files are refused, so that no
+image takes much longer than an ordinary one of the largest size.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Iterator
+from io import BytesIO
+
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.TiffImagePlugin import (
+    PLANAR_CONFIGURATION,
+    ROWSPERSTRIP,
+    SAMPLESPERPIXEL,
+    STRIPBYTECOUNTS,
+    STRIPOFFSETS,
+    TILEBYTECOUNTS,
+    TILELENGTH,
+    TILEOFFSETS,
+    TILEWIDTH,
+    TiffImageFile,
+)
+
+from embedder_service.core.batching import TimeLeft, out_of_time
+from embedder_service.core.decoding_faults import CONTENT, corrupt, reading_the_file
+from grpc_kit.errors import InvalidArgumentError
+
+# A progressive JPEG has 10 to 14 scans, and each goes over all pixels: so many at the largest size, and more of smaller
+# images, up to the second number.
+MAX_SCANS_OF_LARGEST = 30
+MAX_SCANS = 200
+JPEG_SIGNATURE, BMP_SIGNATURE = b"\xff\xd8\xff", b"BM"
+# Pieces that Pillow reads from a file one by one, in Python. Of a JPEG file it joins some again with each piece; in a
+# BMP file of runs each run is two.
+MAX_READS = 500_000
+MAX_READS_OF = {JPEG_SIGNATURE: 5_000, BMP_SIGNATURE: 1_500_000}
+# Bytes of a JPEG file's header that belong to no segment; Pillow reads them one by one.
+MAX_RUBBISH = 100_000
+# Pixels of a side. Pillow has a pointer for each row, and the filter numbers for each row and column: of an image that
+# is one pixel wide they take far more than its pixels.
+MAX_SIDE = 1_000_000
+# The part of the largest image that a BMP file in runs may have: Pillow's decoder of runs is written in Python.
+RUNS_SHARE = 4
+# Of so many bytes or more a read is one of pixels.
+LARGE_READ = 4096
+# Of smaller ones not each is worth a look at the clock.
+LOOK_EVERY = 64
+# Strips or tiles of a TIFF file, and numbers in one entry of its directory.
+MAX_PARTS = 200_000
+# How many times the largest image's pixels the strips or tiles of a TIFF file may have together.
+MAX_OVERLAP = 2
+
+# A marker with a segment behind it. Stuffed bytes, fill bytes, restarts (D0 to D7) and 01 have none.
+JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
+START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = 0xD8, 0xD9, 0xDA
+SCAN = bytes([0xFF, START_OF_SCAN])
+# The frames of lossless JPEG, which cannot be scaled while they are decoded.
+LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+
+# Bytes of a BigTIFF file's header; that of others is shorter, and is not all of a file.
+TIFF_HEADER = 16
+# Bytes and texts, which Pillow keeps as they are; all other types become Python's numbers.
+TIFF_BYTES = {1, 2, 6, 7}
+
+
+class CountedFile(BytesIO):
+    """An image's bytes for Pillow, which bounds the reads and ends with the caller's deadline."""
+
+    def __init__(self, content: bytes, patience: TimeLeft) -> None:
+        """`patience` that is over already does not count: then nobody waits."""
+        super().__init__(content)
+        self._reads = self._rubbish = 0
+        self._is_jpeg = content.startswith(JPEG_SIGNATURE)
+        self._most = next((most for begin, most in MAX_READS_OF.items() if content.startswith(begin)), MAX_READS)
+        self._patience = patience if patience.remaining() > 0 else None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read bytes. Raises InvalidArgumentError after too many reads, and DeadlineExceededError."""
+        self._reads += 1
+        self._rubbish += self._is_jpeg and size == 1
+        is_small = size is not None and 0 <= size < LARGE_READ
+        if not is_small or self._reads % LOOK_EVERY == 0:
+            self._check()
+        return super().read(size)
+
+    def _check(self) -> None:
+        if self._rubbish > MAX_RUBBISH:
+            raise corrupt(f"it has more than {MAX_RUBBISH} bytes between the segments of its header")
+        if self._reads - self._rubbish > self._most:
+            raise too_costly(f"it is read in more than {self._most} parts")
+        if self._patience is not None and self._patience.remaining() <= 0:
+            raise out_of_time()
+
+
+def too_costly(why: str) -> InvalidArgumentError:
+    """Return the refusal of an image that would take much longer than its size allows."""
+    return InvalidArgumentError(
+        "IMAGE_TOO_COSTLY",
+        f"{CONTENT} takes too long to decode: {why}; save the image again with usual settings",
+        field=CONTENT,
+    )
+
+
+def check_directory(content: bytes) -> None:
+    """Refuses a TIFF file with an entry of too many numbers: Pillow makes objects of them before its size is known."""
+    if content[:2] not in {b"II", b"MM"} or len(content) < TIFF_HEADER:
+        return
+    order = "<" if content[:2] == b"II" else ">"
+    # As Pillow tells a BigTIFF file.
+    big = content[2] == 43  # noqa: PLR2004 - the version of the format
+    start = struct.unpack_from(f"{order}Q" if big else f"{order}I", content, 8 if big else 4)[0]
+    number, entry = (struct.Struct(f"{order}Q"), struct.Struct(f"{order}HHQ8s")) if big else (
+        struct.Struct(f"{order}H"), struct.Struct(f"{order}HHI4s")
+    )  # fmt: skip
+    if start + number.size > len(content):
+        return
+    entries = number.unpack_from(content, start)[0]
+    at = start + number.size
+    for _ in range(min(entries, (len(content) - at) // entry.size)):
+        tag, kind, count, _ = entry.unpack_from(content, at)
+        at += entry.size
+        # Pillow passes over an entry that is larger than the file.
+        if MAX_PARTS < count <= len(content) and kind not in TIFF_BYTES:
+            raise too_costly(f"tag {tag} has {count} numbers; at most {MAX_PARTS} are taken")
+
+
+def check_cost(image: Image.Image, content: bytes, most: int) -> None:
+    """Refuses an opened image whose pixels would be decoded many times over. `most` is the limit in pixels."""
+    if max(image.size) > MAX_SIDE:
+        raise too_costly(f"a side has {max(image.size)} pixels; at most {MAX_SIDE} are taken")
+    if content.startswith(JPEG_SIGNATURE):
+        _check_scans(image.width * image.height, _count_scans(content, 0, len(content)), most)
+    if isinstance(image, TiffImageFile):
+        _check_parts(image, content, most)
+    if _is_in_runs(image) and image.width * image.height > most // RUNS_SHARE:
+        raise too_costly(f"it is a BMP in runs of more than {most // RUNS_SHARE} pixels")
+
+
+def _is_in_runs(image: Image.Image) -> bool:
+    return isinstance(image, BmpImageFile) and any(tile.codec_name == "bmp_rle" for tile in image.tile)
+
+
+def is_scalable(image: Image.Image, content: bytes) -> bool:
+    """Return whether an image can be scaled while it is decoded."""
+    return image.format in {"JPEG", "MPO"} and _first_scan(content)[0] not in LOSSLESS
+
+
+def charge(image: Image.Image, content: bytes, scale: int) -> int:
+    """Return how many pixels of an image are in memory while it is decoded at 1 / scale of its size.
+
+    libjpeg keeps a JPEG whole, as coefficients, unless its first scan has all that a pixel needs.
+    """
+    pixels = image.width * image.height
+    if scale == 1:
+        return pixels
+    _, components = _first_scan(content)
+    kept_whole = image.info.get("progressive") or components < len(image.getbands())
+    return pixels * scale * scale if kept_whole else pixels
+
+
+def _markers(content: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yields each marker of a JPEG stream and where its segment begins, as libjpeg finds them, until the image ends.
+
+    What is in a segment, such as a thumbnail, and what follows the image, is not looked at.
+    """
+    while found := JPEG_MARKER.search(content, at, end):
+        marker, at = found[1][0], found.end()
+        if marker == END_OF_IMAGE:
+            return
+        yield marker, at
+        if marker != START_OF_IMAGE:
+            at += max(2, int.from_bytes(content[at : at + 2]))
+
+
+def _first_scan(content: bytes) -> tuple[int, int]:
+    """The marker of a JPEG stream's frame, and the number of components in its first scan; zeros if it has none."""
+    frame = 0
+    for marker, at in _markers(content, 0, len(content)):
+        if marker in FRAMES:
+            frame = marker
+        if marker == START_OF_SCAN:
+            return frame, content[at + 2] if at + 2 < len(content) else 0
+    return 0, 0
+
+
+def _count_scans(content: bytes, at: int, end: int) -> int:
+    """The number of scans of a JPEG stream, or a larger one that is small enough."""
+    # Far faster, and never less.
+    if (at_most := content.count(SCAN, at, end)) <= MAX_SCANS_OF_LARGEST:
+        return at_most
+    scans = 0
+    for parts, (marker, _) in enumerate(_markers(content, at, end)):
+        scans += marker == START_OF_SCAN
+        if parts >= MAX_PARTS:
+            raise too_costly(f"it has more than {MAX_PARTS} parts")
+        if scans > MAX_SCANS:
+            break
+    return scans
+
+
+def _check_scans(pixels: int, scans: int, most: int) -> None:
+    allowed = min(MAX_SCANS, MAX_SCANS_OF_LARGEST * most // max(1, pixels))
+    if scans > allowed:
+        raise too_costly(f"it is a JPEG of more than {allowed} scans, the most for {pixels} pixels")
+
+
+def _check_parts(image: TiffImageFile, content: bytes, most: int) -> None:
+    """Refuses strips and tiles that are too many, or have far more pixels together than an image may have."""
+    with reading_the_file():
+        width, height = image.tag_v2[256], image.tag_v2[257]
+        planes = tag_number(image, SAMPLESPERPIXEL, 1) if tag_number(image, PLANAR_CONFIGURATION, 1) == 2 else 1  # noqa: PLR2004
+        columns, rows = tag_number(image, TILEWIDTH, 0), tag_number(image, TILELENGTH, 0)
+        if not (columns and rows):
+            columns, rows = width, min(height, tag_number(image, ROWSPERSTRIP, height) or height)
+        parts = math.ceil(width / columns) * math.ceil(height / rows) * planes
+        # The decoder ends at the first one that is nowhere.
+        offsets = image.tag_v2.get(TILEOFFSETS, image.tag_v2.get(STRIPOFFSETS, ()))
+        parts = min(parts, len(offsets))
+    drawn = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (tile.extents for tile in image.tile if tile.extents))
+    if parts > MAX_PARTS or max(parts * columns * rows, drawn) > MAX_OVERLAP * most * planes:
+        raise too_costly(f"it is a TIFF of {parts} strips or tiles of {columns} x {rows} pixels")
+    if image.info.get("compression") == "jpeg":
+        _check_scans_of_parts(image, content, parts, columns * rows, most)
+
+
+def _check_scans_of_parts(image: TiffImageFile, content: bytes, parts: int, pixels: int, most: int) -> None:
+    """Refuses strips or tiles that are JPEG streams of too many scans."""
+    # Parts may share their bytes.
+    if content.count(SCAN) * parts * pixels <= MAX_SCANS_OF_LARGEST * most:
+        return
+    with reading_the_file():
+        tags = (TILEOFFSETS, TILEBYTECOUNTS) if TILEOFFSETS in image.tag_v2 else (STRIPOFFSETS, STRIPBYTECOUNTS)
+        offsets, sizes = (image.tag_v2[tag] for tag in tags)
+    if sum(sizes) > MAX_OVERLAP * len(content):
+        raise too_costly("its strips or tiles share their bytes")
+    scans = [_count_scans(content, at, at + size) for at, size in zip(offsets, sizes, strict=False)]
+    if max(scans, default=0) > MAX_SCANS or sum(scans) * pixels > MAX_SCANS_OF_LARGEST * most:
+        raise too_costly("its strips or tiles are JPEG streams of too many scans")
+
+
+def tag_number(image: TiffImageFile, tag: int, default: int) -> int:
+    """Return the number that a tag of a TIFF file has. Raises InvalidArgumentError if it is none."""
+    value = image.tag_v2.get(tag, default)
+    if not isinstance(value, int):
+        raise corrupt(f"its tag {tag} is no number")
+    return value

@@ -1,0 +1,1 @@
+"""Clients of both services in other languages, and what runs and checks them."""

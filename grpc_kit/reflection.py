@@ -1,0 +1,46 @@
+"""Server reflection in both of its versions: clients of today ask for v1, older ones for v1alpha.
+
+grpcio-reflection serves v1alpha alone. The messages of the two are the same on the wire.
+"""
+
+from collections.abc import Sequence
+
+import grpc
+from google.protobuf import descriptor_pool, text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+V1ALPHA = reflection.SERVICE_NAME
+V1 = V1ALPHA.replace("v1alpha", "v1")
+
+
+def serve_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
+    """Make `server` describe the services of these full names, and reflection itself."""
+    describe(v1_contract())
+    servicer = reflection.aio.ReflectionServicer([*services, V1, V1ALPHA])
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    methods = {"ServerReflectionInfo": handler}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, methods) for name in (V1, V1ALPHA)])
+
+
+def describe(contract: FileDescriptorProto) -> None:
+    """Add a contract to those that reflection can describe, unless a package has registered its own."""
+    pool = descriptor_pool.Default()
+    try:
+        pool.FindFileByName(contract.name)
+    except KeyError:
+        pool.AddSerializedFile(contract.SerializeToString())
+
+
+def v1_contract() -> FileDescriptorProto:
+    """Return grpc/reflection/v1/reflection.proto, made of v1alpha's."""
+    alpha = FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
+    contract = text_format.Parse(text_format.MessageToString(alpha).replace("v1alpha", "v1"), FileDescriptorProto())
+    contract.name = "grpc/reflection/v1/reflection.proto"
+    contract.options.ClearField("deprecated")
+    return contract

@@ -1,0 +1,65 @@
+"""Whose fault it is when the file of an item cannot be read or decoded on this side."""
+
+import errno
+from io import BytesIO
+
+import pytest
+from PIL import Image, ImageFile, PngImagePlugin
+
+from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError, UnavailableError
+from imagesearch_client.bulk.decisions import Action, decide
+from imagesearch_client.bulk.destinations import decode
+from imagesearch_client.bulk.ledger import State, unread
+from imagesearch_client.bulk.patience import LoadStoppedError
+from imagesearch_client.bulk.reading import read
+from imagesearch_client.sources.items import Item
+
+ITEM = Item("a.jpg", "/photos/a.jpg", lambda _: b"", None, 10, "1")
+
+
+def failure(number: int) -> ServiceError:
+    def fail(_: int) -> bytes:
+        raise OSError(number, "it does not work")
+
+    with pytest.raises(ServiceError) as raised:
+        read(ITEM, fail, 100)
+    return raised.value
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.ENFILE])
+def test_what_this_process_lacks_is_no_fault_of_the_file_and_the_next_run_tries_again(number: int) -> None:
+    error = failure(number)
+    assert isinstance(error, UnavailableError)
+    assert error.reason == "UNREADABLE_NOW"
+    row = unread(ITEM, State.FAILED, error.reason, error.message)
+    assert decide(ITEM, row, retry_failed=False, dedup=False, compare_content=False) is Action.LOAD
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EIO])
+def test_what_is_wrong_with_the_file_itself_stays(number: int) -> None:
+    error = failure(number)
+    assert isinstance(error, NotFoundError)
+    assert error.reason == "UNREADABLE"
+    row = unread(ITEM, State.FAILED, error.reason, error.message)
+    assert decide(ITEM, row, retry_failed=False, dedup=False, compare_content=False) is Action.LEAVE
+
+
+def png() -> bytes:
+    file = BytesIO()
+    Image.new("L", (9, 9)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(ImageFile.ERRORS[-9])], ids=repr)
+def test_a_dry_run_without_memory_stops_and_blames_no_file(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+        with pytest.raises(LoadStoppedError) as stopped:
+            decode(png())
+    assert stopped.value.reason == "OUT_OF_MEMORY"
+    decode(png())
+    with pytest.raises(InvalidArgumentError, match="cannot be decoded"):
+        decode(png()[:45])

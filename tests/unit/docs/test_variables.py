@@ -1,0 +1,37 @@
+"""The pages, images and manifests name no variable that a program would refuse."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from embedder_service.settings import EmbedderSettings
+from grpc_kit.environment import is_service_link
+from grpc_kit.settings import variables
+from imagesearch_client.cli import environment
+from search_service.settings import SearchSettings
+
+ROOT = Path(__file__).parents[3]
+PAGES = [
+    path.relative_to(ROOT)
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "deploy/**/*.md",
+        "deploy/**/*.yaml",
+        "deploy/**/*.env",
+        "deploy/**/*.Dockerfile",
+    )
+    for path in sorted(ROOT.glob(pattern))
+]
+# Compose reads it, for the container's share of processors.
+OF_COMPOSE = environment.OF_COMPOSE | {"EMBEDDER_CPUS"}
+KNOWN = variables(EmbedderSettings) | variables(SearchSettings) | environment.VARIABLES | OF_COMPOSE
+REASONS = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_variable_is_one_that_a_program_reads(page: Path) -> None:
+    named = set(re.findall(r"\b(?:EMBEDDER|SEARCH|IMAGESEARCH)_[A-Z0-9_]*[A-Z0-9]\b", (ROOT / page).read_text()))
+    others = named - KNOWN - REASONS
+    assert {name for name in others if not is_service_link(name, "10.96.0.12")} <= {"EMBEDDER_PORT", "SEARCH_PORT"}
