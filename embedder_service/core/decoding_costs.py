@@ -7,12 +7,14 @@ image takes much longer than an ordinary one of the largest size.
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 
-from PIL import Image
+from PIL import Image, TiffTags
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.TiffImagePlugin import (
+    IMAGELENGTH,
+    IMAGEWIDTH,
     PLANAR_CONFIGURATION,
     ROWSPERSTRIP,
     SAMPLESPERPIXEL,
@@ -56,12 +58,20 @@ MAX_OVERLAP = 2
 
 # A marker with a segment behind it. Stuffed bytes, fill bytes, restarts (D0 to D7) and 01 have none.
 JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
+EXIF, MAX_EXIF_SEGMENTS = b"Exif\0\0", 32
 START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = 0xD8, 0xD9, 0xDA
 SCAN = bytes([0xFF, START_OF_SCAN])
+# Markers that have no place in a header; libjpeg ends at them.
+UNKNOWN = {0xC8, START_OF_IMAGE, *range(0xF0, 0xFE)}
 # The frames of lossless JPEG, which cannot be scaled while they are decoded.
 LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
+# Values of TIFF tags: planes that are stored one after the other; one strip for all rows; most rows for the decoder.
+SEPARATE, ALL_ROWS, MAX_ROWS = 2, 2**32 - 1, 2**31 - 1
+# Tags of directories that Pillow reads beside the image's: EXIF, GPS and interoperability, which is within the first.
+DIRECTORIES, MAX_DEPTH = set(TiffTags.TAGS_V2_GROUPS), 2
+BIG_TIFF = 43
 # Bytes of a BigTIFF file's header; that of others is shorter, and is not all of a file.
 TIFF_HEADER = 16
 # Bytes and texts, which Pillow keeps as they are; all other types become Python's numbers.
@@ -106,27 +116,45 @@ def too_costly(why: str) -> InvalidArgumentError:
     )
 
 
-def check_directory(content: bytes) -> None:
-    """Refuses a TIFF file with an entry of too many numbers: Pillow makes objects of them before its size is known."""
-    if content[:2] not in {b"II", b"MM"} or len(content) < TIFF_HEADER:
-        return
-    order = "<" if content[:2] == b"II" else ">"
-    # As Pillow tells a BigTIFF file.
-    big = content[2] == 43  # noqa: PLR2004 - the version of the format
-    start = struct.unpack_from(f"{order}Q" if big else f"{order}I", content, 8 if big else 4)[0]
-    number, entry = (struct.Struct(f"{order}Q"), struct.Struct(f"{order}HHQ8s")) if big else (
-        struct.Struct(f"{order}H"), struct.Struct(f"{order}HHI4s")
-    )  # fmt: skip
+def check_header(content: bytes) -> None:
+    """Refuses a file whose header alone is costly: Pillow makes objects of it before the size of the image is known."""
+    if content.startswith(JPEG_SIGNATURE):
+        _check_segments(content)
+    elif content[:2] in {b"II", b"MM"} and len(content) >= TIFF_HEADER:
+        order = "<" if content[:2] == b"II" else ">"
+        # As Pillow tells a BigTIFF file.
+        big = content[2] == BIG_TIFF
+        start = struct.unpack_from(f"{order}Q" if big else f"{order}I", content, 8 if big else 4)[0]
+        formats = (f"{order}Q", f"{order}HHQQ") if big else (f"{order}H", f"{order}HHII")
+        _check_directory(content, start, (struct.Struct(formats[0]), struct.Struct(formats[1])), depth=0)
+
+
+def _check_segments(content: bytes) -> None:
+    """Refuses much EXIF data in parts, and markers that libjpeg knows no segment of, where Pillow would look inside."""
+    exif = 0
+    for marker, at in _markers(content, 2, len(content)):
+        if marker == START_OF_SCAN:
+            return
+        if marker in UNKNOWN:
+            raise corrupt(f"its header has the marker {marker:02X}")
+        exif += content.startswith(EXIF, at + 2)
+        if exif > MAX_EXIF_SEGMENTS:
+            raise too_costly(f"its EXIF data are in more than {MAX_EXIF_SEGMENTS} segments")
+
+
+def _check_directory(content: bytes, start: int, formats: tuple[struct.Struct, struct.Struct], depth: int) -> None:
+    """Refuses a directory of a TIFF file with an entry of too many numbers, and those that it points to."""
+    number, entry = formats
     if start + number.size > len(content):
         return
-    entries = number.unpack_from(content, start)[0]
     at = start + number.size
-    for _ in range(min(entries, (len(content) - at) // entry.size)):
-        tag, kind, count, _ = entry.unpack_from(content, at)
-        at += entry.size
+    entries = min(number.unpack_from(content, start)[0], (len(content) - at) // entry.size)
+    for tag, kind, count, value in entry.iter_unpack(content[at : at + entries * entry.size]):
         # Pillow passes over an entry that is larger than the file.
         if MAX_PARTS < count <= len(content) and kind not in TIFF_BYTES:
             raise too_costly(f"tag {tag} has {count} numbers; at most {MAX_PARTS} are taken")
+        if tag in DIRECTORIES and depth < MAX_DEPTH:
+            _check_directory(content, value, formats, depth + 1)
 
 
 def check_cost(image: Image.Image, content: bytes, most: int) -> None:
@@ -211,16 +239,18 @@ def _check_scans(pixels: int, scans: int, most: int) -> None:
 
 def _check_parts(image: TiffImageFile, content: bytes, most: int) -> None:
     """Refuses strips and tiles that are too many, or have far more pixels together than an image may have."""
-    with reading_the_file():
-        width, height = image.tag_v2[256], image.tag_v2[257]
-        planes = tag_number(image, SAMPLESPERPIXEL, 1) if tag_number(image, PLANAR_CONFIGURATION, 1) == 2 else 1  # noqa: PLR2004
-        columns, rows = tag_number(image, TILEWIDTH, 0), tag_number(image, TILELENGTH, 0)
-        if not (columns and rows):
-            columns, rows = width, min(height, tag_number(image, ROWSPERSTRIP, height) or height)
-        parts = math.ceil(width / columns) * math.ceil(height / rows) * planes
-        # The decoder ends at the first one that is nowhere.
-        offsets = image.tag_v2.get(TILEOFFSETS, image.tag_v2.get(STRIPOFFSETS, ()))
-        parts = min(parts, len(offsets))
+    width, height = tag_number(image, IMAGEWIDTH, 1), tag_number(image, IMAGELENGTH, 1)
+    planes = tag_number(image, SAMPLESPERPIXEL, 1) if tag_number(image, PLANAR_CONFIGURATION, 1) == SEPARATE else 1
+    columns, rows = tag_number(image, TILEWIDTH, 0), tag_number(image, TILELENGTH, 0)
+    if columns <= 0 or rows <= 0:
+        rows = tag_number(image, ROWSPERSTRIP, ALL_ROWS)
+        if MAX_ROWS < rows != ALL_ROWS:
+            # The decoder would say that memory ends.
+            raise corrupt(f"it has {rows} rows in a strip")
+        columns, rows = width, min(height, rows) if rows > 0 else height
+    # The decoder ends at the first one that is nowhere.
+    offsets = _tag_numbers(image, TILEOFFSETS) or _tag_numbers(image, STRIPOFFSETS)
+    parts = min(math.ceil(width / columns) * math.ceil(height / rows) * planes, len(offsets))
     drawn = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (tile.extents for tile in image.tile if tile.extents))
     if parts > MAX_PARTS or max(parts * columns * rows, drawn) > MAX_OVERLAP * most * planes:
         raise too_costly(f"it is a TIFF of {parts} strips or tiles of {columns} x {rows} pixels")
@@ -233,9 +263,8 @@ def _check_scans_of_parts(image: TiffImageFile, content: bytes, parts: int, pixe
     # Parts may share their bytes.
     if content.count(SCAN) * parts * pixels <= MAX_SCANS_OF_LARGEST * most:
         return
-    with reading_the_file():
-        tags = (TILEOFFSETS, TILEBYTECOUNTS) if TILEOFFSETS in image.tag_v2 else (STRIPOFFSETS, STRIPBYTECOUNTS)
-        offsets, sizes = (image.tag_v2[tag] for tag in tags)
+    tags = (TILEOFFSETS, TILEBYTECOUNTS) if TILEOFFSETS in image.tag_v2 else (STRIPOFFSETS, STRIPBYTECOUNTS)
+    offsets, sizes = (_tag_numbers(image, tag) for tag in tags)
     if sum(sizes) > MAX_OVERLAP * len(content):
         raise too_costly("its strips or tiles share their bytes")
     scans = [_count_scans(content, at, at + size) for at, size in zip(offsets, sizes, strict=False)]
@@ -245,7 +274,16 @@ def _check_scans_of_parts(image: TiffImageFile, content: bytes, parts: int, pixe
 
 def tag_number(image: TiffImageFile, tag: int, default: int) -> int:
     """Return the number that a tag of a TIFF file has. Raises InvalidArgumentError if it is none."""
-    value = image.tag_v2.get(tag, default)
+    with reading_the_file():
+        value = image.tag_v2.get(tag, default)
     if not isinstance(value, int):
         raise corrupt(f"its tag {tag} is no number")
     return value
+
+
+def _tag_numbers(image: TiffImageFile, tag: int) -> Sequence[int]:
+    with reading_the_file():
+        values = image.tag_v2.get(tag, ())
+    if not isinstance(values, tuple | bytes) or not all(isinstance(value, int) for value in values):
+        raise corrupt(f"its tag {tag} is no list of numbers")
+    return values

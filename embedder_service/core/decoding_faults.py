@@ -16,8 +16,8 @@ from grpc_kit.errors import InvalidArgumentError, ResourceExhaustedError, Servic
 log = structlog.stdlib.get_logger()
 
 CONTENT = "image.content"
-# The text of Pillow's code -9, which its decoders give if they cannot allocate memory.
-CODEC_MEMORY = ImageFile.ERRORS[-9]
+# What Pillow says if its decoders cannot allocate memory, which is code -9.
+CODEC_MEMORY = (ImageFile.ERRORS[-9], "decoder error -9")
 
 
 @contextmanager
@@ -53,4 +53,4 @@ def is_lack_of_memory(error: BaseException) -> bool:
 
     libjpeg, libtiff and libwebp report that as they report a broken file.
     """
-    return isinstance(error, MemoryError) or CODEC_MEMORY in str(error) or allocation.has_failed()
+    return isinstance(error, MemoryError) or allocation.has_failed() or any(text in str(error) for text in CODEC_MEMORY)

@@ -17,7 +17,7 @@ from embedder_service.core.decoding_costs import (
     CountedFile,
     charge,
     check_cost,
-    check_directory,
+    check_header,
     is_scalable,
     tag_number,
 )
@@ -179,7 +179,7 @@ class ImageDecoder:
 
     def _open(self, content: bytes, patience: TimeLeft) -> Image.Image:
         """Reads the header. Raises what is wrong with it."""
-        check_directory(content)
+        check_header(content)
         with reading_the_file():
             try:
                 return Image.open(CountedFile(content, patience), formats=FORMATS)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from embedder_service.core.batching import TimeLeft
 from embedder_service.core.decoding_costs import (
@@ -35,6 +35,7 @@ from tests.unit.embedder.crafted_files import (
     png_chunk,
     png_of_chunks,
     segment,
+    tiff_file,
     tiff_of_strips,
     tiff_of_tiles,
 )
@@ -44,6 +45,8 @@ NEVER = Deadline.after(None)
 LIMITS = Limits(20 * 1024 * 1024, 50_000_000)
 SMALL = Limits(20 * 1024 * 1024, 1_000_000)
 SCAN = b"\xff\xda"
+# The tag of EXIF (2.32) that may have several numbers.
+SUBJECT_AREA = 0x9214
 
 
 def decoder_of(limits: Limits = LIMITS, budget: PixelBudget | None = None) -> ImageDecoder:
@@ -146,6 +149,13 @@ def bmp_row_by_row(side: int) -> bytes:
     return bmp_of_runs(side, side, b"\x01\x01\x00\x00" * side)
 
 
+def tiff_with_exif(count: int) -> bytes:
+    """A TIFF file with a tag of so many numbers among its EXIF data."""
+    directory = struct.pack("<HHHII", 1, SUBJECT_AREA, 3, count, 8 + 18) + bytes(4)
+    tags = {256: 1, 257: 1, 259: 1, 278: 1, ExifTags.IFD.Exif: 8}
+    return tiff_file(directory + bytes(2 * count), tags, {273: (8, 1), 279: (1, 1)})
+
+
 def png_of_rows(width: int, height: int) -> bytes:
     return encode(Image.new("1", (width, height)), "PNG")
 
@@ -166,6 +176,7 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     "PNG of empty pixel data": lambda: png_of_chunks(png_chunk(b"IDAT", b"") * MAX_READS),
     "JPEG of many segments": lambda: grey_jpeg(8, 8, segment(0xE5, b"") * 10_000),
     "JPEG of much EXIF data in parts": lambda: grey_jpeg(8, 8, segment(APP1, b"Exif\0\0" + bytes(1000)) * 10_000),
+    "TIFF of many numbers in its EXIF data": lambda: tiff_with_exif(MAX_PARTS + 1),
     "GIF of many comments": lambda: gif_of_extensions(b"\x21\xfe" + b"\x01a" * MAX_READS + b"\x00"),
     "BMP of many runs": lambda: bmp_of_runs(1000, 1000, b"\x01\x01" * 800_000),
     "large BMP of runs": lambda: bmp_row_by_row(7000),
@@ -189,6 +200,8 @@ def test_a_jpeg_with_much_that_is_no_segment_is_refused_as_corrupt(rubbish: byte
 
 
 ORDINARY: dict[str, Callable[[], bytes]] = {
+    "TIFF with EXIF data": lambda: tiff_with_exif(MAX_PARTS // 2),
+    "JPEG with EXIF data in parts": lambda: grey_jpeg(8, 8, segment(APP1, b"Exif\0\0" + bytes(60_000)) * 10),
     "TIFF in rows": lambda: tiff_of_strips(700, 65_535, 1, 1, bytes(700)),
     "TIFF in deflated rows": lambda: tiff_of_strips(700, 65_535, 1, 8, deflated(700)),
     "TIFF in small tiles": lambda: tiff_of_tiles(4000, 4000, 16, 8, deflated(256)),

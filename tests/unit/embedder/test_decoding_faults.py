@@ -61,7 +61,7 @@ def test_whatever_pillow_raises_while_it_reads_a_file_is_the_files_fault(
 
 
 @pytest.mark.parametrize("error", RAISED, ids=repr)
-@pytest.mark.parametrize("ours", ["to_rgb", "upright", "fit", "charge", "check_cost", "check_directory"])
+@pytest.mark.parametrize("ours", ["to_rgb", "upright", "fit", "charge", "check_cost", "check_header"])
 def test_what_our_own_code_raises_is_not_the_files_fault(
     error: Exception, ours: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,7 +74,11 @@ def test_what_our_own_code_raises_is_not_the_files_fault(
     assert decode(CONTENT, budget).shape == (224, 224, 3)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(f"{ImageFile.ERRORS[-9]} when reading image file")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(f"{ImageFile.ERRORS[-9]} when reading image file"), OSError("decoder error -9")],
+    ids=repr,
+)
 @pytest.mark.parametrize(
     ("of", "name"),
     [
