@@ -107,8 +107,8 @@ class EmbedderSettings(ServerSettings):
         ge=1,
         description="Most bytes of encoded images in memory, of all models together, for Embed calls and for "
         "EmbedStream calls each: Embed is refused above it, EmbedStream waits. An image counts until it is decoded, "
-        "also if its caller has left. Models that had callers in the last 10 s have equal shares; a single image always "
-        "fits.",
+        "also if its caller has left. Models that had callers in the last 10 s have equal shares; a single image "
+        "always fits.",
     )
     decode_threads: int | None = Field(
         default=None,
