@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -78,7 +78,7 @@ async def own(channel: grpc.aio.Channel) -> Stub:
 
 
 def request_of(model: str, content: bytes) -> embedder_pb2.EmbedRequest:
-    return embedder_pb2.EmbedRequest(model=model, image=image_pb2.EncodedImage(content=content))
+    return embedder_pb2.EmbedRequest(model=model, image=encoded_image_pb2.EncodedImage(content=content))
 
 
 def large_image() -> bytes:
@@ -126,7 +126,9 @@ class Callers:
     async def _stream(self, stub: Stub, model: str, seconds: float) -> None:
         while time.monotonic() < self._ends:
             requests = (
-                embedder_pb2.EmbedStreamRequest(model=model, image=image_pb2.EncodedImage(content=self._content()))
+                embedder_pb2.EmbedStreamRequest(
+                    model=model, image=encoded_image_pb2.EncodedImage(content=self._content())
+                )
                 for _ in range(20)
             )
             try:
@@ -191,7 +193,7 @@ async def test_a_slow_models_full_queue_refuses_no_caller_of_a_fast_model(own: S
 async def test_a_slow_models_load_holds_up_no_load_of_a_fast_model(service: Embedder, own: Stub) -> None:
     def items(model: str, count: int) -> Iterator[embedder_pb2.EmbedStreamRequest]:
         for _ in range(count):
-            content = image_pb2.EncodedImage(content=plain_image(next(numbers)))
+            content = encoded_image_pb2.EncodedImage(content=plain_image(next(numbers)))
             yield embedder_pb2.EmbedStreamRequest(model=model, image=content)
 
     slow = own.EmbedStream(items(SLOW, 200))

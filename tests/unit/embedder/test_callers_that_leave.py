@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from prometheus_client import CollectorRegistry
 
 from embedder_service.api.servicer import DOMAIN, EmbedderServicer
@@ -36,7 +36,9 @@ async def served(servicer: EmbedderServicer) -> AsyncIterator["embedder_pb2_grpc
 
 def request_of(number: int) -> embedder_pb2.EmbedStreamRequest:
     content = image(number % 256, number // 256, 7).content
-    return embedder_pb2.EmbedStreamRequest(request_id=str(number), image=image_pb2.EncodedImage(content=content))
+    return embedder_pb2.EmbedStreamRequest(
+        request_id=str(number), image=encoded_image_pb2.EncodedImage(content=content)
+    )
 
 
 async def gives_up(
@@ -77,8 +79,10 @@ async def test_a_stream_refuses_what_it_need_not_admit_while_its_lane_is_full(
         network.gate.clear()
         waits = await at.send(image(1, 1, 1), Lane.BULK)
         requests = [
-            embedder_pb2.EmbedStreamRequest(request_id="1", model="mode", image=image_pb2.EncodedImage(content=b"1")),
-            embedder_pb2.EmbedStreamRequest(request_id="2" * 129, image=image_pb2.EncodedImage(content=b"2")),
+            embedder_pb2.EmbedStreamRequest(
+                request_id="1", model="mode", image=encoded_image_pb2.EncodedImage(content=b"1")
+            ),
+            embedder_pb2.EmbedStreamRequest(request_id="2" * 129, image=encoded_image_pb2.EncodedImage(content=b"2")),
         ]
         found = [response async for response in stub.EmbedStream(iter(requests), timeout=10)]
         assert [(response.request_id, response.error.message[:24]) for response in found] == [

@@ -12,7 +12,7 @@ import json, re, resource
 from pathlib import Path
 from google.protobuf.message import DecodeError
 from imagesearch.embedder.v1 import embedder_pb2
-from imagesearch.types.v1 import image_pb2
+from imagesearch.types.v1 import encoded_image_pb2
 from grpc_kit import allocation
 
 def outcome(raw):
@@ -23,7 +23,7 @@ def outcome(raw):
         return type(error).__name__, allocation.has_failed()
     return "parsed", allocation.has_failed()
 
-raw = embedder_pb2.EmbedRequest(image=image_pb2.EncodedImage(content=bytes(64_000_000))).SerializeToString()
+raw = embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=bytes(64_000_000))).SerializeToString()
 bad = b"\\xff\\xff\\xff"
 found = [outcome(bad)]
 used = int(re.search(r"VmSize:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
