@@ -130,7 +130,7 @@ def check_header(content: bytes) -> None:
 
 
 def _check_segments(content: bytes) -> None:
-    """Refuses very many segments, much EXIF data in parts, and markers that libjpeg knows no segment of, where Pillow would look inside."""
+    """Refuses very many segments, much EXIF data in parts, and markers inside which only Pillow would look."""
     exif = 0
     for segments, (marker, at) in enumerate(_markers(content, 2, len(content))):
         if marker == START_OF_SCAN:
