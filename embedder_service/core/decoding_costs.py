@@ -130,11 +130,13 @@ def check_header(content: bytes) -> None:
 
 
 def _check_segments(content: bytes) -> None:
-    """Refuses much EXIF data in parts, and markers that libjpeg knows no segment of, where Pillow would look inside."""
+    """Refuses very many segments, much EXIF data in parts, and markers inside which only Pillow would look."""
     exif = 0
-    for marker, at in _markers(content, 2, len(content)):
+    for segments, (marker, at) in enumerate(_markers(content, 2, len(content))):
         if marker == START_OF_SCAN:
             return
+        if segments >= MAX_READS_OF[JPEG_SIGNATURE]:
+            raise too_costly(f"its header has more than {segments} segments")
         if marker in UNKNOWN:
             raise corrupt(f"its header has the marker {marker:02X}")
         exif += content.startswith(EXIF, at + 2)
