@@ -12,7 +12,14 @@ from functools import partial
 import structlog
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import InternalError, InvalidArgumentError, NotFoundError, ServiceError, UnavailableError
+from grpc_kit.errors import (
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+    clear_cancelled,
+)
 from search_service.core import checks
 from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import BulkEmbedder, Embedder, VectorStore
@@ -151,6 +158,7 @@ class WriteImages:
                     held = await window.enter(size)
                     stream.hear(message)
                     prepared = asyncio.create_task(stream.prepare(message))
+                    prepared.add_done_callback(clear_cancelled)
                     prepared.add_done_callback(partial(_drop_content, held, _content_size(message)))
                     under_way.append(UnderWay(message.request_id, message.id, held, prepared))
                     arrived.set()
@@ -163,6 +171,7 @@ class WriteImages:
         async with self._embedder.bulk(deadline) as bulk:
             stream = _Stream(self._store, bulk, deadline)
             reader = asyncio.create_task(read_all(stream))
+            reader.add_done_callback(clear_cancelled)
             try:
                 while True:
                     while not under_way and not stream.ended:
