@@ -4,9 +4,10 @@ Every error carries a `reason`, a stable name in capitals that a program can act
 names what is wrong and what would be right.
 """
 
+import asyncio
 import traceback
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 
 def clear_frames(error: BaseException | None) -> None:
@@ -19,6 +20,15 @@ def clear_frames(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
+
+
+def clear_cancelled(task: "asyncio.Task[Any]") -> None:
+    """Clear the frames of a task that was cancelled: a callback for the end of tasks that work on messages."""
+    if task.cancelled():
+        try:
+            task.result()
+        except asyncio.CancelledError as error:
+            clear_frames(error)
 
 
 class ServiceError(Exception):

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from grpc_kit.budget import Budget, Limit, Place
-from grpc_kit.errors import clear_frames
+from grpc_kit.errors import clear_cancelled
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -27,14 +27,6 @@ class AnswerSizes(Generic[Request, Response]):
 
 def _call(leave: Callable[[], None], _: object) -> None:
     leave()
-
-
-def _clear_cancelled(task: "asyncio.Task[None]") -> None:
-    if task.cancelled():
-        try:
-            task.result()
-        except asyncio.CancelledError as error:
-            clear_frames(error)
 
 
 async def answer_each(
@@ -74,14 +66,14 @@ async def answer_each(
                 leave = await admit(request)
                 task = tasks.create_task(answer_one(request, place))
                 # Not in the task itself: one that is cancelled before it began runs nothing at all.
-                task.add_done_callback(_clear_cancelled)
+                task.add_done_callback(clear_cancelled)
                 task.add_done_callback(partial(_call, leave))
                 # It may be large, and the next one may not come for long.
                 del request
 
     reader = asyncio.create_task(read_all())
     # A caller that has left must not leave its requests behind.
-    reader.add_done_callback(_clear_cancelled)
+    reader.add_done_callback(clear_cancelled)
     # None is the end: the queue's last item, whether the reader finished or failed.
     reader.add_done_callback(lambda _: answered.put_nowait(None))
     try:

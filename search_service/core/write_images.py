@@ -18,6 +18,7 @@ from grpc_kit.errors import (
     NotFoundError,
     ServiceError,
     UnavailableError,
+    clear_cancelled,
     meaning_of_fault,
 )
 from search_service.core import checks
@@ -158,6 +159,7 @@ class WriteImages:
                     held = await window.enter(size)
                     stream.hear(message)
                     prepared = asyncio.create_task(stream.prepare(message))
+                    prepared.add_done_callback(clear_cancelled)
                     prepared.add_done_callback(partial(_drop_content, held, _content_size(message)))
                     under_way.append(UnderWay(message.request_id, message.id, held, prepared))
                     arrived.set()
@@ -170,6 +172,7 @@ class WriteImages:
         async with self._embedder.bulk(deadline) as bulk:
             stream = _Stream(self._store, bulk, deadline)
             reader = asyncio.create_task(read_all(stream))
+            reader.add_done_callback(clear_cancelled)
             try:
                 while True:
                     while not under_way and not stream.ended:

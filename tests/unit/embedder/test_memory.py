@@ -1,7 +1,10 @@
-"""When the embedder collects garbage and gives memory back."""
+"""When the embedder collects garbage and gives memory back, and that large blocks go back at once."""
 
 import asyncio
 import gc
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +12,22 @@ import pytest
 from embedder_service.adapters.memory import give_back_after_work
 
 INTERVAL = 0.02
+IMAGES = """
+import sys
+from embedder_service.adapters import memory
+
+if sys.argv[1] == "unmap":
+    memory.unmap_large_blocks()
+# By default glibc keeps blocks of less than this from now on.
+del [bytearray(16 * 2**20)][0]
+before = memory.resident_bytes()
+images, small = [], []
+for _ in range(60):
+    images.append(b"1" * (5 * 2**20))
+    small.append(b"1" * 100_000)
+images.clear()
+print((memory.resident_bytes() - before) // 2**20)
+"""
 
 
 @pytest.fixture
@@ -56,3 +75,9 @@ async def test_memory_is_given_back_again_and_again_while_work_goes_on(collectio
     task = asyncio.create_task(give_back_after_work(next_work, INTERVAL))
     await asyncio.wait_for(enough.wait(), 10)
     task.cancel()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt(3) is glibc's")
+def test_large_blocks_are_returned_when_they_are_free_whatever_lies_between_them() -> None:
+    kept = subprocess.run([sys.executable, "-c", IMAGES, "unmap"], capture_output=True, text=True, check=True).stdout
+    assert int(kept) < 30

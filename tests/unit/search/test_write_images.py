@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import gc
 import hashlib
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -320,3 +322,38 @@ async def test_a_stream_that_is_cancelled_while_it_stores_releases_all_it_held(
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     assert (shared.items, shared.size) == (0, 0)
+
+
+async def test_a_stream_that_is_cancelled_while_it_embeds_leaves_none_of_its_images_in_memory(
+    store: MemoryStore, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: list[weakref.ref[EncodedImage]] = []
+
+    async def never(image: EncodedImage, *_: object) -> None:
+        # A cycle, as the client's stream to the embedder has one.
+        task = asyncio.current_task()
+        images.append(weakref.ref(image))
+        await asyncio.Event().wait()
+        assert task is not None
+
+    async def messages() -> AsyncIterator[ImageToWrite]:
+        for number in range(3):
+            yield write(str(number), picture(b"1234rest"))
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(embedder, "embed", never)
+    results = Writer(store, embedder).writes.write(messages(), Deadline.after(30))
+    gc.disable()
+    try:
+        reading = asyncio.create_task(anext(results))
+        for _ in range(1000):
+            await asyncio.sleep(0.001)
+            if len(images) == 3:
+                break
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await results.aclose()
+        await asyncio.sleep(0)
+        assert [image() for image in images] == [None] * 3
+    finally:
+        gc.enable()
