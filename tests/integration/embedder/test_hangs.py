@@ -119,20 +119,24 @@ async def test_a_decoder_that_hangs_fails_every_caller_and_the_liveness(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = ImageDecoder.decode
+    hangs = threading.Event()
 
     def decode_or_hang(decoder: ImageDecoder, image: EncodedImage, patience: TimeLeft) -> Pixels:
         if image.content == plain_image(HANGS):
+            hangs.set()
             assert gate.wait(AT_MOST)
         return decode(decoder, image, patience)
 
     monkeypatch.setattr(ImageDecoder, "decode", decode_or_hang)
     async with (
-        serve([HangingModel("one", gate)], settings(0.02)) as address,
+        serve([HangingModel("one", gate)], settings(0.1)) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
-        # The second waits for the only thread.
-        calls = [asyncio.ensure_future(stub.Embed(embed_request(plain_image(shade)))) for shade in (HANGS, 50)]
+        calls = [asyncio.ensure_future(stub.Embed(embed_request(plain_image(HANGS))))]
+        assert await asyncio.to_thread(hangs.wait, AT_MOST)
+        # It waits for the only thread.
+        calls.append(asyncio.ensure_future(stub.Embed(embed_request(plain_image(50)))))
         for error in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), AT_MOST):
             assert_passing(error)
         for name in ("", LIVENESS):

@@ -40,7 +40,7 @@ PER_MODEL = {
     "embedder_model_memory_bytes": False,
     "embedder_model_info": False,
 }
-SHARED = {"embedder_images_in_flight"}
+SHARED = {"embedder_images_in_flight", "embedder_pending_bytes"}
 
 
 class MeanColour:
@@ -80,7 +80,9 @@ class Served:
 async def serving(models: int, *, max_pending: int = 64) -> AsyncIterator[Served]:
     metrics = f"127.0.0.1:{free_port()}"
     loaded = [MeanColour(number) for number in range(models)]
-    settings = EmbedderSettings(metrics_address=metrics, cache_vectors=0, max_pending=max_pending)
+    settings = EmbedderSettings(
+        listen_address="127.0.0.1:0", metrics_address=metrics, cache_vectors=0, max_pending=max_pending
+    )
     async with (
         serve(loaded, settings) as address,
         grpc.aio.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel,
