@@ -28,7 +28,7 @@ from embedder_service.settings import EmbedderSettings
 from grpc_kit import metrics
 from grpc_kit.budget import Limit
 from grpc_kit.hang_watch import HangWatch
-from grpc_kit.server import Server, Service, report_hang
+from grpc_kit.server import Server, Service, end_after
 
 # How many times as long as at start a run may take: other work of the machine makes it slower.
 SLOWER = 50
@@ -92,6 +92,7 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
             Limit(settings.max_pending, settings.max_pending_bytes),
             Limit(settings.max_pending_bulk, settings.max_pending_bytes),
             {model.info.name: model.info.seconds_per_image for model in models},
+            watch=watch,
         )
         observer.watch([(model.info, batchers[model.info.name]) for model in models], admission)
         images = _images(models, settings, batchers, admission, observer, watch, stack)
@@ -106,11 +107,13 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
             stack.push_async_callback(batcher.stop)
         # Closed after the stop of the server: metrics are served until the last call has ended.
         stack.enter_context(metrics.served(registry, settings.metrics_address))
+        # They go on while the last calls end.
+        deaths = [batcher.died.wait() for batcher in batchers.values()]
+        ends = [end_after(death, server) for death in (*deaths, watch.watch())]
+        for task in (*ends, memory.give_back_after_work(server.worked)):
+            stack.callback(asyncio.create_task(task).cancel)
         stack.push_async_callback(server.stop)
         address = await server.start()
-        deaths = (_report_death(batcher, server) for batcher in batchers.values())
-        for task in (*deaths, report_hang(watch, server), memory.give_back_after_work(server.worked)):
-            stack.callback(asyncio.create_task(task).cancel)
         yield address
 
 
@@ -150,9 +153,3 @@ def _threads(count: int, name: str, watch: HangWatch, stack: AsyncExitStack) -> 
     pool = ThreadPoolExecutor(count, thread_name_prefix=name)
     stack.callback(lambda: pool.shutdown(wait=not watch.hung.is_set(), cancel_futures=True))
     return pool
-
-
-async def _report_death(batcher: Batcher, server: Server) -> None:
-    """Reports it when the batcher dies, so that nobody calls here and the process is restarted."""
-    await batcher.died.wait()
-    await server.report_dead()

@@ -84,6 +84,11 @@ class HangWatch:
         finally:
             work.is_waiting = False
 
+    def goes_on(self) -> None:
+        """Note that the work of this thread gets on: its time begins anew."""
+        if work := self._work.get(threading.get_ident()):
+            work.spent = 0.0
+
     async def run(
         self, executor: Executor, what: str, limit: float, function: Callable[..., Result], *arguments: object
     ) -> Result:

@@ -2,10 +2,11 @@
 
 import asyncio
 import faulthandler
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry, Gauge
 
-from grpc_kit.hang_watch import HangWatch
 from grpc_kit.health import LIVENESS
 from grpc_kit.interceptors.draining import Draining, UnderWay
 from grpc_kit.interceptors.entry import Entry
@@ -39,6 +39,8 @@ STREAMS_SECONDS = 2.0
 AGAIN_SECONDS = 1.0
 # Seconds that are left to gRPC to send what the last calls answered.
 FLUSH_SECONDS = 2.0
+# Seconds after which a process ends by itself that only a restart helps. Kubernetes restarts it within 60 s.
+DEAD_SECONDS = 90.0
 # Seconds after the last call in which a process ends that was asked to. With the default drain it is below the 30 s
 # after which Kubernetes kills.
 END_SECONDS = 8.0
@@ -198,10 +200,17 @@ class Server:
         log.info("stopped")
 
 
-async def report_hang(watch: HangWatch, server: Server) -> None:
-    """Reports it when a thread hangs, so that nobody calls here and the process is restarted."""
-    await watch.watch()
+async def end_after(death: Awaitable[object], server: Server) -> None:
+    """Wait for what only a restart mends, report it so that nobody calls here, and end the process some time later.
+
+    Kubernetes restarts a process that fails its liveness probe. Docker restarts only one that has ended.
+    """
+    await death
     await server.report_dead()
+    await asyncio.sleep(DEAD_SECONDS)
+    log.critical("the process ends, because only a restart helps")
+    # Python itself would wait without end for threads that hang.
+    os._exit(1)
 
 
 def server_options(settings: ServerSettings) -> list[tuple[str, int]]:

@@ -1,10 +1,11 @@
 """Settings from the environment: documented, validated at start and printed once."""
 
 import os
+import re
 import sys
 import textwrap
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import structlog
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
@@ -197,7 +198,8 @@ def variables(settings: type[BaseSettings]) -> set[str]:
 
 def _problems(settings: type[BaseSettings], error: ValidationError) -> list[str]:
     """Return a line for everything that is wrong with the values, secrets hidden."""
-    found, wrong = [], {}
+    found: list[str] = []
+    wrong: dict[str, Any] = {}
     for problem in error.errors():
         if not problem["loc"]:
             # Settings that do not go together; shown without their values, among which may be secrets.
@@ -212,7 +214,10 @@ def _problems(settings: type[BaseSettings], error: ValidationError) -> list[str]
         try:
             settings(**wrong)
         except ValidationError as more:
-            found += [line for problem in more.errors() if not problem["loc"] for line in _said(problem)]
+            lines = [line for problem in more.errors() if not problem["loc"] for line in _said(problem)]
+            names = [f"{_prefix(settings)}{field.upper()}" for field in wrong]
+            # What is said of a wrong value would be said of its default.
+            found += [line for line in lines if not any(re.search(rf"\b{name}\b", line) for name in names)]
     return found
 
 

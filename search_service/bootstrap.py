@@ -24,7 +24,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
 from grpc_kit.hang_watch import HangWatch
 from grpc_kit.message_budget import MessageBudget
-from grpc_kit.server import Server, Service, report_hang
+from grpc_kit.server import Server, Service, end_after
 from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.lite_files import check_unused
 from search_service.adapters.milvus_connection import MilvusConnection
@@ -124,11 +124,12 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         server = Server(services, settings, DOMAIN, registry, budget)
         # Closed after the stop of the server: metrics are served until the last call has ended.
         stack.enter_context(metrics.served(registry, settings.metrics_address))
+        # It goes on while the last calls end.
+        stack.callback(asyncio.create_task(end_after(watch.watch(), server)).cancel)
         stack.push_async_callback(server.stop)
         address = await server.start(serving=ready)
         follower = asyncio.create_task(follow(store, server, settings.milvus_timeout_seconds, serving=ready))
         stack.callback(follower.cancel)
-        stack.callback(asyncio.create_task(report_hang(watch, server)).cancel)
         yield address
 
 

@@ -11,6 +11,7 @@ from embedder_service.core.types import EncodedImage, Lane
 from grpc_kit.budget import Limit
 from grpc_kit.deadline import Clock
 from grpc_kit.errors import ResourceExhaustedError
+from grpc_kit.hang_watch import HangWatch
 
 # Seconds after its last image for which a model counts as one that has callers, and has a share of the bytes.
 ACTIVE_SECONDS = 10.0
@@ -26,7 +27,12 @@ class Admission:
     """
 
     def __init__(
-        self, interactive: Limit, bulk: Limit, seconds_per_image: Mapping[str, float], clock: Clock = time.monotonic
+        self,
+        interactive: Limit,
+        bulk: Limit,
+        seconds_per_image: Mapping[str, float],
+        clock: Clock = time.monotonic,
+        watch: HangWatch | None = None,
     ) -> None:
         """Admits images of some models.
 
@@ -36,15 +42,18 @@ class Admission:
             seconds_per_image: the cost of an image by the model's name, from which a refused caller learns when to try
                 again.
             clock: seconds.
+            watch: notices threads that hang, which keep their images for good; None notices none.
         """
+        self._watch = watch or HangWatch()
         self._lanes = {
-            Lane.INTERACTIVE: _LaneBudget(interactive, seconds_per_image, clock),
-            Lane.BULK: _LaneBudget(bulk, seconds_per_image, clock),
+            Lane.INTERACTIVE: _LaneBudget(interactive, seconds_per_image, clock, self._watch),
+            Lane.BULK: _LaneBudget(bulk, seconds_per_image, clock, self._watch),
         }
         self._seconds_per_image = seconds_per_image
 
     async def enter(self, lane: Lane, model: str, image: EncodedImage) -> AdmittedImage:
-        """Admit an image. Raises ResourceExhaustedError in the interactive lane; waits in the bulk lane."""
+        """Admit an image. Raises ResourceExhaustedError in the interactive lane, and HungError; the bulk lane waits."""
+        self._watch.refuse_if_hung()
         budget, size = self._lanes[lane], len(image.content)
         if lane is Lane.BULK:
             await budget.wait(model, size)
@@ -97,11 +106,12 @@ class _Waiter:
 class _LaneBudget:
     """The images and bytes of one lane."""
 
-    def __init__(self, limit: Limit, models: Mapping[str, object], clock: Clock) -> None:
+    def __init__(self, limit: Limit, models: Mapping[str, object], clock: Clock, watch: HangWatch) -> None:
         self.limit = limit
         self.size = 0
         self.uses = {model: _Use() for model in models}
         self._clock = clock
+        self._watch = watch
         self._waiters: deque[_Waiter] = deque()
 
     def share(self, model: str) -> int:
@@ -121,8 +131,8 @@ class _LaneBudget:
         """Admit an image as soon as it fits, after the images that wait for the same longer."""
         waiter = self._ask(model, size)
         try:
-            await waiter.admitted
-        except asyncio.CancelledError:
+            await self._watch.wait_for(waiter.admitted)
+        except BaseException:
             if waiter.admitted.cancelled():
                 self._waiters.remove(waiter)
                 # The next one may be smaller.

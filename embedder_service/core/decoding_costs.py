@@ -126,7 +126,7 @@ def check_header(content: bytes) -> None:
         big = content[2] == BIG_TIFF
         start = struct.unpack_from(f"{order}Q" if big else f"{order}I", content, 8 if big else 4)[0]
         formats = (f"{order}Q", f"{order}HHQQ") if big else (f"{order}H", f"{order}HHII")
-        _check_directory(content, start, (struct.Struct(formats[0]), struct.Struct(formats[1])), depth=0)
+        _check_directories(content, start, struct.Struct(formats[0]), struct.Struct(formats[1]))
 
 
 def _check_segments(content: bytes) -> None:
@@ -144,19 +144,29 @@ def _check_segments(content: bytes) -> None:
             raise too_costly(f"its EXIF data are in more than {MAX_EXIF_SEGMENTS} segments")
 
 
-def _check_directory(content: bytes, start: int, formats: tuple[struct.Struct, struct.Struct], depth: int) -> None:
-    """Refuses a directory of a TIFF file with an entry of too many numbers, and those that it points to."""
-    number, entry = formats
-    if start + number.size > len(content):
-        return
-    at = start + number.size
-    entries = min(number.unpack_from(content, start)[0], (len(content) - at) // entry.size)
-    for tag, kind, count, value in entry.iter_unpack(content[at : at + entries * entry.size]):
-        # Pillow passes over an entry that is larger than the file.
-        if MAX_PARTS < count <= len(content) and kind not in TIFF_BYTES:
-            raise too_costly(f"tag {tag} has {count} numbers; at most {MAX_PARTS} are taken")
-        if tag in DIRECTORIES and depth < MAX_DEPTH:
-            _check_directory(content, value, formats, depth + 1)
+def _check_directories(content: bytes, start: int, number: struct.Struct, entry: struct.Struct) -> None:
+    """Refuses a directory of a TIFF file with an entry of too many numbers, and those that it points to.
+
+    Directories may point to themselves and to each other, so each is read once.
+    """
+    seen: set[int] = set()
+    waiting, entries = [(start, 0)], 0
+    while waiting:
+        start, depth = waiting.pop()
+        if start in seen or start + number.size > len(content):
+            continue
+        seen.add(start)
+        at = start + number.size
+        here = min(number.unpack_from(content, start)[0], (len(content) - at) // entry.size)
+        entries += here
+        if entries > MAX_PARTS:
+            raise too_costly(f"its directories have more than {MAX_PARTS} entries")
+        for tag, kind, count, value in entry.iter_unpack(content[at : at + here * entry.size]):
+            # Pillow passes over an entry that is larger than the file.
+            if MAX_PARTS < count <= len(content) and kind not in TIFF_BYTES:
+                raise too_costly(f"tag {tag} has {count} numbers; at most {MAX_PARTS} are taken")
+            if tag in DIRECTORIES and depth < MAX_DEPTH:
+                waiting.append((value, depth + 1))
 
 
 def check_cost(image: Image.Image, content: bytes, most: int) -> None:

@@ -19,6 +19,8 @@ NATIVE_SIDE = 512
 FC1, FLATTEN, FC1_DIMENSION = "fc1", "flatten", 4096
 # The most components that Milvus stores.
 MAX_DIMENSION = 32_768
+# No name of a model has more characters.
+MAX_LENGTH = 128
 ENCODER_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
@@ -110,6 +112,8 @@ def same_name(text: str) -> str:
     A text that names no model is returned in small letters too: no model has this name either.
     """
     name = _plain(text)
+    if len(name) > MAX_LENGTH:
+        return name
     try:
         found = parse(name)
     except ModelNameError:

@@ -49,7 +49,12 @@ class SharedWork(Generic[Value]):
         work, else when `work` has ended, which may be long after this call.
         """
         flight = self._flights.get(key)
-        joins = flight is not None and not (lane is Lane.INTERACTIVE and flight.lane is Lane.BULK)
+        # Work that nobody has time for may be giving up already.
+        joins = (
+            flight is not None
+            and not (lane is Lane.INTERACTIVE and flight.lane is Lane.BULK)
+            and flight.remaining() > 0
+        )
         if flight is None or not joins:
             flight = _Flight(lane)
             self._flights[key] = flight

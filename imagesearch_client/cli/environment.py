@@ -25,7 +25,7 @@ VARIABLES = frozenset(
     }
 )
 # deploy/compose.yaml reads these: a shell that starts the containers may have them when it runs the command.
-OF_COMPOSE = frozenset(f"{PREFIX}{name}" for name in ("PORT", "VERSION", "REVISION"))
+OF_COMPOSE = frozenset(f"{PREFIX}{name}" for name in ("PORT", "VERSION", "REVISION", "EMBEDDER_CPUS"))
 
 
 def problems(environment: Mapping[str, str]) -> list[str]:

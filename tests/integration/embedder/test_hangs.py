@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
@@ -156,11 +157,30 @@ async def test_a_machine_on_which_a_run_takes_long_anyway_is_given_more_time(gat
         assert len((await asyncio.wait_for(call, AT_MOST)).embedding.values) == INFO.dimension
 
 
+async def test_a_run_that_hangs_while_the_server_stops_fails_its_callers(gate: threading.Event) -> None:
+    options = settings(0.4).model_copy(update={"drain_seconds": AT_MOST})
+    served = AsyncExitStack()
+    address = await served.enter_async_context(serve([HangingModel("one", gate)], options))
+    async with served, grpc.aio.insecure_channel(address) as channel:
+        stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        await stub.Embed(embed_request(plain_image(50)))
+        calls = [asyncio.ensure_future(stub.Embed(embed_request(plain_image(shade)))) for shade in (HANGS, 70)]
+        await asyncio.sleep(0.1)
+        ending = asyncio.create_task(served.aclose())
+        for error in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), AT_MOST):
+            assert_passing(error)
+        await asyncio.wait_for(ending, AT_MOST)
+    assert not gate.is_set()
+
+
 SERVICE = """
+import os
 import threading
 from embedder_service import __main__, bootstrap
+from grpc_kit import server
 from tests.integration.embedder.test_hangs import HangingModel
 
+server.DEAD_SECONDS = float(os.environ["DEAD_SECONDS"])
 bootstrap.load_models = lambda settings: [HangingModel("one", threading.Event())]
 __main__.main()
 """
@@ -174,6 +194,7 @@ def test_a_process_with_a_run_that_hangs_ends_when_it_is_asked_to(is_noticed: bo
         "EMBEDDER_LISTEN_ADDRESS": "127.0.0.1:0",
         "EMBEDDER_DRAIN_SECONDS": "1",
         "EMBEDDER_HANG_TIMEOUT_SECONDS": "1" if is_noticed else "60",
+        "DEAD_SECONDS": "60",
     }
     log = tmp_path / "log"
     with (
@@ -197,6 +218,31 @@ def test_a_process_with_a_run_that_hangs_ends_when_it_is_asked_to(is_noticed: bo
         finally:
             process.kill()
     assert "in stay_here" in log.read_text()
+
+
+def test_a_process_with_a_run_that_hangs_ends_unasked_after_a_while(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "EMBEDDER_LISTEN_ADDRESS": "127.0.0.1:0",
+        "EMBEDDER_HANG_TIMEOUT_SECONDS": "1",
+        "DEAD_SECONDS": "1",
+    }
+    log = tmp_path / "log"
+    with (
+        log.open("w") as file,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVICE], env=environment, stdout=file, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            address = wait_for(r"serving .*address=(\S+)", log)
+            with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+                call = embedder_pb2_grpc.EmbedderServiceStub(channel).Embed.future(embed_request(plain_image(HANGS)))
+                assert process.wait(AT_MOST) == 1
+                assert isinstance(call.exception(), grpc.RpcError)
+        finally:
+            process.kill()
+    assert "the process ends, because only a restart helps" in log.read_text()
 
 
 def wait_for(pattern: str, log: Path) -> str:

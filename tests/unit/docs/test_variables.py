@@ -24,9 +24,7 @@ PAGES = [
     )
     for path in sorted(ROOT.glob(pattern))
 ]
-# Compose reads it, for the container's share of processors.
-OF_COMPOSE = environment.OF_COMPOSE | {"EMBEDDER_CPUS"}
-KNOWN = variables(EmbedderSettings) | variables(SearchSettings) | environment.VARIABLES | OF_COMPOSE
+KNOWN = variables(EmbedderSettings) | variables(SearchSettings) | environment.VARIABLES | environment.OF_COMPOSE
 REASONS = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE))
 
 

@@ -1,8 +1,10 @@
 """Admission: who gets a place, who waits for one, and that every place comes back."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 from embedder_service.core.admission import Admission
 from embedder_service.core.held_image import AdmittedImage
 from embedder_service.core.types import EncodedImage, Lane
+from grpc_kit import hang_watch
 from grpc_kit.budget import Limit
-from grpc_kit.errors import ResourceExhaustedError
+from grpc_kit.errors import ResourceExhaustedError, UnavailableError
+from grpc_kit.hang_watch import HangWatch
 from tests.unit.embedder.doubles import FakeClock, settle
 
 AMPLE = Limit(items=1000, size=1_000_000)
@@ -160,6 +164,23 @@ async def test_a_place_is_given_back_once_however_often_that_is_said(lane: Lane)
     for _ in range(3):
         first.leave()
     assert at.under_way(lane) == 1
+
+
+async def test_images_that_wait_beside_a_thread_that_hangs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hang_watch, "TICK", 0.01)
+    watch, gate = HangWatch(), threading.Event()
+    at = Admission(AMPLE, Limit(items=1, size=100), {"slow": 0.0}, watch=watch)
+    watching = asyncio.create_task(watch.watch())
+    _, *late = await waiting(at, [10, 10, 10])
+    with ThreadPoolExecutor(1) as pool:
+        hangs = asyncio.create_task(watch.run(pool, "work", 0.02, gate.wait, 20.0))
+        outcomes = await asyncio.wait_for(asyncio.gather(hangs, *late, return_exceptions=True), 20)
+        gate.set()
+    await watching
+    assert [getattr(outcome, "reason", outcome) for outcome in outcomes] == ["WORKER_DIED"] * 3
+    for lane in Lane:
+        with pytest.raises(UnavailableError):
+            await at.enter(lane, "slow", sized(10))
 
 
 async def test_a_bulk_caller_that_leaves_while_it_waits_takes_no_place() -> None:

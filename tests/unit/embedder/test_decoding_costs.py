@@ -3,7 +3,7 @@
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -160,6 +160,18 @@ def png_of_rows(width: int, height: int) -> bytes:
     return encode(Image.new("1", (width, height)), "PNG")
 
 
+def directories(starts: Sequence[int], behind: bytes = b"") -> bytes:
+    """What begins as a TIFF file: a directory whose entries point to directories at these offsets."""
+    entries = [struct.pack("<HHII", ExifTags.IFD.Exif, 4, 1, start) for start in starts]
+    return b"II*\0" + struct.pack("<IH", 8, len(starts)) + b"".join(entries) + behind
+
+
+@pytest.mark.parametrize("signature", [b"II*\0", b"IIxx"], ids=["TIFF", "no TIFF"])
+def test_directories_that_point_to_themselves_are_read_once(signature: bytes) -> None:
+    # Each entry would lead to all entries again, and each of those too: that takes hours.
+    assert outcome_of(signature + directories([8] * 5000)[4:]) in {"IMAGE_CORRUPT", "IMAGE_FORMAT_UNSUPPORTED"}
+
+
 COSTLY: dict[str, Callable[[], bytes]] = {
     "TIFF of one column in tiles of 49 megapixels": lambda: tiff_of_tiles(1, 1_000_000, 7000, 8, deflated(49_000_000)),
     "TIFF of more strips than anybody writes": lambda: tiff_of_strips(1, MAX_PARTS + 1, 1, 8, deflated(1)),
@@ -176,6 +188,7 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     "PNG of empty pixel data": lambda: png_of_chunks(png_chunk(b"IDAT", b"") * MAX_READS),
     "JPEG of many segments": lambda: grey_jpeg(8, 8, segment(0xE5, b"") * 10_000),
     "JPEG of much EXIF data in parts": lambda: grey_jpeg(8, 8, segment(APP1, b"Exif\0\0" + bytes(1000)) * 10_000),
+    "TIFF of many directories": lambda: directories(range(5000, 10_000), b"\xff" * 300_000),
     "TIFF of many numbers in its EXIF data": lambda: tiff_with_exif(MAX_PARTS + 1),
     "GIF of many comments": lambda: gif_of_extensions(b"\x21\xfe" + b"\x01a" * MAX_READS + b"\x00"),
     "BMP of many runs": lambda: bmp_of_runs(1000, 1000, b"\x01\x01" * 800_000),

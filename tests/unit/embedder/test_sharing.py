@@ -189,8 +189,9 @@ async def test_the_deadline_of_one_does_not_cut_the_other(desk: Desk, first_is_p
     with pytest.raises(DeadlineExceededError) as refused:
         await impatient
     assert refused.value.reason == "DEADLINE_EXCEEDED"
-    (run,) = desk.runs
-    run.end.set_result("done")
+    # Nobody joins work whose time is over.
+    assert len(desk.runs) == (1 if first_is_patient else 2)
+    desk.runs[-1].end.set_result("done")
     assert (await patient)[0] == "done"
     await settle()
     assert desk.is_clear()
@@ -221,6 +222,22 @@ async def test_the_work_has_the_time_of_the_most_patient_of_those_who_wait(desk:
     assert patience.remaining() == math.inf
     await desk.leave(eternal, callers[0], callers[2])
     assert patience.remaining() == 0.0
+
+
+async def test_nobody_joins_work_whose_time_is_over(desk: Desk) -> None:
+    clock = FakeClock()
+    late = await desk.ask(patience=Deadline(clock() + 5.0, clock))
+    clock.now += 5.0
+    # A thread may have seen by now that nobody has time, and be giving up.
+    caller = await desk.ask()
+    assert len(desk.runs) == 2
+    desk.runs[0].end.set_exception(DeadlineExceededError("DEADLINE_EXCEEDED", "late"))
+    desk.runs[1].end.set_result("done")
+    assert await caller == ("done", False)
+    with pytest.raises(DeadlineExceededError):
+        await late
+    await settle()
+    assert desk.is_clear()
 
 
 class AskedFromAThread:

@@ -61,6 +61,20 @@ async def test_work_that_ends_in_time_is_no_hang() -> None:
             assert await slow == "done"
 
 
+async def test_work_that_gets_on_is_no_hang() -> None:
+    watch = HangWatch()
+
+    def steps() -> str:
+        for _ in range(10):
+            time.sleep(0.05)
+            watch.goes_on()
+        return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        async with watching(watch):
+            assert await watch.run(pool, "many steps", 0.3, steps) == "done"
+
+
 async def test_a_hang_is_logged_with_its_stack_and_fails_all_work(capsys: pytest.CaptureFixture[str]) -> None:
     watch = HangWatch()
     gate = threading.Event()

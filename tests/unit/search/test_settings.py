@@ -65,6 +65,7 @@ def test_settings_that_do_not_go_together_stop_the_start(
         ({"CERTIFICATE": "c.pem"}, "SEARCH_EMBEDDER_CERTIFICATE and SEARCH_EMBEDDER_KEY are set together"),
         ({"TOKEN": "hunter2"}, "SEARCH_EMBEDDER_TOKEN is sent over TLS only: set SEARCH_EMBEDDER_TLS=true"),
         ({"TLS": "false", "CA": "ca.pem"}, "SEARCH_EMBEDDER_TLS turns off TLS, and SEARCH_EMBEDDER_CA"),
+        ({"TLS": "maybe", "CA": "ca.pem", "TOKEN": "hunter2"}, "SEARCH_EMBEDDER_TLS='maybe': should be true or false"),
         ({"TLS": "maybe"}, "SEARCH_EMBEDDER_TLS='maybe': should be true or false (yes or no, on or off, 1 or 0)"),
     ],
 )
@@ -77,6 +78,8 @@ def test_settings_for_tls_to_the_embedder_never_mean_plain_text(
         loaded(monkeypatch, {})
     assert f"  {said}" in str(left.value.code)
     assert "hunter2" not in str(left.value.code)
+    # Nothing is said of the default of a setting whose value is wrong.
+    assert str(left.value.code).count("SEARCH_EMBEDDER_TLS") == said.count("SEARCH_EMBEDDER_TLS")
 
 
 def test_everything_that_does_not_go_together_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
