@@ -24,7 +24,8 @@ Each service reads environment variables, checks them when it starts, and logs t
 An empty variable counts as unset. A service does not start if a variable begins with `EMBEDDER_` or `SEARCH_` and is no
 setting, if a value is wrong, or if settings contradict each other. It lists all problems at once, and names the setting
 nearest to an unknown variable. It accepts the variables that Kubernetes sets for Services, such as
-`EMBEDDER_SERVICE_HOST=10.96.0.12`. The `imagesearch` command checks variables that begin with `IMAGESEARCH_` in the same way.
+`EMBEDDER_SERVICE_HOST=10.96.0.12`. The `imagesearch` command checks variables that begin with `IMAGESEARCH_` in the
+same way.
 """
 
 

@@ -1,4 +1,4 @@
-"""Finds contracts that generators of other languages cannot use: missing options, and classes or files of the same name.
+"""Finds contracts that other languages' generators cannot use: missing options, and classes or files of one name.
 
 protoc writes one file `Image.cs` for every image.proto, whatever its folder is. Java and C# put all messages of a
 package, and a class for each file, in one namespace.
