@@ -1,4 +1,4 @@
-"""What each language's client needs, and how it is built and run."""
+"""The tools that each language's client needs, and the commands that build and run it."""
 
 import os
 import shutil

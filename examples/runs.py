@@ -1,4 +1,4 @@
-"""Runs a client in each way that matters, and says what is wrong."""
+"""Runs a client in each way that matters, and reports its faults."""
 
 import os
 import subprocess

@@ -16,7 +16,7 @@ def forget_failures() -> None:
 
 
 def has_failed() -> bool:
-    """Return whether an allocation of this thread failed since `forget_failures`; False if the system does not report it."""
+    """Return whether an allocation of this thread failed since `forget_failures`; False if unknown."""
     return _address is not None and _address()[0] == errno.ENOMEM
 
 

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 
 TRUE, FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
 
-# Kubernetes sets these variables in each pod for a Service whose name is or begins with the prefix: the end of the name,
-# and the form of the value. The names alone would also match misspelt settings, such as EMBEDDER_METRICS_PORT.
+# Kubernetes sets these variables in each pod for a Service whose name is or begins with the prefix: the end of the
+# name, and the form of the value. The names alone would match misspelt settings, such as EMBEDDER_METRICS_PORT.
 SERVICE = r"[A-Z0-9_]*[A-Z0-9]"
 NUMBERED = r"PORT_\d+_(?:TCP|UDP|SCTP)"
 HOST, NUMBER, PROTOCOL = r"(?P<host>[^\[\]]+)", r"\d{1,5}", r"tcp|udp|sctp"

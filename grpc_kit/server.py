@@ -152,7 +152,7 @@ class Server:
             raise OSError(f"cannot listen on {address}: is it in use? *_LISTEN_ADDRESS names another") from error
 
     async def set_serving(self, *, serving: bool) -> None:
-        """Report the health of every service, and of the server as a whole (the empty name). A dead server stays NOT_SERVING."""
+        """Report the health of every service, and of the whole server (the empty name); a dead one stays so."""
         serving = serving and not self._is_dead
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._names):
@@ -168,7 +168,7 @@ class Server:
     async def worked(self) -> None:
         """Wait until a call has begun, made progress or ended since the last return. Only one caller may wait.
 
-        Calls of health and reflection do not count, because probes come all the time. A stream that waits does not count.
+        Calls of health and reflection do not count, because probes come all the time. Nor does a stream that waits.
         """
         await self._under_way.worked()
 

@@ -39,7 +39,7 @@ _VALUE = re.compile(r"(?P<start>\d+(?:\.\d+)?)(?:(?P<sign>[+-])(?P<step>\d+(?:\.
 
 
 def problems() -> Iterator[str]:
-    """Yield what promtool says of the rules with any number of models, and with several replicas."""
+    """Yield promtool's errors for the rules with any number of models, and with several replicas."""
     documents = {name: _spread_tests(shares) for name, shares in LOADS.items()}
     yield from _said(HERE / "rules", {**_fleets(), **documents, "three replicas": _replicated_tests()})
 
@@ -61,7 +61,7 @@ def unnoticed() -> Iterator[str]:
 
 
 def _said(rules: Path, documents: dict[str, Yaml]) -> Iterator[str]:
-    """Yield what promtool says of the rules in a folder with documents of tests, by name."""
+    """Yield promtool's errors for the rules in a folder with documents of tests, by name."""
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, document) in enumerate(documents.items()):
             path = Path(folder) / f"{number}.yml"
@@ -101,7 +101,7 @@ def _replicated_tests() -> Yaml:
 
 
 def _counts_calls(series: Yaml) -> bool:
-    """Return whether a series counts calls, and is not about how evenly they are spread."""
+    """Return whether a series counts calls, and does not test how evenly they are spread."""
     (selector,) = selectors(series["series"])
     kind = selector.metric.rpartition("_")[2]
     return (

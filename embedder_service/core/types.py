@@ -86,7 +86,7 @@ class ModelInfo:
     memory_bytes: int = 0
     """What the process's memory grew by for it; what it shares with a model that was loaded before is not counted."""
     is_encoder: bool = False
-    """Whether it is an encoder from a folder. The operator chooses its name. `weights_sha256` is the digest of its file."""
+    """Whether it is an encoder from a folder. The operator chooses its name; `weights_sha256` is of its file."""
 
     @property
     def seconds_per_batch(self) -> float:

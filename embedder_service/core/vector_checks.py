@@ -32,8 +32,8 @@ def check_vector(vector: Vectors, info: ModelInfo) -> None:
         log.warning("an image has no vector", model=info.name)
         raise InvalidArgumentError(
             "IMAGE_WITHOUT_VECTOR",
-            f"the vector of image.content is all zero with model {info.name}, and cannot be compared; use another image "
-            "or another model",
+            f"the vector of image.content is all zero with model {info.name}, and cannot be compared; use another "
+            "image or another model",
             field="image.content",
             metadata={"model": info.name},
         )

@@ -19,7 +19,7 @@ HEAR_SECONDS = 0.5
 
 
 class UnderWay(AroundCalls):
-    """Counts calls in flight. It is the outermost interceptor, so that it also waits until an error has ended its call."""
+    """Counts calls in flight. The outermost interceptor, so that it also waits until an error has ended its call."""
 
     def __init__(self) -> None:
         """Counts from now on."""

@@ -21,7 +21,7 @@ def internal_error(error: Exception, method: str) -> ServiceError:
 
 
 class ErrorMapping(AroundCalls):
-    """Ends a call that raised with the status of its error. For a fault that is INTERNAL or OUT_OF_MEMORY, without details."""
+    """Ends a call that raised with its error's status; for a fault with INTERNAL or OUT_OF_MEMORY, without details."""
 
     # Reflection may be refused too.
     untouched = "/grpc.health."
