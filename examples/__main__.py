@@ -88,7 +88,7 @@ def main() -> None:
             print(f"FAILED {language}: {fault}")
     if any(found.values()):
         sys.exit(1)
-    print(f"every client does what it should: {', '.join(languages)}")
+    print(f"every client works: {', '.join(languages)}")
 
 
 if __name__ == "__main__":

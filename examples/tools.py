@@ -25,7 +25,7 @@ def check_tools(languages: Sequence[str]) -> None:
     able = [name for name in languages if name not in lacking]
     lines.append("`make examples-tools` installs them")
     if able:
-        lines.append(f'`make examples LANGUAGES="{" ".join(able)}"` runs the others')
+        lines.append(f'`make examples LANGUAGES="{" ".join(able)}"` runs the other clients')
     sys.exit("\n".join(lines))
 
 

@@ -182,7 +182,7 @@ class SearchSettings(ServerSettings):
         if self.embedder_client_tls is not None and not self.embedder_tls and "embedder_tls" in self.model_fields_set:
             yield (
                 "SEARCH_EMBEDDER_TLS turns off TLS, and SEARCH_EMBEDDER_CA, SEARCH_EMBEDDER_CERTIFICATE and "
-                "SEARCH_EMBEDDER_KEY are for TLS: unset one or the others"
+                "SEARCH_EMBEDDER_KEY are for TLS: set it to true, or unset these"
             )
 
     def _milvus_problems(self) -> Iterator[str]:

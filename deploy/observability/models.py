@@ -129,7 +129,7 @@ def _is_of_a_model(series: Yaml) -> bool:
 
 def _spread_test(test: Yaml, shares: Sequence[str]) -> Yaml:
     series = [each for old in test["input_series"] for each in _spread_series(old, shares)]
-    # Instances with different weights of one model have the same of the others.
+    # Instances with different weights of one model have the same weights of all other models.
     unique = {each["series"]: each for each in series}
     return {**copy.deepcopy(test), "input_series": list(unique.values())}
 
@@ -175,7 +175,7 @@ _LOAD = "by (namespace, job, instance, pod) (imagesearch"
 _SHARE = "group_left avg by (namespace, job, model) (imagesearch:model_load:rate5m)"
 _ENOUGH = "(increase(embedder_queue_seconds_count"
 _EMBEDDERS = 'scalar(count(grpc_server_serving{job="embedder"}))'
-# By name: a part of a rule, and what is wrong in its place.
+# By name: a part of a rule, and its wrong replacement.
 FAULTS = {
     "utilisation as the mean of the models": (_BUSY, _RATE),
     "utilisation as the sum of the replicas": (f"clamp_max({_BUSY}, 1)", f"sum by (namespace) ({_RATE})"),

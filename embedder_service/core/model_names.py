@@ -74,8 +74,8 @@ def parse(text: str) -> ModelName | EncoderName:
     if equals:
         if not ENCODER_NAME.fullmatch(name) or name in NETWORKS or not folder:
             raise ModelNameError(
-                f"{text!r} should be NAME=FOLDER, where NAME has up to 32 letters, digits and _, begins with a letter, "
-                "and is no network's"
+                f"{text!r} should be NAME=FOLDER; NAME has up to 32 letters, digits and _, begins with a letter, and "
+                "is no network's name"
             )
         return EncoderName(name, Path(folder))
     first, *rest = name.split("-")
