@@ -57,7 +57,7 @@ def running(embedder: ServiceProcess, search: ServiceProcess, report: Report) ->
     """Run both services, started side by side: healthy inside, stopped outside. Raises StartError."""
     for name in ("EMBEDDER_TLS_CERTIFICATE", "SEARCH_TLS_CERTIFICATE"):
         if os.environ.get(name):
-            raise StartError(f"both services are asked in plain text here: unset {name}, or start them one by one")
+            raise StartError(f"this command calls services in plain text: unset {name}, or start them one by one")
     with ExitStack() as stack:
         for service in (embedder, search):
             service.check_address()

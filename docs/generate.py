@@ -21,10 +21,11 @@ INTRODUCTION = """# Configuration
 Each service reads environment variables, checks them when it starts, and logs them once. `python -m embedder_service
 --help` and `python -m search_service --help` print the same. (This page is written by `make docs`.)
 
-An empty variable is as good as an unset one. A variable that begins with `EMBEDDER_` or `SEARCH_` and is no setting
-stops the start, which names the nearest setting. So do wrong values and settings that do not go together; all are
-listed at once. The variables that Kubernetes sets for Services, such as `EMBEDDER_SERVICE_HOST=10.96.0.12`, are none of
-these. The `imagesearch` command does the same with `IMAGESEARCH_`.
+An empty variable counts as unset. A service does not start if a variable begins with `EMBEDDER_` or `SEARCH_` and is no
+setting, if a value is wrong, or if settings contradict each other. It lists all problems at once, and names the setting
+nearest to an unknown variable. It accepts the variables that Kubernetes sets for Services, such as
+`EMBEDDER_SERVICE_HOST=10.96.0.12`. The `imagesearch` command checks variables that begin with `IMAGESEARCH_` in the
+same way.
 """
 
 

@@ -43,7 +43,7 @@ async def run(settings: EmbedderSettings) -> None:
         with tracing.exported("embedder_service"):
             async with serve(models, settings):
                 await stop.wait()
-        # Only threads are left, and those that hang are not waited for.
+        # Only threads are left. Do not wait for a thread that hangs.
         end_within(END_SECONDS)
     except OSError as error:
         sys.exit(f"embedder_service: {error}")

@@ -30,14 +30,14 @@ from grpc_kit.budget import Limit
 from grpc_kit.hang_watch import HangWatch
 from grpc_kit.server import Server, Service, end_after
 
-# How many times as long as at start a run may take: other work of the machine makes it slower.
+# A run may take this many times as long as at start: other work of the machine makes it slower.
 SLOWER = 50
-# How many times as long as a run the decoding of an image may take: all lanes decode at a time, beside the runs.
+# Decoding an image may take this many times as long as a run: both lanes decode at the same time, beside the runs.
 DECODE_TIMES = 10
 
 
 def load_models(settings: EmbedderSettings) -> list[TensorflowModel]:
-    """Loads the models, proves what they compute, and runs each in every batch size.
+    """Load the models, prove their vectors, and run each model in every batch size.
 
     Raises WeightsError where weights are missing or not the expected ones, GoldenError where a network gives other
     vectors than it should.
@@ -149,7 +149,7 @@ def _images(
 
 
 def _threads(count: int, name: str, watch: HangWatch, stack: AsyncExitStack) -> ThreadPoolExecutor:
-    """A pool of threads that ends with `stack`, which does not wait for a thread that hangs."""
+    """Return a pool of threads that ends with `stack`, which does not wait for a thread that hangs."""
     pool = ThreadPoolExecutor(count, thread_name_prefix=name)
     stack.callback(lambda: pool.shutdown(wait=not watch.hung.is_set(), cancel_futures=True))
     return pool

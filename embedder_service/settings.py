@@ -32,8 +32,8 @@ class EmbedderSettings(ServerSettings):
         default="vgg16",
         description="The models to serve, separated by commas; the first answers where a request names none. "
         "NETWORK[-HEAD][-INPUT[SIDE]][-raw], such as vgg16, vgg16-gem, mobilenet-pad, vgg16-rmac-native512, or "
-        "NAME=FOLDER for an encoder of `imagesearch train-autoencoder`. Capital letters and spaces make no difference. "
-        "docs/models.md lists them.",
+        "NAME=FOLDER for an encoder of `imagesearch train-autoencoder`. The case of a name "
+        "and spaces around it do not matter. docs/models.md lists the names.",
     )
     weights: str = Field(
         default="",
@@ -51,10 +51,10 @@ class EmbedderSettings(ServerSettings):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="What the network computes in. auto takes bfloat16 where the processors have it (AVX512_BF16 or "
-        "AMX) and a test at start shows it faster and the vectors of every model served within a cosine of 0.999 of "
-        "float32: about twice the throughput. bfloat16 is refused at start if that test fails. Encoders of your own "
-        "compute in float32 in any case.",
+        description="Precision of the network. auto takes bfloat16 if the processors have it (AVX512_BF16 or AMX) "
+        "and a test at start shows that it is faster and keeps the vectors of every served model within a cosine of "
+        "0.999 of float32. bfloat16 has about twice the throughput. With bfloat16 the embedder does not start if the "
+        "vectors fail that test. Encoders of your own always compute in float32.",
     )
     threads: int | None = Field(
         default=None,
@@ -96,41 +96,44 @@ class EmbedderSettings(ServerSettings):
     max_pending: int = Field(
         default=64,
         ge=1,
-        description="Most Embed calls in flight for each model; one more is refused at once. About as many as are "
-        "served within the deadlines of your callers.",
+        description="Maximum number of Embed calls in flight for each model; further calls are refused at once. Set "
+        "it to about as many as the embedder serves within the deadlines of your callers.",
     )
     max_pending_bulk: int = Field(
         default=64,
         ge=1,
-        description="Most images of all EmbedStream calls in flight for each model; further ones are read later.",
+        description="Maximum number of images of all EmbedStream calls in flight for each model; further images are "
+        "read later.",
     )
     max_pending_bytes: int = Field(
         default=256 * MEBIBYTE,
         ge=1,
-        description="Most bytes of encoded images in memory, of all models together, for Embed calls and for "
-        "EmbedStream calls each: Embed is refused above it, EmbedStream waits. An image counts until it is decoded, "
-        "also if its caller has left. Models that had callers in the last 10 s have equal shares; a single image "
-        "always fits.",
+        description="Maximum bytes of encoded images in memory, of all models together, for Embed calls and for "
+        "EmbedStream calls each. Above it, Embed calls are refused and EmbedStream calls wait. An image counts until "
+        "it is decoded, even after its caller has left. Models that had callers in the last 10 s have equal shares. "
+        "A model without images in memory may exceed its share with one image.",
     )
     decode_threads: int | None = Field(
         default=None,
         ge=1,
         description="Threads that decode images, for each of the two lanes; one decodes some hundred photographs of "
-        "640x480 a second. Models take turns. Unset: as many as EMBEDDER_THREADS.",
+        "640x480 a second. Models take turns for the threads. Unset: as many as EMBEDDER_THREADS.",
     )
     max_decoding_pixels: int = Field(
         default=50_000_000,
         ge=1,
-        description="Most pixels that are decoded at a time, of Embed calls and of EmbedStream calls each; what does "
-        "not fit waits. At least EMBEDDER_MAX_IMAGE_PIXELS. A pixel takes up to 22 bytes. A large JPEG counts as what "
-        "it is scaled to while it is decoded, unless it is progressive or has a scan for each component.",
+        description="Maximum number of pixels that are decoded at a time, for Embed calls and for EmbedStream calls "
+        "each; further images wait. At least EMBEDDER_MAX_IMAGE_PIXELS. A pixel takes up to 22 bytes. A large JPEG "
+        "is scaled while it is decoded, and counts with its scaled size unless it is progressive or has a scan for "
+        "each component.",
     )
     hang_timeout_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="Seconds after which a run of a network hangs. A run gets 50 times what a full batch took at start "
-        "if that is longer, and the decoding of an image gets 10 times this. The embedder then logs where the thread "
-        "hangs, refuses every image with WORKER_DIED, and fails its liveness probe so that it is restarted.",
+        description="Seconds after which a run of a network counts as hung. The limit of a run is 50 times the time "
+        "of a full batch at start if that is longer. The limit of decoding an image is 10 times this setting. If a "
+        "thread hangs, the embedder logs where, refuses every image with WORKER_DIED, and fails its liveness probe "
+        "so that it is restarted.",
     )
     cache_vectors: int = Field(
         default=0,

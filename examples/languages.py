@@ -1,4 +1,4 @@
-"""What each language's client needs, and how it is built and run."""
+"""The tools that each language's client needs, and the commands that build and run it."""
 
 import os
 import shutil
@@ -114,7 +114,7 @@ def build_go(folder: Path) -> Client:
     program = folder / "client"
     settings = {"GO111MODULE": "off", "GOPATH": f"{folder}:{GOPATH}", "GOFLAGS": "", "CGO_ENABLED": "0"}
     call("go", "build", "-o", str(program), "./examples/go", settings=settings)
-    # Debian's grpc-go is older than 1.40, where retries became the default.
+    # Debian's grpc-go is older than 1.40, which enabled retries by default.
     return Client((str(program),), {"GRPC_GO_RETRY": "on"})
 
 

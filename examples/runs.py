@@ -1,4 +1,4 @@
-"""Runs a client in each way that matters, and says what is wrong."""
+"""Runs a client in each way that matters, and reports its faults."""
 
 import os
 import subprocess
@@ -63,7 +63,7 @@ class Runs:
         return done.returncode, done.stdout
 
     def faults(self) -> Iterator[str]:
-        """Run the client, as it should be, with a wrong token, and with another authority. Return what is wrong."""
+        """Run the client with the right token, a wrong token and another authority. Yield its faults."""
         code, printed = self._run()
         print(printed, end="", flush=True)
         yield from faults_of_run(printed, PHOTOS)
@@ -79,7 +79,7 @@ class Runs:
             yield f"not true: the client refuses a server of another authority\n{printed}"
 
     def faults_of_outage(self) -> Iterator[str]:
-        """Run the client while the search service cannot reach the embedder. Return what is wrong."""
+        """Run the client while the search service cannot reach the embedder. Yield its faults."""
         before = self._stack.refused_searches()
         code, printed = self._run()
         attempts = self._stack.refused_searches() - before
@@ -90,7 +90,7 @@ class Runs:
 
 
 def faults_of_reflection(stack: Stack) -> Iterator[str]:
-    """Ask both servers for their services by both versions of reflection. Return what is wrong."""
+    """List both servers' services by both versions of reflection. Yield the faults."""
     buf = [str(Path(sys.executable).parent / "buf"), "curl", "--protocol", "grpc", "--cacert", str(stack.authority)]
     token = ["--reflect-header", f"authorization: Bearer {stack.token}"]
     for address, service in ((stack.embedder, "EmbedderService"), (stack.search, "SearchService")):

@@ -60,7 +60,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Stack:
-    """What clients need to know of the services."""
+    """The addresses and credentials of the services, for clients."""
 
     embedder: str
     search: str
@@ -69,7 +69,7 @@ class Stack:
     """An authority that issued none of the certificates."""
     token: str
     link: Link
-    """What the search service reaches the embedder by."""
+    """The connection from the search service to the embedder."""
     log: Path
     """The search service's."""
 

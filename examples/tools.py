@@ -1,4 +1,4 @@
-"""The tools of the languages: which Debian packages are missing, and how they are installed."""
+"""Finds and installs the Debian packages that the languages' clients need."""
 
 import os
 import shutil
@@ -12,12 +12,12 @@ INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends")
 
 
 def missing_packages(languages: Iterable[str]) -> list[str]:
-    """Return the Debian packages that these languages lack here, each once."""
+    """Return the missing Debian packages of these languages, each once."""
     return list(dict.fromkeys(package for name in languages for package in LANGUAGES[name].missing()))
 
 
 def check_tools(languages: Sequence[str]) -> None:
-    """Exit with the names of what is missing, if anything is."""
+    """Exit with the names of missing packages, if there are any."""
     lacking = {name: missing for name in languages if (missing := LANGUAGES[name].missing())}
     if not lacking:
         return
@@ -25,12 +25,12 @@ def check_tools(languages: Sequence[str]) -> None:
     able = [name for name in languages if name not in lacking]
     lines.append("`make examples-tools` installs them")
     if able:
-        lines.append(f'`make examples LANGUAGES="{" ".join(able)}"` runs the others')
+        lines.append(f'`make examples LANGUAGES="{" ".join(able)}"` runs the other clients')
     sys.exit("\n".join(lines))
 
 
 def install(languages: Sequence[str]) -> None:
-    """Install what is missing. Exit if that is not possible here."""
+    """Install the missing packages. Exits if that is not possible here."""
     packages = missing_packages(languages)
     if packages and (os.geteuid() != 0 or shutil.which("apt-get") is None):
         sys.exit(f"only root can install packages, and on Debian: sudo {' '.join((*INSTALL, *packages))}")

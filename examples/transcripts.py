@@ -1,4 +1,4 @@
-"""Reads what a client printed, and says what is wrong with it."""
+"""Checks what a client printed."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ SAME = 0.999
 
 
 def faults_of_run(transcript: str, photos: Sequence[str]) -> list[str]:
-    """Return what a client that wrote these photographs, and searched by the first of them, did not do."""
+    """Return the faults of a client that wrote these photographs and searched by the first of them."""
     hits = [(name, float(score)) for name, score in re.findall(r"^hit (\S+) (\S+)$", transcript, re.MULTILINE)]
     scores = [score for _, score in hits]
     claims = {
@@ -31,7 +31,7 @@ def faults_of_run(transcript: str, photos: Sequence[str]) -> list[str]:
 
 
 def faults_of_outage(transcript: str, photos: Sequence[str]) -> list[str]:
-    """Return what a client whose search service cannot reach the embedder did not do."""
+    """Return the faults of a client whose search service cannot reach the embedder."""
     delays = re.findall(r"^  retry after (\d+\.\d+) s$", transcript, re.MULTILINE)
     claims = {
         f"the error of {what} is reported": has_error(transcript, what, "UNAVAILABLE", "EMBEDDER_UNAVAILABLE")

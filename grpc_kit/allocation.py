@@ -1,6 +1,6 @@
-"""Whether memory could not be allocated, for libraries in C that report it as they report bad input.
+"""Detects failed allocations in C libraries that report them as bad input.
 
-The C library says so in errno, of which each thread has its own. It stays until the thread meets another error.
+The C library sets errno, which is local to each thread. It keeps its value until the thread's next error.
 """
 
 import ctypes
@@ -10,13 +10,13 @@ from contextlib import suppress
 
 
 def forget_failures() -> None:
-    """Clears what went wrong in this thread before; call this first."""
+    """Clear earlier errors of this thread; call this first."""
     if _address is not None:
         _address()[0] = 0
 
 
 def has_failed() -> bool:
-    """Return whether memory was refused to this thread since `forget_failures`; False if the system does not say."""
+    """Return whether an allocation of this thread failed since `forget_failures`; False if unknown."""
     return _address is not None and _address()[0] == errno.ENOMEM
 
 

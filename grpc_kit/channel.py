@@ -86,11 +86,11 @@ def channel_options(
 
 
 def _address(target: str) -> str:
-    """Return a target without the spaces around it. Raises CredentialsError for an address of the web."""
+    """Return a target without the spaces around it. Raises CredentialsError for a URL."""
     plain = target.strip()
     if plain.lower().startswith(("http://", "https://")):
         raise CredentialsError(
-            f"{plain} is no address of gRPC: write HOST:PORT, and turn on TLS by the settings for TLS, not by https://"
+            f"{plain} is no address of gRPC: write HOST:PORT, and use the settings for TLS instead of https://"
         )
     return plain
 

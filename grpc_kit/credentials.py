@@ -107,12 +107,12 @@ def channel_credentials(tls: ClientTls | None, token: str) -> grpc.ChannelCreden
 
 
 def _checked(token: str) -> str:
-    """Return a token without the spaces around it, such as the end of the line in a file. Raises CredentialsError."""
+    """Return a token without the white space around it, such as a file's last line break. Raises CredentialsError."""
     plain = token.strip()
     if token and not plain:
         raise CredentialsError("the token is blank: set a token, or none")
     if not (plain.isascii() and plain.isprintable()):
-        raise CredentialsError("the token has characters that no header of a call can carry: use letters and digits")
+        raise CredentialsError("the token has characters that a call's header cannot carry: use letters and digits")
     return plain
 
 

@@ -1,4 +1,4 @@
-"""Environment variables of a program: unknown names are refused, and switches are read in one way."""
+"""Checks a program's environment variables for unknown names, and reads switches."""
 
 import ipaddress
 import re
@@ -7,9 +7,8 @@ from difflib import get_close_matches
 
 TRUE, FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
 
-# What Kubernetes sets in each pod for a Service that has the name of the prefix, or one that begins with it: the end of
-# the name, and what the value looks like. The names alone would also fit settings that are spelt wrong, such as
-# EMBEDDER_METRICS_PORT.
+# Kubernetes sets these variables in each pod for a Service whose name is or begins with the prefix: the end of the
+# name, and the form of the value. The names alone would match misspelt settings, such as EMBEDDER_METRICS_PORT.
 SERVICE = r"[A-Z0-9_]*[A-Z0-9]"
 NUMBERED = r"PORT_\d+_(?:TCP|UDP|SCTP)"
 HOST, NUMBER, PROTOCOL = r"(?P<host>[^\[\]]+)", r"\d{1,5}", r"tcp|udp|sctp"
@@ -27,9 +26,9 @@ SERVICE_LINKS = tuple(
 
 
 def unknown_variables(prefix: str, known: Collection[str], environment: Mapping[str, str]) -> list[str]:
-    """Return a line for each variable that begins with `prefix` and is none of `known`, with the nearest of these.
+    """Return a line for each variable that begins with `prefix` and is not in `known`, with the nearest known name.
 
-    An empty variable is as good as an unset one. Values are not shown: a name that is spelt wrong may hold a secret.
+    An empty variable counts as unset. Values are not shown: a misspelt variable may hold a secret.
     """
     unknown = sorted(
         name
@@ -46,7 +45,7 @@ def is_service_link(name: str, value: str) -> bool:
 
 
 def read_switch(text: str) -> bool:
-    """Return what a variable that turns something on or off says. Raises ValueError that names the right values."""
+    """Return the value of a switch. Raises ValueError that names the allowed values."""
     value = text.strip().lower()
     if value not in TRUE | FALSE:
         raise ValueError("should be true or false (yes or no, on or off, 1 or 0)")
@@ -54,7 +53,7 @@ def read_switch(text: str) -> bool:
 
 
 def _is_address(host: str | None) -> bool:
-    """Return whether a host is an IP address; a value without a host has nothing to look at."""
+    """Return whether a host is an IP address; True for a value without a host."""
     try:
         return host is None or bool(ipaddress.ip_address(host))
     except ValueError:

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 
 def clear_frames(error: BaseException | None) -> None:
-    """Clear the local variables of the functions that an error, or an error behind it, came through.
+    """Clear the local variables of the functions that an error and its contexts passed through.
 
-    A cancelled task refers to its error, the error to these functions, and one of them mostly to the task again, such
-    as by `asyncio.timeout` or a TaskGroup. Messages and images among the variables would stay in memory until the
-    garbage collector runs.
+    A cancelled task refers to its error, the error to these functions, and often one of these to the task again, such
+    as by `asyncio.timeout` or a TaskGroup. Messages and images in the variables would stay in memory until the garbage
+    collector runs.
     """
     while error is not None:
         traceback.clear_frames(error.__traceback__)
@@ -23,7 +23,7 @@ def clear_frames(error: BaseException | None) -> None:
 
 
 def clear_cancelled(task: "asyncio.Task[Any]") -> None:
-    """Clear the frames of a task that was cancelled: a callback for the end of tasks that work on messages."""
+    """Clear the frames of a cancelled task: a callback for the end of tasks that work on messages."""
     if task.cancelled():
         try:
             task.result()
@@ -123,19 +123,19 @@ class InternalError(ServiceError):
     """A fault of the server. Its details are logged and not told."""
 
 
-# Seconds after which other calls have given back some of their memory.
+# Seconds after which other calls have released some of their memory.
 MEMORY_SECONDS = 2.0
 
 
 def out_of_memory() -> ResourceExhaustedError:
-    """Return the refusal of a call for which there is no memory now."""
+    """Return the error for a call that the server has no memory for now."""
     return ResourceExhaustedError(
-        "OUT_OF_MEMORY", "the server has no memory left for this; try again later", retry_after=MEMORY_SECONDS
+        "OUT_OF_MEMORY", "the server has no memory left for this call; try again later", retry_after=MEMORY_SECONDS
     )
 
 
 def meaning_of_fault(fault: BaseException) -> ServiceError:
-    """Return what a caller may know of an exception that is no ServiceError."""
+    """Return the error to send to the caller for an exception that is no ServiceError."""
     if isinstance(fault, MemoryError):
         return out_of_memory()
     return InternalError("INTERNAL", "internal error; the server's log has the details")

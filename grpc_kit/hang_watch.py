@@ -1,4 +1,4 @@
-"""Notices work in threads that does not end. Such a thread cannot be stopped: only a new process helps."""
+"""Detects work in threads that does not end. Python cannot stop such a thread: only a restart helps."""
 
 import asyncio
 import sys
@@ -19,7 +19,7 @@ from grpc_kit.errors import UnavailableError
 log = structlog.stdlib.get_logger()
 
 Result = TypeVar("Result")
-# Seconds between two looks.
+# Seconds between two checks.
 TICK = 1.0
 
 
@@ -28,13 +28,15 @@ class HungError(UnavailableError):
 
 
 def hung_error() -> HungError:
-    """What callers are told: another server can do it, and this one after a restart."""
-    return HungError("WORKER_DIED", "this server cannot do its work any more and is to be restarted", retry_after=1.0)
+    """Return the error for callers: another server can do the work, or this one after a restart."""
+    return HungError(
+        "WORKER_DIED", "a thread of this server hangs, and it must be restarted; call another server", retry_after=1.0
+    )
 
 
 @dataclass(eq=False)
 class _Work:
-    """What a thread does at the moment."""
+    """The current work of a thread."""
 
     what: str
     limit: float
@@ -45,10 +47,10 @@ class _Work:
 
 
 class HangWatch:
-    """Knows what the threads of a process work on. `watch` has to run for anything to be noticed."""
+    """Tracks the work of a process's threads. It detects hangs only while `watch` runs."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
-        """Nothing is at work; `clock` gives seconds."""
+        """Start without work; `clock` returns seconds."""
         self._clock = clock
         self._lock = threading.Lock()
         self._work: dict[int, _Work] = {}
@@ -57,7 +59,7 @@ class HangWatch:
         """Set when a thread hangs; from then on `run` refuses all work."""
 
     def watched(self, what: str, limit: float, function: Callable[..., Result], *arguments: object) -> Result:
-        """Calls a function in this thread, which hangs if that takes more than `limit` seconds."""
+        """Call a function in this thread. The thread hangs if that takes more than `limit` seconds."""
         thread = threading.get_ident()
         with self._lock:
             outer = self._work.get(thread)
@@ -73,7 +75,7 @@ class HangWatch:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """What this thread does meanwhile is to wait for others, and does not count."""
+        """Do not count the time in this context: the thread only waits for other threads."""
         work = self._work.get(threading.get_ident())
         if work is None:
             yield
@@ -92,19 +94,19 @@ class HangWatch:
     async def run(
         self, executor: Executor, what: str, limit: float, function: Callable[..., Result], *arguments: object
     ) -> Result:
-        """Calls a function in a pool of threads. Raises HungError when a thread hangs, whichever it is."""
+        """Call a function in a pool of threads. Raises HungError when any thread hangs."""
         self.refuse_if_hung()
         return await self.wait_for(
             asyncio.get_running_loop().run_in_executor(executor, self.watched, what, limit, function, *arguments)
         )
 
     def refuse_if_hung(self) -> None:
-        """Raises HungError if a thread hangs."""
+        """Raise HungError if a thread hangs."""
         if self.hung.is_set():
             raise hung_error()
 
     async def wait_for(self, call: "asyncio.Future[Result]") -> Result:
-        """Waits for what a thread has to do. Cancels it and raises HungError when a thread hangs, whichever it is."""
+        """Wait for a call in a thread. Cancels the call and raises HungError when any thread hangs."""
         self._calls.add(call)
         try:
             return await call
@@ -117,7 +119,7 @@ class HangWatch:
             self._calls.discard(call)
 
     async def watch(self) -> None:
-        """Returns when a thread hangs, after it has logged where."""
+        """Return when a thread hangs, after logging where."""
         before = self._clock()
         while not self.hung.is_set():
             await asyncio.sleep(TICK)
@@ -125,7 +127,7 @@ class HangWatch:
             with self._lock:
                 working = list(self._work.items())
             for thread, work in working:
-                # A process that was frozen has not worked meanwhile.
+                # The time in which the process was frozen does not count.
                 work.spent += 0.0 if work.is_waiting else min(now - max(before, work.since), 2 * TICK)
                 if work.spent > work.limit:
                     self._report(thread, work)

@@ -34,7 +34,7 @@ def _parsed() -> Namespace:
     parser.add_argument("--ca", type=Path, help="the authorities' certificates, PEM; turns TLS on")
     parser.add_argument("--server-name", help="a name in the server's certificate, where ADDRESS is none")
     parser.add_argument(
-        "--certificate", type=Path, help="a certificate to show to a server that wants one, PEM; with --ca"
+        "--certificate", type=Path, help="client certificate for servers that require one, PEM; needs --ca"
     )
     parser.add_argument("--key", type=Path, help="that certificate's key, PEM")
     arguments = parser.parse_args()

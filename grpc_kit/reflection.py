@@ -1,6 +1,6 @@
-"""Server reflection in both of its versions: clients of today ask for v1, older ones for v1alpha.
+"""Serves reflection in both versions: new clients ask for v1, older clients for v1alpha.
 
-grpcio-reflection serves v1alpha alone. The messages of the two are the same on the wire.
+grpcio-reflection serves only v1alpha. The messages of the two are the same on the wire.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def serve_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
 
 
 def describe(contract: FileDescriptorProto) -> None:
-    """Add a contract to those that reflection can describe, unless a package has registered its own."""
+    """Let reflection describe a contract, unless a package has registered its own."""
     pool = descriptor_pool.Default()
     try:
         pool.FindFileByName(contract.name)
@@ -37,7 +37,7 @@ def describe(contract: FileDescriptorProto) -> None:
 
 
 def v1_contract() -> FileDescriptorProto:
-    """Return grpc/reflection/v1/reflection.proto, made of v1alpha's."""
+    """Return grpc/reflection/v1/reflection.proto, derived from v1alpha's."""
     alpha = FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
     contract = text_format.Parse(text_format.MessageToString(alpha).replace("v1alpha", "v1"), FileDescriptorProto())

@@ -39,10 +39,10 @@ STREAMS_SECONDS = 2.0
 AGAIN_SECONDS = 1.0
 # Seconds that are left to gRPC to send what the last calls answered.
 FLUSH_SECONDS = 2.0
-# Seconds after which a process ends by itself that only a restart helps. Kubernetes restarts it within 60 s.
+# Seconds after which a process that only a restart helps ends itself. Kubernetes restarts it within 60 s.
 DEAD_SECONDS = 90.0
-# Seconds after the last call in which a process ends that was asked to. With the default drain it is below the 30 s
-# after which Kubernetes kills.
+# Seconds after the drain in which a stopping process must end. With the default drain that is before the 30 s after
+# which Kubernetes kills it.
 END_SECONDS = 8.0
 STDERR = 2
 
@@ -100,7 +100,7 @@ class Server:
         )
         self._is_draining = Gauge(
             "grpc_server_draining",
-            "1 from the request to stop on, while the last calls end, else 0.",
+            "1 from SIGTERM until the last call has ended, else 0.",
             registry=registry,
         )
         self._is_dead = False
@@ -154,7 +154,7 @@ class Server:
             raise OSError(f"cannot listen on {address}: is it in use? *_LISTEN_ADDRESS names another") from error
 
     async def set_serving(self, *, serving: bool) -> None:
-        """Reports the health of every service, and of the server as a whole (the empty name). A dead one stays so."""
+        """Report the health of every service, and of the whole server (the empty name); a dead one stays so."""
         serving = serving and not self._is_dead
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._names):
@@ -162,15 +162,15 @@ class Server:
         self._serving.set(serving)
 
     async def report_dead(self) -> None:
-        """Reports NOT_SERVING of every name and of `LIVENESS`, for good: only a restart helps."""
+        """Report NOT_SERVING for every name and for `LIVENESS`, permanently: only a restart helps."""
         self._is_dead = True
         await self.set_serving(serving=False)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def worked(self) -> None:
-        """Wait until a call of a service has begun, gone on or ended since the last return. For one caller.
+        """Wait until a call has begun, made progress or ended since the last return. Only one caller may wait.
 
-        Calls of health and reflection do not count: probes come all the time. Neither does a stream that waits.
+        Calls of health and reflection do not count, because probes come all the time. Nor does a stream that waits.
         """
         await self._under_way.worked()
 
@@ -201,9 +201,9 @@ class Server:
 
 
 async def end_after(death: Awaitable[object], server: Server) -> None:
-    """Wait for what only a restart mends, report it so that nobody calls here, and end the process some time later.
+    """Wait until only a restart helps, report it so that callers use other servers, and end the process later.
 
-    Kubernetes restarts a process that fails its liveness probe. Docker restarts only one that has ended.
+    Kubernetes restarts a process that fails its liveness probe. Docker restarts only a process that has ended.
     """
     await death
     await server.report_dead()
@@ -257,15 +257,15 @@ def end_when_asked() -> None:
 
 
 def stop_signals(drain_seconds: float) -> asyncio.Event:
-    """An event that is set when the process is asked to stop, by SIGTERM or Ctrl-C. To be made before it serves.
+    """Return an event that is set when SIGTERM or Ctrl-C asks the process to stop. Call this before the process serves.
 
-    A process that has not ended some seconds after its calls should have ended, because a thread hangs, ends at once.
+    If a thread hangs, the process ends some seconds after the drain.
     """
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def ask() -> None:
-        # A second signal gives no more time.
+        # A second signal does not extend the time.
         if not asked.is_set():
             asked.set()
             end_within(drain_seconds + END_SECONDS)
@@ -276,8 +276,8 @@ def stop_signals(drain_seconds: float) -> asyncio.Event:
 
 
 def end_within(seconds: float) -> None:
-    """Ends the process with status 1 after some seconds, whatever it does then, and writes the stacks to stderr.
+    """End the process with status 1 after some seconds, even if it is busy, and write the stacks to stderr.
 
-    Python itself waits without end for threads that hang.
+    Python itself waits forever for threads that hang.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)

@@ -141,7 +141,7 @@ class ServerSettings(BaseSettings):
         return self
 
     def contradictions(self) -> list[str]:
-        """Return what does not go together among the settings, a line each, without secrets."""
+        """Return a line for each contradiction between settings, without secrets."""
         found = []
         if (self.tls_certificate is None) != (self.tls_key is None):
             found.append("a certificate and its key are set together: *_TLS_CERTIFICATE and *_TLS_KEY")
@@ -184,8 +184,8 @@ def load(settings: type[SettingsType], program: str) -> SettingsType:
 
 
 def unknown_settings(settings: type[BaseSettings]) -> list[str]:
-    """Return a line for each variable that has the prefix of the settings and is none of them."""
-    # Capital letters make no difference in the name of a setting.
+    """Return a line for each variable that has the prefix of the settings but is no setting."""
+    # The names of settings are case-insensitive.
     known = variables(settings)
     others = {name: value for name, value in os.environ.items() if name.upper() not in known}
     return unknown_variables(_prefix(settings), known, others)
@@ -197,12 +197,12 @@ def variables(settings: type[BaseSettings]) -> set[str]:
 
 
 def _problems(settings: type[BaseSettings], error: ValidationError) -> list[str]:
-    """Return a line for everything that is wrong with the values, secrets hidden."""
+    """Return a line for each wrong value, with secrets hidden."""
     found: list[str] = []
     wrong: dict[str, Any] = {}
     for problem in error.errors():
         if not problem["loc"]:
-            # Settings that do not go together; shown without their values, among which may be secrets.
+            # Settings that contradict each other, without their values: some may be secrets.
             found += _said(problem)
             continue
         field = str(problem["loc"][0])
@@ -210,7 +210,7 @@ def _problems(settings: type[BaseSettings], error: ValidationError) -> list[str]
         shown = "(hidden)" if settings.model_fields[field].annotation is SecretStr else repr(problem["input"])
         found.append(f"{_prefix(settings)}{field.upper()}={shown}: {' '.join(_said(problem))}")
     if wrong:
-        # pydantic looks at what goes together only if each value is right by itself: look again without the wrong ones.
+        # pydantic checks for contradictions only if each value is valid: check again without the invalid values.
         try:
             settings(**wrong)
         except ValidationError as more:
@@ -222,7 +222,7 @@ def _problems(settings: type[BaseSettings], error: ValidationError) -> list[str]
 
 
 def _said(problem: ErrorDetails) -> list[str]:
-    # What a validator of these settings says stands for itself.
+    # The messages of our own validators need no prefix.
     return problem["msg"].removeprefix("Value error, ").splitlines()
 
 

@@ -72,7 +72,7 @@ async def answer_each(
                 del request
 
     reader = asyncio.create_task(read_all())
-    # A caller that has left must not leave its requests behind.
+    # The requests of a caller that has left must not stay in memory.
     reader.add_done_callback(clear_cancelled)
     # None is the end: the queue's last item, whether the reader finished or failed.
     reader.add_done_callback(lambda _: answered.put_nowait(None))

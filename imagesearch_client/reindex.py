@@ -126,7 +126,7 @@ def make_new(client: Client, source: Collection, name: str, change: Change) -> C
         )
     except AlreadyExistsError as error:
         found = client.get_collection(name)
-        # The service says which model the given name means: the collection has the embedder's own spelling.
+        # The service resolves the given name: the collection has the embedder's own spelling.
         model = change.model if change.model is None else error.metadata.get("model", change.model)
         if not _is_copy(source, found, replace(change, model=model)):
             raise

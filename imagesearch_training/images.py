@@ -21,7 +21,7 @@ NO_IMAGE = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
 
 class UnusableError(ValueError):
-    """A file that cannot be trained on; says why."""
+    """A file that cannot be used for training; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def decode(content: bytes, size: int) -> Pixels:
 
 @contextmanager
 def _blaming_the_file() -> Iterator[None]:
-    """Turns what Pillow raises on bytes that are not what they say into UnusableError; a lack of memory is none."""
+    """Turn errors of Pillow on invalid bytes into UnusableError; a lack of memory passes through."""
     try:
         yield
     except MemoryError:

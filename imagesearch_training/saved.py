@@ -74,7 +74,7 @@ def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed:
     folder.mkdir()
     network, best = checkpoints.load_best(), checkpoints.best
     encoder, decoder = network.get_layer("encoder"), network.get_layer("decoder")
-    # From the whole of the validation images: neighbours are often alike.
+    # Spread over all validation images: neighbours are often alike.
     shown = photographs.validation[:: max(1, len(photographs.validation) // SHOWN)][:SHOWN]
     originals = np.divide(photographs.pixels[shown], 255, dtype=np.float32)
     check_vectors(encoder(originals, training=False).numpy())
@@ -115,9 +115,9 @@ def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed:
 
 
 def check_vectors(vectors: NDArray[np.float32]) -> None:
-    """Raises TrainingError if an encoder's vectors, float32[N, L], cannot be searched for.
+    """Raise TrainingError if an encoder's vectors, float32[N, L], cannot be searched.
 
-    The decoder's last layer bounds the images, so that the loss can be finite while vectors are not.
+    The decoder's last layer bounds the images, so the loss can be finite while vectors are not.
     """
     unusable = ~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
     if unusable.any():

@@ -1,7 +1,7 @@
 """Generates the Python stubs under protos/gen from the contracts: `python -m protos.generate [--check]`.
 
-The stubs are committed. Those of google.rpc are googleapis-common-protos', so none are made here. `--check` generates
-them again in a temporary folder and fails where the two differ.
+The stubs are committed. Stubs of google.rpc come from googleapis-common-protos and are not generated here. `--check`
+generates the stubs again in a temporary folder and fails if they differ.
 """
 
 import argparse
@@ -17,9 +17,9 @@ STUBS = PROTOS / "gen"
 
 
 def compile_with(*arguments: str) -> None:
-    """Run protoc on every contract of ours, with what protos/ and protoc itself hold. Exits if protoc fails."""
+    """Run protoc on all our contracts, with the imports in protos/ and in protoc itself. Exits if protoc fails."""
     contracts = sorted(str(path) for path in (PROTOS / "imagesearch").rglob("*.proto"))
-    # A process of its own, because protoc crashes in one that has loaded other libraries with protobuf in them.
+    # In its own process: protoc crashes beside other libraries that carry protobuf.
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *arguments, *contracts]
     if subprocess.run(command, check=False).returncode != 0:
         sys.exit("protoc failed")

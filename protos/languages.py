@@ -1,6 +1,6 @@
-"""Finds what other languages' generators would trip over: missing options, and two classes or files of one name.
+"""Finds contracts that other languages' generators cannot use: missing options, and classes or files of one name.
 
-protoc writes one file `Image.cs` for every image.proto, whatever its folder is, and Java and C# put every message of a
+protoc writes one file `Image.cs` for every image.proto, whatever its folder is. Java and C# put all messages of a
 package, and a class for each file, in one namespace.
 """
 
@@ -13,7 +13,7 @@ OWN = "imagesearch/"
 
 
 def faults(contracts: FileDescriptorSet) -> list[str]:
-    """Return what is wrong, as sentences; empty if every language can generate code from the contracts."""
+    """Return a sentence for each fault; empty if every language can generate code from the contracts."""
     options = [fault for file in contracts.file if file.name.startswith(OWN) for fault in _options(file)]
     files = _repeated("C# file", (f"{name}.cs" for file in contracts.file for name in _csharp_files(file)))
     java = _repeated("Java class", (name for file in contracts.file for name in _java_classes(file)))

@@ -1,6 +1,6 @@
 """Checks the contracts' style, layout and names with buf and protoc: `python -m protos.lint`.
 
-protos/ is compiled by itself, as its readers compile it: without packages of Python, and without buf's registry.
+It compiles protos/ alone, as users do: without Python packages and without buf's registry.
 """
 
 import subprocess
@@ -14,12 +14,12 @@ from protos.generate import PROTOS, compile_with
 from protos.languages import faults
 
 BUF = Path(sys.executable).parent / "buf"
-# Files of others, kept as they are; buf.yaml names them too.
+# Unchanged files of Google and gRPC; buf.yaml names them too.
 OTHERS = ("google", "grpc")
 
 
 def compiled_contracts() -> FileDescriptorSet:
-    """Return every contract, and what it imports."""
+    """Return every contract and its imports."""
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "contracts.binpb"
         compile_with("--include_imports", f"--descriptor_set_out={image}")
@@ -27,7 +27,7 @@ def compiled_contracts() -> FileDescriptorSet:
 
 
 def main() -> None:
-    """Exits non-zero if buf or the names of classes are at fault."""
+    """Exit non-zero if buf reports a fault or class names clash."""
     lint = subprocess.run([BUF, "lint", PROTOS], check=False)
     others = [f"--exclude-path={PROTOS / name}" for name in OTHERS]
     form = subprocess.run([BUF, "format", PROTOS, "--diff", "--exit-code", *others], check=False)

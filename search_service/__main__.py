@@ -19,7 +19,7 @@ async def run(settings: SearchSettings) -> None:
         with tracing.exported("search_service"):
             async with serve(settings):
                 await stop.wait()
-        # Only threads are left, and those that hang are not waited for.
+        # Only threads are left. Do not wait for a thread that hangs.
         end_within(END_SECONDS)
     except OSError as error:
         sys.exit(f"search_service: {error}")

@@ -55,7 +55,7 @@ log = structlog.stdlib.get_logger()
 # No stream: the bulk lane repeats by itself what was not answered.
 REPEATABLE = ["imagesearch.embedder.v1.EmbedderService/Embed", "imagesearch.embedder.v1.EmbedderService/GetModel"]
 
-# How many times as long as a call to Milvus should take at most it may take: pymilvus repeats some calls.
+# A call to Milvus may take this many times its timeout before it counts as hung: pymilvus repeats some calls.
 LATE = 10
 # Between two looks at Milvus; a probe of Kubernetes looks about as often.
 HEALTH_SECONDS = 3.0

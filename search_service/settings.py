@@ -33,8 +33,8 @@ class SearchSettings(ServerSettings):
     )
     milvus_token: SecretStr = Field(
         default=SecretStr(""),
-        description="USER:PASSWORD or an API key of the Milvus server. Unset: none. deploy/README.md shows how to make "
-        "a user that has the needed privileges and no others.",
+        description="USER:PASSWORD or an API key of the Milvus server. Unset: none. deploy/README.md shows how to "
+        "make a user that has the needed privileges and no others.",
     )
     milvus_database: str = Field(
         default="",
@@ -64,10 +64,11 @@ class SearchSettings(ServerSettings):
     hang_timeout_seconds: float = Field(
         default=300.0,
         gt=0,
-        description="Seconds after which a thread that calls Milvus hangs, and at least ten times "
-        "SEARCH_MILVUS_TIMEOUT_SECONDS. Calls to a server end in time whether it answers or not; a call to Milvus "
-        "Lite, which is in this process, may not. The service then logs where the thread hangs, reports NOT_SERVING, "
-        "and fails its liveness probe so that it is restarted.",
+        description="Seconds after which a call to Milvus counts as hung. The limit is 10 times "
+        "SEARCH_MILVUS_TIMEOUT_SECONDS if that is longer. The limit for the load of a collection is 10 times that of "
+        "a call. Calls to a Milvus server always end in time. A call to Milvus Lite, which runs in this process, may "
+        "hang. Then the service logs where, reports NOT_SERVING, and fails its liveness probe so that it is "
+        "restarted.",
     )
     milvus_threads: int = Field(
         default=8,
@@ -85,8 +86,8 @@ class SearchSettings(ServerSettings):
     )
     embedder_tls: bool = Field(
         default=False,
-        description="Whether the embedder is called over TLS. SEARCH_EMBEDDER_CA and SEARCH_EMBEDDER_CERTIFICATE turn "
-        "it on too, and false contradicts them.",
+        description="Whether to call the embedder over TLS. SEARCH_EMBEDDER_CA and SEARCH_EMBEDDER_CERTIFICATE also "
+        "turn TLS on; the service does not start if this is false beside them.",
     )
     embedder_ca: Path | None = Field(
         default=None,
@@ -123,8 +124,8 @@ class SearchSettings(ServerSettings):
     max_exact_bytes: int = Field(
         default=2 * 1024 * MEBIBYTE,
         ge=1,
-        description="Bytes of vectors that one search may read to compare every one, as `exact` asks for: a million of "
-        "512 components. A larger search is refused; two such searches run at a time.",
+        description="Bytes of vectors that one search may read to compare every one, as `exact` asks for: a million "
+        "of 512 components. A larger search is refused; two such searches run at a time.",
     )
     search_unread_bytes: int = Field(
         default=4 * MEBIBYTE,
@@ -170,7 +171,7 @@ class SearchSettings(ServerSettings):
         return read_switch(value) if isinstance(value, str) else value
 
     def contradictions(self) -> list[str]:
-        """Return what does not go together among the settings, a line each, without secrets."""
+        """Return a line for each contradiction between settings, without secrets."""
         return [*super().contradictions(), *self._milvus_problems(), *self._embedder_problems()]
 
     def _embedder_problems(self) -> Iterator[str]:
@@ -181,7 +182,7 @@ class SearchSettings(ServerSettings):
         if self.embedder_client_tls is not None and not self.embedder_tls and "embedder_tls" in self.model_fields_set:
             yield (
                 "SEARCH_EMBEDDER_TLS turns off TLS, and SEARCH_EMBEDDER_CA, SEARCH_EMBEDDER_CERTIFICATE and "
-                "SEARCH_EMBEDDER_KEY are for TLS: unset one or the others"
+                "SEARCH_EMBEDDER_KEY are for TLS: set it to true, or unset these"
             )
 
     def _milvus_problems(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Whether the variables that the images set are read by their programs, which take the values."""
+"""Checks that each variable that an image sets is a setting of its program, with a valid value."""
 
 import os
 import re
@@ -16,13 +16,13 @@ FOLDER = ROOT / "deploy" / "docker"
 
 
 def problems() -> Iterator[str]:
-    """Everything that is wrong, in words."""
+    """Yield each problem, in words."""
     for path in sorted(FOLDER.glob("*.Dockerfile")):
         yield from (f"{path.name}: {problem}" for problem in of_image(path.stem, path.read_text()))
 
 
 def of_image(component: str, dockerfile: str) -> Iterator[str]:
-    """What is wrong with the variables of one image."""
+    """Yield the problems of one image's variables."""
     instructions = dockerfile.replace("\\\n", " ").splitlines()
     values = dict(re.findall(r"(\w+)=(\S+)", " ".join(line for line in instructions if line.startswith("ENV "))))
     settings = SETTINGS.get(component)

@@ -191,7 +191,7 @@ def _objective() -> Iterator[str]:
 
 
 def _documented() -> Iterator[str]:
-    """Yield what the runbook's table of metrics and the services' own metrics do not have in common."""
+    """Yield the differences between the runbook's table of metrics and the services' metrics."""
     shown = {
         re.sub("_(count|sum|bucket|created)$", "", name): {label.removeprefix("grpc_") for label in labels} - {"le"}
         for name, labels in exposed().items()

@@ -113,7 +113,7 @@ ROWS = (
             ),
             Panel(
                 "Embedder's utilisation",
-                "Share of the time in which any network runs, the mean of the replicas. Embedders scale by it.",
+                "Share of the time in which any network runs, the mean of the replicas. The autoscaler uses it.",
                 "percentunit",
                 (Query('max(imagesearch:embedder_utilisation:ratio2m{namespace=~"$namespace"})', "busy"),),
                 kind="stat",

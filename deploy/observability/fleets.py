@@ -1,4 +1,4 @@
-"""Fleets of embedders, for which every rule has a value that is calculated from the description of the fleet."""
+"""Fleets of embedders, with the value of every rule calculated from the description of the fleet."""
 
 import copy
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ Yaml: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Fleet:
-    """Embedders that all are well, under a steady load that is spread evenly over those that serve a model."""
+    """Healthy embedders under a steady load, spread evenly over the embedders that serve each model."""
 
     replicas: int
     loads: tuple[float, ...]
     """Images a second of each model, each in a run of its own; 1.0 keeps one embedder busy."""
     rare: bool = False
-    """Whether the last model is served by the first replica alone."""
+    """Whether only the first replica serves the last model."""
 
     def __str__(self) -> str:
         """Return a name for messages."""
@@ -36,7 +36,7 @@ class Fleet:
         return sum(self.load(replica, model) or 0.0 for model in range(len(self.loads)))
 
     def test(self) -> Yaml:
-        """Return the test: no alert, and each value as calculated."""
+        """Return the test: no alert fires, and each value is as calculated."""
         return {
             "name": str(self),
             "interval": "30s",
@@ -125,7 +125,7 @@ def _samples(values: dict[str, float]) -> list[Yaml]:
 
 
 def _panels() -> Iterator[Yaml]:
-    """The dashboard's panels, with Grafana's variables as they are for all instances."""
+    """Yield the dashboard's panels, with Grafana's variables set for all instances."""
     text = {"$__rate_interval": "5m", "$namespace": ".*", "$instance": ".*", "$job": "embedder"}
     for panel in copy.deepcopy(dashboard()["panels"]):
         for target in panel.get("targets", ()):

@@ -39,7 +39,7 @@ _VALUE = re.compile(r"(?P<start>\d+(?:\.\d+)?)(?:(?P<sign>[+-])(?P<step>\d+(?:\.
 
 
 def problems() -> Iterator[str]:
-    """Yield what promtool says of the rules with any number of models, and with several replicas."""
+    """Yield promtool's errors for the rules with any number of models, and with several replicas."""
     documents = {name: _spread_tests(shares) for name, shares in LOADS.items()}
     yield from _said(HERE / "rules", {**_fleets(), **documents, "three replicas": _replicated_tests()})
 
@@ -61,7 +61,7 @@ def unnoticed() -> Iterator[str]:
 
 
 def _said(rules: Path, documents: dict[str, Yaml]) -> Iterator[str]:
-    """Yield what promtool says of the rules in a folder with documents of tests, by name."""
+    """Yield promtool's errors for the rules in a folder with documents of tests, by name."""
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, document) in enumerate(documents.items()):
             path = Path(folder) / f"{number}.yml"
@@ -101,7 +101,7 @@ def _replicated_tests() -> Yaml:
 
 
 def _counts_calls(series: Yaml) -> bool:
-    """Return whether a series counts calls, and is not about how evenly they are spread."""
+    """Return whether a series counts calls, and does not test how evenly they are spread."""
     (selector,) = selectors(series["series"])
     kind = selector.metric.rpartition("_")[2]
     return (
@@ -129,7 +129,7 @@ def _is_of_a_model(series: Yaml) -> bool:
 
 def _spread_test(test: Yaml, shares: Sequence[str]) -> Yaml:
     series = [each for old in test["input_series"] for each in _spread_series(old, shares)]
-    # Instances with different weights of one model have the same of the others.
+    # Instances with different weights of one model have the same weights of all other models.
     unique = {each["series"]: each for each in series}
     return {**copy.deepcopy(test), "input_series": list(unique.values())}
 
@@ -175,7 +175,7 @@ _LOAD = "by (namespace, job, instance, pod) (imagesearch"
 _SHARE = "group_left avg by (namespace, job, model) (imagesearch:model_load:rate5m)"
 _ENOUGH = "(increase(embedder_queue_seconds_count"
 _EMBEDDERS = 'scalar(count(grpc_server_serving{job="embedder"}))'
-# By name: a part of a rule, and what is wrong in its place.
+# By name: a part of a rule, and its wrong replacement.
 FAULTS = {
     "utilisation as the mean of the models": (_BUSY, _RATE),
     "utilisation as the sum of the replicas": (f"clamp_max({_BUSY}, 1)", f"sum by (namespace) ({_RATE})"),

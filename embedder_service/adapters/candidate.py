@@ -1,4 +1,4 @@
-"""A network in one precision, with all models that are served of it: what a choice of the precision compares."""
+"""A network in one precision, with all its served models, for the choice of the precision."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +12,12 @@ from embedder_service.core.image_decoding import fit
 from embedder_service.core.pooling import FeatureMaps
 from embedder_service.core.types import InputPolicy, Pixels, Vectors
 
-# Every third golden image is shown to inputs that the golden vectors are not of: a large input takes long.
+# Models with other inputs than the golden vectors get every third golden image: a large input takes long.
 SHOWN = slice(None, None, 3)
 
 
 class Candidate:
-    """Models that share a network, and what they make of photographs."""
+    """Models that share a network, and their vectors of photographs."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Candidate:
         golden: Golden,
         golden_head: Callable[[FeatureMaps], Vectors],
     ) -> None:
-        """`models` are by what messages call them; `golden_head` makes the golden vectors of feature maps."""
+        """`models` are by their names in messages; `golden_head` computes the golden vectors from feature maps."""
         self.backbone = backbone
         self.models = models
         self._golden = golden
@@ -41,15 +41,15 @@ class Candidate:
 
     @property
     def precision(self) -> str:
-        """What the network computes in."""
+        """The precision of the network."""
         return self.backbone.precision
 
     def golden_vectors(self) -> Vectors:
-        """What the network makes of the golden images, as the golden vectors were made: float32[N, D]."""
+        """Return the vectors of the golden images, computed as the golden vectors were: float32[N, D]."""
         return self._golden_head(self._maps(self._golden_input)[0])
 
     def probe(self) -> Mapping[str, Vectors]:
-        """The vectors of photographs, float32[N, D], by each model with its own head and input."""
+        """Return the vectors of photographs, float32[N, D], by each model with its own head and input."""
         found = {}
         for name, model in self.models.items():
             vectors = np.concatenate([model.vectors_of(maps) for maps in self._maps(model.info.input)])
@@ -58,16 +58,16 @@ class Candidate:
         return found
 
     def seconds_per_image(self, batch_size: int) -> float:
-        """What an image costs the first model, in batches of this size or of the most that it takes."""
+        """Return what an image costs the first model, in batches of this size or of its maximum."""
         model = next(iter(self.models.values()))
         return model.seconds_per_image(min(batch_size, model.info.max_batch_size))
 
     def forget(self) -> None:
-        """Frees the feature maps."""
+        """Free the feature maps."""
         self._known.clear()
 
     def _maps(self, policy: InputPolicy) -> Sequence[FeatureMaps]:
-        # Models of one input differ in their heads only.
+        # Models with the same input share their feature maps.
         key = replace(policy, least=self._golden_input.least) if policy.shape != "native" else policy
         if key not in self._known:
             run = self.backbone.runner(None if policy.shape == "native" else policy.side)
@@ -77,7 +77,7 @@ class Candidate:
 
 
 def photographs(golden: Golden, policy: InputPolicy) -> list[Pixels]:
-    """Batches of photographs, uint8[N, H, W, 3], as the decoder makes a network's input of images of 4 by 3."""
+    """Return batches of photographs, uint8[N, H, W, 3], made from images of 4 by 3 as the decoder makes them."""
     size = (policy.side, max(1, policy.side * 3 // 4))
     images = [
         np.asarray(fit(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), None, policy), np.uint8)

@@ -54,9 +54,9 @@ def path_of(model: str) -> Path:
 
 
 def likeness(some: Vectors, others: Vectors) -> NDArray[np.float64]:
-    """How like each row is to the same row of the other matrix, float64[N]: the cosine, if both have unit length.
+    """Return the likeness of each row to the same row of the other matrix, float64[N]: the cosine at unit length.
 
-    It is less where the rows differ in length too.
+    It is lower if the rows also differ in length.
     """
     wide, other = some.astype(np.float64), others.astype(np.float64)
     found: NDArray[np.float64] = 1 - np.square(wide - other).sum(axis=1) / (2 * np.square(other).sum(axis=1))

@@ -36,10 +36,10 @@ def settle() -> None:
 
 
 def unmap_large_blocks() -> None:
-    """Has glibc return the memory of large blocks, such as images, to the system as soon as they are free.
+    """Make glibc return the memory of large blocks, such as images, to the system as soon as they are free.
 
-    Otherwise it raises its threshold with each such block, up to 32 MiB, and keeps them in heaps with holes: images
-    that come and go then take several times their size. Where the C library is another one, nothing is done.
+    By default glibc raises its threshold with each such block, up to 32 MiB, and keeps the blocks in fragmented heaps.
+    Images then take several times their size. With another C library this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -50,16 +50,16 @@ def unmap_large_blocks() -> None:
 async def give_back_after_work(
     worked: Callable[[], Awaitable[None]], interval_seconds: float = INTERVAL_SECONDS
 ) -> None:
-    """Collect garbage and have glibc return free memory to the system, again and again while there is work.
+    """Collect garbage and make glibc return free memory to the system, repeatedly while there is work.
 
-    An idle process does not even wake up. Under load this happens once per interval, and a last time after its end.
+    An idle process does not wake up. Under load this happens once per interval, and once more after the load ends.
 
     Each thread's arena keeps what was freed below something that is still used (malloc_trim(3)): after some images of
-    a hundred megabytes that is half a gigabyte. Where the C library is another one, it is left alone.
+    a hundred megabytes that is half a gigabyte. With another C library this only collects garbage.
 
     Args:
         worked: returns when there was work since its last return.
-        interval_seconds: from a return of `worked` to the collection.
+        interval_seconds: time from a return of `worked` to the collection.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while True:

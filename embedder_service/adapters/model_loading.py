@@ -63,7 +63,7 @@ class ModelLoader:
         use_threads(self._threads)
 
     def load_all(self, names: Sequence[ModelName | EncoderName]) -> list[TensorflowModel]:
-        """The models, warm and proven. Raises WeightsError and GoldenError."""
+        """Return the models, warm and proven. Raises WeightsError and GoldenError."""
         return [self._load(name, names) for name in names]
 
     def _load(self, name: ModelName | EncoderName, names: Sequence[ModelName | EncoderName]) -> TensorflowModel:
@@ -72,7 +72,7 @@ class ModelLoader:
             model = self._encoder(name)
         else:
             if name.text not in self._loaded:
-                # One precision is chosen for all models of a network.
+                # All models of a network have the same precision.
                 same = [each for each in names if isinstance(each, ModelName) and each.weights == name.weights]
                 self._loaded |= self._network(name.weights, same)
             model = self._loaded[name.text]
@@ -82,7 +82,7 @@ class ModelLoader:
         return model
 
     def _network(self, weights_name: str, names: Sequence[ModelName]) -> dict[str, TensorflowModel]:
-        """The models of one network, by name, in the precision that is right for all of them."""
+        """Return the models of one network, by name, in the precision that is right for all of them."""
         spec = SPECS[weights_name]
         path = self._options.files.get(weights_name, self._options.cache / spec.file_name)
         read = weights.read if spec.shapes else keras_networks.read
@@ -100,7 +100,9 @@ class ModelLoader:
         try:
             chosen = precision.choose(weights_name, self._options.precision, golden, build)
         except GoldenError as error:
-            other = "" if self._options.precision == "float32" else "; EMBEDDER_PRECISION=auto takes what is right"
+            other = (
+                "" if self._options.precision == "float32" else "; EMBEDDER_PRECISION=auto takes the right precision"
+            )
             raise GoldenError(f"{weights_name}: {error}{other}") from None
         for name, vectors in chosen.probe().items():
             _check_usable(name, vectors, chosen.models[name].info)
@@ -175,7 +177,7 @@ class ModelLoader:
 
 
 def _check_usable(name: str, vectors: Vectors, info: ModelInfo) -> None:
-    """Raises GoldenError if a model gives photographs vectors that may not leave the embedder."""
+    """Raise GoldenError if a model gives vectors of photographs that the embedder must not send."""
     for vector in vectors:
         problem = vector_problem(vector, info) or (None if vector.any() else "it is all zero")
         if problem is not None:

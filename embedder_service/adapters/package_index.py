@@ -1,6 +1,6 @@
-"""Downloads files of the package index as data: nothing in them is built, installed, imported or run.
+"""Downloads files of the package index as data: it builds, installs, imports and runs nothing in them.
 
-The index, its certificates, proxies and passwords are those that pip is configured with.
+The index, its certificates, proxies and passwords come from pip's configuration.
 """
 
 import ast
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from unearth import Link, PackageFinder
     from unearth.fetchers import Fetcher, PyPIClient
 
-# Sections of pip's configuration that hold for a download; a later one overrides an earlier one.
+# Sections of pip's configuration for a download; later sections override earlier ones.
 SECTIONS = ("global", "download", ":env:")
 CONNECT_SECONDS = 10.0
-# Seconds without an answer or a further byte, and the most of them whatever pip is configured with.
+# Seconds without an answer or a further byte: the default, and the maximum even if pip's configuration has more.
 READ_SECONDS, MOST_READ_SECONDS = 15.0, 60.0
-# How often a download is begun again whose connection breaks.
+# Attempts of a download if its connection breaks.
 TRIES = 3
 
 
 class DownloadError(Exception):
-    """A file of the package index cannot be had. The message says why, of each place that was asked."""
+    """A file of the package index is not available. The message names the reason for each index."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class IndexFile:
     """NAME==VERSION."""
     sha256: str
     size: int
-    """In bytes; more are not downloaded."""
+    """In bytes; a larger file is refused."""
     is_wheel: bool
 
 
@@ -68,7 +68,7 @@ def pip_settings() -> dict[str, str]:
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     if listed.returncode:
         reason = listed.stderr.strip().splitlines()[-1:] or ["it failed"]
-        raise DownloadError(f"pip does not tell where the package index is: {reason[0]}")
+        raise DownloadError(f"pip does not report where the package index is: {reason[0]}")
     found: dict[str, dict[str, str]] = {section: {} for section in SECTIONS}
     for line in listed.stdout.splitlines():
         key, _, value = line.partition("=")
@@ -110,7 +110,7 @@ def _indexes(settings: Mapping[str, str]) -> list[str]:
 
 
 def _finders(settings: Mapping[str, str], session: "Fetcher") -> Iterator["PackageFinder"]:
-    """Return a finder for each place, so that one that does not answer keeps nobody from the next one."""
+    """Yield a finder for each index, so that an index that does not answer does not hide the next one."""
     from unearth import PackageFinder  # noqa: PLC0415 - only a fetch needs it
 
     for place in settings.get("find-links", "").split():
@@ -118,14 +118,14 @@ def _finders(settings: Mapping[str, str], session: "Fetcher") -> Iterator["Packa
     if settings.get("no-index", "").lower() in {"1", "true", "yes", "on"}:
         return
     if not settings.get("index-url"):
-        # Without an address it takes the one that pip takes.
+        # Without an address it uses pip's default.
         yield PackageFinder(session, ignore_compatibility=True)
     for url in _indexes(settings):
         yield PackageFinder(session, index_urls=[url], ignore_compatibility=True)
 
 
 def _links(finder: "PackageFinder", wanted: IndexFile, reasons: list[str]) -> Iterator["Link"]:
-    """Return the links of one place that may be the wanted file."""
+    """Yield the links of one index that may be the wanted file."""
     place = finder.sources[0]["url"]
     try:
         links = [package.link for package in finder.find_matches(wanted.requirement)]
@@ -148,13 +148,13 @@ def _downloaded(
     report: Callable[[int], None],
     reasons: list[str],
 ) -> Path | None:
-    """Return the file of a link, its digest verified; None if it cannot be had, with the reason in `reasons`."""
+    """Return the verified file of a link; None if it is not available, with the reason in `reasons`."""
     import httpx2  # noqa: PLC0415 - only a fetch needs it
     from unearth.errors import HashMismatchError, UnpackError  # noqa: PLC0415 - as above
 
     def arrived(link: "Link", completed: int, total: int | None) -> None:  # noqa: ARG001 - as the library calls it
         if completed > wanted.size:
-            raise DownloadError(f"{link.redacted} is larger than the {wanted.size} bytes that are expected")
+            raise DownloadError(f"{link.redacted} is larger than the expected {wanted.size} bytes")
         report(completed)
 
     for number in range(1, TRIES + 1):
@@ -178,7 +178,7 @@ def _downloaded(
 
 @contextmanager
 def _warnings_in(reasons: list[str]) -> Iterator[None]:
-    """Collect what the library only logs: an index that refuses, or that is passed over because it is not trusted."""
+    """Collect warnings that the library only logs: an index that refuses, or that it skips as not trusted."""
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: reasons.append(record.getMessage())  # type: ignore[method-assign]
     log = logging.getLogger("unearth")

@@ -1,4 +1,4 @@
-"""Chooses what a network computes in: bfloat16 only if it is right here, and with "auto" only if it is faster."""
+"""Chooses the precision of a network: bfloat16 only if its vectors are right, and with "auto" only if it is faster."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,24 +20,24 @@ PROBED_BATCH = 2
 
 
 class Network(Protocol):
-    """A network in one precision, with the models that are served of it."""
+    """A network in one precision, with its served models."""
 
     @property
     def weights_sha256(self) -> str:
-        """The digest of its weights."""
+        """The digest of the network's weights."""
         ...
 
     @property
     def precision(self) -> str:
-        """What it computes in."""
+        """The precision."""
         ...
 
     def golden_vectors(self) -> Vectors:
-        """What it makes of the golden images, float32[N, D]."""
+        """Return the vectors of the golden images, float32[N, D]."""
         ...
 
     def probe(self) -> Mapping[str, Vectors]:
-        """The vectors of photographs, float32[N, D], by each model that is served of it."""
+        """Return the vectors of photographs, float32[N, D], by each served model."""
         ...
 
     def seconds_per_image(self, batch_size: int) -> float:
@@ -49,11 +49,11 @@ NetworkType = TypeVar("NetworkType", bound=Network)
 
 
 def choose(name: str, precision: Precision, golden: Golden, build: Callable[[str], NetworkType]) -> NetworkType:
-    """Builds the network `name` in the precision that is asked for; "auto" measures.
+    """Build the network `name` in the wanted precision; "auto" measures.
 
-    bfloat16 is taken only if the vectors of every model that is served, by its own head and input, are within the
-    least cosine of those of float32; with "auto" only if it runs faster, too. Whatever is taken has to give the golden
-    vectors, if they are of the same weights. Raises GoldenError.
+    bfloat16 is taken only if the vectors of every served model, with its own head and input, are within the minimum
+    cosine of those in float32. With "auto" it must also run faster. The chosen network must give the golden vectors, if
+    these are of the same weights. Raises GoldenError.
     """
     exact = _proven(name, build("float32"), golden)
     expected = exact.probe()
@@ -61,13 +61,13 @@ def choose(name: str, precision: Precision, golden: Golden, build: Callable[[str
         return exact
     other = build("bfloat16")
     model, cosine = _least_like(other.probe(), expected)
-    # Not a number is not enough either.
+    # False for NaN too.
     is_right = cosine >= LEAST_COSINE["bfloat16"]
     if precision == "bfloat16":
         if not is_right:
             raise GoldenError(
                 f"bfloat16 gives other vectors than float32 on this machine: a cosine of {cosine:.6f} by model "
-                f"{model}, where {LEAST_COSINE['bfloat16']} is the least"
+                f"{model}; it must be at least {LEAST_COSINE['bfloat16']}"
             )
         return _proven(name, other, golden)
     seconds = _seconds(exact, other) if is_right else {}
@@ -90,7 +90,7 @@ def choose(name: str, precision: Precision, golden: Golden, build: Callable[[str
 
 
 def _least_like(found: Mapping[str, Vectors], expected: Mapping[str, Vectors]) -> tuple[str, float]:
-    """The model whose vectors differ most from the expected ones, and their likeness; NaN is the least."""
+    """Return the model whose vectors differ most from the expected ones, and their likeness; NaN is the lowest."""
     with np.errstate(over="ignore", invalid="ignore"):
         least = {model: float(likeness(vectors, expected[model]).min()) for model, vectors in found.items()}
     worst = min(least, key=lambda model: -math.inf if math.isnan(least[model]) else least[model])
@@ -99,7 +99,7 @@ def _least_like(found: Mapping[str, Vectors], expected: Mapping[str, Vectors]) -
 
 def _seconds(*networks: Network) -> dict[str, float]:
     for network in networks:
-        # The first run of a size plans it.
+        # oneDNN plans a batch size in its first run.
         network.seconds_per_image(PROBED_BATCH)
     return {network.precision: network.seconds_per_image(PROBED_BATCH) for network in networks}
 

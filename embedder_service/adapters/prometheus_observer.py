@@ -13,14 +13,14 @@ from embedder_service.core.types import Lane, ModelInfo
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-# Results that are no refusals.
+# Results of images that were not refused.
 ANSWERED = ("embedded", "shared", "cached")
 
 
 class PrometheusObserver:
-    """Counts what the core reports, for one model; `of` gives the observer of a model.
+    """Counts the events of the core, for one model; `of` returns the observer of a model.
 
-    The label `model` is empty for images whose request names a model that is not served.
+    The label `model` is empty if a request names a model that is not served.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -53,9 +53,9 @@ class PrometheusObserver:
         self._batch = Histogram("embedder_batch_size", "Images in a run.", ("model",), buckets=SIZES, registry=registry)
 
     def of(self, model: str) -> Self:
-        """Return the observer of one model. Its series are there from now on, at 0.
+        """Return the observer of one model, with all its series at 0.
 
-        A series that appears with its first event hides that event from rate(), and an idle model from sums.
+        Without them, rate() would miss a series' first event, and sums would miss idle models.
         """
         mine = copy(self)
         mine._model = model  # noqa: SLF001 - a copy of this very object

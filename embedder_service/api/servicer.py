@@ -23,7 +23,7 @@ MAX_REQUEST_ID = 128
 
 @dataclass
 class _Item:
-    """One request of a stream. It has the image's bytes until they are admitted, and never the message."""
+    """One request of a stream. It keeps the image's bytes until they are admitted, and never the message."""
 
     request_id: str
     model: str
@@ -44,7 +44,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         """Embeds one image in the interactive lane."""
         deadline = Deadline.after(context.time_remaining())
         embedding = self._images.embed(image_from(request.image), request.model, Lane.INTERACTIVE, deadline)
-        # It has a copy of the image's bytes.
+        # The call above has a copy of the image's bytes.
         del request
         return embedder_pb2.EmbedResponse(embedding=embedding_to(await embedding))
 
@@ -72,7 +72,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             del item
 
     async def _admit(self, item: _Item) -> Callable[[], None]:
-        """Waits until the image is admitted; what is refused before that takes nothing."""
+        """Wait until the image is admitted. A refused request takes no slot."""
         image, item.image = item.image, None
         if image is None:
             return _nothing
@@ -127,4 +127,4 @@ def _item(request: embedder_pb2.EmbedStreamRequest) -> _Item:
 
 
 def _nothing() -> None:
-    """Releases nothing, because nothing was admitted."""
+    """Release nothing, because nothing was admitted."""

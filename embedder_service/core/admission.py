@@ -1,4 +1,4 @@
-"""Which images are admitted: the bound on the embedder's memory and on each model's queue."""
+"""Admits images: bounds the embedder's memory and each model's queue."""
 
 import asyncio
 import time
@@ -13,9 +13,9 @@ from grpc_kit.deadline import Clock
 from grpc_kit.errors import ResourceExhaustedError
 from grpc_kit.hang_watch import HangWatch
 
-# Seconds after its last image for which a model counts as one that has callers, and has a share of the bytes.
+# Seconds after its last image for which a model counts as active, and has a share of the bytes.
 ACTIVE_SECONDS = 10.0
-# Refused callers are never told to try again sooner, in seconds.
+# Minimum retry delay for refused callers, in seconds.
 LEAST_RETRY_AFTER = 0.1
 
 
@@ -34,15 +34,14 @@ class Admission:
         clock: Clock = time.monotonic,
         watch: HangWatch | None = None,
     ) -> None:
-        """Admits images of some models.
+        """Admit images of these models.
 
         Args:
             interactive: images of each model, and bytes of all models, in the interactive lane.
             bulk: the same in the bulk lane.
-            seconds_per_image: the cost of an image by the model's name, from which a refused caller learns when to try
-                again.
-            clock: seconds.
-            watch: notices threads that hang, which keep their images for good; None notices none.
+            seconds_per_image: the cost of an image by the model's name; it sets the retry delay of refused callers.
+            clock: returns seconds.
+            watch: notices hung threads, which keep their images forever; None notices none.
         """
         self._watch = watch or HangWatch()
         self._lanes = {
@@ -62,7 +61,7 @@ class Admission:
         return AdmittedImage(image, lambda: budget.free(model, 1, 0), lambda: budget.free(model, 0, size))
 
     def under_way(self, lane: Lane) -> int:
-        """Return the number of a lane's admitted images whose callers still wait."""
+        """Return the number of a lane's admitted images whose callers wait."""
         return sum(use.items for use in self._lanes[lane].uses.values())
 
     def pending_bytes(self, lane: Lane) -> int:
@@ -82,14 +81,14 @@ class Admission:
             "OVERLOADED",
             f"{problem}; try again later, or use EmbedStream, which waits",
             metadata={"max_pending": str(limit.items), "max_pending_bytes": str(limit.size), "model": model},
-            # When half of the images that wait for this model will have been embedded.
+            # By then about half of the images that wait for this model are embedded.
             retry_after=max(LEAST_RETRY_AFTER, 0.5 * waiting * self._seconds_per_image[model]),
         )
 
 
 @dataclass
 class _Use:
-    """What one model's images take in a lane."""
+    """The images and bytes of one model in a lane."""
 
     items: int = 0
     size: int = 0
@@ -115,34 +114,34 @@ class _LaneBudget:
         self._waiters: deque[_Waiter] = deque()
 
     def share(self, model: str) -> int:
-        """Return the bytes that a model may have: an equal part for each model that has callers."""
+        """Return a model's share of the bytes: an equal part for each active model."""
         since = self._clock() - ACTIVE_SECONDS
         active = sum(use.size > 0 or use.last_asked > since for name, use in self.uses.items() if name != model)
         return self.limit.size // (active + 1)
 
     def try_take(self, model: str, size: int) -> bool:
-        """Whether an image was admitted; it is if it fits now and no earlier image waits for the same."""
+        """Admit an image if it fits now and no earlier image waits for the same. Return whether it was admitted."""
         waiter = self._ask(model, size)
         if not waiter.admitted.done():
             self._waiters.remove(waiter)
         return waiter.admitted.done()
 
     async def wait(self, model: str, size: int) -> None:
-        """Admit an image as soon as it fits, after the images that wait for the same longer."""
+        """Admit an image as soon as it fits and all earlier images that wait for the same are admitted."""
         waiter = self._ask(model, size)
         try:
             await self._watch.wait_for(waiter.admitted)
         except BaseException:
             if waiter.admitted.cancelled():
                 self._waiters.remove(waiter)
-                # The next one may be smaller.
+                # The next image may be smaller, and fit.
                 self._admit()
             else:
                 self.free(model, 1, size)
             raise
 
     def free(self, model: str, items: int, size: int) -> None:
-        """Make images or bytes of a model available again."""
+        """Release images or bytes of a model."""
         use = self.uses[model]
         use.items -= items
         use.size -= size
@@ -157,7 +156,7 @@ class _LaneBudget:
         return waiter
 
     def _admit(self) -> None:
-        """Admit images that wait, in order of arrival (FIFO). A model that has its own limit holds up no other one."""
+        """Admit waiting images in order of arrival (FIFO). A model at its own limit does not hold up other models."""
         full: set[str] = set()
         for waiter in tuple(self._waiters):
             if waiter.admitted.cancelled() or waiter.model in full:
@@ -172,11 +171,11 @@ class _LaneBudget:
                 self.size += waiter.size
                 waiter.admitted.set_result(None)
             else:
-                # Smaller ones that overtook it could keep it out for ever.
+                # Smaller images that overtake it could keep it waiting forever.
                 return
 
     def _model_is_full(self, waiter: _Waiter) -> bool:
         use = self.uses[waiter.model]
-        # A single image always fits, whatever its size.
+        # A model's only image may exceed the share.
         over = use.size > 0 and use.size + waiter.size > self.share(waiter.model)
         return use.items >= self.limit.items or over

@@ -49,7 +49,7 @@ class BatchPolicy:
     interactive_memory: float = 10.0
     """Seconds for which interactive images count as coming after the last one."""
     run_seconds: float = math.inf
-    """Seconds after which a run hangs."""
+    """Seconds after which a run counts as hung."""
 
 
 @dataclass(eq=False)
@@ -120,7 +120,7 @@ class Batcher:
         """Waits for the vector of one image, uint8[H, W, 3] to float32[D].
 
         Raises DeadlineExceededError where patience ends before its turn comes, UnavailableError when the batcher stops
-        or is dead. A cancelled caller's image is dropped at once, and costs nothing.
+        or is dead. If the caller is cancelled, its image leaves the queue at once.
         """
         if self._stopping or self.died.is_set():
             raise self._refusal()
@@ -242,7 +242,7 @@ class Batcher:
 
 
 def _failure_of(error: Exception) -> ServiceError:
-    """Return what the caller of an image hears of an error in the network."""
+    """Return the error for an image's caller when the network failed."""
     failure = (
         out_of_memory()
         if isinstance(error, MemoryError)

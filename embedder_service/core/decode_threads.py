@@ -1,4 +1,4 @@
-"""The threads that read images, one pool for each lane."""
+"""Threads that read images, one pool for each lane."""
 
 import asyncio
 import math
@@ -16,35 +16,35 @@ Result = TypeVar("Result")
 
 
 class DecodeThreads:
-    """Threads that read the images of one lane. Models take turns, first come first served within a model.
+    """Reads the images of one lane in threads. Models take turns; each model's images are read in order of arrival.
 
-    A job is submitted only when a thread is free for it, so that images wait here and not in the executor: its queue
-    would keep the images of callers that are gone. All methods belong to one event loop.
+    A job is submitted only when a thread is free. So images wait here and not in the executor, whose queue would keep
+    the images of callers that have left. All methods belong to one event loop.
     """
 
     def __init__(
         self, executor: Executor, threads: int, watch: HangWatch | None = None, seconds: float = math.inf
     ) -> None:
-        """All threads are free.
+        """Start with all threads free.
 
         Args:
-            executor: has the threads, and nobody else uses it.
-            threads: how many it has.
-            watch: notices threads that hang; None notices none.
-            seconds: after which a thread that reads one image hangs.
+            executor: has the threads; nothing else uses it.
+            threads: the number of its threads.
+            watch: detects threads that hang; None detects none.
+            seconds: the limit after which reading one image counts as hung.
         """
         self._executor = executor
         self._free = threads
         self._watch = watch or HangWatch()
         self._seconds = seconds
-        # The models in the order of their turns.
+        # Models in the order of their turns.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     async def run(self, model: str, hold: Hold, read: Callable[[EncodedImage], Result]) -> Result:
-        """Return what `read` makes of an image in a thread. Raises what it raises, and HungError.
+        """Return the result of `read` for an image, called in a thread. Raises its errors, and HungError.
 
-        A caller that leaves before a thread is free costs nothing. A job that has begun goes on to its end, and holds
-        the bytes until then.
+        A caller that leaves before a thread is free costs nothing. A job that has begun runs to its end, and holds the
+        bytes until then.
         """
         await self._acquire(model)
         mine, loop = hold.copy(), asyncio.get_running_loop()
@@ -103,7 +103,7 @@ class DecodeThreads:
 
 
 def _retrieve(result: "asyncio.Future[Result]") -> None:
-    # Where the caller has left, nobody else asks for the error.
+    # If the caller has left, nothing else retrieves the error.
     if not result.cancelled():
         result.exception()
 
@@ -114,7 +114,7 @@ def _read(image_only: list[EncodedImage], read: Callable[[EncodedImage], Result]
     try:
         return read(image)
     except BaseException as error:
-        # They have the image too.
+        # Its frames also hold the image.
         clear_frames(error)
         raise
     finally:

@@ -1,7 +1,7 @@
-"""What it costs to decode an image, by its headers: the memory that is held, and work beyond that of its pixels.
+"""Estimates from its headers the memory and the work to decode an image, and refuses images that cost too much.
 
-A file of some kilobytes can say that its pixels are to be decoded many times over. Such files are refused, so that no
-image takes much longer than an ordinary one of the largest size.
+A file of some kilobytes can make a decoder process its pixels many times. Such files are refused, so that no image
+takes much longer than an ordinary image of the largest size.
 """
 
 import math
@@ -31,29 +31,29 @@ from embedder_service.core.batching import TimeLeft, out_of_time
 from embedder_service.core.decoding_faults import CONTENT, corrupt, reading_the_file
 from grpc_kit.errors import InvalidArgumentError
 
-# A progressive JPEG has 10 to 14 scans, and each goes over all pixels: so many at the largest size, and more of smaller
-# images, up to the second number.
+# A progressive JPEG has 10 to 14 scans, and each processes all pixels. The first limit is for images of the largest
+# size; smaller images may have more, up to the second limit.
 MAX_SCANS_OF_LARGEST = 30
 MAX_SCANS = 200
 JPEG_SIGNATURE, BMP_SIGNATURE = b"\xff\xd8\xff", b"BM"
-# Pieces that Pillow reads from a file one by one, in Python. Of a JPEG file it joins some again with each piece; in a
-# BMP file of runs each run is two.
+# Reads of a file, which Pillow does one by one in Python. For a JPEG file it joins some pieces again with each read. In
+# a BMP file with runs each run takes two reads.
 MAX_READS = 500_000
 MAX_READS_OF = {JPEG_SIGNATURE: 5_000, BMP_SIGNATURE: 1_500_000}
 # Bytes of a JPEG file's header that belong to no segment; Pillow reads them one by one.
 MAX_RUBBISH = 100_000
-# Pixels of a side. Pillow has a pointer for each row, and the filter numbers for each row and column: of an image that
-# is one pixel wide they take far more than its pixels.
+# Pixels of a side. Pillow keeps a pointer for each row, and its filter keeps numbers for each row and column. In an
+# image of one column these take far more memory than the pixels.
 MAX_SIDE = 1_000_000
-# The part of the largest image that a BMP file in runs may have: Pillow's decoder of runs is written in Python.
+# A BMP file with runs may have the largest image's pixels divided by this: Pillow decodes runs in Python.
 RUNS_SHARE = 4
-# Of so many bytes or more a read is one of pixels.
+# A read of this many bytes or more reads pixels.
 LARGE_READ = 4096
-# Of smaller ones not each is worth a look at the clock.
+# Smaller reads check the clock only this often.
 LOOK_EVERY = 64
 # Strips or tiles of a TIFF file, and numbers in one entry of its directory.
 MAX_PARTS = 200_000
-# How many times the largest image's pixels the strips or tiles of a TIFF file may have together.
+# The strips or tiles of a TIFF file together may have the largest image's pixels times this.
 MAX_OVERLAP = 2
 
 # A marker with a segment behind it. Stuffed bytes, fill bytes, restarts (D0 to D7) and 01 have none.
@@ -61,7 +61,7 @@ JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 EXIF, MAX_EXIF_SEGMENTS = b"Exif\0\0", 32
 START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = 0xD8, 0xD9, 0xDA
 SCAN = bytes([0xFF, START_OF_SCAN])
-# Markers that have no place in a header; libjpeg ends at them.
+# Markers that no header may have; libjpeg ends at them.
 UNKNOWN = {0xC8, START_OF_IMAGE, *range(0xF0, 0xFE)}
 # The frames of lossless JPEG, which cannot be scaled while they are decoded.
 LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
@@ -69,20 +69,20 @@ FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 # Values of TIFF tags: planes that are stored one after the other; one strip for all rows; most rows for the decoder.
 SEPARATE, ALL_ROWS, MAX_ROWS = 2, 2**32 - 1, 2**31 - 1
-# Tags of directories that Pillow reads beside the image's: EXIF, GPS and interoperability, which is within the first.
+# Tags of further directories that Pillow reads: EXIF, GPS and interoperability, which is inside EXIF.
 DIRECTORIES, MAX_DEPTH = set(TiffTags.TAGS_V2_GROUPS), 2
 BIG_TIFF = 43
-# Bytes of a BigTIFF file's header; that of others is shorter, and is not all of a file.
+# Bytes of a BigTIFF file's header. Other TIFF headers are shorter, and never a whole file.
 TIFF_HEADER = 16
-# Bytes and texts, which Pillow keeps as they are; all other types become Python's numbers.
+# Bytes and texts. Pillow keeps them as they are, and turns all other types into Python numbers.
 TIFF_BYTES = {1, 2, 6, 7}
 
 
 class CountedFile(BytesIO):
-    """An image's bytes for Pillow, which bounds the reads and ends with the caller's deadline."""
+    """An image's bytes for Pillow, with limits on the reads and the caller's deadline."""
 
     def __init__(self, content: bytes, patience: TimeLeft) -> None:
-        """`patience` that is over already does not count: then nobody waits."""
+        """A `patience` that is already over is ignored: then no caller waits."""
         super().__init__(content)
         self._reads = self._rubbish = 0
         self._is_jpeg = content.startswith(JPEG_SIGNATURE)
@@ -108,7 +108,7 @@ class CountedFile(BytesIO):
 
 
 def too_costly(why: str) -> InvalidArgumentError:
-    """Return the refusal of an image that would take much longer than its size allows."""
+    """Return the error for an image that would take much longer than usual for its size."""
     return InvalidArgumentError(
         "IMAGE_TOO_COSTLY",
         f"{CONTENT} takes too long to decode: {why}; save the image again with usual settings",
@@ -117,12 +117,12 @@ def too_costly(why: str) -> InvalidArgumentError:
 
 
 def check_header(content: bytes) -> None:
-    """Refuses a file whose header alone is costly: Pillow makes objects of it before the size of the image is known."""
+    """Refuse a file with a costly header: Pillow makes objects of it before the size of the image is known."""
     if content.startswith(JPEG_SIGNATURE):
         _check_segments(content)
     elif content[:2] in {b"II", b"MM"} and len(content) >= TIFF_HEADER:
         order = "<" if content[:2] == b"II" else ">"
-        # As Pillow tells a BigTIFF file.
+        # Pillow recognises BigTIFF in the same way.
         big = content[2] == BIG_TIFF
         start = struct.unpack_from(f"{order}Q" if big else f"{order}I", content, 8 if big else 4)[0]
         formats = (f"{order}Q", f"{order}HHQQ") if big else (f"{order}H", f"{order}HHII")
@@ -130,7 +130,7 @@ def check_header(content: bytes) -> None:
 
 
 def _check_segments(content: bytes) -> None:
-    """Refuses very many segments, much EXIF data in parts, and markers inside which only Pillow would look."""
+    """Refuse too many segments, EXIF data in too many segments, and markers that libjpeg does not accept."""
     exif = 0
     for segments, (marker, at) in enumerate(_markers(content, 2, len(content))):
         if marker == START_OF_SCAN:
@@ -145,9 +145,9 @@ def _check_segments(content: bytes) -> None:
 
 
 def _check_directories(content: bytes, start: int, number: struct.Struct, entry: struct.Struct) -> None:
-    """Refuses a directory of a TIFF file with an entry of too many numbers, and those that it points to.
+    """Refuse an entry of too many numbers in a directory of a TIFF file, and in the directories that it refers to.
 
-    Directories may point to themselves and to each other, so each is read once.
+    Directories may refer to themselves and to each other, so each is read once.
     """
     seen: set[int] = set()
     waiting, entries = [(start, 0)], 0
@@ -162,7 +162,7 @@ def _check_directories(content: bytes, start: int, number: struct.Struct, entry:
         if entries > MAX_PARTS:
             raise too_costly(f"its directories have more than {MAX_PARTS} entries")
         for tag, kind, count, value in entry.iter_unpack(content[at : at + here * entry.size]):
-            # Pillow passes over an entry that is larger than the file.
+            # Pillow skips an entry that is larger than the file.
             if MAX_PARTS < count <= len(content) and kind not in TIFF_BYTES:
                 raise too_costly(f"tag {tag} has {count} numbers; at most {MAX_PARTS} are taken")
             if tag in DIRECTORIES and depth < MAX_DEPTH:
@@ -170,7 +170,7 @@ def _check_directories(content: bytes, start: int, number: struct.Struct, entry:
 
 
 def check_cost(image: Image.Image, content: bytes, most: int) -> None:
-    """Refuses an opened image whose pixels would be decoded many times over. `most` is the limit in pixels."""
+    """Refuse an opened image whose pixels would be decoded many times. `most` is the limit in pixels."""
     if max(image.size) > MAX_SIDE:
         raise too_costly(f"a side has {max(image.size)} pixels; at most {MAX_SIDE} are taken")
     if content.startswith(JPEG_SIGNATURE):
@@ -178,7 +178,7 @@ def check_cost(image: Image.Image, content: bytes, most: int) -> None:
     if isinstance(image, TiffImageFile):
         _check_parts(image, content, most)
     if _is_in_runs(image) and image.width * image.height > most // RUNS_SHARE:
-        raise too_costly(f"it is a BMP in runs of more than {most // RUNS_SHARE} pixels")
+        raise too_costly(f"it is a BMP with runs of more than {most // RUNS_SHARE} pixels")
 
 
 def _is_in_runs(image: Image.Image) -> bool:
@@ -191,9 +191,9 @@ def is_scalable(image: Image.Image, content: bytes) -> bool:
 
 
 def charge(image: Image.Image, content: bytes, scale: int) -> int:
-    """Return how many pixels of an image are in memory while it is decoded at 1 / scale of its size.
+    """Return the number of pixels in memory while an image is decoded at 1 / scale of its size.
 
-    libjpeg keeps a JPEG whole, as coefficients, unless its first scan has all that a pixel needs.
+    libjpeg keeps the coefficients of the whole JPEG, unless its first scan has all components.
     """
     pixels = image.width * image.height
     if scale == 1:
@@ -204,9 +204,9 @@ def charge(image: Image.Image, content: bytes, scale: int) -> int:
 
 
 def _markers(content: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yields each marker of a JPEG stream and where its segment begins, as libjpeg finds them, until the image ends.
+    """Yield each marker of a JPEG stream and the start of its segment, as libjpeg finds them, until the image ends.
 
-    What is in a segment, such as a thumbnail, and what follows the image, is not looked at.
+    It does not read the content of segments, such as thumbnails, or bytes behind the image.
     """
     while found := JPEG_MARKER.search(content, at, end):
         marker, at = found[1][0], found.end()
@@ -218,7 +218,7 @@ def _markers(content: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _first_scan(content: bytes) -> tuple[int, int]:
-    """The marker of a JPEG stream's frame, and the number of components in its first scan; zeros if it has none."""
+    """Return a JPEG stream's frame marker, and the number of components in its first scan; zeros without a scan."""
     frame = 0
     for marker, at in _markers(content, 0, len(content)):
         if marker in FRAMES:
@@ -229,8 +229,8 @@ def _first_scan(content: bytes) -> tuple[int, int]:
 
 
 def _count_scans(content: bytes, at: int, end: int) -> int:
-    """The number of scans of a JPEG stream, or a larger one that is small enough."""
-    # Far faster, and never less.
+    """Return the number of scans of a JPEG stream, or a larger number that is within the limit."""
+    # Much faster, and never too low.
     if (at_most := content.count(SCAN, at, end)) <= MAX_SCANS_OF_LARGEST:
         return at_most
     scans = 0
@@ -250,17 +250,17 @@ def _check_scans(pixels: int, scans: int, most: int) -> None:
 
 
 def _check_parts(image: TiffImageFile, content: bytes, most: int) -> None:
-    """Refuses strips and tiles that are too many, or have far more pixels together than an image may have."""
+    """Refuse too many strips or tiles, or strips or tiles with far more pixels together than an image may have."""
     width, height = tag_number(image, IMAGEWIDTH, 1), tag_number(image, IMAGELENGTH, 1)
     planes = tag_number(image, SAMPLESPERPIXEL, 1) if tag_number(image, PLANAR_CONFIGURATION, 1) == SEPARATE else 1
     columns, rows = tag_number(image, TILEWIDTH, 0), tag_number(image, TILELENGTH, 0)
     if columns <= 0 or rows <= 0:
         rows = tag_number(image, ROWSPERSTRIP, ALL_ROWS)
         if MAX_ROWS < rows != ALL_ROWS:
-            # The decoder would say that memory ends.
+            # The decoder would report a lack of memory.
             raise corrupt(f"it has {rows} rows in a strip")
         columns, rows = width, min(height, rows) if rows > 0 else height
-    # The decoder ends at the first one that is nowhere.
+    # The decoder ends at the first strip or tile without an offset.
     offsets = _tag_numbers(image, TILEOFFSETS) or _tag_numbers(image, STRIPOFFSETS)
     parts = min(math.ceil(width / columns) * math.ceil(height / rows) * planes, len(offsets))
     drawn = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (tile.extents for tile in image.tile if tile.extents))
@@ -271,7 +271,7 @@ def _check_parts(image: TiffImageFile, content: bytes, most: int) -> None:
 
 
 def _check_scans_of_parts(image: TiffImageFile, content: bytes, parts: int, pixels: int, most: int) -> None:
-    """Refuses strips or tiles that are JPEG streams of too many scans."""
+    """Refuse strips or tiles that are JPEG streams of too many scans."""
     # Parts may share their bytes.
     if content.count(SCAN) * parts * pixels <= MAX_SCANS_OF_LARGEST * most:
         return
@@ -285,7 +285,7 @@ def _check_scans_of_parts(image: TiffImageFile, content: bytes, parts: int, pixe
 
 
 def tag_number(image: TiffImageFile, tag: int, default: int) -> int:
-    """Return the number that a tag of a TIFF file has. Raises InvalidArgumentError if it is none."""
+    """Return the value of a TIFF tag. Raises InvalidArgumentError if it is no number."""
     with reading_the_file():
         value = image.tag_v2.get(tag, default)
     if not isinstance(value, int):

@@ -1,7 +1,7 @@
-"""Whose fault it is when an image cannot be decoded: the file's, or a lack of memory.
+"""Decides if a decoding error is a fault of the file or a lack of memory.
 
-What Pillow raises while it reads a file is the file's fault, whatever its class: its decoders raise anything on bytes
-that are not what they say. What this project's own code raises is never the file's fault.
+Any error that Pillow raises while it reads a file is a fault of the file: its decoders raise many classes of errors on
+invalid bytes. An error of this project's own code is never a fault of the file.
 """
 
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ from grpc_kit.errors import InvalidArgumentError, ResourceExhaustedError, Servic
 log = structlog.stdlib.get_logger()
 
 CONTENT = "image.content"
-# What Pillow says if its decoders cannot allocate memory, which is code -9.
+# Pillow's messages if a decoder cannot allocate memory, which is code -9.
 CODEC_MEMORY = (ImageFile.ERRORS[-9], "decoder error -9")
 
 
 @contextmanager
 def reading_the_file() -> Iterator[None]:
-    """Turns what Pillow raises into IMAGE_CORRUPT, and a lack of memory into OUT_OF_MEMORY.
+    """Turn errors of Pillow into IMAGE_CORRUPT, and a lack of memory into OUT_OF_MEMORY.
 
-    Only calls of Pillow that read the file, or what the file says, belong into it.
+    Use it only around calls of Pillow that read the file or values from the file.
     """
     allocation.forget_failures()
     try:
@@ -38,19 +38,19 @@ def reading_the_file() -> Iterator[None]:
 
 
 def corrupt(why: str) -> InvalidArgumentError:
-    """Return the refusal of a file of a known format that cannot be decoded."""
+    """Return the error for a file of a known format that cannot be decoded."""
     return InvalidArgumentError("IMAGE_CORRUPT", f"{CONTENT} cannot be decoded: {why}", field=CONTENT)
 
 
 def no_memory(error: BaseException) -> ResourceExhaustedError:
-    """Return the refusal of an image for which there is no memory now, and log it."""
+    """Log a lack of memory, and return the error for the image."""
     log.warning("no memory to decode an image", error=repr(error))
     return out_of_memory()
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Return whether Pillow failed because memory could not be allocated.
+    """Return whether Pillow failed because it could not allocate memory.
 
-    libjpeg, libtiff and libwebp report that as they report a broken file.
+    libjpeg, libtiff and libwebp report this like a broken file.
     """
     return isinstance(error, MemoryError) or allocation.has_failed() or any(text in str(error) for text in CODEC_MEMORY)

@@ -32,7 +32,7 @@ VectorCache: TypeAlias = MutableMapping[ImageKey, Vectors]
 
 @dataclass(frozen=True)
 class DecodePool:
-    """What decodes the images of a lane for one model."""
+    """Decoder and threads of a lane for one model."""
 
     decoder: ImageDecoder
     threads: DecodeThreads
@@ -64,7 +64,7 @@ class ModelPipeline:
         return digest, region, self.info.fingerprint
 
     async def embed(self, hold: Hold, lane: Lane, patience: TimeLeft) -> Vectors:
-        """Embeds one image as float32[D], a vector that the contract allows; releases its bytes once they are decoded.
+        """Embed one image as float32[D], a vector that the contract allows. Releases its bytes once they are decoded.
 
         Raises InvalidArgumentError, DeadlineExceededError, UnavailableError, InternalError.
         """
@@ -75,7 +75,7 @@ class ModelPipeline:
         stages.record("decode", began, ended)
         self.observer.decoded(lane, ended - began)
         vector = await self._batcher.submit(pixels, lane, patience)
-        # Before it is cached or shared; only this image's callers are refused.
+        # Checked before it is cached or shared, so that only the callers of this image are refused.
         check_vector(vector, self.info)
         return vector
 
@@ -100,7 +100,7 @@ class EmbedImages:
             limits: what is said of the largest image.
             admission: bounds what is under way.
             cache: keeps vectors; what it forgets is embedded again. None keeps nothing.
-            observer: is notified of each answer that no model of `pipelines` is asked for.
+            observer: is notified of each answer to a request for a model that is not in `pipelines`.
         """
         self._pipelines = pipelines
         self.default = default
@@ -111,7 +111,7 @@ class EmbedImages:
         self._shared: SharedWork[Vectors] = SharedWork()
 
     async def admit(self, image: EncodedImage, model: str, lane: Lane) -> AdmittedImage:
-        """Admits an image, which `embed_admitted` may embed then. It is to be left in any case.
+        """Admit an image for `embed_admitted`. The caller must call its `leave` in any case.
 
         Raises NotFoundError, and ResourceExhaustedError in the interactive lane.
         """
@@ -134,7 +134,7 @@ class EmbedImages:
             admitted.leave()
 
     async def embed_admitted(self, admitted: AdmittedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
-        """Embeds one image that was admitted for this model. Raises as `embed` does."""
+        """Embed one image that was admitted for this model. Raises the errors of `embed`."""
         result = "INTERNAL"
         try:
             pipeline = self._pipeline(model)
@@ -156,7 +156,7 @@ class EmbedImages:
         cached = self._cache.get(key) if self._cache is not None else None
         if cached is not None:
             return cached, "cached"
-        # From here on the work alone has the bytes: it may go on for others when this caller has left.
+        # From here on only the work holds the bytes: it may continue for other callers when this caller has left.
         hold = admitted.hold.copy()
         admitted.hold.release()
         vector, joined = await self._shared.run(
@@ -172,7 +172,7 @@ class EmbedImages:
         return [self._pipelines[name].info for name in sorted(self._pipelines)]
 
     def model(self, name: str) -> ModelInfo:
-        """One model by any spelling of its name; an empty name is the default one. Raises NotFoundError."""
+        """Return one model by any spelling of its name; an empty name means the default model. Raises NotFoundError."""
         return self._pipeline(name).info
 
     def _observer_of(self, model: str) -> Observer:

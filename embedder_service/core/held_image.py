@@ -1,4 +1,4 @@
-"""The bytes of admitted images, which are free when nobody can reach them any more."""
+"""Holds on the bytes of admitted images. The bytes are released with the last hold."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ class _Content:
 
 
 class Hold:
-    """Keeps the bytes of an admitted image. They can be reached through a hold alone.
+    """Keeps the bytes of an admitted image. Only a hold gives access to them.
 
-    When the last hold on them is released, they are dropped and admission may give their room to other images.
+    The release of the last hold drops the bytes, and admission may use their share for other images.
     """
 
     def __init__(self, content: _Content) -> None:
-        """Adds a hold; `AdmittedImage` makes the first one, `copy` further ones."""
+        """Add a hold. `AdmittedImage` creates the first hold, and `copy` further ones."""
         content.holds += 1
         self._content: _Content | None = content
 
     @property
     def image(self) -> EncodedImage:
-        """The image, until the hold is released."""
+        """The image. Raises RuntimeError once the hold is released."""
         return self._held().image
 
     def copy(self) -> "Hold":
@@ -34,7 +34,7 @@ class Hold:
         return Hold(self._held())
 
     def release(self) -> None:
-        """End this hold; once it has ended, nothing more happens."""
+        """Release this hold; a second call does nothing."""
         content, self._content = self._content, None
         if content is not None:
             content.holds -= 1
@@ -51,19 +51,19 @@ class AdmittedImage:
     """An image that admission has admitted. It counts as pending until its caller leaves."""
 
     def __init__(self, image: EncodedImage, leave: Callable[[], None], free: Callable[[], None]) -> None:
-        """Holds the image's bytes.
+        """Hold the image's bytes.
 
         Args:
-            image: what was admitted.
-            leave: is called once, when the caller leaves.
-            free: is called once, when nobody holds the bytes any more.
+            image: the admitted image.
+            leave: called once, when the caller leaves.
+            free: called once, when the last hold is released.
         """
         self.hold = Hold(_Content(image, free))
-        """The caller's own hold, which ends when the caller leaves, or earlier."""
+        """The caller's own hold, released when the caller leaves or earlier."""
         self._leave: Callable[[], None] | None = leave
 
     def leave(self) -> None:
-        """Release the pending image and the caller's hold: the caller was answered, or is gone."""
+        """Release the slot and the caller's hold: the caller has its answer, or has left."""
         self.hold.release()
         leave, self._leave = self._leave, None
         if leave is not None:

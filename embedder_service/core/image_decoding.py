@@ -108,7 +108,7 @@ class ImageDecoder:
         transparency over white, cut to its region, and made the policy's size by Pillow's bilinear filter (which
         averages over all pixels that fall into one). A JPEG of at least four times that size is scaled while it is
         decoded, which is several times faster; its vector stays within a cosine of 0.999. Raises InvalidArgumentError,
-        DeadlineExceededError when patience ends, and ResourceExhaustedError when memory does.
+        DeadlineExceededError when patience ends, and ResourceExhaustedError if memory runs out.
         """
         try:
             return self._decode(image, patience)
@@ -145,7 +145,7 @@ class ImageDecoder:
         return np.asarray(resized, dtype=np.uint8)
 
     def _draft(self, opened: Image.Image, region: Region | None) -> int:
-        """Lets a large JPEG be scaled while it is decoded, to a part of its size: 1, a half, a quarter or an eighth."""
+        """Let Pillow scale a large JPEG while it decodes, to 1, a half, a quarter or an eighth of its size."""
         width = opened.width
         # The region's shorter side, whichever way the image will be turned.
         fraction = min(region.x1 - region.x0, region.y1 - region.y0) if region else 1.0
@@ -178,7 +178,7 @@ class ImageDecoder:
             self._check_dimensions(width, height)
 
     def _open(self, content: bytes, patience: TimeLeft) -> Image.Image:
-        """Reads the header. Raises what is wrong with it."""
+        """Read the header. Raises InvalidArgumentError if it is wrong."""
         check_header(content)
         with reading_the_file():
             try:
@@ -188,7 +188,7 @@ class ImageDecoder:
                     raise
                 self._refuse_unidentified(content)
             except Image.DecompressionBombError:
-                # Pillow's own limit, which it applies before it tells the size.
+                # Pillow applies its own limit before the size is known.
                 most = self._limits.max_image_pixels
                 least = 2 * (Image.MAX_IMAGE_PIXELS or 0)
                 raise InvalidArgumentError(
@@ -240,7 +240,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded image of any of Pillow's modes as RGB; transparent parts over white."""
+    """Return a loaded image of any of Pillow's modes as RGB, with transparent parts over white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
@@ -268,7 +268,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def converted_to(mode: str, image: Image.Image) -> Image.Image:
-    """The image in another mode. Pillow reads palettes and transparent colours, as the file has them, only now."""
+    """Return the image in another mode. Pillow reads the file's palettes and transparent colours only now."""
     with reading_the_file():
         return image.convert(mode)
 

@@ -1,8 +1,8 @@
 """Names of models: a network, what makes a vector of its last feature map, and how an image becomes its input.
 
 NETWORK[-HEAD][-INPUT[SIDE]][-raw], such as vgg16, vgg16-gem, mobilenet_v2-pad, vgg16-rmac-native512. What is left out
-is the usual: `avg`, `squash` at the side that the network was trained on, and vectors of unit length. Capital letters
-and spaces around a name make no difference.
+is the usual: `avg`, `squash` at the side that the network was trained on, and vectors of unit length. The case of a
+name and spaces around it do not matter.
 """
 
 import re
@@ -76,8 +76,8 @@ def parse(text: str) -> ModelName | EncoderName:
     if equals:
         if not ENCODER_NAME.fullmatch(name) or name in NETWORKS or not folder:
             raise ModelNameError(
-                f"{text!r} should be NAME=FOLDER, where NAME has up to 32 letters, digits and _, begins with a letter, "
-                "and is no network's"
+                f"{text!r} should be NAME=FOLDER; NAME has up to 32 letters, digits and _, begins with a letter, and "
+                "is no network's name"
             )
         return EncoderName(name, Path(folder))
     first, *rest = name.split("-")
@@ -107,9 +107,9 @@ def parse(text: str) -> ModelName | EncoderName:
 
 
 def same_name(text: str) -> str:
-    """Return the one spelling of all names that mean the same model; of an encoder that is its name in small letters.
+    """Return the shortest spelling of a model's name; for an encoder, its name in lower case.
 
-    A text that names no model is returned in small letters too: no model has this name either.
+    A text that names no model is returned in lower case: no model has this name either.
     """
     name = _plain(text)
     if len(name) > MAX_LENGTH:
@@ -122,7 +122,7 @@ def same_name(text: str) -> str:
 
 
 def weights_of(text: str) -> str:
-    """Return the name of the weights that a name means: their own, or that of a model. Raises ModelNameError."""
+    """Return the name of weights for their own name or for a model's name. Raises ModelNameError."""
     name = _plain(text)
     if name in WEIGHTS_NAMES:
         return name
@@ -132,8 +132,8 @@ def weights_of(text: str) -> str:
         model = None
     if not isinstance(model, ModelName):
         raise ModelNameError(
-            f"no weights are called {text!r:.80}; there are {', '.join(WEIGHTS_NAMES)}, and a model's name means those "
-            "that it needs"
+            f"no weights are called {text!r:.80}; there are {', '.join(WEIGHTS_NAMES)}, and a model's name means its "
+            "weights"
         )
     return model.weights
 

@@ -92,11 +92,11 @@ def flatten(maps: FeatureMaps) -> Vectors:
 
 
 def unit_length(vectors: Vectors) -> Vectors:
-    """Each row by its Euclidean length; a row of zeros stays, and a row that is not finite stays so."""
+    """Divide each row by its Euclidean length; rows of zeros or of values that are not finite stay so."""
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.square(vectors, dtype=np.float32).sum(axis=1, keepdims=True)
         scaled: Vectors = vectors / np.sqrt(np.maximum(squares, np.float32(LEAST_SQUARE)))
-        # Float32 loses the squares of very short and very long rows.
+        # Float32 cannot hold the squares of very short and very long rows.
         lost = ~((squares >= LEAST_SQUARE) & np.isfinite(squares))[:, 0]
         if lost.any():
             wide = vectors[lost].astype(np.float64)

@@ -45,8 +45,8 @@ class SharedWork(Generic[Value]):
         interactive does not wait for bulk work: it begins anew, and whoever comes later joins that. Raises what the
         work raises, and DeadlineExceededError.
 
-        `unneeded` is called once, when what `work` works on is not needed any more: at once if this call joins other
-        work, else when `work` has ended, which may be long after this call.
+        `unneeded` is called once, when the input of `work` is no longer needed: at once if this call joins other work,
+        else when `work` has ended. That may be long after this call.
         """
         flight = self._flights.get(key)
         # Work that nobody has time for may be giving up already.

@@ -33,7 +33,7 @@ class Turns:
         Args:
             executor: what networks are run in.
             bulk_share: turns of bulk images alone for each interactive one while both wait, in 0..1.
-            watch: notices runs that do not end; None notices none.
+            watch: detects runs that do not end; None detects none.
         """
         self._executor = executor
         self._watch = watch or HangWatch()
@@ -68,7 +68,7 @@ class Turns:
             self._pass_on()
 
     async def run(self, limit: float, function: Callable[..., Result], *arguments: object) -> Result:
-        """Runs what blocks, within a turn. Raises HungError if that takes more than `limit` seconds."""
+        """Run a blocking function within a turn. Raises HungError if it takes more than `limit` seconds."""
         return await self._watch.run(self._executor, "a run of a network", limit, function, *arguments)
 
     def _pass_on(self) -> None:

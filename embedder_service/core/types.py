@@ -67,7 +67,7 @@ class InputPolicy:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model does to an image, and how it is run."""
+    """A model: what it computes from an image, and how it runs."""
 
     name: str
     network: str
@@ -86,7 +86,7 @@ class ModelInfo:
     memory_bytes: int = 0
     """What the process's memory grew by for it; what it shares with a model that was loaded before is not counted."""
     is_encoder: bool = False
-    """Whether it is an encoder from a folder. The operator chooses its name, and `weights_sha256` is of its file."""
+    """Whether it is an encoder from a folder. The operator chooses its name; `weights_sha256` is of its file."""
 
     @property
     def seconds_per_batch(self) -> float:
@@ -98,7 +98,7 @@ class ModelInfo:
         """Names the space of the vectors: vectors of equal fingerprints can be compared, others cannot.
 
         It depends on the network, its weights, the head, the preprocessing and the normalisation. It does not depend
-        on the precision, on how the model is run, on where files are, or on the name that an operator gave an encoder.
+        on the precision, on how the model runs, on the location of files, or on the name of an encoder.
         """
         parts = {
             "input_size": self.input.side,
@@ -108,7 +108,7 @@ class ModelInfo:
             "weights_sha256": self.weights_sha256,
         }
         if not self.is_encoder:
-            # The name of a published network's model is made of its parts: nobody can rename it.
+            # The name of a published network's model consists of its parts: operators cannot change it.
             parts["name"] = self.name
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return f"{'encoder' if self.is_encoder else self.network}-{self.pooling}-{digest[:16]}"

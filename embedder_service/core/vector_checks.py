@@ -1,4 +1,4 @@
-"""What every vector has to be before it leaves, whichever network, head, precision or encoder made it."""
+"""Checks every vector before the embedder sends it, for all networks, heads, precisions and encoders."""
 
 import numpy as np
 import structlog
@@ -8,7 +8,7 @@ from grpc_kit.errors import InternalError, InvalidArgumentError
 
 log = structlog.stdlib.get_logger()
 
-# How far the length of a vector may be from 1 if the model scales its vectors: rounding in float32 is far below.
+# Maximum difference of a vector's length from 1 if the model scales its vectors; float32 rounding is far below it.
 LENGTH_TOLERANCE = 1e-3
 
 
@@ -16,14 +16,15 @@ def check_vector(vector: Vectors, info: ModelInfo) -> None:
     """Refuse a vector that the contract rules out, and log why.
 
     Raises InvalidArgumentError if it is zero: the image has no vector with this model. Raises InternalError if it is
-    not float32[D], not finite, or not of unit length although the model scales its vectors. Neither helps to repeat.
+    not float32[D], not finite, or not of unit length although the model scales its vectors. A retry helps in neither
+    case.
     """
     problem = vector_problem(vector, info)
     if problem is not None:
         log.error("a vector is not sent", model=info.name, problem=problem)
         raise InternalError(
             "VECTOR_INVALID",
-            f"model {info.name} made a vector that cannot be used: {problem}. It would for this image again; use "
+            f"model {info.name} made a vector that cannot be used: {problem}. A retry gives the same vector; use "
             "another model, and report this to the operator of the embedder",
             metadata={"model": info.name},
         )
@@ -31,15 +32,15 @@ def check_vector(vector: Vectors, info: ModelInfo) -> None:
         log.warning("an image has no vector", model=info.name)
         raise InvalidArgumentError(
             "IMAGE_WITHOUT_VECTOR",
-            f"the vector of image.content is all zero with model {info.name}, so that it is like no other image; use "
-            "another image or another model",
+            f"the vector of image.content is all zero with model {info.name}, and cannot be compared; use another "
+            "image or another model",
             field="image.content",
             metadata={"model": info.name},
         )
 
 
 def vector_problem(vector: Vectors, info: ModelInfo) -> str | None:
-    """Return what is wrong with a vector that only a faulty network or head can make; None if nothing is."""
+    """Return the problem of a vector that only a faulty network or head can make; None if there is none."""
     if vector.dtype != np.float32 or vector.shape != (info.dimension,):
         return f"it is {vector.dtype}{list(vector.shape)} and should be float32[{info.dimension}]"
     finite = np.isfinite(vector)

@@ -1,4 +1,4 @@
-"""A budget of pixels whose queue is no sign of a decoder that hangs."""
+"""A budget of pixels that tells the hang watch which decoders only wait."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,16 +9,16 @@ from grpc_kit.hang_watch import HangWatch
 
 
 class WatchedBudget(PixelBudget):
-    """Tells the watch over the threads that decode which of them only wait for pixels."""
+    """Does not count the time in which a thread waits for pixels as work."""
 
     def __init__(self, pixels: int, watch: HangWatch) -> None:
-        """`pixels` is the most at a time."""
+        """`pixels` is the maximum at a time."""
         super().__init__(pixels)
         self._watch = watch
 
     @contextmanager
     def hold(self, pixels: int, patience: TimeLeft) -> Iterator[None]:
-        """Waits until so many pixels are free. Raises DeadlineExceededError."""
+        """Wait until this many pixels are free. Raises DeadlineExceededError."""
         with ExitStack() as stack:
             with self._watch.waiting():
                 stack.enter_context(super().hold(pixels, patience))

@@ -1,7 +1,7 @@
 // Embeds an image, writes images to a collection, and searches it: client QUERY.jpg [MORE.jpg ...]
 //
 // IMAGESEARCH_EMBEDDER and IMAGESEARCH_TARGET are the two services, HOST:PORT. IMAGESEARCH_CA is the file of the
-// authority that issued their certificates (unset: plain text), and IMAGESEARCH_TOKEN is shown with each call.
+// authority that issued their certificates (unset: plain text), and IMAGESEARCH_TOKEN is sent with each call.
 package main
 
 import (
@@ -55,7 +55,7 @@ type photo struct {
 	content []byte
 }
 
-// bearer shows a token with each call. gRPC sends it over TLS only.
+// bearer sends a token with each call. gRPC sends it over TLS only.
 type bearer string
 
 func (token bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {

@@ -1,7 +1,7 @@
 // Embeds an image, writes images to a collection, and searches it: java Client QUERY.jpg [MORE.jpg ...]
 //
 // IMAGESEARCH_EMBEDDER and IMAGESEARCH_TARGET are the two services, HOST:PORT. IMAGESEARCH_CA is the file of the
-// authority that issued their certificates (unset: plain text), and IMAGESEARCH_TOKEN is shown with each call.
+// authority that issued their certificates (unset: plain text), and IMAGESEARCH_TOKEN is sent with each call.
 import com.google.protobuf.Any;
 import com.google.protobuf.ByteString;
 import com.google.protobuf.Duration;
@@ -68,7 +68,7 @@ public final class Client {
           "backoffMultiplier", 2.0,
           "retryableStatusCodes", List.of("UNAVAILABLE", "CANCELLED")))));
 
-  // Shows a token with each call.
+  // Sends a token with each call.
   private static final class Bearer extends CallCredentials {
     private static final Metadata.Key<String> KEY =
         Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);

@@ -1,7 +1,7 @@
 // Embeds an image, writes images to a collection, and searches it: node client.js QUERY.jpg [MORE.jpg ...]
 //
 // IMAGESEARCH_EMBEDDER and IMAGESEARCH_TARGET are the two services, HOST:PORT. IMAGESEARCH_CA is the file of the
-// authority that issued their certificates (unset: plain text), and IMAGESEARCH_TOKEN is shown with each call.
+// authority that issued their certificates (unset: plain text), and IMAGESEARCH_TOKEN is sent with each call.
 import {readFileSync} from 'node:fs';
 import {basename} from 'node:path';
 import {fileURLToPath} from 'node:url';

@@ -19,7 +19,7 @@ HEAR_SECONDS = 0.5
 
 
 class UnderWay(AroundCalls):
-    """Knows when calls are in flight. The outermost, because it also waits for what an error ends its call with."""
+    """Counts calls in flight. The outermost interceptor, so that it also waits until an error has ended its call."""
 
     def __init__(self) -> None:
         """Counts from now on."""
@@ -38,11 +38,11 @@ class UnderWay(AroundCalls):
                 return
 
     def note_work(self) -> None:
-        """Let `worked` return: a call begins or ends, or a stream goes on."""
+        """Let `worked` return: a call began or ended, or a stream made progress."""
         self._worked.set()
 
     async def worked(self) -> None:
-        """Wait until there was work since the last return of this method. For one caller."""
+        """Wait until there was work since the last return of this method. Only one caller may wait."""
         await self._worked.wait()
         self._worked.clear()
 
@@ -65,7 +65,7 @@ class Draining(AroundCalls):
     """Lets streams that are answered item by item end between two items, and tells their callers."""
 
     def __init__(self, note_work: Callable[[], None]) -> None:
-        """Does nothing until `begin`; `note_work` is called after each response of a stream."""
+        """Do nothing until `begin`; `note_work` is called after each response of a stream."""
         super().__init__()
         self._note_work = note_work
         self._begun = asyncio.Event()

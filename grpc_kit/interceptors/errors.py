@@ -15,13 +15,13 @@ log = structlog.stdlib.get_logger()
 
 
 def internal_error(error: Exception, method: str) -> ServiceError:
-    """Logs a fault with its traceback, and gives what the caller may know of it."""
+    """Log a fault with its traceback, and return the error for the caller."""
     log.error("call failed", method=method, exc_info=error)
     return meaning_of_fault(error)
 
 
 class ErrorMapping(AroundCalls):
-    """Ends a call that raised with the status of its error; a fault tells nothing but INTERNAL or OUT_OF_MEMORY."""
+    """Ends a call that raised with its error's status; for a fault with INTERNAL or OUT_OF_MEMORY, without details."""
 
     # Reflection may be refused too.
     untouched = "/grpc.health."

@@ -139,7 +139,7 @@ class _Lanes:
         except (DecodeError, MemoryError) as error:
             if place is not None:
                 place.leave()
-            # Protobuf says the same of a message for which it has no memory.
+            # Protobuf raises the same error if it has no memory for a message.
             if isinstance(error, MemoryError) or allocation.has_failed():
                 raise MemoryError from None
             raise InvalidArgumentError("REQUEST_INVALID", "the request is no message of this method's type") from None

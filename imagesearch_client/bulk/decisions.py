@@ -6,7 +6,7 @@ from imagesearch_client.bulk.ledger import Row, State, about
 from imagesearch_client.sources.items import Item
 from imagesearch_client.types import Embedding
 
-# Reasons that are no fault of an image, and pass: one that failed by them is tried again by the next run.
+# Reasons that pass and are not faults of the image. The next run tries such images again.
 PASSING_REASONS = frozenset({
     "COLLECTION_LOADING",
     "COLLECTION_MOVED",

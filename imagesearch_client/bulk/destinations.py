@@ -294,7 +294,7 @@ class DryRun:
 
 
 def decode(content: bytes) -> None:
-    """Decodes an image's first frame, as the embedder would. Raises InvalidArgumentError and LoadStoppedError."""
+    """Decode an image's first frame as the embedder does. Raises InvalidArgumentError and LoadStoppedError."""
     with _blaming_the_file():
         opened = PillowImage.open(BytesIO(content))
     with opened as image:
@@ -309,7 +309,7 @@ def decode(content: bytes) -> None:
 
 @contextmanager
 def _blaming_the_file() -> Iterator[None]:
-    """Turns what Pillow raises into what is wrong with the file, unless memory is what it lacks."""
+    """Turn errors of Pillow into InvalidArgumentError, except a lack of memory."""
     try:
         yield
     except UnidentifiedImageError:

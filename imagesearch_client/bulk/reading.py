@@ -8,7 +8,7 @@ from imagesearch_client.sources.items import Item, Read
 from imagesearch_client.sources.remote import is_lasting
 from imagesearch_client.sources.uris import UriReader
 
-# What this process or its system lacks now, which is no fault of the file.
+# Errors of this process or its system, which are not faults of the file.
 LACKS = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 

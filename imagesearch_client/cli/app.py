@@ -53,7 +53,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    # Of a command's own arguments the context knows nothing yet.
+    # The context does not have a command's own arguments yet.
     if "--help" not in sys.argv:
         check_environment()
 

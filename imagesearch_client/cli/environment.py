@@ -1,4 +1,4 @@
-"""The environment variables of the command: which there are, and what is wrong with their values."""
+"""The environment variables of the command, and checks of their names and values."""
 
 import os
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ VARIABLES = frozenset(
         *(f"{PREFIX}{name}" for name in ("TARGET", "EMBEDDER", "COLLECTION")),
     }
 )
-# deploy/compose.yaml reads these: a shell that starts the containers may have them when it runs the command.
+# deploy/compose.yaml reads these: a shell that starts the containers may have them set for the command too.
 OF_COMPOSE = frozenset(f"{PREFIX}{name}" for name in ("PORT", "VERSION", "REVISION", "EMBEDDER_CPUS"))
 
 
 def problems(environment: Mapping[str, str]) -> list[str]:
-    """Return everything that is wrong with the command's variables, a line each."""
+    """Return a line for each problem of the command's variables."""
     others = {name: value for name, value in environment.items() if name not in OF_COMPOSE}
     found = unknown_variables(PREFIX, VARIABLES, others)
     wanted = None
@@ -47,7 +47,7 @@ def problems(environment: Mapping[str, str]) -> list[str]:
 
 
 def check_environment() -> None:
-    """End the command with all that is wrong with its variables, if anything is."""
+    """End the command with a list of all problems of its variables, if there are any."""
     if found := problems(os.environ):
         lines = "\n".join(f"  {problem}" for problem in found)
         err.print(f"imagesearch: wrong settings:\n{lines}", markup=False, highlight=False, soft_wrap=True)

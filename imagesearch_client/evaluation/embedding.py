@@ -53,7 +53,7 @@ class Embedded:
 
 
 def served_models(endpoint: Endpoint, names: Sequence[str] = ()) -> list[embedder_pb2.Model]:
-    """The models of an embedder that have these names, in any spelling, or all by name if there are no names.
+    """Return an embedder's models with these names, in any spelling, or all of them by name if there are no names.
 
     Raises ServiceError, CredentialsError.
     """

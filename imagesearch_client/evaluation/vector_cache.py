@@ -19,7 +19,7 @@ PATIENCE = 60.0
 
 
 def is_usable(vector: Vectors) -> bool:
-    """Whether a vector, float32 [D], is finite and has a direction."""
+    """Return whether a vector, float32 [D], is finite and has a direction."""
     return bool(np.isfinite(vector).all() and vector.any())
 
 

@@ -36,7 +36,7 @@ class MilvusConnection:
 
     @property
     def shows_token(self) -> bool:
-        """Whether a token goes over the network in plain text."""
+        """Whether a token is sent over the network in plain text."""
         return bool(self.token) and not self.is_lite and not self.uri.startswith("https://") and not self._is_local
 
     @property

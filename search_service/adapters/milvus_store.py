@@ -126,7 +126,7 @@ class MilvusStore:
             threads: calls at a time, as many that read rows and as many of all others.
             max_exact_bytes: most bytes of vectors that one search reads to compare every one.
             watch: notices threads that hang; None notices none.
-            hang_seconds: after which a thread that calls Milvus hangs.
+            hang_seconds: the limit after which a call to Milvus counts as hung.
 
         Raises:
             OSError: the address is wrong, or a file of TLS cannot be used.
@@ -158,7 +158,7 @@ class MilvusStore:
         self._loaders = self._writers if self.is_lite else ThreadPoolExecutor(LOADERS, thread_name_prefix="milvus-load")
         self._loading = MilvusLoading(
             self._loaders,
-            # It is many calls: of each collection one load, and one for each set of codes.
+            # The load makes many calls: one load of each collection, and one for each set of codes.
             partial(self._watch.watched, "the load of a collection", 10 * hang_seconds),
             timeout,
             self._make_index,
@@ -516,7 +516,7 @@ class MilvusStore:
 
     async def _connect(self) -> _Clients:
         try:
-            # A server that is away may be tried for long, and needs no restart of this process.
+            # Connecting to an unavailable server may take long, and needs no restart of this process.
             limit = self._hang_seconds if self.is_lite else math.inf
             blocking = await asyncio.to_thread(self._watch.watched, "opening Milvus", limit, self._open)
             try:

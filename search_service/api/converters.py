@@ -112,7 +112,7 @@ def new_collection_from(message: collection_pb2.Collection) -> NewCollection:
     """The collection of a CreateCollectionRequest."""
     return NewCollection(
         name=message.name,
-        # A name of spaces is none: then the model is the embedder's default one, or there is none.
+        # A name of spaces only is empty: it means the embedder's default model, or no model.
         model=message.model.strip(),
         dimension=message.dimension,
         fingerprint=message.fingerprint,

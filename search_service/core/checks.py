@@ -258,7 +258,7 @@ def check_min_score(min_score: float | None) -> None:
 
 
 def check_embedding(embedding: Embedding, collection: Collection, field: str) -> None:
-    """A caller's vector that the collection can hold."""
+    """Raise if the collection cannot hold a caller's vector."""
     check_fingerprint(embedding.fingerprint, f"{field}.fingerprint")
     if embedding.fingerprint != collection.fingerprint:
         raise embedding_mismatch(collection, embedding.fingerprint, field)
@@ -266,9 +266,9 @@ def check_embedding(embedding: Embedding, collection: Collection, field: str) ->
 
 
 def check_embedded(embedding: Embedding, collection: Collection, field: str) -> None:
-    """A vector that the embedder made of the image in `field`, and that the collection can hold.
+    """Raise if the collection cannot hold the embedder's vector of the image in `field`.
 
-    Another implementation of the embedder's contract may send anything. Its faults are not the caller's.
+    Another implementation of the embedder's contract may send any vector. Its faults are not the caller's faults.
     """
     if embedding.fingerprint != collection.fingerprint:
         raise embedding_mismatch(collection, embedding.fingerprint, field)
@@ -278,8 +278,8 @@ def check_embedded(embedding: Embedding, collection: Collection, field: str) -> 
         if error.reason == "VECTOR_ZERO":
             raise InvalidArgumentError(
                 "IMAGE_WITHOUT_VECTOR",
-                f"the vector of {field} is all zero with model {collection.model}, so that it is like no other image; "
-                "use another image or another model",
+                f"the vector of {field} is all zero with model {collection.model}, and cannot be compared; use another "
+                "image or another model",
                 field=field,
                 metadata={"model": collection.model},
             ) from None
@@ -292,7 +292,7 @@ def check_embedded(embedding: Embedding, collection: Collection, field: str) -> 
 
 
 def check_values(values: Vector, collection: Collection, field: str) -> None:
-    """Components that the collection can hold: the store itself would take NaN, and answer nonsense from then on."""
+    """Raise if the collection cannot hold these values: the store accepts NaN, and gives wrong answers from then on."""
     if len(values) != collection.dimension:
         raise InvalidArgumentError(
             "VECTOR_DIMENSION_MISMATCH",
@@ -347,7 +347,7 @@ def embedding_mismatch(collection: Collection, fingerprint: str, field: str) -> 
 
 
 def collection_exists(name: str, model: str = "") -> AlreadyExistsError:
-    """The name is taken; `model` is the embedder's own name of the model that the new collection would have."""
+    """Return the error for a taken name; `model` is the embedder's own name of the new collection's model."""
     return AlreadyExistsError(
         "COLLECTION_EXISTS",
         f"a collection called {name} exists; choose another name or delete it first",

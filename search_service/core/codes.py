@@ -44,7 +44,7 @@ class CodeTransform:
         """The codes of float32[N, D], which are scaled to length 1 first where the metric is COSINE."""
         if metric is Metric.COSINE:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        # By powers of two, which change no side: products of large hyperplanes would be infinite.
+        # Scaled by powers of two, which change no side: products of large hyperplanes would be infinite.
         largest = np.abs(self.hyperplanes).max(axis=1, keepdims=True)
         planes = np.ldexp(self.hyperplanes, -np.frexp(largest)[1])
         sides = vectors @ planes[:, :-1].T + planes[:, -1]

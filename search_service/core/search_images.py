@@ -266,7 +266,7 @@ class _Resolving:
         return self._stored(found[0].vector, query.image_id, f"{field}.image_id")
 
     def _stored(self, vector: Vector, image_id: str, field: str) -> Vector:
-        """Return a vector that is stored. Raises FailedPreconditionError if another program stored one like nothing."""
+        """Return a stored vector. Raises FailedPreconditionError if another program stored an invalid one."""
         try:
             checks.check_values(vector, self.collection, field)
         except InvalidArgumentError as error:
@@ -314,7 +314,7 @@ class _Looking:
             (hits,) = await self.store.search(self.collection, [self.vector], wider, self.deadline)
         compared = [hit for hit in hits if math.isfinite(hit.score)]
         if len(compared) < len(hits):
-            # Another program stored them. They stand behind all others.
+            # Another program stored these vectors. They rank behind all other hits.
             log.warning("images whose vectors cannot be compared are left out", collection=self.collection.name)
         return [hit for hit in compared if hit.image.id not in self.left_out][: nearest.limit]
 

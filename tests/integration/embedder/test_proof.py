@@ -81,7 +81,7 @@ def test_bfloat16_that_is_wrong_is_refused_without_golden_vectors_too(
     assert said.startswith("mobilenet: bfloat16 gives other vectors than float32 on this machine: a cosine of 0.9")
     assert "by model mobilenet-" in said
     assert "(head " in said
-    assert "where 0.999 is the least; EMBEDDER_PRECISION=auto takes what is right" in said
+    assert "it must be at least 0.999; EMBEDDER_PRECISION=auto takes the right precision" in said
     capsys.readouterr()
     loaded = load_models(file.settings(models, "auto"))
     assert {model.info.precision for model in loaded} == {"float32"}
@@ -126,7 +126,9 @@ def test_weights_that_make_no_vectors_of_photographs_are_not_served(
 
 def test_weights_of_a_scale_that_bfloat16_does_not_bear_are_served_in_float32_only(own: Callable[..., Own]) -> None:
     file = own(lambda name, values: values * np.float32(1e30) if "kernel" in name else values)
-    with pytest.raises(GoldenError, match=r"a cosine of \S+ by model mobilenet \(head avg\), where 0.999 is the least"):
+    with pytest.raises(
+        GoldenError, match=r"a cosine of \S+ by model mobilenet \(head avg\); it must be at least 0.999"
+    ):
         load_models(file.settings("mobilenet", "bfloat16"))
     (model,) = load_models(file.settings("mobilenet", "auto"))
     assert model.info.precision == "float32"

@@ -258,7 +258,7 @@ def test_every_model_that_is_served_is_compared_with_float32(
         "float32": {"layer-max": float32, "layer-native": float32},
         "bfloat16": {"layer-max": wrong, "layer-native": bfloat16},
     }
-    with pytest.raises(GoldenError, match=f"a cosine of {cosine} by model layer-max, where 0.999 is the least"):
+    with pytest.raises(GoldenError, match=f"a cosine of {cosine} by model layer-max; it must be at least 0.999"):
         precision.choose("net", "bfloat16", golden, factory)
     assert precision.choose("net", "auto", golden, factory).precision == "float32"
     _, event, facts = log.lines[-1]
@@ -295,7 +295,7 @@ def test_likeness_is_the_cosine_of_unit_vectors_and_less_for_another_length() ->
     ("asked", "network", "message"),
     [
         ("float32", turned(0.9998), "a cosine of 0.9998.* float32 should have 0.9999"),
-        ("bfloat16", turned(0.9985), "a cosine of 0.9985.* by model layer, where 0.999 is the least"),
+        ("bfloat16", turned(0.9985), "a cosine of 0.9985.* by model layer; it must be at least 0.999"),
         ("float32", one_wrong, "the network gives wrong vectors on this machine"),
         ("bfloat16", one_wrong, "bfloat16 gives other vectors than float32 on this machine"),
         ("float32", not_numbers, "a cosine of nan"),

@@ -328,7 +328,7 @@ def test_fetch_goes_on_to_the_next_source_and_says_why(tmp_path: Path, capsys: p
 def test_fetch_asks_nobody_where_the_folder_cannot_be_made(tmp_path: Path) -> None:
     source = Sources()
     (tmp_path / "file").touch()
-    with pytest.raises(WeightsError, match=r"cannot be written: .*; --cache and EMBEDDER_WEIGHTS_CACHE name another"):
+    with pytest.raises(WeightsError, match=r"cannot be written: .*; name another folder with --cache or "):
         fetch(SPEC, [source("first", TENSORS)], tmp_path / "file" / "tiny.h5")
     assert source.asked == []
 

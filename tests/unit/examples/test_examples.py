@@ -42,7 +42,7 @@ def test_the_languages_that_have_their_tools_are_named(tmp_path: Path) -> None:
     done = command("node", "java", path=str(tmp_path))
     assert done.returncode == 1
     assert "the client in java needs these Debian packages: protobuf-compiler default-jdk-headless" in done.stderr
-    assert '`make examples LANGUAGES="node"` runs the others' in done.stderr
+    assert '`make examples LANGUAGES="node"` runs the other clients' in done.stderr
 
 
 def test_a_language_without_client_is_refused() -> None:

@@ -359,8 +359,8 @@ async def test_a_scheme_with_nothing_behind_it_is_refused(serving: Serving) -> N
     ("token", "said"),
     [
         (" ", "the token is blank"),
-        ("first\nsecond", "characters that no header"),
-        ("tökén", "characters that no header"),
+        ("first\nsecond", "characters that a call's header cannot carry"),
+        ("tökén", "characters that a call's header cannot carry"),
     ],
 )
 def test_a_token_that_cannot_be_sent_is_refused(token: str, said: str) -> None:
@@ -371,7 +371,7 @@ def test_a_token_that_cannot_be_sent_is_refused(token: str, said: str) -> None:
 @pytest.mark.parametrize("tls", [None, ClientTls()])
 @pytest.mark.parametrize("target", ["https://localhost:50052", " HTTP://localhost:50052"])
 def test_an_address_of_the_web_is_no_target(target: str, tls: ClientTls | None) -> None:
-    with pytest.raises(CredentialsError, match="write HOST:PORT, and turn on TLS by the settings for TLS"):
+    with pytest.raises(CredentialsError, match="write HOST:PORT, and use the settings for TLS"):
         open_blocking_channel(target, 1000, tls=tls)
 
 

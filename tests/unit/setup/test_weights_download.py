@@ -199,7 +199,7 @@ def test_another_member_is_refused_by_its_digest(package: Package) -> None:
 
 
 def test_no_more_is_downloaded_than_is_expected(package: Package) -> None:
-    assert "is larger than the 1000000 bytes that are expected" in refusal(replace(package, size=1_000_000))
+    assert "is larger than the expected 1000000 bytes" in refusal(replace(package, size=1_000_000))
 
 
 def test_a_download_that_breaks_is_begun_again(index: Index, package: Package) -> None:

@@ -272,8 +272,8 @@ class Model(_message.Message):
     precision: _builtins.str
     """The number format of the arithmetic: "float32" or "bfloat16". Not part of the fingerprint."""
     weights_sha256: _builtins.str
-    """SHA-256 of the weights' tensors (names, shapes and little-endian float32 values), 64 hexadecimal digits. Of an encoder of
-    the operator's own: SHA-256 of its file.
+    """SHA-256 of the weights' tensors (names, shapes and little-endian float32 values), 64 hexadecimal digits. For an encoder
+    of your own: SHA-256 of its file.
     """
     fingerprint: _builtins.str
     """Names the space of the vectors: a short hash over network, weights, pooling, preprocessing and normalisation. It does

@@ -68,12 +68,12 @@ class EmbedderServiceServicer:
     """
 
     def Embed(self, request, context):
-        """Embeds one image: the interactive lane. When too many calls wait for the model, or their images are too large
-        together, it is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
+        """Embeds one image: the interactive lane. When too many calls wait for the model, or their images together are too
+        large, the call is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
 
         A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
-        Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the image's vector is zero with this model, which it
-        always will be; INTERNAL with reason VECTOR_INVALID if the model makes a vector that breaks another of these rules.
+        Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model gives a zero vector for this image, as it
+        always will; INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,7 +82,7 @@ class EmbedderServiceServicer:
     def EmbedStream(self, request_iterator, context):
         """Embeds many images: the bulk lane. Every request gets exactly one response with its request_id, in any order.
         An error of one item never ends the stream. When too many images wait for a model,
-        the stream is held by flow control.
+        flow control holds the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

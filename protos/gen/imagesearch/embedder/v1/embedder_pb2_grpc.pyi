@@ -38,17 +38,17 @@ class EmbedderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EmbedderServiceAsyncStub: ...
     Embed: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRequest, _embedder_pb2.EmbedResponse]
-    """Embeds one image: the interactive lane. When too many calls wait for the model, or their images are too large
-    together, it is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
+    """Embeds one image: the interactive lane. When too many calls wait for the model, or their images together are too
+    large, the call is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
 
     A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
-    Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the image's vector is zero with this model, which it
-    always will be; INTERNAL with reason VECTOR_INVALID if the model makes a vector that breaks another of these rules.
+    Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model gives a zero vector for this image, as it
+    always will; INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
     """
     EmbedStream: _grpc.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]
     """Embeds many images: the bulk lane. Every request gets exactly one response with its request_id, in any order.
     An error of one item never ends the stream. When too many images wait for a model,
-    the stream is held by flow control.
+    flow control holds the stream.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.ListModelsRequest, _embedder_pb2.ListModelsResponse]
     """Lists the models that this server has loaded."""
@@ -65,17 +65,17 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRequest, _embedder_pb2.EmbedResponse]  # type: ignore[assignment]
-    """Embeds one image: the interactive lane. When too many calls wait for the model, or their images are too large
-    together, it is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
+    """Embeds one image: the interactive lane. When too many calls wait for the model, or their images together are too
+    large, the call is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
 
     A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
-    Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the image's vector is zero with this model, which it
-    always will be; INTERNAL with reason VECTOR_INVALID if the model makes a vector that breaks another of these rules.
+    Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model gives a zero vector for this image, as it
+    always will; INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
     """
     EmbedStream: _aio.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]  # type: ignore[assignment]
     """Embeds many images: the bulk lane. Every request gets exactly one response with its request_id, in any order.
     An error of one item never ends the stream. When too many images wait for a model,
-    the stream is held by flow control.
+    flow control holds the stream.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_embedder_pb2.ListModelsRequest, _embedder_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models that this server has loaded."""
@@ -95,12 +95,12 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedder_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedder_pb2.EmbedResponse, _abc.Awaitable[_embedder_pb2.EmbedResponse]]:
-        """Embeds one image: the interactive lane. When too many calls wait for the model, or their images are too large
-        together, it is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
+        """Embeds one image: the interactive lane. When too many calls wait for the model, or their images together are too
+        large, the call is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
 
         A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
-        Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the image's vector is zero with this model, which it
-        always will be; INTERNAL with reason VECTOR_INVALID if the model makes a vector that breaks another of these rules.
+        Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model gives a zero vector for this image, as it
+        always will; INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
         """
 
     @_abc_1.abstractmethod
@@ -111,7 +111,7 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_embedder_pb2.EmbedStreamResponse], _abc.AsyncIterator[_embedder_pb2.EmbedStreamResponse]]:
         """Embeds many images: the bulk lane. Every request gets exactly one response with its request_id, in any order.
         An error of one item never ends the stream. When too many images wait for a model,
-        the stream is held by flow control.
+        flow control holds the stream.
         """
 
     @_abc_1.abstractmethod

@@ -28,9 +28,9 @@ class EncodedImage(_message.Message):
     """The bytes of a JPEG, PNG, WebP, GIF, TIFF or BMP file; of an animation or a multi-page file the first frame counts.
     Required. The server states its limit in bytes and in pixels in `Model.limits`.
     Errors: INVALID_ARGUMENT with reason IMAGE_MISSING, IMAGE_TOO_LARGE, IMAGE_FORMAT_UNSUPPORTED, IMAGE_CORRUPT,
-    IMAGE_EMPTY, IMAGE_DIMENSIONS_TOO_LARGE or IMAGE_TOO_COSTLY (it would take far longer to decode than its size
-    allows). RESOURCE_EXHAUSTED with reason OUT_OF_MEMORY and RetryInfo: there is no memory to decode it now; the image
-    may be good, so try again.
+    IMAGE_EMPTY, IMAGE_DIMENSIONS_TOO_LARGE or IMAGE_TOO_COSTLY (decoding would take far longer than usual for this
+    size). RESOURCE_EXHAUSTED with reason OUT_OF_MEMORY and RetryInfo: the server has no memory to decode it now. The
+    image may be good: try again.
     """
     @_builtins.property
     def region(self) -> Global___Region:
