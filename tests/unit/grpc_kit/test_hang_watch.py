@@ -151,7 +151,7 @@ async def test_work_within_work_counts_by_itself_and_gives_the_thread_back() -> 
 
             assert await watch.run(pool, "work", AT_MOST, watch.watched, "inner", AT_MOST, lambda: 2) == 2
             call = asyncio.create_task(watch.run(pool, "the outer work", 0.05, outer))
-            with pytest.raises(ServiceError, match="to be restarted"):
+            with pytest.raises(ServiceError, match="must be restarted"):
                 await asyncio.wait_for(call, AT_MOST)
             await asyncio.wait_for(task, AT_MOST)
             gate.set()
