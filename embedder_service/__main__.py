@@ -7,7 +7,7 @@ import structlog
 
 from embedder_service.settings import EmbedderSettings
 from grpc_kit import logging, tracing
-from grpc_kit.server import END_SECONDS, end_when_asked, end_within, stop_signals
+from grpc_kit.server import end_when_asked, finish, stop_signals
 from grpc_kit.settings import load, log_settings
 
 log = structlog.stdlib.get_logger("embedder_service")
@@ -43,8 +43,7 @@ async def run(settings: EmbedderSettings) -> None:
         with tracing.exported("embedder_service"):
             async with serve(models, settings):
                 await stop.wait()
-        # Only threads are left. Do not wait for a thread that hangs.
-        end_within(END_SECONDS)
+        finish()
     except OSError as error:
         sys.exit(f"embedder_service: {error}")
 

@@ -44,6 +44,7 @@ DEAD_SECONDS = 90.0
 # Seconds after the drain in which a stopping process must end. With the default drain that is before the 30 s after
 # which Kubernetes kills it.
 END_SECONDS = 8.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STDERR = 2
 
 
@@ -270,9 +271,23 @@ def stop_signals(drain_seconds: float) -> asyncio.Event:
             asked.set()
             end_within(drain_seconds + END_SECONDS)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, ask)
     return asked
+
+
+def finish() -> None:
+    """Let a process end that has stopped serving: it ignores further signals, and waits for no thread that hangs.
+
+    Otherwise a second SIGTERM would kill it while it exits, and its status would say that it failed.
+    """
+    loop = asyncio.get_running_loop()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    for number in STOP_SIGNALS:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    end_within(END_SECONDS)
 
 
 def end_within(seconds: float) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from grpc_kit import logging, tracing
-from grpc_kit.server import END_SECONDS, end_when_asked, end_within, stop_signals
+from grpc_kit.server import end_when_asked, finish, stop_signals
 from grpc_kit.settings import load, log_settings
 from search_service.settings import SearchSettings
 
@@ -19,8 +19,7 @@ async def run(settings: SearchSettings) -> None:
         with tracing.exported("search_service"):
             async with serve(settings):
                 await stop.wait()
-        # Only threads are left. Do not wait for a thread that hangs.
-        end_within(END_SECONDS)
+        finish()
     except OSError as error:
         sys.exit(f"search_service: {error}")
 

@@ -46,6 +46,7 @@ class HangingModel:
     def __init__(self, name: str, gate: threading.Event) -> None:
         self.info: ModelInfo = dataclasses.replace(INFO, name=name, seconds_per_image=0.0)
         self._gate = gate
+        self.hangs = threading.Event()
 
     def embed(self, pixels: Pixels) -> Vectors:
         if (pixels[:, 0, 0, 0] == HANGS).any():
@@ -53,6 +54,7 @@ class HangingModel:
         return np.full((len(pixels), INFO.dimension), INFO.dimension**-0.5, np.float32)
 
     def stay_here(self) -> None:
+        self.hangs.set()
         assert self._gate.wait(AT_MOST)
 
 
@@ -90,14 +92,12 @@ async def test_a_run_that_hangs_fails_every_caller_and_the_liveness(
         of_other = embedder_pb2.EmbedRequest(
             model="other", image=encoded_image_pb2.EncodedImage(content=plain_image(60))
         )
+        hanging = asyncio.ensure_future(stub.Embed(embed_request(plain_image(HANGS))))
+        assert await asyncio.to_thread(models[0].hangs.wait, AT_MOST)
         calls = [
-            asyncio.ensure_future(call)
-            for call in (
-                stub.Embed(embed_request(plain_image(HANGS))),
-                stub.Embed(embed_request(plain_image(70))),
-                stub.Embed(of_other),
-            )
+            asyncio.ensure_future(call) for call in (stub.Embed(embed_request(plain_image(70))), stub.Embed(of_other))
         ]
+        calls.append(hanging)
         stream = asyncio.create_task(answers(stub, [item("1", plain_image(80)), item("2", plain_image(81))]))
         for error in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), AT_MOST):
             assert_passing(error)
@@ -158,13 +158,15 @@ async def test_a_machine_on_which_a_run_takes_long_anyway_is_given_more_time(gat
 
 
 async def test_a_run_that_hangs_while_the_server_stops_fails_its_callers(gate: threading.Event) -> None:
-    options = settings(0.4).model_copy(update={"drain_seconds": AT_MOST})
+    model, options = HangingModel("one", gate), settings(0.4).model_copy(update={"drain_seconds": AT_MOST})
     served = AsyncExitStack()
-    address = await served.enter_async_context(serve([HangingModel("one", gate)], options))
+    address = await served.enter_async_context(serve([model], options))
     async with served, grpc.aio.insecure_channel(address) as channel:
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
         await stub.Embed(embed_request(plain_image(50)))
-        calls = [asyncio.ensure_future(stub.Embed(embed_request(plain_image(shade)))) for shade in (HANGS, 70)]
+        calls = [asyncio.ensure_future(stub.Embed(embed_request(plain_image(HANGS))))]
+        assert await asyncio.to_thread(model.hangs.wait, AT_MOST)
+        calls.append(asyncio.ensure_future(stub.Embed(embed_request(plain_image(70)))))
         await asyncio.sleep(0.1)
         ending = asyncio.create_task(served.aclose())
         for error in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), AT_MOST):
