@@ -19,11 +19,10 @@ from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.decode_threads import DecodeThreads
 from embedder_service.core.embed_images import DecodePool, EmbedImages, ModelPipeline, VectorCache
-from embedder_service.core.image_decoding import ImageDecoder
+from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.ports import Model
 from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Limits
-from embedder_service.core.watched_budget import WatchedBudget
 from embedder_service.settings import EmbedderSettings
 from grpc_kit import metrics
 from grpc_kit.budget import Limit
@@ -134,7 +133,7 @@ def _images(
         lane: DecodeThreads(_threads(count, f"decode-{lane.value}", watch, stack), count, watch, seconds)
         for lane in Lane
     }
-    budgets = {lane: WatchedBudget(settings.max_decoding_pixels, watch) for lane in Lane}
+    budgets = {lane: PixelBudget(settings.max_decoding_pixels, watch) for lane in Lane}
     pipelines = {
         model.info.name: ModelPipeline(
             model.info,

@@ -30,7 +30,7 @@ from embedder_service.adapters.weight_sources import Source, read_any, sources_o
 from embedder_service.adapters.weights import SPECS, WeightsError, WeightsSpec
 from embedder_service.core.model_names import WEIGHTS_NAMES, ModelNameError, weights_of
 from embedder_service.settings import SHA256, EmbedderSettings
-from grpc_kit.settings import unknown_settings
+from grpc_kit.settings import exit_if, unknown_settings
 
 THERE_ALREADY = "there already, verified"
 
@@ -136,8 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--cache", type=Path, help="folder to keep the file in")
     options = parser.parse_args(arguments)
-    if unknown := unknown_settings(EmbedderSettings):
-        sys.exit("\n".join([f"{parser.prog}: wrong settings:", *(f"  {problem}" for problem in unknown)]))
+    exit_if(unknown_settings(EmbedderSettings), parser.prog)
 
     spec = SPECS[options.model]
     path = (options.cache or weights.default_cache()) / spec.file_name

@@ -7,8 +7,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -55,6 +56,8 @@ class HangWatch:
         self._lock = threading.Lock()
         self._work: dict[int, _Work] = {}
         self._calls: set[asyncio.Future[Any]] = set()
+        # Wakes the watch, which sleeps while there is no work; None while it is awake.
+        self._wake: Callable[[], object] | None = None
         self.hung = asyncio.Event()
         """Set when a thread hangs; from then on `run` refuses all work."""
 
@@ -64,6 +67,11 @@ class HangWatch:
         with self._lock:
             outer = self._work.get(thread)
             self._work[thread] = _Work(what, limit, self._clock())
+            wake, self._wake = self._wake, None
+        if wake is not None:
+            # The event loop may have ended.
+            with suppress(RuntimeError):
+                wake()
         try:
             return function(*arguments)
         finally:
@@ -119,9 +127,10 @@ class HangWatch:
             self._calls.discard(call)
 
     async def watch(self) -> None:
-        """Return when a thread hangs, after logging where."""
-        before = self._clock()
+        """Return when a thread hangs, after logging where. It does not wake up while there is no work."""
         while not self.hung.is_set():
+            await self._work_begins()
+            before = self._clock()
             await asyncio.sleep(TICK)
             now = self._clock()
             with self._lock:
@@ -132,7 +141,15 @@ class HangWatch:
                 if work.spent > work.limit:
                     self._report(thread, work)
                     break
-            before = now
+
+    async def _work_begins(self) -> None:
+        """Wait until there is work."""
+        begun = asyncio.Event()
+        with self._lock:
+            if self._work:
+                return
+            self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, begun.set)
+        await begun.wait()
 
     def _report(self, thread: int, work: _Work) -> None:
         frame = sys._current_frames().get(thread)  # noqa: SLF001 - the only way to another thread's stack

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -178,9 +179,15 @@ def load(settings: type[SettingsType], program: str) -> SettingsType:
         loaded = settings()
     except ValidationError as error:
         problems += _problems(settings, error)
-    if loaded is None or problems:
-        sys.exit("\n".join([f"{program}: wrong settings:", *(f"  {problem}" for problem in problems)]))
+    exit_if(problems, program)
+    assert loaded is not None  # noqa: S101 - else there are problems
     return loaded
+
+
+def exit_if(problems: Sequence[str], program: str) -> None:
+    """Exit with a list of the problems of the settings, if there are any."""
+    if problems:
+        sys.exit("\n".join([f"{program}: wrong settings:", *(f"  {problem}" for problem in problems)]))
 
 
 def unknown_settings(settings: type[BaseSettings]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ImageFile as PillowImageFile
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -66,7 +67,7 @@ def decode(content: bytes, size: int) -> Pixels:
 
 @contextmanager
 def _blaming_the_file() -> Iterator[None]:
-    """Turn errors of Pillow on invalid bytes into UnusableError; a lack of memory passes through."""
+    """Turn errors of Pillow on invalid bytes into UnusableError, and its lack of memory into MemoryError."""
     try:
         yield
     except MemoryError:
@@ -74,6 +75,8 @@ def _blaming_the_file() -> Iterator[None]:
     except UnidentifiedImageError:
         raise UnusableError(NO_IMAGE) from None
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever they stumble on
+        if PillowImageFile.ERRORS[-9] in str(error):
+            raise MemoryError from None
         raise UnusableError(str(error) or type(error).__name__) from None
 
 

@@ -7,6 +7,7 @@ takes much longer than an ordinary image of the largest size.
 import math
 import re
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 
@@ -147,12 +148,12 @@ def _check_segments(content: bytes) -> None:
 def _check_directories(content: bytes, start: int, number: struct.Struct, entry: struct.Struct) -> None:
     """Refuse an entry of too many numbers in a directory of a TIFF file, and in the directories that it refers to.
 
-    Directories may refer to themselves and to each other, so each is read once.
+    Directories may refer to themselves and to each other, so each is read once, at its least depth.
     """
     seen: set[int] = set()
-    waiting, entries = [(start, 0)], 0
+    waiting, entries = deque([(start, 0)]), 0
     while waiting:
-        start, depth = waiting.pop()
+        start, depth = waiting.popleft()
         if start in seen or start + number.size > len(content):
             continue
         seen.add(start)

@@ -20,7 +20,7 @@ from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, M
 from embedder_service.core.vector_checks import check_vector
 from grpc_kit import stages
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import NotFoundError, ServiceError
+from grpc_kit.errors import NotFoundError, ServiceError, meaning_of_fault
 
 # Bytes that are hashed on the event loop, in a fraction of a millisecond; more would hold up other calls.
 HASHED_AT_ONCE = 256 * 1024
@@ -145,6 +145,9 @@ class EmbedImages:
             raise
         except asyncio.CancelledError:
             result = "CANCELLED"
+            raise
+        except Exception as error:
+            result = meaning_of_fault(error).reason
             raise
         finally:
             self._observer_of(model).answered(lane, result)

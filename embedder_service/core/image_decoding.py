@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
@@ -24,6 +24,7 @@ from embedder_service.core.decoding_costs import (
 from embedder_service.core.decoding_faults import CONTENT, corrupt, is_lack_of_memory, no_memory, reading_the_file
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
+from grpc_kit.hang_watch import HangWatch
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 REGION = "image.region"
@@ -56,9 +57,10 @@ NATIVE_STEP = 32
 class PixelBudget:
     """Bounds the pixels that are decoded at a time, by all threads together; who came first goes first."""
 
-    def __init__(self, pixels: int) -> None:
-        """`pixels` is the most at a time; it should be at least those of the largest image that is taken."""
+    def __init__(self, pixels: int, watch: HangWatch | None = None) -> None:
+        """`pixels` is the maximum at a time, at least those of the largest image. Waiting is no work for `watch`."""
         self._free = self._most = pixels
+        self._watch = watch or HangWatch()
         self._changed = threading.Condition()
         self._turns: deque[object] = deque()
 
@@ -71,7 +73,8 @@ class PixelBudget:
         with self._changed:
             self._turns.append(turn)
             try:
-                self._wait(turn, share, patience)
+                with self._watch.waiting():
+                    self._wait(turn, share, patience)
                 self._free -= share
             finally:
                 self._turns.remove(turn)
@@ -180,36 +183,39 @@ class ImageDecoder:
     def _open(self, content: bytes, patience: TimeLeft) -> Image.Image:
         """Read the header. Raises InvalidArgumentError if it is wrong."""
         check_header(content)
+        file = CountedFile(content, patience)
         with reading_the_file():
             try:
-                return Image.open(CountedFile(content, patience), formats=FORMATS)
-            except UnidentifiedImageError as error:
+                return Image.open(file, formats=FORMATS)
+            except (UnidentifiedImageError, Image.DecompressionBombError) as error:
                 if is_lack_of_memory(error):
                     raise
-                self._refuse_unidentified(content)
-            except Image.DecompressionBombError:
-                # Pillow applies its own limit before the size is known.
-                most = self._limits.max_image_pixels
-                least = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-                raise InvalidArgumentError(
-                    "IMAGE_DIMENSIONS_TOO_LARGE",
-                    f"{CONTENT} is an image of over {least} pixels; at most {most} are taken",
-                    field=CONTENT,
-                    metadata={"max_image_pixels": str(most)},
-                ) from None
+                is_too_large = isinstance(error, Image.DecompressionBombError)
+        # Not above: an error of this project's own code is no fault of the file.
+        raise self._too_large_for_pillow() if is_too_large else self._unidentified(content)
 
-    def _refuse_unidentified(self, content: bytes) -> NoReturn:
+    def _too_large_for_pillow(self) -> InvalidArgumentError:
+        """Return the error of an image to which Pillow applies its own limit, before the size is known."""
+        most = self._limits.max_image_pixels
+        return InvalidArgumentError(
+            "IMAGE_DIMENSIONS_TOO_LARGE",
+            f"{CONTENT} is an image of over {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; at most {most} are taken",
+            field=CONTENT,
+            metadata={"max_image_pixels": str(most)},
+        )
+
+    def _unidentified(self, content: bytes) -> InvalidArgumentError:
         size = stated_size(content)
         if size is not None and 0 in size:
             self._check_dimensions(*size)
         if content.startswith(SIGNATURES):
-            raise corrupt("it ends in its header, or its header is wrong") from None
-        raise InvalidArgumentError(
+            return corrupt("it ends in its header, or its header is wrong")
+        return InvalidArgumentError(
             "IMAGE_FORMAT_UNSUPPORTED",
             f"{CONTENT} is no image of a known format; {', '.join(FORMATS)} are taken",
             field=CONTENT,
             metadata={"formats": ",".join(FORMATS)},
-        ) from None
+        )
 
 
 def stated_size(content: bytes) -> tuple[int, int] | None:

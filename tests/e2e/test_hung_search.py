@@ -1,11 +1,7 @@
 """A search service with a call to Milvus Lite that hangs ends when it is asked to."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +11,7 @@ from demo.local_stack import free_port
 from grpc_kit.errors import ServiceError
 from grpc_kit.server import END_SECONDS
 from imagesearch_client import Client, Embedding, NewImage
+from tests.harness import scripts
 
 AT_MOST = 60
 SERVICE = """
@@ -37,39 +34,21 @@ def write(address: str) -> None:
         list(client.write("photos", [NewImage("a", Embedding([1, 0, 0, 0], "elsewhere"))]))
 
 
-def wait_for(text: str, log: Path) -> None:
-    deadline = time.monotonic() + AT_MOST
-    while text not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
-
-
 @pytest.mark.timeout(4 * AT_MOST)
 def test_it_ends_within_its_drain_and_says_where_it_hung(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
-    environment = {
-        **os.environ,
+    settings = {
         "SEARCH_LISTEN_ADDRESS": address,
         "SEARCH_MILVUS_URI": str(tmp_path / "milvus.db"),
         "SEARCH_DRAIN_SECONDS": "1",
     }
-    log = tmp_path / "log"
-    with (
-        log.open("w") as file,
-        subprocess.Popen(
-            [sys.executable, "-c", SERVICE], env=environment, stdout=file, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        try:
-            wait_for("serving", log)
-            writer = threading.Thread(target=write, args=(address,), daemon=True)
-            writer.start()
-            wait_for("it hangs", log)
-            process.send_signal(signal.SIGTERM)
-            asked = time.monotonic()
-            assert process.wait(AT_MOST) == 1
-            assert time.monotonic() - asked < 1 + END_SECONDS + 5
-            writer.join(AT_MOST)
-        finally:
-            process.kill()
-    assert "in stay_here" in log.read_text()
+    with scripts.running(SERVICE, tmp_path, **settings) as script:
+        script.wait_for("(serving)")
+        writer = threading.Thread(target=write, args=(address,), daemon=True)
+        writer.start()
+        script.wait_for("(it hangs)")
+        script.process.send_signal(signal.SIGTERM)
+        # The drain, and the time to end.
+        assert script.process.wait(1 + END_SECONDS + 5) == 1
+        writer.join(AT_MOST)
+    assert "in stay_here" in script.log.read_text()

@@ -2,20 +2,16 @@
 
 import asyncio
 import dataclasses
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.types.v1 import encoded_image_pb2
@@ -30,8 +26,11 @@ from grpc_kit import hang_watch
 from grpc_kit.health import LIVENESS
 from grpc_kit.server import END_SECONDS
 from grpc_kit.status import from_status
+from tests.harness import scripts
 from tests.integration.embedder.helpers import answers, embed_request, info_of, item, plain_image, status_of
 from tests.integration.embedder.test_service import health_of
+
+log = structlog.stdlib.get_logger()
 
 DEAD = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -55,6 +54,7 @@ class HangingModel:
 
     def stay_here(self) -> None:
         self.hangs.set()
+        log.warning("it hangs")
         assert self._gate.wait(AT_MOST)
 
 
@@ -191,66 +191,35 @@ __main__.main()
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("is_noticed", [False, True], ids=["unnoticed", "noticed"])
 def test_a_process_with_a_run_that_hangs_ends_when_it_is_asked_to(is_noticed: bool, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "EMBEDDER_LISTEN_ADDRESS": "127.0.0.1:0",
-        "EMBEDDER_DRAIN_SECONDS": "1",
-        "EMBEDDER_HANG_TIMEOUT_SECONDS": "1" if is_noticed else "60",
-        "DEAD_SECONDS": "60",
-    }
-    log = tmp_path / "log"
-    with (
-        log.open("w") as file,
-        subprocess.Popen(
-            [sys.executable, "-c", SERVICE], env=environment, stdout=file, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        try:
-            address = wait_for(r"serving .*address=(\S+)", log)
-            with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-                call = embedder_pb2_grpc.EmbedderServiceStub(channel).Embed.future(embed_request(plain_image(HANGS)))
-                wait_for("(a thread hangs)" if is_noticed else "(serving)", log)
-                time.sleep(0 if is_noticed else 1)
-                process.send_signal(signal.SIGTERM)
-                asked = time.monotonic()
-                assert process.wait(AT_MOST) == 1
-                # The drain, and the time to end.
-                assert time.monotonic() - asked < 1 + END_SECONDS + 5
-                assert isinstance(call.exception(), grpc.RpcError)
-        finally:
-            process.kill()
-    assert "in stay_here" in log.read_text()
+    with hanging_service(tmp_path, hang_seconds="1" if is_noticed else "60", dead_seconds="60") as (script, call):
+        script.wait_for("(a thread hangs)" if is_noticed else "(it hangs)")
+        script.process.send_signal(signal.SIGTERM)
+        # The drain, and the time to end.
+        assert script.process.wait(1 + END_SECONDS + 5) == 1
+        assert isinstance(call.exception(), grpc.RpcError)
+    assert "in stay_here" in script.log.read_text()
 
 
 def test_a_process_with_a_run_that_hangs_ends_unasked_after_a_while(tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
+    with hanging_service(tmp_path, hang_seconds="1", dead_seconds="1") as (script, call):
+        assert script.process.wait(AT_MOST) == 1
+        assert isinstance(call.exception(), grpc.RpcError)
+    assert "the process ends, because only a restart helps" in script.log.read_text()
+
+
+@contextmanager
+def hanging_service(
+    folder: Path, *, hang_seconds: str, dead_seconds: str
+) -> Iterator[tuple[scripts.Script, "grpc.Future[embedder_pb2.EmbedResponse]"]]:
+    """An embedder in a process of its own, and a call whose image hangs its network."""
+    settings = {
         "EMBEDDER_LISTEN_ADDRESS": "127.0.0.1:0",
-        "EMBEDDER_HANG_TIMEOUT_SECONDS": "1",
-        "DEAD_SECONDS": "1",
+        "EMBEDDER_DRAIN_SECONDS": "1",
+        "EMBEDDER_HANG_TIMEOUT_SECONDS": hang_seconds,
+        "DEAD_SECONDS": dead_seconds,
     }
-    log = tmp_path / "log"
-    with (
-        log.open("w") as file,
-        subprocess.Popen(
-            [sys.executable, "-c", SERVICE], env=environment, stdout=file, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        try:
-            address = wait_for(r"serving .*address=(\S+)", log)
-            with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-                call = embedder_pb2_grpc.EmbedderServiceStub(channel).Embed.future(embed_request(plain_image(HANGS)))
-                assert process.wait(AT_MOST) == 1
-                assert isinstance(call.exception(), grpc.RpcError)
-        finally:
-            process.kill()
-    assert "the process ends, because only a restart helps" in log.read_text()
-
-
-def wait_for(pattern: str, log: Path) -> str:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if found := re.search(pattern, re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())):
-            return found[1]
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
+    with scripts.running(SERVICE, folder, **settings) as script:
+        address = script.wait_for(r"serving .*address=(\S+)")
+        with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+            stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+            yield script, stub.Embed.future(embed_request(plain_image(HANGS)))

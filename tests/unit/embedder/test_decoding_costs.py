@@ -172,6 +172,27 @@ def test_directories_that_point_to_themselves_are_read_once(signature: bytes) ->
     assert outcome_of(signature + directories([8] * 5000)[4:]) in {"IMAGE_CORRUPT", "IMAGE_FORMAT_UNSUPPORTED"}
 
 
+def directory_behind_a_longer_path() -> bytes:
+    """A TIFF file whose EXIF data lead to a costly directory, and are reached by a longer path too."""
+    interop = ExifTags.IFD.Interop
+
+    def directory(*entries: tuple[int, int, int, int]) -> bytes:
+        return struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+
+    exif, gps, costly = 40, 60, 80
+    root = directory((ExifTags.IFD.Exif, 4, 1, exif), (ExifTags.IFD.GPSInfo, 4, 1, gps))
+    parts = {
+        8: root,
+        exif: directory((interop, 4, 1, costly)),
+        gps: directory((interop, 4, 1, exif)),
+        costly: directory((SUBJECT_AREA, 3, MAX_PARTS + 1, 100)),
+    }
+    content = bytearray(b"II*\0" + struct.pack("<I", 8) + bytes(2 * MAX_PARTS + 200))
+    for at, part in parts.items():
+        content[at : at + len(part)] = part
+    return bytes(content)
+
+
 COSTLY: dict[str, Callable[[], bytes]] = {
     "TIFF of one column in tiles of 49 megapixels": lambda: tiff_of_tiles(1, 1_000_000, 7000, 8, deflated(49_000_000)),
     "TIFF of more strips than anybody writes": lambda: tiff_of_strips(1, MAX_PARTS + 1, 1, 8, deflated(1)),
@@ -189,6 +210,7 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     "JPEG of many segments": lambda: grey_jpeg(8, 8, segment(0xE5, b"") * 10_000),
     "JPEG of much EXIF data in parts": lambda: grey_jpeg(8, 8, segment(APP1, b"Exif\0\0" + bytes(1000)) * 10_000),
     "TIFF of many directories": lambda: directories(range(5000, 10_000), b"\xff" * 300_000),
+    "TIFF of many numbers behind a longer path": directory_behind_a_longer_path,
     "TIFF of many numbers in its EXIF data": lambda: tiff_with_exif(MAX_PARTS + 1),
     "GIF of many comments": lambda: gif_of_extensions(b"\x21\xfe" + b"\x01a" * MAX_READS + b"\x00"),
     "BMP of many runs": lambda: bmp_of_runs(1000, 1000, b"\x01\x01" * 800_000),

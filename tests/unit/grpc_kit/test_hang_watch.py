@@ -28,8 +28,10 @@ class Clock:
 
     def __init__(self) -> None:
         self.ahead = 0.0
+        self.looks = 0
 
     def __call__(self) -> float:
+        self.looks += 1
         return time.monotonic() + self.ahead
 
 
@@ -93,6 +95,24 @@ async def test_a_hang_is_logged_with_its_stack_and_fails_all_work(capsys: pytest
     assert "a thread hangs" in log
     assert "the work" in log
     assert "in wait_here" in log
+
+
+async def test_the_watch_sleeps_while_there_is_no_work_and_wakes_for_the_next() -> None:
+    clock = Clock()
+    watch = HangWatch(clock)
+    gate = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        async with watching(watch) as task:
+            for _ in range(2):
+                assert await watch.run(pool, "quick work", AT_MOST, lambda: 1) == 1
+                await asyncio.sleep(WHILE)
+                before = clock.looks
+                await asyncio.sleep(WHILE)
+                assert clock.looks == before
+            with pytest.raises(ServiceError):
+                await asyncio.wait_for(watch.run(pool, "the work", 0.05, wait_here, gate), AT_MOST)
+            await asyncio.wait_for(task, AT_MOST)
+        gate.set()
 
 
 async def test_a_caller_that_leaves_is_cancelled_and_no_hang() -> None:

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
+from PIL import ImageFile as PillowImageFile
 
 from imagesearch_training import dataset
 from imagesearch_training import images as image_decoding
@@ -72,6 +73,17 @@ def test_what_is_no_files_fault_ends_the_training_and_skips_no_file(
 
     monkeypatch.setattr(image_decoding, "_to_rgb", fail)
     with pytest.raises(raised):
+        prepared(image_files(photographs), tmp_path)
+
+
+def test_a_lack_of_memory_in_pillow_skips_no_file(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(f"{PillowImageFile.ERRORS[-9]} when reading image file")
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(TrainingError, match="no memory left"):
         prepared(image_files(photographs), tmp_path)
 
 
