@@ -24,6 +24,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often a process is killed by the soak tests of crashes")
+    parser.addoption("--random-sources", type=int, default=200, help="how many random sources a soak test loads")
 
 
 def pytest_configure(config: pytest.Config) -> None:

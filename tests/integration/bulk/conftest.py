@@ -64,12 +64,13 @@ def run(client: Client, search_address: str, embedder_address: str, name: str, t
         rejects: Path | None = None,
         source_options: SourceOptions | None = None,
         search: str = search_address,
+        ledger: Path | None = None,
         **options: bool | int,
     ) -> Account:
         opened = [open_source(str(source), source_options or SourceOptions()) for source in sources]
         route = Route(Endpoint(search), None if via_search else Endpoint(embedder), streams, patience)
         account = Account()
-        files = Files(tmp_path / "of.ledger", rejects, restart)
+        files = Files(ledger or tmp_path / "of.ledger", rejects, restart)
         load_options = LoadOptions(**options)  # type: ignore[arg-type]
         load(client, ensure_collection(client, name), opened, route, files, load_options, account)
         return account
