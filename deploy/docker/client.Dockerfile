@@ -23,12 +23,14 @@ RUN python /build/trim.py packages /app/venv \
 
 FROM trimmed AS code
 COPY grpc_kit /app/grpc_kit
+COPY imagesearch_pixels /app/imagesearch_pixels
 COPY imagesearch_client /app/imagesearch_client
 COPY protos/gen/imagesearch /app/imagesearch
 COPY LICENSE /app/
 COPY --chmod=0755 deploy/docker/imagesearch /app/venv/bin/
-RUN chmod -R u=rwX,go=rX /app/grpc_kit /app/imagesearch_client /app/imagesearch /app/LICENSE \
-    && python -m compileall -q --invalidation-mode unchecked-hash /app/grpc_kit /app/imagesearch_client /app/imagesearch
+RUN chmod -R u=rwX,go=rX /app/grpc_kit /app/imagesearch_pixels /app/imagesearch_client /app/imagesearch /app/LICENSE \
+    && python -m compileall -q --invalidation-mode unchecked-hash \
+        /app/grpc_kit /app/imagesearch_pixels /app/imagesearch_client /app/imagesearch
 
 FROM ${BASE}
 RUN --mount=type=bind,source=deploy/docker/trim.py,target=/run/trim.py \
@@ -40,6 +42,7 @@ COPY --from=trimmed /app/venv /app/venv
 COPY --from=code /app/LICENSE /app/
 COPY --from=code /app/venv/bin/imagesearch /app/venv/bin/
 COPY --from=code /app/grpc_kit /app/grpc_kit
+COPY --from=code /app/imagesearch_pixels /app/imagesearch_pixels
 COPY --from=code /app/imagesearch_client /app/imagesearch_client
 COPY --from=code /app/imagesearch /app/imagesearch
 

@@ -25,11 +25,13 @@ RUN python /build/trim.py packages /app/venv \
 
 FROM trimmed AS code
 COPY grpc_kit /app/grpc_kit
+COPY imagesearch_pixels /app/imagesearch_pixels
 COPY embedder_service /app/embedder_service
 COPY protos/gen/imagesearch /app/imagesearch
 COPY LICENSE /app/
-RUN chmod -R u=rwX,go=rX /app/grpc_kit /app/embedder_service /app/imagesearch /app/LICENSE \
-    && python -m compileall -q --invalidation-mode unchecked-hash /app/grpc_kit /app/embedder_service /app/imagesearch
+RUN chmod -R u=rwX,go=rX /app/grpc_kit /app/imagesearch_pixels /app/embedder_service /app/imagesearch /app/LICENSE \
+    && python -m compileall -q --invalidation-mode unchecked-hash \
+        /app/grpc_kit /app/imagesearch_pixels /app/embedder_service /app/imagesearch
 
 # Only what fetches: other changes of the code do not fetch again.
 FROM packages AS weights-baked
@@ -67,6 +69,7 @@ COPY --from=trimmed /app/venv /app/venv
 COPY --from=weights /weights /weights
 COPY --from=code /app/LICENSE /app/
 COPY --from=code /app/grpc_kit /app/grpc_kit
+COPY --from=code /app/imagesearch_pixels /app/imagesearch_pixels
 COPY --from=code /app/embedder_service /app/embedder_service
 COPY --from=code /app/imagesearch /app/imagesearch
 

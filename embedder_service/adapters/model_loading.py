@@ -22,7 +22,7 @@ from embedder_service.core.types import InputPolicy, ModelInfo, Vectors
 from embedder_service.core.vector_checks import vector_problem
 
 # What the pixels' preparation is called beside its shape and its scale; it changes when the numbers do.
-PREPROCESSING = "rgb-bilinear-{shape}-{scale}/2"
+PREPROCESSING = "rgb-bilinear-{shape}-{scale}/3"
 ENCODER_FILE, ENCODER_FACTS = "encoder.keras", "model.json"
 # What describes an encoder, and what of it this version serves alone.
 ENCODER_FIELDS: Mapping[str, type] = {

@@ -12,6 +12,7 @@ from PIL import ImageFile
 
 from grpc_kit import allocation
 from grpc_kit.errors import InvalidArgumentError, ResourceExhaustedError, ServiceError, out_of_memory
+from imagesearch_pixels.reading import UnsupportedImageError
 
 log = structlog.stdlib.get_logger()
 
@@ -29,7 +30,7 @@ def reading_the_file() -> Iterator[None]:
     allocation.forget_failures()
     try:
         yield
-    except ServiceError:
+    except (ServiceError, UnsupportedImageError):
         raise
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever they stumble on
         if is_lack_of_memory(error):
@@ -40,6 +41,11 @@ def reading_the_file() -> Iterator[None]:
 def corrupt(why: str) -> InvalidArgumentError:
     """Return the error for a file of a known format that cannot be decoded."""
     return InvalidArgumentError("IMAGE_CORRUPT", f"{CONTENT} cannot be decoded: {why}", field=CONTENT)
+
+
+def unsupported(why: str) -> InvalidArgumentError:
+    """Return the error for a sound file of a variant that cannot be read rightly."""
+    return InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", f"{CONTENT} cannot be read rightly: {why}", field=CONTENT)
 
 
 def no_memory(error: BaseException) -> ResourceExhaustedError:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from embedder_service.core.batching import TimeLeft, out_of_time
@@ -21,26 +21,29 @@ from embedder_service.core.decoding_costs import (
     is_scalable,
     tag_number,
 )
-from embedder_service.core.decoding_faults import CONTENT, corrupt, is_lack_of_memory, no_memory, reading_the_file
+from embedder_service.core.decoding_faults import (
+    CONTENT,
+    corrupt,
+    is_lack_of_memory,
+    no_memory,
+    reading_the_file,
+    unsupported,
+)
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.hang_watch import HangWatch
+from imagesearch_pixels.colour_profiles import Conversion
+from imagesearch_pixels.colours import to_srgb
+from imagesearch_pixels.declared import check_unopened, check_variant, declare
+from imagesearch_pixels.reading import Reading, UnsupportedImageError
+from imagesearch_pixels.samples import to_rgb, upright
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 REGION = "image.region"
 
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
+READING = Reading(reading_the_file, InvalidArgumentError)
 
-# What turns an image upright, by its EXIF orientation (Exif 2.32, tag 0x0112).
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
 
 # Left, top, right, bottom, in pixels.
 Box: TypeAlias = tuple[float, float, float, float]
@@ -107,7 +110,7 @@ class ImageDecoder:
     def decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
         """Gives the image as uint8[height, width, 3], of which both are the policy's side but for `native`.
 
-        The first frame of a JPEG, PNG, WebP, GIF, TIFF or BMP file, turned as its EXIF orientation says, in RGB with
+        The first frame of a JPEG, PNG, WebP, GIF, TIFF or BMP file, turned as its EXIF orientation says, in sRGB with
         transparency over white, cut to its region, and made the policy's size by Pillow's bilinear filter (which
         averages over all pixels that fall into one). A JPEG of at least four times that size is scaled while it is
         decoded, which is several times faster; its vector stays within a cosine of 0.999. Raises InvalidArgumentError,
@@ -117,6 +120,8 @@ class ImageDecoder:
             return self._decode(image, patience)
         except MemoryError as error:
             raise no_memory(error) from None
+        except UnsupportedImageError as error:
+            raise unsupported(str(error)) from None
 
     def _decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
         content = image.content
@@ -131,20 +136,24 @@ class ImageDecoder:
                 field=CONTENT,
                 metadata={"max_image_bytes": str(self._limits.max_image_bytes)},
             )
-        with self._open(content, patience) as opened:
+        check_variant(content)
+        with self._open_sound(content, patience) as opened:
             self._check_dimensions(opened.width, opened.height)
             self._check_tiles(opened)
             check_cost(opened, content, self._limits.max_image_pixels)
             if image.region is not None:
                 check_region(image.region)
+            declared = declare(opened, content, READING)
             scale = self._draft(opened, image.region) if is_scalable(opened, content) else 1
             with self._budget.hold(charge(opened, content, scale), patience):
-                colour = to_rgb(upright(opened))
+                loaded = upright(opened, declared, READING)
+                conversion = to_srgb(loaded, declared, READING)
+                colour = to_rgb(loaded, declared.depth, READING, keep_inks=conversion is not None)
                 box = None
                 if image.region:
                     # Cut first: the filter would look beyond the edges of a box.
                     colour, box = cut(colour, box_of(image.region, colour, scale))
-                resized = fit(colour, box, self._policy)
+                resized = fit(colour, box, self._policy, conversion)
         return np.asarray(resized, dtype=np.uint8)
 
     def _draft(self, opened: Image.Image, region: Region | None) -> int:
@@ -179,6 +188,15 @@ class ImageDecoder:
         width, height = (tag_number(image, tag, 0) for tag in (TILEWIDTH, TILELENGTH))
         if width and height:
             self._check_dimensions(width, height)
+
+    def _open_sound(self, content: bytes, patience: TimeLeft) -> Image.Image:
+        """Read the header; a sound file that Pillow cannot open is refused as unsupported."""
+        try:
+            return self._open(content, patience)
+        except InvalidArgumentError as error:
+            if error.reason == "IMAGE_CORRUPT":
+                check_unopened(content)
+            raise
 
     def _open(self, content: bytes, patience: TimeLeft) -> Image.Image:
         """Read the header. Raises InvalidArgumentError if it is wrong."""
@@ -231,54 +249,6 @@ def stated_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; EXIF data that cannot be read say nothing."""
-    # First, because Pillow turns a TIFF file while it loads it, and because reading EXIF data may load too.
-    with reading_the_file():
-        image.load()
-    try:
-        with reading_the_file():
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except InvalidArgumentError:
-        return image
-    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image of any of Pillow's modes as RGB, with transparent parts over white."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        # 16 bits in 0..65535; Pillow's own conversion would clip at 255.
-        values = np.asarray(image)
-        high_bytes = (values if values.dtype == np.uint16 else values.clip(0, 0xFFFF)) >> 8
-        image = Image.fromarray(high_bytes.astype(np.uint8))
-    elif image.mode == "F":
-        # Floating point: 0..1 where nothing finite is larger, else 0..255. What is not a number is black.
-        values = np.asarray(image, dtype=np.float32)
-        scale = 255.0 if values.max(initial=0.0, where=np.isfinite(values)) <= 1.0 else 1.0
-        scaled = np.nan_to_num(values, posinf=255.0, neginf=0.0) * scale
-        image = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
-    elif image.mode == "LAB":
-        profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
-        with reading_the_file():
-            converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
-        return converted if converted is not None else image
-    if image.has_transparency_data:
-        layers = image if image.mode == "RGBA" else converted_to("RGBA", image)
-        white = Image.new("RGB", layers.size, (255, 255, 255))
-        white.paste(layers, mask=layers.getchannel("A"))
-        return white
-    return converted_to("RGB", image)
-
-
-def converted_to(mode: str, image: Image.Image) -> Image.Image:
-    """Return the image in another mode. Pillow reads the file's palettes and transparent colours only now."""
-    with reading_the_file():
-        return image.convert(mode)
-
-
 def check_region(region: Region) -> None:
     """Raises InvalidArgumentError where a region is no box within the image."""
     box = (region.x0, region.y0, region.x1, region.y1)
@@ -299,14 +269,15 @@ def cut(image: Image.Image, box: Box) -> tuple[Image.Image, Box]:
     return part, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
 
 
-def fit(image: Image.Image, box: Box | None, policy: InputPolicy) -> Image.Image:
-    """A box of an image, or the whole, as an input of a network."""
+def fit(image: Image.Image, box: Box | None, policy: InputPolicy, conversion: Conversion | None = None) -> Image.Image:
+    """A box of an image, or the whole, as an input of a network; colours are converted when it is small."""
     left, top, right, bottom = box or (0, 0, image.width, image.height)
     width, height, side = right - left, bottom - top, policy.side
 
     def resized(to_width: float, to_height: float, part: Box = (left, top, right, bottom)) -> Image.Image:
         size = (max(1, round(to_width)), max(1, round(to_height)))
-        return image.resize(size, Image.Resampling.BILINEAR, part)
+        small = image.resize(size, Image.Resampling.BILINEAR, part)
+        return small if conversion is None else conversion(small)
 
     match policy.shape:
         case "squash":

@@ -82,10 +82,14 @@ def test_only_the_embedder_has_tensorflow(name: str, images: Images, containers:
 
 
 def test_an_image_has_the_code_that_it_needs_and_no_other(images: Images, containers: Containers) -> None:
-    expected = {"search": "search_service", "client": "imagesearch_client", "embedder": "embedder_service"}
-    for name, package in expected.items():
+    expected = {
+        "search": ["search_service"],
+        "client": ["imagesearch_client", "imagesearch_pixels"],
+        "embedder": ["embedder_service", "imagesearch_pixels"],
+    }
+    for name, packages in expected.items():
         done = containers.once(images[name], ["--entrypoint", "ls"], "/app")
-        assert sorted(done.stdout.split()) == sorted(["LICENSE", "grpc_kit", "imagesearch", "venv", package])
+        assert sorted(done.stdout.split()) == sorted(["LICENSE", "grpc_kit", "imagesearch", "venv", *packages])
 
 
 def test_nobody_can_write_to_the_code(image: str, containers: Containers) -> None:
@@ -127,7 +131,7 @@ def test_baked_weights_say_whose_they_are(images: Images, containers: Containers
 
 
 def test_a_build_ends_where_the_weights_are_not_the_published_ones(builder: Builder, tmp_path: Path) -> None:
-    for part in ("requirements", "embedder_service", "grpc_kit", "protos", "deploy/docker"):
+    for part in ("requirements", "embedder_service", "imagesearch_pixels", "grpc_kit", "protos", "deploy/docker"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "LICENSE", tmp_path)
     weights = tmp_path / "embedder_service" / "adapters" / "weights.py"

@@ -205,7 +205,7 @@ def test_list_models_describes_each(served: Embedder) -> None:
     assert {name: models[name].dimension for name in QUICK} == {name: DIMENSIONS[name] for name in QUICK}
     assert models["mobilenet"].weights_sha256 == MOBILENET.sha256
     assert models["mobilenet_v2"].default
-    assert models["mobilenet"].preprocessing.split("-")[3] == "tf/2"
+    assert models["mobilenet"].preprocessing.split("-")[3] == "tf/3"
     assert models["mobilenet_v2"].normalisation == "l2"
     assert models["mobilenet_v2-raw"].normalisation == "none"
 
@@ -218,7 +218,7 @@ def test_list_models_describes_the_others(others_served: Embedder) -> None:
     assert models["inception_v3"].input_size == 299
     assert models["vgg16-fc1"].weights_sha256 != VGG16.sha256
     scales = {models[name].preprocessing.split("-")[3] for name in ("resnet50", "densenet121")}
-    assert scales == {"caffe/2", "torch/2"}
+    assert scales == {"caffe/3", "torch/3"}
     # They share their network: only the first has it in its account.
     assert models["resnet50"].execution.memory_bytes > 50 * MEBIBYTE > models["resnet50-raw"].execution.memory_bytes
 

@@ -21,7 +21,7 @@ SIDE = 32
 
 
 def published(name: str, head: str, policy: InputPolicy, scale: str, unit: str, weights_sha256: str) -> ModelInfo:
-    preprocessing = f"rgb-bilinear-{policy.shape}-{scale}/2"
+    preprocessing = f"rgb-bilinear-{policy.shape}-{scale}/3"
     network = name.partition("-")[0]
     return ModelInfo(name, network, 512, policy, head, preprocessing, unit, weights_sha256, "float32", 8, 2)
 
@@ -33,14 +33,14 @@ INFO = published("vgg16", "avg", SQUASH, "caffe", "l2", VGG16.sha256)
 @pytest.mark.parametrize(
     ("info", "fingerprint"),
     [
-        (INFO, "vgg16-avg-0a6208a1bf4a11c5"),
-        (published("vgg16-rmac", "rmac", SQUASH, "caffe", "l2", VGG16.sha256), "vgg16-rmac-bd067a2eca5c7192"),
-        (published("vgg16-raw", "avg", SQUASH, "caffe", "none", VGG16.sha256), "vgg16-avg-14f5051aab1c3019"),
+        (INFO, "vgg16-avg-ad4b73ab834214e9"),
+        (published("vgg16-rmac", "rmac", SQUASH, "caffe", "l2", VGG16.sha256), "vgg16-rmac-f7b73386018c8ee9"),
+        (published("vgg16-raw", "avg", SQUASH, "caffe", "none", VGG16.sha256), "vgg16-avg-dda415fb0129c5c5"),
         (
             published("vgg16-gem-pad448", "gem", InputPolicy("pad", 448), "caffe", "l2", VGG16.sha256),
-            "vgg16-gem-fac6ef184bf65224",
+            "vgg16-gem-b6e3ff748c8e0ef8",
         ),
-        (published("mobilenet", "avg", SQUASH, "tf", "l2", MOBILENET.sha256), "mobilenet-avg-54c19b0c92470046"),
+        (published("mobilenet", "avg", SQUASH, "tf", "l2", MOBILENET.sha256), "mobilenet-avg-c5f3b177d63172bf"),
     ],
     ids=lambda value: value.name if isinstance(value, ModelInfo) else "",
 )
@@ -70,7 +70,7 @@ def test_a_fingerprint_does_not_depend_on_how_a_model_is_run(change: dict[str, A
         {"weights_sha256": "0" * 64},
         {"pooling": "max"},
         {"normalisation": "none"},
-        {"preprocessing": "rgb-bilinear-squash-caffe/3"},
+        {"preprocessing": "rgb-bilinear-squash-caffe/4"},
         {"input": InputPolicy("squash", 256)},
     ],
     ids=str,

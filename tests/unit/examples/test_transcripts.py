@@ -8,7 +8,7 @@ PHOTOS = ("coffee", "rocket")
 GOOD = """\
 localhost:1 is SERVING
 localhost:2 is SERVING
-embedded into 512 values by vgg16-avg-0a6208a1bf4a11c5
+embedded into 512 values by vgg16-avg-ad4b73ab834214e9
 stored coffee
 stored rocket
 refused broken: INVALID_ARGUMENT image.content is no image

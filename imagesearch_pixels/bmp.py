@@ -1,0 +1,87 @@
+"""What a BMP file declares about its samples. Headers are those of the Windows documentation of bitmaps."""
+
+import struct
+from dataclasses import dataclass
+
+from PIL import Image
+
+from imagesearch_pixels.reading import UnsupportedImageError
+
+SIGNATURE = b"BM"
+FILE_HEADER, CORE_HEADER = 14, 12
+HEADERS = {12, 40, 52, 56, 64, 108, 124}
+DEPTHS = {1, 4, 8, 16, 24, 32}
+PLAIN, RUNS_OF_8, RUNS_OF_4, BIT_FIELDS = 0, 1, 2, 3
+COMPRESSION_NAMES = {4: "JPEG", 5: "PNG", 6: "ALPHABITFIELDS", 11: "CMYK", 12: "CMYKRLE8", 13: "CMYKRLE4"}
+
+
+@dataclass(frozen=True, slots=True)
+class BmpFacts:
+    """The header of a BMP file."""
+
+    offset: int
+    header: int
+    width: int
+    height: int
+    """Below zero if the uppermost row is the first."""
+    bits: int
+    compression: int
+    colours: int
+    """Entries of the palette; 0 means as many as the bits can index."""
+
+
+def facts_of(content: bytes) -> BmpFacts | None:
+    """Return the header of a BMP file; None if it is another file, or one that ends in its header."""
+    if not content.startswith(SIGNATURE) or len(content) < FILE_HEADER + 40:
+        return None
+    offset, header = struct.unpack_from("<II", content, 10)
+    if header == CORE_HEADER:
+        width, height, _, bits = struct.unpack_from("<HHHH", content, 18)
+        return BmpFacts(offset, header, width, height, bits, PLAIN, 0)
+    width, height, _, bits, compression = struct.unpack_from("<iiHHI", content, 18)
+    (colours,) = struct.unpack_from("<I", content, 46)
+    return BmpFacts(offset, header, width, height, bits, compression, colours)
+
+
+def check_unopened(content: bytes) -> None:
+    """Raise UnsupportedImageError for a sound file that Pillow does not open."""
+    bmp = facts_of(content)
+    if bmp is None:
+        return
+    if bmp.header not in HEADERS:
+        if 16 <= bmp.header < 64:
+            raise UnsupportedImageError(f"it is a BMP with a header of {bmp.header} bytes, which is not taken")
+        return
+    if bmp.compression == BIT_FIELDS and bmp.bits in {16, 24, 32}:
+        masks = (
+            ", ".join(f"{mask:08X}" for mask in struct.unpack_from("<3I", content, 54)) if len(content) >= 66 else ""
+        )
+        raise UnsupportedImageError(f"it is a BMP of {bmp.bits} bits with the masks {masks}, which are not taken")
+    if bmp.bits not in DEPTHS or bmp.compression > BIT_FIELDS:
+        compression = COMPRESSION_NAMES.get(bmp.compression, bmp.compression)
+        raise UnsupportedImageError(
+            f"it is a BMP of {bmp.bits} bits with compression {compression}, which is not taken"
+        )
+
+
+def has_misread_palette(image: Image.Image, bmp: BmpFacts) -> bool:
+    """Return whether Pillow has dropped a palette of greys and takes indices of 4 or 8 bits for samples of 1 or 8."""
+    kept = {1: "1", 8: "L"}.get(bmp.bits)
+    return image.mode in {"1", "L"} and image.mode != kept
+
+
+def with_palette(image: Image.Image, bmp: BmpFacts, content: bytes) -> Image.Image:
+    """Return the image with the palette that Pillow dropped. Raises UnsupportedImageError."""
+    if bmp.compression != PLAIN:
+        raise UnsupportedImageError(
+            f"it is a BMP of {bmp.bits} bits in runs with a palette of greys, which is not taken"
+        )
+    entry = 3 if bmp.header == CORE_HEADER else 4
+    start = FILE_HEADER + bmp.header
+    count = bmp.colours or 1 << bmp.bits
+    stride = (image.width * bmp.bits + 31) // 32 * 4
+    rows = content[bmp.offset : bmp.offset + stride * image.height]
+    raw_mode = "P;4" if bmp.bits == 4 else "P"
+    indexed = Image.frombytes("P", image.size, rows, "raw", raw_mode, stride, 1 if bmp.height < 0 else -1)
+    indexed.putpalette(content[start : start + entry * count], "BGR" if entry == 3 else "BGRX")
+    return indexed

@@ -1,0 +1,29 @@
+"""The conversion to sRGB of an opened image."""
+
+from PIL import Image
+
+from imagesearch_pixels.colour_profiles import Conversion, Profiles
+from imagesearch_pixels.declared import Declared
+from imagesearch_pixels.declared_colours import exif_profile, png_profile
+from imagesearch_pixels.reading import Reading
+
+# Of grey modes Pillow's conversion to RGB repeats one channel.
+GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
+# The mode that the samples of a file have, where it is not RGB or a grey one.
+OTHERS = {"CMYK": "CMYK", "LAB": None}
+
+_PROFILES = Profiles()
+
+
+def to_srgb(image: Image.Image, declared: Declared, reading: Reading) -> Conversion | None:
+    """Return what turns a loaded image into sRGB once `to_rgb` has made it RGB, or left it in inks.
+
+    None if the image is in sRGB, as far as its file says.
+    """
+    mode = OTHERS.get(image.mode, "L" if image.mode in GREY else "RGB")
+    if mode is None:
+        return None
+    profile = image.info.get("icc_profile")
+    if profile is None and mode == "RGB":
+        profile = exif_profile(image, reading) or (png_profile(declared.png_facts) if declared.png_facts else None)
+    return _PROFILES.conversion(profile, mode)
