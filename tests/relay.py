@@ -33,6 +33,8 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
         """What it says that its model has; empty is what the real one has."""
         self.frozen = False
         """Whether it says nothing."""
+        self.pause = 0.0
+        """Seconds that it takes for an image."""
         self.poison = ""
         """The SHA-256 of a content that breaks its call."""
         self._embedder = embedder
@@ -102,6 +104,7 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
         if self.frozen:
             await asyncio.sleep(60)
         async for request in request_iterator:
+            await asyncio.sleep(self.pause)
             sha256 = hashlib.sha256(request.image.content).hexdigest()
             if sha256 == self.poison or (breaks and answers == 2):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")

@@ -34,6 +34,8 @@ class Account:
     """Items, and what is none."""
     stored: int = 0
     """Images that were embedded, or whose ready vectors were taken, and that are stored."""
+    replaced: int = 0
+    """Those of the stored ones that replaced another image of the same id, which another source or ledger stored."""
     described: int = 0
     """Images whose vectors stay, and whose uri or attributes are new."""
     skipped: int = 0
@@ -44,6 +46,8 @@ class Account:
     """Images that failed in a run before, and were not tried again."""
     removed: int = 0
     """Images of the collection that the source no longer has."""
+    left: int = 0
+    """Images that were begun and given up, because the load stopped; the next run does them. They are not `met`."""
     bytes: int = 0
     """Of the files that were read."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -74,6 +78,11 @@ class Account:
         return self.stored + self.described + self.skipped + self.duplicates + self.failed
 
     @property
+    def remaining(self) -> int:
+        """Images that are left for the next run, as far as that is known."""
+        return max(self.left, (self.expected or 0) - self.met)
+
+    @property
     def images_per_second(self) -> float:
         """Stored images by the second, over the whole load."""
         return self.stored / self.seconds if self.seconds else 0.0
@@ -89,12 +98,14 @@ class Account:
         return {
             "met": self.met,
             "stored": self.stored,
+            "replaced": self.replaced,
             "described": self.described,
             "skipped": self.skipped,
             "duplicates": self.duplicates,
             "failed": self.failed,
             "failed_before": self.failed_before,
             "removed": self.removed,
+            "left": self.left,
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images_per_second, 2),

@@ -1,7 +1,7 @@
 """Brings one item into a collection."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -12,8 +12,8 @@ from imagesearch_client.bulk.destinations import Described, Destination
 from imagesearch_client.bulk.ledger import Ledger, Row, State, about, unread
 from imagesearch_client.bulk.reading import read
 from imagesearch_client.bulk.records import Records
-from imagesearch_client.sources.items import Item
-from imagesearch_client.types import AttributeValue, Embedding
+from imagesearch_client.sources.items import Item, Read
+from imagesearch_client.types import Embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +54,25 @@ class Bringer:
         self._readers = readers
         self._dedup = dedup
         self._keep_attributes = keep_attributes
+        self._reading: set[asyncio.Future[tuple[bytes, str]]] = set()
+        self._given_up = False
         # The outcome of the item that is stored for all that have its content, until it is in the ledger.
         self._firsts: dict[str, asyncio.Future[Row]] = {}
 
     async def bring(self, task: Task, action: Action, sized: Callable[[int], None]) -> None:
         """Stores an item, and records it. Raises ServiceError, LoadStoppedError, LedgerError.
 
-        `sized` is told the bytes of its file when they are in memory.
+        `sized` is told the bytes of its file when they are in memory. Raises CancelledError if the item is given up.
         """
+        if self._given_up:
+            raise asyncio.CancelledError
         item, known = task.item, task.known
         if isinstance(item.content, Embedding):
             await self._store_vector(task, item.content)
             return
         if action is Action.DESCRIBE and known is not None and await self._describe(task, known):
             return
-        content, sha256 = await asyncio.get_running_loop().run_in_executor(
-            self._readers, read, item, item.content, self._destination.max_image_bytes
-        )
+        content, sha256 = await self._read(item, item.content)
         sized(len(content))
         self._account.bytes += len(content)
         if known is not None and known.state is State.DONE and known.sha256 == sha256:
@@ -86,6 +88,23 @@ class Bringer:
         else:
             await self._store(task, content, sha256)
 
+    def give_up(self) -> None:
+        """Gives up what is not sent yet; items that an embedder or the store works on come to their end."""
+        self._given_up = True
+        for reading in self._reading:
+            reading.cancel()
+        self._destination.give_up()
+
+    async def _read(self, item: Item, content: Read) -> tuple[bytes, str]:
+        reading = asyncio.get_running_loop().run_in_executor(
+            self._readers, read, item, content, self._destination.max_image_bytes
+        )
+        self._reading.add(reading)
+        try:
+            return await reading
+        finally:
+            self._reading.discard(reading)
+
     async def fail(self, task: Task, error: ServiceError) -> None:
         """Records that an item cannot be stored. What was stored of it before stays, and is still known by its id."""
         row = unread(task.item, State.FAILED, error.reason, error.message)
@@ -93,30 +112,31 @@ class Bringer:
         await self._records.record(replace(row, id=row.id or former), task.source)
 
     async def _store(self, task: Task, content: bytes, sha256: str) -> Row:
-        item = task.item
-        image_id = item.id or sha256
-        image = Described(image_id, item.uri, await self._attributes(task, image_id), sha256)
-        await self._destination.store(image, content)
-        row = await self._done(task, image_id, sha256)
+        image = self._described(task, task.item.id or sha256, sha256)
+        replaced = await self._destination.store(image, content)
+        row = await self._done(task, image.id, sha256)
         self._account.stored += 1
+        self._account.replaced += replaced
         return row
 
     async def _store_vector(self, task: Task, vector: Embedding) -> None:
-        item = task.item
-        attributes = await self._attributes(task, item.id)
-        image = Described(item.id, item.uri, attributes, item.content_sha256, item.region)
-        await self._destination.store_vector(image, vector)
-        await self._done(task, item.id, item.content_sha256)
+        image = self._described(task, task.item.id, task.item.content_sha256)
+        replaced = await self._destination.store_vector(replace(image, region=task.item.region), vector)
+        await self._done(task, image.id, image.sha256)
         self._account.stored += 1
+        self._account.replaced += replaced
 
-    async def _attributes(self, task: Task, image_id: str) -> Mapping[str, AttributeValue]:
-        """Those of the source; where it knows of none, those that are stored."""
-        if task.item.attributes is not None:
-            return task.item.attributes
-        if task.known is None and not self._keep_attributes:
-            return {}
-        stored = await self._destination.stored(image_id)
-        return {} if stored is None else stored.attributes
+    def _described(self, task: Task, image_id: str, sha256: str) -> Described:
+        """What is stored beside the vector: attributes that the source does not know stay as they are by then."""
+        is_known = task.known is not None
+        return Described(
+            image_id,
+            task.item.uri,
+            task.item.attributes,
+            sha256,
+            may_exist=is_known or self._keep_attributes,
+            is_known=is_known,
+        )
 
     async def _describe(self, task: Task, known: Row) -> bool:
         """Stores what is new beside an item's vector; False where the vector is not there, and is to be made."""
@@ -126,13 +146,9 @@ class Bringer:
             await self._records.record(replace(known, uri=item.uri, about=digest), task.source)
             self._account.duplicates += 1
             return True
-        stored = await self._destination.stored(known.id)
-        if stored is None or stored.embedding is None or stored.content_sha256 != known.sha256:
+        if not await self._destination.describe(self._described(task, item.id or known.id, known.sha256)):
             return False
-        attributes = stored.attributes if item.attributes is None else item.attributes
-        image = Described(item.id or known.id, item.uri, attributes, known.sha256, stored.region)
-        await self._destination.store_vector(image, stored.embedding)
-        await self._done(task, image.id, known.sha256)
+        await self._done(task, item.id or known.id, known.sha256)
         self._account.described += 1
         return True
 

@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -25,19 +26,22 @@ from grpc_kit.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from imagesearch_client.bulk.gathering import Bounds, Entry, Gathering
 from imagesearch_client.bulk.patience import LoadStoppedError, Patience, Tries
-from imagesearch_client.bulk.services import Embedders, Endpoint, Writers, image_bounds, vector_bounds
-from imagesearch_client.client import MAX_MESSAGE_BYTES, Client
+from imagesearch_client.bulk.services import (
+    ITEMS_OWN,
+    Embedders,
+    Endpoint,
+    Writers,
+    image_bounds,
+    vector_bounds,
+)
+from imagesearch_client.client import Client
 from imagesearch_client.converters import attributes_to, embedding_to, region_to
-from imagesearch_client.types import AttributeValue, Collection, Embedding, Image, Region
+from imagesearch_client.types import AttributeValue, Collection, Embedding, Region
 
 # Of images whose embedder is not asked: what the services take where they are not told otherwise.
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
 MAX_IMAGE_PIXELS = 50_000_000
-# Stored images that are read in one call, and how long that waits for others, in seconds.
-READ_TOGETHER = 200
-READ_LINGER = 0.05
 # The attribute that has the uris of an image's duplicates, and how many bytes of them as JSON: all attributes of an
 # image together may have 32 KiB.
 OTHER_URIS = "other_uris"
@@ -50,9 +54,14 @@ class Described:
 
     id: str
     uri: str
-    attributes: Mapping[str, AttributeValue]
+    attributes: Mapping[str, AttributeValue] | None
+    """None where the source knows of none, so that those that are stored stay."""
     sha256: str
     region: Region | None = None
+    may_exist: bool = False
+    """Whether an image may be stored under the id already."""
+    is_known: bool = False
+    """Whether the ledger knows what is stored under the id."""
 
 
 class Destination(Protocol):
@@ -62,14 +71,20 @@ class Destination(Protocol):
     keeps: bool
     """Whether anything that is given to it stays, and is to be recorded."""
 
-    async def store(self, image: Described, content: bytes) -> None:
-        """Embeds and stores an image; it is stored when this returns."""
+    async def store(self, image: Described, content: bytes) -> bool:
+        """Embeds and stores an image; it is stored when this returns.
 
-    async def store_vector(self, image: Described, vector: Embedding) -> None:
-        """Stores an image whose vector there is; it is stored when this returns."""
+        Returns whether it replaced another image that the ledger does not know.
+        """
 
-    async def stored(self, image_id: str) -> Image | None:
-        """An image as it is stored, with its vector; None where there is none."""
+    async def store_vector(self, image: Described, vector: Embedding) -> bool:
+        """Stores an image whose vector there is; as `store`."""
+
+    async def describe(self, image: Described) -> bool:
+        """Stores an image's uri and attributes beside the vector that is stored.
+
+        Returns False if that is not the vector of the image's content, so that it is to be made.
+        """
 
     async def delete(self, ids: Sequence[str]) -> None:
         """Removes images."""
@@ -79,6 +94,9 @@ class Destination(Protocol):
 
     def hurry(self) -> None:
         """There is nothing more to come."""
+
+    def give_up(self) -> None:
+        """Cancels images that wait to be embedded; what is in flight, and what is embedded, goes on."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +137,8 @@ class IntoCollection:
         self._client = client
         self._collection = collection
         self._patience = Patience("the search service", route.patience, self._is_there, tell)
+        # Of its own: asyncio waits for its default pool at the end, and a call to a service that hangs takes long.
+        self._threads = ThreadPoolExecutor(2, "call")
         self._exit = AsyncExitStack()
         self._embedders: Embedders | None = None
         if route.embedder is not None and not route.ready:
@@ -126,15 +146,11 @@ class IntoCollection:
         by_vector = route.ready or self._embedders is not None
         bounds = vector_bounds(ready=route.ready) if by_vector else image_bounds(route.streams)
         self._writers = Writers(route.search, bounds, self._patience)
-        self._reading = Gathering[str, Image | None](
-            self._read, Bounds(1, READ_TOGETHER, MAX_MESSAGE_BYTES, READ_LINGER)
-        )
 
     async def __aenter__(self) -> Self:
         """Begins. Raises ServiceError where the embedder is not the collection's, or is away."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._writers)
-            await stack.enter_async_context(self._reading)
             if self._embedders is not None:
                 await stack.enter_async_context(self._embedders)
                 await self._check_model(self._embedders)
@@ -145,6 +161,7 @@ class IntoCollection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends what is under way."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         await self._exit.aclose()
 
     async def _check_model(self, embedders: Embedders) -> None:
@@ -164,10 +181,10 @@ class IntoCollection:
 
     async def _is_there(self) -> bool:
         with suppress(ServiceError):
-            return bool(await asyncio.to_thread(self._client.get_collection, self._collection.name))
+            return bool(await self._in_thread(lambda: self._client.get_collection(self._collection.name)))
         return False
 
-    async def store(self, image: Described, content: bytes) -> None:
+    async def store(self, image: Described, content: bytes) -> bool:
         """Embeds and stores an image."""
         request = self._request(image)
         if self._embedders is None:
@@ -175,28 +192,36 @@ class IntoCollection:
         else:
             request.embedding.CopyFrom(await self._embedders.embed(content))
             request.content_sha256 = image.sha256
-        await self._writers.write(request)
+        return await self._write(request, image)
 
-    async def store_vector(self, image: Described, vector: Embedding) -> None:
+    async def store_vector(self, image: Described, vector: Embedding) -> bool:
         """Stores an image whose vector there is."""
         request = self._request(image)
         request.embedding.CopyFrom(_vector_message(vector))
         request.content_sha256 = image.sha256
         if image.region is not None:
             request.region.CopyFrom(region_to(image.region))
-        await self._writers.write(request)
+        return await self._write(request, image)
 
-    async def stored(self, image_id: str) -> Image | None:
-        """An image as it is stored, with its vector."""
-        tries = Tries(self._patience)
-        while True:
-            try:
-                found = await self._reading.ask(image_id)
-            except ServiceError as error:
-                await tries.wait(error)
-            else:
-                self._patience.heard()
-                return found
+    async def describe(self, image: Described) -> bool:
+        """Stores uri and attributes beside the stored vector, which the search service leaves where it is."""
+        request = self._request(image)
+        request.stored_vector = True
+        request.content_sha256 = image.sha256
+        try:
+            await self._write(request, image)
+        except ServiceError as error:
+            if error.reason in ITEMS_OWN:
+                return False
+            raise
+        return True
+
+    async def _write(self, request: image_pb2.WriteImagesRequest, image: Described) -> bool:
+        def keep_attributes() -> None:
+            # The first try may have stored it without an answer, and somebody may have set attributes since.
+            request.keep_attributes = image.attributes is None
+
+        return (await self._writers.write(request, keep_attributes)).replaced
 
     async def delete(self, ids: Sequence[str]) -> None:
         """Removes images."""
@@ -219,7 +244,7 @@ class IntoCollection:
         tries = Tries(self._patience)
         while True:
             try:
-                await asyncio.to_thread(call)
+                await self._in_thread(call)
             except (NotFoundError, InvalidArgumentError):
                 raise
             except ServiceError as error:
@@ -228,10 +253,19 @@ class IntoCollection:
                 self._patience.heard()
                 return
 
+    async def _in_thread(self, call: Callable[[], object]) -> object:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
     def hurry(self) -> None:
         """There is nothing more to come."""
         self._writers.hurry()
-        self._reading.hurry()
+
+    def give_up(self) -> None:
+        """Cancels images that wait to be embedded, and ready vectors that wait to be sent."""
+        if self._embedders is not None:
+            self._embedders.give_up()
+        else:
+            self._writers.give_up()
 
     def _request(self, image: Described) -> image_pb2.WriteImagesRequest:
         try:
@@ -239,31 +273,12 @@ class IntoCollection:
                 collection=self._collection.name,
                 id=image.id,
                 uri=image.uri,
-                attributes=attributes_to(image.attributes),
+                attributes=attributes_to(image.attributes or {}),
+                keep_attributes=image.attributes is None and image.may_exist,
+                report_replaced=image.may_exist and not image.is_known,
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise InvalidArgumentError("VALUE_INVALID", f"it has a value that cannot be sent: {error}") from None
-
-    async def _read(self, batch: Sequence[Entry[str, Image | None]]) -> None:
-        try:
-            found = await self._get({entry.asked for entry in batch})
-        except InvalidArgumentError:
-            if len(batch) == 1:
-                raise
-            # One of them is no id; the others are.
-            for entry in batch:
-                try:
-                    entry.give((await self._get({entry.asked})).get(entry.asked))
-                except ServiceError as error:
-                    entry.fail(error)
-        else:
-            for entry in batch:
-                entry.give(found.get(entry.asked))
-
-    async def _get(self, ids: Iterable[str]) -> dict[str, Image]:
-        return await asyncio.to_thread(
-            self._client.get_many, self._collection.name, list(ids), with_vector=True, strong=True
-        )
 
 
 class DryRun:
@@ -272,16 +287,18 @@ class DryRun:
     keeps = False
     max_image_bytes = MAX_IMAGE_BYTES
 
-    async def store(self, image: Described, content: bytes) -> None:  # noqa: ARG002 - see Destination
+    async def store(self, image: Described, content: bytes) -> bool:  # noqa: ARG002 - see Destination
         """Decodes an image."""
         await asyncio.to_thread(decode, content)
+        return False
 
-    async def store_vector(self, image: Described, vector: Embedding) -> None:
+    async def store_vector(self, image: Described, vector: Embedding) -> bool:  # noqa: ARG002 - as above
         """Does nothing: there is nothing to decode."""
+        return False
 
-    async def stored(self, image_id: str) -> Image | None:  # noqa: ARG002 - see Destination
+    async def describe(self, image: Described) -> bool:  # noqa: ARG002 - as above
         """Knows of no image."""
-        return None
+        return False
 
     async def delete(self, ids: Sequence[str]) -> None:
         """Removes nothing."""
@@ -291,6 +308,9 @@ class DryRun:
 
     def hurry(self) -> None:
         """Never waits for more."""
+
+    def give_up(self) -> None:
+        """Has nothing that waits."""
 
 
 def decode(content: bytes) -> None:

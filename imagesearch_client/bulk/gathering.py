@@ -57,6 +57,7 @@ class Gathering(Generic[Asked, Answer]):
         self._arrived = asyncio.Event()
         self._taking = asyncio.Lock()
         self._hurried = False
+        self._given_up = False
         self._callers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -73,7 +74,9 @@ class Gathering(Generic[Asked, Answer]):
         await asyncio.gather(*self._callers, return_exceptions=True)
 
     async def ask(self, asked: Asked, size: int = 0, *, alone: bool = False) -> Answer:
-        """The answer; `alone` gets a call of its own. Raises what the call raises."""
+        """The answer; `alone` gets a call of its own. Raises what the call raises; CancelledError after `give_up`."""
+        if self._given_up:
+            raise asyncio.CancelledError
         entry: Entry[Asked, Answer] = Entry(asked, size, alone, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._arrived.set()
@@ -83,6 +86,12 @@ class Gathering(Generic[Asked, Answer]):
         """Waits no longer for calls to be full: there is nothing more to come."""
         self._hurried = True
         self._arrived.set()
+
+    def give_up(self) -> None:
+        """Cancels what no call has taken yet, and what is asked from now on; calls in flight go on."""
+        self._given_up = True
+        while self._waiting:
+            self._waiting.popleft().answer.cancel()
 
     async def _work(self) -> None:
         while True:

@@ -30,6 +30,8 @@ WINDOW_BYTES = 256 * 1024 * 1024
 UNKNOWN_BYTES = 8 * 1024 * 1024
 # Seconds after which those that were found are gone on with, where a source is slow.
 LISTING_SECONDS = 1.0
+# Seconds that calls in flight have left after the first signal.
+GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,12 @@ class Load:
         except LedgerError as error:
             self._stop(f"LEDGER_UNUSABLE: {error}")
         except asyncio.CancelledError:
-            # The second signal: what is under way is given up, and done by the next run.
+            # The grace period is over, or the second signal came: the next run does what is in flight.
             task = asyncio.current_task()
             if not self._account.interrupted or task is None:
                 raise
-            task.uncancel()
+            while task.cancelling():
+                task.uncancel()
         finally:
             self._account.seconds = time.perf_counter() - began
             for pool in (self._listing, self._readers):
@@ -140,25 +143,31 @@ class Load:
 
     @contextmanager
     def _signals_heard(self) -> Iterator[None]:
-        """The first one ends the load when what is under way is done; the second one ends it now."""
+        """The first one leaves calls in flight GRACE_SECONDS, and gives up the rest; the second one ends it now."""
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
-
-        def interrupt() -> None:
-            if self._account.interrupted and task is not None:
-                task.cancel()
-            self._account.interrupted = True
-            self._stop("interrupted")
-
-        if threading.current_thread() is not threading.main_thread():
+        if task is None or threading.current_thread() is not threading.main_thread():
             # Only the main thread hears signals.
             yield
             return
+        ends: list[asyncio.TimerHandle] = []
+
+        def interrupt() -> None:
+            if self._account.interrupted:
+                task.cancel()
+                return
+            self._account.interrupted = True
+            self._stop("interrupted")
+            self._bringer.give_up()
+            ends.append(loop.call_later(GRACE_SECONDS, task.cancel))
+
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number in before:
             loop.add_signal_handler(number, interrupt)
         try:
             yield
         finally:
+            for end in ends:
+                end.cancel()
             for number, handler in before.items():
                 loop.remove_signal_handler(number)
                 signal.signal(number, handler)
@@ -272,6 +281,11 @@ class Load:
         self._account.reject(Reject(item.uri, reason, message))
         self._rejects.write(item, reason, message)
 
+    def _leave(self) -> None:
+        """Counts an item that the next run does."""
+        self._account.met -= 1
+        self._account.left += 1
+
     async def _begin(self, task: Task, tasks: asyncio.TaskGroup) -> None:
         """Decides on an item, and begins with it where there is something to do."""
         options = self._options
@@ -296,6 +310,7 @@ class Load:
             await self._window.enter(size)
             if self._stopping:
                 self._window.leave(size)
+                self._leave()
                 return
             self._under_way[task.item.key] = task.item.uri
             tasks.create_task(self._bring(task, action, size))
@@ -315,11 +330,18 @@ class Load:
             except ServiceError as error:
                 await self._bringer.fail(task, error)
                 self._reject(task.item, error.reason, error.message)
+        except asyncio.CancelledError:
+            self._leave()
+            if (running := asyncio.current_task()) is not None and running.cancelling():
+                raise
         except LoadStoppedError as stopped:
+            self._leave()
             self._stop(f"{stopped.reason}: {stopped.message}")
         except LedgerError as error:
+            self._leave()
             self._stop(f"LEDGER_UNUSABLE: {error}")
         except Exception as error:  # noqa: BLE001 - a fault of this program; the others come to their end
+            self._leave()
             self._stop(f"INTERNAL: {error!r}")
         finally:
             self._under_way.pop(task.item.key, None)

@@ -71,7 +71,7 @@ def described(account: Account, speed: Speed) -> str:
     if account.waiting_for:
         parts.append(f"waiting: {account.waiting_for}")
     if account.interrupted:
-        parts.append("ending what is under way; Ctrl-C ends it now")
+        parts.append("waiting some seconds for calls in flight; Ctrl-C ends it now")
     elif account.stopped:
         parts.append(f"ending: {account.stopped}")
     return ", ".join(parts)

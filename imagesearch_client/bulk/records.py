@@ -58,8 +58,14 @@ class Records:
         return await self._in_thread(lambda: next(some, None))
 
     async def record(self, row: Row, source: int) -> None:
-        """Keeps what has become of an item; it is kept when this returns."""
-        await self._recording.ask((row, source))
+        """Keeps what has become of an item; it is kept when this returns, also if the caller is cancelled once."""
+        recording = asyncio.ensure_future(self._recording.ask((row, source)))
+        try:
+            await asyncio.shield(recording)
+        except asyncio.CancelledError:
+            if recording.cancelled():
+                raise
+            await recording
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

@@ -32,6 +32,8 @@ LINGER_SECONDS = 4.0
 # After this many calls that broke a call holds one item only: it may be what breaks the calls of its neighbours.
 SUSPICIOUS = 2
 STATE_SECONDS = 10.0
+# Errors of one item that are of kinds which end a load otherwise.
+ITEMS_OWN = frozenset({"IMAGE_NOT_FOUND", "CONTENT_CHANGED"})
 
 Request = TypeVar("Request", bound=Message)
 
@@ -94,15 +96,22 @@ class BulkCalls(Generic[Request, Response]):
         """There is nothing more to come."""
         self._gathering.hurry()
 
-    async def ask(self, request: Request) -> Response:
-        """The response to a request. Raises ServiceError and LoadStoppedError."""
+    def give_up(self) -> None:
+        """Cancels what waits for a call, and lets the calls in flight go on."""
+        self._gathering.give_up()
+
+    async def ask(self, request: Request, before_retry: Callable[[], None] = lambda: None) -> Response:
+        """The response to a request. Raises ServiceError, LoadStoppedError, and CancelledError after `give_up`."""
         tries = Tries(self._patience)
         size = request.ByteSize()
         while True:
             try:
                 return await self._gathering.ask(request, size, alone=tries.broken >= SUSPICIOUS)
             except ServiceError as error:
+                if error.reason in ITEMS_OWN:
+                    raise
                 await tries.wait(error)
+            before_retry()
 
     async def _call(self, batch: Sequence[Entry[Request, Response]]) -> None:
         # Those whose call ended a moment ago judge first whether it was the last.
@@ -169,6 +178,10 @@ class Embedders:
         await self._calls.__aexit__(kind, error, trace)
         await self._channel.close()
 
+    def give_up(self) -> None:
+        """Cancels images that wait for a call."""
+        self._calls.give_up()
+
     async def describe(self) -> embedder_pb2.Model:
         """The model as the embedder has it. Raises ServiceError."""
         request = embedder_pb2.GetModelRequest(name=self._model)
@@ -224,9 +237,18 @@ class Writers:
         """There is nothing more to come."""
         self._calls.hurry()
 
-    async def write(self, request: image_pb2.WriteImagesRequest) -> None:
-        """Stores an image; it has when this returns. Raises ServiceError and LoadStoppedError."""
-        await self._calls.ask(request)
+    def give_up(self) -> None:
+        """Cancels what waits for a call."""
+        self._calls.give_up()
+
+    async def write(
+        self, request: image_pb2.WriteImagesRequest, before_retry: Callable[[], None] = lambda: None
+    ) -> image_pb2.WrittenImage:
+        """Stores an image; it has when this returns. Raises ServiceError and LoadStoppedError.
+
+        `before_retry` may change the request: what was sent before may be stored, though no answer says so.
+        """
+        return (await self._calls.ask(request, before_retry)).written
 
     def _begin(self, requests: Sequence[image_pb2.WriteImagesRequest]) -> StreamCall[image_pb2.WriteImagesResponse]:
         for number, request in enumerate(requests):

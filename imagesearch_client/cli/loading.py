@@ -120,6 +120,13 @@ def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
         out.print(f"{account.met} images: {'; '.join(parts)}", highlight=False, soft_wrap=True)
     else:
         out.print(f"{account.stored} of {account.met} images {done} in {collection}{rate}", highlight=False)
+    if account.replaced:
+        out.print(
+            f"  {account.replaced} of the stored replaced another image of the same id, which another source or ledger "
+            "had stored",
+            highlight=False,
+            soft_wrap=True,
+        )
     if account.failed_before:
         out.print(f"  {account.failed_before} failed in a run before; --retry-failed tries them again", highlight=False)
     for reason, count in sorted(account.reasons.items()):
@@ -128,6 +135,9 @@ def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
         err.print(Text(f"  {reject.where}: {reject.message}"), soft_wrap=True)
     if account.failed > SHOWN_REJECTS:
         err.print(f"  ... and {account.failed - SHOWN_REJECTS} more; --rejects FILE gets them all")
+    if account.stopped and account.remaining:
+        about = "at least" if account.expected is None else "about"
+        err.print(f"  {about} {account.remaining} images are left for the next run", highlight=False)
     if account.stopped:
         err.print("stopped early: ", end="", style="bold red")
         err.print(Text(f"{account.stopped}. The same command goes on from here."), soft_wrap=True)

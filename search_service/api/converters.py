@@ -29,6 +29,7 @@ from search_service.core.types import (
     Index,
     IndexType,
     IvfParameters,
+    KeptVector,
     Metric,
     Region,
     StoredImage,
@@ -254,15 +255,19 @@ def _fill_attribute(message: image_pb2.AttributeValue, value: AttributeValue) ->
 
 def image_to_write_from(message: image_pb2.WriteImagesRequest) -> ImageToWrite:
     """The image of a WriteImagesRequest. Raises InvalidArgumentError."""
-    source: EncodedImage | Embedding
+    source: EncodedImage | Embedding | KeptVector
     match message.WhichOneof("source"):
         case "image":
             source = encoded_image_from(message.image)
         case "embedding":
             source = embedding_from(message.embedding)
+        case "stored_vector" if message.stored_vector:
+            source = KeptVector()
         case _:
             raise InvalidArgumentError(
-                "SOURCE_MISSING", "source is missing; it should be an image or an embedding", field="source"
+                "SOURCE_MISSING",
+                "source is missing; it should be an image, an embedding or stored_vector",
+                field="source",
             )
     return ImageToWrite(
         request_id=message.request_id,
@@ -274,6 +279,8 @@ def image_to_write_from(message: image_pb2.WriteImagesRequest) -> ImageToWrite:
         content_sha256=message.content_sha256,
         region=region_from(message.region) if message.HasField("region") else None,
         size=message.ByteSize(),
+        keep_attributes=message.keep_attributes,
+        report_replaced=message.report_replaced,
     )
 
 

@@ -171,6 +171,7 @@ def _response(result: WriteResult) -> image_pb2.WriteImagesResponse:
         response.error.CopyFrom(to_status(result.outcome, DOMAIN))
     else:
         response.written.content_sha256 = result.outcome.content_sha256
+        response.written.replaced = result.replaced
         if result.outcome.create_time is not None:
             response.written.create_time.FromDatetime(result.outcome.create_time)
     return response

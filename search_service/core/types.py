@@ -68,6 +68,11 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class KeptVector:
+    """Stands for the vector that is stored under an image's id already."""
+
+
+@dataclass(frozen=True)
 class EmbedderModel:
     """What a collection must know of a model."""
 

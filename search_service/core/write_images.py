@@ -1,11 +1,10 @@
 """Writing a stream of images: each is checked and embedded, and stored in batches in the order of arrival."""
 
 import asyncio
-import dataclasses
 import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
@@ -23,9 +22,19 @@ from grpc_kit.errors import (
 )
 from search_service.core import checks
 from search_service.core.image_locks import ImageLocks
+from search_service.core.kept_parts import Keep, Written, chunk_size, merged, view_of
 from search_service.core.ports import BulkEmbedder, Embedder, VectorStore
 from search_service.core.search_images import model_gone, require_model
-from search_service.core.types import AttributeValue, Collection, Embedding, EncodedImage, Region, StoredImage
+from search_service.core.types import (
+    AttributeValue,
+    Collection,
+    Consistency,
+    Embedding,
+    EncodedImage,
+    KeptVector,
+    Region,
+    StoredImage,
+)
 from search_service.core.write_fence import WriteFence
 from search_service.core.write_window import HeldImage, Reserve, Window
 
@@ -44,7 +53,7 @@ class ImageToWrite:
     collection: str
     """Empty means: as in the message before."""
     id: str
-    source: EncodedImage | Embedding
+    source: EncodedImage | Embedding | KeptVector
     uri: str = ""
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     content_sha256: str = ""
@@ -52,6 +61,10 @@ class ImageToWrite:
     """Of a ready vector; an image has its own."""
     size: int = 0
     """Bytes of the whole message."""
+    keep_attributes: bool = False
+    """Whether stored attributes stay that are not among `attributes`."""
+    report_replaced: bool = False
+    """Whether the answer says that another image was replaced."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ class WriteResult:
     request_id: str
     id: str
     outcome: StoredImage | ServiceError
+    replaced: bool = False
+    """Whether another image was stored under the id; only if that was asked."""
 
 
 @dataclass
@@ -91,8 +106,11 @@ class _Prepared:
     fingerprint: str
     embedded: bool
     """Whether the service made the vector."""
+    keep: Keep
 
     def fits(self, collection: Collection) -> bool:
+        if self.keep.vector:
+            return True
         vector = self.image.vector
         return self.fingerprint == collection.fingerprint and vector is not None and len(vector) == collection.dimension
 
@@ -201,19 +219,26 @@ class WriteImages:
     async def _store_batch(self, batch: list[UnderWay], stream: "_Stream", deadline: Deadline) -> list[WriteResult]:
         """Store the images that were prepared without an error, in one call; return the answers in order."""
         outcomes = [_outcome(entry) for entry in batch]
-        # A store may keep both of two rows with one id in one call: only the last of them is sent.
-        images = {outcome.image.id: outcome for outcome in outcomes if isinstance(outcome, _Prepared)}
-        stored = await self._store_images(list(images.values()), stream, deadline) if images else {}
-        answers = [
-            _answer(outcome.image, stored[outcome.image.id]) if isinstance(outcome, _Prepared) else outcome
-            for outcome in outcomes
+        # A store may keep both of two rows with one id in one call: only the last of them is sent. If that one keeps
+        # something of the one before, each is sent by a call of its own.
+        calls: list[dict[str, _Prepared]] = [{}]
+        numbers: list[int] = []
+        for outcome in outcomes:
+            if isinstance(outcome, _Prepared):
+                if outcome.keep and outcome.image.id in calls[-1]:
+                    calls.append({})
+                calls[-1][outcome.image.id] = outcome
+            numbers.append(len(calls) - 1)
+        stored = [await self._store_images(list(call.values()), stream, deadline) if call else {} for call in calls]
+        return [
+            _answer(entry, outcome, stored[number])
+            for entry, outcome, number in zip(batch, outcomes, numbers, strict=True)
         ]
-        return [WriteResult(entry.request_id, entry.id, answer) for entry, answer in zip(batch, answers, strict=True)]
 
     async def _store_images(
         self, images: "list[_Prepared]", stream: "_Stream", deadline: Deadline
-    ) -> dict[str, datetime | ServiceError]:
-        """Store images; return for each id when it was stored, or its error.
+    ) -> dict[str, Written | ServiceError]:
+        """Store images; return for each id what became of it, or its error.
 
         If the store fails on all for a reason that it does not give, the halves are tried, until the one at fault
         stands alone.
@@ -233,27 +258,46 @@ class WriteImages:
 
     async def _upsert(
         self, images: "list[_Prepared]", stream: "_Stream", deadline: Deadline, collection: Collection
-    ) -> dict[str, datetime | ServiceError]:
-        """Store those images whose vectors fit a collection; return for each id when, or why not."""
-        fitting = [prepared.image for prepared in images if prepared.fits(collection)]
-        ids = [image.id for image in fitting]
-
-        async def upsert() -> datetime:
-            # Once the images are locked, and not earlier: a listing of the latest changes relies on it.
-            now = self._now()
-            timed = [dataclasses.replace(image, create_time=now, update_time=now) for image in fitting]
-            await self._store.upsert(collection.name, timed, deadline)
-            return now
-
-        stored: dict[str, datetime | ServiceError] = {
+    ) -> dict[str, Written | ServiceError]:
+        """Store those images whose vectors fit a collection; return for each id what became of it, or why not."""
+        stored: dict[str, Written | ServiceError] = {
             prepared.image.id: prepared.refusal(collection) for prepared in images if not prepared.fits(collection)
         }
         if stored:
             stream.find_again()
-        if fitting:
-            now = await self._locks.run(collection.name, ids, upsert, deadline)
-            stored |= dict.fromkeys(ids, now)
+        fitting = [prepared for prepared in images if prepared.fits(collection)]
+        size = chunk_size(collection, [prepared.keep for prepared in fitting])
+        for begin in range(0, len(fitting), size):
+            chunk = fitting[begin : begin + size]
+            ids = [prepared.image.id for prepared in chunk]
+            upsert = partial(self._upsert_locked, chunk, collection, deadline)
+            stored |= await self._locks.run(collection.name, ids, upsert, deadline)
         return stored
+
+    async def _upsert_locked(
+        self, images: "list[_Prepared]", collection: Collection, deadline: Deadline
+    ) -> dict[str, Written | ServiceError]:
+        """Store images that are locked, with what they keep; return for each id what became of it, or why not."""
+        keeping = [prepared for prepared in images if prepared.keep]
+        found: dict[str, StoredImage] = {}
+        if keeping:
+            ids, view = [prepared.image.id for prepared in keeping], view_of(prepared.keep for prepared in keeping)
+            kept = await self._store.get(collection.name, ids, view, Consistency.STRONG, deadline)
+            found = {image.id: image for image in kept}
+        # Once the images are locked, and not earlier: a listing of the latest changes relies on it.
+        now = self._now()
+        outcomes: dict[str, Written | ServiceError] = {}
+        timed: list[StoredImage] = []
+        for prepared in images:
+            image_id = prepared.image.id
+            try:
+                image, outcomes[image_id] = merged(prepared.image, prepared.keep, found.get(image_id), now, collection)
+                timed.append(image)
+            except ServiceError as error:
+                outcomes[image_id] = error
+        if timed:
+            await self._store.upsert(collection.name, timed, deadline)
+        return outcomes
 
 
 class _Stream:
@@ -298,20 +342,22 @@ class _Stream:
         checks.check_attributes(message.attributes)
         checks.check_sha256(message.content_sha256)
         checks.check_region(message.region, "region")
-        sha256, embedding = await self._embed(message, collection)
-        image = StoredImage(
-            message.id,
-            message.uri,
-            message.attributes,
-            sha256,
-            vector=embedding.values,
-            region=message.source.region if isinstance(message.source, EncodedImage) else message.region,
-        )
-        return _Prepared(image, embedding.fingerprint, isinstance(message.source, EncodedImage))
+        keep = Keep(message.keep_attributes, isinstance(message.source, KeptVector), message.report_replaced)
+        image = StoredImage(message.id, message.uri, message.attributes, message.content_sha256, region=message.region)
+        if isinstance(message.source, KeptVector):
+            if message.region is not None:
+                raise _without_effect("stored_vector, whose region stays")
+            return _Prepared(image, collection.fingerprint, embedded=False, keep=keep)
+        sha256, embedding = await self._embed(message, message.source, collection)
+        is_image = isinstance(message.source, EncodedImage)
+        region = message.source.region if isinstance(message.source, EncodedImage) else message.region
+        image = replace(image, content_sha256=sha256, vector=embedding.values, region=region)
+        return _Prepared(image, embedding.fingerprint, is_image, keep)
 
-    async def _embed(self, message: ImageToWrite, collection: Collection) -> tuple[str, Embedding]:
+    async def _embed(
+        self, message: ImageToWrite, source: EncodedImage | Embedding, collection: Collection
+    ) -> tuple[str, Embedding]:
         """The SHA-256 of the image and its vector, which fits the collection."""
-        source = message.source
         if isinstance(source, Embedding):
             checks.check_embedding(source, collection, "embedding")
             return message.content_sha256, source
@@ -322,11 +368,7 @@ class _Stream:
                 field="content_sha256",
             )
         if message.region is not None:
-            raise InvalidArgumentError(
-                "REGION_INVALID",
-                "region is set beside image, which has a region of its own: image.region",
-                field="region",
-            )
+            raise _without_effect("image, which has a region of its own: image.region")
         require_model(collection, "image")
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(source.content).hexdigest())
         try:
@@ -370,11 +412,22 @@ def _drop_content(held: HeldImage, size: int, prepared: "asyncio.Task[_Prepared]
     held.drop_content(size)
 
 
-def _answer(image: StoredImage, stored: datetime | ServiceError) -> StoredImage | ServiceError:
+def _answer(
+    entry: UnderWay, outcome: _Prepared | ServiceError, stored: Mapping[str, Written | ServiceError]
+) -> WriteResult:
     """What an answer says of an image, without its vector and its attributes."""
-    if isinstance(stored, ServiceError):
-        return stored
-    return StoredImage(image.id, content_sha256=image.content_sha256, create_time=stored)
+    if isinstance(outcome, ServiceError):
+        return WriteResult(entry.request_id, entry.id, outcome)
+    image = outcome.image
+    written = stored[image.id]
+    if isinstance(written, ServiceError):
+        return WriteResult(entry.request_id, entry.id, written)
+    answer = StoredImage(image.id, content_sha256=image.content_sha256, create_time=written.create_time)
+    return WriteResult(entry.request_id, entry.id, answer, written.replaced)
+
+
+def _without_effect(source: str) -> InvalidArgumentError:
+    return InvalidArgumentError("REGION_INVALID", f"region is set beside {source}", field="region")
 
 
 def _outcome(entry: UnderWay) -> _Prepared | ServiceError:

@@ -269,8 +269,11 @@ class WriteImagesRequest(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    STORED_VECTOR_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
+    KEEP_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    REPORT_REPLACED_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection's name. Required on the first message of a stream; later ones may leave it empty, and may not name
     another. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason COLLECTION_CHANGED.
@@ -283,8 +286,21 @@ class WriteImagesRequest(_message.Message):
     """The image's own id. Required. See Image.id."""
     uri: _builtins.str
     """See Image.uri."""
+    stored_vector: _builtins.bool
+    """True: the vector, region and create_time stay that are stored under this id; uri and attributes are new.
+    Errors: NOT_FOUND with reason IMAGE_NOT_FOUND; FAILED_PRECONDITION with reason CONTENT_CHANGED if the stored image
+    has another content_sha256 than this message.
+    """
     content_sha256: _builtins.str
-    """See Image.content_sha256. Only beside `embedding`; with `image` the server computes it."""
+    """See Image.content_sha256. Beside `embedding` it is stored, beside `stored_vector` it is compared; with `image` the
+    server computes it.
+    """
+    keep_attributes: _builtins.bool
+    """True: the attributes stay that are stored under this id; those of `attributes` are added or replace one of their name.
+    They are read when the image is written and not earlier, so that a change meanwhile is not lost.
+    """
+    report_replaced: _builtins.bool
+    """True: the answer says whether the write replaces another image; see WrittenImage.replaced."""
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, Global___AttributeValue]:
         """See Image.attributes."""
@@ -313,14 +329,17 @@ class WriteImagesRequest(_message.Message):
         attributes: _abc.Mapping[_builtins.str, Global___AttributeValue] | None = ...,
         image: _encoded_image_pb2.EncodedImage | None = ...,
         embedding: _embedding_pb2.Embedding | None = ...,
+        stored_vector: _builtins.bool = ...,
         content_sha256: _builtins.str = ...,
         region: _encoded_image_pb2.Region | None = ...,
+        keep_attributes: _builtins.bool = ...,
+        report_replaced: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "image", b"image", "region", b"region", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "image", b"image", "region", b"region", "source", b"source", "stored_vector", b"stored_vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "content_sha256", b"content_sha256", "embedding", b"embedding", "id", b"id", "image", b"image", "region", b"region", "request_id", b"request_id", "source", b"source", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "content_sha256", b"content_sha256", "embedding", b"embedding", "id", b"id", "image", b"image", "keep_attributes", b"keep_attributes", "region", b"region", "report_replaced", b"report_replaced", "request_id", b"request_id", "source", b"source", "stored_vector", b"stored_vector", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["image", "embedding"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["image", "embedding", "stored_vector"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
@@ -374,8 +393,13 @@ class WrittenImage(_message.Message):
 
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
     content_sha256: _builtins.str
     """SHA-256 of its encoded bytes, 64 hexadecimal digits; see Image.content_sha256."""
+    replaced: _builtins.bool
+    """Whether another image was stored under this id until then: one with another content_sha256 (or another vector, if one
+    of the two has no content_sha256) that has another uri or none. Set only if report_replaced is.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was written."""
@@ -385,10 +409,11 @@ class WrittenImage(_message.Message):
         *,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         content_sha256: _builtins.str = ...,
+        replaced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "create_time", b"create_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "create_time", b"create_time", "replaced", b"replaced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,7 +87,8 @@ class ImageServiceServicer:
     def WriteImages(self, request_iterator, context):
         """Writes images. Every request gets exactly one response with its request_id, in any order; an error of one item never
         ends the stream. A response without an error means that the image is stored and survives a crash. Writing an id
-        again replaces the image whole; of two writes of one id in one stream the later one stands.
+        again replaces the image whole, except what keep_attributes and stored_vector keep; of two writes of one id in one
+        stream the later one stands. What is kept is read and written as in UpdateImage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,7 +117,8 @@ class ImageServiceServicer:
 
     def UpdateImage(self, request, context):
         """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
-        whole: of two changes through two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
+        whole. One replica makes such changes of an image one after the other, so that none is lost. Of two changes through
+        two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
         IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

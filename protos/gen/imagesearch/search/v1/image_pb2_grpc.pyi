@@ -41,7 +41,8 @@ class ImageServiceStub:
     WriteImages: _grpc.StreamStreamMultiCallable[_image_pb2.WriteImagesRequest, _image_pb2.WriteImagesResponse]
     """Writes images. Every request gets exactly one response with its request_id, in any order; an error of one item never
     ends the stream. A response without an error means that the image is stored and survives a crash. Writing an id
-    again replaces the image whole; of two writes of one id in one stream the later one stands.
+    again replaces the image whole, except what keep_attributes and stored_vector keep; of two writes of one id in one
+    stream the later one stands. What is kept is read and written as in UpdateImage.
     """
     GetImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.GetImageRequest, _image_pb2.GetImageResponse]
     """Reads one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND."""
@@ -51,7 +52,8 @@ class ImageServiceStub:
     """Lists images page by page."""
     UpdateImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.UpdateImageRequest, _image_pb2.UpdateImageResponse]
     """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
-    whole: of two changes through two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
+    whole. One replica makes such changes of an image one after the other, so that none is lost. Of two changes through
+    two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
     IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
     """
     DeleteImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.DeleteImagesRequest, _image_pb2.DeleteImagesResponse]
@@ -72,7 +74,8 @@ class ImageServiceAsyncStub(ImageServiceStub):
     WriteImages: _aio.StreamStreamMultiCallable[_image_pb2.WriteImagesRequest, _image_pb2.WriteImagesResponse]  # type: ignore[assignment]
     """Writes images. Every request gets exactly one response with its request_id, in any order; an error of one item never
     ends the stream. A response without an error means that the image is stored and survives a crash. Writing an id
-    again replaces the image whole; of two writes of one id in one stream the later one stands.
+    again replaces the image whole, except what keep_attributes and stored_vector keep; of two writes of one id in one
+    stream the later one stands. What is kept is read and written as in UpdateImage.
     """
     GetImage: _aio.UnaryUnaryMultiCallable[_image_pb2.GetImageRequest, _image_pb2.GetImageResponse]  # type: ignore[assignment]
     """Reads one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND."""
@@ -82,7 +85,8 @@ class ImageServiceAsyncStub(ImageServiceStub):
     """Lists images page by page."""
     UpdateImage: _aio.UnaryUnaryMultiCallable[_image_pb2.UpdateImageRequest, _image_pb2.UpdateImageResponse]  # type: ignore[assignment]
     """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
-    whole: of two changes through two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
+    whole. One replica makes such changes of an image one after the other, so that none is lost. Of two changes through
+    two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
     IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
     """
     DeleteImages: _aio.UnaryUnaryMultiCallable[_image_pb2.DeleteImagesRequest, _image_pb2.DeleteImagesResponse]  # type: ignore[assignment]
@@ -106,7 +110,8 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_image_pb2.WriteImagesResponse], _abc.AsyncIterator[_image_pb2.WriteImagesResponse]]:
         """Writes images. Every request gets exactly one response with its request_id, in any order; an error of one item never
         ends the stream. A response without an error means that the image is stored and survives a crash. Writing an id
-        again replaces the image whole; of two writes of one id in one stream the later one stands.
+        again replaces the image whole, except what keep_attributes and stored_vector keep; of two writes of one id in one
+        stream the later one stands. What is kept is read and written as in UpdateImage.
         """
 
     @_abc_1.abstractmethod
@@ -140,7 +145,8 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.UpdateImageResponse, _abc.Awaitable[_image_pb2.UpdateImageResponse]]:
         """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
-        whole: of two changes through two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
+        whole. One replica makes such changes of an image one after the other, so that none is lost. Of two changes through
+        two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
         IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
         """
 
