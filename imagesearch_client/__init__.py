@@ -13,7 +13,7 @@ from grpc_kit.errors import (
     UnimplementedError,
 )
 from imagesearch_client.client import Client
-from imagesearch_client.filters import all_of, any_of, equals, exists, is_in, negated, number, prefix
+from imagesearch_client.filters import all_of, any_of, equals, exists, is_in, negated, number, prefix, text_range
 from imagesearch_client.types import (
     AttributeValue,
     CoarseExplanation,
@@ -83,4 +83,5 @@ __all__ = [
     "negated",
     "number",
     "prefix",
+    "text_range",
 ]

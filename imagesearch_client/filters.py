@@ -4,9 +4,12 @@
 """
 
 import re
+from datetime import date
 from typing import Any, TypeAlias
 
 from imagesearch.search.v1 import filter_pb2
+
+from imagesearch_client.dates import date_text, is_date, read_date
 
 Filter: TypeAlias = filter_pb2.Filter
 Value: TypeAlias = str | bool | int | float
@@ -59,6 +62,24 @@ def number(
     return all_of(*parts) if len(parts) > 1 else parts[0]
 
 
+def text_range(
+    attribute: str,
+    *,
+    gte: str | date | None = None,
+    gt: str | date | None = None,
+    lte: str | date | None = None,
+    lt: str | date | None = None,
+) -> Filter:
+    """The attribute is a text between the bounds; one at least should be given. Texts are compared by code points.
+
+    Dates and times are stored as texts, so `text_range("day", gte=date(2024, 5, 1))` compares dates. A date comes
+    before every time of its day.
+    """
+    bounds = {"gte": gte, "gt": gt, "lte": lte, "lt": lt}
+    texts = {name: date_text(bound) if isinstance(bound, date) else bound for name, bound in bounds.items()}
+    return Filter(text_range=filter_pb2.TextRange(attribute=attribute, **texts))
+
+
 def prefix(attribute: str, beginning: str) -> Filter:
     """The attribute is a text that begins so."""
     return Filter(prefix=filter_pb2.Prefix(attribute=attribute, prefix=beginning))
@@ -95,8 +116,9 @@ def parse(text: str) -> Filter:
 
 
 SYNTAX = (
-    'NAME=VALUE, NAME!=VALUE, NAME<NUMBER (also <=, >, >=), NAME^=BEGINNING, "NAME in A,B,C", NAME (has it) are, each '
-    'with ! before it for its opposite; VALUE is a number, true, false, or a text, which "quotes" make of anything'
+    'NAME=VALUE, NAME!=VALUE, NAME<BOUND (also <=, >, >=), NAME^=BEGINNING, "NAME in A,B,C", NAME (has it) are, each '
+    'with ! before it for its opposite; VALUE is a number, true, false, or a text, which "quotes" make of anything; '
+    'BOUND is a number, a date such as 2024-05-01, or a text in "quotes"'
 )
 
 
@@ -109,14 +131,22 @@ def _condition(attribute: str, operator: str | None, value: str | None, several:
     if operator is None or value is None:
         return exists(attribute)
     if operator in BOUNDS:
-        bound = read_value(value)
-        if isinstance(bound, str | bool):
-            raise ValueError(f"{text!r} compares with {value.strip()!r}, which is no number; {SYNTAX}")
-        return number(attribute, **{BOUNDS[operator]: bound})
+        return _bounded(attribute, BOUNDS[operator], value, text)
     if operator == "^=":
         return prefix(attribute, unquoted(value))
     condition = equals(attribute, read_value(value))
     return negated(condition) if operator == "!=" else condition
+
+
+def _bounded(attribute: str, name: str, value: str, text: str) -> Filter:
+    bound = read_value(value)
+    if isinstance(bound, str) and QUOTED.fullmatch(value):
+        return text_range(attribute, **{name: bound})
+    if isinstance(bound, str) and is_date(bound):
+        return text_range(attribute, **{name: read_date(bound)})
+    if isinstance(bound, str | bool):
+        raise ValueError(f"{text!r} compares with {value.strip()!r}, which is no number and no date; {SYNTAX}")  # noqa: TRY004 - a wrong text
+    return number(attribute, **{name: bound})
 
 
 def split_values(text: str) -> list[str]:

@@ -23,6 +23,7 @@ from search_service.core.filters import (
     Or,
     Prefix,
     Range,
+    TextRange,
     UpdatedWithin,
 )
 from search_service.core.ports import Nearest
@@ -200,6 +201,11 @@ def fits(image: StoredImage, condition: Filter | None) -> bool:  # noqa: C901, P
                 return False
             above = (gte is None or value >= gte) and (gt is None or value > gt)
             return above and (lte is None or value <= lte) and (lt is None or value < lt)
+        case TextRange(_, first, after, last, before):
+            if not isinstance(value, str) or (first is not None and value < first):
+                return False
+            is_inside = (after is None or value > after) and (last is None or value <= last)
+            return is_inside and (before is None or value < before)
         case Prefix(_, prefix):
             return isinstance(value, str) and value.startswith(prefix)
 

@@ -52,6 +52,8 @@ class Account:
     """Of the files that were read."""
     reasons: Counter[str] = field(default_factory=Counter)
     """How often each reason was given for what was not stored."""
+    remarks: list[str] = field(default_factory=list)
+    """What users should know of the sources, such as a column that is text because of a few cells."""
     first_rejects: list[Reject] = field(default_factory=list)
     stopped: str = ""
     """Why it ended before its end; empty where it did not."""
@@ -110,6 +112,7 @@ class Account:
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images_per_second, 2),
             "reasons": dict(sorted(self.reasons.items())),
+            "remarks": self.remarks,
             "stopped": self.stopped,
         }
 

@@ -134,3 +134,5 @@ async def _run(
     rejects: RejectsFile,
 ) -> None:
     await Load(destination, ledger, options, account, rejects).run(sources)
+    # Programs have sources of their own, which may make no remarks.
+    account.remarks += [remark for source in sources for remark in getattr(source, "remarks", ())]

@@ -113,7 +113,7 @@ def ingest(
         list[str] | None,
         typer.Option(
             "--type",
-            help="COLUMN=text, int, float or bool, for a CSV column that should not be found out.",
+            help="COLUMN=text, int, float, bool or date, for a CSV column that should not be found out.",
             rich_help_panel=SOURCES,
         ),
     ] = None,

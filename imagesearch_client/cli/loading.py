@@ -131,6 +131,8 @@ def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
         out.print(f"  {account.failed_before} failed in a run before; --retry-failed tries them again", highlight=False)
     for reason, count in sorted(account.reasons.items()):
         err.print(f"  {count} x {reason}", highlight=False)
+    for remark in account.remarks:
+        err.print(Text(f"  note: {remark}"), soft_wrap=True)
     for reject in account.first_rejects:
         err.print(Text(f"  {reject.where}: {reject.message}"), soft_wrap=True)
     if account.failed > SHOWN_REJECTS:

@@ -23,9 +23,9 @@ Where = Annotated[
     list[str] | None,
     typer.Option(
         "--where",
-        help="Only images that fit: 'price<100' (also <=, >, >=), 'category=shoe' (also !=), 'name^=red', "
-        "'size in 41,42', 'sale' (has it), '!sale'. A value is a number, true, false or a text, and \"a text\" where "
-        "it is quoted. May be repeated; all have to fit.",
+        help="Only images that fit: 'price<100' (also <=, >, >=), 'day>=2024-05-01', 'category=shoe' (also !=), "
+        "'name^=red', 'size in 41,42', 'sale' (has it), '!sale'. A value is a number, true, false or a text, and "
+        '"a text" where it is quoted. May be repeated; all have to fit.',
     ),
 ]
 

@@ -1,15 +1,20 @@
 """Images in tar files, webdataset's shards among them."""
 
+import dataclasses
+import hashlib
 import posixpath
+import sqlite3
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from functools import partial
 
 from imagesearch_client.sources.files import is_image, is_text, odd_name, shown
 from imagesearch_client.sources.items import Fault, Item, Read, SourceError
 from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.member_uris import member_uri
-from imagesearch_client.sources.samples import MAX_SIBLING, SIBLINGS, Sample, split_name
+from imagesearch_client.sources.samples import MAX_SIBLING, Fact, Facts, fact_of
 from imagesearch_client.sources.tar_files import (
     ERRORS,
     OpenTar,
@@ -19,6 +24,10 @@ from imagesearch_client.sources.tar_files import (
     reason_of,
     refuse_large,
 )
+
+# Images that wait for what is said of them further on, where an archive can only be read in passing.
+MAX_WAITING = 1000
+MAX_HELD = 64 * 2**20
 
 
 class Archive:
@@ -38,6 +47,8 @@ class Archive:
         self._by_content = by_content
         self._max_bytes = max_bytes
         self._names = names
+        self.remarks: Sequence[str] = ()
+        """What users should know of the archive, after it was read."""
         try:
             location.open().close()
         except OSError as error:
@@ -45,29 +56,82 @@ class Archive:
 
     def __iter__(self) -> Iterator[Item | Fault]:
         """Its images; those that are read in passing are held in memory."""
-        sample = Sample("", self._names)
-        try:
-            with open_tar(self._location) as archive:
-                for member in archive.members():
-                    key, extension = split_name(member.name)
-                    if key != sample.key:
-                        yield from sample.finish()
-                        sample = Sample(key, self._names)
-                    if is_image(member.name):
-                        found = self._image(archive, member)
-                        yield from [found] if isinstance(found, Fault) else sample.add_image(found)
-                    elif extension in SIBLINGS:
-                        sample.add_sibling(extension, None if member.size > MAX_SIBLING else archive.content(member))
-            yield from sample.finish()
-        except ERRORS as error:
-            yield from sample.finish()
-            yield self._fault(error)
+        waiting: deque[tuple[str, Item]] = deque()
+        self.remarks = ()
+        with closing(Facts(self._names, self._read)) as facts:
+            fault = None
+            try:
+                yield from self._images(facts, waiting)
+            except (*ERRORS, sqlite3.Error) as error:
+                fault = self._fault(error)
+            # What came before the damage is good.
+            yield from (_described(name, item, facts) for name, item in waiting)
+            if fault is not None:
+                yield fault
+            remarks = [*self.remarks, facts.remark()]
+            self.remarks = [f"{self._location.file_name}: {remark}" for remark in remarks if remark]
 
     def count(self) -> None:
         """To count takes as long as to read."""
         return
 
-    def _image(self, archive: OpenTar, member: tarfile.TarInfo) -> Item | Fault:
+    def _images(self, facts: Facts, waiting: deque[tuple[str, Item]]) -> Iterator[Item | Fault]:
+        """The images whose attributes are known; others are left waiting at the end."""
+        held = 0
+        with open_tar(self._location) as archive:
+            if is_indexed := archive.size is not None:
+                self._index(facts)
+            for member in archive.members():
+                if is_image(member.name):
+                    found = self._image(archive, member, facts)
+                    if isinstance(found, Fault):
+                        yield found
+                        continue
+                    waiting.append((member.name, found))
+                    held += found.held
+                elif fact_of(member.name) and not is_indexed:
+                    if facts.is_late(member.name):
+                        yield self._late(member)
+                    else:
+                        facts.add(member.name, self._fact(archive, member))
+                while waiting and (is_indexed or len(waiting) > MAX_WAITING or held > MAX_HELD):
+                    name, item = waiting.popleft()
+                    held -= item.held
+                    yield _described(name, item, facts)
+                    if not is_indexed:
+                        facts.leave(name)
+            if archive.tar.ignored_bytes:
+                self.remarks = [f"{archive.tar.ignored_bytes} bytes behind its end are no archive, and are left out"]
+
+    def _index(self, facts: Facts) -> None:
+        """Finds what is said of images, so that it is known before they are read. Damage is told when they are."""
+        with suppress(*ERRORS), open_tar(self._location) as archive:
+            for member in archive.members():
+                if fact_of(member.name) and not is_image(member.name):
+                    facts.add(member.name, self._fact(archive, member))
+
+    def _fact(self, archive: OpenTar, member: tarfile.TarInfo) -> Fact:
+        if not member.isreg():
+            return Fact(error=f"it is a link to {member.linkname}; make the archive with --hard-dereference")
+        if member.size > MAX_SIBLING:
+            return Fact(error=f"it has more than {MAX_SIBLING} bytes")
+        if archive.is_in_place(member):
+            return Fact(position=member.offset_data, size=member.size)
+        return Fact(content=archive.content(member))
+
+    def _read(self, position: int, size: int) -> bytes:
+        return read_member(self.name, position, size, size)
+
+    def _late(self, member: tarfile.TarInfo) -> Fault:
+        return Fault(
+            f"{self._location.file_name}/{member.name}",
+            "ATTRIBUTES_LATE",
+            "it comes too long after its image, which is loaded without it; a file that is not compressed, on this "
+            "machine, is read in any order",
+            hides=False,
+        )
+
+    def _image(self, archive: OpenTar, member: tarfile.TarInfo, facts: Facts) -> Item | Fault:
         if not is_text(member.name):
             return odd_name(f"{self._location.file_name}/{member.name}")
         if not member.isreg():
@@ -78,14 +142,24 @@ class Archive:
             )
         held = 0
         content: Read
+        seen = Fact(position=member.offset_data, size=member.size)
         if archive.is_in_place(member):
             content = partial(read_member, self.name, member.offset_data, member.size)
         elif member.size > self._max_bytes:
             content = partial(refuse_large, member.name)
+            seen = Fact(content=str(member.size).encode())
         else:
             kept = archive.content(member)
             held = len(kept)
             content = partial(_read_kept, kept)
+            seen = Fact(content=hashlib.blake2b(kept, digest_size=16).digest())
+        if facts.has_other(member.name, seen):
+            return Fault(
+                f"{self._location.file_name}/{member.name}",
+                "ID_TWICE",
+                "the archive has two members of this name, which differ; the first one is taken",
+                hides=False,
+            )
         image_id = posixpath.join(self._location.file_name, posixpath.normpath(member.name).lstrip("/"))
         return Item(
             "" if self._by_content else image_id,
@@ -98,9 +172,17 @@ class Archive:
 
     def _fault(self, error: Exception) -> Fault:
         told = shown(reason_of(error))
-        if is_damage(error):
+        if is_damage(error) and not isinstance(error, sqlite3.Error):
             return Fault(self.name, "ARCHIVE_DAMAGED", f"nothing can be read after this: {told}")
         return Fault(self.name, "ARCHIVE_UNREADABLE", f"it cannot be read on: {told}")
+
+
+def _described(name: str, item: Item, facts: Facts) -> Item | Fault:
+    """An image with what is said of it."""
+    try:
+        return dataclasses.replace(item, attributes=facts.attributes_of(name))
+    except ValueError as error:
+        return Fault(item.uri, "ROW_INVALID", str(error))
 
 
 def _read_kept(content: bytes, limit: int) -> bytes:

@@ -1,6 +1,6 @@
 """The rows of JSON Lines: one object a line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from imagesearch_client.sources.columns import InvalidRow, Row, id_column, path_column
 from imagesearch_client.sources.items import SourceError
@@ -17,6 +17,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 class JsonRows:
     """The rows of a file in which each line may have other fields."""
+
+    remarks: Sequence[str] = ()
 
     def __init__(self, location: Location, options: SourceOptions) -> None:
         """Looks at the first row. Raises SourceError and OSError."""

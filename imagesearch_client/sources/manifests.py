@@ -1,7 +1,7 @@
 """Lists of images: plain ones of paths, and manifests whose rows have ids and attributes too."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 from imagesearch_client.sources.columns import InvalidRow, Row
@@ -19,6 +19,9 @@ LONGEST_PATH = 2**16
 
 class Rows(Protocol):
     """What a format's reader gives."""
+
+    remarks: Sequence[str]
+    """What users should know of the columns, after the rows were read."""
 
     def __iter__(self) -> Iterator[Row | InvalidRow]:
         """The rows, one by one."""
@@ -103,6 +106,11 @@ class Manifest:
     def count(self) -> int | None:
         """About how many rows there are."""
         return self._rows.count()
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What users should know of the columns, after the rows were read."""
+        return self._rows.remarks
 
     def _found(self, row: Row | InvalidRow) -> Item | Fault:
         where = f"{self._shown}, row {row.number}"

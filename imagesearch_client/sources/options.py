@@ -22,7 +22,7 @@ class SourceOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     """The attributes that columns become where these have other names; an empty name leaves the column out."""
     types: Mapping[str, str] = field(default_factory=dict)
-    """The types of CSV columns: text, int, float or bool; others are found out."""
+    """The types of CSV columns: text, int, float, bool or date; others are found out."""
     max_bytes: int = MAX_BYTES
     """The largest member that is kept of an archive that is read in passing."""
     kind: str = ""

@@ -27,6 +27,8 @@ ArrowArray: TypeAlias = Any
 class ParquetRows:
     """The rows of a file, of those columns that are used."""
 
+    remarks: Sequence[str] = ()
+
     def __init__(self, location: Location, options: SourceOptions) -> None:
         """Reads the schema. Raises SourceError and OSError."""
         self._location = location

@@ -1,89 +1,163 @@
-"""Webdataset's samples: consecutive members of an archive that share their name up to its first dot."""
+"""What an archive says of its images: members such as a.json beside a.jpg, as webdataset has them, in any order."""
 
-import dataclasses
 import posixpath
-from collections.abc import Iterator, Mapping
+import sqlite3
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from imagesearch_client.sources.items import Fault, Item
+from imagesearch_client.sources.files import shown
 from imagesearch_client.sources.values import attributes_of, is_integer, json_object
 from imagesearch_client.types import AttributeValue
 
-# What gives a sample's images their attributes.
+# The last part of the name of a member that gives images their attributes.
 SIBLINGS = frozenset({"json", "cls", "txt", "caption"})
 MAX_SIBLING = 2**20
-# Beyond these, members with the same beginning are no sample, and are not kept until its end.
-MAX_IMAGES = 64
-MAX_HELD = 64 * 2**20
+# Names that a remark shows.
+SHOWN_NAMES = 5
+SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE facts (
+    base BLOB, extension TEXT, member BLOB, content BLOB, position INTEGER, size INTEGER, error TEXT,
+    is_used INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (base, extension)
+);
+CREATE TABLE images (name BLOB PRIMARY KEY, content BLOB, position INTEGER, size INTEGER) WITHOUT ROWID;
+CREATE TABLE gone (base BLOB PRIMARY KEY) WITHOUT ROWID;
+BEGIN;
+"""
 
 
-def split_name(member: str) -> tuple[str, str]:
-    """The key of a member's sample, and what of its name is behind the first dot, in small letters."""
-    folder, name = posixpath.split(member)
-    key, _, extension = name.partition(".")
-    return (posixpath.join(folder, key), extension.lower()) if key else (member, "")
+def fact_of(member: str) -> tuple[str, str] | None:
+    """What a member's name says that it is about, and its kind in small letters; None if it gives no attributes."""
+    base, _, extension = _normal(member).rpartition(".")
+    return (base, extension.lower()) if posixpath.basename(base) and extension.lower() in SIBLINGS else None
+
+
+def bases_of(image: str) -> list[str]:
+    """What the facts of an image may be named by: a, a.b and a.b.jpg for a.b.jpg; the one that says most comes last."""
+    name = _normal(image)
+    folder, own = posixpath.split(name)
+    key = own.partition(".")[0]
+    keys = [posixpath.join(folder, key)] if key else []
+    return list(dict.fromkeys([*keys, posixpath.splitext(name)[0], name]))
+
+
+def _normal(member: str) -> str:
+    return posixpath.normpath(member).lstrip("/")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What one member says of images: its content, or where that begins in the archive, or what is wrong with it."""
+
+    content: bytes | None = None
+    position: int = 0
+    size: int = 0
+    error: str = ""
 
 
 @dataclass
-class Sample:
-    """The images of one sample, and what the members beside them say of these."""
+class Facts:
+    """What the members of one archive say of its images. Memory does not grow with their number."""
 
-    key: str
     names: Mapping[str, str]
     """The attributes that JSON fields become where these have other names."""
-    images: list[Item] = field(default_factory=list)
-    siblings: dict[str, bytes] = field(default_factory=dict)
-    held: int = 0
-    is_cut: bool = False
-    """Whether some of its images are gone already, without the attributes that might follow."""
-    error: str = ""
+    read: Callable[[int, int], bytes]
+    """Reads so many bytes of the archive from a position on."""
+    has_any: bool = False
+    # A database without a name is a temporary file, of which a little is in memory.
+    _rows: sqlite3.Connection = field(
+        default_factory=lambda: sqlite3.connect("", check_same_thread=False, isolation_level=None)
+    )
 
-    def add_image(self, image: Item) -> Iterator[Item | Fault]:
-        """Keeps an image; gives those kept where they become too many."""
-        self.images.append(image)
-        self.held += image.held
-        if len(self.images) >= MAX_IMAGES or self.held >= MAX_HELD:
-            yield from self.finish()
-            self.is_cut = True
+    def __post_init__(self) -> None:
+        self._rows.executescript(SCHEMA)
 
-    def add_sibling(self, extension: str, content: bytes | None) -> None:
-        """Keeps what is said of the images; None is too much of it."""
-        if content is None:
-            self.error = f"the .{extension} beside the image has more than {MAX_SIBLING} bytes"
-        elif self.is_cut:
-            self.error = f"the .{extension} comes after more images of its name than are kept"
-        else:
-            self.siblings[extension] = content
+    def close(self) -> None:
+        """Removes the temporary file."""
+        self._rows.close()
 
-    def finish(self) -> Iterator[Item | Fault]:
-        """Its images, with their attributes."""
-        images, self.images, self.held = self.images, [], 0
-        if not self.siblings and not self.error:
-            yield from images
+    def add(self, member: str, fact: Fact) -> None:
+        """Keeps what a member says; of two members of one name both should say the same."""
+        self.has_any = True
+        base, extension = fact_of(member) or (member, "")
+        values = (_key(base), extension, _key(member), fact.content, fact.position, fact.size, fact.error)
+        added = self._rows.execute(
+            "INSERT OR IGNORE INTO facts (base, extension, member, content, position, size, error) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
+        if added.rowcount:
             return
-        try:
-            if self.error:
-                raise ValueError(self.error)
-            attributes = self._attributes()
-        except ValueError as error:
-            for image in images:
-                yield Fault(image.uri, "ROW_INVALID", str(error))
-            if self.is_cut and not images:
-                yield Fault(self.key, "ROW_INVALID", str(error))
-            return
-        for image in images:
-            yield dataclasses.replace(image, attributes=attributes)
+        known = self._rows.execute(
+            "SELECT content, position, size, error FROM facts WHERE base = ? AND extension = ?", values[:2]
+        ).fetchone()
+        if self._content(Fact(*known)) != self._content(fact):
+            self._rows.execute(
+                "UPDATE facts SET error = 'the archive has two of it, which differ' WHERE base = ? AND extension = ?",
+                values[:2],
+            )
 
-    def _attributes(self) -> dict[str, AttributeValue]:
+    def is_late(self, member: str) -> bool:
+        """Whether an image that the member says something of has been loaded without it."""
+        base, _ = fact_of(member) or (member, "")
+        return self._rows.execute("SELECT 1 FROM gone WHERE base = ?", (_key(base),)).fetchone() is not None
+
+    def has_other(self, image: str, content: Fact) -> bool:
+        """Whether an image of this name was met before, with other content. Notes the image if not."""
+        values = (_key(_normal(image)), content.content, content.position, content.size)
+        if self._rows.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", values).rowcount:
+            return False
+        known = self._rows.execute("SELECT content, position, size FROM images WHERE name = ?", values[:1]).fetchone()
+        return self._content(Fact(*known)) != self._content(content)
+
+    def leave(self, image: str) -> None:
+        """Notes that an image is loaded, so that facts which come later are too late."""
+        rows = [(_key(base),) for base in bases_of(image)]
+        self._rows.executemany("INSERT OR IGNORE INTO gone VALUES (?)", rows)
+
+    def attributes_of(self, image: str) -> dict[str, AttributeValue] | None:
+        """What is said of an image; None if nothing is. Raises ValueError."""
+        if not self.has_any:
+            return None
         attributes: dict[str, AttributeValue] = {}
-        for extension, content in sorted(self.siblings.items(), key=lambda sibling: sibling[0] != "json"):
-            try:
-                attributes |= self._of_sibling(extension, content)
-            except ValueError as error:
-                raise ValueError(f"the .{extension} beside the image: {error}") from None
-        return attributes
+        is_told = False
+        for base in bases_of(image):
+            found = self._rows.execute(
+                "SELECT extension, content, position, size, error FROM facts WHERE base = ? "
+                "ORDER BY extension != 'json', extension",
+                (_key(base),),
+            ).fetchall()
+            if found:
+                is_told = True
+                self._rows.execute("UPDATE facts SET is_used = 1 WHERE base = ?", (_key(base),))
+            for extension, *fact in found:
+                try:
+                    attributes |= self._of_sibling(extension, Fact(*fact))
+                except ValueError as error:
+                    raise ValueError(f"the .{extension} beside the image: {error}") from None
+        return attributes if is_told else None
 
-    def _of_sibling(self, extension: str, content: bytes) -> dict[str, AttributeValue]:
+    def remark(self) -> str:
+        """Which members belong to no image; empty if all do."""
+        (count,) = self._rows.execute("SELECT count(*) FROM facts WHERE NOT is_used").fetchone()
+        if not count:
+            return ""
+        rows = self._rows.execute("SELECT member FROM facts WHERE NOT is_used ORDER BY member LIMIT ?", (SHOWN_NAMES,))
+        names = ", ".join(repr(shown(member.decode(errors="surrogateescape"))) for (member,) in rows)
+        members = "1 member is" if count == 1 else f"{count} members are"
+        return f"{members} named like attributes and belong to no image: {names}{', ...' * (count > SHOWN_NAMES)}"
+
+    def _content(self, fact: Fact) -> bytes:
+        if fact.error:
+            return fact.error.encode()
+        return self.read(fact.position, fact.size) if fact.content is None else fact.content
+
+    def _of_sibling(self, extension: str, fact: Fact) -> dict[str, AttributeValue]:
+        if fact.error:
+            raise ValueError(fact.error)
+        content = self._content(fact)
         if extension == "json":
             return attributes_of(json_object(content), self.names)
         try:
@@ -93,3 +167,7 @@ class Sample:
         if not text:
             return {}
         return {extension: int(text) if extension == "cls" and is_integer(text) else text}
+
+
+def _key(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Self
 
 from imagesearch_client.sources.files import is_image
 from imagesearch_client.sources.locations import Location
+from imagesearch_client.sources.samples import fact_of
 
 # What compressed files begin with. Python's own files for them are used: tarfile's way copies all that it has
 # decompressed for each member, and stops after the first part of a file that was compressed in parts.
@@ -26,34 +27,53 @@ COMPRESSED: Mapping[bytes, Callable[[BinaryIO], Any]] = {
 ERRORS = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
 
 
+class _Tar(tarfile.TarFile):
+    """A tar file that may be several, one behind the other: the zeros at the end of each are passed over."""
+
+    is_after_end = False
+    """Whether zeros were read after the last member."""
+    ignored_bytes = 0
+    """Bytes behind such zeros that are no member."""
+
+
 class _Member(tarfile.TarInfo):
     """A member whose header says when the archive is damaged: else tarfile takes that for its end."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        assert isinstance(tar, _Tar)  # noqa: S101 - for the types
         try:
-            return super().fromtarfile(tar)
+            member = super().fromtarfile(tar)
         except tarfile.HeaderError as error:
-            # Not public, and the one that is right: an empty block at the end.
-            if type(error).__name__ == "EOFHeaderError":
+            # The names are not public. The first one is of a block of zeros, the second one of the end of the file.
+            kind = type(error).__name__
+            if kind == "EOFHeaderError":
+                tar.is_after_end = True
                 raise
-            raise tarfile.ReadError(f"it is cut off or damaged ({error})") from error
+            if not tar.is_after_end:
+                raise tarfile.ReadError(f"it is cut off or damaged ({error})") from error
+            if kind == "InvalidHeaderError":
+                tar.ignored_bytes += tarfile.BLOCKSIZE
+            raise
+        tar.is_after_end = False
+        return member
 
 
 @dataclass(frozen=True)
 class OpenTar:
     """A tar file that is open."""
 
-    tar: tarfile.TarFile
+    tar: _Tar
     size: int | None
     """Bytes of the file; None where it can only be read in passing."""
 
     def members(self) -> Iterator[tarfile.TarInfo]:
-        """The regular files, and links that are named as images, without keeping them."""
+        """The regular files, and links that are named as images or attributes, without keeping them."""
         while (member := self.tar.next()) is not None:
             # tarfile keeps them all, for what is not asked here.
             self.tar.members.clear()  # type: ignore[attr-defined]
-            if member.isreg() or ((member.islnk() or member.issym()) and is_image(member.name)):
+            is_link = member.islnk() or member.issym()
+            if member.isreg() or (is_link and (is_image(member.name) or fact_of(member.name))):
                 yield member
 
     def is_in_place(self, member: tarfile.TarInfo) -> bool:
@@ -93,9 +113,9 @@ def open_tar(location: Location) -> Iterator[OpenTar]:
                 yield OpenTar(tar, os.fstat(file.fileno()).st_size)
 
 
-def _tar_file(file: BinaryIO, mode: str) -> tarfile.TarFile:
+def _tar_file(file: BinaryIO, mode: str) -> _Tar:
     options: dict[str, Any] = {"tarinfo": _Member, "encoding": "utf-8", "errors": "surrogateescape"}
-    return tarfile.open(fileobj=file, mode=mode, **options)  # type: ignore[call-overload,no-any-return]
+    return _Tar.open(fileobj=file, mode=mode, ignore_zeros=True, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def is_damage(error: Exception) -> bool:

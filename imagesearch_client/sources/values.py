@@ -61,12 +61,17 @@ def attributes_of(fields: Mapping[str, object], names: Mapping[str, str]) -> dic
             continue
         if name in attributes:
             raise ValueError(f"two fields are the attribute {name}")
-        if value is not None:
+        if not is_missing(value):
             try:
                 attributes[name] = checked(value)
             except ValueError as error:
                 raise ValueError(f"{field}: {error}") from None
     return attributes
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value says that there is none: null, or NaN, which pandas and others write for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def attribute_name(column: str, names: Mapping[str, str]) -> str:

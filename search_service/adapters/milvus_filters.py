@@ -26,6 +26,7 @@ from search_service.core.filters import (
     Or,
     Prefix,
     Range,
+    TextRange,
     UpdatedWithin,
     leaves_of,
     size_of,
@@ -91,6 +92,8 @@ class Expressions:
                 return self._in(attribute, values)
             case Range():
                 return [_range(condition)]
+            case TextRange():
+                return [_text_range(condition)]
             case Prefix(attribute, prefix):
                 key = _key(attribute, str)
                 end = following(prefix)
@@ -210,6 +213,12 @@ def _range(condition: Range) -> tuple[str, str]:
     bounds = ((">=", condition.gte), (">", condition.gt), ("<=", condition.lte), ("<", condition.lt))
     stated = [_bound(key, operator, as_whole(bound)) for operator, bound in bounds if bound is not None]
     return key, " and ".join(stated)
+
+
+def _text_range(condition: TextRange) -> tuple[str, str]:
+    key = _key(condition.attribute, str)
+    bounds = ((">=", condition.gte), (">", condition.gt), ("<=", condition.lte), ("<", condition.lt))
+    return key, " and ".join(f"{key} {operator} {literal(bound)}" for operator, bound in bounds if bound is not None)
 
 
 def _bound(key: str, operator: str, bound: float) -> str:

@@ -19,6 +19,7 @@ from search_service.core.filters import (
     Or,
     Prefix,
     Range,
+    TextRange,
 )
 
 # More than any filter has that is taken: its text, and some bytes for each value and condition.
@@ -48,7 +49,8 @@ def filter_from(message: filter_pb2.Filter, field: str = "filter", depth: int = 
         case None:
             raise InvalidArgumentError(
                 "FILTER_INVALID",
-                f"{field} is empty; it should be one of and, or, not, equals, in, range, integer_range, prefix, exists",
+                f"{field} is empty; it should be one of and, or, not, equals, in, range, integer_range, text_range, "
+                "prefix, exists",
                 field=field,
             )
     return _condition_from(getattr(message, kind), f"{field}.{kind}")
@@ -64,6 +66,9 @@ def _condition_from(condition: Any, field: str) -> OnAttribute:
         case filter_pb2.Range() | filter_pb2.IntegerRange():
             stated = {field.name: bound for field, bound in condition.ListFields() if field.name != "attribute"}
             return Range(condition.attribute, **stated)
+        case filter_pb2.TextRange():
+            stated = {field.name: bound for field, bound in condition.ListFields() if field.name != "attribute"}
+            return TextRange(condition.attribute, **stated)
         case filter_pb2.Prefix():
             return Prefix(condition.attribute, condition.prefix)
         case _:

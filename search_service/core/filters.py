@@ -72,6 +72,17 @@ class Range(_ByMeaning):
 
 
 @dataclass(frozen=True)
+class TextRange:
+    """The attribute is a string between the bounds that are set. Strings are compared by their code points."""
+
+    attribute: str
+    gte: str | None = None
+    gt: str | None = None
+    lte: str | None = None
+    lt: str | None = None
+
+
+@dataclass(frozen=True)
 class Prefix:
     """The attribute is a string that begins so."""
 
@@ -129,7 +140,7 @@ class Not:
     filter: "Filter"
 
 
-OnAttribute: TypeAlias = Equals | In | Range | Prefix | Exists
+OnAttribute: TypeAlias = Equals | In | Range | TextRange | Prefix | Exists
 Filter: TypeAlias = OnAttribute | IdAfter | IdIn | UpdatedWithin | And | Or | Not
 
 
@@ -156,6 +167,8 @@ def _values_of(part: Filter) -> Sequence[FilterValue]:
             return (value,)
         case In(_, values):
             return values
+        case TextRange():
+            return tuple(_bounds_of(part).values())
         case Prefix(_, prefix):
             return (prefix,)
         case IdIn(ids):
@@ -196,11 +209,11 @@ def _parts(condition: Filter, path: str, depth: int) -> "Iterator[tuple[Filter, 
 
 
 def _check(part: Filter, path: str) -> None:
-    path = f"{path}.{type(part).__name__.lower()}"
+    path = f"{path}.{'text_range' if isinstance(part, TextRange) else type(part).__name__.lower()}"
     match part:
         case And(()) | Or(()):
             raise _invalid(f"{path}.filters", "is empty; it should hold a filter")
-        case Equals() | In() | Range() | Prefix() | Exists():
+        case Equals() | In() | Range() | TextRange() | Prefix() | Exists():
             if not ATTRIBUTE_NAME.fullmatch(part.attribute):
                 raise _invalid(
                     f"{path}.attribute",
@@ -218,7 +231,7 @@ def _check_condition(part: OnAttribute, path: str) -> None:
                 raise _invalid(f"{path}.values", f"has {len(values)}; it should have 1 to {MAX_VALUES}")
             for position, value in enumerate(values):
                 _check_value(value, f"{path}.values[{position}]")
-        case Range():
+        case Range() | TextRange():
             _check_range(part, path)
         case Prefix(_, prefix):
             if not prefix:
@@ -226,14 +239,17 @@ def _check_condition(part: OnAttribute, path: str) -> None:
             _check_value(prefix, f"{path}.prefix")
 
 
-def _check_range(part: Range, path: str) -> None:
+def _bounds_of(part: Range | TextRange) -> dict[str, FilterValue]:
     bounds = {name: getattr(part, name) for name in ("gte", "gt", "lte", "lt")}
-    stated = {name: bound for name, bound in bounds.items() if bound is not None}
+    return {name: bound for name, bound in bounds.items() if bound is not None}
+
+
+def _check_range(part: Range | TextRange, path: str) -> None:
+    stated = _bounds_of(part)
     if not stated:
         raise _invalid(path, "has no bound; it should have one of gte, gt, lte, lt")
     for name, bound in stated.items():
-        if not math.isfinite(bound):
-            raise _invalid(f"{path}.{name}", f"is {bound}; it should be finite")
+        _check_value(bound, f"{path}.{name}")
     for one, other in (("gte", "gt"), ("lte", "lt")):
         if one in stated and other in stated:
             raise _invalid(path, f"has both {one} and {other}; one of them should be left out")

@@ -24,6 +24,7 @@ from search_service.core.filters import (
     Or,
     Prefix,
     Range,
+    TextRange,
     UpdatedWithin,
 )
 from search_service.core.ports import VectorStore
@@ -79,10 +80,18 @@ ranges = st.one_of(
     st.builds(Range, names, lte=stated),
     st.builds(Range, names, lt=stated, gte=bounds),
 )
+texts = st.sampled_from([text for text in TEXTS if text]) | st.text(max_size=3)
+text_ranges = st.one_of(
+    st.builds(TextRange, names, gte=texts, lt=st.none() | texts),
+    st.builds(TextRange, names, gt=texts, lte=st.none() | texts),
+    st.builds(TextRange, names, lte=texts),
+    st.builds(TextRange, names, lt=texts),
+)
 leaves: st.SearchStrategy[Filter] = st.one_of(
     st.builds(Equals, names, values),
     st.builds(In, names, st.lists(values, min_size=1, max_size=4).map(tuple)),
     ranges,
+    text_ranges,
     st.builds(Prefix, names, st.sampled_from([text for text in TEXTS if text]) | st.text(min_size=1, max_size=2)),
     st.builds(Exists, names),
     st.builds(IdAfter, st.sampled_from([image.id for image in IMAGES])),

@@ -162,6 +162,12 @@ def filters(method: str) -> Iterator[Row]:
     yield row("integer_range", filter_pb2.IntegerRange(attribute="a"), ".range")
     yield row("integer_range.attribute", "a-b", ".range.attribute")
     yield row("integer_range", filter_pb2.IntegerRange(attribute="a", gt=1, gte=2, lt=3, lte=4), ".range")
+    yield row("text_range", filter_pb2.TextRange(attribute="a"))
+    yield row("text_range.attribute", "a-b", None)
+    for bound in ("gte", "gt", "lte", "lt"):
+        other = {"filter.text_range.attribute": "a"}
+        yield Row(method, f"filter.text_range.{bound}", "x" * 4097, BAD, "FILTER_INVALID", None, other)
+    yield row("text_range", filter_pb2.TextRange(attribute="a", gt="a", gte="b"))
     beyond = [is_in("a", *range(1000))] * 11
     yield Row(method, "filter.or", filter_pb2.FilterList(filters=beyond), BAD, "FILTER_INVALID", "filter")
     # Refused before it is read.

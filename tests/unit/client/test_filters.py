@@ -1,5 +1,7 @@
 """What the texts of --where say."""
 
+from datetime import date, datetime
+
 import pytest
 
 from imagesearch_client.filters import (
@@ -13,6 +15,7 @@ from imagesearch_client.filters import (
     number,
     parse,
     prefix,
+    text_range,
 )
 
 
@@ -39,6 +42,12 @@ from imagesearch_client.filters import (
         ("price <= 99.5", number("price", lte=99.5)),
         ("price>1", number("price", gt=1)),
         ("price>=-1", number("price", gte=-1)),
+        ("day>=2024-05-01", text_range("day", gte="2024-05-01")),
+        ("day < 2024-05-01", text_range("day", lt=date(2024, 5, 1))),
+        ("taken<=2024-05-01T10:00:00+02:00", text_range("taken", lte="2024-05-01T08:00:00+00:00")),
+        ("taken>2024-05-01 10:00", text_range("taken", gt=datetime(2024, 5, 1, 10))),  # noqa: DTZ001 - as it is written
+        ('name>="m"', text_range("name", gte="m")),
+        ("name<'2'", text_range("name", lt="2")),
         ("name^=re d", prefix("name", "re d")),
         ("name^=42", prefix("name", "42")),
         ("size in 41, 42.5,xl", is_in("size", 41, 42.5, "xl")),
@@ -72,7 +81,21 @@ SLIPS = [
 
 
 @pytest.mark.parametrize(
-    "text", ["", "=", "1x=2", "a b", "price<cheap", "price<", "price<true", "a-b=1", "é=1", *SLIPS]
+    "text",
+    [
+        "",
+        "=",
+        "1x=2",
+        "a b",
+        "price<cheap",
+        "price<",
+        "price<true",
+        "day>2024-02-30",
+        "day>2024-5-1",
+        "a-b=1",
+        "é=1",
+        *SLIPS,
+    ],
 )
 def test_what_is_no_condition_is_refused_with_what_would_be_one(text: str) -> None:
     with pytest.raises(ValueError, match="NAME=VALUE"):

@@ -16,6 +16,7 @@ from search_service.core.filters import (
     Or,
     Prefix,
     Range,
+    TextRange,
     check_filter,
 )
 
@@ -33,6 +34,10 @@ from search_service.core.filters import (
         (Range("x", gt=1, gte=1), "filter.range", "both gte and gt"),
         (Range("x", lt=1, lte=1), "filter.range", "both lte and lt"),
         (Range("x", lt=float("nan")), "filter.range.lt", "finite"),
+        (TextRange("x"), "filter.text_range", "gte"),
+        (TextRange("1x", lt="a"), "filter.text_range.attribute", "letter"),
+        (TextRange("x", lt="a", lte="b"), "filter.text_range", "both lte and lt"),
+        (TextRange("x", gt="v" * 4097), "filter.text_range.gt", "4096"),
         (Prefix("x", ""), "filter.prefix.prefix", "empty"),
         (Exists(""), "filter.exists.attribute", "letter"),
         (And(()), "filter.and.filters", "empty"),
@@ -70,6 +75,7 @@ def test_each_message_is_its_value() -> None:
     both.add(equals=filter_pb2.Equals(attribute="b", value=filter_pb2.FilterValue(bool_value=False)))
     both.add(equals=filter_pb2.Equals(attribute="i", value=filter_pb2.FilterValue(integer_value=2**53 + 1)))
     both.add(range=filter_pb2.Range(attribute="r", gte=0, lt=5))
+    both.add(text_range=filter_pb2.TextRange(attribute="t", gte="", lt="b"))
     both.add(prefix=filter_pb2.Prefix(attribute="p", prefix="x"))
     in_message = both.add()
     getattr(in_message, "in").attribute = "l"
@@ -81,6 +87,7 @@ def test_each_message_is_its_value() -> None:
             Equals("b", False),
             Equals("i", 2**53 + 1),
             Range("r", gte=0.0, lt=5.0),
+            TextRange("t", gte="", lt="b"),
             Prefix("p", "x"),
             In("l", ("a",)),
         )

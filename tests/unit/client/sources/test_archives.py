@@ -162,15 +162,6 @@ def test_a_sample_that_cannot_be_understood_is_told(
     assert item.id == "a.tar/2.jpg"
 
 
-def test_many_images_of_one_beginning_are_not_kept(tmp_path: Path) -> None:
-    members = {f"img.{number:04}.jpg": b"x" for number in range(200)}
-    path = packed(tmp_path / "a.tar", {**members, "img.json": b"{}"})
-    found = opened(path)
-    assert sum(isinstance(one, Item) for one in found) == 192
-    assert {fault.reason for fault in faults(found)} == {"ROW_INVALID"}
-    assert len(items(packed(tmp_path / "b.tar", members))) == 200
-
-
 def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.tar", {os.fsdecode(b"\xff.jpg"): b"x", "a.jpg": b"x"}, layout=tarfile.GNU_FORMAT)
     fault, item = opened(path)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"imagesearch/search/v1/filter.proto\x12\x15imagesearch.search.v1\"\xcf\x03\n\x06\x46ilter\x12\x30\n\x03\x61nd\x18\x01 \x01(\x0b\x32!.imagesearch.search.v1.FilterListH\x00\x12/\n\x02or\x18\x02 \x01(\x0b\x32!.imagesearch.search.v1.FilterListH\x00\x12,\n\x03not\x18\x03 \x01(\x0b\x32\x1d.imagesearch.search.v1.FilterH\x00\x12/\n\x06\x65quals\x18\x04 \x01(\x0b\x32\x1d.imagesearch.search.v1.EqualsH\x00\x12\'\n\x02in\x18\x05 \x01(\x0b\x32\x19.imagesearch.search.v1.InH\x00\x12-\n\x05range\x18\x06 \x01(\x0b\x32\x1c.imagesearch.search.v1.RangeH\x00\x12/\n\x06prefix\x18\x07 \x01(\x0b\x32\x1d.imagesearch.search.v1.PrefixH\x00\x12/\n\x06\x65xists\x18\x08 \x01(\x0b\x32\x1d.imagesearch.search.v1.ExistsH\x00\x12<\n\rinteger_range\x18\t \x01(\x0b\x32#.imagesearch.search.v1.IntegerRangeH\x00\x42\x0b\n\tcondition\"<\n\nFilterList\x12.\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x1d.imagesearch.search.v1.Filter\"t\n\x0b\x46ilterValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x16\n\x0cnumber_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x17\n\rinteger_value\x18\x04 \x01(\x03H\x00\x42\x06\n\x04kind\"N\n\x06\x45quals\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".imagesearch.search.v1.FilterValue\"K\n\x02In\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x32\n\x06values\x18\x02 \x03(\x0b\x32\".imagesearch.search.v1.FilterValue\"~\n\x05Range\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x10\n\x03gte\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x02gt\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x0f\n\x02lt\x18\x05 \x01(\x01H\x03\x88\x01\x01\x42\x06\n\x04_gteB\x05\n\x03_gtB\x06\n\x04_lteB\x05\n\x03_lt\"\x85\x01\n\x0cIntegerRange\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x10\n\x03gte\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x02gt\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x0f\n\x02lt\x18\x05 \x01(\x03H\x03\x88\x01\x01\x42\x06\n\x04_gteB\x05\n\x03_gtB\x06\n\x04_lteB\x05\n\x03_lt\"+\n\x06Prefix\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\"\x1b\n\x06\x45xists\x12\x11\n\tattribute\x18\x01 \x01(\tBx\n\x15imagesearch.search.v1B\x0b\x46ilterProtoP\x01Z\x1eimagesearch/search/v1;searchv1\xaa\x02\x15Imagesearch.Search.V1\xea\x02\x17Imagesearch::Search::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"imagesearch/search/v1/filter.proto\x12\x15imagesearch.search.v1\"\x87\x04\n\x06\x46ilter\x12\x30\n\x03\x61nd\x18\x01 \x01(\x0b\x32!.imagesearch.search.v1.FilterListH\x00\x12/\n\x02or\x18\x02 \x01(\x0b\x32!.imagesearch.search.v1.FilterListH\x00\x12,\n\x03not\x18\x03 \x01(\x0b\x32\x1d.imagesearch.search.v1.FilterH\x00\x12/\n\x06\x65quals\x18\x04 \x01(\x0b\x32\x1d.imagesearch.search.v1.EqualsH\x00\x12\'\n\x02in\x18\x05 \x01(\x0b\x32\x19.imagesearch.search.v1.InH\x00\x12-\n\x05range\x18\x06 \x01(\x0b\x32\x1c.imagesearch.search.v1.RangeH\x00\x12/\n\x06prefix\x18\x07 \x01(\x0b\x32\x1d.imagesearch.search.v1.PrefixH\x00\x12/\n\x06\x65xists\x18\x08 \x01(\x0b\x32\x1d.imagesearch.search.v1.ExistsH\x00\x12<\n\rinteger_range\x18\t \x01(\x0b\x32#.imagesearch.search.v1.IntegerRangeH\x00\x12\x36\n\ntext_range\x18\n \x01(\x0b\x32 .imagesearch.search.v1.TextRangeH\x00\x42\x0b\n\tcondition\"<\n\nFilterList\x12.\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x1d.imagesearch.search.v1.Filter\"t\n\x0b\x46ilterValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x16\n\x0cnumber_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x17\n\rinteger_value\x18\x04 \x01(\x03H\x00\x42\x06\n\x04kind\"N\n\x06\x45quals\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".imagesearch.search.v1.FilterValue\"K\n\x02In\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x32\n\x06values\x18\x02 \x03(\x0b\x32\".imagesearch.search.v1.FilterValue\"~\n\x05Range\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x10\n\x03gte\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x02gt\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x0f\n\x02lt\x18\x05 \x01(\x01H\x03\x88\x01\x01\x42\x06\n\x04_gteB\x05\n\x03_gtB\x06\n\x04_lteB\x05\n\x03_lt\"\x85\x01\n\x0cIntegerRange\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x10\n\x03gte\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x02gt\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x0f\n\x02lt\x18\x05 \x01(\x03H\x03\x88\x01\x01\x42\x06\n\x04_gteB\x05\n\x03_gtB\x06\n\x04_lteB\x05\n\x03_lt\"\x82\x01\n\tTextRange\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x10\n\x03gte\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0f\n\x02gt\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x10\n\x03lte\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x0f\n\x02lt\x18\x05 \x01(\tH\x03\x88\x01\x01\x42\x06\n\x04_gteB\x05\n\x03_gtB\x06\n\x04_lteB\x05\n\x03_lt\"+\n\x06Prefix\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\"\x1b\n\x06\x45xists\x12\x11\n\tattribute\x18\x01 \x01(\tBx\n\x15imagesearch.search.v1B\x0b\x46ilterProtoP\x01Z\x1eimagesearch/search/v1;searchv1\xaa\x02\x15Imagesearch.Search.V1\xea\x02\x17Imagesearch::Search::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,21 +33,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025imagesearch.search.v1B\013FilterProtoP\001Z\036imagesearch/search/v1;searchv1\252\002\025Imagesearch.Search.V1\352\002\027Imagesearch::Search::V1'
   _globals['_FILTER']._serialized_start=62
-  _globals['_FILTER']._serialized_end=525
-  _globals['_FILTERLIST']._serialized_start=527
-  _globals['_FILTERLIST']._serialized_end=587
-  _globals['_FILTERVALUE']._serialized_start=589
-  _globals['_FILTERVALUE']._serialized_end=705
-  _globals['_EQUALS']._serialized_start=707
-  _globals['_EQUALS']._serialized_end=785
-  _globals['_IN']._serialized_start=787
-  _globals['_IN']._serialized_end=862
-  _globals['_RANGE']._serialized_start=864
-  _globals['_RANGE']._serialized_end=990
-  _globals['_INTEGERRANGE']._serialized_start=993
-  _globals['_INTEGERRANGE']._serialized_end=1126
-  _globals['_PREFIX']._serialized_start=1128
-  _globals['_PREFIX']._serialized_end=1171
-  _globals['_EXISTS']._serialized_start=1173
-  _globals['_EXISTS']._serialized_end=1200
+  _globals['_FILTER']._serialized_end=581
+  _globals['_FILTERLIST']._serialized_start=583
+  _globals['_FILTERLIST']._serialized_end=643
+  _globals['_FILTERVALUE']._serialized_start=645
+  _globals['_FILTERVALUE']._serialized_end=761
+  _globals['_EQUALS']._serialized_start=763
+  _globals['_EQUALS']._serialized_end=841
+  _globals['_IN']._serialized_start=843
+  _globals['_IN']._serialized_end=918
+  _globals['_RANGE']._serialized_start=920
+  _globals['_RANGE']._serialized_end=1046
+  _globals['_INTEGERRANGE']._serialized_start=1049
+  _globals['_INTEGERRANGE']._serialized_end=1182
+  _globals['_TEXTRANGE']._serialized_start=1185
+  _globals['_TEXTRANGE']._serialized_end=1315
+  _globals['_PREFIX']._serialized_start=1317
+  _globals['_PREFIX']._serialized_end=1360
+  _globals['_EXISTS']._serialized_start=1362
+  _globals['_EXISTS']._serialized_end=1389
 # @@protoc_insertion_point(module_scope)

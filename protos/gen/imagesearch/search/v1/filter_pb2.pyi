@@ -35,6 +35,7 @@ class Filter(_message.Message):
     PREFIX_FIELD_NUMBER: _builtins.int
     EXISTS_FIELD_NUMBER: _builtins.int
     INTEGER_RANGE_FIELD_NUMBER: _builtins.int
+    TEXT_RANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def equals(self) -> Global___Equals:
         """True for one value of an attribute."""
@@ -55,6 +56,10 @@ class Filter(_message.Message):
     def integer_range(self) -> Global___IntegerRange:
         """True for numbers between two bounds that are whole numbers."""
 
+    @_builtins.property
+    def text_range(self) -> Global___TextRange:
+        """True for strings between two bounds, such as dates."""
+
     def __init__(
         self,
         *,
@@ -63,12 +68,13 @@ class Filter(_message.Message):
         prefix: Global___Prefix | None = ...,
         exists: Global___Exists | None = ...,
         integer_range: Global___IntegerRange | None = ...,
+        text_range: Global___TextRange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["and", b"and", "condition", b"condition", "equals", b"equals", "exists", b"exists", "in", b"in", "integer_range", b"integer_range", "not", b"not", "or", b"or", "prefix", b"prefix", "range", b"range"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["and", b"and", "condition", b"condition", "equals", b"equals", "exists", b"exists", "in", b"in", "integer_range", b"integer_range", "not", b"not", "or", b"or", "prefix", b"prefix", "range", b"range", "text_range", b"text_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["and", b"and", "condition", b"condition", "equals", b"equals", "exists", b"exists", "in", b"in", "integer_range", b"integer_range", "not", b"not", "or", b"or", "prefix", b"prefix", "range", b"range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["and", b"and", "condition", b"condition", "equals", b"equals", "exists", b"exists", "in", b"in", "integer_range", b"integer_range", "not", b"not", "or", b"or", "prefix", b"prefix", "range", b"range", "text_range", b"text_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["and", "or", "not", "equals", "in", "range", "prefix", "exists", "integer_range"]  # noqa: Y015
+    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["and", "or", "not", "equals", "in", "range", "prefix", "exists", "integer_range", "text_range"]  # noqa: Y015
     _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_condition) -> _WhichOneofReturnType_condition | None: ...
 
@@ -299,6 +305,61 @@ class IntegerRange(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lte) -> _WhichOneofReturnType__lte | None: ...
 
 Global___IntegerRange: _TypeAlias = IntegerRange  # noqa: Y015
+
+@_typing.final
+class TextRange(_message.Message):
+    """The attribute is a string between the bounds. Strings are compared by their code points, so dates and times of one form
+    (ISO 8601, and one time zone) are compared as such. The bounds follow the rules of Range; each has at most 4,096 bytes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """The attribute's name. Required."""
+    gte: _builtins.str
+    """This string or one after it."""
+    gt: _builtins.str
+    """A string after this one."""
+    lte: _builtins.str
+    """This string or one before it."""
+    lt: _builtins.str
+    """A string before this one."""
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        gte: _builtins.str | None = ...,
+        gt: _builtins.str | None = ...,
+        lte: _builtins.str | None = ...,
+        lt: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gt", b"_gt", "_gte", b"_gte", "_lt", b"_lt", "_lte", b"_lte", "gt", b"gt", "gte", b"gte", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gt", b"_gt", "_gte", b"_gte", "_lt", b"_lt", "_lte", b"_lte", "attribute", b"attribute", "gt", b"gt", "gte", b"gte", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gt: _TypeAlias = _typing.Literal["gt"]  # noqa: Y015
+    _WhichOneofArgType__gt: _TypeAlias = _typing.Literal["_gt", b"_gt"]  # noqa: Y015
+    _WhichOneofReturnType__gte: _TypeAlias = _typing.Literal["gte"]  # noqa: Y015
+    _WhichOneofArgType__gte: _TypeAlias = _typing.Literal["_gte", b"_gte"]  # noqa: Y015
+    _WhichOneofReturnType__lt: _TypeAlias = _typing.Literal["lt"]  # noqa: Y015
+    _WhichOneofArgType__lt: _TypeAlias = _typing.Literal["_lt", b"_lt"]  # noqa: Y015
+    _WhichOneofReturnType__lte: _TypeAlias = _typing.Literal["lte"]  # noqa: Y015
+    _WhichOneofArgType__lte: _TypeAlias = _typing.Literal["_lte", b"_lte"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gt) -> _WhichOneofReturnType__gt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gte) -> _WhichOneofReturnType__gte | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lt) -> _WhichOneofReturnType__lt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lte) -> _WhichOneofReturnType__lte | None: ...
+
+Global___TextRange: _TypeAlias = TextRange  # noqa: Y015
 
 @_typing.final
 class Prefix(_message.Message):
