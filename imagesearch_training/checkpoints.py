@@ -2,8 +2,10 @@
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
 
 STATE = "state.json"
 LOCK = "lock"
+# What the lock file holds. A folder without it belongs to somebody else.
+MARK = "imagesearch train-autoencoder\n"
+# What a training leaves in its folder; the pixels and their notes are of `dataset`, the folders of `saved`.
+OWN = re.compile(
+    r"(state\.json|images\.json)(\.partial)?|pixels\.npy|partial\.keras|epoch-\d{5,}\.keras|model|replaced"
+)
 # Another layout of the state gets another number.
 FORMAT = 1
 
@@ -53,9 +61,12 @@ class Checkpoints:
         self.folder = folder
         self.epochs: list[Epoch] = []
         self._configuration: dict[str, Any] = {}
-        self._lock = (folder / LOCK).open("w")
+        self._lock = (folder / LOCK).open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _has_mark(folder):
+                self._lock.write(MARK)
+                self._lock.flush()
         except BlockingIOError:
             self._lock.close()
             raise TrainingError(
@@ -87,15 +98,16 @@ class Checkpoints:
         return True
 
     def clear(self) -> None:
-        """Forgets all that was there."""
+        """Forgets all that a training left there; what others put there stays."""
         # First: without it the rest counts for nothing.
         (self.folder / STATE).unlink(missing_ok=True)
         durable.sync(self.folder)
         for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
+            if OWN.fullmatch(path.name):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     def begin(self) -> None:
         """Writes the configuration, with no epoch done."""
@@ -127,9 +139,12 @@ class Checkpoints:
         return self._load(self.epochs[-1])
 
     def remove(self) -> None:
-        """Removes the folder; the training is done."""
+        """Removes what the training left, and the folder if nothing else is in it; the training is done."""
         self.clear()
-        shutil.rmtree(self.folder)
+        (self.folder / LOCK).unlink()
+        # Somebody may have put something else there.
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _load(self, epoch: Epoch) -> "keras.Model":
         import keras  # noqa: PLC0415 - what tells how far a training is needs no TensorFlow
@@ -163,13 +178,20 @@ class Checkpoints:
 
 def _check_own(folder: Path) -> None:
     """Raises TrainingError where something is there that no training made: in the end it would be removed."""
-    is_empty = folder.is_dir() and not any(folder.iterdir())
-    is_own = not folder.exists() or is_empty or (folder / LOCK).is_file()
+    # A kill may have come between the folder and the mark.
+    is_empty = folder.is_dir() and all(path.name == LOCK and not path.stat().st_size for path in folder.iterdir())
+    is_own = not folder.exists() or is_empty or _has_mark(folder)
     if folder.is_symlink() or not is_own:
         raise TrainingError(
             f"{folder} is there and holds no training, which would keep its work under that name; move it elsewhere, "
             "or name another --output"
         )
+
+
+def _has_mark(folder: Path) -> bool:
+    with suppress(OSError, ValueError), (folder / LOCK).open(encoding="utf-8") as lock:
+        return lock.read(len(MARK) + 1) == MARK
+    return False
 
 
 def _difference(name: str, before: object, now: object) -> str:

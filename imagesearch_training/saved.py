@@ -15,6 +15,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import keras
@@ -30,6 +31,9 @@ from imagesearch_training.plots import plot_losses, plot_reconstructions
 NOTES = "model.json"
 # Another layout of the folder gets another number.
 FORMAT = 1
+FILES = frozenset(
+    {"encoder.keras", "decoder.keras", NOTES, "history.csv", "losses.png", "reconstructions.png", "skipped.csv"}
+)
 # Images in the picture of reconstructions.
 SHOWN = 10
 
@@ -42,10 +46,24 @@ def check_target(target: Path, *, force: bool) -> None:
         )
     if not target.exists():
         return
-    if not (target / NOTES).is_file():
-        raise TrainingError(f"{target} is there and is no model folder (it has no {NOTES}); name another one")
+    if not _is_model(target):
+        raise TrainingError(
+            f"{target} is there and is no model folder (it has no {NOTES} of a training); name another one"
+        )
+    if others := sorted({path.name for path in target.iterdir()} - FILES):
+        raise TrainingError(
+            f"{target} holds {others[0]!r:.80}, which is no part of a model and would be removed with it; move it "
+            "elsewhere, or name another folder"
+        )
     if not force:
         raise TrainingError(f"{target} is there; --force replaces it when the training is done")
+
+
+def _is_model(target: Path) -> bool:
+    """Whether its notes are those of a training."""
+    with suppress(OSError, ValueError, TypeError):
+        return {"format", "kind"} <= set(json.loads((target / NOTES).read_text()))
+    return False
 
 
 def model_name(target: Path) -> str:

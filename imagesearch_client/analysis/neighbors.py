@@ -1,8 +1,6 @@
 """The nearest neighbours of every image of a snapshot, in parts that outlast a stop on the way."""
 
-import fcntl
 import json
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,12 +12,14 @@ import numpy as np
 
 from imagesearch_client.analysis.errors import AnalysisError
 from imagesearch_client.analysis.nearest import Neighbors, nearest
-from imagesearch_client.analysis.snapshot import Snapshot
+from imagesearch_client.analysis.snapshot import Snapshot, snapshot_folder
 from imagesearch_client.vector_files.atomic_file import replacing
+from imagesearch_client.work_folder import WorkFolder
 
 # Images of a part, which are compared with all others at once.
 QUERY_ROWS = 2048
-SNAPSHOT, STATE, LOCK = "snapshot", "state.json", "lock"
+SNAPSHOT, STATE = "snapshot", "state.json"
+FILES = r"state\.json|part-\d{12}\.npz|\.(state\.json|part-\d{12}\.npz)\.partial"
 
 
 class WorkError(AnalysisError):
@@ -33,23 +33,17 @@ class Work:
         """That of a file, `target`."""
         self.folder = target.absolute().with_name(f"{target.name}.parts")
         self.snapshot_folder = self.folder / SNAPSHOT
+        self._own = WorkFolder(self.folder, "neighbors", FILES, WorkError, made_for=target.name)
         self.resumed = 0
         """Images whose neighbours an earlier run had found."""
+        self.dropped = 0
+        """Parts of an earlier run that were removed, because they were of another collection or of other options."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the folder for this process. Raises WorkError, OSError."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / LOCK).open("w") as lock:
-            # Two runs would remove each other's parts. The lock ends with the process, however that ends.
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise WorkError(f"{self.folder} is in use: another command writes the same file") from None
-            try:
-                yield
-            finally:
-                self._remove_if_empty()
+        """Holds the folder for this process. Raises WorkError if it is not one of this command, and OSError."""
+        with self._own:
+            yield
 
     def run(
         self, snapshot: Snapshot, k: int, *, with_self: bool = False, tell: Callable[[int], None] = lambda _: None
@@ -60,8 +54,8 @@ class Work:
         """
         identity = {"origin": asdict(snapshot.origin), "k": k, "with_self": with_self, "rows": QUERY_ROWS}
         if self._identity() != identity:
-            for part in self.folder.glob("part-*"):
-                part.unlink()
+            self.dropped = sum(path.name.startswith("part-") for path in self._own.files())
+            self._own.clear()
             with replacing(self.folder / STATE) as partial:
                 partial.write_text(json.dumps(identity))
         for begin in range(0, len(snapshot), QUERY_ROWS):
@@ -82,13 +76,9 @@ class Work:
                 yield begin, Neighbors(part["positions"], part["scores"], part["distances"])
 
     def remove(self) -> None:
-        """Removes the folder. Raises OSError."""
-        shutil.rmtree(self.folder)
-
-    def _remove_if_empty(self) -> None:
-        with suppress(OSError):
-            if [path.name for path in self.folder.iterdir()] == [LOCK]:
-                self.remove()
+        """Removes what the command left there, and the folder if nothing else is in it. Raises OSError."""
+        snapshot_folder(self.snapshot_folder).remove()
+        self._own.remove()
 
     def _part(self, begin: int) -> Path:
         return self.folder / f"part-{begin:012d}.npz"

@@ -4,7 +4,6 @@ Both grow page by page. The database is told of a page once its vectors are on t
 goes on, so that a reading that was killed goes on where it was.
 """
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -26,11 +25,12 @@ from imagesearch_client.filters import Filter
 from imagesearch_client.types import AttributeValue, Collection, Image, Metric, Region
 from imagesearch_client.vector_files.listing import FIRST_PAUSE, LAST_PAUSE, Listing, Place
 from imagesearch_client.vector_files.names import ATTRIBUTE_NAME
+from imagesearch_client.work_folder import WorkFolder
 
 Answer = TypeVar("Answer")
 
-VECTORS, IMAGES, LOCK = "vectors.f32", "images.sqlite", "lock"
-FILES = (IMAGES, f"{IMAGES}-journal", VECTORS, LOCK)
+VECTORS, IMAGES = "vectors.f32", "images.sqlite"
+FILES = r"vectors\.f32|images\.sqlite(-journal)?"
 FLOAT = np.dtype("<f4")
 DEFAULT_PATIENCE = 300.0
 SCHEMA = """
@@ -44,6 +44,11 @@ CREATE TABLE images (
 
 class SnapshotError(AnalysisError):
     """A snapshot that cannot be taken or read; says what to do."""
+
+
+def snapshot_folder(folder: Path) -> WorkFolder:
+    """The folder of a snapshot."""
+    return WorkFolder(folder, "snapshot", FILES, SnapshotError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,29 +294,17 @@ class SnapshotWriter:
         """
         self._folder = folder
         self._origin = origin
-        folder.mkdir(parents=True, exist_ok=True)
-        if foreign := [path.name for path in folder.iterdir() if path.name not in FILES]:
-            raise SnapshotError(f"{folder} holds {foreign[0]!r:.80}, and is no folder of a snapshot; name another one")
-        self._lock = (folder / LOCK).open("w")
+        self._own = snapshot_folder(folder).__enter__()
         try:
-            self._hold()
             self._begin(replace=replace)
         except BaseException:
-            self._lock.close()
+            self._own.__exit__()
             raise
-
-    def _hold(self) -> None:
-        # It ends with the process, however that ends.
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SnapshotError(f"{self._folder} is being written by another command") from None
 
     def _begin(self, *, replace: bool) -> None:
         if (self._folder / IMAGES).exists() and not self._fits(replace=replace):
             # Whoever still reads the old ones keeps them.
-            for name in (IMAGES, f"{IMAGES}-journal", VECTORS):
-                (self._folder / name).unlink(missing_ok=True)
+            self._own.clear()
         self._images = sqlite3.connect(self._folder / IMAGES)
         if not _is_made(self._images):
             self._images.executescript(f"BEGIN; {SCHEMA}")
@@ -355,7 +348,7 @@ class SnapshotWriter:
     ) -> None:
         self._images.close()
         self._vectors.close()
-        self._lock.close()
+        self._own.__exit__()
 
     def add(self, images: Sequence[Image], place: Place) -> None:
         """Writes images with their vectors, and that the listing goes on at `place`; both or none."""

@@ -1,5 +1,7 @@
 """What a load has done so far, and what it could not."""
 
+import errno
+import json
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +14,8 @@ from imagesearch_client.json_text import json_text
 from imagesearch_client.sources.items import Fault, Item
 
 SHOWN_REJECTS = 10
+# No line of rejects has more characters.
+REJECT_LENGTH = 2**24
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,28 @@ class Account:
         }
 
 
+def is_replaceable(path: Path) -> bool:
+    """Whether rejects can be written to a path: nothing is there, or rejects of a run before, or no regular file."""
+    if not path.is_file():
+        return True
+    try:
+        with path.open(encoding="utf-8") as file:
+            line = file.readline(REJECT_LENGTH)
+            return not line or "_reason" in dict(json.loads(line))
+    except OSError:
+        # Opening it for writing says what is wrong.
+        return True
+    except (ValueError, TypeError):
+        return False
+
+
 class RejectsFile:
     """A line of JSON for everything that was not stored. It is a manifest: given as a source, it is tried again."""
 
     def __init__(self, path: Path | None) -> None:
-        """Writes to a new file; None writes nothing. Raises OSError."""
+        """Writes to a new file, or replaces an older file of rejects; None writes nothing. Raises OSError."""
+        if path is not None and not is_replaceable(path):
+            raise FileExistsError(errno.EEXIST, "it is no file of rejects, and is not replaced", str(path))
         # Line by line, so that a disk that is full is told of by the line that finds no room.
         self._file: IO[str] | None = (
             None if path is None else path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")

@@ -19,6 +19,7 @@ from imagesearch_client.cli.snapshots import (
     SnapshotFolder,
     check_attribute,
     check_file,
+    fail,
     progress,
     snapshot_of,
 )
@@ -86,6 +87,8 @@ def cluster(
 
     gone = None
     with snapshot_of(target, collection, where, snapshot) as found:
+        if write and not force:
+            _check_new(found, write)
         if method is Clustering.HDBSCAN:
             with err.status("finding clusters"):
                 made = hdbscan(found, min_size or DEFAULT_MIN_SIZE, seed)
@@ -115,6 +118,15 @@ def _count(text: str, method: Clustering) -> int | None:
             f"{text!r} should be auto, or a number from {MIN_CLUSTERS} on", param_hint="--clusters"
         )
     return int(text)
+
+
+def _check_new(snapshot: "Snapshot", attribute: str) -> None:
+    """Ends the command if images have the attribute already, whose values nothing would bring back."""
+    if taken := sum(value is not None for value in snapshot.values(attribute)):
+        fail(
+            f"{taken} of {len(snapshot)} images have the attribute {attribute} already, which --write would replace; "
+            "name another attribute, or replace it by --force"
+        )
 
 
 def write_back(

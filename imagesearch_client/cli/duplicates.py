@@ -100,7 +100,7 @@ def duplicates(
         (curve, (".png", ".pdf", ".svg"), "--curve"),
     ):
         if path is not None:
-            check_file(path, suffixes, option, force=force)
+            check_file(path, suffixes, option, force=force, inputs=(labels, decisions))
     # They bring numpy and scipy, which take a while to import.
     from imagesearch_client.analysis import duplicates as alike  # noqa: PLC0415
     from imagesearch_client.analysis.duplicate_files import plot_curve, write_list, write_report  # noqa: PLC0415

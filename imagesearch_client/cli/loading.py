@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.text import Text
 
-from imagesearch_client.bulk.accounts import Account
+from imagesearch_client.bulk.accounts import Account, is_replaceable
 from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.environment import TOKEN, tls_from_environment
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
@@ -35,7 +35,10 @@ Limit = Annotated[
 RejectsOption = Annotated[
     Path | None,
     typer.Option(
-        "--rejects", dir_okay=False, help="Write a line of JSON for each image that is not stored; a source itself."
+        "--rejects",
+        dir_okay=False,
+        help="Write a line of JSON for each image that is not stored; a source itself. "
+        "Replaces the rejects of a run before, and no other file.",
     ),
 ]
 FailAbove = Annotated[
@@ -70,10 +73,14 @@ def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
 
 
 def check_rejects(rejects: Path | None, sources: Sequence[str | Path]) -> None:
-    """Sees that the rejects do not go into a file that they come from."""
+    """Sees that the rejects replace neither a source nor a file that is none of rejects; a wrong command line else."""
     for source in sources:
         if rejects is not None and rejects.exists() and Path(source).exists() and rejects.samefile(source):
             raise typer.BadParameter(f"{rejects} is a source, and would be emptied; name another file")
+    if rejects is not None and not is_replaceable(rejects):
+        raise typer.BadParameter(
+            f"{rejects} exists, and is no file of rejects; name another file, or remove it", param_hint="--rejects"
+        )
 
 
 def allowed_failures(text: str) -> tuple[float, bool]:

@@ -9,7 +9,7 @@ import typer
 
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.options import AsJson, Target, Where, condition_of
-from imagesearch_client.cli.output import out
+from imagesearch_client.cli.output import err, out
 from imagesearch_client.cli.snapshots import (
     CollectionArgument,
     Force,
@@ -80,6 +80,8 @@ def neighbors(
             names = _names(found, id_attribute)
             with progress(len(found)) as bar:
                 work.run(found, k, with_self=with_self, tell=bar.reach)
+            if work.dropped:
+                err.print(f"{work.dropped} parts of an earlier run were of another collection, or of other options")
             style = Style(found.metric, digits, min_score)
             write_neighbors(output, records(names, work.parts(found), style), found.metric)
             images = len(found)

@@ -19,6 +19,7 @@ from imagesearch_client.cli.options import (
     region_of,
 )
 from imagesearch_client.cli.output import Answer, err, print_found
+from imagesearch_client.cli.snapshots import Force, check_file
 from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.converters import MAX_CANDIDATES
 from imagesearch_client.types import Example, Examples, ImageFile, Query, SearchOptions, StoredImage
@@ -86,16 +87,15 @@ def search(
     plot: Annotated[
         Path | None, typer.Option(help="Write a picture: a row for each image, its hits beside it.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Find the images most like an image, or like each of several."""
     if not images and not ids:
         raise typer.BadParameter("there is nothing to look for: name image files, or stored images by --id")
     if plot is not None and (ids or unlike):
         raise typer.BadParameter("draws rows for image files, and --id and --unlike have none", param_hint="--plot")
-    if plot is not None and (plot.suffix.lower() not in PLOT_SUFFIXES or not plot.absolute().parent.is_dir()):
-        raise typer.BadParameter(
-            f"{plot} should be in a folder that exists and end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot"
-        )
+    if plot is not None:
+        check_file(plot, PLOT_SUFFIXES, "--plot", force=force)
     if region and not images:
         raise typer.BadParameter("is the part of image files, and there are none", param_hint="--region")
     options = SearchOptions(

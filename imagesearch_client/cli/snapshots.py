@@ -31,8 +31,14 @@ SnapshotFolder = Annotated[
 ]
 
 
-def check_file(path: Path, suffixes: Sequence[str], option: str, *, force: bool) -> None:
-    """Sees that a file can be written; a wrong command line else."""
+def check_file(
+    path: Path, suffixes: Sequence[str], option: str, *, force: bool, inputs: Sequence[Path | None] = ()
+) -> None:
+    """Sees that a file can be written, and that it is none of the command's `inputs`; a wrong command line else."""
+    if path.exists() and any(given is not None and given.exists() and path.samefile(given) for given in inputs):
+        raise typer.BadParameter(
+            f"{path} is what this command reads, and would be replaced; name another file", param_hint=option
+        )
     if path.suffix.lower() not in suffixes:
         raise typer.BadParameter(f"{path} should end in {', '.join(suffixes)}", param_hint=option)
     if not path.absolute().parent.is_dir():

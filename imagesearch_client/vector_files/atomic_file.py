@@ -10,8 +10,10 @@ from pathlib import Path
 def replacing(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to, which takes its place once all went well.
 
+    If `target` is a link, the file that it points at is replaced, and the link stays.
     Raises OSError; what was written by then is removed, and `target` is as it was.
     """
+    target = target.resolve()
     partial = target.with_name(f".{target.name}.partial")
     try:
         yield partial

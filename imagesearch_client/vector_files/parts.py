@@ -1,10 +1,8 @@
 """The finished parts of an export: a folder beside its target, from which another run can go on."""
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ from imagesearch_client.vector_files.atomic_file import replacing
 from imagesearch_client.vector_files.listing import Place
 from imagesearch_client.vector_files.parquet_file import read_part, write_part
 from imagesearch_client.vector_files.rows import Rows, Summary
+from imagesearch_client.work_folder import WorkFolder
 
 STATE = "state.json"
-LOCK = "lock"
+FILES = r"state\.json|part-\d{6}\.parquet|\.(state\.json|part-\d{6}\.parquet)\.partial"
 
 
 class ExportError(Exception):
@@ -35,6 +34,7 @@ class Parts:
             identity: what must be the same for another run to go on: plain values of JSON.
         """
         self.folder = target.with_name(f"{target.name}.parts")
+        self._own = WorkFolder(self.folder, "export", FILES, ExportError, made_for=target.name)
         self._target = target
         self._identity = dict(identity)
         self._dimension = int(identity["dimension"])
@@ -45,14 +45,7 @@ class Parts:
     @contextmanager
     def opened(self, *, restart: bool) -> Iterator[None]:
         """Holds the folder for this run, with what is in it, or empty. Raises ExportError, OSError."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            # Two runs would write each other's parts. The lock ends with the process, however that ends.
-            lock = stack.enter_context((self.folder / LOCK).open("w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ExportError(f"another export to {self._target} is under way") from None
+        with self._own:
             if restart or self._is_left_over():
                 self._clear()
             self._load()
@@ -119,27 +112,12 @@ class Parts:
             yield rows
 
     def remove(self) -> None:
-        """Removes the folder, or what in it is of an export. Raises OSError."""
+        """Removes what the export left there, and the folder if nothing else is in it. Raises OSError."""
         self._clear()
-        with suppress(FileNotFoundError):
-            (self.folder / LOCK).unlink()
-        # Somebody may have put something else there.
-        with suppress(OSError):
-            self.folder.rmdir()
+        self._own.remove()
 
     def _clear(self) -> None:
         # The state goes first: without it no part counts.
-        for path in (self.folder / STATE, *_files(self.folder)):
-            with suppress(FileNotFoundError):
-                path.unlink()
+        (self.folder / STATE).unlink(missing_ok=True)
+        self._own.clear()
         self._names, self.summary, self.place = [], Summary(), Place()
-
-
-def _files(folder: Path) -> Sequence[Path]:
-    """What exports leave in a folder, beside the state and the lock."""
-    with os.scandir(folder) as entries:
-        return [
-            folder / entry.name
-            for entry in entries
-            if entry.name.startswith("part-") or entry.name.endswith(".partial")
-        ]

@@ -62,7 +62,7 @@ def test_work_that_was_killed_goes_on_to_the_same_file(tmp_path: Path) -> None:
             process.start()
             assert reached.wait(60)
             # Another one that would write the same file is told so.
-            with pytest.raises(WorkError, match="another command writes the same file"), Work(target).held():
+            with pytest.raises(WorkError, match="in use by another command"), Work(target).held():
                 pass
             process.kill()
             process.join()

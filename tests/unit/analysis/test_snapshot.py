@@ -1,5 +1,4 @@
 import dataclasses
-import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -175,8 +174,8 @@ def test_damage_is_told(tmp_path: Path) -> None:
 
 
 def test_a_kill_before_the_first_table_does_no_harm(tmp_path: Path) -> None:
-    sqlite3.connect(tmp_path / IMAGES).close()
-    (tmp_path / IMAGES).touch()
+    SnapshotWriter(tmp_path, ORIGIN).__exit__(None, None, None)
+    (tmp_path / IMAGES).write_bytes(b"")
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
         assert writer.rows == 0
 

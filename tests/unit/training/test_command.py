@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from imagesearch_client.cli.app import app
 from imagesearch_client.cli.train import train_autoencoder
 from imagesearch_training import training
+from imagesearch_training.checkpoints import MARK, Checkpoints
 from tests.unit.training.conftest import SETTINGS
 
 OPTIONS = (
@@ -181,7 +182,7 @@ def test_images_are_never_removed_from_where_the_training_writes(
     names = copy_of(photographs, tmp_path / place)
     # To all appearances it is a model, and the work of a training.
     mark = tmp_path / Path(place).parts[0] / ("lock" if "training" in place else "model.json")
-    mark.write_text("{}")
+    mark.write_text(MARK if mark.name == "lock" else '{"format": 1, "kind": "encoder"}')
     code, output, errors = invoke(tmp_path / place, "-o", tmp_path / "flowers", *OPTIONS, "--epochs=1", *force)
     assert (code, output) == (2, "")
     assert "Invalid value for --output" in errors
@@ -213,7 +214,7 @@ def test_a_model_is_replaced_by_whatever_name_it_is_called(
 ) -> None:
     model = tmp_path / "models" / "flowers"
     model.mkdir(parents=True)
-    (model / "model.json").write_text("{}")
+    (model / "model.json").write_text('{"format": 1, "kind": "encoder"}')
     (tmp_path / "link").symlink_to(model)
     monkeypatch.chdir(model if named == "." else tmp_path)
     code, output, errors = invoke(photographs, "-o", named, *OPTIONS, "--epochs=1", "--force")
@@ -226,8 +227,7 @@ def test_a_model_is_replaced_by_whatever_name_it_is_called(
 
 def test_a_damaged_state_ends_the_command_with_what_helps(photographs: Path, tmp_path: Path) -> None:
     work = tmp_path / "model.training"
-    work.mkdir()
-    (work / "lock").write_text("")
+    Checkpoints(work).close()
     (work / "state.json").write_text("")
     code, output, errors = invoke(photographs, "-o", tmp_path / "model", *OPTIONS, "--epochs=1")
     assert (code, output) == (1, "")

@@ -226,7 +226,8 @@ def test_other_images_are_refused(photographs: Path, interrupted: Path) -> None:
 def test_force_begins_anew_and_replaces(photographs: Path, copied: Path) -> None:
     files = image_files(photographs)
     copied.mkdir()
-    (copied / "model.json").write_text("{}")
+    old = '{"format": 1, "kind": "encoder"}'
+    (copied / "model.json").write_text(old)
     with pytest.raises(TrainingError, match="model is there; --force replaces it"):
         train(files, copied, SETTINGS, Recorder())
 
@@ -234,7 +235,7 @@ def test_force_begins_anew_and_replaces(photographs: Path, copied: Path) -> None
     with pytest.raises(KilledError):
         train(files, copied, other, Killer(1), force=True)
     # The old model stays until the new one is there.
-    assert (copied / "model.json").read_text() == "{}"
+    assert (copied / "model.json").read_text() == old
     recorder = Recorder()
     train(files, copied, other, recorder, force=True)
     assert recorder.done_before == 1
@@ -251,11 +252,35 @@ def test_a_folder_that_is_no_model_is_never_replaced(photographs: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_model_folder_with_a_users_own_files_is_never_replaced(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"format": 1, "kind": "encoder"}')
+    (tmp_path / "letters.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(TrainingError, match=r"holds 'letters\.txt', which is no part of a model"):
+            train(image_files(photographs), tmp_path, SETTINGS, Recorder(), force=force)
+    (tmp_path / "letters.txt").unlink()
+    (tmp_path / "model.json").write_text("[]")
+    with pytest.raises(TrainingError, match="is no model folder"):
+        train(image_files(photographs), tmp_path, SETTINGS, Recorder(), force=True)
+
+
+def test_what_others_put_into_a_work_folder_stays(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "model.training")
+    checkpoints.begin()
+    (checkpoints.folder / "letters.txt").write_text("mine")
+    checkpoints.remove()
+    checkpoints.close()
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["letters.txt"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "with a lock", "file", "link"])
 def test_a_work_folder_that_is_no_training_s_is_never_emptied(photographs: Path, tmp_path: Path, kind: str) -> None:
     work = work_folder(tmp_path / "model")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "letters.txt").write_text("mine")
+    (tmp_path / "with a lock").mkdir()
+    (tmp_path / "with a lock" / "lock").write_text("")
+    (tmp_path / "with a lock" / "letters.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     Checkpoints(tmp_path / "elsewhere").close()
     (tmp_path / "link").symlink_to("elsewhere")

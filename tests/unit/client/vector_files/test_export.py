@@ -275,7 +275,7 @@ def test_two_exports_to_one_file_are_one_too_many(tmp_path: Path) -> None:
     client, target = FakeClient(400), tmp_path / "out.parquet"
 
     def step(_: int) -> None:
-        with pytest.raises(ExportError, match="under way"):
+        with pytest.raises(ExportError, match="in use by another command"):
             export(client, target)
 
     export(client, target, step=step)
