@@ -5,10 +5,9 @@ takes much longer than an ordinary image of the largest size.
 """
 
 import math
-import re
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 
 from PIL import Image, TiffTags
@@ -29,14 +28,21 @@ from PIL.TiffImagePlugin import (
 )
 
 from embedder_service.core.batching import TimeLeft, out_of_time
-from embedder_service.core.decoding_faults import CONTENT, corrupt, reading_the_file
-from grpc_kit.errors import InvalidArgumentError
+from embedder_service.core.decoding_faults import corrupt, reading_the_file, too_costly
+from embedder_service.core.picture_parts import (
+    JPEG_SIGNATURE,
+    MAX_PARTS,
+    START_OF_IMAGE,
+    START_OF_SCAN,
+    TiffLayout,
+    jpeg_markers,
+)
 
 # A progressive JPEG has 10 to 14 scans, and each processes all pixels. The first limit is for images of the largest
 # size; smaller images may have more, up to the second limit.
 MAX_SCANS_OF_LARGEST = 30
 MAX_SCANS = 200
-JPEG_SIGNATURE, BMP_SIGNATURE = b"\xff\xd8\xff", b"BM"
+BMP_SIGNATURE = b"BM"
 # Reads of a file, which Pillow does one by one in Python. For a JPEG file it joins some pieces again with each read. In
 # a BMP file with runs each run takes two reads.
 MAX_READS = 500_000
@@ -52,15 +58,9 @@ RUNS_SHARE = 4
 LARGE_READ = 4096
 # Smaller reads check the clock only this often.
 LOOK_EVERY = 64
-# Strips or tiles of a TIFF file, and numbers in one entry of its directory.
-MAX_PARTS = 200_000
 # The strips or tiles of a TIFF file together may have the largest image's pixels times this.
 MAX_OVERLAP = 2
 
-# A marker with a segment behind it. Stuffed bytes, fill bytes, restarts (D0 to D7) and 01 have none.
-JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
-EXIF, MAX_EXIF_SEGMENTS = b"Exif\0\0", 32
-START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = 0xD8, 0xD9, 0xDA
 SCAN = bytes([0xFF, START_OF_SCAN])
 # Markers that no header may have; libjpeg ends at them.
 UNKNOWN = {0xC8, START_OF_IMAGE, *range(0xF0, 0xFE)}
@@ -72,9 +72,6 @@ FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SEPARATE, ALL_ROWS, MAX_ROWS = 2, 2**32 - 1, 2**31 - 1
 # Tags of further directories that Pillow reads: EXIF, GPS and interoperability, which is inside EXIF.
 DIRECTORIES, MAX_DEPTH = set(TiffTags.TAGS_V2_GROUPS), 2
-BIG_TIFF = 43
-# Bytes of a BigTIFF file's header. Other TIFF headers are shorter, and never a whole file.
-TIFF_HEADER = 16
 # Bytes and texts. Pillow keeps them as they are, and turns all other types into Python numbers.
 TIFF_BYTES = {1, 2, 6, 7}
 
@@ -108,41 +105,23 @@ class CountedFile(BytesIO):
             raise out_of_time()
 
 
-def too_costly(why: str) -> InvalidArgumentError:
-    """Return the error for an image that would take much longer than usual for its size."""
-    return InvalidArgumentError(
-        "IMAGE_TOO_COSTLY",
-        f"{CONTENT} takes too long to decode: {why}; save the image again with usual settings",
-        field=CONTENT,
-    )
-
-
 def check_header(content: bytes) -> None:
     """Refuse a file with a costly header: Pillow makes objects of it before the size of the image is known."""
     if content.startswith(JPEG_SIGNATURE):
         _check_segments(content)
-    elif content[:2] in {b"II", b"MM"} and len(content) >= TIFF_HEADER:
-        order = "<" if content[:2] == b"II" else ">"
-        # Pillow recognises BigTIFF in the same way.
-        big = content[2] == BIG_TIFF
-        start = struct.unpack_from(f"{order}Q" if big else f"{order}I", content, 8 if big else 4)[0]
-        formats = (f"{order}Q", f"{order}HHQQ") if big else (f"{order}H", f"{order}HHII")
-        _check_directories(content, start, struct.Struct(formats[0]), struct.Struct(formats[1]))
+    elif layout := TiffLayout.of(content):
+        _check_directories(content, layout.start, layout.number, layout.entry)
 
 
 def _check_segments(content: bytes) -> None:
-    """Refuse too many segments, EXIF data in too many segments, and markers that libjpeg does not accept."""
-    exif = 0
-    for segments, (marker, at) in enumerate(_markers(content, 2, len(content))):
+    """Refuse too many segments, and markers that libjpeg does not accept."""
+    for segments, (marker, _) in enumerate(jpeg_markers(content, 2, len(content))):
         if marker == START_OF_SCAN:
             return
         if segments >= MAX_READS_OF[JPEG_SIGNATURE]:
             raise too_costly(f"its header has more than {segments} segments")
         if marker in UNKNOWN:
             raise corrupt(f"its header has the marker {marker:02X}")
-        exif += content.startswith(EXIF, at + 2)
-        if exif > MAX_EXIF_SEGMENTS:
-            raise too_costly(f"its EXIF data are in more than {MAX_EXIF_SEGMENTS} segments")
 
 
 def _check_directories(content: bytes, start: int, number: struct.Struct, entry: struct.Struct) -> None:
@@ -204,24 +183,10 @@ def charge(image: Image.Image, content: bytes, scale: int) -> int:
     return pixels * scale * scale if kept_whole else pixels
 
 
-def _markers(content: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield each marker of a JPEG stream and the start of its segment, as libjpeg finds them, until the image ends.
-
-    It does not read the content of segments, such as thumbnails, or bytes behind the image.
-    """
-    while found := JPEG_MARKER.search(content, at, end):
-        marker, at = found[1][0], found.end()
-        if marker == END_OF_IMAGE:
-            return
-        yield marker, at
-        if marker != START_OF_IMAGE:
-            at += max(2, int.from_bytes(content[at : at + 2]))
-
-
 def _first_scan(content: bytes) -> tuple[int, int]:
     """Return a JPEG stream's frame marker, and the number of components in its first scan; zeros without a scan."""
     frame = 0
-    for marker, at in _markers(content, 0, len(content)):
+    for marker, at in jpeg_markers(content, 0, len(content)):
         if marker in FRAMES:
             frame = marker
         if marker == START_OF_SCAN:
@@ -235,7 +200,7 @@ def _count_scans(content: bytes, at: int, end: int) -> int:
     if (at_most := content.count(SCAN, at, end)) <= MAX_SCANS_OF_LARGEST:
         return at_most
     scans = 0
-    for parts, (marker, _) in enumerate(_markers(content, at, end)):
+    for parts, (marker, _) in enumerate(jpeg_markers(content, at, end)):
         scans += marker == START_OF_SCAN
         if parts >= MAX_PARTS:
             raise too_costly(f"it has more than {MAX_PARTS} parts")

@@ -48,6 +48,15 @@ def unsupported(why: str) -> InvalidArgumentError:
     return InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", f"{CONTENT} cannot be read rightly: {why}", field=CONTENT)
 
 
+def too_costly(why: str) -> InvalidArgumentError:
+    """Return the error for an image that would take much longer than usual for its size."""
+    return InvalidArgumentError(
+        "IMAGE_TOO_COSTLY",
+        f"{CONTENT} takes too long to decode: {why}; save the image again with usual settings",
+        field=CONTENT,
+    )
+
+
 def no_memory(error: BaseException) -> ResourceExhaustedError:
     """Log a lack of memory, and return the error for the image."""
     log.warning("no memory to decode an image", error=repr(error))

@@ -29,6 +29,7 @@ from embedder_service.core.decoding_faults import (
     reading_the_file,
     unsupported,
 )
+from embedder_service.core.picture_parts import without_metadata
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.hang_watch import HangWatch
@@ -136,8 +137,8 @@ class ImageDecoder:
                 field=CONTENT,
                 metadata={"max_image_bytes": str(self._limits.max_image_bytes)},
             )
-        check_variant(content)
-        with self._open_sound(content, patience) as opened:
+        opened, content = self._open_sound(content, patience)
+        with opened:
             self._check_dimensions(opened.width, opened.height)
             self._check_tiles(opened)
             check_cost(opened, content, self._limits.max_image_pixels)
@@ -189,8 +190,8 @@ class ImageDecoder:
         if width and height:
             self._check_dimensions(width, height)
 
-    def _open_sound(self, content: bytes, patience: TimeLeft) -> Image.Image:
-        """Read the header; a sound file that Pillow cannot open is refused as unsupported."""
+    def _open_sound(self, content: bytes, patience: TimeLeft) -> tuple[Image.Image, bytes]:
+        """As `_open`; a sound file that Pillow cannot open is refused as unsupported."""
         try:
             return self._open(content, patience)
         except InvalidArgumentError as error:
@@ -198,8 +199,23 @@ class ImageDecoder:
                 check_unopened(content)
             raise
 
-    def _open(self, content: bytes, patience: TimeLeft) -> Image.Image:
-        """Read the header. Raises InvalidArgumentError if it is wrong."""
+    def _open(self, content: bytes, patience: TimeLeft) -> tuple[Image.Image, bytes]:
+        """Read the header of what is the image in a file, and return that too.
+
+        Metadata never decide over a good picture: if the file cannot be opened, it is opened without any. Raises
+        InvalidArgumentError.
+        """
+        picture = without_metadata(content)
+        check_variant(picture)
+        try:
+            return self._open_picture(picture, patience), picture
+        except InvalidArgumentError:
+            bare = without_metadata(content, bare=True)
+            if bare == picture:
+                raise
+            return self._open_picture(bare, patience), bare
+
+    def _open_picture(self, content: bytes, patience: TimeLeft) -> Image.Image:
         check_header(content)
         file = CountedFile(content, patience)
         with reading_the_file():

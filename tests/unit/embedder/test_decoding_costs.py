@@ -11,15 +11,16 @@ from PIL import ExifTags, Image
 
 from embedder_service.core.batching import TimeLeft
 from embedder_service.core.decoding_costs import (
-    MAX_PARTS,
     MAX_READS,
     MAX_RUBBISH,
     MAX_SCANS,
     MAX_SCANS_OF_LARGEST,
     MAX_SIDE,
     RUNS_SHARE,
+    check_header,
 )
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
+from embedder_service.core.picture_parts import MAX_PARTS, without_metadata
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError, ServiceError
@@ -193,6 +194,21 @@ def directory_behind_a_longer_path() -> bytes:
     return bytes(content)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(directories(range(5000, 10_000), b"\xff" * 300_000), id="many directories"),
+        pytest.param(directory_behind_a_longer_path(), id="many numbers behind a longer path"),
+        pytest.param(tiff_with_exif(MAX_PARTS + 1), id="many numbers"),
+    ],
+)
+def test_directories_that_cost_too_much_are_left_out_before_pillow_reads_them(content: bytes) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        check_header(content)
+    assert refused.value.reason == "IMAGE_TOO_COSTLY"
+    check_header(without_metadata(content, bare=True))
+
+
 COSTLY: dict[str, Callable[[], bytes]] = {
     "TIFF of one column in tiles of 49 megapixels": lambda: tiff_of_tiles(1, 1_000_000, 7000, 8, deflated(49_000_000)),
     "TIFF of more strips than anybody writes": lambda: tiff_of_strips(1, MAX_PARTS + 1, 1, 8, deflated(1)),
@@ -207,11 +223,8 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     "PNG of one column": lambda: png_of_rows(1, MAX_SIDE + 1),
     "PNG of many chunks": lambda: png_of_chunks(png_chunk(b"prVt", b"") * (MAX_READS // 2 + 100)),
     "PNG of empty pixel data": lambda: png_of_chunks(png_chunk(b"IDAT", b"") * MAX_READS),
-    "JPEG of many segments": lambda: grey_jpeg(8, 8, segment(0xE5, b"") * 10_000),
-    "JPEG of much EXIF data in parts": lambda: grey_jpeg(8, 8, segment(APP1, b"Exif\0\0" + bytes(1000)) * 10_000),
-    "TIFF of many directories": lambda: directories(range(5000, 10_000), b"\xff" * 300_000),
-    "TIFF of many numbers behind a longer path": directory_behind_a_longer_path,
-    "TIFF of many numbers in its EXIF data": lambda: tiff_with_exif(MAX_PARTS + 1),
+    "JPEG of many tables": lambda: grey_jpeg(8, 8, segment(0xDB, bytes([0] + [1] * 64)) * 10_000),
+    "JPEG of more segments than anybody writes": lambda: grey_jpeg(8, 8, segment(0xE5, b"") * (MAX_PARTS + 1)),
     "GIF of many comments": lambda: gif_of_extensions(b"\x21\xfe" + b"\x01a" * MAX_READS + b"\x00"),
     "BMP of many runs": lambda: bmp_of_runs(1000, 1000, b"\x01\x01" * 800_000),
     "large BMP of runs": lambda: bmp_row_by_row(7000),
@@ -230,12 +243,16 @@ def test_what_is_cheap_to_send_and_dear_to_decode_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("rubbish", [b"\0", b"\xff"], ids=["zeros", "fill bytes"])
 def test_a_jpeg_with_much_that_is_no_segment_is_refused_as_corrupt(rubbish: bytes) -> None:
-    assert outcome_of(grey_jpeg(8, 8, segment(0xE5, b"") + rubbish * (MAX_RUBBISH + 100))) == "IMAGE_CORRUPT"
-    assert outcome_of(grey_jpeg(8, 8, segment(0xE5, b"") + rubbish * (MAX_RUBBISH // 2))) == "decoded"
+    table = segment(0xDB, bytes([0] + [1] * 64))
+    assert outcome_of(grey_jpeg(8, 8, table + rubbish * (MAX_RUBBISH + 100))) == "IMAGE_CORRUPT"
+    assert outcome_of(grey_jpeg(8, 8, table + rubbish * (MAX_RUBBISH // 2))) == "decoded"
 
 
 ORDINARY: dict[str, Callable[[], bytes]] = {
     "TIFF with EXIF data": lambda: tiff_with_exif(MAX_PARTS // 2),
+    "TIFF with many numbers in its EXIF data": lambda: tiff_with_exif(MAX_PARTS + 1),
+    "JPEG with many segments": lambda: grey_jpeg(8, 8, segment(0xE5, b"") * 10_000),
+    "JPEG with much EXIF data in parts": lambda: grey_jpeg(8, 8, segment(APP1, b"Exif\0\0" + bytes(1000)) * 10_000),
     "JPEG with EXIF data in parts": lambda: grey_jpeg(8, 8, segment(APP1, b"Exif\0\0" + bytes(60_000)) * 10),
     "TIFF in rows": lambda: tiff_of_strips(700, 65_535, 1, 1, bytes(700)),
     "TIFF in deflated rows": lambda: tiff_of_strips(700, 65_535, 1, 8, deflated(700)),

@@ -61,7 +61,9 @@ def test_whatever_pillow_raises_while_it_reads_a_file_is_the_files_fault(
 
 
 @pytest.mark.parametrize("error", RAISED, ids=repr)
-@pytest.mark.parametrize("ours", ["to_rgb", "upright", "fit", "charge", "check_cost", "check_header"])
+@pytest.mark.parametrize(
+    "ours", ["to_rgb", "upright", "fit", "charge", "check_cost", "check_header", "without_metadata"]
+)
 def test_what_our_own_code_raises_is_not_the_files_fault(
     error: Exception, ours: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
