@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from grpc_kit.errors import ServiceError
@@ -10,7 +10,7 @@ from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.decisions import Action, describes
 from imagesearch_client.bulk.destinations import Described, Destination
 from imagesearch_client.bulk.ledger import Ledger, Row, State, about, unread
-from imagesearch_client.bulk.reading import read
+from imagesearch_client.bulk.reading import Readers
 from imagesearch_client.bulk.records import Records
 from imagesearch_client.sources.items import Item
 from imagesearch_client.types import AttributeValue, Embedding
@@ -33,7 +33,7 @@ class Bringer:
         destination: Destination,
         records: Records,
         account: Account,
-        readers: ThreadPoolExecutor,
+        readers: Readers,
         *,
         dedup: bool,
         keep_attributes: bool,
@@ -57,10 +57,16 @@ class Bringer:
         # The outcome of the item that is stored for all that have its content, until it is in the ledger.
         self._firsts: dict[str, asyncio.Future[Row]] = {}
 
-    async def bring(self, task: Task, action: Action, sized: Callable[[int], None]) -> None:
+    async def bring(
+        self,
+        task: Task,
+        action: Action,
+        sized: Callable[[int], None],
+        aside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
         """Stores an item, and records it. Raises ServiceError, LoadStoppedError, LedgerError.
 
-        `sized` is told the bytes of its file when they are in memory.
+        `sized` is told the bytes of its file when they are in memory; `aside` is entered while its file is waited for.
         """
         item, known = task.item, task.known
         if isinstance(item.content, Embedding):
@@ -68,9 +74,8 @@ class Bringer:
             return
         if action is Action.DESCRIBE and known is not None and await self._describe(task, known):
             return
-        content, sha256 = await asyncio.get_running_loop().run_in_executor(
-            self._readers, read, item, item.content, self._destination.max_image_bytes
-        )
+        limit = self._destination.max_image_bytes
+        content, sha256 = await self._readers.read(item, item.content, limit, aside)
         sized(len(content))
         self._account.bytes += len(content)
         if known is not None and known.state is State.DONE and known.sha256 == sha256:
