@@ -15,11 +15,11 @@ from grpc_kit.errors import (
     InvalidArgumentError,
     NotFoundError,
     ServiceError,
-    UnavailableError,
 )
-from imagesearch_client.bulk.reading import read_again
+from imagesearch_client.bulk.reading import READERS, read
 from imagesearch_client.client import Client
 from imagesearch_client.sources.options import MAX_BYTES
+from imagesearch_client.sources.retries import Retries
 from imagesearch_client.sources.uris import UriReader
 from imagesearch_client.types import Collection, Image, Index, IndexParameters, Metric, NewImage, WriteResult
 
@@ -33,8 +33,8 @@ LATE = timedelta(seconds=30)
 ROUNDS = 5
 # How long writers wait at most while the last changes are copied.
 HOLD = timedelta(seconds=30)
-# Files that are read at a time, and the seconds between two attempts to read one that cannot be read at the moment.
-READERS, PAUSES, LONGEST_PAUSE = 8, (0.5, 2.0, 5.0), 60.0
+# Seconds that a file is tried again which cannot be read at the moment.
+PATIENCE = 60.0
 # Refusals of a move after which another attempt helps: too much changed for one hold.
 PASSING = ("HOLD_EXPIRED", "REINDEX_INCOMPLETE")
 
@@ -161,7 +161,14 @@ class Reindexing:
     """
 
     def __init__(
-        self, client: Client, source: Collection, new: Collection, root: Path | str, step: Callable[[int], None]
+        self,
+        client: Client,
+        source: Collection,
+        new: Collection,
+        root: Path | str,
+        step: Callable[[int], None],
+        *,
+        readers: int = READERS,
     ) -> None:
         """Makes a copy of `source` in `new`.
 
@@ -171,12 +178,14 @@ class Reindexing:
             new: the new one, which is empty or holds what an earlier run copied.
             root: where relative uris begin, a path or a URL, if images are to be embedded anew.
             step: is told the failures so far after each image.
+            readers: files that are read at a time.
         """
         self._client = client
         self._source = source
         self._new = new
         self._reader = UriReader(str(root))
         self._step = step
+        self._readers = readers
         self._embeds = source.fingerprint != new.fingerprint
         self._failed: dict[str, WriteResult] = {}
         # From when on a change in the old collection may not have been copied, by the service's clock.
@@ -329,11 +338,11 @@ class Reindexing:
 
         Files are read ahead, some at a time.
         """
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(self._readers) as pool:
             reading: deque[tuple[Image, Future[NewImage]]] = deque()
             for image in images:
                 reading.append((image, pool.submit(self._new_image, image)))
-                if len(reading) >= READERS:
+                if len(reading) >= self._readers:
                     yield from self._read_one(*reading.popleft(), versions)
             while reading:
                 yield from self._read_one(*reading.popleft(), versions)
@@ -366,14 +375,11 @@ class Reindexing:
 
     def _read(self, uri: str) -> tuple[bytes, str]:
         """Return a file and its SHA-256; a failure that passes is waited for. Raises ServiceError."""
-        for pause in PAUSES:
-            try:
-                return read_again(self._reader, uri, MAX_BYTES)
-            except UnavailableError as error:
-                time.sleep(min(max(pause, error.retry_after or 0.0), LONGEST_PAUSE))
-            except (NotFoundError, InvalidArgumentError) as error:
-                raise _unusable(uri, error.message) from None
-        return read_again(self._reader, uri, MAX_BYTES)
+        retries = Retries(PATIENCE)
+        try:
+            return read(lambda limit: retries.run(lambda: self._reader.read(uri, limit)), MAX_BYTES)
+        except (NotFoundError, InvalidArgumentError) as error:
+            raise _unusable(uri, error.message) from None
 
 
 def _unusable(uri: str, problem: str) -> NotFoundError:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from grpc_kit.errors import ServiceError
@@ -10,7 +10,7 @@ from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.decisions import Action, describes
 from imagesearch_client.bulk.destinations import Described, Destination
 from imagesearch_client.bulk.ledger import Ledger, Row, State, about, unread
-from imagesearch_client.bulk.reading import read
+from imagesearch_client.bulk.reading import Readers
 from imagesearch_client.bulk.records import Records
 from imagesearch_client.sources.items import Item, Read
 from imagesearch_client.types import Embedding
@@ -33,7 +33,7 @@ class Bringer:
         destination: Destination,
         records: Records,
         account: Account,
-        readers: ThreadPoolExecutor,
+        readers: Readers,
         *,
         dedup: bool,
         keep_attributes: bool,
@@ -59,10 +59,17 @@ class Bringer:
         # The outcome of the item that is stored for all that have its content, until it is in the ledger.
         self._firsts: dict[str, asyncio.Future[Row]] = {}
 
-    async def bring(self, task: Task, action: Action, sized: Callable[[int], None]) -> None:
+    async def bring(
+        self,
+        task: Task,
+        action: Action,
+        sized: Callable[[int], None],
+        aside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> None:
         """Stores an item, and records it. Raises ServiceError, LoadStoppedError, LedgerError.
 
-        `sized` is told the bytes of its file when they are in memory. Raises CancelledError if the item is given up.
+        `sized` is told the bytes of its file when they are in memory; `aside` is entered while its file is waited for.
+        Raises CancelledError if the item is given up.
         """
         if self._given_up:
             raise asyncio.CancelledError
@@ -72,7 +79,7 @@ class Bringer:
             return
         if action is Action.DESCRIBE and known is not None and await self._describe(task, known):
             return
-        content, sha256 = await self._read(item, item.content)
+        content, sha256 = await self._read(item, item.content, aside)
         sized(len(content))
         self._account.bytes += len(content)
         if known is not None and known.state is State.DONE and known.sha256 == sha256:
@@ -95,10 +102,11 @@ class Bringer:
             reading.cancel()
         self._destination.give_up()
 
-    async def _read(self, item: Item, content: Read) -> tuple[bytes, str]:
-        reading = asyncio.get_running_loop().run_in_executor(
-            self._readers, read, item, content, self._destination.max_image_bytes
-        )
+    async def _read(
+        self, item: Item, content: Read, aside: Callable[[], AbstractAsyncContextManager[None]]
+    ) -> tuple[bytes, str]:
+        limit = self._destination.max_image_bytes
+        reading = asyncio.ensure_future(self._readers.read(item, content, limit, aside))
         self._reading.add(reading)
         try:
             return await reading

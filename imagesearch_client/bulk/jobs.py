@@ -95,7 +95,8 @@ def load(
 ) -> None:
     """Loads sources into a collection. The account says what came of it, and grows meanwhile.
 
-    The window is the route's, and attributes that the collection has are kept, whatever the options say of both.
+    The window and the patience are the route's, and attributes that the collection has are kept, whatever the options
+    say of them.
 
     In the main thread it listens to SIGINT and SIGTERM: the first ends it when what is under way is done, the second
     ends it now.
@@ -108,7 +109,8 @@ def load(
             "it takes ready ones, by import",
         )
     with Ledger(files.ledger) as ledger, RejectsFile(files.rejects) as rejects:
-        options = replace(options, window=route.window, keep_attributes=client.count(collection.name) > 0)
+        keeps = client.count(collection.name) > 0
+        options = replace(options, window=route.window, patience=route.patience, keep_attributes=keeps)
         ledger.bind(Binding.of(collection), restart=files.restart)
 
         async def run() -> None:

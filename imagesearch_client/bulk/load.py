@@ -17,9 +17,11 @@ from imagesearch_client.bulk.decisions import Action, decide
 from imagesearch_client.bulk.destinations import Destination
 from imagesearch_client.bulk.ledger import Ledger, LedgerError, Row, State
 from imagesearch_client.bulk.patience import LoadStoppedError
+from imagesearch_client.bulk.reading import READERS, Readers
 from imagesearch_client.bulk.records import Records
 from imagesearch_client.bulk.window import Window
 from imagesearch_client.sources.items import Fault, Item, Source, SourceError
+from imagesearch_client.sources.retries import Retries, current
 from imagesearch_client.types import Embedding
 
 # Items that are looked up in the ledger together; fewer where they hold bytes.
@@ -40,8 +42,10 @@ class LoadOptions:
 
     window: int = 64
     """Items under way at a time: so many at most are done again when the process is killed."""
-    readers: int = 8
+    readers: int = READERS
     """Files that are read at a time."""
+    patience: float = 300.0
+    """Seconds that a file or a listing is tried again which cannot be read at the moment."""
     limit: int | None = None
     """Loads so many items at most; those that are skipped do not count."""
     retry_failed: bool = False
@@ -72,11 +76,14 @@ class Load:
         self._options = options
         self._account = account
         self._rejects = rejects
-        self._window = Window(options.window, WINDOW_BYTES)
+        # Every reader has room for a file.
+        room = max(WINDOW_BYTES, options.readers * UNKNOWN_BYTES)
+        self._window = Window(max(options.window, options.readers), room)
         self._records = Records(ledger, keeps=destination.keeps)
         # A source's iterator is used by one thread at a time.
-        self._listing = ThreadPoolExecutor(1, "listing")
-        self._readers = ThreadPoolExecutor(options.readers, "reader")
+        self._retries = Retries(options.patience, account.wait_for)
+        self._listing = ThreadPoolExecutor(1, "listing", initializer=current.set, initargs=(self._retries,))
+        self._readers = Readers(options.readers, options.patience, account.wait_for)
         self._bringer = Bringer(
             destination,
             self._records,
@@ -115,8 +122,9 @@ class Load:
                 task.uncancel()
         finally:
             self._account.seconds = time.perf_counter() - began
-            for pool in (self._listing, self._readers):
-                pool.shutdown(wait=False, cancel_futures=True)
+            self._retries.stop()
+            self._listing.shutdown(wait=False, cancel_futures=True)
+            self._readers.close()
 
     async def _run(self, sources: Sequence[Source]) -> None:
         numbered = [(source, await self._records.ask(Ledger.source, source.name)) for source in sources]
@@ -188,6 +196,9 @@ class Load:
         """Begins with no further item; `why` is empty where that is as it should be."""
         self._stopping = True
         self._account.stopped = self._account.stopped or why
+        if why:
+            self._retries.stop()
+            self._readers.stop()
         self._destination.hurry()
 
     async def _pass_over(self, sources: Sequence[tuple[Source, int]], *, freed_only: bool = False) -> None:
@@ -326,7 +337,7 @@ class Load:
 
         try:
             try:
-                await self._bringer.bring(task, action, sized)
+                await self._bringer.bring(task, action, sized, lambda: self._window.aside(held))
             except ServiceError as error:
                 await self._bringer.fail(task, error)
                 self._reject(task.item, error.reason, error.message)

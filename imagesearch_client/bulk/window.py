@@ -1,6 +1,11 @@
 """Bounds what a load has under way."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+# Items that only wait, and so are not counted: their number bounds memory.
+MOST_ASIDE = 2000
 
 
 class Window:
@@ -12,6 +17,7 @@ class Window:
         self._size = size
         self._items = 0
         self._bytes = 0
+        self._aside = 0
         self._left = asyncio.Event()
 
     async def enter(self, size: int) -> None:
@@ -31,3 +37,17 @@ class Window:
         """Gives the room back."""
         self._items -= 1
         self.change(-size)
+
+    @asynccontextmanager
+    async def aside(self, size: int) -> AsyncIterator[None]:
+        """Give the room of one item to others while it only waits; too many that wait keep theirs."""
+        if self._aside >= MOST_ASIDE:
+            yield
+            return
+        self._aside += 1
+        self.leave(size)
+        try:
+            yield
+        finally:
+            self._aside -= 1
+            await self.enter(size)

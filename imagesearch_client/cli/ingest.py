@@ -10,6 +10,7 @@ from rich.text import Text
 
 from grpc_kit.credentials import CredentialsError
 from imagesearch_client.bulk.accounts import Account
+from imagesearch_client.bulk.reading import READERS
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.environment import EMBEDDER_TOKEN
 from imagesearch_client.cli.loading import (
@@ -20,6 +21,7 @@ from imagesearch_client.cli.loading import (
     Limit,
     Maps,
     Patience,
+    ReadersOption,
     RejectsOption,
     Restart,
     RetryFailed,
@@ -28,10 +30,12 @@ from imagesearch_client.cli.loading import (
     endpoint,
     finish,
     pairs,
+    tell_waiting,
 )
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
 from imagesearch_client.cli.output import err
 from imagesearch_client.client import DEFAULT_EMBEDDER, DEFAULT_TARGET
+from imagesearch_client.sources.failures import without_password
 
 SOURCES = "Where the images come from"
 TUNING = "How it goes"
@@ -139,6 +143,7 @@ def ingest(
     streams: Annotated[
         int, typer.Option(min=1, max=1024, help="Calls at a time, of 16 images each; two or more for each embedder.")
     ] = 8,
+    readers: ReadersOption = READERS,
     as_json: AsJson = False,
 ) -> None:
     """Put images into a collection, which is made where there is none, and account for every one.
@@ -158,6 +163,7 @@ def ingest(
     from imagesearch_client.sources.items import SUFFIXES, Source, SourceError  # noqa: PLC0415
     from imagesearch_client.sources.opening import open_source  # noqa: PLC0415
     from imagesearch_client.sources.options import SourceOptions  # noqa: PLC0415
+    from imagesearch_client.sources.retries import Retries, current  # noqa: PLC0415
 
     allowed = allowed_failures(fail_above)
     check_rejects(rejects, sources)
@@ -184,9 +190,13 @@ def ingest(
         except SourceError as error:
             raise typer.BadParameter(str(error), param_hint="SOURCE") from None
 
+    # A load tries its listing again by itself.
+    with_retries = current.set(Retries(patience, tell_waiting, is_opening=True))
     opened, has_images = open_all()
+    current.reset(with_retries)
     if not has_images:
-        err.print(Text(f"no images in {', '.join(sources)}; files of images end in {', '.join(sorted(SUFFIXES))}"))
+        named = ", ".join(map(without_password, sources))
+        err.print(Text(f"no images in {named}; files of images end in {', '.join(sorted(SUFFIXES))}"))
         raise typer.Exit(TOO_MANY_FAILED)
     options = LoadOptions(
         limit=limit,
@@ -194,6 +204,8 @@ def ingest(
         prune=prune,
         dedup=dedup,
         compare_content=compare is Compare.CONTENT,
+        readers=readers,
+        patience=patience,
     )
     account = Account()
     try:

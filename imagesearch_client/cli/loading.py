@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from imagesearch_client.bulk.accounts import Account, is_replaceable
+from imagesearch_client.bulk.reading import MAX_READERS
 from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.environment import TOKEN, tls_from_environment
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
@@ -45,7 +46,13 @@ FailAbove = Annotated[
     str, typer.Option("--fail-above", help="How many may fail, as 10 or 1%, before the exit code is 1.")
 ]
 Patience = Annotated[
-    float, typer.Option("--patience", min=1, help="Seconds that a service may be away before the load ends.")
+    float,
+    typer.Option(
+        "--patience", min=1, help="Seconds to wait for a service before the load ends, and for a file before it fails."
+    ),
+]
+ReadersOption = Annotated[
+    int, typer.Option("--readers", min=1, max=MAX_READERS, help="Number of files to read at the same time.")
 ]
 Maps = Annotated[
     list[str] | None,
@@ -91,6 +98,12 @@ def allowed_failures(text: str) -> tuple[float, bool]:
         if number >= 0:
             return number, of_all
     raise typer.BadParameter(f"{text!r} should be a number of images, as 10, or a part of them, as 1%")
+
+
+def tell_waiting(what: str) -> None:
+    """Print what a command waits for before its load begins."""
+    if what:
+        err.print(Text(f"waiting for {what}"), soft_wrap=True)
 
 
 def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dry_run: bool, as_json: bool) -> NoReturn:

@@ -191,7 +191,7 @@ async def _embed(embedders: Embedders, readers: ThreadPoolExecutor, model: embed
 def _read(item: Item, max_bytes: int) -> tuple[bytes, str]:
     """An image's file and its SHA-256. Raises ServiceError."""
     assert not isinstance(item.content, Embedding)  # noqa: S101 - folders have files
-    return read(item, item.content, max_bytes)
+    return read(item.content, max_bytes, item.size)
 
 
 def embed_queries(

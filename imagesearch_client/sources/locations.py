@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 from io import BufferedReader
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from imagesearch_client.sources.remote import RemoteStream, file_name, is_url, protocol_of
+from imagesearch_client.sources.failures import without_password
+from imagesearch_client.sources.remote import WEB, file_name, is_url, open_stream, protocol_of
 
 # Read at a time of remote files, and of files whose lines are counted.
 BLOCK = 2**20
@@ -19,18 +20,22 @@ class Location:
         """Takes a path or a URL."""
         text = local_path(text)
         self.is_remote = is_url(text)
-        self.name = text if self.is_remote else os.path.abspath(text)  # noqa: PTH100 - Path.absolute keeps ".."
+        self._url = text
+        self.name = without_password(text) if self.is_remote else os.path.abspath(text)  # noqa: PTH100 - keeps ".."
         self.file_name = file_name(text) if self.is_remote else os.path.basename(self.name)  # noqa: PTH119 - a text
 
     @property
     def folder(self) -> str:
         """Where it lies, as a path or a URL."""
-        return self.name.rpartition("/")[0] if self.is_remote else os.path.dirname(self.name)  # noqa: PTH120 - a text
+        if not self.is_remote:
+            return os.path.dirname(self.name)  # noqa: PTH120 - a text
+        is_web = protocol_of(self._url) in WEB
+        return (self._url.partition("#")[0].partition("?")[0] if is_web else self._url).rpartition("/")[0]
 
     def open(self) -> BufferedReader:
         """Its bytes. Raises OSError, and SourceError where its file system cannot be used."""
         if self.is_remote:
-            return BufferedReader(RemoteStream(self.name), BLOCK)
+            return BufferedReader(open_stream(self._url), BLOCK)
         return open(self.name, "rb")  # noqa: PTH123 - a text
 
     def count_lines(self) -> int | None:
@@ -54,7 +59,11 @@ def _count_lines(file: BinaryIO) -> int:
 
 def local_path(text: str) -> str:
     """The path that a file:// URL says; other texts as they are."""
-    return unquote(urlsplit(text).path) if protocol_of(text) == "file" and is_url(text) else text
+    if protocol_of(text) != "file" or not is_url(text):
+        return text
+    # A file has no query and no fragment, whoever has left them unencoded. A host is before the path.
+    path = text.partition("://")[2]
+    return unquote(path if path.startswith("/") else "/" + path.partition("/")[2], errors="surrogateescape")
 
 
 def lines_of(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes | None]]:

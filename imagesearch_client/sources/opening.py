@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from imagesearch_client.sources.archives import Archive
+from imagesearch_client.sources.failures import without_password
 from imagesearch_client.sources.files import is_image
 from imagesearch_client.sources.folders import Folder, SingleFile
 from imagesearch_client.sources.items import SUFFIXES, Source, SourceError
@@ -73,7 +74,7 @@ def _kind(argument: str, options: SourceOptions) -> str:
         return "list"
     if is_url(argument):
         if not argument.partition("://")[2].strip("/"):
-            raise SourceError(f"{argument} names no bucket or server")
+            raise SourceError(f"{without_password(argument)} names no bucket or server")
         return options.kind or _by_name(url_path(argument)) or "folder"
     if os.path.isdir(argument):  # noqa: PTH112 - a text
         if options.kind not in ("", "folder"):

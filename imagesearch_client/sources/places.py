@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from imagesearch_client.sources.archive_members import ArchiveMembers
+from imagesearch_client.sources.failures import without_password
 from imagesearch_client.sources.files import file_state, read_file
 from imagesearch_client.sources.items import Read, SourceError
 from imagesearch_client.sources.locations import local_path
 from imagesearch_client.sources.member_uris import TAR, ZIP
 from imagesearch_client.sources.options import MAX_BYTES
-from imagesearch_client.sources.remote import connect, is_url, protocol_of, read_url
+from imagesearch_client.sources.remote import WEB, connect, is_url, protocol_of, read_url
+from imagesearch_client.sources.web import encoded_name, join
 from imagesearch_client.sources.zip_members import ZipMembers
 
 
@@ -39,7 +41,7 @@ class Places:
         """
         root = local_path(root)
         self._is_remote = is_url(root)
-        self._root = root.rstrip("/") if self._is_remote else os.path.abspath(root)  # noqa: PTH100 - as above
+        self._root = root.removesuffix("/") if self._is_remote else os.path.abspath(root)  # noqa: PTH100 - as above
         self._connected: set[str] = set()
         # By protocol.
         self._archives: dict[str, ArchiveMembers | ZipMembers] = {}
@@ -63,9 +65,9 @@ class Places:
             below = self._root.rstrip("/") + "/"
             is_below = not self._is_remote and path.startswith(below)
             return self._local(path.removeprefix(below) if is_below else text, path)
-        image_id = posixpath.normpath(text.replace(os.sep, "/"))
         if self._is_remote:
-            return self._remote(image_id, f"{self._root}/{image_id}")
+            return self._below_remote_root(text.replace(os.sep, "/"))
+        image_id = posixpath.normpath(text.replace(os.sep, "/"))
         # Behind a link to a folder ".." is another one than the path says, so that it stays in the path.
         return self._local(image_id, os.path.join(self._root, text if ".." in text else image_id))  # noqa: PTH118
 
@@ -73,16 +75,25 @@ class Places:
         size, stamp = file_state(path)
         return Place(image_id, path, partial(read_file, path), size, stamp)
 
+    def _below_remote_root(self, path: str) -> Place:
+        # Two slashes in a row are a part of a store's key and of an address.
+        path = "/".join(step for step in path.split("/") if step != ".")
+        if protocol_of(self._root) not in WEB:
+            return self._remote(path, f"{self._root}/{path}")
+        # It is the name of a file, as below a root of this machine, and no address.
+        return self._remote(path, join(f"{self._root}/", f"./{encoded_name(path)}"))
+
     def _remote(self, image_id: str, url: str) -> Place:
+        image_id, uri = without_password(image_id), without_password(url)
         protocol = protocol_of(url)
         with self._lock:
             if protocol in (TAR, ZIP):
                 if protocol not in self._archives:
                     self._archives[protocol] = ArchiveMembers(self._max_bytes) if protocol == TAR else ZipMembers()
-                return Place(image_id, url, partial(self._archives[protocol].read, url), None, "")
+                return Place(image_id, uri, partial(self._archives[protocol].read, url), None, "")
             # Sessions are made here, one at a time; where that fails, reading says so.
             if protocol not in self._connected:
                 self._connected.add(protocol)
                 with suppress(SourceError):
                     connect(url)
-        return Place(image_id, url, partial(read_url, url), None, "")
+        return Place(image_id, uri, partial(read_url, url), None, "")

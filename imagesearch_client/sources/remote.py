@@ -6,17 +6,20 @@ session behind a file system is made without a lock, so that `connect` makes it,
 
 import errno
 import io
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.asyn import sync
 
 from imagesearch_client.extras import how_to_install
+from imagesearch_client.sources import web
+from imagesearch_client.sources.failures import brief, plain_errors, without_password
 from imagesearch_client.sources.items import Fault, Item, SourceError
+from imagesearch_client.sources.retries import patiently
 
 FileSystem: TypeAlias = Any
 """fsspec publishes no types."""
@@ -35,47 +38,17 @@ WEB = ("http", "https")
 CHAINED = frozenset(
     {"zip", "tar", "libarchive", "simplecache", "filecache", "blockcache", "cached", "dir", "reference"}
 )
-# Answers of a web server after which the same request may go well.
-PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
-# What keeps a file from being read however often it is tried.
-LASTING = frozenset(
-    {
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EINVAL,
-        errno.ELOOP,
-        errno.ENAMETOOLONG,
-        errno.EFBIG,
-        errno.ENOSYS,
-    }
-)
+# A chain of several, as simplecache::s3://, begins with "::".
+URL_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::.*://)", re.DOTALL)
 # What a listing says of a file that is another one when the file has changed, the best first.
 STAMPS = ("ETag", "generation", "etag", "md5Hash", "LastModified", "mtime", "modified", "updated", "created")
-SLOW_CONNECTION = 30.0
-SLOW_ANSWER = 60.0
-MESSAGE_LENGTH = 300
-
-
-class BusyError(OSError):
-    """A server that refuses a request for now, and says for how long."""
-
-    def __init__(self, message: str, url: str, retry_after: float) -> None:
-        """`retry_after` is in seconds."""
-        super().__init__(errno.EBUSY, message, url)
-        self.retry_after = retry_after
-
-
-def is_lasting(error: OSError) -> bool:
-    """Whether reading the file again cannot go better: it is gone, forbidden, or no file."""
-    return error.errno in LASTING
+# More than the readers there can be.
+MAX_CONNECTIONS = 2000
 
 
 def is_url(text: str) -> bool:
     """Whether it is a URL, and no path."""
-    return "://" in text
+    return URL_BEGIN.match(text) is not None
 
 
 def protocol_of(url: str) -> str:
@@ -85,13 +58,16 @@ def protocol_of(url: str) -> str:
 
 def url_path(url: str) -> str:
     """The path of a URL, without what a web server takes for a query."""
-    return urlsplit(url).path if protocol_of(url) in WEB else url.partition("://")[2]
+    return web.path_of(url) if protocol_of(url) in WEB else url.partition("://")[2]
 
 
 def file_name(url: str) -> str:
     """The last part of a URL's path, as people read it."""
     name = url_path(url).rstrip("/").rpartition("/")[2]
-    return unquote(name) if protocol_of(url) in WEB else name
+    try:
+        return unquote(name, errors="strict") if protocol_of(url) in WEB else name
+    except UnicodeDecodeError:
+        return name
 
 
 def stamp_of(details: Mapping[str, object]) -> str:
@@ -103,12 +79,10 @@ def stamp_of(details: Mapping[str, object]) -> str:
 def connect(url: str) -> tuple[FileSystem, str]:
     """The file system of a URL, and the path there. Raises SourceError."""
     protocol = protocol_of(url)
-    # Listings that are kept would fill memory.
-    options: dict[str, object] = {"use_listings_cache": False}
-    if protocol in WEB:
-        options["client_kwargs"] = {"trust_env": True}
+    if "::" not in url.partition("://")[0]:
+        url = protocol + url[len(protocol) :]
     try:
-        system, path = _file_system(url, options)
+        system, path = _file_system(url, _options(protocol))
         for name in ("set_session", "_set_session"):
             if system.async_impl and hasattr(system, name):
                 sync(system.loop, getattr(system, name))
@@ -118,8 +92,22 @@ def connect(url: str) -> tuple[FileSystem, str]:
         missing = how_to_install(package, extra) if package else f"another package is needed: {error}"
         raise SourceError(f"{protocol}://: {missing}") from error
     except Exception as error:
-        raise SourceError(f"{url}: {brief(error)}") from error
+        raise SourceError(f"{without_password(url)}: {brief(error)}") from error
     return system, path
+
+
+def _options(protocol: str) -> dict[str, object]:
+    # Listings that are kept would fill memory.
+    options: dict[str, object] = {"use_listings_cache": False}
+    if protocol in WEB:
+        options |= {"client_kwargs": {"trust_env": True}, "get_client": web.open_session}
+    if protocol in ("s3", "s3a"):
+        # What is tried again waits outside of the threads that read.
+        options["config_kwargs"] = {
+            "max_pool_connections": MAX_CONNECTIONS,
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+        }
+    return options
 
 
 def _file_system(url: str, options: dict[str, object]) -> tuple[FileSystem, str]:
@@ -147,14 +135,14 @@ def unusable(error: SourceError, url: str) -> OSError:
     """The error of a file whose file system cannot be used."""
     # A protocol that nobody knows, or whose package is missing.
     is_unknown = isinstance(error.__cause__, ImportError | ValueError)
-    return OSError(errno.ENOSYS if is_unknown else errno.EIO, str(error), url)
+    return OSError(errno.ENOSYS if is_unknown else errno.EIO, str(error), without_password(url))
 
 
 def read_path(system: FileSystem, path: str, url: str, limit: int) -> bytes:
     """As `read_url`, where the file system is at hand."""
     with plain_errors(url):
         if protocol_of(path) in WEB:
-            return bytes(sync(system.loop, _read_web, system, path, limit))
+            return web.read(system, path, limit)
         try:
             return bytes(system.cat_file(path, start=0, end=limit))
         except Exception as error:
@@ -164,20 +152,6 @@ def read_path(system: FileSystem, path: str, url: str, limit: int) -> bytes:
             raise
 
 
-async def _read_web(system: FileSystem, url: str, limit: int) -> bytes:
-    # By fsspec's own way a server that knows no ranges would send a file of any length into memory.
-    from aiohttp import ClientTimeout  # noqa: PLC0415 - an extra of fsspec's
-
-    timeout = ClientTimeout(total=None, sock_connect=SLOW_CONNECTION, sock_read=SLOW_ANSWER)
-    session = await system.set_session()
-    content = bytearray()
-    async with session.get(system.encode_url(url), timeout=timeout) as response:
-        response.raise_for_status()
-        while len(content) < limit and (part := await response.content.read(limit - len(content))):
-            content += part
-    return bytes(content)
-
-
 def _is_beyond_end(error: Exception) -> bool:
     """Whether a store says that there is nothing in the range that was asked for."""
     answer = getattr(error.__cause__, "response", None)
@@ -185,84 +159,53 @@ def _is_beyond_end(error: Exception) -> bool:
     return str(code) in ("InvalidRange", "416")
 
 
-@contextmanager
-def plain_errors(url: str) -> Iterator[None]:
-    """Makes an OSError of whatever goes wrong: each file system's library has errors of its own."""
-    try:
-        yield
-    except Exception as error:
-        status = _status(error)
-        if isinstance(error, FileNotFoundError) or status in (404, 410):
-            raise FileNotFoundError(errno.ENOENT, "there is no such file", url) from error
-        if isinstance(error, PermissionError) or status in (401, 403):
-            raise PermissionError(errno.EACCES, f"access is denied: {brief(error)}", url) from error
-        if isinstance(error, TimeoutError):
-            raise TimeoutError(errno.ETIMEDOUT, "no answer in time", url) from error
-        if (seconds := _retry_after(error)) is not None:
-            raise BusyError(brief(error), url, seconds) from error
-        refused = status is not None and status not in PASSING_STATUSES
-        raise OSError(errno.EINVAL if refused else errno.EIO, brief(error), url) from error
+def open_stream(url: str) -> io.RawIOBase:
+    """Opens a remote file as Python's own, whose errors are OSErrors. Raises SourceError and OSError."""
+    system, path = connect(url)
+    return web.WebFile(system, path) if protocol_of(path) in WEB else _RemoteStream(url, system, path)
 
 
-def _status(error: BaseException) -> int | None:
-    """The status of HTTP that an error tells of."""
-    # As aiohttp and as gcsfs call it.
-    status = getattr(error, "status", None) or getattr(error, "code", None)
-    return status if isinstance(status, int) and status >= 100 else None  # noqa: PLR2004 - the first there is
+class _RemoteStream(io.RawIOBase):
+    """A file of a store."""
 
-
-def _retry_after(error: BaseException) -> float | None:
-    """The seconds that a server asks to wait; None where it says none, or where waiting does not help."""
-    if _status(error) not in PASSING_STATUSES:
-        return None
-    # The other form, a date, needs clocks that agree.
-    text = str((getattr(error, "headers", None) or {}).get("Retry-After", ""))
-    return float(text) if text.isascii() and text.isdigit() else None
-
-
-def brief(error: BaseException) -> str:
-    """What an error says, in one line."""
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
-    text = getattr(error, "strerror", None) or str(error)
-    return " ".join(str(text).split())[:MESSAGE_LENGTH] or type(error).__name__
-
-
-class RemoteStream(io.RawIOBase):
-    """A remote file as Python's own: its errors are OSErrors."""
-
-    def __init__(self, url: str) -> None:
-        """Opens it. Raises SourceError and OSError."""
+    def __init__(self, url: str, system: FileSystem, path: str) -> None:
         super().__init__()
-        system, path = connect(url)
         self._url = url
-        with plain_errors(url):
-            self._file = system.open(path, "rb")
+        self._file = patiently(url, partial(system.open, path, "rb"))
 
-    def readable(self) -> bool:  # noqa: D102 - Python's
+    def readable(self) -> bool:
         return True
 
-    def seekable(self) -> bool:  # noqa: D102 - Python's
+    def seekable(self) -> bool:
         return bool(self._file.seekable())
 
-    def readinto(self, buffer: Any) -> int:  # noqa: D102 - Python's
-        with plain_errors(self._url):
-            content = self._file.read(len(buffer))
+    def readinto(self, buffer: Any) -> int:
+        at = self._file.tell()
+
+        def read() -> bytes:
+            if self._file.tell() != at:
+                self._file.seek(at)
+            return bytes(self._file.read(len(buffer)))
+
+        content = patiently(self._url, read)
         buffer[: len(content)] = content
         return len(content)
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: D102 - Python's
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         with plain_errors(self._url):
             return int(self._file.seek(offset, whence))
 
-    def tell(self) -> int:  # noqa: D102 - Python's
+    def tell(self) -> int:
         return int(self._file.tell())
 
-    def close(self) -> None:  # noqa: D102 - Python's
+    def close(self) -> None:
         if not self.closed:
             self._file.close()
         super().close()
+
+
+def _details(system: FileSystem, path: str) -> dict[str, Any]:
+    return web.details(system, path) if protocol_of(path) in WEB else system.info(path)
 
 
 class RemoteFile:
@@ -270,7 +213,7 @@ class RemoteFile:
 
     def __init__(self, url: str, by_content: bool = False) -> None:
         """Takes this file. Raises SourceError where its file system cannot be used."""
-        self.name = url
+        self.name = without_password(url)
         self._by_content = by_content
         self._system, self._path = connect(url)
 
@@ -278,9 +221,8 @@ class RemoteFile:
         """The one item."""
         size, stamp = None, ""
         try:
-            with plain_errors(self.name):
-                details = self._system.info(self._path)
-                size, stamp = details.get("size"), stamp_of(details)
+            details = patiently(self.name, partial(_details, self._system, self._path))
+            size, stamp = details.get("size"), stamp_of(details)
         except OSError:
             # Reading says what is wrong.
             pass

@@ -3,21 +3,15 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
-from urllib.parse import unquote, urlsplit
+from typing import Any, TypeAlias
+from urllib.parse import unquote
 
+from imagesearch_client.sources import web
+from imagesearch_client.sources.failures import brief, without_password
 from imagesearch_client.sources.files import is_image
 from imagesearch_client.sources.items import Fault, Item
-from imagesearch_client.sources.remote import (
-    WEB,
-    FileSystem,
-    brief,
-    connect,
-    plain_errors,
-    protocol_of,
-    read_path,
-    stamp_of,
-)
+from imagesearch_client.sources.remote import WEB, FileSystem, connect, protocol_of, read_path, stamp_of
+from imagesearch_client.sources.retries import patiently
 
 # Objects that a store lists at a time.
 PAGE = 1000
@@ -45,10 +39,11 @@ class RemoteFolder:
 
     def __init__(self, url: str, by_content: bool = False) -> None:
         """Takes the images below `url`. Raises SourceError where its file system cannot be used."""
-        self.name = url.rstrip("/") + "/"
+        url = url if url.endswith("/") else url + "/"
+        self.name = without_password(url)
         self._by_content = by_content
-        self._system, self._root = connect(self.name)
-        self._is_web = protocol_of(self.name) in WEB
+        self._system, self._root = connect(url)
+        self._is_web = protocol_of(url) in WEB
 
     def __iter__(self) -> Iterator[Item | Fault]:
         """Its images, with what the listing says of each."""
@@ -57,7 +52,7 @@ class RemoteFolder:
             is_empty = False
             if isinstance(found, Fault):
                 yield found
-            elif is_image(urlsplit(found.below).path if self._is_web else found.below):
+            elif is_image(found.below.partition("?")[0] if self._is_web else found.below):
                 yield self._item(found)
         if is_empty:
             # Stores have no folders, so that a slip in its name is a folder with nothing in it.
@@ -83,15 +78,14 @@ class RemoteFolder:
             return self._pages(_s3_pages)
         if protocol in ("gs", "gcs"):
             return self._pages(_gcs_pages)
-        return _walk(self._system, self._root)
+        return _walk(self._system, self._root, web.list_folder if self._is_web else _list)
 
     def _pages(self, pages: Callable[[FileSystem, str, str], Objects]) -> Iterator[_File | Fault]:
-        bucket, _, prefix = self._root.strip("/").partition("/")
-        prefix = prefix and prefix + "/"
+        # Keys may begin with a slash, and have two of them in a row.
+        bucket, _, prefix = self.name.partition("://")[2].partition("/")
         try:
-            with plain_errors(self.name):
-                for key, size, stamp in pages(self._system, bucket, prefix):
-                    yield _File(f"{bucket}/{key}", key.removeprefix(prefix), size, stamp)
+            for key, size, stamp in pages(self._system, bucket, prefix):
+                yield _File(f"{bucket}/{key}", key.removeprefix(prefix), size, stamp)
         except OSError as error:
             yield Fault(self.name, "FOLDER_UNREADABLE", f"cannot be listed: {brief(error)}")
 
@@ -100,7 +94,8 @@ def _s3_pages(system: FileSystem, bucket: str, prefix: str) -> Objects:
     # fsspec's own listing keeps every object of a folder in memory.
     more: dict[str, str] = {}
     while True:
-        page = system.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **more)
+        call = partial(system.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **more)
+        page = patiently(f"s3://{bucket}/{prefix}", call)
         for found in page.get("Contents", ()):
             yield found["Key"], found["Size"], stamp_of(found)
         if not page.get("IsTruncated"):
@@ -111,7 +106,8 @@ def _s3_pages(system: FileSystem, bucket: str, prefix: str) -> Objects:
 def _gcs_pages(system: FileSystem, bucket: str, prefix: str) -> Objects:
     more: dict[str, str] = {}
     while True:
-        page = system.call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=PAGE, json_out=True, **more)
+        call = partial(system.call, "GET", "b/{}/o", bucket, prefix=prefix, maxResults=PAGE, json_out=True, **more)
+        page = patiently(f"gs://{bucket}/{prefix}", call)
         for found in page.get("items", ()):
             yield found["name"], int(found.get("size", 0)), stamp_of(found)
         if not page.get("nextPageToken"):
@@ -119,23 +115,28 @@ def _gcs_pages(system: FileSystem, bucket: str, prefix: str) -> Objects:
         more = {"pageToken": page["nextPageToken"]}
 
 
-def _walk(system: FileSystem, root: str) -> Iterator[_File | Fault]:
+def _list(system: FileSystem, folder: str) -> list[dict[str, Any]]:
+    return list(system.ls(folder, detail=True))
+
+
+def _walk(
+    system: FileSystem, root: str, list_folder: Callable[[FileSystem, str], list[dict[str, Any]]]
+) -> Iterator[_File | Fault]:
     # fsspec's own walk says nothing of a folder below the first that cannot be listed.
     prefix = root.rstrip("/") + "/"
     folders = [(root, 0)]
     while folders:
         folder, depth = folders.pop()
         try:
-            with plain_errors(folder):
-                entries = sorted(system.ls(folder, detail=True), key=lambda entry: str(entry["name"]))
+            entries = patiently(folder, partial(list_folder, system, folder))
         except OSError as error:
-            yield Fault(folder, "FOLDER_UNREADABLE", f"cannot be listed: {brief(error)}")
+            yield Fault(without_password(folder), "FOLDER_UNREADABLE", f"cannot be listed: {brief(error)}")
             continue
         below: list[tuple[str, int]] = []
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: str(entry["name"])):
             path = entry["name"]
             # The links of a web page may lead anywhere.
-            steps = path.removeprefix(prefix).partition("?")[0].split("/")
+            steps = list(web.steps_of(path.removeprefix(prefix)))
             if not path.startswith(prefix) or path == folder or "." in steps or ".." in steps:
                 continue
             if entry["type"] == "directory":

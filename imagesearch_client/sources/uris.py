@@ -42,7 +42,7 @@ class UriReader:
     def read(self, uri: str, limit: int) -> bytes:
         """The file from its beginning, at most so many bytes.
 
-        Raises OSError; `remote.is_lasting` says whether trying again is no use.
+        Raises OSError; `failures.is_lasting` says whether trying again is no use.
         """
         if not uri:
             raise FileNotFoundError(errno.ENOENT, "the image has no uri")
@@ -50,8 +50,8 @@ class UriReader:
             return self._places.find(uri).content(limit)
         except (FileNotFoundError, IsADirectoryError):
             # Some write the path behind file:// as it is, without the % that stand for odd characters.
-            path = uri.removeprefix(FILE_URL)
-            if path == uri or not path.startswith("/"):
+            path = uri[len(FILE_URL) :]
+            if not uri.lower().startswith(FILE_URL) or not path.startswith("/"):
                 raise
             return self._places.find(path).content(limit)
         except ValueError as error:

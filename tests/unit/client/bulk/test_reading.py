@@ -22,12 +22,32 @@ def failure(number: int) -> ServiceError:
         raise OSError(number, "it does not work")
 
     with pytest.raises(ServiceError) as raised:
-        read(ITEM, fail, 100)
+        read(fail, 100)
     return raised.value
 
 
-@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.ENFILE])
-def test_what_this_process_lacks_is_no_fault_of_the_file_and_the_next_run_tries_again(number: int) -> None:
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.ENOMEM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ESTALE,
+        errno.EIO,
+        errno.ETIMEDOUT,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EINTR,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENOTCONN,
+        errno.EPIPE,
+        errno.EREMOTEIO,
+        errno.ENOLCK,
+    ],
+)
+def test_what_passes_is_no_fault_of_the_file_and_the_next_run_tries_again(number: int) -> None:
     error = failure(number)
     assert isinstance(error, UnavailableError)
     assert error.reason == "UNREADABLE_NOW"
@@ -35,7 +55,9 @@ def test_what_this_process_lacks_is_no_fault_of_the_file_and_the_next_run_tries_
     assert decide(ITEM, row, retry_failed=False, dedup=False, compare_content=False) is Action.LOAD
 
 
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize(
+    "number", [errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG]
+)
 def test_what_is_wrong_with_the_file_itself_stays(number: int) -> None:
     error = failure(number)
     assert isinstance(error, NotFoundError)

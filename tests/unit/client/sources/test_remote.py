@@ -18,7 +18,7 @@ from imagesearch_client.sources import remote_folders
 from imagesearch_client.sources.items import Fault, Item, SourceError
 from imagesearch_client.sources.opening import open_source
 from imagesearch_client.sources.options import SourceOptions
-from imagesearch_client.sources.remote import RemoteStream, connect, read_url
+from imagesearch_client.sources.remote import connect, open_stream, read_url
 from tests.unit.client.sources.conftest import CONTENT, KEYS, archive
 
 
@@ -238,12 +238,12 @@ def test_a_folder_below_that_cannot_be_listed_is_told(memory: Any, monkeypatch: 
 
 def test_a_remote_file_is_a_file_of_pythons(memory: Any) -> None:
     memory.pipe("/a.bin", bytes(range(100)))
-    with io.BufferedReader(RemoteStream("memory://a.bin")) as file:
+    with io.BufferedReader(open_stream("memory://a.bin")) as file:
         assert file.read(3) == bytes(range(3))
         file.seek(50)
         assert (file.tell(), file.read()) == (50, bytes(range(50, 100)))
     with pytest.raises(FileNotFoundError):
-        RemoteStream("memory://gone.bin")
+        open_stream("memory://gone.bin")
 
 
 @pytest.mark.parametrize(("url", "package"), [("s3://b/", "s3fs"), ("gs://b/", "gcsfs"), ("https://h/", "aiohttp")])

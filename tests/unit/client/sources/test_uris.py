@@ -11,6 +11,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, UnavailableError
-from imagesearch_client.bulk.reading import read_again
+from imagesearch_client.bulk.reading import read
 from imagesearch_client.sources import archive_members, tar_files
 from imagesearch_client.sources.archive_members import ArchiveMembers
 from imagesearch_client.sources.items import Item
@@ -178,7 +179,7 @@ def test_a_bucket_and_archives_in_it(bucket: Any, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\n".join(f"zip://{name}::s3://bucket/s.zip" for name in NAMES))
     check(str(tmp_path / "list.txt"))
     with pytest.raises(NotFoundError):
-        read_again(UriReader(), "s3://bucket/in/gone.jpg", LIMIT)
+        read(partial(UriReader().read, "s3://bucket/in/gone.jpg"), LIMIT)
 
 
 def test_a_google_bucket(google: Any) -> None:
@@ -312,7 +313,7 @@ def test_what_is_before_the_damage_of_an_archive_is_read(tmp_path: Path, reader:
         path.write_bytes(content[: len(content) // 2])
         assert reader.read(member_uri("0.jpg", str(path)), LIMIT) == members["0.jpg"]
         with pytest.raises(NotFoundError, match="no such member before its damage"):
-            read_again(reader, member_uri("19.jpg", str(path)), LIMIT)
+            read(partial(reader.read, member_uri("19.jpg", str(path))), LIMIT)
 
 
 def test_a_member_that_a_load_would_not_keep_is_refused(tmp_path: Path) -> None:
@@ -321,7 +322,7 @@ def test_a_member_that_a_load_would_not_keep_is_refused(tmp_path: Path) -> None:
     with UriReader(max_bytes=99) as reader:
         assert reader.read(member_uri("b.jpg", str(path)), 9) == b"y"
         with pytest.raises(NotFoundError, match="too large"):
-            read_again(reader, member_uri("a.jpg", str(path)), LIMIT)
+            read(partial(reader.read, member_uri("a.jpg", str(path))), LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -344,21 +345,21 @@ def test_a_member_that_a_load_would_not_keep_is_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("memory")
 def test_what_is_gone_is_gone_for_good(reader: UriReader, uri: str) -> None:
     with pytest.raises(NotFoundError) as caught:
-        read_again(reader, uri, LIMIT)
+        read(partial(reader.read, uri), LIMIT)
     assert caught.value.reason == "UNREADABLE"
 
 
 def test_a_web_server_says_whether_trying_again_helps(web: str, reader: UriReader) -> None:
     for path in ("/gone.jpg", "/secret/a.jpg"):
         with pytest.raises(NotFoundError):
-            read_again(reader, web + path, LIMIT)
+            read(partial(reader.read, web + path), LIMIT)
     for path in ("/fail/a.jpg", "/short/a.jpg", "/busy/a.jpg"):
         with pytest.raises(UnavailableError) as caught:
-            read_again(reader, web + path, LIMIT)
+            read(partial(reader.read, web + path), LIMIT)
         assert caught.value.reason == "UNREADABLE_NOW"
         assert caught.value.retry_after == (7 if "busy" in path else None)
     with pytest.raises(UnavailableError):
-        read_again(reader, "http://127.0.0.1:1/a.jpg", LIMIT)
+        read(partial(reader.read, "http://127.0.0.1:1/a.jpg"), LIMIT)
 
 
 def test_an_archive_that_breaks_off_on_its_way_is_tried_again(
@@ -378,8 +379,8 @@ def test_an_archive_that_breaks_off_on_its_way_is_tried_again(
 
     monkeypatch.setattr(archive_members, "open_tar", breaks)
     with pytest.raises(UnavailableError, match="the connection is gone"):
-        read_again(reader, uri, LIMIT)
-    assert read_again(reader, uri, LIMIT)[0] == b"two"
+        read(partial(reader.read, uri), LIMIT)
+    assert read(partial(reader.read, uri), LIMIT)[0] == b"two"
 
 
 def test_what_can_be_no_image_is_told_as_a_load_tells_it(tmp_path: Path, reader: UriReader) -> None:
@@ -387,7 +388,7 @@ def test_what_can_be_no_image_is_told_as_a_load_tells_it(tmp_path: Path, reader:
     (tmp_path / "large.jpg").write_bytes(b"x" * 11)
     for name, reason in {"empty.jpg": "FILE_EMPTY", "large.jpg": "IMAGE_TOO_LARGE"}.items():
         with pytest.raises(InvalidArgumentError) as caught:
-            read_again(reader, str(tmp_path / name), 10)
+            read(partial(reader.read, str(tmp_path / name)), 10)
         assert caught.value.reason == reason
 
 

@@ -1,0 +1,370 @@
+"""Files and index pages of web servers. An address is asked as it was written.
+
+fsspec's own file system for the web decodes addresses, takes an unavailable server for a missing file, and follows
+redirects with another spelling. Of fsspec come the event loop and the session.
+"""
+
+import errno
+import io
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from fsspec.asyn import sync
+
+from imagesearch_client.sources.retries import patiently
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
+    from yarl import URL
+
+    from imagesearch_client.sources.remote import FileSystem
+
+PARTS = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?", re.DOTALL
+)
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+STRAY_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
+CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+# What stays in a path as it is. In a written address what is encoded stays too, and brackets, which many leave as is.
+NAME_CHARACTERS = "/:@!$&'()*+,;=~"
+WRITTEN_CHARACTERS = NAME_CHARACTERS + "%[]?"
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MAX_REDIRECTS = 10
+SLOW_CONNECTION, SLOW_ANSWER = 30.0, 60.0
+# Bytes that are asked for at a time after a jump within a file.
+RANGE = 4 * 2**20
+OK, PARTIAL, MULTIPLE_CHOICES, BAD_REQUEST, RANGE_NOT_SATISFIABLE = 200, 206, 300, 400, 416
+
+
+async def open_session(**options: Any) -> Any:
+    """Return a session whose connections are bounded by the number of readers alone."""
+    import aiohttp  # noqa: PLC0415 - an extra
+
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), **options)
+
+
+def address(url: str) -> "URL":
+    """Return the address as it is asked: what is encoded stays so, and only what may not be in an address is encoded.
+
+    Raises ValueError if it is no address.
+    """
+    from yarl import URL  # noqa: PLC0415 - an extra of fsspec's
+
+    parts = PARTS.match(url)
+    if parts is None:
+        raise ValueError(f"{url} is no address of a web server")
+    server = URL(f"{parts['scheme'].lower()}://{parts['authority']}/")
+    path, query = (_quoted(parts[name] or "") for name in ("path", "query"))
+    return URL(f"{server.scheme}://{server.raw_authority}{path or '/'}{query}", encoded=True)
+
+
+def _quoted(text: str) -> str:
+    return quote(STRAY_PERCENT.sub("%25", text), safe=WRITTEN_CHARACTERS, errors="surrogateescape")
+
+
+def encoded_name(path: str) -> str:
+    """Return the path of a file, relative to a folder, as its address has it."""
+    return quote(path, safe=NAME_CHARACTERS, errors="surrogateescape")
+
+
+def path_of(url: str) -> str:
+    """Return the path of an address, without its query and fragment."""
+    parts = PARTS.match(url)
+    return parts["path"] if parts is not None else ""
+
+
+def join(base: str, link: str) -> str:
+    """Return the address that a link on the page `base` leads to; empty segments stay."""
+    parts = PARTS.match(base)
+    if parts is None or PARTS.match(link):
+        return link
+    if link.startswith("//"):
+        return f"{parts['scheme']}:{link}"
+    server = f"{parts['scheme']}://{parts['authority']}"
+    path, mark, rest = re.match("([^?#]*)([?#]?)(.*)", link, re.DOTALL).groups()  # type: ignore[union-attr]
+    if not path:
+        return f"{server}{parts['path']}{mark}{rest}"
+    if not path.startswith("/"):
+        path = (parts["path"].rpartition("/")[0] or "") + "/" + path
+    return f"{server}{_without_dots(path)}{mark}{rest}"
+
+
+def _without_dots(path: str) -> str:
+    kept: list[str] = []
+    *folders, name = path.split("/")
+    for step in folders:
+        if step == ".." and len(kept) > 1:
+            kept.pop()
+        elif step not in (".", ".."):
+            kept.append(step)
+    if name == ".." and len(kept) > 1:
+        kept.pop()
+    return "/".join([*kept, "" if name in (".", "..") else name])
+
+
+async def _ask(system: "FileSystem", url: str, headers: Mapping[str, str], method: str = "GET") -> "ClientResponse":
+    """Return the answer, after redirects, of whatever status. Raises OSError and aiohttp's errors."""
+    from aiohttp import ClientTimeout  # noqa: PLC0415 - an extra of fsspec's
+
+    timeout = ClientTimeout(total=None, sock_connect=SLOW_CONNECTION, sock_read=SLOW_ANSWER)
+    session = await system.set_session()
+    for _ in range(MAX_REDIRECTS + 1):
+        response: ClientResponse = await session.request(
+            method,
+            address(url),
+            # What is compressed on its way cannot be resumed where it broke off.
+            headers={"Accept-Encoding": "identity", **headers},
+            timeout=timeout,
+            allow_redirects=False,
+        )
+        location = response.headers.get("Location", "")
+        if response.status not in REDIRECTS or not location:
+            return response
+        response.release()
+        url = join(str(address(url).with_user(None)), location)
+    raise OSError(errno.ELOOP, f"the server redirects more than {MAX_REDIRECTS} times", url)
+
+
+def _check(response: "ClientResponse") -> None:
+    """Raise if the answer is not the file."""
+    response.raise_for_status()
+    if response.status >= MULTIPLE_CHOICES:
+        raise OSError(errno.EINVAL, f"the server answers {response.status} and names no other address")
+
+
+async def _read(system: "FileSystem", url: str, limit: int) -> bytes:
+    # A server that knows no ranges would else send a file of any length into memory.
+    content = bytearray()
+    async with await _ask(system, url, {}) as response:
+        _check(response)
+        if response.status == PARTIAL and not _is_whole(response):
+            raise OSError(errno.EIO, "the server sends a part of the file only")
+        while len(content) < limit and (part := await response.content.read(limit - len(content))):
+            content += part
+    return bytes(content)
+
+
+def _is_whole(response: "ClientResponse") -> bool:
+    found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+    return found is not None and found[1] == "0" and found[3] == str(int(found[2]) + 1)
+
+
+def read(system: "FileSystem", url: str, limit: int) -> bytes:
+    """Return the file from its beginning, at most so many bytes. Raises OSError and aiohttp's errors."""
+    return bytes(sync(system.loop, _read, system, url, limit))
+
+
+def details(system: "FileSystem", url: str) -> dict[str, object]:
+    """Return what the server says of a file: its size and its ETag, as far as it does. Raises as `read` does."""
+
+    async def ask() -> dict[str, object]:
+        for method in ("HEAD", "GET"):
+            async with await _ask(system, url, {}, method) as response:
+                if method == "HEAD" and response.status >= BAD_REQUEST:
+                    continue
+                _check(response)
+                return {"size": _size(response), "ETag": response.headers.get("ETag")}
+        return {}
+
+    return dict(sync(system.loop, ask))
+
+
+def _size(response: "ClientResponse") -> int | None:
+    is_encoded = response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity")
+    return None if is_encoded else response.content_length
+
+
+class _Links(HTMLParser):
+    """Collects the links of a page; character references in them are decoded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = ""
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        link = dict(attrs).get("href")
+        if tag == "base" and link and not self.base:
+            self.base = link.strip()
+        elif tag == "a" and link:
+            self.links.append(link.strip())
+
+
+def list_folder(system: "FileSystem", folder: str) -> list[dict[str, object]]:
+    """Return what the index page of a folder links to below it, as fsspec's listings have it; other links are none.
+
+    Raises OSError and aiohttp's errors.
+    """
+
+    async def ask() -> tuple[str, str]:
+        async with await _ask(system, folder, {}) as response:
+            _check(response)
+            if response.content_type not in ("text/html", "application/xhtml+xml", "application/octet-stream"):
+                return "", folder
+            text = (await response.read()).decode(_charset(response), errors="surrogateescape")
+            return text, str(response.url)
+
+    text, page = sync(system.loop, ask)
+    parser = _Links()
+    parser.feed(text)
+    base = join(page, parser.base) if parser.base else page
+    # After a redirect the page's links are below its own address.
+    folders = [folder, page]
+    found: dict[str, dict[str, object]] = {
+        below: {"name": folder + below, "type": "directory" if below.endswith("/") else "file"}
+        for link in parser.links
+        if (below := next(filter(None, (_below(join(base, link), each) for each in folders)), ""))
+    }
+    return list(found.values())
+
+
+def _charset(response: "ClientResponse") -> str:
+    # Other encodings have no bytes that stand for themselves, and names are encoded in any case.
+    return "latin-1" if (response.charset or "").lower() in ("latin-1", "iso-8859-1", "windows-1252") else "utf-8"
+
+
+def _below(link: str, folder: str) -> str:
+    """Return the part of a link that is below a folder of the same server, as it is written; else nothing."""
+    one, other = PARTS.match(link), PARTS.match(folder)
+    if one is None or other is None or _server(one) != _server(other):
+        return ""
+    above = other["path"].split("/")[:-1] or [""]
+    steps = one["path"].split("/")
+    if [unquote(step) for step in steps[: len(above)]] != [unquote(step) for step in above]:
+        return ""
+    below = "/".join(steps[len(above) :])
+    return below + (one["query"] or "") if below and not (below.endswith("/") and one["query"]) else ""
+
+
+def _server(parts: "re.Match[str]") -> str:
+    authority = parts["authority"].rpartition("@")[2].lower()
+    return authority.removesuffix(":443" if parts["scheme"].lower() == "https" else ":80")
+
+
+class WebFile(io.RawIOBase):
+    """A file of a web server, read in passing; if the connection breaks, reading resumes where it broke."""
+
+    def __init__(self, system: "FileSystem", url: str) -> None:
+        """Open it. Raises OSError."""
+        super().__init__()
+        self._system = system
+        self._url = url
+        self._at = 0
+        self._jumped = False
+        self._size: int | None = None
+        self._stamp = ""
+        self._response: ClientResponse | None = None
+        patiently(url, partial(self._sync, self._open, RANGE))
+
+    def readable(self) -> bool:  # noqa: D102 - Python's
+        return True
+
+    def seekable(self) -> bool:  # noqa: D102 - Python's
+        return self._size is not None
+
+    def tell(self) -> int:  # noqa: D102 - Python's
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: D102 - Python's
+        if self._size is None:
+            raise io.UnsupportedOperation("the server does not say how large the file is")
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if at < 0:
+            raise OSError(errno.EINVAL, "the position is before the file's beginning")
+        if at != self._at:
+            self._sync(self._drop)
+            self._at, self._jumped = at, True
+        return at
+
+    def readinto(self, buffer: Any) -> int:  # noqa: D102 - Python's
+        content = patiently(self._url, partial(self._sync, self._read, len(buffer)))
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def close(self) -> None:  # noqa: D102 - Python's
+        if not self.closed:
+            self._sync(self._drop)
+        super().close()
+
+    def _sync(self, work: Any, *arguments: Any) -> Any:
+        return sync(self._system.loop, work, *arguments)
+
+    async def _drop(self) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+    async def _read(self, wanted: int) -> bytes:
+        try:
+            while self._size is None or self._at < self._size:
+                if self._response is None:
+                    await self._open(wanted)
+                if self._response is None:
+                    break
+                if content := await self._response.content.read(wanted):
+                    return content
+                if self._size is None:
+                    break
+                if self._response.status == OK:
+                    raise OSError(errno.EIO, f"the file ends after {self._at} of {self._size} bytes")
+                # The range that was asked for is read.
+                await self._drop()
+        except BaseException:
+            await self._drop()
+            raise
+        return b""
+
+    async def _open(self, wanted: int) -> None:
+        """Ask for the file from where reading stands."""
+        end = str(self._at + max(wanted, RANGE) - 1) if self._jumped else ""
+        headers = {"Range": f"bytes={self._at}-{end}"} if self._at or end else {}
+        response = await _ask(self._system, self._url, headers)
+        try:
+            if response.status == RANGE_NOT_SATISFIABLE and self._at:
+                response.close()
+                return
+            _check(response)
+            self._recognise(response)
+            await self._skip(response)
+        except BaseException:
+            response.close()
+            raise
+        self._response = response
+
+    def _recognise(self, response: "ClientResponse") -> None:
+        """Note what file it is, or see that it still is the same."""
+        stamp = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        if response.status == PARTIAL:
+            total = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+            size = int(total[3]) if total and total[3] != "*" else self._size
+        else:
+            size = _size(response)
+        if self._at or self._jumped:
+            if (stamp and self._stamp and stamp != self._stamp) or size != self._size:
+                raise OSError(errno.EINVAL, "the file was changed while it was read")
+        else:
+            self._stamp, self._size = stamp, size
+
+    async def _skip(self, response: "ClientResponse") -> None:
+        """Go to where reading stands: not every server sends a part."""
+        begin = 0
+        if response.status == PARTIAL:
+            found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+            begin = int(found[1]) if found else -1
+            if begin != self._at:
+                raise OSError(errno.EIO, "the server sends another part of the file than it was asked for")
+        while begin < self._at:
+            part = await response.content.read(min(self._at - begin, RANGE))
+            if not part:
+                raise OSError(errno.EIO, f"the file ends after {begin} bytes")
+            begin += len(part)
+
+
+def steps_of(path: str) -> Iterator[str]:
+    """Yield the segments of a path, decoded."""
+    return map(unquote, path.partition("?")[0].split("/"))
