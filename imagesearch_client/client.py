@@ -153,11 +153,13 @@ class Client:
         ttl: timedelta | None = None,
         description: str = "",
         labels: Mapping[str, str] | None = None,
+        validate_only: bool = False,
     ) -> Collection:
         """Makes a collection for the embedder's default model, or for another one.
 
         With both `dimension` and `fingerprint` and no model it holds vectors that are made elsewhere. `ttl` is how long
-        an image is kept after its last change; None is for ever.
+        an image is kept after its last change; None is for ever. With `validate_only` the service checks everything and
+        makes nothing.
         """
         collection = collection_pb2.Collection(
             name=name,
@@ -175,7 +177,8 @@ class Client:
             collection.ttl.FromTimedelta(ttl)
         with _named_errors():
             response = self._collections.CreateCollection(
-                collection_pb2.CreateCollectionRequest(collection=collection), timeout=self._timeout
+                collection_pb2.CreateCollectionRequest(collection=collection, validate_only=validate_only),
+                timeout=self._timeout,
             )
         return collection_from(response.collection)
 

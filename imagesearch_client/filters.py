@@ -3,8 +3,11 @@
 `all_of(equals("category", "shoe"), number("price", lt=100), negated(exists("sold")))`
 """
 
+import math
+import numbers
 import re
 from datetime import date
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 from imagesearch.search.v1 import filter_pb2
@@ -47,11 +50,13 @@ def number(
 ) -> Filter:
     """The attribute is a number between the bounds; one at least should be given.
 
-    Whole numbers are compared exactly. Raises ValueError for one beyond 64 bits that a float would round.
+    Whole numbers are compared exactly. Raises ValueError for a bound that a float would round, and TypeError for one
+    that is no number.
     """
-    bounds = {"gte": gte, "gt": gt, "lte": lte, "lt": lt}
+    stated = {"gte": gte, "gt": gt, "lte": lte, "lt": lt}
+    bounds = {name: _number(bound) for name, bound in stated.items() if bound is not None}
     whole = {name: bound for name, bound in bounds.items() if _is_int64(bound)}
-    others = {name: bound for name, bound in bounds.items() if name not in whole and bound is not None}
+    others = {name: bound for name, bound in bounds.items() if name not in whole}
     for bound in others.values():
         _check_exact(bound)
     parts = []
@@ -169,7 +174,10 @@ def unquoted(text: str) -> str:
 
 
 def read_value(text: str) -> Value:
-    """The value that a text says: a whole number, a number, true, false, or else the text, less its quotes."""
+    """The value that a text says: a whole number, a number, true, false, or else the text, less its quotes.
+
+    Raises ValueError for a number that a float would turn into another one.
+    """
     if QUOTED.fullmatch(text):
         return unquoted(text)
     text = text.strip()
@@ -177,7 +185,27 @@ def read_value(text: str) -> Value:
         return text == "true"
     if INTEGER.fullmatch(text):
         return int(text)
-    return float(text) if NUMBER.fullmatch(text) else text
+    return _read_number(text) if NUMBER.fullmatch(text) else text
+
+
+def _read_number(text: str) -> Value:
+    """Return the number that a text with a point or an exponent says. Raises ValueError if a float would mislead.
+
+    A whole number of 64 bits stays whole, as `9007199254740993.0`. A fraction must not become a whole number by
+    rounding: it would be found, or passed over, as that one.
+    """
+    exact, rounded = Decimal(text), float(text)
+    if math.isinf(rounded):
+        raise ValueError(f'{text} is too large for a number; a text of these digits is between quotes: "{text}"')
+    if _is_whole(exact) and _is_int64(int(exact)):
+        return int(exact) if int(exact) != int(rounded) else rounded
+    if rounded.is_integer() and not _is_whole(exact):
+        raise ValueError(_rounded(text))
+    return rounded
+
+
+def _is_whole(number: Decimal) -> bool:
+    return number == number.to_integral_value()
 
 
 def _value(value: Value) -> filter_pb2.FilterValue:
@@ -195,6 +223,19 @@ def _value(value: Value) -> filter_pb2.FilterValue:
     )
 
 
+def _number(value: Any) -> int | float:
+    """Return a number of numpy, decimal and so on as one of Python that is equal to it. A bool is no number."""
+    # A decimal is no Real, because it is not computed with floats.
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
+        raise TypeError(f"a bound is a number, and no {type(value).__name__}")
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    number = float(value)
+    if number != value and not math.isnan(number):
+        raise ValueError(_rounded(str(value)))
+    return number
+
+
 def _is_int64(value: object) -> bool:
     """Return whether a value is a whole number that the contract holds exactly; a bool is no number."""
     return isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER <= value < MAX_INTEGER
@@ -207,7 +248,11 @@ def _check_exact(number: float | None) -> None:
     except OverflowError:
         is_exact = False
     if not is_exact:
-        raise ValueError(f'{number} would be rounded here; a text of these digits is between quotes: "{number}"')
+        raise ValueError(_rounded(str(number)))
+
+
+def _rounded(number: str) -> str:
+    return f'{number} would be rounded here; a text of these digits is between quotes: "{number}"'
 
 
 def _checked(condition: Filter) -> Filter:

@@ -127,15 +127,23 @@ class IntoCollection:
     keeps = True
 
     def __init__(
-        self, client: Client, collection: Collection, route: Route, tell: Callable[[str], None] = lambda _: None
+        self,
+        client: Client,
+        collection: Collection,
+        route: Route,
+        tell: Callable[[str], None] = lambda _: None,
+        make: Callable[[], Collection] | None = None,
     ) -> None:
         """Writes to `collection`, by the calls of `route`; `tell` is told of services that are waited for.
 
-        Raises CredentialsError.
+        `make` makes the collection before its first image is stored; None if the collection exists. Raises
+        CredentialsError.
         """
         self.max_image_bytes = MAX_IMAGE_BYTES
         self._client = client
         self._collection = collection
+        self._make = make
+        self._making = asyncio.Lock()
         self._patience = Patience("the search service", route.patience, self._is_there, tell)
         # Of its own: asyncio waits for its default pool at the end, and a call to a service that hangs takes long.
         self._threads = ThreadPoolExecutor(2, "call")
@@ -180,9 +188,31 @@ class IntoCollection:
         self.max_image_bytes = model.limits.max_image_bytes
 
     async def _is_there(self) -> bool:
-        with suppress(ServiceError):
+        try:
             return bool(await self._in_thread(lambda: self._client.get_collection(self._collection.name)))
-        return False
+        except NotFoundError:
+            return self._make is not None
+        except ServiceError:
+            return False
+
+    async def _ensure_made(self) -> None:
+        """Make the collection if it does not exist. Raises LoadStoppedError, and what `make` raises."""
+        async with self._making:
+            if (make := self._make) is None:
+                return
+            made: list[Collection] = []
+            try:
+                await self._insist(lambda: made.append(make()))
+            except (NotFoundError, InvalidArgumentError) as error:
+                raise LoadStoppedError(error.reason, error.message) from None
+            planned, (self._collection,) = self._collection, made
+            if (made[0].fingerprint, made[0].dimension) != (planned.fingerprint, planned.dimension):
+                raise LoadStoppedError(
+                    "EMBEDDING_MISMATCH",
+                    f"{planned.name} was made meanwhile for {made[0].fingerprint}, and the load has vectors of "
+                    f"{planned.fingerprint}",
+                )
+            self._make = None
 
     async def store(self, image: Described, content: bytes) -> bool:
         """Embeds and stores an image."""
@@ -205,6 +235,8 @@ class IntoCollection:
 
     async def describe(self, image: Described) -> bool:
         """Stores uri and attributes beside the stored vector, which the search service leaves where it is."""
+        if self._make is not None:
+            return False
         request = self._request(image)
         request.stored_vector = True
         request.content_sha256 = image.sha256
@@ -221,10 +253,13 @@ class IntoCollection:
             # The first try may have stored it without an answer, and somebody may have set attributes since.
             request.keep_attributes = image.attributes is None
 
+        await self._ensure_made()
         return (await self._writers.write(request, keep_attributes)).replaced
 
     async def delete(self, ids: Sequence[str]) -> None:
         """Removes images."""
+        if self._make is not None:
+            return
         await self._insist(lambda: self._client.delete(self._collection.name, ids))
 
     async def tell_other_uris(self, image_id: str, uris: Sequence[str]) -> None:

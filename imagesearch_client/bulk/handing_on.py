@@ -5,13 +5,15 @@ Without it the next load into that collection would embed everything again.
 
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagesearch_client.bulk.ledger import VERSION, Binding, Ledger, LedgerError
-from imagesearch_client.types import Collection
+from imagesearch_client.bulk.ledger import VERSION, Binding, Ledger, LedgerError, Row, about
+from imagesearch_client.client import Client
+from imagesearch_client.types import Collection, Image
 
 COLUMNS = (
     "key",
@@ -47,6 +49,8 @@ class LeftOut:
     ids: frozenset[str]
     since: float
     """When what was recorded may be of an image that was not copied."""
+    not_stored: bool = False
+    """Also leave out what is not known to be stored: items that failed, and ids that are due to be removed."""
 
 
 def hand_on(
@@ -74,16 +78,50 @@ def hand_on(
 
     Raises LedgerError where a ledger is in use, cannot be read or written, or is of another collection.
     """
+    return _hand_on(old, new, Binding.of(source), target, LeftOut(frozenset(missing), before))
+
+
+def hand_on_stored(client: Client, old: Path, new: Path, target: Collection) -> int:
+    """Give `new`, the ledger of `target`, the items of `old` that `target` has; return how many items it has then.
+
+    `old` is the ledger of any collection. Each of its images is compared with what `target` stores under its id: the
+    content must be the same, and what is stored beside it must be as it was recorded or newer. The next load brings
+    all others. `old` and `new` may be one file. Raises LedgerError and ServiceError.
+    """
+    began = time.time()
+    with Ledger(old, read_only=True) as former:
+        binding = former.binding
+        missing = {image_id for rows in former.done() for image_id in _not_stored(client, target, rows)}
+    if binding is None:
+        return 0
+    return _hand_on(old, new, binding, target, LeftOut(frozenset(missing), began, not_stored=True))
+
+
+def _not_stored(client: Client, target: Collection, rows: Sequence[Row]) -> set[str]:
+    """Return the ids of these items that a collection does not have as they were recorded."""
+    ids = list({row.id for row in rows})
+    stored = client.get_many(target.name, ids, strong=True)
+    return {row.id for row in rows if (image := stored.get(row.id)) is None or not _is_as_recorded(image, row)}
+
+
+def _is_as_recorded(image: Image, row: Row) -> bool:
+    if not row.sha256 or image.content_sha256 != row.sha256:
+        return False
+    # The id may be made of the content, and the source may say nothing of attributes.
+    digests = {about(name, image.uri, known) for name in (image.id, "") for known in (image.attributes, None)}
+    return row.about in digests or image.update_time.timestamp() >= row.last_time
+
+
+def _hand_on(old: Path, new: Path, source: Binding, target: Collection, left_out: LeftOut) -> int:
     if not old.exists():
         return 0
-    left_out = LeftOut(frozenset(missing), before)
     if new.exists() and new.samefile(old):
         with Ledger(new) as ledger:
             return _rebind(ledger, source, target, left_out, new)
     with Ledger(old, read_only=True) as former:
         if former.binding is None:
             return 0
-        _check(former, Binding.of(source), old)
+        _check(former, source, old)
         with Ledger(new) as ledger:
             return _take_over(ledger, former, target, left_out, new)
 
@@ -102,14 +140,17 @@ def _check(ledger: Ledger, wanted: Binding, path: Path) -> None:
         )
 
 
-def _rebind(ledger: Ledger, source: Collection, target: Collection, left_out: LeftOut, path: Path) -> int:
+def _rebind(ledger: Ledger, source: Binding, target: Collection, left_out: LeftOut, path: Path) -> int:
     binding = Binding.of(target)
     if ledger.binding != binding:
-        _check(ledger, Binding.of(source), path)
+        _check(ledger, source, path)
     with ledger.transaction() as rows:
         _bind(rows, binding)
         rows.executemany(FORGET, ((image_id,) for image_id in left_out.ids))
         rows.execute("DELETE FROM items WHERE last_time >= ?", (left_out.since,))
+        if left_out.not_stored:
+            rows.execute("DELETE FROM items WHERE state = 'failed'")
+            rows.execute("DELETE FROM left_ids")
         rows.execute(FREE_ALL)
         return _count(rows)
 
@@ -133,9 +174,12 @@ def _take_over(ledger: Ledger, former: Ledger, target: Collection, left_out: Lef
             f"ON CONFLICT (key) DO UPDATE SET {changes} WHERE excluded.last_time > last_time",
             _kept(old, _numbers(old, rows), left_out),
         )
-        rows.executemany("INSERT OR IGNORE INTO left_ids VALUES (?)", old.execute("SELECT id FROM left_ids"))
+        if not left_out.not_stored:
+            rows.executemany("INSERT OR IGNORE INTO left_ids VALUES (?)", old.execute("SELECT id FROM left_ids"))
         rows.execute(FREE_ALL)
-        return _count(rows)
+        count = _count(rows)
+    ledger.know_aliases(former.aliases)
+    return count
 
 
 def _numbers(old: sqlite3.Connection, rows: sqlite3.Connection) -> dict[int, int]:
@@ -152,6 +196,7 @@ def _kept(old: sqlite3.Connection, numbers: Mapping[int, int], left_out: LeftOut
     for source, *values in old.execute(f"SELECT source, {', '.join(COLUMNS)} FROM items"):  # noqa: S608 - as above
         known = dict(zip(COLUMNS, values, strict=True))
         is_lost = known["id"] in left_out.ids and known["state"] in ("done", "failed")
+        is_lost = is_lost or (left_out.not_stored and known["state"] == "failed")
         if not is_lost and known["last_time"] < left_out.since:
             yield (*values, numbers.get(source, 0))
 

@@ -5,9 +5,10 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from grpc_kit.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from imagesearch_client.bulk.accounts import Account, RejectsFile
@@ -30,14 +31,33 @@ class Files:
     """A line of JSON for each image that was not stored; None writes none."""
     restart: bool = False
     """Forgets what the ledger has of runs before."""
+    alias: str = ""
+    """The name that the user gave the collection by, if that is an alias: a ledger follows its aliases."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A collection that a load makes when it stores the first image. A load that stores nothing leaves none."""
+
+    collection: Collection
+    """What it will be, but for its time of creation."""
+    make: Callable[[], Collection]
+    """Makes it, or returns the one that another process has made meanwhile. Raises ServiceError."""
 
 
 def default_ledger(target: str, collection: str) -> Path:
     """Where the ledger of a collection is, where nobody says: below $XDG_STATE_HOME, which is ~/.local/state."""
-    return _ledgers() / f"{collection}@{re.sub('[^A-Za-z0-9.-]+', '_', target.strip())}.ledger"
+    return default_ledgers() / f"{collection}@{target_name(target)}.ledger"
 
 
-def _ledgers() -> Path:
+def target_name(target: str) -> str:
+    """Return the name of a search service in the names of its ledgers: one for the usual spellings of an address."""
+    address = re.sub("^(dns:(//[^/]*/)?|ipv4:)", "", target.strip().lower())
+    return re.sub("[^a-z0-9.-]+", "_", re.sub(r"^localhost(?=:|$)", "127.0.0.1", address))
+
+
+def default_ledgers() -> Path:
+    """Return the folder of the ledgers that are not named by the user."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "imagesearch"
 
 
@@ -62,7 +82,7 @@ def hand_on_default_ledgers(
     """
     found: list[HandedOn] = []
     lost = frozenset(missing)
-    for old in sorted(_ledgers().glob(f"{glob.escape(source.name)}@*.ledger")):
+    for old in sorted(default_ledgers().glob(f"{glob.escape(source.name)}@*.ledger")):
         new = old.with_name(target.name + old.name.removeprefix(source.name))
         try:
             if is_ledger_of(old, source):
@@ -74,19 +94,44 @@ def hand_on_default_ledgers(
 
 def ensure_collection(client: Client, name: str) -> Collection:
     """The collection of a name; made for the embedder's default model where there is none. Raises ServiceError."""
+    found = plan_collection(client, name)
+    return found.make() if isinstance(found, Planned) else found
+
+
+def plan_collection(client: Client, name: str) -> Collection | Planned:
+    """Return the collection of a name, or one to be made for the embedder's default model. Raises ServiceError."""
+    return planned(client, name, lambda *, validate_only: client.create_collection(name, validate_only=validate_only))
+
+
+class Create(Protocol):
+    """Makes a collection, or only checks that it could be made. Raises ServiceError."""
+
+    def __call__(self, *, validate_only: bool) -> Collection:
+        """Return the collection."""
+
+
+def planned(client: Client, name: str, create: Create) -> Collection | Planned:
+    """Return the collection of a name, or the one that `create` makes of it when it is needed. Raises ServiceError."""
+
+    def make() -> Collection:
+        try:
+            return create(validate_only=False)
+        except AlreadyExistsError:
+            # Another process has made it since.
+            return client.get_collection(name)
+
     try:
         return client.get_collection(name)
     except NotFoundError:
         try:
-            return client.create_collection(name)
+            return Planned(create(validate_only=True), make)
         except AlreadyExistsError:
-            # Somebody else made it a moment ago.
             return client.get_collection(name)
 
 
 def load(
     client: Client,
-    collection: Collection,
+    into: Collection | Planned,
     sources: Sequence[Source],
     route: Route,
     files: Files,
@@ -95,13 +140,14 @@ def load(
 ) -> None:
     """Loads sources into a collection. The account says what came of it, and grows meanwhile.
 
-    The window and the patience are the route's, and attributes that the collection has are kept, whatever the options
-    say of them.
+    A collection that is planned is made when its first image is about to be stored, and not before. The window and the
+    patience are the route's, and attributes that the collection has are kept, whatever the options say of them.
 
     In the main thread it listens to SIGINT and SIGTERM: the first ends it when what is under way is done, the second
     ends it now.
     Raises LedgerError, ServiceError, CredentialsError and OSError before it begins.
     """
+    collection = into.collection if isinstance(into, Planned) else into
     if not route.ready and not collection.model:
         raise FailedPreconditionError(
             "MODEL_UNKNOWN",
@@ -109,15 +155,28 @@ def load(
             "it takes ready ones, by import",
         )
     with Ledger(files.ledger) as ledger, RejectsFile(files.rejects) as rejects:
-        keeps = client.count(collection.name) > 0
-        options = replace(options, window=route.window, patience=route.patience, keep_attributes=keeps)
-        ledger.bind(Binding.of(collection), restart=files.restart)
+        make = _making(into, ledger) if isinstance(into, Planned) else None
+        has_images = make is None and client.count(collection.name) > 0
+        options = replace(options, window=route.window, patience=route.patience, keep_attributes=has_images)
+        binding = Binding.of(collection)
+        ledger.bind(replace(binding, create_time="") if make else binding, restart=files.restart)
+        ledger.know_aliases({files.alias} - {"", collection.name})
 
         async def run() -> None:
-            async with IntoCollection(client, collection, route, account.wait_for) as destination:
+            async with IntoCollection(client, collection, route, account.wait_for, make) as destination:
                 await _run(destination, sources, ledger, options, account, rejects)
 
         asyncio.run(run())
+
+
+def _making(planned: Planned, ledger: Ledger) -> Callable[[], Collection]:
+    def make() -> Collection:
+        made = planned.make()
+        # Before the first image is recorded: the ledger must not be taken for that of a later collection of the name.
+        ledger.bind(Binding.of(made))
+        return made
+
+    return make
 
 
 def rehearse(sources: Sequence[Source], files: Files, options: LoadOptions, account: Account) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from imagesearch_client.sources.items import Item
 from imagesearch_client.types import AttributeValue, Collection
 
 VERSION = "1"
+# Facts that begin so have the aliases that loads named the collection by.
+ALIAS = "alias:"
 # Keys of one statement; SQLite takes 32,766.
 CHUNK = 1000
 SCHEMA = """
@@ -91,7 +94,7 @@ class Binding:
 
     collection: str
     create_time: str
-    """When it was made: another one of the same name holds none of this ledger's items."""
+    """When it was made: another one of the same name holds none of this ledger's items. Empty: it is not made yet."""
     fingerprint: str
 
     @classmethod
@@ -116,6 +119,8 @@ class Ledger:
         self._path = path
         self._run = 0
         self._read_only = read_only
+        # A load binds the ledger in one thread while it records items in another one.
+        self._changing = threading.RLock()
         with self._named_errors():
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,20 +147,53 @@ class Ledger:
         self._rows.close()
 
     def bind(self, binding: Binding, *, restart: bool = False) -> None:
-        """Makes it the ledger of a collection, or sees that it is; `restart` forgets all items first."""
+        """Makes it the ledger of a collection, or sees that it is; `restart` forgets all items first.
+
+        The ledger of a collection that was never made has no stored items, and may become another one's.
+        """
         with self.transaction():
+            was = (self._fact("collection"), self._fact("fingerprint"))
+            if not self._fact("create_time") and was != (binding.collection, binding.fingerprint):
+                restart = True
             if restart:
                 self._rows.execute("DELETE FROM items")
                 self._rows.execute("DELETE FROM left_ids")
                 self._rows.execute("DELETE FROM facts")
             wanted = {"collection": binding.collection, "fingerprint": binding.fingerprint}
             wanted["create_time"] = binding.create_time
-            for name, value in wanted.items():
-                if (found := self._fact(name) or value) != value:
-                    raise LedgerError(self._other(name, found, value))
+            self.check(binding)
+            facts = {"version": VERSION, "run": "0", **{name: value for name, value in wanted.items() if value}}
+            self._rows.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", facts.items())
+
+    @property
+    def aliases(self) -> set[str]:
+        """The aliases that loads with this ledger named its collection by."""
+        with self._named_errors():
+            found = self._rows.execute("SELECT name FROM facts WHERE name GLOB ?", (f"{ALIAS}*",)).fetchall()
+        return {name.removeprefix(ALIAS) for (name,) in found}
+
+    def know_aliases(self, names: Iterable[str]) -> None:
+        """Record aliases that loads name the collection by."""
+        with self.transaction():
             self._rows.executemany(
-                "INSERT OR IGNORE INTO facts VALUES (?, ?)", {"version": VERSION, "run": "0", **wanted}.items()
+                "INSERT OR IGNORE INTO facts VALUES (?, '')", [(f"{ALIAS}{name}",) for name in names]
             )
+
+    def done(self) -> Iterator[list[Row]]:
+        """Yield the items that were stored, some at a time."""
+        last = ""
+        while rows := list(self._select("state = 'done' AND key > ? ORDER BY key LIMIT ?", (last, CHUNK))):
+            last = rows[-1].key
+            yield rows
+
+    def check(self, binding: Binding) -> None:
+        """Raise LedgerError if it is the ledger of another collection."""
+        if not self._fact("create_time"):
+            return
+        for name in ("collection", "fingerprint", "create_time"):
+            value: str = getattr(binding, name)
+            if (found := self._fact(name) or value) != value:
+                raise LedgerError(self._other(name, found, value))
 
     @property
     def binding(self) -> Binding | None:
@@ -340,9 +378,10 @@ class Ledger:
 
     def _other(self, name: str, found: str, wanted: str) -> str:
         if name == "create_time":
+            again = f"made again at {wanted}" if wanted else "is to be made again"
             return (
-                f"the collection was removed and made again since the last load: the ledger {self._path} is of the one "
-                f"made at {found}, and this one was made at {wanted}. --restart forgets that one, and loads everything"
+                f"the collection was removed since the last load, and {again}: the ledger {self._path} is of the one "
+                f"made at {found}. --restart forgets that one, and loads everything"
             )
         what = {"collection": "collection", "fingerprint": "embedder fingerprint"}
         return (
@@ -353,7 +392,7 @@ class Ledger:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """What is done to the file in it is done wholly or not at all, whatever becomes of the process."""
-        with self._named_errors():
+        with self._named_errors(), self._changing:
             self._rows.execute("BEGIN")
             try:
                 yield self._rows

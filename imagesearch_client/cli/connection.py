@@ -13,6 +13,7 @@ from imagesearch_client.cli.environment import TOKEN, tls_from_environment
 from imagesearch_client.cli.output import err
 from imagesearch_client.client import Client
 
+CALL_SECONDS = 30.0
 EMBEDDER_HINT = "Is the embedder up? --embedder names it"
 # What helps at a terminal, by the reason of an error.
 HINTS = {
@@ -25,14 +26,21 @@ HINTS = {
 
 
 @contextmanager
-def connected(target: str, code: int = 1) -> Iterator[Client]:
-    """A client; an error of the service ends the command with its message and an exit code."""
+def calling(target: str, timeout: float = CALL_SECONDS) -> Iterator[Client]:
+    """A client, whose calls may take `timeout` seconds each; a wrong setting of TLS ends the command."""
     try:
-        client = Client(target, tls=tls_from_environment(), token=os.environ.get(TOKEN, ""))
+        client = Client(target, timeout=timeout, tls=tls_from_environment(), token=os.environ.get(TOKEN, ""))
     except CredentialsError as error:
         err.print(f"[bold red]error[/] {error}")
         raise typer.Exit(1) from None
     with client:
+        yield client
+
+
+@contextmanager
+def connected(target: str, code: int = 1) -> Iterator[Client]:
+    """A client; an error of the service ends the command with its message and an exit code."""
+    with calling(target) as client:
         try:
             yield client
         except ServiceError as error:

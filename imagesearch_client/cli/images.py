@@ -92,7 +92,10 @@ def set_attributes(
         if name in changed or name in removed:
             raise typer.BadParameter(f"{name} is there twice")
         if value:
-            changed[name] = read_attribute(value)
+            try:
+                changed[name] = read_attribute(value)
+            except ValueError as error:
+                raise typer.BadParameter(f"{name}: {error}") from None
         else:
             removed.append(name)
     with connected(target) as client:

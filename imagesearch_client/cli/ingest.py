@@ -11,9 +11,10 @@ from rich.text import Text
 from grpc_kit.credentials import CredentialsError
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.reading import READERS
-from imagesearch_client.cli.connection import connected
+from imagesearch_client.cli.connection import calling, connected
 from imagesearch_client.cli.environment import EMBEDDER_TOKEN
 from imagesearch_client.cli.loading import (
+    ASKED_SECONDS,
     STOPPED,
     TOO_MANY_FAILED,
     FailAbove,
@@ -26,10 +27,12 @@ from imagesearch_client.cli.loading import (
     Restart,
     RetryFailed,
     allowed_failures,
+    check_end,
     check_rejects,
     endpoint,
     finish,
     pairs,
+    remark,
     tell_waiting,
 )
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
@@ -132,7 +135,7 @@ def ingest(
         bool, typer.Option("--dedup", help="Store equal content once; its attribute other_uris tells where else it is.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and decode, ask no service, write nothing but --rejects.")
+        bool, typer.Option("--dry-run", help="Read and decode what a load would; write nothing but --rejects.")
     ] = False,
     compare: Annotated[
         Compare, typer.Option(help="A file has changed when its size or time has, or when its content has.")
@@ -158,6 +161,7 @@ def ingest(
     from imagesearch_client.bulk import jobs  # noqa: PLC0415
     from imagesearch_client.bulk.destinations import Route  # noqa: PLC0415
     from imagesearch_client.bulk.ledger import LedgerError  # noqa: PLC0415
+    from imagesearch_client.bulk.ledger_files import ledger_of_load, ledger_of_rehearsal  # noqa: PLC0415
     from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
     from imagesearch_client.bulk.progress import show  # noqa: PLC0415
     from imagesearch_client.sources.items import SUFFIXES, Source, SourceError  # noqa: PLC0415
@@ -210,17 +214,20 @@ def ingest(
     account = Account()
     try:
         if dry_run:
-            path = ledger or jobs.default_ledger(target, collection)
+            with calling(target, timeout=ASKED_SECONDS) as client:
+                path = ledger_of_rehearsal(client, collection, target, ledger, remark, restart=restart)
             with show(account, err):
                 jobs.rehearse(opened, jobs.Files(path, rejects, restart), options, account)
         else:
             embedders = endpoint(embedder, os.environ.get(EMBEDDER_TOKEN, ""))
             route = Route(endpoint(target), embedders if via is Via.EMBEDDER else None, streams, patience)
             with connected(target, code=STOPPED) as client:
-                into = jobs.ensure_collection(client, collection)
-                path = ledger or jobs.default_ledger(target, into.name)
+                into = jobs.plan_collection(client, collection)
+                path = ledger_of_load(client, collection, into, target, ledger, remark, restart=restart)
+                files = jobs.Files(path, rejects, restart, alias=collection)
                 with show(account, err):
-                    jobs.load(client, into, opened, route, jobs.Files(path, rejects, restart), options, account)
+                    jobs.load(client, into, opened, route, files, options, account)
+                check_end(client, collection, into, account)
     except (LedgerError, OSError, CredentialsError) as error:
         err.print("[bold red]error[/] ", end="")
         err.print(Text(str(error)), soft_wrap=True)

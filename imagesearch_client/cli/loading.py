@@ -5,20 +5,28 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.text import Text
 
+from grpc_kit.errors import ServiceError
 from imagesearch_client.bulk.accounts import Account, is_replaceable
 from imagesearch_client.bulk.reading import MAX_READERS
 from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.environment import TOKEN, tls_from_environment
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
+from imagesearch_client.client import Client
 from imagesearch_client.json_text import json_text
+from imagesearch_client.types import Collection
+
+if TYPE_CHECKING:
+    from imagesearch_client.bulk.jobs import Planned
 
 # Exit codes beside 0. Typer has 2 for a wrong command line.
 TOO_MANY_FAILED, STOPPED, INTERRUPTED = 1, 3, 130
+# How long a dry run waits for the search service, which it can do without.
+ASKED_SECONDS = 5.0
 
 LedgerFile = Annotated[
     Path | None,
@@ -104,6 +112,23 @@ def tell_waiting(what: str) -> None:
     """Print what a command waits for before its load begins."""
     if what:
         err.print(Text(f"waiting for {what}"), soft_wrap=True)
+
+
+def remark(text: str) -> None:
+    """Print a line about the ledger to standard error."""
+    err.print(Text(text), soft_wrap=True, highlight=False)
+
+
+def check_end(client: Client, name: str, into: "Collection | Planned", account: Account) -> None:
+    """Report an alias that moved during the load, and a collection that was made and has no image."""
+    # It may not be made; and if the service is away, the account says so.
+    with suppress(ServiceError):
+        found = client.get_collection(name)
+        if isinstance(into, Collection):
+            if found.name != into.name and not account.stopped:
+                account.stopped = f"COLLECTION_MOVED: {name} led to {into.name} at first, and leads to {found.name} now"
+        elif not account.stored and not client.count(name):
+            remark(f"{name} was made and has no image; `imagesearch collections delete {name}` removes it")
 
 
 def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dry_run: bool, as_json: bool) -> NoReturn:

@@ -63,7 +63,7 @@ def region_of(text: str) -> Region | None:
 
 
 def read_attribute(text: str) -> AttributeValue:
-    """An attribute's value as --where reads it, or a list of texts, as [a,"b, c"]."""
+    """An attribute's value as --where reads it, or a list of texts, as [a,"b, c"]. Raises ValueError."""
     if text.startswith("[") and text.endswith("]"):
         return [unquoted(part) for part in split_values(text[1:-1]) if part.strip()]
     return read_value(text)

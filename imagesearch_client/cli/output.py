@@ -96,10 +96,17 @@ def print_collections(found: Sequence[tuple[Collection, int]]) -> None:
 def shown_attribute(value: AttributeValue) -> str:
     """An attribute's value as `images set` takes it."""
     if isinstance(value, str):
-        return value if read_attribute(value) == value else json_text(value, readable=True)
+        return value if _is_read_as_itself(value) else json_text(value, readable=True)
     if isinstance(value, bool | int | float):
         return json_text(value, readable=True)
     return f"[{','.join(map(shown_in_list, value))}]"
+
+
+def _is_read_as_itself(text: str) -> bool:
+    try:
+        return read_attribute(text) == text
+    except ValueError:
+        return False
 
 
 def shown_in_list(text: str) -> str:

@@ -1,12 +1,14 @@
 """`imagesearch reindex`."""
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from grpc_kit.errors import ServiceError
 from imagesearch_client.bulk.handing_on import hand_on
 from imagesearch_client.bulk.jobs import hand_on_default_ledgers
 from imagesearch_client.bulk.ledger import LedgerError
@@ -23,7 +25,7 @@ from imagesearch_client.cli.options import (
     index_parameters_of,
 )
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
-from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.json_text import json_text
 from imagesearch_client.reindex import Change, Reindexing, ReindexReport, check_aliases, make_new
 from imagesearch_client.types import Collection, Metric
@@ -70,7 +72,7 @@ def reindex(
         check_aliases(client, aliases)
         made = make_new(client, old, new, change)
         progress.start(client.count(old.name))
-        with closing(Reindexing(client, old, made, root, progress.step)) as reindexing:
+        with _empty_copy_named(client, made), closing(Reindexing(client, old, made, root, progress.step)) as reindexing:
             reindexing.copy()
             report = reindexing.report
             if report.complete or (skip_failed and not report.differences and report.count):
@@ -84,13 +86,32 @@ def reindex(
         raise typer.Exit(1)
 
 
+@contextmanager
+def _empty_copy_named(client: Client, made: Collection) -> Iterator[None]:
+    """Name the copy if an error ends the command before an image is in it: it was made, and stays."""
+    try:
+        yield
+    except (ServiceError, KeyboardInterrupt):
+        with suppress(ServiceError):
+            if not client.count(made.name):
+                err.print(f"{made.name} is empty; `imagesearch collections delete {made.name}` removes it")
+        raise
+
+
 def _hand_on(reindexing: Reindexing, old: Collection, new: Collection, ledger: Path | None) -> None:
     """Give the accounts of loads to the new collection, so that the next load skips what is there."""
     missing = [result.id for result in reindexing.report.failed]
     try:
         if ledger is not None:
             hand_on(ledger, ledger, old, new, missing, reindexing.copied_until)
-        errors = [found.error for found in hand_on_default_ledgers(old, new, missing, reindexing.copied_until)]
+        handed = hand_on_default_ledgers(old, new, missing, reindexing.copied_until)
+        errors = [found.error for found in handed]
+        if ledger is None and not handed and reindexing.report.moved:
+            err.print(
+                f"this machine has no ledger of {old.name}; on a machine that has one, the next ingest through the "
+                f"alias compares it with {new.name} and goes on with it",
+                soft_wrap=True,
+            )
     except LedgerError as error:
         errors = [str(error)]
     for problem in filter(None, errors):

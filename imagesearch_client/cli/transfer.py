@@ -23,10 +23,12 @@ from imagesearch_client.cli.loading import (
     Restart,
     RetryFailed,
     allowed_failures,
+    check_end,
     check_rejects,
     endpoint,
     finish,
     pairs,
+    remark,
 )
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target, Where, condition_of
 from imagesearch_client.cli.output import err, out
@@ -35,6 +37,7 @@ from imagesearch_client.json_text import json_text
 from imagesearch_client.types import Collection, Metric
 
 if TYPE_CHECKING:
+    from imagesearch_client.bulk.jobs import Planned
     from imagesearch_client.vector_files.source import VectorFile
 
 # Calls that import uses are those of vectors, whose number is fixed.
@@ -125,6 +128,7 @@ def import_file(
     from imagesearch_client.bulk import jobs  # noqa: PLC0415
     from imagesearch_client.bulk.destinations import Route  # noqa: PLC0415
     from imagesearch_client.bulk.ledger import LedgerError  # noqa: PLC0415
+    from imagesearch_client.bulk.ledger_files import ledger_of_load  # noqa: PLC0415
     from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
     from imagesearch_client.bulk.progress import show  # noqa: PLC0415
     from imagesearch_client.sources.items import SourceError  # noqa: PLC0415
@@ -141,11 +145,13 @@ def import_file(
     try:
         with connected(target, code=STOPPED) as client:
             into = _collection_for(client, collection, source, metric)
-            path = ledger or jobs.default_ledger(target, into.name)
+            path = ledger_of_load(client, collection, into, target, ledger, remark, restart=restart)
+            files = jobs.Files(path, rejects, restart, alias=collection)
             route = Route(endpoint(target), None, STREAMS, patience, ready=True)
             options = LoadOptions(limit=limit, retry_failed=retry_failed)
             with show(account, err):
-                jobs.load(client, into, [source], route, jobs.Files(path, rejects, restart), options, account)
+                jobs.load(client, into, [source], route, files, options, account)
+            check_end(client, collection, into, account)
     except (LedgerError, OSError, CredentialsError) as error:
         err.print("[bold red]error[/] ", end="")
         err.print(Text(str(error)), soft_wrap=True)
@@ -153,12 +159,13 @@ def import_file(
     finish(account, collection, allowed, dry_run=False, as_json=as_json)
 
 
-def _collection_for(client: Client, name: str, source: "VectorFile", metric: Metric | None) -> Collection:
-    """The collection of a name; one that takes a file's vectors is made where there is none."""
-    try:
-        found = client.get_collection(name)
-    except NotFoundError:
-        return _make(client, name, source, metric)
+def _collection_for(client: Client, name: str, source: "VectorFile", metric: Metric | None) -> "Collection | Planned":
+    """Return the collection of a name, or one to be made that takes a file's vectors."""
+    from imagesearch_client.bulk.jobs import Planned, planned  # noqa: PLC0415 - it brings Pillow
+
+    found = planned(client, name, _Creation(client, name, source, metric))
+    if isinstance(found, Planned):
+        return found
     if found.fingerprint != source.fingerprint or found.dimension != source.dimension:
         raise typer.BadParameter(
             f"{name} is of {found.dimension} x {found.fingerprint}, and the file of {source.dimension} x "
@@ -170,23 +177,36 @@ def _collection_for(client: Client, name: str, source: "VectorFile", metric: Met
     return found
 
 
-def _make(client: Client, name: str, source: "VectorFile", metric: Metric | None) -> Collection:
-    notes = source.notes
+class _Creation:
+    """Makes a collection for the vectors of a file."""
 
-    def create(model: str) -> Collection:
-        return client.create_collection(
-            name,
-            model=model,
-            dimension=source.dimension,
-            fingerprint=source.fingerprint,
-            metric=metric or Metric(notes.get("metric", "cosine")),
+    def __init__(self, client: Client, name: str, source: "VectorFile", metric: Metric | None) -> None:
+        """Make nothing yet."""
+        self._client = client
+        self._name = name
+        self._source = source
+        self._metric = metric
+        self._model = source.notes.get("model", "")
+
+    def __call__(self, *, validate_only: bool) -> Collection:
+        """Make it, with the model that made the vectors if the embedder has that model."""
+        if self._model:
+            try:
+                return self._create(validate_only=validate_only)
+            except (FailedPreconditionError, NotFoundError) as error:
+                err.print(Text(f"{self._name} takes vectors and no images: {error.message}"), soft_wrap=True)
+                self._model = ""
+        return self._create(validate_only=validate_only)
+
+    def _create(self, *, validate_only: bool) -> Collection:
+        notes = self._source.notes
+        return self._client.create_collection(
+            self._name,
+            model=self._model,
+            dimension=self._source.dimension,
+            fingerprint=self._source.fingerprint,
+            metric=self._metric or Metric(notes.get("metric", "cosine")),
             description=notes.get("description", ""),
             labels=json.loads(notes.get("labels", "{}")),
+            validate_only=validate_only,
         )
-
-    if model := notes.get("model", ""):
-        try:
-            return create(model)
-        except (FailedPreconditionError, NotFoundError) as error:
-            err.print(Text(f"{name} takes vectors and no images: {error.message}"), soft_wrap=True)
-    return create("")

@@ -23,6 +23,9 @@ BATCH_BYTES = 8 * 1024 * 1024
 # A collection has no more.
 MAX_DIMENSION = 32768
 MAX_INTEGER = 2**63
+# The lengths of vectors that the search service takes. An import checks them, so that a file whose vectors are all
+# refused leaves no empty collection.
+SHORTEST_SQUARE, LONGEST = 1.2e-32, 7e18
 SHA256 = re.compile(r"([0-9a-f]{64})?")
 CORNERS = 4
 
@@ -104,15 +107,24 @@ class VectorFile:
 
     def _items(self, rows: RawRows, first: int) -> Iterator[Item | Fault]:
         unusable = {**_unusable(rows.vectors), **rows.unusable}
+        lengths = np.linalg.norm(rows.vectors.astype(np.float64), axis=1)
+        shortest = math.sqrt(max(1, self.dimension) * SHORTEST_SQUARE)
         for row in range(len(rows.ids)):
+            # Counted as people count, from 1.
+            where = f"{self._path.name}, row {first + row + 1}"
             try:
                 if row in unusable:
                     raise ValueError(unusable[row])
                 found: Item | Fault = self._item(rows, row)
             except ValueError as error:
-                # Counted as people count, from 1.
-                where = f"{self._path.name}, row {first + row + 1}"
                 found = Fault(where, "ROW_INVALID", str(error))
+            else:
+                if not shortest <= lengths[row] <= LONGEST:
+                    problem = (
+                        f"its vector has length {lengths[row]:.2g}; it must be from {shortest:.2g} to {LONGEST:.2g}. "
+                        "Scale all vectors alike"
+                    )
+                    found = Fault(where, "VECTOR_LENGTH_INVALID", problem)
             yield found
 
     def _item(self, rows: RawRows, row: int) -> Item:

@@ -1,7 +1,11 @@
 """What the texts of --where say."""
 
 from datetime import date, datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 
 from imagesearch_client.filters import (
@@ -37,6 +41,10 @@ from imagesearch_client.filters import (
         ("name=", equals("name", "")),
         ("id=9223372036854775807", equals("id", 2**63 - 1)),
         ("id=9223372036854775808", equals("id", 2.0**63)),
+        ("id=9007199254740993.0", equals("id", 2**53 + 1)),
+        ("n>=9.007199254740993e15", number("n", gte=2**53 + 1)),
+        ("n in 9007199254740993.0,2.0", is_in("n", 2**53 + 1, 2.0)),
+        ("n<1e23", number("n", lt=1e23)),
         ("category!=shoe", negated(equals("category", "shoe"))),
         ("price<100", number("price", lt=100)),
         ("price <= 99.5", number("price", lte=99.5)),
@@ -117,11 +125,39 @@ def test_filters_nest() -> None:
         "price>=-9223372036854775809",
         "ean=12345678901234567891",
         "n in 1,9223372036854775809",
+        "n>=9007199254740992.5",
+        "n<4503599627370497.75",
+        "n>0.99999999999999999999",
+        "n<1e-400",
+        "n=9007199254740992.5",
     ],
 )
 def test_a_number_that_would_be_rounded_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="would be rounded here"):
         parse(text)
+
+
+def test_a_number_beyond_all_floats_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(ValueError, match="1e400 is too large"):
+        parse("n<=1e400")
+
+
+def test_numbers_of_other_libraries_are_bounds_without_being_rounded() -> None:
+    equal: list[tuple[Any, float]] = [
+        (np.int64(2**53 + 1), 2**53 + 1),
+        (Decimal(2**53), 2.0**53),
+        (np.float32(0.1), float(np.float32(0.1))),
+    ]
+    for bound, same in equal:
+        assert number("n", gte=bound) == number("n", gte=same)
+    rounded: list[Any] = [Decimal(2**53 + 1), Decimal("0.1"), Fraction(1, 3), np.uint64(2**63 + 1)]
+    for bound in rounded:
+        with pytest.raises(ValueError, match="would be rounded here"):
+            number("n", gte=bound)
+    no_numbers: list[Any] = [True, np.True_, "3"]
+    for bound in no_numbers:
+        with pytest.raises(TypeError, match="a bound is a number, and no"):
+            number("n", gte=bound)
 
 
 def test_numbers_that_are_kept_exactly_are_taken() -> None:

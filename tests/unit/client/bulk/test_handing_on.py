@@ -211,7 +211,7 @@ def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_ledgers_of_all_names_of_a_service_are_handed_on(state_home: Path) -> None:
-    names = ["127.0.0.1:50052", "localhost:50052", "dns:///search:50052"]
+    names = ["127.0.0.1:50052", "search.local:50052", "dns:///search:50052"]
     for number, target in enumerate(names):
         filled(default_ledger(target, "shop_v1"), OLD, [row(f"{number}{key}") for key in "ab"])
     # Another service's collection of the same name, and a collection of a longer name.
