@@ -66,8 +66,10 @@ def check_unopened(content: bytes) -> None:
 
 def has_misread_palette(image: Image.Image, bmp: BmpFacts) -> bool:
     """Return whether Pillow has dropped a palette of greys and takes indices of 4 or 8 bits for samples of 1 or 8."""
-    kept = {1: "1", 8: "L"}.get(bmp.bits)
-    return image.mode in {"1", "L"} and image.mode != kept
+    if bmp.compression in {RUNS_OF_8, RUNS_OF_4} and image.mode == "L":
+        # Each run is an index in a byte of its own, and equals its grey.
+        return False
+    return image.mode in {"1", "L"} and image.mode != {1: "1", 8: "L"}.get(bmp.bits)
 
 
 def with_palette(image: Image.Image, bmp: BmpFacts, content: bytes) -> Image.Image:
@@ -81,7 +83,7 @@ def with_palette(image: Image.Image, bmp: BmpFacts, content: bytes) -> Image.Ima
     count = bmp.colours or 1 << bmp.bits
     stride = (image.width * bmp.bits + 31) // 32 * 4
     rows = content[bmp.offset : bmp.offset + stride * image.height]
-    raw_mode = "P;4" if bmp.bits == 4 else "P"
+    raw_mode = {1: "P;1", 4: "P;4"}.get(bmp.bits, "P")
     indexed = Image.frombytes("P", image.size, rows, "raw", raw_mode, stride, 1 if bmp.height < 0 else -1)
     indexed.putpalette(content[start : start + entry * count], "BGR" if entry == 3 else "BGRX")
     return indexed

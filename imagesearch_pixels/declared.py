@@ -24,6 +24,8 @@ class Declared:
     depth: Depth
     corrected: Correction
     """Returns the loaded image with the declarations applied that Pillow ignores, or applies to the wrong numbers."""
+    is_loaded: bool = True
+    """Whether `corrected` takes a loaded image. Else it decodes the file itself, because Pillow would do it wrongly."""
     png_facts: png.PngFacts | None = None
 
 
@@ -45,16 +47,17 @@ def declare(image: Image.Image, content: bytes, reading: Reading) -> Declared:
             depth = tiff.prepare(image)
         return Declared(depth, _without_empty_alpha if tiff.has_undeclared_alpha(image) else _as_it_is)
     if (facts := png.facts_of(content)) is not None:
-        return Declared(Depth(), lambda loaded: _with_transparency(loaded, facts, content, reading), facts)
-    return Declared(Depth(), _correction(image, content, reading))
+        return Declared(Depth(), lambda loaded: _with_transparency(loaded, facts, content, reading), png_facts=facts)
+    header = bmp.facts_of(content)
+    if header is not None and bmp.has_misread_palette(image, header):
+        return Declared(Depth(), lambda _: _with_palette(image, header, content, reading), is_loaded=False)
+    return Declared(Depth(), _correction(image, content))
 
 
-def _correction(image: Image.Image, content: bytes, reading: Reading) -> Correction:
+def _correction(image: Image.Image, content: bytes) -> Correction:
     if image.format in {"JPEG", "MPO"} and image.mode == "CMYK" and "adobe" not in image.info:
         return _inverted
-    if (header := bmp.facts_of(content)) is not None:
-        if bmp.has_misread_palette(image, header):
-            return lambda loaded: _with_palette(loaded, header, content, reading)
+    if image.format == "BMP":
         return _without_empty_alpha
     if isinstance(image, GifImageFile) and "transparency" not in image.info:
         box = image.tile[0].extents if image.tile else None
