@@ -54,7 +54,7 @@ class Profiles:
             return None
         if SPACES.get(profile[16:20]) != mode or profile[36:40] != SIGNATURE:
             return None
-        key = (hashlib.sha256(profile, usedforsecurity=False).digest(), mode)
+        key = (hashlib.blake2b(profile, digest_size=32).digest(), mode)
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)

@@ -99,12 +99,12 @@ for depth, interlaced in product((8, 16), (False, True)):
         png(colours, depth, 2, transparent(*clear), interlaced=interlaced),
         white_where((colours == clear).all(axis=2), RGB),
     )
-    for kind, raw, picture in (
+    for colour_type, raw, picture in (
         (4, np.stack([GREY, ALPHA], axis=2), over_white(GREY, ALPHA)),
         (6, np.dstack([RGB, ALPHA]), over_white(RGB, ALPHA)),
     ):
-        content = png(scaled(raw, depth), depth, kind, interlaced=interlaced)
-        SHOWN[f"{name}, type {kind} with alpha"] = Shown(content, picture, 2)
+        content = png(scaled(raw, depth), depth, colour_type, interlaced=interlaced)
+        SHOWN[f"{name}, type {colour_type} with alpha"] = Shown(content, picture, 2)
 SHOWN["PNG, colours of 16 bits, only one exact sample transparent"] = Shown(
     png(NEAR, 16, 2, transparent(0x1234, 0x5678, 0x9ABC)),
     white_where((NEAR[0, 0] == NEAR).all(axis=2), (NEAR >> 8).astype(np.uint8)),
