@@ -306,10 +306,15 @@ def decode(content: bytes) -> None:
                     "IMAGE_DIMENSIONS_TOO_LARGE",
                     f"it has {image.width} x {image.height} pixels; at most {MAX_IMAGE_PIXELS} are taken by default",
                 )
-            declared = declare(image, content, READING)
-            shown(image, declared, READING)
+            shown(image, declare(image, content, READING), READING)
     except UnsupportedImageError as error:
         raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", str(error)) from None
+    except MemoryError:
+        raise _no_memory() from None
+
+
+def _no_memory() -> LoadStoppedError:
+    return LoadStoppedError("OUT_OF_MEMORY", "this process has no memory left to decode an image")
 
 
 def _open(content: bytes) -> PillowImage.Image:
@@ -332,7 +337,7 @@ def _blaming_the_file() -> Iterator[None]:
         raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", "it is no image of a known format") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
         if isinstance(error, MemoryError) or PillowImageFile.ERRORS[-9] in str(error):
-            raise LoadStoppedError("OUT_OF_MEMORY", "this process has no memory left to decode an image") from None
+            raise _no_memory() from None
         raise InvalidArgumentError("IMAGE_CORRUPT", f"it cannot be decoded: {error}") from None
 
 

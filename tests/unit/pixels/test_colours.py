@@ -77,8 +77,9 @@ def in_srgb(colour: tuple[int, ...], xyz: NDArray[Any], gamma: float | None) -> 
     encoded = np.array(colour) / 255
     light = SRGB_OF_XYZ @ xyz @ (linear(encoded) if gamma is None else encoded**gamma)
     light = light.clip(0, 1)
-    shown = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.round(shown * 255)
+    encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    values: NDArray[Any] = np.round(encoded * 255)
+    return values
 
 
 SPACES = {
