@@ -10,6 +10,11 @@ from imagesearch_pixels.reading import UnsupportedImageError
 SIGNATURE = b"BM"
 FILE_HEADER, CORE_HEADER = 14, 12
 HEADERS = {12, 40, 52, 56, 64, 108, 124}
+V5_HEADER = 124
+# Fields of that header: the kind of colour space, and where the profile is.
+COLOUR_SPACE, PROFILE_FIELDS = FILE_HEADER + 56, FILE_HEADER + 112
+# "MBED", the least byte first.
+EMBEDDED = b"DEBM"
 DEPTHS = {1, 4, 8, 16, 24, 32}
 PLAIN, RUNS_OF_8, RUNS_OF_4, BIT_FIELDS = 0, 1, 2, 3
 COMPRESSION_NAMES = {4: "JPEG", 5: "PNG", 6: "ALPHABITFIELDS", 11: "CMYK", 12: "CMYKRLE8", 13: "CMYKRLE4"}
@@ -41,6 +46,14 @@ def facts_of(content: bytes) -> BmpFacts | None:
     width, height, _, bits, compression = struct.unpack_from("<iiHHI", content, 18)
     (colours,) = struct.unpack_from("<I", content, 46)
     return BmpFacts(offset, header, width, height, bits, compression, colours)
+
+
+def profile_of(bmp: BmpFacts, content: bytes) -> bytes | None:
+    """Return the profile that a file with a header of version 5 embeds."""
+    if bmp.header != V5_HEADER or content[COLOUR_SPACE : COLOUR_SPACE + 4] != EMBEDDED or len(content) < 138:
+        return None
+    start, size = struct.unpack_from("<II", content, PROFILE_FIELDS)
+    return content[FILE_HEADER + start : FILE_HEADER + start + size]
 
 
 def check_unopened(content: bytes) -> None:

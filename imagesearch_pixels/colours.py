@@ -4,7 +4,7 @@ from PIL import Image
 
 from imagesearch_pixels.colour_profiles import Conversion, Profiles
 from imagesearch_pixels.declared import Declared
-from imagesearch_pixels.declared_colours import exif_profile, png_profile
+from imagesearch_pixels.declared_colours import exif_profile
 from imagesearch_pixels.reading import Reading
 from imagesearch_pixels.samples import to_rgb, upright
 
@@ -36,5 +36,5 @@ def to_srgb(image: Image.Image, declared: Declared, reading: Reading) -> Convers
         return None
     profile = image.info.get("icc_profile")
     if profile is None and mode == "RGB":
-        profile = exif_profile(image, reading) or (png_profile(declared.png_facts) if declared.png_facts else None)
+        profile = declared.profile or exif_profile(image, reading)
     return _PROFILES.conversion(profile, mode)

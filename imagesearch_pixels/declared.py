@@ -8,7 +8,7 @@ from PIL import Image, ImageChops
 from PIL.GifImagePlugin import GifImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from imagesearch_pixels import bmp, gif, jpeg, png, tiff
+from imagesearch_pixels import bmp, declared_colours, gif, jpeg, png, tiff
 from imagesearch_pixels.depths import Depth
 from imagesearch_pixels.reading import Reading
 
@@ -26,7 +26,8 @@ class Declared:
     """Returns the loaded image with the declarations applied that Pillow ignores, or applies to the wrong numbers."""
     is_loaded: bool = True
     """Whether `corrected` takes a loaded image. Else it decodes the file itself, because Pillow would do it wrongly."""
-    png_facts: png.PngFacts | None = None
+    profile: bytes | None = None
+    """A profile of the file's colours of which Pillow does not know."""
 
 
 def check_variant(content: bytes) -> None:
@@ -47,11 +48,13 @@ def declare(image: Image.Image, content: bytes, reading: Reading) -> Declared:
             depth = tiff.prepare(image)
         return Declared(depth, _without_empty_alpha if tiff.has_undeclared_alpha(image) else _as_it_is)
     if (facts := png.facts_of(content)) is not None:
-        return Declared(Depth(), lambda loaded: _with_transparency(loaded, facts, content, reading), png_facts=facts)
+        profile = declared_colours.png_profile(facts)
+        return Declared(Depth(), lambda loaded: _with_transparency(loaded, facts, content, reading), profile=profile)
     header = bmp.facts_of(content)
     if header is not None and bmp.has_misread_palette(image, header):
         return Declared(Depth(), lambda _: _with_palette(image, header, content, reading), is_loaded=False)
-    return Declared(Depth(), _correction(image, content))
+    profile = bmp.profile_of(header, content) if header is not None else None
+    return Declared(Depth(), _correction(image, content), profile=profile)
 
 
 def _correction(image: Image.Image, content: bytes) -> Correction:

@@ -265,6 +265,50 @@ for kind, tags in {
         tiff(chroma, 8, YCBCR, tags=tags),
         "PhotometricInterpretation YCbCr",
     )
+for compression, planar in product(COMPRESSIONS, (False, True)):
+    options = {"compression": compression, "planar": planar}
+    for kind, kinds, raw, picture in (
+        ("unassociated alpha and another", (2, 0), np.dstack([RGB, ALPHA, GREY]), over_white(RGB, ALPHA)),
+        ("associated alpha and another", (1, 0), np.dstack([ASSOCIATED, ALPHA, GREY]), over_white(RGB, ALPHA)),
+        ("two others", (0, 0), np.dstack([RGB, ALPHA, GREY]), RGB),
+        ("another and alpha", (0, 2), np.dstack([RGB, GREY, ALPHA]), RGB),
+    ):
+        name = f"TIFF, RGB and {kind}{', planes' * planar}{COMPRESSIONS[compression]}"
+        content = tiff(raw, 8, TIFF_RGB, extra=kinds, **options)
+        is_taken = kinds != (0, 2) if not planar else compression == DEFLATE and kinds == (0, 0)
+        if not is_taken:
+            REFUSED[name] = (content, f"ExtraSamples {kinds[0]},{kinds[1]}")
+        else:
+            why = "libvips takes the last sample for alpha, whatever the file declares"
+            SHOWN[name] = Shown(content, picture, 2, differs=why)
+    for depth in (4, 12):
+        content = tiff(scaled(RGB, depth), depth, TIFF_RGB, **options)
+        REFUSED[f"TIFF, RGB of {depth} bits, planar {planar}, compression {compression}"] = (
+            content,
+            f"{depth},{depth}",
+        )
+colours = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+colour_map = tuple(int(value) * 257 for value in colours.T.ravel())
+for extra, picture in ((2, over_white(colours[GREY], ALPHA)), (0, colours[GREY])):
+    SHOWN[f"TIFF, palette and a sample of the kind {extra}"] = Shown(
+        tiff(np.dstack([GREY, ALPHA]), 8, PALETTE, extra=(extra,), tags={320: colour_map}),
+        picture,
+        differs="" if extra else "libvips takes the further sample for alpha",
+    )
+for photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO):
+    declared = struct.pack("<HHII", 262, 3, 1, photometric)
+    content = tiff(GREY, 8, photometric).replace(declared, struct.pack("<HHII", 263, 3, 1, 1))
+    REFUSED[f"TIFF, nothing declared in the place of {photometric}"] = (content, "without PhotometricInterpretation")
+FAX = encode(Image.fromarray(GREY).convert("1"), "TIFF", compression="group4")
+SHOWN["TIFF, a fax without PhotometricInterpretation"] = Shown(
+    FAX.replace(struct.pack("<HHII", 262, 3, 1, 1), struct.pack("<HHII", 263, 3, 1, 1)),
+    255 - np.asarray(Image.fromarray(GREY).convert("1")) * 255,
+    differs="libvips takes zero for black; for libtiff the zero of a fax is white, as in ITU-T T.4",
+)
+for most in (1_000_000, 2**31 - 1):
+    content = tiff((GREY / 255.0 * most).astype(np.int64), 32, BLACK_IS_ZERO, sample_format=SIGNED)
+    REFUSED[f"TIFF, signed samples up to {most}"] = (content, "its signed samples reach from 0 to")
+REFUSED["TIFF, compressed as WebP"] = (tiff(RGB, 8, TIFF_RGB, compression=50001), "Compression WebP")
 REFUSED["TIFF, a compression of its own"] = (tiff(GREY, 8, BLACK_IS_ZERO, compression=34712), "Compression 34712")
 REFUSED["TIFF, planes of Lab"] = (tiff(RGB, 8, CIELAB, planar=True), "PhotometricInterpretation CIELab")
 

@@ -21,7 +21,7 @@ from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixel
 from grpc_kit.deadline import Deadline
 from imagesearch_pixels.colour_profiles import MAX_PROFILE_BYTES, MAX_TRANSFORMS, Profiles
 from tests.unit.embedder.crafted_files import png_chunk
-from tests.unit.embedder.crafted_samples import CMYK, png, tiff
+from tests.unit.embedder.crafted_samples import CMYK, bmp, png, tiff
 from tests.unit.pixels.profiles import (
     ADOBE_PROFILE,
     BT2020_PROFILE,
@@ -429,3 +429,13 @@ def test_thousands_of_mutated_profiles_neither_end_nor_hold_the_process(seed: in
 def test_inks_without_a_profile_are_converted_plainly() -> None:
     inks = np.dstack([np.full((SIDE, SIDE, 3), 100), np.zeros((SIDE, SIDE))]).astype(np.uint8)
     assert np.abs(shown(tiff(inks, 8, CMYK)) - 155).max() <= 1
+
+
+def test_a_bmp_embeds_a_profile_too() -> None:
+    rows = [bytes([130, 150, 180]) * SIDE] * SIDE
+    plain = bmp(rows, SIDE, 24, header=124)
+    content = bytearray(plain + P3_PROFILE)
+    content[14 + 56 : 14 + 60] = b"DEBM"
+    content[14 + 112 : 14 + 120] = struct.pack("<II", len(plain) - 14, len(P3_PROFILE))
+    assert np.abs(shown(bytes(content)) - in_srgb((180, 150, 130), P3, None)).max() <= 2
+    assert shown(plain).tolist() == [180, 150, 130]
