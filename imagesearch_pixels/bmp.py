@@ -17,6 +17,18 @@ COLOUR_SPACE, PROFILE_FIELDS = FILE_HEADER + 56, FILE_HEADER + 112
 EMBEDDED = b"DEBM"
 DEPTHS = {1, 4, 8, 16, 24, 32}
 PLAIN, RUNS_OF_8, RUNS_OF_4, BIT_FIELDS = 0, 1, 2, 3
+# Of red, green and blue, as Pillow takes them.
+MASKS = {
+    16: {(0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)},
+    24: {(0xFF0000, 0xFF00, 0xFF)},
+    32: {
+        (0xFF0000, 0xFF00, 0xFF),
+        (0xFF000000, 0xFF0000, 0xFF00),
+        (0xFF000000, 0xFF00, 0xFF),
+        (0xFF, 0xFF00, 0xFF0000),
+        (0, 0, 0),
+    },
+}
 COMPRESSION_NAMES = {4: "JPEG", 5: "PNG", 6: "ALPHABITFIELDS", 11: "CMYK", 12: "CMYKRLE8", 13: "CMYKRLE4"}
 
 
@@ -56,8 +68,8 @@ def profile_of(bmp: BmpFacts, content: bytes) -> bytes | None:
     return content[FILE_HEADER + start : FILE_HEADER + start + size]
 
 
-def check_unopened(content: bytes) -> None:
-    """Raise UnsupportedImageError for a sound file that Pillow does not open."""
+def check_unread(content: bytes) -> None:
+    """Raise UnsupportedImageError for a file that Pillow does not read because of its variant."""
     bmp = facts_of(content)
     if bmp is None:
         return
@@ -65,11 +77,11 @@ def check_unopened(content: bytes) -> None:
         if 16 <= bmp.header < 64:
             raise UnsupportedImageError(f"it is a BMP with a header of {bmp.header} bytes, which is not taken")
         return
-    if bmp.compression == BIT_FIELDS and bmp.bits in {16, 24, 32}:
-        masks = (
-            ", ".join(f"{mask:08X}" for mask in struct.unpack_from("<3I", content, 54)) if len(content) >= 66 else ""
-        )
-        raise UnsupportedImageError(f"it is a BMP of {bmp.bits} bits with the masks {masks}, which are not taken")
+    if bmp.compression == BIT_FIELDS and len(content) >= 66:
+        masks = struct.unpack_from("<3I", content, 54)
+        if masks not in MASKS.get(bmp.bits, ()):
+            named = ", ".join(f"{mask:08X}" for mask in masks)
+            raise UnsupportedImageError(f"it is a BMP of {bmp.bits} bits with the masks {named}, which are not taken")
     if bmp.bits not in DEPTHS or bmp.compression > BIT_FIELDS:
         compression = COMPRESSION_NAMES.get(bmp.compression, bmp.compression)
         raise UnsupportedImageError(

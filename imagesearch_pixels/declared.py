@@ -35,10 +35,10 @@ def check_variant(content: bytes) -> None:
     jpeg.check(content)
 
 
-def check_unopened(content: bytes) -> None:
-    """Raise UnsupportedImageError for a sound file that Pillow does not open."""
-    bmp.check_unopened(content)
-    tiff.check_unopened(content)
+def check_unread(content: bytes) -> None:
+    """Raise UnsupportedImageError for a file that Pillow does not read because of its variant."""
+    bmp.check_unread(content)
+    tiff.check_unread(content)
 
 
 def declare(image: Image.Image, content: bytes, reading: Reading) -> Declared:

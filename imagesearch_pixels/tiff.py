@@ -190,8 +190,8 @@ def unsupported(tags: Mapping[int, Any], why: str) -> UnsupportedImageError:
     return UnsupportedImageError(f"it is a TIFF with {', '.join(parts)}: {why}")
 
 
-def check_unopened(content: bytes) -> None:
-    """Find out why Pillow does not open a file. Raises UnsupportedImageError for a sound one."""
+def check_unread(content: bytes) -> None:
+    """Find out why Pillow does not read a file. Raises UnsupportedImageError if its variant is the reason."""
     tags = _directory(content)
     if TiffImagePlugin.IMAGEWIDTH not in tags or TiffImagePlugin.IMAGELENGTH not in tags:
         return

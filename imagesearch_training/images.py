@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL import ImageFile as PillowImageFile
 
 from imagesearch_pixels.colours import shown
-from imagesearch_pixels.declared import check_unopened, check_variant, declare
+from imagesearch_pixels.declared import check_unread, check_variant, declare
 from imagesearch_pixels.reading import Reading, UnsupportedImageError
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -82,7 +82,7 @@ def _open(content: bytes) -> Image.Image:
         with _blaming_the_file():
             return Image.open(BytesIO(content), formats=FORMATS)
     except UnusableError:
-        check_unopened(content)
+        check_unread(content)
         raise
 
 

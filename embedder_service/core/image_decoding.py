@@ -34,7 +34,7 @@ from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.hang_watch import HangWatch
 from imagesearch_pixels.colour_profiles import Conversion
 from imagesearch_pixels.colours import to_srgb
-from imagesearch_pixels.declared import check_unopened, check_variant, declare
+from imagesearch_pixels.declared import check_unread, check_variant, declare
 from imagesearch_pixels.reading import Reading, UnsupportedImageError
 from imagesearch_pixels.samples import to_rgb, upright
 
@@ -117,11 +117,16 @@ class ImageDecoder:
         DeadlineExceededError when patience ends, and ResourceExhaustedError if memory runs out.
         """
         try:
+            check_variant(image.content)
             return self._decode(image, patience)
         except MemoryError as error:
             raise no_memory(error) from None
         except UnsupportedImageError as error:
             raise unsupported(str(error)) from None
+        except InvalidArgumentError as error:
+            if error.reason == "IMAGE_CORRUPT":
+                refuse_unread_variant(image.content)
+            raise
 
     def _decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
         content = image.content
@@ -136,8 +141,7 @@ class ImageDecoder:
                 field=CONTENT,
                 metadata={"max_image_bytes": str(self._limits.max_image_bytes)},
             )
-        check_variant(content)
-        with self._open_sound(content, patience) as opened:
+        with self._open(content, patience) as opened:
             self._check_dimensions(opened.width, opened.height)
             self._check_tiles(opened)
             check_cost(opened, content, self._limits.max_image_pixels)
@@ -189,15 +193,6 @@ class ImageDecoder:
         if width and height:
             self._check_dimensions(width, height)
 
-    def _open_sound(self, content: bytes, patience: TimeLeft) -> Image.Image:
-        """Read the header; a sound file that Pillow cannot open is refused as unsupported."""
-        try:
-            return self._open(content, patience)
-        except InvalidArgumentError as error:
-            if error.reason == "IMAGE_CORRUPT":
-                check_unopened(content)
-            raise
-
     def _open(self, content: bytes, patience: TimeLeft) -> Image.Image:
         """Read the header. Raises InvalidArgumentError if it is wrong."""
         check_header(content)
@@ -234,6 +229,14 @@ class ImageDecoder:
             field=CONTENT,
             metadata={"formats": ",".join(FORMATS)},
         )
+
+
+def refuse_unread_variant(content: bytes) -> None:
+    """Raise InvalidArgumentError if Pillow cannot read a file because of its variant, and not because it is broken."""
+    try:
+        check_unread(content)
+    except UnsupportedImageError as error:
+        raise unsupported(str(error)) from None
 
 
 def stated_size(content: bytes) -> tuple[int, int] | None:

@@ -32,7 +32,7 @@ from imagesearch_client.client import MAX_MESSAGE_BYTES, Client
 from imagesearch_client.converters import attributes_to, embedding_to, region_to
 from imagesearch_client.types import AttributeValue, Collection, Embedding, Image, Region
 from imagesearch_pixels.colours import shown
-from imagesearch_pixels.declared import check_unopened, check_variant, declare
+from imagesearch_pixels.declared import check_unread, check_variant, declare
 from imagesearch_pixels.reading import Reading, UnsupportedImageError
 
 # Of images whose embedder is not asked: what the services take where they are not told otherwise.
@@ -322,7 +322,7 @@ def _open(content: bytes) -> PillowImage.Image:
         with _blaming_the_file():
             return PillowImage.open(BytesIO(content))
     except InvalidArgumentError:
-        check_unopened(content)
+        check_unread(content)
         raise
 
 

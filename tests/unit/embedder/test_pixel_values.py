@@ -50,3 +50,15 @@ def test_a_second_decoder_agrees_unless_the_specification_decides(name: str) -> 
     except pyvips.Error:
         difference = 255
     assert (difference <= max(2, shown.tolerance)) == (not shown.differs)
+
+
+# The directory of a TIFF file stands at its end.
+CUT = [name for name, shown in SHOWN.items() if len(shown.content) > 400 and not name.startswith("TIFF")]
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_variant_that_is_cut_off_is_corrupt_and_not_unsupported(name: str) -> None:
+    content = SHOWN[name].content
+    with pytest.raises(InvalidArgumentError) as refused:
+        decode(content[: len(content) * 3 // 4])
+    assert refused.value.reason == "IMAGE_CORRUPT"
