@@ -10,8 +10,25 @@ from imagesearch_pixels.reading import UnsupportedImageError
 SIGNATURE = b"BM"
 FILE_HEADER, CORE_HEADER = 14, 12
 HEADERS = {12, 40, 52, 56, 64, 108, 124}
+V5_HEADER = 124
+# Fields of that header: the kind of colour space, and where the profile is.
+COLOUR_SPACE, PROFILE_FIELDS = FILE_HEADER + 56, FILE_HEADER + 112
+# "MBED", the least byte first.
+EMBEDDED = b"DEBM"
 DEPTHS = {1, 4, 8, 16, 24, 32}
 PLAIN, RUNS_OF_8, RUNS_OF_4, BIT_FIELDS = 0, 1, 2, 3
+# Of red, green and blue, as Pillow takes them.
+MASKS = {
+    16: {(0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)},
+    24: {(0xFF0000, 0xFF00, 0xFF)},
+    32: {
+        (0xFF0000, 0xFF00, 0xFF),
+        (0xFF000000, 0xFF0000, 0xFF00),
+        (0xFF000000, 0xFF00, 0xFF),
+        (0xFF, 0xFF00, 0xFF0000),
+        (0, 0, 0),
+    },
+}
 COMPRESSION_NAMES = {4: "JPEG", 5: "PNG", 6: "ALPHABITFIELDS", 11: "CMYK", 12: "CMYKRLE8", 13: "CMYKRLE4"}
 
 
@@ -43,8 +60,16 @@ def facts_of(content: bytes) -> BmpFacts | None:
     return BmpFacts(offset, header, width, height, bits, compression, colours)
 
 
-def check_unopened(content: bytes) -> None:
-    """Raise UnsupportedImageError for a sound file that Pillow does not open."""
+def profile_of(bmp: BmpFacts, content: bytes) -> bytes | None:
+    """Return the profile that a file with a header of version 5 embeds."""
+    if bmp.header != V5_HEADER or content[COLOUR_SPACE : COLOUR_SPACE + 4] != EMBEDDED or len(content) < 138:
+        return None
+    start, size = struct.unpack_from("<II", content, PROFILE_FIELDS)
+    return content[FILE_HEADER + start : FILE_HEADER + start + size]
+
+
+def check_unread(content: bytes) -> None:
+    """Raise UnsupportedImageError for a file that Pillow does not read because of its variant."""
     bmp = facts_of(content)
     if bmp is None:
         return
@@ -52,11 +77,11 @@ def check_unopened(content: bytes) -> None:
         if 16 <= bmp.header < 64:
             raise UnsupportedImageError(f"it is a BMP with a header of {bmp.header} bytes, which is not taken")
         return
-    if bmp.compression == BIT_FIELDS and bmp.bits in {16, 24, 32}:
-        masks = (
-            ", ".join(f"{mask:08X}" for mask in struct.unpack_from("<3I", content, 54)) if len(content) >= 66 else ""
-        )
-        raise UnsupportedImageError(f"it is a BMP of {bmp.bits} bits with the masks {masks}, which are not taken")
+    if bmp.compression == BIT_FIELDS and len(content) >= 66:
+        masks = struct.unpack_from("<3I", content, 54)
+        if masks not in MASKS.get(bmp.bits, ()):
+            named = ", ".join(f"{mask:08X}" for mask in masks)
+            raise UnsupportedImageError(f"it is a BMP of {bmp.bits} bits with the masks {named}, which are not taken")
     if bmp.bits not in DEPTHS or bmp.compression > BIT_FIELDS:
         compression = COMPRESSION_NAMES.get(bmp.compression, bmp.compression)
         raise UnsupportedImageError(
@@ -66,8 +91,10 @@ def check_unopened(content: bytes) -> None:
 
 def has_misread_palette(image: Image.Image, bmp: BmpFacts) -> bool:
     """Return whether Pillow has dropped a palette of greys and takes indices of 4 or 8 bits for samples of 1 or 8."""
-    kept = {1: "1", 8: "L"}.get(bmp.bits)
-    return image.mode in {"1", "L"} and image.mode != kept
+    if bmp.compression in {RUNS_OF_8, RUNS_OF_4} and image.mode == "L":
+        # Each run is an index in a byte of its own, and equals its grey.
+        return False
+    return image.mode in {"1", "L"} and image.mode != {1: "1", 8: "L"}.get(bmp.bits)
 
 
 def with_palette(image: Image.Image, bmp: BmpFacts, content: bytes) -> Image.Image:
@@ -81,7 +108,7 @@ def with_palette(image: Image.Image, bmp: BmpFacts, content: bytes) -> Image.Ima
     count = bmp.colours or 1 << bmp.bits
     stride = (image.width * bmp.bits + 31) // 32 * 4
     rows = content[bmp.offset : bmp.offset + stride * image.height]
-    raw_mode = "P;4" if bmp.bits == 4 else "P"
+    raw_mode = {1: "P;1", 4: "P;4"}.get(bmp.bits, "P")
     indexed = Image.frombytes("P", image.size, rows, "raw", raw_mode, stride, 1 if bmp.height < 0 else -1)
     indexed.putpalette(content[start : start + entry * count], "BGR" if entry == 3 else "BGRX")
     return indexed

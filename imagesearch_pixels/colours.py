@@ -1,11 +1,12 @@
-"""The conversion to sRGB of an opened image."""
+"""An opened image in sRGB."""
 
 from PIL import Image
 
 from imagesearch_pixels.colour_profiles import Conversion, Profiles
 from imagesearch_pixels.declared import Declared
-from imagesearch_pixels.declared_colours import exif_profile, png_profile
+from imagesearch_pixels.declared_colours import exif_profile
 from imagesearch_pixels.reading import Reading
+from imagesearch_pixels.samples import to_rgb, upright
 
 # Of grey modes Pillow's conversion to RGB repeats one channel.
 GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
@@ -13,6 +14,16 @@ GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
 OTHERS = {"CMYK": "CMYK", "LAB": None}
 
 _PROFILES = Profiles()
+
+
+def shown(opened: Image.Image, declared: Declared, reading: Reading) -> tuple[Image.Image, Conversion | None]:
+    """Return an opened image upright and over white, and what turns it into sRGB once it is small.
+
+    The image is in RGB; it may be in inks if there is a conversion. Raises UnsupportedImageError.
+    """
+    loaded = upright(opened, declared, reading)
+    conversion = to_srgb(loaded, declared, reading)
+    return to_rgb(loaded, declared.depth, reading, keep_inks=conversion is not None), conversion
 
 
 def to_srgb(image: Image.Image, declared: Declared, reading: Reading) -> Conversion | None:
@@ -25,5 +36,5 @@ def to_srgb(image: Image.Image, declared: Declared, reading: Reading) -> Convers
         return None
     profile = image.info.get("icc_profile")
     if profile is None and mode == "RGB":
-        profile = exif_profile(image, reading) or (png_profile(declared.png_facts) if declared.png_facts else None)
+        profile = declared.profile or exif_profile(image, reading)
     return _PROFILES.conversion(profile, mode)

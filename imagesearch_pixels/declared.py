@@ -8,7 +8,7 @@ from PIL import Image, ImageChops
 from PIL.GifImagePlugin import GifImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from imagesearch_pixels import bmp, gif, jpeg, png, tiff
+from imagesearch_pixels import bmp, declared_colours, gif, jpeg, png, tiff
 from imagesearch_pixels.depths import Depth
 from imagesearch_pixels.reading import Reading
 
@@ -24,7 +24,10 @@ class Declared:
     depth: Depth
     corrected: Correction
     """Returns the loaded image with the declarations applied that Pillow ignores, or applies to the wrong numbers."""
-    png_facts: png.PngFacts | None = None
+    is_loaded: bool = True
+    """Whether `corrected` takes a loaded image. Else it decodes the file itself, because Pillow would do it wrongly."""
+    profile: bytes | None = None
+    """A profile of the file's colours of which Pillow does not know."""
 
 
 def check_variant(content: bytes) -> None:
@@ -32,10 +35,10 @@ def check_variant(content: bytes) -> None:
     jpeg.check(content)
 
 
-def check_unopened(content: bytes) -> None:
-    """Raise UnsupportedImageError for a sound file that Pillow does not open."""
-    bmp.check_unopened(content)
-    tiff.check_unopened(content)
+def check_unread(content: bytes) -> None:
+    """Raise UnsupportedImageError for a file that Pillow does not read because of its variant."""
+    bmp.check_unread(content)
+    tiff.check_unread(content)
 
 
 def declare(image: Image.Image, content: bytes, reading: Reading) -> Declared:
@@ -45,16 +48,19 @@ def declare(image: Image.Image, content: bytes, reading: Reading) -> Declared:
             depth = tiff.prepare(image)
         return Declared(depth, _without_empty_alpha if tiff.has_undeclared_alpha(image) else _as_it_is)
     if (facts := png.facts_of(content)) is not None:
-        return Declared(Depth(), lambda loaded: _with_transparency(loaded, facts, content, reading), facts)
-    return Declared(Depth(), _correction(image, content, reading))
+        profile = declared_colours.png_profile(facts)
+        return Declared(Depth(), lambda loaded: _with_transparency(loaded, facts, content, reading), profile=profile)
+    header = bmp.facts_of(content)
+    if header is not None and bmp.has_misread_palette(image, header):
+        return Declared(Depth(), lambda _: _with_palette(image, header, content, reading), is_loaded=False)
+    profile = bmp.profile_of(header, content) if header is not None else None
+    return Declared(Depth(), _correction(image, content), profile=profile)
 
 
-def _correction(image: Image.Image, content: bytes, reading: Reading) -> Correction:
+def _correction(image: Image.Image, content: bytes) -> Correction:
     if image.format in {"JPEG", "MPO"} and image.mode == "CMYK" and "adobe" not in image.info:
         return _inverted
-    if (header := bmp.facts_of(content)) is not None:
-        if bmp.has_misread_palette(image, header):
-            return lambda loaded: _with_palette(loaded, header, content, reading)
+    if image.format == "BMP":
         return _without_empty_alpha
     if isinstance(image, GifImageFile) and "transparency" not in image.info:
         box = image.tile[0].extents if image.tile else None

@@ -36,7 +36,7 @@ def png_profile(png: PngFacts) -> bytes | None:
     """Return a profile of the colours that chunks of a PNG file declare; None for sRGB, and for what is not known.
 
     PNG (third edition), 4.3: cICP comes before a profile, which comes before sRGB, which comes before gAMA and cHRM.
-    Callers ask only about a file without a profile.
+    Callers use it only for a file without a profile.
     """
     cicp = png.chunks.get(b"cICP", b"")
     if len(cicp) == 4 and cicp[0] in CICP_PRIMARIES and cicp[1] in CICP_GAMMAS:

@@ -37,6 +37,7 @@ class Depth:
             # Without such a value the file has 16 bits in samples of 32, as many programs write it.
             if unsigned.max(initial=0) > MOST_OF_16_BITS:
                 return np.asarray(unsigned >> 24, np.uint8)
+        _check_signed(values)
         return np.asarray(values.clip(0, MOST_OF_16_BITS) >> 8, np.uint8)
 
     def _from_floats(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -50,6 +51,14 @@ class Depth:
             np.invert(grey, out=grey)
             grey[missing] = 0
         return grey
+
+
+def _check_signed(values: NDArray[Any]) -> None:
+    """Refuse numbers of 32 bits that are no samples of 16 bits: no file format declares which one is white."""
+    least, most = int(values.min(initial=0)), int(values.max(initial=0))
+    margin = (OVERSHOOT - 1) * MOST_OF_16_BITS
+    if least < -margin or most > MOST_OF_16_BITS + margin:
+        raise UnsupportedImageError(f"its signed samples reach from {least} to {most}; those of 0 to 65535 are taken")
 
 
 def _scale_of(values: NDArray[np.float32]) -> float:

@@ -26,8 +26,9 @@ def upright(image: Image.Image, declared: Declared, reading: Reading) -> Image.I
     EXIF data that cannot be read say nothing.
     """
     # First, because Pillow turns a TIFF file while it loads it, and because reading EXIF data may load too.
-    with reading():
-        image.load()
+    if declared.is_loaded:
+        with reading():
+            image.load()
     image = declared.corrected(image)
     turn = _turn_of(image, reading)
     return image if turn is None else image.transpose(turn)

@@ -53,6 +53,8 @@ USUAL_COEFFICIENTS = (0.299, 0.587, 0.114)
 USUAL_RANGE = (0, 255, 128, 255, 128, 255)
 UNSPECIFIED = 0
 REVERSED_BITS = 2
+# Without a declaration the zero of a fax is white, as libtiff has it.
+FAX = {"tiff_ccitt", "group3", "group4"}
 BIG_TIFF = 43
 # Numbers of 8, 16, 32 and 64 bits.
 NUMBER_KINDS = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -83,6 +85,11 @@ def prepare(image: TiffImageFile) -> Depth:
     Raises UnsupportedImageError.
     """
     tags = image.tag_v2
+    if image.info.get("compression") == "webp":
+        raise UnsupportedImageError("it is a TIFF with Compression WebP, which is not taken")
+    is_fax = image.info.get("compression") in FAX
+    if PHOTOMETRIC_INTERPRETATION not in tags and not is_fax and image.info.get("compression") != "tiff_jpeg":
+        raise UnsupportedImageError("it is a TIFF without PhotometricInterpretation: nothing says which value is white")
     photometric = tags.get(PHOTOMETRIC_INTERPRETATION, WHITE_IS_ZERO)
     bits, formats = _numbers(tags, BITSPERSAMPLE), _numbers(tags, SAMPLEFORMAT)
     depth = Depth(
@@ -128,7 +135,7 @@ def _check_ycbcr(tags: ImageFileDirectory_v2) -> None:
 def _check_planes(tags: ImageFileDirectory_v2, photometric: int, *, is_raw: bool) -> None:
     """Refuse separate planes that neither Pillow nor libtiff puts together rightly."""
     extra = _numbers(tags, EXTRASAMPLES)
-    if is_raw and UNSPECIFIED in extra:
+    if UNSPECIFIED in extra and (is_raw or set(extra) != {UNSPECIFIED}):
         raise unsupported(tags, PLANES)
     if photometric in {BLACK_IS_ZERO, YCBCR}:
         is_taken = not is_raw and set(extra) <= {UNSPECIFIED}
@@ -183,8 +190,8 @@ def unsupported(tags: Mapping[int, Any], why: str) -> UnsupportedImageError:
     return UnsupportedImageError(f"it is a TIFF with {', '.join(parts)}: {why}")
 
 
-def check_unopened(content: bytes) -> None:
-    """Find out why Pillow does not open a file. Raises UnsupportedImageError for a sound one."""
+def check_unread(content: bytes) -> None:
+    """Find out why Pillow does not read a file. Raises UnsupportedImageError if its variant is the reason."""
     tags = _directory(content)
     if TiffImagePlugin.IMAGEWIDTH not in tags or TiffImagePlugin.IMAGELENGTH not in tags:
         return

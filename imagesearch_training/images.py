@@ -8,8 +8,12 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL import ImageFile as PillowImageFile
+
+from imagesearch_pixels.colours import shown
+from imagesearch_pixels.declared import check_unread, check_variant, declare
+from imagesearch_pixels.reading import Reading, UnsupportedImageError
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -48,21 +52,38 @@ class Skipped:
 def decode(content: bytes, size: int) -> Pixels:
     """An image file's content as uint8[size, size, 3].
 
-    The first frame, turned as its EXIF orientation says, in RGB with transparency over white, stretched to the square
+    The first frame, turned as its EXIF orientation says, in sRGB with transparency over white, stretched to the square
     by Pillow's bilinear filter: pixel for pixel what the embedder makes of the same file. Raises UnusableError.
     """
-    with _blaming_the_file():
-        image = Image.open(BytesIO(content), formats=FORMATS)
-    with image as opened:
+    try:
+        return _decode(content, size)
+    except UnsupportedImageError as error:
+        raise UnusableError(str(error)) from None
+
+
+def _decode(content: bytes, size: int) -> Pixels:
+    check_variant(content)
+    with _open(content) as opened:
         pixels = opened.width * opened.height
         if pixels > MAX_IMAGE_PIXELS:
             raise UnusableError(
                 f"{opened.width} x {opened.height} = {pixels} pixels; at most {MAX_IMAGE_PIXELS} are taken"
             )
+        declared = declare(opened, content, READING)
         with _blaming_the_file():
             opened.draft(opened.mode, (DRAFT_MARGIN * size, DRAFT_MARGIN * size))
-        resized = _to_rgb(_upright(opened)).resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(resized, dtype=np.uint8)
+        image, conversion = shown(opened, declared, READING)
+        resized = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized if conversion is None else conversion(resized), dtype=np.uint8)
+
+
+def _open(content: bytes) -> Image.Image:
+    try:
+        with _blaming_the_file():
+            return Image.open(BytesIO(content), formats=FORMATS)
+    except UnusableError:
+        check_unread(content)
+        raise
 
 
 @contextmanager
@@ -70,7 +91,7 @@ def _blaming_the_file() -> Iterator[None]:
     """Turn errors of Pillow on invalid bytes into UnusableError, and its lack of memory into MemoryError."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, UnsupportedImageError):
         raise
     except UnidentifiedImageError:
         raise UnusableError(NO_IMAGE) from None
@@ -80,29 +101,4 @@ def _blaming_the_file() -> Iterator[None]:
         raise UnusableError(str(error) or type(error).__name__) from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    # First: reading EXIF data may load too, and Pillow turns a TIFF file while it loads it.
-    with _blaming_the_file():
-        image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - Pillow's reader raises whatever it stumbles on, and the pixels may be fine
-        return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16 bits in 0..65535; Pillow's own conversion would clip at 255.
-        image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
-    elif image.mode in {"F", "LAB"}:
-        raise UnusableError(f"images of mode {image.mode} are not trained on; RGB, grey and palette images are")
-    if image.has_transparency_data:
-        with _blaming_the_file():
-            layers = image.convert("RGBA")
-        white = Image.new("RGB", layers.size, (255, 255, 255))
-        white.paste(layers, mask=layers.getchannel("A"))
-        return white
-    with _blaming_the_file():
-        return image.convert("RGB")
+READING = Reading(_blaming_the_file, UnusableError)

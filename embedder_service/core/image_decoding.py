@@ -35,7 +35,7 @@ from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.hang_watch import HangWatch
 from imagesearch_pixels.colour_profiles import Conversion
 from imagesearch_pixels.colours import to_srgb
-from imagesearch_pixels.declared import check_unopened, check_variant, declare
+from imagesearch_pixels.declared import check_unread, check_variant, declare
 from imagesearch_pixels.reading import Reading, UnsupportedImageError
 from imagesearch_pixels.samples import to_rgb, upright
 
@@ -123,6 +123,10 @@ class ImageDecoder:
             raise no_memory(error) from None
         except UnsupportedImageError as error:
             raise unsupported(str(error)) from None
+        except InvalidArgumentError as error:
+            if error.reason == "IMAGE_CORRUPT":
+                refuse_unread_variant(image.content)
+            raise
 
     def _decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
         content = image.content
@@ -137,7 +141,7 @@ class ImageDecoder:
                 field=CONTENT,
                 metadata={"max_image_bytes": str(self._limits.max_image_bytes)},
             )
-        opened, content = self._open_sound(content, patience)
+        opened, content = self._open(content, patience)
         with opened:
             self._check_dimensions(opened.width, opened.height)
             self._check_tiles(opened)
@@ -190,20 +194,11 @@ class ImageDecoder:
         if width and height:
             self._check_dimensions(width, height)
 
-    def _open_sound(self, content: bytes, patience: TimeLeft) -> tuple[Image.Image, bytes]:
-        """As `_open`; a sound file that Pillow cannot open is refused as unsupported."""
-        try:
-            return self._open(content, patience)
-        except InvalidArgumentError as error:
-            if error.reason == "IMAGE_CORRUPT":
-                check_unopened(content)
-            raise
-
     def _open(self, content: bytes, patience: TimeLeft) -> tuple[Image.Image, bytes]:
         """Read the header of what is the image in a file, and return that too.
 
         Metadata never decide over a good picture: if the file cannot be opened, it is opened without any. Raises
-        InvalidArgumentError.
+        InvalidArgumentError and UnsupportedImageError.
         """
         picture = without_metadata(content)
         check_variant(picture)
@@ -250,6 +245,14 @@ class ImageDecoder:
             field=CONTENT,
             metadata={"formats": ",".join(FORMATS)},
         )
+
+
+def refuse_unread_variant(content: bytes) -> None:
+    """Raise InvalidArgumentError if Pillow cannot read a file because of its variant, and not because it is broken."""
+    try:
+        check_unread(content)
+    except UnsupportedImageError as error:
+        raise unsupported(str(error)) from None
 
 
 def stated_size(content: bytes) -> tuple[int, int] | None:

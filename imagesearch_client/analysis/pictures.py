@@ -6,15 +6,19 @@ import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from imagesearch_client.sources.uris import UriReader
 from imagesearch_client.types import Region
+from imagesearch_pixels.colours import shown
+from imagesearch_pixels.declared import declare
+from imagesearch_pixels.reading import Reading
 
 Picture: TypeAlias = Image.Image
 Given = TypeVar("Given")
@@ -23,6 +27,7 @@ Made = TypeVar("Made")
 # A file that is larger is no picture to show.
 MAX_BYTES = 64 * 1024 * 1024
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+READING = Reading(nullcontext, UNREADABLE)
 THREADS = 4
 QUALITY = 80
 
@@ -62,22 +67,29 @@ def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture
     """
     if not uri:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(io.BytesIO(read_content(uri))) as opened:
-                if region is None:
-                    opened.draft("RGB", (pixels, pixels))
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
-        except UNREADABLE:
-            return None
-    if region is not None:
-        width, height = picture.size
-        box = (int(region.x0 * width), int(region.y0 * height), int(region.x1 * width), int(region.y1 * height))
-        if box[2] > box[0] and box[3] > box[1]:
-            picture = picture.crop(box)
-    picture.thumbnail((pixels, pixels))
-    return picture
+    try:
+        content = read_content(uri)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return _small(content, pixels, region)
+    except UNREADABLE:
+        return None
+
+
+def _small(content: bytes, pixels: int, region: Region | None) -> Picture:
+    """What the embedder sees, at most so many pixels each way. Raises one of UNREADABLE."""
+    with Image.open(io.BytesIO(content)) as opened:
+        declared = declare(opened, content, READING)
+        if region is None:
+            opened.draft(opened.mode, (pixels, pixels))
+        picture, conversion = shown(opened, declared, READING)
+        if region is not None:
+            width, height = picture.size
+            box = (int(region.x0 * width), int(region.y0 * height), int(region.x1 * width), int(region.y1 * height))
+            if box[2] > box[0] and box[3] > box[1]:
+                picture = picture.crop(box)
+        picture.thumbnail((pixels, pixels))
+    return picture if conversion is None else conversion(picture)
 
 
 def read_size(uri: str) -> Size | None:

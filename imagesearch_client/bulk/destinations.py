@@ -38,6 +38,9 @@ from imagesearch_client.bulk.services import (
 from imagesearch_client.client import Client
 from imagesearch_client.converters import attributes_to, embedding_to, region_to
 from imagesearch_client.types import AttributeValue, Collection, Embedding, Region
+from imagesearch_pixels.colours import shown
+from imagesearch_pixels.declared import check_unread, check_variant, declare
+from imagesearch_pixels.reading import Reading, UnsupportedImageError
 
 # Of images whose embedder is not asked: what the services take where they are not told otherwise.
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
@@ -350,16 +353,32 @@ class DryRun:
 
 def decode(content: bytes) -> None:
     """Decode an image's first frame as the embedder does. Raises InvalidArgumentError and LoadStoppedError."""
-    with _blaming_the_file():
-        opened = PillowImage.open(BytesIO(content))
-    with opened as image:
-        if image.width * image.height > MAX_IMAGE_PIXELS:
-            raise InvalidArgumentError(
-                "IMAGE_DIMENSIONS_TOO_LARGE",
-                f"it has {image.width} x {image.height} pixels; at most {MAX_IMAGE_PIXELS} are taken by default",
-            )
+    try:
+        check_variant(content)
+        with _open(content) as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise InvalidArgumentError(
+                    "IMAGE_DIMENSIONS_TOO_LARGE",
+                    f"it has {image.width} x {image.height} pixels; at most {MAX_IMAGE_PIXELS} are taken by default",
+                )
+            shown(image, declare(image, content, READING), READING)
+    except UnsupportedImageError as error:
+        raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", str(error)) from None
+    except MemoryError:
+        raise _no_memory() from None
+
+
+def _no_memory() -> LoadStoppedError:
+    return LoadStoppedError("OUT_OF_MEMORY", "this process has no memory left to decode an image")
+
+
+def _open(content: bytes) -> PillowImage.Image:
+    try:
         with _blaming_the_file():
-            image.load()
+            return PillowImage.open(BytesIO(content))
+    except InvalidArgumentError:
+        check_unread(content)
+        raise
 
 
 @contextmanager
@@ -367,12 +386,17 @@ def _blaming_the_file() -> Iterator[None]:
     """Turn errors of Pillow into InvalidArgumentError, except a lack of memory."""
     try:
         yield
+    except UnsupportedImageError:
+        raise
     except UnidentifiedImageError:
         raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", "it is no image of a known format") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
         if isinstance(error, MemoryError) or PillowImageFile.ERRORS[-9] in str(error):
-            raise LoadStoppedError("OUT_OF_MEMORY", "this process has no memory left to decode an image") from None
+            raise _no_memory() from None
         raise InvalidArgumentError("IMAGE_CORRUPT", f"it cannot be decoded: {error}") from None
+
+
+READING = Reading(_blaming_the_file, InvalidArgumentError)
 
 
 def _vector_message(vector: Embedding) -> embedding_pb2.Embedding:

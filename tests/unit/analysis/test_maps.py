@@ -1,8 +1,10 @@
 import importlib.util
+import io
 import json
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from imagesearch_client.analysis.maps import Map, draw_map, palette_of, with_roo
 from imagesearch_client.analysis.pictures import read_picture
 from imagesearch_client.analysis.projection import project, sample
 from imagesearch_client.analysis.wording import Method
+from imagesearch_pixels.declared_colours import P3_PRIMARIES, profile_of
 from tests.unit.analysis.filling import normal, pixels_of, red_pixels, snapshot_of
+from tests.unit.embedder.crafted_samples import png, tiff, transparent
 
 
 def test_what_is_alike_is_near_on_the_map() -> None:
@@ -158,6 +162,39 @@ def test_pictures_are_upright_small_and_of_their_region(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:100])
     for unreadable in ("", str(tmp_path), "/nowhere.png", str(tmp_path / "b.png"), "nix://a/b.png", "a\0b"):
         assert read_picture(unreadable, 100) is None
+
+
+P3 = profile_of(P3_PRIMARIES, None)
+
+
+def in_bytes(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        pytest.param(png(np.full((8, 8), 5), 4, 0, transparent(5)), (255, 255, 255), id="transparent"),
+        pytest.param(in_bytes(Image.new("LA", (8, 8), (9, 0)), "PNG"), (255, 255, 255), id="alpha"),
+        pytest.param(tiff(np.full((8, 8), 0x3FFF), 16, 1), (63, 63, 63), id="16 bits"),
+        pytest.param(tiff(np.full((8, 8), 0xC000), 16, 0), (63, 63, 63), id="white is zero"),
+        pytest.param(in_bytes(Image.new("F", (8, 8), 0.25), "TIFF"), (63, 63, 63), id="floats"),
+        pytest.param(in_bytes(Image.new("RGB", (8, 8), (255, 0, 0)), "PNG"), (255, 0, 0), id="sRGB"),
+        pytest.param(in_bytes(Image.new("RGB", (8, 8), (234, 51, 35)), "PNG", icc_profile=P3), (255, 0, 0), id="P3"),
+    ],
+)
+def test_pictures_are_those_that_the_embedder_sees(content: bytes, shown: tuple[int, int, int], tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    found = read_picture(str(tmp_path / "a"), 4)
+    assert found is not None
+    assert np.abs(np.asarray(found, int) - shown).max() <= 1
+
+
+def test_a_picture_that_the_embedder_refuses_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(np.full((8, 8), 9), 14, 1))
+    assert read_picture(str(tmp_path / "a.tif"), 4) is None
 
 
 def test_pictures_in_archives_are_shown(tmp_path: Path) -> None:

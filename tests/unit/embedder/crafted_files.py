@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 BASELINE, PROGRESSIVE, LOSSLESS = 0xC0, 0xC2, 0xC3
 APP1, COMMENT = 0xE1, 0xFE
@@ -115,6 +115,24 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 def gif_of_extensions(extensions: bytes) -> bytes:
     screen = b"GIF89a" + struct.pack("<HH", 8, 8) + b"\x80\x00\x00" + b"\x00\x00\x00\xff\xff\xff"
     return screen + extensions + b"\x2c" + struct.pack("<HHHH", 0, 0, 8, 8) + b"\x00\x02\x02\x4c\x01\x00\x3b"
+
+
+def gif_frame(
+    at: tuple[int, int],
+    side: int,
+    palette: Sequence[tuple[int, int, int]],
+    *,
+    background: int = 0,
+    transparent: int | None = None,
+) -> bytes:
+    """A GIF file of 8 x 8 pixels and two colours, whose one frame is a square of the first colour."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0x80, background, 0) + b"".join(map(bytes, palette))
+    control = b"" if transparent is None else b"\x21\xf9\x04\x01\x00\x00" + bytes([transparent, 0])
+    # Codes of 3 bits: clear (4), a pixel (0), and so on, so that no code is longer; then the end (5).
+    bits = "".join(f"{code:03b}"[::-1] for code in [code for _ in range(side * side) for code in (4, 0)] + [5])
+    data = bytes(int(bits[start : start + 8][::-1], 2) for start in range(0, len(bits), 8))
+    frame = b"\x2c" + struct.pack("<HHHH", *at, side, side) + b"\x00\x02" + bytes([len(data)]) + data + b"\x00;"
+    return screen + control + frame
 
 
 def bmp_of_runs(width: int, height: int, runs: bytes) -> bytes:

@@ -68,10 +68,10 @@ def test_bad_files_are_left_out_and_listed(photographs: Path, tmp_path: Path) ->
 def test_what_is_no_files_fault_ends_the_training_and_skips_no_file(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(image_decoding, "_to_rgb", fail)
+    monkeypatch.setattr(image_decoding, "shown", fail)
     with pytest.raises(raised):
         prepared(image_files(photographs), tmp_path)
 
@@ -82,7 +82,7 @@ def test_a_lack_of_memory_in_pillow_skips_no_file(
     def fail(*_: object) -> None:
         raise OSError(f"{PillowImageFile.ERRORS[-9]} when reading image file")
 
-    monkeypatch.setattr(Image.Image, "convert", fail)
+    monkeypatch.setattr(PillowImageFile.ImageFile, "load", fail)
     with pytest.raises(TrainingError, match="no memory left"):
         prepared(image_files(photographs), tmp_path)
 

@@ -12,7 +12,10 @@ from PIL import Image
 
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits
-from imagesearch_training.images import MAX_IMAGE_PIXELS, decode
+from imagesearch_pixels.declared_colours import P3_PRIMARIES, profile_of
+from imagesearch_training.images import MAX_IMAGE_PIXELS, UnusableError, decode
+from tests.unit.embedder.crafted_samples import png, tiff, transparent
+from tests.unit.pixels.profiles import CMYK_PROFILE
 
 PHOTOGRAPH = Image.open(Path(skimage.__file__).parent / "data" / "coffee.png").convert("RGB")
 GRADIENT = Image.fromarray(np.linspace(0, 65535, 80 * 60).reshape(60, 80).astype(np.uint16))
@@ -50,6 +53,11 @@ CONTENTS = {
     "bits": encode(PHOTOGRAPH.convert("1"), "PNG"),
     "16 bits": encode(GRADIENT, "PNG"),
     "16 bits tiff": encode(GRADIENT, "TIFF"),
+    "floats": encode(Image.fromarray(np.asarray(GRADIENT, np.float32) / 65535), "TIFF"),
+    "white is zero": tiff(np.asarray(GRADIENT), 16, 0),
+    "a transparent grey": png(np.asarray(GRADIENT) >> 12, 4, 0, transparent(3)),
+    "wide gamut": encode(PHOTOGRAPH, "JPEG", icc_profile=profile_of(P3_PRIMARIES, None)),
+    "inks with a profile": encode(PHOTOGRAPH.convert("CMYK"), "JPEG", icc_profile=CMYK_PROFILE),
     "palette": encode(PHOTOGRAPH.convert("P"), "PNG"),
     "transparent palette": encode(PHOTOGRAPH.convert("P"), "PNG", transparency=3),
     "rgba": encode(translucent("RGBA"), "PNG"),
@@ -76,6 +84,7 @@ def test_an_image_that_is_too_large_is_refused_by_its_header() -> None:
         decode(content, 32)
 
 
-def test_a_mode_that_would_look_otherwise_is_refused() -> None:
-    with pytest.raises(ValueError, match="mode F"):
-        decode(encode(Image.new("F", (8, 8)), "TIFF"), 32)
+def test_a_file_that_the_embedder_refuses_is_no_image_to_train_on() -> None:
+    content = tiff(np.asarray(GRADIENT) >> 2, 14, 1)
+    with pytest.raises(UnusableError, match="BitsPerSample 14"):
+        decode(content, 32)

@@ -3,6 +3,7 @@
 import errno
 from io import BytesIO
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
@@ -13,6 +14,7 @@ from imagesearch_client.bulk.ledger import State, unread
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.bulk.reading import read
 from imagesearch_client.sources.items import Item
+from tests.unit.embedder.crafted_samples import FLOAT, SIGNED, tiff
 
 ITEM = Item("a.jpg", "/photos/a.jpg", lambda _: b"", None, 10, "1")
 
@@ -85,3 +87,18 @@ def test_a_dry_run_without_memory_stops_and_blames_no_file(error: Exception, mon
     decode(png())
     with pytest.raises(InvalidArgumentError, match="cannot be decoded"):
         decode(png()[:45])
+
+
+@pytest.mark.parametrize(
+    ("content", "declared"),
+    [
+        (tiff(np.full((8, 8), 9), 14, 1), "BitsPerSample 14"),
+        (tiff(np.full((8, 8), 9), 16, 1, sample_format=SIGNED), "SampleFormat signed"),
+        (tiff(np.full((8, 8), 1e9), 32, 1, sample_format=FLOAT), "floating-point samples reach 1e+09"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_embedder_refuses(content: bytes, declared: str) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        decode(content)
+    assert refused.value.reason == "IMAGE_FORMAT_UNSUPPORTED"
+    assert declared in refused.value.message

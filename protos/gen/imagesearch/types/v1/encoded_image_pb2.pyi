@@ -27,6 +27,8 @@ class EncodedImage(_message.Message):
     content: _builtins.bytes
     """The bytes of a JPEG, PNG, WebP, GIF, TIFF or BMP file; of an animation or a multi-page file the first frame counts.
     Bytes behind the image and metadata that are broken or too large are ignored.
+    Its pixels are taken in sRGB, with transparent parts over white. A variant of a format that cannot be read rightly is
+    refused with IMAGE_FORMAT_UNSUPPORTED, and the message names what the file declares.
     Required. The server states its limit in bytes and in pixels in `Model.limits`.
     Errors: INVALID_ARGUMENT with reason IMAGE_MISSING, IMAGE_TOO_LARGE, IMAGE_FORMAT_UNSUPPORTED, IMAGE_CORRUPT,
     IMAGE_EMPTY, IMAGE_DIMENSIONS_TOO_LARGE or IMAGE_TOO_COSTLY (decoding would take far longer than usual for this

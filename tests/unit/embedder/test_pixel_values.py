@@ -1,0 +1,64 @@
+"""Each format, colour type and bit depth is read as its specification says, or refused by name.
+
+The pictures that files hold are also compared with a second decoder, libvips.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import pyvips
+from numpy.typing import NDArray
+
+from grpc_kit.errors import InvalidArgumentError
+from tests.unit.embedder.pixel_variants import REFUSED, SHOWN
+from tests.unit.embedder.test_image_decoding import decode, resized
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_variant_is_read_as_its_specification_says(name: str) -> None:
+    shown = SHOWN[name]
+    assert np.abs(decode(shown.content) - resized(shown.picture)).max() <= shown.tolerance
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_variant_that_cannot_be_read_rightly_is_refused_by_what_it_declares(name: str) -> None:
+    content, declared = REFUSED[name]
+    with pytest.raises(InvalidArgumentError) as refused:
+        decode(content)
+    assert (refused.value.reason, refused.value.field) == ("IMAGE_FORMAT_UNSUPPORTED", "image.content")
+    assert declared in refused.value.message
+    assert len(refused.value.message) < 300
+
+
+def by_libvips(content: bytes) -> NDArray[Any]:
+    image = pyvips.Image.new_from_buffer(content, "")
+    if image.hasalpha():
+        most = 65535 if image.format == "ushort" else 255
+        image = image.flatten(background=[most] * (image.bands - 1))
+    picture: NDArray[Any] = image.colourspace("srgb").numpy()
+    # Samples that mean nothing may follow the colours.
+    return picture[..., :3] if picture.ndim == 3 else picture
+
+
+@pytest.mark.parametrize("name", [name for name in SHOWN if not name.startswith("BMP")])
+def test_a_second_decoder_agrees_unless_the_specification_decides(name: str) -> None:
+    shown = SHOWN[name]
+    try:
+        found = by_libvips(shown.content)
+        difference = int(np.abs(found.astype(int) - np.atleast_3d(shown.picture)).max())
+    except pyvips.Error:
+        difference = 255
+    assert (difference <= max(2, shown.tolerance)) == (not shown.differs)
+
+
+# The directory of a TIFF file stands at its end.
+CUT = [name for name, shown in SHOWN.items() if len(shown.content) > 400 and not name.startswith("TIFF")]
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_variant_that_is_cut_off_is_corrupt_and_not_unsupported(name: str) -> None:
+    content = SHOWN[name].content
+    with pytest.raises(InvalidArgumentError) as refused:
+        decode(content[: len(content) * 3 // 4])
+    assert refused.value.reason == "IMAGE_CORRUPT"
