@@ -23,6 +23,10 @@ class Row:
     has_id: bool
     """Whether the row is to have an id of its own."""
     attributes: Mapping[str, AttributeValue] | None
+    content: bytes | None = None
+    """The image's file, if the row holds it."""
+    column: str = ""
+    """The column that holds the image or its path."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from imagesearch_client.sources.items import Fault, Item, SourceError
+from imagesearch_client.sources.parquet_values import Unusable
+from imagesearch_client.sources.values import is_missing
 from imagesearch_client.types import AttributeValue, Embedding, Region
 from imagesearch_client.vector_files.formats import UNREADABLE, open_vectors
 from imagesearch_client.vector_files.rows import FORMAT_VERSION, Columns, RawRows, Table, Vectors
@@ -180,11 +182,13 @@ def _attributes(found: Mapping[str, Any] | str | bytes) -> dict[str, AttributeVa
     if not isinstance(found, dict):
         # A fault of the row, as all others are.
         raise ValueError(f"its attributes are {found!r:.80}, and should be an object of JSON")  # noqa: TRY004
-    return {name: _attribute(name, value) for name, value in found.items() if not _is_nan(value)}
+    return {name: _attribute(name, value) for name, value in found.items() if not is_missing(value)}
 
 
 def _attribute(name: str, value: Any) -> AttributeValue:
     match value:
+        case Unusable():
+            raise ValueError(f"its attribute {name!r:.80}: {value.message}")
         case str() | bool():
             return value
         case bytes():
@@ -199,7 +203,3 @@ def _attribute(name: str, value: Any) -> AttributeValue:
         f"its attribute {name!r:.80} is {value!r:.80}, and should be a text, true, false, a finite number, a whole "
         "number of 64 bits or a list of texts"
     )
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
