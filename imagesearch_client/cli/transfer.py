@@ -1,6 +1,5 @@
 """`imagesearch export` and `imagesearch import`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,7 +139,7 @@ def import_file(
     account = Account()
     try:
         with connected(target, code=STOPPED) as client:
-            into = _collection_for(client, collection, source, metric)
+            into = _collection_for(client, collection, source, metric, account)
             path = ledger or jobs.default_ledger(target, into.name)
             route = Route(endpoint(target), None, STREAMS, patience, ready=True)
             options = LoadOptions(limit=limit, retry_failed=retry_failed)
@@ -153,8 +152,12 @@ def import_file(
     finish(account, collection, allowed, dry_run=False, as_json=as_json)
 
 
-def _collection_for(client: Client, name: str, source: "VectorFile", metric: Metric | None) -> Collection:
+def _collection_for(
+    client: Client, name: str, source: "VectorFile", metric: Metric | None, account: Account
+) -> Collection:
     """The collection of a name; one that takes a file's vectors is made where there is none."""
+    from imagesearch_client.vector_files.settings import differences, settings_from  # noqa: PLC0415 - it brings numpy
+
     try:
         found = client.get_collection(name)
     except NotFoundError:
@@ -167,24 +170,24 @@ def _collection_for(client: Client, name: str, source: "VectorFile", metric: Met
         )
     if metric not in (None, found.metric):
         raise typer.BadParameter(f"{name} exists and has {found.metric.value}", param_hint="--metric")
+    if other := differences(found, settings_from(source.notes)):
+        account.remarks.append(
+            f"{name} exists and keeps its settings, which are not those of the file: {'; '.join(other)}"
+        )
     return found
 
 
 def _make(client: Client, name: str, source: "VectorFile", metric: Metric | None) -> Collection:
-    notes = source.notes
+    from imagesearch_client.vector_files.settings import settings_from  # noqa: PLC0415 - it brings numpy
+
+    settings = settings_from(source.notes)
+    settings |= {"dimension": source.dimension, "fingerprint": source.fingerprint}
+    settings |= {} if metric is None else {"metric": metric}
 
     def create(model: str) -> Collection:
-        return client.create_collection(
-            name,
-            model=model,
-            dimension=source.dimension,
-            fingerprint=source.fingerprint,
-            metric=metric or Metric(notes.get("metric", "cosine")),
-            description=notes.get("description", ""),
-            labels=json.loads(notes.get("labels", "{}")),
-        )
+        return client.create_collection(name, **settings | {"model": model})
 
-    if model := notes.get("model", ""):
+    if model := settings.get("model", ""):
         try:
             return create(model)
         except (FailedPreconditionError, NotFoundError) as error:

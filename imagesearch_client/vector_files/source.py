@@ -19,6 +19,7 @@ from imagesearch_client.sources.values import is_missing
 from imagesearch_client.types import AttributeValue, Embedding, Region
 from imagesearch_client.vector_files.formats import UNREADABLE, open_vectors
 from imagesearch_client.vector_files.rows import FORMAT_VERSION, Columns, RawRows, Table, Vectors
+from imagesearch_client.vector_files.settings import settings_from
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 8 * 1024 * 1024
@@ -65,7 +66,7 @@ class VectorFile:
             self.dimension = table.dimension
             """Numbers of each vector; 0 where no row has one."""
             self.notes = table.notes
-            """What an export says of its collection: fingerprint, model, dimension, metric, description, labels."""
+            """What an export says of its collection: all its settings."""
         self.fingerprint = self._known_fingerprint(options.fingerprint)
         """Of the model that made the vectors."""
         self._check()
@@ -82,6 +83,10 @@ class VectorFile:
         version = self.notes.get("format_version", FORMAT_VERSION)
         if version != FORMAT_VERSION:
             raise SourceError(f"{self._path}: is of format version {version}; this program reads {FORMAT_VERSION}")
+        try:
+            settings_from(self.notes)
+        except ValueError as error:
+            raise SourceError(f"{self._path}: {error}") from None
         if self.dimension > MAX_DIMENSION:
             raise SourceError(f"{self._path}: has vectors of {self.dimension} numbers; at most {MAX_DIMENSION} can be")
 
