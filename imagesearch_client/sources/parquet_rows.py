@@ -21,7 +21,7 @@ from imagesearch_client.sources.parquet_values import (
     is_text,
     values_of,
 )
-from imagesearch_client.sources.values import checked
+from imagesearch_client.sources.values import advice, checked
 from imagesearch_client.types import AttributeValue
 
 # Rows that are in memory at a time, fewer where they hold images, and what is read of each column's file at a time.
@@ -51,8 +51,8 @@ class ParquetRows:
         if columns.id is not None:
             self._check(columns.id, types, [is_text, pa.types.is_integer], "an id is a text or a whole number")
         for column in columns.attributes:
-            advice = f"{ATTRIBUTES_ARE}; --map '{column}=' leaves the column out"
-            self._check(column, types, [is_attribute], advice)
+            remedy = f"{ATTRIBUTES_ARE}; {advice('--map', column)} leaves the column out"
+            self._check(column, types, [is_attribute], remedy)
 
     def __iter__(self) -> Iterator[Row | InvalidRow]:
         """The rows, counted from 1. Raises OSError where the file is damaged."""

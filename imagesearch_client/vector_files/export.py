@@ -109,7 +109,7 @@ class Export:
             resumed = parts.summary.rows
             listing = Listing(self._client, collection, self._condition, parts.place, self._patience)
             self._read(listing, parts, collection.dimension)
-            self._check_same(collection, parts)
+            self._check_same(collection)
             facts = Facts(parts.summary, collection.dimension, notes_of(collection))
             size = write_vectors(self._target, facts, parts.batches)
             parts.remove()
@@ -131,13 +131,12 @@ class Export:
                 parts.add(Rows.joined(waiting, dimension), place)
                 waiting, rows, size = [], 0, 0
 
-    def _check_same(self, collection: Collection, parts: Parts) -> None:
+    def _check_same(self, collection: Collection) -> None:
         """Raises ExportError where the collection was removed meanwhile, and another one made under its name."""
         now = self._client.get_collection(collection.name)
         if now.create_time != collection.create_time:
             raise ExportError(
-                f"the collection {collection.name} was removed during the export, and made anew; remove "
-                f"{parts.folder}, or restart the export"
+                f"the collection {collection.name} was removed during the export, and made anew; --restart begins anew"
             )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 
 from imagesearch_client.sources.items import SourceError
-from imagesearch_client.sources.values import attribute_name
+from imagesearch_client.sources.values import advice, attribute_name
 from imagesearch_client.vector_files.rows import Columns
 
 # The names that a column is looked for by, the first one first. Those at the end are of tutorials.
@@ -46,13 +46,15 @@ def attribute_names(found: Iterable[str], renamed: Mapping[str, str]) -> dict[st
     for column in sorted(columns):
         short = column.removeprefix(ATTRIBUTE_PREFIX)
         try:
-            name = attribute_name(short, {short: renamed[column]} if column in renamed else renamed)
+            name = attribute_name(short, {short: renamed[column]} if column in renamed else renamed, columns)
         except ValueError as error:
             raise SourceError(f"column {column!r:.80}: {error}") from None
         if not name:
             continue
         if name in names.values():
-            raise SourceError(f"two columns would be the attribute {name}; --map '{column}=' leaves one of them out")
+            raise SourceError(
+                f"two columns would be the attribute {name}; {advice('--map', column)} leaves one of them out"
+            )
         names[column] = name
     return names
 

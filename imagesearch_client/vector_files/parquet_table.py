@@ -19,6 +19,7 @@ from imagesearch_client.sources.parquet_values import (
     is_text,
     values_of,
 )
+from imagesearch_client.sources.values import advice
 from imagesearch_client.vector_files.names import attribute_names, find_columns
 from imagesearch_client.vector_files.parquet_file import JSON_MARK, NOTES_KEY, REST
 from imagesearch_client.vector_files.rows import Columns, RawRows, Vectors
@@ -73,7 +74,9 @@ class ParquetTable:
         for name in self._attributes:
             kind = self._fields[name].type
             if not is_attribute(kind):
-                raise SourceError(f"column {name!r} is {kind}: {ATTRIBUTES_ARE}; --map '{name}=' leaves the column out")
+                raise SourceError(
+                    f"column {name!r} is {kind}: {ATTRIBUTES_ARE}; {advice('--map', name)} leaves the column out"
+                )
 
     def _find_dimension(self, kind: Any) -> int:
         if pa.types.is_fixed_size_list(kind):
