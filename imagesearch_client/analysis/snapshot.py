@@ -22,9 +22,9 @@ from grpc_kit.errors import DeadlineExceededError
 from imagesearch_client.analysis.errors import AnalysisError
 from imagesearch_client.client import Client
 from imagesearch_client.filters import Filter
+from imagesearch_client.sources.values import ATTRIBUTE_NAME
 from imagesearch_client.types import AttributeValue, Collection, Image, Metric, Region
 from imagesearch_client.vector_files.listing import FIRST_PAUSE, LAST_PAUSE, Listing, Place
-from imagesearch_client.vector_files.names import ATTRIBUTE_NAME
 from imagesearch_client.work_folder import WorkFolder
 
 Answer = TypeVar("Answer")

@@ -13,6 +13,7 @@ from imagesearch_client.cli.bars import Bar, show_progress
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.options import condition_of
 from imagesearch_client.cli.output import err
+from imagesearch_client.sources.values import ATTRIBUTE_NAME
 
 if TYPE_CHECKING:
     from imagesearch_client.analysis.snapshot import Snapshot
@@ -51,8 +52,6 @@ def check_file(
 
 def check_attribute(name: str, option: str) -> None:
     """Sees that a name, where there is one, can be an attribute's; a wrong command line else."""
-    from imagesearch_client.vector_files.names import ATTRIBUTE_NAME  # noqa: PLC0415 - it brings numpy
-
     if name and not ATTRIBUTE_NAME.fullmatch(name):
         raise typer.BadParameter(
             f"{name!r} is no name of an attribute: a letter, then letters, digits, underscores", param_hint=option

@@ -1,6 +1,5 @@
 """`imagesearch export` and `imagesearch import`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -144,7 +143,7 @@ def import_file(
     account = Account()
     try:
         with connected(target, code=STOPPED) as client:
-            into = _collection_for(client, collection, source, metric)
+            into = _collection_for(client, collection, source, metric, account)
             path = ledger_of_load(client, collection, into, target, ledger, remark, restart=restart)
             files = jobs.Files(path, rejects, restart, alias=collection)
             route = Route(endpoint(target), None, STREAMS, patience, ready=True)
@@ -159,9 +158,12 @@ def import_file(
     finish(account, collection, allowed, dry_run=False, as_json=as_json)
 
 
-def _collection_for(client: Client, name: str, source: "VectorFile", metric: Metric | None) -> "Collection | Planned":
+def _collection_for(
+    client: Client, name: str, source: "VectorFile", metric: Metric | None, account: Account
+) -> "Collection | Planned":
     """Return the collection of a name, or one to be made that takes a file's vectors."""
     from imagesearch_client.bulk.jobs import Planned, planned  # noqa: PLC0415 - it brings Pillow
+    from imagesearch_client.vector_files.settings import differences, settings_from  # noqa: PLC0415 - it brings numpy
 
     found = planned(client, name, _Creation(client, name, source, metric))
     if isinstance(found, Planned):
@@ -174,6 +176,10 @@ def _collection_for(client: Client, name: str, source: "VectorFile", metric: Met
         )
     if metric not in (None, found.metric):
         raise typer.BadParameter(f"{name} exists and has {found.metric.value}", param_hint="--metric")
+    if other := differences(found, settings_from(source.notes)):
+        account.remarks.append(
+            f"{name} exists and keeps its settings, which are not those of the file: {'; '.join(other)}"
+        )
     return found
 
 
@@ -199,14 +205,9 @@ class _Creation:
         return self._create(validate_only=validate_only)
 
     def _create(self, *, validate_only: bool) -> Collection:
-        notes = self._source.notes
-        return self._client.create_collection(
-            self._name,
-            model=self._model,
-            dimension=self._source.dimension,
-            fingerprint=self._source.fingerprint,
-            metric=self._metric or Metric(notes.get("metric", "cosine")),
-            description=notes.get("description", ""),
-            labels=json.loads(notes.get("labels", "{}")),
-            validate_only=validate_only,
-        )
+        from imagesearch_client.vector_files.settings import settings_from  # noqa: PLC0415 - it brings numpy
+
+        settings = settings_from(self._source.notes)
+        settings |= {"dimension": self._source.dimension, "fingerprint": self._source.fingerprint, "model": self._model}
+        settings |= {} if self._metric is None else {"metric": self._metric}
+        return self._client.create_collection(self._name, **settings, validate_only=validate_only)

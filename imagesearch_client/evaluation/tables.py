@@ -1,11 +1,12 @@
 """The rows of files of labels: CSV, TSV and JSON Lines."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TypeAlias
 
 from imagesearch_client.evaluation.task import TaskError
+from imagesearch_client.sources.csv_lines import fault_of, find_delimiter, records
 from imagesearch_client.sources.values import json_object
 
 Row: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -21,8 +22,11 @@ def read_table(path: Path) -> list[Row]:
     if suffix not in (*DELIMITERS, *JSON_LINES):
         raise TaskError(f"{path} should end in {', '.join((*DELIMITERS, *JSON_LINES))}, to say what it is")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(_json_rows(path, file) if suffix in JSON_LINES else _csv_rows(path, file, DELIMITERS[suffix]))
+        if suffix in DELIMITERS:
+            rows = list(_csv_rows(path, DELIMITERS[suffix]))
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = list(_json_rows(path, file))
     except OSError as error:
         raise TaskError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -37,23 +41,28 @@ def columns_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _csv_rows(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[Row]:
-    # Strict: else a quote without its other one would take the rest of the file for one cell.
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+def _csv_rows(path: Path, usual: str) -> Iterator[Row]:
+    """The rows of CSV as loads read it: spaces around names and cells do not count, nor do columns without a name."""
     try:
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise TaskError(f"{path} has two columns of one name; its header is {delimiter.join(header):.200}")
-        for cells in reader:
-            if len(cells) > len(header):
-                raise TaskError(f"{path}, line {reader.line_num}: {len(cells)} cells, and the header has {len(header)}")
-            if cells:
+        with path.open("rb") as file:
+            delimiter, skips_spaces = find_delimiter(file, usual)
+    except ValueError as error:
+        raise TaskError(f"{path}, row 1: {error}") from None
+    header: list[str] = []
+    with path.open("rb") as file:
+        for number, cells in records(file, delimiter, skips_spaces=skips_spaces):
+            fault = cells if isinstance(cells, str) else fault_of(cells, len(header) if number > 1 else len(cells))
+            if fault or isinstance(cells, str):
+                raise TaskError(f"{path}, row {number}: {fault}; save it as CSV in UTF-8")
+            values = [cell.strip() for cell in cells]
+            if number > 1 and cells:
                 yield {
-                    name: (value,) if value else ()
-                    for name, value in zip(header, (*cells, *[""] * (len(header) - len(cells))), strict=True)
+                    name: (value,) if value else () for name, value in zip_longest(header, values, fillvalue="") if name
                 }
-    except csv.Error as error:
-        raise TaskError(f"{path}, line {reader.line_num}: {error}") from None
+            elif number == 1:
+                header = values
+                if len(set(filter(None, header))) < len(list(filter(None, header))):
+                    raise TaskError(f"{path} has two columns of one name; its header is {delimiter.join(header):.200}")
 
 
 def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[Row]:

@@ -12,9 +12,11 @@ import tempfile
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from shutil import disk_usage
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from imagesearch_client.sources.files import file_state, shown
 from imagesearch_client.sources.items import SourceError
@@ -24,7 +26,6 @@ from imagesearch_client.sources.options import MAX_BYTES
 from imagesearch_client.sources.remote import unusable
 from imagesearch_client.sources.tar_files import (
     ERRORS,
-    OpenTar,
     is_damage,
     open_tar,
     read_at,
@@ -76,6 +77,19 @@ class _Slot:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     indexed: _Indexed | None = None
+
+
+class Members(Protocol):
+    """An archive that is open."""
+
+    def members(self) -> Iterator[tarfile.TarInfo]:
+        """Its members, one by one."""
+
+    def is_in_place(self, member: tarfile.TarInfo) -> bool:
+        """Whether the file holds the member's content as it is."""
+
+    def content(self, member: tarfile.TarInfo) -> bytes:
+        """The content of the member that was met last."""
 
 
 class ArchiveMembers:
@@ -171,7 +185,7 @@ class ArchiveMembers:
 
     def _index(self, indexed: _Indexed) -> None:
         try:
-            with open_tar(indexed.location) as archive:
+            with self._opened(indexed.location) as archive:
                 self._note_members(indexed, archive)
         except SourceError as error:
             raise unusable(error, indexed.location.name) from error
@@ -183,7 +197,10 @@ class ArchiveMembers:
             # What is before the damage can be read, as it can where the archive is loaded.
             indexed.damage = f" before its damage: {shown(reason_of(error))}"
 
-    def _note_members(self, indexed: _Indexed, archive: OpenTar) -> None:
+    def _opened(self, location: Location) -> AbstractContextManager[Members]:
+        return open_tar(location)
+
+    def _note_members(self, indexed: _Indexed, archive: Members) -> None:
         found: list[tuple[int, bytes, bool, int, int]] = []
         try:
             for member in archive.members():
@@ -198,7 +215,7 @@ class ArchiveMembers:
             if indexed.copy is not None:
                 indexed.copy.flush()
 
-    def _place(self, indexed: _Indexed, archive: OpenTar, member: tarfile.TarInfo) -> tuple[bool, int]:
+    def _place(self, indexed: _Indexed, archive: Members, member: tarfile.TarInfo) -> tuple[bool, int]:
         """Whether a member is in the archive's copy, and where it begins there or in the archive."""
         if archive.is_in_place(member):
             return False, member.offset_data

@@ -7,7 +7,7 @@ import sqlite3
 import tarfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 
 from imagesearch_client.sources.files import is_image, is_text, odd_name, shown
@@ -25,7 +25,7 @@ from imagesearch_client.sources.tar_files import (
     refuse_large,
 )
 
-# Images that wait for what is said of them further on, where an archive can only be read in passing.
+# Images that wait for what is said of them further on, if they can only be read in passing.
 MAX_WAITING = 1000
 MAX_HELD = 64 * 2**20
 
@@ -61,11 +61,14 @@ class Archive:
         with closing(Facts(self._names, self._read)) as facts:
             fault = None
             try:
-                yield from self._images(facts, waiting)
+                yield from self._passed_by(facts, waiting)
             except (*ERRORS, sqlite3.Error) as error:
+                # What came before the damage is good.
                 fault = self._fault(error)
-            # What came before the damage is good.
             yield from (_described(name, item, facts) for name, item in waiting)
+            for name, position, size, stamp in facts.images():
+                item = self._item(name, partial(read_member, self.name, position, size), size, stamp, 0)
+                yield _described(name, item, facts)
             if fault is not None:
                 yield fault
             remarks = [*self.remarks, facts.remark()]
@@ -75,40 +78,30 @@ class Archive:
         """To count takes as long as to read."""
         return
 
-    def _images(self, facts: Facts, waiting: deque[tuple[str, Item]]) -> Iterator[Item | Fault]:
-        """The images whose attributes are known; others are left waiting at the end."""
+    def _passed_by(self, facts: Facts, waiting: deque[tuple[str, Item]]) -> Iterator[Item | Fault]:
+        """Notes all members, and gives images that cannot wait; others wait, or are noted with their place."""
         held = 0
         with open_tar(self._location) as archive:
-            if is_indexed := archive.size is not None:
-                self._index(facts)
             for member in archive.members():
                 if is_image(member.name):
                     found = self._image(archive, member, facts)
                     if isinstance(found, Fault):
                         yield found
-                        continue
-                    waiting.append((member.name, found))
-                    held += found.held
-                elif fact_of(member.name) and not is_indexed:
+                    elif found is not None:
+                        waiting.append((member.name, found))
+                        held += found.held
+                elif fact_of(member.name):
                     if facts.is_late(member.name):
                         yield self._late(member)
                     else:
                         facts.add(member.name, self._fact(archive, member))
-                while waiting and (is_indexed or len(waiting) > MAX_WAITING or held > MAX_HELD):
+                while len(waiting) > MAX_WAITING or held > MAX_HELD:
                     name, item = waiting.popleft()
                     held -= item.held
                     yield _described(name, item, facts)
-                    if not is_indexed:
-                        facts.leave(name)
+                    facts.leave(name)
             if archive.tar.ignored_bytes:
                 self.remarks = [f"{archive.tar.ignored_bytes} bytes behind its end are no archive, and are left out"]
-
-    def _index(self, facts: Facts) -> None:
-        """Finds what is said of images, so that it is known before they are read. Damage is told when they are."""
-        with suppress(*ERRORS), open_tar(self._location) as archive:
-            for member in archive.members():
-                if fact_of(member.name) and not is_image(member.name):
-                    facts.add(member.name, self._fact(archive, member))
 
     def _fact(self, archive: OpenTar, member: tarfile.TarInfo) -> Fact:
         if not member.isreg():
@@ -131,44 +124,42 @@ class Archive:
             hides=False,
         )
 
-    def _image(self, archive: OpenTar, member: tarfile.TarInfo, facts: Facts) -> Item | Fault:
+    def _image(self, archive: OpenTar, member: tarfile.TarInfo, facts: Facts) -> Item | Fault | None:
+        """An image, or what is wrong with it; None if it was met before, or is noted with its place."""
+        where = f"{self._location.file_name}/{member.name}"
         if not is_text(member.name):
-            return odd_name(f"{self._location.file_name}/{member.name}")
+            return odd_name(where)
         if not member.isreg():
             return Fault(
-                f"{self._location.file_name}/{member.name}",
+                where,
                 "ARCHIVE_LINK",
                 f"it is a link to {member.linkname}, which has the content; make the archive with --hard-dereference",
             )
         held = 0
-        content: Read
-        seen = Fact(position=member.offset_data, size=member.size)
+        content: Read | None = None
         if archive.is_in_place(member):
-            content = partial(read_member, self.name, member.offset_data, member.size)
+            fact = Fact(position=member.offset_data, size=member.size)
         elif member.size > self._max_bytes:
+            fact = Fact(content=b"", size=member.size)
             content = partial(refuse_large, member.name)
-            seen = Fact(content=str(member.size).encode())
         else:
             kept = archive.content(member)
             held = len(kept)
+            fact = Fact(content=hashlib.blake2b(kept, digest_size=16).digest(), size=member.size)
             content = partial(_read_kept, kept)
-            seen = Fact(content=hashlib.blake2b(kept, digest_size=16).digest())
-        if facts.has_other(member.name, seen):
-            return Fault(
-                f"{self._location.file_name}/{member.name}",
-                "ID_TWICE",
-                "the archive has two members of this name, which differ; the first one is taken",
-                hides=False,
-            )
-        image_id = posixpath.join(self._location.file_name, posixpath.normpath(member.name).lstrip("/"))
-        return Item(
-            "" if self._by_content else image_id,
-            member_uri(member.name, self.name),
-            content,
-            size=member.size,
-            stamp=str(member.mtime),
-            held=held,
-        )
+        stamp = str(member.mtime)
+        try:
+            is_new = facts.note_image(member.name, fact, stamp)
+        except ValueError as error:
+            return Fault(where, "ID_TWICE", str(error), hides=False)
+        if not is_new or content is None:
+            return None
+        return self._item(member.name, content, member.size, stamp, held)
+
+    def _item(self, name: str, content: Read, size: int, stamp: str, held: int) -> Item:
+        image_id = posixpath.join(self._location.file_name, posixpath.normpath(name).lstrip("/"))
+        uri = member_uri(name, self.name)
+        return Item("" if self._by_content else image_id, uri, content, size=size, stamp=stamp, held=held)
 
     def _fault(self, error: Exception) -> Fault:
         told = shown(reason_of(error))
@@ -183,6 +174,8 @@ def _described(name: str, item: Item, facts: Facts) -> Item | Fault:
         return dataclasses.replace(item, attributes=facts.attributes_of(name))
     except ValueError as error:
         return Fault(item.uri, "ROW_INVALID", str(error))
+    except OSError as error:
+        return Fault(item.uri, "ARCHIVE_UNREADABLE", f"what is beside it cannot be read: {reason_of(error)}")
 
 
 def _read_kept(content: bytes, limit: int) -> bytes:

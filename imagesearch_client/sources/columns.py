@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from imagesearch_client.sources.items import SourceError
 from imagesearch_client.sources.options import SourceOptions
-from imagesearch_client.sources.values import attribute_name
+from imagesearch_client.sources.values import advice, attribute_name
 from imagesearch_client.types import AttributeValue
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "uri", "url", "image", "image_path", "image_url")
@@ -23,6 +23,10 @@ class Row:
     has_id: bool
     """Whether the row is to have an id of its own."""
     attributes: Mapping[str, AttributeValue] | None
+    content: bytes | None = None
+    """The image's file, if the row holds it."""
+    column: str = ""
+    """The column that holds the image or its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +92,14 @@ def _attributes(
         if column in taken:
             continue
         try:
-            attribute = attribute_name(column, options.columns)
+            attribute = attribute_name(column, options.columns, present)
         except ValueError as error:
             raise SourceError(f"{name}, column {column!r}: {error}") from None
         if attribute and attribute in attributes.values():
-            raise SourceError(f"{name}: two columns would be the attribute {attribute}; --map renames one of them")
+            raise SourceError(
+                f"{name}: two columns would be the attribute {attribute}; "
+                f"{advice('--map', column)} leaves one of them out"
+            )
         if attribute:
             attributes[column] = attribute
     return attributes

@@ -9,6 +9,7 @@ from imagesearch_client.sources.files import is_text
 from imagesearch_client.sources.items import SourceError
 from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.options import SourceOptions
+from imagesearch_client.sources.values import advice
 from imagesearch_client.types import AttributeValue
 
 # Characters of a cell that is used. All attributes of an image together have 32 KiB.
@@ -115,7 +116,7 @@ class CsvRows:
                 if len(cell) > LONGEST_CELL:
                     raise ValueError(
                         f"the cell has {len(cell)} characters; at most {LONGEST_CELL} are taken; "
-                        f"--map '{self._header[index]}=' leaves the column out"
+                        f"{advice('--map', self._header[index])} leaves the column out"
                     )
                 attributes[name] = convert(cell, types.get(index, TEXT))
             except ValueError as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from imagesearch_client.dates import is_date, read_date
-from imagesearch_client.sources.values import MAX_EXACT, checked_text, is_integer
+from imagesearch_client.sources.values import MAX_EXACT, advice, checked_text, is_integer
 from imagesearch_client.types import AttributeValue
 
 TEXT, INT, FLOAT, BOOL, DATE = TYPES = ("text", "int", "float", "bool", "date")
@@ -66,13 +66,13 @@ class ColumnFacts:
             row, cell = self.misfits[kind]
             return (
                 f"{self.name} is text because of {cells_of(self.cells - count)}, first {cell} in row {row}; "
-                f"--type '{self.name}={kind}' rejects rows whose {self.name} is no {kind}"
+                f"{advice('--type', self.name, kind)} rejects rows whose {self.name} is no {kind}"
             )
         if self.nulls:
             words = ", ".join(sorted(self.nulls))
             return (
                 f"{self.name} has no value in {cells_of(self.nulls.total())} ({words}); "
-                f"--type '{self.name}=text' keeps such cells as texts"
+                f"{advice('--type', self.name, TEXT)} keeps such cells as texts"
             )
         return ""
 

@@ -38,7 +38,7 @@ class JsonRows:
         for field in row:
             if field not in (path, ATTRIBUTES, id_column(row, options, path)):
                 try:
-                    attribute_name(field, options.columns)
+                    attribute_name(field, options.columns, row)
                 except ValueError as error:
                     raise SourceError(f"{location.file_name}, field {field!r}: {error}") from None
 

@@ -1,7 +1,10 @@
 """Lists of images: plain ones of paths, and manifests whose rows have ids and attributes too."""
 
+import hashlib
+import posixpath
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import BinaryIO, Protocol
 
 from imagesearch_client.sources.columns import InvalidRow, Row
@@ -12,6 +15,7 @@ from imagesearch_client.sources.json_rows import JsonRows
 from imagesearch_client.sources.locations import Location, lines_of
 from imagesearch_client.sources.options import SourceOptions
 from imagesearch_client.sources.places import Places
+from imagesearch_client.sources.tar_files import refuse_large
 
 STANDARD_INPUT = "-"
 LONGEST_PATH = 2**16
@@ -89,6 +93,7 @@ class Manifest:
         self.name = location.name
         self._shown = location.file_name
         self._by_content = options.by_content
+        self._max_bytes = options.max_bytes
         self._places = Places(options.root or location.folder, options.max_bytes)
         try:
             self._rows = read_rows(location, options)
@@ -116,14 +121,35 @@ class Manifest:
         where = f"{self._shown}, row {row.number}"
         if isinstance(row, InvalidRow):
             return Fault(where, "ROW_INVALID", row.message)
-        if not isinstance(row.path, str) or not row.path.strip():
+        if row.content is None and (not isinstance(row.path, str) or not row.path.strip()):
             return Fault(where, "ROW_INVALID", "it has no path")
         image_id: str | None = None
         if row.has_id and not self._by_content:
             image_id = _id_text(row.id)
             if not image_id:
                 return Fault(where, "ROW_INVALID", "it has no id, which is a text or a whole number")
-        return _item(row.path, image_id, where, self._places, self._by_content, row)
+        if row.content is not None:
+            return self._held(row, image_id, row.content)
+        return _item(str(row.path), image_id, where, self._places, self._by_content, row)
+
+    def _held(self, row: Row, image_id: str | None, content: bytes) -> Item:
+        """An image whose file is in its row."""
+        # The others need no pyarrow.
+        from imagesearch_client.sources.parquet_members import image_uri  # noqa: PLC0415
+
+        if image_id is None:
+            name = row.path if isinstance(row.path, str) and row.path.strip() else str(row.number)
+            image_id = posixpath.join(self._shown, posixpath.normpath(name).lstrip("/"))
+        is_kept = len(content) <= self._max_bytes
+        return Item(
+            "" if self._by_content else image_id,
+            image_uri(row.column, row.number, self.name),
+            partial(_read_kept, content) if is_kept else partial(refuse_large, f"{self._shown}, row {row.number}"),
+            row.attributes,
+            len(content),
+            hashlib.blake2b(content, digest_size=16).hexdigest(),
+            held=len(content) if is_kept else 0,
+        )
 
 
 def open_csv(location: Location, options: SourceOptions) -> Manifest:
@@ -158,6 +184,10 @@ def _item(
         return Fault(where, odd.reason, odd.message, hides=False)
     attributes = None if row is None else row.attributes
     return Item("" if by_content else image_id, place.uri, place.content, attributes, place.size, place.stamp)
+
+
+def _read_kept(content: bytes, limit: int) -> bytes:
+    return content[:limit]
 
 
 def _id_text(value: object) -> str:

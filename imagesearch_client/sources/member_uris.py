@@ -1,4 +1,4 @@
-"""The uris of archives' members: tar://MEMBER::ARCHIVE, and zip:// for a zip file."""
+"""The uris of archives' members: tar://MEMBER::ARCHIVE, zip:// for a zip file, parquet:// for an image in a column."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.remote import CHAINED, is_url
 
-TAR, ZIP = "tar", "zip"
+TAR, ZIP, PARQUET = "tar", "zip", "parquet"
 # What the second half of a member's uri begins with where that is a URL.
 URL_BEGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|({'|'.join(sorted(CHAINED))})::")
 

@@ -1,27 +1,32 @@
 """The rows of Parquet files."""
 
-import datetime as dt
-import decimal
 import errno
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imagesearch_client.sources.columns import InvalidRow, Row, assign
+from imagesearch_client.sources.columns import PATH_COLUMNS, InvalidRow, Row, assign
 from imagesearch_client.sources.items import SourceError
 from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.options import SourceOptions
-from imagesearch_client.sources.values import MAX_EXACT, checked
+from imagesearch_client.sources.parquet_values import (
+    ATTRIBUTES_ARE,
+    ArrowType,
+    Unusable,
+    inner_type,
+    is_attribute,
+    is_image,
+    is_text,
+    values_of,
+)
+from imagesearch_client.sources.values import advice, checked
 from imagesearch_client.types import AttributeValue
 
-# Rows that are in memory at a time, and what is read of each column's file at a time.
-BATCH = 1000
+# Rows that are in memory at a time, fewer where they hold images, and what is read of each column's file at a time.
+BATCH, IMAGES = 1000, 16
 BUFFER = 2**20
-
-ArrowType: TypeAlias = Any
-ArrowArray: TypeAlias = Any
 
 
 class ParquetRows:
@@ -38,18 +43,16 @@ class ParquetRows:
             except pa.ArrowException as error:
                 raise SourceError(f"{location.file_name} is no Parquet file that can be read: {error}") from None
         types = dict(zip(schema.names, schema.types, strict=True))
+        if not options.path_column:
+            options = replace(options, path_column=_image_column(types))
         self._columns = columns = assign(schema.names, options, location.file_name)
-        self._check(columns.path, types, [_is_text], "a path or URL is a text")
+        self._has_images = is_image(types[columns.path])
+        self._check(columns.path, types, [is_text, is_image], "a path or URL is a text, and an image is bytes")
         if columns.id is not None:
-            self._check(columns.id, types, [_is_text, pa.types.is_integer], "an id is a text or a whole number")
+            self._check(columns.id, types, [is_text, pa.types.is_integer], "an id is a text or a whole number")
         for column in columns.attributes:
-            self._check(
-                column,
-                types,
-                [_is_attribute],
-                "texts, numbers, true, false, dates and lists of texts are attributes; "
-                f"--map '{column}=' leaves the column out",
-            )
+            remedy = f"{ATTRIBUTES_ARE}; {advice('--map', column)} leaves the column out"
+            self._check(column, types, [is_attribute], remedy)
 
     def __iter__(self) -> Iterator[Row | InvalidRow]:
         """The rows, counted from 1. Raises OSError where the file is damaged."""
@@ -67,19 +70,21 @@ class ParquetRows:
         except (OSError, pa.ArrowException):
             return None
 
-    def _check(self, column: str, types: dict[str, ArrowType], fit: Sequence[Any], message: str) -> None:
+    def _check(
+        self, column: str, types: dict[str, ArrowType], fit: Sequence[Callable[[ArrowType], bool]], message: str
+    ) -> None:
         kind = types[column]
-        inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not any(fits(inner) for fits in fit):
+        if not any(fits(inner_type(kind)) for fits in fit):
             raise SourceError(f"{self._location.file_name}, column {column!r} is {kind}: {message}")
 
     def _rows(self) -> Iterator[Row | InvalidRow]:
         columns = self._columns
         wanted = list(dict.fromkeys([columns.path, *([columns.id] if columns.id else []), *columns.attributes]))
         number = 0
+        size = IMAGES if self._has_images else BATCH
         with self._location.open() as file, pq.ParquetFile(file, buffer_size=BUFFER) as parquet:
-            for batch in parquet.iter_batches(BATCH, columns=wanted, use_threads=False):
-                values = {name: _plain(batch.column(name)) for name in wanted}
+            for batch in parquet.iter_batches(size, columns=wanted, use_threads=False):
+                values = {name: values_of(batch.column(name)) for name in wanted}
                 for index in range(batch.num_rows):
                     number += 1
                     yield self._row(number, {name: values[name][index] for name in wanted})
@@ -88,74 +93,35 @@ class ParquetRows:
         attributes: dict[str, AttributeValue] = {}
         for column, value in values.items():
             try:
-                if isinstance(value, _Unusable):
+                if isinstance(value, Unusable):
                     raise ValueError(value.message)  # noqa: TRY004 - caught here
                 if column in self._columns.attributes and value is not None:
-                    attributes[self._columns.attributes[column]] = checked(_attribute(value))
+                    attributes[self._columns.attributes[column]] = checked(value)
             except ValueError as error:
                 return InvalidRow(number, f"{column}: {error}")
-        image_id = None if self._columns.id is None else values[self._columns.id]
-        has_attributes = bool(self._columns.attributes)
+        path, content = values[self._columns.path], None
+        if self._has_images:
+            path, content = image_of(path)
         return Row(
             number,
-            values[self._columns.path],
-            image_id,
+            path,
+            None if self._columns.id is None else values[self._columns.id],
             self._columns.id is not None,
-            attributes if has_attributes else None,
+            attributes if self._columns.attributes else None,
+            content,
+            self._columns.path,
         )
 
 
-class _Unusable:
-    """A value that Python cannot hold, such as a date in the year 20,000."""
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-
-
-def _is_text(kind: ArrowType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _image_column(types: Mapping[str, ArrowType]) -> str:
+    """The column of images with bytes and path; of several the first one of a usual name, else the first."""
+    found = [name for name, kind in types.items() if pa.types.is_struct(kind) and is_image(kind)]
+    return next((name for name in PATH_COLUMNS if name in found), found[0] if found else "")
 
 
-def _is_attribute(kind: ArrowType) -> bool:
-    types = pa.types
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _is_text(kind.value_type)
-    simple = (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_null)
-    return _is_text(kind) or any(fits(kind) for fits in (*simple, types.is_date, types.is_timestamp))
-
-
-def _plain(values: ArrowArray) -> list[object]:
-    """The values as Python's; one that cannot be so is an _Unusable, and spoils no others."""
-    kind = values.type
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        # Python's times have no nanoseconds.
-        values = values.cast(pa.timestamp("us", kind.tz), safe=False)
-    elif pa.types.is_float16(kind):
-        values = values.cast(pa.float32())
-    try:
-        return list(values.to_pylist())
-    except (ValueError, OverflowError, pa.ArrowException):
-        return [_one(value) for value in values]
-
-
-def _one(value: Any) -> object:
-    try:
-        return value.as_py()
-    except (ValueError, OverflowError, pa.ArrowException) as error:
-        return _Unusable(str(error))
-
-
-def _attribute(value: object) -> object:
-    if isinstance(value, decimal.Decimal):
-        return _number(value)
-    return value.isoformat() if isinstance(value, dt.date) else value
-
-
-def _number(value: decimal.Decimal) -> int | float:
-    """The number of a column of decimals: a whole one where the column has whole numbers. Raises ValueError."""
-    exponent = value.as_tuple().exponent
-    if isinstance(exponent, int) and exponent >= 0:
-        return int(value)
-    if abs(value) > MAX_EXACT:
-        raise ValueError(f"{value} would be rounded: a number with a fraction has 53 bits; a text keeps it")
-    return float(value)
+def image_of(value: object) -> tuple[object, bytes | None]:
+    """The path and the bytes that a value of a column of images has."""
+    if isinstance(value, dict):
+        content = value.get("bytes")
+        return value.get("path"), content if isinstance(content, bytes) else None
+    return None, value if isinstance(value, bytes) else None

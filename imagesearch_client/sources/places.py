@@ -12,7 +12,7 @@ from imagesearch_client.sources.failures import without_password
 from imagesearch_client.sources.files import file_state, read_file
 from imagesearch_client.sources.items import Read, SourceError
 from imagesearch_client.sources.locations import local_path
-from imagesearch_client.sources.member_uris import TAR, ZIP
+from imagesearch_client.sources.member_uris import PARQUET, TAR, ZIP
 from imagesearch_client.sources.options import MAX_BYTES
 from imagesearch_client.sources.remote import WEB, connect, is_url, protocol_of, read_url
 from imagesearch_client.sources.web import encoded_name, join
@@ -71,6 +71,14 @@ class Places:
         # Behind a link to a folder ".." is another one than the path says, so that it stays in the path.
         return self._local(image_id, os.path.join(self._root, text if ".." in text else image_id))  # noqa: PTH118
 
+    def _members(self, protocol: str) -> ArchiveMembers | ZipMembers:
+        if protocol == PARQUET:
+            # It takes a while, and few uris need it.
+            from imagesearch_client.sources.parquet_members import ParquetMembers  # noqa: PLC0415
+
+            return ParquetMembers(self._max_bytes)
+        return ArchiveMembers(self._max_bytes) if protocol == TAR else ZipMembers()
+
     def _local(self, image_id: str, path: str) -> Place:
         size, stamp = file_state(path)
         return Place(image_id, path, partial(read_file, path), size, stamp)
@@ -87,9 +95,9 @@ class Places:
         image_id, uri = without_password(image_id), without_password(url)
         protocol = protocol_of(url)
         with self._lock:
-            if protocol in (TAR, ZIP):
+            if protocol in (TAR, ZIP, PARQUET):
                 if protocol not in self._archives:
-                    self._archives[protocol] = ArchiveMembers(self._max_bytes) if protocol == TAR else ZipMembers()
+                    self._archives[protocol] = self._members(protocol)
                 return Place(image_id, uri, partial(self._archives[protocol].read, url), None, "")
             # Sessions are made here, one at a time; where that fails, reading says so.
             if protocol not in self._connected:

@@ -2,7 +2,7 @@
 
 import posixpath
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from imagesearch_client.sources.files import shown
@@ -22,7 +22,9 @@ CREATE TABLE facts (
     is_used INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (base, extension)
 );
-CREATE TABLE images (name BLOB PRIMARY KEY, content BLOB, position INTEGER, size INTEGER) WITHOUT ROWID;
+CREATE TABLE images (
+    number INTEGER PRIMARY KEY, base BLOB UNIQUE, name BLOB, content BLOB, position INTEGER, size INTEGER, stamp TEXT
+);
 CREATE TABLE gone (base BLOB PRIMARY KEY) WITHOUT ROWID;
 BEGIN;
 """
@@ -66,6 +68,9 @@ class Facts:
     read: Callable[[int, int], bytes]
     """Reads so many bytes of the archive from a position on."""
     has_any: bool = False
+    """Whether any member says something."""
+    has_gone: bool = False
+    """Whether any image is loaded already."""
     # A database without a name is a temporary file, of which a little is in memory.
     _rows: sqlite3.Connection = field(
         default_factory=lambda: sqlite3.connect("", check_same_thread=False, isolation_level=None)
@@ -101,19 +106,36 @@ class Facts:
 
     def is_late(self, member: str) -> bool:
         """Whether an image that the member says something of has been loaded without it."""
+        if not self.has_gone:
+            return False
         base, _ = fact_of(member) or (member, "")
         return self._rows.execute("SELECT 1 FROM gone WHERE base = ?", (_key(base),)).fetchone() is not None
 
-    def has_other(self, image: str, content: Fact) -> bool:
-        """Whether an image of this name was met before, with other content. Notes the image if not."""
-        values = (_key(_normal(image)), content.content, content.position, content.size)
-        if self._rows.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)", values).rowcount:
-            return False
-        known = self._rows.execute("SELECT content, position, size FROM images WHERE name = ?", values[:1]).fetchone()
-        return self._content(Fact(*known)) != self._content(content)
+    def note_image(self, image: str, fact: Fact, stamp: str) -> bool:
+        """Notes an image; False if it was met before. Raises ValueError if one of its name has other content."""
+        values = (_key(_normal(image)), _key(image), fact.content, fact.position, fact.size, stamp)
+        added = self._rows.execute(
+            "INSERT OR IGNORE INTO images (base, name, content, position, size, stamp) VALUES (?, ?, ?, ?, ?, ?)",
+            values,
+        )
+        if added.rowcount:
+            return True
+        known = self._rows.execute("SELECT content, position, size FROM images WHERE base = ?", values[:1]).fetchone()
+        if known[2] != fact.size or self._content(Fact(*known)) != self._content(fact):
+            raise ValueError("the archive has two members of this name, which differ; the first one is taken")
+        return False
+
+    def images(self) -> Iterator[tuple[str, int, int, str]]:
+        """The images that can be read where they lie: name, position, size and stamp, in the order of the archive."""
+        found = self._rows.execute(
+            "SELECT name, position, size, stamp FROM images WHERE content IS NULL ORDER BY number"
+        )
+        for name, position, size, stamp in found:
+            yield name.decode(), position, size, stamp
 
     def leave(self, image: str) -> None:
         """Notes that an image is loaded, so that facts which come later are too late."""
+        self.has_gone = True
         rows = [(_key(base),) for base in bases_of(image)]
         self._rows.executemany("INSERT OR IGNORE INTO gone VALUES (?)", rows)
 
@@ -121,23 +143,22 @@ class Facts:
         """What is said of an image; None if nothing is. Raises ValueError."""
         if not self.has_any:
             return None
+        bases = [_key(base) for base in bases_of(image)]
+        condition = f"base IN ({', '.join('?' * len(bases))})"
+        found = self._rows.execute(
+            f"SELECT base, extension, content, position, size, error FROM facts WHERE {condition}",  # noqa: S608 - our own
+            bases,
+        ).fetchall()
+        if not found:
+            return None
+        self._rows.execute(f"UPDATE facts SET is_used = 1 WHERE {condition}", bases)  # noqa: S608 - our own
         attributes: dict[str, AttributeValue] = {}
-        is_told = False
-        for base in bases_of(image):
-            found = self._rows.execute(
-                "SELECT extension, content, position, size, error FROM facts WHERE base = ? "
-                "ORDER BY extension != 'json', extension",
-                (_key(base),),
-            ).fetchall()
-            if found:
-                is_told = True
-                self._rows.execute("UPDATE facts SET is_used = 1 WHERE base = ?", (_key(base),))
-            for extension, *fact in found:
-                try:
-                    attributes |= self._of_sibling(extension, Fact(*fact))
-                except ValueError as error:
-                    raise ValueError(f"the .{extension} beside the image: {error}") from None
-        return attributes if is_told else None
+        for _, extension, *fact in sorted(found, key=lambda row: (bases.index(row[0]), row[1] != "json", row[1])):
+            try:
+                attributes |= self._of_sibling(extension, Fact(*fact))
+            except ValueError as error:
+                raise ValueError(f"the .{extension} beside the image: {error}") from None
+        return attributes
 
     def remark(self) -> str:
         """Which members belong to no image; empty if all do."""

@@ -1,9 +1,11 @@
 """What values can be attributes, and what names they can have."""
 
+import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Mapping
 from typing import cast
 
 from imagesearch_client.sources.files import is_text
@@ -57,7 +59,7 @@ def attributes_of(fields: Mapping[str, object], names: Mapping[str, str]) -> dic
     """The attributes that a JSON object says, under the names that `names` gives some of them. Raises ValueError."""
     attributes: dict[str, AttributeValue] = {}
     for field, value in fields.items():
-        if not (name := attribute_name(field, names)):
+        if not (name := attribute_name(field, names, fields)):
             continue
         if name in attributes:
             raise ValueError(f"two fields are the attribute {name}")
@@ -74,22 +76,35 @@ def is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def attribute_name(column: str, names: Mapping[str, str]) -> str:
-    """What a column or field is called as an attribute; empty where it is none. Raises ValueError."""
+def attribute_name(column: str, names: Mapping[str, str], taken: Collection[str] = ()) -> str:
+    """What a column or field is called as an attribute; empty where it is none. Raises ValueError.
+
+    The error suggests another name, which is none of those that are `taken`.
+    """
     # Our own remarks in a file of rejects are no attributes.
     name = names.get(column, "" if column.startswith("_") else column)
     if name and not ATTRIBUTE_NAME.fullmatch(name):
         raise ValueError(
             f"{name!r:.140} is no name of an attribute (a letter, then at most 127 letters, digits or underscores); "
-            f"--map '{column:.100}={suggested(column)}' gives it another, --map '{column:.100}=' leaves it out"
+            f"{advice('--map', column, suggested(column, {*taken, *names.values()}))} gives it another, "
+            f"{advice('--map', column)} leaves it out"
         )
     return name
 
 
-def suggested(column: str) -> str:
-    """A name that an attribute can have, and is like the column's."""
+def suggested(column: str, taken: Collection[str]) -> str:
+    """A name that an attribute can have and none of those taken, which is like the column's."""
     name = re.sub(r"[^A-Za-z0-9]+", "_", column).strip("_").lower()[:100] or "attribute"
-    return name if name[0].isalpha() else f"a_{name}"
+    name = name if name[0].isalpha() else f"a_{name}"
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    return name if name not in taken else next(each for each in numbered if each not in taken)
+
+
+def advice(option: str, column: str, value: str = "") -> str:
+    """An option about a column, as it is written in a shell."""
+    text = f"{column}={value}"
+    # Quotes are needed for most names, so that all have them.
+    return f"{option} {shlex.quote(text)}" if "'" in text else f"{option} '{text}'"
 
 
 def json_object(line: bytes) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """Writes a collection with its vectors and attributes to one file, in parts that outlast a stop on the way."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from imagesearch_client.vector_files.formats import format_of, write_vectors
 from imagesearch_client.vector_files.listing import Listing
 from imagesearch_client.vector_files.parts import ExportError, Parts
 from imagesearch_client.vector_files.rows import FORMAT_VERSION, Facts, RowError, Rows
+from imagesearch_client.vector_files.settings import notes_of
 
 # A part is written when it has so many rows, or so many bytes of vectors and texts.
 PART_ROWS = 10_000
@@ -109,8 +109,8 @@ class Export:
             resumed = parts.summary.rows
             listing = Listing(self._client, collection, self._condition, parts.place, self._patience)
             self._read(listing, parts, collection.dimension)
-            self._check_same(collection, parts)
-            facts = Facts(parts.summary, collection.dimension, _notes(collection))
+            self._check_same(collection)
+            facts = Facts(parts.summary, collection.dimension, notes_of(collection))
             size = write_vectors(self._target, facts, parts.batches)
             parts.remove()
         seconds = time.perf_counter() - begin
@@ -131,13 +131,12 @@ class Export:
                 parts.add(Rows.joined(waiting, dimension), place)
                 waiting, rows, size = [], 0, 0
 
-    def _check_same(self, collection: Collection, parts: Parts) -> None:
+    def _check_same(self, collection: Collection) -> None:
         """Raises ExportError where the collection was removed meanwhile, and another one made under its name."""
         now = self._client.get_collection(collection.name)
         if now.create_time != collection.create_time:
             raise ExportError(
-                f"the collection {collection.name} was removed during the export, and made anew; remove "
-                f"{parts.folder}, or restart the export"
+                f"the collection {collection.name} was removed during the export, and made anew; --restart begins anew"
             )
 
 
@@ -164,18 +163,4 @@ def _identity(collection: Collection, condition: Filter | None) -> Mapping[str, 
         "fingerprint": collection.fingerprint,
         "dimension": collection.dimension,
         "filter": None if condition is None else condition.SerializeToString(deterministic=True).hex(),
-    }
-
-
-def _notes(collection: Collection) -> Mapping[str, str]:
-    """What an import needs to make a collection like it."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "collection": collection.name,
-        "model": collection.model,
-        "fingerprint": collection.fingerprint,
-        "dimension": str(collection.dimension),
-        "metric": collection.metric.value,
-        "description": collection.description,
-        "labels": json.dumps(dict(collection.labels), ensure_ascii=False),
     }

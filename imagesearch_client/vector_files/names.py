@@ -1,9 +1,9 @@
 """What the columns of files from anywhere are called."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 
 from imagesearch_client.sources.items import SourceError
+from imagesearch_client.sources.values import advice, attribute_name
 from imagesearch_client.vector_files.rows import Columns
 
 # The names that a column is looked for by, the first one first. Those at the end are of tutorials.
@@ -11,7 +11,6 @@ VECTOR_NAMES = ("vector", "embedding", "vectors", "embeddings", "features", "fea
 ID_NAMES = ("id", "ids", "image_names", "names", "dataset_2")
 URI_NAMES = ("uri", "uris", "path", "paths")
 ATTRIBUTE_PREFIX = "attributes."
-ATTRIBUTE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
 
 
 def find_columns(present: Collection[str], columns: Columns) -> tuple[str, str, str | None]:
@@ -46,16 +45,16 @@ def attribute_names(found: Iterable[str], renamed: Mapping[str, str]) -> dict[st
         raise SourceError(f"there is no attribute {shown(unknown)} to rename or leave out; there are {shown(columns)}")
     for column in sorted(columns):
         short = column.removeprefix(ATTRIBUTE_PREFIX)
-        name = renamed.get(column, renamed.get(short, short))
+        try:
+            name = attribute_name(short, {short: renamed[column]} if column in renamed else renamed, columns)
+        except ValueError as error:
+            raise SourceError(f"column {column!r:.80}: {error}") from None
         if not name:
             continue
-        if not ATTRIBUTE_NAME.fullmatch(name):
-            raise SourceError(
-                f"{column!r:.80} is no name of an attribute: a letter, then at most 127 letters, digits or "
-                "underscores; give it another one, or an empty one to leave it out"
-            )
         if name in names.values():
-            raise SourceError(f"two columns would be the attribute {name}; rename one of them, or leave it out")
+            raise SourceError(
+                f"two columns would be the attribute {name}; {advice('--map', column)} leaves one of them out"
+            )
         names[column] = name
     return names
 

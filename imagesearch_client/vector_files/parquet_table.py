@@ -11,6 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imagesearch_client.sources.items import SourceError
+from imagesearch_client.sources.parquet_values import (
+    ATTRIBUTES_ARE,
+    is_attribute,
+    is_bytes,
+    is_list,
+    is_text,
+    values_of,
+)
+from imagesearch_client.sources.values import advice
 from imagesearch_client.vector_files.names import attribute_names, find_columns
 from imagesearch_client.vector_files.parquet_file import JSON_MARK, NOTES_KEY, REST
 from imagesearch_client.vector_files.rows import Columns, RawRows, Vectors
@@ -46,8 +55,7 @@ class ParquetTable:
         self._rest = REST if _is_json(self._fields.get(REST)) else None
         if self._rest:
             del self._fields[REST]
-        empty = {name for name, field in self._fields.items() if pa.types.is_null(field.type)}
-        self._attributes = attribute_names(self._fields.keys() - empty, columns.renamed)
+        self._attributes = attribute_names(self._fields, columns.renamed)
         self._check_types(schema)
         self.dimension = self._find_dimension(schema.field(self._vector).type)
 
@@ -57,21 +65,17 @@ class ParquetTable:
 
     def _check_types(self, schema: Any) -> None:
         vector, image_id = schema.field(self._vector).type, schema.field(self._id).type
-        if not _is_list(vector) or not pa.types.is_floating(vector.value_type):
+        if not is_list(vector) or not pa.types.is_floating(vector.value_type):
             raise SourceError(f"{self._vector!r} should be lists of floats, and is {vector}")
-        if not (_is_text(image_id) or _is_bytes(image_id) or pa.types.is_integer(image_id)):
+        if not (is_text(image_id) or is_bytes(image_id) or pa.types.is_integer(image_id)):
             raise SourceError(f"{self._id!r} should be texts or whole numbers, and is {image_id}")
-        if self._uri and not _is_text(schema.field(self._uri).type):
+        if self._uri and not is_text(schema.field(self._uri).type):
             raise SourceError(f"{self._uri!r} should be texts, and is {schema.field(self._uri).type}")
         for name in self._attributes:
             kind = self._fields[name].type
-            single = _is_text(kind) or any(
-                is_one(kind) for is_one in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)
-            )
-            if not single and not (_is_list(kind) and _is_text(kind.value_type)):
+            if not is_attribute(kind):
                 raise SourceError(
-                    f"{name!r} is {kind}, which no attribute can be: texts, truth values, numbers and lists of texts "
-                    "can; leave it out by giving it an empty name"
+                    f"column {name!r} is {kind}: {ATTRIBUTES_ARE}; {advice('--map', name)} leaves the column out"
                 )
 
     def _find_dimension(self, kind: Any) -> int:
@@ -105,9 +109,9 @@ class ParquetTable:
         found: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
         for column, name in self._attributes.items():
             is_json = _is_json(self._fields[column])
-            for row, value in enumerate(batch.column(column).to_pylist()):
+            for row, value in enumerate(values_of(batch.column(column))):
                 if value is not None:
-                    found[row][name] = json.loads(value) if is_json else value
+                    found[row][name] = json.loads(str(value)) if is_json else value
         if self._rest:
             for row, text in enumerate(batch.column(self._rest).to_pylist()):
                 found[row] |= json.loads(text or "{}")
@@ -144,7 +148,7 @@ def _values(column: Any) -> list[Any]:
         column = column.dictionary_decode()
     if pa.types.is_string(column.type):
         column = column.cast(pa.binary())
-    elif _is_text(column.type):
+    elif is_text(column.type):
         column = column.cast(pa.large_binary())
     values: list[Any] = column.to_pylist()
     return values
@@ -160,23 +164,9 @@ def _notes(schema: Any) -> Mapping[str, str]:
 
 def _is_fact(field: Any) -> bool:
     if field.name == "region":
-        return _is_list(field.type) and bool(pa.types.is_floating(field.type.value_type))
-    return field.name == "content_sha256" and _is_text(field.type)
+        return is_list(field.type) and bool(pa.types.is_floating(field.type.value_type))
+    return field.name == "content_sha256" and is_text(field.type)
 
 
 def _is_json(field: Any) -> bool:
     return field is not None and bool(field.metadata) and JSON_MARK.items() <= field.metadata.items()
-
-
-def _is_list(kind: Any) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _is_text(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_bytes(kind: Any) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -77,7 +77,7 @@ class Parts:
         self._names, self.summary, self.place = names, summary, place
 
     def _remedy(self) -> str:
-        return "to begin anew remove the folder, or restart the export"
+        return "--restart begins anew"
 
     def add(self, rows: Rows, place: Place) -> None:
         """Writes a part, and that the listing goes on at `place` after it. Raises OSError."""

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from imagesearch_client.sources.items import Fault, Item, SourceError
+from imagesearch_client.sources.parquet_values import Unusable
+from imagesearch_client.sources.values import is_missing
 from imagesearch_client.types import AttributeValue, Embedding, Region
 from imagesearch_client.vector_files.formats import UNREADABLE, open_vectors
 from imagesearch_client.vector_files.rows import FORMAT_VERSION, Columns, RawRows, Table, Vectors
+from imagesearch_client.vector_files.settings import settings_from
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 8 * 1024 * 1024
@@ -66,7 +69,7 @@ class VectorFile:
             self.dimension = table.dimension
             """Numbers of each vector; 0 where no row has one."""
             self.notes = table.notes
-            """What an export says of its collection: fingerprint, model, dimension, metric, description, labels."""
+            """What an export says of its collection: all its settings."""
         self.fingerprint = self._known_fingerprint(options.fingerprint)
         """Of the model that made the vectors."""
         self._check()
@@ -83,6 +86,10 @@ class VectorFile:
         version = self.notes.get("format_version", FORMAT_VERSION)
         if version != FORMAT_VERSION:
             raise SourceError(f"{self._path}: is of format version {version}; this program reads {FORMAT_VERSION}")
+        try:
+            settings_from(self.notes)
+        except ValueError as error:
+            raise SourceError(f"{self._path}: {error}") from None
         if self.dimension > MAX_DIMENSION:
             raise SourceError(f"{self._path}: has vectors of {self.dimension} numbers; at most {MAX_DIMENSION} can be")
 
@@ -192,11 +199,13 @@ def _attributes(found: Mapping[str, Any] | str | bytes) -> dict[str, AttributeVa
     if not isinstance(found, dict):
         # A fault of the row, as all others are.
         raise ValueError(f"its attributes are {found!r:.80}, and should be an object of JSON")  # noqa: TRY004
-    return {name: _attribute(name, value) for name, value in found.items() if not _is_nan(value)}
+    return {name: _attribute(name, value) for name, value in found.items() if not is_missing(value)}
 
 
 def _attribute(name: str, value: Any) -> AttributeValue:
     match value:
+        case Unusable():
+            raise ValueError(f"its attribute {name!r:.80}: {value.message}")
         case str() | bool():
             return value
         case bytes():
@@ -211,7 +220,3 @@ def _attribute(name: str, value: Any) -> AttributeValue:
         f"its attribute {name!r:.80} is {value!r:.80}, and should be a text, true, false, a finite number, a whole "
         "number of 64 bits or a list of texts"
     )
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)

@@ -7,13 +7,18 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from grpc_kit.errors import FailedPreconditionError, UnavailableError
 from imagesearch_client import Client
 from imagesearch_client.bulk.ledger import LedgerError
+from imagesearch_client.bulk.reading import read_again
+from imagesearch_client.filters import parse
 from imagesearch_client.sources.items import SourceError
 from imagesearch_client.sources.options import SourceOptions
+from imagesearch_client.sources.uris import UriReader
 from tests.integration.bulk.conftest import Run, ids, png
 from tests.relay import Relay
 
@@ -111,6 +116,38 @@ def test_new_attributes_of_a_manifest_need_no_embedding(
     assert account.described == 2
     # A manifest has all attributes of its images.
     assert client.get(name, "sku-1", strong=True).attributes == {"price": 5}
+
+
+def test_dates_and_numbers_of_a_manifest_are_compared(run: Run, client: Client, name: str, folder: Path) -> None:
+    manifest = folder / "products.csv"
+    rows = ["a.png, 2024-04-30, 5, 9007199254740992", "b.png, 2024-05-01, null, 9007199254740993", "c.png,, 12, 1"]
+    manifest.write_text("\n".join(["path, day, price, number", *rows]))
+    assert run(manifest).stored == 3
+
+    def fitting(text: str) -> list[str]:
+        return [image.id for image in client.list(name, where=parse(text), strong=True)]
+
+    assert client.get(name, "b.png", strong=True).attributes == {"day": "2024-05-01", "number": 2**53 + 1}
+    assert fitting("day>=2024-05-01") == ["b.png"]
+    assert fitting("day<2024-05-01") == ["a.png"]
+    assert fitting("!day<2024-05-01") == ["b.png", "c.png"]
+    assert fitting("price<10") == ["a.png"]
+    assert fitting("number>=9007199254740993") == ["b.png"]
+
+
+def test_images_in_a_parquet_file_are_loaded_and_embedded_again(
+    run: Run, client: Client, name: str, tmp_path: Path
+) -> None:
+    images = [{"bytes": png(number), "path": f"{number}.png"} for number in range(40)]
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"image": images, "label": range(40)}), path, row_group_size=7)
+    assert (run(path).stored, run(path).skipped) == (40, 40)
+    image = client.get(name, "train.parquet/3.png", strong=True)
+    assert (image.uri, image.attributes) == (f"parquet://image/4::{path}", {"label": 3})
+    assert client.search_by_image(name, png(3), limit=1, strong=True)[0].image.id == image.id
+    with UriReader() as reader:
+        content, sha256 = read_again(reader, image.uri, 10**6)
+    assert (content, sha256) == (png(3), image.content_sha256)
 
 
 def test_a_vector_that_is_gone_is_made_again(run: Run, client: Client, name: str, folder: Path) -> None:

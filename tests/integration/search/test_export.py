@@ -1,13 +1,30 @@
 """A collection in a file and back, on both backends."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner, Result
 
-from imagesearch_client import AttributeValue, Client, Embedding, Image, InvalidArgumentError, NewImage, Region, equals
+from imagesearch_client import (
+    AttributeValue,
+    Client,
+    Consistency,
+    Embedding,
+    Image,
+    Index,
+    InvalidArgumentError,
+    IvfParameters,
+    Metric,
+    NewImage,
+    Region,
+    equals,
+)
+from imagesearch_client.cli.app import app
 from imagesearch_client.sources.items import Item
 from imagesearch_client.vector_files import export as export_module
 from imagesearch_client.vector_files.export import Export
@@ -111,6 +128,46 @@ def test_a_file_becomes_the_same_collection(client: Client, name: str, tmp_path:
         )
         for image in client.list(again, with_vector=True, page_size=500, strong=True)
     } == images
+
+
+def test_the_commands_keep_all_settings_of_a_collection(
+    client: Client, search_address: str, name: str, tmp_path: Path
+) -> None:
+    made = client.create_collection(
+        name,
+        dimension=8,
+        fingerprint="elsewhere",
+        metric=Metric.L2,
+        index=Index.IVF_FLAT,
+        index_parameters=IvfParameters(16),
+        consistency=Consistency.STRONG,
+        ttl=timedelta(hours=5),
+        description="die schönen",
+        labels={"team": "shop"},
+    )
+    client.write(name, [NewImage("a", Embedding([1.0] * 8, "elsewhere"), "", {})])
+    client.create_collection(f"{name}_other", dimension=8, fingerprint="elsewhere")
+    environment = {"IMAGESEARCH_TARGET": search_address, "XDG_STATE_HOME": str(tmp_path)}
+
+    def run(*arguments: str) -> Result:
+        found = CliRunner().invoke(app, list(arguments), env=environment)
+        assert found.exit_code == 0, found.output
+        return found
+
+    file = str(tmp_path / "a.parquet")
+    run("export", file, "-c", name)
+    assert json.loads(run("import", file, "-c", f"{name}_copy", "--json").stdout)["remarks"] == []
+    copy = client.get_collection(f"{name}_copy")
+    assert dataclasses.replace(copy, name=name, create_time=made.create_time) == made
+    # Again, into the collection that is there by now.
+    assert "note:" not in run("import", file, "-c", f"{name}_copy").stderr
+    told = run("import", file, "-c", f"{name}_other").stderr
+    assert (
+        f"note: {name}_other exists and keeps its settings, which are not those of the file: metric is cosine" in told
+    )
+    assert "ttl is none, and 18000 s in the file" in told
+    (remark,) = json.loads(run("import", file, "-c", f"{name}_other", "--json").stdout)["remarks"]
+    assert "description is none, and 'die schönen' in the file" in remark
 
 
 def test_an_export_goes_on_where_it_was_stopped(client: Client, name: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from imagesearch_client.evaluation.labels import (
     attribute_labels,
     folder_labels,
 )
+from imagesearch_client.evaluation.tables import columns_of, read_table
 from imagesearch_client.evaluation.task import Label, Labelling, Query, Roles, Task, TaskError, answers_to
 
 IDS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "p1.jpg", "p2.jpg"]
@@ -148,9 +149,9 @@ def test_lists_of_right_answers(tmp_path: Path, name: str) -> None:
         ("l.csv", "id\na\n", LabelColumns(), "has no column of labels"),
         ("l.csv", "id,x\na,b\n", LabelColumns("z"), "has no column 'z'; it has id, x"),
         ("l.csv", "id,x\na,b\n", LabelColumns("x", "role"), "has no column 'role'"),
-        ("l.csv", "id,x\na,b\na,b,c\n", LabelColumns(), "line 3: 3 cells, and the header has 2"),
+        ("l.csv", "id,x\na,b\na,b,c\n", LabelColumns(), "row 3: it has 3 cells, and the header 2"),
         ("l.csv", "id,x,x\na,b,c\n", LabelColumns(), "two columns of one name"),
-        ("l.csv", 'id,x\na,"b\n', LabelColumns(), "line 2: unexpected end of data"),
+        ("l.csv", 'id,x\na,"b\n', LabelColumns(), "row 2: .*unexpected end of data"),
         ("l.jsonl", '{"id": "a", "x": 1}\n{"id":', LabelColumns(), "line 2: it is no JSON"),
         ("l.jsonl", '{"id": "a", "x": {}}\n', LabelColumns(), "line 1: x: an object is no label"),
         ("l.csv", "query,relevant\na,b\n", LabelColumns("x"), "has no labels and no roles"),
@@ -161,9 +162,24 @@ def test_bad_files_are_told(tmp_path: Path, name: str, text: str, columns: Label
         LabelsFile(written(tmp_path, text, name), columns)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path, label\na.jpg, milk\nb.jpg, tea\n",
+        "path;label;\na.jpg;milk;\nb.jpg;tea;\n",
+        "path,label,\r\na.jpg ,milk,\r\nb.jpg, tea\r\n",
+        f"path,label,about\na.jpg,milk,{'x' * 200_000}\nb.jpg,tea,y\n",
+    ],
+)
+def test_labels_are_read_as_manifests_are(tmp_path: Path, text: str) -> None:
+    rows = read_table(written(tmp_path, text))
+    assert [(row["path"], row["label"]) for row in rows] == [(("a.jpg",), ("milk",)), (("b.jpg",), ("tea",))]
+    assert columns_of(rows) == ["path", "label", "about"][: len(columns_of(rows))]
+
+
 def test_a_file_in_another_encoding_is_told(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes("id,x\nä,b\n".encode("latin-1"))
-    with pytest.raises(TaskError, match="is not UTF-8"):
+    with pytest.raises(TaskError, match="it is not UTF-8"):
         LabelsFile(tmp_path / "labels.csv", LabelColumns())
 
 

@@ -150,7 +150,7 @@ def test_another_export_is_refused_until_it_is_restarted(tmp_path: Path) -> None
     client, target = FakeClient(400), tmp_path / "out.parquet"
     with pytest.raises(StoppedError):
         export(client, target, step=stop_at(250))
-    with pytest.raises(ExportError, match=r"filter was None, is '.+'; to begin anew remove the folder, or restart"):
+    with pytest.raises(ExportError, match=r"filter was None, is '.+'; --restart begins anew"):
         export(client, target, condition=equals("n", 1))
     client.collection = dataclasses.replace(SHOES, create_time=TIME.replace(year=2027), fingerprint="f2")
     with pytest.raises(ExportError, match=r"create_time was .* fingerprint was 'f1', is 'f2'"):
@@ -257,7 +257,7 @@ def test_what_is_wrong_with_the_parts_is_told(tmp_path: Path) -> None:
         export(client, target, step=stop_at(350))
     folder = tmp_path / "out.parquet.parts"
     (folder / "part-000001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ExportError, match=r"part-000001\.parquet cannot be read.* restart"):
+    with pytest.raises(ExportError, match=r"part-000001\.parquet cannot be read.* --restart"):
         export(client, target)
     (folder / "part-000001.parquet").unlink()
     with pytest.raises(ExportError, match="misses part-000001"):
