@@ -83,6 +83,8 @@ class Row:
     """When it was last met; the ledger sets it."""
     last_time: float = 0.0
     """When it was last recorded, in seconds since 1970; the ledger sets it."""
+    source: int = 0
+    """The number of the source that it belongs to; the ledger sets it."""
 
 
 @dataclass(frozen=True)
@@ -178,13 +180,20 @@ class Ledger:
                 self._rows.execute("UPDATE facts SET value = ? WHERE name = 'run'", (str(self._run),))
 
     def source(self, name: str) -> int:
-        """The number of a source."""
-        if self._read_only:
-            return 0
+        """The number of a source; 0 if it is new and nothing may be written."""
         with self.transaction():
+            if self._read_only:
+                found = self._rows.execute("SELECT number FROM sources WHERE name = ?", (name,)).fetchone()
+                return int(found[0]) if found else 0
             self._rows.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
             (number,) = self._rows.execute("SELECT number FROM sources WHERE name = ?", (name,)).fetchone()
             return int(number)
+
+    def source_name(self, number: int) -> str:
+        """The name of a source; empty if there is none of this number."""
+        with self._named_errors():
+            found = self._rows.execute("SELECT name FROM sources WHERE number = ?", (number,)).fetchone()
+        return str(found[0]) if found else ""
 
     def meet(self, keys: Sequence[str]) -> dict[str, Row]:
         """What is known of items, which are marked as met in this run."""
@@ -224,7 +233,7 @@ class Ledger:
                 "stamp = excluded.stamp, sha256 = excluded.sha256, about = excluded.about, state = excluded.state, "
                 "reason = excluded.reason, message = excluded.message, original = excluded.original, "
                 "attempts = attempts + 1, run = excluded.run, last_time = excluded.last_time, "
-                "source = CASE WHEN uri = excluded.uri THEN source ELSE excluded.source END",
+                "source = CASE WHEN uri = excluded.uri AND uri <> '' THEN source ELSE excluded.source END",
                 [(*_values(row), source, self._run, now, now) for row in rows],
             )
             for row in rows:
@@ -328,7 +337,7 @@ class Ledger:
 
     def _select(self, condition: str, values: Sequence[Any]) -> Iterator[Row]:
         """The rows that fit; `condition` is this module's own text."""
-        columns = "key, id, uri, size, stamp, sha256, about, state, reason, message, original, run, last_time"
+        columns = "key, id, uri, size, stamp, sha256, about, state, reason, message, original, run, last_time, source"
         with self._named_errors():
             found = self._rows.execute(f"SELECT {columns} FROM items WHERE {condition}", values).fetchall()  # noqa: S608
         for key, image_id, uri, size, stamp, sha256, about, state, *rest in found:
@@ -399,5 +408,5 @@ def unread(item: Item, state: State, reason: str = "", message: str = "") -> Row
 
 
 def _values(row: Row) -> tuple[Any, ...]:
-    key, image_id, uri, size, stamp, sha256, digest, state, reason, message, original, _, _ = astuple(row)
+    key, image_id, uri, size, stamp, sha256, digest, state, reason, message, original, *_ = astuple(row)
     return key, image_id, uri, size, stamp, sha256, digest, state.value, reason, message, original

@@ -18,6 +18,7 @@ from imagesearch_client.bulk.destinations import Destination
 from imagesearch_client.bulk.ledger import Ledger, LedgerError, Row, State
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.bulk.records import Records
+from imagesearch_client.bulk.twins import Seen, Twins, id_twice_in_run
 from imagesearch_client.bulk.window import Window
 from imagesearch_client.sources.items import Fault, Item, Source, SourceError
 from imagesearch_client.types import Embedding
@@ -54,6 +55,8 @@ class LoadOptions:
     """Reads every file, to see whether it has changed."""
     keep_attributes: bool = False
     """Looks for attributes that the collection has of items that the ledger does not know."""
+    replace: bool = False
+    """Stores an image also if its id is that of a file which another source has still."""
 
 
 class Load:
@@ -85,8 +88,9 @@ class Load:
             dedup=options.dedup,
             keep_attributes=options.keep_attributes,
         )
-        # The uri of each, by key.
-        self._under_way: dict[str, str] = {}
+        self._twins = Twins(self._records, self._readers)
+        # By key.
+        self._under_way: dict[str, Seen] = {}
         self._begun = 0
         self._incomplete: set[int] = set()
         # Items of each source.
@@ -241,11 +245,12 @@ class Load:
         self,
         found: Sequence[Item | Fault],
         known: dict[str, Row],
-        met: dict[str, str],
+        met: dict[str, Seen],
         source: int,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        """Begins with items; `met` has the uris of those that this run has met already, by key."""
+        """Begins with items; `met` has those that this run has met already, by key."""
+        twins = {} if self._options.replace else await self._twins.find(found, known, source)
         for each in found:
             if self._stopping:
                 return
@@ -255,12 +260,14 @@ class Load:
                 continue
             row = known.get(each.key)
             if row is not None and row.run == self._records.run:
-                met.setdefault(each.key, row.uri)
-            if (uri := met.get(each.key)) is not None:
-                self._meet_again(each, uri, source)
-                continue
-            met[each.key] = each.uri
-            await self._begin(Task(each, row, source), tasks)
+                met.setdefault(each.key, Seen.of_row(row, each))
+            if (seen := met.get(each.key)) is not None:
+                self._meet_again(each, seen, source)
+            elif (twin := twins.get(each.key)) is not None:
+                self._reject_fault(twin, source)
+            else:
+                met[each.key] = Seen.of(each)
+                await self._begin(Task(each, row, source), tasks)
 
     def _reject_fault(self, fault: Fault, source: int) -> None:
         if fault.hides:
@@ -268,14 +275,12 @@ class Load:
         self._account.reject(Reject(fault.where, fault.reason, fault.message))
         self._rejects.write(fault, fault.reason, fault.message)
 
-    def _meet_again(self, item: Item, uri: str, source: int) -> None:
-        """A key that this run has met before: a file that is listed twice, or two files of one id."""
-        if uri == item.uri:
+    def _meet_again(self, item: Item, seen: Seen, source: int) -> None:
+        """A key that this run has met before: an item that is listed twice, or two of one id."""
+        if (fault := id_twice_in_run(item, seen)) is None:
             self._account.skipped += 1
         else:
-            message = f"its id {item.key!r} is that of {uri} as well; an id is of one image only"
-            # In a file of rejects it is a remark: as a source it would take the other one's place.
-            self._reject_fault(Fault(item.uri, "ID_TWICE", message, hides=False), source)
+            self._reject_fault(fault, source)
 
     def _reject(self, item: Item, reason: str, message: str) -> None:
         self._account.reject(Reject(item.uri, reason, message))
@@ -312,7 +317,7 @@ class Load:
                 self._window.leave(size)
                 self._leave()
                 return
-            self._under_way[task.item.key] = task.item.uri
+            self._under_way[task.item.key] = Seen.of(task.item)
             tasks.create_task(self._bring(task, action, size))
 
     async def _bring(self, task: Task, action: Action, size: int) -> None:

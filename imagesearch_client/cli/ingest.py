@@ -21,6 +21,7 @@ from imagesearch_client.cli.loading import (
     Maps,
     Patience,
     RejectsOption,
+    Replace,
     Restart,
     RetryFailed,
     allowed_failures,
@@ -120,6 +121,7 @@ def ingest(
     ledger: LedgerFile = None,
     restart: Restart = False,
     retry_failed: RetryFailed = False,
+    replace: Replace = False,
     limit: Limit = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove from the collection what the sources no longer have.")
@@ -194,6 +196,7 @@ def ingest(
         prune=prune,
         dedup=dedup,
         compare_content=compare is Compare.CONTENT,
+        replace=replace,
     )
     account = Account()
     try:

@@ -28,6 +28,10 @@ LedgerFile = Annotated[
     ),
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Forget the ledger's account, and load everything again.")]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Store an image also if another source has a file of the same id, which is stored."),
+]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in runs before.")]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="Load so many at most; what is skipped does not count.")

@@ -20,6 +20,7 @@ from imagesearch_client.cli.loading import (
     Maps,
     Patience,
     RejectsOption,
+    Replace,
     Restart,
     RetryFailed,
     allowed_failures,
@@ -110,6 +111,7 @@ def import_file(
     ledger: LedgerFile = None,
     restart: Restart = False,
     retry_failed: RetryFailed = False,
+    replace: Replace = False,
     limit: Limit = None,
     rejects: RejectsOption = None,
     fail_above: FailAbove = "0",
@@ -143,7 +145,7 @@ def import_file(
             into = _collection_for(client, collection, source, metric)
             path = ledger or jobs.default_ledger(target, into.name)
             route = Route(endpoint(target), None, STREAMS, patience, ready=True)
-            options = LoadOptions(limit=limit, retry_failed=retry_failed)
+            options = LoadOptions(limit=limit, retry_failed=retry_failed, replace=replace)
             with show(account, err):
                 jobs.load(client, into, [source], route, jobs.Files(path, rejects, restart), options, account)
     except (LedgerError, OSError, CredentialsError) as error:
