@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
+from imagesearch_client.bulk.accounts import Gone
 from imagesearch_client.sources.items import Item
 from imagesearch_client.types import AttributeValue, Collection
 
@@ -44,7 +45,12 @@ CREATE INDEX IF NOT EXISTS by_id ON items (id);
 CREATE INDEX IF NOT EXISTS by_content ON items (sha256) WHERE state = 'done';
 CREATE INDEX IF NOT EXISTS by_original ON items (original) WHERE original <> '';
 CREATE INDEX IF NOT EXISTS due ON items (key) WHERE uris_due;
+CREATE TEMP TABLE met (key TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+# Items of a source that were not met in a run. The table of those that were is of ledgers that nothing is written to.
+GONE = "source = ? AND run < ? AND NOT EXISTS (SELECT 1 FROM temp.met WHERE met.key = items.key)"
+# Names of items that are shown.
+SHOWN_GONE = 1000
 # The index of originals has those only that are not empty, which SQLite is to be told.
 FREE = "UPDATE items SET state = 'freed', original = '' WHERE original = ? AND original <> ''"
 
@@ -200,7 +206,9 @@ class Ledger:
         marks = ",".join("?" * len(keys))
         with self.transaction():
             found = {row.key: row for row in self._select(f"key IN ({marks})", keys)}
-            if found and not self._read_only:
+            if self._read_only:
+                self._note(found)
+            elif found:
                 self._rows.execute(
                     f"UPDATE items SET run = ? WHERE key IN ({marks})",  # noqa: S608 - question marks
                     (self._run, *keys),
@@ -252,11 +260,19 @@ class Ledger:
     def gone(self, source: int) -> Iterator[list[Row]]:
         """Items of a source that were not met in this run, some at a time; each may be removed before the next."""
         last = ""
-        while rows := list(
-            self._select("source = ? AND run < ? AND key > ? ORDER BY key LIMIT ?", (source, self._run, last, CHUNK))
-        ):
+        while rows := list(self._select(f"{GONE} AND key > ? ORDER BY key LIMIT ?", (source, self._run, last, CHUNK))):
             last = rows[-1].key
             yield rows
+
+    def gone_of(self, source: int, name: str, began: float) -> Gone:
+        """How many items of a source were not met in this run, which began at a time in seconds since 1970."""
+        with self._named_errors():
+            (count,) = self._rows.execute(f"SELECT count(*) FROM items WHERE {GONE}", (source, self._run)).fetchone()  # noqa: S608 - this module's own text
+            (known,) = self._rows.execute(
+                "SELECT count(*) FROM items WHERE source = ? AND first_time < ?", (source, began)
+            ).fetchone()
+        some = self._select(f"{GONE} ORDER BY key LIMIT ?", (source, self._run, SHOWN_GONE))
+        return Gone(name, count, known, [row.id or row.uri for row in some])
 
     def ids_of_others(self, ids: Sequence[str], rows: Sequence[Row] = ()) -> set[str]:
         """Those of some ids that items have under which they are stored, or may be; beside these rows."""
@@ -318,6 +334,12 @@ class Ledger:
         with self._named_errors():
             found = self._rows.execute("SELECT attempts FROM items WHERE key = ?", (key,)).fetchone()
         return int(found[0]) if found else 0
+
+    def _note(self, keys: Iterable[str]) -> None:
+        """Notes items as met in this run, outside of the file."""
+        self._rows.execute("PRAGMA query_only = 0")
+        self._rows.executemany("INSERT OR IGNORE INTO temp.met VALUES (?)", [(key,) for key in keys])
+        self._rows.execute("PRAGMA query_only = 1")
 
     def _free_without_original(self, key: str) -> None:
         """What an item was found to be a duplicate of may have changed by the time that it is recorded."""

@@ -17,6 +17,7 @@ from imagesearch_client.bulk.decisions import Action, decide
 from imagesearch_client.bulk.destinations import Destination
 from imagesearch_client.bulk.ledger import Ledger, LedgerError, Row, State
 from imagesearch_client.bulk.patience import LoadStoppedError
+from imagesearch_client.bulk.pruning import PRUNE_ABOVE, Confirm, Pruner
 from imagesearch_client.bulk.records import Records
 from imagesearch_client.bulk.twins import Seen, Twins, id_twice_in_run
 from imagesearch_client.bulk.window import Window
@@ -49,6 +50,10 @@ class LoadOptions:
     """Tries again what failed in runs before."""
     prune: bool = False
     """Removes from the collection what the sources no longer have."""
+    prune_above: float = PRUNE_ABOVE
+    """The share of a source's images, from 0 to 1, above which nothing is removed if nobody is asked."""
+    confirm_prune: Confirm | None = None
+    """Asks whether images are to be removed; None asks nobody."""
     dedup: bool = False
     """Stores equal content once."""
     compare_content: bool = False
@@ -88,6 +93,14 @@ class Load:
             dedup=options.dedup,
             keep_attributes=options.keep_attributes,
         )
+        self._pruner = Pruner(
+            destination,
+            self._records,
+            account,
+            self._listing,
+            above=options.prune_above,
+            confirm=options.confirm_prune,
+        )
         self._twins = Twins(self._records, self._readers)
         # By key.
         self._under_way: dict[str, Seen] = {}
@@ -125,10 +138,16 @@ class Load:
     async def _run(self, sources: Sequence[Source]) -> None:
         numbered = [(source, await self._records.ask(Ledger.source, source.name)) for source in sources]
         await self._pass_over(numbered)
+        refusal = ""
         if self._options.prune and not self._stopping:
-            await self._prune(numbered)
-        if self._stopping or not self._records.keeps:
-            return
+            refusal = await self._pruner.run(numbered, self._met, self._incomplete, self._began)
+        if not self._stopping and self._records.keeps:
+            await self._finish(numbered)
+        if refusal and not self._account.interrupted:
+            self._stop(refusal)
+
+    async def _finish(self, numbered: Sequence[tuple[Source, int]]) -> None:
+        """Does what can only be done when all items are recorded."""
         # Not before all is recorded: two files may have changed places.
         while not self._stopping and (left := await self._records.ask(Ledger.left_ids)):
             others = await self._records.ask(Ledger.ids_of_others, left)
@@ -162,6 +181,7 @@ class Load:
             self._account.interrupted = True
             self._stop("interrupted")
             self._bringer.give_up()
+            self._pruner.give_up()
             ends.append(loop.call_later(GRACE_SECONDS, task.cancel))
 
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -351,37 +371,6 @@ class Load:
         finally:
             self._under_way.pop(task.item.key, None)
             self._window.leave(held)
-
-    async def _prune(self, sources: Sequence[tuple[Source, int]]) -> None:
-        """Removes what was not met, where all that there is was."""
-        for source, number in sources:
-            if number in self._incomplete:
-                raise LoadStoppedError(
-                    "PRUNE_REFUSED",
-                    f"{source.name} could not be listed whole, so that nobody knows what of it is gone; nothing was "
-                    "removed",
-                )
-            if not self._met[number]:
-                raise LoadStoppedError(
-                    "PRUNE_REFUSED",
-                    f"{source.name} has no image at all, which more often is a disk that is not there; nothing was "
-                    "removed. `imagesearch images delete` removes images whatever became of their files",
-                )
-        for _, number in sources:
-            gone = await self._records.ask(Ledger.gone, number)
-            while not self._stopping and (rows := await self._records.next_of(gone)):
-                await self._remove(rows)
-
-    async def _remove(self, rows: Sequence[Row]) -> None:
-        others = await self._records.ask(Ledger.ids_of_others, [row.id for row in rows], rows)
-        stored = {
-            row.id for row in rows if row.state not in (State.DUPLICATE, State.FREED) and row.reason != "ID_INVALID"
-        }
-        if ids := sorted(stored - others - {""}):
-            await self._destination.delete(ids)
-        if self._records.keeps:
-            await self._records.ask(Ledger.remove, rows)
-        self._account.removed += len(rows)
 
 
 def _some_of(listing: Iterator[Item | Fault]) -> list[Item | Fault]:

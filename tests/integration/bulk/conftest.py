@@ -64,7 +64,7 @@ def run(client: Client, search_address: str, embedder_address: str, name: str, t
         rejects: Path | None = None,
         source_options: SourceOptions | None = None,
         search: str = search_address,
-        **options: bool | int,
+        **options: object,
     ) -> Account:
         opened = [open_source(str(source), source_options or SourceOptions()) for source in sources]
         route = Route(Endpoint(search), None if via_search else Endpoint(embedder), streams, patience)
