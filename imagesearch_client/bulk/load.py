@@ -63,6 +63,11 @@ class LoadOptions:
     replace: bool = False
     """Stores an image also if its id is that of a file which another source has still."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError if a number is out of its bounds."""
+        if not 0 <= self.prune_above <= 1:
+            raise ValueError(f"prune_above is {self.prune_above}; it must be between 0 and 1")
+
 
 class Load:
     """One run over some sources. It can be begun again at any time, and does what is not done."""

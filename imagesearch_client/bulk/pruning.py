@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from typing import TypeAlias
 
 from imagesearch_client.bulk.accounts import Account, Gone
-from imagesearch_client.bulk.destinations import Destination
+from imagesearch_client.bulk.destinations import Described, Destination
 from imagesearch_client.bulk.ledger import Ledger, Row, State
 from imagesearch_client.bulk.records import Records
 from imagesearch_client.sources.items import Source
@@ -121,14 +121,20 @@ class Pruner:
             return False
 
     async def _remove(self, rows: Sequence[Row]) -> None:
+        """Removes images, except those that another load has replaced since, and forgets all of them."""
         others = await self._records.ask(Ledger.ids_of_others, [row.id for row in rows], rows)
-        stored = {
-            row.id for row in rows if row.state not in (State.DUPLICATE, State.FREED) and row.reason != "ID_INVALID"
-        }
-        if ids := sorted(stored - others - {""}):
+        stored = [
+            Described(row.id, row.uri, None, row.sha256)
+            for row in rows
+            if row.id not in (others | {""})
+            and row.state not in (State.DUPLICATE, State.FREED)
+            and row.reason != "ID_INVALID"
+        ]
+        replaced = await self._destination.others(stored) if stored else set()
+        if ids := sorted({image.id for image in stored} - replaced):
             await self._destination.delete(ids)
         await self._records.ask(Ledger.remove, rows)
-        self._account.removed += len(rows)
+        self._account.removed += len(rows) - len(replaced)
 
 
 def _unlisted(name: str, has_images: bool, is_incomplete: bool) -> str:

@@ -92,6 +92,24 @@ def test_each_source_has_a_share_of_its_own(run: Run, client: Client, name: str,
     assert len(ids(client, name)) == 12
 
 
+def test_an_image_that_another_load_has_replaced_stays(
+    run: Run, client: Client, name: str, ten: Path, tmp_path: Path
+) -> None:
+    run(ten)
+    ledger = tmp_path / "of.ledger"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "9.png").write_bytes(png(60))
+    kept = ledger.rename(tmp_path / "kept.ledger")
+    assert run(other).replaced == 1
+    kept.rename(ledger)
+    keep(ten, 8)
+    account = run(ten, prune=True)
+    assert (account.stopped, account.removed) == ("", 1)
+    assert client.get(name, "9.png", strong=True).uri == str(other / "9.png")
+    assert "8.png" not in ids(client, name)
+
+
 def test_an_answer_decides(run: Run, client: Client, name: str, ten: Path) -> None:
     run(ten)
     keep(ten, 9)
