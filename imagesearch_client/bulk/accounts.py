@@ -3,6 +3,7 @@
 import errno
 import json
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,27 @@ class Reject:
     message: str
 
 
+@dataclass(frozen=True)
+class Gone:
+    """Images that a source no longer has."""
+
+    source: str
+    count: int
+    known: int
+    """Images that were known of the source before the run."""
+    names: Sequence[str]
+    """The ids of some of them."""
+
+    @property
+    def share(self) -> float:
+        """The part of the known images."""
+        return self.count / max(self.known, self.count, 1)
+
+    def as_json(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {"source": self.source, "gone": self.count, "known": self.known, "first": list(self.names)}
+
+
 @dataclass
 class Account:
     """Counts everything that a load has met; it grows while the load goes on."""
@@ -49,7 +71,9 @@ class Account:
     failed_before: int = 0
     """Images that failed in a run before, and were not tried again."""
     removed: int = 0
-    """Images of the collection that the source no longer has."""
+    """Images of the collection that the source no longer has; of a dry run, that would be removed."""
+    gone: list[Gone] = field(default_factory=list)
+    """What each source no longer has, if that was asked."""
     left: int = 0
     """Images that were begun and given up, because the load stopped; the next run does them. They are not `met`."""
     bytes: int = 0
@@ -117,6 +141,7 @@ class Account:
             "images_per_second": round(self.images_per_second, 2),
             "reasons": dict(sorted(self.reasons.items())),
             "remarks": self.remarks,
+            "gone": [gone.as_json() for gone in self.gone],
             "stopped": self.stopped,
         }
 

@@ -12,6 +12,7 @@ from imagesearch_client.bulk.destinations import Described, Destination
 from imagesearch_client.bulk.ledger import Ledger, Row, State, about, unread
 from imagesearch_client.bulk.reading import Readers
 from imagesearch_client.bulk.records import Records
+from imagesearch_client.bulk.twins import is_elsewhere
 from imagesearch_client.sources.items import Item, Read
 from imagesearch_client.types import Embedding
 
@@ -124,7 +125,7 @@ class Bringer:
         replaced = await self._destination.store(image, content)
         row = await self._done(task, image.id, sha256)
         self._account.stored += 1
-        self._account.replaced += replaced
+        self._account.replaced += replaced or _replaces(task, sha256)
         return row
 
     async def _store_vector(self, task: Task, vector: Embedding) -> None:
@@ -132,18 +133,18 @@ class Bringer:
         replaced = await self._destination.store_vector(replace(image, region=task.item.region), vector)
         await self._done(task, image.id, image.sha256)
         self._account.stored += 1
-        self._account.replaced += replaced
+        self._account.replaced += replaced or _replaces(task, image.sha256)
 
     def _described(self, task: Task, image_id: str, sha256: str) -> Described:
         """What is stored beside the vector: attributes that the source does not know stay as they are by then."""
-        is_known = task.known is not None
+        known = task.known
         return Described(
             image_id,
             task.item.uri,
             task.item.attributes,
             sha256,
-            may_exist=is_known or self._keep_attributes,
-            is_known=is_known,
+            may_exist=known is not None or self._keep_attributes,
+            is_known=known is not None and (known.state is State.DONE or known.source == task.source),
         )
 
     async def _describe(self, task: Task, known: Row) -> bool:
@@ -194,3 +195,11 @@ class Bringer:
         row = replace(unread(task.item, State.DONE), id=image_id, sha256=sha256)
         await self._records.record(row, task.source)
         return row
+
+
+def _replaces(task: Task, sha256: str) -> bool:
+    """Whether another source has stored another image under an item's id."""
+    known = task.known
+    if known is None or known.state is not State.DONE or not is_elsewhere(task.item, known, task.source):
+        return False
+    return known.sha256 != sha256 or (not sha256 and known.stamp != task.item.stamp)

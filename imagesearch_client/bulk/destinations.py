@@ -37,7 +37,7 @@ from imagesearch_client.bulk.services import (
 )
 from imagesearch_client.client import Client
 from imagesearch_client.converters import attributes_to, embedding_to, region_to
-from imagesearch_client.types import AttributeValue, Collection, Embedding, Region
+from imagesearch_client.types import AttributeValue, Collection, Embedding, Image, Region
 from imagesearch_pixels.colours import shown
 from imagesearch_pixels.declared import check_unread, check_variant, declare
 from imagesearch_pixels.reading import Reading, UnsupportedImageError
@@ -91,6 +91,9 @@ class Destination(Protocol):
 
     async def delete(self, ids: Sequence[str]) -> None:
         """Removes images."""
+
+    async def others(self, images: Sequence[Described]) -> set[str]:
+        """The ids under which other images are stored: of another content and under another uri."""
 
     async def tell_other_uris(self, image_id: str, uris: Sequence[str]) -> None:
         """Stores the uris of an image's duplicates with it."""
@@ -265,6 +268,24 @@ class IntoCollection:
             return
         await self._insist(lambda: self._client.delete(self._collection.name, ids))
 
+    async def others(self, images: Sequence[Described]) -> set[str]:
+        """The ids under which other images are stored; without a SHA-256 their uris alone decide."""
+        if self._make is not None:
+            return set()
+        found: dict[str, Image] = {}
+
+        def read() -> None:
+            found.update(self._client.get_many(self._collection.name, [image.id for image in images], strong=True))
+
+        await self._insist(read)
+        return {
+            image.id
+            for image in images
+            if (stored := found.get(image.id)) is not None
+            and stored.uri != image.uri
+            and (stored.content_sha256 != image.sha256 or not image.sha256)
+        }
+
     async def tell_other_uris(self, image_id: str, uris: Sequence[str]) -> None:
         """Stores the uris of an image's duplicates with it, as many as fit."""
         sizes = itertools.accumulate(len(json.dumps(uri)) for uri in uris)
@@ -340,6 +361,10 @@ class DryRun:
 
     async def delete(self, ids: Sequence[str]) -> None:
         """Removes nothing."""
+
+    async def others(self, images: Sequence[Described]) -> set[str]:  # noqa: ARG002 - as above
+        """Knows of no image."""
+        return set()
 
     async def tell_other_uris(self, image_id: str, uris: Sequence[str]) -> None:
         """Stores nothing."""

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
+from imagesearch_client.bulk.accounts import Gone
 from imagesearch_client.sources.items import Item
 from imagesearch_client.types import AttributeValue, Collection
 
@@ -47,7 +48,12 @@ CREATE INDEX IF NOT EXISTS by_id ON items (id);
 CREATE INDEX IF NOT EXISTS by_content ON items (sha256) WHERE state = 'done';
 CREATE INDEX IF NOT EXISTS by_original ON items (original) WHERE original <> '';
 CREATE INDEX IF NOT EXISTS due ON items (key) WHERE uris_due;
+CREATE TEMP TABLE met (key TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+# Items of a source that were not met in a run. The table of those that were is of ledgers that nothing is written to.
+GONE = "source = ? AND run < ? AND NOT EXISTS (SELECT 1 FROM temp.met WHERE met.key = items.key)"
+# Names of items that are shown.
+SHOWN_GONE = 1000
 # The index of originals has those only that are not empty, which SQLite is to be told.
 FREE = "UPDATE items SET state = 'freed', original = '' WHERE original = ? AND original <> ''"
 
@@ -86,6 +92,8 @@ class Row:
     """When it was last met; the ledger sets it."""
     last_time: float = 0.0
     """When it was last recorded, in seconds since 1970; the ledger sets it."""
+    source: int = 0
+    """The number of the source that it belongs to; the ledger sets it."""
 
 
 @dataclass(frozen=True)
@@ -216,20 +224,29 @@ class Ledger:
                 self._rows.execute("UPDATE facts SET value = ? WHERE name = 'run'", (str(self._run),))
 
     def source(self, name: str) -> int:
-        """The number of a source."""
-        if self._read_only:
-            return 0
+        """The number of a source; 0 if it is new and nothing may be written."""
         with self.transaction():
+            if self._read_only:
+                found = self._rows.execute("SELECT number FROM sources WHERE name = ?", (name,)).fetchone()
+                return int(found[0]) if found else 0
             self._rows.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
             (number,) = self._rows.execute("SELECT number FROM sources WHERE name = ?", (name,)).fetchone()
             return int(number)
+
+    def source_name(self, number: int) -> str:
+        """The name of a source; empty if there is none of this number."""
+        with self._named_errors():
+            found = self._rows.execute("SELECT name FROM sources WHERE number = ?", (number,)).fetchone()
+        return str(found[0]) if found else ""
 
     def meet(self, keys: Sequence[str]) -> dict[str, Row]:
         """What is known of items, which are marked as met in this run."""
         marks = ",".join("?" * len(keys))
         with self.transaction():
             found = {row.key: row for row in self._select(f"key IN ({marks})", keys)}
-            if found and not self._read_only:
+            if self._read_only:
+                self._note(found)
+            elif found:
                 self._rows.execute(
                     f"UPDATE items SET run = ? WHERE key IN ({marks})",  # noqa: S608 - question marks
                     (self._run, *keys),
@@ -262,7 +279,7 @@ class Ledger:
                 "stamp = excluded.stamp, sha256 = excluded.sha256, about = excluded.about, state = excluded.state, "
                 "reason = excluded.reason, message = excluded.message, original = excluded.original, "
                 "attempts = attempts + 1, run = excluded.run, last_time = excluded.last_time, "
-                "source = CASE WHEN uri = excluded.uri THEN source ELSE excluded.source END",
+                "source = CASE WHEN uri = excluded.uri AND uri <> '' THEN source ELSE excluded.source END",
                 [(*_values(row), source, self._run, now, now) for row in rows],
             )
             for row in rows:
@@ -281,11 +298,19 @@ class Ledger:
     def gone(self, source: int) -> Iterator[list[Row]]:
         """Items of a source that were not met in this run, some at a time; each may be removed before the next."""
         last = ""
-        while rows := list(
-            self._select("source = ? AND run < ? AND key > ? ORDER BY key LIMIT ?", (source, self._run, last, CHUNK))
-        ):
+        while rows := list(self._select(f"{GONE} AND key > ? ORDER BY key LIMIT ?", (source, self._run, last, CHUNK))):
             last = rows[-1].key
             yield rows
+
+    def gone_of(self, source: int, name: str, began: float) -> Gone:
+        """How many items of a source were not met in this run, which began at a time in seconds since 1970."""
+        with self._named_errors():
+            (count,) = self._rows.execute(f"SELECT count(*) FROM items WHERE {GONE}", (source, self._run)).fetchone()  # noqa: S608 - this module's own text
+            (known,) = self._rows.execute(
+                "SELECT count(*) FROM items WHERE source = ? AND first_time < ?", (source, began)
+            ).fetchone()
+        some = self._select(f"{GONE} ORDER BY key LIMIT ?", (source, self._run, SHOWN_GONE))
+        return Gone(name, count, known, [row.id or row.uri for row in some])
 
     def ids_of_others(self, ids: Sequence[str], rows: Sequence[Row] = ()) -> set[str]:
         """Those of some ids that items have under which they are stored, or may be; beside these rows."""
@@ -348,6 +373,12 @@ class Ledger:
             found = self._rows.execute("SELECT attempts FROM items WHERE key = ?", (key,)).fetchone()
         return int(found[0]) if found else 0
 
+    def _note(self, keys: Iterable[str]) -> None:
+        """Notes items as met in this run, outside of the file."""
+        self._rows.execute("PRAGMA query_only = 0")
+        self._rows.executemany("INSERT OR IGNORE INTO temp.met VALUES (?)", [(key,) for key in keys])
+        self._rows.execute("PRAGMA query_only = 1")
+
     def _free_without_original(self, key: str) -> None:
         """What an item was found to be a duplicate of may have changed by the time that it is recorded."""
         self._rows.execute(
@@ -366,7 +397,7 @@ class Ledger:
 
     def _select(self, condition: str, values: Sequence[Any]) -> Iterator[Row]:
         """The rows that fit; `condition` is this module's own text."""
-        columns = "key, id, uri, size, stamp, sha256, about, state, reason, message, original, run, last_time"
+        columns = "key, id, uri, size, stamp, sha256, about, state, reason, message, original, run, last_time, source"
         with self._named_errors():
             found = self._rows.execute(f"SELECT {columns} FROM items WHERE {condition}", values).fetchall()  # noqa: S608
         for key, image_id, uri, size, stamp, sha256, about, state, *rest in found:
@@ -438,5 +469,5 @@ def unread(item: Item, state: State, reason: str = "", message: str = "") -> Row
 
 
 def _values(row: Row) -> tuple[Any, ...]:
-    key, image_id, uri, size, stamp, sha256, digest, state, reason, message, original, _, _ = astuple(row)
+    key, image_id, uri, size, stamp, sha256, digest, state, reason, message, original, *_ = astuple(row)
     return key, image_id, uri, size, stamp, sha256, digest, state.value, reason, message, original

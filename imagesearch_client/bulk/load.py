@@ -17,8 +17,10 @@ from imagesearch_client.bulk.decisions import Action, decide
 from imagesearch_client.bulk.destinations import Destination
 from imagesearch_client.bulk.ledger import Ledger, LedgerError, Row, State
 from imagesearch_client.bulk.patience import LoadStoppedError
+from imagesearch_client.bulk.pruning import PRUNE_ABOVE, Confirm, Pruner
 from imagesearch_client.bulk.reading import READERS, Readers
 from imagesearch_client.bulk.records import Records
+from imagesearch_client.bulk.twins import Seen, Twins, id_twice_in_run
 from imagesearch_client.bulk.window import Window
 from imagesearch_client.sources.items import Fault, Item, Source, SourceError
 from imagesearch_client.sources.retries import Retries, current
@@ -52,12 +54,23 @@ class LoadOptions:
     """Tries again what failed in runs before."""
     prune: bool = False
     """Removes from the collection what the sources no longer have."""
+    prune_above: float = PRUNE_ABOVE
+    """The share of a source's images, from 0 to 1, above which nothing is removed if nobody is asked."""
+    confirm_prune: Confirm | None = None
+    """Asks whether images are to be removed; None asks nobody."""
     dedup: bool = False
     """Stores equal content once."""
     compare_content: bool = False
     """Reads every file, to see whether it has changed."""
     keep_attributes: bool = False
     """Looks for attributes that the collection has of items that the ledger does not know."""
+    replace: bool = False
+    """Stores an image also if its id is that of a file which another source has still."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if a number is out of its bounds."""
+        if not 0 <= self.prune_above <= 1:
+            raise ValueError(f"prune_above is {self.prune_above}; it must be between 0 and 1")
 
 
 class Load:
@@ -92,8 +105,17 @@ class Load:
             dedup=options.dedup,
             keep_attributes=options.keep_attributes,
         )
-        # The uri of each, by key.
-        self._under_way: dict[str, str] = {}
+        self._pruner = Pruner(
+            destination,
+            self._records,
+            account,
+            self._listing,
+            above=options.prune_above,
+            confirm=options.confirm_prune,
+        )
+        self._twins = Twins(self._records, self._readers)
+        # By key.
+        self._under_way: dict[str, Seen] = {}
         self._begun = 0
         self._incomplete: set[int] = set()
         # Items of each source.
@@ -129,10 +151,16 @@ class Load:
     async def _run(self, sources: Sequence[Source]) -> None:
         numbered = [(source, await self._records.ask(Ledger.source, source.name)) for source in sources]
         await self._pass_over(numbered)
+        refusal = ""
         if self._options.prune and not self._stopping:
-            await self._prune(numbered)
-        if self._stopping or not self._records.keeps:
-            return
+            refusal = await self._pruner.run(numbered, self._met, self._incomplete, self._began)
+        if not self._stopping and self._records.keeps:
+            await self._finish(numbered)
+        if refusal and not self._account.interrupted:
+            self._stop(refusal)
+
+    async def _finish(self, numbered: Sequence[tuple[Source, int]]) -> None:
+        """Does what can only be done when all items are recorded."""
         # Not before all is recorded: two files may have changed places.
         while not self._stopping and (left := await self._records.ask(Ledger.left_ids)):
             others = await self._records.ask(Ledger.ids_of_others, left)
@@ -166,6 +194,7 @@ class Load:
             self._account.interrupted = True
             self._stop("interrupted")
             self._bringer.give_up()
+            self._pruner.give_up()
             ends.append(loop.call_later(GRACE_SECONDS, task.cancel))
 
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -252,11 +281,12 @@ class Load:
         self,
         found: Sequence[Item | Fault],
         known: dict[str, Row],
-        met: dict[str, str],
+        met: dict[str, Seen],
         source: int,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        """Begins with items; `met` has the uris of those that this run has met already, by key."""
+        """Begins with items; `met` has those that this run has met already, by key."""
+        twins = {} if self._options.replace else await self._twins.find(found, known, source)
         for each in found:
             if self._stopping:
                 return
@@ -266,12 +296,14 @@ class Load:
                 continue
             row = known.get(each.key)
             if row is not None and row.run == self._records.run:
-                met.setdefault(each.key, row.uri)
-            if (uri := met.get(each.key)) is not None:
-                self._meet_again(each, uri, source)
-                continue
-            met[each.key] = each.uri
-            await self._begin(Task(each, row, source), tasks)
+                met.setdefault(each.key, Seen.of_row(row, each))
+            if (seen := met.get(each.key)) is not None:
+                self._meet_again(each, seen, source)
+            elif (twin := twins.get(each.key)) is not None:
+                self._reject_fault(twin, source)
+            else:
+                met[each.key] = Seen.of(each)
+                await self._begin(Task(each, row, source), tasks)
 
     def _reject_fault(self, fault: Fault, source: int) -> None:
         if fault.hides:
@@ -279,14 +311,12 @@ class Load:
         self._account.reject(Reject(fault.where, fault.reason, fault.message))
         self._rejects.write(fault, fault.reason, fault.message)
 
-    def _meet_again(self, item: Item, uri: str, source: int) -> None:
-        """A key that this run has met before: a file that is listed twice, or two files of one id."""
-        if uri == item.uri:
+    def _meet_again(self, item: Item, seen: Seen, source: int) -> None:
+        """A key that this run has met before: an item that is listed twice, or two of one id."""
+        if (fault := id_twice_in_run(item, seen)) is None:
             self._account.skipped += 1
         else:
-            message = f"its id {item.key!r} is that of {uri} as well; an id is of one image only"
-            # In a file of rejects it is a remark: as a source it would take the other one's place.
-            self._reject_fault(Fault(item.uri, "ID_TWICE", message, hides=False), source)
+            self._reject_fault(fault, source)
 
     def _reject(self, item: Item, reason: str, message: str) -> None:
         self._account.reject(Reject(item.uri, reason, message))
@@ -323,7 +353,7 @@ class Load:
                 self._window.leave(size)
                 self._leave()
                 return
-            self._under_way[task.item.key] = task.item.uri
+            self._under_way[task.item.key] = Seen.of(task.item)
             tasks.create_task(self._bring(task, action, size))
 
     async def _bring(self, task: Task, action: Action, size: int) -> None:
@@ -357,37 +387,6 @@ class Load:
         finally:
             self._under_way.pop(task.item.key, None)
             self._window.leave(held)
-
-    async def _prune(self, sources: Sequence[tuple[Source, int]]) -> None:
-        """Removes what was not met, where all that there is was."""
-        for source, number in sources:
-            if number in self._incomplete:
-                raise LoadStoppedError(
-                    "PRUNE_REFUSED",
-                    f"{source.name} could not be listed whole, so that nobody knows what of it is gone; nothing was "
-                    "removed",
-                )
-            if not self._met[number]:
-                raise LoadStoppedError(
-                    "PRUNE_REFUSED",
-                    f"{source.name} has no image at all, which more often is a disk that is not there; nothing was "
-                    "removed. `imagesearch images delete` removes images whatever became of their files",
-                )
-        for _, number in sources:
-            gone = await self._records.ask(Ledger.gone, number)
-            while not self._stopping and (rows := await self._records.next_of(gone)):
-                await self._remove(rows)
-
-    async def _remove(self, rows: Sequence[Row]) -> None:
-        others = await self._records.ask(Ledger.ids_of_others, [row.id for row in rows], rows)
-        stored = {
-            row.id for row in rows if row.state not in (State.DUPLICATE, State.FREED) and row.reason != "ID_INVALID"
-        }
-        if ids := sorted(stored - others - {""}):
-            await self._destination.delete(ids)
-        if self._records.keeps:
-            await self._records.ask(Ledger.remove, rows)
-        self._account.removed += len(rows)
 
 
 def _some_of(listing: Iterator[Item | Fault]) -> list[Item | Fault]:

@@ -17,28 +17,61 @@ TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0
 RATE_SECONDS = 30.0
 
 
+class Shown:
+    """What is shown of an account while it grows."""
+
+    def __init__(self, account: Account, console: Console) -> None:
+        self._account = account
+        self._console = console
+        self._ended = threading.Event()
+        self._status = console.status("") if console.is_terminal else None
+        self._watcher = threading.Thread(target=self._watch, name="progress", daemon=True)
+
+    def start(self) -> None:
+        """Begins to show it."""
+        if self._status is not None:
+            self._status.start()
+        self._watcher.start()
+
+    def end(self) -> None:
+        """Shows it no longer."""
+        self._ended.set()
+        self._watcher.join()
+        if self._status is not None:
+            self._status.stop()
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Leaves a terminal to somebody else, for a question."""
+        if self._status is None:
+            yield
+            return
+        self._status.stop()
+        try:
+            yield
+        finally:
+            self._status.start()
+
+    def _watch(self) -> None:
+        speed = Speed()
+        if self._status is None:
+            while not self._ended.wait(LOG_SECONDS):
+                text = f"{time.strftime('%H:%M:%S')} {described(self._account, speed)}"
+                self._console.print(Text(text), soft_wrap=True)
+            return
+        while not self._ended.wait(TERMINAL_SECONDS):
+            self._status.update(Text(described(self._account, speed)))
+
+
 @contextmanager
-def show(account: Account, console: Console) -> Iterator[None]:
+def show(account: Account, console: Console) -> Iterator[Shown]:
     """Shows an account while it grows."""
-    ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(account, console, ended), name="progress", daemon=True)
-    watcher.start()
+    shown = Shown(account, console)
+    shown.start()
     try:
-        yield
+        yield shown
     finally:
-        ended.set()
-        watcher.join()
-
-
-def _watch(account: Account, console: Console, ended: threading.Event) -> None:
-    speed = Speed()
-    if not console.is_terminal:
-        while not ended.wait(LOG_SECONDS):
-            console.print(Text(f"{time.strftime('%H:%M:%S')} {described(account, speed)}"), soft_wrap=True)
-        return
-    with console.status("") as status:
-        while not ended.wait(TERMINAL_SECONDS):
-            status.update(Text(described(account, speed)))
+        shown.end()
 
 
 class Speed:

@@ -1,8 +1,11 @@
 """`imagesearch ingest`."""
 
 import os
+import sys
 from collections.abc import Sequence
+from dataclasses import replace as replace_fields
 from enum import Enum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -24,15 +27,18 @@ from imagesearch_client.cli.loading import (
     Patience,
     ReadersOption,
     RejectsOption,
+    Replace,
     Restart,
     RetryFailed,
     allowed_failures,
+    ask_to_prune,
     check_end,
     check_rejects,
     endpoint,
     finish,
     pairs,
     remark,
+    share_of,
     tell_waiting,
 )
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
@@ -127,10 +133,21 @@ def ingest(
     ledger: LedgerFile = None,
     restart: Restart = False,
     retry_failed: RetryFailed = False,
+    replace: Replace = False,
     limit: Limit = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove from the collection what the sources no longer have.")
+        bool,
+        typer.Option("--prune", help="Remove from the collection what the sources no longer have; ask on a terminal."),
     ] = False,
+    prune_above: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of a source's images, as 50%, above which --prune is refused if it may not ask. [default: 20%]",
+            show_default=False,
+        ),
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --prune removes images.")] = False,
     dedup: Annotated[
         bool, typer.Option("--dedup", help="Store equal content once; its attribute other_uris tells where else it is.")
     ] = False,
@@ -153,9 +170,10 @@ def ingest(
 
     Run it again at any time: what is done is skipped, what has changed is embedded anew, what was cut off goes on. An
     image's id is its path below the folder; its attributes are those of its manifest's row, or stay as they are where
-    the source has none. Ctrl-C ends it when what is under way is stored; a second one ends it now.
+    the source has none. Ctrl-C ends it after the calls in flight, in about five seconds; a second one ends it now.
 
-    Exit codes: 0 done, 1 more failed than --fail-above allows, 2 wrong usage, 3 stopped early, 130 interrupted.
+    Exit codes: 0 done, 1 more failed than --fail-above allows, 2 wrong usage, 3 stopped early or --prune was refused,
+    130 interrupted.
     """
     # They bring pyarrow and others, which take a while to import.
     from imagesearch_client.bulk import jobs  # noqa: PLC0415
@@ -164,6 +182,7 @@ def ingest(
     from imagesearch_client.bulk.ledger_files import ledger_of_load, ledger_of_rehearsal  # noqa: PLC0415
     from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
     from imagesearch_client.bulk.progress import show  # noqa: PLC0415
+    from imagesearch_client.bulk.pruning import PRUNE_ABOVE  # noqa: PLC0415
     from imagesearch_client.sources.items import SUFFIXES, Source, SourceError  # noqa: PLC0415
     from imagesearch_client.sources.opening import open_source  # noqa: PLC0415
     from imagesearch_client.sources.options import SourceOptions  # noqa: PLC0415
@@ -171,11 +190,12 @@ def ingest(
 
     allowed = allowed_failures(fail_above)
     check_rejects(rejects, sources)
-    if prune and (dry_run or limit is not None):
+    if prune and limit is not None:
         raise typer.BadParameter(
-            "removes what the whole of the sources does not have; --dry-run and --limit do not go with it",
-            param_hint="--prune",
+            "removes what the whole of the sources does not have; --limit does not go with it", param_hint="--prune"
         )
+    if prune_above and not prune:
+        raise typer.BadParameter("has no effect without --prune", param_hint="--prune-above")
     source_options = SourceOptions(
         by_content=ids is Ids.CONTENT,
         root=root,
@@ -206,10 +226,12 @@ def ingest(
         limit=limit,
         retry_failed=retry_failed,
         prune=prune,
+        prune_above=share_of(prune_above) if prune_above else PRUNE_ABOVE,
         dedup=dedup,
         compare_content=compare is Compare.CONTENT,
         readers=readers,
         patience=patience,
+        replace=replace,
     )
     account = Account()
     try:
@@ -225,7 +247,9 @@ def ingest(
                 into = jobs.plan_collection(client, collection)
                 path = ledger_of_load(client, collection, into, target, ledger, remark, restart=restart)
                 files = jobs.Files(path, rejects, restart, alias=collection)
-                with show(account, err):
+                with show(account, err) as shown:
+                    if sys.stdin.isatty() and err.is_terminal and not yes:
+                        options = replace_fields(options, confirm_prune=partial(ask_to_prune, shown))
                     jobs.load(client, into, opened, route, files, options, account)
                 check_end(client, collection, into, account)
     except (LedgerError, OSError, CredentialsError) as error:

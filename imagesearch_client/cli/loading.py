@@ -11,7 +11,8 @@ import typer
 from rich.text import Text
 
 from grpc_kit.errors import ServiceError
-from imagesearch_client.bulk.accounts import Account, is_replaceable
+from imagesearch_client.bulk.accounts import Account, Gone, is_replaceable
+from imagesearch_client.bulk.progress import Shown
 from imagesearch_client.bulk.reading import MAX_READERS
 from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.environment import TOKEN, tls_from_environment
@@ -37,6 +38,10 @@ LedgerFile = Annotated[
     ),
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Forget the ledger's account, and load everything again.")]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Store an image also if another source has a file of the same id, which is stored."),
+]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in runs before.")]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="Load so many at most; what is skipped does not count.")
@@ -85,6 +90,34 @@ def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
             raise typer.BadParameter(f"{text!r} should be COLUMN=NAME, and once for each column", param_hint=option)
         found[column] = name
     return found
+
+
+def share_of(text: str) -> float:
+    """The share that an option says, from 0 to 1."""
+    is_percent = text.endswith("%")
+    with suppress(ValueError):
+        number = float(text.removesuffix("%")) / (100 if is_percent else 1)
+        if 0 <= number <= 1:
+            return number
+    raise typer.BadParameter(f"{text!r} should be a share, as 50% or 0.5", param_hint="--prune-above")
+
+
+def ask_to_prune(shown: Shown, gone: Sequence[Gone]) -> bool:
+    """Asks on the terminal whether images are to be removed."""
+    with shown.hidden():
+        for each in gone:
+            share = f"{100 * each.share:.3g} %"
+            err.print(Text(f"{each.count} of the {each.known} images of {each.source} are gone from it ({share}):"))
+            _name(each)
+        return typer.confirm(f"Remove {sum(each.count for each in gone)} images from the collection?", err=True)
+
+
+def _name(gone: Gone) -> None:
+    """Shows the ids of some images that are gone."""
+    for name in gone.names[:SHOWN_REJECTS]:
+        err.print(Text(f"  {name}"), soft_wrap=True)
+    if gone.count > SHOWN_REJECTS:
+        err.print(f"  ... and {gone.count - SHOWN_REJECTS} more", highlight=False)
 
 
 def check_rejects(rejects: Path | None, sources: Sequence[str | Path]) -> None:
@@ -157,7 +190,7 @@ def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
         "with new attributes or another uri": account.described,
         "duplicates": account.duplicates,
         "failed": account.failed,
-        "gone from the source and removed": account.removed,
+        f"gone from the source and {'would be removed' if dry_run else 'removed'}": account.removed,
     }
     told = [f"{count} {what}" for what, count in others.items() if count]
     if told:
@@ -174,6 +207,9 @@ def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
         )
     if account.failed_before:
         out.print(f"  {account.failed_before} failed in a run before; --retry-failed tries them again", highlight=False)
+    for gone in account.gone if dry_run else ():
+        err.print(Text(f"  {gone.count} of the {gone.known} images of {gone.source} would be removed:"))
+        _name(gone)
     for reason, count in sorted(account.reasons.items()):
         err.print(f"  {count} x {reason}", highlight=False)
     for remark in account.remarks:
@@ -182,9 +218,15 @@ def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
         err.print(Text(f"  {reject.where}: {reject.message}"), soft_wrap=True)
     if account.failed > SHOWN_REJECTS:
         err.print(f"  ... and {account.failed - SHOWN_REJECTS} more; --rejects FILE gets them all")
-    if account.stopped and account.remaining:
+    if account.stopped:
+        _tell_stopped(account)
+
+
+def _tell_stopped(account: Account) -> None:
+    is_refused = account.stopped.startswith("PRUNE_REFUSED")
+    if account.remaining and not is_refused:
         about = "at least" if account.expected is None else "about"
         err.print(f"  {about} {account.remaining} images are left for the next run", highlight=False)
-    if account.stopped:
-        err.print("stopped early: ", end="", style="bold red")
-        err.print(Text(f"{account.stopped}. The same command goes on from here."), soft_wrap=True)
+    err.print("stopped early: ", end="", style="bold red")
+    goes_on = "" if is_refused else ". The same command goes on from here."
+    err.print(Text(f"{account.stopped}{goes_on}"), soft_wrap=True)

@@ -19,6 +19,7 @@ from imagesearch_client.cli.loading import (
     Maps,
     Patience,
     RejectsOption,
+    Replace,
     Restart,
     RetryFailed,
     allowed_failures,
@@ -112,6 +113,7 @@ def import_file(
     ledger: LedgerFile = None,
     restart: Restart = False,
     retry_failed: RetryFailed = False,
+    replace: Replace = False,
     limit: Limit = None,
     rejects: RejectsOption = None,
     fail_above: FailAbove = "0",
@@ -147,7 +149,7 @@ def import_file(
             path = ledger_of_load(client, collection, into, target, ledger, remark, restart=restart)
             files = jobs.Files(path, rejects, restart, alias=collection)
             route = Route(endpoint(target), None, STREAMS, patience, ready=True)
-            options = LoadOptions(limit=limit, retry_failed=retry_failed)
+            options = LoadOptions(limit=limit, retry_failed=retry_failed, replace=replace)
             with show(account, err):
                 jobs.load(client, into, [source], route, files, options, account)
             check_end(client, collection, into, account)

@@ -136,6 +136,7 @@ class VectorFile:
 
     def _item(self, rows: RawRows, row: int) -> Item:
         content = rows.vectors[row].astype("<f4", copy=False).tobytes()
+        region = None if rows.regions is None else _region(rows.regions[row])
         sha256 = "" if rows.content_sha256 is None else _text(rows.content_sha256[row], "content_sha256")
         if not SHA256.fullmatch(sha256):
             raise ValueError(f"its content_sha256 is {sha256!r:.80}, and should be 64 hexadecimal digits in lower case")
@@ -145,9 +146,9 @@ class VectorFile:
             # As small as in the file, and taken by a message as fast as a list.
             content=Embedding(array.array("f", rows.vectors[row].tobytes()), self.fingerprint),
             attributes=None if rows.attributes is None else _attributes(rows.attributes[row]),
-            stamp=hashlib.blake2b(content, digest_size=16).hexdigest(),
+            stamp=hashlib.blake2b(content + (repr(region).encode() if region else b""), digest_size=16).hexdigest(),
             content_sha256=sha256,
-            region=None if rows.regions is None else _region(rows.regions[row]),
+            region=region,
         )
 
 

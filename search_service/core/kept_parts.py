@@ -45,15 +45,16 @@ class Written:
     """Whether another image was stored under its id."""
 
 
-def view_of(keeps: Iterable[Keep]) -> View:
-    """Return how much has to be read of the stored images."""
-    return View.FULL if any(keep.vector or keep.report for keep in keeps) else View.BASIC
+def view_of(writes: Iterable[tuple[StoredImage, Keep]]) -> View:
+    """Return how much has to be read of the stored images: vectors only if they are kept, or tell images apart."""
+    needs_vectors = any(keep.vector or (keep.report and not image.content_sha256) for image, keep in writes)
+    return View.FULL if needs_vectors else View.BASIC
 
 
-def chunk_size(collection: Collection, keeps: Sequence[Keep]) -> int:
+def chunk_size(collection: Collection, writes: Sequence[tuple[StoredImage, Keep]]) -> int:
     """Return how many images are written at a time, so that the stored vectors stay within a bound."""
-    if view_of(keeps) is not View.FULL:
-        return max(1, len(keeps))
+    if view_of(writes) is not View.FULL:
+        return max(1, len(writes))
     return max(1, READ_BYTES // (4 * collection.dimension))
 
 

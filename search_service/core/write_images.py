@@ -266,7 +266,7 @@ class WriteImages:
         if stored:
             stream.find_again()
         fitting = [prepared for prepared in images if prepared.fits(collection)]
-        size = chunk_size(collection, [prepared.keep for prepared in fitting])
+        size = chunk_size(collection, [(prepared.image, prepared.keep) for prepared in fitting])
         for begin in range(0, len(fitting), size):
             chunk = fitting[begin : begin + size]
             ids = [prepared.image.id for prepared in chunk]
@@ -281,7 +281,8 @@ class WriteImages:
         keeping = [prepared for prepared in images if prepared.keep]
         found: dict[str, StoredImage] = {}
         if keeping:
-            ids, view = [prepared.image.id for prepared in keeping], view_of(prepared.keep for prepared in keeping)
+            ids = [prepared.image.id for prepared in keeping]
+            view = view_of((prepared.image, prepared.keep) for prepared in keeping)
             kept = await self._store.get(collection.name, ids, view, Consistency.STRONG, deadline)
             found = {image.id: image for image in kept}
         # Once the images are locked, and not earlier: a listing of the latest changes relies on it.

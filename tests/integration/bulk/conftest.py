@@ -65,7 +65,7 @@ def run(client: Client, search_address: str, embedder_address: str, name: str, t
         source_options: SourceOptions | None = None,
         search: str = search_address,
         ledger: Path | None = None,
-        **options: bool | int,
+        **options: object,
     ) -> Account:
         opened = [open_source(str(source), source_options or SourceOptions()) for source in sources]
         route = Route(Endpoint(search), None if via_search else Endpoint(embedder), streams, patience)

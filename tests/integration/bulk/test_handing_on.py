@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -38,7 +38,7 @@ def alias(client: Client, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def ingest(client: Client, search_address: str, embedder_address: str, alias: str) -> Ingest:
     """Loads a source through the alias as `imagesearch ingest` does; gives the account, and the images embedded."""
 
-    def ingest(source: Path, ledger: Path | None = None, **options: bool) -> tuple[Account, int]:
+    def ingest(source: Path, ledger: Path | None = None, **options: Any) -> tuple[Account, int]:
         account = Account()
         into = ensure_collection(client, alias)
         files = Files(ledger or default_ledger(search_address, into.name))

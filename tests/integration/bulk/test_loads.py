@@ -211,7 +211,7 @@ def test_pruning_removes_what_is_gone_and_nothing_else(run: Run, client: Client,
     shutil.rmtree(folder / "below")
     assert run(folder).removed == 0
     assert len(ids(client, name)) == 7
-    account = run(folder, prune=True)
+    account = run(folder, prune=True, prune_above=0.5)
     assert (account.removed, account.skipped) == (3, 3)
     assert ids(client, name) == ["b.png", "c.png", "d.png", "z.png"]
 
@@ -266,7 +266,7 @@ def test_pruning_leaves_what_another_source_named_first(
     assert run(second, prune=True).removed == 0
     assert ids(client, name) == ["a", "b", "c"]
     first.write_text("\n".join(["path,id", *rows[:2]]))
-    assert run(first, prune=True).removed == 1
+    assert run(first, prune=True, prune_above=1.0).removed == 1
     assert ids(client, name) == ["a", "b"]
 
 
@@ -332,7 +332,7 @@ def test_equal_content_is_stored_once_with_the_other_uris(
 
     # Its place is taken by one of its duplicates, and the uris follow.
     Path(original.uri).unlink()
-    account = run(folder, dedup=True, prune=True)
+    account = run(folder, dedup=True, prune=True, prune_above=1.0)
     assert account.removed == 1
     (heir,) = [image for image in client.list(name, strong=True) if "other_uris" in image.attributes]
     others = heir.attributes["other_uris"]
@@ -348,7 +348,7 @@ def test_equal_content_is_stored_once_with_the_other_uris(
 def test_a_renamed_duplicate_is_counted_once(run: Run, client: Client, name: str, folder: Path) -> None:
     run(folder, dedup=True)
     (folder / "a.png").rename(folder / "new.png")
-    account = run(folder, dedup=True, prune=True)
+    account = run(folder, dedup=True, prune=True, prune_above=1.0)
     assert (account.met, account.stored, account.skipped, account.duplicates, account.removed) == (6, 1, 5, 0, 1)
     assert "new.png" in ids(client, name)
     assert not any("other_uris" in image.attributes for image in client.list(name, strong=True))
@@ -362,7 +362,7 @@ def test_content_can_be_the_id(run: Run, client: Client, name: str, folder: Path
     assert ids(client, name) == contents
     (folder / "b.png").write_bytes(png(100))
     (folder / "same.png").unlink()
-    run(folder, source_options=options, prune=True)
+    run(folder, source_options=options, prune=True, prune_above=1.0)
     contents = sorted({digest(path) for path in folder.rglob("*.png")})
     assert ids(client, name) == contents
 
