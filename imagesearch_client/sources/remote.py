@@ -93,7 +93,17 @@ def connect(url: str) -> tuple[FileSystem, str]:
         raise SourceError(f"{protocol}://: {missing}") from error
     except Exception as error:
         raise SourceError(f"{without_password(url)}: {brief(error)}") from error
+    _try_once(system, protocol)
     return system, path
+
+
+def _try_once(system: FileSystem, protocol: str) -> None:
+    # Each library tries again by itself, in the thread that reads: for half a minute and more.
+    if protocol in ("s3", "s3a"):
+        system.retries = 1
+    request = getattr(getattr(type(system), "_request", None), "__wrapped__", None)
+    if protocol in ("gs", "gcs") and request is not None:
+        system._request = partial(request, system)  # noqa: SLF001 - no setting says how often
 
 
 def _options(protocol: str) -> dict[str, object]:
@@ -102,7 +112,6 @@ def _options(protocol: str) -> dict[str, object]:
     if protocol in WEB:
         options |= {"client_kwargs": {"trust_env": True}, "get_client": web.open_session}
     if protocol in ("s3", "s3a"):
-        # What is tried again waits outside of the threads that read.
         options["config_kwargs"] = {
             "max_pool_connections": MAX_CONNECTIONS,
             "retries": {"total_max_attempts": 1, "mode": "standard"},
