@@ -19,7 +19,7 @@ from imagesearch_client.extras import how_to_install
 from imagesearch_client.sources import web
 from imagesearch_client.sources.failures import brief, plain_errors, without_password
 from imagesearch_client.sources.items import Fault, Item, SourceError
-from imagesearch_client.sources.retries import patiently
+from imagesearch_client.sources.retries import Retries, patiently
 
 FileSystem: TypeAlias = Any
 """fsspec publishes no types."""
@@ -42,6 +42,8 @@ CHAINED = frozenset(
 URL_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::.*://)", re.DOTALL)
 # What a listing says of a file that is another one when the file has changed, the best first.
 STAMPS = ("ETag", "generation", "etag", "md5Hash", "LastModified", "mtime", "modified", "updated", "created")
+# Seconds that a file's size and stamp are asked for; reading says what is wrong.
+DETAILS = 2.0
 # More than the readers there can be.
 MAX_CONNECTIONS = 2000
 
@@ -213,10 +215,6 @@ class _RemoteStream(io.RawIOBase):
         super().close()
 
 
-def _details(system: FileSystem, path: str) -> dict[str, Any]:
-    return web.details(system, path) if protocol_of(path) in WEB else system.info(path)
-
-
 class RemoteFile:
     """One image that a URL names; its id is the last part of the URL's path."""
 
@@ -230,7 +228,7 @@ class RemoteFile:
         """The one item."""
         size, stamp = None, ""
         try:
-            details = patiently(self.name, partial(_details, self._system, self._path))
+            details = Retries(DETAILS, is_opening=True).run(self._details)
             size, stamp = details.get("size"), stamp_of(details)
         except OSError:
             # Reading says what is wrong.
@@ -238,6 +236,11 @@ class RemoteFile:
         image_id = "" if self._by_content else file_name(self.name)
         content = partial(read_path, self._system, self._path, self.name)
         yield Item(image_id, self.name, content, size=size, stamp=stamp)
+
+    def _details(self) -> dict[str, Any]:
+        with plain_errors(self.name):
+            is_web = protocol_of(self._path) in WEB
+            return dict(web.details(self._system, self._path) if is_web else self._system.info(self._path))
 
     def count(self) -> int:
         """It is one."""

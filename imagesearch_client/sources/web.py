@@ -214,6 +214,7 @@ def list_folder(system: "FileSystem", folder: str) -> list[dict[str, object]]:
     parser.feed(text)
     base = join(page, parser.base) if parser.base else page
     # After a redirect the page's links are below its own address.
+    folder = folder.partition("?")[0]
     folders = [folder, page]
     found: dict[str, dict[str, object]] = {
         below: {"name": folder + below, "type": "directory" if below.endswith("/") else "file"}

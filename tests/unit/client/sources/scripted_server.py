@@ -1,6 +1,7 @@
 """A web server of this machine that answers as a test says, and keeps what it was asked, to the letter."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,6 +80,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content)
+            if announced != len(content):
+                # What was sent is read before the connection ends.
+                self.wfile.flush()
+                time.sleep(0.3)
 
     def do_HEAD(self) -> None:
         self.do_GET()

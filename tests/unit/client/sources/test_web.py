@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import random
 import threading
 import time
 import zipfile
@@ -199,6 +200,9 @@ def test_names_below_a_root_of_the_web_are_names(server: Scripted, tmp_path: Pat
     assert [content_of(item) for item in found] == [name.encode() for name in NAMES]
     with UriReader() as reader:
         assert [reader.read(item.uri, LIMIT) for item in found] == [name.encode() for name in NAMES]
+    found = items(path, root=f"{server.address}/in%2C".replace("//", "//user:secret@"))
+    assert [content_of(item) for item in found] == [name.encode() for name in NAMES]
+    assert "secret" not in str([(item.uri, item.id) for item in found])
     server.answers["/list.csv?token=a/b"] = Answer(b"path\nin%2C/../in%2C/a#1.jpg\n./b.jpg\n")
     server.answers["/in%252C/a%231.jpg"] = server.answers["/b.jpg"] = Answer(b"right")
     assert [content_of(item) for item in items(f"{server.address}/list.csv?token=a/b", kind="csv")] == [b"right"] * 2
@@ -244,6 +248,82 @@ def test_names_below_a_root_of_this_machine(tmp_path: Path) -> None:
     assert content_of(items(tmp_path / "odd.txt", root=str(tmp_path / "in"))[0]) == b"odd"
 
 
+PIECES = [
+    *" %#?&;+:@!$'()*,=[]{}|\\^`<>\"~.-_",
+    "%2C",
+    "%2f",
+    "%zz",
+    "::",
+    "://",
+    "//",
+    "/",
+    "ü",
+    "猫",
+    "e\u0301",
+    "a",
+    "B",
+]
+
+
+def odd_names(count: int, *, slashes: bool) -> list[str]:
+    """Names of files, made of what has a meaning in addresses, paths or archives."""
+    chance = random.Random(7)
+    pieces = [piece for piece in PIECES if slashes or "//" not in piece]
+    names: set[str] = set()
+    while len(names) < count:
+        name = "".join(chance.choices(pieces, k=chance.randint(1, 8)))
+        steps = name.split("/")
+        if slashes or not {"", ".", "..", " "} & set(steps):
+            # A key may have empty segments, and none that a client would resolve.
+            names.add(name + "x.jpg" if not {".", ".."} & set(steps) else "x.jpg")
+    return sorted(names)
+
+
+def test_whatever_a_file_is_called_its_uri_opens_it(web: str, tmp_path: Path) -> None:
+    names = odd_names(25, slashes=False)
+    folder = tmp_path / "web" / "in"
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    (tmp_path / "names.jsonl").write_text("\n".join(json.dumps({"path": name}) for name in names))
+    (tmp_path / "web" / "s.tar").write_bytes(archive({name: name.encode() for name in names}))
+    (tmp_path / "s.tgz").write_bytes(archive({name: name.encode() for name in names}, "w:gz"))
+    sources: list[tuple[str, dict[str, Any]]] = [
+        (str(folder), {}),
+        (str(tmp_path / "names.jsonl"), {"root": str(folder)}),
+        (str(tmp_path / "names.jsonl"), {"root": f"{web}/in"}),
+        (f"{web}/in/", {}),
+        (f"{web}/s.tar", {}),
+        (str(tmp_path / "s.tgz"), {}),
+    ]
+    for source, options in sources:
+        found = {content_of(item).decode(): item for item in items(source, **options)}
+        assert sorted(found) == names, (source, options)
+        with UriReader() as reader:
+            for name, item in found.items():
+                assert reader.read(item.uri, LIMIT) == name.encode(), item
+        # The rejects of a load name the same files.
+        lines = [json.dumps({"uri": item.uri, "id": item.id}) for item in found.values()]
+        (tmp_path / "rejects.jsonl").write_text("\n".join(lines))
+        again = {item.id: content_of(item).decode() for item in items(tmp_path / "rejects.jsonl")}
+        assert again == {item.id: name for name, item in found.items()}
+
+
+def test_whatever_a_key_is_called_its_uri_opens_it(bucket: Any, tmp_path: Path) -> None:
+    names = odd_names(60, slashes=True)
+    for name in names:
+        bucket.put_object(Bucket="bucket", Key=f"in/{name}", Body=name.encode())
+    (tmp_path / "names.jsonl").write_text("\n".join(json.dumps({"path": f"./{name}"}) for name in names))
+    found = items("s3://bucket/in/")
+    assert sorted(content_of(item).decode() for item in found) == names
+    with UriReader() as reader:
+        assert [reader.read(item.uri, LIMIT) for item in found] == [content_of(item) for item in found]
+    # "./" says that it is no address, and no absolute path.
+    for item in items(tmp_path / "names.jsonl", root="s3://bucket/in"):
+        assert content_of(item).decode() == item.id
+
+
 # Index pages as servers make them, what is to be found, and what is not to be asked.
 APACHE = """<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 3.2 Final//EN"><html><head><title>Index of /in</title></head><body>
 <table><tr><th><a href="?C=N;O=D">Name</a></th><th><a href="?C=M;O=A">Last modified</a></th></tr>
@@ -287,6 +367,14 @@ def test_index_pages_of_servers(server: Scripted, page: str, names: set[str]) ->
             server.answers[str(address(item.uri).raw_path_qs)] = Answer(item.id.encode())
             assert content_of(item) == reader.read(item.uri, LIMIT) == item.id.encode()
             assert len(set(server.asked)) == 1
+
+
+def test_an_index_page_with_a_query(server: Scripted) -> None:
+    html = {"Content-Type": "text/html"}
+    server.answers["/in//?t=%2C"] = Answer(b'<a href="a.jpg">a</a><a href="?t=1">b</a><a href="x/">x</a>', headers=html)
+    server.answers["/in//x/"] = Answer(b'<a href="b.jpg">a</a>', headers=html)
+    found = items(f"{server.address}/in//?t=%2C#top")
+    assert [item.uri for item in found] == [f"{server.address}/in//a.jpg", f"{server.address}/in//x/b.jpg"]
 
 
 def test_an_index_page_behind_a_redirect(server: Scripted) -> None:
