@@ -14,6 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from PIL import Image
 
+from imagesearch_client.sources.retries import Retries
 from imagesearch_client.sources.uris import UriReader
 from imagesearch_client.types import Region
 from imagesearch_pixels.colours import shown
@@ -29,6 +30,8 @@ MAX_BYTES = 64 * 1024 * 1024
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 READING = Reading(nullcontext, UNREADABLE)
 THREADS = 4
+# Seconds that a picture is tried again which cannot be read at the moment: a page may show thousands.
+PATIENCE = 1.0
 QUALITY = 80
 
 
@@ -48,7 +51,7 @@ class Size:
 
 def read_content(uri: str) -> bytes:
     """The file at a path, a file:// or another URL; relative paths begin at the current folder. Raises OSError."""
-    content = _reader(Path.cwd()).read(uri, MAX_BYTES + 1)
+    content = Retries(PATIENCE, is_opening=True).run(lambda: _reader(Path.cwd()).read(uri, MAX_BYTES + 1))
     if len(content) > MAX_BYTES:
         raise OSError(f"{uri} has more than {MAX_BYTES} bytes")
     return content

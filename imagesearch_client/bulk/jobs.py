@@ -143,8 +143,8 @@ def load(
     A collection that is planned is made when its first image is about to be stored, and not before. The window and the
     patience are the route's, and attributes that the collection has are kept, whatever the options say of them.
 
-    In the main thread it listens to SIGINT and SIGTERM: the first leaves calls in flight some seconds, the second ends it
-    now.
+    In the main thread it listens to SIGINT and SIGTERM: the first leaves calls in flight some seconds, the second ends
+    it now.
     Raises LedgerError, ServiceError, CredentialsError and OSError before it begins.
     """
     collection = into.collection if isinstance(into, Planned) else into

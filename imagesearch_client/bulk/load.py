@@ -113,7 +113,7 @@ class Load:
             above=options.prune_above,
             confirm=options.confirm_prune,
         )
-        self._twins = Twins(self._records, self._readers)
+        self._twins = Twins(self._records, self._readers.threads)
         # By key.
         self._under_way: dict[str, Seen] = {}
         self._begun = 0

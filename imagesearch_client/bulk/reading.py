@@ -12,7 +12,8 @@ from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError, U
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.sources.failures import is_lasting
 from imagesearch_client.sources.items import Item, Read
-from imagesearch_client.sources.remote import is_url
+from imagesearch_client.sources.member_uris import MEMBER_PROTOCOLS
+from imagesearch_client.sources.remote import is_url, protocol_of
 from imagesearch_client.sources.retries import LAST_PAUSE, Backoff, Retries, current
 
 # Files that are read at a time if nobody says how many.
@@ -80,7 +81,7 @@ class Readers:
             patience: seconds that a file is tried, and a server of which nothing can be read.
             tell: receives what is waited for, and the empty text when that is over.
         """
-        self._threads = ThreadPoolExecutor(
+        self.threads = ThreadPoolExecutor(
             threads, "reader", initializer=current.set, initargs=(Retries(min(patience, ARCHIVE_SECONDS)),)
         )
         self._few = max(1, threads // 4)
@@ -96,7 +97,7 @@ class Readers:
 
     def close(self) -> None:
         """End the threads when their files are read."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
     async def read(
         self,
@@ -136,7 +137,7 @@ class Readers:
 
     async def _read(self, server: str, content: Read, max_bytes: int, size: int | None) -> tuple[bytes, str]:
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, read, content, max_bytes, size)
+            found = await asyncio.get_running_loop().run_in_executor(self.threads, read, content, max_bytes, size)
         except UnavailableError as error:
             now = time.monotonic()
             state = self._failing.setdefault(server, _Server(asyncio.Semaphore(self._few), now, error))
@@ -171,5 +172,5 @@ def _stopped() -> LoadStoppedError:
 
 def _server_of(uri: str) -> str:
     """Return the protocol and host of a URL, also of an archive's; nothing of a path."""
-    begin = uri.rpartition("::")[2] if uri.startswith(("tar://", "zip://")) else uri
+    begin = uri.rpartition("::")[2] if protocol_of(uri) in MEMBER_PROTOCOLS else uri
     return "/".join(begin.split("/", 3)[:3]) if is_url(begin) else ""

@@ -12,7 +12,7 @@ from imagesearch_client.bulk.ledger import Ledger, Row, about
 from imagesearch_client.bulk.records import Records
 from imagesearch_client.sources.items import Fault, Item, SourceError
 from imagesearch_client.sources.locations import local_path
-from imagesearch_client.sources.member_uris import TAR, ZIP, split_member_uri
+from imagesearch_client.sources.member_uris import MEMBER_PROTOCOLS, split_member_uri
 from imagesearch_client.sources.remote import connect, is_url, protocol_of, read_path
 from imagesearch_client.types import Embedding
 
@@ -121,7 +121,7 @@ class FormerFiles:
             return True
         if not is_url(former):
             return _is_path_there(former) and not _is_same_file(local_path(uri), former)
-        if protocol_of(former) in (TAR, ZIP):
+        if protocol_of(former) in MEMBER_PROTOCOLS:
             # Which members an archive has is not known without reading it.
             own = dict(_archives(uri))
             archives = _archives(former)
@@ -147,7 +147,7 @@ class FormerFiles:
 
 def _archives(uri: str) -> list[tuple[str, str]]:
     """The members and archives that the uri of a member may mean; none if it is no such uri."""
-    if protocol_of(uri) not in (TAR, ZIP):
+    if protocol_of(uri) not in MEMBER_PROTOCOLS:
         return []
     try:
         return split_member_uri(uri)

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import replace as replace_fields
 from enum import Enum
 from functools import partial
@@ -206,18 +207,20 @@ def ingest(
         kind=kind.value if kind else "",
     )
 
+    def open_sources() -> list[Source]:
+        current.set(Retries(patience, tell_waiting, is_opening=True))
+        return [open_source(source, source_options) for source in sources]
+
     def open_all() -> tuple[Sequence[Source], bool]:
         try:
-            opened = [open_source(source, source_options) for source in sources]
+            # In a context of its own: the load tries its listing again by itself.
+            opened = copy_context().run(open_sources)
             # The standard input can be read once only.
             return opened, "-" in sources or any(True for source in opened for _ in source)
         except SourceError as error:
             raise typer.BadParameter(str(error), param_hint="SOURCE") from None
 
-    # A load tries its listing again by itself.
-    with_retries = current.set(Retries(patience, tell_waiting, is_opening=True))
     opened, has_images = open_all()
-    current.reset(with_retries)
     if not has_images:
         named = ", ".join(map(without_password, sources))
         err.print(Text(f"no images in {named}; files of images end in {', '.join(sorted(SUFFIXES))}"))

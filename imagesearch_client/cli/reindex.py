@@ -12,9 +12,10 @@ from grpc_kit.errors import ServiceError
 from imagesearch_client.bulk.handing_on import hand_on
 from imagesearch_client.bulk.jobs import hand_on_default_ledgers
 from imagesearch_client.bulk.ledger import LedgerError
+from imagesearch_client.bulk.reading import READERS
 from imagesearch_client.cli.bars import show_progress
 from imagesearch_client.cli.connection import connected
-from imagesearch_client.cli.loading import LedgerFile
+from imagesearch_client.cli.loading import LedgerFile, ReadersOption
 from imagesearch_client.cli.options import (
     AsJson,
     CandidatesOption,
@@ -56,6 +57,7 @@ def reindex(
         ),
     ] = False,
     ledger: LedgerFile = None,
+    readers: ReadersOption = READERS,
     as_json: AsJson = False,
 ) -> None:
     """Build a collection anew beside the old one, with another index, metric or model, and move the alias to it.
@@ -72,7 +74,8 @@ def reindex(
         check_aliases(client, aliases)
         made = make_new(client, old, new, change)
         progress.start(client.count(old.name))
-        with _empty_copy_named(client, made), closing(Reindexing(client, old, made, root, progress.step)) as reindexing:
+        reindexing = Reindexing(client, old, made, root, progress.step, readers=readers)
+        with _empty_copy_named(client, made), closing(reindexing):
             reindexing.copy()
             report = reindexing.report
             if report.complete or (skip_failed and not report.differences and report.count):

@@ -30,6 +30,8 @@ LASTING = frozenset(
         errno.EMSGSIZE,
         errno.EOVERFLOW,
         errno.EOPNOTSUPP,
+        # s3fs's for a bucket that is elsewhere.
+        getattr(errno, "EREMCHG", errno.ENOENT),
     }
 )
 # Errors of botocore that say something about the connection; its other errors are about settings and credentials.
@@ -96,7 +98,7 @@ def _number(error: Exception, status: int | None) -> int:
     names = {kind.__name__ for kind in type(error).__mro__}
     if "ClientConnectorError" in names:
         return errno.ECONNREFUSED
-    if isinstance(error, OSError) and error.errno in LASTING:
+    if isinstance(error, OSError) and error.errno is not None and error.errno in LASTING:
         return error.errno
     is_refused = status is not None and status not in PASSING_STATUSES
     is_misused = isinstance(error, ValueError | TypeError | NotImplementedError)

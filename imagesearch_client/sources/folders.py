@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from imagesearch_client.sources.files import file_state, is_image, is_text, odd_name, read_file, shown
 from imagesearch_client.sources.items import Fault, Item
+from imagesearch_client.sources.retries import current
 
 # Entries of a directory that are kept and put in order at a time.
 CHUNK = 10_000
@@ -126,7 +127,8 @@ def _entries(path: str) -> Iterator[Entry]:
 def _enter(path: str, ancestors: list[_Directory]) -> Fault | None:
     """Goes on with a directory, unless it is one of its own ancestors: all that is in it is seen there."""
     try:
-        directory = _Directory.opened(path)
+        # A network's file system may fail for a moment.
+        directory = current.get().run(partial(_Directory.opened, path))
     except OSError as error:
         return _unreadable(path, error)
     if not any(directory.is_same(ancestor) for ancestor in ancestors):

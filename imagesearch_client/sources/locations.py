@@ -1,16 +1,60 @@
 """Where manifests and archives are, and their lines."""
 
+import errno
 import os
 from collections.abc import Iterator
-from io import BufferedReader
-from typing import BinaryIO
+from functools import partial
+from io import BufferedReader, FileIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
-from imagesearch_client.sources.failures import without_password
+from imagesearch_client.sources.failures import is_lasting, without_password
+from imagesearch_client.sources.files import file_state
 from imagesearch_client.sources.remote import WEB, file_name, is_url, open_stream, protocol_of
+from imagesearch_client.sources.retries import current
 
 # Read at a time of remote files, and of files whose lines are counted.
 BLOCK = 2**20
+# Read at a time of a file of this machine.
+BUFFER = 2**16
+
+
+class PatientFile(FileIO):
+    """A file of this machine; a network's file system may fail for a moment, and lose what is open."""
+
+    def __init__(self, path: str) -> None:
+        """Open it. Raises OSError."""
+        super().__init__(path)
+        self._path = path
+        self._state = file_state(path)
+
+    def readinto(self, buffer: Any) -> int | None:
+        """As FileIO's, tried again as the thread's `current` says."""
+        at = self.tell()
+
+        def attempt() -> int | None:
+            try:
+                return FileIO.readinto(self, buffer)
+            except OSError as error:
+                if not is_lasting(error):
+                    self._reopen(at)
+                raise
+
+        return current.get().run(attempt)
+
+    def _reopen(self, position: int) -> None:
+        try:
+            again = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError:
+            # The next try says what is wrong.
+            return
+        try:
+            os.dup2(again, self.fileno(), inheritable=False)
+        finally:
+            os.close(again)
+        if file_state(self._path) != self._state:
+            raise OSError(errno.EINVAL, "the file was changed while it was read", self._path)
+        self.seek(position)
 
 
 class Location:
@@ -36,7 +80,7 @@ class Location:
         """Its bytes. Raises OSError, and SourceError where its file system cannot be used."""
         if self.is_remote:
             return BufferedReader(open_stream(self._url), BLOCK)
-        return open(self.name, "rb")  # noqa: PTH123 - a text
+        return BufferedReader(current.get().run(partial(PatientFile, self.name)), BUFFER)
 
     def count_lines(self) -> int | None:
         """How many lines it has; None where they would have to come from elsewhere."""

@@ -9,6 +9,7 @@ from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.remote import CHAINED, is_url
 
 TAR, ZIP, PARQUET = "tar", "zip", "parquet"
+MEMBER_PROTOCOLS = (TAR, ZIP, PARQUET)
 # What the second half of a member's uri begins with where that is a URL.
 URL_BEGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|({'|'.join(sorted(CHAINED))})::")
 

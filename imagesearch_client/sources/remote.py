@@ -19,7 +19,7 @@ from imagesearch_client.extras import how_to_install
 from imagesearch_client.sources import web
 from imagesearch_client.sources.failures import brief, plain_errors, without_password
 from imagesearch_client.sources.items import Fault, Item, SourceError
-from imagesearch_client.sources.retries import patiently
+from imagesearch_client.sources.retries import Retries, patiently
 
 FileSystem: TypeAlias = Any
 """fsspec publishes no types."""
@@ -42,6 +42,8 @@ CHAINED = frozenset(
 URL_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::.*://)", re.DOTALL)
 # What a listing says of a file that is another one when the file has changed, the best first.
 STAMPS = ("ETag", "generation", "etag", "md5Hash", "LastModified", "mtime", "modified", "updated", "created")
+# Seconds that a file's size and stamp are asked for; reading says what is wrong.
+DETAILS = 2.0
 # More than the readers there can be.
 MAX_CONNECTIONS = 2000
 
@@ -93,7 +95,17 @@ def connect(url: str) -> tuple[FileSystem, str]:
         raise SourceError(f"{protocol}://: {missing}") from error
     except Exception as error:
         raise SourceError(f"{without_password(url)}: {brief(error)}") from error
+    _try_once(system, protocol)
     return system, path
+
+
+def _try_once(system: FileSystem, protocol: str) -> None:
+    # Each library tries again by itself, in the thread that reads: for half a minute and more.
+    if protocol in ("s3", "s3a"):
+        system.retries = 1
+    request = getattr(getattr(type(system), "_request", None), "__wrapped__", None)
+    if protocol in ("gs", "gcs") and request is not None:
+        system._request = partial(request, system)  # noqa: SLF001 - no setting says how often
 
 
 def _options(protocol: str) -> dict[str, object]:
@@ -102,7 +114,6 @@ def _options(protocol: str) -> dict[str, object]:
     if protocol in WEB:
         options |= {"client_kwargs": {"trust_env": True}, "get_client": web.open_session}
     if protocol in ("s3", "s3a"):
-        # What is tried again waits outside of the threads that read.
         options["config_kwargs"] = {
             "max_pool_connections": MAX_CONNECTIONS,
             "retries": {"total_max_attempts": 1, "mode": "standard"},
@@ -204,10 +215,6 @@ class _RemoteStream(io.RawIOBase):
         super().close()
 
 
-def _details(system: FileSystem, path: str) -> dict[str, Any]:
-    return web.details(system, path) if protocol_of(path) in WEB else system.info(path)
-
-
 class RemoteFile:
     """One image that a URL names; its id is the last part of the URL's path."""
 
@@ -221,7 +228,7 @@ class RemoteFile:
         """The one item."""
         size, stamp = None, ""
         try:
-            details = patiently(self.name, partial(_details, self._system, self._path))
+            details = Retries(DETAILS, is_opening=True).run(self._details)
             size, stamp = details.get("size"), stamp_of(details)
         except OSError:
             # Reading says what is wrong.
@@ -229,6 +236,11 @@ class RemoteFile:
         image_id = "" if self._by_content else file_name(self.name)
         content = partial(read_path, self._system, self._path, self.name)
         yield Item(image_id, self.name, content, size=size, stamp=stamp)
+
+    def _details(self) -> dict[str, Any]:
+        with plain_errors(self.name):
+            is_web = protocol_of(self._path) in WEB
+            return dict(web.details(self._system, self._path) if is_web else self._system.info(self._path))
 
     def count(self) -> int:
         """It is one."""

@@ -39,11 +39,14 @@ class RemoteFolder:
 
     def __init__(self, url: str, by_content: bool = False) -> None:
         """Takes the images below `url`. Raises SourceError where its file system cannot be used."""
+        self._is_web = protocol_of(url) in WEB
+        # A web server may want a query with the index page.
+        url, mark, query = url.partition("#")[0].partition("?") if self._is_web else (url, "", "")
         url = url if url.endswith("/") else url + "/"
         self.name = without_password(url)
         self._by_content = by_content
         self._system, self._root = connect(url)
-        self._is_web = protocol_of(url) in WEB
+        self._first = self._root + mark + query
 
     def __iter__(self) -> Iterator[Item | Fault]:
         """Its images, with what the listing says of each."""
@@ -78,7 +81,7 @@ class RemoteFolder:
             return self._pages(_s3_pages)
         if protocol in ("gs", "gcs"):
             return self._pages(_gcs_pages)
-        return _walk(self._system, self._root, web.list_folder if self._is_web else _list)
+        return _walk(self._system, self._root, self._first, web.list_folder if self._is_web else _list)
 
     def _pages(self, pages: Callable[[FileSystem, str, str], Objects]) -> Iterator[_File | Fault]:
         # Keys may begin with a slash, and have two of them in a row.
@@ -120,11 +123,11 @@ def _list(system: FileSystem, folder: str) -> list[dict[str, Any]]:
 
 
 def _walk(
-    system: FileSystem, root: str, list_folder: Callable[[FileSystem, str], list[dict[str, Any]]]
+    system: FileSystem, root: str, first: str, list_folder: Callable[[FileSystem, str], list[dict[str, Any]]]
 ) -> Iterator[_File | Fault]:
     # fsspec's own walk says nothing of a folder below the first that cannot be listed.
-    prefix = root.rstrip("/") + "/"
-    folders = [(root, 0)]
+    prefix = root if root.endswith("/") else root + "/"
+    folders = [(first, 0)]
     while folders:
         folder, depth = folders.pop()
         try:

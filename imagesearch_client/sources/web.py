@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 PARTS = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?", re.DOTALL
 )
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+# What else is no path; any other name before a colon is a file's.
+NO_PATH = re.compile("(javascript|mailto|data|tel|sms|about|blob|file|ftp|news|magnet):", re.IGNORECASE)
 STRAY_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # What stays in a path as it is. In a written address what is encoded stays too, and brackets, which many leave as is.
@@ -80,7 +81,7 @@ def path_of(url: str) -> str:
 def join(base: str, link: str) -> str:
     """Return the address that a link on the page `base` leads to; empty segments stay."""
     parts = PARTS.match(base)
-    if parts is None or PARTS.match(link):
+    if parts is None or PARTS.match(link) or NO_PATH.match(link):
         return link
     if link.startswith("//"):
         return f"{parts['scheme']}:{link}"
@@ -213,6 +214,7 @@ def list_folder(system: "FileSystem", folder: str) -> list[dict[str, object]]:
     parser.feed(text)
     base = join(page, parser.base) if parser.base else page
     # After a redirect the page's links are below its own address.
+    folder = folder.partition("?")[0]
     folders = [folder, page]
     found: dict[str, dict[str, object]] = {
         below: {"name": folder + below, "type": "directory" if below.endswith("/") else "file"}

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pytest
 from grpc_kit.errors import FailedPreconditionError, UnavailableError
 from imagesearch_client import Client
 from imagesearch_client.bulk.ledger import LedgerError
-from imagesearch_client.bulk.reading import read_again
+from imagesearch_client.bulk.reading import read
 from imagesearch_client.filters import parse
 from imagesearch_client.sources.items import SourceError
 from imagesearch_client.sources.options import SourceOptions
@@ -146,7 +147,7 @@ def test_images_in_a_parquet_file_are_loaded_and_embedded_again(
     assert (image.uri, image.attributes) == (f"parquet://image/4::{path}", {"label": 3})
     assert client.search_by_image(name, png(3), limit=1, strong=True)[0].image.id == image.id
     with UriReader() as reader:
-        content, sha256 = read_again(reader, image.uri, 10**6)
+        content, sha256 = read(partial(reader.read, image.uri), 10**6)
     assert (content, sha256) == (png(3), image.content_sha256)
 
 
