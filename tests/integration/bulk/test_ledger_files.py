@@ -29,8 +29,8 @@ def alias(command: Command, client: Client, name: str, folder: Path) -> Iterator
             client.delete_collection(made.name)
 
 
-def ingest(command: Command, folder: Path, collection: str, *options: str | Path, **settings: str) -> Any:
-    return json.loads(command("ingest", folder, "-c", collection, *options, "--json", **settings))
+def ingest(command: Command, folder: Path, collection: str, *options: str | Path) -> Any:
+    return json.loads(command("ingest", folder, "-c", collection, *options, "--json"))
 
 
 def reindex_elsewhere(command: Command, tmp_path: Path, alias: str, new: str) -> str:
