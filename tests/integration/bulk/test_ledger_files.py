@@ -54,6 +54,19 @@ def test_a_ledger_follows_an_alias_that_another_machine_moved(
     assert (account["skipped"], account["stored"], account["removed"]) == (FILES - 1, 1, 1)
 
 
+def test_a_ledger_follows_an_alias_to_a_name_that_was_used_before(
+    command: Command, client: Client, alias: str, name: str, folder: Path, tmp_path: Path
+) -> None:
+    # As those do who copy to two names in turn.
+    for old, new in ((name, f"{name}_2"), (f"{name}_2", name)):
+        reindex_elsewhere(command, tmp_path, alias, new)
+        assert ingest(command, folder, alias)["skipped"] == FILES
+        client.delete_collection(old)
+    # By its own name a collection that was made again is refused as before.
+    client.create_collection(f"{name}_2")
+    assert "--restart" in command("ingest", folder, "-c", f"{name}_2", code=3)
+
+
 def test_a_ledger_that_is_named_follows_its_alias_there_and_back(
     command: Command, client: Client, alias: str, name: str, folder: Path, tmp_path: Path
 ) -> None:
