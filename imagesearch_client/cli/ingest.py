@@ -10,10 +10,9 @@ from rich.text import Text
 
 from grpc_kit.credentials import CredentialsError
 from imagesearch_client.bulk.accounts import Account
-from imagesearch_client.cli.connection import calling, connected
+from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.environment import EMBEDDER_TOKEN
 from imagesearch_client.cli.loading import (
-    ASKED_SECONDS,
     STOPPED,
     TOO_MANY_FAILED,
     FailAbove,
@@ -29,8 +28,9 @@ from imagesearch_client.cli.loading import (
     check_rejects,
     endpoint,
     finish,
+    load_files,
     pairs,
-    remark,
+    rehearsal_files,
 )
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
 from imagesearch_client.cli.output import err
@@ -156,7 +156,6 @@ def ingest(
     from imagesearch_client.bulk import jobs  # noqa: PLC0415
     from imagesearch_client.bulk.destinations import Route  # noqa: PLC0415
     from imagesearch_client.bulk.ledger import LedgerError  # noqa: PLC0415
-    from imagesearch_client.bulk.ledger_files import ledger_of_load, ledger_of_rehearsal  # noqa: PLC0415
     from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
     from imagesearch_client.bulk.progress import show  # noqa: PLC0415
     from imagesearch_client.sources.items import SUFFIXES, Source, SourceError  # noqa: PLC0415
@@ -202,17 +201,15 @@ def ingest(
     account = Account()
     try:
         if dry_run:
-            with calling(target, timeout=ASKED_SECONDS) as client:
-                path = ledger_of_rehearsal(client, collection, target, ledger, remark, restart=restart)
+            files = rehearsal_files(collection, target, ledger, rejects, restart=restart)
             with show(account, err):
-                jobs.rehearse(opened, jobs.Files(path, rejects, restart), options, account)
+                jobs.rehearse(opened, files, options, account)
         else:
             embedders = endpoint(embedder, os.environ.get(EMBEDDER_TOKEN, ""))
             route = Route(endpoint(target), embedders if via is Via.EMBEDDER else None, streams, patience)
             with connected(target, code=STOPPED) as client:
                 into = jobs.plan_collection(client, collection)
-                path = ledger_of_load(client, collection, into, target, ledger, remark, restart=restart)
-                files = jobs.Files(path, rejects, restart, alias=collection)
+                files = load_files(client, collection, into, ledger, rejects, restart=restart)
                 with show(account, err):
                     jobs.load(client, into, opened, route, files, options, account)
                 check_end(client, collection, into, account)
