@@ -1,7 +1,6 @@
 """What every benchmark prints and writes: the machine, the ratios that are claimed, and the figures they come from."""
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -12,6 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from imagesearch_client.json_text import json_text
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Report:
         """Writes {"machine", "ratios", "figures"} as far as they are known, where a file is wanted."""
         if path is not None:
             content = {"machine": machine(), "ratios": self.ratios, "figures": self.figures}
-            path.write_text(json.dumps(content, indent=2) + "\n")
+            path.write_text(json_text(content, indent=2) + "\n")
 
 
 def machine() -> dict[str, str | int | list[str]]:

@@ -4,6 +4,8 @@ import json
 import math
 from typing import Any
 
+THOUSANDTH = 1e-3
+
 
 def json_text(value: object, *, readable: bool = False, indent: int | None = None) -> str:
     """The value as JSON; with `readable` characters beyond ASCII are as they are.
@@ -15,6 +17,11 @@ def json_text(value: object, *, readable: bool = False, indent: int | None = Non
         return json.dumps(value, allow_nan=False, **options)
     except ValueError:
         return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def rounded(value: float) -> float:
+    """Round to 6 decimals. A number below a thousandth has 6 significant digits instead: it must not become 0."""
+    return float(f"{value:.6g}") if abs(value) < THOUSANDTH else round(value, 6)
 
 
 def _finite(value: object) -> object:

@@ -9,7 +9,7 @@ from imagesearch_client.analysis.clusters import Clusters
 from imagesearch_client.analysis.pages import write_page
 from imagesearch_client.analysis.pictures import at_once, data_uri, read_picture
 from imagesearch_client.analysis.snapshot import Described, Snapshot
-from imagesearch_client.json_text import json_text
+from imagesearch_client.json_text import json_text, rounded
 from imagesearch_client.vector_files.atomic_file import replacing
 
 COLUMNS = ("id", "cluster", "distance")
@@ -22,7 +22,7 @@ def rows(snapshot: Snapshot, clusters: Clusters) -> Iterator[dict[str, Any]]:
     """A row for each image, by id; the distance to the middle of its cluster is None where it is in none."""
     columns = zip(snapshot.ids, clusters.labels.tolist(), clusters.distances.tolist(), strict=True)
     for image_id, cluster, distance in columns:
-        yield {"id": image_id, "cluster": cluster, "distance": round(distance, 6) if cluster >= 0 else None}
+        yield {"id": image_id, "cluster": cluster, "distance": rounded(distance) if cluster >= 0 else None}
 
 
 def write_table(target: Path, snapshot: Snapshot, clusters: Clusters) -> None:

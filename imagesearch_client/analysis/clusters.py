@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from imagesearch_client.analysis.errors import AnalysisError
 from imagesearch_client.analysis.nearest import Doubles, Floats, Positions, block_rows
-from imagesearch_client.analysis.projection import sample
+from imagesearch_client.analysis.projection import sample, scale_of
 from imagesearch_client.analysis.snapshot import Snapshot
+from imagesearch_client.types import Metric
 
 # Images that k-means begins with, that a silhouette is of, and the most that HDBSCAN takes: it compares all with all.
 SAMPLE, SILHOUETTE, MOST_DENSE = 20_000, 2_000, 50_000
@@ -64,24 +65,25 @@ def k_means(snapshot: Snapshot, count: int | None, seed: int, tell: Callable[[in
     """
     if len(snapshot) < max(2, count or 2):
         raise AnalysisError(f"{snapshot.collection} has {len(snapshot)} images, too few for {count or 2} clusters")
-    some = _vectors(snapshot, sample(len(snapshot), max(SAMPLE, SAMPLE_OF_EACH * (count or 0)), seed))
+    scale = _scale(snapshot)
+    some = _vectors(snapshot, sample(len(snapshot), max(SAMPLE, SAMPLE_OF_EACH * (count or 0)), seed), scale)
     model = _best_model(some, seed) if count is None else _fitted(some, count, seed)
     blocks = list(range(0, len(snapshot), block_rows(snapshot.dimension)))
     if len(snapshot) > len(some):
         # In another order than by id, which often says something about an image.
         for begin in np.random.default_rng(seed).permutation(blocks):
-            model.partial_fit(_block(snapshot, int(begin)))
+            model.partial_fit(_block(snapshot, int(begin), scale))
     labels = np.empty(len(snapshot), np.int64)
     distances = np.empty(len(snapshot))
     for begin in blocks:
-        block = _block(snapshot, begin)
+        block = _block(snapshot, begin, scale)
         own = model.predict(block)
         labels[begin : begin + len(block)] = own
         distances[begin : begin + len(block)] = np.linalg.norm(
             block.astype(np.float64) - model.cluster_centers_[own], axis=1
         )
         tell(begin + len(block))
-    return _ordered(snapshot, labels, distances, seed)
+    return _ordered(snapshot, labels, distances / scale, seed, scale)
 
 
 def hdbscan(snapshot: Snapshot, least: int, seed: int) -> Clusters:
@@ -102,7 +104,8 @@ def hdbscan(snapshot: Snapshot, least: int, seed: int) -> Clusters:
         raise AnalysisError(
             f"{snapshot.collection} has {len(snapshot)} images, too few for a cluster of {max(2, least)}"
         )
-    vectors = _vectors(snapshot, np.arange(len(snapshot)))
+    scale = _scale(snapshot)
+    vectors = _vectors(snapshot, np.arange(len(snapshot)), scale)
     reduced = PCA(min(COMPONENTS, *vectors.shape), random_state=seed).fit_transform(vectors)
     labels = HDBSCAN(min_cluster_size=least, copy=True).fit_predict(reduced).astype(np.int64)
     distances = np.full(len(labels), np.nan)
@@ -110,15 +113,23 @@ def hdbscan(snapshot: Snapshot, least: int, seed: int) -> Clusters:
         own = np.flatnonzero(labels == label)
         members = vectors[own].astype(np.float64)
         distances[own] = np.linalg.norm(members - members.mean(axis=0), axis=1)
-    return _ordered(snapshot, labels, distances, seed)
+    return _ordered(snapshot, labels, distances / scale, seed, scale)
 
 
-def _vectors(snapshot: Snapshot, positions: Positions) -> Floats:
-    return snapshot.comparable(np.asarray(snapshot.vectors[positions]))
+def _scale(snapshot: Snapshot) -> float:
+    """Return what all vectors are multiplied by before they are clustered; those of COSINE have unit length."""
+    if snapshot.metric is Metric.COSINE:
+        return 1.0
+    begins = range(0, len(snapshot), block_rows(snapshot.dimension))
+    return scale_of(max(float(np.abs(_block(snapshot, begin, 1.0)).max()) for begin in begins))
 
 
-def _block(snapshot: Snapshot, begin: int) -> Floats:
-    return snapshot.block(begin, begin + block_rows(snapshot.dimension))
+def _vectors(snapshot: Snapshot, positions: Positions, scale: float) -> Floats:
+    return snapshot.comparable(np.asarray(snapshot.vectors[positions])) * scale
+
+
+def _block(snapshot: Snapshot, begin: int, scale: float) -> Floats:
+    return snapshot.block(begin, begin + block_rows(snapshot.dimension)) * scale
 
 
 def _fitted(vectors: Floats, count: int, seed: int) -> Any:
@@ -147,7 +158,7 @@ def _silhouette(vectors: Floats, labels: NDArray[np.integer], seed: int) -> floa
     return float(silhouette_score(vectors[chosen], labels[chosen]))
 
 
-def _ordered(snapshot: Snapshot, labels: Positions, distances: Doubles, seed: int) -> Clusters:
+def _ordered(snapshot: Snapshot, labels: Positions, distances: Doubles, seed: int, scale: float) -> Clusters:
     """Clusters with the largest first; of equal sizes that with the first image."""
     names, first, counts = np.unique(labels[labels >= 0], return_index=True, return_counts=True)
     order = np.lexsort((first, -counts))
@@ -156,5 +167,5 @@ def _ordered(snapshot: Snapshot, labels: Positions, distances: Doubles, seed: in
     # NOISE is the last of them.
     renamed = numbers[labels]
     chosen = sample(len(snapshot), SAMPLE, seed)
-    silhouette = _silhouette(_vectors(snapshot, chosen), renamed[chosen], seed)
+    silhouette = _silhouette(_vectors(snapshot, chosen, scale), renamed[chosen], seed)
     return Clusters(renamed, distances, len(names), silhouette)

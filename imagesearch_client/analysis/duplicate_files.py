@@ -10,7 +10,7 @@ from imagesearch_client.analysis.duplicates import Curve, Member
 from imagesearch_client.analysis.pages import write_page
 from imagesearch_client.analysis.pictures import at_once, data_uri, read_picture
 from imagesearch_client.analysis.wording import Action
-from imagesearch_client.json_text import json_text
+from imagesearch_client.json_text import json_text, rounded
 from imagesearch_client.vector_files.atomic_file import replacing
 
 Group: TypeAlias = Sequence[Member]
@@ -31,7 +31,7 @@ def rows(found: Iterable[Group]) -> Iterator[Row]:
                 "group": number,
                 "action": member.action.value,
                 "id": member.image.id,
-                "score": round(member.score, 6),
+                "score": rounded(member.score),
                 "same_file": member.same_file,
                 "width": size and size.width,
                 "height": size and size.height,

@@ -1,6 +1,7 @@
 """Vectors as points of a plane, near where they are alike."""
 
 import importlib.util
+import math
 import warnings
 
 import numpy as np
@@ -25,6 +26,15 @@ def sample(images: int, limit: int, seed: int) -> Positions:
     return np.sort(np.random.default_rng(seed).choice(images, limit, replace=False))
 
 
+def scale_of(largest: float) -> float:
+    """Return the power of two that brings the largest number of some vectors near 1.
+
+    scikit-learn sums squares in float32, which overflow or vanish for vectors that the service takes. A power of two
+    rounds nothing.
+    """
+    return 2.0 ** -math.frexp(largest)[1]
+
+
 def project(vectors: Floats, method: Method, seed: int) -> NDArray[np.float64]:
     """float64[n, 2] within 0 and 1: t-SNE or UMAP of the first 50 principal components of float32[n, dimension].
 
@@ -38,7 +48,7 @@ def project(vectors: Floats, method: Method, seed: int) -> NDArray[np.float64]:
     if not np.ptp(vectors, axis=0).any():
         # All are alike, and there is nothing to tell them apart by.
         return np.full((len(vectors), 2), 0.5)
-    reduced = _principal_components(vectors, seed)
+    reduced = _principal_components(vectors * scale_of(float(np.abs(vectors).max())), seed)
     points = _umap(reduced, seed) if method is Method.UMAP else _tsne(reduced, seed)
     low, high = points.min(axis=0), points.max(axis=0)
     # One scale for both axes, and the middle in the middle.

@@ -7,6 +7,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ COLUMNS = (
     "first_time",
     "last_time",
 )
+# Images that are read in one call, each of which may have 32 KiB of attributes; and calls at a time.
+ASKED_TOGETHER, CALLS = 200, 5
 # Items under these ids are no longer known, so that they are loaded again.
 FORGET = "DELETE FROM items WHERE id = ? AND state IN ('done', 'failed')"
 # Duplicates of items that are no longer known, or are no longer what they were, are to be loaded themselves.
@@ -89,18 +92,21 @@ def hand_on_stored(client: Client, old: Path, new: Path, target: Collection) -> 
     all others. `old` and `new` may be one file. Raises LedgerError and ServiceError.
     """
     began = time.time()
-    with Ledger(old, read_only=True) as former:
+    with Ledger(old, read_only=True) as former, ThreadPoolExecutor(CALLS) as pool:
         binding = former.binding
-        missing = {image_id for rows in former.done() for image_id in _not_stored(client, target, rows)}
+        missing = {image_id for rows in former.done() for image_id in _not_stored(client, target, rows, pool)}
     if binding is None:
         return 0
     return _hand_on(old, new, binding, target, LeftOut(frozenset(missing), began, not_stored=True))
 
 
-def _not_stored(client: Client, target: Collection, rows: Sequence[Row]) -> set[str]:
+def _not_stored(client: Client, target: Collection, rows: Sequence[Row], pool: ThreadPoolExecutor) -> set[str]:
     """Return the ids of these items that a collection does not have as they were recorded."""
     ids = list({row.id for row in rows})
-    stored = client.get_many(target.name, ids, strong=True)
+    chunks = [ids[begin : begin + ASKED_TOGETHER] for begin in range(0, len(ids), ASKED_TOGETHER)]
+    stored: dict[str, Image] = {}
+    for found in pool.map(lambda chunk: client.get_many(target.name, chunk, strong=True), chunks):
+        stored |= found
     return {row.id for row in rows if (image := stored.get(row.id)) is None or not _is_as_recorded(image, row)}
 
 

@@ -131,7 +131,7 @@ def planned(client: Client, name: str, create: Create) -> Collection | Planned:
 
 def load(
     client: Client,
-    into: Collection | Planned,
+    collection: Collection | Planned,
     sources: Sequence[Source],
     route: Route,
     files: Files,
@@ -147,23 +147,23 @@ def load(
     it now.
     Raises LedgerError, ServiceError, CredentialsError and OSError before it begins.
     """
-    collection = into.collection if isinstance(into, Planned) else into
-    if not route.ready and not collection.model:
+    into = collection.collection if isinstance(collection, Planned) else collection
+    if not route.ready and not into.model:
         raise FailedPreconditionError(
             "MODEL_UNKNOWN",
-            f"{collection.name} is of vectors made elsewhere ({collection.fingerprint}), and no embedder makes them; "
+            f"{into.name} is of vectors made elsewhere ({into.fingerprint}), and no embedder makes them; "
             "it takes ready ones, by import",
         )
     with Ledger(files.ledger) as ledger, RejectsFile(files.rejects) as rejects:
-        make = _making(into, ledger) if isinstance(into, Planned) else None
-        has_images = make is None and client.count(collection.name) > 0
+        make = _making(collection, ledger) if isinstance(collection, Planned) else None
+        has_images = make is None and client.count(into.name) > 0
         options = replace(options, window=route.window, patience=route.patience, keep_attributes=has_images)
-        binding = Binding.of(collection)
+        binding = Binding.of(into)
         ledger.bind(replace(binding, create_time="") if make else binding, restart=files.restart)
-        ledger.know_aliases({files.alias} - {"", collection.name})
+        ledger.know_aliases({files.alias} - {"", into.name})
 
         async def run() -> None:
-            async with IntoCollection(client, collection, route, account.wait_for, make) as destination:
+            async with IntoCollection(client, into, route, account.wait_for, make) as destination:
                 await _run(destination, sources, ledger, options, account, rejects)
 
         asyncio.run(run())

@@ -26,7 +26,8 @@ def ledger_of_load(
 ) -> Path:
     """Return the ledger of a load into the collection that `name` names; `given` is the file that the user names.
 
-    If the collection has no ledger in the default place, it takes over what other ledgers there know of its images:
+    If the collection has no ledger in the default place, or an alias leads to it and that ledger is of a removed
+    collection of the same name, it takes over what other ledgers there know of its images:
     those that are kept for another spelling of `target`, and those of the collection that the alias `name` led to
     before. So does a `given` ledger of that collection. What is taken over is compared with the collection, so that
     no image is skipped that is not there. `tell` receives a line for each of these ledgers. With `restart` nothing is
@@ -94,11 +95,12 @@ def _formers(
     name: str, collection: Collection, target: str, path: Path, tell: Tell, *, is_given: bool
 ) -> Iterator[Path]:
     """Yield the ledgers whose knowledge the ledger in `path` is to take over, the one that was used last first."""
+    wanted, is_alias = Binding.of(collection), name != collection.name
     candidates = [path] if is_given and path.exists() else []
-    if not is_given and not path.exists():
+    if not is_given and (not path.exists() or (is_alias and _is_of_a_removed_collection(path, wanted))):
         folder, spelled = default_ledgers(), target_name(target)
         found = {*folder.glob(f"{glob.escape(collection.name)}@*.ledger"), *folder.glob(f"*@{spelled}.ledger")}
-        candidates = sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)
+        candidates = sorted(found - {path}, key=lambda each: each.stat().st_mtime, reverse=True)
     for each in candidates:
         try:
             with Ledger(each, read_only=True) as ledger:
@@ -108,8 +110,16 @@ def _formers(
             if each != path:
                 tell(f"a ledger was not looked at: {error}")
             continue
-        if binding is None:
-            continue
-        is_same = binding == Binding.of(collection)
-        if each != path if is_same else name != collection.name and name in aliases:
+        is_of_alias = binding not in (None, wanted) and is_alias and name in aliases
+        if is_of_alias or (binding == wanted and each != path):
             yield each
+
+
+def _is_of_a_removed_collection(path: Path, wanted: Binding) -> bool:
+    """Return whether a ledger is of a collection of the same name that was removed since."""
+    try:
+        with Ledger(path, read_only=True) as ledger:
+            found = ledger.binding
+    except LedgerError:
+        return False
+    return found is not None and found.collection == wanted.collection and found != wanted

@@ -11,7 +11,7 @@ from rich.text import Text
 from imagesearch_client.analysis.wording import SCORES, Keep
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.options import AsJson, Target, Where
-from imagesearch_client.cli.output import err, out
+from imagesearch_client.cli.output import err, out, shown_number
 from imagesearch_client.cli.snapshots import (
     CollectionArgument,
     Force,
@@ -21,7 +21,7 @@ from imagesearch_client.cli.snapshots import (
     snapshot_of,
 )
 from imagesearch_client.client import DEFAULT_TARGET
-from imagesearch_client.json_text import json_text
+from imagesearch_client.json_text import json_text, rounded
 from imagesearch_client.types import Metric
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _told(snapshot: "Snapshot", threshold: float, members: Sequence[Sequence["Me
     return {
         "collection": snapshot.collection,
         "images": len(snapshot),
-        "threshold": round(threshold, 6),
+        "threshold": rounded(threshold),
         "groups": len(members),
         "images_in_groups": counts.total(),
         "remove": counts["remove"],
@@ -216,7 +216,7 @@ def _tell(
         out.print(Text(f"{number}. {kept.image.id}"), soft_wrap=True)
         for member in others[:SHOWN_MEMBERS]:
             same = ", the same file" if member.same_file else ""
-            out.print(Text(f"   {member.score:.4f} {member.image.id}{same}"), soft_wrap=True)
+            out.print(Text(f"   {shown_number(member.score)} {member.image.id}{same}"), soft_wrap=True)
         if len(others) > SHOWN_MEMBERS:
             out.print(f"   and {len(others) - SHOWN_MEMBERS} images more", highlight=False)
     if len(members) > SHOWN_GROUPS:

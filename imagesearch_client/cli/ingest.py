@@ -15,10 +15,9 @@ from rich.text import Text
 from grpc_kit.credentials import CredentialsError
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.reading import READERS
-from imagesearch_client.cli.connection import calling, connected
+from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.environment import EMBEDDER_TOKEN
 from imagesearch_client.cli.loading import (
-    ASKED_SECONDS,
     STOPPED,
     TOO_MANY_FAILED,
     FailAbove,
@@ -37,8 +36,9 @@ from imagesearch_client.cli.loading import (
     check_rejects,
     endpoint,
     finish,
+    load_files,
     pairs,
-    remark,
+    rehearsal_files,
     share_of,
     tell_waiting,
 )
@@ -180,7 +180,6 @@ def ingest(
     from imagesearch_client.bulk import jobs  # noqa: PLC0415
     from imagesearch_client.bulk.destinations import Route  # noqa: PLC0415
     from imagesearch_client.bulk.ledger import LedgerError  # noqa: PLC0415
-    from imagesearch_client.bulk.ledger_files import ledger_of_load, ledger_of_rehearsal  # noqa: PLC0415
     from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
     from imagesearch_client.bulk.progress import show  # noqa: PLC0415
     from imagesearch_client.bulk.pruning import PRUNE_ABOVE  # noqa: PLC0415
@@ -239,17 +238,15 @@ def ingest(
     account = Account()
     try:
         if dry_run:
-            with calling(target, timeout=ASKED_SECONDS) as client:
-                path = ledger_of_rehearsal(client, collection, target, ledger, remark, restart=restart)
+            files = rehearsal_files(collection, target, ledger, rejects, restart=restart)
             with show(account, err):
-                jobs.rehearse(opened, jobs.Files(path, rejects, restart), options, account)
+                jobs.rehearse(opened, files, options, account)
         else:
             embedders = endpoint(embedder, os.environ.get(EMBEDDER_TOKEN, ""))
             route = Route(endpoint(target), embedders if via is Via.EMBEDDER else None, streams, patience)
             with connected(target, code=STOPPED) as client:
                 into = jobs.plan_collection(client, collection)
-                path = ledger_of_load(client, collection, into, target, ledger, remark, restart=restart)
-                files = jobs.Files(path, rejects, restart, alias=collection)
+                files = load_files(client, collection, into, ledger, rejects, restart=restart)
                 with show(account, err) as shown:
                     if sys.stdin.isatty() and err.is_terminal and not yes:
                         options = replace_fields(options, confirm_prune=partial(ask_to_prune, shown))

@@ -15,6 +15,7 @@ from imagesearch_client.bulk.accounts import Account, Gone, is_replaceable
 from imagesearch_client.bulk.progress import Shown
 from imagesearch_client.bulk.reading import MAX_READERS
 from imagesearch_client.bulk.services import Endpoint
+from imagesearch_client.cli.connection import calling
 from imagesearch_client.cli.environment import TOKEN, tls_from_environment
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.client import Client
@@ -22,7 +23,7 @@ from imagesearch_client.json_text import json_text
 from imagesearch_client.types import Collection
 
 if TYPE_CHECKING:
-    from imagesearch_client.bulk.jobs import Planned
+    from imagesearch_client.bulk.jobs import Files, Planned
 
 # Exit codes beside 0. Typer has 2 for a wrong command line.
 TOO_MANY_FAILED, STOPPED, INTERRUPTED = 1, 3, 130
@@ -147,7 +148,33 @@ def tell_waiting(what: str) -> None:
         err.print(Text(f"waiting for {what}"), soft_wrap=True)
 
 
-def remark(text: str) -> None:
+def load_files(
+    client: Client,
+    name: str,
+    into: "Collection | Planned",
+    ledger: Path | None,
+    rejects: Path | None,
+    *,
+    restart: bool,
+) -> "Files":
+    """Return the files of a load into the collection that `name` names; `ledger` and `rejects` are the options."""
+    from imagesearch_client.bulk.jobs import Files  # noqa: PLC0415 - it brings Pillow
+    from imagesearch_client.bulk.ledger_files import ledger_of_load  # noqa: PLC0415 - as above
+
+    path = ledger_of_load(client, name, into, client.target, ledger, _remark, restart=restart)
+    return Files(path, rejects, restart, alias=name)
+
+
+def rehearsal_files(name: str, target: str, ledger: Path | None, rejects: Path | None, *, restart: bool) -> "Files":
+    """Return the files of a dry run, as `load_files`. The search service may be away."""
+    from imagesearch_client.bulk.jobs import Files  # noqa: PLC0415 - it brings Pillow
+    from imagesearch_client.bulk.ledger_files import ledger_of_rehearsal  # noqa: PLC0415 - as above
+
+    with calling(target, timeout=ASKED_SECONDS) as client:
+        return Files(ledger_of_rehearsal(client, name, target, ledger, _remark, restart=restart), rejects, restart)
+
+
+def _remark(text: str) -> None:
     """Print a line about the ledger to standard error."""
     err.print(Text(text), soft_wrap=True, highlight=False)
 
@@ -161,7 +188,7 @@ def check_end(client: Client, name: str, into: "Collection | Planned", account: 
             if found.name != into.name and not account.stopped:
                 account.stopped = f"COLLECTION_MOVED: {name} led to {into.name} at first, and leads to {found.name} now"
         elif not account.stored and not client.count(name):
-            remark(f"{name} was made and has no image; `imagesearch collections delete {name}` removes it")
+            _remark(f"{name} was made and has no image; `imagesearch collections delete {name}` removes it")
 
 
 def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dry_run: bool, as_json: bool) -> NoReturn:

@@ -15,6 +15,8 @@ from imagesearch_client.json_text import json_text
 from imagesearch_client.types import AttributeValue, Collection, Explanation, Hit, Image
 
 SHOWN_REJECTS = 10
+# Numbers between these have 4 decimals in tables.
+LEAST, MOST = 1e-3, 1e6
 UNBOUNDED = 10_000
 
 # Results go to standard output and everything else to standard error, so that results can be piped.
@@ -53,8 +55,13 @@ def print_hits(query: str, hits: Sequence[Hit]) -> None:
     """A table of the hits of one query."""
     table = Table("", "score", "distance", "id", title=Text(query), title_justify="left")
     for rank, hit in enumerate(hits, start=1):
-        table.add_row(str(rank), f"{hit.score:.4f}", f"{hit.distance:.4f}", Text(hit.image.id))
+        table.add_row(str(rank), shown_number(hit.score), shown_number(hit.distance), Text(hit.image.id))
     out.print(table if hits else Text(f"{query}: no hits"))
+
+
+def shown_number(value: float) -> str:
+    """A score or a distance with 4 decimals; with 4 significant digits if it is too small or too large for them."""
+    return f"{value:.4f}" if value == 0 or LEAST <= abs(value) < MOST else f"{value:.4g}"
 
 
 def explained(explanation: Explanation) -> str:

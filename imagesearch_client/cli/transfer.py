@@ -27,8 +27,8 @@ from imagesearch_client.cli.loading import (
     check_rejects,
     endpoint,
     finish,
+    load_files,
     pairs,
-    remark,
 )
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target, Where, condition_of
 from imagesearch_client.cli.output import err, out
@@ -129,7 +129,6 @@ def import_file(
     from imagesearch_client.bulk import jobs  # noqa: PLC0415
     from imagesearch_client.bulk.destinations import Route  # noqa: PLC0415
     from imagesearch_client.bulk.ledger import LedgerError  # noqa: PLC0415
-    from imagesearch_client.bulk.ledger_files import ledger_of_load  # noqa: PLC0415
     from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
     from imagesearch_client.bulk.progress import show  # noqa: PLC0415
     from imagesearch_client.sources.items import SourceError  # noqa: PLC0415
@@ -146,8 +145,7 @@ def import_file(
     try:
         with connected(target, code=STOPPED) as client:
             into = _collection_for(client, collection, source, metric, account)
-            path = ledger_of_load(client, collection, into, target, ledger, remark, restart=restart)
-            files = jobs.Files(path, rejects, restart, alias=collection)
+            files = load_files(client, collection, into, ledger, rejects, restart=restart)
             route = Route(endpoint(target), None, STREAMS, patience, ready=True)
             options = LoadOptions(limit=limit, retry_failed=retry_failed, replace=replace)
             with show(account, err):

@@ -38,6 +38,8 @@ LAST_CHARACTER = 0x10FFFF
 SURROGATES = range(0xD800, 0xE000)
 # A server's parser refuses this one whole number, and takes the next one, and this one as a float.
 LOWEST, NEXT_LOWEST, LOWEST_FLOAT = -(2**63), -(2**63) + 1, -(2.0**63)
+# The highest whole number of 64 bits, and the first float beyond them: the highest 512 are rounded to it.
+HIGHEST, FIRST_FLOAT = 2**63 - 1, 2.0**63
 EXACT_IN_DOUBLES = 2**53
 # Milvus Lite, measured on two cores: seconds to read a row, seconds for a test of an attribute, and the part of such a
 # test that a listed value costs.
@@ -91,7 +93,7 @@ class Expressions:
             case In(attribute, values):
                 return self._in(attribute, values)
             case Range():
-                return [_range(condition)]
+                return [_range(condition, is_lite=self._is_lite)]
             case TextRange():
                 return [_text_range(condition)]
             case Prefix(attribute, prefix):
@@ -128,9 +130,11 @@ class Expressions:
         tests = []
         if LOWEST in values:
             tests.append(f"{key} < {NEXT_LOWEST} and {key} >= {literal(LOWEST_FLOAT)}")
+        if FIRST_FLOAT in values:
+            tests.append(_is_first_float(key))
         for kind in (str, int, float):
             # A list of one type: a server takes no others.
-            some = [value for value in values if type(value) is kind and value != LOWEST]
+            some = [value for value in values if type(value) is kind and value not in (LOWEST, FIRST_FLOAT)]
             if len(some) == 1 and not _is_large(some[0]):
                 tests.append(f"{key} == {literal(some[0])}")
             elif some:
@@ -208,10 +212,11 @@ def _joined(operator: str, parts: Sequence[str]) -> str:
     return f"({_joined(operator, parts[:middle])} {operator} {_joined(operator, parts[middle:])})"
 
 
-def _range(condition: Range) -> tuple[str, str]:
+def _range(condition: Range, *, is_lite: bool) -> tuple[str, str]:
     key = _key(condition.attribute, float)
     bounds = ((">=", condition.gte), (">", condition.gt), ("<=", condition.lte), ("<", condition.lt))
-    stated = [_bound(key, operator, as_whole(bound)) for operator, bound in bounds if bound is not None]
+    write = _bound if is_lite else _bound_on_server
+    stated = [write(key, operator, as_whole(bound)) for operator, bound in bounds if bound is not None]
     return key, " and ".join(stated)
 
 
@@ -219,6 +224,26 @@ def _text_range(condition: TextRange) -> tuple[str, str]:
     key = _key(condition.attribute, str)
     bounds = ((">=", condition.gte), (">", condition.gt), ("<=", condition.lte), ("<", condition.lt))
     return key, " and ".join(f"{key} {operator} {literal(bound)}" for operator, bound in bounds if bound is not None)
+
+
+def _bound_on_server(key: str, operator: str, bound: float) -> str:
+    """Return the test of a bound. A server rounds some bounds to FIRST_FLOAT; they need another test."""
+    if float(bound) == FIRST_FLOAT:
+        is_first = _is_first_float(key)
+        match operator, bound:
+            case (">", int()) | (">=", float()):
+                return f"({key} > {literal(bound)} or ({is_first}))"
+            case ("<=", int()) | ("<", float()):
+                return f"({key} <= {literal(min(bound, HIGHEST))} and not ({is_first}))"
+    return _bound(key, operator, bound)
+
+
+def _is_first_float(key: str) -> str:
+    """Return a test that is true only for a stored 2.0^63.
+
+    A server compares it with whole numbers as doubles, so that it equals both of these; no whole number is both.
+    """
+    return f"{key} >= {HIGHEST} and {key} <= {HIGHEST - 1}"
 
 
 def _bound(key: str, operator: str, bound: float) -> str:

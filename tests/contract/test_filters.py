@@ -206,3 +206,30 @@ async def test_a_query_gives_the_lowest_ids_in_order(
         seen += [image.id for image in found]
         last = seen[-1]
     assert seen == sorted(shuffled)
+
+
+# Each with others next to it that are equal to it as float32, as float64, or to Python.
+EXTREMES: list[AttributeValue] = [
+    2**53 - 1, 2**53, 2**53 + 1, 2.0**53, 2**60 + 1, 2.0**60, 2**63 - 1, 2.0**63, -(2**63), -(2.0**63), 2**63 - 512,
+    0, 0.0, -0.0, 1, 1.0, True, False, 5e-324, -5e-324, 2.5, 2, 2.0, 1.7976931348623157e308, -1.7976931348623157e308, "1",
+]  # fmt: skip
+
+
+async def test_extreme_numbers_are_compared_by_their_exact_values(
+    store: VectorStore, collection: Collection, deadline: Deadline
+) -> None:
+    stored = [
+        StoredImage(f"i{number:02d}", attributes={"x": value}, vector=np.ones(8, np.float32))
+        for number, value in enumerate(EXTREMES)
+    ]
+    await store.upsert(collection.name, stored, deadline)
+    assert await store.count(collection.name, None, Consistency.STRONG, deadline) == len(stored)
+    await asyncio.sleep(1)
+    numbers = [value for value in EXTREMES if isinstance(value, int | float) and not isinstance(value, bool)]
+    conditions: list[Filter] = [Range("x", **{name: bound}) for bound in numbers for name in ("gte", "gt", "lte", "lt")]
+    conditions += [Range("x", gte=bound, lte=bound) for bound in numbers]
+    conditions += [Equals("x", value) for value in EXTREMES if isinstance(value, FilterValue)]
+    conditions += [In("x", (2**53 + 1, 2.0**60, True)), In("x", (-(2**63), 0, 2**63 - 1, 5e-324))]
+    for condition in (*conditions, *map(Not, conditions)):
+        expected = [image.id for image in stored if fits(image, condition)]
+        assert await chosen(store, collection, condition) == expected, condition

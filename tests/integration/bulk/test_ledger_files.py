@@ -29,8 +29,8 @@ def alias(command: Command, client: Client, name: str, folder: Path) -> Iterator
             client.delete_collection(made.name)
 
 
-def ingest(command: Command, folder: Path, collection: str, *options: str | Path, **settings: str) -> Any:
-    return json.loads(command("ingest", folder, "-c", collection, *options, "--json", **settings))
+def ingest(command: Command, folder: Path, collection: str, *options: str | Path) -> Any:
+    return json.loads(command("ingest", folder, "-c", collection, *options, "--json"))
 
 
 def reindex_elsewhere(command: Command, tmp_path: Path, alias: str, new: str) -> str:
@@ -52,6 +52,19 @@ def test_a_ledger_follows_an_alias_that_another_machine_moved(
     client.set_alias(alias, name)
     account = ingest(command, folder, alias, "--prune")
     assert (account["skipped"], account["stored"], account["removed"]) == (FILES - 1, 1, 1)
+
+
+def test_a_ledger_follows_an_alias_to_a_name_that_was_used_before(
+    command: Command, client: Client, alias: str, name: str, folder: Path, tmp_path: Path
+) -> None:
+    # As those do who copy to two names in turn.
+    for old, new in ((name, f"{name}_2"), (f"{name}_2", name)):
+        reindex_elsewhere(command, tmp_path, alias, new)
+        assert ingest(command, folder, alias)["skipped"] == FILES
+        client.delete_collection(old)
+    # By its own name a collection that was made again is refused as before.
+    client.create_collection(f"{name}_2")
+    assert "--restart" in command("ingest", folder, "-c", f"{name}_2", code=3)
 
 
 def test_a_ledger_that_is_named_follows_its_alias_there_and_back(

@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from imagesearch_client import Metric
 from imagesearch_client.analysis import clusters as clusters_module
 from imagesearch_client.analysis import nearest as nearest_module
-from imagesearch_client.analysis.cluster_files import write_sheet, write_table
+from imagesearch_client.analysis.cluster_files import rows, write_sheet, write_table
 from imagesearch_client.analysis.clusters import NOISE, Clusters, hdbscan, k_means
 from imagesearch_client.analysis.errors import AnalysisError
 from imagesearch_client.analysis.snapshot import Snapshot
@@ -55,6 +55,27 @@ def test_k_means_finds_the_clusters(
         central = found.central(cluster, 5)
         middle = np.linalg.norm(vectors[own] - vectors[own].mean(axis=0), axis=1)
         assert np.linalg.norm(vectors[central] - vectors[own].mean(axis=0), axis=1).mean() < np.median(middle)
+
+
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.IP])
+@pytest.mark.parametrize("length", [4e-16, 6e18])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_the_shortest_and_the_longest_vectors_are_clustered_like_others(
+    tmp_path: Path, metric: Metric, length: float
+) -> None:
+    vectors = 6 * normal(4, 24, seed=1)[TRUTH] + normal(300, 24)
+    vectors /= np.linalg.norm(vectors, axis=1).max()
+    usual = snapshot_of(tmp_path / "usual", vectors, metric)
+    extreme = snapshot_of(tmp_path / "extreme", vectors * np.float32(length), metric)
+    for expected, found in (
+        (k_means(usual, None, 0), k_means(extreme, None, 0)),
+        (hdbscan(usual, 5, 0), hdbscan(extreme, 5, 0)),
+    ):
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert found.silhouette == pytest.approx(expected.silhouette)
+        assert np.nanmax(found.distances) == pytest.approx(np.nanmax(expected.distances) * length, rel=1e-3)
+        table = [row["distance"] for row in rows(extreme, found) if row["distance"] is not None]
+        assert min(table) > 0
 
 
 def test_the_same_seed_gives_the_same_clusters(snapshot: Snapshot) -> None:

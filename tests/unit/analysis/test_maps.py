@@ -42,6 +42,16 @@ def test_few_images_and_small_vectors_have_a_map(count: int, dimension: int) -> 
     assert len(np.unique(points.round(6), axis=0)) == count
 
 
+@pytest.mark.parametrize("length", [4e-16, 6e18])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_the_shortest_and_the_longest_vectors_have_a_map(length: float) -> None:
+    vectors = normal(40, 8)
+    vectors /= np.linalg.norm(vectors, axis=1).max()
+    points = project(vectors * np.float32(length), Method.TSNE, 0)
+    assert np.isfinite(points).all()
+    assert np.ptp(points, axis=0).max() == pytest.approx(1)
+
+
 def test_equal_images_are_in_one_place() -> None:
     assert (project(np.ones((5, 8), np.float32), Method.TSNE, 0) == 0.5).all()
 

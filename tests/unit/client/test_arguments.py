@@ -146,6 +146,9 @@ def test_a_single_id_is_no_list_of_ids(client: Client) -> None:
         "['say \"a\"',b]",
         '["", " a "]',
         "[41,true]",
+        "9007199254740993.0",
+        '"0.99999999999999999999"',
+        '"1e999"',
     ],
 )
 def test_attributes_are_shown_as_they_are_set(text: str) -> None:

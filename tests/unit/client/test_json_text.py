@@ -9,8 +9,8 @@ import pytest
 
 import imagesearch_client
 from imagesearch_client.bulk.accounts import RejectsFile
-from imagesearch_client.cli.output import Answer, print_found
-from imagesearch_client.json_text import json_text
+from imagesearch_client.cli.output import Answer, print_found, shown_number
+from imagesearch_client.json_text import json_text, rounded
 from imagesearch_client.sources.items import Item
 from imagesearch_client.types import Explanation, Hit, Image, Index
 
@@ -38,6 +38,22 @@ def test_numbers_that_are_not_finite_are_null() -> None:
         assert found == expected
         assert [type(part) for part in found.values()] == [type(part) for part in expected.values()]
     assert strict(json_text(NAN)) is None
+
+
+def test_small_numbers_do_not_become_zero() -> None:
+    numbers = (0.0, 0.12345678, 12.3456789, -0.5, 1.23456789e-7, 4e-16, -3.2e-38, 4.7e37)
+    assert [rounded(number) for number in numbers] == [
+        0,
+        0.123457,
+        12.345679,
+        -0.5,
+        1.23457e-07,
+        4e-16,
+        -3.2e-38,
+        4.7e37,
+    ]
+    assert [shown_number(number) for number in numbers[:4]] == ["0.0000", "0.1235", "12.3457", "-0.5000"]
+    assert [shown_number(number) for number in numbers[4:]] == ["1.235e-07", "4e-16", "-3.2e-38", "4.7e+37"]
 
 
 def test_what_is_finite_is_as_json_has_it() -> None:
