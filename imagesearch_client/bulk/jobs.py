@@ -11,11 +11,12 @@ from pathlib import Path
 
 from grpc_kit.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from imagesearch_client.bulk.accounts import Account, RejectsFile
-from imagesearch_client.bulk.destinations import Destination, DryRun, IntoCollection, Route
+from imagesearch_client.bulk.destinations import DryRun, IntoCollection, Route
 from imagesearch_client.bulk.handing_on import hand_on, is_ledger_of
 from imagesearch_client.bulk.ledger import Binding, Ledger, LedgerError
 from imagesearch_client.bulk.load import Load, LoadOptions
 from imagesearch_client.client import Client
+from imagesearch_client.running import run
 from imagesearch_client.sources.items import Source
 from imagesearch_client.types import Collection
 
@@ -98,8 +99,25 @@ def load(
     The window is the route's, and attributes that the collection has are kept, whatever the options say of both.
 
     In the main thread it listens to SIGINT and SIGTERM: the first ends it when what is under way is done, the second
-    ends it now.
+    ends it now. In a notebook, whose event loop runs already, the load runs in a thread, and the notebook's interrupt
+    does the same.
     Raises LedgerError, ServiceError, CredentialsError and OSError before it begins.
+    """
+    run(lambda: load_async(client, collection, sources, route, files, options, account))
+
+
+async def load_async(
+    client: Client,
+    collection: Collection,
+    sources: Sequence[Source],
+    route: Route,
+    files: Files,
+    options: LoadOptions,
+    account: Account,
+) -> None:
+    """Does what `load` does, for a program with an event loop of its own. Leaves signals to the program.
+
+    If its task is cancelled it gives up what is in flight, and the next load of the same ledger does that.
     """
     if not route.ready and not collection.model:
         raise FailedPreconditionError(
@@ -108,29 +126,20 @@ def load(
             "it takes ready ones, by import",
         )
     with Ledger(files.ledger) as ledger, RejectsFile(files.rejects) as rejects:
-        options = replace(options, window=route.window, keep_attributes=client.count(collection.name) > 0)
+        known = await asyncio.to_thread(client.count, collection.name)
+        options = replace(options, window=route.window, keep_attributes=known > 0)
         ledger.bind(Binding.of(collection), restart=files.restart)
-
-        async def run() -> None:
-            async with IntoCollection(client, collection, route, account.wait_for) as destination:
-                await _run(destination, sources, ledger, options, account, rejects)
-
-        asyncio.run(run())
+        async with IntoCollection(client, collection, route, account.wait_for) as destination:
+            await Load(destination, ledger, options, account, rejects).run(sources)
 
 
 def rehearse(sources: Sequence[Source], files: Files, options: LoadOptions, account: Account) -> None:
     """Reads and decodes what a load would load, and writes nothing but the rejects. Raises LedgerError and OSError."""
+    run(lambda: rehearse_async(sources, files, options, account))
+
+
+async def rehearse_async(sources: Sequence[Source], files: Files, options: LoadOptions, account: Account) -> None:
+    """Does what `rehearse` does, for a program with an event loop of its own."""
     known = files.ledger if files.ledger is not None and files.ledger.exists() and not files.restart else None
     with Ledger(known, read_only=True) as ledger, RejectsFile(files.rejects) as rejects:
-        asyncio.run(_run(DryRun(), sources, ledger, options, account, rejects))
-
-
-async def _run(
-    destination: Destination,
-    sources: Sequence[Source],
-    ledger: Ledger,
-    options: LoadOptions,
-    account: Account,
-    rejects: RejectsFile,
-) -> None:
-    await Load(destination, ledger, options, account, rejects).run(sources)
+        await Load(DryRun(), ledger, options, account, rejects).run(sources)

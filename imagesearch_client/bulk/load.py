@@ -1,7 +1,6 @@
 """A load: the items of some sources, each brought into a collection once, and accounted for."""
 
 import asyncio
-import signal
 import threading
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from imagesearch_client.bulk.ledger import Ledger, LedgerError, Row, State
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.bulk.records import Records
 from imagesearch_client.bulk.window import Window
+from imagesearch_client.running import interrupted_by_signals
 from imagesearch_client.sources.items import Fault, Item, Source, SourceError
 from imagesearch_client.types import Embedding
 
@@ -141,7 +141,7 @@ class Load:
     @contextmanager
     def _signals_heard(self) -> Iterator[None]:
         """The first one ends the load when what is under way is done; the second one ends it now."""
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        task = asyncio.current_task()
 
         def interrupt() -> None:
             if self._account.interrupted and task is not None:
@@ -149,19 +149,8 @@ class Load:
             self._account.interrupted = True
             self._stop("interrupted")
 
-        if threading.current_thread() is not threading.main_thread():
-            # Only the main thread hears signals.
+        with interrupted_by_signals(interrupt):
             yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            loop.add_signal_handler(number, interrupt)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                loop.remove_signal_handler(number)
-                signal.signal(number, handler)
 
     def _count(self, sources: Sequence[Source]) -> None:
         """Counts the items beside the load, which does not wait for it."""

@@ -483,3 +483,9 @@ def test_many_sources_are_one_load(run: Run, folder: Path) -> None:
 def test_what_is_no_source_is_named(run: Run, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nothing"):
         run(tmp_path / "nothing")
+
+
+async def test_a_load_runs_where_an_event_loop_runs(run: Run, client: Client, name: str, folder: Path) -> None:
+    account = run(folder)
+    assert (account.stored, account.stopped) == (6, "")
+    assert ids(client, name) == ALL

@@ -67,7 +67,7 @@ def _abort(context: grpc.ServicerContext, error: ServiceError) -> None:
 
 @pytest.fixture
 def service() -> Iterator[tuple[Images, str]]:
-    server, images = grpc.server(ThreadPoolExecutor(2)), Images()
+    server, images = grpc.server(ThreadPoolExecutor(2)), Images()  # type: ignore[abstract]
     image_pb2_grpc.add_ImageServiceServicer_to_server(images, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
