@@ -19,6 +19,7 @@ from grpc_kit.errors import (
 )
 from imagesearch_client.bulk.reading import read_again
 from imagesearch_client.client import Client
+from imagesearch_client.sources.allowed import Allowed
 from imagesearch_client.sources.options import MAX_BYTES
 from imagesearch_client.sources.uris import UriReader
 from imagesearch_client.types import Collection, Image, Index, IndexParameters, Metric, NewImage, WriteResult
@@ -161,7 +162,14 @@ class Reindexing:
     """
 
     def __init__(
-        self, client: Client, source: Collection, new: Collection, root: Path | str, step: Callable[[int], None]
+        self,
+        client: Client,
+        source: Collection,
+        new: Collection,
+        root: Path | str,
+        step: Callable[[int], None],
+        *,
+        opens: Sequence[str] = (),
     ) -> None:
         """Makes a copy of `source` in `new`.
 
@@ -171,11 +179,12 @@ class Reindexing:
             new: the new one, which is empty or holds what an earlier run copied.
             root: where relative uris begin, a path or a URL, if images are to be embedded anew.
             step: is told the failures so far after each image.
+            opens: the uris that may be opened, as `sources.allowed.Allowed` takes them.
         """
         self._client = client
         self._source = source
         self._new = new
-        self._reader = UriReader(str(root))
+        self._reader = UriReader(str(root), allowed=Allowed(opens, str(root)))
         self._step = step
         self._embeds = source.fingerprint != new.fingerprint
         self._failed: dict[str, WriteResult] = {}

@@ -4,8 +4,9 @@ import base64
 import functools
 import io
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from PIL import Image, ImageOps
 
+from imagesearch_client.sources.allowed import Allowed
 from imagesearch_client.sources.uris import UriReader
 from imagesearch_client.types import Region
 
@@ -25,6 +27,7 @@ MAX_BYTES = 64 * 1024 * 1024
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 THREADS = 4
 QUALITY = 80
+_allowed = Allowed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +44,29 @@ class Size:
         return self.width * self.height
 
 
+@contextmanager
+def opening(places: Sequence[str]) -> Iterator[Allowed]:
+    """Has the files of these places opened and no others, as `Allowed` has it; tells which were refused."""
+    global _allowed  # noqa: PLW0603 - pictures are read in many threads, below functions that know no options
+    before, _allowed = _allowed, Allowed(places)
+    try:
+        yield _allowed
+    finally:
+        _allowed = before
+
+
 def read_content(uri: str) -> bytes:
     """The file at a path, a file:// or another URL; relative paths begin at the current folder. Raises OSError."""
-    content = _reader(Path.cwd()).read(uri, MAX_BYTES + 1)
+    content = _reader(Path.cwd(), _allowed).read(uri, MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise OSError(f"{uri} has more than {MAX_BYTES} bytes")
     return content
 
 
 @functools.cache
-def _reader(folder: Path) -> UriReader:
+def _reader(folder: Path, allowed: Allowed) -> UriReader:
     # A command has one, until it ends, so that archives are read once.
-    return UriReader(str(folder), MAX_BYTES)
+    return UriReader(str(folder), MAX_BYTES, allowed)
 
 
 def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture | None:

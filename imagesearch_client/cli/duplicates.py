@@ -10,7 +10,7 @@ from rich.text import Text
 
 from imagesearch_client.analysis.wording import SCORES, Keep
 from imagesearch_client.cli.connection import connected
-from imagesearch_client.cli.options import AsJson, Target, Where
+from imagesearch_client.cli.options import AsJson, OpenOption, Target, Where
 from imagesearch_client.cli.output import err, out
 from imagesearch_client.cli.snapshots import (
     CollectionArgument,
@@ -79,6 +79,7 @@ def duplicates(
     ] = Keep.LARGEST,
     where: Where = None,
     snapshot: SnapshotFolder = None,
+    opens: OpenOption = None,
     force: Force = False,
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
@@ -109,7 +110,7 @@ def duplicates(
     if labels is None:
         _check_threshold(target, collection, threshold)
     given = DEFAULT_THRESHOLD if threshold is None else threshold
-    with snapshot_of(target, collection, where, snapshot) as found:
+    with snapshot_of(target, collection, where, snapshot, opens=opens) as found:
         choice = None if labels is None else choose_threshold(found, read_pairs(labels, found), precision)
         limit = choice.threshold if choice else given
         judged = None if decisions is None else read_pairs(decisions, found)

@@ -16,7 +16,7 @@ from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.connection import EMBEDDER_HINT, connected
 from imagesearch_client.cli.environment import EMBEDDER_TOKEN
 from imagesearch_client.cli.loading import STOPPED, endpoint
-from imagesearch_client.cli.options import Target, Where, condition_of
+from imagesearch_client.cli.options import OpenOption, Target, Where, condition_of
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.cli.snapshots import (
     CollectionArgument,
@@ -135,6 +135,7 @@ def evaluate(
         int, typer.Option(min=0, max=200, help="The best and the worst queries on the page, so many of each.")
     ] = 10,
     snapshot: SnapshotFolder = None,
+    opens: OpenOption = None,
     force: Force = False,
     target: Target = DEFAULT_TARGET,
     embedder: EmbedderOption = DEFAULT_EMBEDDER,
@@ -174,7 +175,7 @@ def evaluate(
     from imagesearch_client.evaluation.task import Roles  # noqa: PLC0415
 
     roles = Roles(queries, targets)
-    with snapshot_of(target, collection, where, snapshot) as found, connected(target) as client:
+    with snapshot_of(target, collection, where, snapshot, opens=opens) as found, connected(target) as client:
         begin = root or (labels.parent if labels else Path())
         task = _task(found, file, attribute, role_column, roles, begin, sample, seed)
         how = index_search(found, task, roles, role_column, condition, **work) if index else None

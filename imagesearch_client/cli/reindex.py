@@ -19,6 +19,7 @@ from imagesearch_client.cli.options import (
     ClustersOption,
     EdgesOption,
     IndexOption,
+    OpenOption,
     Target,
     index_parameters_of,
 )
@@ -53,6 +54,7 @@ def reindex(
             help="Move the alias though images could not be written. It never moves to no image at all.",
         ),
     ] = False,
+    opens: OpenOption = None,
     ledger: LedgerFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +72,7 @@ def reindex(
         check_aliases(client, aliases)
         made = make_new(client, old, new, change)
         progress.start(client.count(old.name))
-        with closing(Reindexing(client, old, made, root, progress.step)) as reindexing:
+        with closing(Reindexing(client, old, made, root, progress.step, opens=opens or ())) as reindexing:
             reindexing.copy()
             report = reindexing.report
             if report.complete or (skip_failed and not report.differences and report.count):

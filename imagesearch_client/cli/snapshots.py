@@ -98,10 +98,28 @@ def read(
 
 
 @contextmanager
-def snapshot_of(target: str, collection: str, where: Sequence[str] | None, folder: Path | None) -> Iterator["Snapshot"]:
-    """All of a collection, in a folder that is kept, or in one that is removed afterwards."""
+def opening(places: Sequence[str] | None) -> Iterator[None]:
+    """Has pictures read from the places of --open, and says afterwards how many others there were."""
+    from imagesearch_client.analysis import pictures  # noqa: PLC0415 - it brings Pillow
+
+    with pictures.opening(places or ()) as allowed:
+        yield
+    if allowed.refused:
+        err.print(Text(f"{allowed.refused} pictures were not opened, such as {allowed.first_refusal}"), soft_wrap=True)
+
+
+@contextmanager
+def snapshot_of(
+    target: str,
+    collection: str,
+    where: Sequence[str] | None,
+    folder: Path | None,
+    *,
+    opens: Sequence[str] | None = None,
+) -> Iterator["Snapshot"]:
+    """All of a collection, in a folder that is kept, or in one that is removed afterwards; `opens` are of --open."""
     condition_of(where)
-    with ending_well(), TemporaryDirectory(prefix="imagesearch-") as temporary:
+    with ending_well(), opening(opens), TemporaryDirectory(prefix="imagesearch-") as temporary:
         with connected(target) as client:
             snapshot = read(client, collection, where, folder or Path(temporary))
         with snapshot:
