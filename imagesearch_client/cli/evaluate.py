@@ -1,6 +1,5 @@
 """`imagesearch evaluate`."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +11,8 @@ from rich.text import Text
 
 from grpc_kit.credentials import CredentialsError
 from grpc_kit.errors import ServiceError
-from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.connection import EMBEDDER_HINT, connected
-from imagesearch_client.cli.environment import EMBEDDER_TOKEN
-from imagesearch_client.cli.loading import STOPPED, endpoint
+from imagesearch_client.cli.loading import STOPPED, embedder_endpoint
 from imagesearch_client.cli.options import OpenOption, Target, Where, condition_of
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.cli.snapshots import (
@@ -269,11 +266,6 @@ def open_labels(labels: Path | None, label: str, role_column: str) -> "LabelsFil
         return LabelsFile(labels, LabelColumns(label, role_column))
     except TaskError as error:
         raise typer.BadParameter(str(error), param_hint="--labels") from None
-
-
-def embedder_endpoint(address: str) -> Endpoint:
-    """An embedder as the environment says that it is called."""
-    return endpoint(address, os.environ.get(EMBEDDER_TOKEN, ""))
 
 
 @contextmanager

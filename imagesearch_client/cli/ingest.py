@@ -1,6 +1,5 @@
 """`imagesearch ingest`."""
 
-import os
 from collections.abc import Sequence
 from enum import Enum
 from typing import Annotated
@@ -11,7 +10,6 @@ from rich.text import Text
 from grpc_kit.credentials import CredentialsError
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.cli.connection import connected
-from imagesearch_client.cli.environment import EMBEDDER_TOKEN
 from imagesearch_client.cli.loading import (
     STOPPED,
     TOO_MANY_FAILED,
@@ -25,6 +23,7 @@ from imagesearch_client.cli.loading import (
     RetryFailed,
     allowed_failures,
     check_rejects,
+    embedder_endpoint,
     endpoint,
     finish,
     pairs,
@@ -202,8 +201,8 @@ def ingest(
             with show(account, err):
                 jobs.rehearse(opened, jobs.Files(path, rejects, restart), options, account)
         else:
-            embedders = endpoint(embedder, os.environ.get(EMBEDDER_TOKEN, ""))
-            route = Route(endpoint(target), embedders if via is Via.EMBEDDER else None, streams, patience)
+            embedders = embedder_endpoint(embedder) if via is Via.EMBEDDER else None
+            route = Route(endpoint(target), embedders, streams, patience)
             with connected(target, code=STOPPED) as client:
                 into = jobs.ensure_collection(client, collection)
                 path = ledger or jobs.default_ledger(target, into.name)
