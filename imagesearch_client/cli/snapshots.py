@@ -1,5 +1,7 @@
 """What the commands share that need all of a collection: how it is read, how far they are, and how they end."""
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,7 @@ SnapshotFolder = Annotated[
         "--snapshot",
         file_okay=False,
         help="A folder to keep what is read of the collection: the next command with the same folder reads it from "
-        "there, as long as the collection is as it was.",
+        "there, as long as the collection is as it was. [default: a temporary one, below TMPDIR]",
     ),
 ]
 
@@ -109,6 +111,23 @@ def opening(places: Sequence[str] | None) -> Iterator[None]:
 
 
 @contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Ends the command in an orderly way at SIGTERM, so that its temporary folder is removed."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def snapshot_of(
     target: str,
     collection: str,
@@ -119,7 +138,7 @@ def snapshot_of(
 ) -> Iterator["Snapshot"]:
     """All of a collection, in a folder that is kept, or in one that is removed afterwards; `opens` are of --open."""
     condition_of(where)
-    with ending_well(), opening(opens), TemporaryDirectory(prefix="imagesearch-") as temporary:
+    with ending_well(), _stopped_by_sigterm(), opening(opens), TemporaryDirectory(prefix="imagesearch-") as temporary:
         with connected(target) as client:
             snapshot = read(client, collection, where, folder or Path(temporary))
         with snapshot:

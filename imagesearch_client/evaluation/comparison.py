@@ -17,6 +17,7 @@ from imagesearch_client.evaluation.metrics import Figure, difference, figures
 from imagesearch_client.evaluation.ranking import Vectors
 from imagesearch_client.evaluation.task import Task, TaskError
 from imagesearch_client.evaluation.vector_cache import VectorCache
+from imagesearch_client.free_space import lack_of_space
 from imagesearch_client.sources.folders import Folder
 from imagesearch_client.sources.items import Fault, Item
 from imagesearch_client.types import Metric
@@ -281,6 +282,9 @@ def _cheaper_by(chosen: Candidate, best: Candidate) -> str:
 def _vectors(run: ModelRun, pictures: Pictures, wanted: Sequence[int], folder: Path) -> Vectors:
     """A model's vectors by position, float32 [N, D], in a file that goes with them; what is not wanted is 0."""
     model = run.served.model
+    # A disk that is full would end the process when the file's memory is written.
+    if problem := lack_of_space(folder, len(pictures.items) * model.dimension * FLOAT_BYTES):
+        raise TaskError(f"the vectors of {run.served.name} have no room: {problem}; --cache names another folder")
     with tempfile.TemporaryFile(dir=folder) as file, VectorCache(folder, model.fingerprint, model.dimension) as cache:
         vectors: Vectors = np.memmap(file, np.float32, "w+", shape=(len(pictures.items), model.dimension))
         for position in wanted:
