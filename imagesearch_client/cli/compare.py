@@ -235,6 +235,9 @@ def _show(comparison: "Comparison", folder: str) -> None:
         table.add_row(*map(Text, row))
     out.print(table)
     out.print(Text(advice(comparison)), soft_wrap=True)
+    for note in comparison_report.notes(comparison):
+        if note != comparison.task.caution:
+            err.print(Text(note), soft_wrap=True)
     failed = [f"{name}: {why}" for name, why in comparison.failed.items()]
     show_left_out(left_out(comparison.task, {}) | {"images that failed": failed})
 

@@ -220,12 +220,12 @@ def _show(evaluation: "Evaluation") -> None:
 
     for name, value in report.facts(evaluation).items():
         out.print(Text(f"{name}: {value}"), highlight=False)
-    table = Table("measure", "exact search", "through the index", "lost by the index")
+    table = Table("measure", "exact search", "through the index", "lost by the index", "random ranking")
     for row in report.figure_rows(evaluation):
         lost = f"{row.exact.mean - row.index.mean:.3f}" if row.index else ""
-        table.add_row(row.name, Text(str(row.exact)), Text(str(row.index or "")), lost)
+        table.add_row(row.name, Text(str(row.exact)), Text(str(row.index or "")), lost, f"{row.chance:.3f}")
     for name, figure in evaluation.agreement_figures.items():
-        table.add_row(name, "", Text(str(figure)), "")
+        table.add_row(name, "", Text(str(figure)), "", "")
     out.print(table)
     for note in report.notes(evaluation):
         err.print(Text(note), soft_wrap=True)

@@ -1,7 +1,7 @@
 """Several models on the same pictures: their quality, their cost, and which one to take."""
 
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +11,7 @@ import numpy as np
 from imagesearch.embedder.v1 import embedder_pb2
 
 from imagesearch_client.bulk.services import Endpoint
+from imagesearch_client.evaluation.chance import chance, copies_among_answers
 from imagesearch_client.evaluation.embedding import Embedded, digest_all, embed_missing
 from imagesearch_client.evaluation.measuring import Measured, measure
 from imagesearch_client.evaluation.metrics import Figure, difference, figures
@@ -132,6 +133,13 @@ class Comparison:
     cutoffs: Sequence[int]
     failed: Mapping[str, str]
     """Images that one of the models could not take, or that cannot be read, and why; they are in no figure."""
+    copies: int = 0
+    """Queries that have a copy of their own file among the right answers."""
+
+    @cached_property
+    def chance(self) -> dict[str, float]:
+        """What a random ranking would reach, by measure."""
+        return chance(self.task, self.images, self.cutoffs)
 
     @property
     def best(self) -> Candidate:
@@ -230,7 +238,11 @@ def compare(
             measured = measure(vectors, metric, task, cutoffs, tell)
             candidates.append(Candidate(run, metric, measured, seed, speed))
     candidates.sort(key=lambda candidate: -candidate.quality)
-    return Comparison(candidates, task, images, cutoffs, failed)
+    by_digest: defaultdict[str, list[int]] = defaultdict(list)
+    for position in wanted_positions(task, images):
+        if digest := pictures.digests[position]:
+            by_digest[digest].append(position)
+    return Comparison(candidates, task, images, cutoffs, failed, copies_among_answers(task, by_digest.values()))
 
 
 def advice(comparison: Comparison) -> str:
