@@ -1,16 +1,14 @@
 """Which stored uris may be opened. Whoever may write to a collection chooses its uris, and not who reads them."""
 
 import errno
-import functools
-import ipaddress
 import os
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from fsspec.registry import known_implementations
 
+from imagesearch_client.sources.addresses import metadata_address
 from imagesearch_client.sources.locations import local_path
 from imagesearch_client.sources.member_uris import TAR, ZIP, split_member_uri
 from imagesearch_client.sources.remote import CHAINED, WEB, is_url, protocol_of
@@ -18,10 +16,6 @@ from imagesearch_client.sources.remote import CHAINED, WEB, is_url, protocol_of
 FILE = "file"
 BUCKETS = ("s3", "s3a", "gs", "gcs")
 DEFAULT = (FILE, *WEB, *BUCKETS)
-# Addresses at which clouds tell a machine its secrets, beside all link-local ones.
-METADATA = frozenset(
-    ipaddress.ip_address(address) for address in ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
-)
 
 
 class Allowed:
@@ -74,7 +68,7 @@ class Allowed:
             if protocol in CHAINED or "::" in protocol:
                 return f"{protocol}:// leads to another address; --open with the beginning of the uri allows it"
             return f"this command does not open it; --open {protocol} allows {protocol}://"
-        if protocol in WEB and self._is_default and (address := _metadata_address(urlsplit(url).hostname or "")):
+        if protocol in WEB and self._is_default and (address := metadata_address(urlsplit(url).hostname or "")):
             return f"at {address} clouds keep a machine's secrets; --open with the beginning of the uri allows it"
         return ""
 
@@ -115,19 +109,3 @@ def _is_below(url: str, place: str) -> bool:
 
 def _is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
-
-
-@functools.lru_cache(maxsize=1024)
-def _metadata_address(host: str) -> str:
-    """The address of a host, if it is one at which a cloud keeps secrets."""
-    try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except (OSError, UnicodeError):
-        # A proxy may know it. Reading says what is wrong otherwise.
-        return ""
-    for text in sorted(found):
-        address = ipaddress.ip_address(text.partition("%")[0])
-        plain = getattr(address, "ipv4_mapped", None) or address
-        if plain.is_link_local or plain in METADATA:
-            return text
-    return ""
