@@ -1,10 +1,11 @@
 """A typed client of the search service."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from types import TracebackType
-from typing import Self, TypeAlias, Unpack
+from typing import Self, TypeAlias, TypeVar, Unpack
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -21,7 +22,7 @@ from imagesearch.search.v1 import (
 
 from grpc_kit.channel import open_blocking_channel
 from grpc_kit.credentials import ClientTls
-from grpc_kit.errors import ServiceError
+from grpc_kit.errors import ResourceExhaustedError, ServiceError
 from grpc_kit.health import is_serving
 from grpc_kit.status import from_rpc_error, from_status
 from imagesearch_client.converters import (
@@ -74,6 +75,9 @@ DEFAULT_TARGET = "127.0.0.1:50052"
 DEFAULT_EMBEDDER = "127.0.0.1:50051"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
 MAX_PAGE = 1000
+# Ids of one call.
+MAX_IDS = 1000
+Ids = TypeVar("Ids", bound=Iterable[str])
 # Hits of the first page of all that there are.
 FIRST_PAGE = 10
 # Named here, because within the class `list` is a method.
@@ -244,16 +248,38 @@ class Client:
             return image_from(self._images.GetImage(request, timeout=self._timeout).image)
 
     def get_many(
-        self, collection: str, ids: Sequence[str], *, with_vector: bool = False, strong: bool = False
+        self, collection: str, ids: Iterable[str], *, with_vector: bool = False, strong: bool = False
     ) -> dict[str, Image]:
-        """Reads up to 1,000 images; those that exist, by id and in the order of the ids. `strong` as with `get`."""
+        """Reads any number of images; those that exist, by id and in the order of the ids. `strong` as with `get`."""
+        found = self.get_each(collection, ids, with_vector=with_vector, strong=strong)
+        return {image_id: image for image_id, image in found if image is not None}
+
+    def get_each(
+        self, collection: str, ids: Iterable[str], *, with_vector: bool = False, strong: bool = False
+    ) -> Iterator[tuple[str, Image | None]]:
+        """Reads images as they are asked for: each id once and in their order, with its image or None.
+
+        One call reads up to 1,000 images, or fewer if the answer would be too large.
+        """
         view = image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC
-        request = image_pb2.GetImagesRequest(
-            collection=collection, ids=_several(ids), view=view, consistency=_consistency(strong=strong)
-        )
-        with _named_errors():
-            response = self._images.GetImages(request, timeout=self._timeout)
-        return {message.id: image_from(message) for message in response.images}
+        consistency = _consistency(strong=strong)
+
+        def read(part: Sequence[str]) -> Iterator[tuple[str, Image | None]]:
+            request = image_pb2.GetImagesRequest(collection=collection, ids=part, view=view, consistency=consistency)
+            try:
+                with _named_errors():
+                    response = self._images.GetImages(request, timeout=self._timeout)
+            except ResourceExhaustedError as error:
+                if error.reason != "ANSWER_TOO_LARGE" or len(part) == 1:
+                    raise
+                middle = len(part) // 2
+                yield from read(part[:middle])
+                yield from read(part[middle:])
+                return
+            found = {message.id: image_from(message) for message in response.images}
+            yield from ((image_id, found.get(image_id)) for image_id in part)
+
+        return chain.from_iterable(map(read, _parts(ids)))
 
     def list(
         self,
@@ -337,20 +363,65 @@ class Client:
         with _named_errors():
             return image_from(self._images.UpdateImage(request, timeout=self._timeout).image)
 
-    def delete(self, collection: str, ids: Sequence[str], *, dry_run: bool = False) -> int:
-        """Removes images, or with `dry_run` only counts them; the number of those that existed."""
-        request = image_pb2.DeleteImagesRequest(
-            collection=collection, ids=image_pb2.ImageIds(ids=_several(ids)), validate_only=dry_run
-        )
-        with _named_errors():
-            return self._images.DeleteImages(request, timeout=self._timeout).deleted_count
+    def delete(
+        self,
+        collection: str,
+        ids: Iterable[str],
+        *,
+        dry_run: bool = False,
+        tell: Callable[[int], None] = lambda _: None,
+    ) -> int:
+        """Removes any number of images, or with `dry_run` only counts them; the number of those that existed.
 
-    def delete_where(self, collection: str, where: Filter, *, dry_run: bool = False) -> int:
-        """Removes the images that fit, or with `dry_run` only counts them; their number."""
+        One call removes up to 1,000 images. `tell` is told the number so far after each. If one fails, those before it
+        have done their work: the error's metadata has their images as "deleted_count".
+        """
+        requests = (
+            image_pb2.DeleteImagesRequest(
+                collection=collection, ids=image_pb2.ImageIds(ids=part), validate_only=dry_run
+            )
+            for part in _parts(ids)
+        )
+        deleted = 0
+        for request in requests:
+            deleted = self._delete(request, deleted, tell)
+        return deleted
+
+    def delete_where(
+        self,
+        collection: str,
+        where: Filter,
+        *,
+        dry_run: bool = False,
+        tell: Callable[[int], None] = lambda _: None,
+    ) -> int:
+        """Removes the images that fit, or with `dry_run` only counts them; their number.
+
+        One call removes up to 1,000 images; `tell` and the error of one that fails are as with `delete`. The same call
+        again removes the rest.
+        """
         check_filter(where)
-        request = image_pb2.DeleteImagesRequest(collection=collection, filter=where, validate_only=dry_run)
-        with _named_errors():
-            return self._images.DeleteImages(request, timeout=self._timeout).deleted_count
+        most = 0 if dry_run else MAX_IDS
+        request = image_pb2.DeleteImagesRequest(
+            collection=collection, filter=where, validate_only=dry_run, max_count=most
+        )
+        deleted = 0
+        while True:
+            before, deleted = deleted, self._delete(request, deleted, tell)
+            # A call that removes fewer than it may has removed the last.
+            if dry_run or deleted - before < MAX_IDS:
+                return deleted
+
+    def _delete(self, request: image_pb2.DeleteImagesRequest, before: int, tell: Callable[[int], None]) -> int:
+        """Removes images; the number of these and those before."""
+        try:
+            with _named_errors():
+                deleted = before + self._images.DeleteImages(request, timeout=self._timeout).deleted_count
+        except ServiceError as error:
+            error.metadata["deleted_count"] = str(before)
+            raise
+        tell(deleted)
+        return deleted
 
     def count(self, collection: str, *, where: Filter | None = None) -> int:
         """The number of images, or of those that fit."""
@@ -562,7 +633,21 @@ def _named_errors() -> Iterator[None]:
         raise from_rpc_error(error) from None
 
 
-def _several(ids: Sequence[str]) -> Sequence[str]:
+def _parts(ids: Iterable[str]) -> Iterator[Sequence[str]]:
+    """The ids, each once, as many at a time as one call takes. Raises TypeError at once for a single text."""
+    distinct = _distinct(_several(ids))
+    return iter(lambda: list(islice(distinct, MAX_IDS)), [])
+
+
+def _distinct(ids: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for image_id in ids:
+        if image_id not in seen:
+            seen.add(image_id)
+            yield image_id
+
+
+def _several(ids: Ids) -> Ids:
     """The ids; a single text would be taken for as many ids as it has characters."""
     if isinstance(ids, str):
         raise TypeError(f"ids are a list, such as [{ids!r:.60}]")

@@ -18,6 +18,7 @@ from grpc_kit.errors import (
 )
 from imagesearch_client.bulk.reading import READERS, read
 from imagesearch_client.client import Client
+from imagesearch_client.sources.allowed import Allowed
 from imagesearch_client.sources.options import MAX_BYTES
 from imagesearch_client.sources.retries import Retries
 from imagesearch_client.sources.uris import UriReader
@@ -169,6 +170,7 @@ class Reindexing:
         step: Callable[[int], None],
         *,
         readers: int = READERS,
+        opens: Sequence[str] = (),
     ) -> None:
         """Makes a copy of `source` in `new`.
 
@@ -179,11 +181,12 @@ class Reindexing:
             root: where relative uris begin, a path or a URL, if images are to be embedded anew.
             step: is told the failures so far after each image.
             readers: files that are read at a time.
+            opens: the uris that may be opened, as `sources.allowed.Allowed` takes them.
         """
         self._client = client
         self._source = source
         self._new = new
-        self._reader = UriReader(str(root))
+        self._reader = UriReader(str(root), allowed=Allowed(opens, str(root)))
         self._step = step
         self._readers = readers
         self._embeds = source.fingerprint != new.fingerprint

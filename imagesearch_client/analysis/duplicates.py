@@ -141,6 +141,8 @@ def members(
     threshold: float,
     judged: JudgedPairs | None = None,
     tell: Callable[[int], None] = lambda _: None,
+    *,
+    trusted: bool = False,
 ) -> Iterator[list[Member]]:
     """The images of each group, that which is kept first, the others by id.
 
@@ -149,9 +151,11 @@ def members(
         found: their positions.
         keep: which one is kept. The largest is that of the most pixels, then of the most bytes, then the first; those
             that cannot be read are less.
-        threshold: what scores less with the kept one is not to be removed, but to be reviewed,
-        judged: unless a person has decided that the two are duplicates.
+        threshold: what scores at least as much with the kept one may be removed if the threshold is `trusted`.
+        judged: what a person has decided to be a duplicate of the kept one may be removed.
         tell: is told how many groups are done.
+        trusted: whether the threshold was checked. If not, pictures that only look alike are to be reviewed; copies of
+            the kept one's file may always be removed.
     """
     duplicates = set() if judged is None else set(_listed(judged, duplicate=True))
     for number, group in enumerate(found, start=1):
@@ -164,7 +168,7 @@ def members(
         scores = similarities(snapshot, positions, np.full_like(positions, group[kept]))
         order = [kept, *(place for place in range(len(group)) if place != kept)]
         alike = [
-            score >= threshold or (min(position, group[kept]), max(position, group[kept])) in duplicates
+            (trusted and score >= threshold) or (min(position, group[kept]), max(position, group[kept])) in duplicates
             for position, score in zip(group, scores.tolist(), strict=True)
         ]
         yield [

@@ -4,9 +4,9 @@ import base64
 import functools
 import io
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from PIL import Image
 
+from imagesearch_client.sources.allowed import Allowed
 from imagesearch_client.sources.retries import Retries
 from imagesearch_client.sources.uris import UriReader
 from imagesearch_client.types import Region
@@ -33,6 +34,7 @@ THREADS = 4
 # Seconds that a picture is tried again which cannot be read at the moment: a page may show thousands.
 PATIENCE = 1.0
 QUALITY = 80
+_allowed = Allowed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +51,30 @@ class Size:
         return self.width * self.height
 
 
+@contextmanager
+def opening(places: Sequence[str]) -> Iterator[Allowed]:
+    """Has the files of these places opened and no others, as `Allowed` has it; tells which were refused."""
+    global _allowed  # noqa: PLW0603 - pictures are read in many threads, below functions that know no options
+    before, _allowed = _allowed, Allowed(places)
+    try:
+        yield _allowed
+    finally:
+        _allowed = before
+
+
 def read_content(uri: str) -> bytes:
     """The file at a path, a file:// or another URL; relative paths begin at the current folder. Raises OSError."""
-    content = Retries(PATIENCE, is_opening=True).run(lambda: _reader(Path.cwd()).read(uri, MAX_BYTES + 1))
+    reader = _reader(Path.cwd(), _allowed)
+    content = Retries(PATIENCE, is_opening=True).run(lambda: reader.read(uri, MAX_BYTES + 1))
     if len(content) > MAX_BYTES:
         raise OSError(f"{uri} has more than {MAX_BYTES} bytes")
     return content
 
 
 @functools.cache
-def _reader(folder: Path) -> UriReader:
+def _reader(folder: Path, allowed: Allowed) -> UriReader:
     # A command has one, until it ends, so that archives are read once.
-    return UriReader(str(folder), MAX_BYTES)
+    return UriReader(str(folder), MAX_BYTES, allowed)
 
 
 def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture | None:

@@ -22,6 +22,7 @@ from grpc_kit.errors import DeadlineExceededError
 from imagesearch_client.analysis.errors import AnalysisError
 from imagesearch_client.client import Client
 from imagesearch_client.filters import Filter
+from imagesearch_client.free_space import lack_of_space
 from imagesearch_client.sources.values import ATTRIBUTE_NAME
 from imagesearch_client.types import AttributeValue, Collection, Image, Metric, Region
 from imagesearch_client.vector_files.listing import FIRST_PAUSE, LAST_PAUSE, Listing, Place
@@ -33,6 +34,9 @@ VECTORS, IMAGES = "vectors.f32", "images.sqlite"
 FILES = r"vectors\.f32|images\.sqlite(-journal)?"
 FLOAT = np.dtype("<f4")
 DEFAULT_PATIENCE = 300.0
+# What an image takes in the database, with an id, a uri and some attributes.
+DESCRIPTION_BYTES = 512
+ELSEWHERE = "--snapshot FOLDER puts it on another disk"
 SCHEMA = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE images (
@@ -254,15 +258,16 @@ def take(
     then is kept.
     """
     found = client.get_collection(collection)
-    origin = patiently(lambda: _origin(client, found, where), patience)
+    origin, count = patiently(lambda: _origin(client, found, where), patience)
     try:
         with SnapshotWriter(folder, origin, replace=replace) as writer:
             tell(writer.rows)
+            writer.check_space(count)
             for images, place in Listing(client, found, where, writer.place, patience).pages():
                 writer.add(images, place)
                 tell(writer.rows)
     except (OSError, sqlite3.Error) as error:
-        raise SnapshotError(f"{folder} cannot be written: {error}") from None
+        raise SnapshotError(f"{folder} cannot be written: {error}; {ELSEWHERE}") from None
     if client.get_collection(found.name).create_time != found.create_time:
         raise SnapshotError(f"the collection {found.name} was removed meanwhile, and made anew; begin again")
     return Snapshot(folder)
@@ -350,6 +355,19 @@ class SnapshotWriter:
         self._vectors.close()
         self._own.__exit__()
 
+    def check_space(self, images: int) -> None:
+        """Raises SnapshotError if the disk has no room for so many images; what was read before stays. Raises OSError.
+
+        A snapshot without any image is removed.
+        """
+        left = max(0, images - self.rows)
+        problem = lack_of_space(self._folder, left * (self._origin.dimension * FLOAT.itemsize + DESCRIPTION_BYTES))
+        if not problem:
+            return
+        if not self.rows:
+            self._own.clear()
+        raise SnapshotError(f"the snapshot of {left} images has no room: {problem}; {ELSEWHERE}")
+
     def add(self, images: Sequence[Image], place: Place) -> None:
         """Writes images with their vectors, and that the listing goes on at `place`; both or none."""
         vectors = np.empty((len(images), self._origin.dimension), FLOAT)
@@ -388,11 +406,12 @@ def _about(images: sqlite3.Connection) -> tuple[Origin, Place]:
     return Origin(**json.loads(notes["origin"])), Place(**json.loads(notes["place"]))
 
 
-def _origin(client: Client, collection: Collection, where: Filter | None) -> Origin:
+def _origin(client: Client, collection: Collection, where: Filter | None) -> tuple[Origin, int]:
+    """What a snapshot of the collection is of now, and how many images it has."""
     latest = next(client.list(collection.name, where=where, latest_first=True, page_size=1, strong=True), None)
     count = client.count(collection.name, where=where)
     state = [collection.create_time.isoformat(), count, latest.update_time.isoformat() if latest else None]
-    return Origin(
+    origin = Origin(
         collection.name,
         collection.fingerprint,
         collection.metric.value,
@@ -400,3 +419,4 @@ def _origin(client: Client, collection: Collection, where: Filter | None) -> Ori
         "" if where is None else where.SerializeToString(deterministic=True).hex(),
         json.dumps(state),
     )
+    return origin, count

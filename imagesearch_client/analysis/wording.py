@@ -25,9 +25,9 @@ class Action(Enum):
 
     KEEP = "keep"
     REMOVE = "remove"
-    """It is a duplicate of the one that is kept."""
+    """It is a copy of the file that is kept, or a duplicate by a person's decision or a threshold that was checked."""
     REVIEW = "review"
-    """Only other images connect it with the one that is kept: somebody should look."""
+    """It looks like the one that is kept, or only other images connect the two: somebody should look."""
 
 
 class Method(Enum):

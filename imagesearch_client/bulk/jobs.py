@@ -17,6 +17,7 @@ from imagesearch_client.bulk.handing_on import hand_on, is_ledger_of
 from imagesearch_client.bulk.ledger import Binding, Ledger, LedgerError
 from imagesearch_client.bulk.load import Load, LoadOptions
 from imagesearch_client.client import Client
+from imagesearch_client.running import run
 from imagesearch_client.sources.items import Source
 from imagesearch_client.types import Collection
 
@@ -144,8 +145,25 @@ def load(
     patience are the route's, and attributes that the collection has are kept, whatever the options say of them.
 
     In the main thread it listens to SIGINT and SIGTERM: the first leaves calls in flight some seconds, the second ends
-    it now.
+    it now. In a notebook, whose event loop runs already, the load runs in a thread, and the notebook's interrupt does
+    the same.
     Raises LedgerError, ServiceError, CredentialsError and OSError before it begins.
+    """
+    run(lambda: load_async(client, collection, sources, route, files, options, account))
+
+
+async def load_async(
+    client: Client,
+    collection: Collection | Planned,
+    sources: Sequence[Source],
+    route: Route,
+    files: Files,
+    options: LoadOptions,
+    account: Account,
+) -> None:
+    """Does what `load` does, for a program with an event loop of its own. Leaves signals to the program.
+
+    If its task is cancelled it gives up what is in flight, and the next load of the same ledger does that.
     """
     into = collection.collection if isinstance(collection, Planned) else collection
     if not route.ready and not into.model:
@@ -156,17 +174,13 @@ def load(
         )
     with Ledger(files.ledger) as ledger, RejectsFile(files.rejects) as rejects:
         make = _making(collection, ledger) if isinstance(collection, Planned) else None
-        has_images = make is None and client.count(into.name) > 0
+        has_images = make is None and await asyncio.to_thread(client.count, into.name) > 0
         options = replace(options, window=route.window, patience=route.patience, keep_attributes=has_images)
         binding = Binding.of(into)
         ledger.bind(replace(binding, create_time="") if make else binding, restart=files.restart)
         ledger.know_aliases({files.alias} - {"", into.name})
-
-        async def run() -> None:
-            async with IntoCollection(client, into, route, account.wait_for, make) as destination:
-                await _run(destination, sources, ledger, options, account, rejects)
-
-        asyncio.run(run())
+        async with IntoCollection(client, into, route, account.wait_for, make) as destination:
+            await _run(destination, sources, ledger, options, account, rejects)
 
 
 def _making(planned: Planned, ledger: Ledger) -> Callable[[], Collection]:
@@ -181,9 +195,14 @@ def _making(planned: Planned, ledger: Ledger) -> Callable[[], Collection]:
 
 def rehearse(sources: Sequence[Source], files: Files, options: LoadOptions, account: Account) -> None:
     """Reads and decodes what a load would load, and writes nothing but the rejects. Raises LedgerError and OSError."""
+    run(lambda: rehearse_async(sources, files, options, account))
+
+
+async def rehearse_async(sources: Sequence[Source], files: Files, options: LoadOptions, account: Account) -> None:
+    """Does what `rehearse` does, for a program with an event loop of its own."""
     known = files.ledger if files.ledger is not None and files.ledger.exists() and not files.restart else None
     with Ledger(known, read_only=True) as ledger, RejectsFile(files.rejects) as rejects:
-        asyncio.run(_run(DryRun(), sources, ledger, options, account, rejects))
+        await _run(DryRun(), sources, ledger, options, account, rejects)
 
 
 async def _run(

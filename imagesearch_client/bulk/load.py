@@ -1,7 +1,6 @@
 """A load: the items of some sources, each brought into a collection once, and accounted for."""
 
 import asyncio
-import signal
 import threading
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from imagesearch_client.bulk.reading import READERS, Readers
 from imagesearch_client.bulk.records import Records
 from imagesearch_client.bulk.twins import Seen, Twins, id_twice_in_run
 from imagesearch_client.bulk.window import Window
+from imagesearch_client.running import interrupted_by_signals
 from imagesearch_client.sources.items import Fault, Item, Source, SourceError
 from imagesearch_client.sources.retries import Retries, current
 from imagesearch_client.types import Embedding
@@ -181,10 +181,7 @@ class Load:
     def _signals_heard(self) -> Iterator[None]:
         """The first one leaves calls in flight GRACE_SECONDS, and gives up the rest; the second one ends it now."""
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        if task is None or threading.current_thread() is not threading.main_thread():
-            # Only the main thread hears signals.
-            yield
-            return
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
         ends: list[asyncio.TimerHandle] = []
 
         def interrupt() -> None:
@@ -197,17 +194,12 @@ class Load:
             self._pruner.give_up()
             ends.append(loop.call_later(GRACE_SECONDS, task.cancel))
 
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            loop.add_signal_handler(number, interrupt)
         try:
-            yield
+            with interrupted_by_signals(interrupt):
+                yield
         finally:
             for end in ends:
                 end.cancel()
-            for number, handler in before.items():
-                loop.remove_signal_handler(number)
-                signal.signal(number, handler)
 
     def _count(self, sources: Sequence[Source]) -> None:
         """Counts the items beside the load, which does not wait for it."""

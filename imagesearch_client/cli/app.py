@@ -33,7 +33,7 @@ app = typer.Typer(
     epilog="IMAGESEARCH_TARGET and IMAGESEARCH_EMBEDDER say where the services are, where options do not, and "
     "IMAGESEARCH_COLLECTION says which collection. Over TLS: IMAGESEARCH_TLS=true, or IMAGESEARCH_CA with the file of "
     "your authority; IMAGESEARCH_CERTIFICATE and IMAGESEARCH_KEY for a service that asks for yours, IMAGESEARCH_TOKEN "
-    "for one that wants a token.",
+    "for a search service that wants a token, IMAGESEARCH_EMBEDDER_TOKEN for the embedder of --embedder.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     add_completion=False,

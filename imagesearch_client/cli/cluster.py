@@ -11,7 +11,7 @@ from rich.text import Text
 from grpc_kit.errors import NotFoundError
 from imagesearch_client.analysis.wording import Clustering
 from imagesearch_client.cli.connection import connected
-from imagesearch_client.cli.options import AsJson, Target, Where
+from imagesearch_client.cli.options import AsJson, OpenOption, Target, Where
 from imagesearch_client.cli.output import err, out
 from imagesearch_client.cli.snapshots import (
     CollectionArgument,
@@ -64,6 +64,7 @@ def cluster(
     seed: Annotated[int, typer.Option(min=0, help="Of what is random: the same one gives the same clusters.")] = 0,
     where: Where = None,
     snapshot: SnapshotFolder = None,
+    opens: OpenOption = None,
     force: Force = False,
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
@@ -86,7 +87,7 @@ def cluster(
     from imagesearch_client.analysis.clusters import hdbscan, k_means  # noqa: PLC0415
 
     gone = None
-    with snapshot_of(target, collection, where, snapshot) as found:
+    with snapshot_of(target, collection, where, snapshot, opens=opens) as found:
         if write and not force:
             _check_new(found, write)
         if method is Clustering.HDBSCAN:

@@ -8,7 +8,7 @@ import typer
 from imagesearch_client.cli.bars import show_progress
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.options import AsJson, Target
-from imagesearch_client.cli.output import err, out
+from imagesearch_client.cli.output import confirm, err, out
 from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.converters import MAX_CANDIDATES
 from imagesearch_client.json_text import json_text
@@ -131,7 +131,7 @@ def drop(
     """
     with connected(target) as client:
         if not yes:
-            typer.confirm(f"Remove the codes of {collection}?", abort=True)
+            confirm(f"Remove the codes of {collection}?")
         client.delete_codes(collection)
     out.print(f"removed the codes of {collection}", highlight=False)
 

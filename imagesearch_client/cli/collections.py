@@ -15,7 +15,7 @@ from imagesearch_client.cli.options import (
     Target,
     index_parameters_of,
 )
-from imagesearch_client.cli.output import collection_json, out, print_collections
+from imagesearch_client.cli.output import collection_json, confirm, out, print_collections
 from imagesearch_client.client import DEFAULT_TARGET
 from imagesearch_client.json_text import json_text
 from imagesearch_client.types import Consistency, Index, Metric
@@ -90,6 +90,6 @@ def delete_collection(
     """Remove a collection with all its images."""
     with connected(target) as client:
         if not yes:
-            typer.confirm(f"Remove {name} with its {client.count(name)} images?", abort=True)
+            confirm(f"Remove {name} with its {client.count(name)} images?")
         client.delete_collection(name)
     out.print(f"removed {name}")

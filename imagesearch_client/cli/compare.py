@@ -1,6 +1,8 @@
 """`imagesearch compare`."""
 
 import os
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,12 +28,12 @@ from imagesearch_client.cli.evaluate import (
     check_outputs,
     check_roles,
     cutoffs_of,
-    embedder_endpoint,
     embedding_well,
     open_labels,
     show_left_out,
     write_text,
 )
+from imagesearch_client.cli.loading import embedder_endpoint
 from imagesearch_client.cli.output import err, out
 from imagesearch_client.cli.snapshots import Force, ending_well, progress
 from imagesearch_client.client import DEFAULT_EMBEDDER
@@ -79,6 +81,15 @@ def compare(
     embedder: Annotated[
         str, typer.Option("--embedder", envvar="IMAGESEARCH_EMBEDDER", help="The embedder, HOST:PORT.")
     ] = DEFAULT_EMBEDDER,
+    token_files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--token-file",
+            metavar="HOST:PORT=FILE",
+            help="The file with the token of an embedder that --models names. May be repeated. "
+            "IMAGESEARCH_EMBEDDER_TOKEN is for --embedder alone.",
+        ),
+    ] = None,
 ) -> None:
     """Compare models on your own labelled pictures, and say which one to take. Needs an embedder, and no Milvus.
 
@@ -101,6 +112,7 @@ def compare(
     check_outputs(json_file, html_file, force=force)
     wanted_metrics = _metrics(metrics)
     wanted_models = _models(models, embedder)
+    tokens = _tokens(token_files, {address for _, address in wanted_models} - {embedder})
     counted = cutoffs_of(cutoffs)
     file = open_labels(labels, label, role_column)
     # They bring numpy and matplotlib, which take a while to import.
@@ -111,7 +123,7 @@ def compare(
 
     vectors = cache or _default_cache()
     with ending_well(), embedding_well(goes_on=True):
-        served = _served(wanted_models, embedder)
+        served = _served(wanted_models, embedder, tokens)
         pictures = read_folder(folder, max(one.model.limits.max_image_bytes for one in served))
         begin = root or (labels.parent if labels else Path())
         task = _task(pictures, file, Roles(queries, targets), begin, sample, seed)
@@ -153,7 +165,24 @@ def _models(text: str, embedder: str) -> list[tuple[str, str]]:
     return found
 
 
-def _served(wanted: list[tuple[str, str]], embedder: str) -> list["Served"]:
+def _tokens(texts: Sequence[str] | None, others: AbstractSet[str]) -> Mapping[str, str]:
+    """The token of each embedder that is not the one of --embedder, by address; most have none."""
+    found = dict.fromkeys(others, "")
+    for text in texts or ():
+        address, equals_sign, name = text.partition("=")
+        if not equals_sign or address not in others:
+            raise typer.BadParameter(
+                f"{text!r} should be HOST:PORT=FILE, with the address of an embedder that --models names after @",
+                param_hint="--token-file",
+            )
+        try:
+            found[address] = Path(name).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(f"{name} cannot be read: {error}", param_hint="--token-file") from None
+    return found
+
+
+def _served(wanted: list[tuple[str, str]], embedder: str, tokens: Mapping[str, str]) -> list["Served"]:
     """The models that are wanted, as their embedders serve them; a wrong command line where one is not served."""
     from imagesearch_client.evaluation.comparison import Served, told_apart  # noqa: PLC0415 - they bring numpy
     from imagesearch_client.evaluation.embedding import served_models  # noqa: PLC0415 - as above
@@ -163,7 +192,7 @@ def _served(wanted: list[tuple[str, str]], embedder: str) -> list["Served"]:
         return told_apart([Served(model, endpoint) for model in served_models(endpoint)])
     chosen: dict[tuple[str, str], Served] = {}
     for name, address in wanted:
-        endpoint = embedder_endpoint(address)
+        endpoint = embedder_endpoint(address, tokens.get(address))
         try:
             (model,) = served_models(endpoint, [name])
         except NotFoundError as error:
@@ -206,6 +235,9 @@ def _show(comparison: "Comparison", folder: str) -> None:
         table.add_row(*map(Text, row))
     out.print(table)
     out.print(Text(advice(comparison)), soft_wrap=True)
+    for note in comparison_report.notes(comparison):
+        if note != comparison.task.caution:
+            err.print(Text(note), soft_wrap=True)
     failed = [f"{name}: {why}" for name, why in comparison.failed.items()]
     show_left_out(left_out(comparison.task, {}) | {"images that failed": failed})
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from imagesearch_client.analysis.wording import SCORES, Keep
 from imagesearch_client.cli.connection import connected
-from imagesearch_client.cli.options import AsJson, Target, Where
+from imagesearch_client.cli.options import AsJson, OpenOption, Target, Where
 from imagesearch_client.cli.output import err, out, shown_number
 from imagesearch_client.cli.snapshots import (
     CollectionArgument,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from imagesearch_client.analysis.snapshot import Snapshot
 
 DEFAULT_THRESHOLD = 0.95
+# A threshold with less precision than this is warned of.
+SURE = 0.99
 # How far below the threshold a curve begins.
 BELOW = 0.15
 SHOWN_GROUPS, SHOWN_MEMBERS = 10, 5
@@ -63,6 +65,14 @@ def duplicates(
             "with 1 they always are.",
         ),
     ] = None,
+    remove_alike: Annotated[
+        bool,
+        typer.Option(
+            "--remove-alike",
+            help="With --threshold, for one that you have checked: list what scores at least as much to be removed, "
+            "not to be reviewed.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write what to keep and to remove: .csv, .json or .jsonl."),
@@ -79,6 +89,7 @@ def duplicates(
     ] = Keep.LARGEST,
     where: Where = None,
     snapshot: SnapshotFolder = None,
+    opens: OpenOption = None,
     force: Force = False,
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
@@ -86,14 +97,21 @@ def duplicates(
     """Find images that look the same, in groups, by comparing all with all; nothing is removed.
 
     Two images are in a group where they score at least the threshold, or other images connect them; copies of one file
-    are always found. Of each group one image is to be kept, what scores at least the threshold with it, or was decided
-    to be a duplicate of it, can be removed, and the rest is to be reviewed.
+    are always found. Of each group one image is to be kept. Copies of its file, and what a person has decided to be a
+    duplicate of it, can be removed. The rest is to be reviewed, because other flavours of one product look nearly the
+    same: only with a threshold that judged pairs have chosen (--labels), or that you have checked (--remove-alike), can
+    what scores at least as much be removed.
 
     Example: imagesearch duplicates images --report duplicates.html -o duplicates.csv
 
     Example: imagesearch duplicates images --labels judged.csv --precision 0.99 --curve curve.png
     """
     _check(threshold, labels, precision, curve, curve_from)
+    if remove_alike and threshold is None:
+        raise typer.BadParameter(
+            "is for a --threshold that you have checked: give that too", param_hint="--remove-alike"
+        )
+    trusted = labels is not None or remove_alike
     for path, suffixes, option in (
         (output, (".csv", ".json", ".jsonl"), "--output"),
         (report, (".html",), "--report"),
@@ -109,7 +127,7 @@ def duplicates(
     if labels is None:
         _check_threshold(target, collection, threshold)
     given = DEFAULT_THRESHOLD if threshold is None else threshold
-    with snapshot_of(target, collection, where, snapshot) as found:
+    with snapshot_of(target, collection, where, snapshot, opens=opens) as found:
         choice = None if labels is None else choose_threshold(found, read_pairs(labels, found), precision)
         limit = choice.threshold if choice else given
         judged = None if decisions is None else read_pairs(decisions, found)
@@ -118,8 +136,8 @@ def duplicates(
             likeness = alike.compare_all(found, least, judged, bar.reach)
         groups = alike.groups(likeness, limit)
         with progress(len(groups)) as bar:
-            members = list(alike.members(found, groups, keep, limit, judged, bar.reach))
-        told = _told(found, limit, members)
+            members = list(alike.members(found, groups, keep, limit, judged, bar.reach, trusted=trusted))
+        told = _told(found, limit, members) | {"threshold_trusted": trusted}
         if output is not None:
             write_list(output, members)
         if curve is not None:
@@ -223,9 +241,22 @@ def _tell(
         out.print(f"and {len(members) - SHOWN_GROUPS} groups more; --output and --report write all", highlight=False)
     out.print(
         f"{told['groups']} groups of {told['images_in_groups']} images from a score of {told['threshold']} on, among "
-        f"{told['images']} of {told['collection']}; {told['remove']} could be removed, {told['review']} reviewed",
+        f"{told['images']} of {told['collection']}; {told['remove']} could be removed, "
+        f"{told['review']} are to be reviewed",
         highlight=False,
         soft_wrap=True,
     )
+    if told["review"] and not told["threshold_trusted"]:
+        err.print(
+            "Nobody has checked this threshold, so that only copies of one file and decided pairs are to be removed. "
+            "--labels chooses a threshold by judged pairs; --remove-alike is for one that you have checked.",
+            soft_wrap=True,
+        )
+    if choice is not None and choice.precision < SURE:
+        err.print(
+            f"{100 * (1 - choice.precision):.0f} % of the judged pairs from this threshold on are no duplicates: look "
+            "before you remove, or ask for a --precision",
+            soft_wrap=True,
+        )
     if judged is not None and judged.unknown:
         err.print(f"{judged.unknown} decided pairs are of images that are not there")

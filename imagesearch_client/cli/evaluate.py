@@ -1,6 +1,5 @@
 """`imagesearch evaluate`."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,9 @@ from rich.text import Text
 
 from grpc_kit.credentials import CredentialsError
 from grpc_kit.errors import ServiceError
-from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.connection import EMBEDDER_HINT, connected
-from imagesearch_client.cli.environment import EMBEDDER_TOKEN
-from imagesearch_client.cli.loading import STOPPED, endpoint
-from imagesearch_client.cli.options import Target, Where, condition_of
+from imagesearch_client.cli.loading import STOPPED, embedder_endpoint
+from imagesearch_client.cli.options import OpenOption, Target, Where, condition_of
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.cli.snapshots import (
     CollectionArgument,
@@ -135,6 +132,7 @@ def evaluate(
         int, typer.Option(min=0, max=200, help="The best and the worst queries on the page, so many of each.")
     ] = 10,
     snapshot: SnapshotFolder = None,
+    opens: OpenOption = None,
     force: Force = False,
     target: Target = DEFAULT_TARGET,
     embedder: EmbedderOption = DEFAULT_EMBEDDER,
@@ -174,7 +172,7 @@ def evaluate(
     from imagesearch_client.evaluation.task import Roles  # noqa: PLC0415
 
     roles = Roles(queries, targets)
-    with snapshot_of(target, collection, where, snapshot) as found, connected(target) as client:
+    with snapshot_of(target, collection, where, snapshot, opens=opens) as found, connected(target) as client:
         begin = root or (labels.parent if labels else Path())
         task = _task(found, file, attribute, role_column, roles, begin, sample, seed)
         how = index_search(found, task, roles, role_column, condition, **work) if index else None
@@ -222,12 +220,12 @@ def _show(evaluation: "Evaluation") -> None:
 
     for name, value in report.facts(evaluation).items():
         out.print(Text(f"{name}: {value}"), highlight=False)
-    table = Table("measure", "exact search", "through the index", "lost by the index")
+    table = Table("measure", "exact search", "through the index", "lost by the index", "random ranking")
     for row in report.figure_rows(evaluation):
         lost = f"{row.exact.mean - row.index.mean:.3f}" if row.index else ""
-        table.add_row(row.name, Text(str(row.exact)), Text(str(row.index or "")), lost)
+        table.add_row(row.name, Text(str(row.exact)), Text(str(row.index or "")), lost, f"{row.chance:.3f}")
     for name, figure in evaluation.agreement_figures.items():
-        table.add_row(name, "", Text(str(figure)), "")
+        table.add_row(name, "", Text(str(figure)), "", "")
     out.print(table)
     for note in report.notes(evaluation):
         err.print(Text(note), soft_wrap=True)
@@ -268,11 +266,6 @@ def open_labels(labels: Path | None, label: str, role_column: str) -> "LabelsFil
         return LabelsFile(labels, LabelColumns(label, role_column))
     except TaskError as error:
         raise typer.BadParameter(str(error), param_hint="--labels") from None
-
-
-def embedder_endpoint(address: str) -> Endpoint:
-    """An embedder as the environment says that it is called."""
-    return endpoint(address, os.environ.get(EMBEDDER_TOKEN, ""))
 
 
 @contextmanager

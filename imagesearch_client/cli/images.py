@@ -1,10 +1,14 @@
 """`imagesearch images`."""
 
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated
 
 import typer
 
+from imagesearch_client.cli.bars import show_progress
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.options import (
     DEFAULT_COLLECTION,
@@ -14,12 +18,34 @@ from imagesearch_client.cli.options import (
     condition_of,
     read_attribute,
 )
-from imagesearch_client.cli.output import err, image_json, out, shown_attribute
-from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client.cli.output import confirm, err, image_json, out, shown_attribute
+from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.json_text import json_text
 from imagesearch_client.types import AttributeValue
 
+STANDARD_INPUT = "-"
+IDS_HELP = (
+    "The ids, any number of them. - reads them from standard input, a line for each; -- comes before one like -a."
+)
+Ids = Annotated[list[str], typer.Argument(help=IDS_HELP)]
+OptionalIds = Annotated[list[str] | None, typer.Argument(help=IDS_HELP)]
+
 images_app = typer.Typer(help="List, show, change and remove images.", no_args_is_help=True)
+
+
+def ids_of(arguments: Sequence[str]) -> Iterator[str]:
+    """The ids that arguments name, as they are asked for; "-" is the lines of standard input, without empty ones."""
+    for argument in arguments:
+        if argument != STANDARD_INPUT:
+            yield argument
+            continue
+        for number, line in enumerate(sys.stdin.buffer, start=1):
+            try:
+                image_id = line.removesuffix(b"\n").removesuffix(b"\r").decode()
+            except UnicodeDecodeError:
+                raise typer.BadParameter(f"line {number} of standard input is not UTF-8", param_hint="IDS") from None
+            if image_id:
+                yield image_id
 
 
 @images_app.command("list")
@@ -49,21 +75,34 @@ def list_images(
 
 @images_app.command("get")
 def get_images(
-    ids: Annotated[list[str], typer.Argument(help="The ids.")],
+    ids: Ids,
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
     vector: Annotated[bool, typer.Option("--vector", help="With their vectors.")] = False,
 ) -> None:
-    """Show images as JSON, a line for each. Exit code 1 where one does not exist."""
+    """Show images as JSON, a line for each, in the order of the ids. Exit code 1 if one does not exist."""
+    missing = 0
     with connected(target) as client:
-        found = client.get_many(collection, ids, with_vector=vector)
-    for image in found.values():
-        print(json_text(image_json(image)))
-    missing = [image_id for image_id in ids if image_id not in found]
-    for image_id in missing:
-        err.print(f"{collection} has no image {image_id}", markup=False, highlight=False)
+        for image_id, image in client.get_each(collection, ids_of(ids), with_vector=vector):
+            if image is None:
+                missing += 1
+                _tell_missing(collection, image_id)
+            else:
+                print(json_text(image_json(image)))
     if missing:
         raise typer.Exit(1)
+
+
+def _missing(client: Client, collection: str, wanted: Sequence[str]) -> int:
+    """How many of the ids do not exist; names each."""
+    missing = [image_id for image_id, image in client.get_each(collection, wanted) if image is None]
+    for image_id in missing:
+        _tell_missing(collection, image_id)
+    return len(missing)
+
+
+def _tell_missing(collection: str, image_id: str) -> None:
+    err.print(f"{collection} has no image {image_id}", markup=False, highlight=False, soft_wrap=True)
 
 
 @images_app.command("set")
@@ -108,33 +147,69 @@ def set_attributes(
 
 @images_app.command("delete")
 def delete_images(
-    ids: Annotated[list[str] | None, typer.Argument(help="The ids.")] = None,
+    ids: OptionalIds = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
     where: Where = None,
     dry_run: Annotated[bool, typer.Option(help="Count what would be removed, and remove nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask. Needed if the ids come by standard input.")
+    ] = False,
 ) -> None:
-    """Remove images by their ids, or those that fit. Exit code 1 where one of the ids does not exist."""
+    """Remove images by their ids, or those that fit. If it is interrupted, run the same command again.
+
+    Exit codes: 0 done, 1 one of the ids does not exist or the service refused, 2 wrong usage.
+
+    Example: imagesearch images delete --where 'season=2023' --dry-run
+
+    Example: imagesearch images delete - --yes < ids.txt
+    """
     condition = condition_of(where)
     if bool(ids) is (condition is not None):
         raise typer.BadParameter("either ids or --where should say what is removed")
+    if STANDARD_INPUT in (ids or ()) and not (yes or dry_run):
+        raise typer.BadParameter(
+            "the ids come by standard input, so that nobody can answer there: add --yes or --dry-run"
+        )
+    wanted = list(ids_of(ids or ()))
     with connected(target) as client:
-
-        def delete(*, dry_run: bool) -> int:
-            if condition is not None:
-                return client.delete_where(collection, condition, dry_run=dry_run)
-            return client.delete(collection, ids or [], dry_run=dry_run)
-
-        missing = sorted(set(ids or ()) - client.get_many(collection, ids).keys()) if ids else []
-        for image_id in missing:
-            err.print(f"{collection} has no image {image_id}", markup=False, highlight=False)
-        count = delete(dry_run=True)
+        missing = _missing(client, collection, wanted)
+        if condition is None:
+            count = len(set(wanted)) - missing
+        else:
+            count = client.delete_where(collection, condition, dry_run=True)
         if dry_run:
             out.print(f"would remove {count} images of {collection}")
         else:
             if count and not yes:
-                typer.confirm(f"Remove {count} images of {collection}?", abort=True)
-            out.print(f"removed {delete(dry_run=False) if count else 0} images of {collection}")
+                confirm(f"Remove {count} images of {collection}?")
+            with _deleting(collection, count) as tell:
+                if condition is not None:
+                    client.delete_where(collection, condition, tell=tell)
+                elif count:
+                    client.delete(collection, wanted, tell=tell)
     if missing:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _deleting(collection: str, count: int) -> Iterator[Callable[[int], None]]:
+    """Says how many images were removed, also if an error or an interrupt ends it."""
+    removed = 0
+
+    def tell(number: int) -> None:
+        nonlocal removed
+        removed = number
+        bar.reach(number)
+
+    try:
+        with show_progress(err) as bar:
+            bar.start(count)
+            yield tell
+    except BaseException:
+        err.print(
+            f"removed at least {removed} of {count} images of {collection}; the same command again removes the rest",
+            soft_wrap=True,
+        )
+        raise
+    out.print(f"removed {removed} images of {collection}")

@@ -1,6 +1,5 @@
 """`imagesearch ingest`."""
 
-import os
 import sys
 from collections.abc import Sequence
 from contextvars import copy_context
@@ -16,7 +15,6 @@ from grpc_kit.credentials import CredentialsError
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.reading import READERS
 from imagesearch_client.cli.connection import connected
-from imagesearch_client.cli.environment import EMBEDDER_TOKEN
 from imagesearch_client.cli.loading import (
     STOPPED,
     TOO_MANY_FAILED,
@@ -34,6 +32,7 @@ from imagesearch_client.cli.loading import (
     ask_to_prune,
     check_end,
     check_rejects,
+    embedder_endpoint,
     endpoint,
     finish,
     load_files,
@@ -242,8 +241,8 @@ def ingest(
             with show(account, err):
                 jobs.rehearse(opened, files, options, account)
         else:
-            embedders = endpoint(embedder, os.environ.get(EMBEDDER_TOKEN, ""))
-            route = Route(endpoint(target), embedders if via is Via.EMBEDDER else None, streams, patience)
+            embedders = embedder_endpoint(embedder) if via is Via.EMBEDDER else None
+            route = Route(endpoint(target), embedders, streams, patience)
             with connected(target, code=STOPPED) as client:
                 into = jobs.plan_collection(client, collection)
                 files = load_files(client, collection, into, ledger, rejects, restart=restart)

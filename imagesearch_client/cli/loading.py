@@ -16,7 +16,7 @@ from imagesearch_client.bulk.progress import Shown
 from imagesearch_client.bulk.reading import MAX_READERS
 from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.connection import calling
-from imagesearch_client.cli.environment import TOKEN, tls_from_environment
+from imagesearch_client.cli.environment import EMBEDDER_TOKEN, TOKEN, tls_from_environment
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.client import Client
 from imagesearch_client.json_text import json_text
@@ -77,9 +77,17 @@ Maps = Annotated[
 ]
 
 
-def endpoint(target: str, token: str = "") -> Endpoint:
-    """A service as the environment says that it is called."""
-    return Endpoint(target, tls_from_environment(), token or os.environ.get(TOKEN, ""))
+def endpoint(target: str) -> Endpoint:
+    """The search service as the environment says that it is called."""
+    return Endpoint(target, tls_from_environment(), os.environ.get(TOKEN, ""))
+
+
+def embedder_endpoint(address: str, token: str | None = None) -> Endpoint:
+    """An embedder as the environment says that it is called; never with the search service's token.
+
+    `token` is that of an embedder which is not the one of --embedder.
+    """
+    return Endpoint(address, tls_from_environment(), os.environ.get(EMBEDDER_TOKEN, "") if token is None else token)
 
 
 def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:

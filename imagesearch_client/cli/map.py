@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from imagesearch_client.analysis.wording import Method
-from imagesearch_client.cli.options import Target, Where
+from imagesearch_client.cli.options import OpenOption, Target, Where
 from imagesearch_client.cli.output import err
 from imagesearch_client.cli.snapshots import (
     CollectionArgument,
@@ -33,6 +33,7 @@ def draw_map(
     color_by: Annotated[str, typer.Option(help="Colour images by this attribute, with a legend.")] = "",
     where: Where = None,
     snapshot: SnapshotFolder = None,
+    opens: OpenOption = None,
     force: Force = False,
     target: Target = DEFAULT_TARGET,
 ) -> None:
@@ -53,7 +54,7 @@ def draw_map(
     from imagesearch_client.analysis.errors import AnalysisError  # noqa: PLC0415
     from imagesearch_client.analysis.projection import project, sample  # noqa: PLC0415
 
-    with snapshot_of(target, collection, where, snapshot) as found:
+    with snapshot_of(target, collection, where, snapshot, opens=opens) as found:
         places = sample(len(found), limit, seed)
         values = [found.values(color_by)[place] for place in places] if color_by else []
         if color_by and not any(value is not None for value in values):

@@ -29,6 +29,16 @@ Where = Annotated[
     ),
 ]
 
+OpenOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--open",
+        metavar="PLACE",
+        help="Open only files at stored uris of this protocol, such as sftp, or that begin like this: /photos, "
+        "s3://bucket/. May be repeated. [default: local files, http, https, s3, gs]",
+    ),
+]
+
 IndexOption = Annotated[
     Index | None,
     typer.Option(case_sensitive=False, help="What answers the queries; Milvus Lite compares every vector anyway."),

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -32,6 +33,14 @@ class Answer:
     query: str
     hits: list[Hit]
     explanation: Explanation
+
+
+def confirm(question: str) -> None:
+    """Asks before something is removed. Without a terminal nobody can answer, and the command ends."""
+    if not sys.stdin.isatty():
+        err.print(Text(f"{question} Standard input is no terminal, so that nobody can answer: --yes removes them"))
+        raise typer.Exit(2)
+    typer.confirm(question, abort=True)
 
 
 def print_found(

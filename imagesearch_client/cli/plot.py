@@ -8,9 +8,9 @@ import typer
 from rich.text import Text
 
 from imagesearch_client.cli.connection import connected
-from imagesearch_client.cli.options import Target, Where, condition_of
+from imagesearch_client.cli.options import OpenOption, Target, Where, condition_of
 from imagesearch_client.cli.output import err
-from imagesearch_client.cli.snapshots import CollectionArgument, Force, check_file, ending_well
+from imagesearch_client.cli.snapshots import CollectionArgument, Force, check_file, ending_well, opening
 from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.types import ImageFile, Query, StoredImage
 
@@ -29,6 +29,7 @@ def plot(
     limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=50, help="Neighbours of each query.")] = 8,
     where: Where = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare every vector, whatever the index is.")] = False,
+    opens: OpenOption = None,
     force: Force = False,
     target: Target = DEFAULT_TARGET,
 ) -> None:
@@ -43,7 +44,7 @@ def plot(
     # matplotlib takes a while to import.
     from imagesearch_client.plot import plot_rows  # noqa: PLC0415
 
-    with ending_well(), connected(target) as client:
+    with ending_well(), opening(opens), connected(target) as client:
         metric = client.get_collection(collection).metric
         rows = []
         for name in queries:

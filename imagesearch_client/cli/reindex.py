@@ -22,6 +22,7 @@ from imagesearch_client.cli.options import (
     ClustersOption,
     EdgesOption,
     IndexOption,
+    OpenOption,
     Target,
     index_parameters_of,
 )
@@ -56,6 +57,7 @@ def reindex(
             help="Move the alias though images could not be written. It never moves to no image at all.",
         ),
     ] = False,
+    opens: OpenOption = None,
     ledger: LedgerFile = None,
     readers: ReadersOption = READERS,
     as_json: AsJson = False,
@@ -74,7 +76,7 @@ def reindex(
         check_aliases(client, aliases)
         made = make_new(client, old, new, change)
         progress.start(client.count(old.name))
-        reindexing = Reindexing(client, old, made, root, progress.step, readers=readers)
+        reindexing = Reindexing(client, old, made, root, progress.step, readers=readers, opens=opens or ())
         with _empty_copy_named(client, made), closing(reindexing):
             reindexing.copy()
             report = reindexing.report

@@ -13,13 +13,14 @@ from imagesearch_client.cli.options import (
     DEFAULT_COLLECTION,
     AsJson,
     CollectionName,
+    OpenOption,
     Target,
     Where,
     condition_of,
     region_of,
 )
 from imagesearch_client.cli.output import Answer, err, print_found
-from imagesearch_client.cli.snapshots import Force, check_file
+from imagesearch_client.cli.snapshots import Force, check_file, opening
 from imagesearch_client.client import DEFAULT_TARGET, Client
 from imagesearch_client.converters import MAX_CANDIDATES
 from imagesearch_client.types import Example, Examples, ImageFile, Query, SearchOptions, StoredImage
@@ -87,6 +88,7 @@ def search(
     plot: Annotated[
         Path | None, typer.Option(help="Write a picture: a row for each image, its hits beside it.")
     ] = None,
+    opens: OpenOption = None,
     force: Force = False,
 ) -> None:
     """Find the images most like an image, or like each of several."""
@@ -129,7 +131,8 @@ def search(
         # matplotlib takes a while to import.
         from imagesearch_client.plot import plot_hits  # noqa: PLC0415
 
-        plot_hits([(Path(answer.query), answer.hits) for answer in found], plot, metric)
+        with opening(opens):
+            plot_hits([(Path(answer.query), answer.hits) for answer in found], plot, metric)
         err.print(Text(f"wrote {plot}"))
     if failed:
         raise typer.Exit(1)

@@ -1,5 +1,7 @@
 """What the commands share that need all of a collection: how it is read, how far they are, and how they end."""
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,7 @@ SnapshotFolder = Annotated[
         "--snapshot",
         file_okay=False,
         help="A folder to keep what is read of the collection: the next command with the same folder reads it from "
-        "there, as long as the collection is as it was.",
+        "there, as long as the collection is as it was. [default: a temporary one, below TMPDIR]",
     ),
 ]
 
@@ -97,10 +99,45 @@ def read(
 
 
 @contextmanager
-def snapshot_of(target: str, collection: str, where: Sequence[str] | None, folder: Path | None) -> Iterator["Snapshot"]:
-    """All of a collection, in a folder that is kept, or in one that is removed afterwards."""
+def opening(places: Sequence[str] | None) -> Iterator[None]:
+    """Has pictures read from the places of --open, and says afterwards how many others there were."""
+    from imagesearch_client.analysis import pictures  # noqa: PLC0415 - it brings Pillow
+
+    with pictures.opening(places or ()) as allowed:
+        yield
+    if allowed.refused:
+        err.print(Text(f"{allowed.refused} pictures were not opened, such as {allowed.first_refusal}"), soft_wrap=True)
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Ends the command in an orderly way at SIGTERM, so that its temporary folder is removed."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def snapshot_of(
+    target: str,
+    collection: str,
+    where: Sequence[str] | None,
+    folder: Path | None,
+    *,
+    opens: Sequence[str] | None = None,
+) -> Iterator["Snapshot"]:
+    """All of a collection, in a folder that is kept, or in one that is removed afterwards; `opens` are of --open."""
     condition_of(where)
-    with ending_well(), TemporaryDirectory(prefix="imagesearch-") as temporary:
+    with ending_well(), _stopped_by_sigterm(), opening(opens), TemporaryDirectory(prefix="imagesearch-") as temporary:
         with connected(target) as client:
             snapshot = read(client, collection, where, folder or Path(temporary))
         with snapshot:

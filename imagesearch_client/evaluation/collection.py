@@ -11,6 +11,7 @@ import numpy as np
 from grpc_kit.errors import ServiceError
 from imagesearch_client.analysis.snapshot import Snapshot
 from imagesearch_client.client import Client
+from imagesearch_client.evaluation.chance import chance, copies_among_answers
 from imagesearch_client.evaluation.labels import attribute_texts
 from imagesearch_client.evaluation.measuring import (
     NOBODY,
@@ -76,6 +77,13 @@ class Evaluation:
     refused: Mapping[str, str]
     """Queries that could not be asked, which are in no figure, and why."""
     seed: int
+    copies: int = 0
+    """Queries that have a copy of their own file among the right answers."""
+
+    @cached_property
+    def chance(self) -> dict[str, float]:
+        """What a random ranking would reach, by measure."""
+        return chance(self.task, self.images, self.cutoffs)
 
     @cached_property
     def exact_figures(self) -> dict[str, Figure]:
@@ -136,7 +144,8 @@ def evaluate(
         shares = {f"agreement@{k}": agreement(found, exact.hits, k, snapshot.metric) for k in cutoffs}
         through_index = IndexMeasured(measure_hits(found, task, cutoffs), shares, cut_short)
     collection = client.get_collection(snapshot.collection)
-    return Evaluation(collection, len(snapshot), task, cutoffs, exact, through_index, refusals, seed)
+    copies = copies_among_answers(task, snapshot.same_content())
+    return Evaluation(collection, len(snapshot), task, cutoffs, exact, through_index, refusals, seed, copies)
 
 
 def index_search(

@@ -1,7 +1,7 @@
 """Several models on the same pictures: their quality, their cost, and which one to take."""
 
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,12 +11,14 @@ import numpy as np
 from imagesearch.embedder.v1 import embedder_pb2
 
 from imagesearch_client.bulk.services import Endpoint
+from imagesearch_client.evaluation.chance import chance, copies_among_answers
 from imagesearch_client.evaluation.embedding import Embedded, digest_all, embed_missing
 from imagesearch_client.evaluation.measuring import Measured, measure
 from imagesearch_client.evaluation.metrics import Figure, difference, figures
 from imagesearch_client.evaluation.ranking import Vectors
 from imagesearch_client.evaluation.task import Task, TaskError
 from imagesearch_client.evaluation.vector_cache import VectorCache
+from imagesearch_client.free_space import lack_of_space
 from imagesearch_client.sources.folders import Folder
 from imagesearch_client.sources.items import Fault, Item
 from imagesearch_client.types import Metric
@@ -131,6 +133,13 @@ class Comparison:
     cutoffs: Sequence[int]
     failed: Mapping[str, str]
     """Images that one of the models could not take, or that cannot be read, and why; they are in no figure."""
+    copies: int = 0
+    """Queries that have a copy of their own file among the right answers."""
+
+    @cached_property
+    def chance(self) -> dict[str, float]:
+        """What a random ranking would reach, by measure."""
+        return chance(self.task, self.images, self.cutoffs)
 
     @property
     def best(self) -> Candidate:
@@ -229,7 +238,11 @@ def compare(
             measured = measure(vectors, metric, task, cutoffs, tell)
             candidates.append(Candidate(run, metric, measured, seed, speed))
     candidates.sort(key=lambda candidate: -candidate.quality)
-    return Comparison(candidates, task, images, cutoffs, failed)
+    by_digest: defaultdict[str, list[int]] = defaultdict(list)
+    for position in wanted_positions(task, images):
+        if digest := pictures.digests[position]:
+            by_digest[digest].append(position)
+    return Comparison(candidates, task, images, cutoffs, failed, copies_among_answers(task, by_digest.values()))
 
 
 def advice(comparison: Comparison) -> str:
@@ -281,6 +294,9 @@ def _cheaper_by(chosen: Candidate, best: Candidate) -> str:
 def _vectors(run: ModelRun, pictures: Pictures, wanted: Sequence[int], folder: Path) -> Vectors:
     """A model's vectors by position, float32 [N, D], in a file that goes with them; what is not wanted is 0."""
     model = run.served.model
+    # A disk that is full would end the process when the file's memory is written.
+    if problem := lack_of_space(folder, len(pictures.items) * model.dimension * FLOAT_BYTES):
+        raise TaskError(f"the vectors of {run.served.name} have no room: {problem}; --cache names another folder")
     with tempfile.TemporaryFile(dir=folder) as file, VectorCache(folder, model.fingerprint, model.dimension) as cache:
         vectors: Vectors = np.memmap(file, np.float32, "w+", shape=(len(pictures.items), model.dimension))
         for position in wanted:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from imagesearch_client.evaluation.chance import cautions
 from imagesearch_client.evaluation.comparison import MEASURE, Candidate, Comparison, advice
 from imagesearch_client.evaluation.curves import curve_image
 from imagesearch_client.evaluation.metrics import RECALL_LEVELS, Figure
@@ -18,7 +19,7 @@ def columns_of(comparison: Comparison) -> list[str]:
 
 
 def rows_of(comparison: Comparison) -> list[list[str]]:
-    """A row for each candidate, the best first; a figure has its interval in a second line."""
+    """A row for each candidate, the best first, and one of a random ranking; intervals are in second lines."""
     return [
         [
             candidate.name,
@@ -27,7 +28,12 @@ def rows_of(comparison: Comparison) -> list[list[str]]:
             *_costs(candidate),
         ]
         for candidate in comparison.candidates
-    ]
+    ] + [["random ranking", *(f"{comparison.chance[name]:.3f}" for name in _measures(comparison)), *[""] * 5]]
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What makes the figures say little."""
+    return cautions(comparison.task, comparison.chance, comparison.copies)
 
 
 def two_lines(figure: Figure) -> str:
@@ -55,6 +61,9 @@ def as_json(comparison: Comparison, folder: str) -> dict[str, Any]:
         "targets": comparison.images if task.targets is None else len(task.targets),
         "queries": len(task.queries),
         "candidates": [_candidate_json(candidate, comparison) for candidate in comparison.candidates],
+        "chance": comparison.chance,
+        "copies_among_answers": comparison.copies,
+        "notes": notes(comparison),
         "advice": advice(comparison),
         "left_out": left_out(task, {}) | {"failed": dict(comparison.failed)},
     }
@@ -65,7 +74,7 @@ def page(comparison: Comparison, folder: str) -> str:
     failed = [f"{name}: {why}" for name, why in comparison.failed.items()]
     return render(
         "comparison.html.jinja",
-        advice=advice(comparison),
+        advice=" ".join([advice(comparison), *(note for note in notes(comparison) if note != comparison.task.caution)]),
         facts=facts(comparison, folder),
         columns=columns_of(comparison),
         rows=rows_of(comparison),

@@ -20,6 +20,7 @@ from imagesearch_client.bulk.window import Window
 from imagesearch_client.evaluation.ranking import Vectors
 from imagesearch_client.evaluation.task import Task
 from imagesearch_client.evaluation.vector_cache import VectorCache, is_usable
+from imagesearch_client.running import run
 from imagesearch_client.sources.files import file_state, read_file
 from imagesearch_client.sources.items import Item
 from imagesearch_client.types import Embedding
@@ -70,7 +71,7 @@ def served_models(endpoint: Endpoint, names: Sequence[str] = ()) -> list[embedde
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error) from None
 
-    return asyncio.run(ask())
+    return run(ask)
 
 
 def digest_all(
@@ -115,7 +116,7 @@ def embed_all(
     Raises LoadStoppedError where the embedder is away, ServiceError where it changes its model meanwhile, and what
     `keep` raises. An error of one image is in the answer.
     """
-    return asyncio.run(_embed_all(endpoint, model, files, keep, tell, say))
+    return run(lambda: _embed_all(endpoint, model, files, keep, tell, say))
 
 
 async def _embed_all(

@@ -9,6 +9,7 @@ import numpy as np
 
 from imagesearch_client.analysis.pictures import data_uri, read_picture
 from imagesearch_client.analysis.snapshot import Snapshot
+from imagesearch_client.evaluation.chance import cautions
 from imagesearch_client.evaluation.collection import Evaluation
 from imagesearch_client.evaluation.curves import curve_image
 from imagesearch_client.evaluation.measuring import NOBODY, by_class, extremes, right_hits
@@ -47,12 +48,16 @@ class Row:
     name: str
     exact: Figure
     index: Figure | None
+    chance: float
+    """Of a random ranking."""
 
 
 def figure_rows(evaluation: Evaluation) -> list[Row]:
     """Every measure; those that need the ranking of everything have no figure of the index."""
     of_index = evaluation.index_figures
-    return [Row(name, figure, of_index.get(name)) for name, figure in evaluation.exact_figures.items()]
+    by_chance = evaluation.chance
+    figures = evaluation.exact_figures.items()
+    return [Row(name, figure, of_index.get(name), by_chance[name]) for name, figure in figures]
 
 
 def facts(evaluation: Evaluation) -> dict[str, str]:
@@ -72,7 +77,7 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
 
 def notes(evaluation: Evaluation) -> list[str]:
     """What is to be known beside the figures."""
-    told = [evaluation.task.caution] if evaluation.task.caution else []
+    told = cautions(evaluation.task, evaluation.chance, evaluation.copies)
     if evaluation.index is not None and evaluation.index.cut_short:
         told.append(
             f"The images have no attribute that tells the targets, so that the service could not be told either: of "
@@ -120,6 +125,9 @@ def as_json(evaluation: Evaluation, snapshot: Snapshot) -> dict[str, Any]:
         "targets": evaluation.images if task.targets is None else len(task.targets),
         "queries": len(task.queries),
         "seed": evaluation.seed,
+        "chance": evaluation.chance,
+        "copies_among_answers": evaluation.copies,
+        "notes": notes(evaluation),
         "exact": {name: figure.as_json() for name, figure in evaluation.exact_figures.items()},
         "through_index": {name: figure.as_json() for name, figure in evaluation.index_figures.items()}
         if index

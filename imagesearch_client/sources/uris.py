@@ -4,6 +4,7 @@ import errno
 from types import TracebackType
 from typing import Self
 
+from imagesearch_client.sources.allowed import Allowed
 from imagesearch_client.sources.options import MAX_BYTES
 from imagesearch_client.sources.places import Places
 
@@ -16,13 +17,15 @@ class UriReader:
     Archives are read from their beginning once, and are closed with the reader.
     """
 
-    def __init__(self, root: str = ".", max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, root: str = ".", max_bytes: int = MAX_BYTES, allowed: Allowed | None = None) -> None:
         """Reads nothing yet.
 
         Args:
             root: where relative uris begin, a path or a URL.
             max_bytes: larger members of an archive that can only be read in passing cannot be read.
+            allowed: the uris that may be opened; None is the default of `Allowed`.
         """
+        self._allowed = allowed or Allowed(root=root or ".")
         self._places = Places(root or ".", max_bytes)
 
     def __enter__(self) -> Self:
@@ -46,6 +49,7 @@ class UriReader:
         """
         if not uri:
             raise FileNotFoundError(errno.ENOENT, "the image has no uri")
+        self._allowed.check(uri)
         try:
             return self._places.find(uri).content(limit)
         except (FileNotFoundError, IsADirectoryError):
@@ -53,6 +57,7 @@ class UriReader:
             path = uri[len(FILE_URL) :]
             if not uri.lower().startswith(FILE_URL) or not path.startswith("/"):
                 raise
+            self._allowed.check(path)
             return self._places.find(path).content(limit)
         except ValueError as error:
             raise OSError(errno.EINVAL, str(error), uri) from error

@@ -137,7 +137,11 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
                 )
             case "filter":
                 deleted = await self._changes.delete_matching(
-                    request.collection, filter_from(request.filter), deadline, validate_only=validate_only
+                    request.collection,
+                    filter_from(request.filter),
+                    deadline,
+                    validate_only=validate_only,
+                    max_count=request.max_count,
                 )
             case _:
                 raise InvalidArgumentError(

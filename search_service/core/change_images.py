@@ -82,9 +82,11 @@ class ChangeImages:
         return await self._delete(collection, unique, None, deadline)
 
     async def delete_matching(
-        self, collection: str, condition: Filter, deadline: Deadline, *, validate_only: bool
+        self, collection: str, condition: Filter, deadline: Deadline, *, validate_only: bool, max_count: int = 0
     ) -> int:
         """Remove the images that fit, or only count them; return how many they were.
+
+        With a `max_count` it removes no more than that. If it returns as many, others may fit.
 
         If it fails on its way, some have been removed: calling it again removes the rest. An image that a write changes
         meanwhile is removed only if it fits after the write. (A write by another replica between the last look at the
@@ -92,6 +94,10 @@ class ChangeImages:
         """
         checks.check_collection_name(collection, "collection")
         check_filter(condition)
+        if max_count < 0:
+            raise InvalidArgumentError(
+                "LIMIT_INVALID", f"max_count is {max_count}; it should be 0, which is all, or more", field="max_count"
+            )
         name = (await self._store.get_collection(collection, deadline)).name
         if validate_only:
             return await self._store.count(name, condition, Consistency.STRONG, deadline)
@@ -99,11 +105,12 @@ class ChangeImages:
         while True:
             rest = both(condition, IdAfter(last)) if last else condition
             name = (await self._fence.settled(collection, deadline)).name
-            found = await self._store.query(name, rest, DELETE_BATCH, View.ID, Consistency.STRONG, deadline)
+            size = min(DELETE_BATCH, max_count - removed) if max_count else DELETE_BATCH
+            found = await self._store.query(name, rest, size, View.ID, Consistency.STRONG, deadline)
             ids = [image.id for image in found]
             if ids:
                 removed += await self._delete(collection, ids, condition, deadline)
-            if len(found) < DELETE_BATCH:
+            if len(found) < size or removed == max_count > 0:
                 return removed
             last = ids[-1]
 

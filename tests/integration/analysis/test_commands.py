@@ -76,12 +76,18 @@ def test_duplicates(command: Command, products: str, tmp_path: Path) -> None:
         *("duplicates", products, "--threshold", "0.999", "--snapshot", snapshot),
         *("-o", target, "--report", page, "--curve", curve),
     )
-    assert f"1 groups of 2 images from a score of 0.999 on, among {COUNT} of {products}; 1 could be removed" in said
+    assert (
+        f"1 groups of 2 images from a score of 0.999 on, among {COUNT} of {products}; 0 could be removed, 1 are" in said
+    )
+    assert "Nobody has checked this threshold" in said
     # It has a picture, and the other one has none that can be read.
-    assert [(row["action"], row["id"]) for row in rows_of(target)] == [("keep", "i003"), ("remove", "i000")]
+    assert [(row["action"], row["id"]) for row in rows_of(target)] == [("keep", "i003"), ("review", "i000")]
     assert page.read_text().count("data:image/jpeg;base64,") == 1
     with Image.open(curve) as drawn:
         assert drawn.format == "PNG"
+    trusting = command("duplicates", products, "--threshold", "0.999", "--snapshot", snapshot, "--remove-alike")
+    assert "1 could be removed, 0 are to be reviewed" in trusting
+    assert "Nobody has checked" not in trusting
     (tmp_path / "decisions.csv").write_text("id_a,id_b,duplicate\ni003,i000,0\ni000,gone,1\n")
     arguments = ("duplicates", products, "--threshold", "0.999", "--snapshot", snapshot)
     said = command(*arguments, "--decisions", tmp_path / "decisions.csv")
@@ -89,7 +95,7 @@ def test_duplicates(command: Command, products: str, tmp_path: Path) -> None:
     assert "1 decided pairs are of images that are not there" in said
     (tmp_path / "labels.csv").write_text("id_a,id_b,duplicate\ni000,i003,1\ni000,i004,0\n")
     told = json.loads(command("duplicates", products, "--labels", tmp_path / "labels.csv", "--json"))
-    assert (told["groups"], told["remove"], told["review"]) == (1, 1, 0)
+    assert (told["groups"], told["remove"], told["review"], told["threshold_trusted"]) == (1, 1, 0, True)
     assert (told["chosen"]["f1"], told["chosen"]["pairs"]) == (1, 2)
 
 

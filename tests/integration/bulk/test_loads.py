@@ -1,5 +1,6 @@
 """Loads of folders into a real collection."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -14,10 +15,16 @@ import pytest
 
 from grpc_kit.errors import FailedPreconditionError, UnavailableError
 from imagesearch_client import Client
+from imagesearch_client.bulk.accounts import Account
+from imagesearch_client.bulk.destinations import Route
+from imagesearch_client.bulk.jobs import Files, ensure_collection, load_async
 from imagesearch_client.bulk.ledger import LedgerError
+from imagesearch_client.bulk.load import LoadOptions
 from imagesearch_client.bulk.reading import read
+from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.filters import parse
 from imagesearch_client.sources.items import SourceError
+from imagesearch_client.sources.opening import open_source
 from imagesearch_client.sources.options import SourceOptions
 from imagesearch_client.sources.uris import UriReader
 from tests.integration.bulk.conftest import Run, ids, png
@@ -521,3 +528,21 @@ def test_many_sources_are_one_load(run: Run, folder: Path) -> None:
 def test_what_is_no_source_is_named(run: Run, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nothing"):
         run(tmp_path / "nothing")
+
+
+async def test_a_load_runs_where_an_event_loop_runs(run: Run, client: Client, name: str, folder: Path) -> None:
+    account = run(folder)
+    assert (account.stored, account.stopped) == (6, "")
+    assert ids(client, name) == ALL
+
+
+async def test_a_program_awaits_a_load(
+    client: Client, name: str, folder: Path, search_address: str, embedder_address: str
+) -> None:
+    account = Account()
+    route = Route(Endpoint(search_address), Endpoint(embedder_address), streams=2, patience=30)
+    source = open_source(str(folder), SourceOptions())
+    into = await asyncio.to_thread(ensure_collection, client, name)
+    await load_async(client, into, [source], route, Files(None), LoadOptions(), account)
+    assert (account.stored, account.stopped) == (6, "")
+    assert ids(client, name) == ALL

@@ -346,6 +346,8 @@ def images() -> Iterator[Row]:
     yield Row("DeleteImages", "ids", None, BAD, "TARGET_MISSING", "target")
     yield Row("DeleteImages", "ids", image_pb2.ImageIds(), BAD, "ID_INVALID", "ids.ids")
     yield from many_ids("DeleteImages", "ids.ids")
+    beside = {"filter.exists.attribute": "a"}
+    yield Row("DeleteImages", "max_count", -1, BAD, "LIMIT_INVALID", None, beside)
     yield from names("CountImages", "collection")
     for method in ("ListImages", "DeleteImages", "CountImages"):
         yield from filters(method)

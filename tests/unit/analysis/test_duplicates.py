@@ -154,10 +154,24 @@ def test_what_is_decided_to_be_a_duplicate_can_be_removed_whatever_it_scores(tmp
     limit, decided = cosine(6), judged((0, 2, True), (1, 3, True))
     with snapshot_of(tmp_path, at_angles(0, 5, 60, 10)) as snapshot:
         found = groups(compare_all(snapshot, limit, decided), limit)
-        (first,) = members(snapshot, found, Keep.FIRST, limit, decided)
-        (last,) = members(snapshot, found, Keep.LAST, limit, decided)
+        (first,) = members(snapshot, found, Keep.FIRST, limit, decided, trusted=True)
+        (last,) = members(snapshot, found, Keep.LAST, limit, decided, trusted=True)
     assert [member.action.value for member in first] == ["keep", "remove", "remove", "review"]
     assert [member.action.value for member in last] == ["keep", "review", "remove", "review"]
+
+
+def test_what_only_looks_alike_is_never_to_be_removed_by_a_threshold_that_nobody_checked(tmp_path: Path) -> None:
+    # Two flavours of one product, a copy of the first one's file, and one that a person has decided on.
+    with snapshot_of(tmp_path, at_angles(0, 12, 0, 14), contents=["a", "b", "a", "c"]) as snapshot:
+        decided = judged((0, 3, True))
+        found = groups(compare_all(snapshot, 0.95, decided), 0.95)
+        (group,) = members(snapshot, found, Keep.FIRST, 0.95, decided)
+    assert [(member.image.id, member.action.value) for member in group] == [
+        ("i00000", "keep"),
+        ("i00001", "review"),
+        ("i00002", "remove"),
+        ("i00003", "remove"),
+    ]
 
 
 def test_what_is_only_connected_is_to_be_reviewed_and_the_largest_is_kept(tmp_path: Path) -> None:
@@ -169,9 +183,9 @@ def test_what_is_only_connected_is_to_be_reviewed_and_the_largest_is_kept(tmp_pa
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes() + b"more bytes")
     with snapshot_of(tmp_path / "s", at_angles(0, 5, 10, 12), uris=[*uris, "/nowhere.png"]) as snapshot:
         found = groups(compare_all(snapshot, cosine(6)), cosine(6))
-        (largest,) = members(snapshot, found, Keep.LARGEST, cosine(6))
-        (first,) = members(snapshot, found, Keep.FIRST, cosine(6))
-        (last,) = members(snapshot, found, Keep.LAST, cosine(6))
+        (largest,) = members(snapshot, found, Keep.LARGEST, cosine(6), trusted=True)
+        (first,) = members(snapshot, found, Keep.FIRST, cosine(6), trusted=True)
+        (last,) = members(snapshot, found, Keep.LAST, cosine(6), trusted=True)
     assert [(member.image.id, member.action.value) for member in largest] == [
         ("i00001", "keep"),
         ("i00000", "remove"),

@@ -1,5 +1,8 @@
 import dataclasses
+import os
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from imagesearch_client.analysis.snapshot import (
     SnapshotWriter,
     patiently,
 )
+from imagesearch_client.cli.snapshots import snapshot_of as snapshot_of_collection
 from imagesearch_client.vector_files.listing import Place
 from tests.unit.analysis.filling import image_of, normal, snapshot_of
 
@@ -200,3 +204,45 @@ def test_a_call_that_takes_too_long_is_made_again_and_one_to_nobody_is_not(monke
     answers[:] = [UnavailableError("UNAVAILABLE", "nobody"), "there"]
     with pytest.raises(UnavailableError):
         patiently(call)
+
+
+def test_a_disk_without_room_is_told_before_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 200 * 2**20
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    room = (free - 64 * 2**20) // (ORIGIN.dimension * 4 + 512)
+    with SnapshotWriter(tmp_path / "enough", ORIGIN) as writer:
+        writer.check_space(room)
+    with (
+        pytest.raises(SnapshotError, match=r"0\.14 GB are needed .* 0\.21 GB are free; --snapshot FOLDER puts"),
+        SnapshotWriter(tmp_path / "small", ORIGIN) as writer,
+    ):
+        writer.check_space(room + 1)
+    assert not (tmp_path / "small").exists()
+    # What was read before takes no more room.
+    with SnapshotWriter(tmp_path / "kept", ORIGIN) as writer:
+        writer.add([image_of(0, np.ones(ORIGIN.dimension, np.float32), {})], Place())
+        writer.check_space(room + 1)
+        with pytest.raises(SnapshotError, match="no room"):
+            writer.check_space(room + 2)
+    with SnapshotWriter(tmp_path / "kept", ORIGIN) as writer:
+        assert writer.rows == 1
+
+
+def test_a_temporary_snapshot_is_removed_when_the_command_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    seen: list[str] = []
+
+    def stop(*_: object, **__: object) -> None:
+        seen.extend(path.name for path in tmp_path.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("imagesearch_client.cli.snapshots.read", stop)
+    with pytest.raises(SystemExit) as ended, snapshot_of_collection("127.0.0.1:1", "shoes", None, None):
+        pass
+    assert ended.value.code == 143
+    assert [name.startswith("imagesearch-") for name in seen] == [True]
+    assert list(tmp_path.iterdir()) == []

@@ -101,7 +101,8 @@ def test_speeds_that_the_embedder_tells_stand_in_for_all_where_one_was_not_measu
     fresh = candidate("small", near(HARD), speed=90, told=30, memory=3 * 2**20)
     found = comparison(cached, fresh)
     assert "3.0 times as many images a second" in advice(found)
-    large, small = comparison_report.rows_of(found)
+    large, small, random = comparison_report.rows_of(found)
+    assert (random[0], len(random)) == ("random ranking", len(comparison_report.columns_of(found)))
     assert (large[0], large[-4:]) == ("large, cosine", ["n/a", "512", "2,048", "n/a"])
     assert (small[0], small[-4:]) == ("small, cosine", ["90.0", "512", "2,048", "3 MiB"])
 

@@ -201,6 +201,19 @@ async def test_what_fits_is_counted_and_removed(store: MemoryStore, monkeypatch:
     )
 
 
+async def test_a_part_of_what_fits_is_removed(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search_service.core.change_images.DELETE_BATCH", 3)
+    await write(store, *moments(*range(15)))
+    even = Equals("even", True)
+    removed = [
+        await changes(store).delete_matching("photos", even, NEVER, validate_only=False, max_count=4) for _ in range(3)
+    ]
+    assert removed == [4, 4, 0]
+    assert await count_images(store, "photos", None, NEVER) == 7
+    with pytest.raises(InvalidArgumentError, match="max_count is -1"):
+        await changes(store).delete_matching("photos", even, NEVER, validate_only=False, max_count=-1)
+
+
 def test_a_page_token_is_of_one_key_and_one_request() -> None:
     tokens = PageTokens(b"key")
     token = tokens.make(b"request", ["an id", 5])

@@ -22,6 +22,7 @@ import pytest
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from imagesearch_client.bulk.reading import read
 from imagesearch_client.sources import archive_members, tar_files
+from imagesearch_client.sources.allowed import DEFAULT, Allowed
 from imagesearch_client.sources.archive_members import ArchiveMembers
 from imagesearch_client.sources.items import Item
 from imagesearch_client.sources.locations import Location
@@ -58,11 +59,13 @@ TARS = {
     "a.tar.xz": "w:xz",
 }
 LIMIT = 1_000_000
+# The default, and what these tests use beside it.
+MEMORY = Allowed([*DEFAULT, "memory", "simplecache::memory://in/"])
 
 
 @pytest.fixture
 def reader() -> Iterator[UriReader]:
-    with UriReader() as reader:
+    with UriReader(allowed=MEMORY) as reader:
         yield reader
 
 
@@ -81,7 +84,7 @@ def filled(folder: Path) -> Path:
 
 def check(source: str, contents: dict[str, bytes] = CONTENT, reader: UriReader | None = None, **options: Any) -> None:
     """Every item's uri gives what the item gives; `contents` are by the ends of ids."""
-    own = reader or UriReader()
+    own = reader or UriReader(allowed=MEMORY)
     found = list(open_source(source, SourceOptions(**options)))
     assert len(found) == len(contents), found
     seen = []

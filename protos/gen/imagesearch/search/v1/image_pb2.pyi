@@ -691,10 +691,15 @@ class DeleteImagesRequest(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    MAX_COUNT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection's name. Required."""
     validate_only: _builtins.bool
     """True: count what would be removed and remove nothing."""
+    max_count: _builtins.int
+    """With `filter`: the most images to remove in this call. If `deleted_count` is as many, more may fit: call again.
+    Default: all that fit. Errors: INVALID_ARGUMENT with reason LIMIT_INVALID if it is negative.
+    """
     @_builtins.property
     def ids(self) -> Global___ImageIds:
         """By id."""
@@ -710,10 +715,11 @@ class DeleteImagesRequest(_message.Message):
         ids: Global___ImageIds | None = ...,
         filter: _filter_pb2.Filter | None = ...,
         validate_only: _builtins.bool = ...,
+        max_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "ids", b"ids", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "ids", b"ids", "target", b"target", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "ids", b"ids", "max_count", b"max_count", "target", b"target", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["ids", "filter"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
