@@ -9,7 +9,7 @@ from typing import IO, Self
 
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.json_text import json_text
-from imagesearch_client.sources.items import Fault, Item
+from imagesearch_client.sources.items import Found, Item, Passed, Why
 
 SHOWN_REJECTS = 10
 
@@ -44,6 +44,12 @@ class Account:
     """Images that failed in a run before, and were not tried again."""
     removed: int = 0
     """Images of the collection that the source no longer has."""
+    not_taken_suffixes: Counter[str] = field(default_factory=Counter)
+    """Files that look like images and are not taken, by their suffixes; they are not among `met`."""
+    left_out: int = 0
+    """Files that systems and programs make beside images, such as thumbnails; they are not among `met`."""
+    other_files: int = 0
+    """Files that do not look like images; they are not among `met`."""
     bytes: int = 0
     """Of the files that were read."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -62,6 +68,11 @@ class Account:
     def wait_for(self, what: str) -> None:
         """Something keeps it from going on, or nothing where `what` is empty."""
         self.waiting_for = what
+
+    @property
+    def not_taken(self) -> int:
+        """Files that look like images, and are of formats that are not taken."""
+        return self.not_taken_suffixes.total()
 
     @property
     def failed(self) -> int:
@@ -84,6 +95,16 @@ class Account:
         if len(self.first_rejects) < SHOWN_REJECTS:
             self.first_rejects.append(reject)
 
+    def pass_over(self, passed: Passed) -> None:
+        """Counts a file that is no item."""
+        match passed.why:
+            case Why.NOT_TAKEN:
+                self.not_taken_suffixes[passed.suffix] += 1
+            case Why.LEFT_OUT:
+                self.left_out += 1
+            case Why.OTHER:
+                self.other_files += 1
+
     def as_json(self) -> dict[str, object]:
         """The account as JSON has it."""
         return {
@@ -95,6 +116,10 @@ class Account:
             "failed": self.failed,
             "failed_before": self.failed_before,
             "removed": self.removed,
+            "not_taken": self.not_taken,
+            "not_taken_suffixes": dict(sorted(self.not_taken_suffixes.items())),
+            "left_out": self.left_out,
+            "other_files": self.other_files,
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images_per_second, 2),
@@ -126,7 +151,7 @@ class RejectsFile:
             with suppress(OSError):
                 self._file.close()
 
-    def write(self, rejected: Item | Fault, reason: str, message: str) -> None:
+    def write(self, rejected: Found, reason: str, message: str) -> None:
         """Adds a line. What is no item has no uri, and is passed over in a source. Raises LoadStoppedError."""
         if self._file is None:
             return

@@ -14,7 +14,6 @@ from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.environment import EMBEDDER_TOKEN
 from imagesearch_client.cli.loading import (
     STOPPED,
-    TOO_MANY_FAILED,
     FailAbove,
     LedgerFile,
     Limit,
@@ -25,8 +24,10 @@ from imagesearch_client.cli.loading import (
     RetryFailed,
     allowed_failures,
     check_rejects,
+    end_without_images,
     endpoint,
     finish,
+    has_items,
     pairs,
 )
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
@@ -99,6 +100,14 @@ def ingest(
     ids: Annotated[
         Ids, typer.Option(help="What an image's id is: its path or its SHA-256.", rich_help_panel=SOURCES)
     ] = Ids.PATH,
+    any_name: Annotated[
+        bool,
+        typer.Option(
+            "--any-name",
+            help="Take files of any name whose content is an image. Reads the beginning of each file.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = False,
     root: Annotated[
         str, typer.Option(help="Where relative paths begin. [default: the manifest's folder]", rich_help_panel=SOURCES)
     ] = "",
@@ -155,7 +164,7 @@ def ingest(
     from imagesearch_client.bulk.ledger import LedgerError  # noqa: PLC0415
     from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
     from imagesearch_client.bulk.progress import show  # noqa: PLC0415
-    from imagesearch_client.sources.items import SUFFIXES, Source, SourceError  # noqa: PLC0415
+    from imagesearch_client.sources.items import Source, SourceError  # noqa: PLC0415
     from imagesearch_client.sources.opening import open_source  # noqa: PLC0415
     from imagesearch_client.sources.options import SourceOptions  # noqa: PLC0415
 
@@ -168,6 +177,7 @@ def ingest(
         )
     source_options = SourceOptions(
         by_content=ids is Ids.CONTENT,
+        any_name=any_name,
         root=root,
         path_column=path_column,
         id_column=id_column,
@@ -176,18 +186,19 @@ def ingest(
         kind=kind.value if kind else "",
     )
 
+    account = Account()
+
     def open_all() -> tuple[Sequence[Source], bool]:
         try:
             opened = [open_source(source, source_options) for source in sources]
             # The standard input can be read once only.
-            return opened, "-" in sources or any(True for source in opened for _ in source)
+            return opened, "-" in sources or has_items(opened, account)
         except SourceError as error:
             raise typer.BadParameter(str(error), param_hint="SOURCE") from None
 
     opened, has_images = open_all()
     if not has_images:
-        err.print(Text(f"no images in {', '.join(sources)}; files of images end in {', '.join(sorted(SUFFIXES))}"))
-        raise typer.Exit(TOO_MANY_FAILED)
+        end_without_images(account, sources, collection, dry_run=dry_run, as_json=as_json)
     options = LoadOptions(
         limit=limit,
         retry_failed=retry_failed,
@@ -195,7 +206,6 @@ def ingest(
         dedup=dedup,
         compare_content=compare is Compare.CONTENT,
     )
-    account = Account()
     try:
         if dry_run:
             path = ledger or jobs.default_ledger(target, collection)

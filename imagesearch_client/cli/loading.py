@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -15,6 +15,8 @@ from imagesearch_client.bulk.services import Endpoint
 from imagesearch_client.cli.environment import TOKEN, tls_from_environment
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.json_text import json_text
+from imagesearch_client.sources.items import Passed, Source
+from imagesearch_client.sources.kinds import TAKEN_SUFFIXES, not_taken_words
 
 # Exit codes beside 0. Typer has 2 for a wrong command line.
 TOO_MANY_FAILED, STOPPED, INTERRUPTED = 1, 3, 130
@@ -86,10 +88,38 @@ def allowed_failures(text: str) -> tuple[float, bool]:
     raise typer.BadParameter(f"{text!r} should be a number of images, as 10, or a part of them, as 1%")
 
 
+def has_items(sources: Iterable[Source], account: Account) -> bool:
+    """Whether sources list anything but files that are no items; if not, the account counts these."""
+    seen = Account()
+    for found in (found for source in sources for found in source):
+        if not isinstance(found, Passed):
+            return True
+        seen.pass_over(found)
+    account.not_taken_suffixes = seen.not_taken_suffixes
+    account.left_out, account.other_files = seen.left_out, seen.other_files
+    return False
+
+
+def end_without_images(
+    account: Account, sources: Sequence[str], collection: str, *, dry_run: bool, as_json: bool
+) -> NoReturn:
+    """Say that there is nothing to load, and which files were passed over; end the command."""
+    passed = f"{not_taken_words(account.not_taken_suffixes)}; " if account.not_taken else ""
+    told = f"no images in {', '.join(sources)}; {passed}files of images end in {TAKEN_SUFFIXES}"
+    err.print(Text(told), soft_wrap=True)
+    if as_json:
+        _print(account, collection, dry_run=dry_run)
+    raise typer.Exit(TOO_MANY_FAILED)
+
+
+def _print(account: Account, collection: str, *, dry_run: bool) -> None:
+    print(json_text({"collection": collection, "dry_run": dry_run} | account.as_json()))
+
+
 def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dry_run: bool, as_json: bool) -> NoReturn:
     """Tells what came of a load, and ends the command."""
     if as_json:
-        print(json_text({"collection": collection, "dry_run": dry_run} | account.as_json()))
+        _print(account, collection, dry_run=dry_run)
     else:
         _tell(account, collection, dry_run=dry_run)
     if account.interrupted:
@@ -120,6 +150,14 @@ def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
         out.print(f"{account.met} images: {'; '.join(parts)}", highlight=False, soft_wrap=True)
     else:
         out.print(f"{account.stored} of {account.met} images {done} in {collection}{rate}", highlight=False)
+    if account.not_taken:
+        out.print(
+            f"  {not_taken_words(account.not_taken_suffixes)}; --rejects FILE names them",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if account.left_out:
+        out.print(f"  {account.left_out} left out: made by systems or programs, such as thumbnails", highlight=False)
     if account.failed_before:
         out.print(f"  {account.failed_before} failed in a run before; --retry-failed tries them again", highlight=False)
     for reason, count in sorted(account.reasons.items()):

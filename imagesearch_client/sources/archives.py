@@ -5,8 +5,9 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 
-from imagesearch_client.sources.files import is_image, is_text, odd_name, shown
-from imagesearch_client.sources.items import Fault, Item, Read, SourceError
+from imagesearch_client.sources.files import is_text, odd_name, shown
+from imagesearch_client.sources.items import Fault, Found, Item, Read, SourceError
+from imagesearch_client.sources.kinds import passed
 from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.member_uris import member_uri
 from imagesearch_client.sources.samples import MAX_SIBLING, SIBLINGS, Sample, split_name
@@ -24,7 +25,14 @@ from imagesearch_client.sources.tar_files import (
 class Archive:
     """Every image in a tar file, compressed or not."""
 
-    def __init__(self, location: Location, by_content: bool, max_bytes: int, names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        location: Location,
+        by_content: bool,
+        max_bytes: int,
+        names: Mapping[str, str],
+        any_name: bool = False,
+    ) -> None:
         """Takes the images of an archive. Raises SourceError where it cannot be opened.
 
         Args:
@@ -32,19 +40,21 @@ class Archive:
             by_content: whether ids are the SHA-256 of the images' contents, or the archive's and the member's names.
             max_bytes: larger members are not kept where they can only be read in passing.
             names: the attributes that JSON fields of a sample become where these have other names.
+            any_name: whether files of any name are taken if their content is an image.
         """
         self.name = location.name
         self._location = location
         self._by_content = by_content
         self._max_bytes = max_bytes
         self._names = names
+        self._any_name = any_name
         try:
             location.open().close()
         except OSError as error:
             raise SourceError(f"{location.name} cannot be read: {error.strerror or error}") from None
 
-    def __iter__(self) -> Iterator[Item | Fault]:
-        """Its images; those that are read in passing are held in memory."""
+    def __iter__(self) -> Iterator[Found]:
+        """Its images, and the files that are none; images that are read in passing are held in memory."""
         sample = Sample("", self._names)
         try:
             with open_tar(self._location) as archive:
@@ -53,10 +63,19 @@ class Archive:
                     if key != sample.key:
                         yield from sample.finish()
                         sample = Sample(key, self._names)
-                    if is_image(member.name):
+                    where = shown(f"{self._location.file_name}/{member.name}")
+                    no_item = passed(
+                        where,
+                        member.name,
+                        partial(archive.beginning, member, self._max_bytes),
+                        any_name=self._any_name,
+                    )
+                    if no_item is None:
                         found = self._image(archive, member)
                         yield from [found] if isinstance(found, Fault) else sample.add_image(found)
-                    elif extension in SIBLINGS:
+                        continue
+                    yield no_item
+                    if extension in SIBLINGS and member.isreg():
                         sample.add_sibling(extension, None if member.size > MAX_SIBLING else archive.content(member))
             yield from sample.finish()
         except ERRORS as error:

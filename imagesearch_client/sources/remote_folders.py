@@ -6,8 +6,8 @@ from functools import partial
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from imagesearch_client.sources.files import is_image
-from imagesearch_client.sources.items import Fault, Item
+from imagesearch_client.sources.items import Fault, Found, Item
+from imagesearch_client.sources.kinds import BEGINNING, passed
 from imagesearch_client.sources.remote import (
     WEB,
     FileSystem,
@@ -43,22 +43,27 @@ class _File:
 class RemoteFolder:
     """Every image below a URL. Stores are listed page by page, other file systems one directory at a time."""
 
-    def __init__(self, url: str, by_content: bool = False) -> None:
-        """Takes the images below `url`. Raises SourceError where its file system cannot be used."""
+    def __init__(self, url: str, by_content: bool = False, any_name: bool = False) -> None:
+        """Takes the images below `url`. Raises SourceError where its file system cannot be used.
+
+        `any_name` takes files of any name whose content is an image, at the cost of a request for each.
+        """
         self.name = url.rstrip("/") + "/"
         self._by_content = by_content
+        self._any_name = any_name
         self._system, self._root = connect(self.name)
         self._is_web = protocol_of(self.name) in WEB
 
-    def __iter__(self) -> Iterator[Item | Fault]:
-        """Its images, with what the listing says of each."""
+    def __iter__(self) -> Iterator[Found]:
+        """Its images, with what the listing says of each, and the files that are none."""
         is_empty = True
         for found in self._listing():
             is_empty = False
             if isinstance(found, Fault):
                 yield found
-            elif is_image(urlsplit(found.below).path if self._is_web else found.below):
-                yield self._item(found)
+            elif not found.path.endswith("/"):
+                # Stores have a key of this kind for a folder.
+                yield self._found(found)
         if is_empty:
             # Stores have no folders, so that a slip in its name is a folder with nothing in it.
             yield Fault(self.name, "FOLDER_UNREADABLE", "nothing is listed there")
@@ -66,6 +71,19 @@ class RemoteFolder:
     def count(self) -> None:
         """To count takes as long as to list."""
         return
+
+    def _found(self, file: _File) -> Found:
+        def beginning() -> bytes:
+            try:
+                return read_path(self._system, file.path, uri, BEGINNING)
+            except OSError:
+                # It may be an image, and reading it says what is wrong.
+                return b"\xff\xd8\xff"
+
+        uri = self.name + file.below
+        name = unquote(urlsplit(file.below).path) if self._is_web else file.below
+        found = passed(uri, name, beginning if self._any_name else None, any_name=self._any_name)
+        return self._item(file) if found is None else found
 
     def _item(self, file: _File) -> Item | Fault:
         image_id, uri = file.below, self.name + file.below
