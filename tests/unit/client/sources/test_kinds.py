@@ -184,3 +184,9 @@ def test_names_that_are_only_alike_are_no_shadows(path: str) -> None:
 def test_the_words_name_each_suffix() -> None:
     assert not_taken_words({".svg": 1, ".psd": 2}) == "3 files not taken: 2 .psd, 1 .svg"
     assert not_taken_words({"": 1}) == "1 file not taken: 1 without a suffix"
+
+
+def test_the_documentation_has_the_same_list() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "ingestion.md").read_text()
+    for name, suffixes in FORMATS.items():
+        assert f"| {name} | {' '.join(f'`{suffix}`' for suffix in suffixes)} |" in text
