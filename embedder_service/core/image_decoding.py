@@ -18,16 +18,19 @@ from embedder_service.core.decoding_costs import (
     charge,
     check_cost,
     check_header,
+    check_sum,
     is_scalable,
     tag_number,
 )
 from embedder_service.core.decoding_faults import CONTENT, corrupt, is_lack_of_memory, no_memory, reading_the_file
+from embedder_service.core.heif import HEIC_FORMATS, HOW_TO_INSTALL
+from embedder_service.core.image_boxes import AVIF_BRANDS, HEIC_BRANDS, brand_of, coded_images
 from embedder_service.core.picture_parts import without_metadata
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.hang_watch import HangWatch
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", *HEIC_FORMATS)
 REGION = "image.region"
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
@@ -108,11 +111,12 @@ class ImageDecoder:
     def decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
         """Gives the image as uint8[height, width, 3], of which both are the policy's side but for `native`.
 
-        The first frame of a JPEG, PNG, WebP, GIF, TIFF or BMP file, turned as its EXIF orientation says, in RGB with
-        transparency over white, cut to its region, and made the policy's size by Pillow's bilinear filter (which
-        averages over all pixels that fall into one). A JPEG of at least four times that size is scaled while it is
-        decoded, which is several times faster; its vector stays within a cosine of 0.999. Raises InvalidArgumentError,
-        DeadlineExceededError when patience ends, and ResourceExhaustedError if memory runs out.
+        The first frame of a JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC file, turned as its EXIF orientation says
+        (AVIF and HEIC: as their own properties say), in RGB with transparency over white, cut to its region, and made
+        the policy's size by Pillow's bilinear filter (which averages over all pixels that fall into one). A JPEG of at
+        least four times that size is scaled while it is decoded, which is several times faster; its vector stays
+        within a cosine of 0.999. Raises InvalidArgumentError, DeadlineExceededError when patience ends, and
+        ResourceExhaustedError if memory runs out.
         """
         try:
             return self._decode(image, patience)
@@ -136,11 +140,12 @@ class ImageDecoder:
         with opened:
             self._check_dimensions(opened.width, opened.height)
             self._check_tiles(opened)
+            coded = self._check_coded(content)
             check_cost(opened, content, self._limits.max_image_pixels)
             if image.region is not None:
                 check_region(image.region)
             scale = self._draft(opened, image.region) if is_scalable(opened, content) else 1
-            with self._budget.hold(charge(opened, content, scale), patience):
+            with self._budget.hold(max(coded, charge(opened, content, scale)), patience):
                 colour = to_rgb(upright(opened))
                 box = None
                 if image.region:
@@ -181,6 +186,18 @@ class ImageDecoder:
         width, height = (tag_number(image, tag, 0) for tag in (TILEWIDTH, TILELENGTH))
         if width and height:
             self._check_dimensions(width, height)
+
+    def _check_coded(self, content: bytes) -> int:
+        """Refuse an AVIF or HEIC file whose coded images are larger than an image may be, and return their pixels."""
+        if not brand_of(content):
+            return 0
+        images = coded_images(content)
+        if not images:
+            raise corrupt("no AV1 or HEVC image is found in it")
+        for image in images:
+            self._check_dimensions(image.width, image.height)
+        check_sum(images, self._limits.max_image_pixels)
+        return sum(image.most for image in images)
 
     def _open(self, content: bytes, patience: TimeLeft) -> tuple[Image.Image, bytes]:
         """Read the header of what is the image in a file, and return that too.
@@ -224,8 +241,16 @@ class ImageDecoder:
         size = stated_size(content)
         if size is not None and 0 in size:
             self._check_dimensions(*size)
-        if content.startswith(SIGNATURES):
+        brand = brand_of(content)
+        if content.startswith(SIGNATURES) or brand in AVIF_BRANDS or (brand and HEIC_FORMATS):
             return corrupt("it ends in its header, or its header is wrong")
+        if brand in HEIC_BRANDS:
+            return InvalidArgumentError(
+                "IMAGE_FORMAT_UNSUPPORTED",
+                f"{CONTENT} is a HEIC file, and pillow-heif is not installed; {HOW_TO_INSTALL}",
+                field=CONTENT,
+                metadata={"formats": ",".join(FORMATS)},
+            )
         return InvalidArgumentError(
             "IMAGE_FORMAT_UNSUPPORTED",
             f"{CONTENT} is no image of a known format; {', '.join(FORMATS)} are taken",
