@@ -29,6 +29,7 @@ from PIL.TiffImagePlugin import (
 
 from embedder_service.core.batching import TimeLeft, out_of_time
 from embedder_service.core.decoding_faults import corrupt, reading_the_file, too_costly
+from embedder_service.core.image_boxes import Coded
 from embedder_service.core.picture_parts import (
     JPEG_SIGNATURE,
     MAX_PARTS,
@@ -58,7 +59,8 @@ RUNS_SHARE = 4
 LARGE_READ = 4096
 # Smaller reads check the clock only this often.
 LOOK_EVERY = 64
-# The strips or tiles of a TIFF file together may have the largest image's pixels times this.
+# The strips or tiles of a TIFF file, or the coded images of an AVIF or HEIC file, together may have the largest image's
+# pixels times this.
 MAX_OVERLAP = 2
 
 SCAN = bytes([0xFF, START_OF_SCAN])
@@ -159,6 +161,12 @@ def check_cost(image: Image.Image, content: bytes, most: int) -> None:
         _check_parts(image, content, most)
     if _is_in_runs(image) and image.width * image.height > most // RUNS_SHARE:
         raise too_costly(f"it is a BMP with runs of more than {most // RUNS_SHARE} pixels")
+
+
+def check_sum(images: Sequence[Coded], most: int) -> None:
+    """Refuse an image that is made of far more pixels than an image may have."""
+    if sum(image.width * image.height for image in images) > MAX_OVERLAP * most:
+        raise too_costly(f"it is made of {len(images)} coded images with too many pixels together")
 
 
 def _is_in_runs(image: Image.Image) -> bool:

@@ -18,6 +18,7 @@ from embedder_service.core.decoding_costs import (
     charge,
     check_cost,
     check_header,
+    check_sum,
     is_scalable,
     tag_number,
 )
@@ -29,6 +30,8 @@ from embedder_service.core.decoding_faults import (
     reading_the_file,
     unsupported,
 )
+from embedder_service.core.heif import HEIC_FORMATS, HOW_TO_INSTALL
+from embedder_service.core.image_boxes import AVIF_BRANDS, HEIC_BRANDS, brand_of, coded_images
 from embedder_service.core.picture_parts import without_metadata
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
@@ -39,7 +42,7 @@ from imagesearch_pixels.declared import check_unread, check_variant, declare
 from imagesearch_pixels.reading import Reading, UnsupportedImageError
 from imagesearch_pixels.samples import to_rgb, upright
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", *HEIC_FORMATS)
 REGION = "image.region"
 
 READING = Reading(reading_the_file, InvalidArgumentError)
@@ -111,11 +114,12 @@ class ImageDecoder:
     def decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
         """Gives the image as uint8[height, width, 3], of which both are the policy's side but for `native`.
 
-        The first frame of a JPEG, PNG, WebP, GIF, TIFF or BMP file, turned as its EXIF orientation says, in sRGB with
-        transparency over white, cut to its region, and made the policy's size by Pillow's bilinear filter (which
-        averages over all pixels that fall into one). A JPEG of at least four times that size is scaled while it is
-        decoded, which is several times faster; its vector stays within a cosine of 0.999. Raises InvalidArgumentError,
-        DeadlineExceededError when patience ends, and ResourceExhaustedError if memory runs out.
+        The first frame of a JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC file, turned as its EXIF orientation says
+        (AVIF and HEIC: as their own properties say), in sRGB with transparency over white, cut to its region, and made
+        the policy's size by Pillow's bilinear filter (which averages over all pixels that fall into one). A JPEG of at
+        least four times that size is scaled while it is decoded, which is several times faster; its vector stays
+        within a cosine of 0.999. Raises InvalidArgumentError, DeadlineExceededError when patience ends, and
+        ResourceExhaustedError if memory runs out.
         """
         try:
             return self._decode(image, patience)
@@ -145,12 +149,13 @@ class ImageDecoder:
         with opened:
             self._check_dimensions(opened.width, opened.height)
             self._check_tiles(opened)
+            coded = self._check_coded(content)
             check_cost(opened, content, self._limits.max_image_pixels)
             if image.region is not None:
                 check_region(image.region)
             declared = declare(opened, content, READING)
             scale = self._draft(opened, image.region) if is_scalable(opened, content) else 1
-            with self._budget.hold(charge(opened, content, scale), patience):
+            with self._budget.hold(max(coded, charge(opened, content, scale)), patience):
                 loaded = upright(opened, declared, READING)
                 conversion = to_srgb(loaded, declared, READING)
                 colour = to_rgb(loaded, declared.depth, READING, keep_inks=conversion is not None)
@@ -193,6 +198,18 @@ class ImageDecoder:
         width, height = (tag_number(image, tag, 0) for tag in (TILEWIDTH, TILELENGTH))
         if width and height:
             self._check_dimensions(width, height)
+
+    def _check_coded(self, content: bytes) -> int:
+        """Refuse an AVIF or HEIC file whose coded images are larger than an image may be, and return their pixels."""
+        if not brand_of(content):
+            return 0
+        images = coded_images(content)
+        if not images:
+            raise corrupt("no AV1 or HEVC image is found in it")
+        for image in images:
+            self._check_dimensions(image.width, image.height)
+        check_sum(images, self._limits.max_image_pixels)
+        return sum(image.most for image in images)
 
     def _open(self, content: bytes, patience: TimeLeft) -> tuple[Image.Image, bytes]:
         """Read the header of what is the image in a file, and return that too.
@@ -237,8 +254,16 @@ class ImageDecoder:
         size = stated_size(content)
         if size is not None and 0 in size:
             self._check_dimensions(*size)
-        if content.startswith(SIGNATURES):
+        brand = brand_of(content)
+        if content.startswith(SIGNATURES) or brand in AVIF_BRANDS or (brand and HEIC_FORMATS):
             return corrupt("it ends in its header, or its header is wrong")
+        if brand in HEIC_BRANDS:
+            return InvalidArgumentError(
+                "IMAGE_FORMAT_UNSUPPORTED",
+                f"{CONTENT} is a HEIC file, and pillow-heif is not installed; {HOW_TO_INSTALL}",
+                field=CONTENT,
+                metadata={"formats": ",".join(FORMATS)},
+            )
         return InvalidArgumentError(
             "IMAGE_FORMAT_UNSUPPORTED",
             f"{CONTENT} is no image of a known format; {', '.join(FORMATS)} are taken",

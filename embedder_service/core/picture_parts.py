@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from embedder_service.core.decoding_faults import too_costly
+from embedder_service.core.image_boxes import brand_of, without_metadata_items
 
 # Chunks or segments of a file, and entries of a directory.
 MAX_PARTS = 200_000
@@ -119,6 +120,8 @@ def without_metadata(content: bytes, *, bare: bool = False) -> bytes:
         return _jpeg(content, bare=bare)
     if content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8X" and len(content) > WEBP_FLAGS:
         return _webp(content, bare=bare)
+    if brand_of(content):
+        return without_metadata_items(content) if bare else content
     layout = TiffLayout.of(content)
     return _tiff(content, layout) if layout else content
 

@@ -12,7 +12,7 @@ from typing import IO, Self
 
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.json_text import json_text
-from imagesearch_client.sources.items import Fault, Item
+from imagesearch_client.sources.items import Found, Item, Passed, Why
 
 SHOWN_REJECTS = 10
 # No line of rejects has more characters.
@@ -76,6 +76,12 @@ class Account:
     """What each source no longer has, if that was asked."""
     left: int = 0
     """Images that were begun and given up, because the load stopped; the next run does them. They are not `met`."""
+    not_taken_suffixes: Counter[str] = field(default_factory=Counter)
+    """Files that look like images and are not taken, by their suffixes; they are not among `met`."""
+    left_out: int = 0
+    """Files that systems and programs make beside images, such as thumbnails; they are not among `met`."""
+    other_files: int = 0
+    """Files that do not look like images; they are not among `met`."""
     bytes: int = 0
     """Of the files that were read."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -96,6 +102,11 @@ class Account:
     def wait_for(self, what: str) -> None:
         """Something keeps it from going on, or nothing where `what` is empty."""
         self.waiting_for = what
+
+    @property
+    def not_taken(self) -> int:
+        """Files that look like images, and are of formats that are not taken."""
+        return self.not_taken_suffixes.total()
 
     @property
     def failed(self) -> int:
@@ -123,6 +134,19 @@ class Account:
         if len(self.first_rejects) < SHOWN_REJECTS:
             self.first_rejects.append(reject)
 
+    def pass_over(self, passed: Passed) -> None:
+        """Counts a file that is no item."""
+        match passed.why:
+            case Why.NOT_TAKEN:
+                self.not_taken_suffixes[passed.suffix] += 1
+            case Why.LEFT_OUT:
+                self.left_out += 1
+            case Why.OTHER:
+                self.other_files += 1
+            case Why.REPEATED:
+                self.met += 1
+                self.skipped += 1
+
     def as_json(self) -> dict[str, object]:
         """The account as JSON has it."""
         return {
@@ -136,6 +160,10 @@ class Account:
             "failed_before": self.failed_before,
             "removed": self.removed,
             "left": self.left,
+            "not_taken": self.not_taken,
+            "not_taken_suffixes": dict(sorted(self.not_taken_suffixes.items())),
+            "left_out": self.left_out,
+            "other_files": self.other_files,
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images_per_second, 2),
@@ -186,7 +214,7 @@ class RejectsFile:
             with suppress(OSError):
                 self._file.close()
 
-    def write(self, rejected: Item | Fault, reason: str, message: str) -> None:
+    def write(self, rejected: Found, reason: str, message: str) -> None:
         """Adds a line. What is no item has no uri, and is passed over in a source. Raises LoadStoppedError."""
         if self._file is None:
             return

@@ -22,7 +22,7 @@ from imagesearch_client.bulk.records import Records
 from imagesearch_client.bulk.twins import Seen, Twins, id_twice_in_run
 from imagesearch_client.bulk.window import Window
 from imagesearch_client.running import interrupted_by_signals
-from imagesearch_client.sources.items import Fault, Item, Source, SourceError
+from imagesearch_client.sources.items import Fault, Found, Item, Passed, Source, SourceError, Why
 from imagesearch_client.sources.retries import Retries, current
 from imagesearch_client.types import Embedding
 
@@ -245,7 +245,7 @@ class Load:
         loop = asyncio.get_running_loop()
         listing = iter(source)
         while not self._stopping and (found := await loop.run_in_executor(self._listing, _some_of, listing)):
-            named = [each if isinstance(each, Fault) else _with_a_name(each) for each in found]
+            named = [_with_a_name(each) if isinstance(each, Item) else each for each in found]
             keys = [each.key for each in named if isinstance(each, Item)]
             self._met[number] += len(keys)
             # As they are before the ledger is asked: what ends meanwhile is not in its answer.
@@ -255,10 +255,10 @@ class Load:
                 named = self._freed(named, known)
             await self._meet(named, known, met, number, tasks)
 
-    def _freed(self, found: Sequence[Item | Fault], known: dict[str, Row]) -> list[Item | Fault]:
+    def _freed(self, found: Sequence[Found], known: dict[str, Row]) -> list[Found]:
         """Those that are freed, which were counted as what they were when they were met before."""
         freed = {key: row for key, row in known.items() if row.state is State.FREED}
-        named: list[Item | Fault] = []
+        named: list[Found] = []
         for each in found:
             if isinstance(each, Item) and (row := freed.pop(each.key, None)) is not None:
                 named.append(each)
@@ -271,7 +271,7 @@ class Load:
 
     async def _meet(
         self,
-        found: Sequence[Item | Fault],
+        found: Sequence[Found],
         known: dict[str, Row],
         met: dict[str, Seen],
         source: int,
@@ -282,6 +282,11 @@ class Load:
         for each in found:
             if self._stopping:
                 return
+            if isinstance(each, Passed):
+                self._account.pass_over(each)
+                if each.why is Why.NOT_TAKEN:
+                    self._rejects.write(each, "FORMAT_NOT_TAKEN", each.message)
+                continue
             self._account.met += 1
             if isinstance(each, Fault):
                 self._reject_fault(each, source)
@@ -381,9 +386,9 @@ class Load:
             self._window.leave(held)
 
 
-def _some_of(listing: Iterator[Item | Fault]) -> list[Item | Fault]:
+def _some_of(listing: Iterator[Found]) -> list[Found]:
     """The next items of a source, not too many and not too large; none at its end."""
-    found: list[Item | Fault] = []
+    found: list[Found] = []
     held = 0
     until = time.monotonic() + LISTING_SECONDS
     for each in listing:

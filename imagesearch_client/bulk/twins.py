@@ -10,7 +10,7 @@ from typing import Self
 
 from imagesearch_client.bulk.ledger import Ledger, Row, about
 from imagesearch_client.bulk.records import Records
-from imagesearch_client.sources.items import Fault, Item, SourceError
+from imagesearch_client.sources.items import Fault, Found, Item, SourceError
 from imagesearch_client.sources.locations import local_path
 from imagesearch_client.sources.member_uris import MEMBER_PROTOCOLS, split_member_uri
 from imagesearch_client.sources.remote import connect, is_url, protocol_of, read_path
@@ -73,7 +73,7 @@ class Twins:
         # By the source's number, its name and whether it is there.
         self._sources: dict[int, tuple[str, bool]] = {}
 
-    async def find(self, found: Sequence[Item | Fault], known: Mapping[str, Row], source: int) -> dict[str, Fault]:
+    async def find(self, found: Sequence[Found], known: Mapping[str, Row], source: int) -> dict[str, Fault]:
         """What is wrong with items whose ids are those of files that another source has still, by key."""
         loop = asyncio.get_running_loop()
         suspects = [

@@ -6,7 +6,7 @@ from contextvars import copy_context
 from dataclasses import replace as replace_fields
 from enum import Enum
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -17,7 +17,6 @@ from imagesearch_client.bulk.reading import READERS
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.loading import (
     STOPPED,
-    TOO_MANY_FAILED,
     FailAbove,
     LedgerFile,
     Limit,
@@ -33,8 +32,10 @@ from imagesearch_client.cli.loading import (
     check_end,
     check_rejects,
     embedder_endpoint,
+    end_without_images,
     endpoint,
     finish,
+    has_items,
     load_files,
     pairs,
     rehearsal_files,
@@ -44,7 +45,10 @@ from imagesearch_client.cli.loading import (
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
 from imagesearch_client.cli.output import err
 from imagesearch_client.client import DEFAULT_EMBEDDER, DEFAULT_TARGET
-from imagesearch_client.sources.failures import without_password
+
+if TYPE_CHECKING:
+    from imagesearch_client.sources.items import Source
+    from imagesearch_client.sources.options import SourceOptions
 
 SOURCES = "Where the images come from"
 TUNING = "How it goes"
@@ -112,6 +116,14 @@ def ingest(
     ids: Annotated[
         Ids, typer.Option(help="What an image's id is: its path or its SHA-256.", rich_help_panel=SOURCES)
     ] = Ids.PATH,
+    any_name: Annotated[
+        bool,
+        typer.Option(
+            "--any-name",
+            help="Take files of any name whose content is an image. Reads the beginning of each file.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = False,
     root: Annotated[
         str, typer.Option(help="Where relative paths begin. [default: the manifest's folder]", rich_help_panel=SOURCES)
     ] = "",
@@ -182,21 +194,14 @@ def ingest(
     from imagesearch_client.bulk.load import LoadOptions  # noqa: PLC0415
     from imagesearch_client.bulk.progress import show  # noqa: PLC0415
     from imagesearch_client.bulk.pruning import PRUNE_ABOVE  # noqa: PLC0415
-    from imagesearch_client.sources.items import SUFFIXES, Source, SourceError  # noqa: PLC0415
-    from imagesearch_client.sources.opening import open_source  # noqa: PLC0415
     from imagesearch_client.sources.options import SourceOptions  # noqa: PLC0415
-    from imagesearch_client.sources.retries import Retries, current  # noqa: PLC0415
 
     allowed = allowed_failures(fail_above)
     check_rejects(rejects, sources)
-    if prune and limit is not None:
-        raise typer.BadParameter(
-            "removes what the whole of the sources does not have; --limit does not go with it", param_hint="--prune"
-        )
-    if prune_above and not prune:
-        raise typer.BadParameter("has no effect without --prune", param_hint="--prune-above")
+    _check_prune(prune_above, limit, prune=prune)
     source_options = SourceOptions(
         by_content=ids is Ids.CONTENT,
+        any_name=any_name,
         root=root,
         path_column=path_column,
         id_column=id_column,
@@ -204,25 +209,11 @@ def ingest(
         types=pairs(types, "--type"),
         kind=kind.value if kind else "",
     )
-
-    def open_sources() -> list[Source]:
-        current.set(Retries(patience, tell_waiting, is_opening=True))
-        return [open_source(source, source_options) for source in sources]
-
-    def open_all() -> tuple[Sequence[Source], bool]:
-        try:
-            # In a context of its own: the load tries its listing again by itself.
-            opened = copy_context().run(open_sources)
-            # The standard input can be read once only.
-            return opened, "-" in sources or any(True for source in opened for _ in source)
-        except SourceError as error:
-            raise typer.BadParameter(str(error), param_hint="SOURCE") from None
-
-    opened, has_images = open_all()
+    account = Account()
+    # In a context of its own: the load tries its listing again by itself.
+    opened, has_images = copy_context().run(_open, sources, source_options, patience, account)
     if not has_images:
-        named = ", ".join(map(without_password, sources))
-        err.print(Text(f"no images in {named}; files of images end in {', '.join(sorted(SUFFIXES))}"))
-        raise typer.Exit(TOO_MANY_FAILED)
+        end_without_images(account, sources, collection, dry_run=dry_run, as_json=as_json)
     options = LoadOptions(
         limit=limit,
         retry_failed=retry_failed,
@@ -234,7 +225,6 @@ def ingest(
         patience=patience,
         replace=replace,
     )
-    account = Account()
     try:
         if dry_run:
             files = rehearsal_files(collection, target, ledger, rejects, restart=restart)
@@ -256,3 +246,30 @@ def ingest(
         err.print(Text(str(error)), soft_wrap=True)
         raise typer.Exit(STOPPED) from None
     finish(account, collection, allowed, dry_run=dry_run, as_json=as_json)
+
+
+def _check_prune(prune_above: str, limit: int | None, *, prune: bool) -> None:
+    """Refuse options that do not go together."""
+    if prune and limit is not None:
+        raise typer.BadParameter(
+            "removes what the whole of the sources does not have; --limit does not go with it", param_hint="--prune"
+        )
+    if prune_above and not prune:
+        raise typer.BadParameter("has no effect without --prune", param_hint="--prune-above")
+
+
+def _open(
+    sources: Sequence[str], options: "SourceOptions", patience: float, account: Account
+) -> "tuple[Sequence[Source], bool]":
+    """Return the sources, and whether there is anything to load; if not, `account` counts the files that are there."""
+    from imagesearch_client.sources.items import SourceError  # noqa: PLC0415 - as above
+    from imagesearch_client.sources.opening import open_source  # noqa: PLC0415
+    from imagesearch_client.sources.retries import Retries, current  # noqa: PLC0415
+
+    current.set(Retries(patience, tell_waiting, is_opening=True))
+    try:
+        opened = [open_source(source, options) for source in sources]
+        # The standard input can be read once only.
+        return opened, "-" in sources or has_items(opened, account)
+    except SourceError as error:
+        raise typer.BadParameter(str(error), param_hint="SOURCE") from None

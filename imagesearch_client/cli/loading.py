@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -20,6 +20,9 @@ from imagesearch_client.cli.environment import EMBEDDER_TOKEN, TOKEN, tls_from_e
 from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.client import Client
 from imagesearch_client.json_text import json_text
+from imagesearch_client.sources.failures import without_password
+from imagesearch_client.sources.items import Passed, Source
+from imagesearch_client.sources.kinds import TAKEN_SUFFIXES, not_taken_words
 from imagesearch_client.types import Collection
 
 if TYPE_CHECKING:
@@ -199,10 +202,38 @@ def check_end(client: Client, name: str, into: "Collection | Planned", account: 
             _remark(f"{name} was made and has no image; `imagesearch collections delete {name}` removes it")
 
 
+def has_items(sources: Iterable[Source], account: Account) -> bool:
+    """Whether sources list anything but files that are no items; if not, the account counts these."""
+    seen = Account()
+    for found in (found for source in sources for found in source):
+        if not isinstance(found, Passed):
+            return True
+        seen.pass_over(found)
+    account.not_taken_suffixes = seen.not_taken_suffixes
+    account.left_out, account.other_files = seen.left_out, seen.other_files
+    return False
+
+
+def end_without_images(
+    account: Account, sources: Sequence[str], collection: str, *, dry_run: bool, as_json: bool
+) -> NoReturn:
+    """Say that there is nothing to load, and which files were passed over; end the command."""
+    passed = f"{not_taken_words(account.not_taken_suffixes)}; " if account.not_taken else ""
+    told = f"no images in {', '.join(map(without_password, sources))}; {passed}files of images end in {TAKEN_SUFFIXES}"
+    err.print(Text(told), soft_wrap=True)
+    if as_json:
+        _print(account, collection, dry_run=dry_run)
+    raise typer.Exit(TOO_MANY_FAILED)
+
+
+def _print(account: Account, collection: str, *, dry_run: bool) -> None:
+    print(json_text({"collection": collection, "dry_run": dry_run} | account.as_json()))
+
+
 def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dry_run: bool, as_json: bool) -> NoReturn:
     """Tells what came of a load, and ends the command."""
     if as_json:
-        print(json_text({"collection": collection, "dry_run": dry_run} | account.as_json()))
+        _print(account, collection, dry_run=dry_run)
     else:
         _tell(account, collection, dry_run=dry_run)
     if account.interrupted:
@@ -233,13 +264,7 @@ def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
         out.print(f"{account.met} images: {'; '.join(parts)}", highlight=False, soft_wrap=True)
     else:
         out.print(f"{account.stored} of {account.met} images {done} in {collection}{rate}", highlight=False)
-    if account.replaced:
-        out.print(
-            f"  {account.replaced} of the stored replaced another image of the same id, which another source or ledger "
-            "had stored",
-            highlight=False,
-            soft_wrap=True,
-        )
+    _tell_files(account)
     if account.failed_before:
         out.print(f"  {account.failed_before} failed in a run before; --retry-failed tries them again", highlight=False)
     for gone in account.gone if dry_run else ():
@@ -255,6 +280,25 @@ def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
         err.print(f"  ... and {account.failed - SHOWN_REJECTS} more; --rejects FILE gets them all")
     if account.stopped:
         _tell_stopped(account)
+
+
+def _tell_files(account: Account) -> None:
+    """Say what became of images that were replaced, and of files that are no items."""
+    if account.replaced:
+        out.print(
+            f"  {account.replaced} of the stored replaced another image of the same id, which another source or ledger "
+            "had stored",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if account.not_taken:
+        out.print(
+            f"  {not_taken_words(account.not_taken_suffixes)}; --rejects FILE names them",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if account.left_out:
+        out.print(f"  {account.left_out} left out: made by systems or programs, such as thumbnails", highlight=False)
 
 
 def _tell_stopped(account: Account) -> None:

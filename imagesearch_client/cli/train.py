@@ -18,7 +18,7 @@ from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.extras import how_to_install
 
 if TYPE_CHECKING:
-    from imagesearch_client.sources.items import Fault
+    from imagesearch_client.sources.items import Fault, Passed
     from imagesearch_training.checkpoints import Epoch
     from imagesearch_training.dataset import Photographs
     from imagesearch_training.images import ImageFile
@@ -147,9 +147,9 @@ def train_autoencoder(
     for fault in faults:
         err.print(Text(f"{fault.where}: {fault.message}"), style="red", soft_wrap=True)
     if not files:
-        from imagesearch_client.sources.items import SUFFIXES  # noqa: PLC0415 - it is not needed for --help
+        from imagesearch_client.sources.kinds import TAKEN_SUFFIXES  # noqa: PLC0415 - it is not needed for --help
 
-        _fail(f"no images in {folder}; files of images end in {', '.join(sorted(SUFFIXES))}")
+        _fail(f"no images in {folder}; files of images end in {TAKEN_SUFFIXES}")
     training.compute_in_fixed_order()
     with _Teller(epochs) as teller, teller.hearing_interrupts():
         try:
@@ -261,18 +261,23 @@ class _Teller:
             raise KeyboardInterrupt
 
 
-def _list(folder: Path) -> tuple[list["ImageFile"], list["Fault"]]:
+def _list(folder: Path) -> tuple[list["ImageFile"], list["Fault | Passed"]]:
+    """The images below a folder, and what is told of other files."""
     from imagesearch_client.sources.folders import Folder  # noqa: PLC0415 - it is not needed for --help
-    from imagesearch_client.sources.items import Fault, Item  # noqa: PLC0415 - as above
+    from imagesearch_client.sources.items import Fault, Item, Why  # noqa: PLC0415 - as above
     from imagesearch_training.images import ImageFile  # noqa: PLC0415 - as above
 
-    found = list(Folder(folder))
-    files = [
-        ImageFile(item.key, f"{item.size} {item.stamp}", partial(item.content, MAX_FILE_BYTES))
-        for item in found
-        if isinstance(item, Item) and callable(item.content)
-    ]
-    return files, [fault for fault in found if isinstance(fault, Fault)]
+    files: list[ImageFile] = []
+    told: list[Fault | Passed] = []
+    for found in Folder(folder):
+        if isinstance(found, Item):
+            if callable(found.content):
+                files.append(
+                    ImageFile(found.key, f"{found.size} {found.stamp}", partial(found.content, MAX_FILE_BYTES))
+                )
+        elif isinstance(found, Fault) or found.why is Why.NOT_TAKEN:
+            told.append(found)
+    return files, told
 
 
 def _fail(message: str) -> NoReturn:

@@ -20,7 +20,7 @@ from imagesearch_client.evaluation.task import Task, TaskError
 from imagesearch_client.evaluation.vector_cache import VectorCache
 from imagesearch_client.free_space import lack_of_space
 from imagesearch_client.sources.folders import Folder
-from imagesearch_client.sources.items import Fault, Item
+from imagesearch_client.sources.items import Fault, Item, Why
 from imagesearch_client.types import Metric
 
 # What the recommendation goes by.
@@ -153,8 +153,10 @@ def read_folder(folder: Path, max_bytes: int, tell: Callable[[int], None] = lamb
     for found in Folder(folder):
         if isinstance(found, Fault):
             faults[found.where] = f"{found.reason}: {found.message}"
-        else:
+        elif isinstance(found, Item):
             items.append(found)
+        elif found.why is Why.NOT_TAKEN:
+            faults[found.where] = f"FORMAT_NOT_TAKEN: {found.message}"
     if not items:
         why = f": {next(iter(faults.values()))}" if faults else ""
         raise TaskError(f"there are no images in {folder}{why}")

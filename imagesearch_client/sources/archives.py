@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 
-from imagesearch_client.sources.files import is_image, is_text, odd_name, shown
-from imagesearch_client.sources.items import Fault, Item, Read, SourceError
+from imagesearch_client.sources.files import is_text, odd_name, shown
+from imagesearch_client.sources.items import Fault, Found, Item, Passed, Read, SourceError, Why
+from imagesearch_client.sources.kinds import passed
 from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.member_uris import member_uri
 from imagesearch_client.sources.samples import MAX_SIBLING, Fact, Facts, fact_of
@@ -33,7 +34,14 @@ MAX_HELD = 64 * 2**20
 class Archive:
     """Every image in a tar file, compressed or not."""
 
-    def __init__(self, location: Location, by_content: bool, max_bytes: int, names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        location: Location,
+        by_content: bool,
+        max_bytes: int,
+        names: Mapping[str, str],
+        any_name: bool = False,
+    ) -> None:
         """Takes the images of an archive. Raises SourceError where it cannot be opened.
 
         Args:
@@ -41,12 +49,14 @@ class Archive:
             by_content: whether ids are the SHA-256 of the images' contents, or the archive's and the member's names.
             max_bytes: larger members are not kept where they can only be read in passing.
             names: the attributes that JSON fields of a sample become where these have other names.
+            any_name: whether files of any name are taken if their content is an image.
         """
         self.name = location.name
         self._location = location
         self._by_content = by_content
         self._max_bytes = max_bytes
         self._names = names
+        self._any_name = any_name
         self.remarks: Sequence[str] = ()
         """What users should know of the archive, after it was read."""
         try:
@@ -54,8 +64,8 @@ class Archive:
         except OSError as error:
             raise SourceError(f"{location.name} cannot be read: {error.strerror or error}") from None
 
-    def __iter__(self) -> Iterator[Item | Fault]:
-        """Its images; those that are read in passing are held in memory."""
+    def __iter__(self) -> Iterator[Found]:
+        """Its images, and the files that are none; images that are read in passing are held in memory."""
         waiting: deque[tuple[str, Item]] = deque()
         self.remarks = ()
         with closing(Facts(self._names, self._read)) as facts:
@@ -78,19 +88,18 @@ class Archive:
         """To count takes as long as to read."""
         return
 
-    def _passed_by(self, facts: Facts, waiting: deque[tuple[str, Item]]) -> Iterator[Item | Fault]:
+    def _passed_by(self, facts: Facts, waiting: deque[tuple[str, Item]]) -> Iterator[Found]:
         """Notes all members, and gives images that cannot wait; others wait, or are noted with their place."""
         held = 0
         with open_tar(self._location) as archive:
             for member in archive.members():
-                if is_image(member.name):
-                    found = self._image(archive, member, facts)
-                    if isinstance(found, Fault):
-                        yield found
-                    elif found is not None:
-                        waiting.append((member.name, found))
-                        held += found.held
-                elif fact_of(member.name):
+                found = self._passed(archive, member) or self._image(archive, member, facts)
+                if isinstance(found, Item):
+                    waiting.append((member.name, found))
+                    held += found.held
+                elif found is not None:
+                    yield found
+                if isinstance(found, Passed) and found.why is Why.OTHER and fact_of(member.name):
                     if facts.is_late(member.name):
                         yield self._late(member)
                     else:
@@ -102,6 +111,11 @@ class Archive:
                     facts.leave(name)
             if archive.tar.ignored_bytes:
                 self.remarks = [f"{archive.tar.ignored_bytes} bytes behind its end are no archive, and are left out"]
+
+    def _passed(self, archive: OpenTar, member: tarfile.TarInfo) -> Passed | None:
+        where = shown(f"{self._location.file_name}/{member.name}")
+        beginning = partial(archive.beginning, member, self._max_bytes)
+        return passed(where, member.name, beginning, any_name=self._any_name)
 
     def _fact(self, archive: OpenTar, member: tarfile.TarInfo) -> Fact:
         if not member.isreg():
@@ -124,8 +138,8 @@ class Archive:
             hides=False,
         )
 
-    def _image(self, archive: OpenTar, member: tarfile.TarInfo, facts: Facts) -> Item | Fault | None:
-        """An image, or what is wrong with it; None if it was met before, or is noted with its place."""
+    def _image(self, archive: OpenTar, member: tarfile.TarInfo, facts: Facts) -> Found | None:
+        """An image, or what is wrong with it; None if it is noted with its place."""
         where = f"{self._location.file_name}/{member.name}"
         if not is_text(member.name):
             return odd_name(where)
@@ -152,7 +166,9 @@ class Archive:
             is_new = facts.note_image(member.name, fact, stamp)
         except ValueError as error:
             return Fault(where, "ID_TWICE", str(error), hides=False)
-        if not is_new or content is None:
+        if not is_new:
+            return Passed(where, Why.REPEATED)
+        if content is None:
             return None
         return self._item(member.name, content, member.size, stamp, held)
 

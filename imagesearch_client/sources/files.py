@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 
-from imagesearch_client.sources.items import SUFFIXES, Fault
+from imagesearch_client.sources.items import Fault
 
 
 def read_file(path: str, limit: int) -> bytes:
@@ -28,11 +28,6 @@ def file_state(path: str) -> tuple[int | None, str]:
     except (OSError, ValueError):
         return None, ""
     return (state.st_size, str(state.st_mtime_ns)) if stat.S_ISREG(state.st_mode) else (None, "")
-
-
-def is_image(name: str) -> bool:
-    """Whether a name ends as images' names do."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - for speed
 
 
 def is_text(value: str) -> bool:

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from imagesearch_client.sources.files import file_state, is_image, is_text, odd_name, read_file, shown
-from imagesearch_client.sources.items import Fault, Item
+from imagesearch_client.sources.files import file_state, is_text, odd_name, read_file, shown
+from imagesearch_client.sources.items import Fault, Found, Item, Passed, Why
+from imagesearch_client.sources.kinds import BEGINNING, is_image, is_shadow_folder, passed
 from imagesearch_client.sources.retries import current
 
 # Entries of a directory that are kept and put in order at a time.
@@ -27,11 +28,13 @@ class _Directory:
     device: int
     inode: int
     entries: Iterator[Entry]
+    is_shadow: bool
+    """Whether all that is in it is left out."""
 
     @classmethod
-    def opened(cls, path: str) -> "_Directory":
+    def opened(cls, path: str, *, is_shadow: bool) -> "_Directory":
         state = os.stat(path)  # noqa: PTH116 - paths are plain texts here, for speed
-        return cls(path, state.st_dev, state.st_ino, _entries(path))
+        return cls(path, state.st_dev, state.st_ino, _entries(path), is_shadow)
 
     def is_same(self, other: "_Directory") -> bool:
         return (self.device, self.inode) == (other.device, other.inode)
@@ -43,39 +46,57 @@ class Folder:
     Files come in order of their names, or where one directory has more than CHUNK of them, in several such orders.
     """
 
-    def __init__(self, root: Path, by_content: bool = False) -> None:
-        """Takes the images below `root`; by their content's SHA-256 as ids, or by their paths below `root`."""
+    def __init__(self, root: Path, by_content: bool = False, any_name: bool = False) -> None:
+        """Takes the images below `root`; by their content's SHA-256 as ids, or by their paths below `root`.
+
+        `any_name` takes files of any name whose content is an image.
+        """
         self.name = os.path.abspath(root)  # noqa: PTH100 - Path.absolute keeps ".."
         self._by_content = by_content
+        self._any_name = any_name
         self._prefix = self.name.rstrip(os.sep) + os.sep
 
-    def __iter__(self) -> Iterator[Item | Fault]:
-        """Its images, with a look at the size and the time of each."""
+    def __iter__(self) -> Iterator[Found]:
+        """Its images, with a look at the size and the time of each, and the files that are none."""
         for found in self._walk():
-            item = found if isinstance(found, Fault) else self._item(found)
+            item = found if isinstance(found, Fault | Passed) else self._found(found)
             if item is not None:
                 yield item
 
-    def count(self) -> int:
-        """How many images there are, by their names alone."""
-        return sum(not isinstance(found, Fault) for found in self._walk())
+    def count(self) -> int | None:
+        """How many images there are, by their names alone; None if their names do not tell."""
+        if self._any_name:
+            return None
+        return sum(not isinstance(found, Fault | Passed) and is_image(found.name) for found in self._walk())
 
-    def _walk(self) -> Iterator[Entry | Fault]:
-        """The files whose names are images', each directory's where it stands among them."""
+    def _walk(self) -> Iterator[Entry | Fault | Passed]:
+        """The files, each directory's where it stands among them."""
         # A list, and no recursion: a path may be deeper than Python's calls can be.
         ancestors: list[_Directory] = []
-        if (fault := _enter(self.name, ancestors)) is not None:
+        if (fault := _enter(self.name, ancestors, is_shadow=False)) is not None:
             yield fault
         while ancestors:
             try:
                 entry = next(ancestors[-1].entries, None)
             except OSError as error:
-                yield _unreadable(ancestors[-1].path, error)
+                if not ancestors[-1].is_shadow:
+                    yield _unreadable(ancestors[-1].path, error)
                 entry = None
             if entry is None:
                 ancestors.pop()
             elif (found := _look(entry, ancestors)) is not None:
                 yield found
+
+    def _found(self, entry: Entry) -> Found | None:
+        def beginning() -> bytes:
+            try:
+                return read_file(entry.path, BEGINNING)
+            except OSError:
+                # What cannot be read says no more than its name; if it may be an image, reading it says what is wrong.
+                return b"\xff\xd8\xff" if self._any_name else b""
+
+        found = passed(shown(entry.path), entry.name, beginning, any_name=self._any_name)
+        return self._item(entry) if found is None else found
 
     def _item(self, entry: Entry) -> Item | Fault | None:
         size, stamp = None, ""
@@ -124,33 +145,40 @@ def _entries(path: str) -> Iterator[Entry]:
             yield from chunk
 
 
-def _enter(path: str, ancestors: list[_Directory]) -> Fault | None:
-    """Goes on with a directory, unless it is one of its own ancestors: all that is in it is seen there."""
+def _enter(path: str, ancestors: list[_Directory], *, is_shadow: bool) -> Fault | None:
+    """Goes on with a directory, unless it is one of its own ancestors: all that is in it is seen there.
+
+    A shadow folder that cannot be listed hides no image.
+    """
     try:
         # A network's file system may fail for a moment.
-        directory = current.get().run(partial(_Directory.opened, path))
+        directory = current.get().run(partial(_Directory.opened, path, is_shadow=is_shadow))
     except OSError as error:
-        return _unreadable(path, error)
+        return None if is_shadow else _unreadable(path, error)
     if not any(directory.is_same(ancestor) for ancestor in ancestors):
         ancestors.append(directory)
     return None
 
 
-def _look(entry: Entry, ancestors: list[_Directory]) -> Entry | Fault | None:
-    """Goes on with a directory, and gives an image file; None for what else there is."""
+def _look(entry: Entry, ancestors: list[_Directory]) -> Entry | Fault | Passed | None:
+    """Goes on with a directory, and gives a file; None for what else there is."""
+    is_shadow = ancestors[-1].is_shadow
     try:
         if entry.is_dir():
-            return _enter(entry.path, ancestors)
+            return _enter(entry.path, ancestors, is_shadow=is_shadow or is_shadow_folder(entry.name))
         is_file = entry.is_file() or entry.is_symlink()
     except OSError as error:
+        if is_shadow:
+            return Passed(shown(entry.path), Why.LEFT_OUT)
         # A link to where nobody may look: by its name it is an image, or else may be a folder.
         if is_image(entry.name):
             return entry
         return None if error.errno == errno.ELOOP else _unreadable(entry.path, error)
-    if is_file and is_image(entry.name):
-        return entry
     # What a link leads to may have been a folder, on a disk that is not there now.
-    return _unreadable(entry.path, FileNotFoundError(2, "it is a link to nothing")) if _is_dangling(entry) else None
+    if _is_dangling(entry) and not is_shadow:
+        return _unreadable(entry.path, FileNotFoundError(2, "it is a link to nothing"))
+    found = Passed(shown(entry.path), Why.LEFT_OUT) if is_shadow else entry
+    return found if is_file else None
 
 
 def _is_dangling(entry: Entry) -> bool:

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol, TypeAlias
 
 from imagesearch_client.types import AttributeValue, Embedding, Region
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"})
 
 Read: TypeAlias = Callable[[int], bytes]
 """Reads a file from its beginning, at most so many bytes; it may be called in any thread. Raises OSError."""
@@ -53,14 +52,44 @@ class Fault:
     """Whether items may be hidden behind it, so that those not seen are not known to be gone."""
 
 
+class Why(Enum):
+    """Why a file of a source is no item."""
+
+    NOT_TAKEN = "not taken"
+    """It looks like an image, and is of a format that is not taken."""
+    LEFT_OUT = "left out"
+    """A system or a program made it beside the images, such as a thumbnail."""
+    OTHER = "other"
+    """It does not look like an image."""
+    REPEATED = "repeated"
+    """It is an image that the source has listed before, the same in everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A file of a source that is no item, and no fault of the source."""
+
+    where: str
+    """Its path or URL."""
+    why: Why
+    suffix: str = ""
+    """Of a file that is not taken: its suffix in small letters, or empty."""
+    message: str = ""
+    """Of a file that is not taken: the reason, for people."""
+
+
+Found: TypeAlias = Item | Fault | Passed
+"""What a source lists."""
+
+
 class Source(Protocol):
     """Where items come from. Iterating gives them all, one by one and without keeping them; it can be done again."""
 
     name: str
     """What the ledger knows it by: an absolute path or a URL."""
 
-    def __iter__(self) -> Iterator[Item | Fault]:
-        """Its items, and what is wrong with the rest. Reads as little as it can."""
+    def __iter__(self) -> Iterator[Found]:
+        """Its items, what is wrong with some, and files that are none. Reads as little as it can."""
 
     def count(self) -> int | None:
         """About how many items there are; None where that takes as long as reading them all."""

@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from imagesearch_client.sources.archives import Archive
 from imagesearch_client.sources.failures import without_password
-from imagesearch_client.sources.files import is_image
+from imagesearch_client.sources.files import read_file
 from imagesearch_client.sources.folders import Folder, SingleFile
-from imagesearch_client.sources.items import SUFFIXES, Source, SourceError
+from imagesearch_client.sources.items import Source, SourceError
+from imagesearch_client.sources.kinds import BEGINNING, FORMATS, is_image, is_image_content
 from imagesearch_client.sources.locations import Location, local_path
 from imagesearch_client.sources.manifests import STANDARD_INPUT, FileList, open_csv, open_json_lines, open_parquet
 from imagesearch_client.sources.options import SourceOptions
@@ -23,7 +25,7 @@ KINDS = {
     "parquet": (".parquet", ".pq"),
     "tar": (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"),
     "list": (".txt",),
-    "image": tuple(sorted(SUFFIXES)),
+    "image": tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes),
 }
 # What may be said by --as; an image is one by its name.
 CHOICES = ("folder", "list", "csv", "jsonl", "parquet", "tar")
@@ -49,7 +51,9 @@ def open_source(argument: str, options: SourceOptions) -> Source:
     _check(kind, options)
     if kind == "folder":
         is_remote = is_url(argument)
-        return RemoteFolder(argument, options.by_content) if is_remote else Folder(Path(argument), options.by_content)
+        folder = RemoteFolder if is_remote else Folder
+        root = argument if is_remote else Path(argument)
+        return folder(root, options.by_content, options.any_name)  # type: ignore[arg-type]
     if kind == "image":
         is_remote = is_url(argument)
         single = RemoteFile if is_remote else SingleFile
@@ -58,7 +62,7 @@ def open_source(argument: str, options: SourceOptions) -> Source:
         return FileList(argument, options)
     location = Location(argument)
     if kind == "tar":
-        return Archive(location, options.by_content, options.max_bytes, options.columns)
+        return Archive(location, options.by_content, options.max_bytes, options.columns, options.any_name)
     openers: dict[str, Callable[[Location, SourceOptions], Source]] = {
         "csv": open_csv,
         "jsonl": open_json_lines,
@@ -84,12 +88,12 @@ def _kind(argument: str, options: SourceOptions) -> str:
         raise SourceError(f"there is no file or folder {argument}")
     if options.kind == "folder":
         raise SourceError(f"{argument} is no folder")
-    if kind := options.kind or _by_name(argument):
+    if kind := options.kind or _by_name(argument) or _by_content(argument, options):
         return kind
     taken = ", ".join(suffix for suffixes in KINDS.values() for suffix in suffixes)
     raise SourceError(
         f"{argument} is of no kind that is known by its name; folders are taken, and files that end in {taken}. "
-        f"--as says what a file is: {', '.join(CHOICES)}"
+        f"--as says what a file is: {', '.join(CHOICES)}; --any-name takes an image of any name"
     )
 
 
@@ -99,6 +103,13 @@ def _by_name(path: str) -> str:
     if is_image(path):
         return "image"
     return next((kind for kind, suffixes in KINDS.items() if path.lower().endswith(suffixes)), "")
+
+
+def _by_content(path: str, options: SourceOptions) -> str:
+    with suppress(OSError):
+        if options.any_name and is_image_content(read_file(path, BEGINNING)):
+            return "image"
+    return ""
 
 
 def _check(kind: str, options: SourceOptions) -> None:

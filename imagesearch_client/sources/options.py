@@ -13,6 +13,8 @@ class SourceOptions:
 
     by_content: bool = False
     """Whether the SHA-256 of an image's content is to be its id."""
+    any_name: bool = False
+    """Whether files of any name are taken if their content is an image; it is read from each of them."""
     root: str = ""
     """The folder or URL that relative paths of a list or manifest begin at; empty is where the list itself is."""
     path_column: str = ""

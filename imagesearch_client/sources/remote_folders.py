@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 from imagesearch_client.sources import web
 from imagesearch_client.sources.failures import brief, without_password
-from imagesearch_client.sources.files import is_image
-from imagesearch_client.sources.items import Fault, Item
+from imagesearch_client.sources.items import Fault, Found, Item
+from imagesearch_client.sources.kinds import BEGINNING, passed
 from imagesearch_client.sources.remote import WEB, FileSystem, connect, protocol_of, read_path, stamp_of
 from imagesearch_client.sources.retries import patiently
 
@@ -37,26 +37,31 @@ class _File:
 class RemoteFolder:
     """Every image below a URL. Stores are listed page by page, other file systems one directory at a time."""
 
-    def __init__(self, url: str, by_content: bool = False) -> None:
-        """Takes the images below `url`. Raises SourceError where its file system cannot be used."""
+    def __init__(self, url: str, by_content: bool = False, any_name: bool = False) -> None:
+        """Takes the images below `url`. Raises SourceError where its file system cannot be used.
+
+        `any_name` takes files of any name whose content is an image, at the cost of a request for each.
+        """
         self._is_web = protocol_of(url) in WEB
         # A web server may want a query with the index page.
         url, mark, query = url.partition("#")[0].partition("?") if self._is_web else (url, "", "")
         url = url if url.endswith("/") else url + "/"
         self.name = without_password(url)
         self._by_content = by_content
+        self._any_name = any_name
         self._system, self._root = connect(url)
         self._first = self._root + mark + query
 
-    def __iter__(self) -> Iterator[Item | Fault]:
-        """Its images, with what the listing says of each."""
+    def __iter__(self) -> Iterator[Found]:
+        """Its images, with what the listing says of each, and the files that are none."""
         is_empty = True
         for found in self._listing():
             is_empty = False
             if isinstance(found, Fault):
                 yield found
-            elif is_image(found.below.partition("?")[0] if self._is_web else found.below):
-                yield self._item(found)
+            elif not found.path.endswith("/"):
+                # Stores have a key of this kind for a folder.
+                yield self._found(found)
         if is_empty:
             # Stores have no folders, so that a slip in its name is a folder with nothing in it.
             yield Fault(self.name, "FOLDER_UNREADABLE", "nothing is listed there")
@@ -64,6 +69,19 @@ class RemoteFolder:
     def count(self) -> None:
         """To count takes as long as to list."""
         return
+
+    def _found(self, file: _File) -> Found:
+        def beginning() -> bytes:
+            try:
+                return read_path(self._system, file.path, uri, BEGINNING)
+            except OSError:
+                # It may be an image, and reading it says what is wrong.
+                return b"\xff\xd8\xff"
+
+        uri = self.name + file.below
+        name = unquote(file.below.partition("?")[0]) if self._is_web else file.below
+        found = passed(uri, name, beginning if self._any_name else None, any_name=self._any_name)
+        return self._item(file) if found is None else found
 
     def _item(self, file: _File) -> Item | Fault:
         image_id, uri = file.below, self.name + file.below

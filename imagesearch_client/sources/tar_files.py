@@ -9,12 +9,11 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Self
 
-from imagesearch_client.sources.files import is_image
+from imagesearch_client.sources.kinds import BEGINNING
 from imagesearch_client.sources.locations import Location
-from imagesearch_client.sources.samples import fact_of
 
 # What compressed files begin with. Python's own files for them are used: tarfile's way copies all that it has
 # decompressed for each member, and stops after the first part of a file that was compressed in parts.
@@ -66,14 +65,15 @@ class OpenTar:
     tar: _Tar
     size: int | None
     """Bytes of the file; None where it can only be read in passing."""
+    kept: list[tuple[tarfile.TarInfo, bytes]] = field(default_factory=list)
+    """The member that was met last, if its beginning was asked for, with its content."""
 
     def members(self) -> Iterator[tarfile.TarInfo]:
-        """The regular files, and links that are named as images or attributes, without keeping them."""
+        """The regular files and the links, without keeping them."""
         while (member := self.tar.next()) is not None:
             # tarfile keeps them all, for what is not asked here.
             self.tar.members.clear()  # type: ignore[attr-defined]
-            is_link = member.islnk() or member.issym()
-            if member.isreg() or (is_link and (is_image(member.name) or fact_of(member.name))):
+            if member.isreg() or member.islnk() or member.issym():
                 yield member
 
     def is_in_place(self, member: tarfile.TarInfo) -> bool:
@@ -87,8 +87,21 @@ class OpenTar:
             raise tarfile.ReadError(f"it is cut off within {member.name}")
         return True
 
+    def beginning(self, member: tarfile.TarInfo, most: int) -> bytes:
+        """The first bytes of the member that was met last; none of one that cannot be kept, and of a link."""
+        if not member.isreg():
+            return b""
+        if self.size is None:
+            # It can be read once only, and is kept for `content` if it has at most so many bytes.
+            self.kept[:] = [(member, self.content(member))] if member.size <= most else []
+            return self.kept[0][1][:BEGINNING] if self.kept else b""
+        file = self.tar.extractfile(member)
+        return b"" if file is None else file.read(BEGINNING)
+
     def content(self, member: tarfile.TarInfo) -> bytes:
         """The content of the member that was met last."""
+        if self.kept and self.kept[0][0] is member:
+            return self.kept.pop()[1]
         file = self.tar.extractfile(member)
         content = b"" if file is None else file.read()
         if len(content) != member.size:

@@ -133,7 +133,7 @@ def test_what_cannot_be_trained_on_is_said(photographs: Path, tmp_path: Path) ->
     empty.mkdir()
     (tmp_path / "file").write_text("")
     cases: list[tuple[tuple[object, ...], int, str]] = [
-        ((empty, "-o", target), 1, f"error no images in {empty}; files of images end in .bmp, .gif, .jpeg"),
+        ((empty, "-o", target), 1, f"error no images in {empty}; files of images end in .jpg, .jpeg, .jpe"),
         ((tmp_path / "nowhere", "-o", target), 2, "does not exist"),
         ((tmp_path / "file", "-o", target), 2, "is a file"),
         (

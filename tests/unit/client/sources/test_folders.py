@@ -11,7 +11,7 @@ import pytest
 
 from imagesearch_client.sources import folders
 from imagesearch_client.sources.folders import Folder, SingleFile
-from imagesearch_client.sources.items import Fault, Item
+from imagesearch_client.sources.items import Fault, Found, Item
 from imagesearch_client.sources.opening import open_source
 from imagesearch_client.sources.options import SourceOptions
 
@@ -141,7 +141,7 @@ def test_what_became_a_pipe_does_not_block(tmp_path: Path) -> None:
 def test_a_file_that_vanishes_is_left_out(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         put(tmp_path / name)
-    found: Iterator[Item | Fault] = iter(Folder(tmp_path))
+    found: Iterator[Found] = iter(Folder(tmp_path))
     next(found)
     (tmp_path / "b.jpg").unlink()
     assert [one.id for one in found if isinstance(one, Item)] == ["c.jpg"]
@@ -150,7 +150,7 @@ def test_a_file_that_vanishes_is_left_out(tmp_path: Path) -> None:
 def test_a_folder_that_vanishes_is_told_and_the_rest_comes(tmp_path: Path) -> None:
     for name in ("a.jpg", "b/c.jpg", "d.jpg"):
         put(tmp_path / name)
-    found: Iterator[Item | Fault] = iter(Folder(tmp_path))
+    found: Iterator[Found] = iter(Folder(tmp_path))
     next(found)
     (tmp_path / "b/c.jpg").unlink()
     (tmp_path / "b").rmdir()

@@ -13,14 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagesearch_client.sources import json_rows
-from imagesearch_client.sources.items import Fault, Item, SourceError
+from imagesearch_client.sources.items import Fault, Item, Passed, SourceError
 from imagesearch_client.sources.manifests import FileList
 from imagesearch_client.sources.opening import open_source
 from imagesearch_client.sources.options import SourceOptions
 
 
 def opened(path: Path, **options: Any) -> list[Item | Fault]:
-    return list(open_source(str(path), SourceOptions(**options)))
+    found = open_source(str(path), SourceOptions(**options))
+    return [one for one in found if not isinstance(one, Passed)]
 
 
 def items(path: Path, **options: Any) -> list[Item]:

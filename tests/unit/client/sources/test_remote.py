@@ -15,7 +15,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from imagesearch_client.sources import remote_folders
-from imagesearch_client.sources.items import Fault, Item, SourceError
+from imagesearch_client.sources.items import Fault, Item, Passed, SourceError
 from imagesearch_client.sources.opening import open_source
 from imagesearch_client.sources.options import SourceOptions
 from imagesearch_client.sources.remote import connect, open_stream, read_url
@@ -23,7 +23,8 @@ from tests.unit.client.sources.conftest import CONTENT, KEYS, archive
 
 
 def opened(url: str, **options: Any) -> list[Item | Fault]:
-    return list(open_source(url, SourceOptions(**options)))
+    found = open_source(url, SourceOptions(**options))
+    return [one for one in found if not isinstance(one, Passed)]
 
 
 def items(url: str, **options: Any) -> list[Item]:

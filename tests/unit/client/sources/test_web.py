@@ -23,7 +23,7 @@ import pytest
 from grpc_kit.errors import NotFoundError, UnavailableError
 from imagesearch_client.bulk.reading import read
 from imagesearch_client.sources.failures import is_lasting, without_password
-from imagesearch_client.sources.items import Fault, Item, SourceError
+from imagesearch_client.sources.items import Fault, Found, Item, SourceError
 from imagesearch_client.sources.opening import open_source
 from imagesearch_client.sources.options import SourceOptions
 from imagesearch_client.sources.remote import open_stream, read_url
@@ -49,7 +49,7 @@ def patient() -> Iterator[None]:
     current.reset(token)
 
 
-def opened(source: str | Path, **options: Any) -> list[Item | Fault]:
+def opened(source: str | Path, **options: Any) -> list[Found]:
     return list(open_source(str(source), SourceOptions(**options)))
 
 
