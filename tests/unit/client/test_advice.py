@@ -40,10 +40,16 @@ TRIED = {
     "sources/columns.py": {"--path-column": "", "--map": ""},
     "sources/csv_rows.py": {"--map": ""},
     "sources/csv_types.py": {"--type": "test_csv.test_the_advice_of_a_remark_helps"},
-    "sources/opening.py": {"--as": ""},
+    "sources/allowed.py": {"--open": "test_allowed.test_what_is_named_is_opened_and_nothing_else"},
+    "sources/kinds.py": {"--any-name": "test_kinds.test_files_of_any_name_are_taken_by_their_content_if_asked_for"},
+    "sources/opening.py": {"--as": "", "--any-name": "test_kinds.test_one_file_of_any_name_is_taken_if_asked_for"},
     "sources/parquet_rows.py": {"--map": "test_parquet_values.test_both_readers_refuse_the_same_columns..."},
     "sources/values.py": {"--map": ""},
     "bulk/ledger.py": {"--ledger": "", "--restart": ""},
+    "bulk/pruning.py": dict.fromkeys(
+        ("--prune", "--dry-run", "--prune-above"), "test_pruning.test_the_command_refuses_and_names"
+    ),
+    "bulk/twins.py": {"--replace": "test_twins.test_a_name_is_taken_over_when_that_is_asked_for"},
     "vector_files/export.py": {
         "--overwrite": "test_transfer.test_what_was_exported_and_imported_finds_the_same",
         "--restart": "test_export.test_a_collection_made_anew_on_the_way_is_told",
@@ -56,9 +62,10 @@ TRIED = {
 }
 # What messages say of options that were given: they advise nothing.
 SAID = {
+    "sources/allowed.py": {"--root"},
     "sources/columns.py": {"--id-column"},
     "sources/opening.py": {"--id-column"},
-    "cli/ingest.py": {"--dry-run", "--limit"},
+    "cli/ingest.py": {"--limit", "--prune"},
 }
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from grpc_kit.errors import UnavailableError
+from imagesearch_client import running
 from imagesearch_client.bulk.accounts import Account, RejectsFile
 from imagesearch_client.bulk.destinations import DryRun
 from imagesearch_client.bulk.ledger import Binding, Ledger
@@ -55,13 +56,13 @@ class Keeping(DryRun):
 def load(source: Path | str, ledger: Path | None = None, **options: float) -> Account:
     account = Account()
 
-    async def run() -> None:
+    async def load_all() -> None:
         with Ledger(ledger) as rows, RejectsFile(None) as rejects:
             rows.bind(Binding("c", "", "f"))
             found = open_source(str(source), SourceOptions())
             await Load(Keeping(), rows, LoadOptions(**options), account, rejects).run([found])  # type: ignore[arg-type]
 
-    asyncio.run(run())
+    running.run(load_all)
     return account
 
 
