@@ -28,14 +28,18 @@ class PngFacts:
     chunks: dict[bytes, bytes] = field(default_factory=dict)
 
 
+def check(content: bytes) -> None:
+    """Raise UnsupportedImageError for Apple's variant, whose samples are in another order and premultiplied."""
+    if content.startswith(SIGNATURE) and content[12:16] == b"CgBI":
+        raise UnsupportedImageError("it is a PNG in Apple's CgBI variant; a standard PNG is taken")
+
+
 def facts_of(content: bytes) -> PngFacts | None:
-    """Return what a PNG file declares; None if it is another file. Raises UnsupportedImageError."""
+    """Return what a PNG file declares; None if it is another file."""
     if not content.startswith(SIGNATURE):
         return None
     chunks: dict[bytes, bytes] = {}
     for kind, start, size in chunks_of(content):
-        if kind == b"CgBI":
-            raise UnsupportedImageError("it is a PNG in Apple's CgBI variant; a standard PNG is taken")
         if kind == b"IDAT":
             break
         if kind in WANTED:
