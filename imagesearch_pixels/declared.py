@@ -33,6 +33,7 @@ class Declared:
 def check_variant(content: bytes) -> None:
     """Raise UnsupportedImageError for a sound file of a variant that is recognised before it is opened."""
     jpeg.check(content)
+    png.check(content)
 
 
 def check_unread(content: bytes) -> None:

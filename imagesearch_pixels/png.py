@@ -12,6 +12,9 @@ from imagesearch_pixels.reading import Reading, UnsupportedImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, COLOUR, INDEXED = 0, 2, 3
+# What Pillow makes of colour types and depths. It reads another header if a broken file has two.
+MODES = {(GREY, 1): "1", (GREY, 2): "L", (GREY, 4): "L", (GREY, 8): "L", (GREY, 16): "I;16"}
+MODES |= {(COLOUR, 8): "RGB", (COLOUR, 16): "RGB"}
 WANTED = (b"IHDR", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"cICP")
 WHITE = (255, 255, 255)
 
@@ -25,14 +28,18 @@ class PngFacts:
     chunks: dict[bytes, bytes] = field(default_factory=dict)
 
 
+def check(content: bytes) -> None:
+    """Raise UnsupportedImageError for Apple's variant, whose samples are in another order and premultiplied."""
+    if content.startswith(SIGNATURE) and content[12:16] == b"CgBI":
+        raise UnsupportedImageError("it is a PNG in Apple's CgBI variant; a standard PNG is taken")
+
+
 def facts_of(content: bytes) -> PngFacts | None:
-    """Return what a PNG file declares; None if it is another file. Raises UnsupportedImageError."""
+    """Return what a PNG file declares; None if it is another file."""
     if not content.startswith(SIGNATURE):
         return None
     chunks: dict[bytes, bytes] = {}
     for kind, start, size in chunks_of(content):
-        if kind == b"CgBI":
-            raise UnsupportedImageError("it is a PNG in Apple's CgBI variant; a standard PNG is taken")
         if kind == b"IDAT":
             break
         if kind in WANTED:
@@ -66,7 +73,7 @@ def mark_transparent(image: Image.Image, png: PngFacts, content: bytes, reading:
     if png.colour == INDEXED:
         image.info["transparency"] = data[:256]
         return
-    if channels is None or len(data) < 2 * channels:
+    if channels is None or len(data) < 2 * channels or image.mode != MODES.get((png.colour, png.depth)):
         return
     most = (1 << png.depth) - 1
     samples = [sample & most for sample in struct.unpack_from(f">{channels}H", data)]

@@ -61,7 +61,10 @@ def to_rgb(image: Image.Image, depth: Depth, reading: Reading, *, keep_inks: boo
         return converted if converted is not None else image
     elif image.mode in PREMULTIPLIED:
         image = _converted(PREMULTIPLIED[image.mode], image, reading)
-    if image.has_transparency_data:
+    with reading():
+        # It looks at the file's palette.
+        is_transparent = image.has_transparency_data
+    if is_transparent:
         layers = image if image.mode == "RGBA" else _converted("RGBA", image, reading)
         white = Image.new("RGB", layers.size, WHITE)
         white.paste(layers, mask=layers.getchannel("A"))

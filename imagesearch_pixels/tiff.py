@@ -93,7 +93,7 @@ def prepare(image: TiffImageFile) -> Depth:
     photometric = tags.get(PHOTOMETRIC_INTERPRETATION, WHITE_IS_ZERO)
     bits, formats = _numbers(tags, BITSPERSAMPLE), _numbers(tags, SAMPLEFORMAT)
     depth = Depth(
-        bits=bits[0] if bits else 1,
+        bits=int(bits[0]) if bits else 1,
         # Pillow has inverted samples of 8 bits and less.
         white_is_zero=photometric == WHITE_IS_ZERO and image.mode not in {"1", "L"},
         is_signed=SIGNED in formats,

@@ -3,6 +3,7 @@
 The pictures that files hold are also compared with a second decoder, libvips.
 """
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pyvips
 from numpy.typing import NDArray
 
 from grpc_kit.errors import InvalidArgumentError
+from tests.unit.embedder.crafted_files import png_chunk
+from tests.unit.embedder.crafted_samples import png, tiff, transparent
 from tests.unit.embedder.pixel_variants import REFUSED, SHOWN
 from tests.unit.embedder.test_image_decoding import decode, resized
 
@@ -50,6 +53,24 @@ def test_a_second_decoder_agrees_unless_the_specification_decides(name: str) -> 
     except pyvips.Error:
         difference = 255
     assert (difference <= max(2, shown.tolerance)) == (not shown.differs)
+
+
+@pytest.mark.parametrize("first", [(8, 0), (16, 0), (16, 2)], ids=str)
+@pytest.mark.parametrize("second", [(8, 0), (16, 0), (16, 2), (8, 3)], ids=str)
+def test_two_headers_of_a_png_are_no_fault_of_ours(first: tuple[int, int], second: tuple[int, int]) -> None:
+    samples = np.zeros((8, 8, 3) if second[1] == 2 else (8, 8), np.uint64)
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, *first, 0, 0, 0))
+    content = png(samples, *second, transparent(1, 2, 3))
+    try:
+        assert decode(content[:8] + header + content[8:]).shape == (224, 224, 3)
+    except InvalidArgumentError:
+        return
+
+
+def test_numbers_of_a_directory_may_be_floats() -> None:
+    bits = struct.pack("<HHIHH", 258, 3, 1, 12, 0)
+    content = tiff(np.full((8, 8), 0xFFF), 12, 1).replace(bits, struct.pack("<HHIf", 258, 11, 1, 12.0))
+    assert decode(content).min() == 255
 
 
 # The directory of a TIFF file stands at its end.
