@@ -120,7 +120,8 @@ def _hand_on(reindexing: Reindexing, old: Collection, new: Collection, ledger: P
     except LedgerError as error:
         errors = [str(error)]
     for problem in filter(None, errors):
-        err.print(Text(f"a ledger was not handed on, so that its next load begins anew: {problem}"), style="yellow")
+        later = "the next load through an alias that moved goes on with it, and any other one begins anew"
+        err.print(Text(f"a ledger was not handed on; {later}: {problem}"), style="yellow", soft_wrap=True)
 
 
 def _show(report: ReindexReport, *, as_json: bool) -> None:

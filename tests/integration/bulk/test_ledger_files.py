@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imagesearch_client import Client
+from imagesearch_client import Client, Embedding, NewImage
 from imagesearch_client.bulk.jobs import default_ledger
 from imagesearch_client.bulk.ledger import Ledger
 from tests.harness.command import Command
@@ -101,9 +101,19 @@ def test_only_what_the_new_collection_has_as_it_was_loaded_is_skipped(
 def test_an_alias_that_moves_to_an_unrelated_collection_takes_no_image_along(
     command: Command, client: Client, alias: str, name: str, folder: Path
 ) -> None:
-    client.create_collection(f"{name}_other")
-    client.set_alias(alias, f"{name}_other")
-    assert ingest(command, folder, alias)["stored"] == FILES
+    # The ledger has an image that failed since it was stored, and whose file is gone now.
+    (folder / "gone.png").write_bytes(png(90))
+    ingest(command, folder, alias)
+    (folder / "gone.png").write_bytes(b"no image")
+    ingest(command, folder, alias, "--fail-above", "1")
+    (folder / "gone.png").unlink()
+    other = client.create_collection(f"{name}_other")
+    vector = Embedding([1.0] * other.dimension, other.fingerprint)
+    assert all(result.error is None for result in client.write(other.name, [NewImage("gone.png", vector)]))
+    client.set_alias(alias, other.name)
+    account = ingest(command, folder, alias, "--prune")
+    assert (account["stored"], account["removed"]) == (FILES, 0)
+    assert "gone.png" in ids(client, other.name)
 
 
 @pytest.mark.parametrize("spelling", ["localhost:{}", "dns:///127.0.0.1:{}", "DNS:127.0.0.1:{}", " 127.0.0.1:{} "])
