@@ -70,7 +70,7 @@ SPOILED = [
 ]
 
 
-def both(folder: Path, name: str, column: Any, **renamed: str) -> list[list[Item | Fault]]:
+def both(folder: Path, name: str, column: Any, **renamed: str) -> list[list[object]]:
     """What a manifest and a file of vectors make of a column."""
     manifest, vectors = folder / "m.parquet", folder / "v.parquet"
     pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"], name: column}), manifest)
