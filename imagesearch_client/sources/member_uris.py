@@ -8,7 +8,7 @@ from collections.abc import Callable
 from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.remote import CHAINED, is_url
 
-TAR, ZIP, PARQUET = "tar", "zip", "parquet"
+TAR, ZIP, PARQUET = ARCHIVES = ("tar", "zip", "parquet")
 # What the second half of a member's uri begins with where that is a URL.
 URL_BEGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|({'|'.join(sorted(CHAINED))})::")
 
@@ -26,7 +26,7 @@ def split_member_uri(uri: str) -> list[tuple[str, str]]:
     text = uri.partition("://")[2]
     splits = [(text[:at], text[at + 2 :]) for at in range(len(text)) if text.startswith("::", at)]
     if not splits:
-        raise OSError(errno.EINVAL, "the uri of a member is tar://MEMBER::ARCHIVE or zip://MEMBER::ARCHIVE", uri)
+        raise OSError(errno.EINVAL, "the uri of a member is tar://MEMBER::ARCHIVE, zip:// or parquet://", uri)
     likely = [
         (member, archive)
         for member, archive in splits

@@ -11,7 +11,7 @@ from imagesearch_client.sources.archive_members import ArchiveMembers
 from imagesearch_client.sources.files import file_state, read_file
 from imagesearch_client.sources.items import Read, SourceError
 from imagesearch_client.sources.locations import local_path
-from imagesearch_client.sources.member_uris import PARQUET, TAR, ZIP
+from imagesearch_client.sources.member_uris import ARCHIVES, PARQUET, TAR
 from imagesearch_client.sources.options import MAX_BYTES
 from imagesearch_client.sources.remote import connect, is_url, protocol_of, read_url
 from imagesearch_client.sources.zip_members import ZipMembers
@@ -84,7 +84,7 @@ class Places:
     def _remote(self, image_id: str, url: str) -> Place:
         protocol = protocol_of(url)
         with self._lock:
-            if protocol in (TAR, ZIP, PARQUET):
+            if protocol in ARCHIVES:
                 if protocol not in self._archives:
                     self._archives[protocol] = self._members(protocol)
                 return Place(image_id, url, partial(self._archives[protocol].read, url), None, "")
