@@ -12,7 +12,7 @@ from imagesearch_client.sources.failures import without_password
 from imagesearch_client.sources.files import file_state, read_file
 from imagesearch_client.sources.items import Read, SourceError
 from imagesearch_client.sources.locations import local_path
-from imagesearch_client.sources.member_uris import PARQUET, TAR, ZIP
+from imagesearch_client.sources.member_uris import MEMBER_PROTOCOLS, PARQUET, TAR
 from imagesearch_client.sources.options import MAX_BYTES
 from imagesearch_client.sources.remote import WEB, connect, is_url, protocol_of, read_url
 from imagesearch_client.sources.web import encoded_name, join
@@ -95,7 +95,7 @@ class Places:
         image_id, uri = without_password(image_id), without_password(url)
         protocol = protocol_of(url)
         with self._lock:
-            if protocol in (TAR, ZIP, PARQUET):
+            if protocol in MEMBER_PROTOCOLS:
                 if protocol not in self._archives:
                     self._archives[protocol] = self._members(protocol)
                 return Place(image_id, uri, partial(self._archives[protocol].read, url), None, "")

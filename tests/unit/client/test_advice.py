@@ -88,9 +88,12 @@ def advised(path: Path) -> set[str]:
 
 
 def test_every_option_in_a_message_is_tried() -> None:
-    found = {str(path.relative_to(ROOT)): options for path in MODULES if (options := advised(path))}
-    tried = {name: set(TRIED.get(name, {})) | SAID.get(name, set()) for name in {*TRIED, *SAID}}
-    assert found == tried
+    missing = {}
+    for path in MODULES:
+        name = str(path.relative_to(ROOT))
+        if options := advised(path) - set(TRIED.get(name, {})) - SAID.get(name, set()):
+            missing[name] = options
+    assert missing == {}, "a message advises an option that no test tries: write the test, and name it in TRIED"
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def test_bad_files_are_told(tmp_path: Path, name: str, text: str, columns: Label
 def test_labels_are_read_as_manifests_are(tmp_path: Path, text: str) -> None:
     rows = read_table(written(tmp_path, text))
     assert [(row["path"], row["label"]) for row in rows] == [(("a.jpg",), ("milk",)), (("b.jpg",), ("tea",))]
-    assert columns_of(rows) == ["path", "label", "about"][: len(columns_of(rows))]
+    assert "" not in columns_of(rows)
 
 
 def test_a_file_in_another_encoding_is_told(tmp_path: Path) -> None:

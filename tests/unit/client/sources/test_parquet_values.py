@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from imagesearch_client.cli.app import app
-from imagesearch_client.sources.items import Fault, Found, Item, SourceError
+from imagesearch_client.sources.items import Fault, Item, SourceError
 from imagesearch_client.sources.opening import open_source
 from imagesearch_client.sources.options import SourceOptions
 from imagesearch_client.sources.uris import UriReader
@@ -70,7 +70,7 @@ SPOILED = [
 ]
 
 
-def both(folder: Path, name: str, column: Any, **renamed: str) -> list[list[Found]]:
+def both(folder: Path, name: str, column: Any, **renamed: str) -> list[list[object]]:
     """What a manifest and a file of vectors make of a column."""
     manifest, vectors = folder / "m.parquet", folder / "v.parquet"
     pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"], name: column}), manifest)
