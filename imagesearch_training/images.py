@@ -13,7 +13,7 @@ from PIL import ImageFile as PillowImageFile
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 # The embedder's default.
 MAX_IMAGE_PIXELS = 50_000_000
 # A large JPEG is decoded at a part of its size, but never below this many times the result's.

@@ -31,6 +31,8 @@ from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.hang_watch import HangWatch
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", *HEIC_FORMATS)
+# As people call them.
+FORMAT_NAMES = tuple("HEIC" if name == "HEIF" else name for name in FORMATS)
 REGION = "image.region"
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
@@ -249,13 +251,13 @@ class ImageDecoder:
                 "IMAGE_FORMAT_UNSUPPORTED",
                 f"{CONTENT} is a HEIC file, and pillow-heif is not installed; {HOW_TO_INSTALL}",
                 field=CONTENT,
-                metadata={"formats": ",".join(FORMATS)},
+                metadata={"formats": ",".join(FORMAT_NAMES)},
             )
         return InvalidArgumentError(
             "IMAGE_FORMAT_UNSUPPORTED",
-            f"{CONTENT} is no image of a known format; {', '.join(FORMATS)} are taken",
+            f"{CONTENT} is no image of a known format; {', '.join(FORMAT_NAMES)} are taken",
             field=CONTENT,
-            metadata={"formats": ",".join(FORMATS)},
+            metadata={"formats": ",".join(FORMAT_NAMES)},
         )
 
 

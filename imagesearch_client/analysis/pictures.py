@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar
 
 from PIL import Image, ImageOps
 
+from imagesearch_client.pillow import prepare
 from imagesearch_client.sources.uris import UriReader
 from imagesearch_client.types import Region
 
@@ -64,6 +65,7 @@ def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        prepare()
         try:
             with Image.open(io.BytesIO(read_content(uri))) as opened:
                 if region is None:

@@ -30,6 +30,8 @@ from imagesearch_client.bulk.patience import LoadStoppedError, Patience, Tries
 from imagesearch_client.bulk.services import Embedders, Endpoint, Writers, image_bounds, vector_bounds
 from imagesearch_client.client import MAX_MESSAGE_BYTES, Client
 from imagesearch_client.converters import attributes_to, embedding_to, region_to
+from imagesearch_client.extras import how_to_install
+from imagesearch_client.pillow import prepare
 from imagesearch_client.types import AttributeValue, Collection, Embedding, Image, Region
 
 # Of images whose embedder is not asked: what the services take where they are not told otherwise.
@@ -295,6 +297,11 @@ class DryRun:
 
 def decode(content: bytes) -> None:
     """Decode an image's first frame as the embedder does. Raises InvalidArgumentError and LoadStoppedError."""
+    has_heic = prepare()
+    if content[4:8] == b"ftyp" and content[8:11] == b"hei" and not has_heic:
+        raise InvalidArgumentError(
+            "IMAGE_FORMAT_UNSUPPORTED", f"it is a HEIC file: {how_to_install('pillow-heif', 'client,heic')}"
+        )
     with _blaming_the_file():
         opened = PillowImage.open(BytesIO(content))
     with opened as image:

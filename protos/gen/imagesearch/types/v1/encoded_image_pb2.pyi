@@ -25,7 +25,8 @@ class EncodedImage(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     content: _builtins.bytes
-    """The bytes of a JPEG, PNG, WebP, GIF, TIFF or BMP file; of an animation or a multi-page file the first frame counts.
+    """The bytes of a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF file, or of a HEIC file if the embedder has the package for it;
+    of an animation or a multi-page file the first frame counts.
     Bytes behind the image and metadata that are broken or too large are ignored.
     Required. The server states its limit in bytes and in pixels in `Model.limits`.
     Errors: INVALID_ARGUMENT with reason IMAGE_MISSING, IMAGE_TOO_LARGE, IMAGE_FORMAT_UNSUPPORTED, IMAGE_CORRUPT,
