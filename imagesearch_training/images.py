@@ -17,7 +17,7 @@ from imagesearch_pixels.reading import Reading, UnsupportedImageError
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 # The embedder's default.
 MAX_IMAGE_PIXELS = 50_000_000
 # A large JPEG is decoded at a part of its size, but never below this many times the result's.

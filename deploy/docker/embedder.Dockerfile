@@ -3,17 +3,22 @@
 ARG BASE=python:3.11-slim-bookworm
 # baked: the weights are in the image. mounted: /weights is empty, for a volume.
 ARG WEIGHTS=baked
+# yes: HEIC images are taken, by a package whose wheels have parts under the LGPL and the GPL.
+ARG HEIC=no
 
 FROM ${BASE} AS packages
+ARG HEIC
 RUN python -m venv /app/venv
 ENV PATH=/app/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
-COPY requirements/embedder.lock /build/
+COPY requirements/embedder.lock requirements/heic.lock /build/
 # Settings of pip and an authority of your own, where they are handed in, are there for this command alone.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=pip_ca,target=/run/secrets/pip_ca \
     if [ -s /run/secrets/pip_ca ]; then export PIP_CERT=/run/secrets/pip_ca; fi \
-    && python -m pip install --no-compile --require-hashes --requirement /build/embedder.lock
+    && python -m pip install --no-compile --require-hashes --requirement /build/embedder.lock \
+    && if [ "$HEIC" = yes ]; then \
+    python -m pip install --no-compile --require-hashes --requirement /build/heic.lock; fi
 
 # Its own stage, so that the large layer stays as it is while only the code changes.
 FROM packages AS trimmed

@@ -14,4 +14,7 @@ else:
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=THREADS)
     HEIC_FORMATS = ("HEIF",)
 
-HOW_TO_INSTALL = "pip install 'imagesearch[heic]' where the embedder runs brings it"
+HOW_TO_INSTALL = (
+    "pip install '.[embedder,heic]' in the folder of imagesearch's source brings it to the embedder, and "
+    "--build-arg HEIC=yes to its container image"
+)

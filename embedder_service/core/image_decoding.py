@@ -43,6 +43,8 @@ from imagesearch_pixels.reading import Reading, UnsupportedImageError
 from imagesearch_pixels.samples import to_rgb, upright
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", *HEIC_FORMATS)
+# As people call them.
+FORMAT_NAMES = tuple("HEIC" if name == "HEIF" else name for name in FORMATS)
 REGION = "image.region"
 
 READING = Reading(reading_the_file, InvalidArgumentError)
@@ -262,13 +264,13 @@ class ImageDecoder:
                 "IMAGE_FORMAT_UNSUPPORTED",
                 f"{CONTENT} is a HEIC file, and pillow-heif is not installed; {HOW_TO_INSTALL}",
                 field=CONTENT,
-                metadata={"formats": ",".join(FORMATS)},
+                metadata={"formats": ",".join(FORMAT_NAMES)},
             )
         return InvalidArgumentError(
             "IMAGE_FORMAT_UNSUPPORTED",
-            f"{CONTENT} is no image of a known format; {', '.join(FORMATS)} are taken",
+            f"{CONTENT} is no image of a known format; {', '.join(FORMAT_NAMES)} are taken",
             field=CONTENT,
-            metadata={"formats": ",".join(FORMATS)},
+            metadata={"formats": ",".join(FORMAT_NAMES)},
         )
 
 

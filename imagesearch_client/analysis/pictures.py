@@ -14,6 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from PIL import Image
 
+from imagesearch_client.pillow import prepare
 from imagesearch_client.sources.allowed import Allowed
 from imagesearch_client.sources.retries import Retries
 from imagesearch_client.sources.uris import UriReader
@@ -84,6 +85,7 @@ def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture
     """
     if not uri:
         return None
+    prepare()
     try:
         content = read_content(uri)
         with warnings.catch_warnings():

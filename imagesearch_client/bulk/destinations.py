@@ -37,6 +37,8 @@ from imagesearch_client.bulk.services import (
 )
 from imagesearch_client.client import Client
 from imagesearch_client.converters import attributes_to, embedding_to, region_to
+from imagesearch_client.extras import how_to_install
+from imagesearch_client.pillow import prepare
 from imagesearch_client.types import AttributeValue, Collection, Embedding, Image, Region
 from imagesearch_pixels.colours import shown
 from imagesearch_pixels.declared import check_unread, check_variant, declare
@@ -378,6 +380,11 @@ class DryRun:
 
 def decode(content: bytes) -> None:
     """Decode an image's first frame as the embedder does. Raises InvalidArgumentError and LoadStoppedError."""
+    has_heic = prepare()
+    if content[4:8] == b"ftyp" and content[8:11] == b"hei" and not has_heic:
+        raise InvalidArgumentError(
+            "IMAGE_FORMAT_UNSUPPORTED", f"it is a HEIC file: {how_to_install('pillow-heif', 'client,heic')}"
+        )
     try:
         check_variant(content)
         with _open(content) as image:

@@ -75,7 +75,7 @@ def bad_region(x0: float, y0: float, x1: float, y1: float, message: str) -> Bad:
     return Bad(plain_image(1), "REGION_INVALID", message, "image.region", region)
 
 
-FORMATS = "JPEG, PNG, WEBP, GIF, TIFF, BMP are taken"
+FORMATS = "JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF, HEIC are taken"
 MOST_PIXELS = "at most 50000000 are taken"
 BAD_INPUT = {
     "no bytes": Bad(b"", "IMAGE_MISSING", "image.content is empty"),

@@ -2,13 +2,16 @@
 
 import io
 import json
+import random
+import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner, Result
 
 from imagesearch_client.cli.app import app
+from imagesearch_client.pillow import prepare
 
 
 @pytest.fixture
@@ -62,3 +65,23 @@ def test_a_folder_with_nothing_that_is_taken_names_what_there_is(photos: Path) -
     assert "2 files not taken: 1 .psd, 1 .svg; files of images end in .jpg" in words(done.output)
     account = json.loads(ingest(photos, "--json").stdout)
     assert (account["met"], account["not_taken"], account["other_files"]) == (0, 2, 1)
+
+
+def test_a_dry_run_takes_what_the_embedder_takes(photos: Path) -> None:
+    image = Image.new("RGB", (16, 16), "red")
+    for name, file_format in (("a.avif", "AVIF"), ("b.heic", "HEIF")):
+        prepare()
+        image.save(photos / name, file_format)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "node " * 500_000, zip=True)
+    image.save(photos / "c.png", pnginfo=text, icc_profile=random.Random(0).randbytes(1_500_000))
+    assert json.loads(ingest(photos, "--json").stdout)["stored"] == 3
+
+
+def test_a_dry_run_says_how_to_read_heic(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    prepare.cache_clear()
+    done = ingest(photos)
+    prepare.cache_clear()
+    assert "pip install '.[client,heic]'" in words(done.output)

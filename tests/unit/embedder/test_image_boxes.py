@@ -184,7 +184,7 @@ except ServiceError as error:
     told = done.stdout.decode()
     assert told.startswith("IMAGE_FORMAT_UNSUPPORTED")
     assert "HEIC" in told
-    assert "pip install 'imagesearch[heic]'" in told
+    assert "pip install '.[embedder,heic]'" in told
 
 
 def test_a_video_is_no_image_and_a_broken_image_is_corrupt() -> None:

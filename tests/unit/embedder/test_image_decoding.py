@@ -492,8 +492,7 @@ def test_a_file_whose_header_lies_is_refused_as_corrupt(content: bytes) -> None:
         pytest.param(bytes(1000), id="zeros"),
         pytest.param(b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', id="SVG"),
         pytest.param(b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", id="PDF"),
-        pytest.param(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), id="HEIC"),
-        pytest.param(encode(rgb(), "AVIF"), id="AVIF"),
+        pytest.param(b"\0\0\0\x18ftypisom\0\0\0\0isomavc1" + bytes(100), id="a video"),
         pytest.param(encode(rgb(), "ICO"), id="ICO"),
         pytest.param(encode(rgb(), "JPEG2000"), id="JPEG 2000"),
         pytest.param(encode(rgb(), "PPM"), id="PPM"),
@@ -503,8 +502,8 @@ def test_a_file_whose_header_lies_is_refused_as_corrupt(content: bytes) -> None:
 def test_other_formats_are_refused_with_the_list_of_those_taken(content: bytes) -> None:
     error = refusal(content)
     assert error.reason == "IMAGE_FORMAT_UNSUPPORTED"
-    assert "JPEG, PNG, WEBP, GIF, TIFF, BMP are taken" in error.message
-    assert error.metadata == {"formats": "JPEG,PNG,WEBP,GIF,TIFF,BMP"}
+    assert "JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF, HEIC are taken" in error.message
+    assert error.metadata == {"formats": "JPEG,PNG,WEBP,GIF,TIFF,BMP,AVIF,HEIC"}
 
 
 def natural(width: int, height: int) -> Image.Image:

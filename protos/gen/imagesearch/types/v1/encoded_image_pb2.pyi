@@ -25,7 +25,8 @@ class EncodedImage(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     content: _builtins.bytes
-    """The bytes of a JPEG, PNG, WebP, GIF, TIFF or BMP file; of an animation or a multi-page file the first frame counts.
+    """The bytes of a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF file, or of a HEIC file if the embedder has the package for it;
+    of an animation or a multi-page file the first frame counts.
     Bytes behind the image and metadata that are broken or too large are ignored.
     Its pixels are taken in sRGB, with transparent parts over white. A variant of a format that cannot be read rightly is
     refused with IMAGE_FORMAT_UNSUPPORTED, and the message names what the file declares.
