@@ -368,6 +368,7 @@ def _tar(chosen: random.Random, folder: Path) -> RandomSource:
                     where = chosen.choice([members, members, late])
                     beside = chosen.choice([f"{name}.json", f"{name}{suffix}.json"])
                     where.append((beside, json.dumps(attributes).encode()))
+                    expected.other_files += 1
                 _expect(expected, f"{shard}/{name}{suffix}", content, attributes, is_image=kind == "image")
             case "not":
                 members.append((name + chosen.choice(NOT_TAKEN), b"8BPS"))

@@ -30,7 +30,7 @@ def problems_of(account: Account, source: RandomSource) -> list[str]:
         }
     found = account.as_json()
     problems = [
-        f"{name} is {found.get(name)}, not {value}" for name, value in wanted.items() if found.get(name) != value
+        f"{name} is {found[name]}, not {value}" for name, value in wanted.items() if found[name] != value
     ]
     done = account.stored + account.described + account.skipped + account.duplicates + account.failed
     if done != account.met:
