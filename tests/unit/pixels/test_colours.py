@@ -393,7 +393,7 @@ for _ in range(int(sys.argv[2])):
             case 3:
                 other = chance.choice(SEEDS)
                 start = chance.randrange(128, len(other))
-                profile[at : at + 400] = other[start : start + 400]
+                profile[at : at + 400] = (other[start:] + bytes(400))[:400]
     mode = IMAGES[bytes(profile[16:20])]
     start = time.perf_counter()
     conversion = Profiles().conversion(bytes(profile), mode)
