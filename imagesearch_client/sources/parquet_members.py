@@ -58,7 +58,7 @@ class ParquetMembers(ArchiveMembers):
     @contextmanager
     def _opened(self, location: Location) -> Iterator[Members]:
         try:
-            with location.open() as file, pq.ParquetFile(file, buffer_size=BUFFER) as parquet:
+            with location.open() as file, pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as parquet:
                 yield _Images(parquet)
         except pa.ArrowException as error:
             raise OSError(errno.EIO, " ".join(str(error).split()), location.name) from error

@@ -82,7 +82,8 @@ class ParquetRows:
         wanted = list(dict.fromkeys([columns.path, *([columns.id] if columns.id else []), *columns.attributes]))
         number = 0
         size = IMAGES if self._has_images else BATCH
-        with self._location.open() as file, pq.ParquetFile(file, buffer_size=BUFFER) as parquet:
+        # Nothing is read ahead: pyarrow would else hold all row groups at a time.
+        with self._location.open() as file, pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as parquet:
             for batch in parquet.iter_batches(size, columns=wanted, use_threads=False):
                 values = {name: values_of(batch.column(name)) for name in wanted}
                 for index in range(batch.num_rows):

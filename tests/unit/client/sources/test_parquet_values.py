@@ -4,6 +4,8 @@ import datetime as dt
 import decimal
 import io
 import json
+import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +199,26 @@ def test_large_images_in_a_column_are_not_kept(tmp_path: Path) -> None:
         found[0].content(10)
     with UriReader(max_bytes=limit) as reader, pytest.raises(OSError, match="too large"):
         reader.read(found[0].uri, 10)
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    schema = pa.schema({"image": kind})
+    with pq.ParquetWriter(path, schema) as writer:
+        for group in range(20):
+            images = [{"bytes": os.urandom(200_000), "path": f"{group}-{number}"} for number in range(20)]
+            writer.write_table(pa.table({"image": pa.array(images, kind)}, schema=schema))
+    source = open_source(str(path), SourceOptions())
+    tracemalloc.start()
+    try:
+        (*_, last) = (one.uri for one in source if isinstance(one, Item))
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+        with UriReader() as reader:
+            assert len(reader.read(last, 10**6)) == 200_000
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_command_takes_a_dataset(tmp_path: Path) -> None:
