@@ -97,8 +97,8 @@ def load(
 
     The window is the route's, and attributes that the collection has are kept, whatever the options say of both.
 
-    In the main thread it listens to SIGINT and SIGTERM: the first leaves calls in flight some seconds, the second ends it
-    now.
+    In the main thread it listens to SIGINT and SIGTERM: the first leaves calls in flight some seconds, the second ends
+    it now.
     Raises LedgerError, ServiceError, CredentialsError and OSError before it begins.
     """
     if not route.ready and not collection.model:
