@@ -217,6 +217,7 @@ def write_request(image: NewImage, collection: str) -> image_pb2.WriteImagesRequ
         id=image.id,
         uri=image.uri,
         attributes=attributes_to(image.attributes),
+        keep_attributes=image.keep_attributes,
     )
     if isinstance(image.source, Embedding):
         request.embedding.CopyFrom(embedding_to(image.source))

@@ -167,6 +167,8 @@ class NewImage:
     """The part of the image that the vector is of; None is the whole."""
     content_sha256: str = ""
     """Of the image file that a vector was made of; the service computes it of an image."""
+    keep_attributes: bool = False
+    """Whether stored attributes of this id stay; those of `attributes` are added or replace one of their name."""
 
 
 @dataclass(frozen=True)

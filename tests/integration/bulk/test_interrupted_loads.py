@@ -15,7 +15,7 @@ from imagesearch_client.bulk.accounts import Account
 from tests.integration.bulk.conftest import Run, ids, png
 from tests.relay import Relay
 
-IMAGES = 150
+IMAGES = 100
 # Images of the calls that are in flight: two streams of sixteen.
 IN_FLIGHT = 2 * 16
 

@@ -43,7 +43,6 @@ def prices(client: Client, name: str) -> dict[str, object]:
     return {image.id: image.attributes.get("price") for image in client.list(name, strong=True)}
 
 
-@pytest.mark.parametrize("restart", [False, True])
 def test_attributes_that_are_set_while_images_are_embedded_stay(
     run: Run,
     client: Client,
@@ -51,7 +50,6 @@ def test_attributes_that_are_set_while_images_are_embedded_stay(
     sixty: list[Path],
     embedder_address: str,
     thread: ThreadPoolExecutor,
-    restart: bool,
 ) -> None:
     run(sixty[0].parent)
     for number, path in enumerate(sixty):
@@ -59,7 +57,7 @@ def test_attributes_that_are_set_while_images_are_embedded_stay(
     with Relay(embedder_address) as relay:
         relay.pause = 0.02
         setting: Future[None] = thread.submit(set_prices, client, name, relay)
-        account = run(sixty[0].parent, embedder=relay.address, restart=restart)
+        account = run(sixty[0].parent, embedder=relay.address)
         setting.result(30)
     assert account.stored == IMAGES
     assert prices(client, name) == {f"{number:02}.png": number for number in range(IMAGES)}

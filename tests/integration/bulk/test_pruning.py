@@ -254,3 +254,8 @@ def test_on_a_terminal_the_command_asks(
     assert code == 0
     assert "... and" not in screen
     assert ids(client, name) == ["0.png"]
+
+
+def test_a_share_of_a_program_is_checked_too() -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        LoadOptions(prune=True, prune_above=50)

@@ -29,9 +29,7 @@ def problems_of(account: Account, source: RandomSource) -> list[str]:
             "other_files": expected.other_files,
         }
     found = account.as_json()
-    problems = [
-        f"{name} is {found[name]}, not {value}" for name, value in wanted.items() if found[name] != value
-    ]
+    problems = [f"{name} is {found[name]}, not {value}" for name, value in wanted.items() if found[name] != value]
     done = account.stored + account.described + account.skipped + account.duplicates + account.failed
     if done != account.met:
         problems.append(f"{account.met} met, {done} accounted for")

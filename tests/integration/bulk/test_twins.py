@@ -12,9 +12,10 @@ import pytest
 from imagesearch_client import Client
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.bulk.destinations import Route
-from imagesearch_client.bulk.jobs import Files, load
+from imagesearch_client.bulk.jobs import Files, load, rehearse
 from imagesearch_client.bulk.load import LoadOptions
 from imagesearch_client.bulk.services import Endpoint
+from imagesearch_client.sources.opening import open_source
 from imagesearch_client.sources.options import SourceOptions
 from imagesearch_client.vector_files.source import VectorFile, VectorOptions
 from tests.integration.bulk.conftest import Run, ids, png
@@ -56,6 +57,16 @@ def test_a_name_of_two_folders_stays_the_first_ones(
         assert account.reasons == ({"ID_TWICE": 1} if other in sources else {})
     assert ids(client, name) == ["IMG_1.png", "IMG_2.png", "IMG_3.png"]
     assert uri(client, name) == str(one / "IMG_1.png")
+
+
+def test_a_dry_run_tells_of_a_name_of_two_folders(run: Run, cameras: tuple[Path, Path], tmp_path: Path) -> None:
+    one, other = cameras
+    run(one)
+    account = Account()
+    source = open_source(str(other), SourceOptions())
+    rehearse([source], Files(tmp_path / "of.ledger"), LoadOptions(), account)
+    assert account.reasons == {"ID_TWICE": 1}
+    assert run(other).reasons == {"ID_TWICE": 1}
 
 
 def test_a_file_that_is_gone_gives_its_name_free_and_that_is_counted(
@@ -185,14 +196,14 @@ def test_one_id_twice_in_a_manifest_is_one_image_if_all_is_the_same(
 ) -> None:
     manifest = folder / "products.csv"
     # Rows far apart are compared by the ledger.
-    others = [f"c.png,c{number},1" for number in range(min(between, 40))]
+    others = [f"c.png,c{number},1" for number in range(min(between, 10))]
     others += [f"gone.png,g{number},1" for number in range(between - len(others))]
     manifest.write_text("\n".join(["path,id,price", rows[0], *others, rows[1]]))
     for run_number in range(2):
         account = run(manifest)
         assert account.reasons["ID_TWICE"] == reasons.get("ID_TWICE", 0)
         assert account.met == account.done
-        assert account.skipped == skipped + (run_number and 1 + min(between, 40))
+        assert account.skipped == skipped + (run_number and 1 + min(between, 10))
 
 
 def test_a_folder_and_a_manifest_of_it_do_not_hide_attributes(run: Run, folder: Path) -> None:

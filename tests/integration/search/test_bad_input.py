@@ -318,6 +318,11 @@ def images() -> Iterator[Row]:
     beside = {"collection": PHOTOS, "image.content": PICTURE}
     yield Row(method, "content_sha256", "0" * 64, BAD, "CONTENT_SHA256_INVALID", None, beside)
     yield Row(method, "region", types_pb2.Region(x1=1, y1=1), BAD, "REGION_INVALID", None, beside)
+    yield Row(method, "stored_vector", False, BAD, "SOURCE_MISSING", "source")
+    yield Row(method, "stored_vector", True, NONE, "IMAGE_NOT_FOUND", "id", {"id": "nobody"})
+    kept = {"id": "east", "stored_vector": True}
+    yield Row(method, "content_sha256", "0" * 64, UNFIT, "CONTENT_CHANGED", None, kept)
+    yield Row(method, "region", types_pb2.Region(x1=1, y1=1), BAD, "REGION_INVALID", None, kept)
     for corner, value in (("x0", 1), ("y0", -0.5), ("x1", 2), ("y1", NAN)):
         box = {"region.x1": 1, "region.y1": 1}
         yield Row(method, f"region.{corner}", value, BAD, "REGION_INVALID", "region", box)
@@ -413,6 +418,8 @@ ANYTHING_GOES = {
     "CreateCollectionRequest.validate_only",
     "GetCollectionRequest.with_stats",
     "DeleteImagesRequest.validate_only",
+    "WriteImagesRequest.keep_attributes",
+    "WriteImagesRequest.report_replaced",
     "SearchRequest.include_query",
     "SearchRequest.explain",
     "SearchRequest.with_next_page",

@@ -60,6 +60,39 @@ def filled(search_address: str) -> str:
     return name
 
 
+def test_a_write_keeps_attributes_and_vector_and_reports_what_it_replaces(
+    collections: collection_pb2_grpc.CollectionServiceStub, images: image_pb2_grpc.ImageServiceStub, name: str
+) -> None:
+    wanted = collection_pb2.Collection(name=name, dimension=2, fingerprint=FINGERPRINT)
+    collections.CreateCollection(collection_pb2.CreateCollectionRequest(collection=wanted))
+    attributes = {
+        "stock": image_pb2.AttributeValue(integer_value=9007199254740993),
+        "tags": image_pb2.AttributeValue(string_list_value=image_pb2.StringList(values=["a", "b"])),
+    }
+    first = image_pb2.WriteImagesRequest(
+        collection=name, id="a", uri="u/1", attributes=attributes, embedding=embedding(1, 2), content_sha256="1" * 64
+    )
+    price = {"price": image_pb2.AttributeValue(integer_value=3)}
+    second = image_pb2.WriteImagesRequest(
+        collection=name,
+        id="a",
+        uri="u/2",
+        attributes=price,
+        embedding=embedding(2, 1),
+        content_sha256="2" * 64,
+        keep_attributes=True,
+        report_replaced=True,
+    )
+    third = image_pb2.WriteImagesRequest(
+        collection=name, id="a", uri="u/3", stored_vector=True, content_sha256="2" * 64, keep_attributes=True
+    )
+    answers = list(images.WriteImages(iter([first, second, third])))
+    assert [answer.written.replaced for answer in answers] == [False, True, False]
+    got = images.GetImage(image_pb2.GetImageRequest(collection=name, id="a", view=image_pb2.IMAGE_VIEW_FULL)).image
+    assert (got.uri, list(got.embedding.values), dict(got.attributes)) == ("u/3", [2, 1], attributes | price)
+    assert got.create_time == answers[1].written.create_time == answers[2].written.create_time
+
+
 def test_a_collection_is_made_described_listed_and_removed(
     collections: collection_pb2_grpc.CollectionServiceStub, name: str, refusal: Refused
 ) -> None:

@@ -212,6 +212,16 @@ def test_an_image_is_seen_for_as_long_as_its_collection_says(client: Client, nam
         client.search(name, StoredImage("a"))
 
 
+def test_writing_again_keeps_attributes_if_that_is_asked(client: Client, name: str) -> None:
+    client.create_collection(name, dimension=2, fingerprint="f")
+    vector = Embedding([1.0, 1.0], "f")
+    list(client.write(name, [NewImage("a", vector, attributes={"price": 3, "kind": "hat"})]))
+    list(client.write(name, [NewImage("a", vector, attributes={"price": 4}, keep_attributes=True)]))
+    assert client.get(name, "a", strong=True).attributes == {"price": 4, "kind": "hat"}
+    list(client.write(name, [NewImage("a", vector, attributes={"price": 5})]))
+    assert client.get(name, "a", strong=True).attributes == {"price": 5}
+
+
 def test_writing_again_replaces_and_never_doubles(client: Client, name: str, photographs: dict[str, Path]) -> None:
     client.create_collection(name)
     for photograph in ("coffee", "rocket"):

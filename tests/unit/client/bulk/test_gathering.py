@@ -113,3 +113,24 @@ async def test_a_window_bounds_items_and_bytes_and_lets_a_single_one_in() -> Non
     assert not third.done()
     window.leave(99)
     await third
+
+
+async def test_what_is_given_up_is_cancelled_and_calls_in_flight_go_on() -> None:
+    called, may_end = asyncio.Event(), asyncio.Event()
+
+    async def call(batch: Sequence[Entry[int, int]]) -> None:
+        called.set()
+        await may_end.wait()
+        for entry in batch:
+            entry.give(entry.asked)
+
+    async with Gathering[int, int](call, Bounds(1, 2, 100)) as gathering:
+        asked = [asyncio.create_task(gathering.ask(number)) for number in range(5)]
+        await called.wait()
+        gathering.give_up()
+        may_end.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert answers[:2] == [0, 1]
+        assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[2:])
+        with pytest.raises(asyncio.CancelledError):
+            await gathering.ask(6)
