@@ -182,6 +182,7 @@ class _RemoteStream(io.RawIOBase):
     def __init__(self, url: str, system: FileSystem, path: str) -> None:
         super().__init__()
         self._url = url
+        self._file: Any = None
         self._file = patiently(url, partial(system.open, path, "rb"))
 
     def readable(self) -> bool:
@@ -210,7 +211,7 @@ class _RemoteStream(io.RawIOBase):
         return int(self._file.tell())
 
     def close(self) -> None:
-        if not self.closed:
+        if not self.closed and self._file is not None:
             self._file.close()
         super().close()
 

@@ -289,8 +289,10 @@ class WebFile(io.RawIOBase):
         return len(content)
 
     def close(self) -> None:  # noqa: D102 - Python's
-        if not self.closed:
-            self._sync(self._drop)
+        # This may happen when the interpreter ends and the loop's thread has stopped, so nothing waits for it.
+        if self._response is not None:
+            self._system.loop.call_soon_threadsafe(self._response.close)
+            self._response = None
         super().close()
 
     def _sync(self, work: Any, *arguments: Any) -> Any:
