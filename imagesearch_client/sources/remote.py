@@ -20,6 +20,7 @@ from imagesearch_client.sources import web
 from imagesearch_client.sources.failures import brief, plain_errors, without_password
 from imagesearch_client.sources.items import Fault, Item, SourceError
 from imagesearch_client.sources.retries import Retries, patiently
+from imagesearch_client.sources.web_file import WebFile
 
 FileSystem: TypeAlias = Any
 """fsspec publishes no types."""
@@ -173,7 +174,7 @@ def _is_beyond_end(error: Exception) -> bool:
 def open_stream(url: str) -> io.RawIOBase:
     """Opens a remote file as Python's own, whose errors are OSErrors. Raises SourceError and OSError."""
     system, path = connect(url)
-    return web.WebFile(system, path) if protocol_of(path) in WEB else _RemoteStream(url, system, path)
+    return WebFile(system, path) if protocol_of(path) in WEB else _RemoteStream(url, system, path)
 
 
 class _RemoteStream(io.RawIOBase):
