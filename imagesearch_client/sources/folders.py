@@ -140,7 +140,7 @@ class SingleFile:
 
 def _entries(path: str) -> Iterator[Entry]:
     # With fewer entries than a chunk the directory is closed again before anything below it is opened.
-    with os.scandir(path) as listing:
+    with current.get().run(partial(os.scandir, path)) as listing:
         while chunk := sorted(itertools.islice(listing, CHUNK), key=lambda entry: entry.name):
             yield from chunk
 

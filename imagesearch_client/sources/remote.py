@@ -20,6 +20,7 @@ from imagesearch_client.sources import web
 from imagesearch_client.sources.failures import brief, plain_errors, without_password
 from imagesearch_client.sources.items import Fault, Item, SourceError
 from imagesearch_client.sources.retries import Retries, patiently
+from imagesearch_client.sources.web_file import WebFile
 
 FileSystem: TypeAlias = Any
 """fsspec publishes no types."""
@@ -173,7 +174,7 @@ def _is_beyond_end(error: Exception) -> bool:
 def open_stream(url: str) -> io.RawIOBase:
     """Opens a remote file as Python's own, whose errors are OSErrors. Raises SourceError and OSError."""
     system, path = connect(url)
-    return web.WebFile(system, path) if protocol_of(path) in WEB else _RemoteStream(url, system, path)
+    return WebFile(system, path) if protocol_of(path) in WEB else _RemoteStream(url, system, path)
 
 
 class _RemoteStream(io.RawIOBase):
@@ -182,6 +183,7 @@ class _RemoteStream(io.RawIOBase):
     def __init__(self, url: str, system: FileSystem, path: str) -> None:
         super().__init__()
         self._url = url
+        self._file: Any = None
         self._file = patiently(url, partial(system.open, path, "rb"))
 
     def readable(self) -> bool:
@@ -210,7 +212,7 @@ class _RemoteStream(io.RawIOBase):
         return int(self._file.tell())
 
     def close(self) -> None:
-        if not self.closed:
+        if not self.closed and self._file is not None:
             self._file.close()
         super().close()
 

@@ -5,17 +5,13 @@ redirects with another spelling. Of fsspec come the event loop and the session.
 """
 
 import errno
-import io
 import re
 from collections.abc import Iterator, Mapping
-from functools import partial
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from fsspec.asyn import sync
-
-from imagesearch_client.sources.retries import patiently
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -36,9 +32,7 @@ WRITTEN_CHARACTERS = NAME_CHARACTERS + "%[]?"
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 SLOW_CONNECTION, SLOW_ANSWER = 30.0, 60.0
-# Bytes that are asked for at a time after a jump within a file.
-RANGE = 4 * 2**20
-OK, PARTIAL, MULTIPLE_CHOICES, BAD_REQUEST, RANGE_NOT_SATISFIABLE = 200, 206, 300, 400, 416
+PARTIAL, MULTIPLE_CHOICES, BAD_REQUEST = 206, 300, 400
 
 
 async def open_session(**options: Any) -> Any:
@@ -107,7 +101,7 @@ def _without_dots(path: str) -> str:
     return "/".join([*kept, "" if name in (".", "..") else name])
 
 
-async def _ask(system: "FileSystem", url: str, headers: Mapping[str, str], method: str = "GET") -> "ClientResponse":
+async def ask_for(system: "FileSystem", url: str, headers: Mapping[str, str], method: str = "GET") -> "ClientResponse":
     """Return the answer, after redirects, of whatever status. Raises OSError and aiohttp's errors."""
     from aiohttp import ClientTimeout  # noqa: PLC0415 - an extra of fsspec's
 
@@ -130,7 +124,7 @@ async def _ask(system: "FileSystem", url: str, headers: Mapping[str, str], metho
     raise OSError(errno.ELOOP, f"the server redirects more than {MAX_REDIRECTS} times", url)
 
 
-def _check(response: "ClientResponse") -> None:
+def check_answer(response: "ClientResponse") -> None:
     """Raise if the answer is not the file."""
     response.raise_for_status()
     if response.status >= MULTIPLE_CHOICES:
@@ -140,8 +134,8 @@ def _check(response: "ClientResponse") -> None:
 async def _read(system: "FileSystem", url: str, limit: int) -> bytes:
     # A server that knows no ranges would else send a file of any length into memory.
     content = bytearray()
-    async with await _ask(system, url, {}) as response:
-        _check(response)
+    async with await ask_for(system, url, {}) as response:
+        check_answer(response)
         if response.status == PARTIAL and not _is_whole(response):
             raise OSError(errno.EIO, "the server sends a part of the file only")
         while len(content) < limit and (part := await response.content.read(limit - len(content))):
@@ -164,17 +158,18 @@ def details(system: "FileSystem", url: str) -> dict[str, object]:
 
     async def ask() -> dict[str, object]:
         for method in ("HEAD", "GET"):
-            async with await _ask(system, url, {}, method) as response:
+            async with await ask_for(system, url, {}, method) as response:
                 if method == "HEAD" and response.status >= BAD_REQUEST:
                     continue
-                _check(response)
-                return {"size": _size(response), "ETag": response.headers.get("ETag")}
+                check_answer(response)
+                return {"size": size_of(response), "ETag": response.headers.get("ETag")}
         return {}
 
     return dict(sync(system.loop, ask))
 
 
-def _size(response: "ClientResponse") -> int | None:
+def size_of(response: "ClientResponse") -> int | None:
+    """Return the bytes of the file; None if the server does not say, or sends it compressed."""
     is_encoded = response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity")
     return None if is_encoded else response.content_length
 
@@ -202,8 +197,8 @@ def list_folder(system: "FileSystem", folder: str) -> list[dict[str, object]]:
     """
 
     async def ask() -> tuple[str, str]:
-        async with await _ask(system, folder, {}) as response:
-            _check(response)
+        async with await ask_for(system, folder, {}) as response:
+            check_answer(response)
             if response.content_type not in ("text/html", "application/xhtml+xml", "application/octet-stream"):
                 return "", folder
             text = (await response.read()).decode(_charset(response), errors="surrogateescape")
@@ -245,126 +240,6 @@ def _below(link: str, folder: str) -> str:
 def _server(parts: "re.Match[str]") -> str:
     authority = parts["authority"].rpartition("@")[2].lower()
     return authority.removesuffix(":443" if parts["scheme"].lower() == "https" else ":80")
-
-
-class WebFile(io.RawIOBase):
-    """A file of a web server, read in passing; if the connection breaks, reading resumes where it broke."""
-
-    def __init__(self, system: "FileSystem", url: str) -> None:
-        """Open it. Raises OSError."""
-        super().__init__()
-        self._system = system
-        self._url = url
-        self._at = 0
-        self._jumped = False
-        self._size: int | None = None
-        self._stamp = ""
-        self._response: ClientResponse | None = None
-        patiently(url, partial(self._sync, self._open, RANGE))
-
-    def readable(self) -> bool:  # noqa: D102 - Python's
-        return True
-
-    def seekable(self) -> bool:  # noqa: D102 - Python's
-        return self._size is not None
-
-    def tell(self) -> int:  # noqa: D102 - Python's
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: D102 - Python's
-        if self._size is None:
-            raise io.UnsupportedOperation("the server does not say how large the file is")
-        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if at < 0:
-            raise OSError(errno.EINVAL, "the position is before the file's beginning")
-        if at != self._at:
-            self._sync(self._drop)
-            self._at, self._jumped = at, True
-        return at
-
-    def readinto(self, buffer: Any) -> int:  # noqa: D102 - Python's
-        content = patiently(self._url, partial(self._sync, self._read, len(buffer)))
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
-
-    def close(self) -> None:  # noqa: D102 - Python's
-        if not self.closed:
-            self._sync(self._drop)
-        super().close()
-
-    def _sync(self, work: Any, *arguments: Any) -> Any:
-        return sync(self._system.loop, work, *arguments)
-
-    async def _drop(self) -> None:
-        if self._response is not None:
-            self._response.close()
-            self._response = None
-
-    async def _read(self, wanted: int) -> bytes:
-        try:
-            while self._size is None or self._at < self._size:
-                if self._response is None:
-                    await self._open(wanted)
-                if self._response is None:
-                    break
-                if content := await self._response.content.read(wanted):
-                    return content
-                if self._size is None:
-                    break
-                if self._response.status == OK:
-                    raise OSError(errno.EIO, f"the file ends after {self._at} of {self._size} bytes")
-                # The range that was asked for is read.
-                await self._drop()
-        except BaseException:
-            await self._drop()
-            raise
-        return b""
-
-    async def _open(self, wanted: int) -> None:
-        """Ask for the file from where reading stands."""
-        end = str(self._at + max(wanted, RANGE) - 1) if self._jumped else ""
-        headers = {"Range": f"bytes={self._at}-{end}"} if self._at or end else {}
-        response = await _ask(self._system, self._url, headers)
-        try:
-            if response.status == RANGE_NOT_SATISFIABLE and self._at:
-                response.close()
-                return
-            _check(response)
-            self._recognise(response)
-            await self._skip(response)
-        except BaseException:
-            response.close()
-            raise
-        self._response = response
-
-    def _recognise(self, response: "ClientResponse") -> None:
-        """Note what file it is, or see that it still is the same."""
-        stamp = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        if response.status == PARTIAL:
-            total = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
-            size = int(total[3]) if total and total[3] != "*" else self._size
-        else:
-            size = _size(response)
-        if self._at or self._jumped:
-            if (stamp and self._stamp and stamp != self._stamp) or size != self._size:
-                raise OSError(errno.EINVAL, "the file was changed while it was read")
-        else:
-            self._stamp, self._size = stamp, size
-
-    async def _skip(self, response: "ClientResponse") -> None:
-        """Go to where reading stands: not every server sends a part."""
-        begin = 0
-        if response.status == PARTIAL:
-            found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
-            begin = int(found[1]) if found else -1
-            if begin != self._at:
-                raise OSError(errno.EIO, "the server sends another part of the file than it was asked for")
-        while begin < self._at:
-            part = await response.content.read(min(self._at - begin, RANGE))
-            if not part:
-                raise OSError(errno.EIO, f"the file ends after {begin} bytes")
-            begin += len(part)
 
 
 def steps_of(path: str) -> Iterator[str]:

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -307,3 +309,19 @@ def test_a_password_is_in_no_message_of_the_command(server: Scripted, tmp_path: 
         told += f"{account} {messages}" + (rejects.read_text() if rejects.exists() else "")
     assert "secret" not in told
     assert "127.0.0.1" in told
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.txt", "s.tar"])
+@pytest.mark.parametrize("patience", ["1", "300"])
+def test_a_command_ends_whose_source_stays_away(server: Scripted, tmp_path: Path, name: str, patience: str) -> None:
+    server.others = [Answer(status=503, headers={"Retry-After": "1"})]
+    options = ["--dry-run", "--ledger", str(tmp_path / "ledger"), "--patience", patience]
+    command = [sys.executable, "-m", "imagesearch_client.cli", "ingest", f"{server.address}/{name}", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        assert "waiting for" in process.stderr.readline()
+        if patience == "300":
+            process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == (130 if patience == "300" else 2)
+    assert "Traceback" not in told

@@ -21,14 +21,15 @@ import pytest
 
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from imagesearch_client.bulk.reading import read
-from imagesearch_client.sources import archive_members, tar_files
+from imagesearch_client.sources import archive_members, locations, tar_files
 from imagesearch_client.sources.allowed import DEFAULT, Allowed
 from imagesearch_client.sources.archive_members import ArchiveMembers
-from imagesearch_client.sources.items import Item, Passed
+from imagesearch_client.sources.items import Fault, Item, Passed
 from imagesearch_client.sources.locations import Location
 from imagesearch_client.sources.member_uris import member_uri, split_member_uri
 from imagesearch_client.sources.opening import open_source
 from imagesearch_client.sources.options import SourceOptions
+from imagesearch_client.sources.retries import Retries, current
 from imagesearch_client.sources.uris import UriReader
 from tests.unit.client.sources.conftest import archive
 
@@ -422,3 +423,74 @@ def test_two_colons_chain_urls_only_where_the_first_one_is_of_another(
     memory.pipe("/in/c.jpg", b"xyz")
     assert reader.read("s3://bucket/a::b.jpg", 9) == b"abc"
     assert reader.read("simplecache::memory://in/c.jpg", 9) == b"xyz"
+
+
+@pytest.mark.parametrize("name", ["list.txt", "rows.jsonl", "s.tgz", "in"])
+def test_files_of_a_network_file_system_are_tried_again(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {f"{number}.jpg": os.urandom(30_000) for number in range(20)}
+    (tmp_path / "s.tgz").write_bytes(archive(members, "w:gz"))
+    (tmp_path / "list.txt").write_text("\n".join(members))
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"path": name}) for name in members))
+    for member, content in members.items():
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / member).write_bytes(content)
+    failures = iter([errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN])
+
+    class Failing:
+        """What the system says of a file on a disk that is away for a moment, at every other read."""
+
+        reads = 0
+
+        @staticmethod
+        def readinto(file: io.FileIO, buffer: Any) -> int | None:
+            Failing.reads += 1
+            if Failing.reads % 2 == 0 and (number := next(failures, None)):
+                raise OSError(number, os.strerror(number))
+            return io.FileIO.readinto(file, buffer)
+
+    list_it = os.scandir
+
+    def failing(path: str) -> Any:
+        if number := next(failures, None):
+            raise OSError(number, os.strerror(number))
+        return list_it(path)
+
+    monkeypatch.setattr(locations, "FileIO", Failing)
+    monkeypatch.setattr(os, "scandir", failing)
+    token = current.set(Retries(20))
+    try:
+        found = list(open_source(str(tmp_path / name), SourceOptions()))
+    finally:
+        current.reset(token)
+    assert [item.id.rpartition("/")[2] for item in found if isinstance(item, Item)] == sorted(
+        members, key=None if name == "in" else list(members).index
+    )
+    assert len(found) == len(members)
+    assert Failing.reads or name == "in"
+
+
+def test_a_file_that_was_replaced_while_it_was_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("a.jpg\n" * 50_000)
+    reads = 0
+
+    class Failing:
+        @staticmethod
+        def readinto(file: io.FileIO, buffer: Any) -> int | None:
+            nonlocal reads
+            reads += 1
+            if reads == 2:
+                path.write_text("b.jpg\n" * 60_000)
+                raise OSError(errno.ESTALE, "stale file handle")
+            return io.FileIO.readinto(file, buffer)
+
+    monkeypatch.setattr(locations, "FileIO", Failing)
+    token = current.set(Retries(20))
+    try:
+        *_, last = open_source(str(path), SourceOptions())
+    finally:
+        current.reset(token)
+    assert isinstance(last, Fault)
+    assert "changed while it was read" in last.message
