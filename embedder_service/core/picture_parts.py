@@ -20,7 +20,7 @@ MAX_PARTS = 200_000
 MAX_METADATA = 2**20
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_HEADER, PNG_PALETTE, PNG_PIXELS, PNG_END = b"IHDR", b"PLTE", b"IDAT", b"IEND"
+PNG_PIXELS, PNG_END = b"IDAT", b"IEND"
 # Other chunks that say something of the pixels, or that are short and usual, with the bytes that they have at least.
 PNG_SHORT = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4, b"sBIT": 1, b"pHYs": 9, b"bKGD": 1, b"tIME": 7}
 PNG_TRANSPARENT, PNG_PROFILE, PNG_EXIF = b"tRNS", b"iCCP", b"eXIf"
@@ -140,7 +140,8 @@ def _png(content: bytes, *, bare: bool) -> bytes:
         end = at + 12 + int.from_bytes(content[at : at + 4])
         if kind == PNG_PIXELS:
             pixels.add(at, end)
-        elif kind in {PNG_HEADER, PNG_PALETTE} or (not bare and _is_useful(kind, content, at, end, seen)):
+        elif kind[:1].isupper() or (not bare and _is_useful(kind, content, at, end, seen)):
+            # Chunks in capitals are critical, also those that nobody knows.
             head.add(at, end)
         at = end
     if not pixels.places:

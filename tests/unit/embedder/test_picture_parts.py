@@ -237,3 +237,9 @@ def test_files_of_chunks_or_segments_cut_anywhere_are_passed_on() -> None:
             for bare in (False, True):
                 without_metadata(content[:end], bare=bare)
     assert without_metadata(PNG_SIGNATURE) == PNG_SIGNATURE
+
+
+def test_critical_chunks_stay_also_those_that_nobody_knows() -> None:
+    content = with_chunks(png_chunk(b"CgBI", bytes(4)) + CHUNKS["zTXt too large"])
+    assert b"CgBI" in without_metadata(content)
+    assert b"CgBI" in without_metadata(content, bare=True)
