@@ -80,7 +80,8 @@ class Readers:
             patience: seconds that a file is tried, and a server of which nothing can be read.
             tell: receives what is waited for, and the empty text when that is over.
         """
-        self._threads = ThreadPoolExecutor(
+        # Others may read small things in them too.
+        self.threads = ThreadPoolExecutor(
             threads, "reader", initializer=current.set, initargs=(Retries(min(patience, ARCHIVE_SECONDS)),)
         )
         self._few = max(1, threads // 4)
@@ -96,7 +97,7 @@ class Readers:
 
     def close(self) -> None:
         """End the threads when their files are read."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
     async def read(
         self,
@@ -136,7 +137,7 @@ class Readers:
 
     async def _read(self, server: str, content: Read, max_bytes: int, size: int | None) -> tuple[bytes, str]:
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, read, content, max_bytes, size)
+            found = await asyncio.get_running_loop().run_in_executor(self.threads, read, content, max_bytes, size)
         except UnavailableError as error:
             now = time.monotonic()
             state = self._failing.setdefault(server, _Server(asyncio.Semaphore(self._few), now, error))
