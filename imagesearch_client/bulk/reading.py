@@ -81,9 +81,9 @@ class Readers:
             patience: seconds that a file is tried, and a server of which nothing can be read.
             tell: receives what is waited for, and the empty text when that is over.
         """
-        self.threads = ThreadPoolExecutor(
-            threads, "reader", initializer=current.set, initargs=(Retries(min(patience, ARCHIVE_SECONDS)),)
-        )
+        self._retries = Retries(min(patience, ARCHIVE_SECONDS))
+        # Others may read small things in them too.
+        self.threads = ThreadPoolExecutor(threads, "reader", initializer=current.set, initargs=(self._retries,))
         self._few = max(1, threads // 4)
         self._patience = patience
         self._tell = tell
@@ -94,6 +94,7 @@ class Readers:
     def stop(self) -> None:
         """Give up what is waited for: it is read by the next run."""
         self._stopping.set()
+        self._retries.stop()
 
     def close(self) -> None:
         """End the threads when their files are read."""

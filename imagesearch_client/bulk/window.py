@@ -48,6 +48,12 @@ class Window:
         self.leave(size)
         try:
             yield
+        except BaseException:
+            # It ends: nobody waits for room any more.
+            self._items += 1
+            self._bytes += size
+            raise
+        else:
+            await self.enter(size)
         finally:
             self._aside -= 1
-            await self.enter(size)

@@ -29,6 +29,7 @@ from imagesearch_client.sources.options import SourceOptions
 from imagesearch_client.sources.uris import UriReader
 from tests.integration.bulk.conftest import Run, ids, png
 from tests.relay import Relay
+from tests.unit.client.sources.scripted_server import Answer, serving
 
 ALL = ["a.png", "b.png", "below/e.png", "below/f.png", "c.png", "d.png"]
 
@@ -546,3 +547,25 @@ async def test_a_program_awaits_a_load(
     await load_async(client, into, [source], route, Files(None), LoadOptions(), account)
     assert (account.stored, account.stopped) == (6, "")
     assert ids(client, name) == ALL
+
+
+def test_what_a_busy_server_has_is_stored_and_its_uri_opens_it(
+    run: Run, client: Client, name: str, tmp_path: Path
+) -> None:
+    with serving() as server:
+        targets = ["/im%2Cage.png?s=1%2C2", "/a::b%23.png", "/away.png"]
+        busy = Answer(status=503, headers={"Retry-After": "1"})
+        server.answers |= {target: [busy, Answer(png(number))] for number, target in enumerate(targets)}
+        server.answers["/away.png"] = Answer(status=429)
+        path = tmp_path / "list.txt"
+        path.write_text("\n".join(server.address + target for target in targets))
+        account = run(path, patience=3.0, readers=2)
+        assert (account.stored, account.reasons, account.stopped) == (2, {"UNREADABLE_NOW": 1}, "")
+        server.answers["/away.png"] = Answer(png(9))
+        account = run(path, patience=3.0)
+        assert (account.stored, account.skipped, account.failed_before) == (1, 2, 0)
+        assert set(server.asked) == set(targets)
+        with UriReader() as reader:
+            for image in client.list(name, strong=True):
+                assert hashlib.sha256(reader.read(image.uri, 10_000)).hexdigest() == image.content_sha256
+        assert {image.uri for image in client.list(name)} == {server.address + target for target in targets}

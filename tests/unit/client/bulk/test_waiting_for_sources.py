@@ -239,6 +239,26 @@ async def test_who_waits_aside_gives_its_room_to_others(monkeypatch: pytest.Monk
             await asyncio.wait_for(window.enter(1), 0.05)
 
 
+async def test_who_is_given_up_while_it_waits_aside_waits_for_no_room() -> None:
+    window = Window(1, 100)
+    await window.enter(60)
+
+    async def wait() -> None:
+        async with window.aside(60):
+            await asyncio.sleep(60)
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0.01)
+    await asyncio.wait_for(window.enter(100), 1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(waiting, 1)
+    # Both have room by the account, and both leave it.
+    window.leave(60)
+    window.leave(100)
+    await asyncio.wait_for(window.enter(100), 1)
+
+
 async def test_a_stop_is_no_failure_of_the_file() -> None:
     def fails(_: int) -> bytes:
         raise OSError(5, "it does not work")
