@@ -3,19 +3,15 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from types import TracebackType
 from typing import Protocol, Self
 
 from imagesearch.search.v1 import image_pb2
 from imagesearch.types.v1 import embedding_pb2
-from PIL import Image as PillowImage
-from PIL import ImageFile as PillowImageFile
-from PIL import UnidentifiedImageError
 
 from grpc_kit.errors import (
     DeadlineExceededError,
@@ -37,16 +33,10 @@ from imagesearch_client.bulk.services import (
 )
 from imagesearch_client.client import Client
 from imagesearch_client.converters import attributes_to, embedding_to, region_to
-from imagesearch_client.extras import how_to_install
-from imagesearch_client.pillow import prepare
 from imagesearch_client.types import AttributeValue, Collection, Embedding, Image, Region
-from imagesearch_pixels.colours import shown
-from imagesearch_pixels.declared import check_unread, check_variant, declare
-from imagesearch_pixels.reading import Reading, UnsupportedImageError
 
 # Of images whose embedder is not asked: what the services take where they are not told otherwise.
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
-MAX_IMAGE_PIXELS = 50_000_000
 # The attribute that has the uris of an image's duplicates, and how many bytes of them as JSON: all attributes of an
 # image together may have 32 KiB.
 OTHER_URIS = "other_uris"
@@ -340,95 +330,6 @@ class IntoCollection:
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise InvalidArgumentError("VALUE_INVALID", f"it has a value that cannot be sent: {error}") from None
-
-
-class DryRun:
-    """Decodes images, and stores nothing."""
-
-    keeps = False
-    max_image_bytes = MAX_IMAGE_BYTES
-
-    async def store(self, image: Described, content: bytes) -> bool:  # noqa: ARG002 - see Destination
-        """Decodes an image."""
-        await asyncio.to_thread(decode, content)
-        return False
-
-    async def store_vector(self, image: Described, vector: Embedding) -> bool:  # noqa: ARG002 - as above
-        """Does nothing: there is nothing to decode."""
-        return False
-
-    async def describe(self, image: Described) -> bool:  # noqa: ARG002 - as above
-        """Knows of no image."""
-        return False
-
-    async def delete(self, ids: Sequence[str]) -> None:
-        """Removes nothing."""
-
-    async def others(self, images: Sequence[Described]) -> set[str]:  # noqa: ARG002 - as above
-        """Knows of no image."""
-        return set()
-
-    async def tell_other_uris(self, image_id: str, uris: Sequence[str]) -> None:
-        """Stores nothing."""
-
-    def hurry(self) -> None:
-        """Never waits for more."""
-
-    def give_up(self) -> None:
-        """Has nothing that waits."""
-
-
-def decode(content: bytes) -> None:
-    """Decode an image's first frame as the embedder does. Raises InvalidArgumentError and LoadStoppedError."""
-    has_heic = prepare()
-    if content[4:8] == b"ftyp" and content[8:11] == b"hei" and not has_heic:
-        raise InvalidArgumentError(
-            "IMAGE_FORMAT_UNSUPPORTED", f"it is a HEIC file: {how_to_install('pillow-heif', 'client,heic')}"
-        )
-    try:
-        check_variant(content)
-        with _open(content) as image:
-            if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise InvalidArgumentError(
-                    "IMAGE_DIMENSIONS_TOO_LARGE",
-                    f"it has {image.width} x {image.height} pixels; at most {MAX_IMAGE_PIXELS} are taken by default",
-                )
-            shown(image, declare(image, content, READING), READING)
-    except UnsupportedImageError as error:
-        raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", str(error)) from None
-    except MemoryError:
-        raise _no_memory() from None
-
-
-def _no_memory() -> LoadStoppedError:
-    return LoadStoppedError("OUT_OF_MEMORY", "this process has no memory left to decode an image")
-
-
-def _open(content: bytes) -> PillowImage.Image:
-    try:
-        with _blaming_the_file():
-            return PillowImage.open(BytesIO(content))
-    except InvalidArgumentError:
-        check_unread(content)
-        raise
-
-
-@contextmanager
-def _blaming_the_file() -> Iterator[None]:
-    """Turn errors of Pillow into InvalidArgumentError, except a lack of memory."""
-    try:
-        yield
-    except UnsupportedImageError:
-        raise
-    except UnidentifiedImageError:
-        raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", "it is no image of a known format") from None
-    except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
-        if isinstance(error, MemoryError) or PillowImageFile.ERRORS[-9] in str(error):
-            raise _no_memory() from None
-        raise InvalidArgumentError("IMAGE_CORRUPT", f"it cannot be decoded: {error}") from None
-
-
-READING = Reading(_blaming_the_file, InvalidArgumentError)
 
 
 def _vector_message(vector: Embedding) -> embedding_pb2.Embedding:

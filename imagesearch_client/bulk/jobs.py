@@ -12,7 +12,8 @@ from typing import Protocol
 
 from grpc_kit.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from imagesearch_client.bulk.accounts import Account, RejectsFile
-from imagesearch_client.bulk.destinations import Destination, DryRun, IntoCollection, Route
+from imagesearch_client.bulk.destinations import Destination, IntoCollection, Route
+from imagesearch_client.bulk.dry_run import DryRun
 from imagesearch_client.bulk.handing_on import hand_on, is_ledger_of
 from imagesearch_client.bulk.ledger import Binding, Ledger, LedgerError
 from imagesearch_client.bulk.load import Load, LoadOptions

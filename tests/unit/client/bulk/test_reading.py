@@ -9,7 +9,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError, UnavailableError
 from imagesearch_client.bulk.decisions import Action, decide
-from imagesearch_client.bulk.destinations import decode
+from imagesearch_client.bulk.dry_run import decode
 from imagesearch_client.bulk.ledger import State, unread
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.bulk.reading import read

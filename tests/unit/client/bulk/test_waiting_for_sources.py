@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from grpc_kit.errors import UnavailableError
 from imagesearch_client import running
 from imagesearch_client.bulk.accounts import Account, RejectsFile
-from imagesearch_client.bulk.destinations import DryRun
+from imagesearch_client.bulk.dry_run import DryRun
 from imagesearch_client.bulk.ledger import Binding, Ledger
 from imagesearch_client.bulk.load import Load, LoadOptions
 from imagesearch_client.bulk.patience import LoadStoppedError
