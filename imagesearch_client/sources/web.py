@@ -4,6 +4,7 @@ fsspec's own file system for the web decodes addresses, takes an unavailable ser
 redirects with another spelling. Of fsspec come the event loop and the session.
 """
 
+import asyncio
 import errno
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from fsspec.asyn import sync
+
+from imagesearch_client.sources.addresses import metadata_address
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -120,7 +123,11 @@ async def ask_for(system: "FileSystem", url: str, headers: Mapping[str, str], me
         if response.status not in REDIRECTS or not location:
             return response
         response.release()
-        url = join(str(address(url).with_user(None)), location)
+        host, url = address(url).host, join(str(address(url).with_user(None)), location)
+        other = address(url).host or ""
+        if other != host and (secret := await asyncio.to_thread(metadata_address, other)):
+            problem = f"it redirects to {secret}, where clouds keep a machine's secrets"
+            raise PermissionError(errno.EACCES, problem, url)
     raise OSError(errno.ELOOP, f"the server redirects more than {MAX_REDIRECTS} times", url)
 
 

@@ -6,7 +6,6 @@ import select
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -135,16 +134,17 @@ def test_an_answer_decides(run: Run, client: Client, name: str, ten: Path) -> No
 def test_a_signal_is_no_answer(run: Run, client: Client, name: str, ten: Path) -> None:
     run(ten)
     keep(ten, 9)
-    answered = threading.Event()
+    answered, answers = threading.Event(), list[bool]()
 
     def interrupt(_: Sequence[Gone]) -> bool:
         os.kill(os.getpid(), signal.SIGINT)
-        return answered.wait(20)
+        answers.append(answered.wait(60))
+        return True
 
-    began = time.monotonic()
     account = run(ten, prune=True, confirm_prune=interrupt)
+    # The question still waits for its answer.
+    assert answers == []
     answered.set()
-    assert time.monotonic() - began < 10
     assert (account.stopped, account.removed) == ("interrupted", 0)
     assert len(ids(client, name)) == 10
 

@@ -55,8 +55,8 @@ class Keeping(DryRun):
     keeps = True
 
 
-def load(source: Path | str, ledger: Path | None = None, **options: float) -> Account:
-    account = Account()
+def load(source: Path | str, ledger: Path | None = None, account: Account | None = None, **options: float) -> Account:
+    account = account or Account()
 
     async def load_all() -> None:
         with Ledger(ledger) as rows, RejectsFile(None) as rejects:
@@ -110,11 +110,11 @@ def test_what_still_fails_is_tried_by_the_next_run_and_what_lasts_is_not(server:
 
 
 def test_an_item_is_not_tried_for_longer_than_the_patience(server: Scripted, tmp_path: Path) -> None:
-    server.answers["/a.png"] = Answer(status=503, headers={"Retry-After": "30"})
+    server.answers["/a.png"] = Answer(status=503, headers={"Retry-After": "600"})
     server.answers["/b.png"] = BUSY
     began = time.monotonic()
     assert load(listed(tmp_path, f"{server.address}/a.png", f"{server.address}/b.png"), patience=1).failed == 2
-    assert 1 <= time.monotonic() - began < 3
+    assert time.monotonic() - began >= 1
     # There is no time left after what the server says.
     assert server.asked.count("/a.png") == 1
 
@@ -126,64 +126,65 @@ def test_a_server_that_is_away_holds_up_nobody_else(server: Scripted, tmp_path: 
         for number in range(50):
             server.answers[f"/{number}.png"] = Answer(png(number))
         path = listed(tmp_path, *urls, *(f"{server.address}/{number}.png" for number in range(50)))
-        began, stored = time.monotonic(), []
+        account, given_up = Account(), 0
         answer = server.answer
 
         def noted(target: str) -> Answer:
-            stored.append(time.monotonic() - began)
+            nonlocal given_up
+            given_up = account.failed
             return answer(target)
 
         server.answer = noted  # type: ignore[method-assign]
-        account = load(path, window=8, readers=4, patience=4)
+        load(path, account=account, window=8, readers=4, patience=4)
         assert (account.stored, account.failed) == (50, 100)
-        # Far more than the window and the readers wait, and the others are read meanwhile.
-        assert max(stored) < 2
-        assert time.monotonic() - began < 15
+        # Far more than the window and the readers still waited when the last of the others was read.
+        assert given_up < 50
 
 
 def test_of_a_server_that_answers_nothing_at_all_few_threads_wait(tmp_path: Path) -> None:
-    waiting, most = 0, 0
+    calls, waiting, most = 0, 0, 0
 
     def hangs(_: int) -> bytes:
-        nonlocal waiting, most
+        nonlocal calls, waiting, most
+        calls += 1
         waiting += 1
         most = max(most, waiting)
         time.sleep(0.2)
         waiting -= 1
         raise TimeoutError(110, "no answer in time")
 
-    async def run() -> float:
+    async def run() -> None:
+        nonlocal most
         readers = Readers(8, 3)
         dead = [Item(str(number), f"http://dead/{number}.jpg", hangs) for number in range(40)]
         tasks = [asyncio.create_task(readers.read(item, hangs, LIMIT)) for item in dead]
-        await asyncio.sleep(0.5)
-        began = time.monotonic()
+        # All were begun before the first one failed.
+        while calls < len(dead) or waiting > 2:  # noqa: ASYNC110 - threads count them
+            await asyncio.sleep(0.05)
+        most = waiting
         path = tmp_path / "a.jpg"
         for number in range(30):
             item = Item("a", f"http://alive/{number}.jpg", lambda _: b"x")
             assert (await readers.read(item, lambda _: path.name.encode(), LIMIT))[0] == b"a.jpg"
-        took = time.monotonic() - began
+        assert most <= 2
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(each) for each in ended} == {UnavailableError}
         # It is away by now: nobody waits for it any more.
-        again = time.monotonic()
+        before = calls
         with pytest.raises(UnavailableError):
             await readers.read(dead[0], hangs, LIMIT)
-        assert time.monotonic() - again < 1
+        assert calls == before
         readers.close()
-        return took
 
-    assert asyncio.run(run()) < 1
+    asyncio.run(run())
 
 
 def test_waiting_ends_when_the_load_stops(server: Scripted, tmp_path: Path) -> None:
-    server.others = [Answer(status=503, headers={"Retry-After": "60"})]
+    server.others = [Answer(status=503, headers={"Retry-After": "200"})]
     ledger = tmp_path / "ledger"
     path = listed(tmp_path, *(f"{server.address}/{number}.png" for number in range(100)))
-    began = time.monotonic()
     with interrupted_after(1):
         account = load(path, ledger)
-    assert time.monotonic() - began < 4
     assert (account.interrupted, account.stopped, account.failed) == (True, "interrupted", 0)
     for number in range(100):
         server.answers[f"/{number}.png"] = Answer(png(number))
@@ -194,11 +195,9 @@ def test_waiting_for_a_listing_ends_when_the_load_stops(server: Scripted) -> Non
     html = {"Content-Type": "text/html"}
     server.answers["/in/"] = Answer(b'<a href="a.png">a</a><a href="x/">x</a>', headers=html)
     server.answers["/in/a.png"] = Answer(png(1))
-    server.answers["/in/x/"] = Answer(status=503, headers={"Retry-After": "60"})
-    began = time.monotonic()
+    server.answers["/in/x/"] = Answer(status=503, headers={"Retry-After": "200"})
     with interrupted_after(1.5):
         account = load(f"{server.address}/in/")
-    assert time.monotonic() - began < 5
     assert account.stopped == "interrupted"
 
 
@@ -302,11 +301,9 @@ def test_a_source_that_is_busy_when_the_command_begins(server: Scripted, tmp_pat
 
 
 def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
-    began = time.monotonic()
     code, _, told = ingest("http://127.0.0.1:1/list.csv", "--ledger", str(tmp_path / "ledger"))
     assert code == 2
     assert "cannot be read" in told
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(("readers", "code"), [("0", 2), ("1025", 2), ("many", 2), ("1", 0), ("1024", 0)])

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -118,6 +117,15 @@ def test_a_redirect_is_followed_as_it_is_written(server: Scripted, location: str
     server.answers["/in/from.jpg"] = Answer(status=302, headers={"Location": text})
     server.answers[asked] = Answer(b"right")
     assert read_url(f"{server.address}/in/from.jpg", LIMIT) == b"right"
+
+
+@pytest.mark.parametrize(
+    "location", ["http://169.254.169.254/latest/", "//[fe80::1]/", "http://[::ffff:169.254.169.254]:80/"]
+)
+def test_a_redirect_to_where_clouds_keep_secrets_is_not_followed(server: Scripted, location: str) -> None:
+    server.answers["/a.jpg"] = Answer(status=302, headers={"Location": location})
+    with pytest.raises(NotFoundError, match="where clouds keep a machine's secrets"):
+        read(partial(read_url, f"{server.address}/a.jpg"), LIMIT)
 
 
 def test_redirects_without_end_are_no_file(server: Scripted) -> None:
@@ -637,25 +645,23 @@ def test_pages_of_google_are_tried_again(server: Scripted, monkeypatch: pytest.M
     assert [item.id for item in items("gs://b/")] == ["a.jpg", "b.jpg"]
     assert len(server.asked) == 5
     server.others = [Answer(status=503), Answer(b"{}", 403), Answer(b"right")]
-    began = time.monotonic()
     with pytest.raises(UnavailableError):
         read(partial(read_url, "gs://b/a.jpg"), LIMIT)
     with pytest.raises(NotFoundError, match="access is denied"):
         read(partial(read_url, "gs://b/a.jpg"), LIMIT)
     assert read(partial(read_url, "gs://b/a.jpg"), LIMIT)[0] == b"right"
-    assert time.monotonic() - began < 1
+    # A file is asked for once; its load tries it again.
+    assert len(server.asked) == 8
     fsspec.get_filesystem_class("gs").clear_instance_cache()
 
 
 def test_waiting_for_a_source_ends_when_it_is_stopped(server: Scripted) -> None:
-    server.answers["/in/"] = Answer(status=503, headers={"Retry-After": "5"})
-    retries = Retries(100)
+    server.answers["/in/"] = Answer(status=503, headers={"Retry-After": "600"})
+    retries = Retries(1000)
     token = current.set(retries)
     try:
         threading.Timer(0.2, retries.stop).start()
-        began = time.monotonic()
         (fault,) = opened(f"{server.address}/in/")
-        assert time.monotonic() - began < 2
     finally:
         current.reset(token)
     assert isinstance(fault, Fault)
