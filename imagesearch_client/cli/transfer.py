@@ -150,6 +150,9 @@ def import_file(
             options = LoadOptions(limit=limit, retry_failed=retry_failed, replace=replace)
             with show(account, err):
                 jobs.load(client, into, [source], route, files, options, account)
+            if isinstance(into, jobs.Planned) and not account.met and not account.stopped:
+                # The copy of an empty collection is one too.
+                into.make()
             check_end(client, collection, into, account)
     except (LedgerError, OSError, CredentialsError) as error:
         err.print("[bold red]error[/] ", end="")
