@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from imagesearch_client.sources.options import SourceOptions
 
 SOURCES = "Where the images come from"
-TUNING = "How it goes"
 
 
 class Via(Enum):

@@ -61,15 +61,14 @@ class Places:
         if is_url(text):
             return self._remote(text, text)
         if os.path.isabs(text):  # noqa: PTH117 - a text
-            path = os.path.normpath(text) if ".." not in text else text
+            path = "/" + _plain(text)
             below = self._root.rstrip("/") + "/"
             is_below = not self._is_remote and path.startswith(below)
             return self._local(path.removeprefix(below) if is_below else text, path)
         if self._is_remote:
             return self._below_remote_root(text.replace(os.sep, "/"))
         image_id = posixpath.normpath(text.replace(os.sep, "/"))
-        # Behind a link to a folder ".." is another one than the path says, so that it stays in the path.
-        return self._local(image_id, os.path.join(self._root, text if ".." in text else image_id))  # noqa: PTH118
+        return self._local(image_id, os.path.join(self._root, _plain(text)))  # noqa: PTH118
 
     def _members(self, protocol: str) -> ArchiveMembers | ZipMembers:
         if protocol == PARQUET:
@@ -105,3 +104,11 @@ class Places:
                 with suppress(SourceError):
                     connect(url)
         return Place(image_id, uri, partial(read_url, url), None, "")
+
+
+def _plain(path: str) -> str:
+    """Return a path without its beginning slash and without steps that lead nowhere.
+
+    Behind a link to a folder ".." is another one than the path says, so that it stays in the path.
+    """
+    return "/".join(step for step in path.replace(os.sep, "/").split("/") if step not in ("", ".")) or "."

@@ -96,6 +96,14 @@ def test_odd_lines_are_told(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "..a.jpg", "b..c/a.jpg", "b/../a.jpg"])
+def test_one_path_has_one_uri_however_it_is_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / "b").mkdir()
+    forms = (name, f"./{name}", f".//{name}", f"{tmp_path}/{name}", f"{tmp_path}/./{name}")
+    found = items(written(tmp_path / "list.txt", "\n".join(forms)))
+    assert {item.uri for item in found} == {f"{tmp_path}/{name}"}
+
+
 def test_a_list_may_begin_elsewhere(tmp_path: Path) -> None:
     path = written(tmp_path / "list.txt", "a.jpg\n/images/b.jpg\n/imagesx/c.jpg\n")
     assert [(item.id, item.uri) for item in items(path, root="/images/")] == [
