@@ -7,6 +7,13 @@ from PIL import PngImagePlugin
 # Texts and profiles of a PNG file, decompressed. Pillow refuses an image with larger ones than 1 MiB; the embedder
 # ignores them.
 MAX_PNG_METADATA = 64 * 2**20
+# What the embedder takes. Pillow reads many others, some with the help of other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+
+
+def formats() -> tuple[str, ...]:
+    """Return Pillow's names of the formats that the embedder takes, as far as they can be read here."""
+    return (*FORMATS, "HEIF") if prepare() else FORMATS
 
 
 @functools.cache

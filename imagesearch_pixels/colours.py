@@ -35,6 +35,7 @@ def to_srgb(image: Image.Image, declared: Declared, reading: Reading) -> Convers
     if mode is None:
         return None
     profile = image.info.get("icc_profile")
-    if profile is None and mode == "RGB":
-        profile = declared.profile or exif_profile(image, reading)
+    if profile is None and mode != "CMYK":
+        # It is one of RGB. Greys are three equal channels by then.
+        profile, mode = declared.profile or exif_profile(image, reading), "RGB"
     return _PROFILES.conversion(profile, mode)

@@ -224,7 +224,7 @@ def _directory(content: bytes) -> dict[int, tuple[int, ...]]:
             elif numbers:
                 (offset,) = struct.unpack(f"{order}Q" if is_big else f"{order}I", field)
                 tags[tag] = struct.unpack_from(numbers, content, offset)
-    except struct.error:
+    except (struct.error, OverflowError):
         return {}
     return tags
 

@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from PIL import Image
 
-from imagesearch_client.pillow import prepare
+from imagesearch_client.pillow import formats
 from imagesearch_client.sources.allowed import Allowed
 from imagesearch_client.sources.retries import Retries
 from imagesearch_client.sources.uris import UriReader
@@ -85,7 +85,6 @@ def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture
     """
     if not uri:
         return None
-    prepare()
     try:
         content = read_content(uri)
         with warnings.catch_warnings():
@@ -97,7 +96,7 @@ def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture
 
 def _small(content: bytes, pixels: int, region: Region | None) -> Picture:
     """What the embedder sees, at most so many pixels each way. Raises one of UNREADABLE."""
-    with Image.open(io.BytesIO(content)) as opened:
+    with Image.open(io.BytesIO(content), formats=formats()) as opened:
         declared = declare(opened, content, READING)
         if region is None:
             opened.draft(opened.mode, (pixels, pixels))
@@ -119,7 +118,7 @@ def read_size(uri: str) -> Size | None:
         content = read_content(uri)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as opened:
+            with Image.open(io.BytesIO(content), formats=formats()) as opened:
                 return Size(opened.width, opened.height, len(content))
     except UNREADABLE:
         return None

@@ -13,8 +13,9 @@ from grpc_kit.errors import InvalidArgumentError
 from imagesearch_client.bulk.destinations import MAX_IMAGE_BYTES, Described
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.extras import how_to_install
-from imagesearch_client.pillow import prepare
+from imagesearch_client.pillow import formats
 from imagesearch_client.types import Embedding
+from imagesearch_pixels import png
 from imagesearch_pixels.colours import shown
 from imagesearch_pixels.declared import check_unread, check_variant, declare
 from imagesearch_pixels.reading import Reading, UnsupportedImageError
@@ -60,11 +61,21 @@ class DryRun:
 
 def decode(content: bytes) -> None:
     """Decode an image's first frame as the embedder does. Raises InvalidArgumentError and LoadStoppedError."""
-    has_heic = prepare()
-    if content[4:8] == b"ftyp" and content[8:11] == b"hei" and not has_heic:
+    if content[4:8] == b"ftyp" and content[8:11] == b"hei" and "HEIF" not in formats():
         raise InvalidArgumentError(
             "IMAGE_FORMAT_UNSUPPORTED", f"it is a HEIC file: {how_to_install('pillow-heif', 'client,heic')}"
         )
+    try:
+        _decode(content)
+    except InvalidArgumentError:
+        # As for the embedder, metadata never decide over a good picture.
+        bare = png.without_metadata(content)
+        if bare == content:
+            raise
+        _decode(bare)
+
+
+def _decode(content: bytes) -> None:
     try:
         check_variant(content)
         with _open(content) as image:
@@ -87,7 +98,7 @@ def _no_memory() -> LoadStoppedError:
 def _open(content: bytes) -> PillowImage.Image:
     try:
         with _blaming_the_file():
-            return PillowImage.open(BytesIO(content))
+            return PillowImage.open(BytesIO(content), formats=formats())
     except InvalidArgumentError:
         check_unread(content)
         raise

@@ -83,3 +83,10 @@ def test_a_variant_that_is_cut_off_is_corrupt_and_not_unsupported(name: str) -> 
     with pytest.raises(InvalidArgumentError) as refused:
         decode(content[: len(content) * 3 // 4])
     assert refused.value.reason == "IMAGE_CORRUPT"
+
+
+@pytest.mark.parametrize("place", [2**63, 2**64 - 1])
+def test_a_directory_beyond_every_file_is_corrupt(place: int) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        decode(b"II+\0\x08\0\0\0" + struct.pack("<Q", place) + bytes(64))
+    assert refused.value.reason == "IMAGE_CORRUPT"

@@ -324,6 +324,13 @@ def test_chunks_of_a_png_declare_its_colours(
     assert np.abs(shown(content) - in_srgb((180, 150, 130), xyz, gamma)).max() <= 2
 
 
+@pytest.mark.parametrize("chunk", [(b"gAMA", struct.pack(">I", 100_000)), (b"cICP", bytes([1, 8, 0, 1]))])
+def test_chunks_of_a_grey_png_declare_its_curve(chunk: tuple[bytes, bytes]) -> None:
+    content = png(np.full((SIDE, SIDE), 128), 8, 0, png_chunk(*chunk))
+    # By sRGB's curve, half of the light is 188.
+    assert np.abs(shown(content) - 188).max() <= 1
+
+
 @pytest.mark.parametrize(
     "chunks",
     [

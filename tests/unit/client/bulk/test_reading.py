@@ -1,6 +1,7 @@
 """Whose fault it is when the file of an item cannot be read or decoded on this side."""
 
 import errno
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -13,7 +14,9 @@ from imagesearch_client.bulk.dry_run import decode
 from imagesearch_client.bulk.ledger import State, unread
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.bulk.reading import read
+from imagesearch_client.pillow import MAX_PNG_METADATA
 from imagesearch_client.sources.items import Item
+from tests.unit.embedder.crafted_files import png_chunk
 from tests.unit.embedder.crafted_samples import FLOAT, SIGNED, tiff
 
 ITEM = Item("a.jpg", "/photos/a.jpg", lambda _: b"", None, 10, "1")
@@ -102,3 +105,29 @@ def test_a_dry_run_refuses_what_the_embedder_refuses(content: bytes, declared: s
         decode(content)
     assert refused.value.reason == "IMAGE_FORMAT_UNSUPPORTED"
     assert declared in refused.value.message
+
+
+@pytest.mark.parametrize("name", ["PPM", "ICO", "TGA", "EPS", "JPEG2000"])
+def test_a_dry_run_refuses_formats_that_the_embedder_does_not_take(name: str) -> None:
+    file = BytesIO()
+    Image.new("RGB", (16, 16)).save(file, name)
+    with pytest.raises(InvalidArgumentError) as refused:
+        decode(file.getvalue())
+    assert refused.value.reason == "IMAGE_FORMAT_UNSUPPORTED"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (b"gAMA", b"\0"),
+        (b"pHYs", b"\0"),
+        (b"acTL", b"\0"),
+        (b"zTXt", b"comment\0\0" + zlib.compress(bytes(MAX_PNG_METADATA + 1))),
+    ],
+    ids=["gAMA", "pHYs", "acTL", "zTXt"],
+)
+def test_a_dry_run_takes_pictures_whose_metadata_are_broken_or_large(kind: bytes, data: bytes) -> None:
+    content = png()
+    chunk = png_chunk(kind, data)
+    for place in (33, content.index(b"IEND") - 4):
+        decode(content[:place] + chunk + content[place:])
