@@ -58,15 +58,6 @@ def chunks_of(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         at += size + 12
 
 
-def without_metadata(content: bytes) -> bytes:
-    """Return a PNG file with its critical chunks alone, whose names are in capitals; another file as it is."""
-    if not content.startswith(SIGNATURE):
-        return content
-    return SIGNATURE + b"".join(
-        content[start - 8 : start + size + 4] for kind, start, size in chunks_of(content) if kind[:1].isupper()
-    )
-
-
 def mark_transparent(image: Image.Image, png: PngFacts, content: bytes, reading: Reading) -> None:
     """Apply the transparent samples that a PNG file declares to the loaded image, whose values Pillow has scaled.
 

@@ -20,3 +20,7 @@ class Reading:
 
 class UnsupportedImageError(ValueError):
     """A sound file of a variant that cannot be read rightly; the message names what the file declares."""
+
+
+class TooManyPartsError(ValueError):
+    """A file of so many parts that reading them takes far longer than usual."""

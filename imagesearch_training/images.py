@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TypeAlias
 
 import numpy as np
@@ -12,8 +11,9 @@ from PIL import Image, UnidentifiedImageError
 from PIL import ImageFile as PillowImageFile
 
 from imagesearch_pixels.colours import shown
-from imagesearch_pixels.declared import check_unread, check_variant, declare
-from imagesearch_pixels.reading import Reading, UnsupportedImageError
+from imagesearch_pixels.declared import declare
+from imagesearch_pixels.opening import open_image
+from imagesearch_pixels.reading import Reading, TooManyPartsError, UnsupportedImageError
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -57,33 +57,24 @@ def decode(content: bytes, size: int) -> Pixels:
     """
     try:
         return _decode(content, size)
-    except UnsupportedImageError as error:
+    except (UnsupportedImageError, TooManyPartsError) as error:
         raise UnusableError(str(error)) from None
 
 
 def _decode(content: bytes, size: int) -> Pixels:
-    check_variant(content)
-    with _open(content) as opened:
+    opened, picture = open_image(content, FORMATS, READING)
+    with opened:
         pixels = opened.width * opened.height
         if pixels > MAX_IMAGE_PIXELS:
             raise UnusableError(
                 f"{opened.width} x {opened.height} = {pixels} pixels; at most {MAX_IMAGE_PIXELS} are taken"
             )
-        declared = declare(opened, content, READING)
+        declared = declare(opened, picture, READING)
         with _blaming_the_file():
             opened.draft(opened.mode, (DRAFT_MARGIN * size, DRAFT_MARGIN * size))
         image, conversion = shown(opened, declared, READING)
         resized = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized if conversion is None else conversion(resized), dtype=np.uint8)
-
-
-def _open(content: bytes) -> Image.Image:
-    try:
-        with _blaming_the_file():
-            return Image.open(BytesIO(content), formats=FORMATS)
-    except UnusableError:
-        check_unread(content)
-        raise
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from PIL.TiffImagePlugin import (
 
 from embedder_service.core.batching import TimeLeft, out_of_time
 from embedder_service.core.decoding_faults import corrupt, reading_the_file, too_costly
-from embedder_service.core.image_boxes import Coded
-from embedder_service.core.picture_parts import (
+from imagesearch_pixels.image_boxes import Coded
+from imagesearch_pixels.picture_parts import (
     JPEG_SIGNATURE,
     MAX_PARTS,
     START_OF_IMAGE,

@@ -28,18 +28,19 @@ from embedder_service.core.decoding_faults import (
     is_lack_of_memory,
     no_memory,
     reading_the_file,
+    too_costly,
     unsupported,
 )
 from embedder_service.core.heif import HEIC_FORMATS, HOW_TO_INSTALL
-from embedder_service.core.image_boxes import AVIF_BRANDS, HEIC_BRANDS, brand_of, coded_images
-from embedder_service.core.picture_parts import without_metadata
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.hang_watch import HangWatch
 from imagesearch_pixels.colour_profiles import Conversion
 from imagesearch_pixels.colours import to_srgb
 from imagesearch_pixels.declared import check_unread, check_variant, declare
-from imagesearch_pixels.reading import Reading, UnsupportedImageError
+from imagesearch_pixels.image_boxes import AVIF_BRANDS, HEIC_BRANDS, brand_of, coded_images
+from imagesearch_pixels.picture_parts import without_metadata
+from imagesearch_pixels.reading import Reading, TooManyPartsError, UnsupportedImageError
 from imagesearch_pixels.samples import to_rgb, upright
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", *HEIC_FORMATS)
@@ -129,6 +130,8 @@ class ImageDecoder:
             raise no_memory(error) from None
         except UnsupportedImageError as error:
             raise unsupported(str(error)) from None
+        except TooManyPartsError as error:
+            raise too_costly(str(error)) from None
         except InvalidArgumentError as error:
             if error.reason == "IMAGE_CORRUPT":
                 refuse_unread_variant(image.content)

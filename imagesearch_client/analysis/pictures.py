@@ -21,6 +21,7 @@ from imagesearch_client.sources.uris import UriReader
 from imagesearch_client.types import Region
 from imagesearch_pixels.colours import shown
 from imagesearch_pixels.declared import declare
+from imagesearch_pixels.opening import open_image
 from imagesearch_pixels.reading import Reading
 
 Picture: TypeAlias = Image.Image
@@ -96,8 +97,9 @@ def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture
 
 def _small(content: bytes, pixels: int, region: Region | None) -> Picture:
     """What the embedder sees, at most so many pixels each way. Raises one of UNREADABLE."""
-    with Image.open(io.BytesIO(content), formats=formats()) as opened:
-        declared = declare(opened, content, READING)
+    opened, part = open_image(content, formats(), READING)
+    with opened:
+        declared = declare(opened, part, READING)
         if region is None:
             opened.draft(opened.mode, (pixels, pixels))
         picture, conversion = shown(opened, declared, READING)
@@ -118,7 +120,8 @@ def read_size(uri: str) -> Size | None:
         content = read_content(uri)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=formats()) as opened:
+            opened, _ = open_image(content, formats(), READING)
+            with opened:
                 return Size(opened.width, opened.height, len(content))
     except UNREADABLE:
         return None

@@ -3,9 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 
-from PIL import Image as PillowImage
 from PIL import ImageFile as PillowImageFile
 from PIL import UnidentifiedImageError
 
@@ -15,10 +13,10 @@ from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.extras import how_to_install
 from imagesearch_client.pillow import formats
 from imagesearch_client.types import Embedding
-from imagesearch_pixels import png
 from imagesearch_pixels.colours import shown
-from imagesearch_pixels.declared import check_unread, check_variant, declare
-from imagesearch_pixels.reading import Reading, UnsupportedImageError
+from imagesearch_pixels.declared import declare
+from imagesearch_pixels.opening import open_image
+from imagesearch_pixels.reading import Reading, TooManyPartsError, UnsupportedImageError
 
 MAX_IMAGE_PIXELS = 50_000_000
 
@@ -66,42 +64,24 @@ def decode(content: bytes) -> None:
             "IMAGE_FORMAT_UNSUPPORTED", f"it is a HEIC file: {how_to_install('pillow-heif', 'client,heic')}"
         )
     try:
-        _decode(content)
-    except InvalidArgumentError:
-        # As for the embedder, metadata never decide over a good picture.
-        bare = png.without_metadata(content)
-        if bare == content:
-            raise
-        _decode(bare)
-
-
-def _decode(content: bytes) -> None:
-    try:
-        check_variant(content)
-        with _open(content) as image:
+        image, picture = open_image(content, formats(), READING)
+        with image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise InvalidArgumentError(
                     "IMAGE_DIMENSIONS_TOO_LARGE",
                     f"it has {image.width} x {image.height} pixels; at most {MAX_IMAGE_PIXELS} are taken by default",
                 )
-            shown(image, declare(image, content, READING), READING)
+            shown(image, declare(image, picture, READING), READING)
     except UnsupportedImageError as error:
         raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", str(error)) from None
+    except TooManyPartsError as error:
+        raise InvalidArgumentError("IMAGE_TOO_COSTLY", str(error)) from None
     except MemoryError:
         raise _no_memory() from None
 
 
 def _no_memory() -> LoadStoppedError:
     return LoadStoppedError("OUT_OF_MEMORY", "this process has no memory left to decode an image")
-
-
-def _open(content: bytes) -> PillowImage.Image:
-    try:
-        with _blaming_the_file():
-            return PillowImage.open(BytesIO(content), formats=formats())
-    except InvalidArgumentError:
-        check_unread(content)
-        raise
 
 
 @contextmanager

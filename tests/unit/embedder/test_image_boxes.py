@@ -14,11 +14,11 @@ import pillow_heif
 import pytest
 from PIL import AvifImagePlugin, ExifTags, Image
 
-from embedder_service.core.image_boxes import Coded, brand_of, coded_images, without_metadata_items
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError
+from imagesearch_pixels.image_boxes import Coded, brand_of, coded_images, without_metadata_items
 from tests.unit.embedder.test_image_decoding import SeenBudget, encode, natural, orientation_tag
 
 FORMATS = ["AVIF", "HEIF"]

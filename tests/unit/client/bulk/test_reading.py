@@ -1,6 +1,7 @@
 """Whose fault it is when the file of an item cannot be read or decoded on this side."""
 
 import errno
+import io
 import zlib
 from io import BytesIO
 
@@ -14,7 +15,6 @@ from imagesearch_client.bulk.dry_run import decode
 from imagesearch_client.bulk.ledger import State, unread
 from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.bulk.reading import read
-from imagesearch_client.pillow import MAX_PNG_METADATA
 from imagesearch_client.sources.items import Item
 from tests.unit.embedder.crafted_files import png_chunk
 from tests.unit.embedder.crafted_samples import FLOAT, SIGNED, tiff
@@ -122,7 +122,7 @@ def test_a_dry_run_refuses_formats_that_the_embedder_does_not_take(name: str) ->
         (b"gAMA", b"\0"),
         (b"pHYs", b"\0"),
         (b"acTL", b"\0"),
-        (b"zTXt", b"comment\0\0" + zlib.compress(bytes(MAX_PNG_METADATA + 1))),
+        (b"zTXt", b"comment\0\0" + zlib.compress(bytes(65 * 2**20))),
     ],
     ids=["gAMA", "pHYs", "acTL", "zTXt"],
 )
@@ -131,3 +131,10 @@ def test_a_dry_run_takes_pictures_whose_metadata_are_broken_or_large(kind: bytes
     chunk = png_chunk(kind, data)
     for place in (33, content.index(b"IEND") - 4):
         decode(content[:place] + chunk + content[place:])
+
+
+def test_a_dry_run_takes_pictures_with_a_short_segment_of_metadata() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, "JPEG")
+    content = file.getvalue()
+    decode(content[:2] + b"\xff\xee\0\x07Adobe" + content[2:])

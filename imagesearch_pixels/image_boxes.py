@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from embedder_service.core.bit_reader import BitReader
+from imagesearch_pixels.bit_reader import BitReader
 
 AVIF_BRANDS = frozenset((b"avif", b"avis"))
 HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
@@ -172,8 +172,8 @@ class _Items:
     def _read_kinds(self, begin: int, end: int) -> None:
         for kind, at, _ in _boxes(self.content, begin + (6 if self.content[begin] == 0 else 8), end):
             version = self.content[at]
-            if kind == b"infe" and version >= 2:  # noqa: PLR2004 - older ones have no kind
-                size = 2 if version == 2 else 4  # noqa: PLR2004 - as above
+            if kind == b"infe" and version >= 2:
+                size = 2 if version == 2 else 4
                 place = at + 6 + size
                 self.kinds[_number(self.content, at + 4, size)] = self.content[place : place + 4]
                 self.metadata += [place] if self.content[place : place + 4] in METADATA else []
@@ -183,7 +183,7 @@ class _Items:
         sizes = _number(content, begin + 4, 2)
         offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
         index_size = sizes & 15 if version else 0
-        wide = 2 if version < 2 else 4  # noqa: PLR2004 - the version with numbers of 32 bits
+        wide = 2 if version < 2 else 4
         count, at, left = _number(content, begin + 6, wide), begin + 6 + wide, MAX_BOXES
         for _ in range(min(count, MAX_BOXES)):
             item, at = _number(content, at, wide), at + wide
@@ -282,7 +282,7 @@ def _leb128(data: bytes, at: int) -> tuple[int, int]:
     for shift in range(0, 56, 7):
         byte, at = data[at], at + 1
         value |= (byte & 127) << shift
-        if byte < 128:  # noqa: PLR2004 - the bit that says that more comes
+        if byte < 128:
             break
     return value, at
 
@@ -314,7 +314,7 @@ def _skip_operating_points(bits: BitReader) -> None:
     has_delay = bits.read(1)
     for _ in range(bits.read(5) + 1):
         bits.skip(12)
-        if bits.read(5) > 7:  # noqa: PLR2004 - levels that have tiers
+        if bits.read(5) > 7:
             bits.skip(1)
         if has_model and bits.read(1):
             bits.skip(2 * delay_bits + 1)
@@ -344,7 +344,7 @@ def _hevc_sizes(data: bytes, configuration: bytes) -> list[Coded]:
 
 def _hevc_size(unit: bytes) -> list[Coded]:
     """Return the size in a NAL unit if it is a sequence parameter set (ITU-T H.265, 7.3.2.2)."""
-    if len(unit) < 2 or unit[0] >> 1 & 63 != PARAMETER_SET:  # noqa: PLR2004 - bytes of its header
+    if len(unit) < 2 or unit[0] >> 1 & 63 != PARAMETER_SET:
         return []
     # A byte 3 behind two zeros is not part of the data.
     bits = BitReader(unit[2:].replace(b"\0\0\3", b"\0\0"))
@@ -356,7 +356,7 @@ def _hevc_size(unit: bytes) -> list[Coded]:
     for has_profile, has_level in flags:
         bits.skip(88 * has_profile + 8 * has_level)
     bits.read_exponential()
-    if bits.read_exponential() == 3:  # noqa: PLR2004 - 4:4:4
+    if bits.read_exponential() == 3:
         bits.skip(1)
     width, height = bits.read_exponential(), bits.read_exponential()
     return [Coded(width, height, width * height)]

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from embedder_service.core.decoding_faults import too_costly
-from embedder_service.core.image_boxes import brand_of, without_metadata_items
+from imagesearch_pixels.image_boxes import brand_of, without_metadata_items
+from imagesearch_pixels.reading import TooManyPartsError
 
 # Chunks or segments of a file, and entries of a directory.
 MAX_PARTS = 200_000
@@ -112,7 +112,7 @@ def without_metadata(content: bytes, *, bare: bool = False) -> bytes:
     """Return what the first image of a file needs, or the file itself if nothing is to be left out.
 
     Metadata that say how the image is turned and what its colours mean stay if they are sound and not too large; with
-    `bare` they go too. What does no harm may stay. Raises InvalidArgumentError if the file has too many parts.
+    `bare` they go too. What does no harm may stay. Raises TooManyPartsError.
     """
     if content.startswith(PNG_SIGNATURE):
         return _png(content, bare=bare)
@@ -133,7 +133,7 @@ def _png(content: bytes, *, bare: bool) -> bytes:
     seen: set[bytes] = set()
     for count in itertools.count():
         if count > MAX_PARTS:
-            raise too_costly(f"it is a PNG of more than {MAX_PARTS} chunks")
+            raise TooManyPartsError(f"it is a PNG of more than {MAX_PARTS} chunks")
         kind = content[at + 4 : at + 8]
         if kind == PNG_END or not (len(kind) == len(PNG_END) and kind.isalpha()):
             break
@@ -211,7 +211,7 @@ def _jpeg(content: bytes, *, bare: bool) -> bytes:
     kept, last, exif, is_left_out = Kept(content), 0, 0, False
     for count, (marker, at) in enumerate(jpeg_markers(content, 2, len(content))):
         if count >= MAX_PARTS:
-            raise too_costly(f"its header has more than {MAX_PARTS} segments")
+            raise TooManyPartsError(f"its header has more than {MAX_PARTS} segments")
         # Bytes between a segment that is left out and the next one go too.
         last, is_left_out = (at - 2 if is_left_out else last), False
         if marker == START_OF_SCAN:
@@ -235,7 +235,7 @@ def _webp(content: bytes, *, bare: bool) -> bytes:
     missing = sum(WEBP_METADATA.values())
     for count in itertools.count():
         if count > MAX_PARTS:
-            raise too_costly(f"it is a WebP of more than {MAX_PARTS} chunks")
+            raise TooManyPartsError(f"it is a WebP of more than {MAX_PARTS} chunks")
         kind, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
         end = at + 8 + size + size % 2
         if len(kind) < len(WEBP_FRAME) or at + 8 + size > len(content):
