@@ -259,3 +259,22 @@ def test_on_a_terminal_the_command_asks(
 def test_a_share_of_a_program_is_checked_too() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         LoadOptions(prune=True, prune_above=50)
+
+
+@pytest.mark.parametrize("becomes_a_duplicate", [False, True])
+def test_a_file_that_was_never_read_and_whose_id_is_too_long_stops_nothing(
+    run: Run, client: Client, name: str, ten: Path, *, becomes_a_duplicate: bool
+) -> None:
+    long = ten.joinpath(*["d" * 120] * 5, "x.png")
+    long.parent.mkdir(parents=True)
+    long.write_bytes(b"")
+    assert run(ten).reasons == {"FILE_EMPTY": 1}
+    if becomes_a_duplicate:
+        long.write_bytes(png(1))
+    else:
+        shutil.rmtree(ten / ("d" * 120))
+    (ten / "9.png").unlink()
+    account = run(ten, prune=True, dedup=True)
+    assert (account.stopped, account.failed, account.duplicates) == ("", 0, int(becomes_a_duplicate))
+    assert ids(client, name) == [f"{number}.png" for number in range(9)]
+    assert run(ten, prune=True, dedup=True).stopped == ""
