@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from grpc_kit.errors import ServiceError
-from imagesearch_client.bulk.accounts import Account, Reject, RejectsFile
+from imagesearch_client.bulk.accounts import NOT_TAKEN, Account, Reject, RejectsFile
 from imagesearch_client.bulk.bringing import Bringer, Task
 from imagesearch_client.bulk.decisions import Action, decide
 from imagesearch_client.bulk.destinations import Destination
@@ -285,7 +285,7 @@ class Load:
             if isinstance(each, Passed):
                 self._account.pass_over(each)
                 if each.why is Why.NOT_TAKEN:
-                    self._write_reject(each, "FORMAT_NOT_TAKEN", each.message)
+                    self._write_reject(each, NOT_TAKEN, each.message)
                 continue
             self._account.met += 1
             if isinstance(each, Fault):

@@ -245,6 +245,10 @@ def test_on_a_terminal_the_command_asks(
     assert code == 3
     for part in ("1 of the 10 images", "9.png", "Remove 1 images", "as answered"):
         assert part in screen
+    # The end of input (Ctrl-D) is no consent either.
+    code, screen = on_a_terminal("\x04", ["ingest", ten, "--prune"])
+    assert code == 3
+    assert "as answered" in screen
     assert len(ids(client, name)) == 10
     keep(ten, 1)
     code, screen = on_a_terminal("", ["ingest", ten, "--prune", "--yes"])
