@@ -282,3 +282,18 @@ def test_a_file_that_was_never_read_and_whose_id_is_too_long_stops_nothing(
     assert (account.stopped, account.failed, account.duplicates) == ("", 0, int(becomes_a_duplicate))
     assert ids(client, name) == [f"{number}.png" for number in range(9)]
     assert run(ten, prune=True, dedup=True).stopped == ""
+
+
+def test_a_duplicate_of_another_source_takes_the_place_when_that_source_is_loaded(
+    run: Run, client: Client, name: str, ten: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ten, other)
+    (other / "9.png").rename(other / "nine.png")
+    run(ten, dedup=True)
+    assert run(other, dedup=True).duplicates == 1
+    (ten / "9.png").unlink()
+    assert run(ten, dedup=True, prune=True).removed == 1
+    assert "nine.png" not in ids(client, name)
+    assert run(other, dedup=True).stored == 1
+    assert "nine.png" in ids(client, name)
