@@ -17,6 +17,8 @@ from imagesearch_client.sources.items import Found, Item, Passed, Why
 SHOWN_REJECTS = 10
 # No line of rejects has more characters.
 REJECT_LENGTH = 2**24
+# The reason of files that look like images and are not taken.
+NOT_TAKEN = "FORMAT_NOT_TAKEN"
 
 
 @dataclass(frozen=True)

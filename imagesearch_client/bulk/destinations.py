@@ -258,7 +258,7 @@ class IntoCollection:
         """Removes images."""
         if self._make is not None:
             return
-        await self._insist(lambda: self._client.delete(self._collection.name, ids))
+        await self._with_ids(ids, lambda some: self._client.delete(self._collection.name, some))
 
     async def others(self, images: Sequence[Described]) -> set[str]:
         """The ids under which other images are stored; without a SHA-256 their uris alone decide."""
@@ -266,10 +266,10 @@ class IntoCollection:
             return set()
         found: dict[str, Image] = {}
 
-        def read() -> None:
-            found.update(self._client.get_many(self._collection.name, [image.id for image in images], strong=True))
+        def read(some: Sequence[str]) -> None:
+            found.update(self._client.get_many(self._collection.name, some, strong=True))
 
-        await self._insist(read)
+        await self._with_ids([image.id for image in images], read)
         return {
             image.id
             for image in images
@@ -289,6 +289,20 @@ class IntoCollection:
             await self._insist(
                 lambda: self._client.update(self._collection.name, image_id, attributes=attributes, remove=removed)
             )
+
+    async def _with_ids(self, ids: Sequence[str], call: Callable[[Sequence[str]], object]) -> None:
+        """Call with ids, without those that the search service refuses: no image has them.
+
+        The ledger has such ids of files that could not be read, whose ids nobody has checked.
+        """
+        try:
+            await self._insist(lambda: call(ids))
+        except InvalidArgumentError as error:
+            if error.reason != "ID_INVALID":
+                raise
+            if len(ids) > 1:
+                for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]):
+                    await self._with_ids(half, call)
 
     async def _insist(self, call: Callable[[], object]) -> None:
         """Makes a call that concerns no single item of the load, until it goes well."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from grpc_kit.errors import ServiceError
-from imagesearch_client.bulk.accounts import Account, Reject, RejectsFile
+from imagesearch_client.bulk.accounts import NOT_TAKEN, Account, Reject, RejectsFile
 from imagesearch_client.bulk.bringing import Bringer, Task
 from imagesearch_client.bulk.decisions import Action, decide
 from imagesearch_client.bulk.destinations import Destination
@@ -285,7 +285,7 @@ class Load:
             if isinstance(each, Passed):
                 self._account.pass_over(each)
                 if each.why is Why.NOT_TAKEN:
-                    self._rejects.write(each, "FORMAT_NOT_TAKEN", each.message)
+                    self._write_reject(each, NOT_TAKEN, each.message)
                 continue
             self._account.met += 1
             if isinstance(each, Fault):
@@ -306,7 +306,7 @@ class Load:
         if fault.hides:
             self._incomplete.add(source)
         self._account.reject(Reject(fault.where, fault.reason, fault.message))
-        self._rejects.write(fault, fault.reason, fault.message)
+        self._write_reject(fault, fault.reason, fault.message)
 
     def _meet_again(self, item: Item, seen: Seen, source: int) -> None:
         """A key that this run has met before: an item that is listed twice, or two of one id."""
@@ -317,7 +317,14 @@ class Load:
 
     def _reject(self, item: Item, reason: str, message: str) -> None:
         self._account.reject(Reject(item.uri, reason, message))
-        self._rejects.write(item, reason, message)
+        self._write_reject(item, reason, message)
+
+    def _write_reject(self, rejected: Found, reason: str, message: str) -> None:
+        """Write what is counted already; if that is not possible, the load stops, and the counts stay true."""
+        try:
+            self._rejects.write(rejected, reason, message)
+        except LoadStoppedError as stopped:
+            self._stop(f"{stopped.reason}: {stopped.message}")
 
     def _leave(self) -> None:
         """Counts an item that the next run does."""

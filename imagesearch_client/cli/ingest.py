@@ -13,6 +13,7 @@ from rich.text import Text
 
 from grpc_kit.credentials import CredentialsError
 from imagesearch_client.bulk.accounts import Account
+from imagesearch_client.bulk.patience import LoadStoppedError
 from imagesearch_client.bulk.reading import READERS
 from imagesearch_client.cli.connection import connected
 from imagesearch_client.cli.loading import (
@@ -41,6 +42,7 @@ from imagesearch_client.cli.loading import (
     rehearsal_files,
     share_of,
     tell_waiting,
+    write_not_taken,
 )
 from imagesearch_client.cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
 from imagesearch_client.cli.output import err
@@ -212,6 +214,12 @@ def ingest(
     # In a context of its own: the load tries its listing again by itself.
     opened, has_images = copy_context().run(_open, sources, source_options, patience, account)
     if not has_images:
+        try:
+            write_not_taken(opened, rejects)
+        except (OSError, LoadStoppedError) as error:
+            err.print("[bold red]error[/] ", end="")
+            err.print(Text(str(error)), soft_wrap=True)
+            raise typer.Exit(STOPPED) from None
         end_without_images(account, sources, collection, dry_run=dry_run, as_json=as_json)
     options = LoadOptions(
         limit=limit,

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from grpc_kit.errors import ServiceError
-from imagesearch_client.bulk.accounts import Account, Gone, is_replaceable
+from imagesearch_client.bulk.accounts import NOT_TAKEN, Account, Gone, RejectsFile, is_replaceable
 from imagesearch_client.bulk.progress import Shown
 from imagesearch_client.bulk.reading import MAX_READERS
 from imagesearch_client.bulk.services import Endpoint
@@ -21,7 +21,7 @@ from imagesearch_client.cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client.client import Client
 from imagesearch_client.json_text import json_text
 from imagesearch_client.sources.failures import without_password
-from imagesearch_client.sources.items import Passed, Source
+from imagesearch_client.sources.items import Passed, Source, Why
 from imagesearch_client.sources.kinds import TAKEN_SUFFIXES, not_taken_words
 from imagesearch_client.types import Collection
 
@@ -121,7 +121,12 @@ def ask_to_prune(shown: Shown, gone: Sequence[Gone]) -> bool:
             share = f"{100 * each.share:.3g} %"
             err.print(Text(f"{each.count} of the {each.known} images of {each.source} are gone from it ({share}):"))
             _name(each)
-        return typer.confirm(f"Remove {sum(each.count for each in gone)} images from the collection?", err=True)
+        try:
+            return typer.confirm(f"Remove {sum(each.count for each in gone)} images from the collection?", err=True)
+        except typer.Abort:
+            # The end of input is no consent, and what the load has done is reported.
+            err.print()
+            return False
 
 
 def _name(gone: Gone) -> None:
@@ -212,6 +217,14 @@ def has_items(sources: Iterable[Source], account: Account) -> bool:
     account.not_taken_suffixes = seen.not_taken_suffixes
     account.left_out, account.other_files = seen.left_out, seen.other_files
     return False
+
+
+def write_not_taken(sources: Iterable[Source], rejects: Path | None) -> None:
+    """Write the rejects of sources without any image. Raises OSError and LoadStoppedError."""
+    with RejectsFile(rejects) as file:
+        for found in (found for source in sources for found in source):
+            if isinstance(found, Passed) and found.why is Why.NOT_TAKEN:
+                file.write(found, NOT_TAKEN, found.message)
 
 
 def end_without_images(

@@ -8,6 +8,7 @@ import pytest
 from imagesearch_client import Client
 from imagesearch_client.bulk.accounts import Account
 from imagesearch_client.sources.options import SourceOptions
+from tests.harness.command import Command
 from tests.integration.bulk.conftest import Run, ids, png
 
 NO_ITEMS = {"a.psd": "", "below/b.svg": "", "c.svg": "", "._a.png": "", "below/@eaDir/x.png": "", "notes.txt": "a"}
@@ -93,3 +94,15 @@ def test_files_of_any_name_are_stored_under_their_names(run: Run, client: Client
     assert (account.stored, account.skipped) == (1, 6)
     assert "IMG_1" in ids(client, name)
     assert files(account) == 13
+
+
+def test_rejects_name_the_files_of_a_folder_without_any_image(command: Command, tmp_path: Path) -> None:
+    folder, rejects = tmp_path / "none", tmp_path / "bad.jsonl"
+    folder.mkdir()
+    (folder / "a.psd").write_text("")
+    (folder / "notes.txt").write_text("")
+    rejects.write_text('{"uri": "/of/a/run/before.png", "_reason": "UNREADABLE"}\n')
+    command("ingest", folder, "--rejects", rejects, code=1)
+    (line,) = rejects.read_text().splitlines()
+    assert json.loads(line)["_where"] == str(folder / "a.psd")
+    assert json.loads(line)["_reason"] == "FORMAT_NOT_TAKEN"

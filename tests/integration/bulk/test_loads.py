@@ -392,8 +392,11 @@ def test_files_that_change_places_are_both_kept(run: Run, client: Client, name: 
 
 def test_rejects_on_a_full_disk_stop_the_load(run: Run, folder: Path) -> None:
     (folder / "text.png").write_text("no image")
+    (folder / "empty.png").write_bytes(b"")
     account = run(folder, rejects=Path("/dev/full"))
     assert account.stopped.startswith("REJECTS_UNWRITABLE")
+    assert account.met == account.done
+    (folder / "empty.png").unlink()
     assert run(folder, retry_failed=True).reasons == {"IMAGE_FORMAT_UNSUPPORTED": 1}
 
 

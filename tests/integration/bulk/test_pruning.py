@@ -245,6 +245,10 @@ def test_on_a_terminal_the_command_asks(
     assert code == 3
     for part in ("1 of the 10 images", "9.png", "Remove 1 images", "as answered"):
         assert part in screen
+    # The end of input (Ctrl-D) is no consent either.
+    code, screen = on_a_terminal("\x04", ["ingest", ten, "--prune"])
+    assert code == 3
+    assert "as answered" in screen
     assert len(ids(client, name)) == 10
     keep(ten, 1)
     code, screen = on_a_terminal("", ["ingest", ten, "--prune", "--yes"])
@@ -259,3 +263,37 @@ def test_on_a_terminal_the_command_asks(
 def test_a_share_of_a_program_is_checked_too() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         LoadOptions(prune=True, prune_above=50)
+
+
+@pytest.mark.parametrize("becomes_a_duplicate", [False, True])
+def test_a_file_that_was_never_read_and_whose_id_is_too_long_stops_nothing(
+    run: Run, client: Client, name: str, ten: Path, *, becomes_a_duplicate: bool
+) -> None:
+    long = ten.joinpath(*["d" * 120] * 5, "x.png")
+    long.parent.mkdir(parents=True)
+    long.write_bytes(b"")
+    assert run(ten).reasons == {"FILE_EMPTY": 1}
+    if becomes_a_duplicate:
+        long.write_bytes(png(1))
+    else:
+        shutil.rmtree(ten / ("d" * 120))
+    (ten / "9.png").unlink()
+    account = run(ten, prune=True, dedup=True)
+    assert (account.stopped, account.failed, account.duplicates) == ("", 0, int(becomes_a_duplicate))
+    assert ids(client, name) == [f"{number}.png" for number in range(9)]
+    assert run(ten, prune=True, dedup=True).stopped == ""
+
+
+def test_a_duplicate_of_another_source_takes_the_place_when_that_source_is_loaded(
+    run: Run, client: Client, name: str, ten: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ten, other)
+    (other / "9.png").rename(other / "nine.png")
+    run(ten, dedup=True)
+    assert run(other, dedup=True).duplicates == 1
+    (ten / "9.png").unlink()
+    assert run(ten, dedup=True, prune=True).removed == 1
+    assert "nine.png" not in ids(client, name)
+    assert run(other, dedup=True).stored == 1
+    assert "nine.png" in ids(client, name)
