@@ -182,7 +182,7 @@ def _look(entry: Entry, ancestors: list[_Directory]) -> Entry | Fault | Passed |
 
 
 def _is_dangling(entry: Entry) -> bool:
-    return entry.is_symlink() and not entry.is_file() and not Path(entry.name).suffix
+    return entry.is_symlink() and not Path(entry.name).suffix and not Path(entry.path).exists()
 
 
 def _unreadable(path: str, error: OSError) -> Fault:

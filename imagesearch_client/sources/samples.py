@@ -167,8 +167,8 @@ class Facts:
             return ""
         rows = self._rows.execute("SELECT member FROM facts WHERE NOT is_used ORDER BY member LIMIT ?", (SHOWN_NAMES,))
         names = ", ".join(repr(shown(member.decode(errors="surrogateescape"))) for (member,) in rows)
-        members = "1 member is" if count == 1 else f"{count} members are"
-        return f"{members} named like attributes and belong to no image: {names}{', ...' * (count > SHOWN_NAMES)}"
+        members = "1 member belongs" if count == 1 else f"{count} members belong"
+        return f"{members} to no image, with names like those of attributes: {names}{', ...' * (count > SHOWN_NAMES)}"
 
     def _content(self, fact: Fact) -> bytes:
         if fact.error:

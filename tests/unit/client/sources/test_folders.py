@@ -244,3 +244,10 @@ def test_one_file_is_a_source(tmp_path: Path) -> None:
     assert isinstance(item, Item)
     assert (item.id, item.uri, item.size, source.name, source.count()) == ("a.jpg", str(path), 3, str(path), 1)
     assert content_of(item) == b"abc"
+
+
+def test_a_link_to_a_device_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "nothing").symlink_to(tmp_path / "missing")
+    found = [each for each in Folder(tmp_path) if isinstance(each, Fault)]
+    assert [(fault.where, fault.reason) for fault in found] == [(str(tmp_path / "nothing"), "FOLDER_UNREADABLE")]

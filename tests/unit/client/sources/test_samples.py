@@ -113,7 +113,7 @@ def test_facts_of_no_image_are_reported(tmp_path: Path, kind: str) -> None:
     source = archive(tmp_path, kind, members)
     assert attributes(list(source)) == {"a.jpg": None}
     names = "'0.json', '1.json', '2.json', '3.json', '4.json', ..."
-    assert source.remarks == [f"{kind}: 9 members are named like attributes and belong to no image: {names}"]
+    assert source.remarks == [f"{kind}: 9 members belong to no image, with names like those of attributes: {names}"]
 
 
 def test_what_comes_too_late_in_a_stream_is_told_and_the_advice_helps(
