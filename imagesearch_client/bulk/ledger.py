@@ -135,6 +135,10 @@ class Ledger:
             self._rows = sqlite3.connect(path or ":memory:", timeout=1, check_same_thread=False, isolation_level=None)
             # Held until it is closed, by this process or by its end.
             self._rows.execute("PRAGMA locking_mode = EXCLUSIVE")
+            tables = {name for (name,) in self._rows.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and "facts" not in tables:
+                self._rows.close()
+                raise LedgerError(f"{path} is a database of something else; name another file by --ledger")
             self._rows.execute("PRAGMA journal_mode = WAL")
             self._rows.execute("PRAGMA synchronous = NORMAL")
             self._rows.executescript(SCHEMA)

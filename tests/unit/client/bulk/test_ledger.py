@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,17 @@ def test_one_process_at_a_time_has_it(tmp_path: Path) -> None:
         ledger.bind(COLLECTION)
         with pytest.raises(LedgerError, match="in use"):
             Ledger(path)
+
+
+def test_a_database_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "photos.sqlite"
+    with closing(sqlite3.connect(path)) as rows:
+        rows.execute("CREATE TABLE albums (name TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="a database of something else; name another file by --ledger"):
+        Ledger(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_of_something_else_is_named_and_left_alone(tmp_path: Path) -> None:
