@@ -197,7 +197,8 @@ def attributes_to(attributes: Mapping[str, AttributeValue]) -> dict[str, image_p
         try:
             messages[name] = attribute_to(value)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"attribute {name!r:.60}: {error}") from None
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"attribute {name!r:.60}: {error}") from None
     return messages
 
 

@@ -6,6 +6,7 @@
 import math
 import numbers
 import re
+from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -29,12 +30,15 @@ BOUNDS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 MAX_INTEGER = 2**63
 
 
-def equals(attribute: str, value: Value) -> Filter:
-    """The attribute has this value, or is a list that holds it. Numbers are compared by value: 3 equals 3.0."""
+def equals(attribute: str, value: Value | date) -> Filter:
+    """The attribute has this value, or is a list that holds it. Numbers are compared by value: 3 equals 3.0.
+
+    A date or time is compared as the text that loads store.
+    """
     return Filter(equals=filter_pb2.Equals(attribute=attribute, value=_value(value)))
 
 
-def is_in(attribute: str, *values: Value) -> Filter:
+def is_in(attribute: str, *values: Value | date) -> Filter:
     """The attribute has one of these values, or is a list that holds one of them."""
     # A word of Python's, as a field's name.
     return _named("in", filter_pb2.In(attribute=attribute, values=map(_value, values)))
@@ -132,15 +136,24 @@ def _condition(attribute: str, operator: str | None, value: str | None, several:
     if any(not QUOTED.fullmatch(part) and part.strip().startswith(SLIPS) for part in parts) or several == "":
         raise ValueError(f"{text!r} is no condition; {SYNTAX}")
     if several is not None:
-        return is_in(attribute, *map(read_value, parts))
+        return is_in(attribute, *(stated for part in parts for stated in _stated(part)))
     if operator is None or value is None:
         return exists(attribute)
     if operator in BOUNDS:
         return _bounded(attribute, BOUNDS[operator], value, text)
     if operator == "^=":
         return prefix(attribute, unquoted(value))
-    condition = equals(attribute, read_value(value))
+    first, *others = _stated(value)
+    condition = is_in(attribute, first, *others) if others else equals(attribute, first)
     return negated(condition) if operator == "!=" else condition
+
+
+def _stated(text: str) -> Sequence[Value]:
+    """The values that a text may mean: a time as it is written, and also as loads store it."""
+    value = read_value(text)
+    if isinstance(value, str) and not QUOTED.fullmatch(text) and is_date(value) and read_date(value) != value:
+        return value, read_date(value)
+    return (value,)
 
 
 def _bounded(attribute: str, name: str, value: str, text: str) -> Filter:
@@ -208,16 +221,19 @@ def _is_whole(number: Decimal) -> bool:
     return number == number.to_integral_value()
 
 
-def _value(value: Value) -> filter_pb2.FilterValue:
+def _value(value: Any) -> filter_pb2.FilterValue:
     if isinstance(value, bool):
         return filter_pb2.FilterValue(bool_value=value)
     if isinstance(value, str):
         return filter_pb2.FilterValue(string_value=value)
-    if isinstance(value, int) and _is_int64(value):
-        return filter_pb2.FilterValue(integer_value=value)
-    if isinstance(value, int | float):
-        _check_exact(value)
-        return filter_pb2.FilterValue(number_value=value)
+    if isinstance(value, date):
+        return filter_pb2.FilterValue(string_value=date_text(value))
+    if isinstance(value, numbers.Real | Decimal):
+        number = _number(value)
+        if isinstance(number, int) and _is_int64(number):
+            return filter_pb2.FilterValue(integer_value=number)
+        _check_exact(number)
+        return filter_pb2.FilterValue(number_value=number)
     raise TypeError(
         f"a value is a text, a number, True or False, and no {type(value).__name__}; several are is_in('size', 41, 42)"
     )

@@ -49,3 +49,8 @@ def connected(target: str, code: int = 1) -> Iterator[Client]:
             if hint := HINTS.get(error.reason):
                 err.print(Text(hint.format(target=target)))
             raise typer.Exit(code) from None
+        except UnicodeEncodeError as error:
+            # gRPC sends UTF-8 alone. Other encodings are those of what is printed.
+            if error.encoding != "utf-8":
+                raise
+            raise typer.BadParameter(f"{error.object!r:.80} is not UTF-8, and ids, names and texts must be") from None

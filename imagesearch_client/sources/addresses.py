@@ -3,6 +3,7 @@
 import functools
 import ipaddress
 import socket
+from urllib.parse import unquote
 
 # Addresses at which clouds tell a machine its secrets, beside all link-local ones.
 METADATA = frozenset(
@@ -14,7 +15,8 @@ METADATA = frozenset(
 def metadata_address(host: str) -> str:
     """The address of a host, if it is one at which a cloud keeps secrets."""
     try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+        # In a URL "%25" stands for the "%" before the zone of a link-local address.
+        found = {str(info[4][0]) for info in socket.getaddrinfo(unquote(host), None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):
         # A proxy may know it. Reading says what is wrong otherwise.
         return ""

@@ -215,7 +215,7 @@ def test_a_disk_without_room_is_told_before_and_nothing_is_left(
     with SnapshotWriter(tmp_path / "enough", ORIGIN) as writer:
         writer.check_space(room)
     with (
-        pytest.raises(SnapshotError, match=r"0\.14 GB are needed .* 0\.21 GB are free; --snapshot FOLDER puts"),
+        pytest.raises(SnapshotError, match=r"209\.7 MB are needed .* 209\.7 MB are free; --snapshot FOLDER puts"),
         SnapshotWriter(tmp_path / "small", ORIGIN) as writer,
     ):
         writer.check_space(room + 1)
@@ -228,6 +228,14 @@ def test_a_disk_without_room_is_told_before_and_nothing_is_left(
             writer.check_space(room + 2)
     with SnapshotWriter(tmp_path / "kept", ORIGIN) as writer:
         assert writer.rows == 1
+
+
+def test_a_small_collection_needs_a_small_disk_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    with SnapshotWriter(tmp_path / "snapshot", ORIGIN) as writer:
+        writer.check_space(18)
+        with pytest.raises(SnapshotError, match=r"no room: about 51\.2 MB are needed .* 1\.0 MB are free"):
+            writer.check_space(int(25.6e6 / (ORIGIN.dimension * 4 + 512)))
 
 
 def test_a_temporary_snapshot_is_removed_when_the_command_is_stopped(

@@ -34,6 +34,22 @@ def test_capital_letters_make_no_other_metric_or_index(options: list[str]) -> No
     assert (result.exit_code, "UNAVAILABLE" in result.stderr) == (1, True)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["images", "get", "\udcff"],
+        ["images", "list", "-c", "\udcff"],
+        ["images", "set", "a", "name=\udcff"],
+        ["images", "delete", "--yes", "\udcff"],
+        ["search", "--id", "\udcff"],
+        ["collections", "create", "\udcff"],
+    ],
+)
+def test_an_argument_that_is_not_utf_8_is_named(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--target", "127.0.0.1:1"], env={"COLUMNS": "200"})
+    assert (result.exit_code, "\\udcff" in result.stderr) == (2, True)
+
+
 @pytest.fixture
 def client() -> Client:
     # Nobody listens there: what is sent fails in another way.

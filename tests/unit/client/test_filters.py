@@ -54,6 +54,11 @@ from imagesearch_client.filters import (
         ("day < 2024-05-01", text_range("day", lt=date(2024, 5, 1))),
         ("taken<=2024-05-01T10:00:00+02:00", text_range("taken", lte="2024-05-01T08:00:00+00:00")),
         ("taken>2024-05-01 10:00", text_range("taken", gt=datetime(2024, 5, 1, 10))),  # noqa: DTZ001 - as it is written
+        ("taken=2024-05-01T10:00+02:00", is_in("taken", "2024-05-01T10:00+02:00", "2024-05-01T08:00:00+00:00")),
+        ("taken!=2024-05-01 10:00", negated(is_in("taken", "2024-05-01 10:00", "2024-05-01T10:00:00"))),
+        ("day in 2024-05-01,2024-05-02 10:00", is_in("day", "2024-05-01", "2024-05-02 10:00", "2024-05-02T10:00:00")),
+        ('taken="2024-05-01 10:00"', equals("taken", "2024-05-01 10:00")),
+        ("day=2024-05-01", equals("day", "2024-05-01")),
         ('name>="m"', text_range("name", gte="m")),
         ("name<'2'", text_range("name", lt="2")),
         ("name^=re d", prefix("name", "re d")),
@@ -150,10 +155,14 @@ def test_numbers_of_other_libraries_are_bounds_without_being_rounded() -> None:
     ]
     for bound, same in equal:
         assert number("n", gte=bound) == number("n", gte=same)
+        assert equals("n", bound) == equals("n", same)
+    assert is_in("day", date(2024, 5, 1)) == is_in("day", "2024-05-01")
     rounded: list[Any] = [Decimal(2**53 + 1), Decimal("0.1"), Fraction(1, 3), np.uint64(2**63 + 1)]
     for bound in rounded:
         with pytest.raises(ValueError, match="would be rounded here"):
             number("n", gte=bound)
+        with pytest.raises(ValueError, match="would be rounded here"):
+            equals("n", bound)
     no_numbers: list[Any] = [True, np.True_, "3"]
     for bound in no_numbers:
         with pytest.raises(TypeError, match="a bound is a number, and no"):

@@ -54,6 +54,7 @@ def test_what_loads_store_is_opened(uri: str) -> None:
         ("http://0xA9FEA9FE/", "169.254.169.254"),
         ("http://[::ffff:169.254.169.254]/", "169.254.169.254"),
         ("http://[fe80::1]/a.jpg", "fe80::1"),
+        ("http://[fe80::1%25lo]/a.jpg", "fe80::1"),
         ("http://[fd00:ec2::254]/", "fd00:ec2::254"),
         ("http://100.100.100.200/", "100.100.100.200"),
         ("/dev/zero", "no regular file"),
