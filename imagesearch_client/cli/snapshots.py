@@ -110,8 +110,8 @@ def opening(places: Sequence[str] | None) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Ends the command in an orderly way at SIGTERM, so that its temporary folder is removed."""
+def _stopped_by_signals() -> Iterator[None]:
+    """Ends the command in an orderly way at SIGTERM and SIGHUP, so that its temporary folder is removed."""
 
     def stop(number: int, _: object) -> NoReturn:
         raise SystemExit(128 + number)
@@ -119,11 +119,16 @@ def _stopped_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # nohup has it ignored.
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -137,7 +142,7 @@ def snapshot_of(
 ) -> Iterator["Snapshot"]:
     """All of a collection, in a folder that is kept, or in one that is removed afterwards; `opens` are of --open."""
     condition_of(where)
-    with ending_well(), _stopped_by_sigterm(), opening(opens), TemporaryDirectory(prefix="imagesearch-") as temporary:
+    with ending_well(), _stopped_by_signals(), opening(opens), TemporaryDirectory(prefix="imagesearch-") as temporary:
         with connected(target) as client:
             snapshot = read(client, collection, where, folder or Path(temporary))
         with snapshot:

@@ -238,19 +238,22 @@ def test_a_small_collection_needs_a_small_disk_only(tmp_path: Path, monkeypatch:
             writer.check_space(int(25.6e6 / (ORIGIN.dimension * 4 + 512)))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_temporary_snapshot_is_removed_when_the_command_is_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    handler = signal.signal(number, signal.SIG_DFL)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     seen: list[str] = []
 
     def stop(*_: object, **__: object) -> None:
         seen.extend(path.name for path in tmp_path.iterdir())
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr("imagesearch_client.cli.snapshots.read", stop)
     with pytest.raises(SystemExit) as ended, snapshot_of_collection("127.0.0.1:1", "shoes", None, None):
         pass
-    assert ended.value.code == 143
+    signal.signal(number, handler)
+    assert ended.value.code == 128 + number
     assert [name.startswith("imagesearch-") for name in seen] == [True]
     assert list(tmp_path.iterdir()) == []
