@@ -246,8 +246,9 @@ class Load:
         listing = iter(source)
         while not self._stopping and (found := await loop.run_in_executor(self._listing, _some_of, listing)):
             named = [_with_a_name(each) if isinstance(each, Item) else each for each in found]
-            keys = [each.key for each in named if isinstance(each, Item)]
-            self._met[number] += len(keys)
+            self._met[number] += sum(isinstance(each, Item) for each in named)
+            # The files that are passed over too: the images that were stored from them are not gone.
+            keys = [each.key for each in named if not isinstance(each, Fault) and each.key]
             # As they are before the ledger is asked: what ends meanwhile is not in its answer.
             met = dict(self._under_way)
             known = await self._records.ask(Ledger.meet, keys) if keys else {}

@@ -113,9 +113,11 @@ class Archive:
                 self.remarks = [f"{archive.tar.ignored_bytes} bytes behind its end are no archive, and are left out"]
 
     def _passed(self, archive: OpenTar, member: tarfile.TarInfo) -> Passed | None:
-        where = shown(f"{self._location.file_name}/{member.name}")
+        name = shown(member.name)
         beginning = partial(archive.beginning, member, self._max_bytes)
-        return passed(where, member.name, beginning, any_name=self._any_name)
+        found = passed(f"{self._location.file_name}/{name}", member.name, beginning, any_name=self._any_name)
+        key = self._id_of(name) or member_uri(name, self.name)
+        return None if found is None else dataclasses.replace(found, key=key)
 
     def _fact(self, archive: OpenTar, member: tarfile.TarInfo) -> Fact:
         if not member.isreg():
@@ -173,9 +175,11 @@ class Archive:
         return self._item(member.name, content, member.size, stamp, held)
 
     def _item(self, name: str, content: Read, size: int, stamp: str, held: int) -> Item:
+        return Item(self._id_of(name), member_uri(name, self.name), content, size=size, stamp=stamp, held=held)
+
+    def _id_of(self, name: str) -> str:
         image_id = posixpath.join(self._location.file_name, posixpath.normpath(name).lstrip("/"))
-        uri = member_uri(name, self.name)
-        return Item("" if self._by_content else image_id, uri, content, size=size, stamp=stamp, held=held)
+        return "" if self._by_content else image_id
 
     def _fault(self, error: Exception) -> Fault:
         told = shown(reason_of(error))

@@ -4,7 +4,7 @@ import errno
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -60,7 +60,9 @@ class Folder:
         """Its images, with a look at the size and the time of each, and the files that are none."""
         for found in self._walk():
             item = found if isinstance(found, Fault | Passed) else self._found(found)
-            if item is not None:
+            if isinstance(item, Passed):
+                yield replace(item, key=self._id_of(item.where) or item.where)
+            elif item is not None:
                 yield item
 
     def count(self) -> int | None:
@@ -112,8 +114,10 @@ class Folder:
             pass
         if not is_text(entry.path):
             return odd_name(entry.path)
-        image_id = "" if self._by_content else entry.path.removeprefix(self._prefix).replace(os.sep, "/")
-        return Item(image_id, entry.path, partial(read_file, entry.path), size=size, stamp=stamp)
+        return Item(self._id_of(entry.path), entry.path, partial(read_file, entry.path), size=size, stamp=stamp)
+
+    def _id_of(self, path: str) -> str:
+        return "" if self._by_content else path.removeprefix(self._prefix).replace(os.sep, "/")
 
 
 class SingleFile:

@@ -76,6 +76,8 @@ class Passed:
     """Of a file that is not taken: its suffix in small letters, or empty."""
     message: str = ""
     """Of a file that is not taken: the reason, for people."""
+    key: str = ""
+    """The key of the item that the file would be: an image that was stored from it before is not gone."""
 
 
 Found: TypeAlias = Item | Fault | Passed

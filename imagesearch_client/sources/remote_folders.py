@@ -1,7 +1,7 @@
 """Folders of object stores and web servers."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -81,7 +81,10 @@ class RemoteFolder:
         uri = self.name + file.below
         name = unquote(file.below.partition("?")[0]) if self._is_web else file.below
         found = passed(uri, name, beginning if self._any_name else None, any_name=self._any_name)
-        return self._item(file) if found is None else found
+        if found is None:
+            return self._item(file)
+        image_id = unquote(file.below) if self._is_web else file.below
+        return replace(found, key=uri if self._by_content else image_id)
 
     def _item(self, file: _File) -> Item | Fault:
         image_id, uri = file.below, self.name + file.below

@@ -35,6 +35,8 @@ WRITTEN_CHARACTERS = NAME_CHARACTERS + "%[]?"
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 SLOW_CONNECTION, SLOW_ANSWER = 30.0, 60.0
+# Bytes of an index page: half a million links have about so many.
+MAX_INDEX_PAGE = 64 * 2**20
 PARTIAL, MULTIPLE_CHOICES, BAD_REQUEST = 206, 300, 400
 
 
@@ -139,14 +141,18 @@ def check_answer(response: "ClientResponse") -> None:
 
 
 async def _read(system: "FileSystem", url: str, limit: int) -> bytes:
-    # A server that knows no ranges would else send a file of any length into memory.
-    content = bytearray()
     async with await ask_for(system, url, {}) as response:
         check_answer(response)
         if response.status == PARTIAL and not _is_whole(response):
             raise OSError(errno.EIO, "the server sends a part of the file only")
-        while len(content) < limit and (part := await response.content.read(limit - len(content))):
-            content += part
+        return await _content(response, limit)
+
+
+async def _content(response: "ClientResponse", limit: int) -> bytes:
+    """Return the beginning of an answer: a server may send one of any length."""
+    content = bytearray()
+    while len(content) < limit and (part := await response.content.read(limit - len(content))):
+        content += part
     return bytes(content)
 
 
@@ -208,8 +214,10 @@ def list_folder(system: "FileSystem", folder: str) -> list[dict[str, object]]:
             check_answer(response)
             if response.content_type not in ("text/html", "application/xhtml+xml", "application/octet-stream"):
                 return "", folder
-            text = (await response.read()).decode(_charset(response), errors="surrogateescape")
-            return text, str(response.url)
+            content = await _content(response, MAX_INDEX_PAGE + 1)
+            if len(content) > MAX_INDEX_PAGE:
+                raise OSError(errno.EFBIG, f"its index page has more than {MAX_INDEX_PAGE} bytes", folder)
+            return content.decode(_charset(response), errors="surrogateescape"), str(response.url)
 
     text, page = sync(system.loop, ask)
     parser = _Links()

@@ -75,6 +75,21 @@ def test_an_image_that_is_not_taken_any_more_is_gone_and_hides_nothing(
     assert "a.png" not in ids(client, name)
 
 
+def test_a_file_that_is_there_is_not_gone_though_it_is_passed_over(
+    run: Run, client: Client, name: str, mixed: Path
+) -> None:
+    (mixed / "IMG_1").write_bytes(png(77))
+    (mixed / "b.dat").write_bytes(png(78))
+    run(mixed, source_options=SourceOptions(any_name=True))
+    account = run(mixed, prune=True, prune_above=1.0)
+    assert (account.removed, account.gone, account.stopped) == (0, [], "")
+    (mixed / "b.dat").unlink()
+    account = run(mixed, prune=True, prune_above=1.0)
+    assert (account.removed, account.stopped) == (1, "")
+    assert "IMG_1" in ids(client, name)
+    assert "b.dat" not in ids(client, name)
+
+
 def test_rejects_of_files_that_are_not_taken_are_remarks(run: Run, mixed: Path, tmp_path: Path) -> None:
     (mixed / "broken.png").write_bytes(b"x")
     rejects = tmp_path / "bad.jsonl"

@@ -117,6 +117,19 @@ def test_files_of_any_name_are_taken_by_their_content_if_asked_for(tmp_path: Pat
             assert item.content(10**6) == JPEG
 
 
+@pytest.mark.parametrize("by_content", [False, True])
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_file_that_is_passed_over_has_the_key_that_it_has_as_an_item(
+    tmp_path: Path, kind: str, by_content: bool
+) -> None:
+    source = SOURCES[kind](tmp_path)
+    taken = {each.key for each in listed(source, any_name=True, by_content=by_content) if isinstance(each, Item)}
+    found = listed(source, by_content=by_content)
+    items, passed = ([each.key for each in found if isinstance(each, what)] for what in (Item, Passed))
+    assert taken - set(items) == taken & set(passed)
+    assert len({*items, *passed}) == len(CONTENT)
+
+
 def test_what_is_not_taken_says_where_it_is_and_what_would_be_right(tmp_path: Path) -> None:
     source = folder(tmp_path)
     told = {each.where: each.message for each in listed(source) if isinstance(each, Passed) and each.message}

@@ -21,6 +21,7 @@ import pytest
 
 from grpc_kit.errors import NotFoundError, UnavailableError
 from imagesearch_client.bulk.reading import read
+from imagesearch_client.sources import web
 from imagesearch_client.sources.failures import is_lasting, without_password
 from imagesearch_client.sources.items import Fault, Found, Item, SourceError
 from imagesearch_client.sources.opening import open_source
@@ -383,6 +384,17 @@ def test_an_index_page_with_a_query(server: Scripted) -> None:
     server.answers["/in//x/"] = Answer(b'<a href="b.jpg">a</a>', headers=html)
     found = items(f"{server.address}/in//?t=%2C#top")
     assert [item.uri for item in found] == [f"{server.address}/in//a.jpg", f"{server.address}/in//x/b.jpg"]
+
+
+def test_an_index_page_of_any_length_is_not_read_whole(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "MAX_INDEX_PAGE", 1000)
+    page = b'<a href="a.jpg">a</a>'
+    for length, reason in ((1000, None), (1001, "FOLDER_UNREADABLE")):
+        server.answers["/in/"] = Answer(page.ljust(length), headers={"Content-Type": "text/html"})
+        (found,) = opened(f"{server.address}/in/")
+        assert (found.reason if isinstance(found, Fault) else None) == reason
+    assert isinstance(found, Fault)
+    assert "its index page has more than 1000 bytes" in found.message
 
 
 def test_an_index_page_behind_a_redirect(server: Scripted) -> None:
