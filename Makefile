@@ -112,7 +112,7 @@ protos: $(READY) ## Regenerate the stubs under protos/gen
 	$(BIN)/python -m protos.generate
 
 .PHONY: docs
-docs: $(READY) ## Write docs/configuration.md from the settings
+docs: $(READY) ## Write docs/reference/settings.md from the settings
 	$(BIN)/python -m docs.generate
 
 .PHONY: lock

@@ -1,6 +1,6 @@
 """Writes what is made of code into the pages of docs/: `python -m docs.generate [--check]`.
 
-docs/configuration.md is made of the services' settings, the tables of docs/scaling.md of docs/sizing.py.
+docs/reference/settings.md is made of the services' settings, the tables of docs/guides/scale.md of docs/sizing.py.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from grpc_kit.settings import as_markdown
 from search_service.settings import SearchSettings
 
 FOLDER = Path(__file__).parent
-CONFIGURATION, SCALING = FOLDER / "configuration.md", FOLDER / "scaling.md"
+SETTINGS, SCALING = FOLDER / "reference" / "settings.md", FOLDER / "guides" / "scale.md"
 MARKED = re.compile(r"(<!-- table: ([a-z ]+) -->)\n.*?(<!-- end -->)", re.DOTALL)
 INTRODUCTION = """# Configuration
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a page is out of date")
     check = parser.parse_args().check
-    for page, content in ((CONFIGURATION, configuration()), (SCALING, scaling())):
+    for page, content in ((SETTINGS, configuration()), (SCALING, scaling())):
         if not check:
             page.write_text(content)
         elif not page.exists() or page.read_text() != content:

@@ -1,4 +1,4 @@
-"""Calculates docs/scaling.md: from measured costs and from how indexes are laid out, what a number of images needs.
+"""Calculate the tables of docs/guides/scale.md from measured costs and from the layout of each index.
 
 `python -m docs.sizing IMAGES` prints it for a number of your own.
 """
@@ -19,7 +19,7 @@ REPLICAS = (1, 3, 10, 30, 100)
 LOAD = 0.7
 # Processors of an embedder's pod, as deploy/k8s has it, and of the machine that was measured.
 POD_CPUS = 2
-# Processor seconds: docs/benchmarks.md, "What bounds the calls" and "What bounds one embedder".
+# Processor seconds: docs/explanation/benchmarks.md, "What bounds the calls" and "What bounds one embedder".
 SEARCH_SERVICE_PER_QUERY, SEARCH_SERVICE_PER_WRITE, CLIENT_PER_IMAGE = 1.25e-3, 1.3e-3, 0.6e-3
 # Of one search in one segment of 100,000 vectors by HNSW, and of building its index: both processors for 35 s.
 MILVUS_PER_SEGMENT, INDEX_PER_VECTOR = 1e-3, 0.7e-3

@@ -33,7 +33,7 @@ class EmbedderSettings(ServerSettings):
         description="The models to serve, separated by commas; the first answers where a request names none. "
         "NETWORK[-HEAD][-INPUT[SIDE]][-raw], such as vgg16, vgg16-gem, mobilenet-pad, vgg16-rmac-native512, or "
         "NAME=FOLDER for an encoder of `imagesearch train-autoencoder`. The case of a name "
-        "and spaces around it do not matter. docs/models.md lists the names.",
+        "and spaces around it do not matter. docs/guides/models.md lists the names.",
     )
     weights: str = Field(
         default="",

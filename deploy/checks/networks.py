@@ -1,4 +1,4 @@
-"""Whether the network policies allow the edges of docs/architecture.md and no other."""
+"""Whether the network policies allow the edges of docs/explanation/architecture.md and no other."""
 
 from collections.abc import Iterator
 from typing import Any

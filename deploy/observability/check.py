@@ -24,7 +24,7 @@ from embedder_service.core.types import Lane
 Yaml: TypeAlias = dict[str, Any]
 
 HERE = Path(__file__).parent
-PAGE = ROOT / "docs" / "operations.md"
+PAGE = ROOT / "docs" / "guides" / "operate.md"
 RULES = sorted((HERE / "rules").glob("*.yml"))
 TESTS = sorted((HERE / "tests").glob("*.yml"))
 SEVERITIES = ("page", "ticket")
@@ -114,7 +114,7 @@ def _alerts() -> Iterator[str]:
                 yield f"{name} has no {annotation}"
         page, _, anchor = annotations.get("runbook_url", "").partition("#")
         if page != str(PAGE.relative_to(ROOT)) or anchor != name.lower():
-            yield f"{name}: runbook_url should be docs/operations.md#{name.lower()}"
+            yield f"{name}: runbook_url should be {PAGE.relative_to(ROOT)}#{name.lower()}"
         elif anchor not in sections:
             yield f"{name} has no section in {page}"
 
@@ -166,7 +166,7 @@ def _unknown(where: str, expr: str) -> Iterator[str]:
 
 def _known(labels: dict[str, set[str]]) -> dict[str, set[str]]:
     """The values that a metric's labels may have."""
-    reasons = set(re.findall(r"`([A-Z_]+)`", (ROOT / "docs" / "api.md").read_text())) | {"INTERNAL"}
+    reasons = set(re.findall(r"`([A-Z_]+)`", (ROOT / "docs" / "reference" / "api.md").read_text())) | {"INTERNAL"}
     may = {
         "grpc_method": set(METHODS),
         "grpc_code": {code.name for code in grpc.StatusCode},

@@ -17,7 +17,7 @@ from tests.harness.command import Command
 from tests.harness.processes import EmbedderProcess, SearchProcess
 from tests.seeded_weights import Images, cached
 
-PAGE = Path(__file__).parents[2] / "docs" / "from-the-tutorials.md"
+PAGE = Path(__file__).parents[2] / "docs" / "get-started" / "from-articles.md"
 SEEDED = ("vgg16_top", "inception_v3", "resnet50", "densenet121", "mobilenet_v2")
 # Parts of a photograph, so that there are enough pictures for binary codes.
 PARTS = 5

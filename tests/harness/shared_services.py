@@ -25,7 +25,7 @@ Facts: TypeAlias = Mapping[str, str]
 # Names where the session's services can be asked for. It is set for worker processes too.
 ADDRESS_VARIABLE: Final = "TESTS_SHARED_SERVICES"
 # The first model is the default one. Most tests need a real embedder, and no model in particular: MobileNet embeds
-# about five times as many images a second as VGG16 (docs/evaluation.md).
+# about five times as many images a second as VGG16 (docs/guides/evaluate.md).
 MODELS: Final = "mobilenet,mobilenet-max,vgg16"
 START_SECONDS: Final = 400
 

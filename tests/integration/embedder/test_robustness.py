@@ -33,12 +33,12 @@ from tests.integration.embedder.mutations import Mutation, mutations
 SEED = 1
 CHUNK = 40
 NEIGHBOURS = ["astronaut.png", "chelsea.png", "coffee.png", "page.png"]
-API = Path(__file__).parents[3] / "docs" / "api.md"
+API = Path(__file__).parents[3] / "docs" / "reference" / "api.md"
 
 
 @pytest.fixture(scope="module")
 def reasons() -> set[str]:
-    """What docs/api.md says can be wrong with an image."""
+    """What docs/reference/api.md says can be wrong with an image."""
     found = set(re.findall(r"^\| `(IMAGE_[A-Z_]+)` \| INVALID_ARGUMENT", API.read_text(), re.MULTILINE))
     assert {"IMAGE_CORRUPT", "IMAGE_FORMAT_UNSUPPORTED"} <= found
     return found

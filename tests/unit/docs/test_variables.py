@@ -16,7 +16,7 @@ PAGES = [
     path.relative_to(ROOT)
     for pattern in (
         "*.md",
-        "docs/*.md",
+        "docs/**/*.md",
         "deploy/**/*.md",
         "deploy/**/*.yaml",
         "deploy/**/*.env",
@@ -25,7 +25,7 @@ PAGES = [
     for path in sorted(ROOT.glob(pattern))
 ]
 KNOWN = variables(EmbedderSettings) | variables(SearchSettings) | environment.VARIABLES | environment.OF_COMPOSE
-REASONS = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE))
+REASONS = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs" / "reference" / "api.md").read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

@@ -11,7 +11,7 @@ import pytest
 
 from examples.languages import LANGUAGES, ROOT
 
-PAGE = ROOT / "docs" / "clients.md"
+PAGE = ROOT / "docs" / "guides" / "other-languages.md"
 SOURCES = {"js": "node/client.js", "go": "go/client.go", "java": "java/Client.java"}
 
 

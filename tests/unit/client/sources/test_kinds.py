@@ -200,6 +200,6 @@ def test_the_words_name_each_suffix() -> None:
 
 
 def test_the_documentation_has_the_same_list() -> None:
-    text = (Path(__file__).parents[4] / "docs" / "ingestion.md").read_text()
+    text = (Path(__file__).parents[4] / "docs" / "guides" / "ingest.md").read_text()
     for name, suffixes in FORMATS.items():
         assert f"| {name} | {' '.join(f'`{suffix}`' for suffix in suffixes)} |" in text
