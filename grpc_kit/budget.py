@@ -1,9 +1,10 @@
 """Budgets of items and bytes, shared by the calls of one process."""
 
-import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+from grpc_kit.wait_queue import WaitQueue
 
 
 @dataclass(frozen=True)
@@ -36,63 +37,45 @@ class Place:
             release(1, self._size)
 
 
-@dataclass(eq=False)
-class _Waiter:
-    size: int
-    admitted: "asyncio.Future[None]"
-
-
 class Budget:
     """Admits items in order of arrival (FIFO) while they fit. A single item always fits, whatever its size."""
 
     def __init__(self, limit: Limit) -> None:
-        """Makes an empty budget, for one event loop."""
+        """Create an empty budget for one event loop."""
         self.limit = limit
         self.items = 0
         self.size = 0
-        self._waiters: deque[_Waiter] = deque()
+        self._pending = WaitQueue(self._choose, partial(self._free, 1))
 
     def fits(self, size: int) -> bool:
-        """Whether an item of `size` bytes fits now."""
+        """Return whether an item of `size` bytes fits now."""
         return self.items == 0 or (self.items < self.limit.items and self.size + size <= self.limit.size)
 
     def take(self, size: int) -> Place:
-        """Reserve `size` bytes now, whether they fit or not."""
-        self.items += 1
-        self.size += size
+        """Reserve `size` bytes now, even if they do not fit."""
+        self._add(size)
         return Place(self._free, size)
 
     def try_take(self, size: int) -> Place | None:
-        """Reserve `size` bytes if they fit now and nobody waits; None otherwise."""
-        return self.take(size) if not self._waiters and self.fits(size) else None
+        """Reserve `size` bytes if they fit now and no earlier caller waits; otherwise return None."""
+        return Place(self._free, size) if self._pending.try_acquire(size) else None
 
     async def wait(self, size: int) -> Place:
-        """Reserve `size` bytes as soon as they fit, after all who came earlier."""
-        if place := self.try_take(size):
-            return place
-        waiter = _Waiter(size, asyncio.get_running_loop().create_future())
-        self._waiters.append(waiter)
-        try:
-            await waiter.admitted
-        except asyncio.CancelledError:
-            if waiter.admitted.cancelled():
-                # The next one may be smaller.
-                self._admit()
-            else:
-                self._free(1, size)
-            raise
+        """Reserve `size` bytes as soon as they fit and no earlier caller waits."""
+        await self._pending.acquire(size)
         return Place(self._free, size)
+
+    def _add(self, size: int) -> None:
+        self.items += 1
+        self.size += size
 
     def _free(self, items: int, size: int) -> None:
         self.items -= items
         self.size -= size
-        self._admit()
+        self._pending.grant()
 
-    def _admit(self) -> None:
-        while self._waiters and (self._waiters[0].admitted.cancelled() or self.fits(self._waiters[0].size)):
-            waiter = self._waiters.popleft()
-            if waiter.admitted.cancelled():
-                continue
-            self.items += 1
-            self.size += waiter.size
-            waiter.admitted.set_result(None)
+    def _choose(self, sizes: Sequence[int]) -> int | None:
+        if not self.fits(sizes[0]):
+            return None
+        self._add(sizes[0])
+        return 0
