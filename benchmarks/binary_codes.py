@@ -31,8 +31,8 @@ from benchmarks.search_latency import DIMENSION, FINGERPRINT, fill, recall, serv
 from benchmarks.serving import MAX_MESSAGE_BYTES, embedder
 from demo.photographs import PHOTOGRAPHS
 from grpc_kit.channel import open_channel
+from imagesearch_analysis.codes import fit, fit_itq
 from imagesearch_client import Client, Embedding, SearchOptions
-from imagesearch_client.codes import fit, fit_itq
 from tests.milvus_server import MilvusProcess
 
 PARTS = ("offline", "server")

@@ -64,7 +64,7 @@ class Loads:
         ledger = str(self._folder / f"{collection}.ledger")
         arguments = [command, str(source), "-c", collection, "--ledger", ledger, "--json", *options]
         return subprocess.Popen(
-            [sys.executable, "-m", "imagesearch_client.cli", *arguments],
+            [sys.executable, "-m", "imagesearch_cli", *arguments],
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -17,12 +17,12 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.report import Report, arguments
 from benchmarks.search_latency import DIMENSION, FINGERPRINT, Matrix, clustered
+from imagesearch_analysis.neighbor_files import Style, records, write_neighbors
+from imagesearch_analysis.neighbors import Work
+from imagesearch_analysis.snapshot import Origin, Snapshot, SnapshotWriter
 from imagesearch_client import Embedding, Image
-from imagesearch_client.analysis.neighbor_files import Style, records, write_neighbors
-from imagesearch_client.analysis.neighbors import Work
-from imagesearch_client.analysis.snapshot import Origin, Snapshot, SnapshotWriter
+from imagesearch_client.listing import Place
 from imagesearch_client.types import Metric
-from imagesearch_client.vector_files.listing import Place
 
 SIZES = (25_000, 100_000)
 K = 10

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from imagesearch_client.json_text import json_text
+from imagesearch_ingest.json_text import json_text
 
 
 @dataclass

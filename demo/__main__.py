@@ -20,16 +20,16 @@ from rich.progress import track
 from demo.local_stack import LocalStack, StartError, local_stack, stop_on_signals, stop_with
 from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photographs
 from demo.results import Outcome, misses_of, table_of
+from imagesearch_analysis.plot import plot_hits
 from imagesearch_client import Client, Metric, ServiceError
-from imagesearch_client.bulk.accounts import Account
-from imagesearch_client.bulk.destinations import Route
-from imagesearch_client.bulk.jobs import Files, ensure_collection, load
-from imagesearch_client.bulk.load import LoadOptions
-from imagesearch_client.bulk.progress import show
-from imagesearch_client.bulk.services import Endpoint
-from imagesearch_client.plot import plot_hits
-from imagesearch_client.sources.folders import Folder
-from imagesearch_client.sources.items import Item
+from imagesearch_ingest.load.accounts import Account
+from imagesearch_ingest.load.destinations import Route
+from imagesearch_ingest.load.jobs import Files, ensure_collection, load
+from imagesearch_ingest.load.loading import LoadOptions
+from imagesearch_ingest.load.progress import show
+from imagesearch_ingest.load.services import Endpoint
+from imagesearch_ingest.sources.folders import Folder
+from imagesearch_ingest.sources.items import Item
 
 COLLECTION = "demo"
 RESULTS = Path(__file__).parent / "results.png"

@@ -535,8 +535,8 @@ class Client:
 
         Args:
             collection: whose images are to have codes; needs a Milvus server.
-            hyperplanes: a row for each bit, the normal's components and then the offset, as `imagesearch_client.codes`
-                fits them.
+            hyperplanes: a row for each bit, the normal's components and then the offset, as
+                `imagesearch_analysis.codes` fits them.
         """
         request = codes_pb2.CreateCodesRequest(collection=collection, transform=code_transform_to(hyperplanes))
         with _named_errors():

@@ -70,7 +70,7 @@ def test_contributing_has_the_same_table() -> None:
 def test_what_is_counted() -> None:
     assert counts.kinds_of(["python", "-m", "embedder_service"]) == (EMBEDDERS,)
     assert counts.kinds_of(["python", "-c", "...", "1", "python", "-m", "search_service"]) == (SEARCH_SERVICES,)
-    assert counts.kinds_of(["python", "-m", "imagesearch_client.cli", "status"]) == (COMMANDS,)
+    assert counts.kinds_of(["python", "-m", "imagesearch_cli", "status"]) == (COMMANDS,)
     assert counts.kinds_of(["/venv/bin/imagesearch", "status"]) == (COMMANDS,)
     assert counts.kinds_of(["bin/milvus", "run", "standalone", "-alias", "x"]) == (MILVUS_SERVERS,)
     assert counts.kinds_of(["python", "-m", "pytest"]) == ()

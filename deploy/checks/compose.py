@@ -13,7 +13,7 @@ from deploy.checks import jobs
 from deploy.checks.consistency import SETTINGS
 from deploy.checks.tools import ROOT, ProblemError, prometheus_tool, run
 from grpc_kit.settings import variables
-from imagesearch_client.cli.environment import problems as command_problems
+from imagesearch_cli.environment import problems as command_problems
 
 FILE = ROOT / "deploy" / "compose.yaml"
 SCRAPING = ROOT / "deploy" / "compose.prometheus.yml"

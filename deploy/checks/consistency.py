@@ -26,7 +26,7 @@ from deploy.checks.manifests import (
 )
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.settings import ServerSettings, variables
-from imagesearch_client.cli.environment import problems as command_problems
+from imagesearch_cli.environment import problems as command_problems
 from search_service.settings import SearchSettings
 
 SETTINGS: dict[str, type[ServerSettings]] = {"embedder": EmbedderSettings, "search": SearchSettings}

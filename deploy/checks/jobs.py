@@ -8,8 +8,8 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from deploy.checks.manifests import Object, containers, of_kind, pod, title
-from imagesearch_client.cli import environment
-from imagesearch_client.cli.app import app
+from imagesearch_cli import environment
+from imagesearch_cli.app import app
 
 VARIABLES = environment.VARIABLES | {"XDG_STATE_HOME"}
 

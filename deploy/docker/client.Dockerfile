@@ -25,12 +25,14 @@ FROM trimmed AS code
 COPY grpc_kit /app/grpc_kit
 COPY imagesearch_pixels /app/imagesearch_pixels
 COPY imagesearch_client /app/imagesearch_client
+COPY imagesearch_ingest /app/imagesearch_ingest
+COPY imagesearch_analysis /app/imagesearch_analysis
+COPY imagesearch_cli /app/imagesearch_cli
 COPY protos/gen/imagesearch /app/imagesearch
 COPY LICENSE /app/
 COPY --chmod=0755 deploy/docker/imagesearch /app/venv/bin/
-RUN chmod -R u=rwX,go=rX /app/grpc_kit /app/imagesearch_pixels /app/imagesearch_client /app/imagesearch /app/LICENSE \
-    && python -m compileall -q --invalidation-mode unchecked-hash \
-        /app/grpc_kit /app/imagesearch_pixels /app/imagesearch_client /app/imagesearch
+RUN chmod -R u=rwX,go=rX /app/grpc_kit /app/imagesearch* /app/LICENSE \
+    && python -m compileall -q --invalidation-mode unchecked-hash /app/grpc_kit /app/imagesearch*
 
 FROM ${BASE}
 RUN --mount=type=bind,source=deploy/docker/trim.py,target=/run/trim.py \
@@ -44,6 +46,9 @@ COPY --from=code /app/venv/bin/imagesearch /app/venv/bin/
 COPY --from=code /app/grpc_kit /app/grpc_kit
 COPY --from=code /app/imagesearch_pixels /app/imagesearch_pixels
 COPY --from=code /app/imagesearch_client /app/imagesearch_client
+COPY --from=code /app/imagesearch_ingest /app/imagesearch_ingest
+COPY --from=code /app/imagesearch_analysis /app/imagesearch_analysis
+COPY --from=code /app/imagesearch_cli /app/imagesearch_cli
 COPY --from=code /app/imagesearch /app/imagesearch
 
 # Ledgers are below /state: give it a volume, so that the next load goes on where this one ended.

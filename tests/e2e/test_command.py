@@ -145,7 +145,7 @@ def test_images_are_marked_chosen_and_removed(command: Command, name: str, photo
     assert [line.split()[0] for line in latest] == ["page.jpg", "coins.jpg", "coffee.jpg"]
     assert "price=100" in latest[1]
     # Who reads may have seen enough.
-    piped = f"set -o pipefail; {sys.executable} -m imagesearch_client.cli images list --json --all | true"
+    piped = f"set -o pipefail; {sys.executable} -m imagesearch_cli images list --json --all | true"
     done = subprocess.run(
         ["/bin/bash", "-c", piped], env=command.environment, capture_output=True, text=True, check=False
     )

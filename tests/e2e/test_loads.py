@@ -17,11 +17,11 @@ import pytest
 
 from demo.local_stack import free_port
 from imagesearch_client import Client
-from imagesearch_client.bulk import progress
+from imagesearch_ingest.load import progress
 from tests.e2e.conftest import ONCE_AND_OFTEN, Stack
 from tests.e2e.test_restarts import eventually, restart
 from tests.harness.command import Command
-from tests.integration.bulk.conftest import png
+from tests.integration.ingest.conftest import png
 from tests.relay import Relay
 
 IMAGES = 160

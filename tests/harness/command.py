@@ -7,10 +7,10 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
-from imagesearch_client.cli.app import app
+from imagesearch_cli.app import app
 
 SECONDS = 120
-MODULE = (sys.executable, "-m", "imagesearch_client.cli")
+MODULE = (sys.executable, "-m", "imagesearch_cli")
 
 
 class Command:

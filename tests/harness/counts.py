@@ -21,7 +21,7 @@ COMMANDS, IMAGES, TESTS = "command processes", "images embedded", "tests"
 MODULES: Final = {
     "embedder_service": (EMBEDDERS,),
     "search_service": (SEARCH_SERVICES,),
-    "imagesearch_client.cli": (COMMANDS,),
+    "imagesearch_cli": (COMMANDS,),
     "demo": (EMBEDDERS, SEARCH_SERVICES),
     "demo.local_stack": (EMBEDDERS, SEARCH_SERVICES),
 }

@@ -215,7 +215,7 @@ class Ingests:
         """Loads all files of `folder`; ledgers go to `state`."""
         self.accounts: list[dict[str, int]] = []
         """What each said when it had ended; its exit code is under `code`."""
-        self._command = [sys.executable, "-m", "imagesearch_client.cli", "ingest", str(folder), "--json"]
+        self._command = [sys.executable, "-m", "imagesearch_cli", "ingest", str(folder), "--json"]
         self._environment = os.environ | {
             "IMAGESEARCH_TARGET": search,
             "IMAGESEARCH_EMBEDDER": embedder,

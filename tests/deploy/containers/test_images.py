@@ -84,7 +84,13 @@ def test_only_the_embedder_has_tensorflow(name: str, images: Images, containers:
 def test_an_image_has_the_code_that_it_needs_and_no_other(images: Images, containers: Containers) -> None:
     expected = {
         "search": ["search_service"],
-        "client": ["imagesearch_client", "imagesearch_pixels"],
+        "client": [
+            "imagesearch_client",
+            "imagesearch_ingest",
+            "imagesearch_analysis",
+            "imagesearch_cli",
+            "imagesearch_pixels",
+        ],
         "embedder": ["embedder_service", "imagesearch_pixels"],
     }
     for name, packages in expected.items():

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagesearch_client import Client, Embedding, Metric, NewImage, NotFoundError, number
-from imagesearch_client.analysis.nearest import nearest
-from imagesearch_client.analysis.snapshot import SnapshotError, take
-from imagesearch_client.vector_files import listing
+from imagesearch_analysis.nearest import nearest
+from imagesearch_analysis.snapshot import SnapshotError, take
+from imagesearch_client import Client, Embedding, Metric, NewImage, NotFoundError, listing, number
 
 COUNT, DIMENSION = 2500, 32
 

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnimplementedError
+from imagesearch_analysis.codes import _sample_ids, check, fit
+from imagesearch_cli.app import app
 from imagesearch_client import Client, Embedding, Index, Metric, NewImage, StoredImage, number
-from imagesearch_client.cli.app import app
-from imagesearch_client.codes import _sample_ids, check, fit
 from tests.integration.search.conftest import StartSearch
 
 DIMENSION, COUNT = 96, 1500

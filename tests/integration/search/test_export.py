@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from imagesearch_cli.app import app
 from imagesearch_client import (
     AttributeValue,
     Client,
@@ -24,12 +25,11 @@ from imagesearch_client import (
     Region,
     equals,
 )
-from imagesearch_client.cli.app import app
-from imagesearch_client.sources.items import Item
-from imagesearch_client.vector_files import export as export_module
-from imagesearch_client.vector_files.export import Export
-from imagesearch_client.vector_files.parts import ExportError
-from imagesearch_client.vector_files.source import VectorFile, VectorOptions
+from imagesearch_ingest.sources.items import Item
+from imagesearch_ingest.vector_files import export as export_module
+from imagesearch_ingest.vector_files.export import Export
+from imagesearch_ingest.vector_files.parts import ExportError
+from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
 
 COUNT = 2500
 # UTF-16 has these in another order than UTF-8.

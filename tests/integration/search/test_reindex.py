@@ -21,7 +21,7 @@ from imagesearch_client import (
     NewImage,
     Region,
 )
-from imagesearch_client.reindex import Change, Reindexing, make_new
+from imagesearch_ingest.reindex import Change, Reindexing, make_new
 
 COUNT = 450
 

@@ -8,7 +8,7 @@ import pytest
 
 from demo.photographs import write_photographs
 from imagesearch_client import Client, Embedding, NewImage
-from imagesearch_client.reindex import Change, Reindexing, make_new
+from imagesearch_ingest.reindex import Change, Reindexing, make_new
 from tests.harness.command import Command
 
 FEW = 6

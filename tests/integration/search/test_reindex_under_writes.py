@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from imagesearch_client import Client, Embedding, NewImage
-from imagesearch_client.reindex import Change, Reindexing, make_new
+from imagesearch_ingest.reindex import Change, Reindexing, make_new
 
 DIMENSION = 8
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
+from imagesearch_analysis.snapshot import Origin, Snapshot, SnapshotWriter
 from imagesearch_client import AttributeValue, Embedding, Image, Metric, Region
-from imagesearch_client.analysis.snapshot import Origin, Snapshot, SnapshotWriter
-from imagesearch_client.vector_files.listing import Place
+from imagesearch_client.listing import Place
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
+from imagesearch_analysis import clusters as clusters_module
+from imagesearch_analysis import nearest as nearest_module
+from imagesearch_analysis.cluster_files import rows, write_sheet, write_table
+from imagesearch_analysis.clusters import NOISE, Clusters, hdbscan, k_means
+from imagesearch_analysis.errors import AnalysisError
+from imagesearch_analysis.snapshot import Snapshot
 from imagesearch_client import Metric
-from imagesearch_client.analysis import clusters as clusters_module
-from imagesearch_client.analysis import nearest as nearest_module
-from imagesearch_client.analysis.cluster_files import rows, write_sheet, write_table
-from imagesearch_client.analysis.clusters import NOISE, Clusters, hdbscan, k_means
-from imagesearch_client.analysis.errors import AnalysisError
-from imagesearch_client.analysis.snapshot import Snapshot
 from tests.unit.analysis.filling import normal, red_pixels, snapshot_of
 
 SIZES = (120, 80, 60, 40)

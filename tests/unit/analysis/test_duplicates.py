@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import f1_score, precision_score
 
+from imagesearch_analysis import duplicates as duplicates_module
+from imagesearch_analysis import nearest as nearest_module
+from imagesearch_analysis.duplicate_files import plot_curve, write_list, write_report
+from imagesearch_analysis.duplicates import compare_all, curve, groups, members
+from imagesearch_analysis.errors import AnalysisError
+from imagesearch_analysis.judged_pairs import JudgedPairs, choose_threshold, read_pairs
+from imagesearch_analysis.nearest import similarities
+from imagesearch_analysis.snapshot import Snapshot
+from imagesearch_analysis.wording import Action, Keep
 from imagesearch_client import Metric
-from imagesearch_client.analysis import duplicates as duplicates_module
-from imagesearch_client.analysis import nearest as nearest_module
-from imagesearch_client.analysis.duplicate_files import plot_curve, write_list, write_report
-from imagesearch_client.analysis.duplicates import compare_all, curve, groups, members
-from imagesearch_client.analysis.errors import AnalysisError
-from imagesearch_client.analysis.judged_pairs import JudgedPairs, choose_threshold, read_pairs
-from imagesearch_client.analysis.nearest import similarities
-from imagesearch_client.analysis.snapshot import Snapshot
-from imagesearch_client.analysis.wording import Action, Keep
 from tests.unit.analysis.filling import normal, snapshot_of
 
 ROUNDING = 1e-6

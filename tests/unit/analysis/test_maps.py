@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imagesearch_analysis.errors import AnalysisError
+from imagesearch_analysis.maps import Map, draw_map, palette_of, with_room, write_map_page
+from imagesearch_analysis.pictures import read_picture
+from imagesearch_analysis.projection import project, sample
+from imagesearch_analysis.wording import Method
 from imagesearch_client import AttributeValue, Region
-from imagesearch_client.analysis.errors import AnalysisError
-from imagesearch_client.analysis.maps import Map, draw_map, palette_of, with_room, write_map_page
-from imagesearch_client.analysis.pictures import read_picture
-from imagesearch_client.analysis.projection import project, sample
-from imagesearch_client.analysis.wording import Method
 from imagesearch_pixels.declared_colours import P3_PRIMARIES, profile_of
 from tests.unit.analysis.filling import normal, pixels_of, red_pixels, snapshot_of
 from tests.unit.embedder.crafted_samples import png, tiff, transparent

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from imagesearch_analysis import nearest as nearest_module
+from imagesearch_analysis.nearest import nearest, pairs_above, similarities
+from imagesearch_analysis.snapshot import Snapshot
 from imagesearch_client import Metric
-from imagesearch_client.analysis import nearest as nearest_module
-from imagesearch_client.analysis.nearest import nearest, pairs_above, similarities
-from imagesearch_client.analysis.snapshot import Snapshot
 from tests.unit.analysis.filling import normal, snapshot_of
 
 COUNT = 500

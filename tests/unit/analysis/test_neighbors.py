@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from imagesearch_analysis import neighbors as neighbors_module
+from imagesearch_analysis.neighbor_files import Record, Style, records, write_neighbors
+from imagesearch_analysis.neighbors import Work, WorkError
+from imagesearch_analysis.snapshot import Snapshot
 from imagesearch_client import Metric
-from imagesearch_client.analysis import neighbors as neighbors_module
-from imagesearch_client.analysis.neighbor_files import Record, Style, records, write_neighbors
-from imagesearch_client.analysis.neighbors import Work, WorkError
-from imagesearch_client.analysis.snapshot import Snapshot
 from tests.unit.analysis.filling import normal, snapshot_of
 
 COUNT, ROWS = 1000, 100

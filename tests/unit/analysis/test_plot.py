@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from PIL import Image as Picture
 
+from imagesearch_analysis.plot import Tile, measured, plot_hits, plot_rows
 from imagesearch_client import Hit, Image, Metric
-from imagesearch_client.plot import Tile, measured, plot_hits, plot_rows
 from tests.unit.analysis.filling import pixels_of, red_pixels
 
 LIGHT_GREY = 211

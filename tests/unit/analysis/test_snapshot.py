@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from grpc_kit.errors import DeadlineExceededError, UnavailableError
-from imagesearch_client import AttributeValue, Metric, Region
-from imagesearch_client.analysis.snapshot import (
+from imagesearch_analysis.snapshot import (
     IMAGES,
     VECTORS,
     Origin,
@@ -18,8 +17,9 @@ from imagesearch_client.analysis.snapshot import (
     SnapshotWriter,
     patiently,
 )
-from imagesearch_client.cli.snapshots import snapshot_of as snapshot_of_collection
-from imagesearch_client.vector_files.listing import Place
+from imagesearch_cli.snapshots import snapshot_of as snapshot_of_collection
+from imagesearch_client import AttributeValue, Metric, Region
+from imagesearch_client.listing import Place
 from tests.unit.analysis.filling import image_of, normal, snapshot_of
 
 ORIGIN = Origin("shoes", "f", "cosine", 4, state="1")
@@ -186,7 +186,7 @@ def test_a_kill_before_the_first_table_does_no_harm(tmp_path: Path) -> None:
 
 def test_a_call_that_takes_too_long_is_made_again_and_one_to_nobody_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("imagesearch_client.analysis.snapshot.time.sleep", pauses.append)
+    monkeypatch.setattr("imagesearch_analysis.snapshot.time.sleep", pauses.append)
     late = DeadlineExceededError("MILVUS_TIMEOUT", "late")
     answers: list[Exception | str] = [late, late, late, "there"]
 
@@ -250,7 +250,7 @@ def test_a_temporary_snapshot_is_removed_when_the_command_is_stopped(
         seen.extend(path.name for path in tmp_path.iterdir())
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("imagesearch_client.cli.snapshots.read", stop)
+    monkeypatch.setattr("imagesearch_cli.snapshots.read", stop)
     with pytest.raises(SystemExit) as ended, snapshot_of_collection("127.0.0.1:1", "shoes", None, None):
         pass
     signal.signal(number, handler)

@@ -8,7 +8,7 @@ import pytest
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.environment import is_service_link
 from grpc_kit.settings import variables
-from imagesearch_client.cli import environment
+from imagesearch_cli import environment
 from search_service.settings import SearchSettings
 
 ROOT = Path(__file__).parents[3]

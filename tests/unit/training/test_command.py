@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from imagesearch_client.cli.app import app
-from imagesearch_client.cli.train import train_autoencoder
+from imagesearch_cli.app import app
+from imagesearch_cli.train import train_autoencoder
 from imagesearch_training import training
 from imagesearch_training.checkpoints import MARK, Checkpoints
 from tests.unit.training.conftest import SETTINGS
@@ -26,7 +26,7 @@ OPTIONS = (
     f"--validation={SETTINGS.validation}",
     f"--learning-rate={SETTINGS.learning_rate}",
 )
-COMMAND = (sys.executable, "-m", "imagesearch_client.cli", "train-autoencoder")
+COMMAND = (sys.executable, "-m", "imagesearch_cli", "train-autoencoder")
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +242,7 @@ def test_patience_outlasts_a_plateau() -> None:
 
 
 def test_without_tensorflow_it_says_what_to_install(photographs: Path, tmp_path: Path) -> None:
-    program = "import sys; sys.modules['tensorflow'] = None; from imagesearch_client.cli import main; main()"
+    program = "import sys; sys.modules['tensorflow'] = None; from imagesearch_cli import main; main()"
     arguments = ["train-autoencoder", str(photographs), "-o", str(tmp_path / "model")]
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
@@ -254,7 +254,7 @@ def test_without_tensorflow_it_says_what_to_install(photographs: Path, tmp_path:
 
 def test_help_needs_no_tensorflow() -> None:
     program = (
-        "import sys; import imagesearch_client.cli; assert not {'tensorflow', 'keras'} & set(sys.modules);"
+        "import sys; import imagesearch_cli; assert not {'tensorflow', 'keras'} & set(sys.modules);"
         "assert not any(name.startswith('imagesearch_training') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -1,0 +1,88 @@
+"""The rows of files of labels: CSV, TSV and JSON Lines."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import TypeAlias
+
+from imagesearch_analysis.evaluation.task import TaskError
+from imagesearch_ingest.sources.csv_lines import fault_of, find_delimiter, records
+from imagesearch_ingest.sources.values import json_object
+
+Row: TypeAlias = Mapping[str, tuple[str, ...]]
+"""The values of each column; several only in JSON, none where the row leaves it empty."""
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a file in UTF-8. Raises TaskError, which names the file and the row."""
+    suffix = path.suffix.lower()
+    if suffix not in (*DELIMITERS, *JSON_LINES):
+        raise TaskError(f"{path} should end in {', '.join((*DELIMITERS, *JSON_LINES))}, to say what it is")
+    try:
+        if suffix in DELIMITERS:
+            rows = list(_csv_rows(path, DELIMITERS[suffix]))
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = list(_json_rows(path, file))
+    except OSError as error:
+        raise TaskError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise TaskError(f"{path} is not UTF-8; save it in UTF-8") from None
+    if not rows:
+        raise TaskError(f"{path} has no rows")
+    return rows
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """Every column that a row has, in the order in which they come."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _csv_rows(path: Path, usual: str) -> Iterator[Row]:
+    """The rows of CSV as loads read it: spaces around names and cells do not count, nor do columns without a name."""
+    try:
+        with path.open("rb") as file:
+            delimiter, skips_spaces = find_delimiter(file, usual)
+    except ValueError as error:
+        raise TaskError(f"{path}, row 1: {error}") from None
+    header: list[str] = []
+    with path.open("rb") as file:
+        for number, cells in records(file, delimiter, skips_spaces=skips_spaces):
+            fault = cells if isinstance(cells, str) else fault_of(cells, len(header) if number > 1 else len(cells))
+            if fault or isinstance(cells, str):
+                raise TaskError(f"{path}, row {number}: {fault}; save it as CSV in UTF-8")
+            values = [cell.strip() for cell in cells]
+            if number > 1 and cells:
+                yield {
+                    name: (value,) if value else () for name, value in zip_longest(header, values, fillvalue="") if name
+                }
+            elif number == 1:
+                header = values
+                if len(set(filter(None, header))) < len(list(filter(None, header))):
+                    raise TaskError(f"{path} has two columns of one name; its header is {delimiter.join(header):.200}")
+
+
+def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield {name: _texts(name, value) for name, value in json_object(line.encode()).items()}
+        except ValueError as error:
+            raise TaskError(f"{path}, line {number}: {error}") from None
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    """The texts that a value of JSON says; numbers and truth values as JSON writes them."""
+    if value is None:
+        return ()
+    if isinstance(value, list):
+        return tuple(text for part in value for text in _texts(name, part))
+    if isinstance(value, bool):
+        return (str(value).lower(),)
+    if isinstance(value, str | int | float):
+        return (str(value),) if value != "" else ()
+    raise ValueError(f"{name}: an object is no label; texts, numbers and lists of them are")

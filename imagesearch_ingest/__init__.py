@@ -1,0 +1,1 @@
+"""Bulk loading: sources of images, files of vectors, loads with a ledger, and reindexes."""

@@ -1,0 +1,133 @@
+"""The rows of CSV and TSV files."""
+
+from collections.abc import Iterator, Sequence
+
+from imagesearch_client.types import AttributeValue
+from imagesearch_ingest.sources.columns import InvalidRow, Row, assign
+from imagesearch_ingest.sources.csv_lines import fault_of, find_delimiter, records
+from imagesearch_ingest.sources.csv_types import NULLS, TEXT, TYPES, ColumnFacts, cells_of, convert, shown_cell
+from imagesearch_ingest.sources.files import is_text
+from imagesearch_ingest.sources.items import SourceError
+from imagesearch_ingest.sources.locations import Location
+from imagesearch_ingest.sources.options import SourceOptions
+from imagesearch_ingest.sources.values import advice
+
+# Characters of a cell that is used. All attributes of an image together have 32 KiB.
+LONGEST_CELL = 2**17
+
+
+class CsvRows:
+    """The rows of a file with a header, in UTF-8.
+
+    Spaces around names and cells do not count, and a cell such as `null` is empty, except in columns whose type is said
+    to be text.
+    """
+
+    def __init__(self, location: Location, options: SourceOptions) -> None:
+        """Reads the header. Raises SourceError and OSError."""
+        self._location = location
+        if unknown := sorted(set(options.types.values()) - set(TYPES)):
+            raise SourceError(f"{', '.join(unknown)} is no type of a column; {', '.join(TYPES)} are")
+        self._header = self._read_header()
+        names = [name for name in self._header if name]
+        self._columns = assign(names, options, location.file_name)
+        self._path = self._header.index(self._columns.path)
+        self._id = None if self._columns.id is None else self._header.index(self._columns.id)
+        self._attributes = [(self._header.index(column), name) for column, name in self._columns.attributes.items()]
+        self._types = {self._header.index(column): kind for column, kind in options.types.items()}
+        self._unnamed = [index for index, name in enumerate(self._header) if not name]
+        self.remarks: Sequence[str] = ()
+        """What users should know of the columns, after the rows were read."""
+
+    def __iter__(self) -> Iterator[Row | InvalidRow]:
+        """The rows, after the file was read once for the types."""
+        types = self._infer()
+        for number, cells in self._cells():
+            yield cells if isinstance(cells, InvalidRow) else self._row(number, cells, types)
+
+    def count(self) -> int | None:
+        """About how many rows there are: a cell may have several lines."""
+        lines = self._location.count_lines()
+        return None if lines is None else max(lines - 1, 0)
+
+    def _read_header(self) -> list[str]:
+        name = self._location.file_name
+        usual = "\t" if name.lower().endswith(".tsv") else ","
+        try:
+            with self._location.open() as file:
+                self._delimiter, self._skips_spaces = find_delimiter(file, usual)
+        except ValueError as error:
+            raise SourceError(f"{name} has no header that can be read: {error}") from None
+        header = next(self._records(), (1, []))[1]
+        if isinstance(header, str):
+            raise SourceError(f"{name} has no header that can be read: {header}")
+        if any(not is_text(cell) or "\0" in cell for cell in header):
+            raise SourceError(f"{name} is not UTF-8, or is no CSV file; save it as CSV in UTF-8")
+        return [cell.strip() for cell in header]
+
+    def _records(self) -> Iterator[tuple[int, list[str] | str]]:
+        with self._location.open() as file:
+            yield from records(file, self._delimiter, skips_spaces=self._skips_spaces)
+
+    def _cells(self) -> Iterator[tuple[int, list[str] | InvalidRow]]:
+        """Each row after the header, with as many cells as the header; missing ones at its end are empty."""
+        width = len(self._header)
+        for number, found in self._records():
+            if number == 1 or not found:
+                continue
+            fault = found if isinstance(found, str) else fault_of(found, width)
+            if fault or isinstance(found, str):
+                yield number, InvalidRow(number, fault)
+            else:
+                yield number, [*found[:width], *[""] * (width - len(found))]
+
+    def _infer(self) -> dict[int, str]:
+        facts = {index: ColumnFacts(self._header[index]) for index, _ in self._attributes if index not in self._types}
+        # By index, the number of cells, and the first row and cell.
+        unnamed: dict[int, tuple[int, int, str]] = {}
+        if facts or self._unnamed:
+            for number, cells in self._cells():
+                if isinstance(cells, InvalidRow):
+                    continue
+                for index, column in facts.items():
+                    column.add(number, cells[index])
+                for index in self._unnamed:
+                    if cells[index].strip():
+                        count, row, cell = unnamed.get(index, (0, number, cells[index]))
+                        unnamed[index] = (count + 1, row, cell)
+        name = self._location.file_name
+        said = [remark for column in facts.values() if (remark := column.remark())]
+        said += [
+            f"column {index + 1} has no name and is left out; {cells_of(count)}, first {shown_cell(cell)} in row {row}"
+            for index, (count, row, cell) in unnamed.items()
+        ]
+        self.remarks = [f"{name}: {remark}" for remark in said]
+        return {index: column.type for index, column in facts.items()} | self._types
+
+    def _row(self, number: int, cells: list[str], types: dict[int, str]) -> Row | InvalidRow:
+        attributes: dict[str, AttributeValue] = {}
+        for index, name in self._attributes:
+            cell = cells[index]
+            if self._types.get(index) != TEXT:
+                cell = _value(cell)
+            if not cell:
+                continue
+            try:
+                if len(cell) > LONGEST_CELL:
+                    raise ValueError(
+                        f"the cell has {len(cell)} characters; at most {LONGEST_CELL} are taken; "
+                        f"{advice('--map', self._header[index])} leaves the column out"
+                    )
+                attributes[name] = convert(cell, types.get(index, TEXT))
+            except ValueError as error:
+                return InvalidRow(number, f"{self._header[index]}: {error}")
+        path, image_id = _value(cells[self._path]), None if self._id is None else _value(cells[self._id])
+        if max(len(path), len(image_id or "")) > LONGEST_CELL:
+            return InvalidRow(number, f"its path or id has more than {LONGEST_CELL} characters")
+        return Row(number, path, image_id, self._id is not None, attributes if self._attributes else None)
+
+
+def _value(cell: str) -> str:
+    """A cell without the spaces around it; empty if it says that there is no value."""
+    text = cell.strip()
+    return "" if text in NULLS else text

@@ -1,0 +1,131 @@
+"""The types of CSV columns: they are found out from all cells, because the file does not say them."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from imagesearch_client.dates import is_date, read_date
+from imagesearch_client.types import AttributeValue
+from imagesearch_ingest.sources.values import MAX_EXACT, advice, checked_text, is_integer
+
+TEXT, INT, FLOAT, BOOL, DATE = TYPES = ("text", "int", "float", "bool", "date")
+# No plus signs, and no zeros before the number, which article numbers and postal codes have.
+DECIMAL = re.compile(r"-?(?P<whole>0|[1-9][0-9]*)(\.[0-9]+)?(?P<exponent>[eE][+-]?[0-9]{1,3})?")
+# What a column may be written like whose type is said.
+ANY_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,30}")
+ANY_NUMBER = re.compile(r"[+-]?(?P<whole>[0-9]+\.?[0-9]*|\.[0-9]+)(?P<exponent>[eE][+-]?[0-9]{1,3})?")
+BOOLS = {"true": True, "false": False}
+# What programs write for a value that is not there.
+NULLS = frozenset({"", "null", "NULL", "None", "NaN", "nan"})
+# What a cell begins with that is no text.
+BEGINNINGS = frozenset("-0123456789tTfF")
+
+
+@dataclass
+class ColumnFacts:
+    """What the cells of one column are."""
+
+    name: str
+    cells: int = 0
+    """Cells that have a value."""
+    fitting: Counter[str] = field(default_factory=Counter)
+    """How many of them are of each type."""
+    misfits: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """The first row and cell that is not of a type, by type."""
+    nulls: Counter[str] = field(default_factory=Counter)
+    """The words for "no value", and how often each one was there."""
+
+    def add(self, row: int, cell: str) -> None:
+        """Take a cell into account."""
+        cell = cell.strip()
+        if cell in NULLS:
+            if cell:
+                self.nulls[cell] += 1
+            return
+        self.cells += 1
+        kinds = _kinds_of(cell)
+        self.fitting.update(kinds)
+        for kind in (INT, FLOAT, BOOL, DATE):
+            if kind not in kinds and kind not in self.misfits:
+                self.misfits[kind] = (row, shown_cell(cell))
+
+    @property
+    def type(self) -> str:
+        """The first of int, float, bool and date that every cell is, or else text."""
+        fits = (kind for kind in (INT, FLOAT, BOOL, DATE) if self.cells and self.fitting[kind] == self.cells)
+        return next(fits, TEXT)
+
+    def remark(self) -> str:
+        """What users should know of the column: that few of its cells make it a text, or that words were dropped."""
+        if self.type != TEXT or not self.cells:
+            return ""
+        kind, count = max(((kind, self.fitting[kind]) for kind in (INT, FLOAT, BOOL, DATE)), key=lambda pair: pair[1])
+        if 2 * count > self.cells:
+            row, cell = self.misfits[kind]
+            return (
+                f"{self.name} is text because of {cells_of(self.cells - count)}, first {cell} in row {row}; "
+                f"{advice('--type', self.name, kind)} rejects rows whose {self.name} is no {kind}"
+            )
+        if self.nulls:
+            words = ", ".join(sorted(self.nulls))
+            return (
+                f"{self.name} has no value in {cells_of(self.nulls.total())} ({words}); "
+                f"{advice('--type', self.name, TEXT)} keeps such cells as texts"
+            )
+        return ""
+
+
+def cells_of(count: int) -> str:
+    """A number of cells, in words."""
+    return "1 cell" if count == 1 else f"{count} cells"
+
+
+def _kinds_of(cell: str) -> Sequence[str]:
+    if cell[0] not in BEGINNINGS:
+        return ()
+    if cell.lower() in BOOLS:
+        return (BOOL,)
+    if is_integer(cell):
+        return (INT, FLOAT) if _is_float(cell) else (INT,)
+    if _is_float(cell):
+        return (FLOAT,)
+    return (DATE,) if is_date(cell) else ()
+
+
+def _is_float(cell: str) -> bool:
+    found = DECIMAL.fullmatch(cell)
+    if found is None or not math.isfinite(float(cell)):
+        return False
+    # As a float the next whole number is the same one.
+    return found["exponent"] is not None or int(found["whole"]) <= MAX_EXACT
+
+
+def convert(cell: str, kind: str) -> AttributeValue:
+    """The cell as a value of the type. Raises ValueError."""
+    if kind == TEXT:
+        return checked_text(cell)
+    if kind == DATE:
+        return read_date(cell)
+    if kind == BOOL and cell.lower() in BOOLS:
+        return BOOLS[cell.lower()]
+    if kind == INT and ANY_WHOLE_NUMBER.fullmatch(cell) and is_integer(str(int(cell))):
+        return int(cell)
+    if kind == FLOAT:
+        return _float(cell)
+    raise ValueError(f"{shown_cell(cell)} is no {kind}")
+
+
+def _float(cell: str) -> float:
+    found = ANY_NUMBER.fullmatch(cell)
+    if found is None or not math.isfinite(float(cell)):
+        raise ValueError(f"{shown_cell(cell)} is no {FLOAT}")
+    if found["exponent"] is None and int(found["whole"].partition(".")[0] or "0") > MAX_EXACT:
+        raise ValueError(f"{shown_cell(cell)} would be rounded: a float has 53 bits")
+    return float(cell)
+
+
+def shown_cell(cell: str) -> str:
+    """A cell's text, quoted and not too long."""
+    return f"{cell!r:.100}"

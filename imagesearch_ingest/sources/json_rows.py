@@ -1,0 +1,99 @@
+"""The rows of JSON Lines: one object a line."""
+
+from collections.abc import Iterator, Sequence
+
+from imagesearch_client.types import AttributeValue
+from imagesearch_ingest.sources.columns import InvalidRow, Row, id_column, path_column
+from imagesearch_ingest.sources.items import SourceError
+from imagesearch_ingest.sources.locations import Location, lines_of
+from imagesearch_ingest.sources.options import SourceOptions
+from imagesearch_ingest.sources.values import attribute_name, attributes_of, json_object
+
+ATTRIBUTES = "attributes"
+# Beyond it a line is no row, such as a whole JSON file without line ends.
+LONGEST_LINE = 16 * 2**20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class JsonRows:
+    """The rows of a file in which each line may have other fields."""
+
+    remarks: Sequence[str] = ()
+
+    def __init__(self, location: Location, options: SourceOptions) -> None:
+        """Looks at the first row. Raises SourceError and OSError."""
+        self._location = location
+        self._options = options
+        first = next(self._lines(), (0, None))[1]
+        if first is not None and first.startswith(b"["):
+            raise SourceError(f"{location.file_name} begins with a list; JSON Lines has one object in each line")
+        try:
+            row = json_object(first or b"{}")
+        except ValueError:
+            # That is the one row's trouble.
+            return
+        if _is_remark(row):
+            return
+        path = path_column(row, options)
+        for field in row:
+            if field not in (path, ATTRIBUTES, id_column(row, options, path)):
+                try:
+                    attribute_name(field, options.columns, row)
+                except ValueError as error:
+                    raise SourceError(f"{location.file_name}, field {field!r}: {error}") from None
+
+    def __iter__(self) -> Iterator[Row | InvalidRow]:
+        """The rows, numbered as the lines are."""
+        for number, line in self._lines():
+            if line is None:
+                yield InvalidRow(number, f"the line has more than {LONGEST_LINE} bytes")
+                continue
+            try:
+                fields = json_object(line)
+                if not _is_remark(fields):
+                    yield self._row(number, fields)
+            except ValueError as error:
+                yield InvalidRow(number, str(error))
+
+    def count(self) -> int | None:
+        """About how many rows there are: some lines may be empty."""
+        return self._location.count_lines()
+
+    def _lines(self) -> Iterator[tuple[int, bytes | None]]:
+        with self._location.open() as file:
+            for number, line in lines_of(file, LONGEST_LINE):
+                text = None if line is None else line.removeprefix(BYTE_ORDER_MARK if number == 1 else b"").strip()
+                if text or text is None:
+                    yield number, text
+
+    def _row(self, number: int, fields: dict[str, object]) -> Row:
+        path = path_column(fields, self._options)
+        image_id = id_column(fields, self._options, path)
+        found = {name: value for name, value in fields.items() if name not in (path, image_id, ATTRIBUTES)}
+        attributes = attributes_of(found, self._options.columns)
+        is_told = any(attribute_name(name, self._options.columns) for name in found)
+        nested = fields.get(ATTRIBUTES)
+        if isinstance(nested, dict):
+            is_told = True
+            attributes = _merged(attributes, attributes_of(nested, self._options.columns))
+        elif nested is not None:
+            raise ValueError(f"{ATTRIBUTES} is no JSON object")
+        # Without any field for an attribute, those that are stored stay.
+        return Row(
+            number,
+            fields.get(path) if path is not None else None,
+            fields.get(image_id) if image_id is not None else None,
+            image_id is not None,
+            attributes if is_told else None,
+        )
+
+
+def _is_remark(fields: dict[str, object]) -> bool:
+    """Whether a line tells of no image, such as one of a file of rejects about a folder that could not be read."""
+    return bool(fields) and all(name.startswith("_") for name in fields)
+
+
+def _merged(one: dict[str, AttributeValue], other: dict[str, AttributeValue]) -> dict[str, AttributeValue]:
+    if twice := one.keys() & other.keys():
+        raise ValueError(f"two fields are the attribute {min(twice)}")
+    return one | other

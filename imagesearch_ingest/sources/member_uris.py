@@ -1,0 +1,48 @@
+"""The uris of archives' members: tar://MEMBER::ARCHIVE, zip:// for a zip file, parquet:// for an image in a column."""
+
+import errno
+import os
+import re
+from collections.abc import Callable
+
+from imagesearch_ingest.sources.locations import Location
+from imagesearch_ingest.sources.remote import CHAINED, is_url
+
+TAR, ZIP, PARQUET = "tar", "zip", "parquet"
+MEMBER_PROTOCOLS = (TAR, ZIP, PARQUET)
+# What the second half of a member's uri begins with where that is a URL.
+URL_BEGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|({'|'.join(sorted(CHAINED))})::")
+
+
+def member_uri(member: str, archive: str) -> str:
+    """The uri of a member of a tar file, which is an absolute path or a URL."""
+    return f"{TAR}://{member}::{archive}"
+
+
+def split_member_uri(uri: str) -> list[tuple[str, str]]:
+    """The member and the archive that a uri may mean, at least one of each: names may have "::" in them too.
+
+    Raises OSError where it can mean none.
+    """
+    text = uri.partition("://")[2]
+    splits = [(text[:at], text[at + 2 :]) for at in range(len(text)) if text.startswith("::", at)]
+    if not splits:
+        raise OSError(errno.EINVAL, "the uri of a member is tar://MEMBER::ARCHIVE or zip://MEMBER::ARCHIVE", uri)
+    likely = [
+        (member, archive)
+        for member, archive in splits
+        if URL_BEGIN.match(archive) or (os.path.isabs(archive) and not is_url(archive))  # noqa: PTH117 - a text
+    ]
+    return likely or splits[-1:]
+
+
+def read_from_archive(uri: str, read: Callable[[Location, str, int], bytes], limit: int) -> bytes:
+    """Read the member that a uri names, at most `limit` bytes, from the archive that has it. Raises OSError."""
+    *others, last = split_member_uri(uri)
+    for member, archive in others:
+        try:
+            return read(Location(archive), member, limit)
+        except FileNotFoundError:
+            # It may be of the other archive that the uri may mean.
+            continue
+    return read(Location(last[1]), last[0], limit)

@@ -1,0 +1,65 @@
+"""What the columns of files from anywhere are called."""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from imagesearch_ingest.sources.items import SourceError
+from imagesearch_ingest.sources.values import advice, attribute_name
+from imagesearch_ingest.vector_files.rows import Columns
+
+# The names that a column is looked for by, the first one first. Those at the end are of tutorials.
+VECTOR_NAMES = ("vector", "embedding", "vectors", "embeddings", "features", "feats", "dataset_1")
+ID_NAMES = ("id", "ids", "image_names", "names", "dataset_2")
+URI_NAMES = ("uri", "uris", "path", "paths")
+ATTRIBUTE_PREFIX = "attributes."
+
+
+def find_columns(present: Collection[str], columns: Columns) -> tuple[str, str, str | None]:
+    """The names of the vectors, the ids and the uris, if there are any. Raises SourceError."""
+    vector = _named(present, columns.vector, VECTOR_NAMES, "vectors", "vector")
+    image_id = _named(present, columns.id, ID_NAMES, "ids", "id")
+    if columns.uri:
+        return vector, image_id, _named(present, columns.uri, (), "uris", "uri")
+    return vector, image_id, next((name for name in URI_NAMES if name in present and name != image_id), None)
+
+
+def _named(present: Collection[str], wanted: str, usual: Iterable[str], what: str, option: str) -> str:
+    if wanted:
+        if wanted not in present:
+            raise SourceError(f"there is no {wanted!r}; there are {shown(present)}")
+        return wanted
+    for name in usual:
+        if name in present:
+            return name
+    raise SourceError(
+        f"nothing is called as {what} are ({', '.join(usual)}); say which one they are by --{option}-column; there "
+        f"are {shown(present)}"
+    )
+
+
+def attribute_names(found: Iterable[str], renamed: Mapping[str, str]) -> dict[str, str]:
+    """The name of the attribute that each column becomes, less those left out. Raises SourceError."""
+    names: dict[str, str] = {}
+    columns = set(found)
+    # A column may be named without the prefix too.
+    if unknown := {name for name in renamed if name not in columns and ATTRIBUTE_PREFIX + name not in columns}:
+        raise SourceError(f"there is no attribute {shown(unknown)} to rename or leave out; there are {shown(columns)}")
+    for column in sorted(columns):
+        short = column.removeprefix(ATTRIBUTE_PREFIX)
+        try:
+            name = attribute_name(short, {short: renamed[column]} if column in renamed else renamed, columns)
+        except ValueError as error:
+            raise SourceError(f"column {column!r:.80}: {error}") from None
+        if not name:
+            continue
+        if name in names.values():
+            raise SourceError(
+                f"two columns would be the attribute {name}; {advice('--map', column)} leaves one of them out"
+            )
+        names[column] = name
+    return names
+
+
+def shown(names: Iterable[str]) -> str:
+    """Names, quoted and not too many."""
+    ordered = sorted(names)
+    return ", ".join(f"{name!r:.60}" for name in ordered[:12]) + (", ..." if len(ordered) > 12 else "")  # noqa: PLR2004

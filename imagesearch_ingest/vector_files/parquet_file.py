@@ -1,0 +1,112 @@
+"""Vectors in Parquet: an ordinary file, whose attributes are columns of their own types."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imagesearch_client.types import Region
+from imagesearch_ingest.vector_files.names import ATTRIBUTE_PREFIX
+from imagesearch_ingest.vector_files.rows import MIXED, Batches, Facts, Rows, Summary, attributes_json
+
+NOTES_KEY = b"imagesearch"
+# Of a column of JSON texts, in the metadata of its field.
+JSON_MARK = {b"imagesearch": b"json"}
+# The column of the attributes that have none of their own.
+REST = "attributes"
+TYPES = {
+    "text": pa.string(),
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "texts": pa.list_(pa.string()),
+}
+
+
+def write_parquet(path: str, facts: Facts, batches: Batches) -> None:
+    """Writes a file with one row group for each batch. Raises OSError."""
+    schema = _schema(facts)
+    texts = [field.name for field in schema if field.type == pa.string()]
+    # Vectors have no values that repeat: a dictionary of them would be made for nothing.
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts) as writer:
+        for rows in batches(True):
+            columns = [_column(field, rows, facts) for field in schema]
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=max(1, len(rows)))
+
+
+def _schema(facts: Facts) -> Any:
+    fields = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("content_sha256", pa.string()),
+        pa.field("create_time", pa.timestamp("us", "UTC")),
+        pa.field("update_time", pa.timestamp("us", "UTC")),
+        pa.field("region", pa.list_(pa.float32())),
+        pa.field("vector", pa.list_(pa.float32(), facts.dimension), nullable=False),
+    ]
+    for name, kind in sorted(facts.summary.kinds.items()):
+        if kind == MIXED:
+            fields.append(pa.field(ATTRIBUTE_PREFIX + name, pa.string(), metadata=JSON_MARK))
+        else:
+            fields.append(pa.field(ATTRIBUTE_PREFIX + name, TYPES[kind]))
+    if facts.summary.rest:
+        fields.append(pa.field(REST, pa.string(), metadata=JSON_MARK))
+    return pa.schema(fields, {NOTES_KEY: json.dumps(dict(facts.notes), ensure_ascii=False).encode()})
+
+
+def _column(field: Any, rows: Rows, facts: Facts) -> Any:
+    match field.name:
+        case "vector":
+            values = pa.array(np.ascontiguousarray(rows.vectors).reshape(-1))
+            return pa.FixedSizeListArray.from_arrays(values, type=field.type)
+        case "region":
+            return pa.array([None if each is None else astuple(each) for each in rows.regions], field.type)
+        case "id" | "uri" | "content_sha256" | "create_time" | "update_time" as name:
+            plural = {"id": "ids", "uri": "uris", "create_time": "create_times", "update_time": "update_times"}
+            return pa.array(getattr(rows, plural.get(name, name)), field.type)
+        case "attributes":
+            kinds = facts.summary.kinds
+            rests = ({name: value for name, value in each.items() if name not in kinds} for each in rows.attributes)
+            return pa.array([attributes_json(rest) if rest else None for rest in rests], field.type)
+    name = field.name.removeprefix(ATTRIBUTE_PREFIX)
+    found: Iterable[Any] = (attributes.get(name) for attributes in rows.attributes)
+    if field.metadata:
+        found = (None if value is None else json.dumps(value, ensure_ascii=False) for value in found)
+    return pa.array(list(found), field.type)
+
+
+def write_part(path: str, rows: Rows, dimension: int) -> None:
+    """Writes rows of which nothing is known: their attributes are JSON texts. Raises OSError."""
+    write_parquet(path, Facts(Summary(len(rows), rest=True), dimension, {}), lambda _: [rows])
+
+
+def read_part(path: Path, dimension: int, *, vectors: bool) -> Rows:
+    """What `write_part` wrote, with its vectors or without. Raises OSError, ValueError."""
+    names = [
+        "id",
+        "uri",
+        "content_sha256",
+        "region",
+        "create_time",
+        "update_time",
+        REST,
+        *(["vector"] if vectors else []),
+    ]
+    table = pq.read_table(path, columns=names, partitioning=None)
+    columns = {name: table.column(name).to_pylist() for name in names if name != "vector"}
+    flat = table.column("vector").combine_chunks().flatten().to_numpy() if vectors else None
+    return Rows(
+        columns["id"],
+        columns["uri"],
+        columns["content_sha256"],
+        np.empty((table.num_rows, 0), np.float32) if flat is None else flat.reshape(-1, dimension),
+        [None if region is None else Region(*region) for region in columns["region"]],
+        columns["create_time"],
+        columns["update_time"],
+        [{} if text is None else json.loads(text) for text in columns[REST]],
+    )

@@ -1,0 +1,83 @@
+"""Both services for loads, and images to load."""
+
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from PIL import Image as PillowImage
+
+from imagesearch_client import Client
+from imagesearch_ingest.load.accounts import Account
+from imagesearch_ingest.load.destinations import Route
+from imagesearch_ingest.load.jobs import Files, ensure_collection, load
+from imagesearch_ingest.load.loading import LoadOptions
+from imagesearch_ingest.load.services import Endpoint
+from imagesearch_ingest.sources.opening import open_source
+from imagesearch_ingest.sources.options import SourceOptions
+
+
+@pytest.fixture(scope="session")
+def search_address(lite_address: str) -> str:
+    return lite_address
+
+
+@pytest.fixture
+def client(search_address: str) -> Iterator[Client]:
+    with Client(search_address, timeout=60) as client:
+        yield client
+
+
+def png(number: int) -> bytes:
+    """A small image of its own colour."""
+    file = BytesIO()
+    colour = (37 * number % 256, 91 * number % 256, number % 256)
+    PillowImage.new("RGB", (48 + number // 256, 32), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of six images, two of them in a folder below."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    for number, path in enumerate(("a.png", "b.png", "c.png", "d.png", "below/e.png", "below/f.png")):
+        (folder / path).write_bytes(png(number))
+    return folder
+
+
+Run: TypeAlias = Callable[..., Account]
+
+
+@pytest.fixture
+def run(client: Client, search_address: str, embedder_address: str, name: str, tmp_path: Path) -> Run:
+    """Loads sources into the test's collection, as `imagesearch ingest` does."""
+
+    def run(
+        *sources: Path | str,
+        embedder: str = embedder_address,
+        via_search: bool = False,
+        restart: bool = False,
+        patience: float = 30.0,
+        streams: int = 2,
+        rejects: Path | None = None,
+        source_options: SourceOptions | None = None,
+        search: str = search_address,
+        ledger: Path | None = None,
+        **options: object,
+    ) -> Account:
+        opened = [open_source(str(source), source_options or SourceOptions()) for source in sources]
+        route = Route(Endpoint(search), None if via_search else Endpoint(embedder), streams, patience)
+        account = Account()
+        files = Files(ledger or tmp_path / "of.ledger", rejects, restart)
+        load_options = LoadOptions(**options)  # type: ignore[arg-type]
+        load(client, ensure_collection(client, name), opened, route, files, load_options, account)
+        return account
+
+    return run
+
+
+def ids(client: Client, name: str) -> list[str]:
+    """The ids of a collection."""
+    return [image.id for image in client.list(name, strong=True)]

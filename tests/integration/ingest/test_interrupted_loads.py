@@ -1,0 +1,110 @@
+"""Loads that a signal ends."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagesearch_client import Client
+from imagesearch_ingest.load import loading
+from imagesearch_ingest.load.accounts import Account
+from tests.integration.ingest.conftest import Run, ids, png
+from tests.relay import Relay
+
+IMAGES = 100
+# Images of the calls that are in flight: two streams of sixteen.
+IN_FLIGHT = 2 * 16
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(IMAGES):
+        (folder / f"{number:04}.png").write_bytes(png(number))
+    return folder
+
+
+def signal_when(holds: Callable[[], object], number: signal.Signals = signal.SIGINT) -> threading.Thread:
+    """Sends this process a signal as soon as it holds."""
+
+    def wait() -> None:
+        while not holds():
+            time.sleep(0.005)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def is_consistent(account: Account) -> bool:
+    return account.met == account.done
+
+
+@pytest.mark.parametrize("via_search", [False, True])
+def test_a_signal_gives_up_what_is_not_sent_yet(
+    run: Run, client: Client, name: str, many: Path, embedder_address: str, via_search: bool
+) -> None:
+    with Relay(embedder_address) as relay:
+        relay.pause = 0.05
+        started: Callable[[], object]
+        if via_search:
+            # The search service has an embedder of its own, which is fast.
+            started = lambda: bool(client.count(name))  # noqa: E731
+            client.create_collection(name)
+        else:
+            started = lambda: relay.embedded  # noqa: E731
+        thread = signal_when(started)
+        account = run(many, embedder=relay.address, via_search=via_search)
+        thread.join()
+        at_signal = relay.embedded.total()
+    assert account.stopped == "interrupted"
+    assert account.interrupted
+    assert is_consistent(account)
+    assert 0 < account.stored < IMAGES
+    assert 0 < account.left <= 3 * IN_FLIGHT
+    assert account.remaining == IMAGES - account.stored
+    assert len(ids(client, name)) == account.stored
+    if not via_search:
+        # What was in flight came to its end, and nothing else was begun.
+        assert at_signal == account.stored
+    again = run(many)
+    assert (again.stored, again.skipped, again.left) == (IMAGES - account.stored, account.stored, 0)
+
+
+def test_calls_that_do_not_end_in_time_are_cancelled(
+    run: Run, client: Client, name: str, many: Path, embedder_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "GRACE_SECONDS", 0.5)
+    with Relay(embedder_address) as relay:
+
+        def is_stuck() -> bool:
+            relay.frozen = relay.embedded.total() > 0
+            return relay.frozen and client.count(name) >= 16
+
+        thread = signal_when(is_stuck, signal.SIGTERM)
+        account = run(many, embedder=relay.address, patience=60)
+        thread.join()
+        assert account.stopped == "interrupted"
+        assert is_consistent(account)
+        # All that the embedder answered is stored and recorded.
+        assert relay.embedded.total() == account.stored == len(ids(client, name))
+        relay.frozen = False
+        assert account.left > 0
+        again = run(many, embedder=relay.address)
+        assert (again.stored, again.skipped) == (IMAGES - account.stored, account.stored)
+        # None was embedded twice.
+        assert relay.embedded.total() == IMAGES
+
+
+def test_a_load_that_stops_by_itself_counts_what_is_left(run: Run, many: Path, embedder_address: str) -> None:
+    with Relay(embedder_address, refused=1.0) as relay:
+        account = run(many, embedder=relay.address, patience=1)
+    assert "the embedder did nothing for 1 s" in account.stopped
+    assert (account.met, account.stored) == (0, 0)
+    assert 0 < account.left <= IMAGES

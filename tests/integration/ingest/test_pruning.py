@@ -1,0 +1,299 @@
+"""Loads with `prune`: what is removed, and what is not removed without a question."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from imagesearch_cli.app import app
+from imagesearch_cli.output import err
+from imagesearch_client import Client
+from imagesearch_ingest.load.accounts import Account, Gone
+from imagesearch_ingest.load.jobs import Files, rehearse
+from imagesearch_ingest.load.loading import LoadOptions
+from imagesearch_ingest.sources.opening import open_source
+from imagesearch_ingest.sources.options import SourceOptions
+from tests.harness.command import Command
+from tests.integration.ingest.conftest import Run, ids, png
+
+
+@pytest.fixture
+def ten(tmp_path: Path) -> Path:
+    folder = tmp_path / "ten"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}.png").write_bytes(png(number))
+    return folder
+
+
+def keep(folder: Path, count: int) -> None:
+    for path in sorted(folder.iterdir())[count:]:
+        path.unlink()
+
+
+def test_a_folder_that_lost_most_of_its_files_keeps_its_images(run: Run, client: Client, name: str, ten: Path) -> None:
+    run(ten)
+    keep(ten, 1)
+    (ten / "new.png").write_bytes(png(50))
+    account = run(ten, prune=True)
+    assert account.stopped.startswith("PRUNE_REFUSED")
+    for part in ("9 of the 10 images", str(ten), "90 %", "20 %", "--prune-above 90%", "nothing was removed"):
+        assert part in account.stopped
+    # All else of the load is done.
+    assert (account.stored, account.removed, account.met) == (1, 0, account.done)
+    assert len(ids(client, name)) == 11
+    account = run(ten, prune=True, prune_above=0.9)
+    assert (account.stopped, account.removed) == ("", 9)
+    assert ids(client, name) == ["0.png", "new.png"]
+    assert run(ten, prune=True).removed == 0
+
+
+def test_a_share_of_a_fifth_is_removed_and_a_half_is_not(run: Run, client: Client, name: str, ten: Path) -> None:
+    run(ten)
+    keep(ten, 8)
+    account = run(ten, prune=True)
+    assert (account.stopped, account.removed) == ("", 2)
+    shutil.rmtree(ten)
+    ten.mkdir()
+    for path in ("0.png", "1.png"):
+        (ten / path).write_bytes(png(int(path[0])))
+    assert run(ten, prune=True).stopped.startswith("PRUNE_REFUSED")
+    assert len(ids(client, name)) == 8
+
+
+def test_one_of_two_images_is_a_half(run: Run, client: Client, name: str, ten: Path) -> None:
+    keep(ten, 2)
+    run(ten)
+    keep(ten, 1)
+    assert "--prune-above 50%" in run(ten, prune=True).stopped
+    assert run(ten, prune=True, prune_above=0.5).removed == 1
+    assert ids(client, name) == ["0.png"]
+
+
+def test_each_source_has_a_share_of_its_own(run: Run, client: Client, name: str, ten: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for number in range(2):
+        (disk / f"disk{number}.png").write_bytes(png(20 + number))
+    run(ten, disk)
+    keep(disk, 1)
+    keep(ten, 9)
+    account = run(ten, disk, prune=True)
+    assert account.stopped.startswith(f"PRUNE_REFUSED: 1 of the 2 images of {disk}")
+    # Nothing at all was removed, also of the other source.
+    assert len(ids(client, name)) == 12
+
+
+def test_an_image_that_another_load_has_replaced_stays(
+    run: Run, client: Client, name: str, ten: Path, tmp_path: Path
+) -> None:
+    run(ten)
+    ledger = tmp_path / "of.ledger"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "9.png").write_bytes(png(60))
+    kept = ledger.rename(tmp_path / "kept.ledger")
+    assert run(other).replaced == 1
+    kept.rename(ledger)
+    keep(ten, 8)
+    account = run(ten, prune=True)
+    assert (account.stopped, account.removed) == ("", 1)
+    assert client.get(name, "9.png", strong=True).uri == str(other / "9.png")
+    assert "8.png" not in ids(client, name)
+
+
+def test_an_answer_decides(run: Run, client: Client, name: str, ten: Path) -> None:
+    run(ten)
+    keep(ten, 9)
+    asked: list[Gone] = []
+
+    def answer(gone: Sequence[Gone]) -> bool:
+        asked.extend(gone)
+        return len(asked) > 1
+
+    account = run(ten, prune=True, confirm_prune=answer)
+    assert account.stopped == "PRUNE_REFUSED: nothing was removed, as answered"
+    assert asked == [Gone(str(ten), 1, 10, ["9.png"])]
+    # Who is asked may allow any share.
+    keep(ten, 1)
+    account = run(ten, prune=True, confirm_prune=answer)
+    assert (account.stopped, account.removed) == ("", 9)
+    # Nobody is asked if nothing is gone.
+    assert run(ten, prune=True, confirm_prune=answer).stopped == ""
+    assert len(asked) == 2
+    assert ids(client, name) == ["0.png"]
+
+
+def test_a_signal_is_no_answer(run: Run, client: Client, name: str, ten: Path) -> None:
+    run(ten)
+    keep(ten, 9)
+    answered, answers = threading.Event(), list[bool]()
+
+    def interrupt(_: Sequence[Gone]) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        answers.append(answered.wait(60))
+        return True
+
+    account = run(ten, prune=True, confirm_prune=interrupt)
+    # The question still waits for its answer.
+    assert answers == []
+    answered.set()
+    assert (account.stopped, account.removed) == ("interrupted", 0)
+    assert len(ids(client, name)) == 10
+
+
+def test_a_dry_run_names_what_would_be_removed(run: Run, client: Client, name: str, ten: Path, tmp_path: Path) -> None:
+    run(ten)
+    keep(ten, 3)
+    ledger = tmp_path / "of.ledger"
+    for _ in range(2):
+        account = Account()
+        source = open_source(str(ten), SourceOptions())
+        rehearse([source], Files(ledger), LoadOptions(prune=True), account)
+        assert (account.removed, account.skipped, account.stopped) == (7, 3, "")
+        assert account.gone == [Gone(str(ten), 7, 10, [f"{number}.png" for number in range(3, 10)])]
+    assert len(ids(client, name)) == 10
+    assert run(ten, prune=True, prune_above=1.0).removed == 7
+    # What is not listed whole is not known in a dry run either.
+    shutil.rmtree(ten)
+    ten.mkdir()
+    account = Account()
+    rehearse([open_source(str(ten), SourceOptions())], Files(ledger), LoadOptions(prune=True), account)
+    assert account.stopped.startswith("PRUNE_REFUSED")
+
+
+def test_the_command_refuses_and_names(command: Command, client: Client, name: str, ten: Path) -> None:
+    command("ingest", ten)
+    keep(ten, 1)
+    told = command("ingest", ten, "--prune", "--dry-run")
+    assert "9 gone from the source and would be removed" in told
+    shown = command.run("ingest", ten, "--prune", "--dry-run").stderr
+    assert f"9 of the 10 images of {ten} would be removed" in shown
+    assert "  5.png" in shown
+    for options in ((), ("--yes",), ("--prune-above", "80%")):
+        refused = command.run("ingest", ten, "--prune", *options, code=3)
+        assert "--prune-above 90%" in refused.stderr
+        assert "goes on from here" not in refused.stderr
+    assert len(ids(client, name)) == 10
+    account = json.loads(command("ingest", ten, "--prune", "--prune-above", "90%", "--json"))
+    assert (account["removed"], account["gone"][0]["first"][0]) == (9, "1.png")
+    assert ids(client, name) == ["0.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--prune-above", "50%"), "--prune"),
+        (("--prune", "--prune-above", "10"), "50%"),
+        (("--prune", "--prune-above", "much"), "50%"),
+        (("--prune", "--prune-above", "120%"), "50%"),
+        (("--prune", "--limit", "5"), "--limit"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    command: Command, ten: Path, options: tuple[str, ...], named: str
+) -> None:
+    assert named in command("ingest", ten, *options, code=2)
+
+
+@pytest.fixture
+def on_a_terminal(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, Sequence[str | Path]], tuple[int, str]]]:
+    """Runs the command in this process on a terminal, with what somebody types; gives its exit code and the screen."""
+    with ExitStack() as stack:
+
+        def run(typed: str, arguments: Sequence[str | Path]) -> tuple[int, str]:
+            screen, terminal = os.openpty()
+            stack.callback(os.close, screen)
+            typing = stack.enter_context(os.fdopen(terminal, "r", closefd=False))
+            shown = stack.enter_context(os.fdopen(terminal, "w"))
+            with monkeypatch.context() as patch:
+                for variable, value in command.environment.items():
+                    patch.setenv(variable, value)
+                patch.setattr("sys.stdin", typing)
+                patch.setattr("sys.stderr", shown)
+                os.write(screen, typed.encode())
+                patch.setattr(err, "_width", 500)
+                code = app(list(map(str, arguments)), standalone_mode=False)
+            shown.flush()
+            seen = b""
+            while select.select([screen], [], [], 0.2)[0]:
+                seen += os.read(screen, 10**6)
+            return code, seen.decode(errors="replace")
+
+        yield run
+
+
+def test_on_a_terminal_the_command_asks(
+    command: Command,
+    client: Client,
+    name: str,
+    ten: Path,
+    on_a_terminal: Callable[[str, Sequence[str | Path]], tuple[int, str]],
+) -> None:
+    command("ingest", ten)
+    keep(ten, 9)
+    code, screen = on_a_terminal("n\n", ["ingest", ten, "--prune"])
+    assert code == 3
+    for part in ("1 of the 10 images", "9.png", "Remove 1 images", "as answered"):
+        assert part in screen
+    # The end of input (Ctrl-D) is no consent either.
+    code, screen = on_a_terminal("\x04", ["ingest", ten, "--prune"])
+    assert code == 3
+    assert "as answered" in screen
+    assert len(ids(client, name)) == 10
+    keep(ten, 1)
+    code, screen = on_a_terminal("", ["ingest", ten, "--prune", "--yes"])
+    assert code == 3
+    assert "--prune-above 90%" in screen
+    code, screen = on_a_terminal("y\n", ["ingest", ten, "--prune"])
+    assert code == 0
+    assert "... and" not in screen
+    assert ids(client, name) == ["0.png"]
+
+
+def test_a_share_of_a_program_is_checked_too() -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        LoadOptions(prune=True, prune_above=50)
+
+
+@pytest.mark.parametrize("becomes_a_duplicate", [False, True])
+def test_a_file_that_was_never_read_and_whose_id_is_too_long_stops_nothing(
+    run: Run, client: Client, name: str, ten: Path, *, becomes_a_duplicate: bool
+) -> None:
+    long = ten.joinpath(*["d" * 120] * 5, "x.png")
+    long.parent.mkdir(parents=True)
+    long.write_bytes(b"")
+    assert run(ten).reasons == {"FILE_EMPTY": 1}
+    if becomes_a_duplicate:
+        long.write_bytes(png(1))
+    else:
+        shutil.rmtree(ten / ("d" * 120))
+    (ten / "9.png").unlink()
+    account = run(ten, prune=True, dedup=True)
+    assert (account.stopped, account.failed, account.duplicates) == ("", 0, int(becomes_a_duplicate))
+    assert ids(client, name) == [f"{number}.png" for number in range(9)]
+    assert run(ten, prune=True, dedup=True).stopped == ""
+
+
+def test_a_duplicate_of_another_source_takes_the_place_when_that_source_is_loaded(
+    run: Run, client: Client, name: str, ten: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ten, other)
+    (other / "9.png").rename(other / "nine.png")
+    run(ten, dedup=True)
+    assert run(other, dedup=True).duplicates == 1
+    (ten / "9.png").unlink()
+    assert run(ten, dedup=True, prune=True).removed == 1
+    assert "nine.png" not in ids(client, name)
+    assert run(other, dedup=True).stored == 1
+    assert "nine.png" in ids(client, name)

@@ -1,0 +1,72 @@
+"""The cache of vectors, through kills and damage."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imagesearch_analysis.evaluation.vector_cache import CacheError, VectorCache
+
+VECTOR = np.array([1.5, -2.25, 3], np.float32)
+
+
+def test_vectors_are_kept_by_content_and_model(tmp_path: Path) -> None:
+    with VectorCache(tmp_path / "new", "vgg16-avg-1", 3) as cache:
+        assert cache.get("aa") is None
+        cache.put("aa", VECTOR)
+    with VectorCache(tmp_path / "new", "vgg16-avg-1", 3) as cache:
+        found = cache.get("aa")
+        assert found is not None
+        assert found.dtype == np.float32
+        assert found.tolist() == VECTOR.tolist()
+        assert cache.missing(["bb", "aa", "bb", "cc"]) == ["bb", "cc"]
+    with VectorCache(tmp_path / "new", "vgg16-avg-2", 3) as other:
+        assert other.get("aa") is None
+
+
+def test_a_vector_of_another_length_is_none(tmp_path: Path) -> None:
+    with VectorCache(tmp_path, "model", 3) as cache:
+        cache.put("aa", VECTOR)
+    with VectorCache(tmp_path, "model", 4) as cache:
+        assert cache.missing(["aa"]) == ["aa"]
+
+
+@pytest.mark.parametrize("values", [[np.nan, 1, 2], [np.inf, 1, 2], [0, 0, 0]])
+def test_a_vector_that_is_like_nothing_is_made_again(tmp_path: Path, values: list[float]) -> None:
+    with VectorCache(tmp_path, "model", 3) as cache:
+        # As an earlier version kept it.
+        cache.put("aa", np.array(values, np.float32))
+        assert cache.missing(["aa"]) == ["aa"]
+
+
+def test_a_fingerprint_is_never_a_path(tmp_path: Path) -> None:
+    with VectorCache(tmp_path / "cache", "../a b/c", 3) as cache:
+        cache.put("aa", VECTOR)
+    assert {path.name for path in tmp_path.rglob("*.sqlite")} == {".._a_b_c.sqlite"}
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_what_was_put_in_survives_a_kill(tmp_path: Path) -> None:
+    code = (
+        "import numpy, os, pathlib, signal, sys\n"
+        "from imagesearch_analysis.evaluation.vector_cache import VectorCache\n"
+        "cache = VectorCache(pathlib.Path(sys.argv[1]), 'model', 3)\n"
+        "for number in range(100): cache.put(str(number), numpy.full(3, number + 1, numpy.float32))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    with VectorCache(tmp_path, "model", 3) as cache:
+        assert cache.missing(map(str, range(101))) == ["100"]
+
+
+def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(CacheError, match=r"model.sqlite cannot be used as a cache: .*; --cache names another folder"):
+        VectorCache(tmp_path, "model", 3)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="--cache names another folder"):
+        VectorCache(tmp_path / "file", "model", 3)

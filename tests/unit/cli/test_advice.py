@@ -1,0 +1,314 @@
+"""Every option that a message of a load advises is tried here, as the message writes it: it helps."""
+
+import ast
+import json
+import re
+import shlex
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import imagesearch_ingest
+from imagesearch_cli.app import app
+from imagesearch_client import Collection, Index, Metric
+from imagesearch_ingest.load.accounts import Account
+from imagesearch_ingest.load.ledger import Binding, Ledger, LedgerError, State, unread
+from imagesearch_ingest.sources.items import Item, SourceError
+from imagesearch_ingest.sources.opening import open_source
+from imagesearch_ingest.sources.options import SourceOptions
+from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
+
+ROOT = Path(imagesearch_ingest.__file__).parents[1]
+MODULES = [
+    *sorted((ROOT / "imagesearch_ingest").rglob("*.py")),
+    *(ROOT / "imagesearch_cli" / f"{name}.py" for name in ("ingest", "transfer", "loading")),
+]
+OPTION = re.compile(r"--[a-z][a-z-]*")
+# What the messages of each module advise; each is tried by a test here, or by the one that is named.
+TRIED = {
+    "imagesearch_ingest/sources/archives.py": {"--hard-dereference": "test_samples.test_the_advice_for_links_helps"},
+    "imagesearch_ingest/sources/columns.py": {"--path-column": "", "--map": ""},
+    "imagesearch_ingest/sources/csv_rows.py": {"--map": ""},
+    "imagesearch_ingest/sources/csv_types.py": {"--type": "test_csv.test_the_advice_of_a_remark_helps"},
+    "imagesearch_ingest/sources/allowed.py": {"--open": "test_allowed.test_what_is_named_is_opened_and_nothing_else"},
+    "imagesearch_ingest/sources/kinds.py": {
+        "--any-name": "test_kinds.test_files_of_any_name_are_taken_by_their_content_if_asked_for"
+    },
+    "imagesearch_ingest/sources/opening.py": {
+        "--as": "",
+        "--any-name": "test_kinds.test_one_file_of_any_name_is_taken_if_asked_for",
+    },
+    "imagesearch_ingest/sources/parquet_rows.py": {
+        "--map": "test_parquet_values.test_both_readers_refuse_the_same_columns..."
+    },
+    "imagesearch_ingest/sources/values.py": {"--map": ""},
+    "imagesearch_ingest/load/ledger.py": {"--ledger": "", "--restart": ""},
+    "imagesearch_ingest/load/pruning.py": dict.fromkeys(
+        ("--prune", "--dry-run", "--prune-above"), "test_pruning.test_the_command_refuses_and_names"
+    ),
+    "imagesearch_ingest/load/twins.py": {"--replace": "test_twins.test_a_name_is_taken_over_when_that_is_asked_for"},
+    "imagesearch_ingest/vector_files/export.py": {
+        "--overwrite": "test_transfer.test_what_was_exported_and_imported_finds_the_same",
+        "--restart": "test_export.test_a_collection_made_anew_on_the_way_is_told",
+    },
+    "imagesearch_ingest/vector_files/names.py": {"--map": ""},
+    "imagesearch_ingest/vector_files/parts.py": {"--restart": "test_export.test_what_is_wrong_with_the_parts_is_told"},
+    "imagesearch_ingest/vector_files/parquet_table.py": {
+        "--map": "test_parquet_values.test_both_readers_refuse_the_same_columns..."
+    },
+    "imagesearch_ingest/vector_files/source.py": {"--fingerprint": ""},
+    "imagesearch_cli/loading.py": {"--retry-failed": "", "--rejects": ""},
+}
+# What messages say of options that were given: they advise nothing.
+SAID = {
+    "imagesearch_ingest/sources/allowed.py": {"--root"},
+    "imagesearch_ingest/sources/columns.py": {"--id-column"},
+    "imagesearch_ingest/sources/opening.py": {"--id-column"},
+    "imagesearch_cli/ingest.py": {"--limit", "--prune"},
+}
+
+
+def advised(path: Path) -> set[str]:
+    """The options in the messages of a module: not in its docstrings, and not in the help of its options."""
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+    left_out: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            left_out |= {id(each.value) for each in node.body if isinstance(each, ast.Expr)}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("typer.Option", "typer.Argument"):
+            left_out |= {id(each) for each in ast.walk(node)}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "advice":
+            found |= {str(ast.literal_eval(node.args[0]))}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out:
+            found |= set(OPTION.findall(node.value)) if " " in node.value.strip() else set()
+    return found
+
+
+def test_every_option_in_a_message_is_tried() -> None:
+    missing = {}
+    for path in MODULES:
+        name = str(path.relative_to(ROOT))
+        if options := advised(path) - set(TRIED.get(name, {})) - SAID.get(name, set()):
+            missing[name] = options
+    assert missing == {}, "a message advises an option that no test tries: write the test, and name it in TRIED"
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (40, 40), (200, 0, 0)).save(path)
+    return path
+
+
+def ingest(source: Path, *options: str) -> tuple[int, str]:
+    """The exit code and all that the command prints, as one line."""
+    ledger = [] if "--ledger" in options else ["--ledger", str(source.parent / "own.ledger")]
+    found = CliRunner().invoke(app, ["ingest", str(source), "--dry-run", *options, *ledger])
+    return found.exit_code, " ".join(found.output.replace("│", " ").split())
+
+
+def options_in(message: str) -> list[list[str]]:
+    """Each option with a value that a message advises, as a shell reads it."""
+    found = re.findall(r"""--[a-z-]+ (?:'[^']*'(?:"'"'[^']*')*)""", message)
+    return [shlex.split(each) for each in found]
+
+
+@pytest.mark.usefixtures("photo")
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ["Product Name"],
+        ["it's"],
+        ["a=b", "a b"],
+        ["Price (EUR)", "price_eur"],
+        ["价格", "名称"],
+        ["1st", "2nd"],
+        ["x" * 200],
+        ["x y" * 70],
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_names_are_mapped_as_advised(tmp_path: Path, columns: Sequence[str], kind: str) -> None:
+    row = {"path": "a.jpg"} | dict.fromkeys(columns, "x")
+    path = tmp_path / f"m.{kind}"
+    if kind == "csv":
+        path.write_text("\n".join(",".join(cells) for cells in (row.keys(), row.values())))
+    elif kind == "jsonl":
+        path.write_text(json.dumps(row))
+    else:
+        pq.write_table(pa.table({name: [value] for name, value in row.items()}), path)
+    for choice in (0, 1):
+        taken: list[str] = []
+        for _ in columns:
+            code, told = ingest(path, *taken)
+            if code == 0:
+                break
+            assert "--map" in told
+            # The command breaks long words to fit its box.
+            options = SourceOptions(columns=dict(text.rpartition("=")[::2] for text in taken[1::2]))
+            with pytest.raises(SourceError) as refused:
+                open_source(str(path), options)
+            taken += options_in(str(refused.value))[choice]
+        assert taken
+        assert ingest(path, *taken)[0] == 0
+
+
+@pytest.mark.usefixtures("photo")
+def test_a_path_column_is_named_as_advised(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("where,sku\na.jpg,1\n")
+    code, told = ingest(path)
+    assert (code, "--path-column names the one that holds a path or URL" in told) == (2, True)
+    assert ingest(path, "--path-column", "where")[0] == 0
+
+
+@pytest.mark.usefixtures("photo")
+def test_two_columns_of_one_attribute_are_told_apart_as_advised(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("path,a,b\na.jpg,1,2\n")
+    code, told = ingest(path, "--map", "a=b")
+    assert code == 2
+    (option,) = options_in(told)
+    assert ingest(path, "--map", "a=b", *option)[0] == 0
+
+
+@pytest.mark.usefixtures("photo")
+def test_a_long_cell_is_left_out_as_advised(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(f"path,about it\na.jpg,{'x' * 200_000}\n")
+    code, told = ingest(path, "--map", "about it=about")
+    assert code == 1
+    (option,) = options_in(told)
+    assert ingest(path, *option)[0] == 0
+
+
+@pytest.mark.usefixtures("photo")
+def test_a_kind_is_said_as_advised(tmp_path: Path) -> None:
+    for kind, text in {"list": "a.jpg\n", "csv": "path\na.jpg\n", "jsonl": '{"path": "a.jpg"}\n'}.items():
+        path = tmp_path / f"{kind}.data"
+        path.write_text(text)
+        code, told = ingest(path)
+        assert (code, "--as says what a file is" in told) == (2, True)
+        assert ingest(path, "--as", kind)[0] == 0
+
+
+COLLECTION = Collection("shoes", "", 2, "f", Metric.COSINE, Index.HNSW, "", {}, datetime(2024, 5, 1, tzinfo=UTC))
+
+
+def test_a_ledger_is_named_or_forgotten_as_advised(photo: Path, tmp_path: Path) -> None:
+    odd, other = tmp_path / "odd.ledger", str(tmp_path / "other.ledger")
+    odd.write_bytes(b"no database at all" * 100)
+    code, told = ingest(photo, "--ledger", str(odd))
+    assert (code, "name another file by --ledger" in told) == (3, True)
+    assert ingest(photo, "--ledger", other)[0] == 0
+    path = tmp_path / "old.ledger"
+    with Ledger(path) as ledger:
+        ledger.bind(Binding.of(COLLECTION))
+    rows = sqlite3.connect(path)
+    rows.execute("UPDATE facts SET value = 'old' WHERE name = 'version'")
+    rows.commit()
+    rows.close()
+    code, told = ingest(photo, "--ledger", str(path))
+    assert (code, "name a new one by --ledger" in told) == (3, True)
+    assert ingest(photo, "--ledger", other)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"create_time": datetime(2025, 5, 1, tzinfo=UTC)}, {"name": "boots"}, {"fingerprint": "g"}],
+)
+def test_a_ledger_of_another_collection_is_forgotten_as_advised(tmp_path: Path, changed: dict[str, object]) -> None:
+    path = tmp_path / "a.ledger"
+    with Ledger(path) as ledger:
+        ledger.bind(Binding.of(COLLECTION))
+    other = Collection(**{**vars(COLLECTION), **changed})
+    with Ledger(path) as ledger, pytest.raises(LedgerError, match="--restart"):
+        ledger.bind(Binding.of(other))
+    with Ledger(path) as ledger:
+        ledger.bind(Binding.of(other), restart=True)
+    with Ledger(tmp_path / "new.ledger") as ledger:
+        ledger.bind(Binding.of(COLLECTION))
+
+
+def test_what_failed_before_is_tried_again_as_advised(photo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.ledger"
+    with Ledger(path) as ledger:
+        ledger.bind(Binding.of(COLLECTION))
+        source = ledger.source(str(photo))
+        ledger.begin_run()
+        ledger.meet([photo.name])
+        (item,) = open_source(str(photo), SourceOptions())
+        assert isinstance(item, Item)
+        ledger.record([unread(item, State.FAILED, "IMAGE_CORRUPT", "odd")], source)
+    code, told = ingest(photo, "--ledger", str(path))
+    assert (code, "--retry-failed tries them again" in told) == (1, True)
+    code, told = ingest(photo, "--ledger", str(path), "--retry-failed")
+    assert (code, "1 could be stored" in told or "1 of 1 images could be stored" in told) == (0, True)
+
+
+def test_all_rejects_are_in_the_file_that_is_advised(tmp_path: Path) -> None:
+    path, rejects = tmp_path / "list.txt", tmp_path / "rejects.jsonl"
+    path.write_text("".join(f"{number}.jpg\n" for number in range(50)))
+    code, told = ingest(path)
+    assert (code, "and 40 more; --rejects FILE gets them all" in told) == (1, True)
+    assert ingest(path, "--rejects", str(rejects))[0] == 1
+    assert len(rejects.read_text().splitlines()) == 50
+
+
+def vectors(path: Path, **columns: object) -> Path:
+    pq.write_table(pa.table({"v": [[1.0, 2.0]], "key": ["a"], "link": ["u"], **columns}), path)
+    return path
+
+
+def refused(path: Path, options: VectorOptions) -> str:
+    with pytest.raises(SourceError) as caught:
+        VectorFile(path, options)
+    return str(caught.value)
+
+
+def test_columns_of_vectors_are_named_as_advised(tmp_path: Path) -> None:
+    path = vectors(tmp_path / "a.parquet")
+    assert "say which one they are by --vector-column" in refused(path, VectorOptions("f"))
+    assert "say which one they are by --id-column" in refused(path, VectorOptions("f", vector="v"))
+    assert "say it by --fingerprint" in refused(path, VectorOptions("", vector="v", id="key"))
+    (item,) = VectorFile(path, VectorOptions("f", vector="v", id="key", uri="link"))
+    assert isinstance(item, Item)
+    assert (item.id, item.uri) == ("a", "u")
+    h5 = tmp_path / "a.npz"
+    np.savez(h5, x=np.ones((1, 2), np.float32), y=np.array(["a"]))
+    assert "--vector-column" in refused(h5, VectorOptions("f"))
+    assert len(list(VectorFile(h5, VectorOptions("f", vector="x", id="y")))) == 1
+
+
+def test_columns_of_a_file_of_vectors_are_mapped_as_advised(tmp_path: Path) -> None:
+    path = vectors(tmp_path / "a.parquet", **{"Product Name": ["x"], "product_name": ["y"], "it's": [1]})
+    told: dict[int, dict[str, str]] = {0: {}, 1: {}}
+    for choice, columns in told.items():
+        while True:
+            options = VectorOptions("f", vector="v", id="key", columns=columns)
+            try:
+                (item,) = VectorFile(path, options)
+                break
+            except SourceError as error:
+                (_, text) = options_in(str(error))[choice]
+                columns |= dict([text.rpartition("=")[::2]])
+        assert isinstance(item, Item)
+    assert told == {0: {"Product Name": "product_name_2", "it's": "it_s"}, 1: {"Product Name": "", "it's": ""}}
+    message = refused(path, VectorOptions("f", vector="v", id="key", columns={"Product Name": "", "it's": "link"}))
+    ((_, text),) = options_in(message)
+    renamed = {"Product Name": "", "it's": "link"} | dict([text.rpartition("=")[::2]])
+    assert len(list(VectorFile(path, VectorOptions("f", vector="v", id="key", columns=renamed)))) == 1
+
+
+def test_an_account_without_remarks_says_so() -> None:
+    assert Account().as_json()["remarks"] == []

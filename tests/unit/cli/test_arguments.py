@@ -1,0 +1,177 @@
+"""What a caller gets wrong in Python is said in Python, before anything is sent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from imagesearch_cli.app import app
+from imagesearch_cli.options import read_attribute
+from imagesearch_cli.output import shown_attribute
+from imagesearch_client import (
+    Client,
+    Embedding,
+    Examples,
+    ImageFile,
+    InvalidArgumentError,
+    StoredImage,
+    all_of,
+    any_of,
+    equals,
+    is_in,
+    negated,
+)
+from imagesearch_client.converters import attribute_to, attributes_to, search_request
+
+
+@pytest.mark.parametrize(
+    "options", [["--metric", "COSINE"], ["--metric", "l2", "--index", "HNSW", "--consistency", "Strong"]]
+)
+def test_capital_letters_make_no_other_metric_or_index(options: list[str]) -> None:
+    result = CliRunner().invoke(app, ["collections", "create", "shop", "--target", "127.0.0.1:1", *options])
+    # Nobody listens there: it was sent.
+    assert (result.exit_code, "UNAVAILABLE" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["images", "get", "\udcff"],
+        ["images", "list", "-c", "\udcff"],
+        ["images", "set", "a", "name=\udcff"],
+        ["images", "delete", "--yes", "\udcff"],
+        ["search", "--id", "\udcff"],
+        ["collections", "create", "\udcff"],
+    ],
+)
+def test_an_argument_that_is_not_utf_8_is_named(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--target", "127.0.0.1:1"], env={"COLUMNS": "200"})
+    assert (result.exit_code, "\\udcff" in result.stderr) == (2, True)
+
+
+@pytest.fixture
+def client() -> Client:
+    # Nobody listens there: what is sent fails in another way.
+    return Client("127.0.0.1:1", timeout=0.1)
+
+
+@pytest.mark.parametrize("options", [{"filter": None}, {"k": 3}, {"page_size": 7}, {"limit": 3, "minscore": 1}])
+def test_an_option_that_there_is_not_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"is no option of a search; limit, .*where.* are"):
+        search_request("c", StoredImage("a"), options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group_size": 2}, "group_by"),
+        ({"where": "price<5"}, "where is a filter, such as .*, and no str"),
+        ({"where": [equals("a", 1)]}, "and no list"),
+    ],
+)
+def test_an_option_that_would_be_without_effect_is_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        search_request("c", StoredImage("a"), options)  # type: ignore[arg-type]
+
+
+def test_a_zero_is_not_taken_for_the_default(client: Client) -> None:
+    with client:
+        calls: dict[str, Callable[[], object]] = {
+            "LIMIT_INVALID": lambda: client.search("c", StoredImage("a"), limit=0),
+            "GROUP_BY_INVALID": lambda: client.search("c", StoredImage("a"), group_by="kind", group_size=0),
+            "PAGE_SIZE_INVALID": lambda: client.list("c", page_size=0),
+        }
+        for reason, call in calls.items():
+            with pytest.raises(InvalidArgumentError, match="is 0; it should be 1 to") as caught:
+                call()
+            assert caught.value.reason == reason
+
+
+def test_hits_in_groups_are_no_pages(client: Client) -> None:
+    with client, pytest.raises(TypeError, match="one page, which search gives"):
+        client.search_all("c", StoredImage("a"), group_by="kind")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: is_in("n", [1, 2]),  # type: ignore[arg-type]
+        lambda: equals("tags", ["shelf"]),  # type: ignore[arg-type]
+        lambda: any_of([equals("a", 1)]),  # type: ignore[arg-type]
+        lambda: all_of("a=1"),  # type: ignore[arg-type]
+        lambda: negated("a=1"),  # type: ignore[arg-type]
+        lambda: search_request("c", ImageFile(b"x", (0, 0, 0.5, 0.5)), {}),  # type: ignore[arg-type]
+        lambda: search_request("c", Examples(StoredImage("a")), {}),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_of_another_kind_is_told_what_would_do(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"and no (list|str|tuple|StoredImage)"):
+        wrong()
+
+
+def test_a_number_that_does_not_fit_is_named_with_its_attribute(client: Client) -> None:
+    with pytest.raises(ValueError, match="attribute 'n': a whole number has 64 bits"):
+        attributes_to({"n": 2**63})
+    assert attribute_to(2**63 - 1).integer_value == 2**63 - 1
+    with client, pytest.raises(ValueError, match="q: to be set and to be removed"):
+        client.update("c", "a", attributes={"q": 1}, remove=["q"])
+
+
+@pytest.mark.parametrize("query", ["a", b"bytes", [1.0, 2.0], None, Examples(["a"])])  # type: ignore[list-item]
+def test_a_query_of_another_kind_is_told_what_would_be_one(query: Any) -> None:
+    with pytest.raises(TypeError, match="ImageFile, a StoredImage"):
+        search_request("c", query, {})
+
+
+@pytest.mark.parametrize(
+    "query", [StoredImage("a"), ImageFile(b"x"), Embedding([1], "f"), Examples([StoredImage("a")])]
+)
+def test_the_kinds_of_queries_are_taken(query: Any) -> None:
+    assert search_request("c", query, {"limit": 3}).limit == 3
+
+
+@pytest.mark.parametrize("value", [None, {"a": 1}, [1, 2], ["a", None], object(), b"x"])
+def test_an_attribute_of_another_kind_is_told_what_would_be_one(value: Any) -> None:
+    with pytest.raises(TypeError, match="a list of texts, and not"):
+        attribute_to(value)
+
+
+def test_a_single_id_is_no_list_of_ids(client: Client) -> None:
+    with client:
+        for call in (client.get_many, client.delete):
+            with pytest.raises(TypeError, match=r"such as \['coffee.png'\]"):
+                call("c", "coffee.png")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "red",
+        "7",
+        "7.5",
+        "true",
+        '"7"',
+        '"true"',
+        "[a,b]",
+        '"[a]"',
+        "[]",
+        "red shoe",
+        '"=5"',
+        '["a,b",c]',
+        "['say \"a\"',b]",
+        '["", " a "]',
+        "[41,true]",
+        "9007199254740993.0",
+        '"0.99999999999999999999"',
+        '"1e999"',
+    ],
+)
+def test_attributes_are_shown_as_they_are_set(text: str) -> None:
+    value = read_attribute(text)
+    assert read_attribute(shown_attribute(value)) == value
+    assert type(read_attribute(shown_attribute(value))) is type(value)
+
+
+def test_commas_between_quotes_part_nothing() -> None:
+    assert read_attribute('["a,b", c , \'d, "e"\']') == ["a,b", "c", 'd, "e"']

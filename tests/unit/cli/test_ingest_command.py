@@ -1,0 +1,87 @@
+"""What `imagesearch ingest --dry-run` says of files that it does not take; it needs no service."""
+
+import io
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner, Result
+
+from imagesearch_cli.app import app
+from imagesearch_ingest.pillow import formats
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder
+
+
+def jpeg(colour: str = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), colour).save(file, "JPEG")
+    return file.getvalue()
+
+
+def ingest(*arguments: Path | str) -> Result:
+    environment = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    return CliRunner(env=environment).invoke(app, ["ingest", "--dry-run", *map(str, arguments)], catch_exceptions=False)
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_suffixes_of_taken_formats_are_taken_and_others_are_named(photos: Path, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jfif", "c.jpe", "no_suffix"):
+        (photos / name).write_bytes(jpeg())
+    for name in ("d.psd", "e.svg", "f.svg", "._a.jpg", "notes.txt"):
+        (photos / name).write_bytes(b"x")
+    rejects = tmp_path / "bad.jsonl"
+    done = ingest(photos, "--rejects", rejects)
+    assert done.exit_code == 0
+    told = words(done.output)
+    assert "3 of 3 images could be stored" in told
+    assert "4 files not taken: 1 without a suffix, 1 .psd, 2 .svg; --rejects FILE names them" in told
+    assert "1 left out" in told
+    assert len(rejects.read_text().splitlines()) == 4
+    account = json.loads(ingest(photos, "--json").stdout)
+    assert account["not_taken"] == 4
+    assert account["not_taken_suffixes"] == {"": 1, ".psd": 1, ".svg": 2}
+    assert (account["left_out"], account["other_files"], account["met"]) == (1, 1, 3)
+    account = json.loads(ingest(photos, "--json", "--any-name").stdout)
+    assert (account["stored"], account["not_taken"]) == (4, 3)
+
+
+def test_a_folder_with_nothing_that_is_taken_names_what_there_is(photos: Path) -> None:
+    for name in ("d.psd", "e.svg", "notes.txt"):
+        (photos / name).write_bytes(b"x")
+    done = ingest(photos)
+    assert done.exit_code == 1
+    assert "2 files not taken: 1 .psd, 1 .svg; files of images end in .jpg" in words(done.output)
+    account = json.loads(ingest(photos, "--json").stdout)
+    assert (account["met"], account["not_taken"], account["other_files"]) == (0, 2, 1)
+
+
+def test_a_dry_run_takes_what_the_embedder_takes(photos: Path) -> None:
+    image = Image.new("RGB", (16, 16), "red")
+    for name, file_format in (("a.avif", "AVIF"), ("b.heic", "HEIF")):
+        formats()
+        image.save(photos / name, file_format)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "node " * 500_000, zip=True)
+    image.save(photos / "c.png", pnginfo=text, icc_profile=random.Random(0).randbytes(1_500_000))
+    assert json.loads(ingest(photos, "--json").stdout)["stored"] == 3
+
+
+def test_a_dry_run_says_how_to_read_heic(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    formats.cache_clear()
+    done = ingest(photos)
+    formats.cache_clear()
+    assert "pip install '.[client,heic]'" in words(done.output)

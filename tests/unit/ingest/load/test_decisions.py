@@ -1,0 +1,59 @@
+"""What is done about an item."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imagesearch_ingest.load.decisions import Action, decide
+from imagesearch_ingest.load.ledger import Row, State, unread
+from imagesearch_ingest.sources.items import Item
+
+
+def item(**changes: object) -> Item:
+    path = Path("/photos/a.jpg")
+    return replace(Item("a.jpg", str(path), lambda _: b"", None, 10, "1"), **changes)  # type: ignore[arg-type]
+
+
+DONE = replace(unread(item(), State.DONE), sha256="a" * 64)
+FAILED = replace(DONE, state=State.FAILED)
+DUPLICATE = replace(DONE, state=State.DUPLICATE, original="b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("new", "known", "options", "action"),
+    [
+        (item(), None, {}, Action.LOAD),
+        (item(), DONE, {}, Action.SKIP),
+        (item(size=11), DONE, {}, Action.LOAD),
+        (item(stamp="2"), DONE, {}, Action.LOAD),
+        (item(), DONE, {"compare_content": True}, Action.LOAD),
+        (item(attributes={"price": 1}), DONE, {}, Action.DESCRIBE),
+        (item(attributes={}), DONE, {}, Action.DESCRIBE),
+        (item(uri="/elsewhere/a.jpg"), DONE, {}, Action.DESCRIBE),
+        (item(size=11, attributes={"price": 1}), DONE, {}, Action.LOAD),
+        (item(), FAILED, {}, Action.LEAVE),
+        (item(), FAILED, {"retry_failed": True}, Action.LOAD),
+        (item(stamp="2"), FAILED, {}, Action.LOAD),
+        (item(), replace(FAILED, reason="IMAGE_CORRUPT"), {}, Action.LEAVE),
+        (item(), replace(FAILED, reason="IMAGE_TOO_COSTLY"), {}, Action.LEAVE),
+        (item(), replace(FAILED, reason="OUT_OF_MEMORY"), {}, Action.LOAD),
+        (item(), replace(FAILED, reason="OVERLOADED"), {}, Action.LOAD),
+        (item(), DUPLICATE, {"dedup": True}, Action.SKIP),
+        (item(), DUPLICATE, {}, Action.LOAD),
+        (item(), replace(DONE, state=State.FREED), {}, Action.LOAD),
+    ],
+)
+def test_an_item_is_loaded_where_something_is_new(
+    new: Item, known: Row | None, options: dict[str, bool], action: Action
+) -> None:
+    asked = {"retry_failed": False, "dedup": False, "compare_content": False} | options
+    assert decide(new, known, **asked) is action
+
+
+def test_a_number_is_not_the_same_attribute_as_another_type_of_it() -> None:
+    known = replace(unread(item(attributes={"n": 1}), State.DONE), sha256="a" * 64)
+    options = {"retry_failed": False, "dedup": False, "compare_content": False}
+    for value in (1.0, True, "1", ["1"]):
+        assert decide(item(attributes={"n": value}), known, **options) is Action.DESCRIBE
+    assert decide(item(attributes={"n": 1}), known, **options) is Action.SKIP

@@ -1,0 +1,223 @@
+"""The ledger of a load."""
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from imagesearch_ingest.load.ledger import Binding, Ledger, LedgerError, Row, State
+
+COLLECTION = Binding("images", "2026-01-01T00:00:00+00:00", "vgg16-1234")
+CONTENT = "a" * 64
+
+
+def row(key: str, state: State = State.DONE, *, sha256: str = CONTENT, original: str = "") -> Row:
+    return Row(key, key, f"/photos/{key}", 10, "1", sha256, "about", state, original=original)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """Bound, and in its first run."""
+    ledger = Ledger(None)
+    ledger.bind(COLLECTION)
+    ledger.source("/photos")
+    ledger.begin_run()
+    return ledger
+
+
+def test_what_is_recorded_is_known_to_the_next_process(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "of.ledger"
+    program = (
+        "import os, sys; from pathlib import Path; from tests.unit.ingest.load.test_ledger import *\n"
+        "ledger = Ledger(Path(sys.argv[1])); ledger.bind(COLLECTION); ledger.begin_run()\n"
+        "ledger.record([row('a.jpg'), row('b.jpg', State.FAILED)], ledger.source('/photos'))\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert done.returncode == -9
+    with Ledger(path) as ledger:
+        ledger.bind(COLLECTION)
+        ledger.begin_run()
+        known = ledger.meet(["a.jpg", "b.jpg", "c.jpg"])
+    assert {key: found.state for key, found in known.items()} == {"a.jpg": State.DONE, "b.jpg": State.FAILED}
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (Binding("other", COLLECTION.create_time, COLLECTION.fingerprint), "collection images"),
+        (Binding("images", COLLECTION.create_time, "resnet"), "fingerprint vgg16-1234"),
+        (Binding("images", "2026-02-02T00:00:00+00:00", COLLECTION.fingerprint), "2026-01-01"),
+    ],
+)
+def test_it_is_of_one_collection_and_fingerprint(ledger: Ledger, other: Binding, named: str) -> None:
+    ledger.record([row("a.jpg")], 1)
+    with pytest.raises(LedgerError, match=named):
+        ledger.bind(other)
+    assert ledger.counts() == {State.DONE: 1}
+    ledger.bind(other, restart=True)
+    assert ledger.counts() == {}
+
+
+def test_one_process_at_a_time_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "of.ledger"
+    with Ledger(path) as ledger:
+        ledger.bind(COLLECTION)
+        with pytest.raises(LedgerError, match="in use"):
+            Ledger(path)
+
+
+def test_a_database_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "photos.sqlite"
+    with closing(sqlite3.connect(path)) as rows:
+        rows.execute("CREATE TABLE albums (name TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="a database of something else; name another file by --ledger"):
+        Ledger(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_something_else_is_named_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\xff\xd8 no ledger at all" * 100)
+    with pytest.raises(LedgerError, match="no ledger"):
+        Ledger(path)
+    assert path.read_bytes().startswith(b"\xff\xd8")
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "of.ledger"
+    with Ledger(path) as ledger:
+        ledger.bind(COLLECTION)
+    with sqlite3.connect(path) as rows:
+        rows.execute("UPDATE facts SET value = '999' WHERE name = 'version'")
+    rows.close()
+    with pytest.raises(LedgerError, match="another version"):
+        Ledger(path)
+
+
+def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "of.ledger")
+    ledger.bind(COLLECTION)
+    ledger.begin_run()
+    # SQLite's own way to be full.
+    ledger._rows.execute("PRAGMA max_page_count = 12")
+
+    def record_all() -> None:
+        for n in range(100):
+            ledger.record([row(f"{n}_{m}" * 20) for m in range(100)], 1)
+
+    with pytest.raises(LedgerError, match="full"):
+        record_all()
+    # What was kept before is there, and it can be read.
+    kept = ledger.counts().get(State.DONE, 0)
+    assert kept % 100 == 0
+    ledger._rows.execute("PRAGMA max_page_count = 100000")
+    ledger.record([row("more")], 1)
+    assert ledger.counts()[State.DONE] == kept + 1
+    ledger.close()
+
+
+def test_attempts_are_counted(ledger: Ledger) -> None:
+    ledger.record([row("a.jpg", State.FAILED)], 1)
+    ledger.record([row("a.jpg")], 1)
+    assert ledger.attempts("a.jpg") == 2
+    assert ledger.attempts("b.jpg") == 0
+
+
+def test_what_was_not_met_in_a_run_is_gone_from_its_source_only(ledger: Ledger) -> None:
+    other = ledger.source("/elsewhere")
+    ledger.record([row(f"{n:04}.jpg") for n in range(2500)], 1)
+    ledger.record([row("else.jpg")], other)
+    ledger.begin_run()
+    ledger.meet(["0001.jpg", "2000.jpg"])
+    gone = [found.key for rows in ledger.gone(1) for found in rows]
+    assert len(gone) == len(set(gone)) == 2498
+    assert not {"0001.jpg", "2000.jpg", "else.jpg"}.intersection(gone)
+
+
+def test_what_is_gone_can_be_removed_on_the_way(ledger: Ledger) -> None:
+    ledger.record([row(f"{n:04}.jpg") for n in range(2500)], 1)
+    ledger.begin_run()
+    removed = 0
+    for rows in ledger.gone(1):
+        ledger.remove(rows)
+        removed += len(rows)
+    assert removed == 2500
+    assert ledger.counts() == {}
+
+
+def test_duplicates_are_freed_when_their_original_is_gone_or_changes(ledger: Ledger) -> None:
+    def again() -> None:
+        ledger.record([row("a"), row("b", State.DUPLICATE, original="a"), row("c", sha256="c")], 1)
+
+    again()
+    assert ledger.original_of(CONTENT, "b") == next(iter(ledger.meet(["a"]).values()))
+    assert ledger.original_of(CONTENT, "a") is None
+    ledger.remove([row("a")])
+    assert ledger.meet(["b"])["b"].state is State.FREED
+    assert ledger.has_freed([1])
+    assert not ledger.has_freed([2])
+    again()
+    ledger.record([row("a", sha256="other")], 1)
+    assert ledger.meet(["b"])["b"].state is State.FREED
+    again()
+    ledger.record([row("a", State.FAILED)], 1)
+    assert ledger.meet(["b"])["b"].state is State.FREED
+    again()
+    ledger.record([row("a"), row("c")], 1)
+    assert ledger.meet(["b"])["b"].state is State.DUPLICATE
+
+
+def test_uris_of_duplicates_are_due_until_they_are_told(ledger: Ledger) -> None:
+    def due() -> dict[str, list[str]]:
+        return {found.key: uris for found, uris in ledger.uris_due()}
+
+    ledger.record([row("a"), row("b", State.DUPLICATE, original="a"), row("c", State.DUPLICATE, original="a")], 1)
+    assert due() == {"a": ["/photos/b", "/photos/c"]}
+    ledger.uris_told(row("a"))
+    assert due() == {}
+    # Written again, it has lost them.
+    ledger.record([row("a")], 1)
+    assert due() == {"a": ["/photos/b", "/photos/c"]}
+    ledger.uris_told(row("a"))
+    ledger.remove([row("c", State.DUPLICATE, original="a")])
+    assert due() == {"a": ["/photos/b"]}
+
+
+def test_ids_that_others_have_are_told(ledger: Ledger) -> None:
+    same = Row("x.jpg", "a.jpg", "/x", None, "", CONTENT, "about", State.DONE)
+    ledger.record([row("a.jpg"), row("b.jpg"), same], 1)
+    assert ledger.ids_of_others(["a.jpg", "b.jpg"], [row("a.jpg"), row("b.jpg")]) == {"a.jpg"}
+    assert ledger.ids_of_others(["a.jpg", "c.jpg"], [row("a.jpg"), same]) == set()
+
+
+def test_ids_that_items_had_are_left_until_they_are_removed(ledger: Ledger) -> None:
+    def stored_as(image_id: str, state: State = State.DONE) -> Row:
+        return Row("a.jpg", image_id, "/a.jpg", 1, "", CONTENT, "about", state, original="b" if image_id == "" else "")
+
+    ledger.record([stored_as("1")], 1)
+    ledger.record([stored_as("1", State.FAILED)], 1)
+    assert ledger.left_ids() == []
+    ledger.record([stored_as("2")], 1)
+    ledger.record([stored_as("", State.DUPLICATE)], 1)
+    assert ledger.left_ids() == ["1", "2"]
+    ledger.left_ids_removed(["1"])
+    assert ledger.left_ids() == ["2"]
+
+
+def test_a_ledger_that_is_only_read_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "of.ledger"
+    with Ledger(path) as ledger:
+        ledger.bind(COLLECTION)
+        ledger.begin_run()
+        ledger.record([row("a.jpg")], ledger.source("/photos"))
+    before = path.read_bytes()
+    with Ledger(path, read_only=True) as ledger:
+        ledger.begin_run()
+        assert ledger.meet(["a.jpg"])["a.jpg"].state is State.DONE
+    assert path.read_bytes() == before

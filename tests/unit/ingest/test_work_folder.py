@@ -1,0 +1,104 @@
+"""Folders of unfinished work: only what a command made itself is changed or removed."""
+
+from pathlib import Path
+
+import pytest
+
+from imagesearch_analysis.neighbors import Work, WorkError
+from imagesearch_analysis.snapshot import Origin, SnapshotError, SnapshotWriter
+from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.vector_files.parts import ExportError, Parts
+from imagesearch_ingest.work_folder import LOCK, WorkFolder
+from tests.unit.analysis.filling import normal, snapshot_of
+
+ORIGIN = Origin("shoes", "f", "cosine", 4)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "part-000000.parquet", "part-000000000000.npz", "state.json", LOCK])
+def test_a_users_own_folder_is_refused_and_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    target = tmp_path / "x.parquet"
+    folder = tmp_path / "x.parquet.parts"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(WorkError, match=rf"x\.parquet\.parts holds '{name}'.*move it"), Work(target).held():
+        pass
+    parts = Parts(target, {"dimension": 4})
+    with pytest.raises(ExportError, match=rf"holds '{name}'.*move it"), parts.opened(restart=True):
+        pass
+    with pytest.raises(SnapshotError, match=rf"holds '{name}'"):
+        SnapshotWriter(folder, ORIGIN, replace=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["vectors.f32", "images.sqlite"])
+def test_files_that_are_called_as_those_of_a_snapshot_stay(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"" if name == "images.sqlite" else b"mine")
+    before = contents(tmp_path)
+    with pytest.raises(SnapshotError, match=f"holds '{name}'"):
+        SnapshotWriter(tmp_path, ORIGIN)
+    assert contents(tmp_path) == before
+
+
+def test_the_work_of_another_command_is_refused_and_named(tmp_path: Path) -> None:
+    target = tmp_path / "x.parquet"
+    parts = Parts(target, {"dimension": 4})
+    with parts.opened(restart=False):
+        (parts.folder / "part-000000.parquet").write_text("rows")
+    before = contents(tmp_path)
+    with pytest.raises(WorkError, match=r"unfinished work of `imagesearch export` for x\.parquet"), Work(target).held():
+        pass
+    assert contents(tmp_path) == before
+
+
+def test_what_others_put_into_an_own_folder_stays(tmp_path: Path) -> None:
+    target = tmp_path / "x.jsonl"
+    work = Work(target)
+    with snapshot_of(tmp_path / "snapshot", normal(10, 4)) as snapshot, work.held():
+        (work.folder / "part-mine.txt").write_text("mine")
+        (work.snapshot_folder).mkdir()
+        (work.snapshot_folder / "letter.txt").write_text("mine")
+        work.run(snapshot, 3)
+        work.remove()
+    assert sorted(contents(work.folder)) == ["part-mine.txt", "snapshot/letter.txt"]
+
+
+def test_a_folder_that_a_user_made_for_a_snapshot_stays_if_nothing_comes_of_it(tmp_path: Path) -> None:
+    with WorkFolder(tmp_path, "snapshot", "x", SnapshotError):
+        pass
+    assert tmp_path.is_dir()
+
+
+def test_parts_that_are_dropped_are_counted(tmp_path: Path) -> None:
+    work = Work(tmp_path / "x.jsonl")
+    with snapshot_of(tmp_path / "snapshot", normal(10, 4)) as snapshot, work.held():
+        work.run(snapshot, 3)
+        assert work.dropped == 0
+        work.run(snapshot, 4)
+    assert work.dropped == 1
+
+
+def test_a_file_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "real.csv"
+    target.write_text("old")
+    link = tmp_path / "out.csv"
+    link.symlink_to(target)
+    with replacing(link) as partial:
+        partial.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+    def fail() -> None:
+        with replacing(link) as partial:
+            partial.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert target.read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == ["real.csv"]

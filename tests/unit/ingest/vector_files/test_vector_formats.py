@@ -1,0 +1,196 @@
+"""What is written to a file is what is read of it, exactly."""
+
+import tracemalloc
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from imagesearch_client.types import AttributeValue, Embedding, Region
+from imagesearch_ingest.sources.items import Item
+from imagesearch_ingest.vector_files.formats import format_of, write_vectors
+from imagesearch_ingest.vector_files.rows import MAX_COLUMNS, Facts, RowError, Rows, Summary
+from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
+
+FILES = ["v.parquet", "v.h5", "v.npz"]
+NOTES = {"format_version": "1", "fingerprint": "elsewhere", "description": "Größe ✓", "labels": "{}"}
+TIME = datetime(2026, 5, 4, 3, 2, 1, 987654, UTC)
+ODD: list[dict[str, AttributeValue]] = [
+    {},
+    {"mixed": 1, "text": "", "float": 1.0, "whole": 2**63 - 1, "flag": True, "many": []},
+    {"mixed": 1.0, "text": "ü✓\U0001f600", "float": -0.0, "whole": -(2**63), "flag": False, "many": ["", "b,c"]},
+    {"mixed": True, "text": "\0nul\n", "float": 1e300, "many": ["\0"]},
+    {"mixed": "1", "text": "null"},
+    {"mixed": ["1"], "float": 5e-324},
+    {"mixed": 2**53 + 1, "a" * 128: "long name"},
+]
+
+
+def rows_of(first: int, attributes: list[dict[str, AttributeValue]], dimension: int = 3) -> Rows:
+    count = len(attributes)
+    vectors = np.random.default_rng(first).normal(size=(count, dimension)).astype(np.float32)
+    return Rows(
+        ids=[f"ü{first + row}" for row in range(count)],
+        uris=["" if row % 2 else f"s3://b/{row}" for row in range(count)],
+        content_sha256=["ab" * 32 if row % 3 else "" for row in range(count)],
+        vectors=vectors,
+        regions=[Region(0.0, 0.125, 0.5, 1.0) if row % 2 else None for row in range(count)],
+        create_times=[TIME + timedelta(microseconds=row) for row in range(count)],
+        update_times=[TIME.replace(microsecond=0)] * count,
+        attributes=attributes,
+    )
+
+
+def write(path: Path, batches: list[Rows], dimension: int = 3) -> None:
+    summary = Summary()
+    for rows in batches:
+        summary.add(rows)
+    write_vectors(path, Facts(summary, dimension, NOTES), lambda _: iter(batches))
+
+
+def items_of(path: Path) -> Iterator[Item]:
+    for found in VectorFile(path, VectorOptions()):
+        assert isinstance(found, Item), found
+        yield found
+
+
+def typed(attributes: Any) -> dict[str, tuple[str, str]]:
+    """With what == does not see: 1 is not 1.0, and 0.0 is not -0.0."""
+    return {name: (type(value).__name__, repr(value)) for name, value in attributes.items()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_round_trip_is_exact(tmp_path: Path, name: str) -> None:
+    batches = [rows_of(0, ODD), rows_of(100, ODD[::-1]), rows_of(200, [{}])]
+    path = tmp_path / name
+    write(path, batches)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    items = list(items_of(path))
+    whole = Rows.joined(batches, 3)
+    assert [item.id for item in items] == whole.ids
+    assert [item.uri for item in items] == whole.uris
+    assert [item.content_sha256 for item in items] == whole.content_sha256
+    assert [item.region for item in items] == whole.regions
+    assert [typed(item.attributes) for item in items] == [typed(each) for each in whole.attributes]
+    for item, vector in zip(items, whole.vectors, strict=True):
+        assert isinstance(item.content, Embedding)
+        assert list(item.content.values) == vector.tolist()
+        assert item.content.fingerprint == "elsewhere"
+    assert len({item.stamp for item in items}) == len(items)
+    source = VectorFile(path, VectorOptions())
+    assert (source.notes, source.dimension, source.count()) == (NOTES, 3, len(items))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_without_rows_is_one(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, [], dimension=512)
+    source = VectorFile(tmp_path / name, VectorOptions())
+    assert (list(source), source.count(), source.dimension) == ([], 0, 512)
+
+
+def test_parquet_is_an_ordinary_file(tmp_path: Path) -> None:
+    write(tmp_path / "v.parquet", [rows_of(0, ODD), rows_of(100, ODD)])
+    file = pq.ParquetFile(tmp_path / "v.parquet")
+    assert file.metadata.num_row_groups == 2
+    schema = file.schema_arrow
+    kinds = {name: schema.field(f"attributes.{name}").type for name in ("text", "flag", "whole", "float", "mixed")}
+    assert kinds == {
+        "text": pa.string(),
+        "flag": pa.bool_(),
+        "whole": pa.int64(),
+        "float": pa.float64(),
+        "mixed": pa.string(),
+    }
+    assert schema.field("attributes.many").type == pa.list_(pa.string())
+    assert schema.field("vector").type == pa.list_(pa.float32(), 3)
+    table = file.read()
+    assert table.column("create_time")[1].as_py() == TIME + timedelta(microseconds=1)
+    assert table.column("attributes.mixed").to_pylist()[:5] == [None, "1", "1.0", "true", '"1"']
+
+
+def test_hdf5_and_npz_are_what_others_read(tmp_path: Path) -> None:
+    rows = rows_of(0, ODD)
+    write(tmp_path / "v.h5", [rows])
+    write(tmp_path / "v.npz", [rows])
+    with h5py.File(tmp_path / "v.h5") as file:
+        assert file["ids"].asstr()[:].tolist() == rows.ids
+        assert np.array_equal(file["features"][:], rows.vectors)
+        assert file["create_times"].asstr()[0] == TIME.isoformat()
+        assert dict(file.attrs) == NOTES
+    with np.load(tmp_path / "v.npz", allow_pickle=False) as arrays:
+        assert arrays["ids"].tolist() == rows.ids
+        assert np.array_equal(arrays["features"], rows.vectors)
+        assert arrays["update_times"][0] == TIME.replace(microsecond=0).isoformat()
+        assert {"notes", "regions", "attributes", "uris", "content_sha256"} <= set(arrays)
+
+
+def test_names_without_end_make_no_columns_without_end(tmp_path: Path) -> None:
+    attributes: list[dict[str, AttributeValue]] = [{f"n{row}": row, "every": 1.5} for row in range(MAX_COLUMNS + 50)]
+    write(tmp_path / "v.parquet", [rows_of(0, attributes)])
+    assert len(pq.ParquetFile(tmp_path / "v.parquet").schema_arrow.names) == MAX_COLUMNS + 8
+    found = [typed(item.attributes) for item in items_of(tmp_path / "v.parquet")]
+    assert found == [typed(each) for each in attributes]
+
+
+@pytest.mark.parametrize(("name", "uri"), [("v.h5", "a\0b"), ("v.npz", "ends\0")])
+def test_a_text_that_a_format_would_lose_is_refused(tmp_path: Path, name: str, uri: str) -> None:
+    rows = rows_of(0, [{}])
+    odd = Rows(
+        rows.ids,
+        [uri],
+        rows.content_sha256,
+        rows.vectors,
+        rows.regions,
+        rows.create_times,
+        rows.update_times,
+        rows.attributes,
+    )
+    with pytest.raises(RowError, match="code 0"):
+        write(tmp_path / name, [odd])
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "v.parquet", [odd])
+    assert [item.uri for item in items_of(tmp_path / "v.parquet")] == [uri]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_memory_is_flat(tmp_path: Path, name: str) -> None:
+    dimension, batch, count = 512, 250, 60
+    summary = Summary()
+    attributes: list[dict[str, AttributeValue]] = [{"n": row, "text": "x" * 50} for row in range(batch)]
+    for number in range(count):
+        summary.add(rows_of(number, attributes, dimension))
+    pool, allocated = pa.default_memory_pool(), [0]
+    before = pool.bytes_allocated()
+
+    def batches(_: bool) -> Iterator[Rows]:
+        for number in range(count):
+            allocated.append(pool.bytes_allocated() - before)
+            yield rows_of(number, attributes, dimension)
+
+    path = tmp_path / name
+    tracemalloc.start()
+    write_vectors(path, Facts(summary, dimension, NOTES), batches)
+    read = 0
+    for _ in VectorFile(path, VectorOptions()):
+        read += 1
+        if not read % 100:
+            allocated.append(pool.bytes_allocated() - before)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read == batch * count
+    # The vectors alone have 30 MB.
+    assert peak < 12e6
+    assert max(allocated) < 12e6
+
+
+@pytest.mark.parametrize("name", ["v.csv", "v", "v.npy"])
+def test_a_suffix_that_there_is_not_is_told(name: str) -> None:
+    with pytest.raises(ValueError, match=r"\.parquet, \.h5, \.hdf5, \.npz"):
+        format_of(Path(name))
+    assert format_of(Path("A.H5")) == "hdf5"
