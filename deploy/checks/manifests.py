@@ -37,9 +37,9 @@ def build_with_components(overlay: Path) -> list[Object]:
     Raises ProblemError.
     """
     with tempfile.TemporaryDirectory() as folder:
-        deploy = Path(folder).resolve() / "deploy"
-        shutil.copytree(K8S.parent, deploy, ignore=shutil.ignore_patterns("__pycache__"))
-        copy = deploy / overlay.relative_to(K8S.parent) / "kustomization.yaml"
+        k8s = Path(folder).resolve() / "k8s"
+        shutil.copytree(K8S, k8s)
+        copy = k8s / overlay.relative_to(K8S) / "kustomization.yaml"
         copy.write_text(re.sub(r"^  # (- \.\./\.\./components/)", r"  \1", copy.read_text(), flags=re.MULTILINE))
         return build(copy.parent)
 

@@ -1,1 +1,1 @@
-"""Milvus in production: values for its Helm chart, its network policy, and the user of the search service."""
+"""Milvus in production: values for its Helm chart, a network policy, and the search service's user."""

@@ -1,9 +1,9 @@
-"""Gives the search service a Milvus user that may do what the service does, and nothing else.
+"""Create a Milvus user for the search service, with only the privileges that the service needs.
 
     $ python -m deploy.milvus.role http://127.0.0.1:19530 --database imagesearch
 
-Passwords come from the variables MILVUS_ADMIN_PASSWORD and MILVUS_USER_PASSWORD, or are asked for. The command may be
-repeated: it makes what is missing, and takes away what is more than the service needs.
+The command reads passwords from MILVUS_ADMIN_PASSWORD and MILVUS_USER_PASSWORD, or asks for them. You can run it again:
+it creates what is missing and revokes what the service does not need.
 """
 
 import argparse
@@ -30,25 +30,25 @@ ADMIN_PASSWORD, NEW_ADMIN_PASSWORD, USER_PASSWORD = (
 )
 DEFAULT_DATABASE, EVERY = "default", "*"
 CALL_SECONDS = 20.0
-# What Milvus says of a name that it does not know.
+# Part of Milvus' error for a privilege that it does not know.
 UNKNOWN_PRIVILEGE = "not found the privilege"
 
 
 class RoleError(Exception):
-    """The user cannot be made. The message says what would be right."""
+    """The user cannot be created. The message tells what to change."""
 
 
 @dataclass(frozen=True)
 class Privilege:
-    """A privilege as Milvus names it."""
+    """A privilege, as Milvus names it."""
 
     object_type: str
-    """What Milvus counts it to: Global or Collection. Either kind is granted for one database alone."""
+    """Global or Collection. Milvus grants either kind for one database."""
     name: str
     needed_for: str
 
 
-# Milvus 2.3 to 2.6 know all of these. Load includes waiting until a collection is loaded.
+# Milvus 2.3 to 2.6 know all of these. Load includes reading the progress of a load.
 PRIVILEGES = (
     Privilege("Global", "ShowCollections", "listing collections, starting, and the health check"),
     Privilege("Global", "DescribeCollection", "reading collections' settings, and listing aliases"),
@@ -58,8 +58,10 @@ PRIVILEGES = (
     Privilege("Global", "DropAlias", "deleting aliases"),
     Privilege("Global", "ListAliases", "listing, creating and moving aliases"),
     Privilege("Collection", "CreateIndex", "creating collections and binary codes"),
-    Privilege("Collection", "IndexDetail", "loading the collections that are there when the service starts"),
-    Privilege("Collection", "Load", "creating collections and binary codes, and loading collections at the start"),
+    Privilege("Collection", "IndexDetail", "loading existing collections when the service starts"),
+    Privilege(
+        "Collection", "Load", "creating collections and binary codes, and loading collections when the service starts"
+    ),
     Privilege("Collection", "Upsert", "writing images and their codes"),
     Privilege("Collection", "Delete", "deleting images and their codes"),
     Privilege("Collection", "Query", "reading, listing and counting images"),
@@ -68,9 +70,9 @@ PRIVILEGES = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Make the user. Exits with 1 and one line if that fails."""
+    """Create the user. Exit with 1 and one line if that fails."""
     options = _options(arguments)
-    # pymilvus logs each refused call with a traceback, and gRPC's text is in the message below.
+    # pymilvus logs a traceback for each failed call; the message below has the same text.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     milvus = MilvusConnection(
         options.uri,
@@ -90,17 +92,17 @@ def main(arguments: list[str] | None = None) -> None:
         database = options.database or DEFAULT_DATABASE
         print(f"{options.user} can use the database {database}: set SEARCH_MILVUS_TOKEN to {options.user}:PASSWORD")
         if changes:
-            print("Milvus takes some ten seconds until all changes count")
+            print("Milvus applies all changes within about ten seconds")
     except (RoleError, OSError) as error:
         sys.exit(str(error))
     except (MilvusException, grpc.RpcError) as error:
         if _is_refused_password(error):
-            sys.exit(f"Milvus at {options.uri} refuses the password of {options.admin}: correct {ADMIN_PASSWORD}")
+            sys.exit(f"Milvus at {options.uri} refuses the password of {options.admin}; correct {ADMIN_PASSWORD}")
         sys.exit(f"Milvus at {options.uri}: {milvus.problem(error) or _text(error)}")
 
 
 def change_password(milvus: MilvusConnection, new: str) -> MilvusConnection:
-    """Give the administrator another password. Returns the connection with it."""
+    """Change the administrator's password. Return a connection that uses the new one."""
     user, _, old = milvus.token.partition(":")
     client = MilvusClient(timeout=CALL_SECONDS, **milvus.options())
     try:
@@ -111,25 +113,25 @@ def change_password(milvus: MilvusConnection, new: str) -> MilvusConnection:
 
 
 def make_user(milvus: MilvusConnection, user: str, password: str, role: str, database: str) -> Iterator[str]:
-    """Make the database, the role and the user as far as they are missing. Gives a line of text for each change.
+    """Create the database, the role and the user if they are missing. Yield a line of text for each change.
 
-    Raises RoleError, MilvusException, grpc.RpcError.
+    Raises RoleError, MilvusException or grpc.RpcError.
     """
     if user == milvus.token.partition(":")[0]:
-        raise RoleError(f"{user} is the administrator; --user must be another one, for the search service alone")
+        raise RoleError(f"{user} is the administrator; --user must name another user, for the search service only")
     database = database or DEFAULT_DATABASE
     client = MilvusClient(timeout=CALL_SECONDS, **milvus.options())
     try:
         if database not in client.list_databases():
             client.create_database(database)
-            yield f"made the database {database}"
+            yield f"created the database {database}"
         if role not in client.list_roles():
             client.create_role(role)
-            yield f"made the role {role}"
+            yield f"created the role {role}"
         yield from _grant(client, role, database)
         if user not in client.list_users():
             client.create_user(user, password)
-            yield f"made the user {user}"
+            yield f"created the user {user}"
         yield from _give_role(client, user, role)
     finally:
         client.close()
@@ -151,7 +153,7 @@ def _grant(client: MilvusClient, role: str, database: str) -> Iterator[str]:
         except MilvusException as error:
             if UNKNOWN_PRIVILEGE not in str(error.message):
                 raise
-            unknown.append(f"{name}, which it needs for {privilege.needed_for}")
+            unknown.append(f"{name} (for {privilege.needed_for})")
         else:
             yield f"granted {name}: {privilege.needed_for}"
     for object_type, name, object_name in sorted(granted):
@@ -160,8 +162,8 @@ def _grant(client: MilvusClient, role: str, database: str) -> Iterator[str]:
             yield f"revoked {name} on {object_name}: the search service does not need it"
     if unknown:
         raise RoleError(
-            f"this Milvus does not know privileges that the search service needs: {'; '.join(unknown)}. Milvus 2.3.5 "
-            "and newer releases know all of them"
+            f"this Milvus does not know privileges that the search service needs: {', '.join(unknown)}; "
+            "use Milvus 2.3.5 or newer"
         )
 
 
@@ -169,15 +171,15 @@ def _give_role(client: MilvusClient, user: str, role: str) -> Iterator[str]:
     roles = client.describe_user(user).get("roles", ())
     if role not in roles:
         client.grant_role(user, role)
-        yield f"gave {user} the role {role}"
+        yield f"granted {user} the role {role}"
     for other in roles:
         if other != role:
             client.revoke_role(user, other)
-            yield f"took the role {other} from {user}"
+            yield f"revoked the role {other} from {user}"
 
 
 def _check_user(milvus: MilvusConnection) -> None:
-    """Log in as the user. Raises RoleError."""
+    """Log in as the user. Raise RoleError if Milvus refuses the password."""
     user = milvus.token.partition(":")[0]
     try:
         client = MilvusClient(timeout=CALL_SECONDS, **milvus.options())
@@ -185,7 +187,7 @@ def _check_user(milvus: MilvusConnection) -> None:
         if not _is_refused_password(error):
             raise
         raise RoleError(
-            f"the user {user} exists with another password than {USER_PASSWORD}: give its own, or remove the user first"
+            f"the user {user} exists and has another password; set {USER_PASSWORD} to it, or delete the user first"
         ) from None
     client.close()
 
@@ -196,7 +198,7 @@ def _secret(variable: str, prompt: str) -> str:
     if not found:
         found = getpass.getpass(f"{prompt}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
     if not found:
-        sys.exit(f"{prompt}: set {variable}, or give it on standard input")
+        sys.exit(f"{prompt}: set {variable}, or write the password to standard input")
     return found
 
 
@@ -213,30 +215,32 @@ def _text(error: Exception) -> str:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m deploy.milvus.role",
-        description="Give the search service a Milvus user that may do what the service does, and nothing else.",
-        epilog=f"Passwords come from the variables {ADMIN_PASSWORD}, {NEW_ADMIN_PASSWORD} and {USER_PASSWORD}, or are "
-        "asked for in this order; without a terminal they are read from standard input, one a line.",
+        description="Create a Milvus user for the search service, with only the privileges that the service needs.",
+        epilog=f"The command reads passwords from {ADMIN_PASSWORD}, {NEW_ADMIN_PASSWORD} and {USER_PASSWORD}, or asks "
+        "for them in this order. Without a terminal, it reads one password per line from standard input.",
     )
     parser.add_argument("uri", help="address of Milvus, http://HOST:19530 or https://HOST:19530")
     parser.add_argument(
-        "--database", default="", help="database of the service, made if missing (default: Milvus' own)"
+        "--database", default="", help="database of the service, created if missing (default: Milvus' default database)"
     )
     parser.add_argument("--user", default=USER, help="user of the search service (default: %(default)s)")
     parser.add_argument("--role", default=ROLE, help="role of that user (default: %(default)s)")
-    parser.add_argument("--admin", default=ADMIN, help="user that makes the others (default: %(default)s)")
+    parser.add_argument("--admin", default=ADMIN, help="administrator that creates the user (default: %(default)s)")
     parser.add_argument(
-        "--change-admin-password", action="store_true", help="first give the administrator another password"
+        "--change-admin-password", action="store_true", help="first change the administrator's password"
     )
-    parser.add_argument("--ca", type=Path, help="as SEARCH_MILVUS_CA")
-    parser.add_argument("--certificate", type=Path, help="as SEARCH_MILVUS_CERTIFICATE")
-    parser.add_argument("--key", type=Path, help="as SEARCH_MILVUS_KEY")
-    parser.add_argument("--server-name", default="", help="as SEARCH_MILVUS_SERVER_NAME")
+    parser.add_argument("--ca", type=Path, help="file of certificate authorities, as in SEARCH_MILVUS_CA")
+    parser.add_argument("--certificate", type=Path, help="client certificate, as in SEARCH_MILVUS_CERTIFICATE")
+    parser.add_argument("--key", type=Path, help="key of the client certificate, as in SEARCH_MILVUS_KEY")
+    parser.add_argument(
+        "--server-name", default="", help="name in Milvus' certificate, as in SEARCH_MILVUS_SERVER_NAME"
+    )
     options = parser.parse_args(arguments)
     for_tls = (options.ca, options.certificate, options.key, options.server_name)
     if any(for_tls) and not options.uri.startswith("https://"):
-        parser.error("--ca, --certificate, --key and --server-name need an address that begins with https://")
+        parser.error("--ca, --certificate, --key and --server-name require an address that starts with https://")
     if bool(options.certificate) != bool(options.key) or (options.certificate and not options.ca):
-        parser.error("--certificate, --key and --ca are given together")
+        parser.error("--certificate requires --key and --ca, and --key requires --certificate")
     return options
 
 

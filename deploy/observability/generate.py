@@ -1,6 +1,6 @@
-"""Writes the files that other programs read: the PrometheusRule of Kubernetes, and the dashboard.
+"""Generate the PrometheusRule and the Grafana dashboard of the Kubernetes component `monitoring`.
 
-`python -m deploy.observability.generate`; with --check it only says whether they are up to date.
+Run `python -m deploy.observability.generate`. With --check, report outdated files and write nothing.
 """
 
 import json
@@ -11,11 +11,11 @@ import yaml
 
 from deploy.observability.dashboard import dashboard
 
-HERE = Path(__file__).parent
-RULES = HERE / "rules"
+RULES = Path(__file__).parent / "rules"
+COMPONENT = Path(__file__).parents[1] / "k8s" / "components" / "monitoring"
 HEAD = """\
 # yamllint disable rule:line-length
-# Written by `python -m deploy.observability.generate` from rules/*.yml.
+# Written by `python -m deploy.observability.generate` from deploy/observability/rules/*.yml.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
@@ -26,32 +26,32 @@ spec:
 
 
 def files() -> dict[Path, str]:
-    """What is written, by its path."""
+    """Return the text of each generated file, by path."""
     return {
-        HERE / "prometheus-rule.yaml": prometheus_rule(),
-        HERE / "dashboards" / "imagesearch.json": json.dumps(dashboard(), indent=2) + "\n",
+        COMPONENT / "prometheus-rule.yaml": prometheus_rule(),
+        COMPONENT / "dashboard.json": json.dumps(dashboard(), indent=2) + "\n",
     }
 
 
 def prometheus_rule() -> str:
-    """The custom resource of the Prometheus operator: the groups of all files as they stand, comments too."""
+    """Return the custom resource of the Prometheus operator: the groups of all rule files, with their comments."""
     bodies = [path.read_text().partition("\ngroups:\n")[2] for path in sorted(RULES.glob("*.yml"))]
     text = HEAD + "\n".join(
         "".join(f"  {line}" if line.strip() else line for line in body.splitlines(keepends=True)) for body in bodies
     )
     expected = [group for path in sorted(RULES.glob("*.yml")) for group in yaml.safe_load(path.read_text())["groups"]]
     if yaml.safe_load(text)["spec"]["groups"] != expected:
-        raise ValueError("the groups do not come out as they are: is there anything below `groups:` that is none?")
+        raise ValueError("the groups changed when the files were joined; rule files may have nothing after `groups:`")
     return text
 
 
 def outdated() -> list[Path]:
-    """The files that are not what they would be written as."""
+    """Return the generated files that differ from what this command would write."""
     return [path for path, text in files().items() if not path.exists() or path.read_text() != text]
 
 
 def main() -> None:
-    """Writes the files."""
+    """Write the files, or check them."""
     if "--check" in sys.argv[1:]:
         if old := outdated():
             sys.exit(f"run python -m deploy.observability.generate: out of date: {', '.join(map(str, old))}")

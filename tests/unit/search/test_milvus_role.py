@@ -1,4 +1,4 @@
-"""The privileges that the command gives the search service's Milvus user, against what is written of them elsewhere."""
+"""Tests of `deploy.milvus.role`: its privileges against Milvus' contract and the README, and its options."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from deploy.milvus import role
 from deploy.milvus.role import PRIVILEGES
 
 README = Path(role.__file__).parents[1] / "README.md"
-# Every request that the adapters send. Milvus asks for no privilege for the requests that connect.
+# Every request that the adapters send. Requests that connect need no privilege.
 REQUESTS = [
     "ShowCollections",
     "DescribeCollection",
@@ -31,14 +31,14 @@ REQUESTS = [
     "Query",
     "Search",
 ]
-# Milvus gives it together with Load.
+# Milvus grants it together with Load.
 WITH_LOAD = ("Collection", "GetLoadState")
-# Milvus 2.3 asks for it. Newer ones list the collections for which a user has a privilege.
+# Milvus 2.3 requires it. Newer releases list the collections on which a user has a privilege.
 TO_LIST = ("Global", "ShowCollections")
 
 
-def test_milvus_contract_asks_for_these_privileges() -> None:
-    """The contract of the pinned pymilvus, Milvus 2.6: each request names the privilege that it needs."""
+def test_granted_privileges_are_those_of_milvus_contract() -> None:
+    """In the pinned pymilvus (Milvus 2.6), each request names the privilege that it needs."""
     needed = set()
     for name in REQUESTS:
         options = milvus_pb2.DESCRIPTOR.message_types_by_name[f"{name}Request"].GetOptions()
@@ -50,7 +50,7 @@ def test_milvus_contract_asks_for_these_privileges() -> None:
     assert needed | {TO_LIST} == {(privilege.object_type, privilege.name) for privilege in PRIVILEGES} | {WITH_LOAD}
 
 
-def test_the_readme_has_the_same_privileges() -> None:
+def test_readme_lists_the_granted_privileges() -> None:
     rows = re.findall(r"^   \| (\w+) \| (.+) \|$", README.read_text(), re.MULTILINE)
     assert rows[1:] == [(privilege.name, privilege.needed_for) for privilege in PRIVILEGES]
 
@@ -58,23 +58,21 @@ def test_the_readme_has_the_same_privileges() -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["http://milvus:19530", "--ca", "ca.pem"], "need an address that begins with https://"),
-        (["http://milvus:19530", "--server-name", "milvus"], "need an address that begins with https://"),
-        (["https://milvus:19530", "--ca", "ca.pem", "--key", "a.key"], "are given together"),
-        (["https://milvus:19530", "--certificate", "a.crt", "--key", "a.key"], "are given together"),
+        (["http://milvus:19530", "--ca", "ca.pem"], "require an address that starts with https://"),
+        (["http://milvus:19530", "--server-name", "milvus"], "require an address that starts with https://"),
+        (["https://milvus:19530", "--ca", "ca.pem", "--key", "a.key"], "--key requires --certificate"),
+        (["https://milvus:19530", "--certificate", "a.crt", "--key", "a.key"], "--certificate requires --key and --ca"),
         (["https://milvus:19530", "--password", "secret"], "unrecognized arguments: --password"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(
-    options: list[str], problem: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rejects_inconsistent_options(options: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         role.main(options)
     assert problem in capsys.readouterr().err
 
 
-def test_a_missing_password_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_missing_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(role.ADMIN_PASSWORD, raising=False)
     monkeypatch.setattr("sys.stdin", Path("/dev/null").open())  # noqa: SIM115 - closed with the test's process
-    with pytest.raises(SystemExit, match="Password of root: set MILVUS_ADMIN_PASSWORD, or give it on standard input"):
+    with pytest.raises(SystemExit, match="Password of root: set MILVUS_ADMIN_PASSWORD, or write the password"):
         role.main(["http://127.0.0.1:1"])
