@@ -93,6 +93,16 @@ $(CHECKOV)/.ready: requirements/checkov.lock requirements/installer.lock
 check-deploy: $(READY) $(CHECKOV)/.ready ## Check everything under deploy/, and that faults in it are noticed
 	$(BIN)/python -m deploy.checks
 
+DOCS_VENV := .venv-docs
+$(DOCS_VENV)/.ready: requirements/docs.lock requirements/installer.lock
+	test -x $(DOCS_VENV)/bin/pip || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python $(INSTALL) requirements/docs.lock
+	touch $@
+
+.PHONY: docs-site
+docs-site: $(DOCS_VENV)/.ready ## Build the site of the docs into site/; a link that leads nowhere fails
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+
 .PHONY: images
 images: ## Build the three container images (needs Docker)
 	for name in embedder search client; do DOCKER_BUILDKIT=1 docker build --file deploy/docker/$$name.Dockerfile \
@@ -112,7 +122,7 @@ protos: $(READY) ## Regenerate the stubs under protos/gen
 	$(BIN)/python -m protos.generate
 
 .PHONY: docs
-docs: $(READY) ## Write docs/reference/settings.md from the settings
+docs: $(READY) ## Write the generated pages of docs/ from the code
 	$(BIN)/python -m docs.generate
 
 .PHONY: lock
@@ -121,4 +131,4 @@ lock: $(READY) ## Resolve the locked versions again (hashes, no index addresses)
 
 .PHONY: clean
 clean: ## Remove the virtual environment and every cache of the tools
-	rm -rf $(VENV) $(CHECKOV) .tools examples/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CHECKOV) $(DOCS_VENV) site .tools examples/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

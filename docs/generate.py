@@ -14,6 +14,7 @@ from grpc_kit.settings import as_markdown
 from search_service.settings import SearchSettings
 
 FOLDER = Path(__file__).parent
+DECISIONS = FOLDER / "adr" / "README.md"
 SETTINGS, SCALING = FOLDER / "reference" / "settings.md", FOLDER / "guides" / "scale.md"
 MARKED = re.compile(r"(<!-- table: ([a-z ]+) -->)\n.*?(<!-- end -->)", re.DOTALL)
 INTRODUCTION = """# Configuration
@@ -34,7 +35,8 @@ def configuration() -> str:
     parts = [INTRODUCTION]
     for title, settings in (("Embedder", EmbedderSettings), ("Search service", SearchSettings)):
         parts.append(f"## {title}\n\n{as_markdown(settings)}")
-    return "\n".join(parts)
+    # A bracket is not the beginning of a link here.
+    return "\n".join(parts).replace("[", "\\[")
 
 
 def scaling() -> str:
@@ -46,12 +48,20 @@ def scaling() -> str:
     return MARKED.sub(made, SCALING.read_text())
 
 
+def decisions() -> str:
+    """Return the list of decisions, with the title of each."""
+    pages = sorted(page for page in DECISIONS.parent.glob("*.md") if page != DECISIONS)
+    titles = (page.read_text().partition("\n")[0].lstrip("# 0123456789.") for page in pages)
+    listed = (f"- {page.name[:4]} [{title}]({page.name})\n" for page, title in zip(pages, titles, strict=True))
+    return "# Decisions\n\nEach page has a decision, its reasons and its consequences.\n\n" + "".join(listed)
+
+
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a page is out of date")
     check = parser.parse_args().check
-    for page, content in ((SETTINGS, configuration()), (SCALING, scaling())):
+    for page, content in ((SETTINGS, configuration()), (SCALING, scaling()), (DECISIONS, decisions())):
         if not check:
             page.write_text(content)
         elif not page.exists() or page.read_text() != content:

@@ -29,5 +29,7 @@ echo "hatchling" | resolve requirements/run.lock pyproject.toml - --extra embedd
     --extra analysis --extra demo --constraint requirements/dev.lock
 # The installer of all of these.
 echo "uv" | resolve requirements/installer.lock - --constraint requirements/dev.lock
-# A tool with so many requirements of its own that it has an environment of its own.
+# checkov has so many requirements that it has an environment of its own.
 echo "checkov>=3.3" | resolve requirements/checkov.lock -
+# The tools of the site have an environment of their own too: nothing else needs them.
+printf '%s\n' "mkdocs>=1.6,<2" "mkdocs-material>=9.6" "mkdocstrings[python]>=1" | resolve requirements/docs.lock -

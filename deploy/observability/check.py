@@ -19,6 +19,7 @@ from deploy.observability import generate
 from deploy.observability.dashboard import COLUMNS, SOURCE, dashboard
 from deploy.observability.exposed import METHODS, STAGES, exposed
 from deploy.observability.promql import groupings, selectors
+from docs.markdown import anchors
 from embedder_service.core.types import Lane
 
 Yaml: TypeAlias = dict[str, Any]
@@ -70,17 +71,6 @@ def expressions() -> list[tuple[str, str]]:
     """Every expression of the rules and the dashboard, and where it stands."""
     in_rules = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
     return in_rules + [(f"panel {panel['title']}", expr) for panel in _drawn() for expr in _asked(panel)]
-
-
-def anchors(page: str) -> set[str]:
-    """The anchors of a Markdown page's headings, as GitHub makes them."""
-    prose = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
-    found: set[str] = set()
-    for heading in re.findall(r"^#{1,6} +(.+?) *$", prose, flags=re.MULTILINE):
-        plain = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        numbered = (f"{plain}-{number}" for number in itertools.count(1))
-        found.add(next(name for name in itertools.chain([plain], numbered) if name not in found))
-    return found
 
 
 def _generated() -> Iterator[str]:

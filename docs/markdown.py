@@ -1,0 +1,57 @@
+"""Read Markdown pages: their links, the anchors of their headings, and the command lines that they show."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+_FENCED = re.compile(
+    r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)``` *$", re.DOTALL | re.MULTILINE
+)
+_CODE = re.compile(r"^ *```.*?^ *``` *$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"(?<=\]\()(?![a-z]+:)([^)\s]+)(?=\))")
+_HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    line: int  # of the page, from 1
+
+
+def code_blocks(page: str) -> Iterator[CodeBlock]:
+    """Return the fenced blocks of a page in their order."""
+    for found in _FENCED.finditer(page):
+        yield CodeBlock(found["language"], found["text"], page.count("\n", 0, found.start()) + 1)
+
+
+def links(page: str) -> list[str]:
+    """Return the targets of the links that lead to files or headings of the repository."""
+    return _LINK.findall(_CODE.sub("", page))
+
+
+def replace_links(page: str, replace: Callable[[str], str]) -> str:
+    """Return the page with each target of `links` replaced; code stays as it is."""
+    pieces: list[str] = []
+    end = 0
+    for code in _CODE.finditer(page):
+        pieces += [page[end : code.start()], code[0]]
+        end = code.end()
+    pieces.append(page[end:])
+    # Link text may be code, so that a link is never inside one piece: its target is.
+    pieces[::2] = [_LINK.sub(lambda target: replace(target[0]), piece) for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    found: set[str] = set()
+    for heading in _HEADING.findall(_FENCED.sub("", page)):
+        text = re.sub(r"\]\([^)]*\)", "", heading)
+        plain = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+        numbered = (f"{plain}-{number}" for number in itertools.count(1))
+        found.add(next(name for name in itertools.chain([plain], numbered) if name not in found))
+    return found
