@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from docs.cli_page import cli_page
 from docs.sizing import TABLES
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.settings import as_markdown
@@ -15,7 +16,8 @@ from search_service.settings import SearchSettings
 
 FOLDER = Path(__file__).parent
 DECISIONS = FOLDER / "adr" / "README.md"
-SETTINGS, SCALING = FOLDER / "reference" / "settings.md", FOLDER / "guides" / "scale.md"
+SETTINGS, CLI = FOLDER / "reference" / "settings.md", FOLDER / "reference" / "cli.md"
+SCALING = FOLDER / "guides" / "scale.md"
 MARKED = re.compile(r"(<!-- table: ([a-z ]+) -->)\n.*?(<!-- end -->)", re.DOTALL)
 INTRODUCTION = """# Configuration
 
@@ -61,7 +63,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a page is out of date")
     check = parser.parse_args().check
-    for page, content in ((SETTINGS, configuration()), (SCALING, scaling()), (DECISIONS, decisions())):
+    pages = {SETTINGS: configuration(), CLI: cli_page(), SCALING: scaling(), DECISIONS: decisions()}
+    for page, content in pages.items():
         if not check:
             page.write_text(content)
         elif not page.exists() or page.read_text() != content:
