@@ -12,9 +12,9 @@ import numpy as np
 from embedder_service.bootstrap import serve
 from embedder_service.core.types import InputPolicy, ModelInfo, Pixels, Vectors
 from embedder_service.settings import EmbedderSettings
-from grpc_kit import logging
-from grpc_kit.server import stop_signals
-from grpc_kit.settings import load
+from grpc_kit.server import logging
+from grpc_kit.server.process import stop_signals
+from grpc_kit.server.settings import load
 
 # About what VGG16 takes on two processors with bfloat16.
 SECONDS_PER_IMAGE = 0.04

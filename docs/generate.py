@@ -11,7 +11,7 @@ from pathlib import Path
 from docs.cli_page import cli_page
 from docs.sizing import TABLES
 from embedder_service.settings import EmbedderSettings
-from grpc_kit.settings import as_markdown
+from grpc_kit.server.settings import as_markdown
 from search_service.settings import SearchSettings
 
 FOLDER = Path(__file__).parent

@@ -6,9 +6,9 @@ import sys
 import structlog
 
 from embedder_service.settings import EmbedderSettings
-from grpc_kit import logging, tracing
-from grpc_kit.server import end_when_asked, finish, stop_signals
-from grpc_kit.settings import load, log_settings
+from grpc_kit.server import logging, tracing
+from grpc_kit.server.process import end_when_asked, finish, stop_signals
+from grpc_kit.server.settings import load, log_settings
 
 log = structlog.stdlib.get_logger("embedder_service")
 

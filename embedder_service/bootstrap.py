@@ -24,10 +24,11 @@ from embedder_service.core.ports import Model
 from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Limits
 from embedder_service.settings import EmbedderSettings
-from grpc_kit import metrics
-from grpc_kit.budget import Limit
-from grpc_kit.hang_watch import HangWatch
-from grpc_kit.server import Server, Service, end_after
+from grpc_kit.server import metrics
+from grpc_kit.server.budget import Limit
+from grpc_kit.server.grpc_server import Server, Service
+from grpc_kit.server.hang_watch import HangWatch
+from grpc_kit.server.process import end_after
 
 # A run may take this many times as long as at start: other work of the machine makes it slower.
 SLOWER = 50

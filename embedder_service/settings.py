@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from embedder_service.core.model_names import EncoderName, ModelName, parse, weights_of
-from grpc_kit.settings import MEBIBYTE, ServerSettings
+from grpc_kit.server.settings import MEBIBYTE, ServerSettings
 
 # Bytes of a message that are not the image.
 HEADROOM = 64 * 1024

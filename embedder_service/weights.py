@@ -30,7 +30,7 @@ from embedder_service.adapters.weight_sources import Source, read_any, sources_o
 from embedder_service.adapters.weights import SPECS, WeightsError, WeightsSpec
 from embedder_service.core.model_names import WEIGHTS_NAMES, ModelNameError, weights_of
 from embedder_service.settings import SHA256, EmbedderSettings
-from grpc_kit.settings import exit_if, unknown_settings
+from grpc_kit.server.settings import exit_if, unknown_settings
 
 THERE_ALREADY = "there already, verified"
 

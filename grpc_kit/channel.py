@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 
 import grpc
-from opentelemetry import propagate
 
 from grpc_kit.credentials import ClientTls, CredentialsError, channel_credentials
 from grpc_kit.health import LIVENESS
@@ -137,10 +136,3 @@ def open_blocking_channel(
     if credentials is None:
         return grpc.insecure_channel(target, options)
     return grpc.secure_channel(target, credentials, options)
-
-
-def trace_metadata() -> list[tuple[str, str]]:
-    """Metadata for a call, by which it becomes a part of the trace that is under way (W3C Trace Context)."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return list(carrier.items())

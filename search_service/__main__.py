@@ -3,9 +3,9 @@
 import asyncio
 import sys
 
-from grpc_kit import logging, tracing
-from grpc_kit.server import end_when_asked, finish, stop_signals
-from grpc_kit.settings import load, log_settings
+from grpc_kit.server import logging, tracing
+from grpc_kit.server.process import end_when_asked, finish, stop_signals
+from grpc_kit.server.settings import load, log_settings
 from search_service.settings import SearchSettings
 
 

@@ -18,13 +18,14 @@ from imagesearch.search.v1 import (
     search_pb2_grpc,
 )
 
-from grpc_kit import metrics
 from grpc_kit.channel import open_channel
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
-from grpc_kit.hang_watch import HangWatch
-from grpc_kit.message_budget import MessageBudget
-from grpc_kit.server import Server, Service, end_after
+from grpc_kit.server import metrics
+from grpc_kit.server.grpc_server import Server, Service
+from grpc_kit.server.hang_watch import HangWatch
+from grpc_kit.server.message_budget import MessageBudget
+from grpc_kit.server.process import end_after
 from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.lite_files import check_unused
 from search_service.adapters.milvus_connection import MilvusConnection

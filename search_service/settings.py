@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from grpc_kit.credentials import ClientTls
 from grpc_kit.environment import read_switch
-from grpc_kit.settings import MAX_STREAMS, MEBIBYTE, ServerSettings
+from grpc_kit.server.settings import MAX_STREAMS, MEBIBYTE, ServerSettings
 
 DATABASE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from deploy.checks import jobs
 from deploy.checks.consistency import SETTINGS
 from deploy.checks.tools import ROOT, ProblemError, prometheus_tool, run
-from grpc_kit.settings import variables
+from grpc_kit.server.settings import variables
 from imagesearch_cli.environment import problems as command_problems
 
 FILE = ROOT / "deploy" / "compose.yaml"

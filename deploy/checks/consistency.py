@@ -25,7 +25,7 @@ from deploy.checks.manifests import (
     title,
 )
 from embedder_service.settings import EmbedderSettings
-from grpc_kit.settings import ServerSettings, variables
+from grpc_kit.server.settings import ServerSettings, variables
 from imagesearch_cli.environment import problems as command_problems
 from search_service.settings import SearchSettings
 

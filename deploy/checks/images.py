@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from deploy.checks.consistency import SETTINGS
 from deploy.checks.tools import ROOT
-from grpc_kit.settings import unknown_settings
+from grpc_kit.server.settings import unknown_settings
 from imagesearch_cli.environment import problems as command_problems
 
 FOLDER = ROOT / "deploy" / "docker"

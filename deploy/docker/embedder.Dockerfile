@@ -40,7 +40,7 @@ RUN chmod -R u=rwX,go=rX /app/grpc_kit /app/imagesearch_pixels /app/embedder_ser
 
 # Only what fetches: other changes of the code do not fetch again.
 FROM packages AS weights-baked
-COPY grpc_kit/__init__.py grpc_kit/credentials.py grpc_kit/environment.py grpc_kit/settings.py /build/grpc_kit/
+COPY grpc_kit/__init__.py grpc_kit/credentials.py grpc_kit/environment.py grpc_kit/server/settings.py /build/grpc_kit/
 COPY embedder_service/__init__.py embedder_service/settings.py embedder_service/weights.py /build/embedder_service/
 COPY embedder_service/adapters/__init__.py embedder_service/adapters/weights.py \
     embedder_service/adapters/package_index.py embedder_service/adapters/weight_sources.py \

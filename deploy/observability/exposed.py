@@ -15,10 +15,10 @@ from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.turns import Turns
 from embedder_service.core.types import InputPolicy, Lane, ModelInfo, Pixels, Vectors
 from embedder_service.settings import EmbedderSettings
-from grpc_kit.budget import Limit
-from grpc_kit.interceptors.observed import CallMetrics
-from grpc_kit.metrics import new_registry
-from grpc_kit.server import Server
+from grpc_kit.server.budget import Limit
+from grpc_kit.server.grpc_server import Server
+from grpc_kit.server.interceptors.observed import CallMetrics
+from grpc_kit.server.metrics import new_registry
 
 SERVICES = [
     service

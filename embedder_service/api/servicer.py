@@ -12,10 +12,10 @@ from embedder_service.core.held_image import AdmittedImage
 from embedder_service.core.types import EncodedImage, Lane
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
-from grpc_kit.interceptors.around import Context
-from grpc_kit.interceptors.errors import internal_error
+from grpc_kit.server.interceptors.around import Context
+from grpc_kit.server.interceptors.errors import internal_error
+from grpc_kit.server.streams import answer_each
 from grpc_kit.status import to_status
-from grpc_kit.streams import answer_each
 
 DOMAIN = "embedder.imagesearch"
 MAX_REQUEST_ID = 128

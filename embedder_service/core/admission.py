@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from embedder_service.core.held_image import AdmittedImage
 from embedder_service.core.types import EncodedImage, Lane
-from grpc_kit.budget import Limit
 from grpc_kit.deadline import Clock
 from grpc_kit.errors import ResourceExhaustedError
-from grpc_kit.hang_watch import HangWatch
+from grpc_kit.server.budget import Limit
+from grpc_kit.server.hang_watch import HangWatch
 
 # Seconds after its last image for which a model counts as active, and has a share of the bytes.
 ACTIVE_SECONDS = 10.0

@@ -19,10 +19,10 @@ import structlog
 from embedder_service.core.ports import Observer
 from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Pixels, Vectors
-from grpc_kit import stages
 from grpc_kit.deadline import Clock
 from grpc_kit.errors import DeadlineExceededError, InternalError, ServiceError, UnavailableError, out_of_memory
-from grpc_kit.hang_watch import HungError
+from grpc_kit.server import stages
+from grpc_kit.server.hang_watch import HungError
 
 log = structlog.stdlib.get_logger()
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from embedder_service.core.held_image import Hold
 from embedder_service.core.types import EncodedImage
 from grpc_kit.errors import clear_frames
-from grpc_kit.hang_watch import HangWatch
+from grpc_kit.server.hang_watch import HangWatch
 
 Result = TypeVar("Result")
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import structlog
 from PIL import ImageFile
 
-from grpc_kit import allocation
 from grpc_kit.errors import InvalidArgumentError, ResourceExhaustedError, ServiceError, out_of_memory
+from grpc_kit.server import allocation
 from imagesearch_pixels.reading import UnsupportedImageError
 
 log = structlog.stdlib.get_logger()

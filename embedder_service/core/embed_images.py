@@ -18,9 +18,9 @@ from embedder_service.core.ports import Observer
 from embedder_service.core.sharing import SharedWork
 from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo, Pixels, Region, Vectors
 from embedder_service.core.vector_checks import check_vector
-from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError, ServiceError, meaning_of_fault
+from grpc_kit.server import stages
 
 # Bytes that are hashed on the event loop, in a fraction of a millisecond; more would hold up other calls.
 HASHED_AT_ONCE = 256 * 1024

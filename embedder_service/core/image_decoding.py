@@ -34,7 +34,7 @@ from embedder_service.core.decoding_faults import (
 from embedder_service.core.heif import HEIC_FORMATS, HOW_TO_INSTALL
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.errors import InvalidArgumentError
-from grpc_kit.hang_watch import HangWatch
+from grpc_kit.server.hang_watch import HangWatch
 from imagesearch_pixels.colour_profiles import Conversion
 from imagesearch_pixels.colours import to_srgb
 from imagesearch_pixels.declared import check_unread, check_variant, declare

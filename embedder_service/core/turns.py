@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from grpc_kit.hang_watch import HangWatch
+from grpc_kit.server.hang_watch import HangWatch
 
 Result = TypeVar("Result")
 

@@ -14,8 +14,6 @@ import structlog
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 
-from grpc_kit.budget import Budget, Limit, Place
-from grpc_kit.channel import trace_metadata
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import (
     CancelledError,
@@ -28,6 +26,8 @@ from grpc_kit.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from grpc_kit.server.budget import Budget, Limit, Place
+from grpc_kit.server.tracing import trace_metadata
 from grpc_kit.status import from_rpc_error, from_status
 from search_service.core.ports import BulkEmbedder
 from search_service.core.types import EmbedderModel, Embedding, EncodedImage

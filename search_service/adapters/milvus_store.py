@@ -24,7 +24,7 @@ from pymilvus.milvus_client.index import IndexParams
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, NotFoundError, ServiceError, UnavailableError
-from grpc_kit.hang_watch import HangWatch
+from grpc_kit.server.hang_watch import HangWatch
 from search_service.adapters.lite_files import remove_broken_indexes
 from search_service.adapters.milvus_codes import MilvusCodes, is_side
 from search_service.adapters.milvus_connection import MilvusConnection

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from grpc_kit.message_budget import MessageBudget
+from grpc_kit.server.message_budget import MessageBudget
 from search_service.core.types import View
 
 # Bytes of a row that nobody has seen yet, by view: a vector of 4,096 components, and some attributes.

@@ -7,7 +7,7 @@ from imagesearch.search.v1 import image_pb2, image_pb2_grpc
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
-from grpc_kit.interceptors.around import Context
+from grpc_kit.server.interceptors.around import Context
 from grpc_kit.status import to_status
 from search_service.api.answer_room import AnswerRoom
 from search_service.api.calls import DOMAIN, CallLimits

@@ -8,11 +8,11 @@ from imagesearch.search.v1 import search_pb2, search_pb2_grpc
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
-from grpc_kit.interceptors.around import Context
-from grpc_kit.interceptors.errors import internal_error
-from grpc_kit.message_budget import MessageBudget
+from grpc_kit.server.interceptors.around import Context
+from grpc_kit.server.interceptors.errors import internal_error
+from grpc_kit.server.message_budget import MessageBudget
+from grpc_kit.server.streams import AnswerSizes, answer_each
 from grpc_kit.status import to_status
-from grpc_kit.streams import AnswerSizes, answer_each
 from search_service.api.answer_room import AnswerRoom
 from search_service.api.calls import DOMAIN, CallLimits
 from search_service.api.converters import paged_request

@@ -10,9 +10,9 @@ from datetime import datetime
 
 import numpy as np
 
-from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError
+from grpc_kit.server import stages
 from search_service.core.coded_store import Transforms
 from search_service.core.codes import codes_missing, codes_unsupported, ready_of
 from search_service.core.expiry import unexpired

@@ -11,9 +11,9 @@ from datetime import datetime
 import numpy as np
 import structlog
 
-from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from grpc_kit.server import stages
 from search_service.core import checks
 from search_service.core.coarse_search import FIELD as COARSE
 from search_service.core.coarse_search import MAX_CANDIDATES, CoarseExplanation, CoarseLook, CoarseSearch

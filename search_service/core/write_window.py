@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeAlias
 
-from grpc_kit.budget import Budget, Limit, Place
+from grpc_kit.server.budget import Budget, Limit, Place
 
 Reserve: TypeAlias = Callable[[int], Awaitable[Place]]
 """Waits for room for so many bytes in the budget that all calls share."""

@@ -9,7 +9,7 @@ import pytest
 
 from demo.local_stack import free_port
 from grpc_kit.errors import ServiceError
-from grpc_kit.server import END_SECONDS
+from grpc_kit.server.process import END_SECONDS
 from imagesearch_client import Client, Embedding, NewImage
 from tests.harness import scripts
 

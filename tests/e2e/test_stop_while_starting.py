@@ -28,7 +28,7 @@ def test_a_service_ends_well(service: str, tmp_path: Path) -> None:
 
 IGNORANT = """
 import time
-from grpc_kit.server import end_when_asked
+from grpc_kit.server.grpc_server import end_when_asked
 
 end_when_asked()
 print("ready", flush=True)

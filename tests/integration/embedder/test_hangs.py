@@ -22,9 +22,9 @@ from embedder_service.core.batching import TimeLeft
 from embedder_service.core.image_decoding import ImageDecoder
 from embedder_service.core.types import EncodedImage, ModelInfo, Pixels, Vectors
 from embedder_service.settings import EmbedderSettings
-from grpc_kit import hang_watch
 from grpc_kit.health import LIVENESS
-from grpc_kit.server import END_SECONDS
+from grpc_kit.server import hang_watch
+from grpc_kit.server.process import END_SECONDS
 from grpc_kit.status import from_status
 from tests.harness import scripts
 from tests.integration.embedder.helpers import answers, embed_request, info_of, item, plain_image, status_of
@@ -179,10 +179,10 @@ SERVICE = """
 import os
 import threading
 from embedder_service import __main__, bootstrap
-from grpc_kit import server
+from grpc_kit.server import process
 from tests.integration.embedder.test_hangs import HangingModel
 
-server.DEAD_SECONDS = float(os.environ["DEAD_SECONDS"])
+process.DEAD_SECONDS = float(os.environ["DEAD_SECONDS"])
 bootstrap.load_models = lambda settings: [HangingModel("one", threading.Event())]
 __main__.main()
 """

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pymilvus import MilvusClient
 
-from grpc_kit import hang_watch
 from grpc_kit.channel import open_blocking_channel
 from grpc_kit.health import LIVENESS, is_serving
+from grpc_kit.server import hang_watch
 from imagesearch_client import Client, Embedding, NewImage
 from search_service import bootstrap
 from search_service.settings import SearchSettings

@@ -10,7 +10,7 @@ def test_every_reason_that_the_code_gives_is_documented() -> None:
     raised = re.compile(r'(?:Error|_mismatch|_refused)\(\s*"([A-Z][A-Z0-9_]+)"')
     chosen = re.compile(r'"([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+)" if ')
     reasons: set[str] = set()
-    packages = ("embedder_service", "search_service", "grpc_kit/interceptors")
+    packages = ("embedder_service", "search_service", "grpc_kit/server/interceptors")
     sources = [source for package in packages for source in (ROOT / package).rglob("*.py")]
     for source in [*sources, ROOT / "grpc_kit/errors.py"]:
         text = source.read_text()

@@ -9,9 +9,9 @@ import yaml
 from deploy.checks.pods import quantity
 from embedder_service.core.types import Lane
 from embedder_service.settings import EmbedderSettings
-from grpc_kit.interceptors.receiving import FAST, HEALTH_FAST, HEALTH_SLOW
-from grpc_kit.message_budget import SMALL_BYTES
-from grpc_kit.settings import MEBIBYTE
+from grpc_kit.server.interceptors.receiving import FAST, HEALTH_FAST, HEALTH_SLOW
+from grpc_kit.server.message_budget import SMALL_BYTES
+from grpc_kit.server.settings import MEBIBYTE
 from search_service.settings import SearchSettings
 
 ROOT = Path(__file__).parents[3]

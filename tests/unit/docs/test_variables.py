@@ -7,7 +7,7 @@ import pytest
 
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.environment import is_service_link
-from grpc_kit.settings import variables
+from grpc_kit.server.settings import variables
 from imagesearch_cli import environment
 from search_service.settings import SearchSettings
 

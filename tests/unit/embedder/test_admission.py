@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from embedder_service.core.admission import Admission
 from embedder_service.core.held_image import AdmittedImage
 from embedder_service.core.types import EncodedImage, Lane
-from grpc_kit import hang_watch
-from grpc_kit.budget import Limit
 from grpc_kit.errors import ResourceExhaustedError, UnavailableError
-from grpc_kit.hang_watch import HangWatch
+from grpc_kit.server import hang_watch
+from grpc_kit.server.budget import Limit
+from grpc_kit.server.hang_watch import HangWatch
 from tests.unit.embedder.doubles import FakeClock, settle
 
 AMPLE = Limit(items=1000, size=1_000_000)

@@ -14,9 +14,9 @@ import pytest
 from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Pixels, Vectors
-from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, ResourceExhaustedError, UnavailableError
+from grpc_kit.server import stages
 from tests.unit.embedder.doubles import FakeClock, Told, settle
 
 NEVER = Deadline.after(None)

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from embedder_service.api.servicer import DOMAIN, EmbedderServicer
 from embedder_service.core.types import Lane
 from grpc_kit.channel import open_channel
-from grpc_kit.server import Server, Service
-from grpc_kit.settings import ServerSettings
+from grpc_kit.server.grpc_server import Server, Service
+from grpc_kit.server.settings import ServerSettings
 from tests.unit.embedder.doubles import until
 from tests.unit.embedder.test_embed_images import MeanColour, Serving, image, network, serving
 from tests.unit.embedder.test_servicer import images_in_memory, no_collector

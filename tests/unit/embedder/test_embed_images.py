@@ -32,8 +32,6 @@ from embedder_service.core.types import (
     Region,
     Vectors,
 )
-from grpc_kit import stages
-from grpc_kit.budget import Limit
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import (
     DeadlineExceededError,
@@ -42,6 +40,8 @@ from grpc_kit.errors import (
     NotFoundError,
     ResourceExhaustedError,
 )
+from grpc_kit.server import stages
+from grpc_kit.server.budget import Limit
 from tests.unit.embedder.doubles import Told, settle, until
 
 NEVER = Deadline.after(None)

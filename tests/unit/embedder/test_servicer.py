@@ -17,8 +17,8 @@ from embedder_service.core import image_decoding
 from embedder_service.core.embed_images import ModelPipeline
 from embedder_service.core.image_decoding import ImageDecoder
 from grpc_kit.channel import open_channel
-from grpc_kit.server import Server, Service
-from grpc_kit.settings import ServerSettings
+from grpc_kit.server.grpc_server import Server, Service
+from grpc_kit.server.settings import ServerSettings
 from grpc_kit.status import DETAILS_KEY
 from tests.unit.embedder.test_embed_images import Serving, image, network, serving
 

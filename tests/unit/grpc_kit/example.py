@@ -13,11 +13,11 @@ from google.rpc import error_details_pb2, status_pb2
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from grpc_kit import stages
-from grpc_kit.channel import trace_metadata
 from grpc_kit.errors import NotFoundError, UnavailableError
-from grpc_kit.server import Server, Service
-from grpc_kit.settings import ServerSettings
+from grpc_kit.server import stages
+from grpc_kit.server.grpc_server import Server, Service
+from grpc_kit.server.settings import ServerSettings
+from grpc_kit.server.tracing import trace_metadata
 from grpc_kit.status import DETAILS_KEY
 
 SERVICE = "imagesearch.embedder.v1.EmbedderService"

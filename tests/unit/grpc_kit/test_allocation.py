@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from grpc_kit import allocation
+from grpc_kit.server import allocation
 
 # Parses messages under a limit on the address space; prints what was raised, and whether memory was refused.
 PARSE = """
@@ -13,7 +13,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from imagesearch.embedder.v1 import embedder_pb2
 from imagesearch.types.v1 import encoded_image_pb2
-from grpc_kit import allocation
+from grpc_kit.server import allocation
 
 def outcome(raw):
     allocation.forget_failures()

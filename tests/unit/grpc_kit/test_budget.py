@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from grpc_kit.budget import Budget, Limit
 from grpc_kit.errors import ResourceExhaustedError
-from grpc_kit.message_budget import SMALL_BYTES, MessageBudget
+from grpc_kit.server.budget import Budget, Limit
+from grpc_kit.server.message_budget import SMALL_BYTES, MessageBudget
 
 
 async def test_a_budget_admits_in_order_of_arrival_and_a_single_item_always_fits() -> None:

@@ -11,8 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.types.v1 import encoded_image_pb2
 
-from grpc_kit import allocation
-from grpc_kit.interceptors import open_streams, receiving
+from grpc_kit.server import allocation
+from grpc_kit.server.interceptors import open_streams, receiving
 from grpc_kit.status import from_rpc_error
 from tests.unit.grpc_kit.example import SERVICE, Running, Serving, failure, stream
 

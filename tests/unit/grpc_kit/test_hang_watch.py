@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from grpc_kit import hang_watch
 from grpc_kit.errors import ServiceError
-from grpc_kit.hang_watch import HangWatch
+from grpc_kit.server import hang_watch
+from grpc_kit.server.hang_watch import HangWatch
 
 AT_MOST = 20
 # Some looks of the watch.

@@ -16,9 +16,9 @@ from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from prometheus_client import CollectorRegistry, Counter
 from structlog.testing import capture_logs
 
-from grpc_kit import stages
-from grpc_kit.interceptors.observed import SERVER_TIMING
-from grpc_kit.metrics import new_registry, served
+from grpc_kit.server import stages
+from grpc_kit.server.interceptors.observed import SERVER_TIMING
+from grpc_kit.server.metrics import new_registry, served
 from tests.unit.grpc_kit.example import SERVICE, Running, Serving, failure, stream
 
 METHODS = {"unary": "GetModel", "stream": "EmbedStream"}

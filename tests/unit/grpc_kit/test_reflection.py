@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_reflection.v1alpha import reflection_pb2
 
-from grpc_kit.reflection import v1_contract
+from grpc_kit.server.reflection import v1_contract
 from tests.unit.grpc_kit.certificates import Authority
 from tests.unit.grpc_kit.example import SERVICE, Serving, failure, info_of
 

@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from embedder_service.settings import EmbedderSettings
-from grpc_kit.settings import ServerSettings, describe, load, log_settings
+from grpc_kit.server.settings import ServerSettings, describe, load, log_settings
 from search_service.settings import SearchSettings
 
 

@@ -10,7 +10,7 @@ from contextlib import aclosing
 import pytest
 
 from grpc_kit.errors import UnavailableError
-from grpc_kit.streams import answer_each
+from grpc_kit.server.streams import answer_each
 
 
 class Work:

@@ -14,7 +14,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from grpc_kit.channel import trace_metadata
+from grpc_kit.server.tracing import trace_metadata
 from tests.collector import Collector, collecting
 from tests.unit.grpc_kit.example import SERVICE, Serving
 from tests.unit.grpc_kit.traced import PARENT_ID, SAMPLED, TRACE_ID

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from grpc_kit.wait_queue import WaitQueue
+from grpc_kit.server.wait_queue import WaitQueue
 
 
 class Slots:

@@ -13,8 +13,9 @@ from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from opentelemetry import trace
 from prometheus_client import CollectorRegistry
 
-from grpc_kit import tracing
-from grpc_kit.channel import open_channel, trace_metadata
+from grpc_kit.channel import open_channel
+from grpc_kit.server import tracing
+from grpc_kit.server.tracing import trace_metadata
 from tests.unit.grpc_kit.example import Example, make_server, stream
 
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grpc_kit.budget import Budget, Limit
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
+from grpc_kit.server.budget import Budget, Limit
 from search_service.core import kept_parts
 from search_service.core.change_images import ChangeImages, ImageUpdate
 from search_service.core.image_locks import ImageLocks

@@ -9,7 +9,6 @@ from typing import Self
 import numpy as np
 import pytest
 
-from grpc_kit.budget import Budget, Limit
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import (
     FailedPreconditionError,
@@ -18,6 +17,7 @@ from grpc_kit.errors import (
     NotFoundError,
     ServiceError,
 )
+from grpc_kit.server.budget import Budget, Limit
 from search_service.core.change_images import ChangeImages
 from search_service.core.collections import Collections, NewCollection
 from search_service.core.image_locks import ImageLocks

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grpc_kit.credentials import ClientTls
-from grpc_kit.settings import load
+from grpc_kit.server.settings import load
 from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.bootstrap import serve
 from search_service.settings import SearchSettings

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from grpc_kit.budget import Budget, Limit
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, UnavailableError
+from grpc_kit.server.budget import Budget, Limit
 from search_service.core.change_images import ChangeImages, ImageUpdate
 from search_service.core.collections import Collections
 from search_service.core.filters import Equals

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grpc_kit.budget import Budget, Limit
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InternalError, InvalidArgumentError, ServiceError, UnavailableError
+from grpc_kit.server.budget import Budget, Limit
 from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import Embedder
 from search_service.core.types import Consistency, Embedding, EncodedImage, StoredImage, View

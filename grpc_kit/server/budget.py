@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from grpc_kit.wait_queue import WaitQueue
+from grpc_kit.server.wait_queue import WaitQueue
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import grpc
 import structlog
 
 from grpc_kit.errors import ServiceError, clear_frames, meaning_of_fault
-from grpc_kit.interceptors.around import AroundCalls, Call, Context
+from grpc_kit.server.interceptors.around import AroundCalls, Call, Context
 from grpc_kit.status import DETAILS_KEY, code_of, to_status
 
 log = structlog.stdlib.get_logger()

@@ -8,12 +8,12 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from grpc_kit import allocation
-from grpc_kit.budget import Budget, Limit, Place
 from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError
-from grpc_kit.interceptors.around import Context, Handler
-from grpc_kit.interceptors.entry import HEALTH
-from grpc_kit.message_budget import SMALL_BYTES, MessageBudget, overloaded
+from grpc_kit.server import allocation
+from grpc_kit.server.budget import Budget, Limit, Place
+from grpc_kit.server.interceptors.around import Context, Handler
+from grpc_kit.server.interceptors.entry import HEALTH
+from grpc_kit.server.message_budget import SMALL_BYTES, MessageBudget, overloaded
 
 # Messages that are received at a time by the fast lane, for which gRPC may buffer a largest message each. A small
 # message is there at once.

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -39,3 +39,10 @@ def exported(service: str) -> Iterator[None]:
         yield
     finally:
         provider.shutdown()
+
+
+def trace_metadata() -> list[tuple[str, str]]:
+    """Return the metadata that makes a call part of the current trace (W3C Trace Context)."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return list(carrier.items())

@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 
 from grpc_kit.errors import ServiceError
-from grpc_kit.interceptors.around import Context, Handler
-from grpc_kit.interceptors.open_streams import OpenStreams
-from grpc_kit.interceptors.tokens import Tokens
-from grpc_kit.message_budget import overloaded
+from grpc_kit.server.interceptors.around import Context, Handler
+from grpc_kit.server.interceptors.open_streams import OpenStreams
+from grpc_kit.server.interceptors.tokens import Tokens
+from grpc_kit.server.message_budget import overloaded
 
 HEALTH = "/grpc.health."
 

@@ -11,10 +11,10 @@ from opentelemetry import context as trace_context
 from opentelemetry import propagate, trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from grpc_kit import stages
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError, meaning_of_fault
-from grpc_kit.interceptors.around import AroundCalls, Call, Context
+from grpc_kit.server import stages
+from grpc_kit.server.interceptors.around import AroundCalls, Call, Context
 from grpc_kit.status import code_of
 
 log = structlog.stdlib.get_logger()

@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 
 from grpc_kit.errors import UnavailableError
-from grpc_kit.interceptors import open_streams
-from grpc_kit.interceptors.around import AroundCalls, Call, Context, Handler
+from grpc_kit.server.interceptors import open_streams
+from grpc_kit.server.interceptors.around import AroundCalls, Call, Context, Handler
 
 RETRY_AFTER = 1.0
 # Seconds in which a call that gRPC has accepted reaches its servicer.

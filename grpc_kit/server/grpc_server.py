@@ -1,12 +1,8 @@
 """A gRPC server with health, reflection, TLS, tokens, error mapping, a log line a call, metrics, and a clean stop."""
 
 import asyncio
-import faulthandler
-import os
-import signal
-import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +14,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry, Gauge
 
 from grpc_kit.health import LIVENESS
-from grpc_kit.interceptors.draining import Draining, UnderWay
-from grpc_kit.interceptors.entry import Entry
-from grpc_kit.interceptors.errors import ErrorMapping
-from grpc_kit.interceptors.observed import CallMetrics, Observed
-from grpc_kit.interceptors.receiving import Receiving
-from grpc_kit.interceptors.tokens import Tokens
-from grpc_kit.message_budget import MessageBudget
-from grpc_kit.reflection import serve_reflection
-from grpc_kit.settings import ServerSettings
+from grpc_kit.server.interceptors.draining import Draining, UnderWay
+from grpc_kit.server.interceptors.entry import Entry
+from grpc_kit.server.interceptors.errors import ErrorMapping
+from grpc_kit.server.interceptors.observed import CallMetrics, Observed
+from grpc_kit.server.interceptors.receiving import Receiving
+from grpc_kit.server.interceptors.tokens import Tokens
+from grpc_kit.server.message_budget import MessageBudget
+from grpc_kit.server.reflection import serve_reflection
+from grpc_kit.server.settings import ServerSettings
 
 log = structlog.stdlib.get_logger()
 
@@ -35,17 +31,8 @@ KEEPALIVE_TIMEOUT_SECONDS = 10
 TELL_SECONDS = 0.5
 # Seconds in which most streams have ended that were told to, and their callers have heard of it.
 STREAMS_SECONDS = 2.0
-# Seconds after which a process that was asked to end while it started is made to end again.
-AGAIN_SECONDS = 1.0
-# Seconds that are left to gRPC to send what the last calls answered.
+# Seconds in which gRPC may send the last answers.
 FLUSH_SECONDS = 2.0
-# Seconds after which a process that only a restart helps ends itself. Kubernetes restarts it within 60 s.
-DEAD_SECONDS = 90.0
-# Seconds after the drain in which a stopping process must end. With the default drain that is before the 30 s after
-# which Kubernetes kills it.
-END_SECONDS = 8.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-STDERR = 2
 
 
 @dataclass(frozen=True)
@@ -201,19 +188,6 @@ class Server:
         log.info("stopped")
 
 
-async def end_after(death: Awaitable[object], server: Server) -> None:
-    """Wait until only a restart helps, report it so that callers use other servers, and end the process later.
-
-    Kubernetes restarts a process that fails its liveness probe. Docker restarts only a process that has ended.
-    """
-    await death
-    await server.report_dead()
-    await asyncio.sleep(DEAD_SECONDS)
-    log.critical("the process ends, because only a restart helps")
-    # Python itself would wait without end for threads that hang.
-    os._exit(1)
-
-
 def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
     """The options for grpc.aio.server."""
     return [
@@ -239,60 +213,3 @@ def server_options(settings: ServerSettings) -> list[tuple[str, int]]:
         # Otherwise two servers could share a port, and each get some of the calls, in silence.
         ("grpc.so_reuseport", 0),
     ]
-
-
-def end_when_asked() -> None:
-    """Lets SIGTERM end the process, until `stop_signals` takes it over.
-
-    The first process of a container gets only signals that it handles: one that is stopped while it starts would go on
-    until it is killed.
-    """
-
-    def end(*_: object) -> None:
-        # Python ignores an exit that is raised in some callbacks, such as those of an import: so it is raised again.
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
-        sys.exit(0)
-
-    signal.signal(signal.SIGALRM, end)
-    signal.signal(signal.SIGTERM, end)
-
-
-def stop_signals(drain_seconds: float) -> asyncio.Event:
-    """Return an event that is set when SIGTERM or Ctrl-C asks the process to stop. Call this before the process serves.
-
-    If a thread hangs, the process ends some seconds after the drain.
-    """
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def ask() -> None:
-        # A second signal does not extend the time.
-        if not asked.is_set():
-            asked.set()
-            end_within(drain_seconds + END_SECONDS)
-
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, ask)
-    return asked
-
-
-def finish() -> None:
-    """Let a process end that has stopped serving: it ignores further signals, and waits for no thread that hangs.
-
-    Otherwise a second SIGTERM would kill it while it exits, and its status would say that it failed.
-    """
-    loop = asyncio.get_running_loop()
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    for number in STOP_SIGNALS:
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    end_within(END_SECONDS)
-
-
-def end_within(seconds: float) -> None:
-    """End the process with status 1 after some seconds, even if it is busy, and write the stacks to stderr.
-
-    Python itself waits forever for threads that hang.
-    """
-    faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)

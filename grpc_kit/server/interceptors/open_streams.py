@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 
-from grpc_kit.budget import Budget, Limit
 from grpc_kit.errors import ResourceExhaustedError
-from grpc_kit.message_budget import RETRY_AFTER, overloaded
+from grpc_kit.server.budget import Budget, Limit
+from grpc_kit.server.message_budget import RETRY_AFTER, overloaded
 
 # Seconds for which a stream waits for one of the open streams to end.
 WAIT_SECONDS = 5.0

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from grpc_kit.budget import Budget, Limit, Place
 from grpc_kit.errors import clear_cancelled
+from grpc_kit.server.budget import Budget, Limit, Place
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

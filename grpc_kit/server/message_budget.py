@@ -2,8 +2,8 @@
 
 import asyncio
 
-from grpc_kit.budget import Budget, Limit, Place
 from grpc_kit.errors import ResourceExhaustedError
+from grpc_kit.server.budget import Budget, Limit, Place
 
 # A message of this many bytes or fewer is small. gRPC buffers as many of each call before anybody reads it.
 SMALL_BYTES = 64 * 1024
