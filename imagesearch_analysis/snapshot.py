@@ -7,7 +7,6 @@ goes on, so that a reading that was killed goes on where it was.
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
@@ -23,7 +22,8 @@ from imagesearch_analysis.errors import AnalysisError
 from imagesearch_analysis.free_space import lack_of_space
 from imagesearch_client.client import Client
 from imagesearch_client.filters import Filter
-from imagesearch_client.listing import FIRST_PAUSE, LAST_PAUSE, Listing, Place
+from imagesearch_client.listing import Listing, Place
+from imagesearch_client.retrying import retry
 from imagesearch_client.types import AttributeValue, Collection, Image, Metric, Region
 from imagesearch_ingest.sources.values import ATTRIBUTE_NAME
 from imagesearch_ingest.work_folder import WorkFolder
@@ -278,15 +278,7 @@ def patiently(call: Callable[[], Answer], patience: float = DEFAULT_PATIENCE) ->
 
     Raises ServiceError, and that of a service which is not there at once.
     """
-    until, pause = time.monotonic() + patience, FIRST_PAUSE
-    while True:
-        try:
-            return call()
-        except DeadlineExceededError:
-            if time.monotonic() + pause > until:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, LAST_PAUSE)
+    return retry(call, patience, lambda error: isinstance(error, DeadlineExceededError))
 
 
 class SnapshotWriter:

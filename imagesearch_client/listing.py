@@ -1,86 +1,78 @@
-"""A listing of a collection with its vectors: it can be taken up again, and waits where the service is away."""
+"""List a collection with its vectors, page by page: a listing can be resumed, and waits while the service is down."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from grpc_kit.errors import (
-    DeadlineExceededError,
-    InvalidArgumentError,
-    ResourceExhaustedError,
-    ServiceError,
-    UnavailableError,
-)
+from grpc_kit.errors import InvalidArgumentError, ResourceExhaustedError
 from imagesearch_client.client import MAX_PAGE, Client
 from imagesearch_client.filters import Filter
+from imagesearch_client.retrying import retry
 from imagesearch_client.types import Collection, Image
 
-# What a page should have, of the 24 MiB that it may.
+# The intended size of a page; a response may have 24 MiB.
 PAGE_BYTES = 8 * 1024 * 1024
-# Of an image without its vector, as a guess: pages become smaller where it is wrong.
+# A guess at the size of an image without its vector. If it is wrong, the listing asks for smaller pages.
 IMAGE_BYTES = 2048
-# Seconds between tries where the service does not say how many: they double from the first to the last.
-FIRST_PAUSE, LAST_PAUSE = 0.1, 10.0
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far a listing is."""
+    """The position of a listing."""
 
     token: str = ""
-    """Of the next page; empty is the first one."""
+    """The token of the next page; empty for the first page."""
     last_id: str = ""
-    """The last image that was given."""
+    """The id of the last image that was returned."""
     lean: bool = False
-    """Whether it goes on without vectors, which are then asked for by id."""
+    """Whether the listing reads pages without vectors, and then the vectors by id."""
     complete: bool = False
-    """Whether there is no more."""
+    """Whether all images were returned."""
 
 
 @dataclass(slots=True)
 class PageSize:
-    """How many images are asked for at a time."""
+    """The number of images in one request; it shrinks if responses would be too large."""
 
     images: int
 
 
 class Listing:
-    """Lists the images of one collection by id, with their vectors."""
+    """A listing of the images of one collection with their vectors, ordered by id."""
 
     def __init__(
-        self, client: Client, collection: Collection, condition: Filter | None, place: Place, patience: float
+        self, client: Client, collection: Collection, condition: Filter | None, place: Place, retry_seconds: float
     ) -> None:
-        """Goes on at a place, which one of the same collection and filter has given.
+        """Begin at `place`: `Place()`, or one that a listing of the same collection and filter returned.
 
         Args:
-            client: of the service.
-            collection: by its own name: an alias may point elsewhere tomorrow.
-            condition: only images that fit.
-            place: where to begin.
-            patience: seconds for which a page is asked for again where the service is away.
+            client: the client of the search service.
+            collection: the collection under its own name, because an alias may move meanwhile.
+            condition: lists only images that match.
+            place: the position of the first image.
+            retry_seconds: the retry budget of each call while the service is unavailable.
         """
         self._client = client
         self._collection = collection.name
         self._condition = condition
         self._place = place
-        self._patience = patience
+        self._retry_seconds = retry_seconds
         self._full = PageSize(max(1, min(MAX_PAGE, PAGE_BYTES // (4 * collection.dimension + IMAGE_BYTES))))
         self._lean = PageSize(MAX_PAGE)
-        # Whether there was an image since the listing was last begun anew.
+        # Whether the listing returned an image since it last restarted.
         self._advanced = True
         self.pages_asked = 0
-        """Pages that the service gave."""
+        """The number of pages that were read."""
 
     def pages(self) -> Iterator[tuple[Sequence[Image], Place]]:
-        """Some images, and where to go on after them. Raises ServiceError."""
+        """Yield images, and the position after them. Raises ServiceError."""
         while not self._place.complete:
             try:
-                images, token = self._patiently(self._page, self._lean if self._place.lean else self._full)
+                images, token = self._retry(self._page, self._lean if self._place.lean else self._full)
             except InvalidArgumentError as error:
-                # With replicas that do not know one another's tokens it would never end.
+                # Each replica may refuse the tokens of the others. A restart without progress would repeat for ever.
                 if error.reason != "PAGE_TOKEN_INVALID" or not self._place.token or not self._advanced:
                     raise
                 self._advanced = False
@@ -109,7 +101,7 @@ class Listing:
         return images, place
 
     def _with_vectors(self, images: Sequence[Image], token: str) -> Iterator[tuple[Sequence[Image], Place]]:
-        """Those of a page without vectors that come after the last image, with their vectors."""
+        """Yield the images of a page without vectors that come after the last image, with their vectors."""
         left = [image.id for image in images if image.id > self._place.last_id]
         here = self._place.token
 
@@ -120,31 +112,23 @@ class Listing:
         found: dict[str, Image] = {}
         while left:
             if found:
-                # Until the page is through the listing is before it, and then passes over what was given.
+                # The position stays before this page until all of it was returned; a resumed listing skips images up to
+                # `last_id`.
                 yield self._step(list(found.values()), Place(here, max(found), lean=True))
-            size, found = self._patiently(read, self._full)
+            size, found = self._retry(read, self._full)
             left = left[size:]
         yield self._step(list(found.values()), Place(token, last_id, lean=True, complete=not token))
 
-    def _patiently(self, call: Callable[[int], Answer], size: PageSize) -> Answer:
-        """What a call gives; again with fewer images where the answer is too large, and later where that helps."""
-        until, pause = 0.0, FIRST_PAUSE
-        while True:
-            try:
-                return call(size.images)
-            except ResourceExhaustedError as error:
-                if error.retry_after is None:
-                    if size.images == 1:
+    def _retry(self, call: Callable[[int], Answer], size: PageSize) -> Answer:
+        """Return the result of a call; ask for half as many images while the response would be too large."""
+
+        def attempt() -> Answer:
+            while True:
+                try:
+                    return call(size.images)
+                except ResourceExhaustedError as error:
+                    if error.retry_after is not None or size.images == 1:
                         raise
                     size.images //= 2
-                    continue
-                failure: ServiceError = error
-            except (UnavailableError, DeadlineExceededError) as error:
-                failure = error
-            now = time.monotonic()
-            until = until or now + self._patience
-            wait = pause if failure.retry_after is None else failure.retry_after
-            if now + wait > until:
-                raise failure
-            time.sleep(wait)
-            pause = min(2 * pause, LAST_PAUSE)
+
+        return retry(attempt, self._retry_seconds)
