@@ -25,7 +25,7 @@ from demo.service_process import (
     is_healthy,
     kill_services,
 )
-from imagesearch_client.client import DEFAULT_EMBEDDER, DEFAULT_TARGET
+from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
 from search_service.adapters.lite_files import check_unused
 from search_service.settings import SearchSettings
 

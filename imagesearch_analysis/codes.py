@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from grpc_kit.errors import FailedPreconditionError
 from imagesearch_analysis.evaluation.ranking import least_equal
-from imagesearch_client.client import Client
+from imagesearch_client import Client
 from imagesearch_client.types import CodeSetStatus, Collection, Image, Metric, StoredImage
 
 Matrix: TypeAlias = NDArray[np.float32]

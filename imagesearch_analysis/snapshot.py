@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from grpc_kit.errors import DeadlineExceededError
 from imagesearch_analysis.errors import AnalysisError
 from imagesearch_analysis.free_space import lack_of_space
-from imagesearch_client.client import Client
+from imagesearch_client import Client
 from imagesearch_client.filters import Filter
 from imagesearch_client.listing import Listing, Place
 from imagesearch_client.retrying import retry

@@ -5,7 +5,7 @@ import typer
 from imagesearch_cli.connection import connected
 from imagesearch_cli.options import AsJson, Target
 from imagesearch_cli.output import out
-from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client import DEFAULT_TARGET
 from imagesearch_ingest.json_text import json_text
 
 aliases_app = typer.Typer(help="Point second names at collections.", no_args_is_help=True)

@@ -23,7 +23,7 @@ from imagesearch_cli.snapshots import (
     progress,
     snapshot_of,
 )
-from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_ingest.json_text import json_text
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from imagesearch_cli.options import (
     index_parameters_of,
 )
 from imagesearch_cli.output import collection_json, confirm, out, print_collections
-from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client import DEFAULT_TARGET
 from imagesearch_client.types import Consistency, Index, Metric
 from imagesearch_ingest.json_text import json_text
 

@@ -36,7 +36,7 @@ from imagesearch_cli.evaluate import (
 from imagesearch_cli.loading import embedder_endpoint
 from imagesearch_cli.output import err, out
 from imagesearch_cli.snapshots import Force, ending_well, progress
-from imagesearch_client.client import DEFAULT_EMBEDDER
+from imagesearch_client import DEFAULT_EMBEDDER
 from imagesearch_client.types import Metric
 from imagesearch_ingest.json_text import json_text
 

@@ -11,7 +11,7 @@ from grpc_kit.credentials import CredentialsError
 from grpc_kit.errors import ServiceError
 from imagesearch_cli.environment import TOKEN, tls_from_environment
 from imagesearch_cli.output import err
-from imagesearch_client.client import Client
+from imagesearch_client import Client
 
 CALL_SECONDS = 30.0
 EMBEDDER_HINT = "Is the embedder up? --embedder names it"

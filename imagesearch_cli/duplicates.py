@@ -20,7 +20,7 @@ from imagesearch_cli.snapshots import (
     progress,
     snapshot_of,
 )
-from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client import DEFAULT_TARGET
 from imagesearch_client.types import Metric
 from imagesearch_ingest.json_text import json_text, rounded
 

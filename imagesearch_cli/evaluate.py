@@ -23,7 +23,7 @@ from imagesearch_cli.snapshots import (
     progress,
     snapshot_of,
 )
-from imagesearch_client.client import DEFAULT_EMBEDDER, DEFAULT_TARGET
+from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
 from imagesearch_ingest.atomic_file import replacing
 from imagesearch_ingest.json_text import json_text
 

@@ -19,7 +19,7 @@ from imagesearch_cli.options import (
     read_attribute,
 )
 from imagesearch_cli.output import confirm, err, image_json, out, shown_attribute
-from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import AttributeValue
 from imagesearch_ingest.json_text import json_text
 

@@ -43,7 +43,7 @@ from imagesearch_cli.loading import (
 )
 from imagesearch_cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
 from imagesearch_cli.output import err
-from imagesearch_client.client import DEFAULT_EMBEDDER, DEFAULT_TARGET
+from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
 from imagesearch_ingest.load.accounts import Account
 from imagesearch_ingest.load.patience import LoadStoppedError
 from imagesearch_ingest.load.reading import READERS

@@ -18,7 +18,7 @@ from imagesearch_cli.snapshots import (
     progress,
     snapshot_of,
 )
-from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client import DEFAULT_TARGET
 
 
 def draw_map(

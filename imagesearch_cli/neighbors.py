@@ -21,7 +21,7 @@ from imagesearch_cli.snapshots import (
     progress,
     read,
 )
-from imagesearch_client.client import DEFAULT_TARGET
+from imagesearch_client import DEFAULT_TARGET
 from imagesearch_ingest.json_text import json_text
 
 if TYPE_CHECKING:

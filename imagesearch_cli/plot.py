@@ -11,7 +11,7 @@ from imagesearch_cli.connection import connected
 from imagesearch_cli.options import OpenOption, Target, Where, condition_of
 from imagesearch_cli.output import err
 from imagesearch_cli.snapshots import CollectionArgument, Force, check_file, ending_well, opening
-from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import ImageFile, Query, StoredImage
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from imagesearch_cli.options import (
     index_parameters_of,
 )
 from imagesearch_cli.output import SHOWN_REJECTS, err, out
-from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import Collection, Metric
 from imagesearch_ingest.json_text import json_text
 from imagesearch_ingest.load.handing_on import hand_on

@@ -19,7 +19,7 @@ from imagesearch_ingest.sources.values import ATTRIBUTE_NAME
 
 if TYPE_CHECKING:
     from imagesearch_analysis.snapshot import Snapshot
-    from imagesearch_client.client import Client
+    from imagesearch_client import Client
 
 CollectionArgument = Annotated[str, typer.Argument(help="The collection, or an alias of it.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]

@@ -31,7 +31,7 @@ from imagesearch_cli.loading import (
 )
 from imagesearch_cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target, Where, condition_of
 from imagesearch_cli.output import err, out
-from imagesearch_client.client import DEFAULT_TARGET, Client
+from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import Collection, Metric
 from imagesearch_ingest.json_text import json_text
 from imagesearch_ingest.load.accounts import Account

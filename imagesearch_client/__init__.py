@@ -13,6 +13,7 @@ from grpc_kit.errors import (
     UnimplementedError,
 )
 from imagesearch_client.client import Client
+from imagesearch_client.defaults import DEFAULT_EMBEDDER, DEFAULT_TARGET, MAX_MESSAGE_BYTES
 from imagesearch_client.filters import all_of, any_of, equals, exists, is_in, negated, number, prefix, text_range
 from imagesearch_client.types import (
     AttributeValue,
@@ -41,6 +42,9 @@ from imagesearch_client.types import (
 )
 
 __all__ = [
+    "DEFAULT_EMBEDDER",
+    "DEFAULT_TARGET",
+    "MAX_MESSAGE_BYTES",
     "AlreadyExistsError",
     "AttributeValue",
     "Client",

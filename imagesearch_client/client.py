@@ -45,6 +45,7 @@ from imagesearch_client.converters import (
     write_request,
     write_result,
 )
+from imagesearch_client.defaults import DEFAULT_TARGET, MAX_IDS, MAX_MESSAGE_BYTES, MAX_PAGE
 from imagesearch_client.filters import Filter
 from imagesearch_client.outgoing import Outgoing
 from imagesearch_client.types import (
@@ -70,13 +71,6 @@ from imagesearch_client.types import (
     WriteResult,
 )
 
-# Where both services are where nobody says.
-DEFAULT_TARGET = "127.0.0.1:50052"
-DEFAULT_EMBEDDER = "127.0.0.1:50051"
-MAX_MESSAGE_BYTES = 24 * 1024 * 1024
-MAX_PAGE = 1000
-# Ids of one call.
-MAX_IDS = 1000
 Ids = TypeVar("Ids", bound=Iterable[str])
 # Hits of the first page of all that there are.
 FIRST_PAGE = 10

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from grpc_kit.errors import InvalidArgumentError, ResourceExhaustedError
-from imagesearch_client.client import MAX_PAGE, Client
+from imagesearch_client.client import Client
+from imagesearch_client.defaults import MAX_PAGE
 from imagesearch_client.filters import Filter
 from imagesearch_client.retrying import retry
 from imagesearch_client.types import Collection, Image

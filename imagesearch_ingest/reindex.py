@@ -16,7 +16,7 @@ from grpc_kit.errors import (
     NotFoundError,
     ServiceError,
 )
-from imagesearch_client.client import Client
+from imagesearch_client import Client
 from imagesearch_client.types import Collection, Image, Index, IndexParameters, Metric, NewImage, WriteResult
 from imagesearch_ingest.load.reading import READERS, read
 from imagesearch_ingest.sources.allowed import Allowed

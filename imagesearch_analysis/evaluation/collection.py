@@ -22,7 +22,7 @@ from imagesearch_analysis.evaluation.measuring import (
 from imagesearch_analysis.evaluation.metrics import Figure, Values, figures
 from imagesearch_analysis.evaluation.task import Query, Roles, Task, TaskError
 from imagesearch_analysis.snapshot import Snapshot
-from imagesearch_client.client import Client
+from imagesearch_client import Client
 from imagesearch_client.filters import Filter, Value, all_of, is_in
 from imagesearch_client.types import Collection, Embedding, SearchOptions, StoredImage
 from imagesearch_client.types import Query as SearchQuery

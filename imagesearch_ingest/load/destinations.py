@@ -22,7 +22,7 @@ from grpc_kit.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from imagesearch_client.client import Client
+from imagesearch_client import Client
 from imagesearch_client.converters import attributes_to, embedding_to, region_to
 from imagesearch_client.types import AttributeValue, Collection, Embedding, Image, Region
 from imagesearch_ingest.load.patience import LoadStoppedError, Patience, Tries

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagesearch_client.client import Client
+from imagesearch_client import Client
 from imagesearch_client.types import Collection, Image
 from imagesearch_ingest.load.ledger import VERSION, Binding, Ledger, LedgerError, Row, about
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from grpc_kit.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
-from imagesearch_client.client import Client
+from imagesearch_client import Client
 from imagesearch_client.types import Collection
 from imagesearch_ingest.load.accounts import Account, RejectsFile
 from imagesearch_ingest.load.destinations import Destination, IntoCollection, Route

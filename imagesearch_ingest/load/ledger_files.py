@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from grpc_kit.errors import NotFoundError, ServiceError
-from imagesearch_client.client import Client
+from imagesearch_client import Client
 from imagesearch_client.types import Collection
 from imagesearch_ingest.load.handing_on import hand_on_stored
 from imagesearch_ingest.load.jobs import Planned, default_ledger, default_ledgers, target_name

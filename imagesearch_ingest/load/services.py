@@ -16,7 +16,7 @@ from grpc_kit.channel import open_channel
 from grpc_kit.credentials import ClientTls
 from grpc_kit.errors import CancelledError, InternalError, InvalidArgumentError, ServiceError, UnavailableError
 from grpc_kit.status import from_rpc_error, from_status
-from imagesearch_client.client import MAX_MESSAGE_BYTES
+from imagesearch_client import MAX_MESSAGE_BYTES
 from imagesearch_ingest.load.gathering import Bounds, Entry, Gathering
 from imagesearch_ingest.load.patience import NO_ANSWER, PASSING, CallBrokenError, Patience, Tries
 

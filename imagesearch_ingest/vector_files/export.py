@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagesearch_client.client import Client
+from imagesearch_client import Client
 from imagesearch_client.filters import Filter
 from imagesearch_client.listing import Listing
 from imagesearch_client.types import Collection

@@ -20,8 +20,7 @@ from imagesearch.types.v1 import encoded_image_pb2
 
 from grpc_kit.channel import open_blocking_channel
 from grpc_kit.errors import CancelledError, ServiceError, UnavailableError
-from imagesearch_client import Client, Embedding, NewImage
-from imagesearch_client.client import MAX_MESSAGE_BYTES
+from imagesearch_client import MAX_MESSAGE_BYTES, Client, Embedding, NewImage
 from search_service.bootstrap import REPEATABLE
 
 COLLECTION, PREPARED = "photographs", 8
