@@ -1,4 +1,4 @@
-"""Generates the Python stubs under protos/gen from the contracts: `python -m protos.generate [--check]`.
+"""Generate the Python stubs under protos/gen from the contracts: `python -m protos.generate [--check]`.
 
 The stubs are committed. Stubs of google.rpc come from googleapis-common-protos and are not generated here. `--check`
 generates the stubs again in a temporary folder and fails if they differ.
@@ -17,16 +17,16 @@ STUBS = PROTOS / "gen"
 
 
 def compile_with(*arguments: str) -> None:
-    """Run protoc on all our contracts, with the imports in protos/ and in protoc itself. Exits if protoc fails."""
+    """Run protoc on all contracts, with the imports in protos/ and in protoc itself. Exit if protoc fails."""
     contracts = sorted(str(path) for path in (PROTOS / "imagesearch").rglob("*.proto"))
-    # In its own process: protoc crashes beside other libraries that carry protobuf.
+    # protoc runs in its own process because it crashes beside other libraries that contain protobuf.
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *arguments, *contracts]
     if subprocess.run(command, check=False).returncode != 0:
         sys.exit("protoc failed")
 
 
 def generate(target: Path) -> None:
-    """Writes messages, services and their type stubs for every contract below `target`."""
+    """Write the stubs of all contracts below `target`: messages, services and their types."""
     # protoc looks for its plugins in PATH; they are installed beside this interpreter.
     plugins = [
         f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}"
@@ -38,7 +38,7 @@ def generate(target: Path) -> None:
 
 
 def stub_files(folder: Path) -> set[Path]:
-    """Every file that belongs to the stubs, relative to their folder."""
+    """Return the stub files in a folder, as paths relative to it."""
     return {
         path.relative_to(folder)
         for path in folder.rglob("*")
@@ -47,21 +47,21 @@ def stub_files(folder: Path) -> set[Path]:
 
 
 def check() -> None:
-    """Exits with a message where the committed stubs are not those of the contracts."""
+    """Exit with a message if the committed stubs differ from the contracts."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         generate(fresh)
         names = stub_files(fresh) | stub_files(STUBS)
         _, different, missing = filecmp.cmpfiles(fresh, STUBS, [str(name) for name in names], shallow=False)
     if different or missing:
-        sys.exit(f"stubs do not fit the contracts, run `make protos`: {', '.join(sorted(different + missing))}")
-    print(f"{len(names)} stub files fit the contracts")
+        sys.exit(f"these stubs differ from the contracts; run `make protos`: {', '.join(sorted(different + missing))}")
+    print(f"{len(names)} stub files agree with the contracts")
 
 
 def main() -> None:
-    """Runs the command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m protos.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where stubs are out of date")
+    parser.add_argument("--check", action="store_true", help="change no file; fail if the stubs are out of date")
     if parser.parse_args().check:
         check()
         return

@@ -1,7 +1,7 @@
-"""Finds contracts that other languages' generators cannot use: missing options, and classes or files of one name.
+"""Find contracts from which generators of other languages make no code: missing options and duplicate names.
 
-protoc writes one file `Image.cs` for every image.proto, whatever its folder is. Java and C# put all messages of a
-package, and a class for each file, in one namespace.
+protoc writes a file `Image.cs` for each image.proto and ignores its folder. Java and C# put all messages of a package
+into one namespace, with one class for each file.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Checks the contracts' style, layout and names with buf and protoc: `python -m protos.lint`.
+"""Check the contracts' style, layout and names with buf and protoc: `python -m protos.lint`.
 
 It compiles protos/ alone, as users do: without Python packages and without buf's registry.
 """
@@ -14,7 +14,7 @@ from protos.generate import PROTOS, compile_with
 from protos.languages import faults
 
 BUF = Path(sys.executable).parent / "buf"
-# Unchanged files of Google and gRPC; buf.yaml names them too.
+# Unchanged files of Google and gRPC. buf.yaml excludes them too.
 OTHERS = ("google", "grpc")
 
 
@@ -32,10 +32,10 @@ def main() -> None:
     others = [f"--exclude-path={PROTOS / name}" for name in OTHERS]
     form = subprocess.run([BUF, "format", PROTOS, "--diff", "--exit-code", *others], check=False)
     if lint.returncode or form.returncode:
-        sys.exit("buf found fault with the contracts")
+        sys.exit("buf reports faults in the contracts")
     if found := faults(compiled_contracts()):
-        sys.exit("other languages cannot use the contracts as they are:\n" + "\n".join(found))
-    print("buf: contracts lint clean and formatted; names are unique in other languages too")
+        sys.exit("other languages cannot generate code from the contracts:\n" + "\n".join(found))
+    print("buf: the contracts are formatted and have no faults; their names are unique in all languages")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def model_to(info: ModelInfo, limits: Limits, default: str) -> embedder_pb2.Mode
         network=info.network,
         input=info.input.shape,
         input_size=info.input.side,
-        pooling=info.pooling,
+        head=info.pooling,
         preprocessing=info.preprocessing,
         normalisation=info.normalisation,
         precision=info.precision,

@@ -225,7 +225,7 @@ async def test_calls_at_the_same_time_give_the_vectors_of_calls_one_by_one(
 async def test_get_model_says_what_the_vectors_are(stub: Stub, vectors: Vectors) -> None:
     model = (await stub.GetModel(embedder_pb2.GetModelRequest())).model
     assert (model.name, model.default, model.dimension, model.input_size) == ("vgg16", True, 512, 224)
-    assert (model.pooling, model.normalisation, model.weights_sha256) == ("avg", "l2", VGG16.sha256)
+    assert (model.head, model.normalisation, model.weights_sha256) == ("avg", "l2", VGG16.sha256)
     assert model.precision in {"float32", "bfloat16"}
     assert (model.limits.max_image_bytes, model.limits.max_image_pixels) == (20 * MEBIBYTE, 50_000_000)
     assert model.execution.max_batch_size >= 1

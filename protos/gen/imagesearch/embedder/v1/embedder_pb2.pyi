@@ -30,8 +30,8 @@ class EmbedRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model's name in any spelling: "vgg16", "VGG16" and "vgg16-avg" are one model. Default: the server's default
-    model.
+    """The model's name. Upper case and default parts do not matter: "vgg16", "VGG16" and "vgg16-avg" are one model.
+    Default: the server's default model.
     Errors: NOT_FOUND with reason MODEL_NOT_FOUND.
     """
     @_builtins.property
@@ -86,11 +86,11 @@ class EmbedStreamRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Comes back with the response. The server does not look at it: unique ids are the caller's business. At most 128
-    characters; a longer one is refused with reason REQUEST_ID_TOO_LONG, and cut short in the answer.
+    """The server copies it into the response and does not interpret it; the caller makes it unique. At most 128
+    characters. Errors: INVALID_ARGUMENT with reason REQUEST_ID_TOO_LONG; the response then has a shortened id.
     """
     model: _builtins.str
-    """As in EmbedRequest; it may differ from item to item."""
+    """As in EmbedRequest. Requests of one stream may name different models."""
     @_builtins.property
     def image(self) -> _encoded_image_pb2.EncodedImage:
         """The image. Required."""
@@ -112,7 +112,7 @@ Global___EmbedStreamRequest: _TypeAlias = EmbedStreamRequest  # noqa: Y015
 
 @_typing.final
 class EmbedStreamResponse(_message.Message):
-    """The answer to one image of a stream."""
+    """The response for one image of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,7 +127,7 @@ class EmbedStreamResponse(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why this item failed: the same code, message and details as Embed would have answered with."""
+        """Why this image failed: the same code, message and details as an error of Embed."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ Global___EmbedStreamResponse: _TypeAlias = EmbedStreamResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """Asks for the list of models."""
+    """A request for the list of models."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -189,7 +189,7 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):
-    """Asks for one model."""
+    """A request for one model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -235,7 +235,7 @@ Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
-    """What a model does to an image, and what it costs."""
+    """How a model turns an image into a vector, and what that costs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -243,7 +243,7 @@ class Model(_message.Message):
     DEFAULT_FIELD_NUMBER: _builtins.int
     DIMENSION_FIELD_NUMBER: _builtins.int
     INPUT_SIZE_FIELD_NUMBER: _builtins.int
-    POOLING_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
     PREPROCESSING_FIELD_NUMBER: _builtins.int
     NORMALISATION_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
@@ -254,40 +254,43 @@ class Model(_message.Message):
     NETWORK_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, such as "vgg16"."""
+    """The model's name, such as "vgg16"."""
     default: _builtins.bool
-    """True for the model that answers when a request names none."""
+    """True for the model that the server uses if a request names none."""
     dimension: _builtins.int
-    """The number of components of its vectors."""
+    """Number of components of a vector."""
     input_size: _builtins.int
-    """Pixels: the side of the square that an image becomes, or with the input "native" the most of its longer side."""
-    pooling: _builtins.str
-    """How the last feature map becomes a vector: "avg" is global average pooling; "max", "gem", "rmac", "flatten"; "fc1" is
-    the first dense layer of a VGG's classifier, "latent" the output of an encoder of one's own.
+    """Input size in pixels: the side of the square input, or the maximum of the longer side if `input` is "native"."""
+    head: _builtins.str
+    """The head, which turns the backbone's last feature map into a vector: "avg", "max", "gem" and "rmac" pool the map;
+    "flatten" keeps all of it; "fc1" is the first dense layer of VGG's classifier; "latent" is the output of an encoder
+    of the operator's own.
     """
     preprocessing: _builtins.str
-    """How pixels are prepared: a name with a version, which changes whenever the numbers do."""
+    """How pixels are prepared: a name with a version. The version changes if the prepared values change."""
     normalisation: _builtins.str
-    """How a vector is scaled: "l2" is to unit length, "none" is not at all."""
+    """How a vector is scaled: "l2" to length 1, "none" not at all."""
     precision: _builtins.str
     """The number format of the arithmetic: "float32" or "bfloat16". Not part of the fingerprint."""
     weights_sha256: _builtins.str
-    """SHA-256 of the weights' tensors (names, shapes and little-endian float32 values), 64 hexadecimal digits. For an encoder
-    of your own: SHA-256 of its file.
+    """SHA-256 of the weights' tensors (names, shapes and little-endian float32 values), 64 hexadecimal digits. For an
+    encoder of the operator's own: SHA-256 of its file.
     """
     fingerprint: _builtins.str
-    """Names the space of the vectors: a short hash over network, weights, pooling, preprocessing and normalisation. It does
-    not depend on the precision, on how the model is run, or on the name that an operator gives to an encoder.
+    """Names the space of the vectors. It is a short hash over network, weights, input, head, preprocessing and
+    normalisation. It does not depend on the precision, on batch sizes, or on the name that an operator gives to an
+    encoder.
     """
     network: _builtins.str
-    """The network, such as "vgg16". Several models may share one."""
+    """The network, such as "vgg16". Several models may share one network."""
     input: _builtins.str
-    """How an image becomes the network's input: "squash" stretches it to the square, "pad" keeps its aspect between black
-    bars, "crop" takes the square in its middle, "native" keeps its aspect with sides that are multiples of 32 pixels.
+    """How an image becomes the network's input. "squash" resizes it to a square. "pad" keeps its aspect ratio and adds
+    black bars. "crop" cuts out the square in its middle. "native" keeps its aspect ratio; both sides are multiples of
+    32 pixels.
     """
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """What the server accepts."""
+        """The largest images that the server accepts."""
 
     @_builtins.property
     def execution(self) -> Global___Execution:
@@ -300,7 +303,7 @@ class Model(_message.Message):
         default: _builtins.bool = ...,
         dimension: _builtins.int = ...,
         input_size: _builtins.int = ...,
-        pooling: _builtins.str = ...,
+        head: _builtins.str = ...,
         preprocessing: _builtins.str = ...,
         normalisation: _builtins.str = ...,
         precision: _builtins.str = ...,
@@ -313,7 +316,7 @@ class Model(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "dimension", b"dimension", "execution", b"execution", "fingerprint", b"fingerprint", "input", b"input", "input_size", b"input_size", "limits", b"limits", "name", b"name", "network", b"network", "normalisation", b"normalisation", "pooling", b"pooling", "precision", b"precision", "preprocessing", b"preprocessing", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "dimension", b"dimension", "execution", b"execution", "fingerprint", b"fingerprint", "head", b"head", "input", b"input", "input_size", b"input_size", "limits", b"limits", "name", b"name", "network", b"network", "normalisation", b"normalisation", "precision", b"precision", "preprocessing", b"preprocessing", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,16 +324,16 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """The largest input that a server accepts."""
+    """The largest image that a server accepts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_IMAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _builtins.int
     max_image_bytes: _builtins.int
-    """Bytes of an encoded image."""
+    """Maximum size of an encoded image in bytes."""
     max_image_pixels: _builtins.int
-    """Width times height of an image, in pixels, as its header states it."""
+    """Maximum width times height in pixels, as the image's header declares them."""
     def __init__(
         self,
         *,
@@ -356,14 +359,14 @@ class Execution(_message.Message):
     SECONDS_PER_IMAGE_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     max_batch_size: _builtins.int
-    """The most images in one run of the network."""
+    """Maximum number of images in one run of the network."""
     threads: _builtins.int
-    """Threads that one run may use."""
+    """Number of threads of one run."""
     seconds_per_image: _builtins.float
-    """Seconds for one image in a full batch, measured at start; 0 where it was not measured."""
+    """Seconds per image in a full batch, measured at start; 0 if not measured."""
     memory_bytes: _builtins.int
-    """What the process's memory grew by when the model was loaded and run, in bytes. A network that it shares with a model
-    that was loaded before is counted there. 0 where the system does not tell.
+    """Bytes by which the process grew when it loaded and ran the model. If models share a network, the first one that was
+    loaded counts it. 0 if the operating system does not report it.
     """
     def __init__(
         self,

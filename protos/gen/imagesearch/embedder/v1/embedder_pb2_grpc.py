@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class EmbedderServiceStub:
-    """Turns images into vectors: images that look alike get vectors that point the same way.
+    """Turns images into vectors. Images that look alike get vectors with similar directions.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "embedder.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "embedder.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def __init__(self, channel):
@@ -61,28 +61,27 @@ class EmbedderServiceStub:
 
 
 class EmbedderServiceServicer:
-    """Turns images into vectors: images that look alike get vectors that point the same way.
+    """Turns images into vectors. Images that look alike get vectors with similar directions.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "embedder.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "embedder.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def Embed(self, request, context):
-        """Embeds one image: the interactive lane. When too many calls wait for the model, or their images together are too
-        large, the call is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
+        """Embeds one image in the interactive lane. If too many calls or too many bytes are pending, the server refuses the
+        call immediately with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
 
         A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
-        Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model gives a zero vector for this image, as it
-        always will; INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
+        Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model computes a zero vector for this image; a
+        retry cannot help. INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EmbedStream(self, request_iterator, context):
-        """Embeds many images: the bulk lane. Every request gets exactly one response with its request_id, in any order.
-        An error of one item never ends the stream. When too many images wait for a model,
-        flow control holds the stream.
+        """Embeds many images in the bulk lane. Every request gets exactly one response with its request_id, in any order. An
+        error of one image never ends the stream. If too many images are pending, flow control slows the stream down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,10 +133,10 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbedderService:
-    """Turns images into vectors: images that look alike get vectors that point the same way.
+    """Turns images into vectors. Images that look alike get vectors with similar directions.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "embedder.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "embedder.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @staticmethod

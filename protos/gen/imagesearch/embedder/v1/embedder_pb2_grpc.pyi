@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EmbedderServiceStub:
-    """Turns images into vectors: images that look alike get vectors that point the same way.
+    """Turns images into vectors. Images that look alike get vectors with similar directions.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "embedder.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "embedder.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @_typing.overload
@@ -38,17 +38,16 @@ class EmbedderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EmbedderServiceAsyncStub: ...
     Embed: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRequest, _embedder_pb2.EmbedResponse]
-    """Embeds one image: the interactive lane. When too many calls wait for the model, or their images together are too
-    large, the call is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
+    """Embeds one image in the interactive lane. If too many calls or too many bytes are pending, the server refuses the
+    call immediately with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
 
     A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
-    Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model gives a zero vector for this image, as it
-    always will; INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
+    Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model computes a zero vector for this image; a
+    retry cannot help. INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
     """
     EmbedStream: _grpc.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]
-    """Embeds many images: the bulk lane. Every request gets exactly one response with its request_id, in any order.
-    An error of one item never ends the stream. When too many images wait for a model,
-    flow control holds the stream.
+    """Embeds many images in the bulk lane. Every request gets exactly one response with its request_id, in any order. An
+    error of one image never ends the stream. If too many images are pending, flow control slows the stream down.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.ListModelsRequest, _embedder_pb2.ListModelsResponse]
     """Lists the models that this server has loaded."""
@@ -57,25 +56,24 @@ class EmbedderServiceStub:
 
 @_typing.type_check_only
 class EmbedderServiceAsyncStub(EmbedderServiceStub):
-    """Turns images into vectors: images that look alike get vectors that point the same way.
+    """Turns images into vectors. Images that look alike get vectors with similar directions.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "embedder.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "embedder.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRequest, _embedder_pb2.EmbedResponse]  # type: ignore[assignment]
-    """Embeds one image: the interactive lane. When too many calls wait for the model, or their images together are too
-    large, the call is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
+    """Embeds one image in the interactive lane. If too many calls or too many bytes are pending, the server refuses the
+    call immediately with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
 
     A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
-    Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model gives a zero vector for this image, as it
-    always will; INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
+    Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model computes a zero vector for this image; a
+    retry cannot help. INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
     """
     EmbedStream: _aio.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]  # type: ignore[assignment]
-    """Embeds many images: the bulk lane. Every request gets exactly one response with its request_id, in any order.
-    An error of one item never ends the stream. When too many images wait for a model,
-    flow control holds the stream.
+    """Embeds many images in the bulk lane. Every request gets exactly one response with its request_id, in any order. An
+    error of one image never ends the stream. If too many images are pending, flow control slows the stream down.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_embedder_pb2.ListModelsRequest, _embedder_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models that this server has loaded."""
@@ -83,10 +81,10 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     """Describes one model. Errors: NOT_FOUND with reason MODEL_NOT_FOUND."""
 
 class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Turns images into vectors: images that look alike get vectors that point the same way.
+    """Turns images into vectors. Images that look alike get vectors with similar directions.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "embedder.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "embedder.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @_abc_1.abstractmethod
@@ -95,12 +93,12 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedder_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedder_pb2.EmbedResponse, _abc.Awaitable[_embedder_pb2.EmbedResponse]]:
-        """Embeds one image: the interactive lane. When too many calls wait for the model, or their images together are too
-        large, the call is refused at once, with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
+        """Embeds one image in the interactive lane. If too many calls or too many bytes are pending, the server refuses the
+        call immediately with RESOURCE_EXHAUSTED, reason OVERLOADED and RetryInfo.
 
         A vector is finite and not zero, has the model's dimension, and has length 1 if the model's normalisation is "l2".
-        Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model gives a zero vector for this image, as it
-        always will; INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
+        Errors: INVALID_ARGUMENT with reason IMAGE_WITHOUT_VECTOR if the model computes a zero vector for this image; a
+        retry cannot help. INTERNAL with reason VECTOR_INVALID if the vector breaks another of these rules.
         """
 
     @_abc_1.abstractmethod
@@ -109,9 +107,8 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_embedder_pb2.EmbedStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_embedder_pb2.EmbedStreamResponse], _abc.AsyncIterator[_embedder_pb2.EmbedStreamResponse]]:
-        """Embeds many images: the bulk lane. Every request gets exactly one response with its request_id, in any order.
-        An error of one item never ends the stream. When too many images wait for a model,
-        flow control holds the stream.
+        """Embeds many images in the bulk lane. Every request gets exactly one response with its request_id, in any order. An
+        error of one image never ends the stream. If too many images are pending, flow control slows the stream down.
         """
 
     @_abc_1.abstractmethod

@@ -21,8 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Hyperplane(_message.Message):
-    """One bit of a code: 1 where normal . x + offset > 0. Where the collection's metric is METRIC_COSINE, x is the vector scaled to
-    length 1; otherwise it is the vector.
+    """One bit of a code: 1 if normal . x + offset > 0, else 0. If the collection's metric is METRIC_COSINE, x is the vector
+    scaled to length 1; otherwise x is the vector.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -30,10 +30,10 @@ class Hyperplane(_message.Message):
     NORMAL_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     offset: _builtins.float
-    """Finite. Default: 0, a hyperplane through the origin."""
+    """The offset. Finite. Default: 0, a hyperplane through the origin."""
     @_builtins.property
     def normal(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """As many components as the collection's vectors have; finite, and not all zero."""
+        """As many components as a vector of the collection. All are finite, not all are zero."""
 
     def __init__(
         self,
@@ -51,14 +51,16 @@ Global___Hyperplane: _TypeAlias = Hyperplane  # noqa: Y015
 
 @_typing.final
 class CodeTransform(_message.Message):
-    """What makes a code of a vector: a hyperplane for each bit. Errors: INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID."""
+    """The transform from a vector to a code: one hyperplane for each bit. Errors: INVALID_ARGUMENT with reason
+    CODE_TRANSFORM_INVALID.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HYPERPLANES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hyperplanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hyperplane]:
-        """64 to 512, a multiple of 8, and at most as many as the vectors have components."""
+        """64 to 512 hyperplanes, a multiple of 8, and at most the dimension of the collection."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ Global___CodeTransform: _TypeAlias = CodeTransform  # noqa: Y015
 
 @_typing.final
 class CodeSet(_message.Message):
-    """The codes of a collection's images by one transform."""
+    """The codes of a collection's images, made with one transform."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -85,18 +87,18 @@ class CodeSet(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """The transform: the first 16 hexadecimal digits of the SHA-256 over its rows, each the normal and then the offset, as
-    little-endian float32.
+    """Identifies the transform: the first 16 hexadecimal digits of the SHA-256 over its hyperplanes, each the normal and
+    then the offset, as little-endian float32.
     """
     number: _builtins.int
-    """Counts the collection's transforms, from 1 on."""
+    """Number of the set among the sets of its collection, from 1."""
     bits: _builtins.int
-    """Bits of a code."""
+    """Number of bits of a code."""
     ready: _builtins.bool
-    """Whether every image was encoded, so that searches can use it."""
+    """True if every image is encoded, so that searches can use the set."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made."""
+        """When the set was created."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ Global___CodeSet: _TypeAlias = CodeSet  # noqa: Y015
 
 @_typing.final
 class CreateCodesRequest(_message.Message):
-    """Asks for a new set of codes."""
+    """A request for a new code set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,7 +129,7 @@ class CreateCodesRequest(_message.Message):
     """The collection's name. Required."""
     @_builtins.property
     def transform(self) -> Global___CodeTransform:
-        """How codes are made. Required."""
+        """The transform from a vector to a code. Required."""
 
     def __init__(
         self,
@@ -145,14 +147,14 @@ Global___CreateCodesRequest: _TypeAlias = CreateCodesRequest  # noqa: Y015
 
 @_typing.final
 class CreateCodesResponse(_message.Message):
-    """The set of codes."""
+    """The new code set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CODES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def codes(self) -> Global___CodeSet:
-        """It."""
+        """The code set."""
 
     def __init__(
         self,
@@ -169,7 +171,7 @@ Global___CreateCodesResponse: _TypeAlias = CreateCodesResponse  # noqa: Y015
 
 @_typing.final
 class EncodeImagesRequest(_message.Message):
-    """Asks to encode what is not encoded."""
+    """A request to encode images that have no current code."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -191,7 +193,7 @@ Global___EncodeImagesRequest: _TypeAlias = EncodeImagesRequest  # noqa: Y015
 
 @_typing.final
 class EncodeImagesResponse(_message.Message):
-    """How far it is."""
+    """Progress of EncodeImages."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -201,16 +203,16 @@ class EncodeImagesResponse(_message.Message):
     IMAGE_COUNT_FIELD_NUMBER: _builtins.int
     CODES_FIELD_NUMBER: _builtins.int
     checked_count: _builtins.int
-    """The images looked at so far. Images are looked at more than once where some change meanwhile."""
+    """Number of images checked so far. An image that changes during the call is checked again."""
     encoded_count: _builtins.int
-    """Codes written so far."""
+    """Number of codes written so far."""
     removed_count: _builtins.int
-    """Codes without an image that were removed so far."""
+    """Number of codes without an image that were removed so far."""
     image_count: _builtins.int
-    """The images that there were at the beginning."""
+    """Number of images when the call started."""
     @_builtins.property
     def codes(self) -> Global___CodeSet:
-        """Set in the last message: the set of codes, which is ready."""
+        """The code set, which is ready. Only in the last message."""
 
     def __init__(
         self,
@@ -231,7 +233,7 @@ Global___EncodeImagesResponse: _TypeAlias = EncodeImagesResponse  # noqa: Y015
 
 @_typing.final
 class GetCodesRequest(_message.Message):
-    """Asks what codes a collection has."""
+    """A request for the codes of a collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -261,12 +263,12 @@ class GetCodesResponse(_message.Message):
     SETS_FIELD_NUMBER: _builtins.int
     IMAGE_COUNT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """The collection's own name, where it was asked for by an alias."""
+    """The collection's own name, also if the request named an alias."""
     image_count: _builtins.int
-    """The images that there are."""
+    """Number of images in the collection."""
     @_builtins.property
     def sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodeSetStatus]:
-        """None, one, or beside a set that is ready one that is not; the oldest first."""
+        """No set, one set, or a ready set and a newer one that is not ready; the oldest first."""
 
     def __init__(
         self,
@@ -285,7 +287,7 @@ Global___GetCodesResponse: _TypeAlias = GetCodesResponse  # noqa: Y015
 
 @_typing.final
 class CodeSetStatus(_message.Message):
-    """A set of codes and its size."""
+    """A code set and its size."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -293,12 +295,12 @@ class CodeSetStatus(_message.Message):
     CODE_COUNT_FIELD_NUMBER: _builtins.int
     CODE_BYTES_FIELD_NUMBER: _builtins.int
     code_count: _builtins.int
-    """The codes in it, every acknowledged write counted."""
+    """Number of codes in the set, including every acknowledged write."""
     code_bytes: _builtins.int
-    """Bytes of the codes, without the ids and attributes beside them: code_count times bits / 8."""
+    """Size of the codes in bytes, without ids and attributes: code_count times bits / 8."""
     @_builtins.property
     def codes(self) -> Global___CodeSet:
-        """The set."""
+        """The code set."""
 
     def __init__(
         self,
@@ -317,7 +319,7 @@ Global___CodeSetStatus: _TypeAlias = CodeSetStatus  # noqa: Y015
 
 @_typing.final
 class DeleteCodesRequest(_message.Message):
-    """Asks to remove the codes of a collection."""
+    """A request to delete the codes of a collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -339,7 +341,7 @@ Global___DeleteCodesRequest: _TypeAlias = DeleteCodesRequest  # noqa: Y015
 
 @_typing.final
 class DeleteCodesResponse(_message.Message):
-    """The codes are gone."""
+    """The response of DeleteCodes; it is empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -27,14 +27,15 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CodeServiceStub:
-    """Binary codes of a collection's vectors, for searches from coarse to fine (SearchRequest.coarse): the codes nearest by Hamming
-    distance are found first, and then compared by their vectors, as in Lin et al., "Deep Learning of Binary Hash Codes for Fast
-    Image Retrieval" (CVPRW 2015). From the moment a set of codes is made, each write and each removal of an image keeps it in
-    step; a collection without codes is as ever.
+    """Keeps binary codes of a collection's vectors, for searches in two steps (SearchRequest.coarse): the codes with the
+    lowest Hamming distance give the candidates, and the candidates' vectors give the order. See Lin et al., "Deep
+    Learning of Binary Hash Codes for Fast Image Retrieval" (CVPRW 2015). After a code set is created, every write and
+    every deletion of an image updates it. Codes are optional.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help. Where the backend
-    has no index of binary vectors, as Milvus Lite, calls that make or read codes are UNIMPLEMENTED with reason CODES_UNSUPPORTED.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed. If the
+    backend has no index for binary vectors, such as Milvus Lite, calls that create or read codes fail with UNIMPLEMENTED
+    and reason CODES_UNSUPPORTED.
     """
 
     @_typing.overload
@@ -42,63 +43,67 @@ class CodeServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CodeServiceAsyncStub: ...
     CreateCodes: _grpc.UnaryUnaryMultiCallable[_codes_pb2.CreateCodesRequest, _codes_pb2.CreateCodesResponse]
-    """Makes an empty set of codes for a collection, by a transform that was fitted to its vectors; EncodeImages fills it. A set
-    that is ready serves until then. With the transform of a set that the collection has, it gives that one. Errors:
-    NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID.
+    """Creates an empty code set with a transform that was fitted to the collection's vectors. EncodeImages fills it;
+    until then searches use the set that is ready. If the collection has a set with the same transform, the call
+    returns that set.
+    Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID.
     """
     EncodeImages: _grpc.UnaryStreamMultiCallable[_codes_pb2.EncodeImagesRequest, _codes_pb2.EncodeImagesResponse]
-    """Encodes the images that have no code in the latest set, or one of a former vector, and removes codes without an image;
-    then that set is ready and replaces the others. It works as long as the call lasts: called again it goes on where it
-    stopped, and later it mends what a crash left. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION
-    with reason CODES_MISSING.
+    """Encodes images that have no code, or an outdated code, in the latest set, and removes codes without an image. Then
+    the set is ready and replaces the others. The server works only while the call lasts. A repeated call resumes, and
+    also repairs what a crash left. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason
+    CODES_MISSING.
     """
     GetCodes: _grpc.UnaryUnaryMultiCallable[_codes_pb2.GetCodesRequest, _codes_pb2.GetCodesResponse]
     """Describes the codes of a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
     DeleteCodes: _grpc.UnaryUnaryMultiCallable[_codes_pb2.DeleteCodesRequest, _codes_pb2.DeleteCodesResponse]
-    """Removes all codes of a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason
-    CODES_MISSING.
+    """Deletes all codes of a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
+    reason CODES_MISSING.
     """
 
 @_typing.type_check_only
 class CodeServiceAsyncStub(CodeServiceStub):
-    """Binary codes of a collection's vectors, for searches from coarse to fine (SearchRequest.coarse): the codes nearest by Hamming
-    distance are found first, and then compared by their vectors, as in Lin et al., "Deep Learning of Binary Hash Codes for Fast
-    Image Retrieval" (CVPRW 2015). From the moment a set of codes is made, each write and each removal of an image keeps it in
-    step; a collection without codes is as ever.
+    """Keeps binary codes of a collection's vectors, for searches in two steps (SearchRequest.coarse): the codes with the
+    lowest Hamming distance give the candidates, and the candidates' vectors give the order. See Lin et al., "Deep
+    Learning of Binary Hash Codes for Fast Image Retrieval" (CVPRW 2015). After a code set is created, every write and
+    every deletion of an image updates it. Codes are optional.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help. Where the backend
-    has no index of binary vectors, as Milvus Lite, calls that make or read codes are UNIMPLEMENTED with reason CODES_UNSUPPORTED.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed. If the
+    backend has no index for binary vectors, such as Milvus Lite, calls that create or read codes fail with UNIMPLEMENTED
+    and reason CODES_UNSUPPORTED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCodes: _aio.UnaryUnaryMultiCallable[_codes_pb2.CreateCodesRequest, _codes_pb2.CreateCodesResponse]  # type: ignore[assignment]
-    """Makes an empty set of codes for a collection, by a transform that was fitted to its vectors; EncodeImages fills it. A set
-    that is ready serves until then. With the transform of a set that the collection has, it gives that one. Errors:
-    NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID.
+    """Creates an empty code set with a transform that was fitted to the collection's vectors. EncodeImages fills it;
+    until then searches use the set that is ready. If the collection has a set with the same transform, the call
+    returns that set.
+    Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID.
     """
     EncodeImages: _aio.UnaryStreamMultiCallable[_codes_pb2.EncodeImagesRequest, _codes_pb2.EncodeImagesResponse]  # type: ignore[assignment]
-    """Encodes the images that have no code in the latest set, or one of a former vector, and removes codes without an image;
-    then that set is ready and replaces the others. It works as long as the call lasts: called again it goes on where it
-    stopped, and later it mends what a crash left. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION
-    with reason CODES_MISSING.
+    """Encodes images that have no code, or an outdated code, in the latest set, and removes codes without an image. Then
+    the set is ready and replaces the others. The server works only while the call lasts. A repeated call resumes, and
+    also repairs what a crash left. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason
+    CODES_MISSING.
     """
     GetCodes: _aio.UnaryUnaryMultiCallable[_codes_pb2.GetCodesRequest, _codes_pb2.GetCodesResponse]  # type: ignore[assignment]
     """Describes the codes of a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
     DeleteCodes: _aio.UnaryUnaryMultiCallable[_codes_pb2.DeleteCodesRequest, _codes_pb2.DeleteCodesResponse]  # type: ignore[assignment]
-    """Removes all codes of a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason
-    CODES_MISSING.
+    """Deletes all codes of a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
+    reason CODES_MISSING.
     """
 
 class CodeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Binary codes of a collection's vectors, for searches from coarse to fine (SearchRequest.coarse): the codes nearest by Hamming
-    distance are found first, and then compared by their vectors, as in Lin et al., "Deep Learning of Binary Hash Codes for Fast
-    Image Retrieval" (CVPRW 2015). From the moment a set of codes is made, each write and each removal of an image keeps it in
-    step; a collection without codes is as ever.
+    """Keeps binary codes of a collection's vectors, for searches in two steps (SearchRequest.coarse): the codes with the
+    lowest Hamming distance give the candidates, and the candidates' vectors give the order. See Lin et al., "Deep
+    Learning of Binary Hash Codes for Fast Image Retrieval" (CVPRW 2015). After a code set is created, every write and
+    every deletion of an image updates it. Codes are optional.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help. Where the backend
-    has no index of binary vectors, as Milvus Lite, calls that make or read codes are UNIMPLEMENTED with reason CODES_UNSUPPORTED.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed. If the
+    backend has no index for binary vectors, such as Milvus Lite, calls that create or read codes fail with UNIMPLEMENTED
+    and reason CODES_UNSUPPORTED.
     """
 
     @_abc_1.abstractmethod
@@ -107,9 +112,10 @@ class CodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _codes_pb2.CreateCodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_codes_pb2.CreateCodesResponse, _abc.Awaitable[_codes_pb2.CreateCodesResponse]]:
-        """Makes an empty set of codes for a collection, by a transform that was fitted to its vectors; EncodeImages fills it. A set
-        that is ready serves until then. With the transform of a set that the collection has, it gives that one. Errors:
-        NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID.
+        """Creates an empty code set with a transform that was fitted to the collection's vectors. EncodeImages fills it;
+        until then searches use the set that is ready. If the collection has a set with the same transform, the call
+        returns that set.
+        Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -118,10 +124,10 @@ class CodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _codes_pb2.EncodeImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_codes_pb2.EncodeImagesResponse], _abc.AsyncIterator[_codes_pb2.EncodeImagesResponse]]:
-        """Encodes the images that have no code in the latest set, or one of a former vector, and removes codes without an image;
-        then that set is ready and replaces the others. It works as long as the call lasts: called again it goes on where it
-        stopped, and later it mends what a crash left. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION
-        with reason CODES_MISSING.
+        """Encodes images that have no code, or an outdated code, in the latest set, and removes codes without an image. Then
+        the set is ready and replaces the others. The server works only while the call lasts. A repeated call resumes, and
+        also repairs what a crash left. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason
+        CODES_MISSING.
         """
 
     @_abc_1.abstractmethod
@@ -138,8 +144,8 @@ class CodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _codes_pb2.DeleteCodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_codes_pb2.DeleteCodesResponse, _abc.Awaitable[_codes_pb2.DeleteCodesResponse]]:
-        """Removes all codes of a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason
-        CODES_MISSING.
+        """Deletes all codes of a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
+        reason CODES_MISSING.
         """
 
 def add_CodeServiceServicer_to_server(servicer: CodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -37,7 +37,7 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     """The inner product: score = a . b, unbounded; distance = -(a . b)."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
-    """How two vectors are compared. A hit's score is higher for a better match whatever the metric is."""
+    """How two vectors are compared. With every metric a better match has a higher score."""
 
 METRIC_UNSPECIFIED: Metric.ValueType  # 0
 """The default: METRIC_COSINE."""
@@ -56,29 +56,29 @@ class _Consistency:
 class _ConsistencyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Consistency.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONSISTENCY_UNSPECIFIED: _Consistency.ValueType  # 0
-    """The collection's own; for a collection, CONSISTENCY_BOUNDED."""
+    """The collection's consistency; for a new collection CONSISTENCY_BOUNDED."""
     CONSISTENCY_STRONG: _Consistency.ValueType  # 1
-    """Sees every write acknowledged before the read began. On a Milvus server such a read waits for about 0.2 s."""
+    """Every write that was acknowledged before the read started. On a Milvus server such a read takes about 0.2 s longer."""
     CONSISTENCY_SESSION: _Consistency.ValueType  # 2
-    """Sees the writes that this server process acknowledged before the read began."""
+    """Every write that this server process acknowledged before the read started."""
     CONSISTENCY_BOUNDED: _Consistency.ValueType  # 3
-    """Sees writes after a short while, about 0.25 s on a Milvus server."""
+    """Writes that are older than a bound, about 0.25 s on a Milvus server."""
     CONSISTENCY_EVENTUALLY: _Consistency.ValueType  # 4
-    """Sees writes at some time."""
+    """Writes become visible at some time, without a bound."""
 
 class Consistency(_Consistency, metaclass=_ConsistencyEnumTypeWrapper):
-    """How fresh the data is that a read sees."""
+    """Which writes a read sees."""
 
 CONSISTENCY_UNSPECIFIED: Consistency.ValueType  # 0
-"""The collection's own; for a collection, CONSISTENCY_BOUNDED."""
+"""The collection's consistency; for a new collection CONSISTENCY_BOUNDED."""
 CONSISTENCY_STRONG: Consistency.ValueType  # 1
-"""Sees every write acknowledged before the read began. On a Milvus server such a read waits for about 0.2 s."""
+"""Every write that was acknowledged before the read started. On a Milvus server such a read takes about 0.2 s longer."""
 CONSISTENCY_SESSION: Consistency.ValueType  # 2
-"""Sees the writes that this server process acknowledged before the read began."""
+"""Every write that this server process acknowledged before the read started."""
 CONSISTENCY_BOUNDED: Consistency.ValueType  # 3
-"""Sees writes after a short while, about 0.25 s on a Milvus server."""
+"""Writes that are older than a bound, about 0.25 s on a Milvus server."""
 CONSISTENCY_EVENTUALLY: Consistency.ValueType  # 4
-"""Sees writes at some time."""
+"""Writes become visible at some time, without a bound."""
 Global___Consistency: _TypeAlias = Consistency  # noqa: Y015
 
 class _IndexType:
@@ -90,44 +90,40 @@ class _IndexTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexType.V
     INDEX_TYPE_UNSPECIFIED: _IndexType.ValueType  # 0
     """The default: INDEX_TYPE_HNSW."""
     INDEX_TYPE_AUTOINDEX: _IndexType.ValueType  # 1
-    """Chosen by the backend: Milvus' own choice on a server, which differs between its releases; INDEX_TYPE_FLAT on Milvus
-    Lite.
-    """
+    """Milvus chooses. The choice differs between releases of the server; Milvus Lite uses INDEX_TYPE_FLAT."""
     INDEX_TYPE_FLAT: _IndexType.ValueType  # 2
-    """Exact: every vector is compared. Milvus Lite does so for every type."""
+    """Exact: compares every vector. Milvus Lite uses it for every type."""
     INDEX_TYPE_HNSW: _IndexType.ValueType  # 3
-    """A navigable small-world graph, in memory."""
+    """A hierarchical navigable small-world graph in memory."""
     INDEX_TYPE_IVF_FLAT: _IndexType.ValueType  # 4
-    """Clusters of full vectors."""
+    """Clusters of float32 vectors."""
     INDEX_TYPE_IVF_SQ8: _IndexType.ValueType  # 5
-    """Clusters of vectors at one byte a component."""
+    """Clusters of vectors with one byte per component."""
     INDEX_TYPE_DISKANN: _IndexType.ValueType  # 6
-    """A graph on disk, on Milvus servers."""
+    """A graph on disk. Only on Milvus servers."""
 
 class IndexType(_IndexType, metaclass=_IndexTypeEnumTypeWrapper):
-    """What structure answers nearest-neighbour queries."""
+    """The type of a vector index."""
 
 INDEX_TYPE_UNSPECIFIED: IndexType.ValueType  # 0
 """The default: INDEX_TYPE_HNSW."""
 INDEX_TYPE_AUTOINDEX: IndexType.ValueType  # 1
-"""Chosen by the backend: Milvus' own choice on a server, which differs between its releases; INDEX_TYPE_FLAT on Milvus
-Lite.
-"""
+"""Milvus chooses. The choice differs between releases of the server; Milvus Lite uses INDEX_TYPE_FLAT."""
 INDEX_TYPE_FLAT: IndexType.ValueType  # 2
-"""Exact: every vector is compared. Milvus Lite does so for every type."""
+"""Exact: compares every vector. Milvus Lite uses it for every type."""
 INDEX_TYPE_HNSW: IndexType.ValueType  # 3
-"""A navigable small-world graph, in memory."""
+"""A hierarchical navigable small-world graph in memory."""
 INDEX_TYPE_IVF_FLAT: IndexType.ValueType  # 4
-"""Clusters of full vectors."""
+"""Clusters of float32 vectors."""
 INDEX_TYPE_IVF_SQ8: IndexType.ValueType  # 5
-"""Clusters of vectors at one byte a component."""
+"""Clusters of vectors with one byte per component."""
 INDEX_TYPE_DISKANN: IndexType.ValueType  # 6
-"""A graph on disk, on Milvus servers."""
+"""A graph on disk. Only on Milvus servers."""
 Global___IndexType: _TypeAlias = IndexType  # noqa: Y015
 
 @_typing.final
 class Index(_message.Message):
-    """An index and how it is built. Errors: INVALID_ARGUMENT with reason INDEX_INVALID."""
+    """A vector index and its build parameters. Errors: INVALID_ARGUMENT with reason INDEX_INVALID."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -135,7 +131,7 @@ class Index(_message.Message):
     HNSW_FIELD_NUMBER: _builtins.int
     IVF_FIELD_NUMBER: _builtins.int
     type: Global___IndexType.ValueType
-    """The structure. Default: INDEX_TYPE_HNSW."""
+    """The type. Default: INDEX_TYPE_HNSW."""
     @_builtins.property
     def hnsw(self) -> Global___HnswParameters:
         """For INDEX_TYPE_HNSW."""
@@ -163,16 +159,16 @@ Global___Index: _TypeAlias = Index  # noqa: Y015
 
 @_typing.final
 class HnswParameters(_message.Message):
-    """How an HNSW graph is built."""
+    """Build parameters of an HNSW graph."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     M_FIELD_NUMBER: _builtins.int
     EF_CONSTRUCTION_FIELD_NUMBER: _builtins.int
     m: _builtins.int
-    """Edges of a node, 2..2048. Default: 16."""
+    """Maximum number of edges of a node, 2..2048. Default: 16."""
     ef_construction: _builtins.int
-    """Candidates looked at when a node is put in, 1 or more. Default: 200."""
+    """Number of candidates that are considered for each new node, at least 1. Default: 200."""
     def __init__(
         self,
         *,
@@ -189,7 +185,7 @@ Global___HnswParameters: _TypeAlias = HnswParameters  # noqa: Y015
 
 @_typing.final
 class IvfParameters(_message.Message):
-    """How clusters are built."""
+    """Build parameters of clusters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -211,7 +207,7 @@ Global___IvfParameters: _TypeAlias = IvfParameters  # noqa: Y015
 
 @_typing.final
 class Collection(_message.Message):
-    """A set of images whose vectors can be compared with one another."""
+    """A set of images with vectors of one fingerprint, so that all can be compared."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -247,44 +243,47 @@ class Collection(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: a lower-case letter, then lower-case letters, digits or underscores; 1 to 63 characters. Required.
+    """The name: a lower-case letter, then lower-case letters, digits or underscores; 1 to 63 characters. Required.
     Errors: INVALID_ARGUMENT with reason COLLECTION_NAME_INVALID.
     """
     description: _builtins.str
-    """What it is for, in the owner's words. At most 1,024 characters. Default: empty."""
+    """A description for people. At most 1,024 characters. Default: empty."""
     model: _builtins.str
-    """The embedder's model that made the vectors. Default: the embedder's default model, or none when `dimension` and
-    `fingerprint` are both given.
+    """The embedder's model for the vectors. Default: the embedder's default model, or no model if `dimension` and
+    `fingerprint` are both set.
     """
     dimension: _builtins.int
-    """Number of components of a vector, 2..32768. Default: the model's. Errors: INVALID_ARGUMENT with reason
-    DIMENSION_INVALID; FAILED_PRECONDITION with reason EMBEDDING_MISMATCH when it is not the model's.
+    """Number of components of a vector, 2..32768. Default: the model's dimension. Errors: INVALID_ARGUMENT with reason
+    DIMENSION_INVALID; FAILED_PRECONDITION with reason EMBEDDING_MISMATCH if it differs from the model's dimension.
     """
     fingerprint: _builtins.str
-    """The space that the vectors live in: see imagesearch.types.v1.Embedding. Default: the model's. Vectors made elsewhere
-    can be kept too, under a fingerprint of the owner's choice.
+    """The vector space; see imagesearch.types.v1.Embedding. Default: the model's fingerprint. For vectors of another
+    origin the caller chooses a fingerprint.
     """
     metric: Global___Metric.ValueType
     """How vectors are compared. Default: METRIC_COSINE."""
     consistency: Global___Consistency.ValueType
-    """How fresh reads are that do not say otherwise. Default: CONSISTENCY_BOUNDED."""
+    """The consistency of reads that name none. Default: CONSISTENCY_BOUNDED."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The owner's own marks, such as {"team": "shop"}. At most 64, keys of at most 63 characters, values of at most 255."""
+        """Labels for programs, such as {"team": "shop"}. At most 64 labels; keys have at most 63 characters, values at most
+        255.
+        """
 
     @_builtins.property
     def index(self) -> Global___Index:
-        """What answers the queries. Default: INDEX_TYPE_HNSW."""
+        """The vector index. Default: INDEX_TYPE_HNSW."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long an image is kept after it was last written or changed; then no call sees it, and the backend gives back its
-        space in its own time. 1 second to 100 years. Default: for ever. Errors: INVALID_ARGUMENT with reason TTL_INVALID.
+        """Time to live: how long an image is kept after its last write or change. After that no call returns it, and the
+        backend frees its space later. 1 second to 100 years. Default: images are kept forever. Errors: INVALID_ARGUMENT
+        with reason TTL_INVALID.
         """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the collection was made. Set by the server; ignored on input."""
+        """When the collection was created. Set by the server; ignored on input."""
 
     def __init__(
         self,
@@ -311,14 +310,14 @@ Global___Collection: _TypeAlias = Collection  # noqa: Y015
 
 @_typing.final
 class CreateCollectionRequest(_message.Message):
-    """Asks for a new collection."""
+    """A request for a new collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     validate_only: _builtins.bool
-    """True: check everything and make nothing."""
+    """If true, the server checks the request and creates nothing."""
     @_builtins.property
     def collection(self) -> Global___Collection:
         """The collection. Only `name` is required."""
@@ -346,7 +345,7 @@ class CreateCollectionResponse(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def collection(self) -> Global___Collection:
-        """The collection with every default filled in."""
+        """The collection, with its defaults filled in."""
 
     def __init__(
         self,
@@ -363,7 +362,7 @@ Global___CreateCollectionResponse: _TypeAlias = CreateCollectionResponse  # noqa
 
 @_typing.final
 class GetCollectionRequest(_message.Message):
-    """Asks for one collection."""
+    """A request for one collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -372,7 +371,7 @@ class GetCollectionRequest(_message.Message):
     name: _builtins.str
     """The collection's name. Required."""
     with_stats: _builtins.bool
-    """True: answer with statistics as well, which costs a count."""
+    """If true, the response has statistics. This costs a count of the images."""
     def __init__(
         self,
         *,
@@ -401,7 +400,7 @@ class GetCollectionResponse(_message.Message):
 
     @_builtins.property
     def stats(self) -> Global___CollectionStats:
-        """Set when `with_stats` was."""
+        """Set if `with_stats` is true."""
 
     def __init__(
         self,
@@ -419,13 +418,13 @@ Global___GetCollectionResponse: _TypeAlias = GetCollectionResponse  # noqa: Y015
 
 @_typing.final
 class CollectionStats(_message.Message):
-    """What a collection holds."""
+    """Statistics of a collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_COUNT_FIELD_NUMBER: _builtins.int
     image_count: _builtins.int
-    """The number of images, every acknowledged write counted."""
+    """Number of images, including every acknowledged write."""
     def __init__(
         self,
         *,
@@ -441,16 +440,16 @@ Global___CollectionStats: _TypeAlias = CollectionStats  # noqa: Y015
 
 @_typing.final
 class ListCollectionsRequest(_message.Message):
-    """Asks for the list of collections."""
+    """A request for a page of collections."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The most collections in one answer, 1..1000. Default: 100."""
+    """Maximum number of collections in the response, 1..1000. Default: 100."""
     page_token: _builtins.str
-    """From the answer before, to get the next page. Default: the first page.
+    """`next_page_token` of the previous response. Default: empty, the first page.
     Errors: INVALID_ARGUMENT with reason PAGE_TOKEN_INVALID.
     """
     def __init__(
@@ -476,7 +475,7 @@ class ListCollectionsResponse(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty on the last one."""
+    """Pass it as `page_token` to get the next page; empty on the last page."""
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
         """Ordered by name."""
@@ -497,7 +496,7 @@ Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: 
 
 @_typing.final
 class DeleteCollectionRequest(_message.Message):
-    """Asks to remove a collection."""
+    """A request to delete a collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -519,7 +518,7 @@ Global___DeleteCollectionRequest: _TypeAlias = DeleteCollectionRequest  # noqa: 
 
 @_typing.final
 class DeleteCollectionResponse(_message.Message):
-    """The collection is gone."""
+    """The response of DeleteCollection; it is empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -536,14 +535,14 @@ Global___DeleteCollectionResponse: _TypeAlias = DeleteCollectionResponse  # noqa
 
 @_typing.final
 class Alias(_message.Message):
-    """A second name of a collection: searchers use the alias, and its owner moves it to another collection."""
+    """A second name of a collection. Callers search by the alias; its owner can move it to another collection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The alias, under the same rule as a collection's name. Required."""
+    """The alias. The rules of `Collection.name` hold. Required."""
     collection: _builtins.str
     """The collection's name. Required."""
     def __init__(
@@ -562,7 +561,7 @@ Global___Alias: _TypeAlias = Alias  # noqa: Y015
 
 @_typing.final
 class SetAliasRequest(_message.Message):
-    """Asks to point an alias at a collection."""
+    """A request to create or move an alias."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -593,7 +592,7 @@ class SetAliasResponse(_message.Message):
     ALIAS_FIELD_NUMBER: _builtins.int
     PREVIOUS_COLLECTION_FIELD_NUMBER: _builtins.int
     previous_collection: _builtins.str
-    """Where it pointed before; empty for a new one."""
+    """The collection before the call; empty for a new alias."""
     @_builtins.property
     def alias(self) -> Global___Alias:
         """The alias."""
@@ -614,7 +613,7 @@ Global___SetAliasResponse: _TypeAlias = SetAliasResponse  # noqa: Y015
 
 @_typing.final
 class ListAliasesRequest(_message.Message):
-    """Asks for the aliases."""
+    """A request for a page of aliases."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -622,11 +621,11 @@ class ListAliasesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """Only those of this collection. Default: all."""
+    """List only aliases of this collection. Default: all aliases."""
     page_size: _builtins.int
-    """The most aliases in one answer, 1..1000. Default: 100."""
+    """Maximum number of aliases in the response, 1..1000. Default: 100."""
     page_token: _builtins.str
-    """From the answer before, to get the next page. Default: the first page."""
+    """`next_page_token` of the previous response. Default: empty, the first page."""
     def __init__(
         self,
         *,
@@ -651,7 +650,7 @@ class ListAliasesResponse(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty on the last one."""
+    """Pass it as `page_token` to get the next page; empty on the last page."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alias]:
         """Ordered by name."""
@@ -672,13 +671,13 @@ Global___ListAliasesResponse: _TypeAlias = ListAliasesResponse  # noqa: Y015
 
 @_typing.final
 class DeleteAliasRequest(_message.Message):
-    """Asks to remove an alias."""
+    """A request to delete an alias."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The alias' name. Required."""
+    """The alias. Required."""
     def __init__(
         self,
         *,
@@ -694,7 +693,7 @@ Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
 
 @_typing.final
 class DeleteAliasResponse(_message.Message):
-    """The alias is gone."""
+    """The response of DeleteAlias; it is empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -711,7 +710,7 @@ Global___DeleteAliasResponse: _TypeAlias = DeleteAliasResponse  # noqa: Y015
 
 @_typing.final
 class StartReindexRequest(_message.Message):
-    """Names a collection and its copy."""
+    """A request to start a reindex."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -720,7 +719,7 @@ class StartReindexRequest(_message.Message):
     source: _builtins.str
     """The collection to copy, or an alias of it. Required."""
     target: _builtins.str
-    """The collection that becomes its copy. Required."""
+    """The collection that becomes the copy. Required."""
     def __init__(
         self,
         *,
@@ -737,7 +736,7 @@ Global___StartReindexRequest: _TypeAlias = StartReindexRequest  # noqa: Y015
 
 @_typing.final
 class StartReindexResponse(_message.Message):
-    """What is known of the copy."""
+    """The reindex that was started or resumed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -747,7 +746,7 @@ class StartReindexResponse(_message.Message):
     source: _builtins.str
     """The collection's own name."""
     resumed: _builtins.bool
-    """True if an earlier call declared the same copy: it may hold images already."""
+    """True if an earlier call declared the same copy. The copy may already have images."""
     @_builtins.property
     def begin_time(self) -> _timestamp_pb2.Timestamp:
         """When the copy was declared."""
@@ -769,17 +768,19 @@ Global___StartReindexResponse: _TypeAlias = StartReindexResponse  # noqa: Y015
 
 @_typing.final
 class HoldWritesRequest(_message.Message):
-    """Says whose writers wait, and for how long."""
+    """A request to make writers wait, or to end their wait."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """The collection that is being copied; no alias. Required."""
+    """The own name of the collection that is copied; an alias is not accepted. Required."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """How long they wait at most, 5 to 60 seconds. 0 lets them write. Errors: INVALID_ARGUMENT with reason DURATION_INVALID."""
+        """Maximum duration of the hold, 5 to 60 seconds; 0 ends a hold. Errors: INVALID_ARGUMENT with reason
+        DURATION_INVALID.
+        """
 
     def __init__(
         self,
@@ -797,14 +798,14 @@ Global___HoldWritesRequest: _TypeAlias = HoldWritesRequest  # noqa: Y015
 
 @_typing.final
 class HoldWritesResponse(_message.Message):
-    """Says until when they wait."""
+    """The current hold."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HOLD_UNTIL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hold_until(self) -> _timestamp_pb2.Timestamp:
-        """The end of the hold; not set if there is none."""
+        """When the hold ends; not set if there is no hold."""
 
     def __init__(
         self,
@@ -821,7 +822,7 @@ Global___HoldWritesResponse: _TypeAlias = HoldWritesResponse  # noqa: Y015
 
 @_typing.final
 class FinishReindexRequest(_message.Message):
-    """Names the aliases to move."""
+    """A request to move aliases to the copy."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -829,12 +830,12 @@ class FinishReindexRequest(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     ALLOW_FEWER_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """The collection that was copied; no alias. Required."""
+    """The own name of the collection that was copied; an alias is not accepted. Required."""
     allow_fewer: _builtins.bool
-    """True: the copy may have fewer images than the collection, though never none. Default: false."""
+    """If true, the copy may have fewer images than the collection, but at least one. Default: false."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The aliases that are to point at the copy; made or moved as SetAlias does. May be empty."""
+        """The aliases to create or move, as SetAlias does. May be empty."""
 
     def __init__(
         self,
@@ -853,14 +854,14 @@ Global___FinishReindexRequest: _TypeAlias = FinishReindexRequest  # noqa: Y015
 
 @_typing.final
 class FinishReindexResponse(_message.Message):
-    """What was moved."""
+    """The aliases that were moved."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MOVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def moved(self) -> _containers.RepeatedCompositeFieldContainer[Global___SetAliasResponse]:
-        """An answer for each alias, in their order."""
+        """One entry for each alias, in the order of the request."""
 
     def __init__(
         self,
@@ -877,7 +878,7 @@ Global___FinishReindexResponse: _TypeAlias = FinishReindexResponse  # noqa: Y015
 
 @_typing.final
 class CancelReindexRequest(_message.Message):
-    """Names the collection whose copying ends."""
+    """A request to end a reindex."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -899,7 +900,7 @@ Global___CancelReindexRequest: _TypeAlias = CancelReindexRequest  # noqa: Y015
 
 @_typing.final
 class CancelReindexResponse(_message.Message):
-    """Empty: the copying has ended."""
+    """The response of CancelReindex; it is empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

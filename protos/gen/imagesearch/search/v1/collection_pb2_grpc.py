@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class CollectionServiceStub:
-    """Makes, describes and removes collections of images.
+    """Creates, describes and deletes collections of images.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def __init__(self, channel):
@@ -96,15 +96,15 @@ class CollectionServiceStub:
 
 
 class CollectionServiceServicer:
-    """Makes, describes and removes collections of images.
+    """Creates, describes and deletes collections of images.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def CreateCollection(self, request, context):
-        """Makes an empty collection. Errors: ALREADY_EXISTS with reason COLLECTION_EXISTS; FAILED_PRECONDITION with reason
-        EMBEDDING_MISMATCH when the fields contradict the embedder's model.
+        """Creates an empty collection. Errors: ALREADY_EXISTS with reason COLLECTION_EXISTS; FAILED_PRECONDITION with reason
+        EMBEDDING_MISMATCH if the fields contradict the embedder's model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,16 +125,18 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
-        reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES where one points at it.
+        """Deletes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION
+        with reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES if an alias points at the collection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """Points an alias at a collection, making or moving it in one step: a search sees the one or the other. Errors: NOT_FOUND
-        with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS where a collection has the name.
+        """Creates an alias or moves it to another collection. The move is atomic: every search sees one collection or the
+        other.
+        Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS if a collection
+        has the name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,41 +150,43 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAlias(self, request, context):
-        """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND.
+        """Deletes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartReindex(self, request, context):
-        """Declares that a client copies a collection into another one, which must be empty, or be the copy that an earlier call
-        declared. From then on whoever deletes an image from the collection deletes it from the copy too. The client copies
-        the images, and the copy again of what changed meanwhile; then HoldWrites, a last copy of what changed, and
-        FinishReindex. No write that was acknowledged is lost by that, and no deleted image comes back. Errors:
-        FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built, TARGET_NOT_EMPTY or REINDEX_INVALID.
+        """Declares that the client copies a collection into a target collection. The target must be empty, or be the target
+        of an earlier call. From now on every deletion from the collection is also applied to the target. The client then
+        (1) copies all images, (2) copies the images that changed during that, until few are left, (3) calls HoldWrites,
+        (4) copies the last changes, and (5) calls FinishReindex. In this order no acknowledged write is lost, and no
+        deleted image comes back. Errors: FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built,
+        TARGET_NOT_EMPTY or REINDEX_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HoldWrites(self, request, context):
-        """Makes those wait who write to a collection that is being copied. When it returns, every write that was acknowledged
-        can be read, and none is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
+        """Makes writers of a collection wait while it is copied. When the call returns, every acknowledged write can be read,
+        and no further write is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishReindex(self, request, context):
-        """Points aliases at the copy, and lets those who wait write to it. Errors: FAILED_PRECONDITION with reason HOLD_EXPIRED,
-        or REINDEX_INCOMPLETE if the numbers of images differ; then nothing was moved, and writers wait until the hold ends.
+        """Points aliases at the copy and ends the hold, so that waiting writers write to the copy. Errors:
+        FAILED_PRECONDITION with reason HOLD_EXPIRED, or REINDEX_INCOMPLETE if the numbers of images differ. Then no alias
+        was moved, and writers wait until the hold ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelReindex(self, request, context):
-        """Ends the copying of a collection without moving an alias. The copy stays as it is.
+        """Ends a reindex without moving an alias. The copy stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,10 +259,10 @@ def add_CollectionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CollectionService:
-    """Makes, describes and removes collections of images.
+    """Creates, describes and deletes collections of images.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @staticmethod

@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CollectionServiceStub:
-    """Makes, describes and removes collections of images.
+    """Creates, describes and deletes collections of images.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @_typing.overload
@@ -38,95 +38,103 @@ class CollectionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CollectionServiceAsyncStub: ...
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_collection_pb2.CreateCollectionRequest, _collection_pb2.CreateCollectionResponse]
-    """Makes an empty collection. Errors: ALREADY_EXISTS with reason COLLECTION_EXISTS; FAILED_PRECONDITION with reason
-    EMBEDDING_MISMATCH when the fields contradict the embedder's model.
+    """Creates an empty collection. Errors: ALREADY_EXISTS with reason COLLECTION_EXISTS; FAILED_PRECONDITION with reason
+    EMBEDDING_MISMATCH if the fields contradict the embedder's model.
     """
     GetCollection: _grpc.UnaryUnaryMultiCallable[_collection_pb2.GetCollectionRequest, _collection_pb2.GetCollectionResponse]
     """Describes a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
     ListCollections: _grpc.UnaryUnaryMultiCallable[_collection_pb2.ListCollectionsRequest, _collection_pb2.ListCollectionsResponse]
     """Lists the collections by name."""
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_collection_pb2.DeleteCollectionRequest, _collection_pb2.DeleteCollectionResponse]
-    """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
-    reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES where one points at it.
+    """Deletes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION
+    with reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES if an alias points at the collection.
     """
     SetAlias: _grpc.UnaryUnaryMultiCallable[_collection_pb2.SetAliasRequest, _collection_pb2.SetAliasResponse]
-    """Points an alias at a collection, making or moving it in one step: a search sees the one or the other. Errors: NOT_FOUND
-    with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS where a collection has the name.
+    """Creates an alias or moves it to another collection. The move is atomic: every search sees one collection or the
+    other.
+    Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS if a collection
+    has the name.
     """
     ListAliases: _grpc.UnaryUnaryMultiCallable[_collection_pb2.ListAliasesRequest, _collection_pb2.ListAliasesResponse]
     """Lists the aliases."""
     DeleteAlias: _grpc.UnaryUnaryMultiCallable[_collection_pb2.DeleteAliasRequest, _collection_pb2.DeleteAliasResponse]
-    """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
+    """Deletes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
     StartReindex: _grpc.UnaryUnaryMultiCallable[_collection_pb2.StartReindexRequest, _collection_pb2.StartReindexResponse]
-    """Declares that a client copies a collection into another one, which must be empty, or be the copy that an earlier call
-    declared. From then on whoever deletes an image from the collection deletes it from the copy too. The client copies
-    the images, and the copy again of what changed meanwhile; then HoldWrites, a last copy of what changed, and
-    FinishReindex. No write that was acknowledged is lost by that, and no deleted image comes back. Errors:
-    FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built, TARGET_NOT_EMPTY or REINDEX_INVALID.
+    """Declares that the client copies a collection into a target collection. The target must be empty, or be the target
+    of an earlier call. From now on every deletion from the collection is also applied to the target. The client then
+    (1) copies all images, (2) copies the images that changed during that, until few are left, (3) calls HoldWrites,
+    (4) copies the last changes, and (5) calls FinishReindex. In this order no acknowledged write is lost, and no
+    deleted image comes back. Errors: FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built,
+    TARGET_NOT_EMPTY or REINDEX_INVALID.
     """
     HoldWrites: _grpc.UnaryUnaryMultiCallable[_collection_pb2.HoldWritesRequest, _collection_pb2.HoldWritesResponse]
-    """Makes those wait who write to a collection that is being copied. When it returns, every write that was acknowledged
-    can be read, and none is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
+    """Makes writers of a collection wait while it is copied. When the call returns, every acknowledged write can be read,
+    and no further write is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
     """
     FinishReindex: _grpc.UnaryUnaryMultiCallable[_collection_pb2.FinishReindexRequest, _collection_pb2.FinishReindexResponse]
-    """Points aliases at the copy, and lets those who wait write to it. Errors: FAILED_PRECONDITION with reason HOLD_EXPIRED,
-    or REINDEX_INCOMPLETE if the numbers of images differ; then nothing was moved, and writers wait until the hold ends.
+    """Points aliases at the copy and ends the hold, so that waiting writers write to the copy. Errors:
+    FAILED_PRECONDITION with reason HOLD_EXPIRED, or REINDEX_INCOMPLETE if the numbers of images differ. Then no alias
+    was moved, and writers wait until the hold ends.
     """
     CancelReindex: _grpc.UnaryUnaryMultiCallable[_collection_pb2.CancelReindexRequest, _collection_pb2.CancelReindexResponse]
-    """Ends the copying of a collection without moving an alias. The copy stays as it is."""
+    """Ends a reindex without moving an alias. The copy stays as it is."""
 
 @_typing.type_check_only
 class CollectionServiceAsyncStub(CollectionServiceStub):
-    """Makes, describes and removes collections of images.
+    """Creates, describes and deletes collections of images.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCollection: _aio.UnaryUnaryMultiCallable[_collection_pb2.CreateCollectionRequest, _collection_pb2.CreateCollectionResponse]  # type: ignore[assignment]
-    """Makes an empty collection. Errors: ALREADY_EXISTS with reason COLLECTION_EXISTS; FAILED_PRECONDITION with reason
-    EMBEDDING_MISMATCH when the fields contradict the embedder's model.
+    """Creates an empty collection. Errors: ALREADY_EXISTS with reason COLLECTION_EXISTS; FAILED_PRECONDITION with reason
+    EMBEDDING_MISMATCH if the fields contradict the embedder's model.
     """
     GetCollection: _aio.UnaryUnaryMultiCallable[_collection_pb2.GetCollectionRequest, _collection_pb2.GetCollectionResponse]  # type: ignore[assignment]
     """Describes a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
     ListCollections: _aio.UnaryUnaryMultiCallable[_collection_pb2.ListCollectionsRequest, _collection_pb2.ListCollectionsResponse]  # type: ignore[assignment]
     """Lists the collections by name."""
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_collection_pb2.DeleteCollectionRequest, _collection_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
-    """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
-    reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES where one points at it.
+    """Deletes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION
+    with reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES if an alias points at the collection.
     """
     SetAlias: _aio.UnaryUnaryMultiCallable[_collection_pb2.SetAliasRequest, _collection_pb2.SetAliasResponse]  # type: ignore[assignment]
-    """Points an alias at a collection, making or moving it in one step: a search sees the one or the other. Errors: NOT_FOUND
-    with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS where a collection has the name.
+    """Creates an alias or moves it to another collection. The move is atomic: every search sees one collection or the
+    other.
+    Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS if a collection
+    has the name.
     """
     ListAliases: _aio.UnaryUnaryMultiCallable[_collection_pb2.ListAliasesRequest, _collection_pb2.ListAliasesResponse]  # type: ignore[assignment]
     """Lists the aliases."""
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_collection_pb2.DeleteAliasRequest, _collection_pb2.DeleteAliasResponse]  # type: ignore[assignment]
-    """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
+    """Deletes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
     StartReindex: _aio.UnaryUnaryMultiCallable[_collection_pb2.StartReindexRequest, _collection_pb2.StartReindexResponse]  # type: ignore[assignment]
-    """Declares that a client copies a collection into another one, which must be empty, or be the copy that an earlier call
-    declared. From then on whoever deletes an image from the collection deletes it from the copy too. The client copies
-    the images, and the copy again of what changed meanwhile; then HoldWrites, a last copy of what changed, and
-    FinishReindex. No write that was acknowledged is lost by that, and no deleted image comes back. Errors:
-    FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built, TARGET_NOT_EMPTY or REINDEX_INVALID.
+    """Declares that the client copies a collection into a target collection. The target must be empty, or be the target
+    of an earlier call. From now on every deletion from the collection is also applied to the target. The client then
+    (1) copies all images, (2) copies the images that changed during that, until few are left, (3) calls HoldWrites,
+    (4) copies the last changes, and (5) calls FinishReindex. In this order no acknowledged write is lost, and no
+    deleted image comes back. Errors: FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built,
+    TARGET_NOT_EMPTY or REINDEX_INVALID.
     """
     HoldWrites: _aio.UnaryUnaryMultiCallable[_collection_pb2.HoldWritesRequest, _collection_pb2.HoldWritesResponse]  # type: ignore[assignment]
-    """Makes those wait who write to a collection that is being copied. When it returns, every write that was acknowledged
-    can be read, and none is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
+    """Makes writers of a collection wait while it is copied. When the call returns, every acknowledged write can be read,
+    and no further write is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
     """
     FinishReindex: _aio.UnaryUnaryMultiCallable[_collection_pb2.FinishReindexRequest, _collection_pb2.FinishReindexResponse]  # type: ignore[assignment]
-    """Points aliases at the copy, and lets those who wait write to it. Errors: FAILED_PRECONDITION with reason HOLD_EXPIRED,
-    or REINDEX_INCOMPLETE if the numbers of images differ; then nothing was moved, and writers wait until the hold ends.
+    """Points aliases at the copy and ends the hold, so that waiting writers write to the copy. Errors:
+    FAILED_PRECONDITION with reason HOLD_EXPIRED, or REINDEX_INCOMPLETE if the numbers of images differ. Then no alias
+    was moved, and writers wait until the hold ends.
     """
     CancelReindex: _aio.UnaryUnaryMultiCallable[_collection_pb2.CancelReindexRequest, _collection_pb2.CancelReindexResponse]  # type: ignore[assignment]
-    """Ends the copying of a collection without moving an alias. The copy stays as it is."""
+    """Ends a reindex without moving an alias. The copy stays as it is."""
 
 class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Makes, describes and removes collections of images.
+    """Creates, describes and deletes collections of images.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @_abc_1.abstractmethod
@@ -135,8 +143,8 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.CreateCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.CreateCollectionResponse, _abc.Awaitable[_collection_pb2.CreateCollectionResponse]]:
-        """Makes an empty collection. Errors: ALREADY_EXISTS with reason COLLECTION_EXISTS; FAILED_PRECONDITION with reason
-        EMBEDDING_MISMATCH when the fields contradict the embedder's model.
+        """Creates an empty collection. Errors: ALREADY_EXISTS with reason COLLECTION_EXISTS; FAILED_PRECONDITION with reason
+        EMBEDDING_MISMATCH if the fields contradict the embedder's model.
         """
 
     @_abc_1.abstractmethod
@@ -161,8 +169,8 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.DeleteCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.DeleteCollectionResponse, _abc.Awaitable[_collection_pb2.DeleteCollectionResponse]]:
-        """Removes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with
-        reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES where one points at it.
+        """Deletes a collection and all its images. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION
+        with reason NAME_IS_ALIAS, or COLLECTION_HAS_ALIASES if an alias points at the collection.
         """
 
     @_abc_1.abstractmethod
@@ -171,8 +179,10 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.SetAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.SetAliasResponse, _abc.Awaitable[_collection_pb2.SetAliasResponse]]:
-        """Points an alias at a collection, making or moving it in one step: a search sees the one or the other. Errors: NOT_FOUND
-        with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS where a collection has the name.
+        """Creates an alias or moves it to another collection. The move is atomic: every search sees one collection or the
+        other.
+        Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; ALREADY_EXISTS with reason COLLECTION_EXISTS if a collection
+        has the name.
         """
 
     @_abc_1.abstractmethod
@@ -189,7 +199,7 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.DeleteAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.DeleteAliasResponse, _abc.Awaitable[_collection_pb2.DeleteAliasResponse]]:
-        """Removes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
+        """Deletes an alias, never its collection. Errors: NOT_FOUND with reason ALIAS_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def StartReindex(
@@ -197,11 +207,12 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.StartReindexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.StartReindexResponse, _abc.Awaitable[_collection_pb2.StartReindexResponse]]:
-        """Declares that a client copies a collection into another one, which must be empty, or be the copy that an earlier call
-        declared. From then on whoever deletes an image from the collection deletes it from the copy too. The client copies
-        the images, and the copy again of what changed meanwhile; then HoldWrites, a last copy of what changed, and
-        FinishReindex. No write that was acknowledged is lost by that, and no deleted image comes back. Errors:
-        FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built, TARGET_NOT_EMPTY or REINDEX_INVALID.
+        """Declares that the client copies a collection into a target collection. The target must be empty, or be the target
+        of an earlier call. From now on every deletion from the collection is also applied to the target. The client then
+        (1) copies all images, (2) copies the images that changed during that, until few are left, (3) calls HoldWrites,
+        (4) copies the last changes, and (5) calls FinishReindex. In this order no acknowledged write is lost, and no
+        deleted image comes back. Errors: FAILED_PRECONDITION with reason REINDEX_RUNNING if another copy is being built,
+        TARGET_NOT_EMPTY or REINDEX_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -210,8 +221,8 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.HoldWritesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.HoldWritesResponse, _abc.Awaitable[_collection_pb2.HoldWritesResponse]]:
-        """Makes those wait who write to a collection that is being copied. When it returns, every write that was acknowledged
-        can be read, and none is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
+        """Makes writers of a collection wait while it is copied. When the call returns, every acknowledged write can be read,
+        and no further write is acknowledged until the hold ends. Errors: FAILED_PRECONDITION with reason REINDEX_MISSING.
         """
 
     @_abc_1.abstractmethod
@@ -220,8 +231,9 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.FinishReindexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.FinishReindexResponse, _abc.Awaitable[_collection_pb2.FinishReindexResponse]]:
-        """Points aliases at the copy, and lets those who wait write to it. Errors: FAILED_PRECONDITION with reason HOLD_EXPIRED,
-        or REINDEX_INCOMPLETE if the numbers of images differ; then nothing was moved, and writers wait until the hold ends.
+        """Points aliases at the copy and ends the hold, so that waiting writers write to the copy. Errors:
+        FAILED_PRECONDITION with reason HOLD_EXPIRED, or REINDEX_INCOMPLETE if the numbers of images differ. Then no alias
+        was moved, and writers wait until the hold ends.
         """
 
     @_abc_1.abstractmethod
@@ -230,6 +242,6 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.CancelReindexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.CancelReindexResponse, _abc.Awaitable[_collection_pb2.CancelReindexResponse]]:
-        """Ends the copying of a collection without moving an alias. The copy stays as it is."""
+        """Ends a reindex without moving an alias. The copy stays as it is."""
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,8 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Filter(_message.Message):
-    """Which images count, by their attributes. A filter is data and never text, so nothing in it can change its meaning.
-    Errors: INVALID_ARGUMENT with reason FILTER_INVALID, and the path of the part at fault as the field.
+    """A condition on the attributes of an image. A filter is a message and not a text that is parsed, so no value in it can
+    change its meaning. Errors: INVALID_ARGUMENT with reason FILTER_INVALID and the path of the wrong field.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -38,27 +38,27 @@ class Filter(_message.Message):
     TEXT_RANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def equals(self) -> Global___Equals:
-        """True for one value of an attribute."""
+        """True if an attribute has a value."""
 
     @_builtins.property
     def range(self) -> Global___Range:
-        """True for numbers between two bounds."""
+        """True if an attribute is a number between two bounds."""
 
     @_builtins.property
     def prefix(self) -> Global___Prefix:
-        """True for strings that begin so."""
+        """True if an attribute is a string with a prefix."""
 
     @_builtins.property
     def exists(self) -> Global___Exists:
-        """True for images that have the attribute."""
+        """True if the image has the attribute."""
 
     @_builtins.property
     def integer_range(self) -> Global___IntegerRange:
-        """True for numbers between two bounds that are whole numbers."""
+        """True if an attribute is a number between two integers."""
 
     @_builtins.property
     def text_range(self) -> Global___TextRange:
-        """True for strings between two bounds, such as dates."""
+        """True if an attribute is a string between two bounds, such as a date."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class FilterList(_message.Message):
     FILTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
-        """At least one."""
+        """The filters; at least one."""
 
     def __init__(
         self,
@@ -106,8 +106,8 @@ Global___FilterList: _TypeAlias = FilterList  # noqa: Y015
 
 @_typing.final
 class FilterValue(_message.Message):
-    """A string, a number or a bool to compare an attribute with. Numbers are compared by their value: 3 equals 3.0. A string
-    has at most 4,096 bytes.
+    """A string, a number or a boolean to compare an attribute with. Numbers are compared by their values: 3 equals 3.0. A
+    string has at most 4,096 bytes.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -117,13 +117,13 @@ class FilterValue(_message.Message):
     BOOL_VALUE_FIELD_NUMBER: _builtins.int
     INTEGER_VALUE_FIELD_NUMBER: _builtins.int
     string_value: _builtins.str
-    """A text."""
+    """A string."""
     number_value: _builtins.float
-    """A number; finite."""
+    """A number. It must be finite."""
     bool_value: _builtins.bool
-    """A truth value."""
+    """A boolean."""
     integer_value: _builtins.int
-    """A whole number, kept exactly."""
+    """An integer, compared exactly."""
     def __init__(
         self,
         *,
@@ -144,7 +144,7 @@ Global___FilterValue: _TypeAlias = FilterValue  # noqa: Y015
 
 @_typing.final
 class Equals(_message.Message):
-    """The attribute has this value; for a list: the list holds it."""
+    """True if the attribute has the value, or is a list that contains the value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -172,7 +172,7 @@ Global___Equals: _TypeAlias = Equals  # noqa: Y015
 
 @_typing.final
 class In(_message.Message):
-    """The attribute has one of these values; for a list: the list holds one of them."""
+    """True if the attribute has one of the values, or is a list that contains one of them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -200,7 +200,7 @@ Global___In: _TypeAlias = In  # noqa: Y015
 
 @_typing.final
 class Range(_message.Message):
-    """The attribute is a number between the bounds, of which at least one is given, and one at most on each side."""
+    """True if the attribute is a number between the bounds. At least one bound is set, and at most one on each side."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -212,13 +212,13 @@ class Range(_message.Message):
     attribute: _builtins.str
     """The attribute's name. Required."""
     gte: _builtins.float
-    """At least this, the bound included."""
+    """Greater than or equal to this number."""
     gt: _builtins.float
-    """More than this."""
+    """Greater than this number."""
     lte: _builtins.float
-    """At most this, the bound included."""
+    """Less than or equal to this number."""
     lt: _builtins.float
-    """Less than this."""
+    """Less than this number."""
     def __init__(
         self,
         *,
@@ -253,8 +253,8 @@ Global___Range: _TypeAlias = Range  # noqa: Y015
 
 @_typing.final
 class IntegerRange(_message.Message):
-    """As Range, with whole numbers as bounds: a double cannot hold those above 2^53 exactly. Whole numbers and other numbers are
-    compared by their values.
+    """Like Range, with integers as bounds, because a double cannot represent all integers above 2^53. The attribute may be
+    an integer or another number.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -267,13 +267,13 @@ class IntegerRange(_message.Message):
     attribute: _builtins.str
     """The attribute's name. Required."""
     gte: _builtins.int
-    """At least this, the bound included."""
+    """Greater than or equal to this number."""
     gt: _builtins.int
-    """More than this."""
+    """Greater than this number."""
     lte: _builtins.int
-    """At most this, the bound included."""
+    """Less than or equal to this number."""
     lt: _builtins.int
-    """Less than this."""
+    """Less than this number."""
     def __init__(
         self,
         *,
@@ -308,8 +308,9 @@ Global___IntegerRange: _TypeAlias = IntegerRange  # noqa: Y015
 
 @_typing.final
 class TextRange(_message.Message):
-    """The attribute is a string between the bounds. Strings are compared by their code points, so dates and times of one form
-    (ISO 8601, and one time zone) are compared as such. The bounds follow the rules of Range; each has at most 4,096 bytes.
+    """True if the attribute is a string between the bounds. Strings are ordered by their code points. This orders dates and
+    times too, if all have one ISO 8601 form and one time zone. At least one bound is set, and at most one on each side.
+    A bound has at most 4,096 bytes.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -322,13 +323,13 @@ class TextRange(_message.Message):
     attribute: _builtins.str
     """The attribute's name. Required."""
     gte: _builtins.str
-    """This string or one after it."""
+    """Equal to or after this string."""
     gt: _builtins.str
-    """A string after this one."""
+    """After this string."""
     lte: _builtins.str
-    """This string or one before it."""
+    """Equal to or before this string."""
     lt: _builtins.str
-    """A string before this one."""
+    """Before this string."""
     def __init__(
         self,
         *,
@@ -363,7 +364,7 @@ Global___TextRange: _TypeAlias = TextRange  # noqa: Y015
 
 @_typing.final
 class Prefix(_message.Message):
-    """The attribute is a string that begins so."""
+    """True if the attribute is a string with the prefix."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -372,7 +373,7 @@ class Prefix(_message.Message):
     attribute: _builtins.str
     """The attribute's name. Required."""
     prefix: _builtins.str
-    """The beginning; not empty."""
+    """The prefix; not empty."""
     def __init__(
         self,
         *,
@@ -389,7 +390,7 @@ Global___Prefix: _TypeAlias = Prefix  # noqa: Y015
 
 @_typing.final
 class Exists(_message.Message):
-    """The image has the attribute, whatever its value."""
+    """True if the image has the attribute, with any value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -35,23 +35,23 @@ class _ImageViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageView.V
     IMAGE_VIEW_UNSPECIFIED: _ImageView.ValueType  # 0
     """The call's default: IMAGE_VIEW_BASIC."""
     IMAGE_VIEW_ID: _ImageView.ValueType  # 1
-    """The id only."""
+    """Only the id."""
     IMAGE_VIEW_BASIC: _ImageView.ValueType  # 2
-    """All but the vector."""
+    """Everything except the vector."""
     IMAGE_VIEW_FULL: _ImageView.ValueType  # 3
-    """All, with the vector."""
+    """Everything, including the vector."""
 
 class ImageView(_ImageView, metaclass=_ImageViewEnumTypeWrapper):
-    """How much of an image an answer holds."""
+    """Which parts of an image a response has."""
 
 IMAGE_VIEW_UNSPECIFIED: ImageView.ValueType  # 0
 """The call's default: IMAGE_VIEW_BASIC."""
 IMAGE_VIEW_ID: ImageView.ValueType  # 1
-"""The id only."""
+"""Only the id."""
 IMAGE_VIEW_BASIC: ImageView.ValueType  # 2
-"""All but the vector."""
+"""Everything except the vector."""
 IMAGE_VIEW_FULL: ImageView.ValueType  # 3
-"""All, with the vector."""
+"""Everything, including the vector."""
 Global___ImageView: _TypeAlias = ImageView  # noqa: Y015
 
 class _ImageOrder:
@@ -65,7 +65,7 @@ class _ImageOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageOrder
     IMAGE_ORDER_ID: _ImageOrder.ValueType  # 1
     """By id, in the order of the UTF-8 bytes."""
     IMAGE_ORDER_UPDATE_TIME_DESC: _ImageOrder.ValueType  # 2
-    """The most recently changed first."""
+    """By update_time, the latest first."""
 
 class ImageOrder(_ImageOrder, metaclass=_ImageOrderEnumTypeWrapper):
     """The order of a listing."""
@@ -75,7 +75,7 @@ IMAGE_ORDER_UNSPECIFIED: ImageOrder.ValueType  # 0
 IMAGE_ORDER_ID: ImageOrder.ValueType  # 1
 """By id, in the order of the UTF-8 bytes."""
 IMAGE_ORDER_UPDATE_TIME_DESC: ImageOrder.ValueType  # 2
-"""The most recently changed first."""
+"""By update_time, the latest first."""
 Global___ImageOrder: _TypeAlias = ImageOrder  # noqa: Y015
 
 @_typing.final
@@ -90,16 +90,16 @@ class AttributeValue(_message.Message):
     STRING_LIST_VALUE_FIELD_NUMBER: _builtins.int
     INTEGER_VALUE_FIELD_NUMBER: _builtins.int
     string_value: _builtins.str
-    """A text."""
+    """A string."""
     number_value: _builtins.float
-    """A number; finite. Errors: INVALID_ARGUMENT with reason ATTRIBUTE_INVALID."""
+    """A number. It must be finite. Errors: INVALID_ARGUMENT with reason ATTRIBUTE_INVALID."""
     bool_value: _builtins.bool
-    """A truth value."""
+    """A boolean."""
     integer_value: _builtins.int
-    """A whole number, kept exactly."""
+    """An integer, stored exactly."""
     @_builtins.property
     def string_list_value(self) -> Global___StringList:
-        """Several texts."""
+        """A list of strings."""
 
     def __init__(
         self,
@@ -122,14 +122,14 @@ Global___AttributeValue: _TypeAlias = AttributeValue  # noqa: Y015
 
 @_typing.final
 class StringList(_message.Message):
-    """Several texts."""
+    """A list of strings."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The texts, in order."""
+        """The strings, in order."""
 
     def __init__(
         self,
@@ -180,40 +180,40 @@ class Image(_message.Message):
     EMBEDDING_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The caller's own name for it: 1 to 512 bytes of UTF-8 without control characters. Required.
+    """The id, which the caller chooses: 1 to 512 bytes of UTF-8 without control characters. Required.
     Errors: INVALID_ARGUMENT with reason ID_INVALID.
     """
     uri: _builtins.str
-    """Where the original is, such as a path or an address. Kept as it is, never opened by the server. At most 2,048 bytes.
+    """Location of the original, such as a path or a URL. The server stores it and never opens it. At most 2,048 bytes.
     Default: empty. Errors: INVALID_ARGUMENT with reason URI_INVALID.
     """
     content_sha256: _builtins.str
-    """SHA-256 of the encoded image, 64 hexadecimal digits in lower case; set by the server when it was given the image,
-    kept as the caller gave it beside a ready vector; may be empty then.
+    """SHA-256 of the encoded image, 64 hexadecimal digits in lower case. If the request has the image, the server
+    computes it. If the request has a vector, the server stores the caller's value, which may be empty.
     Errors: INVALID_ARGUMENT with reason CONTENT_SHA256_INVALID.
     """
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, Global___AttributeValue]:
-        """Facts about the image to show and to filter by: at most 128; names of 1 to 128 bytes that begin with a letter and
-        hold letters, digits and underscores; at most 32 KiB altogether.
+        """Attributes to show and to filter by: at most 128 attributes and 32 KiB. A name has 1 to 128 bytes: a letter, then
+        letters, digits and underscores.
         Errors: INVALID_ARGUMENT with reason ATTRIBUTE_INVALID.
         """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the image was last written whole. Set by the server; ignored on input."""
+        """When the whole image was last written. Set by the server; ignored on input."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When anything of it last changed. Set by the server; ignored on input."""
+        """When any part of the image last changed. Set by the server; ignored on input."""
 
     @_builtins.property
     def embedding(self) -> _embedding_pb2.Embedding:
-        """Its vector; only in IMAGE_VIEW_FULL."""
+        """The vector. Only in IMAGE_VIEW_FULL."""
 
     @_builtins.property
     def region(self) -> _encoded_image_pb2.Region:
-        """The part of the original that the vector is of. Default: the whole image."""
+        """The part of the image that was embedded. Default: the whole image."""
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ Global___Image: _TypeAlias = Image  # noqa: Y015
 
 @_typing.final
 class WriteImagesRequest(_message.Message):
-    """One image to write."""
+    """A request to write one image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -275,47 +275,47 @@ class WriteImagesRequest(_message.Message):
     KEEP_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     REPORT_REPLACED_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
-    """The collection's name. Required on the first message of a stream; later ones may leave it empty, and may not name
-    another. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason COLLECTION_CHANGED.
+    """The collection's name. Required in the first request of a stream. Later requests leave it empty or repeat it.
+    Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason COLLECTION_CHANGED.
     """
     request_id: _builtins.str
-    """Comes back with the response. The server does not look at it. At most 128 characters; a longer one is refused with
-    reason REQUEST_ID_TOO_LONG, and cut short in the answer.
+    """The server copies it into the response and does not interpret it. At most 128 characters. Errors: INVALID_ARGUMENT
+    with reason REQUEST_ID_TOO_LONG; the response then has a shortened id.
     """
     id: _builtins.str
-    """The image's own id. Required. See Image.id."""
+    """The image's id. Required. See Image.id."""
     uri: _builtins.str
     """See Image.uri."""
     stored_vector: _builtins.bool
-    """True: the vector, region and create_time stay that are stored under this id; uri and attributes are new.
-    Errors: NOT_FOUND with reason IMAGE_NOT_FOUND; FAILED_PRECONDITION with reason CONTENT_CHANGED if the stored image
-    has another content_sha256 than this message.
+    """If true, the stored vector, region and create_time stay; uri and attributes are replaced.
+    Errors: NOT_FOUND with reason IMAGE_NOT_FOUND; FAILED_PRECONDITION with reason CONTENT_CHANGED if the stored
+    content_sha256 differs from the one in this request.
     """
     content_sha256: _builtins.str
-    """See Image.content_sha256. Beside `embedding` it is stored, beside `stored_vector` it is compared; with `image` the
-    server computes it.
+    """See Image.content_sha256. With `embedding` the server stores it. With `stored_vector` the server compares it. With
+    `image` the server ignores it and computes the value.
     """
     keep_attributes: _builtins.bool
-    """True: the attributes stay that are stored under this id; those of `attributes` are added or replace one of their name.
-    They are read when the image is written and not earlier, so that a change meanwhile is not lost.
+    """If true, stored attributes stay, and `attributes` are added or replace attributes of the same name. The server
+    reads the stored attributes at the moment of the write, so that no concurrent change through this replica is lost.
     """
     report_replaced: _builtins.bool
-    """True: the answer says whether the write replaces another image; see WrittenImage.replaced."""
+    """If true, the response has WrittenImage.replaced."""
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, Global___AttributeValue]:
         """See Image.attributes."""
 
     @_builtins.property
     def image(self) -> _encoded_image_pb2.EncodedImage:
-        """The image, for the embedder to embed."""
+        """An image, which the embedder embeds."""
 
     @_builtins.property
     def embedding(self) -> _embedding_pb2.Embedding:
-        """A vector made before."""
+        """A vector."""
 
     @_builtins.property
     def region(self) -> _encoded_image_pb2.Region:
-        """See Image.region. Only beside `embedding`; with `image` it is image.region.
+        """See Image.region. Only with `embedding`; with `image`, set image.region instead.
         Errors: INVALID_ARGUMENT with reason REGION_INVALID.
         """
 
@@ -347,7 +347,7 @@ Global___WriteImagesRequest: _TypeAlias = WriteImagesRequest  # noqa: Y015
 
 @_typing.final
 class WriteImagesResponse(_message.Message):
-    """The answer to one image to write."""
+    """The response for one image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -361,11 +361,11 @@ class WriteImagesResponse(_message.Message):
     """The image's id."""
     @_builtins.property
     def written(self) -> Global___WrittenImage:
-        """It is stored."""
+        """The image is stored."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why this item failed."""
+        """Why this image failed."""
 
     def __init__(
         self,
@@ -387,7 +387,7 @@ Global___WriteImagesResponse: _TypeAlias = WriteImagesResponse  # noqa: Y015
 
 @_typing.final
 class WrittenImage(_message.Message):
-    """What the server knows of an image that it has stored."""
+    """An image that was stored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -395,14 +395,15 @@ class WrittenImage(_message.Message):
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     REPLACED_FIELD_NUMBER: _builtins.int
     content_sha256: _builtins.str
-    """SHA-256 of its encoded bytes, 64 hexadecimal digits; see Image.content_sha256."""
+    """SHA-256 of the encoded image; see Image.content_sha256."""
     replaced: _builtins.bool
-    """Whether another image was stored under this id until then: one with another content_sha256 (or another vector, if one
-    of the two has no content_sha256) that has another uri or none. Set only if report_replaced is.
+    """True if the write replaced another image: the stored one had a different uri, or none, and a different
+    content_sha256. If one of the two has no content_sha256, their vectors are compared instead. Only set if
+    `report_replaced` is true.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was written."""
+        """When the image was written."""
 
     def __init__(
         self,
@@ -421,7 +422,7 @@ Global___WrittenImage: _TypeAlias = WrittenImage  # noqa: Y015
 
 @_typing.final
 class GetImageRequest(_message.Message):
-    """Asks for one image."""
+    """A request for one image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -434,9 +435,9 @@ class GetImageRequest(_message.Message):
     id: _builtins.str
     """The image's id. Required."""
     view: Global___ImageView.ValueType
-    """How much of it. Default: IMAGE_VIEW_BASIC."""
+    """Which parts of the image to return. Default: IMAGE_VIEW_BASIC."""
     consistency: _collection_pb2.Consistency.ValueType
-    """How fresh. Default: CONSISTENCY_STRONG."""
+    """Which writes the read sees. Default: CONSISTENCY_STRONG."""
     def __init__(
         self,
         *,
@@ -479,7 +480,7 @@ Global___GetImageResponse: _TypeAlias = GetImageResponse  # noqa: Y015
 
 @_typing.final
 class GetImagesRequest(_message.Message):
-    """Asks for several images."""
+    """A request for several images."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -490,12 +491,12 @@ class GetImagesRequest(_message.Message):
     collection: _builtins.str
     """The collection's name. Required."""
     view: Global___ImageView.ValueType
-    """How much of them. Default: IMAGE_VIEW_BASIC."""
+    """Which parts of the images to return. Default: IMAGE_VIEW_BASIC."""
     consistency: _collection_pb2.Consistency.ValueType
-    """How fresh. Default: CONSISTENCY_STRONG."""
+    """Which writes the read sees. Default: CONSISTENCY_STRONG."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The ids, 1 to 1,000."""
+        """The ids; 1 to 1,000 ids."""
 
     def __init__(
         self,
@@ -523,7 +524,7 @@ class GetImagesResponse(_message.Message):
     MISSING_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___Image]:
-        """Those that exist, in the order of the request's ids."""
+        """The images that exist, in the order of the request's ids."""
 
     @_builtins.property
     def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -545,7 +546,7 @@ Global___GetImagesResponse: _TypeAlias = GetImagesResponse  # noqa: Y015
 
 @_typing.final
 class ListImagesRequest(_message.Message):
-    """Asks for a page of images."""
+    """A request for a page of images."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -561,18 +562,20 @@ class ListImagesRequest(_message.Message):
     order: Global___ImageOrder.ValueType
     """The order. Default: by id."""
     page_size: _builtins.int
-    """The most images in one answer, 1..1000. Default: 100. Errors: INVALID_ARGUMENT with reason PAGE_SIZE_INVALID."""
+    """Maximum number of images in the response, 1..1000. Default: 100. Errors: INVALID_ARGUMENT with reason
+    PAGE_SIZE_INVALID.
+    """
     page_token: _builtins.str
-    """From the answer before, to get the next page. Default: the first page.
+    """`next_page_token` of the previous response. Default: empty, the first page.
     Errors: INVALID_ARGUMENT with reason PAGE_TOKEN_INVALID.
     """
     view: Global___ImageView.ValueType
-    """How much of them. Default: IMAGE_VIEW_BASIC."""
+    """Which parts of the images to return. Default: IMAGE_VIEW_BASIC."""
     consistency: _collection_pb2.Consistency.ValueType
-    """How fresh. Default: the collection's."""
+    """Which writes the read sees. Default: the collection's consistency."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Only images that fit. Default: all."""
+        """Only images that match the filter. Default: all images."""
 
     def __init__(
         self,
@@ -602,7 +605,7 @@ class ListImagesResponse(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty on the last one."""
+    """Pass it as `page_token` to get the next page; empty on the last page."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___Image]:
         """The images."""
@@ -623,7 +626,7 @@ Global___ListImagesResponse: _TypeAlias = ListImagesResponse  # noqa: Y015
 
 @_typing.final
 class UpdateImageRequest(_message.Message):
-    """Asks to change an image."""
+    """A request to change an image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -638,8 +641,8 @@ class UpdateImageRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields change: "uri", "attributes" or "attributes.NAME"; an attribute named here and not set is removed.
-        Required.
+        """The fields to change: "uri", "attributes" or "attributes.NAME". An attribute that is named here and not set in
+        `image` is deleted. Required.
         """
 
     def __init__(
@@ -659,7 +662,7 @@ Global___UpdateImageRequest: _TypeAlias = UpdateImageRequest  # noqa: Y015
 
 @_typing.final
 class UpdateImageResponse(_message.Message):
-    """The image as it is now."""
+    """The image after the change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -683,7 +686,7 @@ Global___UpdateImageResponse: _TypeAlias = UpdateImageResponse  # noqa: Y015
 
 @_typing.final
 class DeleteImagesRequest(_message.Message):
-    """Asks to remove images."""
+    """A request to delete images."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -695,18 +698,20 @@ class DeleteImagesRequest(_message.Message):
     collection: _builtins.str
     """The collection's name. Required."""
     validate_only: _builtins.bool
-    """True: count what would be removed and remove nothing."""
+    """If true, the server counts the images and deletes nothing."""
     max_count: _builtins.int
-    """With `filter`: the most images to remove in this call. If `deleted_count` is as many, more may fit: call again.
-    Default: all that fit. Errors: INVALID_ARGUMENT with reason LIMIT_INVALID if it is negative.
+    """With `filter`: maximum number of images to delete in this call. If `deleted_count` equals it, more images may
+    match; call again. Default: no maximum. Errors: INVALID_ARGUMENT with reason LIMIT_INVALID if it is negative.
     """
     @_builtins.property
     def ids(self) -> Global___ImageIds:
-        """By id."""
+        """Images with these ids."""
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Those that fit. Where the call fails on its way some have been removed; calling again removes the rest."""
+        """Images that match the filter. If the call fails, some images may be deleted already; a repeated call deletes the
+        rest.
+        """
 
     def __init__(
         self,
@@ -729,14 +734,14 @@ Global___DeleteImagesRequest: _TypeAlias = DeleteImagesRequest  # noqa: Y015
 
 @_typing.final
 class ImageIds(_message.Message):
-    """Several ids."""
+    """A list of ids."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The ids, 1 to 1,000. Errors: INVALID_ARGUMENT with reason ID_INVALID or TOO_MANY_IDS."""
+        """The ids; 1 to 1,000 ids. Errors: INVALID_ARGUMENT with reason ID_INVALID or TOO_MANY_IDS."""
 
     def __init__(
         self,
@@ -753,13 +758,13 @@ Global___ImageIds: _TypeAlias = ImageIds  # noqa: Y015
 
 @_typing.final
 class DeleteImagesResponse(_message.Message):
-    """What was removed."""
+    """How many images were deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
-    """The number of images removed; with `validate_only`, that would be."""
+    """Number of deleted images; with `validate_only`, of images that would be deleted."""
     def __init__(
         self,
         *,
@@ -775,7 +780,7 @@ Global___DeleteImagesResponse: _TypeAlias = DeleteImagesResponse  # noqa: Y015
 
 @_typing.final
 class CountImagesRequest(_message.Message):
-    """Asks for a number of images."""
+    """A request to count images."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -785,7 +790,7 @@ class CountImagesRequest(_message.Message):
     """The collection's name. Required."""
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Only images that fit. Default: all."""
+        """Only images that match the filter. Default: all images."""
 
     def __init__(
         self,
@@ -803,13 +808,13 @@ Global___CountImagesRequest: _TypeAlias = CountImagesRequest  # noqa: Y015
 
 @_typing.final
 class CountImagesResponse(_message.Message):
-    """A number of images."""
+    """How many images there are."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COUNT_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """The number."""
+    """Number of images."""
     def __init__(
         self,
         *,

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class ImageServiceStub:
-    """Writes, reads and removes the images of a collection. What is kept of an image is its vector, id, uri and attributes;
-    its pixels are not.
+    """Writes, reads and deletes the images of a collection. The service stores an image's vector, id, uri and attributes,
+    and does not store its pixels.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def __init__(self, channel):
@@ -77,63 +77,63 @@ class ImageServiceStub:
 
 
 class ImageServiceServicer:
-    """Writes, reads and removes the images of a collection. What is kept of an image is its vector, id, uri and attributes;
-    its pixels are not.
+    """Writes, reads and deletes the images of a collection. The service stores an image's vector, id, uri and attributes,
+    and does not store its pixels.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def WriteImages(self, request_iterator, context):
-        """Writes images. Every request gets exactly one response with its request_id, in any order; an error of one item never
-        ends the stream. A response without an error means that the image is stored and survives a crash. Writing an id
-        again replaces the image whole, except what keep_attributes and stored_vector keep; of two writes of one id in one
-        stream the later one stands. What is kept is read and written as in UpdateImage.
+        """Writes images. Every request gets exactly one response with its request_id, in any order. An error of one image
+        never ends the stream. A response without an error means that the image is stored and survives a crash. Writing an
+        existing id replaces the whole image, except the parts that `keep_attributes` and `stored_vector` keep; these are
+        read and written as in UpdateImage. If a stream writes an id twice, the later request wins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetImage(self, request, context):
-        """Reads one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND.
+        """Returns one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetImages(self, request, context):
-        """Reads several images by their ids.
+        """Returns several images by their ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListImages(self, request, context):
-        """Lists images page by page.
+        """Lists images in pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateImage(self, request, context):
-        """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
-        whole. One replica makes such changes of an image one after the other, so that none is lost. Of two changes through
-        two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
-        IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
+        """Changes the attributes or the uri of an image and keeps its vector. The server reads the image, changes it and
+        writes all of it. Each replica serialises its changes of an image, so that none is lost. If two replicas change one
+        image at the same time, one of the changes may be lost. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND;
+        INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteImages(self, request, context):
-        """Removes images by their ids. Ids that are not there are no error.
+        """Deletes images by their ids or by a filter. Ids that do not exist are ignored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountImages(self, request, context):
-        """Counts images, every acknowledged write included.
+        """Counts images, including every acknowledged write.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,11 +186,11 @@ def add_ImageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ImageService:
-    """Writes, reads and removes the images of a collection. What is kept of an image is its vector, id, uri and attributes;
-    its pixels are not.
+    """Writes, reads and deletes the images of a collection. The service stores an image's vector, id, uri and attributes,
+    and does not store its pixels.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @staticmethod

@@ -27,11 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ImageServiceStub:
-    """Writes, reads and removes the images of a collection. What is kept of an image is its vector, id, uri and attributes;
-    its pixels are not.
+    """Writes, reads and deletes the images of a collection. The service stores an image's vector, id, uri and attributes,
+    and does not store its pixels.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @_typing.overload
@@ -39,67 +39,67 @@ class ImageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ImageServiceAsyncStub: ...
     WriteImages: _grpc.StreamStreamMultiCallable[_image_pb2.WriteImagesRequest, _image_pb2.WriteImagesResponse]
-    """Writes images. Every request gets exactly one response with its request_id, in any order; an error of one item never
-    ends the stream. A response without an error means that the image is stored and survives a crash. Writing an id
-    again replaces the image whole, except what keep_attributes and stored_vector keep; of two writes of one id in one
-    stream the later one stands. What is kept is read and written as in UpdateImage.
+    """Writes images. Every request gets exactly one response with its request_id, in any order. An error of one image
+    never ends the stream. A response without an error means that the image is stored and survives a crash. Writing an
+    existing id replaces the whole image, except the parts that `keep_attributes` and `stored_vector` keep; these are
+    read and written as in UpdateImage. If a stream writes an id twice, the later request wins.
     """
     GetImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.GetImageRequest, _image_pb2.GetImageResponse]
-    """Reads one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND."""
+    """Returns one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND."""
     GetImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.GetImagesRequest, _image_pb2.GetImagesResponse]
-    """Reads several images by their ids."""
+    """Returns several images by their ids."""
     ListImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.ListImagesRequest, _image_pb2.ListImagesResponse]
-    """Lists images page by page."""
+    """Lists images in pages."""
     UpdateImage: _grpc.UnaryUnaryMultiCallable[_image_pb2.UpdateImageRequest, _image_pb2.UpdateImageResponse]
-    """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
-    whole. One replica makes such changes of an image one after the other, so that none is lost. Of two changes through
-    two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
-    IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
+    """Changes the attributes or the uri of an image and keeps its vector. The server reads the image, changes it and
+    writes all of it. Each replica serialises its changes of an image, so that none is lost. If two replicas change one
+    image at the same time, one of the changes may be lost. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND;
+    INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
     """
     DeleteImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.DeleteImagesRequest, _image_pb2.DeleteImagesResponse]
-    """Removes images by their ids. Ids that are not there are no error."""
+    """Deletes images by their ids or by a filter. Ids that do not exist are ignored."""
     CountImages: _grpc.UnaryUnaryMultiCallable[_image_pb2.CountImagesRequest, _image_pb2.CountImagesResponse]
-    """Counts images, every acknowledged write included."""
+    """Counts images, including every acknowledged write."""
 
 @_typing.type_check_only
 class ImageServiceAsyncStub(ImageServiceStub):
-    """Writes, reads and removes the images of a collection. What is kept of an image is its vector, id, uri and attributes;
-    its pixels are not.
+    """Writes, reads and deletes the images of a collection. The service stores an image's vector, id, uri and attributes,
+    and does not store its pixels.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WriteImages: _aio.StreamStreamMultiCallable[_image_pb2.WriteImagesRequest, _image_pb2.WriteImagesResponse]  # type: ignore[assignment]
-    """Writes images. Every request gets exactly one response with its request_id, in any order; an error of one item never
-    ends the stream. A response without an error means that the image is stored and survives a crash. Writing an id
-    again replaces the image whole, except what keep_attributes and stored_vector keep; of two writes of one id in one
-    stream the later one stands. What is kept is read and written as in UpdateImage.
+    """Writes images. Every request gets exactly one response with its request_id, in any order. An error of one image
+    never ends the stream. A response without an error means that the image is stored and survives a crash. Writing an
+    existing id replaces the whole image, except the parts that `keep_attributes` and `stored_vector` keep; these are
+    read and written as in UpdateImage. If a stream writes an id twice, the later request wins.
     """
     GetImage: _aio.UnaryUnaryMultiCallable[_image_pb2.GetImageRequest, _image_pb2.GetImageResponse]  # type: ignore[assignment]
-    """Reads one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND."""
+    """Returns one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND."""
     GetImages: _aio.UnaryUnaryMultiCallable[_image_pb2.GetImagesRequest, _image_pb2.GetImagesResponse]  # type: ignore[assignment]
-    """Reads several images by their ids."""
+    """Returns several images by their ids."""
     ListImages: _aio.UnaryUnaryMultiCallable[_image_pb2.ListImagesRequest, _image_pb2.ListImagesResponse]  # type: ignore[assignment]
-    """Lists images page by page."""
+    """Lists images in pages."""
     UpdateImage: _aio.UnaryUnaryMultiCallable[_image_pb2.UpdateImageRequest, _image_pb2.UpdateImageResponse]  # type: ignore[assignment]
-    """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
-    whole. One replica makes such changes of an image one after the other, so that none is lost. Of two changes through
-    two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
-    IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
+    """Changes the attributes or the uri of an image and keeps its vector. The server reads the image, changes it and
+    writes all of it. Each replica serialises its changes of an image, so that none is lost. If two replicas change one
+    image at the same time, one of the changes may be lost. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND;
+    INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
     """
     DeleteImages: _aio.UnaryUnaryMultiCallable[_image_pb2.DeleteImagesRequest, _image_pb2.DeleteImagesResponse]  # type: ignore[assignment]
-    """Removes images by their ids. Ids that are not there are no error."""
+    """Deletes images by their ids or by a filter. Ids that do not exist are ignored."""
     CountImages: _aio.UnaryUnaryMultiCallable[_image_pb2.CountImagesRequest, _image_pb2.CountImagesResponse]  # type: ignore[assignment]
-    """Counts images, every acknowledged write included."""
+    """Counts images, including every acknowledged write."""
 
 class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Writes, reads and removes the images of a collection. What is kept of an image is its vector, id, uri and attributes;
-    its pixels are not.
+    """Writes, reads and deletes the images of a collection. The service stores an image's vector, id, uri and attributes,
+    and does not store its pixels.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @_abc_1.abstractmethod
@@ -108,10 +108,10 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_image_pb2.WriteImagesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_image_pb2.WriteImagesResponse], _abc.AsyncIterator[_image_pb2.WriteImagesResponse]]:
-        """Writes images. Every request gets exactly one response with its request_id, in any order; an error of one item never
-        ends the stream. A response without an error means that the image is stored and survives a crash. Writing an id
-        again replaces the image whole, except what keep_attributes and stored_vector keep; of two writes of one id in one
-        stream the later one stands. What is kept is read and written as in UpdateImage.
+        """Writes images. Every request gets exactly one response with its request_id, in any order. An error of one image
+        never ends the stream. A response without an error means that the image is stored and survives a crash. Writing an
+        existing id replaces the whole image, except the parts that `keep_attributes` and `stored_vector` keep; these are
+        read and written as in UpdateImage. If a stream writes an id twice, the later request wins.
         """
 
     @_abc_1.abstractmethod
@@ -120,7 +120,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.GetImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.GetImageResponse, _abc.Awaitable[_image_pb2.GetImageResponse]]:
-        """Reads one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND."""
+        """Returns one image. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetImages(
@@ -128,7 +128,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.GetImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.GetImagesResponse, _abc.Awaitable[_image_pb2.GetImagesResponse]]:
-        """Reads several images by their ids."""
+        """Returns several images by their ids."""
 
     @_abc_1.abstractmethod
     def ListImages(
@@ -136,7 +136,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.ListImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.ListImagesResponse, _abc.Awaitable[_image_pb2.ListImagesResponse]]:
-        """Lists images page by page."""
+        """Lists images in pages."""
 
     @_abc_1.abstractmethod
     def UpdateImage(
@@ -144,10 +144,10 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.UpdateImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.UpdateImageResponse, _abc.Awaitable[_image_pb2.UpdateImageResponse]]:
-        """Changes attributes or the uri of an image and keeps its vector. The service reads the image, changes it and writes it
-        whole. One replica makes such changes of an image one after the other, so that none is lost. Of two changes through
-        two replicas at the same moment one may be lost. Errors: NOT_FOUND with reason
-        IMAGE_NOT_FOUND; INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
+        """Changes the attributes or the uri of an image and keeps its vector. The server reads the image, changes it and
+        writes all of it. Each replica serialises its changes of an image, so that none is lost. If two replicas change one
+        image at the same time, one of the changes may be lost. Errors: NOT_FOUND with reason IMAGE_NOT_FOUND;
+        INVALID_ARGUMENT with reason UPDATE_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -156,7 +156,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.DeleteImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.DeleteImagesResponse, _abc.Awaitable[_image_pb2.DeleteImagesResponse]]:
-        """Removes images by their ids. Ids that are not there are no error."""
+        """Deletes images by their ids or by a filter. Ids that do not exist are ignored."""
 
     @_abc_1.abstractmethod
     def CountImages(
@@ -164,6 +164,6 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.CountImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.CountImagesResponse, _abc.Awaitable[_image_pb2.CountImagesResponse]]:
-        """Counts images, every acknowledged write included."""
+        """Counts images, including every acknowledged write."""
 
 def add_ImageServiceServicer_to_server(servicer: ImageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

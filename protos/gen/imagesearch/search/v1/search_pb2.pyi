@@ -27,7 +27,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Query(_message.Message):
-    """What to look for."""
+    """A query."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -36,20 +36,20 @@ class Query(_message.Message):
     EMBEDDING_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
-    """The id of an image in the collection, which is left out of the hits unless `include_query` is set.
+    """The id of an image in the collection. The image is no hit, unless `include_query` is true.
     Errors: NOT_FOUND with reason IMAGE_NOT_FOUND.
     """
     @_builtins.property
     def image(self) -> _encoded_image_pb2.EncodedImage:
-        """An image, for the embedder to embed with the collection's model."""
+        """An image, which the embedder embeds with the collection's model."""
 
     @_builtins.property
     def embedding(self) -> _embedding_pb2.Embedding:
-        """A vector made before."""
+        """A vector."""
 
     @_builtins.property
     def examples(self) -> Global___Examples:
-        """Images to be like and unlike; the stored ones among them are left out of the hits unless `include_query` is set."""
+        """Positive and negative examples. Stored images among them are no hits, unless `include_query` is true."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ Global___Query: _TypeAlias = Query  # noqa: Y015
 
 @_typing.final
 class Examples(_message.Message):
-    """Images to be like and unlike. The hits are near to p + 0.25 (p - n), where p and n are the means of the positive and of
-    the negative examples' vectors, scaled to length 1 first where the metric is METRIC_COSINE. That is Rocchio's formula
-    with the weights 0.75 and 0.15 of Manning, Raghavan and Schuetze, Introduction to Information Retrieval (2008), 9.1.1.
-    Errors: INVALID_ARGUMENT with reason EXAMPLES_INVALID or, where they cancel each other out, VECTOR_ZERO.
+    """Positive and negative examples. The query vector is p + 0.25 (p - n), where p and n are the means of the positive and
+    the negative vectors. With METRIC_COSINE the vectors are scaled to length 1 first. This is Rocchio's formula with the
+    weights 0.75 and 0.15 of Manning, Raghavan and Schuetze, Introduction to Information Retrieval (2008), section 9.1.1.
+    Errors: INVALID_ARGUMENT with reason EXAMPLES_INVALID, or with reason VECTOR_ZERO if the query vector is zero.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -83,11 +83,11 @@ class Examples(_message.Message):
     NEGATIVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def positive(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
-        """To be like; at least one, at most 32."""
+        """Images that hits should be similar to; 1 to 32."""
 
     @_builtins.property
     def negative(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
-        """To be unlike; at most 32."""
+        """Images that hits should differ from; at most 32."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ Global___Examples: _TypeAlias = Examples  # noqa: Y015
 
 @_typing.final
 class Example(_message.Message):
-    """One image to be like or unlike."""
+    """One example."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -116,11 +116,11 @@ class Example(_message.Message):
     """The id of an image in the collection."""
     @_builtins.property
     def image(self) -> _encoded_image_pb2.EncodedImage:
-        """An image, for the embedder to embed."""
+        """An image, which the embedder embeds."""
 
     @_builtins.property
     def embedding(self) -> _embedding_pb2.Embedding:
-        """A vector made before."""
+        """A vector."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ Global___Example: _TypeAlias = Example  # noqa: Y015
 
 @_typing.final
 class SearchRequest(_message.Message):
-    """Asks for the images most like a query."""
+    """A request for the images that are most similar to a query."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -162,46 +162,46 @@ class SearchRequest(_message.Message):
     collection: _builtins.str
     """The collection's name. Required. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
     limit: _builtins.int
-    """The most hits in the answer, 1..1000. Default: 10. Errors: INVALID_ARGUMENT with reason LIMIT_INVALID."""
+    """Maximum number of hits in the response, 1..1000. Default: 10. Errors: INVALID_ARGUMENT with reason LIMIT_INVALID."""
     min_score: _builtins.float
-    """Leave out hits that score less. Default: leave out none."""
+    """Minimum score of a hit. Default: no minimum."""
     include_query: _builtins.bool
-    """True: the stored image that was the query may be among the hits."""
+    """If true, stored images of the query may be hits. Default: false."""
     view: _image_pb2.ImageView.ValueType
-    """How much of each image. Default: IMAGE_VIEW_BASIC."""
+    """Which parts of each image to return. Default: IMAGE_VIEW_BASIC."""
     page_token: _builtins.str
-    """From the answer before, to get the hits that follow. Default: the best. Errors: INVALID_ARGUMENT with reason
+    """`next_page_token` of the previous response. Default: empty, the best hits. Errors: INVALID_ARGUMENT with reason
     PAGE_TOKEN_INVALID.
     """
     consistency: _collection_pb2.Consistency.ValueType
-    """How fresh the data is. Default: the collection's."""
+    """Which writes the search sees. Default: the collection's consistency."""
     explain: _builtins.bool
-    """True: answer with an explanation as well. Default: false."""
+    """If true, the response has an explanation. Default: false."""
     with_next_page: _builtins.bool
-    """True: answer with a `next_page_token` if more hits follow. Default: false, and no token is made, unless `page_token` is
-    set.
+    """If true, the response has a `next_page_token` if more hits follow. Default: false. A request with a `page_token`
+    always gets the next token.
     """
     @_builtins.property
     def query(self) -> Global___Query:
-        """What to look for. Required."""
+        """The query. Required."""
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
-        """Only images that fit. Default: all."""
+        """Only images that match the filter. Default: all images."""
 
     @_builtins.property
     def group_by(self) -> Global___GroupBy:
-        """At most so many hits of one value of an attribute. Default: no grouping."""
+        """Limits the hits with the same value of an attribute. Default: no grouping."""
 
     @_builtins.property
     def parameters(self) -> Global___SearchParameters:
-        """How the index is searched. Default: the index' own defaults."""
+        """How the index is searched. Default: the defaults of the index type."""
 
     @_builtins.property
     def coarse(self) -> Global___CoarseToFine:
-        """Set: search by binary codes first, and compare the best of these by their vectors. Default: search by vectors alone.
-        Errors: FAILED_PRECONDITION with reason CODES_MISSING or CODES_INCOMPLETE; UNIMPLEMENTED with reason CODES_UNSUPPORTED;
-        INVALID_ARGUMENT with reason SEARCH_PARAMETERS_INVALID, also beside `parameters`, which are of searches by vectors.
+        """If set, binary codes give the candidates, and the candidates' vectors give the hits. Default: not set.
+        Errors: FAILED_PRECONDITION with reason CODES_MISSING or CODES_INCOMPLETE; UNIMPLEMENTED with reason
+        CODES_UNSUPPORTED; INVALID_ARGUMENT with reason SEARCH_PARAMETERS_INVALID, also if `parameters` is set too.
         """
 
     def __init__(
@@ -234,16 +234,16 @@ Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
 @_typing.final
 class CoarseToFine(_message.Message):
-    """A search in two steps: the images of the nearest codes by Hamming distance are the candidates; their vectors are compared,
-    every one, so that scores and order are those of the vectors. The filter holds in both steps. Hits end with the candidates,
-    over all pages too.
+    """A search in two steps. The codes with the lowest Hamming distance give the candidates. All candidates' vectors are
+    compared with the query, so scores and order are exact among the candidates. The filter holds in both steps. The
+    pages together have at most as many hits as there are candidates.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CANDIDATES_FIELD_NUMBER: _builtins.int
     candidates: _builtins.int
-    """Candidates, from the limit to 10,000. Default: 100 or four times the limit, whichever is more."""
+    """Number of candidates, from `limit` to 10,000. Default: the maximum of 100 and 4 * `limit`."""
     def __init__(
         self,
         *,
@@ -259,9 +259,10 @@ Global___CoarseToFine: _TypeAlias = CoarseToFine  # noqa: Y015
 
 @_typing.final
 class GroupBy(_message.Message):
-    """Grouping of hits. An image without the attribute, or with a list there, is in no group and no hit. Grouped hits have one
-    page: there is no next_page_token. At most 8 times the next nearest images are looked at, up to 10,000 at a time: hits can
-    be fewer than `limit` if thousands of the nearest images are of one group. Errors: INVALID_ARGUMENT with reason GROUP_BY_INVALID.
+    """Groups hits by the value of an attribute. An image without the attribute, or with a list as its value, is no hit.
+    Grouped hits have one page, without next_page_token. The server reads the nearest images in at most 8 steps of up to
+    10,000 images. There can be fewer hits than `limit` if thousands of the nearest images are in one group. Errors:
+    INVALID_ARGUMENT with reason GROUP_BY_INVALID.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -269,9 +270,9 @@ class GroupBy(_message.Message):
     ATTRIBUTE_FIELD_NUMBER: _builtins.int
     GROUP_SIZE_FIELD_NUMBER: _builtins.int
     attribute: _builtins.str
-    """The attribute whose values make the groups. Required."""
+    """The attribute to group by. Required."""
     group_size: _builtins.int
-    """The most hits of one group, 1..100. Default: 1."""
+    """Maximum number of hits in a group, 1..100. Default: 1."""
     def __init__(
         self,
         *,
@@ -288,8 +289,8 @@ Global___GroupBy: _TypeAlias = GroupBy  # noqa: Y015
 
 @_typing.final
 class SearchParameters(_message.Message):
-    """How an index is searched: more work finds more of the true neighbours. A parameter that the collection's index does not
-    have is refused. Errors: INVALID_ARGUMENT with reason SEARCH_PARAMETERS_INVALID.
+    """How an index is searched. Higher values find more of the true nearest neighbours and take longer. A parameter that
+    the collection's index does not have is an error. Errors: INVALID_ARGUMENT with reason SEARCH_PARAMETERS_INVALID.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -299,16 +300,16 @@ class SearchParameters(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     SEARCH_LIST_FIELD_NUMBER: _builtins.int
     ef: _builtins.int
-    """HNSW and AUTOINDEX: candidates kept, from the limit to 32768. Default: 128 or four times the limit, whichever is more."""
+    """HNSW and AUTOINDEX: number of candidates, from `limit` to 32768. Default: the maximum of 128 and 4 * `limit`."""
     nprobe: _builtins.int
-    """IVF: clusters looked at, 1 to their number. Default: 16 or their number, whichever is less."""
+    """IVF: number of clusters to search, 1 to `nlist`. Default: the minimum of 16 and `nlist`."""
     exact: _builtins.bool
-    """True: compare every vector and use no index. The service reads them all: for evaluation and small collections.
-    Errors: RESOURCE_EXHAUSTED with reason EXACT_TOO_LARGE if the vectors have more bytes than the service is set to read.
+    """If true, the server reads and compares every vector and uses no index. Use it for evaluation and small collections.
+    Errors: RESOURCE_EXHAUSTED with reason EXACT_TOO_LARGE if the vectors have more bytes than the server's limit.
     """
     search_list: _builtins.int
-    """DISKANN: candidates kept, from the limit to ten times the limit, or to 200 if that is more. Default: 128 or four times
-    the limit, whichever is more.
+    """DISKANN: number of candidates, from `limit` to the maximum of 200 and 10 * `limit`. Default: the maximum of 128 and
+    4 * `limit`.
     """
     def __init__(
         self,
@@ -339,7 +340,7 @@ Global___SearchParameters: _TypeAlias = SearchParameters  # noqa: Y015
 
 @_typing.final
 class Hit(_message.Message):
-    """One image found."""
+    """One image that was found."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -348,16 +349,16 @@ class Hit(_message.Message):
     DISTANCE_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """How alike it is, higher for better: see Metric."""
+    """The similarity; higher is better. See Metric."""
     distance: _builtins.float
-    """How far it is, lower for better: see Metric."""
+    """The distance; lower is better. See Metric."""
     @_builtins.property
     def image(self) -> _image_pb2.Image:
-        """The image, as much of it as `view` asked for."""
+        """The image, with the parts that `view` asks for."""
 
     @_builtins.property
     def region(self) -> _encoded_image_pb2.Region:
-        """The part of the image that was matched, which is image.region. Default: the whole image."""
+        """The part of the image that matched: image.region. Default: the whole image."""
 
     def __init__(
         self,
@@ -377,7 +378,7 @@ Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
 @_typing.final
 class SearchResponse(_message.Message):
-    """The images most like a query."""
+    """The images that are most similar to a query."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -385,17 +386,18 @@ class SearchResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the hits that follow, with the same request but for `limit`; empty if there are none, and if neither
-    `with_next_page` nor `page_token` was set. It holds the query's vector, which is not made again: for 512 components it
-    has at most 2,900 characters, unless the names of the collection and of the last image have more than 200 bytes together.
+    """Pass it as `page_token`, with an otherwise equal request, to get the next hits; only `limit` may differ. Empty if
+    no hits follow, or if neither `with_next_page` nor `page_token` was set. The token contains the query vector, so
+    that an image is embedded once. With 512 components it has at most 2,900 characters, unless the names of the
+    collection and of the last image have more than 200 bytes together.
     """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
-        """The best first; of equal scores the shorter distance first, then the lower id."""
+        """The hits, the highest score first; with equal scores the lower distance first, then the lower id."""
 
     @_builtins.property
     def explanation(self) -> Global___Explanation:
-        """Set when `explain` was."""
+        """Set if `explain` is true."""
 
     def __init__(
         self,
@@ -414,7 +416,7 @@ Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 
 @_typing.final
 class Explanation(_message.Message):
-    """Where the time of a search went."""
+    """How a search was answered, and how long its parts took."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -425,23 +427,23 @@ class Explanation(_message.Message):
     COARSE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def index(self) -> _collection_pb2.Index:
-        """The index that answered."""
+        """The index that was searched."""
 
     @_builtins.property
     def embed_time(self) -> _duration_pb2.Duration:
-        """Getting the query's vector."""
+        """Time to get the query vector."""
 
     @_builtins.property
     def store_time(self) -> _duration_pb2.Duration:
-        """The vector store's own answer."""
+        """Time of the vector store."""
 
     @_builtins.property
     def total_time(self) -> _duration_pb2.Duration:
-        """All, from the call's arrival to its answer."""
+        """Time from the request's arrival to the response."""
 
     @_builtins.property
     def coarse(self) -> Global___CoarseToFineExplanation:
-        """Set for a search from coarse to fine; then `index` is INDEX_TYPE_FLAT, as every candidate was compared."""
+        """Set if SearchRequest.coarse was set. Then `index` is INDEX_TYPE_FLAT, because every candidate was compared."""
 
     def __init__(
         self,
@@ -462,7 +464,7 @@ Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
 
 @_typing.final
 class CoarseToFineExplanation(_message.Message):
-    """How a search from coarse to fine was answered. Both times are parts of `store_time`."""
+    """How a search in two steps was answered. Both times are parts of `store_time`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -472,18 +474,18 @@ class CoarseToFineExplanation(_message.Message):
     COARSE_TIME_FIELD_NUMBER: _builtins.int
     FINE_TIME_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """The set of codes that was searched: CodeSet.version."""
+    """CodeSet.version of the code set that was searched."""
     bits: _builtins.int
-    """Bits of a code."""
+    """Number of bits of a code."""
     candidates: _builtins.int
-    """Candidates that the codes gave."""
+    """Number of candidates."""
     @_builtins.property
     def coarse_time(self) -> _duration_pb2.Duration:
-        """The search by codes."""
+        """Time of the search by codes."""
 
     @_builtins.property
     def fine_time(self) -> _duration_pb2.Duration:
-        """Reading and comparing the candidates' vectors."""
+        """Time to read and compare the candidates' vectors."""
 
     def __init__(
         self,
@@ -511,7 +513,7 @@ class SearchStreamRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Comes back with the response. At most 128 characters."""
+    """The server copies it into the response and does not interpret it. At most 128 characters."""
     @_builtins.property
     def request(self) -> Global___SearchRequest:
         """The query."""
@@ -532,7 +534,7 @@ Global___SearchStreamRequest: _TypeAlias = SearchStreamRequest  # noqa: Y015
 
 @_typing.final
 class SearchStreamResponse(_message.Message):
-    """The answer to one query of a stream."""
+    """The response for one query of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

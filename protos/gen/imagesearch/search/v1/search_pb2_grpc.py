@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class SearchServiceStub:
-    """Finds the images of a collection that are most like a query.
+    """Finds the images of a collection that are most similar to a query.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def __init__(self, channel):
@@ -51,10 +51,10 @@ class SearchServiceStub:
 
 
 class SearchServiceServicer:
-    """Finds the images of a collection that are most like a query.
+    """Finds the images of a collection that are most similar to a query.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def Search(self, request, context):
@@ -65,7 +65,7 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchStream(self, request_iterator, context):
-        """Answers many queries over one call. Every request gets exactly one response with its request_id, in any order; an
+        """Answers many queries in one call. Every request gets exactly one response with its request_id, in any order. An
         error of one query never ends the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -94,10 +94,10 @@ def add_SearchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SearchService:
-    """Finds the images of a collection that are most like a query.
+    """Finds the images of a collection that are most similar to a query.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @staticmethod

@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SearchServiceStub:
-    """Finds the images of a collection that are most like a query.
+    """Finds the images of a collection that are most similar to a query.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @_typing.overload
@@ -40,31 +40,31 @@ class SearchServiceStub:
     Search: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
     """Answers one query."""
     SearchStream: _grpc.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]
-    """Answers many queries over one call. Every request gets exactly one response with its request_id, in any order; an
+    """Answers many queries in one call. Every request gets exactly one response with its request_id, in any order. An
     error of one query never ends the stream.
     """
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
-    """Finds the images of a collection that are most like a query.
+    """Finds the images of a collection that are most similar to a query.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
     """Answers one query."""
     SearchStream: _aio.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]  # type: ignore[assignment]
-    """Answers many queries over one call. Every request gets exactly one response with its request_id, in any order; an
+    """Answers many queries in one call. Every request gets exactly one response with its request_id, in any order. An
     error of one query never ends the stream.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Finds the images of a collection that are most like a query.
+    """Finds the images of a collection that are most similar to a query.
 
-    Every refusal carries google.rpc.ErrorInfo (domain "search.imagesearch", a reason in capitals, metadata), and
-    google.rpc.BadRequest where a field is at fault, google.rpc.RetryInfo where trying again later can help.
+    Every error carries google.rpc.ErrorInfo: the domain "search.imagesearch", a reason in capitals, and metadata. It
+    also carries google.rpc.BadRequest if a field is wrong, and google.rpc.RetryInfo if a later retry can succeed.
     """
 
     @_abc_1.abstractmethod
@@ -81,7 +81,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_search_pb2.SearchStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_search_pb2.SearchStreamResponse], _abc.AsyncIterator[_search_pb2.SearchStreamResponse]]:
-        """Answers many queries over one call. Every request gets exactly one response with its request_id, in any order; an
+        """Answers many queries in one call. Every request gets exactly one response with its request_id, in any order. An
         error of one query never ends the stream.
         """
 

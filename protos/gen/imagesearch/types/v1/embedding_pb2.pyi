@@ -20,21 +20,21 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Embedding(_message.Message):
-    """A vector, and the name of the space that it lives in."""
+    """A vector and the name of its vector space."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     fingerprint: _builtins.str
-    """Which embedder made the vector: `Model.fingerprint`, or a name of the caller's own for vectors made elsewhere.
-    Only vectors of one fingerprint can be compared, so a collection holds and takes one only.
-    Required, 1 to 64 characters of A-Z a-z 0-9 . _ -
+    """What made the vector: `Model.fingerprint`, or a name that the caller chose for vectors of another origin. Only
+    vectors with equal fingerprints can be compared, so a collection accepts only one fingerprint.
+    Required. 1 to 64 characters of A-Z a-z 0-9 . _ -
     Errors: INVALID_ARGUMENT with reason FINGERPRINT_INVALID; FAILED_PRECONDITION with reason EMBEDDING_MISMATCH.
     """
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The vector's components, as many as the model's or the collection's dimension. All finite, not all zero.
+        """The components. Their number is the dimension of the model or of the collection. All are finite, not all are zero.
         Errors: INVALID_ARGUMENT with reason VECTOR_DIMENSION_MISMATCH, VECTOR_NOT_FINITE or VECTOR_ZERO.
         """
 

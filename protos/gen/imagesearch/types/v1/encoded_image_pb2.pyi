@@ -18,27 +18,27 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class EncodedImage(_message.Message):
-    """An image as its file holds it, with the part of it that counts."""
+    """The bytes of an image file, and the part of the image to use."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTENT_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     content: _builtins.bytes
-    """The bytes of a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF file, or of a HEIC file if the embedder has the package for it;
-    of an animation or a multi-page file the first frame counts.
-    Bytes behind the image and metadata that are broken or too large are ignored.
-    Its pixels are taken in sRGB, with transparent parts over white. A variant of a format that cannot be read rightly is
-    refused with IMAGE_FORMAT_UNSUPPORTED, and the message names what the file declares.
-    Required. The server states its limit in bytes and in pixels in `Model.limits`.
-    Errors: INVALID_ARGUMENT with reason IMAGE_MISSING, IMAGE_TOO_LARGE, IMAGE_FORMAT_UNSUPPORTED, IMAGE_CORRUPT,
-    IMAGE_EMPTY, IMAGE_DIMENSIONS_TOO_LARGE or IMAGE_TOO_COSTLY (decoding would take far longer than usual for this
-    size). RESOURCE_EXHAUSTED with reason OUT_OF_MEMORY and RetryInfo: the server has no memory to decode it now. The
-    image may be good: try again.
+    """The bytes of a JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF file, or of a HEIC file if the embedder has the package for
+    HEIC. The server uses the first frame of an animation and the first page of a file with several pages. It ignores
+    bytes after the image, and metadata that is broken or too large. It converts the pixels to sRGB and puts
+    transparent parts over white.
+    Required. `Model.limits` has the maximum size in bytes and in pixels.
+    Errors: INVALID_ARGUMENT with reason IMAGE_MISSING, IMAGE_TOO_LARGE, IMAGE_CORRUPT, IMAGE_EMPTY or
+    IMAGE_DIMENSIONS_TOO_LARGE; with reason IMAGE_FORMAT_UNSUPPORTED if the server cannot read the pixels correctly,
+    and the message names what the file declares; with reason IMAGE_TOO_COSTLY if decoding would take far longer than
+    usual for this size. RESOURCE_EXHAUSTED with reason OUT_OF_MEMORY and RetryInfo: the server has too little memory
+    to decode the image now; a retry may succeed.
     """
     @_builtins.property
     def region(self) -> Global___Region:
-        """The part to look at. Default: the whole image."""
+        """The part of the image to embed. Default: the whole image."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ Global___EncodedImage: _TypeAlias = EncodedImage  # noqa: Y015
 
 @_typing.final
 class Region(_message.Message):
-    """A box in an upright image (after its EXIF orientation has been applied), in fractions of the width and the height:
-    (0, 0) is the top left corner and (1, 1) the bottom right one.
-    Every number lies in 0..1, with x0 < x1 and y0 < y1, and the box covers at least one pixel.
+    """A box in an image after its EXIF orientation has been applied. Coordinates are fractions of the width and the height:
+    (0, 0) is the top left corner, (1, 1) the bottom right corner. All are in 0..1, with x0 < x1 and y0 < y1. The box
+    covers at least one pixel.
     Errors: INVALID_ARGUMENT with reason REGION_INVALID.
     """
 
