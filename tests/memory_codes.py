@@ -33,19 +33,20 @@ class MemoryCodes:
         self._store = store
         self._sets: dict[tuple[str, str], _Set] = {}
 
-    def _of(self, collection: str, codes: CodeSet) -> _Set:
-        if (collection, codes.version) not in self._sets:
-            raise collection_not_found(collection)
-        return self._sets[collection, codes.version]
+    def _of(self, collection: Collection, codes: CodeSet) -> _Set:
+        key = collection.name, codes.version
+        if key not in self._sets:
+            raise collection_not_found(collection.name)
+        return self._sets[key]
 
-    def values(self, collection: str, codes: CodeSet) -> dict[str, bytes]:
+    def values(self, collection: Collection, codes: CodeSet) -> dict[str, bytes]:
         return dict(self._of(collection, codes).values)
 
     def versions(self, collection: str) -> list[str]:
         return sorted(version for name, version in self._sets if name == collection)
 
-    async def announce(self, collection: str, sets: Sequence[CodeSet], deadline: Deadline) -> None:
-        described = await self._store.get_collection(collection, deadline)
+    async def announce(self, collection: Collection, sets: Sequence[CodeSet], deadline: Deadline) -> None:
+        described = await self._store.get_collection(collection.name, deadline)
         self._store.replace_collection(dataclasses.replace(described, codes=tuple(sets)))
 
     async def create(
@@ -54,46 +55,48 @@ class MemoryCodes:
         self._sets[collection.name, codes.version] = _Set(transform)
 
     async def transform(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> CodeTransform:
-        return self._of(collection.name, codes).transform
+        return self._of(collection, codes).transform
 
-    async def drop(self, collection: str, codes: CodeSet, deadline: Deadline) -> None:
-        self._sets.pop((collection, codes.version), None)
+    async def drop(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> None:
+        self._sets.pop((collection.name, codes.version), None)
 
-    async def delete_all_but(self, collection: str, kept: Sequence[CodeSet], deadline: Deadline) -> None:
-        for version in self.versions(collection):
+    async def delete_all_but(self, collection: Collection, kept: Sequence[CodeSet], deadline: Deadline) -> None:
+        for version in self.versions(collection.name):
             if version not in {codes.version for codes in kept}:
-                del self._sets[collection, version]
+                del self._sets[collection.name, version]
 
     async def upsert(
-        self, collection: str, codes: CodeSet, images: Sequence[StoredImage], values: Codes, deadline: Deadline
+        self, collection: Collection, codes: CodeSet, images: Sequence[StoredImage], values: Codes, deadline: Deadline
     ) -> None:
         found = self._of(collection, codes)
         for image, value in zip(images, values, strict=True):
             found.images[image.id] = dataclasses.replace(image, vector=None)
             found.values[image.id] = value.tobytes()
 
-    async def delete(self, collection: str, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> None:
+    async def delete(self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> None:
         found = self._of(collection, codes)
         for image_id in ids:
             found.images.pop(image_id, None)
             found.values.pop(image_id, None)
 
-    async def get(self, collection: str, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> dict[str, datetime]:
+    async def get(
+        self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline
+    ) -> dict[str, datetime]:
         images = self._of(collection, codes).images
         return {i: when for i in ids if i in images and (when := images[i].update_time) is not None}
 
     async def query(
-        self, collection: str, codes: CodeSet, after: str, limit: int, deadline: Deadline
+        self, collection: Collection, codes: CodeSet, after: str, limit: int, deadline: Deadline
     ) -> dict[str, datetime]:
         ids = sorted(image_id for image_id in self._of(collection, codes).images if image_id > after)
         return await self.get(collection, codes, ids[:limit], deadline)
 
-    async def count(self, collection: str, codes: CodeSet, deadline: Deadline) -> int:
+    async def count(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> int:
         return len(self._of(collection, codes).images)
 
     async def search(
         self,
-        collection: str,
+        collection: Collection,
         codes: CodeSet,
         value: Codes,
         limit: int,

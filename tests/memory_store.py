@@ -58,10 +58,9 @@ class MemoryStore:
         self._collections[collection.name] = collection
         self._images[collection.name] = {}
 
-    async def set_reindex(self, collection: str, reindex: Reindex | None, deadline: Deadline) -> None:
-        self._collections[collection] = dataclasses.replace(
-            await self.get_collection(collection, deadline), reindex=reindex
-        )
+    async def set_reindex(self, collection: Collection, reindex: Reindex | None, deadline: Deadline) -> None:
+        described = await self.get_collection(collection.name, deadline)
+        self._collections[collection.name] = dataclasses.replace(described, reindex=reindex)
 
     async def set_alias(self, alias: Alias, deadline: Deadline) -> None:
         await self.get_collection(alias.collection, deadline)
@@ -79,6 +78,10 @@ class MemoryStore:
             raise collection_not_found(name)
         return self._collections[name]
 
+    def collection(self, name: str) -> Collection:
+        """A collection by its own name."""
+        return self._collections[name]
+
     def replace_collection(self, collection: Collection) -> None:
         """Another description of a collection that exists."""
         self._collections[collection.name] = collection
@@ -86,58 +89,53 @@ class MemoryStore:
     async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
         return [self._collections[name] for name in sorted(self._collections) if name > after][:limit]
 
-    async def delete_collection(self, name: str, deadline: Deadline) -> None:
-        await self.get_collection(name, deadline)
-        del self._collections[name], self._images[name]
+    async def delete_collection(self, collection: Collection, deadline: Deadline) -> None:
+        self._images_of(collection)
+        del self._collections[collection.name], self._images[collection.name]
 
-    async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
-        await self.get_collection(collection, deadline)
-        self._images[collection].update({image.id: image for image in images})
+    async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
+        self._images_of(collection).update({image.id: image for image in images})
 
     async def get(
-        self, collection: str, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
+        self, collection: Collection, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
     ) -> list[StoredImage]:
-        await self.get_collection(collection, deadline)
-        images = self._images[collection]
+        images = self._images_of(collection)
         return [seen_as(images[image_id], view) for image_id in ids if image_id in images]
 
-    async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
-        await self.get_collection(collection, deadline)
+    async def delete(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
+        images = self._images_of(collection)
         for image_id in ids:
-            self._images[collection].pop(image_id, None)
+            images.pop(image_id, None)
 
     async def query(
         self,
-        collection: str,
+        collection: Collection,
         condition: Filter | None,
         limit: int,
         view: View,
         consistency: Consistency,
         deadline: Deadline,
     ) -> list[StoredImage]:
-        await self.get_collection(collection, deadline)
-        images = sorted(self._images[collection].values(), key=lambda image: image.id)
+        images = sorted(self._images_of(collection).values(), key=lambda image: image.id)
         return [seen_as(image, view) for image in images if fits(image, condition)][:limit]
 
     async def count(
-        self, collection: str, condition: Filter | None, consistency: Consistency, deadline: Deadline
+        self, collection: Collection, condition: Filter | None, consistency: Consistency, deadline: Deadline
     ) -> int:
-        await self.get_collection(collection, deadline)
-        return sum(fits(image, condition) for image in self._images[collection].values())
+        return sum(fits(image, condition) for image in self._images_of(collection).values())
 
     async def search(
         self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
     ) -> list[list[Hit]]:
-        metric = (await self.get_collection(collection.name, deadline)).metric
         images = [
             image
-            for image in self._images[collection.name].values()
+            for image in self._images_of(collection).values()
             if fits(image, nearest.condition) and (nearest.among is None or image.id in nearest.among)
         ]
         answers = []
         for vector in vectors:
             hits = [
-                Hit(seen_as(image, nearest.view), *score_and_distance(vector, image.vector, metric))
+                Hit(seen_as(image, nearest.view), *score_and_distance(vector, image.vector, collection.metric))
                 for image in images
                 if image.vector is not None
             ]
@@ -151,6 +149,11 @@ class MemoryStore:
 
     async def check(self, deadline: Deadline) -> None:
         return
+
+    def _images_of(self, collection: Collection) -> dict[str, StoredImage]:
+        if collection.name not in self._images:
+            raise collection_not_found(collection.name)
+        return self._images[collection.name]
 
 
 def order_of(hit: Hit) -> tuple[float, float, str]:

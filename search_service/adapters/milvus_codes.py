@@ -62,7 +62,7 @@ class _Asked:
     """What searches have to have in common to be one request."""
 
     collection: str
-    codes: CodeSet
+    milvus_name: str
     limit: int
     fits: str
     """The filter as Milvus reads it: filters that Python takes for equal may mean different things."""
@@ -82,12 +82,12 @@ class MilvusCodes:
         )
         self._expressions = Expressions(is_lite=is_lite)
 
-    async def announce(self, collection: str, sets: Sequence[CodeSet], deadline: Deadline) -> None:
+    async def announce(self, collection: Collection, sets: Sequence[CodeSet], deadline: Deadline) -> None:
         """Writes the sets into a property of the collection, which everybody who describes it sees from then on."""
         properties = {CODES_PROPERTY: code_set_notes(sets)}
         await self._write(
-            lambda client, options: client.alter_collection_properties(collection, properties, **options),
-            collection,
+            lambda client, options: client.alter_collection_properties(collection.name, properties, **options),
+            collection.name,
             deadline,
         )
 
@@ -99,7 +99,7 @@ class MilvusCodes:
         if collection.ttl is not None:
             # As the images: a server removes them when it compacts.
             properties["collection.ttl.seconds"] = math.ceil(collection.ttl.total_seconds())
-        name, planes = codes_name(collection.name, codes), planes_name(collection.name, codes)
+        name, planes = codes_name(collection, codes), planes_name(collection, codes)
         await asyncio.gather(
             self._make(name, _codes_schema(codes.bits), CODE, BINARY_INDEX, BINARY_METRIC, properties, deadline),
             self._make(planes, _planes_schema(collection.dimension), NORMAL, "FLAT", "L2", {}, deadline),
@@ -142,7 +142,7 @@ class MilvusCodes:
         """Reads the rows of the transform."""
         at_a_time = _planes_at_a_time(collection)
         parts = [
-            await self._planes(collection.name, codes, range(begin, begin + at_a_time), deadline)
+            await self._planes(collection, codes, range(begin, begin + at_a_time), deadline)
             for begin in range(0, codes.bits, at_a_time)
         ]
         transform = CodeTransform(np.concatenate(parts))
@@ -150,7 +150,7 @@ class MilvusCodes:
             raise fault()
         return transform
 
-    async def _planes(self, collection: str, codes: CodeSet, bits: range, deadline: Deadline) -> Vector:
+    async def _planes(self, collection: Collection, codes: CodeSet, bits: range, deadline: Deadline) -> Vector:
         rows = await self._read(
             lambda client, options: client.query(
                 planes_name(collection, codes),
@@ -159,35 +159,35 @@ class MilvusCodes:
                 consistency_level=Consistency.STRONG.value,
                 **options,
             ),
-            collection,
+            collection.name,
             deadline,
         )
         ordered = sorted(rows, key=lambda row: int(row["bit"]))
         return np.array([[*row[NORMAL], row["offset"]] for row in ordered], dtype=np.float32)
 
-    async def drop(self, collection: str, codes: CodeSet, deadline: Deadline) -> None:
+    async def drop(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> None:
         """Removes both Milvus collections of a set."""
 
         def remove(client: MilvusClient, options: Options) -> None:
             for name in (codes_name(collection, codes), planes_name(collection, codes)):
                 client.drop_collection(name, **options)
 
-        await self._write(remove, collection, deadline)
+        await self._write(remove, collection.name, deadline)
 
-    async def delete_all_but(self, collection: str, kept: Sequence[CodeSet], deadline: Deadline) -> None:
+    async def delete_all_but(self, collection: Collection, kept: Sequence[CodeSet], deadline: Deadline) -> None:
         """Removes the Milvus collections of all other sets."""
         versions = {codes.version for codes in kept}
 
         def remove(client: MilvusClient, options: Options) -> None:
             for name in client.list_collections(**options):
                 side = SIDE.fullmatch(name)
-                if side is not None and side[2] == collection and side[1] not in versions:
+                if side is not None and side[2] == collection.name and side[1] not in versions:
                     client.drop_collection(name, **options)
 
-        await self._write(remove, collection, deadline)
+        await self._write(remove, collection.name, deadline)
 
     async def upsert(
-        self, collection: str, codes: CodeSet, images: Sequence[StoredImage], values: Codes, deadline: Deadline
+        self, collection: Collection, codes: CodeSet, images: Sequence[StoredImage], values: Codes, deadline: Deadline
     ) -> None:
         """Stores codes."""
         rows = [
@@ -200,27 +200,29 @@ class MilvusCodes:
             for image, value in zip(images, values, strict=True)
         ]
         name = codes_name(collection, codes)
-        await self._write(lambda client, options: client.upsert(name, rows, **options), collection, deadline)
+        await self._write(lambda client, options: client.upsert(name, rows, **options), collection.name, deadline)
 
-    async def delete(self, collection: str, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> None:
+    async def delete(self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> None:
         """Removes codes."""
         name, condition = codes_name(collection, codes), ids_expression(ids)
         await self._write(
-            lambda client, options: client.delete(name, filter=condition, **options), collection, deadline
+            lambda client, options: client.delete(name, filter=condition, **options), collection.name, deadline
         )
 
-    async def get(self, collection: str, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> dict[str, datetime]:
+    async def get(
+        self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline
+    ) -> dict[str, datetime]:
         """When the images of these ids had last changed when they were encoded."""
         return await self._times(collection, codes, ids_expression(ids), {}, deadline)
 
     async def query(
-        self, collection: str, codes: CodeSet, after: str, limit: int, deadline: Deadline
+        self, collection: Collection, codes: CodeSet, after: str, limit: int, deadline: Deadline
     ) -> dict[str, datetime]:
         """As `get`, by the order of the ids."""
         return await self._times(collection, codes, self._expressions.write(IdAfter(after)), {"limit": limit}, deadline)
 
     async def _times(
-        self, collection: str, codes: CodeSet, condition: str, limit: dict[str, int], deadline: Deadline
+        self, collection: Collection, codes: CodeSet, condition: str, limit: dict[str, int], deadline: Deadline
     ) -> dict[str, datetime]:
         rows = await self._read(
             lambda client, options: client.query(
@@ -231,12 +233,12 @@ class MilvusCodes:
                 **limit,
                 **options,
             ),
-            collection,
+            collection.name,
             deadline,
         )
         return {row["id"]: moment_of(row["update_time"]) for row in rows}
 
-    async def count(self, collection: str, codes: CodeSet, deadline: Deadline) -> int:
+    async def count(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> int:
         """The number of codes."""
         rows = await self._read(
             lambda client, options: client.query(
@@ -245,14 +247,14 @@ class MilvusCodes:
                 consistency_level=Consistency.STRONG.value,
                 **options,
             ),
-            collection,
+            collection.name,
             deadline,
         )
         return int(rows[0]["count(*)"])
 
     async def search(
         self,
-        collection: str,
+        collection: Collection,
         codes: CodeSet,
         value: Codes,
         limit: int,
@@ -261,13 +263,15 @@ class MilvusCodes:
         deadline: Deadline,
     ) -> list[str]:
         """The ids of the nearest codes; searches that come together and ask for the same are one request."""
-        asked = _Asked(collection, codes, limit, await self._expressions.of(condition), consistency)
+        asked = _Asked(
+            collection.name, codes_name(collection, codes), limit, await self._expressions.of(condition), consistency
+        )
         return await self._gatherer.submit(asked, value, deadline)
 
     async def _together(self, asked: _Asked, values: Sequence[Codes], deadline: Deadline) -> list[list[str]]:
         answers = await self._read(
             lambda client, options: client.search(
-                codes_name(asked.collection, asked.codes),
+                asked.milvus_name,
                 data=[value.tobytes() for value in values],
                 anns_field=CODE,
                 filter=asked.fits,
@@ -283,14 +287,14 @@ class MilvusCodes:
         return [[hit["id"] for hit in hits] for hits in answers]
 
 
-def codes_name(collection: str, codes: CodeSet) -> str:
+def codes_name(collection: Collection, codes: CodeSet) -> str:
     """The Milvus collection of a set's codes."""
-    return f"_codes_{codes.version}_{collection}"
+    return f"_codes_{codes.version}_{collection.name}"
 
 
-def planes_name(collection: str, codes: CodeSet) -> str:
+def planes_name(collection: Collection, codes: CodeSet) -> str:
     """The Milvus collection of a set's transform."""
-    return f"_planes_{codes.version}_{collection}"
+    return f"_planes_{codes.version}_{collection.name}"
 
 
 def is_side(name: str) -> bool:
@@ -300,7 +304,7 @@ def is_side(name: str) -> bool:
 
 def side_names(collection: Collection) -> list[str]:
     """The Milvus collections of all sets of codes of a collection."""
-    return [name(collection.name, codes) for codes in collection.codes for name in (codes_name, planes_name)]
+    return [name(collection, codes) for codes in collection.codes for name in (codes_name, planes_name)]
 
 
 def _planes_at_a_time(collection: Collection) -> int:

@@ -57,7 +57,7 @@ TRIES = 5
 
 
 # Writes a collection's filter as Milvus reads it.
-Fits: TypeAlias = Callable[[str, Filter | None, Deadline], Awaitable[str]]
+Fits: TypeAlias = Callable[[Collection, Filter | None, Deadline], Awaitable[str]]
 
 
 class Read(Protocol):
@@ -127,7 +127,7 @@ class MilvusSearch:
         self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
     ) -> list[list[Hit]]:
         """The neighbours of each vector."""
-        fits = await self._fits(collection.name, nearest.condition, deadline)
+        fits = await self._fits(collection, nearest.condition, deadline)
         if nearest.among is not None or (nearest.parameters.exact and not self._is_lite):
             return [await self._scan(collection, vector, fits, nearest, deadline) for vector in vectors]
         asked = _Asked.of(collection, fits, nearest)

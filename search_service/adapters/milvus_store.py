@@ -250,18 +250,19 @@ class MilvusStore:
                 continue
         return found
 
-    async def delete_collection(self, name: str, deadline: Deadline) -> None:
+    async def delete_collection(self, collection: Collection, deadline: Deadline) -> None:
         """Removes a collection."""
-        # Milvus says nothing of one that is not there, and must not touch one that is somebody else's.
+        name = collection.name
+        # Milvus drops a collection of another application too, and reports no error if there is none.
         await self.get_collection(name, deadline)
         await self._write(lambda client, options: client.drop_collection(name, **options), name, deadline)
 
-    async def set_reindex(self, collection: str, reindex: Reindex | None, deadline: Deadline) -> None:
+    async def set_reindex(self, collection: Collection, reindex: Reindex | None, deadline: Deadline) -> None:
         """Write what is copied into a property of the collection."""
         properties = {REINDEX_PROPERTY: reindex_notes(reindex)}
         await self._write(
-            lambda client, options: client.alter_collection_properties(collection, properties, **options),
-            collection,
+            lambda client, options: client.alter_collection_properties(collection.name, properties, **options),
+            collection.name,
             deadline,
         )
 
@@ -303,39 +304,41 @@ class MilvusStore:
         """Removes an alias."""
         await self._write(lambda client, options: client.drop_alias(name, **options), name, deadline)
 
-    async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+    async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
         """Stores images. Upsert and never insert, which makes a second row of an id on a server."""
         rows = [row_of(image) for image in images]
-        await self._write(lambda client, options: client.upsert(collection, rows, **options), collection, deadline)
+        await self._write(
+            lambda client, options: client.upsert(collection.name, rows, **options), collection.name, deadline
+        )
 
     async def get(
-        self, collection: str, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
+        self, collection: Collection, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
     ) -> list[StoredImage]:
         """The images that exist of these ids."""
         rows = await self._read(
             lambda client, options: client.query(
-                collection,
+                collection.name,
                 filter=ids_expression(ids),
                 output_fields=FIELDS[view],
                 consistency_level=consistency.value,
                 **options,
             ),
-            collection,
+            collection.name,
             deadline,
         )
         return [image_of(row) for row in rows]
 
-    async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
+    async def delete(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
         """Removes images, by a filter: the literals of pymilvus' own `ids` argument are not escaped."""
         await self._write(
-            lambda client, options: client.delete(collection, filter=ids_expression(ids), **options),
-            collection,
+            lambda client, options: client.delete(collection.name, filter=ids_expression(ids), **options),
+            collection.name,
             deadline,
         )
 
     async def query(
         self,
-        collection: str,
+        collection: Collection,
         condition: Filter | None,
         limit: int,
         view: View,
@@ -356,7 +359,7 @@ class MilvusStore:
 
     async def _rows(
         self,
-        collection: str,
+        collection: Collection,
         condition: Filter | None,
         limit: int,
         view: View,
@@ -367,7 +370,7 @@ class MilvusStore:
         fits = await self._fits(collection, condition, deadline)
         return await self._read(
             lambda client, options: client.query(
-                collection,
+                collection.name,
                 # A server wants an expression beside a limit.
                 filter=fits,
                 limit=limit,
@@ -376,29 +379,29 @@ class MilvusStore:
                 **options,
                 **self._in_order,
             ),
-            collection,
+            collection.name,
             deadline,
         )
 
     async def count(
-        self, collection: str, condition: Filter | None, consistency: Consistency, deadline: Deadline
+        self, collection: Collection, condition: Filter | None, consistency: Consistency, deadline: Deadline
     ) -> int:
         """The number of images that fit."""
         fits = await self._fits(collection, condition, deadline)
         rows = await self._read(
             lambda client, options: client.query(
-                collection,
+                collection.name,
                 filter=fits,
                 output_fields=["count(*)"],
                 consistency_level=consistency.value,
                 **options,
             ),
-            collection,
+            collection.name,
             deadline,
         )
         return int(rows[0]["count(*)"])
 
-    async def _fits(self, collection: str, condition: Filter | None, deadline: Deadline) -> str:
+    async def _fits(self, collection: Collection, condition: Filter | None, deadline: Deadline) -> str:
         """Return a filter as Milvus reads it. Raises ResourceExhaustedError if it cannot be answered in time."""
         if self.is_lite and condition is not None and size_of(condition) > SMALL_FILTER:
             rows = await self.count(collection, None, Consistency.BOUNDED, deadline)

@@ -18,9 +18,9 @@ from search_service.api.converters import (
 from search_service.core.collections import Collections
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
-from search_service.core.read_images import DEFAULT_PAGE, MAX_PAGE, count_images
+from search_service.core.read_images import DEFAULT_PAGE, MAX_PAGE
 from search_service.core.reindexes import Reindexes
-from search_service.core.types import Alias, Collection
+from search_service.core.types import Alias, Collection, Consistency
 
 PagedRequest: TypeAlias = collection_pb2.ListCollectionsRequest | collection_pb2.ListAliasesRequest
 Named = TypeVar("Named", Collection, Alias)
@@ -62,7 +62,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         collection = await self._collections.get(request.name, deadline)
         response = collection_pb2.GetCollectionResponse(collection=collection_to(collection))
         if request.with_stats:
-            response.stats.image_count = await count_images(self._store, request.name, None, deadline)
+            response.stats.image_count = await self._store.count(collection, None, Consistency.STRONG, deadline)
         return response
 
     async def ListCollections(

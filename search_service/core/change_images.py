@@ -62,13 +62,13 @@ class ChangeImages:
 
     async def _update(self, update: ImageUpdate, collection: Collection, deadline: Deadline) -> StoredImage:
         ids, strong = [update.id], Consistency.STRONG
-        found = await self._store.get(collection.name, ids, View.FULL, strong, deadline)
+        found = await self._store.get(collection, ids, View.FULL, strong, deadline)
         if not found:
             raise image_not_found(update.collection, update.id, "image.id")
         changed = dataclasses.replace(_changed(found[0], update), update_time=self._now())
         checks.check_uri(changed.uri)
         checks.check_attributes(changed.attributes)
-        await self._store.upsert(collection.name, [changed], deadline)
+        await self._store.upsert(collection, [changed], deadline)
         return dataclasses.replace(changed, vector=None)
 
     async def delete_ids(self, collection: str, ids: Sequence[str], deadline: Deadline, *, validate_only: bool) -> int:
@@ -77,8 +77,8 @@ class ChangeImages:
         checks.check_ids(ids, "ids.ids")
         unique = list(dict.fromkeys(ids))
         if validate_only:
-            name = (await self._store.get_collection(collection, deadline)).name
-            return len(await self._store.get(name, unique, View.ID, Consistency.STRONG, deadline))
+            found = await self._store.get_collection(collection, deadline)
+            return len(await self._store.get(found, unique, View.ID, Consistency.STRONG, deadline))
         return await self._delete(collection, unique, None, deadline)
 
     async def delete_matching(
@@ -98,15 +98,15 @@ class ChangeImages:
             raise InvalidArgumentError(
                 "LIMIT_INVALID", f"max_count is {max_count}; it should be 0, which is all, or more", field="max_count"
             )
-        name = (await self._store.get_collection(collection, deadline)).name
+        described = await self._store.get_collection(collection, deadline)
         if validate_only:
-            return await self._store.count(name, condition, Consistency.STRONG, deadline)
+            return await self._store.count(described, condition, Consistency.STRONG, deadline)
         removed, last = 0, ""
         while True:
             rest = both(condition, IdAfter(last)) if last else condition
-            name = (await self._fence.settled(collection, deadline)).name
+            described = await self._fence.settled(collection, deadline)
             size = min(DELETE_BATCH, max_count - removed) if max_count else DELETE_BATCH
-            found = await self._store.query(name, rest, size, View.ID, Consistency.STRONG, deadline)
+            found = await self._store.query(described, rest, size, View.ID, Consistency.STRONG, deadline)
             ids = [image.id for image in found]
             if ids:
                 removed += await self._delete(collection, ids, condition, deadline)
@@ -118,7 +118,7 @@ class ChangeImages:
         """Remove those of some images that exist and fit; return how many they were."""
         removed: set[str] = set()
 
-        async def delete(collection: str) -> None:
+        async def delete(collection: Collection) -> None:
             fitting = both(IdIn(tuple(ids)), condition)
             found = await self._store.query(collection, fitting, len(ids), View.ID, Consistency.STRONG, deadline)
             existing = [image.id for image in found]
@@ -129,7 +129,7 @@ class ChangeImages:
             await self._fence.delete_from_copy(collection, existing if condition else ids, deadline)
 
         def write(collection: Collection) -> Awaitable[None]:
-            return self._locks.run(collection.name, ids, partial(delete, collection.name), deadline)
+            return self._locks.run(collection.name, ids, partial(delete, collection), deadline)
 
         await self._fence.apply(name, write, deadline)
         return len(removed)

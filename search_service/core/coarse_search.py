@@ -95,7 +95,7 @@ class CoarseSearch:
             transform = await self._transforms.get(collection, codes, deadline)
             value = transform.encode(np.asarray(vector)[np.newaxis], collection.metric)[0]
             return await self._codes.search(
-                collection.name, codes, value, nearest.limit, condition, nearest.consistency, deadline
+                collection, codes, value, nearest.limit, condition, nearest.consistency, deadline
             )
         except NotFoundError:
             raise codes_missing(collection.name, FIELD) from None

@@ -102,7 +102,7 @@ class CodeSets:
         made = replace(made, number=1 + max((codes.number for codes in latest.codes), default=0))
         sets = (*(codes for codes in latest.codes if codes.ready and codes.version != made.version), made)
         await self._announce(latest, sets, deadline)
-        await self._codes.delete_all_but(latest.name, sets, deadline)
+        await self._codes.delete_all_but(latest, sets, deadline)
         return made
 
     async def _is_there(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> bool:
@@ -112,14 +112,14 @@ class CodeSets:
     async def _count(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> int | None:
         """The number of codes in a set; None where it is gone."""
         try:
-            return await self._codes.count(collection.name, codes, deadline)
+            return await self._codes.count(collection, codes, deadline)
         except NotFoundError:
             return None
 
     async def _announce(self, collection: Collection, sets: Sequence[CodeSet], deadline: Deadline) -> None:
         """Says which sets there are from now on."""
         try:
-            await self._codes.announce(collection.name, sets, deadline)
+            await self._codes.announce(collection, sets, deadline)
         finally:
             self._known.forget()
 
@@ -133,7 +133,7 @@ class CodeSets:
         codes = latest_of(collection)
         if not await self._is_there(collection, codes, deadline()):
             raise codes_missing(collection.name)
-        progress = Encoding(await self._store.count(collection.name, None, Consistency.STRONG, deadline()))
+        progress = Encoding(await self._store.count(collection, None, Consistency.STRONG, deadline()))
         yield progress
         for _ in range(ROUNDS):
             before, images = progress, 0
@@ -144,31 +144,33 @@ class CodeSets:
             if progress.encoded == before.encoded:
                 break
         # Every image has a code.
-        if await self._codes.count(collection.name, codes, deadline()) > images:
+        if await self._codes.count(collection, codes, deadline()) > images:
             async for removed in self._remove_orphans(collection, codes, deadline):
                 progress = replace(progress, removed=progress.removed + removed)
                 yield progress
-        latest = await self._require(collection.name, codes, deadline())
+        latest = await self._require(collection, codes, deadline())
         ready = replace(codes, ready=True)
         await self._announce(latest, (ready,), deadline())
         # Only what was announced: another set may be on its way by now.
         for replaced in latest.codes:
             if replaced.version != ready.version:
-                await self._codes.drop(latest.name, replaced, deadline())
+                await self._codes.drop(latest, replaced, deadline())
         yield replace(progress, ready=ready)
 
     async def _encode_all(
         self, collection: Collection, codes: CodeSet, deadline: Callable[[], Deadline]
     ) -> AsyncGenerator[tuple[int, int], None]:
         """Looks at all images, and encodes what is to be encoded; gives after each step what it did of both."""
-        name, last, strong = collection.name, "", Consistency.STRONG
+        last, strong = "", Consistency.STRONG
         size = max(1, min(BATCH, BATCH_BYTES // (4 * collection.dimension)))
         while True:
             condition = IdAfter(last) if last else None
-            images = await self._store.query(name, condition, PAGE, View.TIMES, strong, deadline())
+            images = await self._store.query(collection, condition, PAGE, View.TIMES, strong, deadline())
             # Another set may have been made meanwhile, or all of them removed.
-            await self._require(name, codes, deadline())
-            times = await self._codes.get(name, codes, [image.id for image in images], deadline()) if images else {}
+            await self._require(collection, codes, deadline())
+            times = (
+                await self._codes.get(collection, codes, [image.id for image in images], deadline()) if images else {}
+            )
             stale = [image.id for image in images if times.get(image.id) != image.update_time]
             yield len(images) - len(stale), 0
             for begin in range(0, len(stale), size):
@@ -182,7 +184,7 @@ class CodeSets:
         """Encodes images, which nobody changes meanwhile; gives how many are still there."""
 
         async def encode() -> int:
-            images = await self._store.get(collection.name, ids, View.FULL, Consistency.STRONG, deadline)
+            images = await self._store.get(collection, ids, View.FULL, Consistency.STRONG, deadline)
             if images:
                 await self._writer.write(collection, codes, images, deadline)
             return len(images)
@@ -193,37 +195,37 @@ class CodeSets:
         self, collection: Collection, codes: CodeSet, deadline: Callable[[], Deadline]
     ) -> AsyncGenerator[int, None]:
         """Removes codes whose image is not there; gives how many of each page."""
-        name, last = collection.name, ""
-        while times := await self._codes.query(name, codes, last, PAGE, deadline()):
+        last = ""
+        while times := await self._codes.query(collection, codes, last, PAGE, deadline()):
             last = max(times)
-            images = await self._store.get(name, list(times), View.ID, Consistency.STRONG, deadline())
+            images = await self._store.get(collection, list(times), View.ID, Consistency.STRONG, deadline())
             latest = self._now() - ORPHAN_AGE
             orphans = [
                 image_id for image_id in times.keys() - {image.id for image in images} if times[image_id] < latest
             ]
             if orphans:
-                await self._codes.delete(name, codes, orphans, deadline())
+                await self._codes.delete(collection, codes, orphans, deadline())
             yield len(orphans)
 
-    async def _require(self, name: str, codes: CodeSet, deadline: Deadline) -> Collection:
+    async def _require(self, known: Collection, codes: CodeSet, deadline: Deadline) -> Collection:
         """The collection as it is now. Raises FailedPreconditionError where a set is not its latest one any more."""
-        collection = await self._store.get_collection(name, deadline)
+        collection = await self._store.get_collection(known.name, deadline)
         if latest_of(collection).identity != codes.identity:
-            raise codes_missing(name)
+            raise codes_missing(known.name)
         return collection
 
     async def describe(self, name: str, deadline: Deadline) -> tuple[Collection, list[CodeSetStatus], int]:
         """A collection, its sets of codes, and the number of its images. Raises NotFoundError, UnimplementedError."""
         collection = await self.find(name, deadline)
         sets = [CodeSetStatus(codes, await self._count(collection, codes, deadline) or 0) for codes in collection.codes]
-        return collection, sets, await self._store.count(collection.name, None, Consistency.STRONG, deadline)
+        return collection, sets, await self._store.count(collection, None, Consistency.STRONG, deadline)
 
     async def delete(self, name: str, deadline: Deadline) -> None:
         """Removes all codes. Raises NotFoundError, FailedPreconditionError where there are none, UnimplementedError."""
         collection = await self.find(name, deadline)
         # Also what a crash left of codes that the collection no longer says that it has.
         await self._announce(collection, (), deadline)
-        await self._codes.delete_all_but(collection.name, (), deadline)
+        await self._codes.delete_all_but(collection, (), deadline)
         if not collection.codes:
             raise codes_missing(collection.name)
 

@@ -15,7 +15,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError
 from search_service.core.codes import CodeTransform
 from search_service.core.ports import CodeStore, VectorStore
-from search_service.core.store_around import StoreAround
+from search_service.core.store_decorator import StoreDecorator
 from search_service.core.types import CodeSet, Collection, StoredImage
 
 # Transforms that are remembered; one of 512 bits of 512 components takes 1 MB.
@@ -56,53 +56,36 @@ class CodeWriter:
         transform = await self._transforms.get(collection, codes, deadline)
         vectors = np.array([image.vector for image in images], dtype=np.float32)
         values = transform.encode(vectors, collection.metric)
-        await self._codes.upsert(collection.name, codes, images, values, deadline)
+        await self._codes.upsert(collection, codes, images, values, deadline)
 
 
-class CodedStore(StoreAround):
-    """A store whose writers keep the codes of a collection in step.
-
-    Writes go by a collection's name, and every request describes its collection before it writes: what was described
-    last tells the codes.
-    """
+class CodedStore(StoreDecorator):
+    """A VectorStore decorator that keeps the codes of a collection in step with its images."""
 
     def __init__(self, store: VectorStore, codes: CodeStore, writer: CodeWriter) -> None:
-        """Images are in `store`, their codes in `codes`."""
+        """Keep images in `store` and their codes in `codes`."""
         super().__init__(store)
         self._codes = codes
         self._writer = writer
-        self._coded: dict[str, Collection] = {}
+        self.get = store.get
+        self.query = store.query
+        self.count = store.count
+        self.search = store.search
 
-    async def get_collection(self, name: str, deadline: Deadline) -> Collection:
-        """Describes a collection."""
-        return self._described(await super().get_collection(name, deadline))
-
-    async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
-        """Some collections."""
-        return [self._described(found) for found in await super().list_collections(after, limit, deadline)]
-
-    def _described(self, collection: Collection) -> Collection:
-        if collection.codes:
-            self._coded[collection.name] = collection
-        else:
-            self._coded.pop(collection.name, None)
-        return collection
-
-    async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
-        """Stores the images' codes, and then the images."""
-        known = self._coded.get(collection)
-        written = await self._write_codes(known, known.codes, images, deadline) if known is not None else []
-        await super().upsert(collection, images, deadline)
+    async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
+        """Store the codes of images, and then the images."""
+        written = await self._write_codes(collection, collection.codes, images, deadline)
+        await self._store.upsert(collection, images, deadline)
         if self._codes.supported:
-            # A set that another process made meanwhile may have been filled before these images came.
-            described = await self.get_collection(collection, deadline)
-            unknown = [codes for codes in described.codes if codes.identity not in written]
-            await self._write_codes(described, unknown, images, deadline)
+            # Another process may have made and filled a set since `collection` was read, without these images.
+            latest = await self._store.get_collection(collection.name, deadline)
+            missed = [codes for codes in latest.codes if codes.identity not in written]
+            await self._write_codes(latest, missed, images, deadline)
 
     async def _write_codes(
         self, collection: Collection, sets: Sequence[CodeSet], images: Sequence[StoredImage], deadline: Deadline
     ) -> list[tuple[str, datetime]]:
-        """Gives the identities of the sets that have the codes now; one that is gone harms no write."""
+        """Write the codes of images to several sets; return the identities of the sets that still exist."""
         written = []
         for codes in sets:
             with suppress(NotFoundError):
@@ -110,20 +93,17 @@ class CodedStore(StoreAround):
                 written.append(codes.identity)
         return written
 
-    async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
-        """Removes images, and then their codes."""
-        await super().delete(collection, ids, deadline)
-        if collection not in self._coded:
-            return
-        for codes in self._coded[collection].codes:
+    async def delete(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
+        """Remove images, and then their codes."""
+        await self._store.delete(collection, ids, deadline)
+        for codes in collection.codes:
             with suppress(NotFoundError):
                 await self._codes.delete(collection, codes, ids, deadline)
 
-    async def delete_collection(self, name: str, deadline: Deadline) -> None:
-        """Removes a collection's codes, and then the collection: at no time does it say that it has what it has not."""
-        described = await self.get_collection(name, deadline)
-        if described.codes:
-            await self._codes.announce(name, (), deadline)
-            await self._codes.delete_all_but(name, (), deadline)
-        await super().delete_collection(name, deadline)
-        self._coded.pop(name, None)
+    async def delete_collection(self, collection: Collection, deadline: Deadline) -> None:
+        """Remove the codes of a collection, and then the collection."""
+        if collection.codes:
+            # First, so that the description never names a set that is gone.
+            await self._codes.announce(collection, (), deadline)
+            await self._codes.delete_all_but(collection, (), deadline)
+        await self._store.delete_collection(collection, deadline)

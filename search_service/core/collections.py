@@ -126,7 +126,7 @@ class Collections:
                 metadata={"aliases": ",".join(aliases)},
             )
         try:
-            await self._store.delete_collection(name, deadline)
+            await self._store.delete_collection(collection, deadline)
         finally:
             self._known.forget()
 

@@ -73,11 +73,11 @@ class VectorStore(Protocol):
         """The first `limit` collections by name of those after the name `after`."""
         ...
 
-    async def delete_collection(self, name: str, deadline: Deadline) -> None:
+    async def delete_collection(self, collection: Collection, deadline: Deadline) -> None:
         """Removes a collection with its images."""
         ...
 
-    async def set_reindex(self, collection: str, reindex: Reindex | None, deadline: Deadline) -> None:
+    async def set_reindex(self, collection: Collection, reindex: Reindex | None, deadline: Deadline) -> None:
         """Write into a collection's description that a copy of it is being built, or that none is.
 
         Every caller of `get_collection`, in any process, sees it from the moment this returns.
@@ -96,7 +96,7 @@ class VectorStore(Protocol):
         """Removes an alias that exists."""
         ...
 
-    async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+    async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
         """Stores images whole, each with its vector; an id that exists is replaced. Their ids differ.
 
         When this returns, the images survive a crash of any process.
@@ -104,18 +104,18 @@ class VectorStore(Protocol):
         ...
 
     async def get(
-        self, collection: str, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
+        self, collection: Collection, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
     ) -> list[StoredImage]:
         """The images that exist of these ids, in any order."""
         ...
 
-    async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
+    async def delete(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
         """Removes the images that exist of these ids."""
         ...
 
     async def query(
         self,
-        collection: str,
+        collection: Collection,
         condition: Filter | None,
         limit: int,
         view: View,
@@ -126,7 +126,7 @@ class VectorStore(Protocol):
         ...
 
     async def count(
-        self, collection: str, condition: Filter | None, consistency: Consistency, deadline: Deadline
+        self, collection: Collection, condition: Filter | None, consistency: Consistency, deadline: Deadline
     ) -> int:
         """The number of images that fit."""
         ...
@@ -162,7 +162,7 @@ class CodeStore(Protocol):
         """Whether codes can be kept; where not, only this is asked."""
         ...
 
-    async def announce(self, collection: str, sets: Sequence[CodeSet], deadline: Deadline) -> None:
+    async def announce(self, collection: Collection, sets: Sequence[CodeSet], deadline: Deadline) -> None:
         """Says in the collection's description which sets it has, from when on everybody keeps these in step."""
         ...
 
@@ -176,41 +176,43 @@ class CodeStore(Protocol):
         """The transform of a set."""
         ...
 
-    async def drop(self, collection: str, codes: CodeSet, deadline: Deadline) -> None:
+    async def drop(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> None:
         """Removes a set, if it is there."""
         ...
 
-    async def delete_all_but(self, collection: str, kept: Sequence[CodeSet], deadline: Deadline) -> None:
+    async def delete_all_but(self, collection: Collection, kept: Sequence[CodeSet], deadline: Deadline) -> None:
         """Removes every set but these, also those that a crash left and nobody knows."""
         ...
 
     async def upsert(
-        self, collection: str, codes: CodeSet, images: Sequence[StoredImage], values: Codes, deadline: Deadline
+        self, collection: Collection, codes: CodeSet, images: Sequence[StoredImage], values: Codes, deadline: Deadline
     ) -> None:
         """Stores the codes of images, with what a filter asks for; what an id had is replaced. The ids differ."""
         ...
 
-    async def delete(self, collection: str, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> None:
+    async def delete(self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> None:
         """Removes the codes that exist of these ids."""
         ...
 
-    async def get(self, collection: str, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> dict[str, datetime]:
+    async def get(
+        self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline
+    ) -> dict[str, datetime]:
         """The ids of these that have a code, each with its image's update_time when it was encoded."""
         ...
 
     async def query(
-        self, collection: str, codes: CodeSet, after: str, limit: int, deadline: Deadline
+        self, collection: Collection, codes: CodeSet, after: str, limit: int, deadline: Deadline
     ) -> dict[str, datetime]:
         """As `get`, of the first ids after one, at most `limit` and none only at the end."""
         ...
 
-    async def count(self, collection: str, codes: CodeSet, deadline: Deadline) -> int:
+    async def count(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> int:
         """The number of codes."""
         ...
 
     async def search(
         self,
-        collection: str,
+        collection: Collection,
         codes: CodeSet,
         value: Codes,
         limit: int,

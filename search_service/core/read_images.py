@@ -79,7 +79,7 @@ async def get_image(
     checks.check_id(image_id, "id")
     # First, because a store may hold collections that are not the service's.
     described = await store.get_collection(collection, deadline)
-    found = await store.get(described.name, [image_id], view, consistency, deadline)
+    found = await store.get(described, [image_id], view, consistency, deadline)
     if not found:
         raise image_not_found(collection, image_id, "id")
     return FoundImages(found, described.fingerprint)
@@ -93,7 +93,7 @@ async def get_images(
     checks.check_ids(ids, "ids")
     described = await store.get_collection(collection, deadline)
     unique = list(dict.fromkeys(ids))
-    found = {image.id: image for image in await store.get(described.name, unique, view, consistency, deadline)}
+    found = {image.id: image for image in await store.get(described, unique, view, consistency, deadline)}
     images = [found[image_id] for image_id in unique if image_id in found]
     return FoundImages(images, described.fingerprint), [image_id for image_id in unique if image_id not in found]
 
@@ -104,7 +104,7 @@ async def count_images(store: VectorStore, collection: str, condition: Filter | 
     if condition is not None:
         check_filter(condition)
     described = await store.get_collection(collection, deadline)
-    return await store.count(described.name, condition, Consistency.STRONG, deadline)
+    return await store.count(described, condition, Consistency.STRONG, deadline)
 
 
 async def list_images(store: VectorStore, listing: Listing, deadline: Deadline) -> Page:
@@ -143,7 +143,7 @@ class _Reader:
 
     async def by_id(self, after: str, limit: int, view: View) -> list[StoredImage]:
         condition = both(self.condition, IdAfter(after)) if after else self.condition
-        return await self.store.query(self.collection.name, condition, limit, view, self.consistency, self.deadline)
+        return await self.store.query(self.collection, condition, limit, view, self.consistency, self.deadline)
 
     async def latest(self, after: Position | None, limit: int) -> list[StoredImage]:
         """The next ones by time and id, with nothing but these. No store sorts by time: it is asked for spans of it."""
@@ -171,7 +171,7 @@ class _Reader:
         ids = [image.id for image in images]
         if not ids or view is View.ID:
             return [StoredImage(image_id) for image_id in ids]
-        found = await self.store.get(self.collection.name, ids, view, self.consistency, self.deadline)
+        found = await self.store.get(self.collection, ids, view, self.consistency, self.deadline)
         by_id = {image.id: image for image in found}
         return [by_id[image_id] for image_id in ids if image_id in by_id]
 
@@ -181,8 +181,9 @@ class _Reader:
 
     async def _query(self, condition: Filter | None, limit: int) -> list[StoredImage]:
         both_conditions = both(self.condition, condition)
-        name = self.collection.name
-        return await self.store.query(name, both_conditions, limit, View.TIMES, self.consistency, self.deadline)
+        return await self.store.query(
+            self.collection, both_conditions, limit, View.TIMES, self.consistency, self.deadline
+        )
 
     async def _begin(self, end: datetime, wanted: int) -> datetime | None:
         """The begin of a span up to `end` with at least `wanted` images, where there are so many, and not too many.
@@ -214,7 +215,7 @@ class _Reader:
 
     async def _count(self, begin: datetime, end: datetime) -> int:
         condition = both(self.condition, UpdatedWithin(begin, end))
-        return await self.store.count(self.collection.name, condition, self.consistency, self.deadline)
+        return await self.store.count(self.collection, condition, self.consistency, self.deadline)
 
 
 def _latest_first(image: StoredImage) -> tuple[float, str]:

@@ -50,18 +50,18 @@ class Reindexes:
         await self._require_unused(old, new, deadline)
         if running is not None and (running.target, running.target_create_time) == new.identity:
             resumed = replace(running, hold_until=None, moving=False)
-            await self._store.set_reindex(old.name, resumed, deadline)
+            await self._store.set_reindex(old, resumed, deadline)
             return old.name, resumed, True
-        if running is not None and await self._exists(running, deadline):
+        if running is not None and await self._find_copy(running, deadline):
             raise _refused(
                 "REINDEX_RUNNING",
                 f"{old.name} is being copied to {running.target}; finish that, or delete {running.target} first",
                 "source",
             )
-        if await self._store.count(new.name, None, Consistency.STRONG, deadline):
+        if await self._store.count(new, None, Consistency.STRONG, deadline):
             raise _refused("TARGET_NOT_EMPTY", f"{target} holds images; a copy begins empty", "target")
         begun = Reindex(new.name, new.create_time, self._now())
-        await self._store.set_reindex(old.name, begun, deadline)
+        await self._store.set_reindex(old, begun, deadline)
         return old.name, begun, False
 
     async def hold(self, source: str, duration: timedelta, deadline: Deadline) -> Reindex:
@@ -72,9 +72,9 @@ class Reindexes:
         """
         if duration and not MIN_HOLD <= duration <= MAX_HOLD:
             raise checks.invalid_hold(duration, MIN_HOLD, MAX_HOLD)
-        _, running = await self._running(source, deadline, moving=not duration)
+        old, running = await self._running(source, deadline, moving=not duration)
         held = replace(running, hold_until=self._now() + duration if duration else None)
-        await self._store.set_reindex(source, held, deadline)
+        await self._store.set_reindex(old, held, deadline)
         return held
 
     async def finish(
@@ -94,21 +94,21 @@ class Reindexes:
         await self._require_complete(old, running, deadline, allow_fewer=allow_fewer)
         # A delete by the collection's own name must not reach the copy once the copy is in use.
         moving = replace(running, moving=True, hold_until=self._now() + MAX_HOLD)
-        await self._store.set_reindex(old.name, moving, deadline)
+        await self._store.set_reindex(old, moving, deadline)
         # The longer hold must have begun before the client's ended.
         self._require_hold(old, running)
         try:
             moved = [await self._collections.set_alias(Alias(name, running.target), deadline) for name in aliases]
         finally:
             self._known.forget()
-        await self._store.set_reindex(old.name, None, deadline)
+        await self._store.set_reindex(old, None, deadline)
         return moved
 
     async def cancel(self, source: str, deadline: Deadline) -> None:
         """Forget the copy of a collection, and let writers go on. Raises InvalidArgumentError, NotFoundError."""
         collection = await self._find(source, "source", deadline)
         if collection.reindex is not None:
-            await self._store.set_reindex(collection.name, None, deadline)
+            await self._store.set_reindex(collection, None, deadline)
 
     async def _require_unused(self, old: Collection, new: Collection, deadline: Deadline) -> None:
         """Raise FailedPreconditionError if an alias points at the copy: nothing may be deleted from it any more."""
@@ -117,7 +117,7 @@ class Reindexes:
             return
         if old.reindex is not None and old.reindex.target == new.name:
             # The move was made, and what made it was stopped before it could say so.
-            await self._store.set_reindex(old.name, None, deadline)
+            await self._store.set_reindex(old, None, deadline)
         raise _refused("REINDEX_INVALID", f"{', '.join(users)} points at {new.name} already", "target")
 
     async def _find(self, name: str, field: str, deadline: Deadline) -> Collection:
@@ -138,12 +138,13 @@ class Reindexes:
             raise _refused("REINDEX_MISSING", f"no copy of {source} is being built; start a reindex first", "source")
         return collection, collection.reindex
 
-    async def _exists(self, running: Reindex, deadline: Deadline) -> bool:
+    async def _find_copy(self, running: Reindex, deadline: Deadline) -> Collection | None:
+        """Return the copy; None if it was deleted, also if another collection has its name now."""
         try:
             found = await self._store.get_collection(running.target, deadline)
         except NotFoundError:
-            return False
-        return found.identity == (running.target, running.target_create_time)
+            return None
+        return found if found.identity == (running.target, running.target_create_time) else None
 
     def _require_hold(self, source: Collection, running: Reindex) -> None:
         if not running.holds(self._now() + MARGIN):
@@ -157,11 +158,10 @@ class Reindexes:
         self, source: Collection, running: Reindex, deadline: Deadline, *, allow_fewer: bool
     ) -> None:
         """Raise FailedPreconditionError if the copy is not like the collection."""
-        if not await self._exists(running, deadline):
+        copy = await self._find_copy(running, deadline)
+        if copy is None:
             raise _refused("COLLECTION_NOT_FOUND", f"the copy {running.target} is gone", "source")
-        old, new = [
-            await self._store.count(name, None, Consistency.STRONG, deadline) for name in (source.name, running.target)
-        ]
+        old, new = [await self._store.count(counted, None, Consistency.STRONG, deadline) for counted in (source, copy)]
         # With a time to live, images of the collection expire before their copies.
         more = new > old and source.ttl is None
         if more or (new < old and not (allow_fewer and new)):

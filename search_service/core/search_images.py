@@ -259,10 +259,9 @@ class _Resolving:
         if isinstance(query, EncodedImage):
             return (await self._embed(query, field)).values
         checks.check_id(query.image_id, f"{field}.image_id")
-        name, ids = self.collection.name, [query.image_id]
-        found = await self.store.get(name, ids, View.FULL, self.consistency, self.deadline)
+        found = await self.store.get(self.collection, [query.image_id], View.FULL, self.consistency, self.deadline)
         if not found or found[0].vector is None:
-            raise image_not_found(name, query.image_id, f"{field}.image_id")
+            raise image_not_found(self.collection.name, query.image_id, f"{field}.image_id")
         return self._stored(found[0].vector, query.image_id, f"{field}.image_id")
 
     def _stored(self, vector: Vector, image_id: str, field: str) -> Vector:

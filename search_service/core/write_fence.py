@@ -62,20 +62,20 @@ class WriteFence:
                 return result
             collection = after
 
-    async def delete_from_copy(self, name: str, ids: Sequence[str], deadline: Deadline) -> None:
+    async def delete_from_copy(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
         """Delete images from the copy that is being built of a collection, if there is one.
 
         To be called after they were deleted from the collection, while they are still locked there.
         """
         if not ids:
             return
-        reindex = (await self._store.get_collection(name, deadline)).reindex
+        reindex = (await self._store.get_collection(collection.name, deadline)).reindex
         if reindex is None or reindex.moving:
             return
         try:
             copy = await self._store.get_collection(reindex.target, deadline)
             # Another collection may have got the copy's name, or the name may be an alias by now.
             if copy.identity == (reindex.target, reindex.target_create_time):
-                await self._locks.run(copy.name, ids, lambda: self._store.delete(copy.name, ids, deadline), deadline)
+                await self._locks.run(copy.name, ids, lambda: self._store.delete(copy, ids, deadline), deadline)
         except NotFoundError:
             return

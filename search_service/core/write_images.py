@@ -283,7 +283,7 @@ class WriteImages:
         if keeping:
             ids = [prepared.image.id for prepared in keeping]
             view = view_of((prepared.image, prepared.keep) for prepared in keeping)
-            kept = await self._store.get(collection.name, ids, view, Consistency.STRONG, deadline)
+            kept = await self._store.get(collection, ids, view, Consistency.STRONG, deadline)
             found = {image.id: image for image in kept}
         # Once the images are locked, and not earlier: a listing of the latest changes relies on it.
         now = self._now()
@@ -297,7 +297,7 @@ class WriteImages:
             except ServiceError as error:
                 outcomes[image_id] = error
         if timed:
-            await self._store.upsert(collection.name, timed, deadline)
+            await self._store.upsert(collection, timed, deadline)
         return outcomes
 
 

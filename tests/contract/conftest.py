@@ -54,4 +54,4 @@ async def collection(
     )
     await store.create_collection(made, deadline)
     yield made
-    await store.delete_collection(made.name, Deadline.after(30))
+    await store.delete_collection(made, Deadline.after(30))

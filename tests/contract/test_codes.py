@@ -102,6 +102,18 @@ class Kit:
         """Another process on the same store, which knows nothing yet."""
         return Kit(self.images, self.codes, lambda: now)
 
+    async def get(self, name: str) -> Collection:
+        return await self.store.get_collection(name, soon())
+
+    async def upsert(self, name: str, images: Sequence[StoredImage]) -> None:
+        await self.store.upsert(await self.get(name), images, soon())
+
+    async def delete(self, name: str, *ids: str) -> None:
+        await self.store.delete(await self.get(name), ids, soon())
+
+    async def count(self, name: str) -> int:
+        return await self.store.count(await self.get(name), None, Consistency.STRONG, soon())
+
     async def create(self, name: str, transform: CodeTransform) -> CodeSet:
         return await self.sets.create(await self.sets.find(name, soon()), transform, soon())
 
@@ -122,7 +134,7 @@ class Kit:
     async def stored_codes(self, name: str, codes: CodeSet) -> dict[str, bytes]:
         """As they are kept."""
         if isinstance(self.codes, MemoryCodes):
-            return self.codes.values(name, codes)
+            return self.codes.values(await self.get(name), codes)
         assert isinstance(self.images, MilvusStore)
         client = (await self.images._connected(soon())).blocking
         rows = await asyncio.to_thread(
@@ -183,14 +195,14 @@ async def name(kit: Kit) -> AsyncIterator[str]:
     made = Collection(f"c_{uuid.uuid4().hex}", DIMENSION, "f", NOW)
     await kit.store.create_collection(made, soon())
     yield made.name
-    await kit.store.delete_collection(made.name, soon())
+    await kit.store.delete_collection(await kit.get(made.name), soon())
     assert await kit.versions(made.name) == []
 
 
 @ON_BOTH
 async def test_codes_are_made_filled_and_searched(kit: Kit, name: str) -> None:
     images = images_of(300)
-    await kit.store.upsert(name, images, soon())
+    await kit.upsert(name, images)
     transform = transform_of()
     made = await kit.create(name, transform)
     assert (made.version, made.number, made.bits, made.ready) == (transform.version, 1, BITS, False)
@@ -288,16 +300,16 @@ async def searched_at_the_same_time(kit: Kit, name: str, images: Sequence[Stored
 @ON_BOTH
 async def test_every_write_after_that_keeps_the_codes_in_step(kit: Kit, name: str) -> None:
     transform = transform_of()
-    await kit.store.upsert(name, images_of(40), soon())
+    await kit.upsert(name, images_of(40))
     made = await kit.create(name, transform)
     # Between the making and the filling, too.
     between = images_of(10, seed=2, prefix="b")
-    await kit.store.upsert(name, between, soon())
+    await kit.upsert(name, between)
     assert await kit.stored_codes(name, made) == expected(transform, between)
     await kit.encode(name)
     replaced, new = images_of(20, seed=3), images_of(5, seed=4, prefix="n")
-    await kit.store.upsert(name, [*replaced, *new], soon())
-    await kit.store.delete(name, ["i0030", "b0001", "unknown"], soon())
+    await kit.upsert(name, [*replaced, *new])
+    await kit.delete(name, "i0030", "b0001", "unknown")
     now = [*replaced, *images_of(40)[20:], *between, *new]
     left = [image for image in now if image.id not in {"i0030", "b0001"}]
     assert await kit.stored_codes(name, made) == expected(transform, left)
@@ -306,7 +318,7 @@ async def test_every_write_after_that_keeps_the_codes_in_step(kit: Kit, name: st
     assert "i0030" not in await kit.ids(name, vector_of(images_of(40)[30]), 53, limit=53)
     # So does an attribute, which a filter asks for.
     changed = dataclasses.replace(replaced[3], attributes={"number": 1000})
-    await kit.store.upsert(name, [changed], soon())
+    await kit.upsert(name, [changed])
     assert await kit.ids(name, vector_of(new[2]), condition=Range("number", gte=1000)) == ["i0003"]
     # Nothing is left to do.
     done = await kit.encode(name)
@@ -347,7 +359,7 @@ async def test_an_encoding_that_is_cut_off_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr("search_service.core.code_sets.BATCH", 50)
     images = images_of(300)
-    await kit.store.upsert(name, images, soon())
+    await kit.upsert(name, images)
     transform = transform_of()
     made = await kit.create(name, transform)
     steps = kit.sets.encode(name, soon)
@@ -369,7 +381,7 @@ async def test_what_a_crash_leaves_between_a_code_and_its_image_is_mended(
     kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = images_of(50)
-    await kit.store.upsert(name, images, soon())
+    await kit.upsert(name, images)
     transform = transform_of()
     made = await kit.create(name, transform)
     await kit.encode(name)
@@ -383,7 +395,7 @@ async def test_what_a_crash_leaves_between_a_code_and_its_image_is_mended(
     with monkeypatch.context() as patch:
         patch.setattr(kit.images, "upsert", crash)
         with pytest.raises(UnavailableError):
-            await kit.store.upsert(name, [dataclasses.replace(image, update_time=later) for image in half], soon())
+            await kit.upsert(name, [dataclasses.replace(image, update_time=later) for image in half])
     codes = await kit.stored_codes(name, made)
     assert codes["new0000"] == expected(transform, half)["new0000"]
     assert codes["i0004"] != expected(transform, images)["i0004"]
@@ -402,11 +414,11 @@ async def test_what_a_crash_leaves_between_a_code_and_its_image_is_mended(
 
 async def test_a_code_that_was_lost_is_written_again(kit: Kit, name: str) -> None:
     images = images_of(30)
-    await kit.store.upsert(name, images, soon())
+    await kit.upsert(name, images)
     transform = transform_of()
     made = await kit.create(name, transform)
     await kit.encode(name)
-    await kit.codes.delete(name, made, ["i0003", "i0017"], soon())
+    await kit.codes.delete(await kit.get(name), made, ["i0003", "i0017"], soon())
     assert (await kit.encode(name)).encoded == 2
     assert await kit.stored_codes(name, made) == expected(transform, images)
 
@@ -417,8 +429,8 @@ async def test_a_process_that_does_not_know_of_new_codes_still_writes_them(
     """The codes are made and filled while its write is on the way."""
     transform = transform_of()
     other = kit.another()
-    await kit.store.upsert(name, images_of(20), soon())
-    await other.store.get_collection(name, soon())
+    await kit.upsert(name, images_of(20))
+    known = await other.get(name)
     upsert = kit.images.upsert
 
     async def slow(*arguments: Any) -> None:
@@ -429,7 +441,7 @@ async def test_a_process_that_does_not_know_of_new_codes_still_writes_them(
     late = images_of(3, seed=5, prefix="late")
     with monkeypatch.context() as patch:
         patch.setattr(other.images, "upsert", slow)
-        await other.store.upsert(name, late, soon())
+        await other.store.upsert(known, late, soon())
     (status,) = await kit.statuses(name)
     assert status.codes.ready
     assert await kit.stored_codes(name, status.codes) == expected(transform, [*images_of(20), *late])
@@ -438,15 +450,14 @@ async def test_a_process_that_does_not_know_of_new_codes_still_writes_them(
 async def test_a_process_that_does_not_know_that_codes_are_gone_goes_on(kit: Kit, name: str) -> None:
     await kit.create(name, transform_of())
     other = kit.another()
-    await other.store.get_collection(name, soon())
+    known = await other.get(name)
     await kit.sets.delete(name, soon())
-    await other.store.upsert(name, images_of(3), soon())
-    await other.store.get_collection(name, soon())
+    await other.store.upsert(known, images_of(3), soon())
     made = await kit.create(name, transform_of())
-    await other.store.get_collection(name, soon())
+    known = await other.get(name)
     await kit.sets.delete(name, soon())
-    await other.store.delete(name, ["i0001"], soon())
-    assert await kit.images.count(name, None, Consistency.STRONG, soon()) == 2
+    await other.store.delete(known, ["i0001"], soon())
+    assert await kit.count(name) == 2
     assert made.number == 1
 
 
@@ -454,7 +465,7 @@ async def test_a_process_that_does_not_know_that_codes_are_gone_goes_on(kit: Kit
 async def test_codes_serve_until_new_ones_are_complete(kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search_service.adapters.milvus_codes.PLANES_BYTES", 5 * 4 * DIMENSION)
     images = images_of(60)
-    await kit.store.upsert(name, images, soon())
+    await kit.upsert(name, images)
     first, second = transform_of(0), transform_of(1, bits=72)
     await kit.create(name, first)
     old = (await kit.encode(name)).ready
@@ -463,7 +474,7 @@ async def test_codes_serve_until_new_ones_are_complete(kit: Kit, name: str, monk
     # The same transform again is the same set.
     assert await kit.create(name, second) == made
     new = images_of(2, seed=6, prefix="new")
-    await kit.store.upsert(name, new, soon())
+    await kit.upsert(name, new)
     assert old is not None
     assert await kit.stored_codes(name, old) == expected(first, [*images, *new])
     assert await kit.stored_codes(name, made) == expected(second, new)
@@ -492,9 +503,9 @@ async def test_a_set_that_is_lost_harms_no_write_and_is_made_again(kit: Kit, nam
     images = images_of(20)
     transform = transform_of()
     lost = await kit.create(name, transform)
-    await kit.codes.delete_all_but(name, (), soon())
-    await kit.store.upsert(name, images, soon())
-    await kit.store.delete(name, ["i0004"], soon())
+    await kit.codes.delete_all_but(await kit.get(name), (), soon())
+    await kit.upsert(name, images)
+    await kit.delete(name, "i0004")
     made = await kit.create(name, transform)
     assert made.number == lost.number + 1
     assert (await kit.encode(name)).encoded == 19
@@ -505,7 +516,7 @@ async def test_a_set_that_becomes_ready_while_another_is_made_serves_on(
     kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = images_of(20)
-    await kit.store.upsert(name, images, soon())
+    await kit.upsert(name, images)
     await kit.create(name, transform_of(0))
     await kit.encode(name)
     await kit.create(name, transform_of(1))
@@ -545,10 +556,10 @@ async def test_of_two_sets_that_are_made_at_the_same_moment_one_is_refused(
 
 async def test_codes_that_are_gone_are_told_as_missing_and_not_as_a_collection(kit: Kit, name: str) -> None:
     images = images_of(20)
-    await kit.store.upsert(name, images, soon())
+    await kit.upsert(name, images)
     made = await kit.create(name, transform_of())
     await kit.encode(name)
-    await kit.codes.drop(name, made, soon())
+    await kit.codes.drop(await kit.get(name), made, soon())
     other = kit.another()
     for call in (lambda: other.search(name, vector_of(images[3])), lambda: other.encode(name)):
         with pytest.raises(FailedPreconditionError) as refused:
@@ -558,7 +569,7 @@ async def test_codes_that_are_gone_are_told_as_missing_and_not_as_a_collection(k
 
 
 async def test_a_set_that_another_one_replaced_is_not_finished(kit: Kit, name: str) -> None:
-    await kit.store.upsert(name, images_of(10), soon())
+    await kit.upsert(name, images_of(10))
     await kit.create(name, transform_of(0))
     steps = kit.sets.encode(name, soon)
     await anext(steps)
@@ -573,13 +584,13 @@ async def test_what_has_expired_is_no_candidate(kit: Kit) -> None:
     made = Collection(f"c_{uuid.uuid4().hex}", DIMENSION, "f", NOW, ttl=timedelta(hours=1))
     await kit.store.create_collection(made, soon())
     old, new = images_of(20, when=NOW - timedelta(minutes=50)), images_of(20, seed=2, prefix="n", when=NOW)
-    await kit.store.upsert(made.name, [*old, *new], soon())
+    await kit.store.upsert(made, [*old, *new], soon())
     await kit.create(made.name, transform_of())
     await kit.encode(made.name)
     later = kit.another(NOW + timedelta(minutes=20))
     found = await later.ids(made.name, vector_of(old[0]), 20, limit=20)
     assert set(found) == {image.id for image in new}
-    await kit.store.delete_collection(made.name, soon())
+    await kit.store.delete_collection(made, soon())
 
 
 async def test_milvus_lite_keeps_no_codes_and_says_so(tmp_path: Path) -> None:
@@ -587,7 +598,7 @@ async def test_milvus_lite_keeps_no_codes_and_says_so(tmp_path: Path) -> None:
     kit = Kit(milvus, milvus.codes)
     try:
         await kit.store.create_collection(Collection("c", DIMENSION, "f", NOW), soon())
-        await kit.store.upsert("c", images_of(3), soon())
+        await kit.upsert("c", images_of(3))
         calls = (
             lambda: kit.create("c", transform_of()),
             lambda: kit.encode("c"),
@@ -599,8 +610,8 @@ async def test_milvus_lite_keeps_no_codes_and_says_so(tmp_path: Path) -> None:
             with pytest.raises(UnimplementedError, match="Milvus server") as caught:
                 await call()
             assert caught.value.reason == "CODES_UNSUPPORTED"
-        await kit.store.delete("c", ["i0001"], soon())
-        assert await kit.store.count("c", None, Consistency.STRONG, soon()) == 2
+        await kit.delete("c", "i0001")
+        assert await kit.count("c") == 2
     finally:
         await milvus.close()
 
@@ -614,7 +625,7 @@ async def test_a_search_among_some_images_compares_every_one_of_them(
         StoredImage(f"i{n:02d}", attributes={"n": n}, create_time=NOW, update_time=NOW, vector=vector)
         for n, vector in enumerate(vectors)
     ]
-    await store.upsert(collection.name, images, deadline)
+    await store.upsert(collection, images, deadline)
     among = ("i03", "i04", "i17", "i29", "unknown")
 
     async def found(limit: int, condition: Filter | None = None) -> list[Hit]:

@@ -27,7 +27,7 @@ async def expiring(store: VectorStore, deadline: Deadline) -> AsyncIterator[Coll
     made = Collection(f"c_{uuid.uuid4().hex}", 8, "f", BEGIN, ttl=TTL)
     await store.create_collection(made, deadline)
     yield made
-    await store.delete_collection(made.name, Deadline.after(30))
+    await store.delete_collection(made, Deadline.after(30))
 
 
 def image(image_id: str, age: timedelta) -> StoredImage:
@@ -46,10 +46,9 @@ async def test_what_has_expired_is_seen_by_no_read(
 ) -> None:
     now = BEGIN
     reading = ExpiringStore(store, lambda: now)
-    name = expiring.name
-    assert (await reading.get_collection(name, deadline)).ttl == TTL
+    assert (await reading.get_collection(expiring.name, deadline)).ttl == TTL
     old, young = image("a", TTL / 2), image("b", timedelta())
-    await reading.upsert(name, [old, young], deadline)
+    await reading.upsert(expiring, [old, young], deadline)
 
     async def seen() -> list[list[str]]:
         nearest = Nearest(10, View.BASIC, STRONG)
@@ -57,23 +56,23 @@ async def test_what_has_expired_is_seen_by_no_read(
         (hits,) = await reading.search(expiring, [vector], nearest, deadline)
         exact = dataclasses.replace(nearest, parameters=SearchParameters(exact=True))
         (compared,) = await reading.search(expiring, [vector], exact, deadline)
-        assert await reading.count(name, None, STRONG, deadline) == len(hits)
+        assert await reading.count(expiring, None, STRONG, deadline) == len(hits)
         found = [sorted(hit.image.id for hit in some) for some in (hits, compared)]
         for view in (View.ID, View.BASIC, View.FULL):
-            images = await reading.get(name, ["a", "b", "c"], view, STRONG, deadline)
+            images = await reading.get(expiring, ["a", "b", "c"], view, STRONG, deadline)
             found.append(sorted(image.id for image in images))
             assert all((image.vector is not None) is (view is View.FULL) for image in images)
             assert all((image.update_time is None) is (view is View.ID) for image in images)
-            found.append([image.id for image in await reading.query(name, None, 10, view, STRONG, deadline)])
+            found.append([image.id for image in await reading.query(expiring, None, 10, view, STRONG, deadline)])
         return found
 
     assert await seen() == [["a", "b"]] * 8
-    assert await reading.count(name, Not(Equals("kind", "a")), STRONG, deadline) == 1
+    assert await reading.count(expiring, Not(Equals("kind", "a")), STRONG, deadline) == 1
     now = BEGIN + TTL / 2 + timedelta(seconds=2)
     assert await seen() == [["b"]] * 8
-    assert await reading.count(name, Equals("kind", "a"), STRONG, deadline) == 0
+    assert await reading.count(expiring, Equals("kind", "a"), STRONG, deadline) == 0
     # Written again, it lives anew.
-    await reading.upsert(name, [dataclasses.replace(old, update_time=now)], deadline)
+    await reading.upsert(expiring, [dataclasses.replace(old, update_time=now)], deadline)
     assert await seen() == [["a", "b"]] * 8
     now += 2 * TTL
     assert await seen() == [[]] * 8
@@ -84,19 +83,20 @@ async def test_a_name_that_got_another_collection_has_its_time_to_live(store: Ve
     name = f"c_{uuid.uuid4().hex}"
     for ttl, count in ((TTL, 0), (None, 1), (3 * TTL, 1)):
         await reading.create_collection(Collection(name, 8, "f", BEGIN, ttl=ttl), deadline)
-        await reading.get_collection(name, deadline)
-        await reading.upsert(name, [image("a", timedelta())], deadline)
-        assert await reading.count(name, None, STRONG, deadline) == count
-        await reading.delete_collection(name, deadline)
+        described = await reading.get_collection(name, deadline)
+        await reading.upsert(described, [image("a", timedelta())], deadline)
+        assert await reading.count(described, None, STRONG, deadline) == count
+        await reading.delete_collection(described, deadline)
 
 
 async def test_milvus_lite_is_rid_of_what_has_expired_when_it_is_opened(tmp_path: Path, deadline: Deadline) -> None:
     path = str(tmp_path / "milvus.db")
     store = MilvusStore(path)
-    await store.create_collection(Collection("c", 8, "f", BEGIN, ttl=TTL), deadline)
-    await store.upsert("c", [image("a", 2 * TTL), image("b", timedelta())], deadline)
-    assert await store.count("c", None, STRONG, deadline) == 2
+    collection = Collection("c", 8, "f", BEGIN, ttl=TTL)
+    await store.create_collection(collection, deadline)
+    await store.upsert(collection, [image("a", 2 * TTL), image("b", timedelta())], deadline)
+    assert await store.count(collection, None, STRONG, deadline) == 2
     await store.close()
     store = MilvusStore(path)
-    assert [image.id for image in await store.query("c", None, 10, View.ID, STRONG, deadline)] == ["b"]
+    assert [image.id for image in await store.query(collection, None, 10, View.ID, STRONG, deadline)] == ["b"]
     await store.close()

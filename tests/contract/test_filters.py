@@ -110,8 +110,8 @@ filters = st.recursive(
 
 @pytest.fixture
 async def filled(store: VectorStore, collection: Collection, deadline: Deadline) -> Collection:
-    await store.upsert(collection.name, IMAGES, deadline)
-    assert await store.count(collection.name, None, Consistency.STRONG, deadline) == len(IMAGES)
+    await store.upsert(collection, IMAGES, deadline)
+    assert await store.count(collection, None, Consistency.STRONG, deadline) == len(IMAGES)
     # From here on bounded reads see it all, which on a server are a hundred times faster.
     await asyncio.sleep(1)
     return collection
@@ -119,8 +119,8 @@ async def filled(store: VectorStore, collection: Collection, deadline: Deadline)
 
 async def chosen(store: VectorStore, collection: Collection, condition: Filter) -> list[str]:
     deadline, bounded = Deadline.after(20), Consistency.BOUNDED
-    found = await store.query(collection.name, condition, 1000, View.ID, bounded, deadline)
-    assert await store.count(collection.name, condition, bounded, deadline) == len(found)
+    found = await store.query(collection, condition, 1000, View.ID, bounded, deadline)
+    assert await store.count(collection, condition, bounded, deadline) == len(found)
     return [image.id for image in found]
 
 
@@ -196,13 +196,13 @@ async def test_a_query_gives_the_lowest_ids_in_order(
     shuffled = [f"i{number * 7919 % 3000:04d}" for number in range(3000)]
     for begin in range(0, 3000, 1000):
         made = [StoredImage(name, vector=np.ones(8, np.float32)) for name in shuffled[begin : begin + 1000]]
-        await store.upsert(collection.name, made, deadline)
+        await store.upsert(collection, made, deadline)
     # Some twice: a server keeps both rows for a while.
     await store.upsert(
-        collection.name, [StoredImage(name, vector=np.ones(8, np.float32)) for name in shuffled[:500]], deadline
+        collection, [StoredImage(name, vector=np.ones(8, np.float32)) for name in shuffled[:500]], deadline
     )
     last, seen = "", []
-    while found := await store.query(collection.name, IdAfter(last), 700, View.ID, Consistency.STRONG, deadline):
+    while found := await store.query(collection, IdAfter(last), 700, View.ID, Consistency.STRONG, deadline):
         seen += [image.id for image in found]
         last = seen[-1]
     assert seen == sorted(shuffled)
@@ -222,8 +222,8 @@ async def test_extreme_numbers_are_compared_by_their_exact_values(
         StoredImage(f"i{number:02d}", attributes={"x": value}, vector=np.ones(8, np.float32))
         for number, value in enumerate(EXTREMES)
     ]
-    await store.upsert(collection.name, stored, deadline)
-    assert await store.count(collection.name, None, Consistency.STRONG, deadline) == len(stored)
+    await store.upsert(collection, stored, deadline)
+    assert await store.count(collection, None, Consistency.STRONG, deadline) == len(stored)
     await asyncio.sleep(1)
     numbers = [value for value in EXTREMES if isinstance(value, int | float) and not isinstance(value, bool)]
     conditions: list[Filter] = [Range("x", **{name: bound}) for bound in numbers for name in ("gte", "gt", "lte", "lt")]

@@ -45,11 +45,11 @@ async def filled(uri: str) -> AsyncIterator[Collection]:
     store, collection = MilvusStore(uri), Collection(f"c_{uuid.uuid4().hex}", 8, "f", NOW)
     await store.create_collection(collection, Deadline.after(60))
     for begin in range(0, 2000, 1000):
-        await store.upsert(collection.name, images(2000)[begin : begin + 1000], Deadline.after(60))
+        await store.upsert(collection, images(2000)[begin : begin + 1000], Deadline.after(60))
     await store.close()
     yield collection
     store = MilvusStore(uri)
-    await store.delete_collection(collection.name, Deadline.after(60))
+    await store.delete_collection(collection, Deadline.after(60))
     await store.close()
 
 
@@ -58,7 +58,7 @@ async def test_a_thousand_values_are_answered_in_time_on_both(uri: str, filled: 
     store = MilvusStore(uri)
     deadline = Deadline.after(60)
     for condition, expected in ((In("k", TEXTS), 1000), (Not(In("k", TEXTS)), 1000), (In("k", ("more",)), 1000)):
-        assert await store.count(filled.name, condition, STRONG, deadline) == expected
+        assert await store.count(filled, condition, STRONG, deadline) == expected
         nearest = Nearest(1000, View.ID, STRONG, condition)
         (hits,) = await store.search(filled, [np.ones(8, np.float32)], nearest, deadline)
         assert len(hits) == expected
@@ -70,12 +70,12 @@ async def test_what_lite_cannot_answer_in_time_is_refused_at_once(tmp_path: Path
     deadline = Deadline.after(60)
     await store.create_collection(collection, deadline)
     for begin in range(0, 2000, 500):
-        await store.upsert("c", images(2000)[begin : begin + 500], deadline)
+        await store.upsert(collection, images(2000)[begin : begin + 500], deadline)
     many: Filter = Or(tuple(And((Equals("k", text), Equals("k", "more"))) for text in TEXTS[:80]))
     began = time.monotonic()
     for read in (
-        store.count("c", many, STRONG, deadline),
-        store.query("c", many, 10, View.ID, STRONG, deadline),
+        store.count(collection, many, STRONG, deadline),
+        store.query(collection, many, 10, View.ID, STRONG, deadline),
         store.search(collection, [np.ones(8, np.float32)], Nearest(10, View.ID, STRONG, many), deadline),
     ):
         with pytest.raises(ResourceExhaustedError, match="at most") as refused:
@@ -111,7 +111,7 @@ async def test_a_collection_is_served_while_another_one_is_loaded(
     first = MilvusStore(uri)
     for collection in (quick, slow):
         await first.create_collection(collection, deadline)
-        await first.upsert(collection.name, images(10), deadline)
+        await first.upsert(collection, images(10), deadline)
     await first.close()
     go_on, load = threading.Event(), MilvusClient.load_collection
 
@@ -124,11 +124,11 @@ async def test_a_collection_is_served_while_another_one_is_loaded(
     second = MilvusStore(uri)
     try:
         await second.check(deadline)
-        assert await second.count(quick.name, None, STRONG, deadline) == 10
+        assert await second.count(quick, None, STRONG, deadline) == 10
         with pytest.raises(UnavailableError, match="still loading") as refused:
-            await second.count(slow.name, None, STRONG, Deadline.after(0.2))
+            await second.count(slow, None, STRONG, Deadline.after(0.2))
         assert (refused.value.reason, refused.value.retry_after) == ("COLLECTION_LOADING", 2.0)
-        waiting = asyncio.create_task(second.count(slow.name, None, STRONG, deadline))
+        waiting = asyncio.create_task(second.count(slow, None, STRONG, deadline))
         await asyncio.sleep(0.2)
         assert not waiting.done()
         go_on.set()
@@ -151,8 +151,8 @@ async def test_a_collection_that_is_loaded_is_left_as_it_is(milvus_uri: str, mon
 
     monkeypatch.setattr(MilvusClient, "load_collection", recorded)
     second = MilvusStore(milvus_uri)
-    assert await second.count(collection.name, None, STRONG, deadline) == 0
+    assert await second.count(collection, None, STRONG, deadline) == 0
     assert collection.name not in loaded
-    await second.delete_collection(collection.name, deadline)
+    await second.delete_collection(collection, deadline)
     await second.close()
     await first.close()

@@ -62,7 +62,7 @@ async def test_what_cannot_be_compared_stands_last_on_lite_with_a_score_that_has
     store = MilvusStore(str(tmp_path / "milvus.db"))
     try:
         await store.create_collection(collection, deadline)
-        await store.upsert("odd", [*odd, *good], deadline)
+        await store.upsert(collection, [*odd, *good], deadline)
         for among in (None, ids):
             nearest = Nearest(limit=22, view=View.ID, consistency=Consistency.STRONG, among=among)
             (hits,) = await store.search(collection, [np.ones(8, np.float32)], nearest, deadline)
@@ -79,12 +79,12 @@ async def test_lite_keeps_what_it_has_when_it_is_opened_again(tmp_path: Path, de
     kept = Collection("kept", 8, "f", NOW, description="x", labels={"a": "b"})
     first = MilvusStore(path)
     await first.create_collection(kept, deadline)
-    await first.upsert("kept", images(300), deadline)
+    await first.upsert(kept, images(300), deadline)
     await first.close()
     second = MilvusStore(path)
     try:
         assert await second.get_collection("kept", deadline) == kept
-        assert await second.count("kept", None, Consistency.STRONG, deadline) == 300
+        assert await second.count(kept, None, Consistency.STRONG, deadline) == 300
         hits = await hits_of(second, kept, np.ones(8, np.float32), None, 5, View.BASIC, Consistency.BOUNDED, deadline)
         assert len(hits) == 5
     finally:
@@ -107,16 +107,16 @@ async def test_lite_loads_a_collection_whose_index_a_kill_cut_off(
     kept = Collection("kept", 8, "f", NOW)
     first = MilvusStore(path)
     await first.create_collection(kept, deadline)
-    await first.upsert("kept", images(300), deadline)
+    await first.upsert(kept, images(300), deadline)
     await first.close()
     # The first one to open the file again makes the index.
     second = MilvusStore(path)
-    assert await second.count("kept", None, Consistency.STRONG, deadline) == 300
+    assert await second.count(kept, None, Consistency.STRONG, deadline) == 300
     await second.close()
     assert cut_indexes(tmp_path, left) > 0
     third = MilvusStore(path)
     try:
-        assert await third.count("kept", None, Consistency.STRONG, deadline) == 300
+        assert await third.count(kept, None, Consistency.STRONG, deadline) == 300
         hits = await hits_of(third, kept, np.ones(8, np.float32), None, 5, View.BASIC, Consistency.BOUNDED, deadline)
         assert len(hits) == 5
     finally:
@@ -126,8 +126,8 @@ async def test_lite_loads_a_collection_whose_index_a_kill_cut_off(
 async def test_writes_at_the_same_time_are_all_kept(store: VectorStore, collection: Collection) -> None:
     """Milvus Lite loses most of them where nothing keeps writers apart."""
     deadline = Deadline.after(60)
-    await asyncio.gather(*(store.upsert(collection.name, images(20, f"w{n}_"), deadline) for n in range(40)))
-    assert await store.count(collection.name, None, Consistency.STRONG, deadline) == 800
+    await asyncio.gather(*(store.upsert(collection, images(20, f"w{n}_"), deadline) for n in range(40)))
+    assert await store.count(collection, None, Consistency.STRONG, deadline) == 800
 
 
 async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path: Path) -> None:
@@ -160,18 +160,18 @@ async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path:
     clients.blocking.upsert, clients.reading.query = counting, looking
     kept: list[str] = []
     for n in range(30):
-        gone = asyncio.create_task(store.upsert("c", images(200, f"gone{n}_"), deadline))
+        gone = asyncio.create_task(store.upsert(collection, images(200, f"gone{n}_"), deadline))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         gone.cancel()
         batch = images(20, f"kept{n}_")
-        reading = store.get("c", kept[-1:] or ["none"], View.ID, Consistency.STRONG, deadline)
-        seen, _ = await asyncio.gather(reading, store.upsert("c", batch, deadline))
+        reading = store.get(collection, kept[-1:] or ["none"], View.ID, Consistency.STRONG, deadline)
+        seen, _ = await asyncio.gather(reading, store.upsert(collection, batch, deadline))
         assert [image.id for image in seen] == kept[-1:]
         kept += [image.id for image in batch]
     assert most == 1
     assert not read_beside
-    found = await store.get("c", kept, View.ID, Consistency.STRONG, deadline)
+    found = await store.get(collection, kept, View.ID, Consistency.STRONG, deadline)
     assert {image.id for image in found} == set(kept)
     await store.close()
 
@@ -179,7 +179,8 @@ async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path:
 async def test_a_write_that_is_late_still_keeps_others_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Milvus Lite works on at a call that was given up, and loses rows of two writes at once."""
     store = MilvusStore(str(tmp_path / "milvus.db"))
-    await store.create_collection(Collection("c", 8, "f", NOW), Deadline.after(60))
+    collection = Collection("c", 8, "f", NOW)
+    await store.create_collection(collection, Deadline.after(60))
     from milvus_lite.engine import collection as engine  # noqa: PLC0415 - the store says how before it is imported
 
     at_once, most = 0, 0
@@ -199,8 +200,8 @@ async def test_a_write_that_is_late_still_keeps_others_apart(tmp_path: Path, mon
     monkeypatch.setattr(engine.Collection, "upsert", counting)
     for n in range(5):
         with pytest.raises(DeadlineExceededError):
-            await store.upsert("c", images(1000, f"late{n}_"), Deadline.after(0.05))
-        await store.upsert("c", images(5, f"kept{n}_"), Deadline.after(60))
+            await store.upsert(collection, images(1000, f"late{n}_"), Deadline.after(0.05))
+        await store.upsert(collection, images(5, f"kept{n}_"), Deadline.after(60))
     assert most == 1
     await store.close()
 
@@ -219,7 +220,7 @@ async def test_a_collection_that_cannot_be_made_whole_is_not_left_half_made(tmp_
         await store.create_collection(collection, deadline)
     client.load_collection = load
     await store.create_collection(collection, deadline)
-    assert await store.count("c", None, Consistency.STRONG, deadline) == 0
+    assert await store.count(collection, None, Consistency.STRONG, deadline) == 0
     await store.close()
 
 
@@ -232,11 +233,11 @@ async def test_a_collection_without_an_index_is_mended_and_hurts_no_other(milvus
     store = MilvusStore(milvus_uri)
     try:
         await store.check(deadline)
-        await store.upsert("half", images(3), deadline)
+        await store.upsert(half, images(3), deadline)
         hits = await hits_of(store, half, np.ones(8, np.float32), None, 5, View.ID, Consistency.STRONG, deadline)
         assert len(hits) == 3
     finally:
-        await store.delete_collection("half", deadline)
+        await store.delete_collection(half, deadline)
         await store.close()
 
 
@@ -282,7 +283,7 @@ async def test_somebody_elses_milvus_collection_is_left_alone(
             assert "foreign" not in [found.name for found in await store.list_collections("", 1000, deadline)]
             client.insert("foreign", [{"id": 1, "vector": [1.0, 0.0, 0.0, 0.0]}])
             for call in (
-                store.delete_collection("foreign", deadline),
+                store.delete_collection(Collection("foreign", 4, "f", NOW), deadline),
                 count_images(store, "foreign", None, deadline),
                 ChangeImages(store, lambda: NOW, ImageLocks()).delete_ids(
                     "foreign", ["1"], deadline, validate_only=False
@@ -307,7 +308,7 @@ async def test_a_deadline_that_has_passed_costs_no_call(tmp_path: Path) -> None:
     store = MilvusStore(str(tmp_path / "milvus.db"))
     try:
         with pytest.raises(DeadlineExceededError):
-            await store.count("any", None, Consistency.STRONG, Deadline.after(0))
+            await store.count(Collection("any", 8, "f", NOW), None, Consistency.STRONG, Deadline.after(0))
     finally:
         await store.close()
 
@@ -339,7 +340,7 @@ async def test_what_is_acknowledged_is_seen_while_others_are_written(store: Vect
                 StoredImage(f"i{n}", create_time=NOW, update_time=NOW, vector=vectors[n])
                 for n in range(begin, begin + 30)
             ]
-            await store.upsert(wanted.name, batch, deadline)
+            await store.upsert(wanted, batch, deadline)
             acknowledged = batch[-1].id
 
     writing = asyncio.create_task(write())
@@ -348,10 +349,10 @@ async def test_what_is_acknowledged_is_seen_while_others_are_written(store: Vect
         await asyncio.sleep(0.001)
         ended = writing.done()
         last = acknowledged
-        if last and not await store.get(wanted.name, [last], View.ID, Consistency.STRONG, deadline):
+        if last and not await store.get(wanted, [last], View.ID, Consistency.STRONG, deadline):
             missed.append(last)
     await writing
-    await store.delete_collection(wanted.name, deadline)
+    await store.delete_collection(wanted, deadline)
     assert not missed
 
 
@@ -383,7 +384,7 @@ async def test_pages_through_a_built_index_are_all_of_the_collection(milvus_uri:
     await store.create_collection(wanted, deadline)
     rows = [StoredImage(f"i{n}", create_time=NOW, update_time=NOW, vector=vector) for n, vector in enumerate(vectors)]
     for begin in range(0, len(rows), 1000):
-        await store.upsert(wanted.name, rows[begin : begin + 1000], deadline)
+        await store.upsert(wanted, rows[begin : begin + 1000], deadline)
     client = (await store._connected(deadline)).blocking
     await asyncio.to_thread(build_index, client, wanted.name, len(rows))
     seen: list[Hit] = []
@@ -398,7 +399,7 @@ async def test_pages_through_a_built_index_are_all_of_the_collection(milvus_uri:
     ids = [hit.image.id for hit in seen]
     assert len(set(ids)) == len(ids)
     assert set(ids) == {row.id for row in rows}
-    await store.delete_collection(wanted.name, deadline)
+    await store.delete_collection(wanted, deadline)
     await store.close()
 
 
@@ -406,11 +407,12 @@ async def test_milvus_lite_keeps_little_out_of_its_files(tmp_path: Path) -> None
     """It would walk through these rows one by one at each search."""
     store = MilvusStore(str(tmp_path / "milvus.db"))
     deadline = Deadline.after(60)
-    await store.create_collection(Collection("c", 512, "f", NOW), deadline)
+    collection = Collection("c", 512, "f", NOW)
+    await store.create_collection(collection, deadline)
     vector = np.ones(512, np.float32)
     for batch in range(5):
         rows = [dataclasses.replace(image, vector=vector) for image in images(500, f"b{batch}_")]
-        await store.upsert("c", rows, deadline)
+        await store.upsert(collection, rows, deadline)
     assert await asyncio.to_thread(lambda: list(tmp_path.rglob("data_*.parquet")))
-    assert await store.count("c", None, Consistency.STRONG, deadline) == 2500
+    assert await store.count(collection, None, Consistency.STRONG, deadline) == 2500
     await store.close()

@@ -51,7 +51,7 @@ async def test_default_settings_find_99_percent_and_ef_is_honoured(store: Milvus
     by_few, by_some = [await recall(store, collection, vectors, queries, SearchParameters(ef=ef)) for ef in (10, 32)]
     assert by_few < 0.9 < by_some < by_default
     assert by_default >= 0.99
-    await store.delete_collection(collection.name, Deadline.after(30))
+    await store.delete_collection(collection, Deadline.after(30))
 
 
 @pytest.mark.soak
@@ -60,7 +60,7 @@ async def test_default_settings_find_99_percent_of_the_100000_of_the_benchmark(s
     # The index of a new collection, whatever it is.
     collection = await filled(store, vectors, NewCollection("c").index)
     assert await recall(store, collection, vectors, queries, SearchParameters()) >= 0.99
-    await store.delete_collection(collection.name, Deadline.after(30))
+    await store.delete_collection(collection, Deadline.after(30))
 
 
 def clustered(count: int, seed: int = 0) -> Matrix:
@@ -82,7 +82,7 @@ async def filled(store: MilvusStore, vectors: Matrix, index: Index) -> Collectio
             StoredImage(str(begin + number), create_time=NOW, update_time=NOW, vector=vector)
             for number, vector in enumerate(vectors[begin : begin + 1000])
         ]
-        await store.upsert(collection.name, images, deadline)
+        await store.upsert(collection, images, deadline)
     client = (await store._connected(deadline)).blocking
     await asyncio.to_thread(build, client, collection.name, len(vectors))
     return collection

@@ -46,7 +46,7 @@ def query() -> Vector:
 
 
 async def fill(store: VectorStore, collection: Collection, deadline: Deadline) -> list[StoredImage]:
-    await store.upsert(collection.name, images(), deadline)
+    await store.upsert(collection, images(), deadline)
     return images()
 
 
@@ -149,7 +149,7 @@ async def test_every_index_is_made_described_and_searched(
         made = [
             StoredImage(f"i{n}", create_time=NOW, update_time=NOW, vector=vector) for n, vector in enumerate(vectors)
         ]
-        await store.upsert(wanted.name, made, deadline)
+        await store.upsert(wanted, made, deadline)
         parameters = PARAMETERS.get(index.type, SearchParameters())
         nearest = Nearest(5, View.ID, Consistency.STRONG, parameters=parameters)
         answers = await store.search(wanted, list(vectors[:20]), nearest, deadline)
@@ -157,7 +157,7 @@ async def test_every_index_is_made_described_and_searched(
         assert store.index_of(wanted, SearchParameters()).type in {index.type, IndexType.FLAT}
         assert store.index_of(wanted, SearchParameters(exact=True)).type is IndexType.FLAT
     finally:
-        await store.delete_collection(wanted.name, Deadline.after(30))
+        await store.delete_collection(wanted, Deadline.after(30))
 
 
 async def test_an_alias_is_made_moved_and_removed(
@@ -176,5 +176,5 @@ async def test_an_alias_is_made_moved_and_removed(
         assert name not in [found.name for found in await store.list_collections("", 1000, deadline)]
     finally:
         await store.delete_alias(name, Deadline.after(30))
-        await store.delete_collection(other.name, Deadline.after(30))
+        await store.delete_collection(other, Deadline.after(30))
     assert name not in [alias.name for alias in await store.list_aliases(deadline)]

@@ -60,8 +60,8 @@ async def hits(store: VectorStore, collection: Collection, nearest: Nearest) -> 
 async def test_two_searches_at_a_time_find_what_each_finds_alone(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
-    await store.upsert(collection.name, IMAGES, deadline)
-    assert await store.count(collection.name, None, Consistency.STRONG, deadline) == len(IMAGES)
+    await store.upsert(collection, IMAGES, deadline)
+    assert await store.count(collection, None, Consistency.STRONG, deadline) == len(IMAGES)
     await asyncio.sleep(1)
     loop = asyncio.get_running_loop()
 

@@ -48,7 +48,7 @@ def image(image_id: str, *components: float, **fields: object) -> StoredImage:
 
 
 async def ids_of(store: VectorStore, collection: Collection, ids: list[str], deadline: Deadline) -> set[str]:
-    return {found.id for found in await store.get(collection.name, ids, View.ID, STRONG, deadline)}
+    return {found.id for found in await store.get(collection, ids, View.ID, STRONG, deadline)}
 
 
 async def test_a_collection_is_described_as_it_was_made(
@@ -67,17 +67,17 @@ async def test_collections_are_listed_by_name(store: VectorStore, collection: Co
     assert names[:2] == [first.name, second.name]
     assert [found.name for found in await store.list_collections(first.name, 1, deadline)] == [second.name]
     for made in (first, second):
-        await store.delete_collection(made.name, deadline)
+        await store.delete_collection(made, deadline)
     assert names == sorted(names)
     assert collection.name in names
 
 
 async def test_a_name_is_taken_once(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
-    await store.upsert(collection.name, [image("kept", 1)], deadline)
+    await store.upsert(collection, [image("kept", 1)], deadline)
     with pytest.raises(AlreadyExistsError) as caught:
         await store.create_collection(collection, deadline)
     assert caught.value.reason == "COLLECTION_EXISTS"
-    assert await store.count(collection.name, None, STRONG, deadline) == 1
+    assert await store.count(collection, None, STRONG, deadline) == 1
 
 
 async def test_an_unknown_collection_is_not_found(
@@ -87,11 +87,11 @@ async def test_an_unknown_collection_is_not_found(
     vector = np.ones(8, np.float32)
     calls = [
         store.get_collection("nowhere", deadline),
-        store.delete_collection("nowhere", deadline),
-        store.upsert("nowhere", [image("a", 1)], deadline),
-        store.get("nowhere", ["a"], View.BASIC, STRONG, deadline),
-        store.delete("nowhere", ["a"], deadline),
-        store.count("nowhere", None, STRONG, deadline),
+        store.delete_collection(unknown, deadline),
+        store.upsert(unknown, [image("a", 1)], deadline),
+        store.get(unknown, ["a"], View.BASIC, STRONG, deadline),
+        store.delete(unknown, ["a"], deadline),
+        store.count(unknown, None, STRONG, deadline),
         hits_of(store, unknown, vector, None, 5, View.BASIC, STRONG, deadline),
     ]
     for call in calls:
@@ -103,12 +103,12 @@ async def test_an_unknown_collection_is_not_found(
 async def test_a_deleted_collection_is_gone_and_its_name_is_free(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
-    await store.upsert(collection.name, [image("a", 1)], deadline)
-    await store.delete_collection(collection.name, deadline)
+    await store.upsert(collection, [image("a", 1)], deadline)
+    await store.delete_collection(collection, deadline)
     with pytest.raises(NotFoundError):
-        await store.count(collection.name, None, STRONG, deadline)
+        await store.count(collection, None, STRONG, deadline)
     await store.create_collection(collection, deadline)
-    assert await store.count(collection.name, None, STRONG, deadline) == 0
+    assert await store.count(collection, None, STRONG, deadline) == 0
 
 
 async def test_an_image_comes_back_as_it_was_written(
@@ -137,8 +137,8 @@ async def test_an_image_comes_back_as_it_was_written(
         content_sha256="0123456789abcdef" * 4,
         region=Region(0.1, 0.0, 1.0, 1 / 3),
     )
-    await store.upsert(collection.name, [written], deadline)
-    (full,) = await store.get(collection.name, ["a"], View.FULL, STRONG, deadline)
+    await store.upsert(collection, [written], deadline)
+    (full,) = await store.get(collection, ["a"], View.FULL, STRONG, deadline)
     assert full.vector is not None
     assert written.vector is not None
     np.testing.assert_array_equal(full.vector, written.vector)
@@ -150,9 +150,9 @@ async def test_an_image_comes_back_as_it_was_written(
 
 
 async def test_a_view_shows_what_it_says(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
-    await store.upsert(collection.name, [image("a", 1, uri="u", attributes={"k": "v"})], deadline)
-    (only_id,) = await store.get(collection.name, ["a"], View.ID, STRONG, deadline)
-    (basic,) = await store.get(collection.name, ["a"], View.BASIC, STRONG, deadline)
+    await store.upsert(collection, [image("a", 1, uri="u", attributes={"k": "v"})], deadline)
+    (only_id,) = await store.get(collection, ["a"], View.ID, STRONG, deadline)
+    (basic,) = await store.get(collection, ["a"], View.BASIC, STRONG, deadline)
     assert only_id == StoredImage("a")
     assert (basic.uri, basic.attributes, basic.vector) == ("u", {"k": "v"}, None)
     for view, vector_expected in ((View.ID, False), (View.BASIC, False), (View.FULL, True)):
@@ -164,24 +164,24 @@ async def test_a_view_shows_what_it_says(store: VectorStore, collection: Collect
 async def test_writing_an_id_again_replaces_the_image_whole(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
-    await store.upsert(collection.name, [image("a", 1, uri="old", attributes={"k": "v"}), image("b", 1)], deadline)
-    await store.upsert(collection.name, [image("a", 0, 1, uri="new")], deadline)
-    (found,) = await store.get(collection.name, ["a"], View.FULL, STRONG, deadline)
+    await store.upsert(collection, [image("a", 1, uri="old", attributes={"k": "v"}), image("b", 1)], deadline)
+    await store.upsert(collection, [image("a", 0, 1, uri="new")], deadline)
+    (found,) = await store.get(collection, ["a"], View.FULL, STRONG, deadline)
     assert (found.uri, found.attributes) == ("new", {})
     assert found.vector is not None
     assert found.vector[1] == 1
-    assert await store.count(collection.name, None, STRONG, deadline) == 2
+    assert await store.count(collection, None, STRONG, deadline) == 2
     hits = await hits_of(store, collection, np.eye(8, dtype=np.float32)[1], None, 10, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == ["a", "b"]
 
 
 async def test_ids_of_any_text_are_data(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
-    await store.upsert(collection.name, [image(image_id, 1, n) for n, image_id in enumerate(AWKWARD_IDS)], deadline)
+    await store.upsert(collection, [image(image_id, 1, n) for n, image_id in enumerate(AWKWARD_IDS)], deadline)
     assert await ids_of(store, collection, AWKWARD_IDS, deadline) == set(AWKWARD_IDS)
     left = set(AWKWARD_IDS)
     for image_id in AWKWARD_IDS:
         assert await ids_of(store, collection, [image_id], deadline) == {image_id}
-        await store.delete(collection.name, [image_id], deadline)
+        await store.delete(collection, [image_id], deadline)
         left -= {image_id}
         assert await ids_of(store, collection, AWKWARD_IDS, deadline) == left, json.dumps(image_id)
 
@@ -189,10 +189,10 @@ async def test_ids_of_any_text_are_data(store: VectorStore, collection: Collecti
 async def test_deleting_takes_the_ids_that_exist(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
-    await store.upsert(collection.name, [image(name, 1, n) for n, name in enumerate("abc")], deadline)
-    await store.delete(collection.name, ["a", "nothing", "c"], deadline)
+    await store.upsert(collection, [image(name, 1, n) for n, name in enumerate("abc")], deadline)
+    await store.delete(collection, ["a", "nothing", "c"], deadline)
     assert await ids_of(store, collection, ["a", "b", "c"], deadline) == {"b"}
-    assert await store.count(collection.name, None, STRONG, deadline) == 1
+    assert await store.count(collection, None, STRONG, deadline) == 1
     hits = await hits_of(store, collection, np.ones(8, np.float32), None, 10, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == ["b"]
 
@@ -201,11 +201,11 @@ async def test_count_is_exact_through_writes_and_deletes(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     images = [image(f"i{n}", 1, n) for n in range(500)]
-    await store.upsert(collection.name, images, deadline)
-    await store.upsert(collection.name, images[:200], deadline)
-    assert await store.count(collection.name, None, STRONG, deadline) == 500
-    await store.delete(collection.name, [made.id for made in images[100:250]], deadline)
-    assert await store.count(collection.name, None, STRONG, deadline) == 350
+    await store.upsert(collection, images, deadline)
+    await store.upsert(collection, images[:200], deadline)
+    assert await store.count(collection, None, STRONG, deadline) == 500
+    await store.delete(collection, [made.id for made in images[100:250]], deadline)
+    assert await store.count(collection, None, STRONG, deadline) == 350
 
 
 @pytest.mark.parametrize("collection", list(Metric), indirect=True, ids=lambda metric: metric.value)
@@ -216,7 +216,7 @@ async def test_scores_and_distances_follow_the_metric(
     # Of many lengths, so that cosine and inner product differ.
     vectors = random.normal(size=(50, 8)).astype(np.float32) * random.uniform(0.1, 9, size=(50, 1)).astype(np.float32)
     images = {f"i{n}": image(f"i{n}", *vector) for n, vector in enumerate(vectors)}
-    await store.upsert(collection.name, list(images.values()), deadline)
+    await store.upsert(collection, list(images.values()), deadline)
     query = random.normal(size=8).astype(np.float32)
     expected = {
         name: score_and_distance(query, made.vector, collection.metric)
@@ -232,15 +232,15 @@ async def test_scores_and_distances_follow_the_metric(
 async def test_a_search_gives_what_there_is(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     query = np.ones(8, np.float32)
     assert await hits_of(store, collection, query, None, 10, View.BASIC, STRONG, deadline) == []
-    await store.upsert(collection.name, [image("a", 1), image("b", 2)], deadline)
+    await store.upsert(collection, [image("a", 1), image("b", 2)], deadline)
     hits = await hits_of(store, collection, query, None, 1000, View.BASIC, STRONG, deadline)
     assert {hit.image.id for hit in hits} == {"a", "b"}
 
 
 async def test_a_session_reads_its_own_writes(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     for n in range(3):
-        await store.upsert(collection.name, [image("a", 1, uri=str(n))], deadline)
-        (found,) = await store.get(collection.name, ["a"], View.BASIC, Consistency.SESSION, deadline)
+        await store.upsert(collection, [image("a", 1, uri=str(n))], deadline)
+        (found,) = await store.get(collection, ["a"], View.BASIC, Consistency.SESSION, deadline)
         assert found.uri == str(n)
 
 

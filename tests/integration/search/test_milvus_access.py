@@ -230,19 +230,21 @@ async def test_databases_of_one_server_are_apart(guarded: Guarded, name: str) ->
             await store.create_collection(collection, soon())
             await store.set_alias(types.Alias(f"{name}_now", name), soon())
         for store, collection in sizes.items():
-            await store.upsert(name, images_of(collection.dimension), soon())
+            await store.upsert(collection, images_of(collection.dimension), soon())
             assert (await store.get_collection(name, soon())).dimension == collection.dimension
             assert types.Alias(f"{name}_now", name) in await store.list_aliases(soon())
-        await one.delete(name, ["i0"], soon())
-        counts = [await store.count(name, None, types.Consistency.STRONG, soon()) for store in sizes]
+        await one.delete(sizes[one], ["i0"], soon())
+        counts = [
+            await store.count(collection, None, types.Consistency.STRONG, soon()) for store, collection in sizes.items()
+        ]
         assert counts == [3, 6]
         for store, collection in sizes.items():
             assert len(await found(store, collection)) == 3
         await one.delete_alias(f"{name}_now", soon())
-        await one.delete_collection(name, soon())
+        await one.delete_collection(sizes[one], soon())
         assert types.Alias(f"{name}_now", name) in await other.list_aliases(soon())
         await other.delete_alias(f"{name}_now", soon())
-        await other.delete_collection(name, soon())
+        await other.delete_collection(sizes[other], soon())
 
 
 @pytest.mark.parametrize(

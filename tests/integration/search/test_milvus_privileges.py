@@ -83,7 +83,7 @@ async def world(guarded: Guarded) -> AsyncIterator[World]:
     world = World(guarded, collection_of(f"c_{uuid.uuid4().hex[:16]}"))
     async with store_of(guarded.connection(f"{user_without(NONE)}:{PASSWORD}", DATABASE)) as store:
         await store.create_collection(world.base, soon())
-        await store.upsert(world.base.name, images_of(), soon())
+        await store.upsert(world.base, images_of(), soon())
         await store.set_alias(types.Alias(world.alias, world.base.name), soon())
     yield world
     with guarded.client(database=DATABASE) as root:
@@ -113,16 +113,16 @@ STEPS: dict[str, Step] = {
     "ShowCollections": lambda store, _: store.check(soon()),
     "DescribeCollection": lambda store, world: store.get_collection(world.base.name, soon()),
     "CreateCollection": create,
-    "DropCollection": lambda store, world: store.delete_collection(world.base.name, soon()),
+    "DropCollection": lambda store, world: store.delete_collection(world.base, soon()),
     "CreateAlias": lambda store, world: store.set_alias(types.Alias(f"{world.alias}_2", world.base.name), soon()),
     "DropAlias": lambda store, world: store.delete_alias(world.alias, soon()),
     "ListAliases": lambda store, _: store.list_aliases(soon()),
     "CreateIndex": create,
     "IndexDetail": load_when_starting,
     "Load": load_when_starting,
-    "Upsert": lambda store, world: store.upsert(world.base.name, images_of(), soon()),
-    "Delete": lambda store, world: store.delete(world.base.name, ["i1"], soon()),
-    "Query": lambda store, world: store.count(world.base.name, None, types.Consistency.STRONG, soon()),
+    "Upsert": lambda store, world: store.upsert(world.base, images_of(), soon()),
+    "Delete": lambda store, world: store.delete(world.base, ["i1"], soon()),
+    "Query": lambda store, world: store.count(world.base, None, types.Consistency.STRONG, soon()),
     "Search": search,
 }
 

@@ -43,7 +43,7 @@ async def test_groups_take_a_few_searches_also_if_the_nearest_are_of_one_group(e
         StoredImage(f"i{number:04d}", attributes={"k": number // EACH}, vector=np.array([np.cos(angle), np.sin(angle)]))
         for number, angle in enumerate(angles)
     ]
-    await store.upsert("grouped", images, NEVER)
+    await store.upsert(store.collection("grouped"), images, NEVER)
     searches = SearchImages(store, embedder, KnownCollections(store))
     query = Embedding(np.array([1, 0], np.float32), "f")
     found = await searches.search(Search("grouped", query, limit=GROUPS, group_by=GroupBy("k")), NEVER)

@@ -33,7 +33,7 @@ async def write(store: MemoryStore, *images: tuple[str, datetime]) -> None:
         StoredImage(name, f"u/{name}", {"even": number % 2 == 0}, "", NOW, moment, np.ones(2, np.float32))
         for number, (name, moment) in enumerate(images)
     ]
-    await store.upsert("photos", made, NEVER)
+    await store.upsert(store.collection("photos"), made, NEVER)
 
 
 def flat(found: list[list[str]]) -> list[str]:
@@ -124,10 +124,12 @@ async def test_an_update_changes_what_its_mask_names_and_keeps_all_else(
 ) -> None:
     vector = np.array([3, 4], np.float32)
     await store.upsert(
-        "photos", [StoredImage("i000", "u/i000", {"even": True, "kept": 1}, "ab", NOW, NOW, vector)], NEVER
+        store.collection("photos"),
+        [StoredImage("i000", "u/i000", {"even": True, "kept": 1}, "ab", NOW, NOW, vector)],
+        NEVER,
     )
     answer = await changes(store).update(ImageUpdate("photos", "i000", paths, "new", {"other": "x"}), NEVER)
-    (stored,) = await store.get("photos", ["i000"], View.FULL, Consistency.STRONG, NEVER)
+    (stored,) = await store.get(store.collection("photos"), ["i000"], View.FULL, Consistency.STRONG, NEVER)
     assert (stored.uri, stored.attributes) == (answer.uri, answer.attributes) == (uri, attributes)
     assert (stored.content_sha256, stored.create_time) == ("ab", NOW)
     assert stored.update_time == NOW + timedelta(hours=1)
@@ -172,7 +174,7 @@ async def test_changes_of_one_image_at_the_same_time_all_stay() -> None:
     changing = changes(store)
     updates = [ImageUpdate("photos", "i000", [f"attributes.a{n}"], "", {f"a{n}": n}) for n in range(20)]
     await asyncio.gather(*(changing.update(update, NEVER) for update in updates))
-    (stored,) = await store.get("photos", ["i000"], View.BASIC, Consistency.STRONG, NEVER)
+    (stored,) = await store.get(store.collection("photos"), ["i000"], View.BASIC, Consistency.STRONG, NEVER)
     assert stored.attributes == {"even": True, **{f"a{n}": n for n in range(20)}}
 
 

@@ -15,6 +15,7 @@ from search_service.core import kept_parts
 from search_service.core.change_images import ChangeImages, ImageUpdate
 from search_service.core.image_locks import ImageLocks
 from search_service.core.types import (
+    Collection,
     Consistency,
     Embedding,
     EncodedImage,
@@ -45,7 +46,7 @@ class SlowReads(MemoryStore):
     """Lets others go on between what it is asked and what it answers."""
 
     async def get(
-        self, collection: str, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
+        self, collection: Collection, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
     ) -> list[StoredImage]:
         found = await super().get(collection, ids, view, consistency, deadline)
         await asyncio.sleep(0.01)
@@ -74,7 +75,9 @@ class Services:
         await self.changes.update(ImageUpdate("photos", "a", paths, "", dict(attributes)), Deadline.after(30))
 
     async def read(self) -> StoredImage:
-        (found,) = await self.store.get("photos", ["a"], View.FULL, Consistency.STRONG, Deadline.after(30))
+        (found,) = await self.store.get(
+            self.store.collection("photos"), ["a"], View.FULL, Consistency.STRONG, Deadline.after(30)
+        )
         return found
 
 
@@ -88,7 +91,7 @@ def vector(*values: float) -> Embedding:
 
 @pytest.fixture
 async def services(store: MemoryStore, embedder: CountingEmbedder, deadline: Deadline) -> Services:
-    await store.upsert("photos", [STORED], deadline)
+    await store.upsert(store.collection("photos"), [STORED], deadline)
     return Services(store, embedder)
 
 
@@ -183,7 +186,7 @@ async def test_an_answer_says_whether_another_image_was_replaced(
 ) -> None:
     values = new.pop("values", (4, 3, 2, 1))
     (quiet,) = await services.write(image(vector(*values), **new))
-    await services.store.upsert("photos", [STORED], Deadline.after(30))
+    await services.store.upsert(services.store.collection("photos"), [STORED], Deadline.after(30))
     (told,) = await services.write(image(vector(*values), report_replaced=True, **new))
     assert (quiet.replaced, told.replaced) == (False, replaced)
     (first,) = await services.write(ImageToWrite("r", "photos", "new", vector(1, 0, 0, 0), report_replaced=True))
@@ -199,7 +202,9 @@ async def test_stored_vectors_are_read_some_at_a_time(
     await services.write(*ready)
     kept = [ImageToWrite(name, "photos", name, KeptVector(), uri=f"u/{name}") for name in names]
     assert {reason(result) for result in await services.write(*kept)} == {"stored"}
-    found = await services.store.get("photos", names, View.FULL, Consistency.STRONG, deadline)
+    found = await services.store.get(
+        services.store.collection("photos"), names, View.FULL, Consistency.STRONG, deadline
+    )
     assert {stored.id: (stored.uri, float(stored.vector[1])) for stored in found if stored.vector is not None} == {
         name: (f"u/{name}", number) for number, name in enumerate(names)
     }

@@ -40,7 +40,7 @@ async def store() -> CountingStore:
     store = CountingStore()
     for name, fingerprint in (("old", "f1"), ("new", "f2")):
         await store.create_collection(Collection(name, 2, fingerprint, NOW), NEVER)
-        await store.upsert(name, [StoredImage(f"in {name}", vector=np.ones(2, np.float32))], NEVER)
+        await store.upsert(store.collection(name), [StoredImage(f"in {name}", vector=np.ones(2, np.float32))], NEVER)
     await store.set_alias(Alias("live", "old"), NEVER)
     store.asked = 0
     return store
@@ -102,7 +102,7 @@ async def test_nobody_is_refused_for_what_is_no_longer_so(store: CountingStore, 
 async def test_a_collection_that_went_away_is_not_found(store: CountingStore, searches: SearchImages) -> None:
     assert await found(searches, "f1") == "in old"
     await store.delete_alias("live", NEVER)
-    await store.delete_collection("old", NEVER)
+    await store.delete_collection(store.collection("old"), NEVER)
     with pytest.raises(NotFoundError):
         await found(searches, "f1")
 

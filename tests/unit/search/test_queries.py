@@ -55,7 +55,7 @@ async def searches(store: MemoryStore, embedder: Embedder) -> SearchImages:
         angle = number * np.pi / BY_ANGLE
         vector = np.array([np.cos(angle), np.sin(angle), 0, 0], np.float32)
         images.append(StoredImage(f"i{number:02d}", f"u/{number}", attributes, vector=vector))
-    await store.upsert("photos", images, NEVER)
+    await store.upsert(store.collection("photos"), images, NEVER)
     return SearchImages(store, embedder, KnownCollections(store))
 
 
@@ -175,7 +175,7 @@ async def test_a_later_page_needs_neither_the_embedder_nor_the_stored_query(
 ) -> None:
     search = Search("photos", StoredImageQuery("i00"), limit=2, paged=True)
     first = await searches.search(search, NEVER)
-    await store.delete("photos", ["i00"], NEVER)
+    await store.delete(store.collection("photos"), ["i00"], NEVER)
     following = dataclasses.replace(search, page=first.end)
     assert await ids(searches, following) == ["i03", "i04"]
     with pytest.raises(NotFoundError):

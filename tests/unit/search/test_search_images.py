@@ -45,7 +45,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 async def searches(store: MemoryStore, embedder: Embedder, deadline: Deadline) -> SearchImages:
     vectors = {"east": [1, 0, 0, 0], "north": [0, 1, 0, 0], "northeast": [1, 1, 0, 0], "west": [-1, 0, 0, 0]}
     images = [StoredImage(name, vector=np.array(vector, np.float32)) for name, vector in vectors.items()]
-    await store.upsert("photos", images, deadline)
+    await store.upsert(store.collection("photos"), images, deadline)
     return SearchImages(store, embedder, KnownCollections(store))
 
 
@@ -80,7 +80,7 @@ async def test_min_score_leaves_out_what_scores_less(searches: SearchImages, dea
 
 async def test_equal_scores_are_ordered_by_id(store: MemoryStore, searches: SearchImages, deadline: Deadline) -> None:
     twins = [StoredImage(name, vector=np.array([0, 0, 1, 0], np.float32)) for name in ("c", "a", "b")]
-    await store.upsert("photos", twins, deadline)
+    await store.upsert(store.collection("photos"), twins, deadline)
     assert await found(searches, Search("photos", embedding(0, 0, 1, 0), limit=3), deadline) == ["a", "b", "c"]
 
 
@@ -168,7 +168,8 @@ async def test_an_embedders_vector_that_is_none_is_not_stored(
     assert (odd.reason, odd.field) == (reason, "image" if kind is InvalidArgumentError else "")
     assert isinstance(good, StoredImage)
     assert [
-        image.id for image in await store.get("photos", ["odd", "good"], View.ID, Consistency.STRONG, deadline)
+        image.id
+        for image in await store.get(store.collection("photos"), ["odd", "good"], View.ID, Consistency.STRONG, deadline)
     ] == ["good"]
 
 
@@ -178,7 +179,7 @@ async def test_a_stored_vector_that_is_like_nothing_is_no_hit_and_no_query(
     store: MemoryStore, searches: SearchImages, deadline: Deadline, values: list[float]
 ) -> None:
     # Another program wrote it into the store.
-    await store.upsert("photos", [StoredImage("odd", vector=np.array(values, np.float32))], deadline)
+    await store.upsert(store.collection("photos"), [StoredImage("odd", vector=np.array(values, np.float32))], deadline)
     result = await searches.search(Search("photos", embedding(1, 0, 0, 0), limit=10), deadline)
     assert [hit.image.id for hit in result.hits] == ["east", "northeast", "north", "west"]
     with pytest.raises(FailedPreconditionError) as refused:
@@ -266,7 +267,7 @@ class TestReading:
         ids = ["east", "nobody", "west", "east"]
         changes = ChangeImages(store, lambda: NOW, ImageLocks())
         assert await changes.delete_ids("photos", ids, deadline, validate_only=True) == 2
-        assert await store.count("photos", None, Consistency.STRONG, deadline) == 4
+        assert await store.count(store.collection("photos"), None, Consistency.STRONG, deadline) == 4
         assert await changes.delete_ids("photos", ids, deadline, validate_only=False) == 2
         assert await changes.delete_ids("photos", ids, deadline, validate_only=False) == 0
 

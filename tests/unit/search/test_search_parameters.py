@@ -71,7 +71,7 @@ async def test_milvus_is_asked_with_the_parameters_of_the_index(
     ) -> Result:
         return await call(cast("AsyncMilvusClient", client), {})
 
-    async def fits(collection: str, condition: Filter | None, deadline: Deadline) -> str:  # noqa: ARG001
+    async def fits(collection: Collection, condition: Filter | None, deadline: Deadline) -> str:  # noqa: ARG001
         return ""
 
     searches = MilvusSearch(read, fits, 1, is_lite=False, max_exact_bytes=1)

@@ -38,11 +38,11 @@ class Meddler(MemoryStore):
         if meddle := self.after.pop(operation, None):
             await meddle()
 
-    async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+    async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
         await super().upsert(collection, images, deadline)
         await self._meddle("upsert")
 
-    async def delete(self, collection: str, ids: Sequence[str], deadline: Deadline) -> None:
+    async def delete(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
         await super().delete(collection, ids, deadline)
         await self._meddle("delete")
 
@@ -83,7 +83,12 @@ class World:
         return [result async for result in self.writes.write(messages(), NEVER)]
 
     async def ids(self, name: str) -> list[str]:
-        return [image.id for image in await self.store.query(name, None, 100, View.ID, Consistency.STRONG, NEVER)]
+        return [
+            image.id
+            for image in await self.store.query(
+                self.store.collection(name), None, 100, View.ID, Consistency.STRONG, NEVER
+            )
+        ]
 
 
 @pytest.fixture
@@ -100,18 +105,22 @@ async def test_a_write_is_repeated_where_the_alias_has_moved(world: World) -> No
 
 async def test_an_update_is_repeated_where_the_alias_has_moved(world: World) -> None:
     await world.write("a")
-    await world.store.upsert("new", await world.store.get("old", ["a"], View.FULL, Consistency.STRONG, NEVER), NEVER)
+    await world.store.upsert(
+        world.store.collection("new"),
+        await world.store.get(world.store.collection("old"), ["a"], View.FULL, Consistency.STRONG, NEVER),
+        NEVER,
+    )
     world.store.after["upsert"] = lambda: world.store.set_alias(Alias("live", "new"), NEVER)
     await world.changes.update(ImageUpdate("live", "a", ["uri"], "changed", {}), NEVER)
-    (found,) = await world.store.get("new", ["a"], View.FULL, Consistency.STRONG, NEVER)
+    (found,) = await world.store.get(world.store.collection("new"), ["a"], View.FULL, Consistency.STRONG, NEVER)
     assert found.uri == "changed"
 
 
 @pytest.mark.parametrize("by_filter", [False, True])
 async def test_a_delete_is_repeated_where_the_alias_has_moved(world: World, *, by_filter: bool) -> None:
     await world.write("a", "b")
-    both = await world.store.get("old", ["a", "b"], View.FULL, Consistency.STRONG, NEVER)
-    await world.store.upsert("new", both, NEVER)
+    both = await world.store.get(world.store.collection("old"), ["a", "b"], View.FULL, Consistency.STRONG, NEVER)
+    await world.store.upsert(world.store.collection("new"), both, NEVER)
     world.store.after["delete"] = lambda: world.store.set_alias(Alias("live", "new"), NEVER)
     if by_filter:
         assert await world.changes.delete_matching("live", Equals("sold", True), NEVER, validate_only=False) == 2
@@ -139,8 +148,8 @@ async def test_vectors_of_another_model_are_never_stored_where_the_alias_has_mov
 async def test_a_delete_reaches_the_copy_while_it_is_being_built_and_no_longer(world: World) -> None:
     await world.reindexes.start("live", "new", NEVER)
     await world.write("a", "b", "c")
-    copied = await world.store.get("old", ["a", "b", "c"], View.FULL, Consistency.STRONG, NEVER)
-    await world.store.upsert("new", copied, NEVER)
+    copied = await world.store.get(world.store.collection("old"), ["a", "b", "c"], View.FULL, Consistency.STRONG, NEVER)
+    await world.store.upsert(world.store.collection("new"), copied, NEVER)
     await world.changes.delete_ids("live", ["a"], NEVER, validate_only=False)
     assert await world.ids("new") == ["b", "c"]
     await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
@@ -153,10 +162,10 @@ async def test_a_delete_reaches_the_copy_while_it_is_being_built_and_no_longer(w
 async def test_a_delete_spares_a_later_collection_of_the_copys_name(world: World) -> None:
     await world.write("a")
     await world.reindexes.start("old", "new", NEVER)
-    await world.store.delete_collection("new", NEVER)
+    await world.store.delete_collection(world.store.collection("new"), NEVER)
     later = Collection("new", 4, FINGERPRINT, NOW + timedelta(days=1))
     await world.store.create_collection(later, NEVER)
-    await world.store.upsert("new", [StoredImage("a", vector=np.ones(4, np.float32))], NEVER)
+    await world.store.upsert(world.store.collection("new"), [StoredImage("a", vector=np.ones(4, np.float32))], NEVER)
     await world.changes.delete_ids("old", ["a"], NEVER, validate_only=False)
     assert await world.ids("new") == ["a"]
 
@@ -191,13 +200,13 @@ async def test_no_alias_moves_to_a_copy_with_other_images(world: World) -> None:
     await world.reindexes.start("old", "new", NEVER)
     for copied, allow_fewer in (([], False), ([], True), (["a"], False), (["a", "b", "c"], True)):
         rows = [StoredImage(image_id, vector=np.ones(4, np.float32)) for image_id in copied]
-        await world.store.upsert("new", rows, NEVER)
+        await world.store.upsert(world.store.collection("new"), rows, NEVER)
         await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
         with pytest.raises(FailedPreconditionError) as refused:
             await world.reindexes.finish("old", ["live"], NEVER, allow_fewer=allow_fewer)
         assert refused.value.reason == "REINDEX_INCOMPLETE"
         assert (await world.store.get_collection("live", NEVER)).name == "old"
-    await world.store.delete("new", ["b", "c"], NEVER)
+    await world.store.delete(world.store.collection("new"), ["b", "c"], NEVER)
     await world.reindexes.finish("old", ["live"], NEVER, allow_fewer=True)
     assert (await world.store.get_collection("live", NEVER)).name == "new"
 
@@ -206,11 +215,11 @@ async def test_a_copy_that_an_alias_points_at_is_never_copied_to_again(world: Wo
     """After a stop between the move of the alias and the end of the reindex."""
     await world.write("a")
     begun, _ = (await world.reindexes.start("old", "new", NEVER))[1:]
-    await world.store.set_reindex("old", dataclasses.replace(begun, moving=True), NEVER)
+    await world.store.set_reindex(world.store.collection("old"), dataclasses.replace(begun, moving=True), NEVER)
     await world.store.set_alias(Alias("live", "new"), NEVER)
     with pytest.raises(FailedPreconditionError, match="live points at new already"):
         await world.reindexes.start("old", "new", NEVER)
-    await world.store.upsert("new", [StoredImage("a", vector=np.ones(4, np.float32))], NEVER)
+    await world.store.upsert(world.store.collection("new"), [StoredImage("a", vector=np.ones(4, np.float32))], NEVER)
     await world.changes.delete_ids("old", ["a"], NEVER, validate_only=False)
     assert await world.ids("new") == ["a"]
 
@@ -218,7 +227,7 @@ async def test_a_copy_that_an_alias_points_at_is_never_copied_to_again(world: Wo
 async def test_writers_can_be_released_at_any_time(world: World) -> None:
     await world.reindexes.start("old", "new", NEVER)
     held = await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
-    await world.store.set_reindex("old", dataclasses.replace(held, moving=True), NEVER)
+    await world.store.set_reindex(world.store.collection("old"), dataclasses.replace(held, moving=True), NEVER)
     await world.reindexes.hold("old", timedelta(0), NEVER)
     await asyncio.wait_for(world.write("a"), 5)
     # What was deleted since the move began is not gone from the copy: it has to be compared again.
@@ -232,7 +241,7 @@ async def test_a_delete_by_filter_spares_what_fits_no_longer(world: World) -> No
     update = ImageUpdate("old", "a", ["attributes"], "", {"sold": False})
     world.store.after["query"] = lambda: world.changes.update(update, NEVER)
     assert await world.changes.delete_matching("live", Equals("sold", True), NEVER, validate_only=False) == 1
-    (kept,) = await world.store.get("old", ["a", "b"], View.BASIC, Consistency.STRONG, NEVER)
+    (kept,) = await world.store.get(world.store.collection("old"), ["a", "b"], View.BASIC, Consistency.STRONG, NEVER)
     assert (kept.id, dict(kept.attributes)) == ("a", {"sold": False})
 
 
@@ -248,7 +257,7 @@ async def test_images_are_stamped_when_they_are_stored(world: World) -> None:
     await world.write("a")
     assert slow.is_set()
     (result,) = await world.write("b")
-    (found,) = await world.store.get("old", ["b"], View.BASIC, Consistency.STRONG, NEVER)
+    (found,) = await world.store.get(world.store.collection("old"), ["b"], View.BASIC, Consistency.STRONG, NEVER)
     assert isinstance(result.outcome, StoredImage)
     assert found.update_time == found.create_time == result.outcome.create_time == world.time
     assert dataclasses.replace(found, vector=None).id == "b"

@@ -17,7 +17,7 @@ from grpc_kit.errors import InternalError, InvalidArgumentError, ServiceError, U
 from grpc_kit.server.budget import Budget, Limit
 from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import Embedder
-from search_service.core.types import Consistency, Embedding, EncodedImage, StoredImage, View
+from search_service.core.types import Collection, Consistency, Embedding, EncodedImage, StoredImage, View
 from search_service.core.write_images import ImageToWrite, Unreadable, WriteImages, WriteResult
 from search_service.core.write_window import Reserve, Window
 from tests.memory_store import MemoryStore
@@ -75,7 +75,7 @@ async def test_images_and_vectors_are_stored(writer: Writer, store: MemoryStore,
         ("r-a", "a", "stored"),
         ("r-b", "b", "stored"),
     ]
-    a, b = await store.get("photos", ["a", "b"], View.FULL, Consistency.STRONG, deadline)
+    a, b = await store.get(store.collection("photos"), ["a", "b"], View.FULL, Consistency.STRONG, deadline)
     assert a.content_sha256 == hashlib.sha256(b"1234rest").hexdigest()
     assert b.content_sha256 == "0" * 64
     assert a.vector is not None
@@ -107,8 +107,8 @@ async def test_only_the_bad_items_fail(writer: Writer, store: MemoryStore, deadl
     ]
     results = await writer([message for _, message in cases])
     assert [reason(result) for result in results] == [expected for expected, _ in cases]
-    stored = await store.get("photos", ["good1", "good2"], View.ID, Consistency.STRONG, deadline)
-    assert len(stored) == await store.count("photos", None, Consistency.STRONG, deadline) == 2
+    stored = await store.get(store.collection("photos"), ["good1", "good2"], View.ID, Consistency.STRONG, deadline)
+    assert len(stored) == await store.count(store.collection("photos"), None, Consistency.STRONG, deadline) == 2
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ async def test_of_two_writes_of_one_id_the_later_stands(
     """Even where they are stored in one batch, of which a store may keep both."""
 
     class StrictStore(MemoryStore):
-        async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+        async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
             assert len({image.id for image in images}) == len(images)
             await super().upsert(collection, images, deadline)
 
@@ -170,7 +170,7 @@ async def test_of_two_writes_of_one_id_the_later_stands(
     messages = [write("same", vector(1, n, 0, 0)) for n in range(50)]
     results = await Writer(store, embedder)(messages)
     assert {reason(result) for result in results} == {"stored"}
-    (found,) = await store.get("photos", ["same"], View.FULL, Consistency.STRONG, deadline)
+    (found,) = await store.get(store.collection("photos"), ["same"], View.FULL, Consistency.STRONG, deadline)
     assert found.vector is not None
     assert found.vector[1] == 49
 
@@ -179,7 +179,7 @@ async def test_a_store_that_fails_fails_its_batch_and_not_the_stream(store: Memo
     class FlakyStore(MemoryStore):
         calls = 0
 
-        async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+        async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
             FlakyStore.calls += 1
             if FlakyStore.calls == 1:
                 raise UnavailableError("MILVUS_UNAVAILABLE", "gone", retry_after=1)
@@ -195,7 +195,7 @@ async def test_one_row_that_the_store_cannot_take_fails_alone(
     store: MemoryStore, embedder: Embedder, deadline: Deadline
 ) -> None:
     class PickyStore(MemoryStore):
-        async def upsert(self, collection: str, images: Sequence[StoredImage], deadline: Deadline) -> None:
+        async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
             if any(image.id == "bad" for image in images):
                 raise InternalError("INTERNAL", "the store says no, and not to which")
             await super().upsert(collection, images, deadline)
@@ -206,7 +206,7 @@ async def test_one_row_that_the_store_cannot_take_fails_alone(
     assert {result.id: reason(result) for result in results} == {
         name: "INTERNAL" if name == "bad" else "stored" for name in names
     }
-    assert await store.count("photos", None, Consistency.STRONG, deadline) == 5
+    assert await store.count(store.collection("photos"), None, Consistency.STRONG, deadline) == 5
 
 
 @pytest.mark.parametrize(
@@ -231,13 +231,13 @@ async def test_a_collection_that_was_made_anew_takes_no_vectors_of_the_old_space
 
     async def messages() -> AsyncIterator[ImageToWrite]:
         yield write("before", vector(1, 0, 0, 0))
-        await store.delete_collection("photos", deadline)
+        await store.delete_collection(store.collection("photos"), deadline)
         await store.create_collection(dataclasses.replace(old, fingerprint="another"), deadline)
         yield write("after", vector(1, 0, 0, 0))
 
     results = Writer(store, embedder, window=1).writes.write(messages(), deadline)
     assert [reason(result) async for result in results][-1] == "EMBEDDING_MISMATCH"
-    assert await store.count("photos", None, Consistency.STRONG, deadline) == 0
+    assert await store.count(store.collection("photos"), None, Consistency.STRONG, deadline) == 0
 
 
 async def test_a_caller_who_stops_reading_stops_the_reading_of_images(store: MemoryStore, embedder: Embedder) -> None:
