@@ -1,6 +1,6 @@
 """Writes what is made of code into the pages of docs/: `python -m docs.generate [--check]`.
 
-docs/reference/settings.md is made of the services' settings, the tables of docs/guides/scale.md of docs/sizing.py.
+docs/reference/settings.md is made of the services' settings, the tables of docs/operate/scale.md of docs/sizing.py.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from search_service.settings import SearchSettings
 FOLDER = Path(__file__).parent
 DECISIONS = FOLDER / "adr" / "README.md"
 SETTINGS, CLI = FOLDER / "reference" / "settings.md", FOLDER / "reference" / "cli.md"
-SCALING = FOLDER / "guides" / "scale.md"
+SCALING = FOLDER / "operate" / "scale.md"
 MARKED = re.compile(r"(<!-- table: ([a-z ]+) -->)\n.*?(<!-- end -->)", re.DOTALL)
 INTRODUCTION = """# Configuration
 

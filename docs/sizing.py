@@ -1,4 +1,4 @@
-"""Calculate the tables of docs/guides/scale.md from measured costs and from the layout of each index.
+"""Calculate the tables of docs/operate/scale.md from measured costs and from the layout of each index.
 
 `python -m docs.sizing IMAGES` prints it for a number of your own.
 """

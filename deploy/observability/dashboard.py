@@ -1,9 +1,10 @@
-"""The Grafana dashboard, as a list of rows of panels; `generate.py` writes its JSON."""
+"""The Grafana dashboard: lays out the rows of `panels.py`; `generate.py` writes the JSON."""
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from deploy.observability.panels import ROWS, Panel, Row
 
 Json: TypeAlias = dict[str, Any]
 
@@ -11,396 +12,9 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS = 24
 HEIGHT = 8
 
-# What every query asks for; a label that a series does not have matches ".*", which is what "All" stands for.
-PLACE = 'namespace=~"$namespace",instance=~"$instance"'
-EMBEDDER = f'job="embedder",{PLACE}'
-SEARCH = f'job="search",{PLACE}'
-BOTH = f'job=~"$job",{PLACE}'
-CONTAINERS = 'container=~"embedder|search",namespace=~"$namespace"'
-QUANTILES = ("0.5", "0.95", "0.99")
-
-
-@dataclass(frozen=True)
-class Query:
-    """A PromQL expression, and what its lines are called."""
-
-    expr: str
-    legend: str = "{{job}} {{instance}}"
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A panel of the dashboard."""
-
-    title: str
-    description: str
-    unit: str
-    queries: tuple[Query, ...]
-    kind: str = "timeseries"
-    width: int = 8
-    steps: tuple[tuple[str, float], ...] = ()
-    """Colours from these values on; below them it is green."""
-    stacked: bool = False
-    most: float | None = None
-    """The upper end of the axis."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A heading and the panels below it."""
-
-    title: str
-    panels: tuple[Panel, ...]
-
-
-def seconds(title: str, description: str, metric: str, selector: str, *by: str) -> Panel:
-    """A panel of three quantiles of a histogram of seconds, for each value of the labels `by`."""
-    series = f"sum by ({', '.join((*by, 'le'))}) (rate({metric}_bucket{{{selector}}}[$__rate_interval]))"
-    legend = "".join(f"{{{{{label}}}}} " for label in by)
-    queries = tuple(
-        Query(f"histogram_quantile({quantile}, {series})", f"{legend}p{float(quantile) * 100:g}")
-        for quantile in QUANTILES
-    )
-    return Panel(title, description, "s", queries)
-
-
-def stage(name: str) -> str:
-    """The selector of a stage of Search calls."""
-    return f'{SEARCH},grpc_method="Search",stage="{name}"'
-
-
-ROWS = (
-    Row(
-        "At a glance",
-        (
-            Panel(
-                "Serving",
-                "Instances that report SERVING.",
-                "short",
-                (Query(f"sum by (job) (grpc_server_serving{{{BOTH}}})", "{{job}}"),),
-                kind="stat",
-                width=5,
-                steps=(("red", 0), ("green", 1)),
-            ),
-            Panel(
-                "Alerts",
-                "Alerts of these rules that fire now.",
-                "short",
-                (Query('count(ALERTS{app="imagesearch",alertstate="firing"}) or vector(0)', "firing"),),
-                kind="stat",
-                width=4,
-                steps=(("red", 1),),
-            ),
-            Panel(
-                "Failed calls, 1 h",
-                "Share of the search service's unary calls that ended in a fault of the server. Objective: 0.1 % in 30 "
-                "days; red from the rate on that pages.",
-                "percentunit",
-                (Query('max(imagesearch:search_faults:ratio_rate1h{namespace=~"$namespace"})', "failed"),),
-                kind="stat",
-                width=5,
-                steps=(("yellow", 0.001), ("red", 0.0144)),
-            ),
-            Panel(
-                "Slow searches, 1 h",
-                "Share of the Search calls that took longer than 1 s. Objective: 1 % in 30 days; red from the rate on "
-                "that pages.",
-                "percentunit",
-                (Query('max(imagesearch:search_slow:ratio_rate1h{namespace=~"$namespace"})', "slow"),),
-                kind="stat",
-                width=5,
-                steps=(("yellow", 0.01), ("red", 0.144)),
-            ),
-            Panel(
-                "Embedder's utilisation",
-                "Share of the time in which any network runs, the mean of the replicas. The autoscaler uses it.",
-                "percentunit",
-                (Query('max(imagesearch:embedder_utilisation:ratio2m{namespace=~"$namespace"})', "busy"),),
-                kind="stat",
-                width=5,
-                steps=(("yellow", 0.8), ("red", 0.95)),
-            ),
-        ),
-    ),
-    Row(
-        "Throughput",
-        (
-            Panel(
-                "Images",
-                "Images that the embedders answer, by lane and by what came of them.",
-                "suffix: images/s",
-                (
-                    Query(
-                        f"sum by (lane, result) (rate(embedder_images_total{{{EMBEDDER}}}[$__rate_interval]))",
-                        "{{lane}} {{result}}",
-                    ),
-                ),
-                stacked=True,
-            ),
-            Panel(
-                "Calls by method",
-                "Calls that ended. A stream is one call, whatever it carried.",
-                "reqps",
-                (
-                    Query(
-                        f"sum by (job, grpc_method) (rate(grpc_server_handled_total{{{BOTH}}}[$__rate_interval]))",
-                        "{{job}} {{grpc_method}}",
-                    ),
-                ),
-                stacked=True,
-            ),
-            Panel(
-                "Calls by code",
-                "Calls that ended, by gRPC's status code.",
-                "reqps",
-                (
-                    Query(
-                        f"sum by (job, grpc_code) (rate(grpc_server_handled_total{{{BOTH}}}[$__rate_interval]))",
-                        "{{job}} {{grpc_code}}",
-                    ),
-                ),
-                stacked=True,
-            ),
-        ),
-    ),
-    Row(
-        "Latency",
-        (
-            seconds(
-                "Whole call: Search",
-                "From the begin of a Search call to its end, in the search service.",
-                "grpc_server_handling_seconds",
-                f'{SEARCH},grpc_method="Search"',
-            ),
-            seconds(
-                "Embed, seen by the search service",
-                "Stage embed: from the call of the embedder to its answer. Of searches by image only.",
-                "grpc_server_stage_seconds",
-                stage("embed"),
-            ),
-            seconds(
-                "Store",
-                "Stage store: the time that a Search call waits for Milvus.",
-                "grpc_server_stage_seconds",
-                stage("store"),
-            ),
-            seconds(
-                "Queue",
-                "Time that a decoded image waits for its run.",
-                "embedder_queue_seconds",
-                EMBEDDER,
-                "model",
-                "lane",
-            ),
-            seconds(
-                "Decode", "Time that a thread takes to decode an image.", "embedder_decode_seconds", EMBEDDER, "lane"
-            ),
-            seconds("Inference", "Time of a run of a network.", "embedder_inference_seconds", EMBEDDER, "model"),
-        ),
-    ),
-    Row(
-        "Queue",
-        (
-            Panel(
-                "Images that wait",
-                "Decoded images that wait for the network, in all replicas.",
-                "short",
-                (Query(f"sum by (lane) (embedder_queue_size{{{EMBEDDER}}})", "{{lane}}"),),
-                width=6,
-            ),
-            Panel(
-                "Images under way",
-                "The most of one replica, of each lane. The line is the default of EMBEDDER_MAX_PENDING and "
-                "EMBEDDER_MAX_PENDING_BULK: at it Embed is refused, and EmbedStream waits.",
-                "short",
-                (Query(f"max by (lane) (embedder_images_in_flight{{{EMBEDDER}}})", "{{lane}}"),),
-                width=6,
-                steps=(("red", 64),),
-            ),
-            Panel(
-                "Images in a run",
-                "The mean batch. Batches grow while the networks are busy.",
-                "short",
-                (
-                    Query(
-                        f"sum by (instance, model) (rate(embedder_batch_size_sum{{{EMBEDDER}}}[$__rate_interval]))"
-                        " / (sum by (instance, model)"
-                        f" (rate(embedder_batch_size_count{{{EMBEDDER}}}[$__rate_interval])) > 0)",
-                        "{{instance}} {{model}}",
-                    ),
-                ),
-                width=6,
-            ),
-            Panel(
-                "Utilisation",
-                "Share of the time in which any network of a replica runs, and the share that its images would take in "
-                "full batches.",
-                "percentunit",
-                (
-                    Query(
-                        f"sum by (instance) (rate(embedder_inference_seconds_sum{{{EMBEDDER}}}[$__rate_interval]))",
-                        "{{instance}} runs",
-                    ),
-                    Query(
-                        "sum by (instance) ("
-                        f"sum by (instance, model) (rate(embedder_batch_size_sum{{{EMBEDDER}}}[$__rate_interval]))"
-                        f" * sum by (instance, model) (embedder_seconds_per_image{{{EMBEDDER}}}))",
-                        "{{instance}} in full batches",
-                    ),
-                ),
-                width=6,
-                most=1,
-            ),
-        ),
-    ),
-    Row(
-        "Refusals",
-        (
-            Panel(
-                "Calls that ended in an error",
-                "By reason. OVERLOADED, OUT_OF_MEMORY, MILVUS_* and EMBEDDER_UNAVAILABLE are the servers'; most "
-                "others are the callers'.",
-                "reqps",
-                (
-                    Query(
-                        f"sum by (job, reason) (rate(grpc_server_refused_total{{{BOTH}}}[$__rate_interval]))",
-                        "{{job}} {{reason}}",
-                    ),
-                ),
-                width=12,
-                stacked=True,
-            ),
-            Panel(
-                "Embed calls refused as OVERLOADED",
-                "Share of all Embed calls; it pages above 5 %.",
-                "percentunit",
-                (Query('imagesearch:embedder_overloaded:ratio_rate5m{namespace=~"$namespace"}', "{{namespace}}"),),
-                width=12,
-                steps=(("red", 0.05),),
-            ),
-        ),
-    ),
-    Row(
-        "Milvus",
-        (
-            Panel(
-                "Part of a search spent in Milvus",
-                "Time in the stage store, of the whole time of Search calls.",
-                "percentunit",
-                (
-                    Query(
-                        f"sum(rate(grpc_server_stage_seconds_sum{{{stage('store')}}}[$__rate_interval]))"
-                        f' / sum(rate(grpc_server_handling_seconds_sum{{{SEARCH},grpc_method="Search"}}'
-                        "[$__rate_interval]))",
-                        "Milvus",
-                    ),
-                ),
-                width=12,
-                most=1,
-            ),
-            Panel(
-                "Refusals because of Milvus",
-                "Calls of the search service that failed because Milvus did not answer, was late, full or limited.",
-                "reqps",
-                (
-                    Query(
-                        "sum by (reason) (rate(grpc_server_refused_total"
-                        f'{{{SEARCH},reason=~"MILVUS_UNAVAILABLE|MILVUS_TIMEOUT|MILVUS_FULL|MILVUS_RATE_LIMITED"}}'
-                        "[$__rate_interval]))",
-                        "{{reason}}",
-                    ),
-                ),
-                width=12,
-            ),
-        ),
-    ),
-    Row(
-        "Memory and processors",
-        (
-            Panel(
-                "Resident memory",
-                "Of each process.",
-                "bytes",
-                (Query(f"process_resident_memory_bytes{{{BOTH}}}"),),
-                width=6,
-            ),
-            Panel(
-                "Processors",
-                "Processors that each process keeps busy.",
-                "short",
-                (Query(f"rate(process_cpu_seconds_total{{{BOTH}}}[$__rate_interval])"),),
-                width=6,
-            ),
-            Panel(
-                "Memory of the limit",
-                "Working set of the container, of its limit. In Kubernetes only, with cAdvisor and kube-state-metrics.",
-                "percentunit",
-                (
-                    Query(
-                        f"max by (pod, container) (container_memory_working_set_bytes{{{CONTAINERS}}})"
-                        " / max by (pod, container)"
-                        f' (kube_pod_container_resource_limits{{{CONTAINERS},resource="memory"}}'
-                        f" or container_spec_memory_limit_bytes{{{CONTAINERS}}} > 0)",
-                        "{{pod}}",
-                    ),
-                ),
-                width=6,
-                steps=(("red", 0.9),),
-                most=1,
-            ),
-            Panel(
-                "Throttled",
-                "Share of the periods in which the container used up its quota of processors. In Kubernetes only.",
-                "percentunit",
-                (
-                    Query(
-                        "sum by (pod, container)"
-                        f" (rate(container_cpu_cfs_throttled_periods_total{{{CONTAINERS}}}[$__rate_interval]))"
-                        " / sum by (pod, container)"
-                        f" (rate(container_cpu_cfs_periods_total{{{CONTAINERS}}}[$__rate_interval]))",
-                        "{{pod}}",
-                    ),
-                ),
-                width=6,
-                steps=(("red", 0.1),),
-            ),
-        ),
-    ),
-    Row(
-        "Replicas",
-        (
-            Panel(
-                "Share of each",
-                "Of the images (embedder) or calls (search) of all replicas of a service.",
-                "percentunit",
-                (
-                    Query(
-                        f"imagesearch:instance_load:rate5m{{{BOTH}}} / on (namespace, job) group_left"
-                        f" sum by (namespace, job) (imagesearch:instance_load:rate5m{{{BOTH}}})",
-                    ),
-                ),
-                most=1,
-            ),
-            Panel(
-                "Age",
-                "Time since the process was started.",
-                "s",
-                (Query(f"time() - process_start_time_seconds{{{BOTH}}}"),),
-            ),
-            Panel(
-                "Models",
-                "What each embedder serves. A model should have one fingerprint.",
-                "short",
-                (Query(f"embedder_model_info{{{EMBEDDER}}}", "{{instance}}"),),
-                kind="table",
-            ),
-        ),
-    ),
-)
-
 
 def dashboard() -> Json:
-    """The dashboard as Grafana reads it."""
+    """Return the dashboard as Grafana's JSON."""
     return {
         "uid": "imagesearch",
         "title": "imagesearch",
@@ -438,7 +52,7 @@ def _variable(label: str, series: str, everything: str = ".*") -> Json:
         "type": "query",
         "datasource": SOURCE,
         "query": {"query": query, "refId": label},
-        # When the time range changes: an instance may be gone.
+        # Refresh when the time range changes, because instances come and go.
         "refresh": 2,
         "sort": 1,
         "includeAll": True,
@@ -449,7 +63,7 @@ def _variable(label: str, series: str, everything: str = ".*") -> Json:
 
 
 def _placed(rows: Sequence[Row]) -> list[Json]:
-    """All rows and panels with their places: panels from left to right, in lines of 24 columns."""
+    """Return all rows and panels with their positions, from left to right in a grid of 24 columns."""
     numbers = itertools.count(1)
     placed: list[Json] = []
     x = y = 0
@@ -501,8 +115,8 @@ def _panel(panel: Panel) -> Json:
             "thresholdsStyle": {"mode": "line" if panel.steps else "off"},
             "showPoints": "never",
         }
-    if panel.most is not None:
-        defaults["max"] = panel.most
+    if panel.maximum is not None:
+        defaults["max"] = panel.maximum
     return {
         "type": panel.kind,
         "title": panel.title,

@@ -105,13 +105,13 @@ class Fleet:
         runs, full = panels["Utilisation"]
         yield runs, _samples({f'instance="e{replica}"': busy[replica] for replica in replicas})
         yield full, _samples({f'instance="e{replica}"': busy[replica] / 2 for replica in replicas})
-        (batch,) = panels["Images in a run"]
+        (batch,) = panels["Batch size"]
         yield batch, _samples({f'instance="e{r}",model="m{m}"': 1 for r, m in pairs if self.load(r, m)})
-        (waiting,) = panels["Images that wait"]
+        (waiting,) = panels["Images in the queue"]
         yield waiting, _samples({'lane="interactive"': 3 * len(pairs)})
         (images,) = panels["Images"]
         yield images, _samples({'lane="interactive",result="embedded"': sum(self.loads)})
-        (shares,) = panels["Share of each"]
+        (shares,) = panels["Share of the load"]
         yield (
             shares,
             _samples(

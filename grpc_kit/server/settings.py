@@ -58,7 +58,7 @@ class ServerSettings(BaseSettings):
     tls_client_ca: Path | None = Field(
         default=None,
         description="File of the authorities' certificates, PEM, whose clients alone may connect (mTLS). Unset: every "
-        "client may. Probes of Kubernetes have no certificate: see docs/guides/operate.md.",
+        "client may. Probes of Kubernetes have no certificate: see docs/operate/security.md.",
     )
     tokens: SecretStr = Field(
         default=SecretStr(""),

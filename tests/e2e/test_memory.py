@@ -34,7 +34,7 @@ VECTOR = embedding_pb2.Embedding(values=[0.1] * DIMENSION, fingerprint="slow")
 PHOTOGRAPH = encoded_image_pb2.EncodedImage(content=os.urandom(5_000_000))
 # Seconds in which callers send all that the service takes while the embedder answers nothing.
 HELD_SECONDS = 4
-# docs/guides/operate.md states what the service needs at the defaults; each of these attacks needs less.
+# docs/operate/limits.md states what the service needs at the defaults; each of these attacks needs less.
 MOST_BYTES = 550 * MEBIBYTE
 STORED = 500
 

@@ -63,7 +63,7 @@ SECTIONS = {"search": "**Memory of the search service**", "embedder": "**Memory 
 
 @pytest.mark.parametrize("service", PARTS)
 def test_the_page_has_the_parts_of_the_bound_and_their_sum(service: str) -> None:
-    page = (ROOT / "docs/guides/operate.md").read_text()
+    page = (ROOT / "docs/operate/limits.md").read_text()
     section = page[page.index(SECTIONS[service]) :]
     shown = [
         int(number) for number in re.findall(r"\| (\d+) \|$", section[: section.index("The manifests")], re.MULTILINE)
