@@ -58,7 +58,7 @@ PARTS = {
     "search": search_parts(SearchSettings.model_construct()),
     "embedder": embedder_parts(EmbedderSettings.model_construct()),
 }
-SECTIONS = {"search": "**Memory of the search service**", "embedder": "**Memory of the embedder**"}
+SECTIONS = {"search": "## Memory of the search service", "embedder": "## Memory of the embedder"}
 
 
 @pytest.mark.parametrize("service", PARTS)
