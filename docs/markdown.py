@@ -55,3 +55,30 @@ def anchors(page: str) -> set[str]:
         numbered = (f"{plain}-{number}" for number in itertools.count(1))
         found.add(next(name for name in itertools.chain([plain], numbered) if name not in found))
     return found
+
+
+@dataclass(frozen=True)
+class ShellCommand:
+    """A command line that a page shows, with the output that the page shows below it."""
+
+    line: str
+    output: tuple[str, ...]
+
+
+def shell_commands(block: CodeBlock) -> list[ShellCommand]:
+    """Return the command lines of a block: the lines after `$` in `console`, every line in `sh`."""
+    lines = block.text.splitlines()
+    if block.language == "sh":
+        lines = [f"$ {line}" if line else "" for line in lines]
+    found: list[tuple[str, list[str]]] = []
+    continues = False
+    for line in lines:
+        if continues:
+            command, output = found[-1]
+            found[-1] = (f"{command}\n{line}", output)
+        elif line.startswith("$ "):
+            found.append((line[2:], []))
+        elif found:
+            found[-1][1].append(line)
+        continues = (continues or line.startswith("$ ")) and line.endswith(("\\", "|"))
+    return [ShellCommand(command, tuple(output)) for command, output in found]
