@@ -22,13 +22,13 @@ from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photogr
 from demo.results import Outcome, misses_of, table_of
 from imagesearch_analysis.plot import plot_hits
 from imagesearch_client import Client, Metric, ServiceError
-from imagesearch_ingest.load.accounts import Account
-from imagesearch_ingest.load.destinations import Route
-from imagesearch_ingest.load.jobs import Files, ensure_collection, load
-from imagesearch_ingest.load.loading import LoadOptions
+from imagesearch_ingest.load.bulk_clients import Endpoint
+from imagesearch_ingest.load.destination import Route
+from imagesearch_ingest.load.job import LocalFiles, ensure_collection, load
+from imagesearch_ingest.load.load_run import LoadOptions
 from imagesearch_ingest.load.progress import show
-from imagesearch_ingest.load.services import Endpoint
-from imagesearch_ingest.sources.folders import Folder
+from imagesearch_ingest.load.report import LoadReport
+from imagesearch_ingest.sources.folder_source import FolderSource
 from imagesearch_ingest.sources.items import Item
 
 COLLECTION = "demo"
@@ -77,7 +77,7 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
         queried = paths
     else:
         originals = images
-        paths = [images / item.id for item in Folder(images, by_content=False) if isinstance(item, Item)]
+        paths = [images / item.id for item in FolderSource(images, by_content=False) if isinstance(item, Item)]
         if not paths:
             sys.exit(f"demo: no image files below {images}")
         say(f"1/4 {len(paths)} images, from {images}")
@@ -109,15 +109,15 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
     say(f"picture of {len(rows)} queries: {os.path.relpath(results)}")
 
 
-def ingest(client: Client, stack: LocalStack, folder: Path) -> Account:
+def ingest(client: Client, stack: LocalStack, folder: Path) -> LoadReport:
     """Does what `imagesearch ingest FOLDER` does."""
-    account = Account()
+    account = LoadReport()
     route = Route(Endpoint(stack.search), Endpoint(stack.embedder), streams=2, patience=60)
     with show(account, console):
         collection = ensure_collection(client, COLLECTION)
         # There is no second run: the ledger is kept in memory.
-        files = Files(ledger=None)
-        load(client, collection, [Folder(folder, by_content=False)], route, files, LoadOptions(), account)
+        files = LocalFiles(ledger=None)
+        load(client, collection, [FolderSource(folder, by_content=False)], route, files, LoadOptions(), account)
     if account.stopped:
         sys.exit(f"demo: the images could not all be stored: {account.stopped}")
     return account

@@ -9,7 +9,7 @@ from imagesearch_analysis.clusters import Clusters
 from imagesearch_analysis.pages import write_page
 from imagesearch_analysis.pictures import at_once, data_uri, read_picture
 from imagesearch_analysis.snapshot import Described, Snapshot
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.json_text import json_text, rounded
 
 COLUMNS = ("id", "cluster", "distance")
@@ -28,7 +28,7 @@ def rows(snapshot: Snapshot, clusters: Clusters) -> Iterator[dict[str, Any]]:
 def write_table(target: Path, snapshot: Snapshot, clusters: Clusters) -> None:
     """Writes the rows as CSV or JSON lines, whole or not at all. Raises OSError."""
     found = rows(snapshot, clusters)
-    with replacing(target) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(target) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         if target.suffix.lower() == ".csv":
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -87,5 +87,5 @@ def _draw(target: Path, sizes: Sequence[int], images: Sequence[Sequence[Describe
         for place, (tile, image) in enumerate(zip(axes, row, strict=False)):
             title = f"cluster {number}: {size} images" if place == 0 else ""
             draw_tile(tile, Tile(image.id, image.uri, image.region), f"{title}\n{shorten(image.id)}", bold=False)
-    with replacing(target) as partial:
+    with atomic_write(target) as partial:
         figure.savefig(partial, format=target.suffix[1:].lower(), dpi=80)

@@ -10,7 +10,7 @@ from imagesearch_analysis.duplicates import Curve, Member
 from imagesearch_analysis.pages import write_page
 from imagesearch_analysis.pictures import at_once, data_uri, read_picture
 from imagesearch_analysis.wording import Action
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.json_text import json_text, rounded
 
 Group: TypeAlias = Sequence[Member]
@@ -43,7 +43,7 @@ def rows(found: Iterable[Group]) -> Iterator[Row]:
 def write_list(target: Path, found: Iterable[Group]) -> None:
     """Writes the rows as CSV, JSON or JSON lines, whole or not at all. Raises OSError, KeyError of the suffix."""
     write = WRITERS[target.suffix.lower()]
-    with replacing(target) as partial:
+    with atomic_write(target) as partial:
         write(partial, rows(found))
 
 
@@ -124,5 +124,5 @@ def plot_curve(target: Path, found: Curve, threshold: float, label: str) -> None
     axes.set_ylabel("number")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
-    with replacing(target) as partial:
+    with atomic_write(target) as partial:
         figure.savefig(partial, format=target.suffix[1:].lower(), dpi=110)

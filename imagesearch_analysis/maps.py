@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from imagesearch_analysis.pages import write_page
 from imagesearch_analysis.pictures import Picture, at_once, data_uri, read_picture
 from imagesearch_analysis.snapshot import Described
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 
 INCHES, DPI = 16.0, 120
 THUMBNAIL = 64
@@ -96,7 +96,7 @@ def draw_map(path: Path, drawn: Map, tell: Callable[[int], None] = lambda _: Non
         legend = figure.legend(handles, names, title=drawn.color_by, loc="outside right upper")
         for text in legend.get_texts():
             text.set_parse_math(False)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format=path.suffix[1:].lower(), dpi=DPI)
 
 

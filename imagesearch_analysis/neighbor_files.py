@@ -9,7 +9,7 @@ import numpy as np
 
 from imagesearch_analysis.nearest import Neighbors
 from imagesearch_client.types import Metric
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.json_text import json_text
 
 Record: TypeAlias = Mapping[str, Any]
@@ -65,7 +65,7 @@ def _rounded(value: float, digits: int | None) -> float:
 def write_neighbors(target: Path, batches: Iterable[Sequence[Record]], metric: Metric) -> None:
     """Writes a file whole or not at all, in the format of its suffix. Raises OSError, KeyError of the suffix."""
     write = WRITERS[target.suffix.lower()]
-    with replacing(target) as partial:
+    with atomic_write(target) as partial:
         write(partial, batches, metric)
 
 

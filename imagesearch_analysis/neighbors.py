@@ -13,7 +13,7 @@ import numpy as np
 from imagesearch_analysis.errors import AnalysisError
 from imagesearch_analysis.nearest import Neighbors, nearest
 from imagesearch_analysis.snapshot import Snapshot, snapshot_folder
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.work_folder import WorkFolder
 
 # Images of a part, which are compared with all others at once.
@@ -56,7 +56,7 @@ class Work:
         if self._identity() != identity:
             self.dropped = sum(path.name.startswith("part-") for path in self._own.files())
             self._own.clear()
-            with replacing(self.folder / STATE) as partial:
+            with atomic_write(self.folder / STATE) as partial:
                 partial.write_text(json.dumps(identity))
         for begin in range(0, len(snapshot), QUERY_ROWS):
             end = min(begin + QUERY_ROWS, len(snapshot))
@@ -65,7 +65,7 @@ class Work:
             else:
                 own = None if with_self else np.arange(begin, end)
                 found = nearest(snapshot, snapshot.block(begin, end), k, but=own)
-                with replacing(self._part(begin)) as partial, partial.open("wb") as file:
+                with atomic_write(self._part(begin)) as partial, partial.open("wb") as file:
                     np.savez(file, **asdict(found))
             tell(end)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 
 # What comes from outside is escaped wherever it stands.
 _TEMPLATES = Environment(
@@ -20,5 +20,5 @@ _TEMPLATES = Environment(
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Writes a page whole or not at all; values are escaped. Raises OSError."""
     text = _TEMPLATES.get_template(template).render(**values)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")

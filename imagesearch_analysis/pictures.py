@@ -15,10 +15,10 @@ from typing import TypeAlias, TypeVar
 from PIL import Image
 
 from imagesearch_client.types import Region
-from imagesearch_ingest.pillow import formats
-from imagesearch_ingest.sources.allowed import Allowed
+from imagesearch_ingest.pillow_formats import pillow_formats
+from imagesearch_ingest.sources.allowed_uris import AllowedUris
 from imagesearch_ingest.sources.retries import Retries
-from imagesearch_ingest.sources.uris import UriReader
+from imagesearch_ingest.sources.uri_reader import UriReader
 from imagesearch_pixels.colours import shown
 from imagesearch_pixels.declared import declare
 from imagesearch_pixels.opening import open_image
@@ -36,7 +36,7 @@ THREADS = 4
 # Seconds that a picture is tried again which cannot be read at the moment: a page may show thousands.
 PATIENCE = 1.0
 QUALITY = 80
-_allowed = Allowed()
+_allowed = AllowedUris()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Size:
 
 
 @contextmanager
-def opening(places: Sequence[str]) -> Iterator[Allowed]:
-    """Has the files of these places opened and no others, as `Allowed` has it; tells which were refused."""
+def opening(places: Sequence[str]) -> Iterator[AllowedUris]:
+    """Has the files of these places opened and no others, as `AllowedUris` has it; tells which were refused."""
     global _allowed  # noqa: PLW0603 - pictures are read in many threads, below functions that know no options
-    before, _allowed = _allowed, Allowed(places)
+    before, _allowed = _allowed, AllowedUris(places)
     try:
         yield _allowed
     finally:
@@ -74,7 +74,7 @@ def read_content(uri: str) -> bytes:
 
 
 @functools.cache
-def _reader(folder: Path, allowed: Allowed) -> UriReader:
+def _reader(folder: Path, allowed: AllowedUris) -> UriReader:
     # A command has one, until it ends, so that archives are read once.
     return UriReader(str(folder), MAX_BYTES, allowed)
 
@@ -97,7 +97,7 @@ def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture
 
 def _small(content: bytes, pixels: int, region: Region | None) -> Picture:
     """What the embedder sees, at most so many pixels each way. Raises one of UNREADABLE."""
-    opened, part = open_image(content, formats(), READING)
+    opened, part = open_image(content, pillow_formats(), READING)
     with opened:
         declared = declare(opened, part, READING)
         if region is None:
@@ -120,7 +120,7 @@ def read_size(uri: str) -> Size | None:
         content = read_content(uri)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened, _ = open_image(content, formats(), READING)
+            opened, _ = open_image(content, pillow_formats(), READING)
             with opened:
                 return Size(opened.width, opened.height, len(content))
     except UNREADABLE:

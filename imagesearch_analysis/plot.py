@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from imagesearch_analysis.pictures import read_picture
 from imagesearch_client.types import Hit, Metric, Region
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 
 TILE_INCHES = 1.9
 TILE_PIXELS = 320
@@ -53,7 +53,7 @@ def plot_rows(rows: Sequence[tuple[Tile, Sequence[Hit]]], path: Path, metric: Me
         for tile, hit in zip(axes[1:], hits, strict=False):
             picture = Tile(hit.image.id, hit.image.uri, hit.image.region)
             draw_tile(tile, picture, f"{measured(hit, metric)}\n{shorten(hit.image.id)}", bold=False)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format=path.suffix[1:].lower(), dpi=110)
 
 

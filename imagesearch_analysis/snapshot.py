@@ -25,7 +25,7 @@ from imagesearch_client.filters import Filter
 from imagesearch_client.listing import Listing, Place
 from imagesearch_client.retrying import retry
 from imagesearch_client.types import AttributeValue, Collection, Image, Metric, Region
-from imagesearch_ingest.sources.values import ATTRIBUTE_NAME
+from imagesearch_ingest.sources.attribute_values import ATTRIBUTE_NAME
 from imagesearch_ingest.work_folder import WorkFolder
 
 Answer = TypeVar("Answer")

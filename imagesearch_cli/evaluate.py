@@ -24,7 +24,7 @@ from imagesearch_cli.snapshots import (
     snapshot_of,
 )
 from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.json_text import json_text
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def embedding_well(*, goes_on: bool = False) -> Iterator[None]:
 
     `goes_on` says that the same command takes up what was done, and that the line is to tell so.
     """
-    from imagesearch_ingest.load.patience import LoadStoppedError  # noqa: PLC0415 - for speed, as all of bulk
+    from imagesearch_ingest.load.service_retries import LoadStoppedError  # noqa: PLC0415 - for speed, as all of bulk
 
     try:
         yield
@@ -304,6 +304,6 @@ def show_left_out(groups: Mapping[str, Sequence[str]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all. Raises OSError."""
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     err.print(Text(f"wrote {path}"), soft_wrap=True)

@@ -44,13 +44,13 @@ from imagesearch_cli.loading import (
 from imagesearch_cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
 from imagesearch_cli.output import err
 from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
-from imagesearch_ingest.load.accounts import Account
-from imagesearch_ingest.load.patience import LoadStoppedError
-from imagesearch_ingest.load.reading import READERS
+from imagesearch_ingest.load.image_reader import DEFAULT_READERS
+from imagesearch_ingest.load.report import LoadReport
+from imagesearch_ingest.load.service_retries import LoadStoppedError
 
 if TYPE_CHECKING:
     from imagesearch_ingest.sources.items import Source
-    from imagesearch_ingest.sources.options import SourceOptions
+    from imagesearch_ingest.sources.source_options import SourceOptions
 
 SOURCES = "Where the images come from"
 
@@ -176,7 +176,7 @@ def ingest(
     streams: Annotated[
         int, typer.Option(min=1, max=1024, help="Calls at a time, of 16 images each; two or more for each embedder.")
     ] = 8,
-    readers: ReadersOption = READERS,
+    readers: ReadersOption = DEFAULT_READERS,
     as_json: AsJson = False,
 ) -> None:
     """Put images into a collection, which is made where there is none, and account for every one.
@@ -189,13 +189,13 @@ def ingest(
     130 interrupted.
     """
     # They bring pyarrow and others, which take a while to import.
-    from imagesearch_ingest.load import jobs  # noqa: PLC0415
-    from imagesearch_ingest.load.destinations import Route  # noqa: PLC0415
+    from imagesearch_ingest.load import job  # noqa: PLC0415
+    from imagesearch_ingest.load.destination import Route  # noqa: PLC0415
     from imagesearch_ingest.load.ledger import LedgerError  # noqa: PLC0415
-    from imagesearch_ingest.load.loading import LoadOptions  # noqa: PLC0415
+    from imagesearch_ingest.load.load_run import LoadOptions  # noqa: PLC0415
     from imagesearch_ingest.load.progress import show  # noqa: PLC0415
     from imagesearch_ingest.load.pruning import PRUNE_ABOVE  # noqa: PLC0415
-    from imagesearch_ingest.sources.options import SourceOptions  # noqa: PLC0415
+    from imagesearch_ingest.sources.source_options import SourceOptions  # noqa: PLC0415
 
     allowed = allowed_failures(fail_above)
     check_rejects(rejects, sources)
@@ -210,7 +210,7 @@ def ingest(
         types=pairs(types, "--type"),
         kind=kind.value if kind else "",
     )
-    account = Account()
+    account = LoadReport()
     # In a context of its own: the load tries its listing again by itself.
     opened, has_images = copy_context().run(_open, sources, source_options, patience, account)
     if not has_images:
@@ -236,17 +236,17 @@ def ingest(
         if dry_run:
             files = rehearsal_files(collection, target, ledger, rejects, restart=restart)
             with show(account, err):
-                jobs.rehearse(opened, files, options, account)
+                job.dry_run(opened, files, options, account)
         else:
             embedders = embedder_endpoint(embedder) if via is Via.EMBEDDER else None
             route = Route(endpoint(target), embedders, streams, patience)
             with connected(target, code=STOPPED) as client:
-                into = jobs.plan_collection(client, collection)
+                into = job.plan_collection(client, collection)
                 files = load_files(client, collection, into, ledger, rejects, restart=restart)
                 with show(account, err) as shown:
                     if sys.stdin.isatty() and err.is_terminal and not yes:
                         options = replace_fields(options, confirm_prune=partial(ask_to_prune, shown))
-                    jobs.load(client, into, opened, route, files, options, account)
+                    job.load(client, into, opened, route, files, options, account)
                 check_end(client, collection, into, account)
     except (LedgerError, OSError, CredentialsError) as error:
         err.print("[bold red]error[/] ", end="")
@@ -266,11 +266,11 @@ def _check_prune(prune_above: str, limit: int | None, *, prune: bool) -> None:
 
 
 def _open(
-    sources: Sequence[str], options: "SourceOptions", patience: float, account: Account
+    sources: Sequence[str], options: "SourceOptions", patience: float, account: LoadReport
 ) -> "tuple[Sequence[Source], bool]":
     """Return the sources, and whether there is anything to load; if not, `account` counts the files that are there."""
     from imagesearch_ingest.sources.items import SourceError  # noqa: PLC0415 - as above
-    from imagesearch_ingest.sources.opening import open_source  # noqa: PLC0415
+    from imagesearch_ingest.sources.open_source import open_source  # noqa: PLC0415
     from imagesearch_ingest.sources.retries import Retries, current  # noqa: PLC0415
 
     current.set(Retries(patience, tell_waiting, is_opening=True))

@@ -17,16 +17,16 @@ from imagesearch_cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client import Client
 from imagesearch_client.types import Collection
 from imagesearch_ingest.json_text import json_text
-from imagesearch_ingest.load.accounts import NOT_TAKEN, Account, Gone, RejectsFile, is_replaceable
+from imagesearch_ingest.load.bulk_clients import Endpoint
+from imagesearch_ingest.load.image_reader import MAX_READERS
 from imagesearch_ingest.load.progress import Shown
-from imagesearch_ingest.load.reading import MAX_READERS
-from imagesearch_ingest.load.services import Endpoint
-from imagesearch_ingest.sources.failures import without_password
-from imagesearch_ingest.sources.items import Passed, Source, Why
-from imagesearch_ingest.sources.kinds import TAKEN_SUFFIXES, not_taken_words
+from imagesearch_ingest.load.report import FORMAT_NOT_TAKEN, LoadReport, MissingImages, RejectsFile, is_replaceable
+from imagesearch_ingest.sources.file_errors import without_password
+from imagesearch_ingest.sources.image_formats import SUPPORTED_SUFFIXES, describe_unsupported
+from imagesearch_ingest.sources.items import SkippedFile, SkipReason, Source
 
 if TYPE_CHECKING:
-    from imagesearch_ingest.load.jobs import Files, Planned
+    from imagesearch_ingest.load.job import LocalFiles, PlannedCollection
 
 # Exit codes beside 0. Typer has 2 for a wrong command line.
 TOO_MANY_FAILED, STOPPED, INTERRUPTED = 1, 3, 130
@@ -114,7 +114,7 @@ def share_of(text: str) -> float:
     raise typer.BadParameter(f"{text!r} should be a share, as 50% or 0.5", param_hint="--prune-above")
 
 
-def ask_to_prune(shown: Shown, gone: Sequence[Gone]) -> bool:
+def ask_to_prune(shown: Shown, gone: Sequence[MissingImages]) -> bool:
     """Asks on the terminal whether images are to be removed."""
     with shown.hidden():
         for each in gone:
@@ -129,7 +129,7 @@ def ask_to_prune(shown: Shown, gone: Sequence[Gone]) -> bool:
             return False
 
 
-def _name(gone: Gone) -> None:
+def _name(gone: MissingImages) -> None:
     """Shows the ids of some images that are gone."""
     for name in gone.names[:SHOWN_REJECTS]:
         err.print(Text(f"  {name}"), soft_wrap=True)
@@ -167,27 +167,29 @@ def tell_waiting(what: str) -> None:
 def load_files(
     client: Client,
     name: str,
-    into: "Collection | Planned",
+    into: "Collection | PlannedCollection",
     ledger: Path | None,
     rejects: Path | None,
     *,
     restart: bool,
-) -> "Files":
+) -> "LocalFiles":
     """Return the files of a load into the collection that `name` names; `ledger` and `rejects` are the options."""
-    from imagesearch_ingest.load.jobs import Files  # noqa: PLC0415 - it brings Pillow
-    from imagesearch_ingest.load.ledger_files import ledger_of_load  # noqa: PLC0415 - as above
+    from imagesearch_ingest.load.job import LocalFiles  # noqa: PLC0415 - it brings Pillow
+    from imagesearch_ingest.load.ledger_files import ledger_for_load  # noqa: PLC0415 - as above
 
-    path = ledger_of_load(client, name, into, client.target, ledger, _remark, restart=restart)
-    return Files(path, rejects, restart, alias=name)
+    path = ledger_for_load(client, name, into, client.target, ledger, _remark, restart=restart)
+    return LocalFiles(path, rejects, restart, alias=name)
 
 
-def rehearsal_files(name: str, target: str, ledger: Path | None, rejects: Path | None, *, restart: bool) -> "Files":
+def rehearsal_files(
+    name: str, target: str, ledger: Path | None, rejects: Path | None, *, restart: bool
+) -> "LocalFiles":
     """Return the files of a dry run, as `load_files`. The search service may be away."""
-    from imagesearch_ingest.load.jobs import Files  # noqa: PLC0415 - it brings Pillow
-    from imagesearch_ingest.load.ledger_files import ledger_of_rehearsal  # noqa: PLC0415 - as above
+    from imagesearch_ingest.load.job import LocalFiles  # noqa: PLC0415 - it brings Pillow
+    from imagesearch_ingest.load.ledger_files import ledger_for_dry_run  # noqa: PLC0415 - as above
 
     with calling(target, timeout=ASKED_SECONDS) as client:
-        return Files(ledger_of_rehearsal(client, name, target, ledger, _remark, restart=restart), rejects, restart)
+        return LocalFiles(ledger_for_dry_run(client, name, target, ledger, _remark, restart=restart), rejects, restart)
 
 
 def _remark(text: str) -> None:
@@ -195,7 +197,7 @@ def _remark(text: str) -> None:
     err.print(Text(text), soft_wrap=True, highlight=False)
 
 
-def check_end(client: Client, name: str, into: "Collection | Planned", account: Account) -> None:
+def check_end(client: Client, name: str, into: "Collection | PlannedCollection", account: LoadReport) -> None:
     """Report an alias that moved during the load, and a collection that was made and has no image."""
     # It may not be made; and if the service is away, the account says so.
     with suppress(ServiceError):
@@ -207,11 +209,11 @@ def check_end(client: Client, name: str, into: "Collection | Planned", account: 
             _remark(f"{name} was made and has no image; `imagesearch collections delete {name}` removes it")
 
 
-def has_items(sources: Iterable[Source], account: Account) -> bool:
+def has_items(sources: Iterable[Source], account: LoadReport) -> bool:
     """Whether sources list anything but files that are no items; if not, the account counts these."""
-    seen = Account()
+    seen = LoadReport()
     for found in (found for source in sources for found in source):
-        if not isinstance(found, Passed):
+        if not isinstance(found, SkippedFile):
             return True
         seen.pass_over(found)
     account.not_taken_suffixes = seen.not_taken_suffixes
@@ -223,27 +225,31 @@ def write_not_taken(sources: Iterable[Source], rejects: Path | None) -> None:
     """Write the rejects of sources without any image. Raises OSError and LoadStoppedError."""
     with RejectsFile(rejects) as file:
         for found in (found for source in sources for found in source):
-            if isinstance(found, Passed) and found.why is Why.NOT_TAKEN:
-                file.write(found, NOT_TAKEN, found.message)
+            if isinstance(found, SkippedFile) and found.why is SkipReason.NOT_TAKEN:
+                file.write(found, FORMAT_NOT_TAKEN, found.message)
 
 
 def end_without_images(
-    account: Account, sources: Sequence[str], collection: str, *, dry_run: bool, as_json: bool
+    account: LoadReport, sources: Sequence[str], collection: str, *, dry_run: bool, as_json: bool
 ) -> NoReturn:
     """Say that there is nothing to load, and which files were passed over; end the command."""
-    passed = f"{not_taken_words(account.not_taken_suffixes)}; " if account.not_taken else ""
-    told = f"no images in {', '.join(map(without_password, sources))}; {passed}files of images end in {TAKEN_SUFFIXES}"
+    passed = f"{describe_unsupported(account.not_taken_suffixes)}; " if account.not_taken else ""
+    told = (
+        f"no images in {', '.join(map(without_password, sources))}; {passed}files of images end in {SUPPORTED_SUFFIXES}"
+    )
     err.print(Text(told), soft_wrap=True)
     if as_json:
         _print(account, collection, dry_run=dry_run)
     raise typer.Exit(TOO_MANY_FAILED)
 
 
-def _print(account: Account, collection: str, *, dry_run: bool) -> None:
+def _print(account: LoadReport, collection: str, *, dry_run: bool) -> None:
     print(json_text({"collection": collection, "dry_run": dry_run} | account.as_json()))
 
 
-def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dry_run: bool, as_json: bool) -> NoReturn:
+def finish(
+    account: LoadReport, collection: str, allowed: tuple[float, bool], *, dry_run: bool, as_json: bool
+) -> NoReturn:
     """Tells what came of a load, and ends the command."""
     if as_json:
         _print(account, collection, dry_run=dry_run)
@@ -261,7 +267,7 @@ def finish(account: Account, collection: str, allowed: tuple[float, bool], *, dr
     raise typer.Exit(0)
 
 
-def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
+def _tell(account: LoadReport, collection: str, *, dry_run: bool) -> None:
     done = "could be stored" if dry_run else "stored"
     rate = f", {account.images_per_second:.1f} images/s" if account.stored else ""
     others = {
@@ -295,7 +301,7 @@ def _tell(account: Account, collection: str, *, dry_run: bool) -> None:
         _tell_stopped(account)
 
 
-def _tell_files(account: Account) -> None:
+def _tell_files(account: LoadReport) -> None:
     """Say what became of images that were replaced, and of files that are no items."""
     if account.replaced:
         out.print(
@@ -306,7 +312,7 @@ def _tell_files(account: Account) -> None:
         )
     if account.not_taken:
         out.print(
-            f"  {not_taken_words(account.not_taken_suffixes)}; --rejects FILE names them",
+            f"  {describe_unsupported(account.not_taken_suffixes)}; --rejects FILE names them",
             highlight=False,
             soft_wrap=True,
         )
@@ -314,7 +320,7 @@ def _tell_files(account: Account) -> None:
         out.print(f"  {account.left_out} left out: made by systems or programs, such as thumbnails", highlight=False)
 
 
-def _tell_stopped(account: Account) -> None:
+def _tell_stopped(account: LoadReport) -> None:
     is_refused = account.stopped.startswith("PRUNE_REFUSED")
     if account.remaining and not is_refused:
         about = "at least" if account.expected is None else "about"

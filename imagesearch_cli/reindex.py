@@ -26,10 +26,10 @@ from imagesearch_cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import Collection, Metric
 from imagesearch_ingest.json_text import json_text
-from imagesearch_ingest.load.handing_on import hand_on
-from imagesearch_ingest.load.jobs import hand_on_default_ledgers
+from imagesearch_ingest.load.image_reader import DEFAULT_READERS
+from imagesearch_ingest.load.job import transfer_default_ledgers
 from imagesearch_ingest.load.ledger import LedgerError
-from imagesearch_ingest.load.reading import READERS
+from imagesearch_ingest.load.ledger_transfer import transfer_ledger
 from imagesearch_ingest.reindex import Change, Reindexing, ReindexReport, check_aliases, make_new
 
 
@@ -59,7 +59,7 @@ def reindex(
     ] = False,
     opens: OpenOption = None,
     ledger: LedgerFile = None,
-    readers: ReadersOption = READERS,
+    readers: ReadersOption = DEFAULT_READERS,
     as_json: AsJson = False,
 ) -> None:
     """Build a collection anew beside the old one, with another index, metric or model, and move the alias to it.
@@ -108,8 +108,8 @@ def _hand_on(reindexing: Reindexing, old: Collection, new: Collection, ledger: P
     missing = [result.id for result in reindexing.report.failed]
     try:
         if ledger is not None:
-            hand_on(ledger, ledger, old, new, missing, reindexing.copied_until)
-        handed = hand_on_default_ledgers(old, new, missing, reindexing.copied_until)
+            transfer_ledger(ledger, ledger, old, new, missing, reindexing.copied_until)
+        handed = transfer_default_ledgers(old, new, missing, reindexing.copied_until)
         errors = [found.error for found in handed]
         if ledger is None and not handed and reindexing.report.moved:
             err.print(

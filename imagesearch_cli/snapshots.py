@@ -15,7 +15,7 @@ from imagesearch_cli.bars import Bar, show_progress
 from imagesearch_cli.connection import connected
 from imagesearch_cli.options import condition_of
 from imagesearch_cli.output import err
-from imagesearch_ingest.sources.values import ATTRIBUTE_NAME
+from imagesearch_ingest.sources.attribute_values import ATTRIBUTE_NAME
 
 if TYPE_CHECKING:
     from imagesearch_analysis.snapshot import Snapshot

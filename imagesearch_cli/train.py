@@ -18,7 +18,7 @@ from imagesearch_cli.output import SHOWN_REJECTS, err, out
 from imagesearch_ingest.extras import how_to_install
 
 if TYPE_CHECKING:
-    from imagesearch_ingest.sources.items import Fault, Passed
+    from imagesearch_ingest.sources.items import Fault, SkippedFile
     from imagesearch_training.checkpoints import Epoch
     from imagesearch_training.dataset import Photographs
     from imagesearch_training.images import ImageFile
@@ -147,9 +147,9 @@ def train_autoencoder(
     for fault in faults:
         err.print(Text(f"{fault.where}: {fault.message}"), style="red", soft_wrap=True)
     if not files:
-        from imagesearch_ingest.sources.kinds import TAKEN_SUFFIXES  # noqa: PLC0415 - it is not needed for --help
+        from imagesearch_ingest.sources.image_formats import SUPPORTED_SUFFIXES  # noqa: PLC0415 - it is not needed for --help
 
-        _fail(f"no images in {folder}; files of images end in {TAKEN_SUFFIXES}")
+        _fail(f"no images in {folder}; files of images end in {SUPPORTED_SUFFIXES}")
     training.compute_in_fixed_order()
     with _Teller(epochs) as teller, teller.hearing_interrupts():
         try:
@@ -261,21 +261,21 @@ class _Teller:
             raise KeyboardInterrupt
 
 
-def _list(folder: Path) -> tuple[list["ImageFile"], list["Fault | Passed"]]:
+def _list(folder: Path) -> tuple[list["ImageFile"], list["Fault | SkippedFile"]]:
     """The images below a folder, and what is told of other files."""
-    from imagesearch_ingest.sources.folders import Folder  # noqa: PLC0415 - it is not needed for --help
-    from imagesearch_ingest.sources.items import Fault, Item, Why  # noqa: PLC0415 - as above
+    from imagesearch_ingest.sources.folder_source import FolderSource  # noqa: PLC0415 - it is not needed for --help
+    from imagesearch_ingest.sources.items import Fault, Item, SkipReason  # noqa: PLC0415 - as above
     from imagesearch_training.images import ImageFile  # noqa: PLC0415 - as above
 
     files: list[ImageFile] = []
-    told: list[Fault | Passed] = []
-    for found in Folder(folder):
+    told: list[Fault | SkippedFile] = []
+    for found in FolderSource(folder):
         if isinstance(found, Item):
             if callable(found.content):
                 files.append(
                     ImageFile(found.key, f"{found.size} {found.stamp}", partial(found.content, MAX_FILE_BYTES))
                 )
-        elif isinstance(found, Fault) or found.why is Why.NOT_TAKEN:
+        elif isinstance(found, Fault) or found.why is SkipReason.NOT_TAKEN:
             told.append(found)
     return files, told
 

@@ -34,10 +34,10 @@ from imagesearch_cli.output import err, out
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import Collection, Metric
 from imagesearch_ingest.json_text import json_text
-from imagesearch_ingest.load.accounts import Account
+from imagesearch_ingest.load.report import LoadReport
 
 if TYPE_CHECKING:
-    from imagesearch_ingest.load.jobs import Planned
+    from imagesearch_ingest.load.job import PlannedCollection
     from imagesearch_ingest.vector_files.source import VectorFile
 
 # Calls that import uses are those of vectors, whose number is fixed.
@@ -126,10 +126,10 @@ def import_file(
     skipped. Exit codes: as of ingest.
     """
     # They bring pyarrow and others, which take a while to import.
-    from imagesearch_ingest.load import jobs  # noqa: PLC0415
-    from imagesearch_ingest.load.destinations import Route  # noqa: PLC0415
+    from imagesearch_ingest.load import job  # noqa: PLC0415
+    from imagesearch_ingest.load.destination import Route  # noqa: PLC0415
     from imagesearch_ingest.load.ledger import LedgerError  # noqa: PLC0415
-    from imagesearch_ingest.load.loading import LoadOptions  # noqa: PLC0415
+    from imagesearch_ingest.load.load_run import LoadOptions  # noqa: PLC0415
     from imagesearch_ingest.load.progress import show  # noqa: PLC0415
     from imagesearch_ingest.sources.items import SourceError  # noqa: PLC0415
     from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions  # noqa: PLC0415
@@ -141,7 +141,7 @@ def import_file(
         source = VectorFile(file, columns)
     except SourceError as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from None
-    account = Account()
+    account = LoadReport()
     try:
         with connected(target, code=STOPPED) as client:
             into = _collection_for(client, collection, source, metric, account)
@@ -149,8 +149,8 @@ def import_file(
             route = Route(endpoint(target), None, STREAMS, patience, ready=True)
             options = LoadOptions(limit=limit, retry_failed=retry_failed, replace=replace)
             with show(account, err):
-                jobs.load(client, into, [source], route, files, options, account)
-            if isinstance(into, jobs.Planned) and not account.met and not account.stopped:
+                job.load(client, into, [source], route, files, options, account)
+            if isinstance(into, job.PlannedCollection) and not account.met and not account.stopped:
                 # The copy of an empty collection is one too.
                 into.make()
             check_end(client, collection, into, account)
@@ -162,14 +162,14 @@ def import_file(
 
 
 def _collection_for(
-    client: Client, name: str, source: "VectorFile", metric: Metric | None, account: Account
-) -> "Collection | Planned":
+    client: Client, name: str, source: "VectorFile", metric: Metric | None, account: LoadReport
+) -> "Collection | PlannedCollection":
     """Return the collection of a name, or one to be made that takes a file's vectors."""
-    from imagesearch_ingest.load.jobs import Planned, planned  # noqa: PLC0415 - it brings Pillow
+    from imagesearch_ingest.load.job import PlannedCollection, get_or_plan_collection  # noqa: PLC0415 - it brings Pillow
     from imagesearch_ingest.vector_files.settings import differences, settings_from  # noqa: PLC0415 - it brings numpy
 
-    found = planned(client, name, _Creation(client, name, source, metric))
-    if isinstance(found, Planned):
+    found = get_or_plan_collection(client, name, _Creation(client, name, source, metric))
+    if isinstance(found, PlannedCollection):
         return found
     if found.fingerprint != source.fingerprint or found.dimension != source.dimension:
         raise typer.BadParameter(

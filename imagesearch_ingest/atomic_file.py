@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to, which takes its place once all went well.
 
     If `target` is a link, the file that it points at is replaced, and the link stays.

@@ -18,11 +18,11 @@ from grpc_kit.errors import (
 )
 from imagesearch_client import Client
 from imagesearch_client.types import Collection, Image, Index, IndexParameters, Metric, NewImage, WriteResult
-from imagesearch_ingest.load.reading import READERS, read
-from imagesearch_ingest.sources.allowed import Allowed
-from imagesearch_ingest.sources.options import MAX_BYTES
+from imagesearch_ingest.load.image_reader import DEFAULT_READERS, read_image
+from imagesearch_ingest.sources.allowed_uris import AllowedUris
 from imagesearch_ingest.sources.retries import Retries
-from imagesearch_ingest.sources.uris import UriReader
+from imagesearch_ingest.sources.source_options import MAX_BYTES
+from imagesearch_ingest.sources.uri_reader import UriReader
 
 # Images that are compared or read again at a time.
 CHUNK = 100
@@ -169,7 +169,7 @@ class Reindexing:
         root: Path | str,
         step: Callable[[int], None],
         *,
-        readers: int = READERS,
+        readers: int = DEFAULT_READERS,
         opens: Sequence[str] = (),
     ) -> None:
         """Makes a copy of `source` in `new`.
@@ -186,7 +186,7 @@ class Reindexing:
         self._client = client
         self._source = source
         self._new = new
-        self._reader = UriReader(str(root), allowed=Allowed(opens, str(root)))
+        self._reader = UriReader(str(root), allowed=AllowedUris(opens, str(root)))
         self._step = step
         self._readers = readers
         self._embeds = source.fingerprint != new.fingerprint
@@ -380,7 +380,7 @@ class Reindexing:
         """Return a file and its SHA-256; a failure that passes is waited for. Raises ServiceError."""
         retries = Retries(PATIENCE)
         try:
-            return read(lambda limit: retries.run(lambda: self._reader.read(uri, limit)), MAX_BYTES)
+            return read_image(lambda limit: retries.run(lambda: self._reader.read(uri, limit)), MAX_BYTES)
         except (NotFoundError, InvalidArgumentError) as error:
             raise _unusable(uri, error.message) from None
 

@@ -19,9 +19,9 @@ from imagesearch_analysis.evaluation.task import Task, TaskError
 from imagesearch_analysis.evaluation.vector_cache import VectorCache
 from imagesearch_analysis.free_space import lack_of_space
 from imagesearch_client.types import Metric
-from imagesearch_ingest.load.services import Endpoint
-from imagesearch_ingest.sources.folders import Folder
-from imagesearch_ingest.sources.items import Fault, Item, Why
+from imagesearch_ingest.load.bulk_clients import Endpoint
+from imagesearch_ingest.sources.folder_source import FolderSource
+from imagesearch_ingest.sources.items import Fault, Item, SkipReason
 
 # What the recommendation goes by.
 MEASURE = "mAP"
@@ -150,12 +150,12 @@ class Comparison:
 def read_folder(folder: Path, max_bytes: int, tell: Callable[[int], None] = lambda _: None) -> Pictures:
     """Every image below a folder by its path, with the digest of its content. Raises TaskError where there is none."""
     items, faults = [], {}
-    for found in Folder(folder):
+    for found in FolderSource(folder):
         if isinstance(found, Fault):
             faults[found.where] = f"{found.reason}: {found.message}"
         elif isinstance(found, Item):
             items.append(found)
-        elif found.why is Why.NOT_TAKEN:
+        elif found.why is SkipReason.NOT_TAKEN:
             faults[found.where] = f"FORMAT_NOT_TAKEN: {found.message}"
     if not items:
         why = f": {next(iter(faults.values()))}" if faults else ""

@@ -18,12 +18,12 @@ from imagesearch_analysis.evaluation.ranking import Vectors
 from imagesearch_analysis.evaluation.task import Task
 from imagesearch_analysis.evaluation.vector_cache import VectorCache, is_usable
 from imagesearch_client.types import Embedding
-from imagesearch_ingest.load.reading import read
-from imagesearch_ingest.load.services import Embedders, Endpoint, image_bounds
-from imagesearch_ingest.load.window import Window
-from imagesearch_ingest.running import run
-from imagesearch_ingest.sources.files import file_state, read_file
+from imagesearch_ingest.event_loop import run_coroutine
+from imagesearch_ingest.load.bulk_clients import BulkEmbedder, Endpoint, image_batch_limits
+from imagesearch_ingest.load.image_reader import read_image
+from imagesearch_ingest.load.in_flight_limit import InFlightLimit
 from imagesearch_ingest.sources.items import Item
+from imagesearch_ingest.sources.local_files import file_state, read_file
 
 STATE_SECONDS = 10.0
 # Bytes of files under way.
@@ -71,7 +71,7 @@ def served_models(endpoint: Endpoint, names: Sequence[str] = ()) -> list[embedde
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error) from None
 
-    return run(ask)
+    return run_coroutine(ask)
 
 
 def digest_all(
@@ -116,7 +116,7 @@ def embed_all(
     Raises LoadStoppedError where the embedder is away, ServiceError where it changes its model meanwhile, and what
     `keep` raises. An error of one image is in the answer.
     """
-    return run(lambda: _embed_all(endpoint, model, files, keep, tell, say))
+    return run_coroutine(lambda: _embed_all(endpoint, model, files, keep, tell, say))
 
 
 async def _embed_all(
@@ -128,9 +128,9 @@ async def _embed_all(
     say: Callable[[str], None],
 ) -> Embedded:
     found = Embedded()
-    calls = image_bounds(STREAMS)
+    calls = image_batch_limits(STREAMS)
     most = 2 * calls.calls * calls.entries
-    window = Window(most, WINDOW_BYTES)
+    window = InFlightLimit(most, WINDOW_BYTES)
     waiting = iter(files.items())
     began = time.perf_counter()
     done = 0
@@ -155,7 +155,7 @@ async def _embed_all(
             tell(done)
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers:
-        async with Embedders(endpoint, model.name, STREAMS, PATIENCE, say) as embedders:
+        async with BulkEmbedder(endpoint, model.name, STREAMS, PATIENCE, say) as embedders:
             workers = [asyncio.create_task(work()) for _ in range(most)]
             try:
                 await asyncio.gather(*workers)
@@ -167,7 +167,9 @@ async def _embed_all(
     return found
 
 
-async def _embed(embedders: Embedders, readers: ThreadPoolExecutor, model: embedder_pb2.Model, item: Item) -> Vectors:
+async def _embed(
+    embedders: BulkEmbedder, readers: ThreadPoolExecutor, model: embedder_pb2.Model, item: Item
+) -> Vectors:
     loop = asyncio.get_running_loop()
     content, digest = await loop.run_in_executor(readers, _read, item, model.limits.max_image_bytes)
     if item.content_sha256 not in ("", digest):
@@ -192,7 +194,7 @@ async def _embed(embedders: Embedders, readers: ThreadPoolExecutor, model: embed
 def _read(item: Item, max_bytes: int) -> tuple[bytes, str]:
     """An image's file and its SHA-256. Raises ServiceError."""
     assert not isinstance(item.content, Embedding)  # noqa: S101 - folders have files
-    return read(item.content, max_bytes, item.size)
+    return read_image(item.content, max_bytes, item.size)
 
 
 def embed_queries(

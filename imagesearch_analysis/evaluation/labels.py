@@ -12,8 +12,8 @@ from imagesearch_analysis.evaluation.ranking import Positions
 from imagesearch_analysis.evaluation.tables import columns_of, read_table
 from imagesearch_analysis.evaluation.task import Label, Labelling, Query, Task, TaskError, answers_to
 from imagesearch_client.types import AttributeValue
-from imagesearch_ingest.sources.columns import ID_COLUMN, PATH_COLUMNS
-from imagesearch_ingest.sources.locations import local_path
+from imagesearch_ingest.sources.manifest_columns import ID_COLUMN, PATH_COLUMNS
+from imagesearch_ingest.sources.source_file import local_path
 
 NAME_COLUMNS = (ID_COLUMN, *PATH_COLUMNS)
 QUERY_COLUMN, RELEVANT_COLUMN = "query", "relevant"

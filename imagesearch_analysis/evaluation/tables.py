@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from imagesearch_analysis.evaluation.task import TaskError
-from imagesearch_ingest.sources.csv_lines import fault_of, find_delimiter, records
-from imagesearch_ingest.sources.values import json_object
+from imagesearch_ingest.sources.attribute_values import json_object
+from imagesearch_ingest.sources.csv_records import find_delimiter, read_records, row_error
 
 Row: TypeAlias = Mapping[str, tuple[str, ...]]
 """The values of each column; several only in JSON, none where the row leaves it empty."""
@@ -50,8 +50,8 @@ def _csv_rows(path: Path, usual: str) -> Iterator[Row]:
         raise TaskError(f"{path}, row 1: {error}") from None
     header: list[str] = []
     with path.open("rb") as file:
-        for number, cells in records(file, delimiter, skips_spaces=skips_spaces):
-            fault = cells if isinstance(cells, str) else fault_of(cells, len(header) if number > 1 else len(cells))
+        for number, cells in read_records(file, delimiter, skips_spaces=skips_spaces):
+            fault = cells if isinstance(cells, str) else row_error(cells, len(header) if number > 1 else len(cells))
             if fault or isinstance(cells, str):
                 raise TaskError(f"{path}, row {number}: {fault}; save it as CSV in UTF-8")
             values = [cell.strip() for cell in cells]

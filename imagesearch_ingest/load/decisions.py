@@ -3,11 +3,11 @@
 from enum import Enum
 
 from imagesearch_client.types import Embedding
-from imagesearch_ingest.load.ledger import Row, State, about
+from imagesearch_ingest.load.ledger import ItemState, LedgerRow, metadata_digest
 from imagesearch_ingest.sources.items import Item
 
 # Reasons that pass and are not faults of the image. The next run tries such images again.
-PASSING_REASONS = frozenset({
+TRANSIENT_REASONS = frozenset({
     "COLLECTION_LOADING",
     "COLLECTION_MOVED",
     "COLLECTION_MOVING",
@@ -32,7 +32,7 @@ class Action(Enum):
     LOAD = "load"
 
 
-def decide(item: Item, known: Row | None, *, retry_failed: bool, dedup: bool, compare_content: bool) -> Action:
+def decide(item: Item, known: LedgerRow | None, *, retry_failed: bool, dedup: bool, compare_content: bool) -> Action:
     """What is to be done about an item.
 
     Args:
@@ -42,19 +42,19 @@ def decide(item: Item, known: Row | None, *, retry_failed: bool, dedup: bool, co
         dedup: leaves duplicates be.
         compare_content: reads every file, whatever its size and time of change say.
     """
-    if known is None or known.state is State.FREED or (known.state is State.DUPLICATE and not dedup):
+    if known is None or known.state is ItemState.FREED or (known.state is ItemState.DUPLICATE and not dedup):
         return Action.LOAD
     # Where the source can tell nothing of a file, as of a URL in a list, it is taken to be the same.
     same = item.size == known.size and item.stamp == known.stamp
-    if known.state is State.FAILED:
-        retry = retry_failed or known.reason in PASSING_REASONS
-        return Action.LEAVE if same and describes(item, known) and not retry else Action.LOAD
+    if known.state is ItemState.FAILED:
+        retry = retry_failed or known.reason in TRANSIENT_REASONS
+        return Action.LEAVE if same and has_same_metadata(item, known) and not retry else Action.LOAD
     if not same or (compare_content and not isinstance(item.content, Embedding)):
         return Action.LOAD
-    return Action.SKIP if describes(item, known) else Action.DESCRIBE
+    return Action.SKIP if has_same_metadata(item, known) else Action.DESCRIBE
 
 
-def describes(item: Item, known: Row) -> bool:
+def has_same_metadata(item: Item, known: LedgerRow) -> bool:
     """Whether what is stored beside an item's content is as it was."""
     # An id that is made of the content is the same as long as the content is.
-    return known.about == about(item.id, item.uri, item.attributes)
+    return known.about == metadata_digest(item.id, item.uri, item.attributes)

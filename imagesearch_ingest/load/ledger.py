@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from imagesearch_client.types import AttributeValue, Collection
-from imagesearch_ingest.load.accounts import Gone
+from imagesearch_ingest.load.report import MissingImages
 from imagesearch_ingest.sources.items import Item
 
 VERSION = "1"
@@ -58,7 +58,7 @@ SHOWN_GONE = 1000
 FREE = "UPDATE items SET state = 'freed', original = '' WHERE original = ? AND original <> ''"
 
 
-class State(Enum):
+class ItemState(Enum):
     """What has become of an item."""
 
     DONE = "done"
@@ -71,7 +71,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LedgerRow:
     """What is known of an item."""
 
     key: str
@@ -83,7 +83,7 @@ class Row:
     """Of its content, 64 hexadecimal digits; empty where it was never read."""
     about: str
     """Digest of its id, uri and attributes."""
-    state: State
+    state: ItemState
     reason: str = ""
     message: str = ""
     original: str = ""
@@ -97,7 +97,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Binding:
+class CollectionIdentity:
     """The one collection that a ledger is of."""
 
     collection: str
@@ -158,7 +158,7 @@ class Ledger:
         """Lets others have it."""
         self._rows.close()
 
-    def bind(self, binding: Binding, *, restart: bool = False) -> None:
+    def bind(self, binding: CollectionIdentity, *, restart: bool = False) -> None:
         """Makes it the ledger of a collection, or sees that it is; `restart` forgets all items first.
 
         The ledger of a collection that was never made has no stored items, and may become another one's.
@@ -191,14 +191,14 @@ class Ledger:
                 "INSERT OR IGNORE INTO facts VALUES (?, '')", [(f"{ALIAS}{name}",) for name in names]
             )
 
-    def done(self) -> Iterator[list[Row]]:
+    def done(self) -> Iterator[list[LedgerRow]]:
         """Yield the items that were stored, some at a time."""
         last = ""
         while rows := list(self._select("state = 'done' AND key > ? ORDER BY key LIMIT ?", (last, CHUNK))):
             last = rows[-1].key
             yield rows
 
-    def check(self, binding: Binding) -> None:
+    def check(self, binding: CollectionIdentity) -> None:
         """Raise LedgerError if it is the ledger of another collection."""
         if not self._fact("create_time"):
             return
@@ -208,12 +208,12 @@ class Ledger:
                 raise LedgerError(self._other(name, found, value))
 
     @property
-    def binding(self) -> Binding | None:
+    def binding(self) -> CollectionIdentity | None:
         """The collection that it is of; None where it is of none yet."""
         with self._named_errors():
             if not (collection := self._fact("collection")):
                 return None
-            return Binding(collection, self._fact("create_time"), self._fact("fingerprint"))
+            return CollectionIdentity(collection, self._fact("create_time"), self._fact("fingerprint"))
 
     @property
     def run(self) -> int:
@@ -243,7 +243,7 @@ class Ledger:
             found = self._rows.execute("SELECT name FROM sources WHERE number = ?", (number,)).fetchone()
         return str(found[0]) if found else ""
 
-    def meet(self, keys: Sequence[str]) -> dict[str, Row]:
+    def meet(self, keys: Sequence[str]) -> dict[str, LedgerRow]:
         """What is known of items, which are marked as met in this run."""
         marks = ",".join("?" * len(keys))
         with self.transaction():
@@ -257,7 +257,7 @@ class Ledger:
                 )
         return found
 
-    def record(self, rows: Sequence[Row], source: int) -> None:
+    def record(self, rows: Sequence[LedgerRow], source: int) -> None:
         """Keeps what has become of items. Duplicates of one that is no longer what it was are freed.
 
         Ids under which an item was stored before, and is no more, are left ids then. An item stays with the source that
@@ -268,7 +268,7 @@ class Ledger:
             self._rows.executemany(
                 "INSERT OR IGNORE INTO left_ids SELECT id FROM items "
                 "WHERE key = ? AND id NOT IN ('', ?) AND state IN ('done', 'failed') AND reason <> 'ID_INVALID'",
-                [(row.key, "" if row.state is State.DUPLICATE else row.id) for row in rows],
+                [(row.key, "" if row.state is ItemState.DUPLICATE else row.id) for row in rows],
             )
             # Those that they were duplicates of have one less.
             self._rows.executemany(
@@ -288,25 +288,25 @@ class Ledger:
             )
             for row in rows:
                 # Who is a duplicate has none of its own, and who is stored as it was keeps them.
-                kept = row.sha256 if row.state is State.DONE else ""
+                kept = row.sha256 if row.state is ItemState.DONE else ""
                 if self._rows.execute(f"{FREE} AND sha256 <> ?", (row.key, kept)).rowcount:
                     self._rows.execute("UPDATE items SET uris_due = 1 WHERE key = ?", (row.key,))
                 self._mark_due(row.original or row.key)
-                if row.state is State.DUPLICATE:
+                if row.state is ItemState.DUPLICATE:
                     self._free_without_original(row.key)
 
-    def original_of(self, sha256: str, key: str) -> Row | None:
+    def original_of(self, sha256: str, key: str) -> LedgerRow | None:
         """The item that is stored with a content, other than `key`."""
         return next(self._select("sha256 = ? AND state = 'done' AND key <> ? LIMIT 1", (sha256, key)), None)
 
-    def gone(self, source: int) -> Iterator[list[Row]]:
+    def gone(self, source: int) -> Iterator[list[LedgerRow]]:
         """Items of a source that were not met in this run, some at a time; each may be removed before the next."""
         last = ""
         while rows := list(self._select(f"{GONE} AND key > ? ORDER BY key LIMIT ?", (source, self._run, last, CHUNK))):
             last = rows[-1].key
             yield rows
 
-    def gone_of(self, source: int, name: str, began: float) -> Gone:
+    def gone_of(self, source: int, name: str, began: float) -> MissingImages:
         """How many items of a source were not met in this run, which began at a time in seconds since 1970."""
         with self._named_errors():
             (count,) = self._rows.execute(f"SELECT count(*) FROM items WHERE {GONE}", (source, self._run)).fetchone()  # noqa: S608 - this module's own text
@@ -314,9 +314,9 @@ class Ledger:
                 "SELECT count(*) FROM items WHERE source = ? AND first_time < ?", (source, began)
             ).fetchone()
         some = self._select(f"{GONE} ORDER BY key LIMIT ?", (source, self._run, SHOWN_GONE))
-        return Gone(name, count, known, [row.id or row.uri for row in some])
+        return MissingImages(name, count, known, [row.id or row.uri for row in some])
 
-    def ids_of_others(self, ids: Sequence[str], rows: Sequence[Row] = ()) -> set[str]:
+    def ids_of_others(self, ids: Sequence[str], rows: Sequence[LedgerRow] = ()) -> set[str]:
         """Those of some ids that items have under which they are stored, or may be; beside these rows."""
         keys = {row.key for row in rows}
         marks = ",".join("?" * len(ids))
@@ -334,7 +334,7 @@ class Ledger:
         with self.transaction():
             self._rows.executemany("DELETE FROM left_ids WHERE id = ?", [(image_id,) for image_id in ids])
 
-    def remove(self, rows: Sequence[Row]) -> None:
+    def remove(self, rows: Sequence[LedgerRow]) -> None:
         """Forgets items; their duplicates are freed."""
         with self.transaction():
             for row in rows:
@@ -349,7 +349,7 @@ class Ledger:
             for source in sources
         )
 
-    def uris_due(self) -> Iterator[tuple[Row, list[str]]]:
+    def uris_due(self) -> Iterator[tuple[LedgerRow, list[str]]]:
         """Stored items whose duplicates have changed, and the uris of these."""
         last = ""
         while rows := list(self._select("uris_due AND key > ? ORDER BY key LIMIT ?", (last, CHUNK))):
@@ -360,16 +360,16 @@ class Ledger:
                     [other.uri for other in self._select("original = ? AND original <> '' ORDER BY uri", (row.key,))],
                 )
 
-    def uris_told(self, row: Row) -> None:
+    def uris_told(self, row: LedgerRow) -> None:
         """The uris of an item's duplicates are stored with it."""
         with self.transaction():
             self._rows.execute("UPDATE items SET uris_due = 0 WHERE key = ?", (row.key,))
 
-    def counts(self) -> dict[State, int]:
+    def counts(self) -> dict[ItemState, int]:
         """How many items there are in each state."""
         with self._named_errors():
             found = self._rows.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall()
-        return {State(state): count for state, count in found}
+        return {ItemState(state): count for state, count in found}
 
     def attempts(self, key: str) -> int:
         """How often an item was tried."""
@@ -399,13 +399,13 @@ class Ledger:
             (key, key),
         )
 
-    def _select(self, condition: str, values: Sequence[Any]) -> Iterator[Row]:
+    def _select(self, condition: str, values: Sequence[Any]) -> Iterator[LedgerRow]:
         """The rows that fit; `condition` is this module's own text."""
         columns = "key, id, uri, size, stamp, sha256, about, state, reason, message, original, run, last_time, source"
         with self._named_errors():
             found = self._rows.execute(f"SELECT {columns} FROM items WHERE {condition}", values).fetchall()  # noqa: S608
-        for key, image_id, uri, size, stamp, sha256, about, state, *rest in found:
-            yield Row(key, image_id, uri, size, stamp, sha256, about, State(state), *rest)
+        for key, image_id, uri, size, stamp, sha256, metadata_digest, state, *rest in found:
+            yield LedgerRow(key, image_id, uri, size, stamp, sha256, metadata_digest, ItemState(state), *rest)
 
     def _fact(self, name: str) -> str:
         found = self._rows.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
@@ -450,28 +450,28 @@ class Ledger:
             raise LedgerError(f"the ledger {self._path} cannot be used: {text}") from None
 
 
-def about(image_id: str, uri: str, attributes: Mapping[str, AttributeValue] | None) -> str:
+def metadata_digest(image_id: str, uri: str, attributes: Mapping[str, AttributeValue] | None) -> str:
     """Digest of what is stored with an image beside its content; 32 hexadecimal digits."""
     text = json.dumps([image_id, uri, attributes], sort_keys=True, default=list)
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
-def unread(item: Item, state: State, reason: str = "", message: str = "") -> Row:
+def row_of_item(item: Item, state: ItemState, reason: str = "", message: str = "") -> LedgerRow:
     """The row of an item whose content is not known."""
-    return Row(
+    return LedgerRow(
         key=item.key,
         id=item.id,
         uri=item.uri,
         size=item.size,
         stamp=item.stamp,
         sha256=item.content_sha256,
-        about=about(item.id, item.uri, item.attributes),
+        about=metadata_digest(item.id, item.uri, item.attributes),
         state=state,
         reason=reason,
         message=message,
     )
 
 
-def _values(row: Row) -> tuple[Any, ...]:
+def _values(row: LedgerRow) -> tuple[Any, ...]:
     key, image_id, uri, size, stamp, sha256, digest, state, reason, message, original, *_ = astuple(row)
     return key, image_id, uri, size, stamp, sha256, digest, state.value, reason, message, original

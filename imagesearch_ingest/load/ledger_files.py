@@ -7,17 +7,22 @@ from pathlib import Path
 from grpc_kit.errors import NotFoundError, ServiceError
 from imagesearch_client import Client
 from imagesearch_client.types import Collection
-from imagesearch_ingest.load.handing_on import hand_on_stored
-from imagesearch_ingest.load.jobs import Planned, default_ledger, default_ledgers, target_name
-from imagesearch_ingest.load.ledger import Binding, Ledger, LedgerError
+from imagesearch_ingest.load.job import (
+    PlannedCollection,
+    address_in_file_name,
+    default_ledger_folder,
+    default_ledger_path,
+)
+from imagesearch_ingest.load.ledger import CollectionIdentity, Ledger, LedgerError
+from imagesearch_ingest.load.ledger_transfer import transfer_stored_items
 
 Tell = Callable[[str], None]
 
 
-def ledger_of_load(
+def ledger_for_load(
     client: Client,
     name: str,
-    into: Collection | Planned,
+    into: Collection | PlannedCollection,
     target: str,
     given: Path | None,
     tell: Tell,
@@ -35,14 +40,14 @@ def ledger_of_load(
 
     Raises LedgerError and ServiceError.
     """
-    collection = into.collection if isinstance(into, Planned) else into
-    path = given or default_ledger(target, collection.name)
-    if restart or isinstance(into, Planned):
+    collection = into.collection if isinstance(into, PlannedCollection) else into
+    path = given or default_ledger_path(target, collection.name)
+    if restart or isinstance(into, PlannedCollection):
         return path
     for former in _formers(name, collection, target, path, tell, is_given=given is not None):
         tell(f"{former} is compared with the images of {collection.name}, and goes on as its ledger")
         try:
-            count = hand_on_stored(client, former, path, collection)
+            count = transfer_stored_items(client, former, path, collection)
         except LedgerError as error:
             tell(f"it was not handed on, so that its images are loaded again: {error}")
         else:
@@ -50,7 +55,7 @@ def ledger_of_load(
     return path
 
 
-def ledger_of_rehearsal(
+def ledger_for_dry_run(
     client: Client, name: str, target: str, given: Path | None, tell: Tell, *, restart: bool = False
 ) -> Path:
     """Return the ledger that a load would go by, and change nothing.
@@ -60,29 +65,29 @@ def ledger_of_rehearsal(
     """
     if restart:
         # It is not read.
-        return given or default_ledger(target, name)
+        return given or default_ledger_path(target, name)
     try:
         collection = client.get_collection(name)
     except NotFoundError:
-        path = given or default_ledger(target, name)
+        path = given or default_ledger_path(target, name)
         with _read(path) as ledger:
             if (found := ledger.binding) is not None:
-                ledger.check(Binding(name, "", found.fingerprint))
+                ledger.check(CollectionIdentity(name, "", found.fingerprint))
         return path
     except ServiceError as error:
-        path = given or default_ledger(target, name)
+        path = given or default_ledger_path(target, name)
         tell(
             f"the search service at {target} was not asked which collection {name} is ({error.message}); "
             f"assumed is the ledger {path}{'' if path.exists() else ', which is not there: every image counts as new'}"
         )
         return path
-    path = given or default_ledger(target, collection.name)
+    path = given or default_ledger_path(target, collection.name)
     formers = list(_formers(name, collection, target, path, tell, is_given=given is not None))
     if formers:
         tell(f"{formers[0]} would be compared with the images of {collection.name}, and go on as its ledger")
         return formers[0]
     with _read(path) as ledger:
-        ledger.check(Binding.of(collection))
+        ledger.check(CollectionIdentity.of(collection))
     return path
 
 
@@ -95,10 +100,10 @@ def _formers(
     name: str, collection: Collection, target: str, path: Path, tell: Tell, *, is_given: bool
 ) -> Iterator[Path]:
     """Yield the ledgers whose knowledge the ledger in `path` is to take over, the one that was used last first."""
-    wanted, is_alias = Binding.of(collection), name != collection.name
+    wanted, is_alias = CollectionIdentity.of(collection), name != collection.name
     candidates = [path] if is_given and path.exists() else []
     if not is_given and (not path.exists() or (is_alias and _is_of_a_removed_collection(path, wanted))):
-        folder, spelled = default_ledgers(), target_name(target)
+        folder, spelled = default_ledger_folder(), address_in_file_name(target)
         found = {*folder.glob(f"{glob.escape(collection.name)}@*.ledger"), *folder.glob(f"*@{spelled}.ledger")}
         candidates = sorted(found - {path}, key=lambda each: each.stat().st_mtime, reverse=True)
     for each in candidates:
@@ -115,7 +120,7 @@ def _formers(
             yield each
 
 
-def _is_of_a_removed_collection(path: Path, wanted: Binding) -> bool:
+def _is_of_a_removed_collection(path: Path, wanted: CollectionIdentity) -> bool:
     """Return whether a ledger is of a collection of the same name that was removed since."""
     try:
         with Ledger(path, read_only=True) as ledger:

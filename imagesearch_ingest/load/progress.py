@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from imagesearch_ingest.load.accounts import Account
+from imagesearch_ingest.load.report import LoadReport
 
 # Seconds between looks at the account, and between lines of a log.
 TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0
@@ -20,7 +20,7 @@ RATE_SECONDS = 30.0
 class Shown:
     """What is shown of an account while it grows."""
 
-    def __init__(self, account: Account, console: Console) -> None:
+    def __init__(self, account: LoadReport, console: Console) -> None:
         self._account = account
         self._console = console
         self._ended = threading.Event()
@@ -64,7 +64,7 @@ class Shown:
 
 
 @contextmanager
-def show(account: Account, console: Console) -> Iterator[Shown]:
+def show(account: LoadReport, console: Console) -> Iterator[Shown]:
     """Shows an account while it grows."""
     shown = Shown(account, console)
     shown.start()
@@ -80,7 +80,7 @@ class Speed:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)])
 
-    def look(self, account: Account) -> tuple[float, float]:
+    def look(self, account: LoadReport) -> tuple[float, float]:
         """Items whose outcome is new and bytes that were read, by the second."""
         now = time.monotonic()
         self._seen.append((now, account.done, account.bytes))
@@ -91,7 +91,7 @@ class Speed:
         return ((account.done - done) / seconds, (account.bytes - read) / seconds) if seconds else (0.0, 0.0)
 
 
-def described(account: Account, speed: Speed) -> str:
+def described(account: LoadReport, speed: Speed) -> str:
     """How far it is, in words."""
     items, read = speed.look(account)
     of_all = f" of {account.expected:,}" if account.expected is not None else ""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TypeAlias
 
-from imagesearch_ingest.load.accounts import Account, Gone
-from imagesearch_ingest.load.destinations import Described, Destination
-from imagesearch_ingest.load.ledger import Ledger, Row, State
-from imagesearch_ingest.load.records import Records
+from imagesearch_ingest.load.async_ledger import AsyncLedger
+from imagesearch_ingest.load.destination import Destination, ImageMetadata
+from imagesearch_ingest.load.ledger import ItemState, Ledger, LedgerRow
+from imagesearch_ingest.load.report import LoadReport, MissingImages
 from imagesearch_ingest.sources.items import Source
 
 # The share of a source's images above which they are not removed without a question.
@@ -17,7 +17,7 @@ PRUNE_ABOVE = 0.2
 # Guards the comparison of shares against rounding.
 TINY = 1e-9
 
-Confirm: TypeAlias = Callable[[Sequence[Gone]], bool]
+Confirm: TypeAlias = Callable[[Sequence[MissingImages]], bool]
 """Asks whether images are to be removed. It may block: it is called in a thread of its own."""
 
 
@@ -27,8 +27,8 @@ class Pruner:
     def __init__(
         self,
         destination: Destination,
-        records: Records,
-        account: Account,
+        records: AsyncLedger,
+        account: LoadReport,
         pool: Executor,
         *,
         above: float,
@@ -93,7 +93,7 @@ class Pruner:
         if self._asking is not None:
             self._asking.cancel()
 
-    async def _refusal(self, gone: Sequence[Gone]) -> str:
+    async def _refusal(self, gone: Sequence[MissingImages]) -> str:
         """Return why the images are not to be removed; the empty text if they are."""
         if self._confirm is not None:
             return "" if await self._ask(self._confirm, gone) else "PRUNE_REFUSED: nothing was removed, as answered"
@@ -111,7 +111,7 @@ class Pruner:
             f"was removed. --prune --dry-run names them, --prune-above {needed}% removes them"
         )
 
-    async def _ask(self, confirm: Confirm, gone: Sequence[Gone]) -> bool:
+    async def _ask(self, confirm: Confirm, gone: Sequence[MissingImages]) -> bool:
         self._asking = asyncio.get_running_loop().run_in_executor(self._pool, confirm, gone)
         try:
             return await self._asking
@@ -120,14 +120,14 @@ class Pruner:
                 raise
             return False
 
-    async def _remove(self, rows: Sequence[Row]) -> None:
+    async def _remove(self, rows: Sequence[LedgerRow]) -> None:
         """Removes images, except those that another load has replaced since, and forgets all of them."""
         others = await self._records.ask(Ledger.ids_of_others, [row.id for row in rows], rows)
         stored = [
-            Described(row.id, row.uri, None, row.sha256)
+            ImageMetadata(row.id, row.uri, None, row.sha256)
             for row in rows
             if row.id not in (others | {""})
-            and row.state not in (State.DUPLICATE, State.FREED)
+            and row.state not in (ItemState.DUPLICATE, ItemState.FREED)
             and row.reason != "ID_INVALID"
         ]
         replaced = await self._destination.others(stored) if stored else set()

@@ -3,14 +3,22 @@
 from collections.abc import Iterator, Sequence
 
 from imagesearch_client.types import AttributeValue
-from imagesearch_ingest.sources.columns import InvalidRow, Row, assign
-from imagesearch_ingest.sources.csv_lines import fault_of, find_delimiter, records
-from imagesearch_ingest.sources.csv_types import NULLS, TEXT, TYPES, ColumnFacts, cells_of, convert, shown_cell
-from imagesearch_ingest.sources.files import is_text
+from imagesearch_ingest.sources.attribute_values import suggest_option
+from imagesearch_ingest.sources.csv_records import find_delimiter, read_records, row_error
+from imagesearch_ingest.sources.csv_types import (
+    NULLS,
+    TEXT,
+    TYPES,
+    ColumnFacts,
+    convert_cell,
+    count_of_cells,
+    quoted_cell,
+)
 from imagesearch_ingest.sources.items import SourceError
-from imagesearch_ingest.sources.locations import Location
-from imagesearch_ingest.sources.options import SourceOptions
-from imagesearch_ingest.sources.values import advice
+from imagesearch_ingest.sources.local_files import is_utf8
+from imagesearch_ingest.sources.manifest_columns import InvalidRow, ManifestRow, assign_columns
+from imagesearch_ingest.sources.source_file import SourceFile
+from imagesearch_ingest.sources.source_options import SourceOptions
 
 # Characters of a cell that is used. All attributes of an image together have 32 KiB.
 LONGEST_CELL = 2**17
@@ -23,14 +31,14 @@ class CsvRows:
     to be text.
     """
 
-    def __init__(self, location: Location, options: SourceOptions) -> None:
+    def __init__(self, location: SourceFile, options: SourceOptions) -> None:
         """Reads the header. Raises SourceError and OSError."""
         self._location = location
         if unknown := sorted(set(options.types.values()) - set(TYPES)):
             raise SourceError(f"{', '.join(unknown)} is no type of a column; {', '.join(TYPES)} are")
         self._header = self._read_header()
         names = [name for name in self._header if name]
-        self._columns = assign(names, options, location.file_name)
+        self._columns = assign_columns(names, options, location.file_name)
         self._path = self._header.index(self._columns.path)
         self._id = None if self._columns.id is None else self._header.index(self._columns.id)
         self._attributes = [(self._header.index(column), name) for column, name in self._columns.attributes.items()]
@@ -39,7 +47,7 @@ class CsvRows:
         self.remarks: Sequence[str] = ()
         """What users should know of the columns, after the rows were read."""
 
-    def __iter__(self) -> Iterator[Row | InvalidRow]:
+    def __iter__(self) -> Iterator[ManifestRow | InvalidRow]:
         """The rows, after the file was read once for the types."""
         types = self._infer()
         for number, cells in self._cells():
@@ -61,13 +69,13 @@ class CsvRows:
         header = next(self._records(), (1, []))[1]
         if isinstance(header, str):
             raise SourceError(f"{name} has no header that can be read: {header}")
-        if any(not is_text(cell) or "\0" in cell for cell in header):
+        if any(not is_utf8(cell) or "\0" in cell for cell in header):
             raise SourceError(f"{name} is not UTF-8, or is no CSV file; save it as CSV in UTF-8")
         return [cell.strip() for cell in header]
 
     def _records(self) -> Iterator[tuple[int, list[str] | str]]:
         with self._location.open() as file:
-            yield from records(file, self._delimiter, skips_spaces=self._skips_spaces)
+            yield from read_records(file, self._delimiter, skips_spaces=self._skips_spaces)
 
     def _cells(self) -> Iterator[tuple[int, list[str] | InvalidRow]]:
         """Each row after the header, with as many cells as the header; missing ones at its end are empty."""
@@ -75,7 +83,7 @@ class CsvRows:
         for number, found in self._records():
             if number == 1 or not found:
                 continue
-            fault = found if isinstance(found, str) else fault_of(found, width)
+            fault = found if isinstance(found, str) else row_error(found, width)
             if fault or isinstance(found, str):
                 yield number, InvalidRow(number, fault)
             else:
@@ -98,13 +106,14 @@ class CsvRows:
         name = self._location.file_name
         said = [remark for column in facts.values() if (remark := column.remark())]
         said += [
-            f"column {index + 1} has no name and is left out; {cells_of(count)}, first {shown_cell(cell)} in row {row}"
+            f"column {index + 1} has no name and is left out; {count_of_cells(count)}, "
+            f"first {quoted_cell(cell)} in row {row}"
             for index, (count, row, cell) in unnamed.items()
         ]
         self.remarks = [f"{name}: {remark}" for remark in said]
         return {index: column.type for index, column in facts.items()} | self._types
 
-    def _row(self, number: int, cells: list[str], types: dict[int, str]) -> Row | InvalidRow:
+    def _row(self, number: int, cells: list[str], types: dict[int, str]) -> ManifestRow | InvalidRow:
         attributes: dict[str, AttributeValue] = {}
         for index, name in self._attributes:
             cell = cells[index]
@@ -116,15 +125,15 @@ class CsvRows:
                 if len(cell) > LONGEST_CELL:
                     raise ValueError(
                         f"the cell has {len(cell)} characters; at most {LONGEST_CELL} are taken; "
-                        f"{advice('--map', self._header[index])} leaves the column out"
+                        f"{suggest_option('--map', self._header[index])} leaves the column out"
                     )
-                attributes[name] = convert(cell, types.get(index, TEXT))
+                attributes[name] = convert_cell(cell, types.get(index, TEXT))
             except ValueError as error:
                 return InvalidRow(number, f"{self._header[index]}: {error}")
         path, image_id = _value(cells[self._path]), None if self._id is None else _value(cells[self._id])
         if max(len(path), len(image_id or "")) > LONGEST_CELL:
             return InvalidRow(number, f"its path or id has more than {LONGEST_CELL} characters")
-        return Row(number, path, image_id, self._id is not None, attributes if self._attributes else None)
+        return ManifestRow(number, path, image_id, self._id is not None, attributes if self._attributes else None)
 
 
 def _value(cell: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from imagesearch_client.dates import is_date, read_date
 from imagesearch_client.types import AttributeValue
-from imagesearch_ingest.sources.values import MAX_EXACT, advice, checked_text, is_integer
+from imagesearch_ingest.sources.attribute_values import MAX_EXACT, check_text, is_integer, suggest_option
 
 TEXT, INT, FLOAT, BOOL, DATE = TYPES = ("text", "int", "float", "bool", "date")
 # No plus signs, and no zeros before the number, which article numbers and postal codes have.
@@ -49,7 +49,7 @@ class ColumnFacts:
         self.fitting.update(kinds)
         for kind in (INT, FLOAT, BOOL, DATE):
             if kind not in kinds and kind not in self.misfits:
-                self.misfits[kind] = (row, shown_cell(cell))
+                self.misfits[kind] = (row, quoted_cell(cell))
 
     @property
     def type(self) -> str:
@@ -65,19 +65,19 @@ class ColumnFacts:
         if 2 * count > self.cells:
             row, cell = self.misfits[kind]
             return (
-                f"{self.name} is text because of {cells_of(self.cells - count)}, first {cell} in row {row}; "
-                f"{advice('--type', self.name, kind)} rejects rows whose {self.name} is no {kind}"
+                f"{self.name} is text because of {count_of_cells(self.cells - count)}, first {cell} in row {row}; "
+                f"{suggest_option('--type', self.name, kind)} rejects rows whose {self.name} is no {kind}"
             )
         if self.nulls:
             words = ", ".join(sorted(self.nulls))
             return (
-                f"{self.name} has no value in {cells_of(self.nulls.total())} ({words}); "
-                f"{advice('--type', self.name, TEXT)} keeps such cells as texts"
+                f"{self.name} has no value in {count_of_cells(self.nulls.total())} ({words}); "
+                f"{suggest_option('--type', self.name, TEXT)} keeps such cells as texts"
             )
         return ""
 
 
-def cells_of(count: int) -> str:
+def count_of_cells(count: int) -> str:
     """A number of cells, in words."""
     return "1 cell" if count == 1 else f"{count} cells"
 
@@ -102,10 +102,10 @@ def _is_float(cell: str) -> bool:
     return found["exponent"] is not None or int(found["whole"]) <= MAX_EXACT
 
 
-def convert(cell: str, kind: str) -> AttributeValue:
+def convert_cell(cell: str, kind: str) -> AttributeValue:
     """The cell as a value of the type. Raises ValueError."""
     if kind == TEXT:
-        return checked_text(cell)
+        return check_text(cell)
     if kind == DATE:
         return read_date(cell)
     if kind == BOOL and cell.lower() in BOOLS:
@@ -114,18 +114,18 @@ def convert(cell: str, kind: str) -> AttributeValue:
         return int(cell)
     if kind == FLOAT:
         return _float(cell)
-    raise ValueError(f"{shown_cell(cell)} is no {kind}")
+    raise ValueError(f"{quoted_cell(cell)} is no {kind}")
 
 
 def _float(cell: str) -> float:
     found = ANY_NUMBER.fullmatch(cell)
     if found is None or not math.isfinite(float(cell)):
-        raise ValueError(f"{shown_cell(cell)} is no {FLOAT}")
+        raise ValueError(f"{quoted_cell(cell)} is no {FLOAT}")
     if found["exponent"] is None and int(found["whole"].partition(".")[0] or "0") > MAX_EXACT:
-        raise ValueError(f"{shown_cell(cell)} would be rounded: a float has 53 bits")
+        raise ValueError(f"{quoted_cell(cell)} would be rounded: a float has 53 bits")
     return float(cell)
 
 
-def shown_cell(cell: str) -> str:
+def quoted_cell(cell: str) -> str:
     """A cell's text, quoted and not too long."""
     return f"{cell!r:.100}"

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 from imagesearch_client.types import AttributeValue, Embedding, Region
 
-Read: TypeAlias = Callable[[int], bytes]
+ReadFile: TypeAlias = Callable[[int], bytes]
 """Reads a file from its beginning, at most so many bytes; it may be called in any thread. Raises OSError."""
 
 
@@ -19,7 +19,7 @@ class Item:
     """Its id; empty where the SHA-256 of its content is to be its id."""
     uri: str
     """Where it is from: an absolute path, or a URL that fsspec can open."""
-    content: Read | Embedding
+    content: ReadFile | Embedding
     """Its file, or the vector that was made of it before."""
     attributes: Mapping[str, AttributeValue] | None = None
     """Its attributes, all of them; None where the source knows of none, so that those that are stored stay."""
@@ -52,7 +52,7 @@ class Fault:
     """Whether items may be hidden behind it, so that those not seen are not known to be gone."""
 
 
-class Why(Enum):
+class SkipReason(Enum):
     """Why a file of a source is no item."""
 
     NOT_TAKEN = "not taken"
@@ -66,12 +66,12 @@ class Why(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class SkippedFile:
     """A file of a source that is no item, and no fault of the source."""
 
     where: str
     """Its path or URL."""
-    why: Why
+    why: SkipReason
     suffix: str = ""
     """Of a file that is not taken: its suffix in small letters, or empty."""
     message: str = ""
@@ -80,7 +80,7 @@ class Passed:
     """The key of the item that the file would be: an image that was stored from it before is not gone."""
 
 
-Found: TypeAlias = Item | Fault | Passed
+SourceEntry: TypeAlias = Item | Fault | SkippedFile
 """What a source lists."""
 
 
@@ -90,7 +90,7 @@ class Source(Protocol):
     name: str
     """What the ledger knows it by: an absolute path or a URL."""
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[SourceEntry]:
         """Its items, what is wrong with some, and files that are none. Reads as little as it can."""
 
     def count(self) -> int | None:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from imagesearch_client.types import AttributeValue
-from imagesearch_ingest.sources.columns import InvalidRow, Row, id_column, path_column
+from imagesearch_ingest.sources.attribute_values import attribute_name, attributes_from, json_object
 from imagesearch_ingest.sources.items import SourceError
-from imagesearch_ingest.sources.locations import Location, lines_of
-from imagesearch_ingest.sources.options import SourceOptions
-from imagesearch_ingest.sources.values import attribute_name, attributes_of, json_object
+from imagesearch_ingest.sources.manifest_columns import InvalidRow, ManifestRow, id_column, path_column
+from imagesearch_ingest.sources.source_file import SourceFile, lines_of
+from imagesearch_ingest.sources.source_options import SourceOptions
 
 ATTRIBUTES = "attributes"
 # Beyond it a line is no row, such as a whole JSON file without line ends.
@@ -20,7 +20,7 @@ class JsonRows:
 
     remarks: Sequence[str] = ()
 
-    def __init__(self, location: Location, options: SourceOptions) -> None:
+    def __init__(self, location: SourceFile, options: SourceOptions) -> None:
         """Looks at the first row. Raises SourceError and OSError."""
         self._location = location
         self._options = options
@@ -42,7 +42,7 @@ class JsonRows:
                 except ValueError as error:
                     raise SourceError(f"{location.file_name}, field {field!r}: {error}") from None
 
-    def __iter__(self) -> Iterator[Row | InvalidRow]:
+    def __iter__(self) -> Iterator[ManifestRow | InvalidRow]:
         """The rows, numbered as the lines are."""
         for number, line in self._lines():
             if line is None:
@@ -66,20 +66,20 @@ class JsonRows:
                 if text or text is None:
                     yield number, text
 
-    def _row(self, number: int, fields: dict[str, object]) -> Row:
+    def _row(self, number: int, fields: dict[str, object]) -> ManifestRow:
         path = path_column(fields, self._options)
         image_id = id_column(fields, self._options, path)
         found = {name: value for name, value in fields.items() if name not in (path, image_id, ATTRIBUTES)}
-        attributes = attributes_of(found, self._options.columns)
+        attributes = attributes_from(found, self._options.columns)
         is_told = any(attribute_name(name, self._options.columns) for name in found)
         nested = fields.get(ATTRIBUTES)
         if isinstance(nested, dict):
             is_told = True
-            attributes = _merged(attributes, attributes_of(nested, self._options.columns))
+            attributes = _merged(attributes, attributes_from(nested, self._options.columns))
         elif nested is not None:
             raise ValueError(f"{ATTRIBUTES} is no JSON object")
         # Without any field for an attribute, those that are stored stay.
-        return Row(
+        return ManifestRow(
             number,
             fields.get(path) if path is not None else None,
             fields.get(image_id) if image_id is not None else None,

@@ -5,8 +5,8 @@ import os
 import re
 from collections.abc import Callable
 
-from imagesearch_ingest.sources.locations import Location
-from imagesearch_ingest.sources.remote import CHAINED, is_url
+from imagesearch_ingest.sources.remote_files import CHAINED, is_url
+from imagesearch_ingest.sources.source_file import SourceFile
 
 TAR, ZIP, PARQUET = "tar", "zip", "parquet"
 MEMBER_PROTOCOLS = (TAR, ZIP, PARQUET)
@@ -36,13 +36,13 @@ def split_member_uri(uri: str) -> list[tuple[str, str]]:
     return likely or splits[-1:]
 
 
-def read_from_archive(uri: str, read: Callable[[Location, str, int], bytes], limit: int) -> bytes:
+def read_from_archive(uri: str, read: Callable[[SourceFile, str, int], bytes], limit: int) -> bytes:
     """Read the member that a uri names, at most `limit` bytes, from the archive that has it. Raises OSError."""
     *others, last = split_member_uri(uri)
     for member, archive in others:
         try:
-            return read(Location(archive), member, limit)
+            return read(SourceFile(archive), member, limit)
         except FileNotFoundError:
             # It may be of the other archive that the uri may mean.
             continue
-    return read(Location(last[1]), last[0], limit)
+    return read(SourceFile(last[1]), last[0], limit)

@@ -8,21 +8,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagesearch_client.types import AttributeValue
-from imagesearch_ingest.sources.columns import PATH_COLUMNS, InvalidRow, Row, assign
+from imagesearch_ingest.sources.attribute_values import check_value, suggest_option
 from imagesearch_ingest.sources.items import SourceError
-from imagesearch_ingest.sources.locations import Location
-from imagesearch_ingest.sources.options import SourceOptions
+from imagesearch_ingest.sources.manifest_columns import PATH_COLUMNS, InvalidRow, ManifestRow, assign_columns
 from imagesearch_ingest.sources.parquet_values import (
-    ATTRIBUTES_ARE,
+    ALLOWED_TYPES,
     ArrowType,
-    Unusable,
+    InvalidValue,
     inner_type,
-    is_attribute,
-    is_image,
-    is_text,
+    is_attribute_type,
+    is_image_type,
+    is_text_type,
     values_of,
 )
-from imagesearch_ingest.sources.values import advice, checked
+from imagesearch_ingest.sources.source_file import SourceFile
+from imagesearch_ingest.sources.source_options import SourceOptions
 
 # Rows that are in memory at a time, fewer where they hold images, and what is read of each column's file at a time.
 BATCH, IMAGES = 1000, 16
@@ -34,7 +34,7 @@ class ParquetRows:
 
     remarks: Sequence[str] = ()
 
-    def __init__(self, location: Location, options: SourceOptions) -> None:
+    def __init__(self, location: SourceFile, options: SourceOptions) -> None:
         """Reads the schema. Raises SourceError and OSError."""
         self._location = location
         with location.open() as file:
@@ -45,16 +45,18 @@ class ParquetRows:
         types = dict(zip(schema.names, schema.types, strict=True))
         if not options.path_column:
             options = replace(options, path_column=_image_column(types))
-        self._columns = columns = assign(schema.names, options, location.file_name)
-        self._has_images = is_image(types[columns.path])
-        self._check(columns.path, types, [is_text, is_image], "a path or URL is a text, and an image is bytes")
+        self._columns = columns = assign_columns(schema.names, options, location.file_name)
+        self._has_images = is_image_type(types[columns.path])
+        self._check(
+            columns.path, types, [is_text_type, is_image_type], "a path or URL is a text, and an image is bytes"
+        )
         if columns.id is not None:
-            self._check(columns.id, types, [is_text, pa.types.is_integer], "an id is a text or a whole number")
+            self._check(columns.id, types, [is_text_type, pa.types.is_integer], "an id is a text or a whole number")
         for column in columns.attributes:
-            remedy = f"{ATTRIBUTES_ARE}; {advice('--map', column)} leaves the column out"
-            self._check(column, types, [is_attribute], remedy)
+            remedy = f"{ALLOWED_TYPES}; {suggest_option('--map', column)} leaves the column out"
+            self._check(column, types, [is_attribute_type], remedy)
 
-    def __iter__(self) -> Iterator[Row | InvalidRow]:
+    def __iter__(self) -> Iterator[ManifestRow | InvalidRow]:
         """The rows, counted from 1. Raises OSError where the file is damaged."""
         try:
             yield from self._rows()
@@ -77,7 +79,7 @@ class ParquetRows:
         if not any(fits(inner_type(kind)) for fits in fit):
             raise SourceError(f"{self._location.file_name}, column {column!r} is {kind}: {message}")
 
-    def _rows(self) -> Iterator[Row | InvalidRow]:
+    def _rows(self) -> Iterator[ManifestRow | InvalidRow]:
         columns = self._columns
         wanted = list(dict.fromkeys([columns.path, *([columns.id] if columns.id else []), *columns.attributes]))
         number = 0
@@ -90,20 +92,20 @@ class ParquetRows:
                     number += 1
                     yield self._row(number, {name: values[name][index] for name in wanted})
 
-    def _row(self, number: int, values: dict[str, object]) -> Row | InvalidRow:
+    def _row(self, number: int, values: dict[str, object]) -> ManifestRow | InvalidRow:
         attributes: dict[str, AttributeValue] = {}
         for column, value in values.items():
             try:
-                if isinstance(value, Unusable):
+                if isinstance(value, InvalidValue):
                     raise ValueError(value.message)  # noqa: TRY004 - caught here
                 if column in self._columns.attributes and value is not None:
-                    attributes[self._columns.attributes[column]] = checked(value)
+                    attributes[self._columns.attributes[column]] = check_value(value)
             except ValueError as error:
                 return InvalidRow(number, f"{column}: {error}")
         path, content = values[self._columns.path], None
         if self._has_images:
-            path, content = image_of(path)
-        return Row(
+            path, content = path_and_bytes(path)
+        return ManifestRow(
             number,
             path,
             None if self._columns.id is None else values[self._columns.id],
@@ -116,11 +118,11 @@ class ParquetRows:
 
 def _image_column(types: Mapping[str, ArrowType]) -> str:
     """The column of images with bytes and path; of several the first one of a usual name, else the first."""
-    found = [name for name, kind in types.items() if pa.types.is_struct(kind) and is_image(kind)]
+    found = [name for name, kind in types.items() if pa.types.is_struct(kind) and is_image_type(kind)]
     return next((name for name in PATH_COLUMNS if name in found), found[0] if found else "")
 
 
-def image_of(value: object) -> tuple[object, bytes | None]:
+def path_and_bytes(value: object) -> tuple[object, bytes | None]:
     """The path and the bytes that a value of a column of images has."""
     if isinstance(value, dict):
         content = value.get("bytes")

@@ -7,15 +7,15 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from imagesearch_client.dates import date_text
-from imagesearch_ingest.sources.values import MAX_EXACT, is_missing
+from imagesearch_ingest.sources.attribute_values import MAX_EXACT, is_missing
 
 ArrowType: TypeAlias = Any
 ArrowArray: TypeAlias = Any
 # Column by column, what can be done about one that cannot be an attribute.
-ATTRIBUTES_ARE = "texts, numbers, true, false, dates and lists of texts are attributes"
+ALLOWED_TYPES = "texts, numbers, true, false, dates and lists of texts are attributes"
 
 
-class Unusable:
+class InvalidValue:
     """A value that cannot be an attribute, such as a date in the year 20,000."""
 
     def __init__(self, message: str) -> None:
@@ -28,38 +28,38 @@ def inner_type(kind: ArrowType) -> ArrowType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def is_text(kind: ArrowType) -> bool:
+def is_text_type(kind: ArrowType) -> bool:
     """Whether values are texts."""
     kind = inner_type(kind)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def is_bytes(kind: ArrowType) -> bool:
+def is_bytes_type(kind: ArrowType) -> bool:
     """Whether values are bytes."""
     kind = inner_type(kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def is_list(kind: ArrowType) -> bool:
+def is_list_type(kind: ArrowType) -> bool:
     """Whether values are lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def is_image(kind: ArrowType) -> bool:
+def is_image_type(kind: ArrowType) -> bool:
     """Whether values are images: their bytes, or bytes and path, as Hugging Face's datasets have them."""
-    return is_bytes(kind) or (
-        pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and is_bytes(kind.field("bytes").type)
+    return is_bytes_type(kind) or (
+        pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and is_bytes_type(kind.field("bytes").type)
     )
 
 
-def is_attribute(kind: ArrowType) -> bool:
+def is_attribute_type(kind: ArrowType) -> bool:
     """Whether values can be attributes."""
     kind = inner_type(kind)
-    if is_list(kind):
-        return is_text(kind.value_type)
+    if is_list_type(kind):
+        return is_text_type(kind.value_type)
     types = pa.types
     simple = (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_null)
-    return is_text(kind) or any(fits(kind) for fits in (*simple, types.is_date, types.is_timestamp))
+    return is_text_type(kind) or any(fits(kind) for fits in (*simple, types.is_date, types.is_timestamp))
 
 
 def values_of(column: ArrowArray) -> list[object]:
@@ -81,7 +81,7 @@ def _one(value: Any) -> object:
     try:
         return value.as_py()
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        return Unusable(str(error))
+        return InvalidValue(str(error))
 
 
 def _attribute(value: object) -> object:
@@ -92,7 +92,7 @@ def _attribute(value: object) -> object:
             return _number(value)
         return date_text(value) if isinstance(value, dt.date) else value
     except (ValueError, OverflowError) as error:
-        return Unusable(str(error))
+        return InvalidValue(str(error))
 
 
 def _number(value: decimal.Decimal) -> int | float | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TypeVar
 
-from imagesearch_ingest.sources.failures import is_lasting, plain_errors
+from imagesearch_ingest.sources.file_errors import as_os_errors, is_permanent
 
 # Seconds between two tries if the server names none: they double from the first to the last.
 FIRST_PAUSE, LAST_PAUSE = 0.25, 10.0
@@ -69,7 +69,7 @@ class Retries:
             try:
                 result = request()
             except OSError as error:
-                if is_lasting(error) or (self._is_opening and error.errno == errno.ECONNREFUSED):
+                if is_permanent(error) or (self._is_opening and error.errno == errno.ECONNREFUSED):
                     raise
                 pause = backoff.next_pause(getattr(error, "retry_after", None))
                 if pause is None or self._stopped.is_set():
@@ -92,7 +92,7 @@ def patiently(url: str, request: Callable[[], Result]) -> Result:
     """Return what the request returns, tried as the thread's `current` says. Raises OSError."""
 
     def attempt() -> Result:
-        with plain_errors(url):
+        with as_os_errors(url):
             return request()
 
     return current.get().run(attempt)

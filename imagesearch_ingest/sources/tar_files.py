@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Self
 
-from imagesearch_ingest.sources.kinds import BEGINNING
-from imagesearch_ingest.sources.locations import Location
+from imagesearch_ingest.sources.image_formats import HEADER_BYTES
+from imagesearch_ingest.sources.source_file import SourceFile
 
 # What compressed files begin with. Python's own files for them are used: tarfile's way copies all that it has
 # decompressed for each member, and stops after the first part of a file that was compressed in parts.
@@ -94,9 +94,9 @@ class OpenTar:
         if self.size is None:
             # It can be read once only, and is kept for `content` if it has at most so many bytes.
             self.kept[:] = [(member, self.content(member))] if member.size <= most else []
-            return self.kept[0][1][:BEGINNING] if self.kept else b""
+            return self.kept[0][1][:HEADER_BYTES] if self.kept else b""
         file = self.tar.extractfile(member)
-        return b"" if file is None else file.read(BEGINNING)
+        return b"" if file is None else file.read(HEADER_BYTES)
 
     def content(self, member: tarfile.TarInfo) -> bytes:
         """The content of the member that was met last."""
@@ -110,7 +110,7 @@ class OpenTar:
 
 
 @contextmanager
-def open_tar(location: Location) -> Iterator[OpenTar]:
+def open_tar(location: SourceFile) -> Iterator[OpenTar]:
     """Opens a tar file. Raises OSError, TarError, and SourceError where its file system cannot be used."""
     with location.open() as file:
         begin = file.peek(6)
@@ -137,7 +137,7 @@ def is_damage(error: Exception) -> bool:
     return not isinstance(error, OSError) or error.errno is None or isinstance(error, gzip.BadGzipFile)
 
 
-def reason_of(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """What an error says, or else its name."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
@@ -162,6 +162,6 @@ def read_at(descriptor: int, path: str, offset: int, wanted: int) -> bytes:
     return bytes(content)
 
 
-def refuse_large(name: str, limit: int) -> bytes:  # noqa: ARG001 - what reads has it
+def raise_too_large(name: str, limit: int) -> bytes:  # noqa: ARG001 - what reads has it
     """Stands for a member that is too large to be kept. Raises OSError."""
     raise OSError(errno.EFBIG, "the file is too large to be kept while its archive is read", name)

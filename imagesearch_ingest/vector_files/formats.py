@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.sources.items import SourceError
 from imagesearch_ingest.vector_files.hdf5_file import Hdf5Table, write_hdf5
 from imagesearch_ingest.vector_files.npz_file import NpzTable, write_npz
@@ -44,7 +44,7 @@ def write_vectors(target: Path, facts: Facts, batches: Batches) -> int:
     Raises ValueError of its name, OSError, and RowError for what the format cannot hold.
     """
     write = WRITERS[format_of(target)]
-    with replacing(target) as partial:
+    with atomic_write(target) as partial:
         write(str(partial), facts, batches)
     return target.stat().st_size
 

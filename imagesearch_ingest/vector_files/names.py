@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
+from imagesearch_ingest.sources.attribute_values import attribute_name, suggest_option
 from imagesearch_ingest.sources.items import SourceError
-from imagesearch_ingest.sources.values import advice, attribute_name
 from imagesearch_ingest.vector_files.rows import Columns
 
 # The names that a column is looked for by, the first one first. Those at the end are of tutorials.
@@ -53,7 +53,7 @@ def attribute_names(found: Iterable[str], renamed: Mapping[str, str]) -> dict[st
             continue
         if name in names.values():
             raise SourceError(
-                f"two columns would be the attribute {name}; {advice('--map', column)} leaves one of them out"
+                f"two columns would be the attribute {name}; {suggest_option('--map', column)} leaves one of them out"
             )
         names[column] = name
     return names

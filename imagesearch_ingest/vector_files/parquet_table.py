@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from imagesearch_ingest.sources.attribute_values import suggest_option
 from imagesearch_ingest.sources.items import SourceError
 from imagesearch_ingest.sources.parquet_values import (
-    ATTRIBUTES_ARE,
-    is_attribute,
-    is_bytes,
-    is_list,
-    is_text,
+    ALLOWED_TYPES,
+    is_attribute_type,
+    is_bytes_type,
+    is_list_type,
+    is_text_type,
     values_of,
 )
-from imagesearch_ingest.sources.values import advice
 from imagesearch_ingest.vector_files.names import attribute_names, find_columns
 from imagesearch_ingest.vector_files.parquet_file import JSON_MARK, NOTES_KEY, REST
 from imagesearch_ingest.vector_files.rows import Columns, RawRows, Vectors
@@ -65,17 +65,17 @@ class ParquetTable:
 
     def _check_types(self, schema: Any) -> None:
         vector, image_id = schema.field(self._vector).type, schema.field(self._id).type
-        if not is_list(vector) or not pa.types.is_floating(vector.value_type):
+        if not is_list_type(vector) or not pa.types.is_floating(vector.value_type):
             raise SourceError(f"{self._vector!r} should be lists of floats, and is {vector}")
-        if not (is_text(image_id) or is_bytes(image_id) or pa.types.is_integer(image_id)):
+        if not (is_text_type(image_id) or is_bytes_type(image_id) or pa.types.is_integer(image_id)):
             raise SourceError(f"{self._id!r} should be texts or whole numbers, and is {image_id}")
-        if self._uri and not is_text(schema.field(self._uri).type):
+        if self._uri and not is_text_type(schema.field(self._uri).type):
             raise SourceError(f"{self._uri!r} should be texts, and is {schema.field(self._uri).type}")
         for name in self._attributes:
             kind = self._fields[name].type
-            if not is_attribute(kind):
+            if not is_attribute_type(kind):
                 raise SourceError(
-                    f"column {name!r} is {kind}: {ATTRIBUTES_ARE}; {advice('--map', name)} leaves the column out"
+                    f"column {name!r} is {kind}: {ALLOWED_TYPES}; {suggest_option('--map', name)} leaves the column out"
                 )
 
     def _find_dimension(self, kind: Any) -> int:
@@ -148,7 +148,7 @@ def _values(column: Any) -> list[Any]:
         column = column.dictionary_decode()
     if pa.types.is_string(column.type):
         column = column.cast(pa.binary())
-    elif is_text(column.type):
+    elif is_text_type(column.type):
         column = column.cast(pa.large_binary())
     values: list[Any] = column.to_pylist()
     return values
@@ -164,8 +164,8 @@ def _notes(schema: Any) -> Mapping[str, str]:
 
 def _is_fact(field: Any) -> bool:
     if field.name == "region":
-        return is_list(field.type) and bool(pa.types.is_floating(field.type.value_type))
-    return field.name == "content_sha256" and is_text(field.type)
+        return is_list_type(field.type) and bool(pa.types.is_floating(field.type.value_type))
+    return field.name == "content_sha256" and is_text_type(field.type)
 
 
 def _is_json(field: Any) -> bool:

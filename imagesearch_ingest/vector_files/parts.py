@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from imagesearch_client.listing import Place
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.vector_files.parquet_file import read_part, write_part
 from imagesearch_ingest.vector_files.rows import Rows, Summary
 from imagesearch_ingest.work_folder import WorkFolder
@@ -83,7 +83,7 @@ class Parts:
         """Writes a part, and that the listing goes on at `place` after it. Raises OSError."""
         if len(rows):
             name = f"part-{len(self._names):06d}.parquet"
-            with replacing(self.folder / name) as partial:
+            with atomic_write(self.folder / name) as partial:
                 write_part(str(partial), rows, self._dimension)
             self._names.append(name)
             self.summary.add(rows)
@@ -98,7 +98,7 @@ class Parts:
             "place": asdict(self.place),
         }
         # A part that is not in it does not count, and is written again.
-        with replacing(self.folder / STATE) as partial:
+        with atomic_write(self.folder / STATE) as partial:
             partial.write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
 
     def batches(self, vectors: bool) -> Iterator[Rows]:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from imagesearch_client.types import AttributeValue, Embedding, Region
+from imagesearch_ingest.sources.attribute_values import is_missing
 from imagesearch_ingest.sources.items import Fault, Item, SourceError
-from imagesearch_ingest.sources.parquet_values import Unusable
-from imagesearch_ingest.sources.values import is_missing
+from imagesearch_ingest.sources.parquet_values import InvalidValue
 from imagesearch_ingest.vector_files.formats import UNREADABLE, open_vectors
 from imagesearch_ingest.vector_files.rows import FORMAT_VERSION, Columns, RawRows, Table, Vectors
 from imagesearch_ingest.vector_files.settings import settings_from
@@ -205,7 +205,7 @@ def _attributes(found: Mapping[str, Any] | str | bytes) -> dict[str, AttributeVa
 
 def _attribute(name: str, value: Any) -> AttributeValue:
     match value:
-        case Unusable():
+        case InvalidValue():
             raise ValueError(f"its attribute {name!r:.80}: {value.message}")
         case str() | bool():
             return value

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image as PillowImage
 
 from imagesearch_client import Client
-from imagesearch_ingest.load.accounts import Account
-from imagesearch_ingest.load.destinations import Route
-from imagesearch_ingest.load.jobs import Files, ensure_collection, load
-from imagesearch_ingest.load.loading import LoadOptions
-from imagesearch_ingest.load.services import Endpoint
-from imagesearch_ingest.sources.opening import open_source
-from imagesearch_ingest.sources.options import SourceOptions
+from imagesearch_ingest.load.bulk_clients import Endpoint
+from imagesearch_ingest.load.destination import Route
+from imagesearch_ingest.load.job import LocalFiles, ensure_collection, load
+from imagesearch_ingest.load.load_run import LoadOptions
+from imagesearch_ingest.load.report import LoadReport
+from imagesearch_ingest.sources.open_source import open_source
+from imagesearch_ingest.sources.source_options import SourceOptions
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-Run: TypeAlias = Callable[..., Account]
+Run: TypeAlias = Callable[..., LoadReport]
 
 
 @pytest.fixture
@@ -66,11 +66,11 @@ def run(client: Client, search_address: str, embedder_address: str, name: str, t
         search: str = search_address,
         ledger: Path | None = None,
         **options: object,
-    ) -> Account:
+    ) -> LoadReport:
         opened = [open_source(str(source), source_options or SourceOptions()) for source in sources]
         route = Route(Endpoint(search), None if via_search else Endpoint(embedder), streams, patience)
-        account = Account()
-        files = Files(ledger or tmp_path / "of.ledger", rejects, restart)
+        account = LoadReport()
+        files = LocalFiles(ledger or tmp_path / "of.ledger", rejects, restart)
         load_options = LoadOptions(**options)  # type: ignore[arg-type]
         load(client, ensure_collection(client, name), opened, route, files, load_options, account)
         return account

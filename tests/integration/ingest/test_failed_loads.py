@@ -7,7 +7,7 @@ import pytest
 
 from grpc_kit.errors import NotFoundError
 from imagesearch_client import Client
-from imagesearch_ingest.load.ledger import Binding, Ledger
+from imagesearch_ingest.load.ledger import CollectionIdentity, Ledger
 from tests.harness.command import Command
 from tests.integration.ingest.conftest import png
 
@@ -26,7 +26,7 @@ def test_a_load_that_cannot_begin_leaves_no_collection(
     assert_missing(client, name)
     ledger = tmp_path / "other.ledger"
     with Ledger(ledger) as other:
-        other.bind(Binding("other", "2026-01-01T00:00:00+00:00", "f"))
+        other.bind(CollectionIdentity("other", "2026-01-01T00:00:00+00:00", "f"))
     assert "is the ledger of the collection other" in command("ingest", folder, "--ledger", ledger, code=3)
     assert_missing(client, name)
     (tmp_path / "no.ledger").write_bytes(b"no ledger" * 100)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from imagesearch_client import Client
-from imagesearch_ingest.load import loading
-from imagesearch_ingest.load.accounts import Account
+from imagesearch_ingest.load import load_run
+from imagesearch_ingest.load.report import LoadReport
 from tests.integration.ingest.conftest import Run, ids, png
 from tests.relay import Relay
 
@@ -42,7 +42,7 @@ def signal_when(holds: Callable[[], object], number: signal.Signals = signal.SIG
     return thread
 
 
-def is_consistent(account: Account) -> bool:
+def is_consistent(account: LoadReport) -> bool:
     return account.met == account.done
 
 
@@ -80,7 +80,7 @@ def test_a_signal_gives_up_what_is_not_sent_yet(
 def test_calls_that_do_not_end_in_time_are_cancelled(
     run: Run, client: Client, name: str, many: Path, embedder_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(load_run, "GRACE_SECONDS", 0.5)
     with Relay(embedder_address) as relay:
 
         def is_stuck() -> bool:

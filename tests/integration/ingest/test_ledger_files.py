@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from imagesearch_client import Client, Embedding, NewImage
-from imagesearch_ingest.load.jobs import default_ledger
+from imagesearch_ingest.load.job import default_ledger_path
 from imagesearch_ingest.load.ledger import Ledger
 from tests.harness.command import Command
 from tests.integration.ingest.conftest import ids, png
@@ -118,19 +118,19 @@ def test_an_alias_that_moves_to_an_unrelated_collection_takes_no_image_along(
 
 @pytest.mark.parametrize("spelling", ["localhost:{}", "dns:///127.0.0.1:{}", "DNS:127.0.0.1:{}", " 127.0.0.1:{} "])
 def test_spellings_of_an_address_have_one_ledger(spelling: str) -> None:
-    assert default_ledger(spelling.format(50052), "c") == default_ledger("127.0.0.1:50052", "c")
+    assert default_ledger_path(spelling.format(50052), "c") == default_ledger_path("127.0.0.1:50052", "c")
 
 
 def test_other_names_of_an_address_have_other_ledgers() -> None:
     names = ["127.0.0.1:50052", "127.0.0.1:50053", "localhost.example:50052", "search:50052", "dns:///search-2:50052"]
-    assert len({default_ledger(each, "c") for each in names}) == len(names)
+    assert len({default_ledger_path(each, "c") for each in names}) == len(names)
 
 
 def test_a_ledger_under_another_name_of_the_service_is_gone_on_with(
     command: Command, alias: str, name: str, folder: Path, search_address: str, tmp_path: Path
 ) -> None:
-    mine = tmp_path / "state" / "imagesearch" / default_ledger(search_address, name).name
-    mine.rename(mine.with_name(default_ledger("search.example:50052", name).name))
+    mine = tmp_path / "state" / "imagesearch" / default_ledger_path(search_address, name).name
+    mine.rename(mine.with_name(default_ledger_path("search.example:50052", name).name))
     account = ingest(command, folder, alias)
     assert (account["skipped"], account["stored"]) == (FILES, 0)
     with Ledger(mine) as ledger:

@@ -16,17 +16,17 @@ import pytest
 from grpc_kit.errors import FailedPreconditionError, UnavailableError
 from imagesearch_client import Client
 from imagesearch_client.filters import parse
-from imagesearch_ingest.load.accounts import Account
-from imagesearch_ingest.load.destinations import Route
-from imagesearch_ingest.load.jobs import Files, ensure_collection, load_async
+from imagesearch_ingest.load.bulk_clients import Endpoint
+from imagesearch_ingest.load.destination import Route
+from imagesearch_ingest.load.image_reader import read_image
+from imagesearch_ingest.load.job import LocalFiles, ensure_collection, load_async
 from imagesearch_ingest.load.ledger import LedgerError
-from imagesearch_ingest.load.loading import LoadOptions
-from imagesearch_ingest.load.reading import read
-from imagesearch_ingest.load.services import Endpoint
+from imagesearch_ingest.load.load_run import LoadOptions
+from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.items import SourceError
-from imagesearch_ingest.sources.opening import open_source
-from imagesearch_ingest.sources.options import SourceOptions
-from imagesearch_ingest.sources.uris import UriReader
+from imagesearch_ingest.sources.open_source import open_source
+from imagesearch_ingest.sources.source_options import SourceOptions
+from imagesearch_ingest.sources.uri_reader import UriReader
 from tests.integration.ingest.conftest import Run, ids, png
 from tests.relay import Relay
 from tests.unit.ingest.sources.scripted_server import Answer, serving
@@ -155,7 +155,7 @@ def test_images_in_a_parquet_file_are_loaded_and_embedded_again(
     assert (image.uri, image.attributes) == (f"parquet://image/4::{path}", {"label": 3})
     assert client.search_by_image(name, png(3), limit=1, strong=True)[0].image.id == image.id
     with UriReader() as reader:
-        content, sha256 = read(partial(reader.read, image.uri), 10**6)
+        content, sha256 = read_image(partial(reader.read, image.uri), 10**6)
     assert (content, sha256) == (png(3), image.content_sha256)
 
 
@@ -543,11 +543,11 @@ async def test_a_load_runs_where_an_event_loop_runs(run: Run, client: Client, na
 async def test_a_program_awaits_a_load(
     client: Client, name: str, folder: Path, search_address: str, embedder_address: str
 ) -> None:
-    account = Account()
+    account = LoadReport()
     route = Route(Endpoint(search_address), Endpoint(embedder_address), streams=2, patience=30)
     source = open_source(str(folder), SourceOptions())
     into = await asyncio.to_thread(ensure_collection, client, name)
-    await load_async(client, into, [source], route, Files(None), LoadOptions(), account)
+    await load_async(client, into, [source], route, LocalFiles(None), LoadOptions(), account)
     assert (account.stored, account.stopped) == (6, "")
     assert ids(client, name) == ALL
 

@@ -15,11 +15,11 @@ import pytest
 from imagesearch_cli.app import app
 from imagesearch_cli.output import err
 from imagesearch_client import Client
-from imagesearch_ingest.load.accounts import Account, Gone
-from imagesearch_ingest.load.jobs import Files, rehearse
-from imagesearch_ingest.load.loading import LoadOptions
-from imagesearch_ingest.sources.opening import open_source
-from imagesearch_ingest.sources.options import SourceOptions
+from imagesearch_ingest.load.job import LocalFiles, dry_run
+from imagesearch_ingest.load.load_run import LoadOptions
+from imagesearch_ingest.load.report import LoadReport, MissingImages
+from imagesearch_ingest.sources.open_source import open_source
+from imagesearch_ingest.sources.source_options import SourceOptions
 from tests.harness.command import Command
 from tests.integration.ingest.conftest import Run, ids, png
 
@@ -112,15 +112,15 @@ def test_an_image_that_another_load_has_replaced_stays(
 def test_an_answer_decides(run: Run, client: Client, name: str, ten: Path) -> None:
     run(ten)
     keep(ten, 9)
-    asked: list[Gone] = []
+    asked: list[MissingImages] = []
 
-    def answer(gone: Sequence[Gone]) -> bool:
+    def answer(gone: Sequence[MissingImages]) -> bool:
         asked.extend(gone)
         return len(asked) > 1
 
     account = run(ten, prune=True, confirm_prune=answer)
     assert account.stopped == "PRUNE_REFUSED: nothing was removed, as answered"
-    assert asked == [Gone(str(ten), 1, 10, ["9.png"])]
+    assert asked == [MissingImages(str(ten), 1, 10, ["9.png"])]
     # Who is asked may allow any share.
     keep(ten, 1)
     account = run(ten, prune=True, confirm_prune=answer)
@@ -136,7 +136,7 @@ def test_a_signal_is_no_answer(run: Run, client: Client, name: str, ten: Path) -
     keep(ten, 9)
     answered, answers = threading.Event(), list[bool]()
 
-    def interrupt(_: Sequence[Gone]) -> bool:
+    def interrupt(_: Sequence[MissingImages]) -> bool:
         os.kill(os.getpid(), signal.SIGINT)
         answers.append(answered.wait(60))
         return True
@@ -154,18 +154,18 @@ def test_a_dry_run_names_what_would_be_removed(run: Run, client: Client, name: s
     keep(ten, 3)
     ledger = tmp_path / "of.ledger"
     for _ in range(2):
-        account = Account()
+        account = LoadReport()
         source = open_source(str(ten), SourceOptions())
-        rehearse([source], Files(ledger), LoadOptions(prune=True), account)
+        dry_run([source], LocalFiles(ledger), LoadOptions(prune=True), account)
         assert (account.removed, account.skipped, account.stopped) == (7, 3, "")
-        assert account.gone == [Gone(str(ten), 7, 10, [f"{number}.png" for number in range(3, 10)])]
+        assert account.gone == [MissingImages(str(ten), 7, 10, [f"{number}.png" for number in range(3, 10)])]
     assert len(ids(client, name)) == 10
     assert run(ten, prune=True, prune_above=1.0).removed == 7
     # What is not listed whole is not known in a dry run either.
     shutil.rmtree(ten)
     ten.mkdir()
-    account = Account()
-    rehearse([open_source(str(ten), SourceOptions())], Files(ledger), LoadOptions(prune=True), account)
+    account = LoadReport()
+    dry_run([open_source(str(ten), SourceOptions())], LocalFiles(ledger), LoadOptions(prune=True), account)
     assert account.stopped.startswith("PRUNE_REFUSED")
 
 

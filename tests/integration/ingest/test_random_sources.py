@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from imagesearch_client import Client
-from imagesearch_ingest.load.accounts import Account
+from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.items import SourceError
-from imagesearch_ingest.sources.uris import UriReader
+from imagesearch_ingest.sources.uri_reader import UriReader
 from tests.harness.random_sources import Expected, RandomSource, digest, random_source
 from tests.integration.ingest.conftest import Run
 
@@ -19,7 +19,7 @@ FEW = 48
 NO_LIMIT = 10**9
 
 
-def problems_of(account: Account, source: RandomSource) -> list[str]:
+def problems_of(account: LoadReport, source: RandomSource) -> list[str]:
     """What of an account does not add up, or is not what the source holds."""
     expected = source.expected
     wanted = {"met": expected.met, "failed": expected.failed}

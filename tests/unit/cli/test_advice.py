@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 import imagesearch_ingest
 from imagesearch_cli.app import app
 from imagesearch_client import Collection, Index, Metric
-from imagesearch_ingest.load.accounts import Account
-from imagesearch_ingest.load.ledger import Binding, Ledger, LedgerError, State, unread
+from imagesearch_ingest.load.ledger import CollectionIdentity, ItemState, Ledger, LedgerError, row_of_item
+from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.items import Item, SourceError
-from imagesearch_ingest.sources.opening import open_source
-from imagesearch_ingest.sources.options import SourceOptions
+from imagesearch_ingest.sources.open_source import open_source
+from imagesearch_ingest.sources.source_options import SourceOptions
 from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
 
 ROOT = Path(imagesearch_ingest.__file__).parents[1]
@@ -34,27 +34,31 @@ MODULES = [
 OPTION = re.compile(r"--[a-z][a-z-]*")
 # What the messages of each module advise; each is tried by a test here, or by the one that is named.
 TRIED = {
-    "imagesearch_ingest/sources/archives.py": {"--hard-dereference": "test_samples.test_the_advice_for_links_helps"},
-    "imagesearch_ingest/sources/columns.py": {"--path-column": "", "--map": ""},
+    "imagesearch_ingest/sources/tar_source.py": {"--hard-dereference": "test_sidecars.test_the_advice_for_links_helps"},
+    "imagesearch_ingest/sources/manifest_columns.py": {"--path-column": "", "--map": ""},
     "imagesearch_ingest/sources/csv_rows.py": {"--map": ""},
-    "imagesearch_ingest/sources/csv_types.py": {"--type": "test_csv.test_the_advice_of_a_remark_helps"},
-    "imagesearch_ingest/sources/allowed.py": {"--open": "test_allowed.test_what_is_named_is_opened_and_nothing_else"},
-    "imagesearch_ingest/sources/kinds.py": {
-        "--any-name": "test_kinds.test_files_of_any_name_are_taken_by_their_content_if_asked_for"
+    "imagesearch_ingest/sources/csv_types.py": {"--type": "test_csv_manifests.test_the_advice_of_a_remark_helps"},
+    "imagesearch_ingest/sources/allowed_uris.py": {
+        "--open": "test_allowed_uris.test_what_is_named_is_opened_and_nothing_else"
     },
-    "imagesearch_ingest/sources/opening.py": {
+    "imagesearch_ingest/sources/image_formats.py": {
+        "--any-name": "test_image_formats.test_files_of_any_name_are_taken_by_their_content_if_asked_for"
+    },
+    "imagesearch_ingest/sources/open_source.py": {
         "--as": "",
-        "--any-name": "test_kinds.test_one_file_of_any_name_is_taken_if_asked_for",
+        "--any-name": "test_image_formats.test_one_file_of_any_name_is_taken_if_asked_for",
     },
     "imagesearch_ingest/sources/parquet_rows.py": {
         "--map": "test_parquet_values.test_both_readers_refuse_the_same_columns..."
     },
-    "imagesearch_ingest/sources/values.py": {"--map": ""},
+    "imagesearch_ingest/sources/attribute_values.py": {"--map": ""},
     "imagesearch_ingest/load/ledger.py": {"--ledger": "", "--restart": ""},
     "imagesearch_ingest/load/pruning.py": dict.fromkeys(
         ("--prune", "--dry-run", "--prune-above"), "test_pruning.test_the_command_refuses_and_names"
     ),
-    "imagesearch_ingest/load/twins.py": {"--replace": "test_twins.test_a_name_is_taken_over_when_that_is_asked_for"},
+    "imagesearch_ingest/load/id_conflicts.py": {
+        "--replace": "test_id_conflicts.test_a_name_is_taken_over_when_that_is_asked_for"
+    },
     "imagesearch_ingest/vector_files/export.py": {
         "--overwrite": "test_transfer.test_what_was_exported_and_imported_finds_the_same",
         "--restart": "test_export.test_a_collection_made_anew_on_the_way_is_told",
@@ -69,9 +73,9 @@ TRIED = {
 }
 # What messages say of options that were given: they advise nothing.
 SAID = {
-    "imagesearch_ingest/sources/allowed.py": {"--root"},
-    "imagesearch_ingest/sources/columns.py": {"--id-column"},
-    "imagesearch_ingest/sources/opening.py": {"--id-column"},
+    "imagesearch_ingest/sources/allowed_uris.py": {"--root"},
+    "imagesearch_ingest/sources/manifest_columns.py": {"--id-column"},
+    "imagesearch_ingest/sources/open_source.py": {"--id-column"},
     "imagesearch_cli/ingest.py": {"--limit", "--prune"},
 }
 
@@ -86,7 +90,7 @@ def advised(path: Path) -> set[str]:
             left_out |= {id(each.value) for each in node.body if isinstance(each, ast.Expr)}
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("typer.Option", "typer.Argument"):
             left_out |= {id(each) for each in ast.walk(node)}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "advice":
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "suggest_option":
             found |= {str(ast.literal_eval(node.args[0]))}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out:
@@ -213,7 +217,7 @@ def test_a_ledger_is_named_or_forgotten_as_advised(photo: Path, tmp_path: Path) 
     assert ingest(photo, "--ledger", other)[0] == 0
     path = tmp_path / "old.ledger"
     with Ledger(path) as ledger:
-        ledger.bind(Binding.of(COLLECTION))
+        ledger.bind(CollectionIdentity.of(COLLECTION))
     rows = sqlite3.connect(path)
     rows.execute("UPDATE facts SET value = 'old' WHERE name = 'version'")
     rows.commit()
@@ -230,26 +234,26 @@ def test_a_ledger_is_named_or_forgotten_as_advised(photo: Path, tmp_path: Path) 
 def test_a_ledger_of_another_collection_is_forgotten_as_advised(tmp_path: Path, changed: dict[str, object]) -> None:
     path = tmp_path / "a.ledger"
     with Ledger(path) as ledger:
-        ledger.bind(Binding.of(COLLECTION))
+        ledger.bind(CollectionIdentity.of(COLLECTION))
     other = Collection(**{**vars(COLLECTION), **changed})
     with Ledger(path) as ledger, pytest.raises(LedgerError, match="--restart"):
-        ledger.bind(Binding.of(other))
+        ledger.bind(CollectionIdentity.of(other))
     with Ledger(path) as ledger:
-        ledger.bind(Binding.of(other), restart=True)
+        ledger.bind(CollectionIdentity.of(other), restart=True)
     with Ledger(tmp_path / "new.ledger") as ledger:
-        ledger.bind(Binding.of(COLLECTION))
+        ledger.bind(CollectionIdentity.of(COLLECTION))
 
 
 def test_what_failed_before_is_tried_again_as_advised(photo: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.ledger"
     with Ledger(path) as ledger:
-        ledger.bind(Binding.of(COLLECTION))
+        ledger.bind(CollectionIdentity.of(COLLECTION))
         source = ledger.source(str(photo))
         ledger.begin_run()
         ledger.meet([photo.name])
         (item,) = open_source(str(photo), SourceOptions())
         assert isinstance(item, Item)
-        ledger.record([unread(item, State.FAILED, "IMAGE_CORRUPT", "odd")], source)
+        ledger.record([row_of_item(item, ItemState.FAILED, "IMAGE_CORRUPT", "odd")], source)
     code, told = ingest(photo, "--ledger", str(path))
     assert (code, "--retry-failed tries them again" in told) == (1, True)
     code, told = ingest(photo, "--ledger", str(path), "--retry-failed")
@@ -311,4 +315,4 @@ def test_columns_of_a_file_of_vectors_are_mapped_as_advised(tmp_path: Path) -> N
 
 
 def test_an_account_without_remarks_says_so() -> None:
-    assert Account().as_json()["remarks"] == []
+    assert LoadReport().as_json()["remarks"] == []

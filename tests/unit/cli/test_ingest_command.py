@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner, Result
 
 from imagesearch_cli.app import app
-from imagesearch_ingest.pillow import formats
+from imagesearch_ingest.pillow_formats import pillow_formats
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_folder_with_nothing_that_is_taken_names_what_there_is(photos: Path) -
 def test_a_dry_run_takes_what_the_embedder_takes(photos: Path) -> None:
     image = Image.new("RGB", (16, 16), "red")
     for name, file_format in (("a.avif", "AVIF"), ("b.heic", "HEIF")):
-        formats()
+        pillow_formats()
         image.save(photos / name, file_format)
     text = PngImagePlugin.PngInfo()
     text.add_text("workflow", "node " * 500_000, zip=True)
@@ -81,7 +81,7 @@ def test_a_dry_run_takes_what_the_embedder_takes(photos: Path) -> None:
 def test_a_dry_run_says_how_to_read_heic(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (photos / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    formats.cache_clear()
+    pillow_formats.cache_clear()
     done = ingest(photos)
-    formats.cache_clear()
+    pillow_formats.cache_clear()
     assert "pip install '.[client,heic]'" in words(done.output)

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from imagesearch_cli.app import app
-from imagesearch_ingest.load.accounts import RejectsFile
+from imagesearch_ingest.load.report import RejectsFile
 from imagesearch_ingest.sources.items import Fault
 
 NOBODY = ["--target", "127.0.0.1:1"]

@@ -6,7 +6,7 @@ import pytest
 
 from imagesearch_analysis.neighbors import Work, WorkError
 from imagesearch_analysis.snapshot import Origin, SnapshotError, SnapshotWriter
-from imagesearch_ingest.atomic_file import replacing
+from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.vector_files.parts import ExportError, Parts
 from imagesearch_ingest.work_folder import LOCK, WorkFolder
 from tests.unit.analysis.filling import normal, snapshot_of
@@ -88,13 +88,13 @@ def test_a_file_is_written_through_a_link(tmp_path: Path) -> None:
     target.write_text("old")
     link = tmp_path / "out.csv"
     link.symlink_to(target)
-    with replacing(link) as partial:
+    with atomic_write(link) as partial:
         partial.write_text("new")
     assert link.is_symlink()
     assert target.read_text() == "new"
 
     def fail() -> None:
-        with replacing(link) as partial:
+        with atomic_write(link) as partial:
             partial.write_text("half")
             raise OSError("full")
 

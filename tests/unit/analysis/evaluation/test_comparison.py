@@ -22,7 +22,7 @@ from imagesearch_analysis.evaluation.measuring import Hits, Measured
 from imagesearch_analysis.evaluation.metrics import RECALL_LEVELS, Values
 from imagesearch_analysis.evaluation.task import Query, Task
 from imagesearch_client.types import Metric
-from imagesearch_ingest.load.services import Endpoint
+from imagesearch_ingest.load.bulk_clients import Endpoint
 
 QUERIES = 400
 HARD = np.random.default_rng(0).random(QUERIES)

@@ -18,10 +18,10 @@ from imagesearch_analysis.evaluation.embedding import digest_all, embed_all, emb
 from imagesearch_analysis.evaluation.ranking import Vectors
 from imagesearch_analysis.evaluation.vector_cache import VectorCache
 from imagesearch_cli.evaluate import embedding_well
-from imagesearch_ingest.load.patience import LoadStoppedError
-from imagesearch_ingest.load.services import Endpoint
-from imagesearch_ingest.sources.files import read_file
+from imagesearch_ingest.load.bulk_clients import Endpoint
+from imagesearch_ingest.load.service_retries import LoadStoppedError
 from imagesearch_ingest.sources.items import Item
+from imagesearch_ingest.sources.local_files import read_file
 
 MODEL = embedder_pb2.Model(name="vgg16", dimension=512, limits=embedder_pb2.Limits(max_image_bytes=10))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagesearch_ingest.load.decisions import Action, decide
-from imagesearch_ingest.load.ledger import Row, State, unread
+from imagesearch_ingest.load.ledger import ItemState, LedgerRow, row_of_item
 from imagesearch_ingest.sources.items import Item
 
 
@@ -15,9 +15,9 @@ def item(**changes: object) -> Item:
     return replace(Item("a.jpg", str(path), lambda _: b"", None, 10, "1"), **changes)  # type: ignore[arg-type]
 
 
-DONE = replace(unread(item(), State.DONE), sha256="a" * 64)
-FAILED = replace(DONE, state=State.FAILED)
-DUPLICATE = replace(DONE, state=State.DUPLICATE, original="b.jpg")
+DONE = replace(row_of_item(item(), ItemState.DONE), sha256="a" * 64)
+FAILED = replace(DONE, state=ItemState.FAILED)
+DUPLICATE = replace(DONE, state=ItemState.DUPLICATE, original="b.jpg")
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ DUPLICATE = replace(DONE, state=State.DUPLICATE, original="b.jpg")
         (item(), replace(FAILED, reason="OVERLOADED"), {}, Action.LOAD),
         (item(), DUPLICATE, {"dedup": True}, Action.SKIP),
         (item(), DUPLICATE, {}, Action.LOAD),
-        (item(), replace(DONE, state=State.FREED), {}, Action.LOAD),
+        (item(), replace(DONE, state=ItemState.FREED), {}, Action.LOAD),
     ],
 )
 def test_an_item_is_loaded_where_something_is_new(
-    new: Item, known: Row | None, options: dict[str, bool], action: Action
+    new: Item, known: LedgerRow | None, options: dict[str, bool], action: Action
 ) -> None:
     asked = {"retry_failed": False, "dedup": False, "compare_content": False} | options
     assert decide(new, known, **asked) is action
 
 
 def test_a_number_is_not_the_same_attribute_as_another_type_of_it() -> None:
-    known = replace(unread(item(attributes={"n": 1}), State.DONE), sha256="a" * 64)
+    known = replace(row_of_item(item(attributes={"n": 1}), ItemState.DONE), sha256="a" * 64)
     options = {"retry_failed": False, "dedup": False, "compare_content": False}
     for value in (1.0, True, "1", ["1"]):
         assert decide(item(attributes={"n": value}), known, **options) is Action.DESCRIBE

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from imagesearch_ingest.load.ledger import Binding, Ledger, LedgerError, Row, State
+from imagesearch_ingest.load.ledger import CollectionIdentity, ItemState, Ledger, LedgerError, LedgerRow
 
-COLLECTION = Binding("images", "2026-01-01T00:00:00+00:00", "vgg16-1234")
+COLLECTION = CollectionIdentity("images", "2026-01-01T00:00:00+00:00", "vgg16-1234")
 CONTENT = "a" * 64
 
 
-def row(key: str, state: State = State.DONE, *, sha256: str = CONTENT, original: str = "") -> Row:
-    return Row(key, key, f"/photos/{key}", 10, "1", sha256, "about", state, original=original)
+def row(key: str, state: ItemState = ItemState.DONE, *, sha256: str = CONTENT, original: str = "") -> LedgerRow:
+    return LedgerRow(key, key, f"/photos/{key}", 10, "1", sha256, "about", state, original=original)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_what_is_recorded_is_known_to_the_next_process(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from tests.unit.ingest.load.test_ledger import *\n"
         "ledger = Ledger(Path(sys.argv[1])); ledger.bind(COLLECTION); ledger.begin_run()\n"
-        "ledger.record([row('a.jpg'), row('b.jpg', State.FAILED)], ledger.source('/photos'))\n"
+        "ledger.record([row('a.jpg'), row('b.jpg', ItemState.FAILED)], ledger.source('/photos'))\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
@@ -42,22 +42,22 @@ def test_what_is_recorded_is_known_to_the_next_process(tmp_path: Path) -> None:
         ledger.bind(COLLECTION)
         ledger.begin_run()
         known = ledger.meet(["a.jpg", "b.jpg", "c.jpg"])
-    assert {key: found.state for key, found in known.items()} == {"a.jpg": State.DONE, "b.jpg": State.FAILED}
+    assert {key: found.state for key, found in known.items()} == {"a.jpg": ItemState.DONE, "b.jpg": ItemState.FAILED}
 
 
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        (Binding("other", COLLECTION.create_time, COLLECTION.fingerprint), "collection images"),
-        (Binding("images", COLLECTION.create_time, "resnet"), "fingerprint vgg16-1234"),
-        (Binding("images", "2026-02-02T00:00:00+00:00", COLLECTION.fingerprint), "2026-01-01"),
+        (CollectionIdentity("other", COLLECTION.create_time, COLLECTION.fingerprint), "collection images"),
+        (CollectionIdentity("images", COLLECTION.create_time, "resnet"), "fingerprint vgg16-1234"),
+        (CollectionIdentity("images", "2026-02-02T00:00:00+00:00", COLLECTION.fingerprint), "2026-01-01"),
     ],
 )
-def test_it_is_of_one_collection_and_fingerprint(ledger: Ledger, other: Binding, named: str) -> None:
+def test_it_is_of_one_collection_and_fingerprint(ledger: Ledger, other: CollectionIdentity, named: str) -> None:
     ledger.record([row("a.jpg")], 1)
     with pytest.raises(LedgerError, match=named):
         ledger.bind(other)
-    assert ledger.counts() == {State.DONE: 1}
+    assert ledger.counts() == {ItemState.DONE: 1}
     ledger.bind(other, restart=True)
     assert ledger.counts() == {}
 
@@ -114,16 +114,16 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="full"):
         record_all()
     # What was kept before is there, and it can be read.
-    kept = ledger.counts().get(State.DONE, 0)
+    kept = ledger.counts().get(ItemState.DONE, 0)
     assert kept % 100 == 0
     ledger._rows.execute("PRAGMA max_page_count = 100000")
     ledger.record([row("more")], 1)
-    assert ledger.counts()[State.DONE] == kept + 1
+    assert ledger.counts()[ItemState.DONE] == kept + 1
     ledger.close()
 
 
 def test_attempts_are_counted(ledger: Ledger) -> None:
-    ledger.record([row("a.jpg", State.FAILED)], 1)
+    ledger.record([row("a.jpg", ItemState.FAILED)], 1)
     ledger.record([row("a.jpg")], 1)
     assert ledger.attempts("a.jpg") == 2
     assert ledger.attempts("b.jpg") == 0
@@ -153,31 +153,33 @@ def test_what_is_gone_can_be_removed_on_the_way(ledger: Ledger) -> None:
 
 def test_duplicates_are_freed_when_their_original_is_gone_or_changes(ledger: Ledger) -> None:
     def again() -> None:
-        ledger.record([row("a"), row("b", State.DUPLICATE, original="a"), row("c", sha256="c")], 1)
+        ledger.record([row("a"), row("b", ItemState.DUPLICATE, original="a"), row("c", sha256="c")], 1)
 
     again()
     assert ledger.original_of(CONTENT, "b") == next(iter(ledger.meet(["a"]).values()))
     assert ledger.original_of(CONTENT, "a") is None
     ledger.remove([row("a")])
-    assert ledger.meet(["b"])["b"].state is State.FREED
+    assert ledger.meet(["b"])["b"].state is ItemState.FREED
     assert ledger.has_freed([1])
     assert not ledger.has_freed([2])
     again()
     ledger.record([row("a", sha256="other")], 1)
-    assert ledger.meet(["b"])["b"].state is State.FREED
+    assert ledger.meet(["b"])["b"].state is ItemState.FREED
     again()
-    ledger.record([row("a", State.FAILED)], 1)
-    assert ledger.meet(["b"])["b"].state is State.FREED
+    ledger.record([row("a", ItemState.FAILED)], 1)
+    assert ledger.meet(["b"])["b"].state is ItemState.FREED
     again()
     ledger.record([row("a"), row("c")], 1)
-    assert ledger.meet(["b"])["b"].state is State.DUPLICATE
+    assert ledger.meet(["b"])["b"].state is ItemState.DUPLICATE
 
 
 def test_uris_of_duplicates_are_due_until_they_are_told(ledger: Ledger) -> None:
     def due() -> dict[str, list[str]]:
         return {found.key: uris for found, uris in ledger.uris_due()}
 
-    ledger.record([row("a"), row("b", State.DUPLICATE, original="a"), row("c", State.DUPLICATE, original="a")], 1)
+    ledger.record(
+        [row("a"), row("b", ItemState.DUPLICATE, original="a"), row("c", ItemState.DUPLICATE, original="a")], 1
+    )
     assert due() == {"a": ["/photos/b", "/photos/c"]}
     ledger.uris_told(row("a"))
     assert due() == {}
@@ -185,26 +187,28 @@ def test_uris_of_duplicates_are_due_until_they_are_told(ledger: Ledger) -> None:
     ledger.record([row("a")], 1)
     assert due() == {"a": ["/photos/b", "/photos/c"]}
     ledger.uris_told(row("a"))
-    ledger.remove([row("c", State.DUPLICATE, original="a")])
+    ledger.remove([row("c", ItemState.DUPLICATE, original="a")])
     assert due() == {"a": ["/photos/b"]}
 
 
 def test_ids_that_others_have_are_told(ledger: Ledger) -> None:
-    same = Row("x.jpg", "a.jpg", "/x", None, "", CONTENT, "about", State.DONE)
+    same = LedgerRow("x.jpg", "a.jpg", "/x", None, "", CONTENT, "about", ItemState.DONE)
     ledger.record([row("a.jpg"), row("b.jpg"), same], 1)
     assert ledger.ids_of_others(["a.jpg", "b.jpg"], [row("a.jpg"), row("b.jpg")]) == {"a.jpg"}
     assert ledger.ids_of_others(["a.jpg", "c.jpg"], [row("a.jpg"), same]) == set()
 
 
 def test_ids_that_items_had_are_left_until_they_are_removed(ledger: Ledger) -> None:
-    def stored_as(image_id: str, state: State = State.DONE) -> Row:
-        return Row("a.jpg", image_id, "/a.jpg", 1, "", CONTENT, "about", state, original="b" if image_id == "" else "")
+    def stored_as(image_id: str, state: ItemState = ItemState.DONE) -> LedgerRow:
+        return LedgerRow(
+            "a.jpg", image_id, "/a.jpg", 1, "", CONTENT, "about", state, original="b" if image_id == "" else ""
+        )
 
     ledger.record([stored_as("1")], 1)
-    ledger.record([stored_as("1", State.FAILED)], 1)
+    ledger.record([stored_as("1", ItemState.FAILED)], 1)
     assert ledger.left_ids() == []
     ledger.record([stored_as("2")], 1)
-    ledger.record([stored_as("", State.DUPLICATE)], 1)
+    ledger.record([stored_as("", ItemState.DUPLICATE)], 1)
     assert ledger.left_ids() == ["1", "2"]
     ledger.left_ids_removed(["1"])
     assert ledger.left_ids() == ["2"]
@@ -219,5 +223,5 @@ def test_a_ledger_that_is_only_read_stays_as_it_is(tmp_path: Path) -> None:
     before = path.read_bytes()
     with Ledger(path, read_only=True) as ledger:
         ledger.begin_run()
-        assert ledger.meet(["a.jpg"])["a.jpg"].state is State.DONE
+        assert ledger.meet(["a.jpg"])["a.jpg"].state is ItemState.DONE
     assert path.read_bytes() == before

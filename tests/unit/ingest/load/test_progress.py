@@ -5,9 +5,9 @@ import time
 import pytest
 
 from grpc_kit.errors import InvalidArgumentError, UnavailableError
-from imagesearch_ingest.load.accounts import Account
-from imagesearch_ingest.load.patience import LoadStoppedError, Patience
 from imagesearch_ingest.load.progress import Speed, described, duration
+from imagesearch_ingest.load.report import LoadReport
+from imagesearch_ingest.load.service_retries import LoadStoppedError, ServiceRetries
 
 
 async def answers() -> bool:
@@ -15,8 +15,8 @@ async def answers() -> bool:
 
 
 def test_a_service_that_is_waited_for_is_shown_until_it_answers() -> None:
-    account = Account(expected=10, met=3, stored=2)
-    patience = Patience("the embedder", 60, answers, account.wait_for)
+    account = LoadReport(expected=10, met=3, stored=2)
+    patience = ServiceRetries("the embedder", 60, answers, account.wait_for)
     assert "waiting" not in described(account, Speed())
     patience.check(UnavailableError("UNAVAILABLE", "it stops"))
     assert "waiting: the embedder, up to 60 s: it stops" in described(account, Speed())
@@ -25,8 +25,8 @@ def test_a_service_that_is_waited_for_is_shown_until_it_answers() -> None:
 
 
 def test_a_fault_of_an_item_is_nothing_to_wait_for() -> None:
-    account = Account()
-    patience = Patience("the embedder", 0, answers, account.wait_for)
+    account = LoadReport()
+    patience = ServiceRetries("the embedder", 0, answers, account.wait_for)
     patience.check(InvalidArgumentError("IMAGE_CORRUPT", "cut off"))
     assert not account.waiting_for
     with pytest.raises(LoadStoppedError, match="did nothing for 0 s"):
@@ -34,7 +34,7 @@ def test_a_fault_of_an_item_is_nothing_to_wait_for() -> None:
 
 
 def test_how_far_it_is_shown_in_words() -> None:
-    account = Account(expected=1000, met=300, stored=250, skipped=40, bytes=5_000_000)
+    account = LoadReport(expected=1000, met=300, stored=250, skipped=40, bytes=5_000_000)
     account.reasons["UNREADABLE"] = 10
     speed = Speed()
     time.sleep(0.05)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from imagesearch_ingest.load.twins import FormerFiles
+from imagesearch_ingest.load.id_conflicts import FormerFiles
 from tests.unit.ingest.sources.conftest import archive
 
 

@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagesearch_ingest.sources import json_rows
-from imagesearch_ingest.sources.items import Fault, Item, Passed, SourceError
-from imagesearch_ingest.sources.manifests import FileList
-from imagesearch_ingest.sources.opening import open_source
-from imagesearch_ingest.sources.options import SourceOptions
+from imagesearch_ingest.sources.items import Fault, Item, SkippedFile, SourceError
+from imagesearch_ingest.sources.manifest_source import ListSource
+from imagesearch_ingest.sources.open_source import open_source
+from imagesearch_ingest.sources.source_options import SourceOptions
 
 
 def opened(path: Path, **options: Any) -> list[Item | Fault]:
     found = open_source(str(path), SourceOptions(**options))
-    return [one for one in found if not isinstance(one, Passed)]
+    return [one for one in found if not isinstance(one, SkippedFile)]
 
 
 def items(path: Path, **options: Any) -> list[Item]:
@@ -117,7 +117,7 @@ def test_a_list_may_begin_elsewhere(tmp_path: Path) -> None:
 
 def test_standard_input_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    source = FileList("-", SourceOptions(), io.BytesIO(b"a.jpg\nb.jpg"))
+    source = ListSource("-", SourceOptions(), io.BytesIO(b"a.jpg\nb.jpg"))
     assert source.count() is None
     assert [one.uri for one in source if isinstance(one, Item)] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
     with pytest.raises(SourceError, match="only once"):

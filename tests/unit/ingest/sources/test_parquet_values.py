@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from imagesearch_cli.app import app
 from imagesearch_ingest.sources.items import Fault, Item, SourceError
-from imagesearch_ingest.sources.opening import open_source
-from imagesearch_ingest.sources.options import SourceOptions
-from imagesearch_ingest.sources.uris import UriReader
+from imagesearch_ingest.sources.open_source import open_source
+from imagesearch_ingest.sources.source_options import SourceOptions
+from imagesearch_ingest.sources.uri_reader import UriReader
 from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
 
 ZONE = dt.timezone(dt.timedelta(hours=2))

@@ -1,0 +1,102 @@
+"""A destination that decodes images and stores nothing: a load into it says what a real one would do."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from PIL import ImageFile as PillowImageFile
+from PIL import UnidentifiedImageError
+
+from grpc_kit.errors import InvalidArgumentError
+from imagesearch_client.types import Embedding
+from imagesearch_ingest.extras import how_to_install
+from imagesearch_ingest.load.destination import MAX_IMAGE_BYTES, ImageMetadata
+from imagesearch_ingest.load.service_retries import LoadStoppedError
+from imagesearch_ingest.pillow_formats import pillow_formats
+from imagesearch_pixels.colours import shown
+from imagesearch_pixels.declared import declare
+from imagesearch_pixels.opening import open_image
+from imagesearch_pixels.reading import Reading, TooManyPartsError, UnsupportedImageError
+
+MAX_IMAGE_PIXELS = 50_000_000
+
+
+class DryRunDestination:
+    """Decodes images, and stores nothing."""
+
+    keeps = False
+    max_image_bytes = MAX_IMAGE_BYTES
+
+    async def store(self, image: ImageMetadata, content: bytes) -> bool:  # noqa: ARG002 - see Destination
+        """Decodes an image."""
+        await asyncio.to_thread(check_decodable, content)
+        return False
+
+    async def store_vector(self, image: ImageMetadata, vector: Embedding) -> bool:  # noqa: ARG002 - as above
+        """Does nothing: there is nothing to decode."""
+        return False
+
+    async def describe(self, image: ImageMetadata) -> bool:  # noqa: ARG002 - as above
+        """Knows of no image."""
+        return False
+
+    async def delete(self, ids: Sequence[str]) -> None:
+        """Removes nothing."""
+
+    async def others(self, images: Sequence[ImageMetadata]) -> set[str]:  # noqa: ARG002 - as above
+        """Knows of no image."""
+        return set()
+
+    async def tell_other_uris(self, image_id: str, uris: Sequence[str]) -> None:
+        """Stores nothing."""
+
+    def hurry(self) -> None:
+        """Never waits for more."""
+
+    def give_up(self) -> None:
+        """Has nothing that waits."""
+
+
+def check_decodable(content: bytes) -> None:
+    """Decode an image's first frame as the embedder does. Raises InvalidArgumentError and LoadStoppedError."""
+    if content[4:8] == b"ftyp" and content[8:11] == b"hei" and "HEIF" not in pillow_formats():
+        raise InvalidArgumentError(
+            "IMAGE_FORMAT_UNSUPPORTED", f"it is a HEIC file: {how_to_install('pillow-heif', 'client,heic')}"
+        )
+    try:
+        image, picture = open_image(content, pillow_formats(), READING)
+        with image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise InvalidArgumentError(
+                    "IMAGE_DIMENSIONS_TOO_LARGE",
+                    f"it has {image.width} x {image.height} pixels; at most {MAX_IMAGE_PIXELS} are taken by default",
+                )
+            shown(image, declare(image, picture, READING), READING)
+    except UnsupportedImageError as error:
+        raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", str(error)) from None
+    except TooManyPartsError as error:
+        raise InvalidArgumentError("IMAGE_TOO_COSTLY", str(error)) from None
+    except MemoryError:
+        raise _no_memory() from None
+
+
+def _no_memory() -> LoadStoppedError:
+    return LoadStoppedError("OUT_OF_MEMORY", "this process has no memory left to decode an image")
+
+
+@contextmanager
+def _blaming_the_file() -> Iterator[None]:
+    """Turn errors of Pillow into InvalidArgumentError, except a lack of memory."""
+    try:
+        yield
+    except UnsupportedImageError:
+        raise
+    except UnidentifiedImageError:
+        raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", "it is no image of a known format") from None
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
+        if isinstance(error, MemoryError) or PillowImageFile.ERRORS[-9] in str(error):
+            raise _no_memory() from None
+        raise InvalidArgumentError("IMAGE_CORRUPT", f"it cannot be decoded: {error}") from None
+
+
+READING = Reading(_blaming_the_file, InvalidArgumentError)

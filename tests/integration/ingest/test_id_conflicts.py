@@ -1,0 +1,283 @@
+"""One id for two images: of two sources, in one run or several, and within a source."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from imagesearch_client import Client
+from imagesearch_ingest.load.bulk_clients import Endpoint
+from imagesearch_ingest.load.destination import Route
+from imagesearch_ingest.load.job import LocalFiles, dry_run, load
+from imagesearch_ingest.load.load_run import LoadOptions
+from imagesearch_ingest.load.report import LoadReport
+from imagesearch_ingest.sources.open_source import open_source
+from imagesearch_ingest.sources.source_options import SourceOptions
+from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
+from tests.integration.ingest.conftest import Run, ids, png
+
+
+@pytest.fixture
+def cameras(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders with one name in common, of different pictures."""
+    folders = tmp_path / "2023", tmp_path / "2024"
+    for number, (folder, names) in enumerate(zip(folders, (("1", "2"), ("1", "3")), strict=True)):
+        folder.mkdir()
+        for name in names:
+            (folder / f"IMG_{name}.png").write_bytes(png(10 * number + int(name)))
+    return folders
+
+
+def uri(client: Client, name: str, image_id: str = "IMG_1.png") -> str:
+    return client.get(name, image_id, strong=True).uri
+
+
+@pytest.mark.parametrize("via_search", [False, True])
+def test_a_name_of_two_folders_stays_the_first_ones(
+    run: Run, client: Client, name: str, cameras: tuple[Path, Path], via_search: bool
+) -> None:
+    one, other = cameras
+    assert run(one, via_search=via_search).stored == 2
+    for _ in range(2):
+        account = run(other, via_search=via_search)
+        assert account.reasons == {"ID_TWICE": 1}
+        message = account.first_rejects[0].message
+        assert str(one / "IMG_1.png") in message
+        assert "--replace" in message
+        assert uri(client, name) == str(one / "IMG_1.png")
+    assert account.skipped == 1
+    # In any order, alone or together.
+    for sources in ((one,), (other, one), (one, other)):
+        account = run(*sources)
+        assert (account.stored, account.described, account.replaced) == (0, 0, 0)
+        assert account.reasons == ({"ID_TWICE": 1} if other in sources else {})
+    assert ids(client, name) == ["IMG_1.png", "IMG_2.png", "IMG_3.png"]
+    assert uri(client, name) == str(one / "IMG_1.png")
+
+
+def test_a_dry_run_tells_of_a_name_of_two_folders(run: Run, cameras: tuple[Path, Path], tmp_path: Path) -> None:
+    one, other = cameras
+    run(one)
+    account = LoadReport()
+    source = open_source(str(other), SourceOptions())
+    dry_run([source], LocalFiles(tmp_path / "of.ledger"), LoadOptions(), account)
+    assert account.reasons == {"ID_TWICE": 1}
+    assert run(other).reasons == {"ID_TWICE": 1}
+
+
+def test_a_file_that_is_gone_gives_its_name_free_and_that_is_counted(
+    run: Run, client: Client, name: str, cameras: tuple[Path, Path]
+) -> None:
+    one, other = cameras
+    run(one)
+    run(other)
+    (one / "IMG_1.png").unlink()
+    account = run(other)
+    assert (account.stored, account.replaced, account.failed) == (1, 1, 0)
+    assert uri(client, name) == str(other / "IMG_1.png")
+    assert run(other).skipped == 2
+    # It is the other folder's now.
+    assert run(one, prune=True).removed == 0
+    assert ids(client, name) == ["IMG_1.png", "IMG_2.png", "IMG_3.png"]
+
+
+def test_pruning_leaves_a_name_that_another_folder_could_not_get(
+    run: Run, client: Client, name: str, cameras: tuple[Path, Path]
+) -> None:
+    one, other = cameras
+    run(one)
+    run(other)
+    assert run(other, prune=True).removed == 0
+    (other / "IMG_1.png").unlink()
+    assert run(other, prune=True).removed == 0
+    assert uri(client, name) == str(one / "IMG_1.png")
+
+
+def test_a_name_is_taken_over_when_that_is_asked_for(
+    run: Run, client: Client, name: str, cameras: tuple[Path, Path]
+) -> None:
+    one, other = cameras
+    run(one)
+    account = run(other, replace=True)
+    assert (account.stored, account.replaced, account.failed) == (2, 1, 0)
+    assert uri(client, name) == str(other / "IMG_1.png")
+    assert run(one).reasons == {"ID_TWICE": 1}
+
+
+def test_a_folder_by_another_path_is_the_same(
+    run: Run, client: Client, name: str, cameras: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = cameras
+    run(one)
+    monkeypatch.chdir(one.parent)
+    assert run("2023").skipped == 2
+    link = one.with_name("link")
+    link.symlink_to(one)
+    account = run(link)
+    assert (account.described, account.replaced, account.failed) == (2, 0, 0)
+    assert uri(client, name) == str(link / "IMG_1.png")
+    link.unlink()
+    moved = one.rename(one.with_name("moved"))
+    account = run(moved)
+    assert (account.described, account.replaced, account.failed) == (2, 0, 0)
+
+
+def test_a_copy_of_a_folder_is_another_one_except_by_content(
+    run: Run, client: Client, name: str, cameras: tuple[Path, Path]
+) -> None:
+    one, _ = cameras
+    copy = one.with_name("copy")
+    shutil.copytree(one, copy)
+    run(one)
+    assert run(copy).reasons == {"ID_TWICE": 2}
+    by_content = SourceOptions(by_content=True)
+    for folder in (one, copy, one):
+        assert run(folder, source_options=by_content).failed == 0
+    assert len(ids(client, name)) == 4
+
+
+def write_rows(manifest: Path, *rows: str) -> None:
+    manifest.write_text("\n".join(["path,id", *rows]))
+
+
+@pytest.mark.usefixtures("cameras")
+def test_a_manifest_may_point_its_ids_elsewhere_and_no_other_ones(
+    run: Run, client: Client, name: str, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    write_rows(first, "2023/IMG_1.png,sku")
+    run(first)
+    # The rows' paths tell one image, whatever the manifest is called.
+    shutil.copyfile(first, second)
+    assert run(second).skipped == 1
+    write_rows(first, "2023/IMG_2.png,sku")
+    account = run(first)
+    assert (account.stored, account.replaced, account.failed) == (1, 0, 0)
+    assert run(second).reasons == {"ID_TWICE": 1}
+    assert uri(client, name, "sku") == str(tmp_path / "2023" / "IMG_2.png")
+    # Without the first manifest nobody else names it.
+    first.unlink()
+    account = run(second)
+    assert (account.stored, account.replaced) == (1, 1)
+    assert uri(client, name, "sku") == str(tmp_path / "2023" / "IMG_1.png")
+
+
+def test_what_another_ledger_stored_is_replaced_with_a_count(
+    run: Run, client: Client, name: str, cameras: tuple[Path, Path], tmp_path: Path
+) -> None:
+    one, other = cameras
+    run(one)
+    client.update(name, "IMG_1.png", attributes={"price": 3})
+    (tmp_path / "of.ledger").unlink()
+    account = run(other)
+    assert (account.stored, account.replaced) == (2, 1)
+    assert client.get(name, "IMG_1.png", strong=True).attributes == {"price": 3}
+    # What is the same is no other image, though the ledger has forgotten it.
+    account = run(other, restart=True)
+    assert (account.stored, account.replaced) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reasons", "skipped"),
+    [
+        (("a.png,s0,1", "a.png,s0,1"), {}, 1),
+        (("a.png,s0,1", "a.png,s0,2"), {"ID_TWICE": 1}, 0),
+        (("a.png,s0,1", "a.png,s0,"), {"ID_TWICE": 1}, 0),
+        (("a.png,s0,1", "b.png,s0,1"), {"ID_TWICE": 1}, 0),
+    ],
+)
+@pytest.mark.parametrize("between", [0, 1300])
+def test_one_id_twice_in_a_manifest_is_one_image_if_all_is_the_same(
+    run: Run, folder: Path, rows: tuple[str, str], reasons: dict[str, int], skipped: int, between: int
+) -> None:
+    manifest = folder / "products.csv"
+    # Rows far apart are compared by the ledger.
+    others = [f"c.png,c{number},1" for number in range(min(between, 10))]
+    others += [f"gone.png,g{number},1" for number in range(between - len(others))]
+    manifest.write_text("\n".join(["path,id,price", rows[0], *others, rows[1]]))
+    for run_number in range(2):
+        account = run(manifest)
+        assert account.reasons["ID_TWICE"] == reasons.get("ID_TWICE", 0)
+        assert account.met == account.done
+        assert account.skipped == skipped + (run_number and 1 + min(between, 10))
+
+
+def test_a_folder_and_a_manifest_of_it_do_not_hide_attributes(run: Run, folder: Path) -> None:
+    manifest = folder / "products.csv"
+    manifest.write_text("path,price\na.png,1\n")
+    assert run(folder, manifest).reasons == {"ID_TWICE": 1}
+    listing = folder / "list.txt"
+    listing.write_text("a.png\n")
+    assert run(folder, listing).failed == 0
+
+
+Import = Callable[..., LoadReport]
+
+
+@pytest.fixture
+def run_import(client: Client, search_address: str, name: str, tmp_path: Path) -> Import:
+    """Loads a file of vectors into the test's collection, as `imagesearch import` does."""
+    client.create_collection(name, dimension=8, fingerprint="x")
+
+    def run_import(file: Path, ledger: str = "of.ledger", **options: bool) -> LoadReport:
+        account = LoadReport()
+        source = VectorFile(file, VectorOptions("x"))
+        route = Route(Endpoint(search_address), None, 1, 30, ready=True)
+        files = LocalFiles(tmp_path / ledger)
+        load(client, client.get_collection(name), [source], route, files, LoadOptions(**options), account)  # type: ignore[arg-type]
+        return account
+
+    return run_import
+
+
+def write_vectors(file: Path, rows: dict[str, list[int]], **columns: list[object]) -> None:
+    """A row for each seed of an id."""
+    names = [image_id for image_id, seeds in rows.items() for _ in seeds]
+    vectors = [np.random.default_rng(seed).standard_normal(8).tolist() for seeds in rows.values() for seed in seeds]
+    pq.write_table(pa.table({"id": names, "embedding": vectors, **columns}), file)
+
+
+def test_one_id_twice_in_a_file_of_vectors(run_import: Import, tmp_path: Path) -> None:
+    file = tmp_path / "vectors.parquet"
+    write_vectors(file, {"a": [1, 2], "b": [3, 3], "c": [4]})
+    for stored in (3, 0):
+        account = run_import(file)
+        assert (account.stored, account.reasons) == (stored, {"ID_TWICE": 1})
+        assert account.skipped == (1 if stored else 4)
+    write_vectors(file, {"a": [1, 1], "b": [3]}, price=[1, 2, 3])
+    assert run_import(file).reasons == {"ID_TWICE": 1}
+
+
+def test_an_id_of_two_files_of_vectors_stays_the_first_ones(
+    run_import: Import, client: Client, name: str, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
+    write_vectors(first, {"a": [1], "b": [2]})
+    write_vectors(second, {"a": [3], "b": [2], "c": [4]})
+    run_import(first)
+    before = client.get(name, "a", with_vector=True, strong=True)
+    account = run_import(second)
+    assert (account.stored, account.skipped, account.reasons) == (1, 1, {"ID_TWICE": 1})
+    assert client.get(name, "a", with_vector=True, strong=True) == before
+    # Another ledger does not know; the search service does.
+    account = run_import(second, "other.ledger")
+    assert (account.stored, account.replaced) == (3, 1)
+    assert run_import(second, "third.ledger").replaced == 0
+    # A file that changes is an update, and so is one that has taken the place of another.
+    write_vectors(first, {"a": [5]})
+    account = run_import(first)
+    assert (account.stored, account.replaced) == (1, 0)
+    first.unlink()
+    write_vectors(tmp_path / "renamed.parquet", {"a": [6]})
+    account = run_import(tmp_path / "renamed.parquet")
+    assert (account.stored, account.replaced, account.failed) == (1, 1, 0)
+
+
+def test_a_vector_with_another_region_is_another_one(run_import: Import, tmp_path: Path) -> None:
+    file = tmp_path / "vectors.parquet"
+    write_vectors(file, {"a": [1, 1]}, region=[[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    assert run_import(file).reasons == {"ID_TWICE": 1}

@@ -1,0 +1,126 @@
+"""A collection that is made anew beside the old one: the next load through the alias goes on from there."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from imagesearch_client import Client, NewImage
+from imagesearch_client.types import Collection
+from imagesearch_ingest.load.bulk_clients import Endpoint
+from imagesearch_ingest.load.destination import Route
+from imagesearch_ingest.load.job import (
+    LocalFiles,
+    default_ledger_path,
+    ensure_collection,
+    load,
+    transfer_default_ledgers,
+)
+from imagesearch_ingest.load.ledger import LedgerError
+from imagesearch_ingest.load.ledger_transfer import transfer_ledger
+from imagesearch_ingest.load.load_run import LoadOptions
+from imagesearch_ingest.load.report import LoadReport
+from imagesearch_ingest.sources.open_source import open_source
+from imagesearch_ingest.sources.source_options import SourceOptions
+from tests.integration.ingest.conftest import ids, png
+from tests.relay import Relay
+
+Ingest: TypeAlias = Callable[..., tuple[LoadReport, int]]
+
+
+@pytest.fixture
+def alias(client: Client, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An alias of the test's collection."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    client.create_collection(name)
+    client.set_alias(f"{name}_now", name)
+    yield f"{name}_now"
+    client.delete_alias(f"{name}_now")
+    client.delete_collection(f"{name}_2")
+
+
+@pytest.fixture
+def ingest(client: Client, search_address: str, embedder_address: str, alias: str) -> Ingest:
+    """Loads a source through the alias as `imagesearch ingest` does; gives the account, and the images embedded."""
+
+    def ingest(source: Path, ledger: Path | None = None, **options: Any) -> tuple[LoadReport, int]:
+        account = LoadReport()
+        into = ensure_collection(client, alias)
+        files = LocalFiles(ledger or default_ledger_path(search_address, into.name))
+        with Relay(embedder_address) as relay:
+            route = Route(Endpoint(search_address), Endpoint(relay.address), 2, 30)
+            opened = [open_source(str(source), SourceOptions())]
+            load(client, into, opened, route, files, LoadOptions(**options), account)
+            return account, relay.embedded.total()
+
+    return ingest
+
+
+def copied(client: Client, alias: str, without: str = "") -> tuple[Collection, Collection]:
+    """Copies the alias' collection but for one image, and moves the alias there."""
+    old = client.get_collection(alias)
+    new = client.create_collection(f"{old.name}_2", model=old.model, fingerprint=old.fingerprint)
+    images = client.list(old.name, with_vector=True, strong=True)
+    wanted = [
+        NewImage(image.id, image.embedding, image.uri, image.attributes, content_sha256=image.content_sha256)
+        for image in images
+        if image.embedding is not None and image.id != without
+    ]
+    assert all(result.error is None for result in client.write(new.name, wanted))
+    client.set_alias(alias, new.name)
+    return old, new
+
+
+def test_the_next_load_skips_what_was_copied_and_embeds_what_has_changed(
+    client: Client, alias: str, ingest: Ingest, folder: Path
+) -> None:
+    account, embedded = ingest(folder)
+    assert (account.stored, embedded) == (6, 6)
+    old, new = copied(client, alias)
+    (handed,) = transfer_default_ledgers(old, new)
+    assert (handed.items, handed.error) == (6, "")
+    account, embedded = ingest(folder)
+    assert (account.met, account.skipped, account.stored, embedded) == (6, 6, 0, 0)
+    (folder / "a.png").write_bytes(png(100))
+    account, embedded = ingest(folder)
+    assert (account.skipped, account.stored, embedded) == (5, 1, 1)
+    (folder / "new.png").write_bytes(png(101))
+    account, embedded = ingest(folder)
+    assert (account.skipped, account.stored, embedded) == (6, 1, 1)
+    # What the folder no longer has is removed from the new collection, and from no other one.
+    (folder / "b.png").unlink()
+    account, embedded = ingest(folder, prune=True)
+    assert (account.removed, embedded) == (1, 0)
+    assert "b.png" not in ids(client, new.name)
+    assert "b.png" in ids(client, old.name)
+
+
+def test_what_was_not_copied_is_embedded_by_the_next_load(
+    client: Client, alias: str, ingest: Ingest, folder: Path
+) -> None:
+    ingest(folder)
+    old, new = copied(client, alias, without="c.png")
+    transfer_default_ledgers(old, new, ["c.png"])
+    account, embedded = ingest(folder)
+    assert (account.skipped, account.stored, embedded) == (5, 1, 1)
+    assert ids(client, new.name) == ids(client, old.name)
+
+
+def test_a_ledger_that_is_named_goes_on_with_the_new_collection(
+    client: Client, alias: str, ingest: Ingest, folder: Path, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "of.ledger"
+    ingest(folder, ledger)
+    old, new = copied(client, alias)
+    with pytest.raises(LedgerError, match="--restart"):
+        ingest(folder, ledger)
+    transfer_ledger(ledger, ledger, old, new)
+    account, embedded = ingest(folder, ledger)
+    assert (account.skipped, embedded) == (6, 0)
+
+
+def test_without_handing_on_all_is_embedded_again(client: Client, alias: str, ingest: Ingest, folder: Path) -> None:
+    ingest(folder)
+    copied(client, alias)
+    assert ingest(folder)[1] == 6

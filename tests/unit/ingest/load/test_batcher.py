@@ -1,0 +1,136 @@
+"""Many who ask, and few calls."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from grpc_kit.errors import InvalidArgumentError, UnavailableError
+from imagesearch_ingest.load.batcher import Batcher, BatchLimits, PendingRequest
+from imagesearch_ingest.load.in_flight_limit import InFlightLimit
+
+Batch = Sequence[PendingRequest[int, int]]
+
+
+class Doubling:
+    """Doubles numbers, and remembers what came in one call."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def __call__(self, batch: Batch) -> None:
+        self.calls.append([entry.asked for entry in batch])
+        await self.go_on.wait()
+        for entry in batch:
+            if entry.asked < 0:
+                raise InvalidArgumentError("NEGATIVE", "below zero")
+            if entry.asked != 13:
+                entry.give(2 * entry.asked)
+
+
+async def test_each_gets_the_answer_to_its_own_question() -> None:
+    doubling = Doubling()
+    async with Batcher[int, int](doubling, BatchLimits(2, 5, 1000)) as gathering:
+        assert await asyncio.gather(*map(gathering.ask, range(100, 200))) == [2 * n for n in range(100, 200)]
+    assert max(map(len, doubling.calls)) == 5
+
+
+async def test_a_call_has_no_more_than_its_bytes() -> None:
+    doubling = Doubling()
+    doubling.go_on.clear()
+    async with Batcher[int, int](doubling, BatchLimits(1, 100, 10)) as gathering:
+        sizes = [4, 4, 4, 50, 1]
+        asked = [asyncio.create_task(gathering.ask(n, size)) for n, size in enumerate(sizes)]
+        await asyncio.sleep(0.01)
+        doubling.go_on.set()
+        await asyncio.gather(*asked)
+    assert doubling.calls == [[0, 1], [2], [3], [4]]
+
+
+async def test_who_is_to_be_alone_is() -> None:
+    doubling = Doubling()
+    doubling.go_on.clear()
+    async with Batcher[int, int](doubling, BatchLimits(1, 100, 1000)) as gathering:
+        asked = [asyncio.create_task(gathering.ask(n, alone=n == 3)) for n in range(6)]
+        await asyncio.sleep(0.01)
+        doubling.go_on.set()
+        await asyncio.gather(*asked)
+    assert doubling.calls == [[0, 1, 2], [3], [4, 5]]
+
+
+async def test_an_error_is_that_of_all_without_an_answer_by_then() -> None:
+    doubling = Doubling()
+    async with Batcher[int, int](doubling, BatchLimits(1, 3, 1000)) as gathering:
+        answers = await asyncio.gather(*map(gathering.ask, (1, -1, 2, 13)), return_exceptions=True)
+    assert answers[0] == 2
+    assert isinstance(answers[1], InvalidArgumentError)
+    assert isinstance(answers[2], InvalidArgumentError)
+    assert isinstance(answers[3], UnavailableError)
+
+
+async def test_a_call_waits_to_be_full_until_there_is_nothing_more_to_come() -> None:
+    doubling = Doubling()
+    async with Batcher[int, int](doubling, BatchLimits(2, 3, 1000, linger=60)) as gathering:
+        first = [asyncio.create_task(gathering.ask(n)) for n in range(2)]
+        await asyncio.sleep(0.05)
+        assert doubling.calls == []
+        first.append(asyncio.create_task(gathering.ask(2)))
+        await asyncio.gather(*first)
+        last = asyncio.create_task(gathering.ask(3))
+        await asyncio.sleep(0.05)
+        gathering.hurry()
+        assert await last == 6
+        assert await gathering.ask(4) == 8
+    assert doubling.calls == [[0, 1, 2], [3], [4]]
+
+
+async def test_who_goes_away_hurts_nobody() -> None:
+    doubling = Doubling()
+    doubling.go_on.clear()
+    async with Batcher[int, int](doubling, BatchLimits(1, 3, 1000)) as gathering:
+        gone, stays = asyncio.create_task(gathering.ask(1)), asyncio.create_task(gathering.ask(2))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        doubling.go_on.set()
+        assert await stays == 4
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+
+async def test_a_window_bounds_items_and_bytes_and_lets_a_single_one_in() -> None:
+    window = InFlightLimit(2, 100)
+    await window.enter(500)
+    waiting = asyncio.create_task(window.enter(1))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    window.leave(500)
+    await waiting
+    await window.enter(99)
+    third = asyncio.create_task(window.enter(0))
+    await asyncio.sleep(0.01)
+    assert not third.done()
+    window.leave(99)
+    await third
+
+
+async def test_what_is_given_up_is_cancelled_and_calls_in_flight_go_on() -> None:
+    called, may_end = asyncio.Event(), asyncio.Event()
+
+    async def call(batch: Sequence[PendingRequest[int, int]]) -> None:
+        called.set()
+        await may_end.wait()
+        for entry in batch:
+            entry.give(entry.asked)
+
+    async with Batcher[int, int](call, BatchLimits(1, 2, 100)) as gathering:
+        asked = [asyncio.create_task(gathering.ask(number)) for number in range(5)]
+        await called.wait()
+        gathering.give_up()
+        may_end.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert answers[:2] == [0, 1]
+        assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[2:])
+        with pytest.raises(asyncio.CancelledError):
+            await gathering.ask(6)

@@ -1,0 +1,348 @@
+"""Files that cannot be read at the moment are tried again: no thread waits for them, and no longer than it may."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from grpc_kit.errors import UnavailableError
+from imagesearch_cli.app import app
+from imagesearch_ingest import event_loop
+from imagesearch_ingest.load.dry_run_destination import DryRunDestination
+from imagesearch_ingest.load.image_reader import ImageReader
+from imagesearch_ingest.load.in_flight_limit import InFlightLimit
+from imagesearch_ingest.load.ledger import CollectionIdentity, Ledger
+from imagesearch_ingest.load.load_run import LoadOptions, LoadRun
+from imagesearch_ingest.load.report import LoadReport, RejectsFile
+from imagesearch_ingest.load.service_retries import LoadStoppedError
+from imagesearch_ingest.sources.items import Item
+from imagesearch_ingest.sources.open_source import open_source
+from imagesearch_ingest.sources.source_options import SourceOptions
+from tests.unit.ingest.sources.conftest import archive
+from tests.unit.ingest.sources.scripted_server import Answer, Scripted, serving
+
+LIMIT = 1_000_000
+BUSY = Answer(status=503)
+
+
+def png(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (number, number, number)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    with serving() as scripted:
+        yield scripted
+
+
+class Keeping(DryRunDestination):
+    """A destination that stores nothing, of a load that keeps its account."""
+
+    keeps = True
+
+
+def load(
+    source: Path | str, ledger: Path | None = None, account: LoadReport | None = None, **options: float
+) -> LoadReport:
+    account = account or LoadReport()
+
+    async def load_all() -> None:
+        with Ledger(ledger) as rows, RejectsFile(None) as rejects:
+            rows.bind(CollectionIdentity("c", "", "f"))
+            found = open_source(str(source), SourceOptions())
+            await LoadRun(Keeping(), rows, LoadOptions(**options), account, rejects).run([found])  # type: ignore[arg-type]
+
+    event_loop.run_coroutine(load_all)
+    return account
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    timer = threading.Timer(seconds, os.kill, [os.getpid(), signal.SIGINT])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def listed(folder: Path, *urls: str) -> Path:
+    path = folder / "list.txt"
+    path.write_text("\n".join(urls))
+    return path
+
+
+@pytest.mark.parametrize("failure", [BUSY, Answer(status=429, headers={"Retry-After": "1"}), Answer(breaks=True)])
+def test_what_fails_once_is_stored_by_the_same_run(server: Scripted, tmp_path: Path, failure: Answer) -> None:
+    for number in range(5):
+        server.answers[f"/{number}.png"] = [failure, Answer(png(number))]
+    began = time.monotonic()
+    account = load(listed(tmp_path, *(f"{server.address}/{number}.png" for number in range(5))))
+    assert (account.stored, account.failed) == (5, 0)
+    assert time.monotonic() - began >= (1 if failure.headers else 0)
+    assert account.waiting_for == ""
+
+
+def test_what_still_fails_is_tried_by_the_next_run_and_what_lasts_is_not(server: Scripted, tmp_path: Path) -> None:
+    answers = {"/busy.png": BUSY, "/gone.png": Answer(status=404), "/right.png": Answer(png(1))}
+    server.answers |= answers
+    path, ledger = listed(tmp_path, *(server.address + target for target in answers)), tmp_path / "ledger"
+    account = load(path, ledger, patience=1)
+    assert (account.stored, account.reasons) == (1, {"UNREADABLE_NOW": 1, "UNREADABLE": 1})
+    assert server.asked.count("/busy.png") > 2
+    assert server.asked.count("/gone.png") == 1
+    server.answers |= {"/busy.png": Answer(png(2)), "/gone.png": Answer(png(3))}
+    account = load(path, ledger, patience=1)
+    assert (account.stored, account.skipped, account.failed_before) == (1, 1, 1)
+    assert load(path, ledger, patience=1, retry_failed=True).stored == 1
+
+
+def test_an_item_is_not_tried_for_longer_than_the_patience(server: Scripted, tmp_path: Path) -> None:
+    server.answers["/a.png"] = Answer(status=503, headers={"Retry-After": "600"})
+    server.answers["/b.png"] = BUSY
+    began = time.monotonic()
+    assert load(listed(tmp_path, f"{server.address}/a.png", f"{server.address}/b.png"), patience=1).failed == 2
+    assert time.monotonic() - began >= 1
+    # There is no time left after what the server says.
+    assert server.asked.count("/a.png") == 1
+
+
+def test_a_server_that_is_away_holds_up_nobody_else(server: Scripted, tmp_path: Path) -> None:
+    with serving() as other:
+        other.others = [Answer(status=503, headers={"Retry-After": "2"})]
+        urls = [f"{other.address}/{number}.png" for number in range(100)]
+        for number in range(50):
+            server.answers[f"/{number}.png"] = Answer(png(number))
+        path = listed(tmp_path, *urls, *(f"{server.address}/{number}.png" for number in range(50)))
+        account, given_up = LoadReport(), 0
+        answer = server.answer
+
+        def noted(target: str) -> Answer:
+            nonlocal given_up
+            given_up = account.failed
+            return answer(target)
+
+        server.answer = noted  # type: ignore[method-assign]
+        load(path, account=account, window=8, readers=4, patience=4)
+        assert (account.stored, account.failed) == (50, 100)
+        # Far more than the window and the readers still waited when the last of the others was read.
+        assert given_up < 50
+
+
+def test_of_a_server_that_answers_nothing_at_all_few_threads_wait(tmp_path: Path) -> None:
+    calls, waiting, most = 0, 0, 0
+
+    def hangs(_: int) -> bytes:
+        nonlocal calls, waiting, most
+        calls += 1
+        waiting += 1
+        most = max(most, waiting)
+        time.sleep(0.2)
+        waiting -= 1
+        raise TimeoutError(110, "no answer in time")
+
+    async def run() -> None:
+        nonlocal most
+        readers = ImageReader(8, 3)
+        dead = [Item(str(number), f"http://dead/{number}.jpg", hangs) for number in range(40)]
+        tasks = [asyncio.create_task(readers.read(item, hangs, LIMIT)) for item in dead]
+        # All were begun before the first one failed.
+        while calls < len(dead) or waiting > 2:  # noqa: ASYNC110 - threads count them
+            await asyncio.sleep(0.05)
+        most = waiting
+        path = tmp_path / "a.jpg"
+        for number in range(30):
+            item = Item("a", f"http://alive/{number}.jpg", lambda _: b"x")
+            assert (await readers.read(item, lambda _: path.name.encode(), LIMIT))[0] == b"a.jpg"
+        assert most <= 2
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(each) for each in ended} == {UnavailableError}
+        # It is away by now: nobody waits for it any more.
+        before = calls
+        with pytest.raises(UnavailableError):
+            await readers.read(dead[0], hangs, LIMIT)
+        assert calls == before
+        readers.close()
+
+    asyncio.run(run())
+
+
+def test_waiting_ends_when_the_load_stops(server: Scripted, tmp_path: Path) -> None:
+    server.others = [Answer(status=503, headers={"Retry-After": "200"})]
+    ledger = tmp_path / "ledger"
+    path = listed(tmp_path, *(f"{server.address}/{number}.png" for number in range(100)))
+    with interrupted_after(1):
+        account = load(path, ledger)
+    assert (account.interrupted, account.stopped, account.failed) == (True, "interrupted", 0)
+    for number in range(100):
+        server.answers[f"/{number}.png"] = Answer(png(number))
+    assert load(path, ledger).stored == 100
+
+
+def test_waiting_for_a_listing_ends_when_the_load_stops(server: Scripted) -> None:
+    html = {"Content-Type": "text/html"}
+    server.answers["/in/"] = Answer(b'<a href="a.png">a</a><a href="x/">x</a>', headers=html)
+    server.answers["/in/a.png"] = Answer(png(1))
+    server.answers["/in/x/"] = Answer(status=503, headers={"Retry-After": "200"})
+    with interrupted_after(1.5):
+        account = load(f"{server.address}/in/")
+    assert account.stopped == "interrupted"
+
+
+def test_a_listing_that_fails_once_hides_nothing(server: Scripted) -> None:
+    html = {"Content-Type": "text/html"}
+    server.answers["/in/"] = [BUSY, Answer(b'<a href="a.png">a</a><a href="x/">x</a>', headers=html)]
+    server.answers["/in/x/"] = [Answer(breaks=True), Answer(b'<a href="b.png">b</a>', headers=html)]
+    server.answers["/in/a.png"] = server.answers["/in/x/b.png"] = [BUSY, Answer(png(1))]
+    account = load(f"{server.address}/in/")
+    assert (account.stored, account.failed) == (2, 0)
+
+
+def test_readers_are_as_many_as_are_asked_for(server: Scripted, tmp_path: Path) -> None:
+    together = threading.Barrier(100, timeout=20)
+
+    def meet() -> Answer:
+        # No answer before all of them ask.
+        together.wait()
+        return Answer(png(1))
+
+    for number in range(100):
+        server.answers[f"/{number}.png"] = meet
+    path = listed(tmp_path, *(f"{server.address}/{number}.png" for number in range(100)))
+    assert load(path, window=8, readers=100).stored == 100
+
+
+async def test_who_waits_aside_gives_its_room_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = InFlightLimit(1, 100)
+    await window.enter(60)
+    async with window.aside(60):
+        await asyncio.wait_for(window.enter(100), 1)
+        window.leave(100)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(window.enter(1), 0.05)
+    monkeypatch.setattr("imagesearch_ingest.load.in_flight_limit.MOST_ASIDE", 0)
+    async with window.aside(60):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(window.enter(1), 0.05)
+
+
+async def test_who_is_given_up_while_it_waits_aside_waits_for_no_room() -> None:
+    window = InFlightLimit(1, 100)
+    await window.enter(60)
+
+    async def wait() -> None:
+        async with window.aside(60):
+            await asyncio.sleep(60)
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0.01)
+    await asyncio.wait_for(window.enter(100), 1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(waiting, 1)
+    # Both have room by the account, and both leave it.
+    window.leave(60)
+    window.leave(100)
+    await asyncio.wait_for(window.enter(100), 1)
+
+
+async def test_a_stop_is_no_failure_of_the_file() -> None:
+    def fails(_: int) -> bytes:
+        raise OSError(5, "it does not work")
+
+    readers = ImageReader(1, 60)
+    task = asyncio.create_task(readers.read(Item("a", "/a.jpg", fails), fails, LIMIT))
+    await asyncio.sleep(0.1)
+    readers.stop()
+    with pytest.raises(LoadStoppedError):
+        await task
+    readers.close()
+
+
+def test_the_address_of_the_cases_is_asked_as_it_is_written(server: Scripted, tmp_path: Path) -> None:
+    server.answers["/im%2Cage.png?s=1%2C2"] = Answer(png(1))
+    assert load(listed(tmp_path, f"{server.address}/im%2Cage.png?s=1%2C2")).stored == 1
+    assert set(server.asked) == {"/im%2Cage.png?s=1%2C2"}
+
+
+def ingest(source: Path | str, *arguments: str) -> tuple[int, dict[str, object], str]:
+    """A rehearsal by the command: its exit code, account and messages."""
+    result = CliRunner().invoke(app, ["ingest", str(source), "--dry-run", "--json", *arguments])
+    return result.exit_code, json.loads(result.stdout or "{}"), result.stderr
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv", "s.tar", "in/", "a.png"])
+def test_a_source_that_is_busy_when_the_command_begins(server: Scripted, tmp_path: Path, name: str) -> None:
+    html = {"Content-Type": "text/html"}
+    server.answers |= {
+        "/list.txt": [BUSY, Answer(b"a.png\n")],
+        "/list.csv": [BUSY, Answer(b"path\na.png\n")],
+        "/s.tar": [BUSY, Answer(archive({"a.png": png(1)}))],
+        "/in/": [BUSY, Answer(b'<a href="a.png">a</a>', headers=html)],
+        "/in/a.png": Answer(png(1)),
+        "/a.png": [BUSY, Answer(png(1))],
+    }
+    code, account, told = ingest(f"{server.address}/{name}", "--ledger", str(tmp_path / "ledger"))
+    assert (code, account["stored"]) == (0, 1)
+    if name.endswith(("txt", "csv")):
+        assert f"waiting for {server.address}/{name}, up to 300 s: the server answers 503" in told
+
+
+def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    code, _, told = ingest("http://127.0.0.1:1/list.csv", "--ledger", str(tmp_path / "ledger"))
+    assert code == 2
+    assert "cannot be read" in told
+
+
+@pytest.mark.parametrize(("readers", "code"), [("0", 2), ("1025", 2), ("many", 2), ("1", 0), ("1024", 0)])
+def test_the_number_of_readers_is_bounded(server: Scripted, tmp_path: Path, readers: str, code: int) -> None:
+    server.answers["/a.png"] = Answer(png(1))
+    ledger = ["--ledger", str(tmp_path / "ledger")]
+    assert ingest(f"{server.address}/a.png", "--readers", readers, *ledger)[0] == code
+
+
+def test_a_password_is_in_no_message_of_the_command(server: Scripted, tmp_path: Path) -> None:
+    url = server.address.replace("//", "//user:secret@")
+    server.answers["/list.txt"] = Answer(b"# nothing\n")
+    rejects = tmp_path / "rejects.jsonl"
+    told = ""
+    for name in ("gone.png", "list.txt", "gone.csv", "gone/", ""):
+        code, account, messages = ingest(
+            f"{url}/{name}", "--ledger", str(tmp_path / "ledger"), "--rejects", str(rejects), "--patience", "1"
+        )
+        assert code != 0
+        told += f"{account} {messages}" + (rejects.read_text() if rejects.exists() else "")
+    assert "secret" not in told
+    assert "127.0.0.1" in told
+
+
+@pytest.mark.parametrize(("name", "patience"), [("list.csv", "1"), ("s.tar", "300")])
+def test_a_command_ends_whose_source_stays_away(server: Scripted, tmp_path: Path, name: str, patience: str) -> None:
+    server.others = [Answer(status=503, headers={"Retry-After": "1"})]
+    options = ["--dry-run", "--ledger", str(tmp_path / "ledger"), "--patience", patience]
+    command = [sys.executable, "-m", "imagesearch_cli", "ingest", f"{server.address}/{name}", *options]
+    # A process inherits that SIGINT is ignored, as in the background of a shell, but no handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        signal.signal(signal.SIGINT, before)
+        assert process.stderr is not None
+        assert "waiting for" in process.stderr.readline()
+        if patience == "300":
+            process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == (130 if patience == "300" else 2)
+    assert "Traceback" not in told
