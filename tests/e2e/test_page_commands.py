@@ -16,7 +16,15 @@ from PIL import Image
 
 from imagesearch_client import Client
 from tests.harness.command import Command
-from tests.harness.pages import OF_ANOTHER_TEST, ROOT, page_commands, pages_with_commands, reason_not_to_execute
+from tests.harness.pages import (
+    OF_ANOTHER_TEST,
+    ROOT,
+    page_commands,
+    pages_with_commands,
+    python_examples,
+    reason_not_to_execute,
+)
+from tests.harness.pages import PAGES as ALL_PAGES
 from tests.harness.processes import SearchProcess
 
 PAGES = [
@@ -62,6 +70,8 @@ class Reader:
 
     def __init__(self, folder: Path, search: str, embedder: str) -> None:
         self.folder = folder
+        self.search = search
+        self.embedder = embedder
         self._command = Command(
             {
                 "HOME": str(folder),
@@ -157,3 +167,15 @@ def test_the_commands_of_a_page_run_and_print_what_it_shows(page: Path, reader: 
         shown = {line for line in shapes(command.output) if not line.startswith(DIFFERENT)}
         if not re.match(r"cat|head|sed", command.line):
             assert shown <= shapes(printed.splitlines()), command.line
+
+
+@pytest.mark.parametrize("page", [page for page in ALL_PAGES if python_examples(page)], ids=str)
+def test_the_python_of_a_page_runs(page: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(reader.folder)
+    for name in "abc":
+        (reader.folder / f"{name}.jpg").symlink_to(reader.folder / "photos" / "coffee.jpg")
+    reader.type("imagesearch ingest photos")
+    names: dict[str, object] = {}
+    for code in python_examples(page):
+        here = code.replace("127.0.0.1:50052", reader.search).replace("127.0.0.1:50051", reader.embedder)
+        exec(compile(here, str(page), "exec"), names)  # noqa: S102 - the code of a page of this repository

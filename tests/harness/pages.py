@@ -37,6 +37,11 @@ def page_commands(page: Path) -> list[ShellCommand]:
     return [command for block in blocks if block.language in {"console", "sh"} for command in shell_commands(block)]
 
 
+def python_examples(page: Path) -> list[str]:
+    """Return the Python code of a page."""
+    return [block.text for block in code_blocks((ROOT / page).read_text()) if block.language == "python"]
+
+
 def reason_not_to_execute(line: str) -> str | None:
     """Return the pattern of NOT_EXECUTED that a command line matches."""
     return next((pattern for pattern in NOT_EXECUTED if re.match(pattern, line, re.DOTALL)), None)
