@@ -1,5 +1,6 @@
 """Links between the pages of the repository."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,21 @@ def test_links_in_code_and_to_other_hosts_are_left_out() -> None:
 
 def test_headings_of_one_text_have_different_anchors() -> None:
     assert anchors(PAGE) == {"one", "one-1"}
+
+
+def test_every_folder_and_module_of_the_architecture_exists() -> None:
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    paths = re.findall(r"`((?:embedder_|search_|imagesearch_|grpc_)\w+/[\w/.]*|\w+/)`", page)
+    assert len(paths) > 20
+    inside = (
+        "google/",
+        "grpc/",
+        "gen/",
+        "imagesearch/",
+        "server/",
+        "sources/",
+        "vector_files/",
+        "load/",
+        "evaluation/",
+    )
+    assert [path for path in paths if not (ROOT / path).exists() and path not in {*inside, "checks/"}] == []
