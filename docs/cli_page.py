@@ -10,7 +10,7 @@ from imagesearch_cli.app import app
 
 INTRODUCTION = """# Command line
 
-`imagesearch COMMAND --help` prints the same. (This page is written by `make docs`.)
+`imagesearch COMMAND --help` prints the same. (`make docs` writes this page.)
 """
 # What the values of an option are called, by the name that Typer shows.
 VALUES = {"str": "TEXT", "int": "INTEGER", "int range": "INTEGER", "float": "NUMBER", "float range": "NUMBER"}

@@ -1,6 +1,9 @@
-"""Writes what is made of code into the pages of docs/: `python -m docs.generate [--check]`.
+"""Write the pages of docs/ that come from the code: `python -m docs.generate [--check]`.
 
-docs/reference/settings.md is made of the services' settings, the tables of docs/operate/scale.md of docs/sizing.py.
+- docs/reference/settings.md: the settings of both services.
+- docs/reference/cli.md: the commands and options of `imagesearch`.
+- docs/operate/scale.md: its tables, from docs/sizing.py.
+- docs/adr/README.md: the titles of the decisions.
 """
 
 import argparse
@@ -17,53 +20,57 @@ from search_service.settings import SearchSettings
 FOLDER = Path(__file__).parent
 DECISIONS = FOLDER / "adr" / "README.md"
 SETTINGS, CLI = FOLDER / "reference" / "settings.md", FOLDER / "reference" / "cli.md"
-SCALING = FOLDER / "operate" / "scale.md"
+SCALE = FOLDER / "operate" / "scale.md"
 MARKED = re.compile(r"(<!-- table: ([a-z ]+) -->)\n.*?(<!-- end -->)", re.DOTALL)
-INTRODUCTION = """# Configuration
+INTRODUCTION = """# Settings
 
-Each service reads environment variables, checks them when it starts, and logs them once. `python -m embedder_service
---help` and `python -m search_service --help` print the same. (This page is written by `make docs`.)
+Each service reads its settings from environment variables, checks them when it starts, and logs them once. `python -m
+embedder_service --help` and `python -m search_service --help` print the same tables. (`make docs` writes this page.)
 
-An empty variable counts as unset. A service does not start if a variable begins with `EMBEDDER_` or `SEARCH_` and is no
-setting, if a value is wrong, or if settings contradict each other. It lists all problems at once, and names the setting
-nearest to an unknown variable. It accepts the variables that Kubernetes sets for Services, such as
-`EMBEDDER_SERVICE_HOST=10.96.0.12`. The `imagesearch` command checks variables that begin with `IMAGESEARCH_` in the
-same way.
+An empty variable counts as unset. A service does not start in these cases:
+
+- A variable begins with `EMBEDDER_` or `SEARCH_` and is not a setting. The message names the nearest setting.
+- A value is wrong.
+- Two settings contradict each other.
+
+The service reports all problems at once. It accepts the variables that Kubernetes sets for Services, such as
+`EMBEDDER_SERVICE_HOST=10.96.0.12`. The `imagesearch` command checks variables that begin with `IMAGESEARCH_` in the same
+way.
 """
 
 
-def configuration() -> str:
-    """The page of settings as it should be."""
+def settings_page() -> str:
+    """Return the page of settings."""
     parts = [INTRODUCTION]
     for title, settings in (("Embedder", EmbedderSettings), ("Search service", SearchSettings)):
         parts.append(f"## {title}\n\n{as_markdown(settings)}")
-    # A bracket is not the beginning of a link here.
+    # Brackets are not links here.
     return "\n".join(parts).replace("[", "\\[")
 
 
-def scaling() -> str:
-    """The page on scaling with its tables as they should be; the text between them is written by hand."""
+def scale_page() -> str:
+    """Return the page on scaling with new tables; the text between them stays."""
 
-    def made(mark: re.Match[str]) -> str:
+    def replace_table(mark: re.Match[str]) -> str:
         return f"{mark[1]}\n{TABLES[mark[2]]()}\n{mark[3]}"
 
-    return MARKED.sub(made, SCALING.read_text())
+    return MARKED.sub(replace_table, SCALE.read_text())
 
 
-def decisions() -> str:
-    """Return the list of decisions, with the title of each."""
+def decisions_page() -> str:
+    """Return the page that lists the titles of all decisions."""
     pages = sorted(page for page in DECISIONS.parent.glob("*.md") if page != DECISIONS)
     titles = (page.read_text().partition("\n")[0].lstrip("# 0123456789.") for page in pages)
     listed = (f"- {page.name[:4]} [{title}]({page.name})\n" for page, title in zip(pages, titles, strict=True))
-    return "# Decisions\n\nEach page has a decision, its reasons and its consequences.\n\n" + "".join(listed)
+    return f"# Decisions\n\nEach page describes one decision. (`make docs` writes this list.)\n\n{''.join(listed)}"
 
 
 def main() -> None:
-    """Runs the command."""
+    """Write the pages, or check them."""
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where a page is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page is out of date")
     check = parser.parse_args().check
-    pages = {SETTINGS: configuration(), CLI: cli_page(), SCALING: scaling(), DECISIONS: decisions()}
+    pages = {SETTINGS: settings_page(), CLI: cli_page(), SCALE: scale_page(), DECISIONS: decisions_page()}
     for page, content in pages.items():
         if not check:
             page.write_text(content)

@@ -1,6 +1,6 @@
 """Calculate the tables of docs/operate/scale.md from measured costs and from the layout of each index.
 
-`python -m docs.sizing IMAGES` prints it for a number of your own.
+`python -m docs.sizing IMAGES` prints two of them for your number of images.
 """
 
 import argparse
@@ -15,24 +15,24 @@ HOUR, DAY = 3600.0, 86400.0
 SIZES = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 REPLICAS = (1, 3, 10, 30, 100)
 
-# What a service should be loaded to at most, so that queues stay short.
+# Share of its time that a service should work at most, so that queues stay short.
 LOAD = 0.7
-# Processors of an embedder's pod, as deploy/k8s has it, and of the machine that was measured.
+# Processors of an embedder's pod in deploy/k8s, and of the machine of the benchmarks.
 POD_CPUS = 2
-# Processor seconds: docs/explanation/benchmarks.md, "What bounds the calls" and "What bounds one embedder".
+# Processor seconds: docs/explanation/benchmarks.md, "What limits the calls" and "What limits one embedder".
 SEARCH_SERVICE_PER_QUERY, SEARCH_SERVICE_PER_WRITE, CLIENT_PER_IMAGE = 1.25e-3, 1.3e-3, 0.6e-3
-# Of one search in one segment of 100,000 vectors by HNSW, and of building its index: both processors for 35 s.
+# Processor seconds of a search in one segment of 100,000 vectors with HNSW, and of building its index for a vector.
 MILVUS_PER_SEGMENT, INDEX_PER_VECTOR = 1e-3, 0.7e-3
-# Bytes of a photograph of 640x480 as JPEG.
+# Bytes of a JPEG of 640x480.
 PHOTOGRAPH = 100 * KB
 
 DIMENSION = 512
 VECTOR = DIMENSION * 4
 # Bytes of id, uri, digest, times and a few attributes.
 ROW = 400
-# Milvus' default: a sealed segment holds 1 GB of data.
+# Bytes of a sealed segment, by Milvus' default.
 SEGMENT = 1 * GB
-# What Milvus keeps beside the index: buffers, deletes, the space to load a segment anew.
+# Factor for what Milvus needs beside the index: buffers, deletes, space to load a segment again.
 HEADROOM = 1.25
 # Memory of a query node in deploy/milvus/values.yaml.
 NODE = 16 * 2**30
@@ -54,23 +54,23 @@ INDEXES = (
     Index("IVF_SQ8", DIMENSION + 8, 0, "a byte for each component, its id"),
     # Codes of 1/8 and a cache of 1/10 of the vectors in memory; on disk a page of 4 KB with the vector and 56 links.
     Index("DISKANN", VECTOR * (0.125 + 0.1), 4096, "codes of 1/8, a cache of 1/10; a page of 4 KB on disk"),
-    Index("binary, 256 bits", 256 / 8 + 8, VECTOR, "its code and its id; vectors for the second look on disk"),
+    Index("binary, 256 bits", 256 / 8 + 8, VECTOR, "its code and its id; the vectors for re-ranking are on disk"),
 )  # fmt: skip
 
 
 def images_per_second() -> float:
-    """Of one embedder with two processors and bfloat16, by one EmbedStream: measured."""
+    """Return the measured rate of one embedder with two processors and bfloat16, over one EmbedStream."""
     figures = json.loads((BENCHMARKS / "embedder_throughput.json").read_text())["figures"]
     return float(figures["D_stream_images_per_second"])
 
 
 def segments(images: int) -> int:
-    """Segments that a search looks into."""
+    """Return the number of segments that a search reads."""
     return max(1, round(images * (VECTOR + ROW) / SEGMENT))
 
 
 def embedding_table() -> str:
-    """Embedders by their number."""
+    """Return the table of embedders."""
     rate = images_per_second()
     rows = [
         (
@@ -97,7 +97,7 @@ def embedding_table() -> str:
 
 
 def search_table() -> str:
-    """Search services by their number, a processor each."""
+    """Return the table of search services with one processor each."""
     rows = [
         (
             count,
@@ -107,30 +107,30 @@ def search_table() -> str:
         )
         for count in (1, 2, 3, 6, 10)
     ]
-    return table(("search services", "queries", "vectors written", "embedders that it keeps up with"), rows)
+    return table(("search services", "queries", "vectors written", "embedders that they keep up with"), rows)
 
 
 def index_table(sizes: tuple[int, ...]) -> str:
-    """Memory and disk by index and number of images."""
+    """Return the memory and disk of each index for each number of images."""
     rows = [
         (
             index.name,
             f"{index.memory:,.0f} B",
-            *(_kept(index, count) for count in sizes),
+            *(_space(index, count) for count in sizes),
             index.how,
         )
         for index in INDEXES
     ]
-    return table(("index", "memory a vector", *(short(count) for count in sizes), "what it is"), rows)
+    return table(("index", "memory for a vector", *(short(count) for count in sizes), "content"), rows)
 
 
-def _kept(index: Index, images: int) -> str:
+def _space(index: Index, images: int) -> str:
     memory = size(images * index.memory)
     return f"{memory} + {size(images * index.disk)} disk" if index.disk else memory
 
 
 def cluster_table(sizes: tuple[int, ...]) -> str:
-    """What a cluster needs by number of images."""
+    """Return what a cluster needs for each number of images."""
 
     def row(name: str, values: list[str]) -> tuple[str, ...]:
         return (name, *values)
@@ -159,13 +159,13 @@ def cluster_table(sizes: tuple[int, ...]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that fits, of powers of ten."""
+    """Return a number of bytes with its unit, such as `4.1 GB`."""
     for unit, name in ((TB, "TB"), (GB, "GB"), (MB, "MB"), (KB, "KB")):
         if count >= unit:
             return f"{count / unit:.{0 if count >= 10 * unit else 1}f} {name}"
@@ -173,7 +173,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that fits."""
+    """Return a time with its unit, such as `9.8 h`."""
     for unit, name in ((DAY, "days"), (HOUR, "h"), (60.0, "min"), (1.0, "s")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:.{0 if seconds >= 10 * unit else 1}f} {name}"
@@ -181,7 +181,7 @@ def duration(seconds: float) -> str:
 
 
 def short(count: int) -> str:
-    """A number of images as people say it."""
+    """Return a number of images in words, such as `10 million`."""
     for unit, name in ((10**9, "billion"), (10**6, "million")):
         if count % unit == 0:
             return f"{count // unit} {name}"
@@ -197,9 +197,9 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    """Prints the tables for one number of images."""
+    """Print the tables for one number of images."""
     parser = argparse.ArgumentParser(prog="python -m docs.sizing", description=__doc__)
-    parser.add_argument("images", type=int, help="how many images")
+    parser.add_argument("images", type=int, help="number of images")
     images = parser.parse_args().images
     print(f"{index_table((images,))}\n\n{cluster_table((images,))}")
 
