@@ -34,8 +34,8 @@ An empty variable counts as unset. A service does not start in these cases:
 - Two settings contradict each other.
 
 The service reports all problems at once. It accepts the variables that Kubernetes sets for Services, such as
-`EMBEDDER_SERVICE_HOST=10.96.0.12`. The `imagesearch` command checks variables that begin with `IMAGESEARCH_` in the same
-way.
+`EMBEDDER_SERVICE_HOST=10.96.0.12`. The `imagesearch` command checks variables that begin with `IMAGESEARCH_` in the
+same way.
 """
 
 
