@@ -110,7 +110,7 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
         # They go on while the last calls end.
         deaths = [batcher.died.wait() for batcher in batchers.values()]
         ends = [end_after(death, server) for death in (*deaths, watch.watch())]
-        for task in (*ends, memory.give_back_after_work(server.worked)):
+        for task in (*ends, memory.give_back_after_work(server.wait_for_progress)):
             stack.callback(asyncio.create_task(task).cancel)
         stack.push_async_callback(server.stop)
         address = await server.start()

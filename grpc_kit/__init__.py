@@ -1,1 +1,1 @@
-"""Shared gRPC plumbing: servers, channels, errors and settings. It knows nothing of what the services do."""
+"""gRPC code that the services and the client share. `server` has what only servers need."""

@@ -1,4 +1,4 @@
-"""Channels to other services: balanced per call, retried where that is safe, with limits that fit images."""
+"""gRPC channels: calls are balanced over servers, retried if that is safe, and limited to the size of images."""
 
 import json
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import grpc
 from grpc_kit.credentials import ClientTls, CredentialsError, channel_credentials
 from grpc_kit.health import LIVENESS
 
-# A request that is larger than this buffer is never retried, and gRPC says nothing of it. Its default is 256 KiB.
+# gRPC never retries a request that is larger than its buffer, and does not report that. The default is 256 KiB.
 RETRY_BUFFER_HEADROOM = 2
 
-# CANCELLED is how gRPC's core, at a server that stops, ends calls that no servicer has seen (grpc/grpc#41785). A call
-# that its own caller cancels is not repeated.
+# A server that stops ends calls that have not reached a servicer with CANCELLED (grpc/grpc#41785). gRPC does not retry
+# a call that its own caller cancelled.
 RETRYABLE = ("UNAVAILABLE", "CANCELLED")
 RETRY_POLICY = {
     "maxAttempts": 4,
@@ -22,37 +22,40 @@ RETRY_POLICY = {
     "retryableStatusCodes": RETRYABLE,
 }
 
-# Seconds without traffic after which a connection is tried, and after which it is given up. The server allows this.
-# Together less than the 20 s that the search service gives an embedder, so that a call to a frozen one is repeated.
+# Seconds without traffic after which the client pings the server, and seconds for the answer. The server allows this.
+# Their sum is below the 20 s deadline of a search service's call to an embedder, so that a call to a frozen embedder is
+# retried.
 KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 12, 5
 
-# Seconds between two looks at a name, at the least: what an answer for a headless Service lives. gRPC's default is 30,
-# which would be all the time that a new replica may take to get its share.
+# Minimum seconds between two DNS lookups: the TTL of a headless Service's record. With gRPC's default of 30 s a new
+# replica would get no calls for that long.
 RESOLVE_SECONDS = 5
-# Most seconds between two tries to reach an address that refuses. gRPC's default is 120, long after a server is back.
+# Maximum seconds between two attempts to connect. With gRPC's default of 120 s clients would find a restarted server
+# late.
 RECONNECT_SECONDS = 5
 
-# Targets whose addresses are servers. What answers at a plain HOST:PORT may be a proxy in front of several, whose
-# health is not that of the one it asks.
+# Targets that resolve to servers. A plain HOST:PORT may be a proxy for several servers, and its health is not the
+# health of a server behind it.
 SEVERAL = ("dns:", "ipv4:", "ipv6:")
 
 
 def service_config(repeatable: Sequence[str], *, watched: bool = False) -> dict[str, object]:
-    """How calls are spread over the addresses of a name, and which are repeated when a server is unavailable.
+    """Return how calls are balanced over the addresses of a name, and which are retried if a server is unavailable.
 
-    `repeatable` has services, "package.Service", and methods, "package.Service/Method", that may be called twice.
-    With `watched` each server is asked to tell when it stops, or is past help, and gets no further calls from then on:
-    also those that may not be repeated find a server that takes them.
+    Args:
+        repeatable: services, "package.Service", and methods, "package.Service/Method", that may be called twice.
+        watched: watch the health of each server. A server that stops or is dead gets no further calls, so that calls
+            that may not be retried reach a healthy server.
     """
     names = [dict(zip(("service", "method"), name.split("/"), strict=False)) for name in repeatable]
     return {
-        # Calls go round all addresses, not to the first one that answers.
+        # Balance calls over all addresses, instead of using the first one that answers.
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [{"name": names, "retryPolicy": RETRY_POLICY}] if names else [],
-        # When most calls fail, repeating them all would only add to it: it ends after 500 failures more than successes.
-        # A server that dies fails all that it has been sent, which must not be enough: it takes 256 of a connection.
+        # If most calls fail, retries would add load: they end after 500 more failures than successes. The calls that
+        # fail when one server dies must not reach this limit; one connection has at most 256 calls.
         "retryThrottling": {"maxTokens": 1000, "tokenRatio": 1},
-        # Not the health of the whole: a search service without Milvus still has a reason to tell.
+        # Liveness and not the health of the server: a search service without Milvus still answers with a reason.
         **({"healthCheckConfig": {"serviceName": LIVENESS}} if watched else {}),
     }
 
@@ -60,10 +63,10 @@ def service_config(repeatable: Sequence[str], *, watched: bool = False) -> dict[
 def channel_options(
     max_message_bytes: int, repeatable: Sequence[str] = (), *, watched: bool = False
 ) -> list[tuple[str, str | int]]:
-    """Options for grpc.insecure_channel and its kin.
+    """Return the options of a channel.
 
     Args:
-        max_message_bytes: bounds one message either way.
+        max_message_bytes: maximum size of a message, in both directions.
         repeatable: see `service_config`.
         watched: see `service_config`.
     """
@@ -71,25 +74,25 @@ def channel_options(
         ("grpc.service_config", json.dumps(service_config(repeatable, watched=watched))),
         ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
-        # gRPC has one ping under way at a time. Where it has sent one of its own, to learn how fast the connection is,
-        # that of the keepalive waits for its answer: for 60 s, unless this says less.
+        # gRPC sends one ping at a time. A keepalive ping waits for the answer to gRPC's own ping, which measures the
+        # connection: by default for 60 s.
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
         ("grpc.dns_min_time_between_resolutions_ms", RESOLVE_SECONDS * 1000),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_SECONDS * 1000),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER_HEADROOM * max_message_bytes),
-        # A proxy from the environment would be used even for loopback and cluster addresses.
+        # gRPC would use a proxy from the environment even for loopback and cluster addresses.
         ("grpc.enable_http_proxy", 0),
     ]
 
 
 def _address(target: str) -> str:
-    """Return a target without the spaces around it. Raises CredentialsError for a URL."""
+    """Return a target without surrounding spaces. Raises CredentialsError for a URL."""
     plain = target.strip()
     if plain.lower().startswith(("http://", "https://")):
         raise CredentialsError(
-            f"{plain} is no address of gRPC: write HOST:PORT, and use the settings for TLS instead of https://"
+            f"{plain} is not a gRPC address: use HOST:PORT, and the TLS settings instead of https://"
         )
     return plain
 
@@ -102,14 +105,14 @@ def open_channel(
     tls: ClientTls | None = None,
     token: str = "",
 ) -> grpc.aio.Channel:
-    """A channel for asyncio.
+    """Open a channel for asyncio.
 
     Args:
-        target: HOST:PORT or any gRPC name such as "dns:///embedder:50051", whose servers tell when they stop.
-        max_message_bytes: bounds one message either way.
+        target: HOST:PORT, or a gRPC name such as "dns:///embedder:50051"; the health of its servers is watched.
+        max_message_bytes: maximum size of a message, in both directions.
         repeatable: see `service_config`.
-        tls: None is plain text.
-        token: shown with each call; it needs TLS.
+        tls: None means plain text.
+        token: sent with each call; needs TLS.
 
     Raises CredentialsError.
     """
@@ -129,7 +132,7 @@ def open_blocking_channel(
     tls: ClientTls | None = None,
     token: str = "",
 ) -> grpc.Channel:
-    """A channel for threads; as `open_channel`."""
+    """Open a channel for threads. The arguments are those of `open_channel`."""
     target = _address(target)
     options = channel_options(max_message_bytes, repeatable, watched=target.startswith(SEVERAL))
     credentials = channel_credentials(tls, token)

@@ -1,4 +1,4 @@
-"""TLS from files, for servers and for clients, and the bearer tokens that go over it."""
+"""TLS credentials from files, for servers and clients, and bearer tokens."""
 
 import ssl
 from collections.abc import Callable
@@ -10,27 +10,28 @@ import grpc
 
 
 class CredentialsError(OSError):
-    """Files of TLS that cannot be used. The message names them."""
+    """TLS files that cannot be used. The message names them."""
 
 
 @dataclass(frozen=True)
 class ServerTls:
-    """The files of a server."""
+    """The TLS files of a server."""
 
     certificate: Path
-    """Its certificate and those between it and the authority's, PEM."""
+    """PEM file with the certificate and the intermediate certificates."""
     key: Path
-    """The certificate's private key, PEM."""
+    """PEM file with the certificate's private key."""
     client_authority: Path | None = None
-    """Certificates of the authorities whose clients alone may connect, PEM; None lets every client in."""
+    """PEM file with certificates of authorities. Only their clients may connect; None admits every client."""
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Credentials that follow the files: connections made after these were replaced use the new ones.
+        """Return credentials that follow the files: new connections use replaced files.
 
-        Raises CredentialsError where the files cannot be used now. Later such a state leaves the last good one in use.
+        Raises CredentialsError if the files cannot be used now. If they become unusable later, the last valid ones stay
+        in use.
         """
         configuration = self._configuration()
-        # The published types do not know that None is "unchanged", as gRPC's own documentation has it.
+        # By gRPC's documentation None means "unchanged"; the published types do not allow it.
         fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", _Reloading(self))
         return grpc.dynamic_ssl_server_credentials(
             configuration, fetch, require_client_authentication=self.client_authority is not None
@@ -41,7 +42,7 @@ class ServerTls:
         return tuple((stat.st_mtime_ns, stat.st_ino) for stat in (path.stat() for path in paths))
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        # gRPC itself would say nothing of a key that does not belong to the certificate until a client comes.
+        # gRPC would not report a key of another certificate before the first client connects.
         check_pair(self.certificate, self.key)
         return grpc.ssl_server_certificate_configuration(
             [(read(self.key), read(self.certificate))],
@@ -50,7 +51,7 @@ class ServerTls:
 
 
 class _Reloading:
-    """Gives the configuration when the files have changed since the last time."""
+    """Returns the configuration if the files have changed since the last call."""
 
     def __init__(self, tls: ServerTls) -> None:
         self._tls = tls
@@ -63,7 +64,7 @@ class _Reloading:
                 return None
             configuration = self._tls._configuration()  # noqa: SLF001 - as above
         except OSError:
-            # In the middle of being replaced.
+            # The files are being replaced.
             return None
         self._stamp = stamp
         return configuration
@@ -71,31 +72,31 @@ class _Reloading:
 
 @dataclass(frozen=True)
 class ClientTls:
-    """How a client knows its server, and what it shows of itself."""
+    """The TLS files of a client."""
 
     authority: Path | None = None
-    """Certificates of the authorities that the server's may come from, PEM; None takes gRPC's list of public ones."""
+    """PEM file with the authorities that the client trusts; None trusts the public authorities known to gRPC."""
     certificate: Path | None = None
-    """The client's own certificate, for a server that asks for one, PEM."""
+    """PEM file with the client's certificate, for a server that requires one."""
     key: Path | None = None
-    """That certificate's private key, PEM."""
+    """PEM file with the certificate's private key."""
 
 
 def channel_credentials(tls: ClientTls | None, token: str) -> grpc.ChannelCredentials | None:
-    """What a channel is opened with; None is plain text. Raises CredentialsError.
+    """Return the credentials of a channel; None means plain text. Raises CredentialsError.
 
-    A token goes with each call as "authorization: Bearer TOKEN", and over TLS only: in plain text anybody on the way
-    could take it.
+    Each call sends the token as "authorization: Bearer TOKEN". A token needs TLS: without encryption others could read
+    it.
     """
     token = _checked(token)
     if tls is None:
         if token:
-            raise CredentialsError("a token is sent over TLS only: turn on TLS for the connection too")
+            raise CredentialsError("a token needs TLS: turn on TLS for the connection too")
         return None
     if tls.certificate is not None and tls.key is not None:
         check_pair(tls.certificate, tls.key)
     elif tls.certificate is not None or tls.key is not None:
-        raise CredentialsError("a client's certificate and its key are set together or not at all")
+        raise CredentialsError("set a client's certificate and its key together, or neither")
     channel = grpc.ssl_channel_credentials(
         read_authority(tls.authority) if tls.authority else None,
         read(tls.key) if tls.key else None,
@@ -110,39 +111,41 @@ def _checked(token: str) -> str:
     """Return a token without the white space around it, such as a file's last line break. Raises CredentialsError."""
     plain = token.strip()
     if token and not plain:
-        raise CredentialsError("the token is blank: set a token, or none")
+        raise CredentialsError("the token is blank: set a token, or leave it unset")
     if not (plain.isascii() and plain.isprintable()):
-        raise CredentialsError("the token has characters that a call's header cannot carry: use letters and digits")
+        raise CredentialsError("the token has characters that a gRPC header cannot contain: use printable ASCII")
     return plain
 
 
 def check_pair(certificate: Path, key: Path) -> None:
-    """Raises CredentialsError where these are no certificate and its key."""
-    # The password keeps OpenSSL from asking for one on the terminal.
+    """Raise CredentialsError unless the files are a certificate and its private key."""
+    # Without a password argument OpenSSL would ask for one on the terminal.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:
-        raise CredentialsError(f"{certificate} and {key} are no certificate and its key, in PEM: {error}") from None
+        raise CredentialsError(
+            f"{certificate} and {key} are not a certificate and its private key in PEM format: {error}"
+        ) from None
 
 
 def read_authority(path: Path) -> bytes:
-    """A file of authorities' certificates. Raises CredentialsError where it has none: gRPC would say so to nobody."""
+    """Return the content of a file of authorities. Raises CredentialsError if it has none: gRPC would not report it."""
     content = read(path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=content.decode("ascii"))
         found = context.cert_store_stats()["x509"]
     except (ssl.SSLError, ValueError):
-        # ValueError: no text at all, or no ASCII.
+        # ValueError: the content is empty or not ASCII.
         found = 0
     if not found:
-        raise CredentialsError(f"{path} has no authority's certificate, in PEM")
+        raise CredentialsError(f"{path} has no certificate of an authority in PEM format")
     return content
 
 
 def read(path: Path) -> bytes:
-    """A file's bytes. Raises CredentialsError."""
+    """Return the bytes of a file. Raises CredentialsError."""
     try:
         return path.read_bytes()
     except OSError as error:

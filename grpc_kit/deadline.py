@@ -1,4 +1,4 @@
-"""The time that a call may still take, as a value that can be passed along."""
+"""The deadline of a call, as a value."""
 
 import math
 import time
@@ -10,20 +10,20 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment on a clock, in seconds; infinity where there is no limit."""
+    """A moment on a clock, in seconds; infinity means no deadline."""
 
     at: float
     clock: Clock = field(default=time.monotonic, compare=False)
 
     @classmethod
     def after(cls, seconds: float | None, clock: Clock = time.monotonic) -> "Deadline":
-        """The moment `seconds` from now; None is never."""
+        """Return the deadline in `seconds` from now; None means no deadline."""
         return cls(math.inf if seconds is None else clock() + seconds, clock)
 
     def remaining(self) -> float:
-        """Seconds left, never negative."""
+        """Return the seconds until the deadline; never negative."""
         return max(0.0, self.at - self.clock())
 
     def timeout(self, limit: float) -> float:
-        """Seconds left, at most `limit`: what to give to a call to another server."""
+        """Return the timeout of a call to another server: the seconds until the deadline, at most `limit`."""
         return min(limit, self.remaining())

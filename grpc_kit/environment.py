@@ -35,7 +35,7 @@ def unknown_variables(prefix: str, known: Collection[str], environment: Mapping[
         for name, value in environment.items()
         if name.upper().startswith(prefix) and name not in known and value and not is_service_link(name, value)
     )
-    return [f"{name}: there is no such setting; the nearest one is {_nearest(name, prefix, known)}" for name in unknown]
+    return [f"{name}: this setting does not exist; did you mean {_nearest(name, prefix, known)}?" for name in unknown]
 
 
 def is_service_link(name: str, value: str) -> bool:

@@ -1,7 +1,7 @@
-"""What can go wrong, named by meaning. No gRPC here: `grpc_kit.status` maps these to status codes.
+"""Errors by their meaning, independent of gRPC. `grpc_kit.status` maps them to status codes.
 
-Every error carries a `reason`, a stable name in capitals that a program can act on, and a message for people that
-names what is wrong and what would be right.
+Every error has a `reason`, a stable name in capitals for programs, and a message for people. The message says what is
+wrong and what is allowed.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ def clear_cancelled(task: "asyncio.Task[Any]") -> None:
 
 
 class ServiceError(Exception):
-    """The base of every error that a caller may see."""
+    """Base class of all errors that a caller may receive."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class ServiceError(Exception):
         metadata: Mapping[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """Describes one error.
+        """Create an error.
 
         Args:
-            reason: stable name, UPPER_SNAKE_CASE.
-            message: what is wrong and what would be right.
-            field: path of the request's field at fault, such as "image.content"; empty where there is none.
-            metadata: further facts for programs, such as a limit.
-            retry_after: seconds after which trying again can help; None where it cannot.
+            reason: stable name in UPPER_SNAKE_CASE.
+            message: what is wrong and what is allowed.
+            field: path of the wrong field in the request, such as "image.content"; empty if no field is wrong.
+            metadata: more facts for programs, such as a limit.
+            retry_after: seconds after which a retry can succeed; None if it cannot.
         """
         super().__init__(message)
         self.reason = reason
@@ -59,68 +59,67 @@ class ServiceError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_after = retry_after
 
-    def let_go(self) -> None:
-        """Clears the frames that it came through, when it has been answered.
+    def release_frames(self) -> None:
+        """Clear the frames of the traceback after the error was sent.
 
-        Through a future, or gRPC's own record of the call, they often lead back to the error. They would keep what they
-        worked on, such as a large image, until the garbage collector comes by, which beside a large heap it hardly ever
-        does.
+        Frames, futures and gRPC's record of a call often refer to each other in a cycle. They would keep large images
+        in memory until the next garbage collection, which is rare in a process with a large heap.
         """
         clear_frames(self)
         self.__traceback__ = self.__context__ = self.__cause__ = None
 
     def within(self, parent: str) -> Self:
-        """The same error, its field seen from a message that holds the one it was found in."""
+        """Return the error with its field as a path within the message field `parent`."""
         field = f"{parent}.{self.field}" if self.field else parent
         return type(self)(self.reason, self.message, field=field, metadata=self.metadata, retry_after=self.retry_after)
 
 
 class InvalidArgumentError(ServiceError):
-    """The request is wrong whatever the state of the server is."""
+    """The request is wrong in every state of the server."""
 
 
 class NotFoundError(ServiceError):
-    """What the request names does not exist."""
+    """A resource in the request does not exist."""
 
 
 class AlreadyExistsError(ServiceError):
-    """What the request would make exists."""
+    """The resource to create exists already."""
 
 
 class FailedPreconditionError(ServiceError):
-    """The request does not fit the state of what it names."""
+    """The state of a resource does not allow the request."""
 
 
 class ResourceExhaustedError(ServiceError):
-    """A limit is reached; nothing was done."""
+    """A limit is reached; the server did nothing."""
 
 
 class UnavailableError(ServiceError):
-    """The server or one that it needs cannot answer now."""
+    """The server, or a server that it needs, cannot answer now."""
 
 
 class DeadlineExceededError(ServiceError):
-    """The caller's time ran out."""
+    """The caller's deadline passed."""
 
 
 class UnimplementedError(ServiceError):
-    """The contract has it and this server does not serve it."""
+    """The contract has this call or option, but this server does not support it."""
 
 
 class CancelledError(ServiceError):
-    """The caller went away."""
+    """The caller cancelled the call."""
 
 
 class UnauthenticatedError(ServiceError):
-    """The caller did not prove who it is."""
+    """The caller is not authenticated."""
 
 
 class PermissionDeniedError(ServiceError):
-    """The caller may not do this."""
+    """The caller has no permission for this call."""
 
 
 class InternalError(ServiceError):
-    """A fault of the server. Its details are logged and not told."""
+    """A fault of the server. The details are in its log."""
 
 
 # Seconds after which other calls have released some of their memory.
@@ -128,14 +127,16 @@ MEMORY_SECONDS = 2.0
 
 
 def out_of_memory() -> ResourceExhaustedError:
-    """Return the error for a call that the server has no memory for now."""
+    """Return the error for a call for which the server has too little memory now."""
     return ResourceExhaustedError(
-        "OUT_OF_MEMORY", "the server has no memory left for this call; try again later", retry_after=MEMORY_SECONDS
+        "OUT_OF_MEMORY",
+        "the server has too little memory now; try again later",
+        retry_after=MEMORY_SECONDS,
     )
 
 
-def meaning_of_fault(fault: BaseException) -> ServiceError:
-    """Return the error to send to the caller for an exception that is no ServiceError."""
+def error_for_fault(fault: BaseException) -> ServiceError:
+    """Return the error for a caller whose call raised an exception that is not a ServiceError."""
     if isinstance(fault, MemoryError):
         return out_of_memory()
     return InternalError("INTERNAL", "internal error; the server's log has the details")

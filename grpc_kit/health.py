@@ -1,17 +1,17 @@
-"""Asking a server for its health, as grpc.health.v1 has it."""
+"""Asks a server for its health by grpc.health.v1."""
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-# The name of the health that says whether a restart would help. The server as a whole (the empty name) may be not
-# serving because another server is away, and then it would not.
+# Name of the health check for liveness: it fails if only a restart can help. The health of the server (the empty name)
+# also fails if another server is unavailable; a restart would not help then.
 LIVENESS = "liveness"
 
 
 def is_serving(channel: grpc.Channel, timeout: float, service: str = "") -> bool:
-    """Whether the server reports SERVING for `service`, or as a whole.
+    """Return whether a server reports SERVING for `service`; the empty name is the server as a whole.
 
-    `timeout` is in seconds. Raises grpc.RpcError, with NOT_FOUND where the server does not know the service.
+    `timeout` is in seconds. Raises grpc.RpcError, with NOT_FOUND if the server does not know the service.
     """
     stub = health_pb2_grpc.HealthStub(channel)
     response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout)  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""Asks a server for its health and ends with 0 where it serves: `python -m grpc_kit.probe HOST:PORT`.
+"""Check the health of a server; exit with 0 if it serves: `python -m grpc_kit.probe HOST:PORT`.
 
-For what watches containers: Docker's HEALTHCHECK, and Kubernetes where the server has TLS, which its own gRPC probes do
-not speak.
+Use it for Docker's HEALTHCHECK, and for Kubernetes if the server has TLS: Kubernetes' own gRPC probes do not support
+TLS.
 """
 
 import sys
@@ -15,10 +15,10 @@ from grpc_kit.health import is_serving
 
 
 def main() -> None:
-    """Exits with 0 where the server reports SERVING, and else with 1 and a line that says why."""
-    arguments = _parsed()
+    """Exit with 0 if the server reports SERVING; otherwise print the reason and exit with 1."""
+    arguments = _parse_arguments()
     try:
-        if not _asked(arguments):
+        if not _is_serving(arguments):
             sys.exit(f"{arguments.address}: NOT_SERVING")
     except grpc.RpcError as error:
         sys.exit(f"{arguments.address}: {error.code().name}: {error.details()}")
@@ -26,29 +26,29 @@ def main() -> None:
         sys.exit(str(error))
 
 
-def _parsed() -> Namespace:
-    parser = ArgumentParser("python -m grpc_kit.probe", description="Asks a gRPC server for its health.")
+def _parse_arguments() -> Namespace:
+    parser = ArgumentParser("python -m grpc_kit.probe", description="Check the health of a gRPC server.")
     parser.add_argument("address", help="HOST:PORT")
-    parser.add_argument("--service", default="", help="the name to ask for; by default the server as a whole")
+    parser.add_argument("--service", default="", help="name of the service to check (default: the server as a whole)")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for an answer (default: 5)")
-    parser.add_argument("--ca", type=Path, help="the authorities' certificates, PEM; turns TLS on")
-    parser.add_argument("--server-name", help="a name in the server's certificate, where ADDRESS is none")
+    parser.add_argument("--ca", type=Path, help="PEM file with the authorities to trust; turns TLS on")
+    parser.add_argument("--server-name", help="name in the server's certificate, if it differs from ADDRESS")
     parser.add_argument(
-        "--certificate", type=Path, help="client certificate for servers that require one, PEM; needs --ca"
+        "--certificate", type=Path, help="PEM file with a client certificate, for servers that require one; needs --ca"
     )
-    parser.add_argument("--key", type=Path, help="that certificate's key, PEM")
+    parser.add_argument("--key", type=Path, help="PEM file with the key of that certificate")
     arguments = parser.parse_args()
     if arguments.ca is None:
         for option in ("server_name", "certificate", "key"):
             if getattr(arguments, option) is not None:
                 parser.error(f"--{option.replace('_', '-')} needs --ca, which turns TLS on")
     if (arguments.certificate is None) != (arguments.key is None):
-        parser.error("--certificate and --key are given together or not at all")
+        parser.error("--certificate and --key need each other")
     return arguments
 
 
-def _asked(arguments: Namespace) -> bool:
-    # A proxy from the environment is not for the server in this container.
+def _is_serving(arguments: Namespace) -> bool:
+    # The server is in this container: do not use a proxy from the environment.
     options: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]
     if arguments.server_name:
         options.append(("grpc.ssl_target_name_override", arguments.server_name))

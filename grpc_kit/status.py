@@ -1,4 +1,4 @@
-"""Errors as gRPC carries them: google.rpc.Status with ErrorInfo, BadRequest and RetryInfo, both ways."""
+"""Converts errors to google.rpc.Status with ErrorInfo, BadRequest and RetryInfo, and back."""
 
 import random
 from contextlib import suppress
@@ -12,15 +12,16 @@ from grpc_kit import errors
 from grpc_kit.errors import ServiceError
 
 DETAILS_KEY = "grpc-status-details-bin"
-# Characters of a message or a field's path that are sent.
+# Maximum number of characters of a message or of a field's path.
 MAX_TEXT = 1024
-# Callers that were refused together are told to come back over this part more of the time, and not together again.
+# Retry delays grow by a random part of this fraction, so that callers that were refused together do not return
+# together.
 JITTER = 0.25
 
-# What grpc.aio calls an internal error: a call has ended, for whatever reason, while it was sending a message.
+# grpc.aio reports an internal error with this text if a call ends while it sends a message.
 SENDING_FAILED = "SendMessageOperation"
 
-# The one table from meanings to codes.
+# The only table from errors to status codes.
 CODES: dict[type[ServiceError], grpc.StatusCode] = {
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
@@ -35,18 +36,18 @@ CODES: dict[type[ServiceError], grpc.StatusCode] = {
     errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.InternalError: grpc.StatusCode.INTERNAL,
 }
-_MEANINGS = {code: meaning for meaning, code in CODES.items()}
+_ERRORS = {code: meaning for meaning, code in CODES.items()}
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def code_of(error: ServiceError) -> grpc.StatusCode:
-    """The status code of an error: that of the nearest of its classes that has one."""
+    """Return the status code of an error: the code of its nearest class that has one."""
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), grpc.StatusCode.INTERNAL)
 
 
 def to_status(error: ServiceError, domain: str) -> status_pb2.Status:
-    """The error as google.rpc.Status. `domain` names the service that found it, as ErrorInfo.domain."""
-    # A message may quote what a caller sent, and must never be too large to be sent back.
+    """Return the error as google.rpc.Status. `domain` is ErrorInfo.domain."""
+    # A message may quote the request, and must never be too large for a response.
     message, field = error.message[:MAX_TEXT], error.field[:MAX_TEXT]
     status = status_pb2.Status(code=code_of(error).value[0], message=message)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=error.metadata)
@@ -63,7 +64,7 @@ def to_status(error: ServiceError, domain: str) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> ServiceError:
-    """The error that a google.rpc.Status describes."""
+    """Return the error of a google.rpc.Status."""
     code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
@@ -72,7 +73,7 @@ def from_status(status: status_pb2.Status) -> ServiceError:
         for message in (info, bad_request, retry):
             detail.Unpack(message)
     violations = bad_request.field_violations
-    return _MEANINGS.get(code, errors.InternalError)(
+    return _ERRORS.get(code, errors.InternalError)(
         info.reason or code.name,
         status.message,
         field=violations[0].field if violations else "",
@@ -82,14 +83,14 @@ def from_status(status: status_pb2.Status) -> ServiceError:
 
 
 def from_rpc_error(error: grpc.RpcError) -> ServiceError:
-    """The error that a failed call describes, whether the server or gRPC itself wrote it."""
+    """Return the error of a failed call, from the server or from gRPC."""
     if not isinstance(error, grpc.aio.AioRpcError | grpc.Call):
         return errors.InternalError("UNKNOWN", str(error))
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):
-            # A proxy on the way may have put something else there.
+            # A proxy may have replaced the details.
             with suppress(DecodeError):
                 return from_status(status_pb2.Status.FromString(value))
     if isinstance(error, grpc.aio.AioRpcError) and SENDING_FAILED in (error.debug_error_string() or ""):
-        return errors.UnavailableError("UNAVAILABLE", "the call ended while a message of it was sent")
+        return errors.UnavailableError("UNAVAILABLE", "the call ended while it sent a message")
     return from_status(status_pb2.Status(code=error.code().value[0], message=error.details() or ""))

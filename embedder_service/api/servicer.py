@@ -12,8 +12,8 @@ from embedder_service.core.held_image import AdmittedImage
 from embedder_service.core.types import EncodedImage, Lane
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
-from grpc_kit.server.interceptors.around import Context
-from grpc_kit.server.interceptors.errors import internal_error
+from grpc_kit.server.interceptors.context_interceptor import Context
+from grpc_kit.server.interceptors.error_mapping import internal_error
 from grpc_kit.server.streams import answer_each
 from grpc_kit.status import to_status
 
@@ -79,7 +79,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         try:
             item.admitted = await self._images.admit(image, item.model, Lane.BULK)
         except ServiceError as error:
-            error.let_go()
+            error.release_frames()
             item.refusal = error
             return _nothing
         return item.admitted.leave
@@ -93,7 +93,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             response.embedding.CopyFrom(embedding_to(embedding))
         except ServiceError as error:
             response.error.CopyFrom(to_status(error, DOMAIN))
-            error.let_go()
+            error.release_frames()
         except Exception as error:  # noqa: BLE001 - an item's fault must not end the stream
             response.error.CopyFrom(to_status(internal_error(error, "EmbedStream"), DOMAIN))
         return response

@@ -27,7 +27,7 @@ def reading_the_file() -> Iterator[None]:
 
     Use it only around calls of Pillow that read the file or values from the file.
     """
-    allocation.forget_failures()
+    allocation.clear_failures()
     try:
         yield
     except (ServiceError, UnsupportedImageError):

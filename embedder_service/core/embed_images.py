@@ -19,7 +19,7 @@ from embedder_service.core.sharing import SharedWork
 from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo, Pixels, Region, Vectors
 from embedder_service.core.vector_checks import check_vector
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import NotFoundError, ServiceError, meaning_of_fault
+from grpc_kit.errors import NotFoundError, ServiceError, error_for_fault
 from grpc_kit.server import stages
 
 # Bytes that are hashed on the event loop, in a fraction of a millisecond; more would hold up other calls.
@@ -147,7 +147,7 @@ class EmbedImages:
             result = "CANCELLED"
             raise
         except Exception as error:
-            result = meaning_of_fault(error).reason
+            result = error_for_fault(error).reason
             raise
         finally:
             self._observer_of(model).answered(lane, result)

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 
-def forget_failures() -> None:
+def clear_failures() -> None:
     """Clear earlier errors of this thread; call this first."""
     if _address is not None:
         _address()[0] = 0
 
 
 def has_failed() -> bool:
-    """Return whether an allocation of this thread failed since `forget_failures`; False if unknown."""
+    """Return whether an allocation of this thread failed since `clear_failures`; False if unknown."""
     return _address is not None and _address()[0] == errno.ENOMEM
 
 

@@ -1,4 +1,4 @@
-"""Detects work in threads that does not end. Python cannot stop such a thread: only a restart helps."""
+"""Detects threads that hang. Python cannot stop such a thread: only a restart helps."""
 
 import asyncio
 import sys
@@ -94,8 +94,8 @@ class HangWatch:
         finally:
             work.is_waiting = False
 
-    def goes_on(self) -> None:
-        """Note that the work of this thread gets on: its time begins anew."""
+    def note_progress(self) -> None:
+        """Note that this thread makes progress: its time starts again at zero."""
         if work := self._work.get(threading.get_ident()):
             work.spent = 0.0
 
@@ -129,20 +129,20 @@ class HangWatch:
     async def watch(self) -> None:
         """Return when a thread hangs, after logging where. It does not wake up while there is no work."""
         while not self.hung.is_set():
-            await self._work_begins()
+            await self._wait_for_work()
             before = self._clock()
             await asyncio.sleep(TICK)
             now = self._clock()
             with self._lock:
                 working = list(self._work.items())
             for thread, work in working:
-                # The time in which the process was frozen does not count.
+                # Time in which the process was frozen does not count.
                 work.spent += 0.0 if work.is_waiting else min(now - max(before, work.since), 2 * TICK)
                 if work.spent > work.limit:
                     self._report(thread, work)
                     break
 
-    async def _work_begins(self) -> None:
+    async def _wait_for_work(self) -> None:
         """Wait until there is work."""
         begun = asyncio.Event()
         with self._lock:
@@ -152,7 +152,7 @@ class HangWatch:
         await begun.wait()
 
     def _report(self, thread: int, work: _Work) -> None:
-        frame = sys._current_frames().get(thread)  # noqa: SLF001 - the only way to another thread's stack
+        frame = sys._current_frames().get(thread)  # noqa: SLF001 - no public function returns the stack of another thread
         stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
         log.critical("a thread hangs", what=work.what, seconds=round(work.spent, 1), stack=stack)
         self.hung.set()

@@ -1,4 +1,4 @@
-"""Logs to standard error: a line of JSON an event, or a readable line for a terminal."""
+"""Logs to standard error: one line per event, as JSON or as text for a terminal."""
 
 import logging
 import sys
@@ -7,12 +7,12 @@ import structlog
 
 
 def configure(log_format: str, level: str, package: str) -> None:
-    """Sets up logging for the process.
+    """Configure logging for the process.
 
     Args:
         log_format: "json" or "console".
-        level: the least severe level to log, such as "INFO".
-        package: whose lines count; other libraries are heard from WARNING on.
+        level: minimum level of log lines, such as "INFO".
+        package: package whose lines have this minimum level; for other libraries it is at least WARNING.
     """
     renderer = (
         structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer(colors=False)
@@ -26,7 +26,7 @@ def configure(log_format: str, level: str, package: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            # Lines of the libraries go through the same processors as the service's own.
+            # Log lines of libraries use the same processors as those of the service.
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,

@@ -1,13 +1,13 @@
-"""The bytes of received messages that one process holds at a time, over all calls, streams and connections."""
+"""Bounds the bytes of received messages that one process holds, over all calls, streams and connections."""
 
 import asyncio
 
 from grpc_kit.errors import ResourceExhaustedError
 from grpc_kit.server.budget import Budget, Limit, Place
 
-# A message of this many bytes or fewer is small. gRPC buffers as many of each call before anybody reads it.
+# A message of at most this many bytes is small. gRPC buffers as many bytes of each call before the call reads them.
 SMALL_BYTES = 64 * 1024
-# Small messages of streams have this part of the budget to themselves: they never wait behind large images.
+# Small messages of streams have a budget of this fraction of the limit, so that they never wait behind large images.
 SMALL_PART = 4
 # Seconds after which a refused caller may try again.
 RETRY_AFTER = 1.0
@@ -17,12 +17,12 @@ class MessageBudget:
     """Bounds the bytes of the messages that calls hold. Large and small messages wait in separate FIFO queues."""
 
     def __init__(self, size: int, setting: str = "max_bytes_in_flight", what: str = "the messages in flight") -> None:
-        """Makes an empty budget.
+        """Create an empty budget.
 
         Args:
-            size: the limit for large messages together; small ones have a quarter of it on top.
-            setting: names the limit in refusals, for programs.
-            what: names what it counts in refusals, for people.
+            size: maximum bytes of large messages; small messages have a quarter of it in addition.
+            setting: name of the limit in errors, for programs.
+            what: name of the counted messages in errors, for people.
         """
         self._size = size
         self._setting = setting
@@ -43,15 +43,15 @@ class MessageBudget:
             raise self.overloaded() from None
 
     def overloaded(self) -> ResourceExhaustedError:
-        """Describe the refusal of a message that does not fit."""
+        """Return the error for a message that does not fit."""
         return overloaded(
-            f"{self._what} have {self._large.size} bytes, and at most {self._size} are held at a time",
+            f"{self._what} have {self._large.size} bytes; the maximum is {self._size}",
             **{self._setting: self._size},
         )
 
 
 def overloaded(problem: str, **limits: int) -> ResourceExhaustedError:
-    """Return the error of a process that has reached one of its limits."""
+    """Return the error for a call that exceeds a limit of the process."""
     return ResourceExhaustedError(
         "OVERLOADED",
         f"{problem}; try again later",

@@ -10,7 +10,7 @@ log = structlog.stdlib.get_logger()
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry that has the process' own metrics: CPU seconds, memory, open files, start time."""
+    """Return a registry with the metrics of the process: CPU seconds, memory, open files, start time."""
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
@@ -19,7 +19,7 @@ def new_registry() -> CollectorRegistry:
 
 @contextmanager
 def served(registry: CollectorRegistry, address: str) -> Iterator[None]:
-    """Serves `registry` at http://ADDRESS/metrics inside; "off" serves nothing. Raises OSError where it is taken."""
+    """Serve `registry` at http://ADDRESS/metrics in this context; "off" serves nothing. Raises OSError."""
     if address == "off":
         yield
         return
@@ -27,7 +27,9 @@ def served(registry: CollectorRegistry, address: str) -> Iterator[None]:
     try:
         server, thread = start_http_server(int(port), host.strip("[]"), registry)
     except OSError as error:
-        raise OSError(f"cannot serve metrics on {address}: {error}. *_METRICS_ADDRESS names another, or off") from None
+        raise OSError(
+            f"cannot serve metrics on {address}: {error}. Set *_METRICS_ADDRESS to another address, or to off"
+        ) from None
     log.info("metrics", url=f"http://{host}:{server.server_port}/metrics")
     try:
         yield

@@ -25,27 +25,27 @@ STDERR = 2
 
 
 async def end_after(death: Awaitable[object], server: Server) -> None:
-    """Wait until only a restart helps, report it so that callers use other servers, and end the process later.
+    """Wait for the `death` of a worker, report NOT_SERVING so that callers use other servers, and exit later.
 
     Kubernetes restarts a process that fails its liveness probe. Docker restarts only a process that has ended.
     """
     await death
     await server.report_dead()
     await asyncio.sleep(DEAD_SECONDS)
-    log.critical("the process ends, because only a restart helps")
-    # Python itself would wait without end for threads that hang.
+    log.critical("the process exits, because only a restart can help")
+    # A normal exit would wait forever for threads that hang.
     os._exit(1)
 
 
 def end_when_asked() -> None:
-    """Lets SIGTERM end the process, until `stop_signals` takes it over.
+    """Make SIGTERM end the process, until `stop_signals` replaces this handler.
 
-    The first process of a container gets only signals that it handles: one that is stopped while it starts would go on
-    until it is killed.
+    The first process of a container receives only signals that it handles. Without this handler, a container that is
+    stopped while it starts would run until it is killed.
     """
 
     def end(*_: object) -> None:
-        # Python ignores an exit that is raised in some callbacks, such as those of an import: so it is raised again.
+        # Python ignores SystemExit in some callbacks, such as those of an import, so a timer raises it again.
         signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
         sys.exit(0)
 
@@ -73,9 +73,9 @@ def stop_signals(drain_seconds: float) -> asyncio.Event:
 
 
 def finish() -> None:
-    """Let a process end that has stopped serving: it ignores further signals, and waits for no thread that hangs.
+    """Prepare the exit of a process that has stopped serving: ignore further signals, and exit even if a thread hangs.
 
-    Otherwise a second SIGTERM would kill it while it exits, and its status would say that it failed.
+    Otherwise a second SIGTERM would kill the process while it exits, and its exit status would report a failure.
     """
     loop = asyncio.get_running_loop()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -89,6 +89,6 @@ def finish() -> None:
 def end_within(seconds: float) -> None:
     """End the process with status 1 after some seconds, even if it is busy, and write the stacks to stderr.
 
-    Python itself waits forever for threads that hang.
+    A normal exit would wait forever for threads that hang.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=STDERR)

@@ -1,4 +1,4 @@
-"""Serves reflection in both versions: new clients ask for v1, older clients for v1alpha.
+"""Serves gRPC reflection in both versions: new clients use v1, older clients use v1alpha.
 
 grpcio-reflection serves only v1alpha. The messages of the two are the same on the wire.
 """
@@ -15,7 +15,7 @@ V1 = V1ALPHA.replace("v1alpha", "v1")
 
 
 def serve_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Make `server` describe the services of these full names, and reflection itself."""
+    """Add reflection to `server`. It describes the services with these full names, and itself."""
     describe(v1_contract())
     servicer = reflection.aio.ReflectionServicer([*services, V1, V1ALPHA])
     handler = grpc.stream_stream_rpc_method_handler(

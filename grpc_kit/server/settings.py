@@ -1,4 +1,4 @@
-"""Settings from the environment: documented, validated at start and printed once."""
+"""Settings from environment variables: documented, validated at start and logged once."""
 
 import os
 import re
@@ -20,9 +20,9 @@ from grpc_kit.environment import unknown_variables
 MEBIBYTE = 1024 * 1024
 MAX_PORT = 65535
 MAX_STREAMS = (
-    "Most streams open over all connections. One more waits up to 5 s, and is refused with RESOURCE_EXHAUSTED then; a "
-    "stream that was idle for 30 s is ended for it. A stream that waits for its next message may receive a largest one "
-    "at any time, so this times *_MAX_MESSAGE_BYTES is a part of the memory that the service may need."
+    "Maximum number of open streams, over all connections. Another stream waits up to 5 s and is then refused with "
+    "RESOURCE_EXHAUSTED; it may replace a stream that was idle for 30 s. Each open stream may receive a message of "
+    "maximum size at any time, so the service may need this number times *_MAX_MESSAGE_BYTES of memory."
 )
 
 log = structlog.stdlib.get_logger()
@@ -31,96 +31,101 @@ SettingsType = TypeVar("SettingsType", bound=BaseSettings)
 
 
 class ServerSettings(BaseSettings):
-    """The settings that every server has."""
+    """Settings of every server."""
 
     listen_address: str = Field(
         default="127.0.0.1:0",
-        description="Address to serve on, HOST:PORT; port 0 takes a free one. Loopback unless told otherwise, because "
-        "a server without TLS should not be reachable by accident.",
+        description="Address to listen on, HOST:PORT; port 0 chooses a free port. The default is loopback, so that a "
+        "server without TLS is not reachable from other machines by accident.",
     )
     max_message_bytes: int = Field(
         default=24 * MEBIBYTE,
         gt=0,
-        description="Largest gRPC message in bytes. gRPC itself refuses larger ones, so it stays above the largest "
-        "image, whose refusal says more.",
+        description="Maximum size of a gRPC message in bytes. Keep it above the maximum size of an image: the "
+        "service's own error for a large image says more than gRPC's error for a large message.",
     )
     metrics_address: str = Field(
         default="off",
-        description="Address for Prometheus, HOST:PORT, which finds the metrics at /metrics over plain HTTP; port 0 "
-        "takes a free one, off serves none.",
+        description="Address of the Prometheus metrics, HOST:PORT. They are at /metrics over plain HTTP. Port 0 "
+        "chooses a free port; off serves no metrics.",
     )
     tls_certificate: Path | None = Field(
         default=None,
-        description="File of the server's certificate and those between it and its authority's, PEM. Set with the key "
-        "it turns TLS on. The files are read again when they change, for new connections.",
+        description="PEM file with the server's certificate and the intermediate certificates. Together with the key "
+        "it turns TLS on. If the files change, new connections use the new files.",
     )
-    tls_key: Path | None = Field(default=None, description="File of the certificate's private key, PEM.")
+    tls_key: Path | None = Field(default=None, description="PEM file with the certificate's private key.")
     tls_client_ca: Path | None = Field(
         default=None,
-        description="File of the authorities' certificates, PEM, whose clients alone may connect (mTLS). Unset: every "
-        "client may. Probes of Kubernetes have no certificate: see docs/operate/security.md.",
+        description="PEM file with the certificates of authorities. Only clients with a certificate of such an "
+        "authority may connect (mTLS). Unset: every client may connect. Kubernetes' own probes have no certificate: "
+        "see docs/operate/security.md.",
     )
     tokens: SecretStr = Field(
         default=SecretStr(""),
-        description='Tokens of which each call has to show one as "authorization: Bearer TOKEN", separated by commas '
-        "so that they can be changed one by one; health is told without. Unset: nobody is asked.",
+        description='Valid tokens, separated by commas. Each call must send one as "authorization: Bearer TOKEN"; '
+        "health calls need none. With several tokens, callers can change to a new one at different times. Unset: "
+        "calls need no token.",
     )
     keepalive_seconds: float = Field(
         default=30.0,
         gt=0,
-        description="Seconds without traffic after which a connection is tried; one that does not answer within 10 s "
-        "is closed and its calls are cancelled. So a caller that vanished holds nothing for long.",
+        description="Seconds without traffic after which the server pings a client. If the client does not answer "
+        "within 10 s, the server closes the connection and cancels its calls, so that a lost client holds no "
+        "resources.",
     )
     max_connection_age_seconds: float = Field(
         default=60.0,
         ge=1,
-        description="Seconds after which a client is asked to connect again, give or take a tenth; calls under way "
-        "are finished first, however long they take. It is how clients find replicas that were added: 15 in a cluster.",
+        description="Seconds after which a client is asked to reconnect, plus or minus 10 %; calls in flight finish "
+        "first. Clients find new replicas when they reconnect: set it to 15 in a cluster.",
     )
     max_concurrent_streams: int = Field(
         default=256,
         ge=1,
-        description="Most calls of one connection at a time, unary ones too; a client waits with further ones.",
+        description="Maximum number of concurrent calls of one connection, unary calls and streams. The client delays "
+        "further calls.",
     )
     max_connections: int = Field(
-        default=1000, ge=1, description="Most connections at a time; further ones are closed at once."
+        default=1000, ge=1, description="Maximum number of connections; further connections are closed immediately."
     )
     max_concurrent_calls: int = Field(
         default=512,
         ge=1,
-        description="Most calls in flight over all connections, streams too; one more is refused with "
-        "RESOURCE_EXHAUSTED. gRPC buffers up to 64 KiB of each before it is read. Calls of the health service do not "
-        "count.",
+        description="Maximum number of calls in flight over all connections, including streams. Another call is "
+        "refused with RESOURCE_EXHAUSTED. gRPC buffers up to 64 KiB of each call. Health calls do not count.",
     )
     max_streams: int = Field(default=32, ge=1, description=MAX_STREAMS)
     max_slow_requests: int = Field(
         default=4,
         ge=1,
-        description="Most unary requests that take longer than 50 ms to arrive and are received at a time; one more "
-        "is refused with RESOURCE_EXHAUSTED. Each may need *_MAX_MESSAGE_BYTES of memory while it arrives.",
+        description="Maximum number of unary requests that are received at a time and take longer than 50 ms to "
+        "arrive. Another one is refused with RESOURCE_EXHAUSTED. Each may need *_MAX_MESSAGE_BYTES of memory while it "
+        "arrives.",
     )
     max_bytes_in_flight: int = Field(
         default=320 * MEBIBYTE,
         ge=1,
-        description="Most bytes of the messages of all unary calls in flight, except messages of up to 64 KiB; one "
-        "more waits up to 5 s, and is refused with RESOURCE_EXHAUSTED then.",
+        description="Maximum bytes of the requests of all unary calls in flight; requests of up to 64 KiB do not "
+        "count. Another request waits up to 5 s and is then refused with RESOURCE_EXHAUSTED.",
     )
     max_unread_bytes: int = Field(
         default=32 * MEBIBYTE,
         ge=1,
-        description="Most bytes of the answers of unary calls that callers have not read, except answers of up to "
-        "64 KiB; one more waits up to 2 s, and is refused with RESOURCE_EXHAUSTED then.",
+        description="Maximum bytes of unary responses that callers have not read; responses of up to 64 KiB do not "
+        "count. Another response waits up to 2 s and is then refused with RESOURCE_EXHAUSTED.",
     )
     drain_seconds: float = Field(
         default=20.0,
         ge=0,
-        description="Seconds that calls under way get to end after SIGTERM. Below the 30 s that Kubernetes waits.",
+        description="Seconds that calls in flight have to finish after SIGTERM. Keep it below Kubernetes' grace "
+        "period, 30 s by default.",
     )
     log_format: Literal["console", "json"] = Field(
-        default="console", description="json for machines, one object a line; console for people."
+        default="console", description="Format of log lines: json, one object per line, or console, text for people."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least severe level to log. INFO has one line for each call."
+        default="INFO", description="Minimum level of log lines. INFO logs one line per call."
     )
 
     @field_validator("listen_address", "metrics_address")
@@ -145,29 +150,29 @@ class ServerSettings(BaseSettings):
         """Return a line for each contradiction between settings, without secrets."""
         found = []
         if (self.tls_certificate is None) != (self.tls_key is None):
-            found.append("a certificate and its key are set together: *_TLS_CERTIFICATE and *_TLS_KEY")
+            found.append("set *_TLS_CERTIFICATE and *_TLS_KEY together, or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             found.append("*_TLS_CLIENT_CA needs *_TLS_CERTIFICATE and *_TLS_KEY")
         if self.tokens.get_secret_value() and not self.token_list:
-            # Such as "$OLD,$NEW" of two variables that are empty: an open door that was meant to be closed.
-            found.append("*_TOKENS is set and has no token")
+            # Such as "$OLD,$NEW" with two empty variables: the operator meant to require tokens.
+            found.append("*_TOKENS is set but contains no token")
         return found
 
     @property
     def tls(self) -> ServerTls | None:
-        """The server's files of TLS; None is plain text."""
+        """Return the server's TLS files; None means plain text."""
         if self.tls_certificate is None or self.tls_key is None:
             return None
         return ServerTls(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
     def token_list(self) -> list[str]:
-        """The tokens, of which each call has to show one; none where nobody is asked."""
+        """Return the valid tokens; an empty list means that calls need none."""
         return [token for token in (part.strip() for part in self.tokens.get_secret_value().split(",")) if token]
 
 
 def load(settings: type[SettingsType], program: str) -> SettingsType:
-    """Reads the settings; exits with a list of what is wrong. Answers `--help`, which names `program`."""
+    """Read the settings, or exit with a list of problems. With `--help`, print the settings of `program`."""
     arguments = sys.argv[1:]
     if arguments:
         wanted_help = arguments in (["-h"], ["--help"])
@@ -223,7 +228,7 @@ def _problems(settings: type[BaseSettings], error: ValidationError) -> list[str]
         except ValidationError as more:
             lines = [line for problem in more.errors() if not problem["loc"] for line in _said(problem)]
             names = [f"{_prefix(settings)}{field.upper()}" for field in wrong]
-            # What is said of a wrong value would be said of its default.
+            # A contradiction of a default value that replaces an invalid value would mislead.
             found += [line for line in lines if not any(re.search(rf"\b{name}\b", line) for name in names)]
     return found
 
@@ -234,7 +239,7 @@ def _said(problem: ErrorDetails) -> list[str]:
 
 
 def describe(settings: type[BaseSettings], program: str) -> str:
-    """The text of `--help`: every variable with its default and its reason."""
+    """Return the text of `--help`: every variable with its default and description."""
     lines = [f"usage: {program}", "", (settings.__doc__ or "").strip(), "", "Environment variables:"]
     for name, field in settings.model_fields.items():
         lines += ["", f"  {_prefix(settings)}{name.upper()} (default: {_shown_default(field)})"]
@@ -246,8 +251,8 @@ def describe(settings: type[BaseSettings], program: str) -> str:
 
 
 def as_markdown(settings: type[BaseSettings]) -> str:
-    """A table of every variable, for the documentation."""
-    lines = ["| variable | default | what it is, and why |", "|---|---|---|"]
+    """Return a Markdown table of every variable, for the documentation."""
+    lines = ["| variable | default | description |", "|---|---|---|"]
     for name, field in settings.model_fields.items():
         variable = f"{_prefix(settings)}{name.upper()}"
         lines.append(f"| `{variable}` | `{_shown_default(field)}` | {field.description} |")
@@ -255,7 +260,7 @@ def as_markdown(settings: type[BaseSettings]) -> str:
 
 
 def log_settings(settings: BaseSettings) -> None:
-    """Logs every setting once, secrets hidden."""
+    """Log every setting; secrets are hidden."""
     log.info("settings", **{name: str(value) for name, value in settings})
 
 

@@ -1,4 +1,4 @@
-"""Streams that are answered item by item."""
+"""Bidirectional streams with one response for each request."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -14,19 +14,19 @@ Response = TypeVar("Response")
 
 
 @dataclass(frozen=True)
-class AnswerSizes(Generic[Request, Response]):
-    """Bounds the answers of a stream that its caller has not read, in bytes."""
+class ResponseSizes(Generic[Request, Response]):
+    """Bounds the bytes of the responses that the caller of a stream has not read."""
 
     limit: int
-    """A request starts only while the unread answers, with those that are being made, have at most this many bytes."""
+    """Maximum bytes of unread and pending responses. At the maximum, no further request starts."""
     expected: Callable[[Request], int]
-    """The estimated bytes of the answer to a request."""
+    """Returns the estimated bytes of the response to a request."""
     measured: Callable[[Response], int]
-    """The bytes of an answer."""
+    """Returns the bytes of a response."""
 
 
-def _call(leave: Callable[[], None], _: object) -> None:
-    leave()
+def _call(release: Callable[[], None], _: object) -> None:
+    release()
 
 
 async def answer_each(
@@ -34,20 +34,20 @@ async def answer_each(
     answer: Callable[[Request], Awaitable[Response]],
     window: int,
     admit: Callable[[Request], Awaitable[Callable[[], None]]],
-    sizes: AnswerSizes[Request, Response] | None = None,
+    sizes: ResponseSizes[Request, Response] | None = None,
 ) -> AsyncGenerator[Response, None]:
-    """Answers every request, at most `window` of them at a time, each as soon as its answer is there.
+    """Answer every request of a stream, up to `window` at a time. Yield each response as soon as it is ready.
 
     Args:
-        requests: are read one by one.
-        answer: gives the answer to one.
-        window: a request counts until its answer was taken, so that a caller that sends and does not read is held by
-            flow control.
-        admit: is asked before a request is answered; while it waits no further one is read. What it gives is called
-            when the answer is there, or will not come.
-        sizes: bounds the answers that the caller has not read; None does not.
+        requests: the requests; they are read one by one.
+        answer: returns the response to a request.
+        window: maximum number of requests in flight. A request counts until its response was read, so that flow control
+            stops a caller that sends and does not read.
+        admit: waits until a request may start, and returns a callback that releases its slot. While it waits, no
+            further request is read. The callback is called when the request has ended, also if it failed.
+        sizes: bounds the bytes of unread responses; None sets no bound.
 
-    An exception of any of them ends the stream; answers that were under way are cancelled.
+    An exception of an argument ends the stream and cancels the requests in flight.
     """
     unread = Budget(Limit(window, sizes.limit if sizes else 0))
     answered: asyncio.Queue[tuple[Response, Place] | None] = asyncio.Queue()
@@ -62,19 +62,19 @@ async def answer_each(
         async with asyncio.TaskGroup() as tasks:
             async for request in requests:
                 place = await unread.wait(sizes.expected(request) if sizes else 0)
-                # After that: a caller that does not read its answers must not hold what all share.
-                leave = await admit(request)
+                # Only now: a caller that does not read its responses must not hold a slot that all callers share.
+                release = await admit(request)
                 task = tasks.create_task(answer_one(request, place))
-                # Not in the task itself: one that is cancelled before it began runs nothing at all.
+                # A callback and no code of the task: a task that is cancelled before it starts runs no code.
                 task.add_done_callback(clear_cancelled)
-                task.add_done_callback(partial(_call, leave))
-                # It may be large, and the next one may not come for long.
+                task.add_done_callback(partial(_call, release))
+                # The request may be large, and the next one may arrive much later.
                 del request
 
     reader = asyncio.create_task(read_all())
-    # The requests of a caller that has left must not stay in memory.
+    # If the caller cancels, its requests must not stay in memory.
     reader.add_done_callback(clear_cancelled)
-    # None is the end: the queue's last item, whether the reader finished or failed.
+    # None marks the end of the queue, whether the reader finished or failed.
     reader.add_done_callback(lambda _: answered.put_nowait(None))
     try:
         while (taken := await answered.get()) is not None:
@@ -84,7 +84,7 @@ async def answer_each(
         try:
             await reader
         except ExceptionGroup as group:
-            # The first failure; the others came of it.
+            # The first exception; it caused the others.
             raise group.exceptions[0] from None
     finally:
         reader.cancel()

@@ -1,4 +1,4 @@
-"""Sends traces, by OpenTelemetry's standard variables, where one of them asks for it."""
+"""Exports traces if one of OpenTelemetry's standard variables is set."""
 
 import os
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-# Any of these asks for traces; OTEL_TRACES_EXPORTER=none and OTEL_SDK_DISABLED=true forbid them.
+# Each of these turns traces on; OTEL_TRACES_EXPORTER=none and OTEL_SDK_DISABLED=true turn them off.
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 def is_wanted() -> bool:
-    """Whether the environment asks for traces."""
+    """Return whether the environment turns traces on."""
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")
@@ -24,9 +24,9 @@ def is_wanted() -> bool:
 
 @contextmanager
 def exported(service: str) -> Iterator[None]:
-    """Sends the spans that are made inside to the collector, over OTLP/gRPC; the last ones at the end.
+    """Export the spans of this context to the collector over OTLP/gRPC; the last ones when it ends.
 
-    `service` is what the process is called where OTEL_SERVICE_NAME does not say.
+    `service` is the name of the process if OTEL_SERVICE_NAME is not set.
     """
     if not is_wanted():
         yield

@@ -18,7 +18,7 @@ from grpc_kit.errors import (
     ServiceError,
     UnavailableError,
     UnimplementedError,
-    meaning_of_fault,
+    error_for_fault,
 )
 from search_service.core.checks import collection_exists, collection_not_found
 
@@ -189,7 +189,7 @@ def meaning_of(error: Exception, collection: str, *, writes: bool = False) -> Se
     """Return the meaning of what pymilvus raised about a collection, in a call that writes or only reads."""
     grpc_code = _grpc_code(error)
     if grpc_code is None and not isinstance(error, MilvusException):
-        return meaning_of_fault(error)
+        return error_for_fault(error)
     codes = {grpc_code, getattr(error, "code", None) if isinstance(error, MilvusException) else None}
     text = str(error.message if isinstance(error, MilvusException) else error).lower()
     for row in TABLE:

@@ -283,7 +283,7 @@ class MilvusStore:
         def list_them(client: MilvusClient, options: Options) -> list[Alias]:
             found: list[Alias] = []
             for name in self._aliases(client, options):
-                self._watch.goes_on()
+                self._watch.note_progress()
                 try:
                     # Milvus 2.3 describes aliases of the default database only, and collections of all.
                     found.append(Alias(name, client.describe_collection(name, **options)["collection_name"]))

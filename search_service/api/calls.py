@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ResourceExhaustedError
-from grpc_kit.server.interceptors.around import Context
+from grpc_kit.server.interceptors.context_interceptor import Context
 
 Answer = TypeVar("Answer", bound=Message)
 # What this service's errors name as where they come from.

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from imagesearch.search.v1 import codes_pb2, codes_pb2_grpc
 
-from grpc_kit.server.interceptors.around import Context
+from grpc_kit.server.interceptors.context_interceptor import Context
 from search_service.api.calls import CallLimits
 from search_service.api.code_converters import code_set_to, encoding_to, status_to, transform_from
 from search_service.core.code_sets import CodeSets

@@ -6,7 +6,7 @@ from typing import TypeAlias, TypeVar
 from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc
 
 from grpc_kit.errors import InvalidArgumentError
-from grpc_kit.server.interceptors.around import Context
+from grpc_kit.server.interceptors.context_interceptor import Context
 from search_service.api.calls import CallLimits
 from search_service.api.converters import (
     collection_to,

@@ -7,7 +7,7 @@ from imagesearch.search.v1 import image_pb2, image_pb2_grpc
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
-from grpc_kit.server.interceptors.around import Context
+from grpc_kit.server.interceptors.context_interceptor import Context
 from grpc_kit.status import to_status
 from search_service.api.answer_room import AnswerRoom
 from search_service.api.calls import DOMAIN, CallLimits
@@ -162,7 +162,7 @@ def _image_from(request: image_pb2.WriteImagesRequest) -> ImageToWrite | Unreada
     try:
         return image_to_write_from(request)
     except ServiceError as error:
-        error.let_go()
+        error.release_frames()
         # What is too long to be right is not kept until its turn comes.
         request_id, image_id = request.request_id[:MAX_REQUEST_ID], request.id[:MAX_SHOWN_ID]
         return Unreadable(request_id, image_id, request.collection[:MAX_SHOWN_ID], error)

@@ -8,10 +8,10 @@ from imagesearch.search.v1 import search_pb2, search_pb2_grpc
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
-from grpc_kit.server.interceptors.around import Context
-from grpc_kit.server.interceptors.errors import internal_error
+from grpc_kit.server.interceptors.context_interceptor import Context
+from grpc_kit.server.interceptors.error_mapping import internal_error
 from grpc_kit.server.message_budget import MessageBudget
-from grpc_kit.server.streams import AnswerSizes, answer_each
+from grpc_kit.server.streams import ResponseSizes, answer_each
 from grpc_kit.status import to_status
 from search_service.api.answer_room import AnswerRoom
 from search_service.api.calls import DOMAIN, CallLimits
@@ -101,7 +101,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         async def answer(item: _Item) -> search_pb2.SearchStreamResponse:
             return await self._answer(item, self._limits.deadline(context))
 
-        sizes: AnswerSizes[_Item, search_pb2.SearchStreamResponse] = AnswerSizes(
+        sizes: ResponseSizes[_Item, search_pb2.SearchStreamResponse] = ResponseSizes(
             self._stream_limits.unread_bytes, self._expected, search_pb2.SearchStreamResponse.ByteSize
         )
         async with (
@@ -126,7 +126,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             check_request_id(request.request_id)
             asked = self._read(request.request)
         except ServiceError as error:
-            error.let_go()
+            error.release_frames()
             asked = error
         except Exception as error:  # noqa: BLE001 - a query's fault must not end the stream
             asked = internal_error(error, "SearchStream")
@@ -161,7 +161,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             response.response.CopyFrom(await self._search(item.asked, deadline))
         except ServiceError as error:
             response.error.CopyFrom(to_status(error, DOMAIN))
-            error.let_go()
+            error.release_frames()
         except Exception as error:  # noqa: BLE001 - a query's fault must not end the stream
             response.error.CopyFrom(to_status(internal_error(error, "SearchStream"), DOMAIN))
         return response

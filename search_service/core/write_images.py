@@ -18,7 +18,7 @@ from grpc_kit.errors import (
     ServiceError,
     UnavailableError,
     clear_cancelled,
-    meaning_of_fault,
+    error_for_fault,
 )
 from search_service.core import checks
 from search_service.core.image_locks import ImageLocks
@@ -409,7 +409,7 @@ def _content_size(message: ImageToWrite | Unreadable) -> int:
 def _drop_content(held: HeldImage, size: int, prepared: "asyncio.Task[_Prepared]") -> None:
     if not prepared.cancelled() and isinstance(error := prepared.exception(), ServiceError):
         # Its frames hold the image.
-        error.let_go()
+        error.release_frames()
     held.drop_content(size)
 
 
@@ -438,4 +438,4 @@ def _outcome(entry: UnderWay) -> _Prepared | ServiceError:
     if isinstance(error, ServiceError):
         return error
     log.error("an image failed", exc_info=error)
-    return meaning_of_fault(error)
+    return error_for_fault(error)

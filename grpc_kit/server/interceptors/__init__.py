@@ -1,1 +1,1 @@
-"""What happens round every call, whatever the service is."""
+"""Interceptors that every server uses."""

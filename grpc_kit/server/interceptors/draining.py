@@ -1,4 +1,4 @@
-"""Ends streams when the server stops: what was read is answered, nothing more is read, and the caller is told."""
+"""Drains a server that stops: it answers the requests that streams have read, and reads no more."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -9,81 +9,81 @@ import grpc
 
 from grpc_kit.errors import UnavailableError
 from grpc_kit.server.interceptors import open_streams
-from grpc_kit.server.interceptors.around import AroundCalls, Call, Context, Handler
+from grpc_kit.server.interceptors.context_interceptor import Call, Context, ContextInterceptor, Handler
 
 RETRY_AFTER = 1.0
 # Seconds in which a call that gRPC has accepted reaches its servicer.
 SETTLE_SECONDS = 0.1
-# Seconds in which the caller of a stream that was cut short reads that, and sends no more.
-HEAR_SECONDS = 0.5
+# Seconds in which the caller of a stream receives its end and stops sending.
+END_OF_STREAM_SECONDS = 0.5
 
 
-class UnderWay(AroundCalls):
-    """Counts calls in flight. The outermost interceptor, so that it also waits until an error has ended its call."""
+class CallsInFlight(ContextInterceptor):
+    """Counts the calls in flight. It is the outermost interceptor, so that a call counts until its error was sent."""
 
     def __init__(self) -> None:
-        """Counts from now on."""
+        """Start without calls."""
         super().__init__()
-        self._under_way = 0
-        self._none_under_way = asyncio.Event()
-        self._none_under_way.set()
-        self._worked = asyncio.Event()
+        self._count = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._progress = asyncio.Event()
 
     async def ended(self) -> None:
-        """Waits until no call is under way, and none has begun that was on its way in."""
+        """Wait until no call is in flight and no accepted call is about to start."""
         while True:
-            await self._none_under_way.wait()
+            await self._is_idle.wait()
             await asyncio.sleep(SETTLE_SECONDS)
-            if not self._under_way:
+            if not self._count:
                 return
 
-    def note_work(self) -> None:
-        """Let `worked` return: a call began or ended, or a stream made progress."""
-        self._worked.set()
+    def note_progress(self) -> None:
+        """Note that a call began or ended, or that a stream made progress."""
+        self._progress.set()
 
-    async def worked(self) -> None:
-        """Wait until there was work since the last return of this method. Only one caller may wait."""
-        await self._worked.wait()
-        self._worked.clear()
+    async def wait_for_progress(self) -> None:
+        """Wait until there is progress since the last return of this method. Only one caller may wait."""
+        await self._progress.wait()
+        self._progress.clear()
 
     @asynccontextmanager
     async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
-        """Counts the call."""
-        self._under_way += 1
-        self._none_under_way.clear()
-        self.note_work()
+        """Count the call."""
+        self._count += 1
+        self._is_idle.clear()
+        self.note_progress()
         try:
             yield
         finally:
-            self._under_way -= 1
-            self.note_work()
-            if not self._under_way:
-                self._none_under_way.set()
+            self._count -= 1
+            self.note_progress()
+            if not self._count:
+                self._is_idle.set()
 
 
-class Draining(AroundCalls):
-    """Lets streams that are answered item by item end between two items, and tells their callers."""
+class StreamDraining(ContextInterceptor):
+    """Ends bidirectional streams between two requests when the server stops, with an error for their callers."""
 
-    def __init__(self, note_work: Callable[[], None]) -> None:
-        """Do nothing until `begin`; `note_work` is called after each response of a stream."""
+    def __init__(self, note_progress: Callable[[], None]) -> None:
+        """Start in normal operation. `note_progress` is called after each response of a stream."""
         super().__init__()
-        self._note_work = note_work
+        self._note_work = note_progress
         self._begun = asyncio.Event()
         self._streams: set[asyncio.Event] = set()
 
     def begin(self) -> None:
-        """From now on no stream reads a further request."""
+        """Start draining: no stream reads another request."""
         self._begun.set()
 
-    async def heard(self) -> None:
-        """Waits until the streams that are under way have ended, and their callers have heard of it.
+    async def wait_for_streams(self) -> None:
+        """Wait until all streams have ended and their callers have received that.
 
-        A connection that is closed while its caller still sends takes with it what the caller has not read yet.
+        If a connection is closed while the caller still sends, the caller loses the responses that it has not read.
         """
         if streams := list(self._streams):
             for ended in streams:
                 await ended.wait()
-            await asyncio.sleep(HEAR_SECONDS)
+            await asyncio.sleep(END_OF_STREAM_SECONDS)
 
     def _single(self, handler: Handler, call: Call) -> Handler:
         return handler
@@ -94,33 +94,35 @@ class Draining(AroundCalls):
         behaviour: Any = handler.stream_stream
 
         async def answer(_: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any, None]:
-            cut_short = asyncio.Event()
+            is_incomplete = asyncio.Event()
             async with (
-                self._noted(),
-                aclosing(self._until_begun(context, cut_short)) as some,
+                self._tracked(),
+                aclosing(self._requests_until_drain(context, is_incomplete)) as some,
                 aclosing(behaviour(some, context)) as responses,
             ):
                 stream = open_streams.current.get(None) or open_streams.OpenStream()
                 try:
                     async for response in responses:
-                        stream.writes()
+                        stream.note_response_start()
                         yield response
-                        stream.wrote()
+                        stream.note_response_end()
                         self._note_work()
                 except asyncio.CancelledError:
                     if stream.evicted and (task := asyncio.current_task()):
                         task.uncancel()
                         raise stream.eviction() from None
                     raise
-            if cut_short.is_set():
+            if is_incomplete.is_set():
                 raise UnavailableError(
-                    "STOPPING", "the server is stopping; send again what was not answered", retry_after=RETRY_AFTER
+                    "STOPPING",
+                    "the server is stopping; repeat the requests without a response",
+                    retry_after=RETRY_AFTER,
                 )
 
         return grpc.stream_stream_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
     @asynccontextmanager
-    async def _noted(self) -> AsyncIterator[None]:
+    async def _tracked(self) -> AsyncIterator[None]:
         ended = asyncio.Event()
         self._streams.add(ended)
         try:
@@ -129,10 +131,10 @@ class Draining(AroundCalls):
             self._streams.discard(ended)
             ended.set()
 
-    async def _until_begun(self, context: Context, cut_short: asyncio.Event) -> AsyncGenerator[Any, None]:
-        """The requests until draining begins; `cut_short` is set where there may have been more.
+    async def _requests_until_drain(self, context: Context, is_incomplete: asyncio.Event) -> AsyncGenerator[Any, None]:
+        """Yield requests until draining begins. Sets `is_incomplete` if the caller may have sent more.
 
-        It keeps no request that it has given: gRPC's own iterator would keep each until the next one is there.
+        It holds no request after yielding it. gRPC's own iterator holds each request until the next one arrives.
         """
         stream = open_streams.current.get(None) or open_streams.OpenStream()
         begun = asyncio.ensure_future(self._begun.wait())
@@ -142,15 +144,15 @@ class Draining(AroundCalls):
                 reading = asyncio.create_task(_read(context))
                 await asyncio.wait({reading, begun}, return_when=asyncio.FIRST_COMPLETED)
                 if not reading.done():
-                    cut_short.set()
+                    is_incomplete.set()
                     return
                 read, reading = [reading.result()], None
-                stream.was_read()
+                stream.note_request()
                 if read[0] is grpc.aio.EOF:
                     return
                 yield read.pop()
         finally:
-            # A read that is left behind would go on to use the call after its end.
+            # A pending read would use the call after its end.
             left = [task for task in (reading, begun) if task is not None]
             for task in left:
                 task.cancel()

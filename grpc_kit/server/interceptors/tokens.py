@@ -1,4 +1,4 @@
-"""Lets in who shows a token."""
+"""Checks bearer tokens."""
 
 import hashlib
 import hmac
@@ -12,25 +12,25 @@ Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 
 class Tokens:
-    """The tokens of a server, of which each call shows one as "authorization: Bearer TOKEN"."""
+    """The valid tokens of a server. Each call sends one as "authorization: Bearer TOKEN"."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        """More than one token lets callers change theirs one by one."""
+        """Create the check. Several valid tokens allow callers to change to a new token one by one."""
         self._digests = [_digest(token) for token in tokens]
 
     def check(self, metadata: Metadata | None) -> None:
-        """Look at a call's metadata. Raises UnauthenticatedError."""
+        """Check the metadata of a call. Raises UnauthenticatedError."""
         values = [value for key, value in metadata or () if key == "authorization"]
         shown = values[0] if len(values) == 1 else ""
         if not isinstance(shown, str) or not shown[: len(SCHEME)].lower() == SCHEME:
             raise UnauthenticatedError(
-                "TOKEN_MISSING", 'this server wants a token, as metadata "authorization: Bearer TOKEN"'
+                "TOKEN_MISSING", 'the call has no token; send it as metadata "authorization: Bearer TOKEN"'
             )
         if not self._knows(shown[len(SCHEME) :]):
-            raise UnauthenticatedError("TOKEN_INVALID", "the token is none of this server's")
+            raise UnauthenticatedError("TOKEN_INVALID", "the token is not valid for this server")
 
     def _knows(self, token: str) -> bool:
-        # Digests of equal length, and all of them looked at: the time tells nothing of how much of a token was right.
+        # Digests have equal lengths and all are compared, so that the time reveals nothing about a valid token.
         digest = _digest(token)
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return any(matches)

@@ -20,9 +20,9 @@ def run(*arguments: str, **variables: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"IMAGESEARCH_TSL": "on"}, ["IMAGESEARCH_TSL: there is no such setting; the nearest one is IMAGESEARCH_TLS"]),
-        ({"imagesearch_tls": "on"}, ["imagesearch_tls: there is no such setting; the nearest one is IMAGESEARCH_TLS"]),
-        ({"IMAGESEARCH_PORTS": "50052"}, ["IMAGESEARCH_PORTS: there is no such setting"]),
+        ({"IMAGESEARCH_TSL": "on"}, ["IMAGESEARCH_TSL: this setting does not exist; did you mean IMAGESEARCH_TLS?"]),
+        ({"imagesearch_tls": "on"}, ["imagesearch_tls: this setting does not exist; did you mean IMAGESEARCH_TLS?"]),
+        ({"IMAGESEARCH_PORTS": "50052"}, ["IMAGESEARCH_PORTS: this setting does not exist"]),
         ({"IMAGESEARCH_TLS": "maybe"}, ["IMAGESEARCH_TLS='maybe': should be true or false"]),
         ({"IMAGESEARCH_KEY": "k.pem"}, ["IMAGESEARCH_CERTIFICATE and IMAGESEARCH_KEY are set together or not at all"]),
         ({"IMAGESEARCH_CERTIFICATE": "c.pem"}, ["IMAGESEARCH_CERTIFICATE and IMAGESEARCH_KEY are set together"]),
@@ -33,7 +33,7 @@ def run(*arguments: str, **variables: str) -> tuple[int, str]:
         (
             {"IMAGESEARCH_TLS": "tru", "IMAGESEARCH_COLECTION": "x", "IMAGESEARCH_KEY": "k.pem"},
             [
-                "IMAGESEARCH_COLECTION: there is no such",
+                "IMAGESEARCH_COLECTION: this setting does not exist",
                 "IMAGESEARCH_TLS='tru'",
                 "and IMAGESEARCH_KEY are set together",
             ],

@@ -9,7 +9,7 @@ import yaml
 from deploy.checks.pods import quantity
 from embedder_service.core.types import Lane
 from embedder_service.settings import EmbedderSettings
-from grpc_kit.server.interceptors.receiving import FAST, HEALTH_FAST, HEALTH_SLOW
+from grpc_kit.server.interceptors.request_receiver import FAST, HEALTH_FAST, HEALTH_SLOW
 from grpc_kit.server.message_budget import SMALL_BYTES
 from grpc_kit.server.settings import MEBIBYTE
 from search_service.settings import SearchSettings

@@ -371,7 +371,9 @@ def test_the_command_takes_every_spelling_of_a_model_and_refuses_what_is_none(
 
 def test_the_command_refuses_unknown_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDER_WEIGHT_CACHE", "/elsewhere")
-    with pytest.raises(SystemExit, match=r"EMBEDDER_WEIGHT_CACHE: there is no such setting; .*EMBEDDER_WEIGHTS_CACHE"):
+    with pytest.raises(
+        SystemExit, match=r"EMBEDDER_WEIGHT_CACHE: this setting does not exist; .*EMBEDDER_WEIGHTS_CACHE"
+    ):
         main(["verify", "vgg16"])
 
 

@@ -16,7 +16,7 @@ from imagesearch.types.v1 import encoded_image_pb2
 from grpc_kit.server import allocation
 
 def outcome(raw):
-    allocation.forget_failures()
+    allocation.clear_failures()
     try:
         embedder_pb2.EmbedRequest.FromString(raw)
     except (DecodeError, MemoryError) as error:
@@ -36,7 +36,7 @@ print(json.dumps(found))
 """
 
 
-def test_a_message_for_which_there_is_no_memory_is_told_from_a_bad_one() -> None:
+def test_a_failed_allocation_is_distinguished_from_a_bad_message() -> None:
     done = subprocess.run([sys.executable, "-c", PARSE], capture_output=True, check=True, text=True)
     bad, refused, bad_then, parsed = json.loads(done.stdout.splitlines()[-1])
     assert bad == bad_then == ["DecodeError", False]
@@ -44,6 +44,6 @@ def test_a_message_for_which_there_is_no_memory_is_told_from_a_bad_one() -> None
     assert parsed == ["parsed", False]
 
 
-def test_what_failed_before_is_forgotten() -> None:
-    allocation.forget_failures()
+def test_earlier_failures_are_cleared() -> None:
+    allocation.clear_failures()
     assert not allocation.has_failed()

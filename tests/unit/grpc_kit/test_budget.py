@@ -29,7 +29,7 @@ async def test_a_budget_admits_in_order_of_arrival_and_a_single_item_always_fits
     assert (budget.items, budget.size) == (0, 0)
 
 
-async def test_a_place_is_released_in_parts_and_only_once() -> None:
+async def test_a_reservation_is_released_in_parts_and_only_once() -> None:
     budget = Budget(Limit(items=10, size=100))
     place = await budget.wait(80)
     waiting = asyncio.create_task(budget.wait(60))
@@ -47,7 +47,7 @@ async def test_a_place_is_released_in_parts_and_only_once() -> None:
     assert (budget.items, budget.size) == (1, 60)
 
 
-async def test_one_who_gives_up_lets_the_next_one_in() -> None:
+async def test_a_cancelled_caller_lets_the_next_caller_in() -> None:
     budget = Budget(Limit(items=10, size=100))
     place = await budget.wait(80)
     large, small = asyncio.create_task(budget.wait(90)), asyncio.create_task(budget.wait(10))
@@ -63,7 +63,7 @@ async def test_small_messages_do_not_wait_behind_large_ones() -> None:
     budget = MessageBudget(1000 * 1000)
     await budget.wait(1000 * 1000)
     await asyncio.wait_for(budget.wait(SMALL_BYTES), 5)
-    with pytest.raises(ResourceExhaustedError, match="1000000 bytes, and at most 1000000 are held") as refused:
+    with pytest.raises(ResourceExhaustedError, match="1000000 bytes; the maximum is 1000000") as refused:
         await budget.wait_up_to(0.01, SMALL_BYTES + 1)
     assert (refused.value.reason, refused.value.metadata) == ("OVERLOADED", {"max_bytes_in_flight": "1000000"})
     assert refused.value.retry_after

@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 EMBEDDER_SECONDS = 20
 
 
-def test_only_what_may_be_repeated_has_a_retry_policy() -> None:
+def test_only_repeatable_methods_have_a_retry_policy() -> None:
     config = service_config(["a.Service", "b.Service/Method"])
     assert config["methodConfig"] == [
         {"name": [{"service": "a.Service"}, {"service": "b.Service", "method": "Method"}], "retryPolicy": RETRY_POLICY}
@@ -26,20 +26,20 @@ def test_only_what_may_be_repeated_has_a_retry_policy() -> None:
     assert service_config([])["methodConfig"] == []
 
 
-def test_only_a_server_that_is_away_or_stops_is_a_reason_to_repeat_and_not_without_end() -> None:
+def test_only_unavailable_and_stopping_servers_cause_retries_and_retries_end() -> None:
     assert RETRY_POLICY["retryableStatusCodes"] == ("UNAVAILABLE", "CANCELLED")
     # gRPC takes no more than 5.
     assert RETRY_POLICY["maxAttempts"] == 4
 
 
-def test_calls_go_round_all_addresses_and_retries_are_throttled() -> None:
+def test_calls_are_balanced_over_all_addresses_and_retries_are_throttled() -> None:
     config = service_config([])
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
     assert config["retryThrottling"] == {"maxTokens": 1000, "tokenRatio": 1}
 
 
 @pytest.mark.parametrize("size", [1000, 24 * MIB])
-def test_the_options_bound_messages_and_keep_the_largest_for_a_retry(size: int) -> None:
+def test_the_options_bound_messages_and_buffer_the_largest_one_for_retries(size: int) -> None:
     options = dict(channel_options(size, ["a.Service"]))
     assert options["grpc.max_send_message_length"] == options["grpc.max_receive_message_length"] == size
     buffer = options["grpc.per_rpc_retry_buffer_size"]
@@ -49,18 +49,18 @@ def test_the_options_bound_messages_and_keep_the_largest_for_a_retry(size: int) 
     assert options["grpc.enable_http_proxy"] == 0
 
 
-def test_no_option_is_given_twice() -> None:
+def test_no_option_is_set_twice() -> None:
     names = [name for name, _ in channel_options(1000)]
     assert len(names) == len(set(names))
 
 
-def test_a_channel_asks_less_often_than_a_server_allows() -> None:
+def test_a_channel_pings_less_often_than_a_server_allows() -> None:
     options = dict(channel_options(1000))
     assert int(options["grpc.keepalive_time_ms"]) >= 10_000
 
 
 @pytest.mark.parametrize("size", [5 * MIB, 23 * MIB])
-async def test_a_large_request_is_repeated_where_the_server_is_unavailable_twice(serving: Serving, size: int) -> None:
+async def test_a_large_request_is_retried_if_the_server_is_unavailable_twice(serving: Serving, size: int) -> None:
     name = "fail twice#" + size * "x"
     async with serving(largest=24 * MIB) as running:
         assert await running.get(name) == name
@@ -86,7 +86,7 @@ async def test_a_server_that_stays_unavailable_is_tried_four_times(serving: Serv
         ("127.0.0.1:50051", False),
     ],
 )
-def test_servers_are_watched_where_the_target_has_their_addresses(
+def test_servers_are_watched_if_the_target_resolves_to_servers(
     target: str, watched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
@@ -96,7 +96,7 @@ def test_servers_are_watched_where_the_target_has_their_addresses(
     assert config.get("healthCheckConfig") == ({"serviceName": LIVENESS} if watched else None)
 
 
-def test_a_frozen_server_is_found_while_a_call_still_has_time_for_another_one() -> None:
+def test_a_frozen_server_is_detected_early_enough_for_a_retry() -> None:
     options = dict(channel_options(1000))
     timeout = int(options["grpc.keepalive_timeout_ms"])
     assert int(options["grpc.keepalive_time_ms"]) + timeout < 1000 * EMBEDDER_SECONDS
@@ -104,13 +104,13 @@ def test_a_frozen_server_is_found_while_a_call_still_has_time_for_another_one() 
     assert options["grpc.http2.ping_timeout_ms"] == timeout
 
 
-def test_a_name_is_looked_up_again_in_time_for_a_replica_that_is_added() -> None:
+def test_names_are_resolved_often_enough_for_new_replicas() -> None:
     options = dict(channel_options(1000))
     assert int(options["grpc.dns_min_time_between_resolutions_ms"]) <= 10_000
     assert int(options["grpc.max_reconnect_backoff_ms"]) <= 10_000
 
 
-async def test_a_server_past_help_gets_no_calls_from_those_who_watch_it(serving: Serving) -> None:
+async def test_watching_clients_send_no_calls_to_a_dead_server(serving: Serving) -> None:
     async with serving() as working, serving() as dead:
         async with open_channel(f"ipv4:{working.address},{dead.address}", 1000) as channel:
             stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
@@ -130,7 +130,7 @@ async def test_a_server_past_help_gets_no_calls_from_those_who_watch_it(serving:
         assert await dead.get("fine") == "fine"
 
 
-async def test_a_server_that_is_only_not_ready_still_answers_with_its_reason(serving: Serving) -> None:
+async def test_a_server_that_is_not_ready_still_answers_with_a_reason(serving: Serving) -> None:
     async with serving() as running, open_channel(f"ipv4:{running.address}", 1000) as channel:
         await running.server.set_serving(serving=False)
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)

@@ -8,18 +8,18 @@ import pytest
 from grpc_kit.deadline import Deadline
 
 
-def test_no_limit_is_an_infinite_deadline() -> None:
+def test_no_timeout_is_an_infinite_deadline() -> None:
     deadline = Deadline.after(None)
     assert (deadline.remaining(), deadline.timeout(5.0)) == (math.inf, 5.0)
 
 
 @pytest.mark.parametrize("seconds", [0.0, -3.0, -math.inf])
-def test_a_passed_deadline_leaves_nothing_and_never_less(seconds: float) -> None:
+def test_a_passed_deadline_leaves_zero_seconds(seconds: float) -> None:
     deadline = Deadline.after(seconds)
     assert (deadline.remaining(), deadline.timeout(5.0)) == (0.0, 0.0)
 
 
-def test_time_goes_by_on_the_clock_that_was_given() -> None:
+def test_a_deadline_uses_its_clock() -> None:
     now = [100.0]
     deadline = Deadline.after(10.0, lambda: now[0])
     now[0] = 104.0
@@ -28,7 +28,7 @@ def test_time_goes_by_on_the_clock_that_was_given() -> None:
     assert (deadline.remaining(), deadline.timeout(5.0)) == (0.0, 0.0)
 
 
-def test_the_clock_is_the_monotonic_one_unless_told_otherwise() -> None:
+def test_the_default_clock_is_monotonic() -> None:
     before = time.monotonic()
     deadline = Deadline.after(10.0)
     assert before + 10.0 <= deadline.at <= time.monotonic() + 10.0

@@ -23,7 +23,7 @@ def unknown(**variables: str) -> list[str]:
     ],
 )
 def test_an_unknown_variable_is_named_with_the_nearest_known_one_and_without_its_value(name: str, nearest: str) -> None:
-    assert unknown(**{name: "hunter2"}) == [f"{name}: there is no such setting; the nearest one is {nearest}"]
+    assert unknown(**{name: "hunter2"}) == [f"{name}: this setting does not exist; did you mean {nearest}?"]
 
 
 def test_all_unknown_variables_are_named_and_no_others() -> None:
@@ -32,7 +32,7 @@ def test_all_unknown_variables_are_named_and_no_others() -> None:
     )
     assert [line.partition(":")[0] for line in found] == ["EMBEDDER_A", "EMBEDDER_Z"]
     # Something is always nearest.
-    assert unknown(EMBEDDER_="?")[0].startswith("EMBEDDER_: there is no such setting; the nearest one is EMBEDDER_")
+    assert unknown(EMBEDDER_="?")[0].startswith("EMBEDDER_: this setting does not exist; did you mean EMBEDDER_")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_all_unknown_variables_are_named_and_no_others() -> None:
         ("EMBEDDER_BLUE_2_PORT_9464_TCP_ADDR", "10.96.0.13"),
     ],
 )
-def test_what_kubernetes_sets_for_a_service_is_no_setting(name: str, value: str) -> None:
+def test_variables_that_kubernetes_sets_for_a_service_are_ignored(name: str, value: str) -> None:
     assert is_service_link(name, value)
     assert unknown(**{name: value}) == []
 
@@ -84,7 +84,7 @@ def test_what_kubernetes_sets_for_a_service_is_no_setting(name: str, value: str)
         ("embedder_service_host", "10.96.0.12"),
     ],
 )
-def test_what_kubernetes_would_not_set_is_unknown(name: str, value: str) -> None:
+def test_variables_that_kubernetes_would_not_set_are_unknown(name: str, value: str) -> None:
     assert [line.partition(":")[0] for line in unknown(**{name: value})] == [name]
 
 
@@ -99,6 +99,6 @@ def test_a_switch_is_off(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "maybe", "2", "enabled", "tru"])
-def test_any_other_switch_is_refused_with_the_right_values(text: str) -> None:
+def test_an_invalid_switch_is_refused_with_the_allowed_values(text: str) -> None:
     with pytest.raises(ValueError, match=r"true or false \(yes or no, on or off, 1 or 0\)"):
         read_switch(text)

@@ -63,13 +63,13 @@ async def test_work_that_ends_in_time_is_no_hang() -> None:
             assert await slow == "done"
 
 
-async def test_work_that_gets_on_is_no_hang() -> None:
+async def test_work_that_makes_progress_is_no_hang() -> None:
     watch = HangWatch()
 
     def steps() -> str:
         for _ in range(10):
             time.sleep(0.05)
-            watch.goes_on()
+            watch.note_progress()
         return "done"
 
     with ThreadPoolExecutor(1) as pool:
@@ -115,7 +115,7 @@ async def test_the_watch_sleeps_while_there_is_no_work_and_wakes_for_the_next() 
         gate.set()
 
 
-async def test_a_caller_that_leaves_is_cancelled_and_no_hang() -> None:
+async def test_a_cancelled_caller_is_no_hang() -> None:
     watch = HangWatch()
     gate = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -159,7 +159,7 @@ async def test_work_that_waits_for_other_work_does_not_hang() -> None:
             assert await call == "done"
 
 
-async def test_work_within_work_counts_by_itself_and_gives_the_thread_back() -> None:
+async def test_nested_work_is_timed_separately() -> None:
     watch = HangWatch()
     gate = threading.Event()
     with ThreadPoolExecutor(1) as pool:

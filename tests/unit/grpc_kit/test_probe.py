@@ -22,12 +22,12 @@ async def probe(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("service", ["", SERVICE, LIVENESS])
-async def test_a_server_that_serves_is_fine(serving: Serving, service: str) -> None:
+async def test_a_serving_server_passes(serving: Serving, service: str) -> None:
     async with serving() as running:
         assert await probe(running.address, "--service", service) == (0, "")
 
 
-async def test_a_server_that_waits_for_another_one_is_alive_and_does_not_serve(serving: Serving) -> None:
+async def test_a_server_that_waits_for_another_server_is_alive_but_not_serving(serving: Serving) -> None:
     async with serving() as running:
         await running.server.set_serving(serving=False)
         assert await probe(running.address) == (1, f"{running.address}: NOT_SERVING")
@@ -40,7 +40,7 @@ async def test_a_dead_server_is_not_alive(serving: Serving) -> None:
         assert await probe(running.address, "--service", LIVENESS) == (1, f"{running.address}: NOT_SERVING")
 
 
-async def test_it_says_why_there_is_no_answer(serving: Serving, unused_tcp_port: int) -> None:
+async def test_the_probe_prints_why_it_got_no_answer(serving: Serving, unused_tcp_port: int) -> None:
     async with serving() as running:
         code, said = await probe(running.address, "--service", "no.such.Service")
         assert (code, "NOT_FOUND" in said) == (1, True)
@@ -48,7 +48,7 @@ async def test_it_says_why_there_is_no_answer(serving: Serving, unused_tcp_port:
     assert (code, "UNAVAILABLE" in said) == (1, True)
 
 
-async def test_over_tls_the_server_is_known_by_a_name_of_its_certificate(serving: Serving, tmp_path: Path) -> None:
+async def test_the_probe_accepts_a_name_of_the_servers_certificate(serving: Serving, tmp_path: Path) -> None:
     authority = Authority(tmp_path, "authority")
     pair, own = authority.issue("server"), authority.issue("client")
     ca = ["--ca", str(authority.file)]
@@ -69,17 +69,17 @@ async def test_over_tls_the_server_is_known_by_a_name_of_its_certificate(serving
         (["--certificate", "c.pem", "--key", "k.pem"], "--certificate needs --ca, which turns TLS on"),
         (["--key", "k.pem"], "--key needs --ca"),
         (["--server-name", "search"], "--server-name needs --ca"),
-        (["--ca", "ca.pem", "--certificate", "c.pem"], "--certificate and --key are given together"),
-        (["--ca", "ca.pem", "--key", "k.pem"], "--certificate and --key are given together"),
+        (["--ca", "ca.pem", "--certificate", "c.pem"], "--certificate and --key need each other"),
+        (["--ca", "ca.pem", "--key", "k.pem"], "--certificate and --key need each other"),
     ],
 )
-async def test_options_of_tls_never_mean_plain_text(serving: Serving, options: list[str], said: str) -> None:
+async def test_incomplete_tls_options_are_refused(serving: Serving, options: list[str], said: str) -> None:
     async with serving() as running:
         code, printed = await probe(running.address, *options)
     assert (code, said in printed) == (2, True)
 
 
-async def test_files_that_are_none_are_named(tmp_path: Path) -> None:
+async def test_unusable_files_are_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing.pem"
     assert await probe("127.0.0.1:1", "--ca", str(missing)) == (
         1,

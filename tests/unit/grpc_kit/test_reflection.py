@@ -58,7 +58,7 @@ async def test_reflection_describes_itself(serving: Serving, version: str) -> No
 
 
 @versions
-async def test_reflection_wants_the_token_over_tls_too(serving: Serving, version: str, tmp_path: Path) -> None:
+async def test_reflection_requires_the_token_over_tls_too(serving: Serving, version: str, tmp_path: Path) -> None:
     authority = Authority(tmp_path, "authority")
     pair = authority.issue("server")
     async with serving(tokens=TOKEN, tls_certificate=pair.certificate, tls_key=pair.key) as running:
@@ -87,7 +87,7 @@ async def test_a_call_without_a_token_is_refused_with_a_reason(serving: Serving,
         assert await ask((("authorization", f"Bearer {TOKEN}"),)) == 1
 
 
-def test_the_contract_of_v1_is_the_published_one(tmp_path: Path) -> None:
+def test_the_v1_contract_equals_the_published_one(tmp_path: Path) -> None:
     compiled = tmp_path / "reflection.binpb"
     name = "grpc/reflection/v1/reflection.proto"
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"--descriptor_set_out={compiled}", name]

@@ -60,15 +60,13 @@ async def is_let_in(address: str, tls: ClientTls | None) -> bool:
         return True
 
 
-async def test_a_client_that_knows_the_authority_gets_through(
-    serving: Serving, authority: Authority, pair: Pair
-) -> None:
+async def test_a_client_that_trusts_the_authority_can_call(serving: Serving, authority: Authority, pair: Pair) -> None:
     async with serving(tls=ClientTls(authority=authority.file), **files(pair)) as running:
         assert await running.get("a name") == "a name"
         assert await stream(running.channel, ["a", "b"]) == ["a", "b"]
 
 
-async def test_a_blocking_client_that_knows_the_authority_gets_through(
+async def test_a_blocking_client_that_trusts_the_authority_can_call(
     serving: Serving, authority: Authority, pair: Pair
 ) -> None:
     async with serving(**files(pair)) as running:
@@ -81,7 +79,7 @@ async def test_a_blocking_client_that_knows_the_authority_gets_through(
         assert await asyncio.to_thread(call) == "a name"
 
 
-async def test_a_client_that_knows_another_authority_none_or_no_tls_does_not_get_through(
+async def test_a_client_with_a_wrong_authority_or_without_tls_cannot_call(
     serving: Serving, pair: Pair, stranger: Authority
 ) -> None:
     async with serving(**files(pair)) as running:
@@ -90,12 +88,12 @@ async def test_a_client_that_knows_another_authority_none_or_no_tls_does_not_get
         assert not await is_let_in(running.address, None)
 
 
-async def test_a_client_of_tls_does_not_talk_to_a_server_without(serving: Serving, authority: Authority) -> None:
+async def test_a_tls_client_does_not_call_a_plain_text_server(serving: Serving, authority: Authority) -> None:
     async with serving() as running:
         assert not await is_let_in(running.address, ClientTls(authority=authority.file))
 
 
-async def test_a_server_that_asks_for_certificates_lets_in_those_of_its_authority_alone(
+async def test_a_server_with_mtls_admits_only_clients_of_its_authority(
     serving: Serving, authority: Authority, pair: Pair, stranger: Authority
 ) -> None:
     right, wrong = authority.issue("client"), stranger.issue("stranger-client")
@@ -106,7 +104,7 @@ async def test_a_server_that_asks_for_certificates_lets_in_those_of_its_authorit
         assert not await is_let_in(running.address, None)
 
 
-async def test_a_blocking_client_shows_its_certificate_too(
+async def test_a_blocking_client_sends_its_certificate_too(
     serving: Serving, authority: Authority, pair: Pair, stranger: Authority
 ) -> None:
     right, wrong = authority.issue("client"), stranger.issue("stranger-client")
@@ -144,7 +142,7 @@ async def shown_certificate(address: str) -> str:
     return await asyncio.to_thread(connect)
 
 
-async def test_a_new_connection_sees_the_certificate_that_was_put_on_disk_meanwhile(
+async def test_a_new_connection_gets_the_replaced_certificate(
     serving: Serving, authority: Authority, pair: Pair, stranger: Authority
 ) -> None:
     tls = ClientTls(authority=authority.file)
@@ -207,7 +205,7 @@ def empty_certificate(pair: Pair, renewed: Pair) -> None:
     "harm",
     [Pair.become_certificate, Pair.become_key, remove_key, remove_certificate, spoil_certificate, empty_certificate],
 )
-async def test_files_that_cannot_be_used_leave_the_last_good_ones_in_use(
+async def test_unusable_files_leave_the_last_valid_ones_in_use(
     serving: Serving, authority: Authority, pair: Pair, harm: Callable[[Pair, Pair], None]
 ) -> None:
     tls = ClientTls(authority=authority.file)
@@ -223,7 +221,7 @@ async def test_files_that_cannot_be_used_leave_the_last_good_ones_in_use(
 
 
 @pytest.mark.parametrize("content", [GARBAGE, b""])
-async def test_a_client_authority_that_cannot_be_used_leaves_the_last_good_one_in_use(
+async def test_an_unusable_client_authority_leaves_the_last_valid_one_in_use(
     serving: Serving, authority: Authority, pair: Pair, tmp_path: Path, content: bytes
 ) -> None:
     client_ca = tmp_path / "clients.pem"
@@ -265,9 +263,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_that_no_server_can_use_are_refused_and_the_wrong_one_is_named(
-    authority: Authority, pair: Pair, kind: str
-) -> None:
+def test_unusable_server_files_are_refused_and_named(authority: Authority, pair: Pair, kind: str) -> None:
     wrong = {kind: (tls, path) for kind, tls, path in wrong_files(pair, authority.issue("other"))}
     assert sorted(wrong) == sorted(KINDS)
     tls, path = wrong[kind]
@@ -275,7 +271,7 @@ def test_files_that_no_server_can_use_are_refused_and_the_wrong_one_is_named(
         tls.credentials()
 
 
-async def test_the_servers_start_is_what_refuses(authority: Authority, pair: Pair) -> None:
+async def test_the_start_of_the_server_refuses_unusable_files(authority: Authority, pair: Pair) -> None:
     other = authority.issue("other")
     server = make_server(Example(), CollectorRegistry(), tls_certificate=pair.certificate, tls_key=other.key)
     try:
@@ -286,9 +282,7 @@ async def test_the_servers_start_is_what_refuses(authority: Authority, pair: Pai
 
 
 @pytest.mark.parametrize("kind", ["missing", "garbage", "empty"])
-def test_a_client_is_not_made_with_files_it_cannot_use_and_names_the_wrong_one(
-    pair: Pair, tmp_path: Path, kind: str
-) -> None:
+def test_unusable_client_files_are_refused_and_named(pair: Pair, tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"{kind}.pem"
     if kind != "missing":
         path.write_bytes(GARBAGE if kind == "garbage" else b"")
@@ -298,7 +292,7 @@ def test_a_client_is_not_made_with_files_it_cannot_use_and_names_the_wrong_one(
 
 
 @pytest.mark.parametrize("kind", ["missing", "garbage", "empty"])
-def test_a_client_is_not_made_with_an_authority_it_cannot_use(tmp_path: Path, kind: str) -> None:
+def test_an_unusable_authority_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"{kind}.pem"
     if kind != "missing":
         path.write_bytes(GARBAGE if kind == "garbage" else b"")
@@ -306,9 +300,9 @@ def test_a_client_is_not_made_with_an_authority_it_cannot_use(tmp_path: Path, ki
         channel_credentials(ClientTls(authority=path), "")
 
 
-def test_a_client_without_the_half_of_its_pair_is_refused(pair: Pair) -> None:
+def test_a_client_certificate_without_its_key_is_refused(pair: Pair) -> None:
     for tls in (ClientTls(certificate=pair.certificate), ClientTls(key=pair.key)):
-        with pytest.raises(CredentialsError, match="set together"):
+        with pytest.raises(CredentialsError, match="key together"):
             channel_credentials(tls, "")
 
 
@@ -337,7 +331,7 @@ def calls_with(running: Running, metadata: tuple[tuple[str, str], ...]) -> dict[
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-async def test_a_call_without_a_right_token_is_refused(serving: Serving, kind: str) -> None:
+async def test_a_call_without_a_valid_token_is_refused(serving: Serving, kind: str) -> None:
     metadata, reason = REFUSED[kind]
     async with serving(tokens=f"{TOKEN},{OTHER_TOKEN}") as running:
         for call in calls_with(running, metadata).values():
@@ -347,7 +341,7 @@ async def test_a_call_without_a_right_token_is_refused(serving: Serving, kind: s
         assert running.servicer.calls.total() == 0
 
 
-async def test_a_scheme_with_nothing_behind_it_is_refused(serving: Serving) -> None:
+async def test_a_scheme_without_a_token_is_refused(serving: Serving) -> None:
     async with serving(tokens=TOKEN) as running:
         for call in calls_with(running, (("authorization", "Bearer "),)).values():
             error = await failure(call)
@@ -359,8 +353,8 @@ async def test_a_scheme_with_nothing_behind_it_is_refused(serving: Serving) -> N
     ("token", "said"),
     [
         (" ", "the token is blank"),
-        ("first\nsecond", "characters that a call's header cannot carry"),
-        ("tökén", "characters that a call's header cannot carry"),
+        ("first\nsecond", "characters that a gRPC header cannot contain"),
+        ("tökén", "characters that a gRPC header cannot contain"),
     ],
 )
 def test_a_token_that_cannot_be_sent_is_refused(token: str, said: str) -> None:
@@ -370,14 +364,14 @@ def test_a_token_that_cannot_be_sent_is_refused(token: str, said: str) -> None:
 
 @pytest.mark.parametrize("tls", [None, ClientTls()])
 @pytest.mark.parametrize("target", ["https://localhost:50052", " HTTP://localhost:50052"])
-def test_an_address_of_the_web_is_no_target(target: str, tls: ClientTls | None) -> None:
-    with pytest.raises(CredentialsError, match="write HOST:PORT, and use the settings for TLS"):
+def test_a_url_is_no_target(target: str, tls: ClientTls | None) -> None:
+    with pytest.raises(CredentialsError, match="use HOST:PORT, and the TLS settings"):
         open_blocking_channel(target, 1000, tls=tls)
 
 
 @pytest.mark.parametrize("token", [TOKEN, OTHER_TOKEN])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-async def test_a_call_with_either_token_is_answered(serving: Serving, token: str, scheme: str) -> None:
+async def test_a_call_with_either_valid_token_is_answered(serving: Serving, token: str, scheme: str) -> None:
     async with serving(tokens=f" {TOKEN} , {OTHER_TOKEN},") as running:
         calls = calls_with(running, (("authorization", f"{scheme} {token}"),))
         assert (await calls["unary"], await calls["stream"]) == ("a name", ["a"])
@@ -432,9 +426,7 @@ async def answer_to(address: str, authorization: bytes) -> bytes:
         ("Bêarer token".encode(), "TOKEN_MISSING"),
     ],
 )
-async def test_a_token_that_is_not_ascii_is_refused_as_any_other(
-    serving: Serving, authorization: bytes, reason: str
-) -> None:
+async def test_a_token_that_is_not_ascii_is_refused(serving: Serving, authorization: bytes, reason: str) -> None:
     async with serving(tokens=TOKEN) as running:
         # A literal of HPACK: the length, and the value. 16 is UNAUTHENTICATED.
         assert b"grpc-status\x0216" in await answer_to(running.address, authorization)
@@ -443,7 +435,7 @@ async def test_a_token_that_is_not_ascii_is_refused_as_any_other(
         assert running.servicer.calls.total() == 0
 
 
-async def test_health_is_told_without_a_token(serving: Serving) -> None:
+async def test_health_needs_no_token(serving: Serving) -> None:
     async with serving(tokens=TOKEN) as running:
         stub = health_pb2_grpc.HealthStub(running.channel)
         response = await stub.Check(health_pb2.HealthCheckRequest())  # type: ignore[attr-defined]
@@ -453,7 +445,7 @@ async def test_health_is_told_without_a_token(serving: Serving) -> None:
         watched.cancel()
 
 
-async def test_a_token_goes_with_each_call_over_tls(serving: Serving, authority: Authority, pair: Pair) -> None:
+async def test_each_call_sends_the_token_over_tls(serving: Serving, authority: Authority, pair: Pair) -> None:
     tls = ClientTls(authority=authority.file)
     async with serving(tls=tls, token=OTHER_TOKEN, tokens=f"{TOKEN},{OTHER_TOKEN}", **files(pair)) as running:
         for _ in range(2):
@@ -474,7 +466,7 @@ async def test_a_token_goes_with_each_call_over_tls(serving: Serving, authority:
 
 @pytest.mark.parametrize("opened", [open_channel, open_blocking_channel])
 def test_a_token_is_not_sent_without_tls(opened: Callable[..., object]) -> None:
-    with pytest.raises(CredentialsError, match="over TLS only") as refused:
+    with pytest.raises(CredentialsError, match="a token needs TLS") as refused:
         opened("127.0.0.1:1", 1000, token=TOKEN)
     assert TOKEN not in str(refused.value)
 
@@ -503,23 +495,23 @@ async def test_no_log_line_has_a_token(serving: Serving, authority: Authority, p
 
 
 @pytest.mark.parametrize("with_tls", [True, False])
-async def test_tokens_in_plain_text_are_warned_of(serving: Serving, pair: Pair, *, with_tls: bool) -> None:
+async def test_a_server_without_tls_warns_about_tokens(serving: Serving, pair: Pair, *, with_tls: bool) -> None:
     with capture_logs() as lines:
         async with serving(tokens=TOKEN, **(files(pair) if with_tls else {})):
             pass
     warnings = [line["event"] for line in lines if line["log_level"] == "warning"]
-    assert [warning.startswith("tokens come in plain text") for warning in warnings] == ([] if with_tls else [True])
+    assert [warning.startswith("tokens arrive unencrypted") for warning in warnings] == ([] if with_tls else [True])
 
 
 @pytest.mark.parametrize(
     ("variables", "problem"),
     [
-        (("TLS_CERTIFICATE",), "a certificate and its key are set together"),
-        (("TLS_KEY",), "a certificate and its key are set together"),
+        (("TLS_CERTIFICATE",), "set *_TLS_CERTIFICATE and *_TLS_KEY together"),
+        (("TLS_KEY",), "set *_TLS_CERTIFICATE and *_TLS_KEY together"),
         (("TLS_CLIENT_CA",), "TLS_CLIENT_CA needs"),
     ],
 )
-def test_settings_of_tls_that_do_not_go_together_are_refused_and_no_secret_is_shown(
+def test_contradictory_tls_settings_are_refused_without_secrets(
     variables: tuple[str, ...], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["example"])
@@ -534,7 +526,7 @@ def test_settings_of_tls_that_do_not_go_together_are_refused_and_no_secret_is_sh
     assert "hunter2" not in message
 
 
-def test_settings_of_tls_that_go_together_are_taken() -> None:
+def test_consistent_tls_settings_are_accepted() -> None:
     certificate, key, authority = Path("a.crt"), Path("a.key"), Path("ca.pem")
     assert ServerSettings().tls is None
     assert ServerSettings(tls_certificate=certificate, tls_key=key).tls == ServerTls(certificate, key)

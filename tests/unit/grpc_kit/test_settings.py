@@ -74,20 +74,20 @@ def test_a_wrong_value_is_refused_with_variable_value_and_problem(
     assert problem in message
 
 
-def test_metrics_are_off_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(Example, "python -m example").metrics_address == "off"
     for address in ("off", "0.0.0.0:9090"):
         monkeypatch.setenv("EXAMPLE_METRICS_ADDRESS", address)
         assert load(Example, "python -m example").metrics_address == address
 
 
-def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_wrong_values_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXAMPLE_SHARE", "2")
     monkeypatch.setenv("EXAMPLE_DRAIN_SECONDS", "many")
     assert re.findall(r"EXAMPLE_\w+", refusal()) == ["EXAMPLE_DRAIN_SECONDS", "EXAMPLE_SHARE"]
 
 
-def test_unknown_names_wrong_values_and_contradictions_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_wrong_values_and_contradictions_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXAMPLE_DRAIN_SECOND", "hunter2")
     monkeypatch.setenv("EXAMPLE_SHARE", "2")
     monkeypatch.setenv("EXAMPLE_TLS_CERTIFICATE", "server.pem")
@@ -95,10 +95,10 @@ def test_unknown_names_wrong_values_and_contradictions_are_named_at_once(monkeyp
     monkeypatch.setenv("EXAMPLE_TOKENS", " ,")
     assert refusal().splitlines() == [
         "python -m example: wrong settings:",
-        "  EXAMPLE_DRAIN_SECOND: there is no such setting; the nearest one is EXAMPLE_DRAIN_SECONDS",
+        "  EXAMPLE_DRAIN_SECOND: this setting does not exist; did you mean EXAMPLE_DRAIN_SECONDS?",
         "  EXAMPLE_SHARE='2': Input should be less than or equal to 1",
-        "  a certificate and its key are set together: *_TLS_CERTIFICATE and *_TLS_KEY",
-        "  *_TOKENS is set and has no token",
+        "  set *_TLS_CERTIFICATE and *_TLS_KEY together, or neither",
+        "  *_TOKENS is set but contains no token",
     ]
 
 
@@ -111,15 +111,15 @@ def test_an_unknown_setting_stops_the_start(
     monkeypatch.setenv(name, "")
     load(settings, "python -m example")
     monkeypatch.setenv(name, "float32")
-    assert f"  {name}: there is no such setting; the nearest one is " in refusal(settings)
+    assert f"  {name}: this setting does not exist; did you mean " in refusal(settings)
 
 
-def test_capital_letters_make_no_difference_in_the_name_of_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_settings_are_case_insensitive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("example_share", "0.5")
     assert load(Example, "python -m example").share == 0.5
 
 
-def test_variables_of_services_of_kubernetes_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_kubernetes_services_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXAMPLE_SERVICE_HOST", "10.96.0.12")
     monkeypatch.setenv("EXAMPLE_PORT_50051_TCP", "tcp://10.96.0.12:50051")
     assert load(Example, "python -m example").share == 0.25
@@ -127,7 +127,7 @@ def test_variables_of_services_of_kubernetes_are_no_settings(monkeypatch: pytest
     assert "EXAMPLE_SERVICE_HOSTS" in refusal()
 
 
-def test_spaces_around_an_address_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spaces_around_an_address_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXAMPLE_LISTEN_ADDRESS", " 127.0.0.1:1234 ")
     assert load(Example, "python -m example").listen_address == "127.0.0.1:1234"
 
@@ -154,13 +154,13 @@ def test_the_embedders_own_limits_are_checked(name: str, value: str, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["EMBEDDER_WEIGHTS", "EMBEDDER_WEIGHTS_CACHE"])
-def test_an_empty_variable_is_an_unset_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "")
     settings = load(EmbedderSettings, "python -m embedder_service")
     assert (settings.weights_files, settings.weights_cache) == ({}, None)
 
 
-def test_weights_are_of_the_first_model_or_of_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_belong_to_the_first_model_or_to_the_named_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDER_MODELS", "own=/models/own, vgg16-fc1, mobilenet")
     monkeypatch.setenv("EMBEDDER_WEIGHTS", "/w/top.h5,mobilenet=/w/a=b.h5")
     monkeypatch.setenv("EMBEDDER_WEIGHTS_SHA256", f"{'0' * 64}, mobilenet={'1' * 64}")
@@ -171,7 +171,7 @@ def test_weights_are_of_the_first_model_or_of_those_that_are_named(monkeypatch: 
 
 
 @pytest.mark.parametrize("settings", [Example, EmbedderSettings])
-def test_help_lists_every_variable_with_its_default_and_reason(
+def test_help_lists_every_variable_with_its_default_and_description(
     settings: type[ServerSettings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["example", "--help"])
@@ -206,7 +206,7 @@ def test_settings_are_logged_once_without_secrets(monkeypatch: pytest.MonkeyPatc
     assert len(lines) == 1
 
 
-def test_a_secret_of_the_wrong_shape_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     class Guarded(Example):
         token: SecretStr = Field(default=SecretStr(""), min_length=20, description="What to show at the door.")
 

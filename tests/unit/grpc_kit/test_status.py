@@ -16,7 +16,7 @@ def facts(error: ServiceError) -> tuple[object, ...]:
     return type(error), error.reason, error.message, error.field, error.metadata
 
 
-def test_every_meaning_has_a_code_of_its_own() -> None:
+def test_every_error_class_has_its_own_status_code() -> None:
     assert set(CODES) == set(MEANINGS)
     assert len(set(CODES.values())) == len(MEANINGS)
 
@@ -26,7 +26,7 @@ def test_every_meaning_has_a_code_of_its_own() -> None:
     ("field", "metadata", "retry_after"),
     [("", {}, None), ("image.region", {"limit": "7", "ünit": "ß"}, 1.5), ("", {}, 0.0)],
 )
-def test_an_error_comes_back_as_it_was(
+def test_an_error_survives_the_round_trip(
     meaning: type[ServiceError], field: str, metadata: dict[str, str], retry_after: float | None
 ) -> None:
     error = meaning("A_REASON", "what is wrong, für Menschen", field=field, metadata=metadata, retry_after=retry_after)
@@ -40,7 +40,7 @@ def test_an_error_comes_back_as_it_was(
         assert retry_after <= received.retry_after <= retry_after * (1 + JITTER)
 
 
-def test_callers_that_are_refused_together_are_not_told_to_come_back_together() -> None:
+def test_retry_delays_of_callers_that_were_refused_together_differ() -> None:
     error = errors.UnavailableError("A_REASON", "message", retry_after=2)
     assert len({from_status(to_status(error, "a.domain")).retry_after for _ in range(20)}) > 10
 
@@ -61,7 +61,7 @@ def test_a_status_carries_error_info_bad_request_and_retry_info() -> None:
     assert 2250 <= retry.retry_delay.ToMilliseconds() <= 2250 * (1 + JITTER)
 
 
-def test_a_field_is_seen_from_the_message_around_it() -> None:
+def test_the_path_of_a_field_includes_its_parent_message() -> None:
     error = errors.InvalidArgumentError("A_REASON", "message", field="content", metadata={"a": "b"}, retry_after=1.0)
     assert facts(error.within("image")) == (type(error), "A_REASON", "message", "image.content", {"a": "b"})
     assert error.within("image").retry_after == 1.0
@@ -69,14 +69,14 @@ def test_a_field_is_seen_from_the_message_around_it() -> None:
 
 
 @pytest.mark.parametrize("code", grpc.StatusCode)
-def test_a_code_without_details_keeps_its_meaning(code: grpc.StatusCode) -> None:
+def test_a_status_without_details_maps_to_its_error_class(code: grpc.StatusCode) -> None:
     error = from_status(status_pb2.Status(code=code.value[0], message="message"))
     assert (error.reason, error.message) == (code.name, "message")
     assert type(error) is errors.InternalError or code_of(error) is code
 
 
 @pytest.mark.parametrize("number", [-1, 17, 4000])
-def test_a_number_that_is_no_code_is_an_internal_error(number: int) -> None:
+def test_an_unknown_status_code_is_an_internal_error(number: int) -> None:
     assert type(from_status(status_pb2.Status(code=number))) is errors.InternalError
 
 
@@ -85,17 +85,17 @@ def rpc_error(code: grpc.StatusCode, details: bytes | None) -> AioRpcError:
     return AioRpcError(code, Metadata(), trailing, "what gRPC says")
 
 
-def test_the_details_of_a_failed_call_win_over_its_code() -> None:
+def test_details_take_precedence_over_the_status_code() -> None:
     error = errors.NotFoundError("A_REASON", "message", field="name")
     failed = rpc_error(grpc.StatusCode.UNKNOWN, to_status(error, "a.domain").SerializeToString())
     assert facts(from_rpc_error(failed)) == facts(error)
 
 
 @pytest.mark.parametrize("details", [None, b"no status at all"])
-def test_a_failed_call_without_readable_details_means_what_its_code_says(details: bytes | None) -> None:
+def test_unreadable_details_fall_back_to_the_status_code(details: bytes | None) -> None:
     error = from_rpc_error(rpc_error(grpc.StatusCode.UNAVAILABLE, details))
     assert (type(error), error.message) == (errors.UnavailableError, "what gRPC says")
 
 
-def test_a_failure_that_is_no_call_is_an_internal_error() -> None:
+def test_an_error_without_a_call_is_an_internal_error() -> None:
     assert type(from_rpc_error(grpc.RpcError("closed"))) is errors.InternalError

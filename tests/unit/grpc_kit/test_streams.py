@@ -61,14 +61,14 @@ async def settle() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
 @pytest.mark.parametrize("window", [1, 3, 1000])
-async def test_every_request_is_answered_once_and_no_more_than_the_window_at_a_time(count: int, window: int) -> None:
+async def test_every_request_is_answered_once_within_the_window(count: int, window: int) -> None:
     work = Work()
     answers = [answer async for answer in answer_each(work.requests(count), work.answer, window, freely)]
     assert sorted(answers) == [number * 10 for number in range(count)]
     assert work.most_under_way <= window
 
 
-async def test_an_answer_goes_out_before_those_that_were_asked_for_earlier() -> None:
+async def test_responses_are_sent_as_soon_as_they_are_ready() -> None:
     work = Work(waits=True)
     order = [2, 0, 1]
     answers = []
@@ -80,7 +80,7 @@ async def test_an_answer_goes_out_before_those_that_were_asked_for_earlier() -> 
     assert answers == [20, 0, 10]
 
 
-async def test_a_request_counts_until_its_answer_was_taken() -> None:
+async def test_a_request_counts_until_its_response_was_read() -> None:
     work = Work()
     async with aclosing(answer_each(work.requests(100), work.answer, 4, freely)) as answers:
         await anext(answers)
@@ -92,7 +92,7 @@ async def test_a_request_counts_until_its_answer_was_taken() -> None:
         assert len(work.read) == 6
 
 
-async def test_a_consumer_that_stops_ends_the_work_under_way() -> None:
+async def test_a_consumer_that_stops_cancels_the_work_in_flight() -> None:
     work = Work(waits=True)
     work.may_end[0].set()
     async with aclosing(answer_each(work.requests(100), work.answer, 4, freely)) as answers:
@@ -102,7 +102,7 @@ async def test_a_consumer_that_stops_ends_the_work_under_way() -> None:
     assert work.under_way == set()
 
 
-async def test_a_cancelled_consumer_ends_the_work_under_way() -> None:
+async def test_a_cancelled_consumer_cancels_the_work_in_flight() -> None:
     work = Work(waits=True)
 
     async def consume() -> None:
@@ -118,7 +118,7 @@ async def test_a_cancelled_consumer_ends_the_work_under_way() -> None:
     assert work.cancelled == {0, 1, 2, 3}
 
 
-async def test_requests_that_fail_end_the_stream_with_their_error() -> None:
+async def test_an_error_of_the_request_iterator_ends_the_stream() -> None:
     work = Work(waits=True)
 
     async def failing() -> AsyncIterator[int]:
@@ -131,7 +131,7 @@ async def test_requests_that_fail_end_the_stream_with_their_error() -> None:
     assert work.under_way == set()
 
 
-async def test_an_answer_that_fails_ends_the_stream_with_its_error() -> None:
+async def test_an_error_of_an_answer_ends_the_stream() -> None:
     work = Work(waits=True)
 
     async def answer(number: int) -> int:
@@ -165,7 +165,7 @@ async def test_no_further_request_is_read_while_admit_waits() -> None:
     assert work.read == [0, 1, 2, 3, 4, 5]
 
 
-async def test_answers_go_out_while_admit_waits_for_the_next_request() -> None:
+async def test_responses_are_sent_while_admit_waits() -> None:
     work = Work()
 
     async def admit(number: int) -> Callable[[], None]:
@@ -177,7 +177,7 @@ async def test_answers_go_out_while_admit_waits_for_the_next_request() -> None:
         assert await anext(answers) == 0
 
 
-async def test_an_admit_that_raises_ends_the_stream_with_its_error() -> None:
+async def test_an_error_of_admit_ends_the_stream() -> None:
     work = Work(waits=True)
 
     async def admit(number: int) -> Callable[[], None]:
@@ -192,7 +192,7 @@ async def test_an_admit_that_raises_ends_the_stream_with_its_error() -> None:
     assert (work.read, work.cancelled, work.under_way) == ([0, 1, 2], {0, 1}, set())
 
 
-async def test_a_consumer_that_stops_ends_an_admit_that_waits() -> None:
+async def test_a_consumer_that_stops_cancels_a_waiting_admit() -> None:
     work = Work()
     left = asyncio.Event()
 
@@ -212,7 +212,7 @@ async def test_a_consumer_that_stops_ends_an_admit_that_waits() -> None:
     assert left.is_set()
 
 
-async def test_what_admit_took_is_given_back_for_each_request_when_the_stream_ends_early() -> None:
+async def test_slots_are_released_if_the_stream_ends_early() -> None:
     taken: list[int] = []
 
     async def admit(number: int) -> Callable[[], None]:
@@ -238,7 +238,7 @@ class Large:
 
 
 @pytest.mark.parametrize("where", ["reading", "admit", "answer"])
-async def test_a_caller_that_leaves_leaves_none_of_its_requests_in_memory(where: str) -> None:
+async def test_requests_of_a_cancelled_caller_do_not_stay_in_memory(where: str) -> None:
     sent: list[weakref.ref[Large]] = []
     never = asyncio.Event()
 

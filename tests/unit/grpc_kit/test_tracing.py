@@ -68,7 +68,7 @@ def as_expected(answers: dict[str, str]) -> bool:
     ]
 
 
-async def test_the_spans_of_calls_and_their_stages_arrive_as_a_part_of_the_callers_trace(collector: Collector) -> None:
+async def test_spans_of_calls_and_stages_are_part_of_the_callers_trace(collector: Collector) -> None:
     told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
     assert told["wanted"]
     assert as_expected(told["answers"])
@@ -94,7 +94,7 @@ async def test_the_spans_of_calls_and_their_stages_arrive_as_a_part_of_the_calle
     assert len(collector.spans) == 6 + len(stages) + 1
 
 
-async def test_a_span_tells_of_its_call_and_of_its_failure(collector: Collector) -> None:
+async def test_a_span_has_the_attributes_of_its_call_and_its_error(collector: Collector) -> None:
     await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
     staged, _, refused, fault, _ = collector.named(f"{SERVICE}/GetModel")
     common = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": "GetModel"}
@@ -107,14 +107,14 @@ async def test_a_span_tells_of_its_call_and_of_its_failure(collector: Collector)
     assert 0 < staged.start_time_unix_nano <= staged.end_time_unix_nano
 
 
-async def test_a_call_that_a_call_makes_is_a_part_of_its_span(collector: Collector) -> None:
+async def test_an_outgoing_call_is_part_of_the_span_of_its_call(collector: Collector) -> None:
     told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
     _, within, _, _, without_parent = collector.named(f"{SERVICE}/GetModel")
     for span, name in ((within, "traceparent"), (without_parent, "no parent")):
         assert_continues(told["answers"][name], span.trace_id.hex(), span.span_id.hex())
 
 
-async def test_trace_metadata_is_there_inside_a_span_and_not_outside(collector: Collector) -> None:
+async def test_trace_metadata_exists_only_inside_a_span(collector: Collector) -> None:
     told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
     assert told["outside"] == []
     ((key, value),) = told["inside"]
@@ -124,14 +124,14 @@ async def test_trace_metadata_is_there_inside_a_span_and_not_outside(collector: 
     assert_continues(value, told["span"], span.span_id.hex())
 
 
-async def test_a_caller_that_does_not_sample_its_trace_is_followed(collector: Collector) -> None:
+async def test_the_sampling_decision_of_the_caller_is_kept(collector: Collector) -> None:
     told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, CALLER=f"{SAMPLED[:-2]}00")
     assert as_expected(told["answers"])
     assert TRACE_ID not in {span.trace_id.hex() for span in collector.spans}
     assert re.fullmatch(rf"00-{TRACE_ID}-[0-9a-f]{{16}}-00", told["answers"]["traceparent"])
 
 
-async def test_a_traceparent_that_is_none_begins_a_new_trace(collector: Collector) -> None:
+async def test_an_invalid_traceparent_starts_a_new_trace(collector: Collector) -> None:
     told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, CALLER="what is this?")
     assert as_expected(told["answers"])
     assert {span.parent_span_id for span in collector.named(f"{SERVICE}/GetModel")} == {b""}
@@ -147,7 +147,7 @@ async def test_a_traceparent_that_is_none_begins_a_new_trace(collector: Collecto
         ({"OTEL_SERVICE_NAME": ""}, "the example"),
     ],
 )
-async def test_the_service_has_the_name_that_the_environment_gives(
+async def test_the_service_name_comes_from_the_environment(
     collector: Collector, variables: dict[str, str], name: str
 ) -> None:
     await told_by(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=collector.endpoint, **variables)
@@ -169,7 +169,7 @@ async def test_the_service_has_the_name_that_the_environment_gives(
     ],
     ids=["nothing", "empty endpoint", "disabled", "none", "disabled in spite of otlp"],
 )
-async def test_nothing_is_sent_and_nothing_fails_where_traces_are_not_wanted(
+async def test_without_traces_nothing_is_exported_and_nothing_fails(
     collector: Collector, variables: dict[str, str]
 ) -> None:
     variables = {name: value.replace("COLLECTOR", collector.endpoint) for name, value in variables.items()}
@@ -183,7 +183,7 @@ async def test_nothing_is_sent_and_nothing_fails_where_traces_are_not_wanted(
 
 
 @pytest.mark.alone
-async def test_a_collector_that_is_not_there_fails_no_call_and_does_not_hold_the_end_for_long() -> None:
+async def test_a_missing_collector_fails_no_call_and_delays_the_exit_only_briefly() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
@@ -191,7 +191,7 @@ async def test_a_collector_that_is_not_there_fails_no_call_and_does_not_hold_the
     assert told["seconds_to_end"] < 12
 
 
-def test_trace_metadata_hands_on_the_span_under_way_and_is_empty_outside() -> None:
+def test_trace_metadata_has_the_current_span() -> None:
     assert trace_metadata() == []
     context = trace.SpanContext(int(TRACE_ID, 16), int(PARENT_ID, 16), is_remote=False, trace_flags=trace.TraceFlags(1))
     with trace.use_span(trace.NonRecordingSpan(context)):
@@ -199,7 +199,7 @@ def test_trace_metadata_hands_on_the_span_under_way_and_is_empty_outside() -> No
     assert trace_metadata() == []
 
 
-async def test_a_callers_trace_is_handed_on_in_a_process_without_traces(serving: Serving) -> None:
+async def test_a_process_without_traces_forwards_the_callers_trace(serving: Serving) -> None:
     async with serving() as running:
         assert await running.get("traceparent", metadata=(("traceparent", SAMPLED),)) == SAMPLED
         assert await running.get("traceparent") == ""

@@ -89,7 +89,7 @@ def test_everything_that_does_not_go_together_is_named_at_once(monkeypatch: pyte
     with pytest.raises(SystemExit) as left:
         loaded(monkeypatch, {"URI": "http://milvus:19530", "CA": "ca.pem", "SERVER_NAME": "milvus", "DATABASE": "1"})
     lines = str(left.value.code).splitlines()[1:]
-    starts = ["SEARCH_MILVUS_THREADS", "a certificate", "SEARCH_MILVUS_DATABASE", "SEARCH_MILVUS_CA and", "SEARCH_EMB"]
+    starts = ["SEARCH_MILVUS_THREADS", "set *_TLS", "SEARCH_MILVUS_DATABASE", "SEARCH_MILVUS_CA and", "SEARCH_EMB"]
     assert len(lines) == len(starts)
     assert all(line.strip().startswith(start) for line, start in zip(lines, starts, strict=True))
 
@@ -115,7 +115,7 @@ def test_a_token_in_plain_text_is_noticed(uri: str, token: str, shown: bool) -> 
     ("files", "names"),
     [
         ({"CA": "missing.pem"}, "SEARCH_MILVUS_CA: .*missing.pem cannot be read: No such file"),
-        ({"CA": "search.key"}, "SEARCH_MILVUS_CA: .*search.key has no authority's certificate, in PEM"),
+        ({"CA": "search.key"}, "SEARCH_MILVUS_CA: .*search.key has no certificate of an authority in PEM format"),
         ({"KEY": "other.key"}, "SEARCH_MILVUS_CERTIFICATE and SEARCH_MILVUS_KEY: .*search.crt and .*other.key are no"),
         ({"KEY": "missing.key"}, "SEARCH_MILVUS_CERTIFICATE and SEARCH_MILVUS_KEY: .*missing.key"),
     ],

@@ -12,8 +12,12 @@ def test_the_images_set_variables_that_their_programs_read() -> None:
 @pytest.mark.parametrize(
     ("component", "dockerfile", "said"),
     [
-        ("embedder", "ENV PATH=/app \\\n    EMBEDDER_WEIGHT=/weights/vgg16.h5\n", "EMBEDDER_WEIGHT: there is no such"),
-        ("search", "ENV SEARCH_LISTEN_ADRESS=0.0.0.0:50052", "the nearest one is SEARCH_LISTEN_ADDRESS"),
+        (
+            "embedder",
+            "ENV PATH=/app \\\n    EMBEDDER_WEIGHT=/weights/vgg16.h5\n",
+            "EMBEDDER_WEIGHT: this setting does not exist",
+        ),
+        ("search", "ENV SEARCH_LISTEN_ADRESS=0.0.0.0:50052", "did you mean SEARCH_LISTEN_ADDRESS"),
         ("search", "ENV SEARCH_LISTEN_ADDRESS=50052", "should be HOST:PORT"),
         ("client", "ENV IMAGESEARCH_TLS=maybe", "IMAGESEARCH_TLS='maybe'"),
     ],

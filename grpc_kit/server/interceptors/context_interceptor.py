@@ -1,4 +1,4 @@
-"""Puts a context manager round each call of a server, whatever the kind of the call is."""
+"""An interceptor that wraps each call of a server in a context manager; unary calls and streams alike."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, closing
@@ -7,43 +7,43 @@ from typing import Any, TypeAlias
 
 import grpc
 
-# Requests and responses are of any message type here.
+# Interceptors handle messages of any type.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 @dataclass(frozen=True)
 class Call:
-    """What is called, and how."""
+    """The method of a call."""
 
     method: str
-    """The full name, "/package.Service/Method"."""
+    """Full name, "/package.Service/Method"."""
     streams: bool
     """Whether the responses are a stream."""
 
     @property
     def service(self) -> str:
-        """The service's full name."""
+        """Return the service's full name."""
         return self.method.split("/")[1]
 
     @property
     def name(self) -> str:
-        """The method's name."""
+        """Return the method's name."""
         return self.method.split("/")[-1]
 
 
-class AroundCalls(grpc.aio.ServerInterceptor):
-    """An interceptor that is written as one context manager."""
+class ContextInterceptor(grpc.aio.ServerInterceptor):
+    """Base class of interceptors that need one context manager around each call."""
 
     untouched: str = "/grpc."
-    """The begin of the names of methods that pass untouched: gRPC's own services (health, reflection)."""
+    """Prefix of the methods that are not wrapped: gRPC's own services (health, reflection)."""
 
     def __init__(self) -> None:
-        """Nothing is wrapped yet."""
+        """Create the interceptor of one server."""
         self._wrapped: dict[tuple[str, int], tuple[Handler, Handler]] = {}
 
     def around(self, call: Call, context: Context) -> AbstractAsyncContextManager[None]:
-        """What is round a call."""
+        """Return the context manager for a call."""
         raise NotImplementedError
 
     async def intercept_service(
@@ -51,7 +51,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """Wraps the handler of a method, or the one that refuses its calls; each once."""
+        """Return the wrapped handler of a method. Each handler is wrapped once, also one that refuses calls."""
         method = str(handler_call_details.method)
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(self.untouched):
@@ -60,7 +60,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
             return kept[1]
         call = Call(method, handler.response_streaming)
         wrapped = self._streaming(handler, call) if handler.response_streaming else self._single(handler, call)
-        # With the handler, so that its id stays its own.
+        # The handler is kept too, so that its id is not reused.
         self._wrapped[method, id(handler)] = handler, wrapped
         return wrapped
 
@@ -69,7 +69,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: Context) -> Any:
             with closing(behaviour(request, context)) as handling:
-                # gRPC keeps the frames of a call that was refused until the garbage collector comes by.
+                # gRPC keeps the frames of a refused call until the next garbage collection.
                 del request
                 async with self.around(call, context):
                     return await handling

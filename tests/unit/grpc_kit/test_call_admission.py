@@ -12,7 +12,7 @@ from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.types.v1 import encoded_image_pb2
 
 from grpc_kit.server import allocation
-from grpc_kit.server.interceptors import open_streams, receiving
+from grpc_kit.server.interceptors import open_streams, request_receiver
 from grpc_kit.status import from_rpc_error
 from tests.unit.grpc_kit.example import SERVICE, Running, Serving, failure, stream
 
@@ -59,7 +59,7 @@ def large_requests() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", ["Embed", "EmbedStream"])
-async def test_a_caller_without_a_token_makes_the_server_receive_no_large_message(
+async def test_the_server_receives_no_large_message_from_a_caller_without_a_token(
     serving: Serving, method: str
 ) -> None:
     proxy = CountingProxy()
@@ -78,7 +78,7 @@ async def test_a_caller_without_a_token_makes_the_server_receive_no_large_messag
     assert proxy.sent < 2_000_000
 
 
-async def test_a_call_beyond_the_limit_is_refused_and_health_is_not(serving: Serving) -> None:
+async def test_a_call_beyond_the_limit_is_refused_but_a_health_call_is_not(serving: Serving) -> None:
     async with serving(max_concurrent_calls=2) as running:
         waiting = [asyncio.create_task(running.get("wait")) for _ in range(2)]
         await running.servicer.begun.wait()
@@ -87,7 +87,7 @@ async def test_a_call_beyond_the_limit_is_refused_and_health_is_not(serving: Ser
         refusal = from_rpc_error(await failure(stub.ListModels(embedder_pb2.ListModelsRequest())))
         assert (refusal.reason, refusal.metadata) == ("OVERLOADED", {"max_concurrent_calls": "2"})
         assert refusal.retry_after
-        assert "2 calls are in flight, and at most 2 may be" in refusal.message
+        assert "2 calls are in flight; the maximum is 2" in refusal.message
         await health_pb2_grpc.HealthStub(running.channel).Check(health_pb2.HealthCheckRequest())  # type: ignore[attr-defined]
         running.servicer.may_end.set()
         assert await asyncio.gather(*waiting) == ["wait", "wait"]
@@ -96,7 +96,7 @@ async def test_a_call_beyond_the_limit_is_refused_and_health_is_not(serving: Ser
             await stub.ListModels(embedder_pb2.ListModelsRequest())
 
 
-async def test_calls_that_are_cancelled_or_send_nothing_leave_their_place(serving: Serving) -> None:
+async def test_cancelled_and_silent_calls_release_their_slots(serving: Serving) -> None:
     async with serving(max_concurrent_calls=2) as running:
         for _ in range(4):
             with pytest.raises(grpc.aio.AioRpcError):
@@ -107,14 +107,14 @@ async def test_calls_that_are_cancelled_or_send_nothing_leave_their_place(servin
         assert await running.get("fine") == "fine"
 
 
-async def test_a_message_of_another_type_is_refused_by_name(serving: Serving) -> None:
+async def test_a_message_of_another_type_is_refused_with_a_reason(serving: Serving) -> None:
     async with serving() as running:
         method: Any = running.channel.unary_unary(GET)
         refusal = from_rpc_error(await failure(method(b"\xff\xff\xff")))
     assert refusal.reason == "REQUEST_INVALID"
 
 
-async def test_a_message_for_which_there_is_no_memory_is_refused_for_now(
+async def test_a_message_without_memory_is_refused_with_a_retry_delay(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving() as running:
@@ -153,7 +153,7 @@ async def test_a_stream_that_waited_too_long_is_refused(serving: Serving, monkey
         open_still.cancel()
 
 
-async def test_an_idle_stream_is_ended_for_one_that_waits_and_a_busy_one_is_not(
+async def test_an_idle_stream_is_ended_for_a_waiting_one_but_a_busy_stream_is_not(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_streams, "IDLE_SECONDS", 0.2)
@@ -192,7 +192,7 @@ async def slow_uploads(running: Running, count: int) -> AsyncIterator[list["asyn
     await asyncio.gather(*failures, return_exceptions=True)
 
 
-async def test_small_requests_pass_slow_ones_and_slow_ones_beyond_the_limit_are_refused(serving: Serving) -> None:
+async def test_small_requests_overtake_slow_ones_and_too_many_slow_ones_are_refused(serving: Serving) -> None:
     async with serving(max_slow_requests=3) as running, slow_uploads(running, 8) as slow:
         began = asyncio.get_running_loop().time()
         for number in range(20):
@@ -207,14 +207,14 @@ async def test_small_requests_pass_slow_ones_and_slow_ones_beyond_the_limit_are_
         assert all(refusal.retry_after for refusal in refusals)
 
 
-async def test_a_request_that_never_arrives_ends_by_itself(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiving, "SLOW_SECONDS", 0.3)
+async def test_a_call_whose_request_never_arrives_times_out(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_receiver, "SLOW_SECONDS", 0.3)
     async with serving() as running, slow_uploads(running, 1) as (slow,):
         error = await asyncio.wait_for(slow, 5)
         assert from_rpc_error(error).reason == "RECEIVE_TIMEOUT"
 
 
-async def test_connections_beyond_the_limit_are_closed_and_those_before_go_on(serving: Serving) -> None:
+async def test_connections_beyond_the_limit_are_closed_and_earlier_ones_stay(serving: Serving) -> None:
     async with serving(max_connections=1) as running:
         assert await running.get("fine") == "fine"
         options = [("grpc.use_local_subchannel_pool", 1)]

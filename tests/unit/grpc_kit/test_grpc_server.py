@@ -26,7 +26,7 @@ async def test_calls_are_answered(serving: Serving) -> None:
 
 
 @pytest.mark.parametrize("kind", ["single", "stream"])
-async def test_an_unexpected_exception_becomes_internal_and_tells_nothing(
+async def test_an_unexpected_exception_becomes_internal_without_details(
     serving: Serving, kind: str, secret: str
 ) -> None:
     async with serving() as running:
@@ -43,7 +43,7 @@ async def test_an_unexpected_exception_becomes_internal_and_tells_nothing(
 
 
 @pytest.mark.parametrize("kind", ["single", "stream"])
-async def test_a_named_error_comes_with_all_its_details(serving: Serving, kind: str) -> None:
+async def test_a_service_error_arrives_with_all_its_details(serving: Serving, kind: str) -> None:
     async with serving() as running:
         error = await failure(running.get("refuse") if kind == "single" else stream(running.channel, ["refuse"]))
     assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "there is none")
@@ -72,7 +72,7 @@ async def test_every_call_gets_one_log_line_with_its_method_and_code(serving: Se
 @pytest.mark.parametrize(
     ("options", "codes"), [({}, {"CANCELLED"}), ({"timeout": 0.2}, {"CANCELLED", "DEADLINE_EXCEEDED"})]
 )
-async def test_a_call_whose_caller_went_away_is_not_logged_as_ok(
+async def test_a_cancelled_call_is_not_logged_as_ok(
     serving: Serving, options: dict[str, float], codes: set[str]
 ) -> None:
     with capture_logs() as lines:
@@ -102,7 +102,7 @@ async def health_of(channel: grpc.aio.Channel, service: str) -> int:
     return int(response.status)
 
 
-async def test_health_is_told_for_the_server_and_for_each_service(serving: Serving) -> None:
+async def test_health_is_reported_for_the_server_and_for_each_service(serving: Serving) -> None:
     async with serving() as running:
         for serves in (True, False, True):
             await running.server.set_serving(serving=serves)
@@ -116,13 +116,13 @@ async def test_health_is_told_for_the_server_and_for_each_service(serving: Servi
 async def works(running: Running) -> bool:
     """Whether there was work since the last time, or is within a moment."""
     try:
-        await asyncio.wait_for(running.server.worked(), 0.2)
+        await asyncio.wait_for(running.server.wait_for_progress(), 0.2)
     except TimeoutError:
         return False
     return True
 
 
-async def test_calls_are_work_when_they_begin_and_end_and_health_calls_are_none(serving: Serving) -> None:
+async def test_calls_are_progress_when_they_start_and_end_but_health_calls_are_not(serving: Serving) -> None:
     async with serving() as running:
         await health_of(running.channel, "")
         assert not await works(running)
@@ -141,7 +141,7 @@ async def test_calls_are_work_when_they_begin_and_end_and_health_calls_are_none(
         assert await works(running)
 
 
-async def test_a_stream_is_work_when_it_begins_answers_and_ends_and_none_while_it_waits(serving: Serving) -> None:
+async def test_a_stream_is_progress_when_it_starts_answers_and_ends_but_not_while_idle(serving: Serving) -> None:
     may_send = asyncio.Event()
 
     async def requests() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
@@ -162,7 +162,7 @@ async def test_a_stream_is_work_when_it_begins_answers_and_ends_and_none_while_i
         assert await works(running)
 
 
-async def test_a_server_that_stops_says_that_it_drains(serving: Serving) -> None:
+async def test_a_stopping_server_reports_that_it_drains(serving: Serving) -> None:
     async with serving() as running:
         assert running.registry.get_sample_value("grpc_server_draining") == 0
         await running.server.stop()
@@ -170,14 +170,14 @@ async def test_a_server_that_stops_says_that_it_drains(serving: Serving) -> None
         assert running.registry.get_sample_value("grpc_server_serving") == 0
 
 
-async def test_port_0_takes_a_free_port_and_tells_it(serving: Serving) -> None:
+async def test_port_0_chooses_and_reports_a_free_port(serving: Serving) -> None:
     async with serving(listen_address="127.0.0.1:0") as one, serving(listen_address="127.0.0.1:0") as other:
         assert one.address.startswith("127.0.0.1:")
         assert int(one.address.rpartition(":")[2]) > 0
         assert one.address != other.address
 
 
-async def test_a_second_server_on_the_same_port_is_refused_and_the_first_goes_on(serving: Serving) -> None:
+async def test_a_second_server_on_one_port_is_refused_and_the_first_keeps_serving(serving: Serving) -> None:
     async with serving() as first:
         with pytest.raises(OSError, match=f"cannot listen on {first.address}"):
             async with serving(listen_address=first.address):
@@ -203,7 +203,7 @@ async def refused(running: Running) -> grpc.StatusCode:
                 return error.code()
 
 
-async def test_stop_lets_a_call_under_way_finish_and_refuses_new_ones(serving: Serving) -> None:
+async def test_stop_lets_calls_in_flight_finish_and_refuses_new_ones(serving: Serving) -> None:
     async with serving() as running:
         stub = health_pb2_grpc.HealthStub(running.channel)
         watched = stub.Watch(health_pb2.HealthCheckRequest())  # type: ignore[attr-defined]
@@ -222,7 +222,7 @@ async def test_stop_lets_a_call_under_way_finish_and_refuses_new_ones(serving: S
         await stopping
 
 
-async def test_stop_ends_a_stream_that_stays_open_and_answers_what_was_read(serving: Serving) -> None:
+async def test_stop_ends_an_open_stream_and_answers_the_requests_that_were_read(serving: Serving) -> None:
     async def never_ending() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
         yield embedder_pb2.EmbedStreamRequest(request_id="read")
         await asyncio.Event().wait()
@@ -240,7 +240,7 @@ async def test_stop_ends_a_stream_that_stays_open_and_answers_what_was_read(serv
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNAVAILABLE, "STOPPING")
 
 
-async def test_stop_lets_a_stream_finish_whose_requests_were_all_read(serving: Serving) -> None:
+async def test_stop_lets_a_stream_finish_if_all_its_requests_were_read(serving: Serving) -> None:
     async with serving() as running:
         call = asyncio.create_task(stream(running.channel, ["one", "wait"]))
         await running.servicer.begun.wait()
@@ -251,7 +251,7 @@ async def test_stop_lets_a_stream_finish_whose_requests_were_all_read(serving: S
 
 
 @pytest.mark.alone
-async def test_stop_is_not_held_by_one_who_watches_the_health(serving: Serving) -> None:
+async def test_stop_does_not_wait_for_health_watchers(serving: Serving) -> None:
     async with serving(drain_seconds=20) as running:
         stub = health_pb2_grpc.HealthStub(running.channel)
         states = aiter(stub.Watch(health_pb2.HealthCheckRequest()))  # type: ignore[attr-defined]
@@ -264,7 +264,7 @@ async def test_stop_is_not_held_by_one_who_watches_the_health(serving: Serving) 
 
 
 @pytest.mark.alone
-async def test_stop_with_one_who_watches_the_health_still_lets_a_call_under_way_finish(serving: Serving) -> None:
+async def test_stop_with_a_health_watcher_still_lets_calls_in_flight_finish(serving: Serving) -> None:
     async with serving(drain_seconds=20) as running:
         stub = health_pb2_grpc.HealthStub(running.channel)
         states = aiter(stub.Watch(health_pb2.HealthCheckRequest()))  # type: ignore[attr-defined]
@@ -281,7 +281,7 @@ async def test_stop_with_one_who_watches_the_health_still_lets_a_call_under_way_
         assert time.monotonic() - ended < 3
 
 
-async def test_a_short_connection_age_fails_no_call_and_cuts_no_long_one(serving: Serving) -> None:
+async def test_a_short_connection_age_fails_no_call_and_interrupts_no_long_call(serving: Serving) -> None:
     with capture_logs() as lines:
         async with serving(max_connection_age_seconds=1) as running:
             call = asyncio.create_task(running.get("wait"))
@@ -302,7 +302,7 @@ async def test_a_short_connection_age_fails_no_call_and_cuts_no_long_one(serving
     assert len({line["peer"] for line in short}) > 1
 
 
-async def test_a_server_that_stops_under_load_fails_no_call_of_a_channel_that_knows_another(serving: Serving) -> None:
+async def test_stopping_under_load_fails_no_call_of_a_channel_with_another_server(serving: Serving) -> None:
     async with serving() as staying, serving() as leaving:
         target = f"ipv4:{staying.address},{leaving.address}"
         async with open_channel(target, 1_000_000, [f"{SERVICE}/GetModel"]) as channel:
@@ -326,7 +326,7 @@ async def test_a_server_that_stops_under_load_fails_no_call_of_a_channel_that_kn
     assert calls <= staying.servicer.calls["fine"] + leaving.servicer.calls["fine"] <= calls + 64
 
 
-async def test_a_server_that_stops_under_load_fails_no_call_of_those_who_watch_it_whatever_may_be_repeated(
+async def test_stopping_under_load_fails_no_call_of_health_watchers_even_without_retries(
     serving: Serving,
 ) -> None:
     async with (
@@ -354,7 +354,7 @@ async def test_a_server_that_stops_under_load_fails_no_call_of_those_who_watch_i
     assert staying.servicer.calls["fine"] + leaving.servicer.calls["fine"] == calls
 
 
-async def test_those_who_send_without_end_hear_that_the_server_stops(serving: Serving) -> None:
+async def test_callers_that_send_endlessly_receive_the_stop(serving: Serving) -> None:
     # By blocking calls: those of asyncio may end as INTERNAL by themselves when the server ends a stream.
     def call(address: str) -> grpc.RpcError:
         request = embedder_pb2.EmbedStreamRequest(request_id="fine", model="m" * 100_000)
@@ -369,7 +369,7 @@ async def test_those_who_send_without_end_hear_that_the_server_stops(serving: Se
         assert [from_rpc_error(await caller).reason for caller in callers] == ["STOPPING"] * 4
 
 
-async def test_stop_cuts_off_what_does_not_end_in_its_time(serving: Serving) -> None:
+async def test_stop_cancels_calls_that_exceed_the_drain_time(serving: Serving) -> None:
     async with serving(drain_seconds=0) as running:
         call = asyncio.create_task(running.get("wait"))
         await running.servicer.begun.wait()
@@ -378,7 +378,7 @@ async def test_stop_cuts_off_what_does_not_end_in_its_time(serving: Serving) -> 
         assert (await failure(call)).code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
-async def test_a_channel_tries_again_where_the_server_is_unavailable(serving: Serving) -> None:
+async def test_a_channel_retries_if_the_server_is_unavailable(serving: Serving) -> None:
     async with serving() as running:
         assert await running.get("fail twice") == "fail twice"
         assert running.servicer.calls["fail twice"] == 3
@@ -386,7 +386,7 @@ async def test_a_channel_tries_again_where_the_server_is_unavailable(serving: Se
         assert running.servicer.calls["fault"] == 1
 
 
-async def test_a_channel_takes_no_proxy_from_the_environment(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_channel_uses_no_proxy_from_the_environment(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)

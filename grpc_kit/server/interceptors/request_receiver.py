@@ -1,4 +1,4 @@
-"""Receives the message of a unary call under limits: few at a time, and held only while the budget has room."""
+"""Receives the message of a unary call within limits: few at a time, and only if the byte budget has room."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,43 +11,43 @@ from google.protobuf.message import DecodeError
 from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError
 from grpc_kit.server import allocation
 from grpc_kit.server.budget import Budget, Limit, Place
-from grpc_kit.server.interceptors.around import Context, Handler
-from grpc_kit.server.interceptors.entry import HEALTH
+from grpc_kit.server.interceptors.call_admission import HEALTH
+from grpc_kit.server.interceptors.context_interceptor import Context, Handler
 from grpc_kit.server.message_budget import SMALL_BYTES, MessageBudget, overloaded
 
-# Messages that are received at a time by the fast lane, for which gRPC may buffer a largest message each. A small
-# message is there at once.
+# Number of messages that the fast lane receives at a time; gRPC may buffer a message of maximum size for each. A small
+# message arrives immediately.
 FAST = 2
-# Those of health calls, which need no token: they have lanes of their own, in which nothing large should arrive.
+# Health calls need no token, so they have lanes of their own, where no large message should arrive.
 HEALTH_FAST, HEALTH_SLOW = 1, 1
-# Seconds after which a message that is not there yet counts as slow and goes on in the slow lane.
+# Seconds after which a message that has not arrived moves to the slow lane.
 FAST_SECONDS = 0.05
-# Seconds for which it waits in the fast lane for a place in the slow one. Others wait behind it meanwhile.
-PATIENCE_SECONDS = 0.25
-# Seconds for which a message is received in the slow lane.
+# Seconds that a message in the fast lane waits for a slot of the slow lane. Other messages wait behind it.
+SLOT_WAIT_SECONDS = 0.25
+# Seconds in which a message must arrive in the slow lane.
 SLOW_SECONDS = 60.0
-# Seconds for which a message in the slow lane waits for room in the budget.
+# Seconds that a message in the slow lane waits for room in the budget.
 ROOM_SECONDS = 5.0
-# Seconds for which a large answer waits until callers have read others.
+# Seconds that a large response waits until callers have read other responses.
 UNREAD_SECONDS = 2.0
 
 
-class Receiving(grpc.aio.ServerInterceptor):
-    """Reads the message of each unary call itself; the innermost interceptor.
+class RequestReceiver(grpc.aio.ServerInterceptor):
+    """Reads the message of each unary call itself. It is the innermost interceptor.
 
-    gRPC would read it at once, hold its bytes for the whole call, and not say how large it is. On the wire a unary call
-    is a stream with one message, so this registers its method as one.
+    gRPC would read the message immediately, hold its bytes for the whole call, and not report its size. On the wire a
+    unary call is a stream with one message, so this interceptor registers the method as a stream.
     """
 
     def __init__(self, budget: MessageBudget, slow: int, unread: int) -> None:
-        """Makes the interceptor of one server.
+        """Create the interceptor of one server.
 
         Args:
-            budget: bounds the messages that calls hold.
-            slow: messages that are received at a time beside those of the fast lane.
-            unread: bytes of the answers that callers have not read.
+            budget: budget for the messages that calls hold.
+            slow: number of messages that the slow lane receives at a time.
+            unread: maximum bytes of responses that callers have not read.
         """
-        answers = MessageBudget(unread, "max_unread_bytes", "the answers that callers have not read")
+        answers = MessageBudget(unread, "max_unread_bytes", "the responses that callers have not read")
         self._services = _Lanes(budget, FAST, slow, answers)
         self._health = _Lanes(budget, HEALTH_FAST, HEALTH_SLOW, answers)
         self._wrapped: dict[str, Handler] = {}
@@ -57,7 +57,7 @@ class Receiving(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """Returns a handler that reads the message by itself; made once for each method."""
+        """Return a handler that reads the message itself; created once for each method."""
         method = str(handler_call_details.method)
         if wrapped := self._wrapped.get(method):
             return wrapped
@@ -100,7 +100,7 @@ def _streaming(handler: Handler, lanes: "_Lanes") -> Handler:
         responses = behaviour(message, context)
         del message
         if asyncio.iscoroutine(responses):
-            # A servicer that writes its answers by the context.
+            # The servicer writes its responses to the context.
             await responses
             return
         async with aclosing(responses) as each:
@@ -111,7 +111,7 @@ def _streaming(handler: Handler, lanes: "_Lanes") -> Handler:
 
 
 class _Lanes:
-    """The messages that are being received: for a moment in the fast lane, for as long as it takes in the slow one."""
+    """Receives messages: quick ones in the fast lane, slow ones in the slow lane."""
 
     def __init__(self, budget: MessageBudget, fast: int, slow: int, answers: MessageBudget) -> None:
         self._budget = budget
@@ -120,7 +120,7 @@ class _Lanes:
         self._slow = Budget(Limit(slow, 0))
 
     async def receive(self, context: Context, parse: Callable[[bytes], Any]) -> tuple[Any, Place | None]:
-        """The one message of a call, and its place in the budget, which a small one does not need.
+        """Return the message of a call and its reservation in the budget. A small message needs no reservation.
 
         Raises ResourceExhaustedError, DeadlineExceededError, InvalidArgumentError.
         """
@@ -129,23 +129,25 @@ class _Lanes:
             raw = await lane.read(context)
             place = None
             if len(raw) > SMALL_BYTES:
-                seconds = ROOM_SECONDS if lane.move_to_slow() else PATIENCE_SECONDS
+                seconds = ROOM_SECONDS if lane.move_to_slow() else SLOT_WAIT_SECONDS
                 place = await self._budget.wait_up_to(seconds, len(raw))
         finally:
             lane.leave()
-        allocation.forget_failures()
+        allocation.clear_failures()
         try:
             return parse(raw), place
         except (DecodeError, MemoryError) as error:
             if place is not None:
                 place.leave()
-            # Protobuf raises the same error if it has no memory for a message.
+            # Protobuf raises DecodeError also if it runs out of memory.
             if isinstance(error, MemoryError) or allocation.has_failed():
                 raise MemoryError from None
-            raise InvalidArgumentError("REQUEST_INVALID", "the request is no message of this method's type") from None
+            raise InvalidArgumentError(
+                "REQUEST_INVALID", "the request is not a message of this method's type"
+            ) from None
 
     async def sendable(self, answer: bytes) -> bytes:
-        """The answer, counted until it was sent: its caller may not read it. Raises ResourceExhaustedError."""
+        """Return the response, and count its bytes until it was sent. Raises ResourceExhaustedError."""
         if len(answer) > SMALL_BYTES and (call := asyncio.current_task()):
             place = await self._answers.wait_up_to(UNREAD_SECONDS, len(answer))
             call.add_done_callback(lambda _: place.leave())
@@ -153,7 +155,7 @@ class _Lanes:
 
 
 class _Lane:
-    """One message that is being received."""
+    """The lane of one message that is being received."""
 
     def __init__(self, place: Place, slow: Budget) -> None:
         self._place = place
@@ -161,7 +163,7 @@ class _Lane:
         self._is_slow = False
 
     def move_to_slow(self) -> bool:
-        """Whether the message is in the slow lane now."""
+        """Move the message to the slow lane if that has a free slot. Return whether it is in the slow lane."""
         if not self._is_slow and (place := self._slow.try_take(0)):
             self._place.leave()
             self._place, self._is_slow = place, True
@@ -171,9 +173,12 @@ class _Lane:
         self._place.leave()
 
     async def read(self, context: Context) -> bytes:
-        """The bytes of the message. Raises ResourceExhaustedError, DeadlineExceededError, InvalidArgumentError."""
+        """Return the bytes of the message.
+
+        Raises ResourceExhaustedError, DeadlineExceededError, InvalidArgumentError.
+        """
         try:
-            async with asyncio.timeout(FAST_SECONDS + PATIENCE_SECONDS) as limit:
+            async with asyncio.timeout(FAST_SECONDS + SLOT_WAIT_SECONDS) as limit:
                 self._slow_down_later(limit)
                 raw: Any = await context.read()
         except TimeoutError:
@@ -181,7 +186,7 @@ class _Lane:
         finally:
             self._timer.cancel()
         if raw is grpc.aio.EOF:
-            raise InvalidArgumentError("REQUEST_MISSING", "the call has no request; it should have one message")
+            raise InvalidArgumentError("REQUEST_MISSING", "the call has no request; send one message")
         content: bytes = raw
         return content
 
@@ -201,6 +206,6 @@ class _Lane:
             )
         most = self._slow.limit.items
         return overloaded(
-            f"{self._slow.items} large or slow requests are being received, and at most {most} may be",
+            f"{self._slow.items} large or slow requests are being received; the maximum is {most}",
             max_slow_requests=most,
         )

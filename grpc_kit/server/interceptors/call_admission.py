@@ -1,4 +1,4 @@
-"""Decides whether a call may enter, before any message of it is received."""
+"""Admits or refuses a call before its message is received."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from grpc_kit.errors import ServiceError
-from grpc_kit.server.interceptors.around import Context, Handler
+from grpc_kit.server.interceptors.context_interceptor import Context, Handler
 from grpc_kit.server.interceptors.open_streams import OpenStreams
 from grpc_kit.server.interceptors.tokens import Tokens
 from grpc_kit.server.message_budget import overloaded
@@ -18,20 +18,21 @@ HEALTH = "/grpc.health."
 _refusal: ContextVar[ServiceError] = ContextVar("refusal")
 
 
-class Entry(grpc.aio.ServerInterceptor):
-    """Checks the token of a call, and limits the calls and streams of the process. Health calls always enter.
+class CallAdmission(grpc.aio.ServerInterceptor):
+    """Checks the token of a call, and limits the calls and streams of the process. Health calls are always admitted.
 
     gRPC receives the message of a call only after `intercept_service` has returned. A refused call gets a handler that
     ends it without reading anything.
     """
 
     def __init__(self, tokens: Tokens | None, max_calls: int, max_streams: int) -> None:
-        """Makes the interceptor of one server.
+        """Create the interceptor of one server.
 
         Args:
-            tokens: those that callers have to show; None admits everybody.
-            max_calls: calls in flight over all connections; one more is refused.
-            max_streams: streams among them; one more waits for a while, and is refused then.
+            tokens: valid tokens; None admits every caller.
+            max_calls: maximum number of calls in flight over all connections; another call is refused.
+            max_streams: maximum number of streams among them; another stream waits for some seconds and is then
+                refused.
         """
         self._tokens = tokens
         self._max_calls = max_calls
@@ -43,26 +44,27 @@ class Entry(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """Returns the method's handler, or one that refuses the call."""
+        """Return the method's handler, or one that refuses the call."""
         handler = await continuation(handler_call_details)
         if handler is None or str(handler_call_details.method).startswith(HEALTH):
             return handler
         try:
             if self._tokens is not None:
                 self._tokens.check(handler_call_details.invocation_metadata)
-            await self._enter(streams=handler.response_streaming)
+            await self._admit(streams=handler.response_streaming)
         except ServiceError as error:
             _refusal.set(error)
             return _REFUSE_STREAM if handler.response_streaming else _REFUSE
         return handler
 
-    async def _enter(self, *, streams: bool) -> None:
+    async def _admit(self, *, streams: bool) -> None:
         if self._calls >= self._max_calls:
             raise overloaded(
-                f"{self._calls} calls are in flight, and at most {self._max_calls} may be",
+                f"{self._calls} calls are in flight; the maximum is {self._max_calls}",
                 max_concurrent_calls=self._max_calls,
             )
-        # The task of the whole call: it ends after the answer was sent, also if the call never reaches its servicer.
+        # This task runs the whole call: it ends after the response was sent, also if the call never reaches its
+        # servicer.
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - gRPC runs each call in a task
         self._calls += 1
@@ -83,6 +85,6 @@ async def _refuse_stream(_: Any, __: Context) -> AsyncIterator[Any]:
     yield
 
 
-# Streams of requests on this side whatever the method is, because gRPC reads nothing of a stream by itself.
+# Both handlers take a stream of requests, because gRPC reads the requests of a stream only on demand.
 _REFUSE: Handler = grpc.stream_unary_rpc_method_handler(_refuse)
 _REFUSE_STREAM: Handler = grpc.stream_stream_rpc_method_handler(_refuse_stream)

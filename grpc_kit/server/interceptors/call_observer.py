@@ -1,4 +1,4 @@
-"""Tells of every call: a log line, metrics, a span, and the times of its stages as trailing metadata."""
+"""Observes every call: a log line, metrics, a span, and the times of its stages as trailing metadata."""
 
 import asyncio
 import time
@@ -12,63 +12,63 @@ from opentelemetry import propagate, trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import ServiceError, meaning_of_fault
+from grpc_kit.errors import ServiceError, error_for_fault
 from grpc_kit.server import stages
-from grpc_kit.server.interceptors.around import AroundCalls, Call, Context
+from grpc_kit.server.interceptors.context_interceptor import Call, Context, ContextInterceptor
 from grpc_kit.status import code_of
 
 log = structlog.stdlib.get_logger()
 
 SERVER_TIMING = "server-timing"
-# Seconds by which a caller's clock may be ahead: it cancels at its deadline, which may be sooner than this server's.
+# Seconds by which a caller's clock may be ahead. The caller cancels at its deadline, which may be before the server's.
 CLOCK_SLACK = 0.05
 
-# From a refusal to a large image behind a full queue, in seconds.
+# In seconds: from a refusal to a large image behind a full queue.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class CallMetrics:
-    """Counts and times calls, by the names that gRPC's Prometheus metrics have in other languages."""
+    """Counts and times calls. The names are those of gRPC's Prometheus metrics in other languages."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Adds the metrics to `registry`."""
+        """Create the metrics in `registry`."""
         method = ("grpc_service", "grpc_method")
-        self.started = Counter("grpc_server_started", "Calls begun.", method, registry=registry)
-        self.in_flight = Gauge("grpc_server_in_flight", "Calls under way.", method, registry=registry)
-        self.handled = Counter("grpc_server_handled", "Calls ended.", (*method, "grpc_code"), registry=registry)
+        self.started = Counter("grpc_server_started", "Calls started.", method, registry=registry)
+        self.in_flight = Gauge("grpc_server_in_flight", "Calls in flight.", method, registry=registry)
+        self.handled = Counter("grpc_server_handled", "Calls that ended.", (*method, "grpc_code"), registry=registry)
         self.refused = Counter(
-            "grpc_server_refused", "Calls ended by an error, by its reason.", (*method, "reason"), registry=registry
+            "grpc_server_refused", "Calls that ended with an error, by reason.", (*method, "reason"), registry=registry
         )
         self.seconds = Histogram(
             "grpc_server_handling_seconds",
-            "Time from the begin of a call to its end; a stream is one call.",
+            "Duration of a call in seconds. A stream is one call.",
             method,
             buckets=BUCKETS,
             registry=registry,
         )
         self.stage_seconds = Histogram(
             "grpc_server_stage_seconds",
-            "Time that a call spent in one of its stages. Not of streams, whose stages overlap.",
+            "Time of a call in one of its stages, in seconds. Streams are not counted, because their stages overlap.",
             (*method, "stage"),
             buckets=BUCKETS,
             registry=registry,
         )
 
 
-class Observed(AroundCalls):
-    """Tells of each call when it has ended, by its method, code, reason, duration, peer and stages."""
+class CallObserver(ContextInterceptor):
+    """Reports each call when it ends: method, code, reason, duration, peer and stages."""
 
     def __init__(self, metrics: CallMetrics) -> None:
-        """Counts in `metrics`. Spans go to OpenTelemetry's provider of the process, where there is one."""
+        """Create the interceptor. Spans go to the OpenTelemetry provider of the process, if there is one."""
         super().__init__()
         self._metrics = metrics
         self._tracer = trace.get_tracer("grpc_kit")
 
     @asynccontextmanager
     async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
-        """Times the call."""
+        """Time the call and report it."""
         began = time.monotonic()
-        # Now and not at the end: gRPC crashes the process when a call that is over is asked for its peer.
+        # Read the peer now: gRPC crashes the process if it is read after the call has ended.
         peer = context.peer()
         deadline = Deadline.after(context.time_remaining())
         labels = call.service, call.name
@@ -81,8 +81,8 @@ class Observed(AroundCalls):
             yield
             context.set_trailing_metadata(((SERVER_TIMING, _timing(timed, began)),))
         except (asyncio.CancelledError, GeneratorExit):
-            # The caller went away, or its time ran out; the context does not tell. A stream is told by GeneratorExit
-            # when that happens while a response is on its way.
+            # The caller cancelled or its deadline passed; the context does not say which. A stream gets GeneratorExit
+            # if this happens while it sends a response.
             code = "CANCELLED" if deadline.remaining() > CLOCK_SLACK else "DEADLINE_EXCEEDED"
             raise
         except ServiceError as error:
@@ -90,7 +90,7 @@ class Observed(AroundCalls):
             context.set_trailing_metadata(((SERVER_TIMING, _timing(timed, began)),))
             raise
         except Exception as error:
-            meaning = meaning_of_fault(error)
+            meaning = error_for_fault(error)
             code, reason = code_of(meaning).name, meaning.reason
             span.record_exception(error)
             raise
@@ -118,13 +118,13 @@ class Observed(AroundCalls):
             trace.SpanKind.SERVER,
             {"rpc.system": "grpc", "rpc.service": call.service, "rpc.method": call.name},
         )
-        # Never taken back, as with the stages.
+        # Never detached, like the stages.
         trace_context.attach(trace.set_span_in_context(span))
         return span
 
 
 def _timing(timed: stages.Stages, began: float) -> str:
-    """The times of the stages and of the whole call, in milliseconds, as HTTP's Server-Timing header has them (W3C)."""
+    """Return the times of the stages and of the call in milliseconds, in the format of Server-Timing (W3C)."""
     seconds = {**timed.seconds, "total": time.monotonic() - began}
     return ", ".join(f"{stage};dur={spent * 1e3:.1f}" for stage, spent in seconds.items())
 

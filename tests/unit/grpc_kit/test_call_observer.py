@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter
 from structlog.testing import capture_logs
 
 from grpc_kit.server import stages
-from grpc_kit.server.interceptors.observed import SERVER_TIMING
+from grpc_kit.server.interceptors.call_observer import SERVER_TIMING
 from grpc_kit.server.metrics import new_registry, served
 from tests.unit.grpc_kit.example import SERVICE, Running, Serving, failure, stream
 
@@ -55,7 +55,7 @@ def call_lines(lines: list[MutableMapping[str, Any]]) -> list[MutableMapping[str
     return [line for line in lines if line["event"] == "call"]
 
 
-async def test_the_stages_of_single_calls_are_timed_each(serving: Serving) -> None:
+async def test_each_stage_of_a_unary_call_is_timed(serving: Serving) -> None:
     async with serving() as running:
         for name in ("staged", "staged", "fine"):
             await call(running, "unary", name)
@@ -91,7 +91,7 @@ async def test_a_call_is_counted_by_its_method_code_and_reason(
 
 
 @KINDS
-async def test_a_call_under_way_is_counted_as_such_until_its_end(serving: Serving, kind: str) -> None:
+async def test_a_call_counts_as_in_flight_until_it_ends(serving: Serving, kind: str) -> None:
     async with serving() as running:
         waiting = asyncio.ensure_future(call(running, kind, "wait"))
         await running.servicer.begun.wait()
@@ -103,7 +103,7 @@ async def test_a_call_under_way_is_counted_as_such_until_its_end(serving: Servin
 
 
 @KINDS
-async def test_a_call_whose_caller_went_away_is_counted_as_cancelled(serving: Serving, kind: str) -> None:
+async def test_a_call_of_a_caller_that_disconnects_is_counted_as_cancelled(serving: Serving, kind: str) -> None:
     with capture_logs() as lines:
         async with serving() as running:
             waiting = asyncio.ensure_future(call(running, kind, "wait"))
@@ -118,9 +118,7 @@ async def test_a_call_whose_caller_went_away_is_counted_as_cancelled(serving: Se
 
 
 @KINDS
-async def test_a_call_with_a_deadline_whose_caller_went_away_earlier_is_counted_as_cancelled(
-    serving: Serving, kind: str
-) -> None:
+async def test_a_call_cancelled_before_its_deadline_is_counted_as_cancelled(serving: Serving, kind: str) -> None:
     async with serving() as running:
         waiting = asyncio.ensure_future(call(running, kind, "wait", timeout=60))
         await running.servicer.begun.wait()
@@ -129,7 +127,7 @@ async def test_a_call_with_a_deadline_whose_caller_went_away_earlier_is_counted_
 
 
 @KINDS
-async def test_calls_whose_time_ran_out_are_counted_as_such(serving: Serving, kind: str) -> None:
+async def test_a_call_that_exceeds_its_deadline_is_counted_as_deadline_exceeded(serving: Serving, kind: str) -> None:
     with capture_logs() as lines:
         async with serving() as running:
             for count in range(10):
@@ -142,7 +140,7 @@ async def test_calls_whose_time_ran_out_are_counted_as_such(serving: Serving, ki
     assert [line["code"] for line in call_lines(lines)] == ["DEADLINE_EXCEEDED"] * 10
 
 
-async def test_a_stream_that_is_left_while_its_answers_are_on_their_way_is_counted_as_cancelled(
+async def test_a_stream_cancelled_while_it_sends_is_counted_as_cancelled(
     serving: Serving,
 ) -> None:
     with capture_logs() as lines:
@@ -164,7 +162,7 @@ async def test_a_stream_that_is_left_while_its_answers_are_on_their_way_is_count
     assert [line["code"] for line in call_lines(lines)] == ["CANCELLED"]
 
 
-async def test_a_call_without_a_right_token_is_counted_and_told_too(serving: Serving) -> None:
+async def test_a_call_without_a_valid_token_is_counted_and_logged(serving: Serving) -> None:
     with capture_logs() as lines:
         async with serving(tokens="a token") as running:
             await failure(running.get("fine"))
@@ -174,7 +172,7 @@ async def test_a_call_without_a_right_token_is_counted_and_told_too(serving: Ser
     assert (line["code"], line["reason"]) == ("UNAUTHENTICATED", "TOKEN_MISSING")
 
 
-async def test_health_is_not_counted_and_not_told(serving: Serving) -> None:
+async def test_health_calls_are_neither_counted_nor_logged(serving: Serving) -> None:
     with capture_logs() as lines:
         async with serving() as running:
             await health_pb2_grpc.HealthStub(running.channel).Check(  # type: ignore[attr-defined]
@@ -198,9 +196,7 @@ async def test_the_log_line_of_a_call_has_its_method_code_duration_stages_and_pe
 
 
 @KINDS
-async def test_the_log_line_of_a_refused_call_has_its_reason_and_the_stages_it_came_to(
-    serving: Serving, kind: str
-) -> None:
+async def test_the_log_line_of_a_refused_call_has_its_reason_and_its_stages(serving: Serving, kind: str) -> None:
     with capture_logs() as lines:
         async with serving() as running:
             await failure(call(running, kind, "staged refusal"))
@@ -209,7 +205,7 @@ async def test_the_log_line_of_a_refused_call_has_its_reason_and_the_stages_it_c
     assert "inference_ms" not in line
 
 
-async def test_the_duration_of_a_call_is_that_of_its_work(serving: Serving) -> None:
+async def test_the_duration_of_a_call_is_the_time_of_its_work(serving: Serving) -> None:
     with capture_logs() as lines:
         async with serving() as running:
             began = time.monotonic()
@@ -249,7 +245,7 @@ async def trailing_of(running: Running, kind: str, name: str) -> dict[str, str |
 
 
 @KINDS
-async def test_a_caller_is_told_the_times_of_the_stages_and_the_total(serving: Serving, kind: str) -> None:
+async def test_the_trailing_metadata_has_the_times_of_the_stages_and_the_total(serving: Serving, kind: str) -> None:
     async with serving() as running:
         timing = timing_of(await trailing_of(running, kind, "staged"))
     assert list(timing) == ["decode", "inference", "total"]
@@ -258,7 +254,7 @@ async def test_a_caller_is_told_the_times_of_the_stages_and_the_total(serving: S
 
 
 @KINDS
-async def test_a_refused_caller_is_told_the_times_too(serving: Serving, kind: str) -> None:
+async def test_the_trailing_metadata_of_a_refused_call_has_the_times(serving: Serving, kind: str) -> None:
     async with serving() as running:
         trailing = await trailing_of(running, kind, "staged refusal")
     timing = timing_of(trailing)
@@ -267,7 +263,7 @@ async def test_a_refused_caller_is_told_the_times_too(serving: Serving, kind: st
 
 
 @KINDS
-async def test_stages_of_calls_at_the_same_time_are_kept_apart(serving: Serving, kind: str) -> None:
+async def test_stages_of_concurrent_calls_are_separate(serving: Serving, kind: str) -> None:
     async with serving() as running:
         every = await asyncio.gather(*(trailing_of(running, kind, name) for name in ["staged", "fine"] * 10))
     assert [list(timing_of(trailing)) for trailing in every] == [["decode", "inference", "total"], ["total"]] * 10
@@ -277,7 +273,7 @@ def test_a_stage_outside_of_a_call_is_recorded_nowhere() -> None:
     stages.record("decode", 1.0, 2.0)
 
 
-async def test_stages_are_collected_from_tasks_that_a_task_makes() -> None:
+async def test_stages_are_collected_from_child_tasks() -> None:
     async def work() -> None:
         stages.record("decode", 1.0, 1.5)
 
@@ -302,7 +298,7 @@ def url_in(lines: list[MutableMapping[str, Any]]) -> str:
     return str(url)
 
 
-def test_metrics_are_served_over_http_with_those_of_the_process() -> None:
+def test_metrics_are_served_over_http_with_process_metrics() -> None:
     registry = new_registry()
     Counter("example_things", "Things.", registry=registry).inc(3)
     with capture_logs() as lines, served(registry, "127.0.0.1:0"):
@@ -328,12 +324,12 @@ async def test_the_metrics_of_calls_are_served(serving: Serving) -> None:
     assert f"grpc_server_in_flight{{{labels.format('')}}} 0.0\n" in told
 
 
-def test_two_registries_of_the_process_do_not_disturb_each_other() -> None:
+def test_two_registries_in_one_process_are_independent() -> None:
     for registry in (new_registry(), new_registry()):
         assert registry.get_sample_value("process_start_time_seconds")
 
 
-def test_a_taken_port_is_refused_with_the_address_and_what_to_set() -> None:
+def test_a_port_in_use_is_refused_with_the_address_and_the_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with (
@@ -343,7 +339,7 @@ def test_a_taken_port_is_refused_with_the_address_and_what_to_set() -> None:
             pytest.fail("it was served")
 
 
-def test_a_second_server_of_metrics_on_the_same_port_is_refused_and_the_first_goes_on() -> None:
+def test_a_second_metrics_server_on_one_port_is_refused_and_the_first_keeps_serving() -> None:
     with capture_logs() as lines, served(new_registry(), "127.0.0.1:0"):
         url = url_in(lines)
         address = url.removeprefix("http://").removesuffix("/metrics")
@@ -352,7 +348,7 @@ def test_a_second_server_of_metrics_on_the_same_port_is_refused_and_the_first_go
         assert "process_cpu_seconds_total" in fetch(url)
 
 
-def test_off_serves_nothing() -> None:
+def test_off_serves_no_metrics() -> None:
     with capture_logs() as lines, served(CollectorRegistry(), "off"):
         assert lines == []
 
@@ -366,7 +362,7 @@ def has_ipv6() -> bool:
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-def test_metrics_are_served_on_an_ipv6_address_as_grpc_writes_it() -> None:
+def test_metrics_are_served_on_an_ipv6_address() -> None:
     with capture_logs() as lines, served(new_registry(), "[::1]:0"):
         url = url_in(lines)
         assert url.startswith("http://[::1]:")
