@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import imagesearch_client
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -18,3 +20,10 @@ def test_every_reason_that_the_code_gives_is_documented() -> None:
     assert len(reasons) > 30
     page = (ROOT / "docs" / "reference" / "api.md").read_text()
     assert {reason for reason in reasons if f"`{reason}`" not in page} == set()
+
+
+def test_the_python_reference_has_every_public_class_and_function_once() -> None:
+    page = (ROOT / "docs/reference/python-api.md").read_text()
+    listed = re.findall(r"^::: imagesearch_client\.(\w+)$", page, re.MULTILINE)
+    public = [name for name in imagesearch_client.__all__ if not name.isupper()]
+    assert sorted(listed) == sorted(public)
