@@ -17,7 +17,7 @@ from embedder_service.core.types import InputPolicy, Lane, ModelInfo, Pixels, Ve
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.server.budget import Limit
 from grpc_kit.server.grpc_server import Server
-from grpc_kit.server.interceptors.observed import CallMetrics
+from grpc_kit.server.interceptors.call_observer import CallMetrics
 from grpc_kit.server.metrics import new_registry
 
 SERVICES = [
