@@ -1,4 +1,4 @@
-"""What the embedder makes of the machine: throughput, latency, fairness, overload, memory, one processor.
+"""Measures the embedder: throughput, latency, fairness, overload, memory, one CPU.
 
 Everything is measured against a peer in the same run: the bare engine on ready batches (A), and the way that articles
 do it, one `model.predict` after the other (B).
@@ -27,7 +27,7 @@ from grpc_kit.deadline import Deadline
 
 PARTS = ("throughput", "latency", "fairness", "overload", "memory", "one-cpu")
 CALLERS = 32
-# More than are ever under way at a time.
+# More images than calls in flight.
 IMAGES = 256
 SECONDS = 8.0
 INTERACTIVE_OVER = BatchPolicy(1, 1).interactive_memory + 1.0
@@ -35,7 +35,7 @@ STREAMED = 260
 UNLOADED_CALLS = 100
 BULK_CALLS = 100
 OVERLOAD_SECONDS = 60.0
-# How long a caller waits, in seconds, before it gives up.
+# Timeout of a call, in seconds.
 PATIENCE = 10.0
 MEMORY_IMAGES = 5000
 MEMORY_WARM_UP = 1000
@@ -45,7 +45,7 @@ NEVER = Deadline.after(None)
 
 
 class Engine:
-    """The network and the decoder by themselves, as the service uses them."""
+    """The model and the decoder of the service, without gRPC and batching."""
 
     def __init__(self) -> None:
         settings = EmbedderSettings(models="vgg16", weights="")
@@ -54,11 +54,11 @@ class Engine:
         self._decoder = ImageDecoder(self.model.info.input, limits, PixelBudget(settings.max_decoding_pixels))
 
     def decode(self, content: bytes) -> Pixels:
-        """As the service does."""
+        """Decode an image as the service does."""
         return self._decoder.decode(EncodedImage(content), NEVER)
 
     def rate(self, ready: Pixels, batch: int, seconds: float) -> float:
-        """Images a second on ready batches."""
+        """Return the images per second for batches that are ready."""
         runs = 0
         began = time.perf_counter()
         while (spent := time.perf_counter() - began) < seconds:
@@ -68,7 +68,7 @@ class Engine:
         return runs * batch / spent
 
     def floor(self, images: list[bytes]) -> list[float]:
-        """The seconds of decoding and of a batch of one, image by image, with nothing round it."""
+        """Return the seconds to decode and embed one image, for each image."""
         times = []
         for content in images:
             began = time.perf_counter()
@@ -78,10 +78,10 @@ class Engine:
 
 
 class ArticleWay:
-    """As the field's articles do it: load_img, preprocess_input, model.predict, one image at a time, float32."""
+    """The code of typical articles: load_img, preprocess_input and model.predict, image by image, in float32."""
 
     def __init__(self) -> None:
-        # TensorFlow's import order: after the engine has sized its pools.
+        # Import Keras only after the engine has set the size of TensorFlow's thread pools.
         from keras.applications import vgg16  # noqa: PLC0415
         from keras.utils import img_to_array, load_img  # noqa: PLC0415
 
@@ -90,7 +90,7 @@ class ArticleWay:
         self._network = vgg16.VGG16(include_top=False, weights=path, pooling="avg", input_shape=(224, 224, 3))
 
     def rate(self, images: list[bytes], seconds: float) -> float:
-        """Images a second."""
+        """Return the images per second."""
         done = 0
         began = time.perf_counter()
         while (spent := time.perf_counter() - began) < seconds:
@@ -102,7 +102,7 @@ class ArticleWay:
 
 
 async def throughput(report: Report, engine: Engine, load: Load, images: list[bytes], rounds: int) -> None:
-    """A, B, C and D, in turn."""
+    """Measure A, B, C and D, alternating."""
     article = ArticleWay()
     article.rate(images, 2.0)
     ready = np.stack([engine.decode(content) for content in images[:64]])
@@ -111,7 +111,7 @@ async def throughput(report: Report, engine: Engine, load: Load, images: list[by
     for _ in range(rounds):
         rates["A"].append(engine.rate(ready, limit, SECONDS))
         rates["C"].append(await load.callers(CALLERS, SECONDS))
-        # Beside interactive calls bulk batches are small on purpose; the service has to see that they are over.
+        # Bulk batches are small while there are interactive calls; wait until the service knows that these have ended.
         await asyncio.sleep(INTERACTIVE_OVER)
         rates["D"].append(await load.stream(STREAMED))
         rates["B"].append(article.rate(images, SECONDS))
@@ -128,7 +128,7 @@ async def throughput(report: Report, engine: Engine, load: Load, images: list[by
 
 
 async def latency(report: Report, engine: Engine, load: Load, images: list[bytes], rounds: int) -> None:
-    """One caller at a time against decoding and a batch of one."""
+    """Compare sequential calls with decoding and embedding one image."""
     calls, floors = [], []
     for _ in range(rounds):
         floors.append(percentile(engine.floor(images[:UNLOADED_CALLS]), 50))
@@ -139,7 +139,7 @@ async def latency(report: Report, engine: Engine, load: Load, images: list[bytes
 
 
 async def fairness(report: Report, load: Load, bulk: Load, rounds: int) -> None:
-    """Interactive calls alone, and beside a stream that always has more to send."""
+    """Measure interactive calls alone, and beside an endless stream."""
     alone, beside = [], []
     for _ in range(rounds):
         alone.append(percentile(await load.one_by_one(BULK_CALLS, pause=0.05), 99))
@@ -156,7 +156,7 @@ async def fairness(report: Report, load: Load, bulk: Load, rounds: int) -> None:
 
 
 async def overload(report: Report, load: Load, rounds: int) -> None:
-    """Twice as many calls as can be answered, against as many as can be, right before: the machine's speed drifts."""
+    """Send twice the calls that the service can answer. Measure its capacity right before, because the speed drifts."""
     offered, goodputs, ratios = [], [], []
     answers = Answers()
     for _ in range(rounds):
@@ -178,7 +178,7 @@ async def overload(report: Report, load: Load, rounds: int) -> None:
 
 
 async def memory(report: Report, address: str, pid: int) -> None:
-    """The service's memory over images of all sizes."""
+    """Measure the memory of the service over images of all sizes."""
     load = Load(address, photographs.mixed(IMAGES))
     await load.stream(MEMORY_WARM_UP)
     before = resident_bytes(pid)
@@ -188,7 +188,7 @@ async def memory(report: Report, address: str, pid: int) -> None:
 
 
 async def one_cpu(report: Report, images: list[bytes], rounds: int) -> None:
-    """A service that finds out that it has one processor, against one that is told to use one thread."""
+    """Compare a service that detects its one CPU with a service that is configured for one thread."""
     rates: dict[str, list[float]] = {"itself": [], "by_hand": []}
     for _ in range(rounds):
         for name, settings in (("itself", {}), ("by_hand", {"threads": "1", "decode_threads": "1"})):
@@ -201,7 +201,7 @@ async def one_cpu(report: Report, images: list[bytes], rounds: int) -> None:
 
 
 async def measure(rounds: int, parts: list[str], path: Path | None) -> None:
-    """Runs the parts in turn, with nothing else under way."""
+    """Run the parts one after the other."""
     report = Report("embedder_throughput")
     images = photographs.jpegs(IMAGES)
     if {"throughput", "latency", "overload"}.intersection(parts):
@@ -228,7 +228,7 @@ async def measure(rounds: int, parts: list[str], path: Path | None) -> None:
 
 
 def main() -> None:
-    """Measures, prints a table and writes the result."""
+    """Measure, print the table and write the report."""
     options = arguments("embedder_throughput", __doc__, PARTS)
     asyncio.run(measure(options.rounds, options.only or list(PARTS), options.json))
 

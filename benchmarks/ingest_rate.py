@@ -1,4 +1,4 @@
-"""How a bulk load keeps embedders busy, and what its account of every image costs.
+"""Measures bulk loads: how busy they keep embedders, and what the ledger costs.
 
 The peer of one embedder is the bare engine on ready batches, measured in turn with the load; that of three embedders is
 one of them; the ledger is measured with vectors that were made before, so that it is not the network that is.
@@ -33,14 +33,14 @@ READY = 64
 REPLICAS = 3
 REPLICA_IMAGES = 600
 ITEMS = 200_000
-# The part of the items by which the memory of a load should have reached its size.
+# Fraction of the items after which the memory of a load should be stable.
 WARM_PART = 0.1
 LOOK_SECONDS = 0.25
 
 
 @contextmanager
 def folder_of_photographs(count: int) -> Iterator[Path]:
-    """Distinct 640x480 JPEGs."""
+    """Write distinct JPEG files of 640x480 pixels."""
     with TemporaryDirectory() as folder:
         for number, content in enumerate(photographs.jpegs(count)):
             (Path(folder) / f"{number:05}.jpg").write_bytes(content)
@@ -48,19 +48,19 @@ def folder_of_photographs(count: int) -> Iterator[Path]:
 
 
 class Loads:
-    """Runs `imagesearch` against a search service, each time into a collection of its own."""
+    """Runs `imagesearch` against a search service, each time with a new collection."""
 
     def __init__(self, name: str, search: str, folder: Path, embedder_target: str = "") -> None:
-        """Keeps ledgers in `folder`; the names of its collections begin with `name`."""
+        """Keep ledgers in `folder`; the names of the collections start with `name`."""
         self._name = name
         self._folder = folder
         self._environment = os.environ | {"IMAGESEARCH_TARGET": search, "IMAGESEARCH_EMBEDDER": embedder_target}
-        # So that dns://HOST:PORT/NAME asks the name server that it names.
+        # With this resolver dns://HOST:PORT/NAME queries the name server in the address.
         self._environment["GRPC_DNS_RESOLVER"] = "ares"
         self._runs = 0
 
     def start(self, command: str, source: Path, collection: str, *options: str) -> "subprocess.Popen[str]":
-        """Begins a load."""
+        """Start a load."""
         ledger = str(self._folder / f"{collection}.ledger")
         arguments = [command, str(source), "-c", collection, "--ledger", ledger, "--json", *options]
         return subprocess.Popen(
@@ -72,7 +72,7 @@ class Loads:
         )
 
     def rate(self, source: Path, count: int, *options: str) -> float:
-        """Images a second of a whole load, from its first look at the folder to its last record."""
+        """Return the images per second of a whole load, from the first file to the last record in the ledger."""
         self._runs += 1
         account = finished(self.start("ingest", source, f"{self._name}_{self._runs}", *options))
         if account["stored"] != count:
@@ -81,7 +81,7 @@ class Loads:
 
 
 def finished(load: "subprocess.Popen[str]") -> dict[str, float]:
-    """What came of a load, when it has ended. Raises RuntimeError where it failed."""
+    """Wait for a load and return its report. Raises RuntimeError if it failed."""
     output, _ = load.communicate()
     if load.returncode:
         raise RuntimeError(f"a load ended with exit code {load.returncode}: {output}")
@@ -90,7 +90,7 @@ def finished(load: "subprocess.Popen[str]") -> dict[str, float]:
 
 
 def over_engine(report: Report, rounds: int) -> None:
-    """A folder into Milvus 2.3.5 with one embedder on this machine, in turn with the bare engine."""
+    """Load a folder into Milvus 2.3.5 with one embedder, alternating with the bare engine."""
     engine = Engine()
     ready = np.stack([engine.decode(content) for content in photographs.jpegs(READY, seed=3)])
     rates: dict[str, list[float]] = {"engine": [], "ingest": []}
@@ -98,7 +98,7 @@ def over_engine(report: Report, rounds: int) -> None:
         folder = stack.enter_context(folder_of_photographs(IMAGES))
         state = Path(stack.enter_context(TemporaryDirectory()))
         milvus = stack.enter_context(MilvusProcess(state / "milvus"))
-        # Every load embeds its images: with its cache the embedder would remember them from the one before.
+        # Turn the embedder's cache off, so that every load embeds its images.
         address, _ = stack.enter_context(embedder(cache_vectors="0"))
         search, _ = stack.enter_context(service(milvus.uri, address))
         loads = Loads("engine", search, state, address)
@@ -112,7 +112,7 @@ def over_engine(report: Report, rounds: int) -> None:
 
 @contextmanager
 def waiting_embedders(count: int, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Embedders that wait, each on an address of the loopback network; the dns:/// name of all, and each one's own."""
+    """Run sleeping embedders on loopback addresses; yield the dns:/// name of all, and their addresses."""
     port = free_port()
     hosts = [f"127.0.0.{number}" for number in range(1, count + 1)]
     with ExitStack() as stack:
@@ -125,7 +125,7 @@ def waiting_embedders(count: int, folder: Path) -> Iterator[tuple[str, list[str]
 
 
 def over_replicas(report: Report, rounds: int) -> None:
-    """Three embedders behind a name, and one of them, in turn."""
+    """Compare three embedders behind a name with one embedder, alternating."""
     rates: dict[str, list[float]] = {"one": [], "three": []}
     with ExitStack() as stack:
         folder = stack.enter_context(folder_of_photographs(REPLICA_IMAGES))
@@ -143,7 +143,7 @@ def over_replicas(report: Report, rounds: int) -> None:
 
 
 def over_ledger(report: Report) -> None:
-    """200,000 vectors that were made before: memory over the load, and a run that finds nothing to do."""
+    """Load 200,000 vectors: memory during the load, and the time of a second run with nothing to do."""
     with ExitStack() as stack:
         state = Path(stack.enter_context(TemporaryDirectory()))
         source = state / "vectors.npz"
@@ -167,7 +167,7 @@ def over_ledger(report: Report) -> None:
 
 
 def watch(process: "subprocess.Popen[str]") -> list[int]:
-    """The resident memory of a process, now and then until it ends."""
+    """Return samples of the resident memory of a process until it ends."""
     sizes = []
     while process.poll() is None:
         try:
@@ -179,7 +179,7 @@ def watch(process: "subprocess.Popen[str]") -> list[int]:
 
 
 def main() -> None:
-    """Measures, prints a table and writes the result."""
+    """Measure, print the table and write the report."""
     options = arguments("ingest_rate", __doc__, PARTS)
     parts = options.only or list(PARTS)
     report = Report("ingest_rate")

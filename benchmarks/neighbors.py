@@ -1,4 +1,4 @@
-"""The neighbours of everything: seconds, memory by size, a kill on the way, and recall against scikit-learn.
+"""Measures the neighbors of all images: seconds, memory by size, a kill, and recall against scikit-learn.
 
 The vectors are clustered, as those of photographs are, and lie in a snapshot, as the command leaves them there. The
 work is done by a process of its own, which is killed (SIGKILL) on the way and begun again.
@@ -28,12 +28,12 @@ SIZES = (25_000, 100_000)
 K = 10
 QUERIES = 1000
 PAGE = 1000
-# Of all images, when the process is killed.
+# Fraction of the images after which the process is killed.
 KILLED_AT = 0.4
 
 
 def fill(folder: Path, vectors: Matrix) -> None:
-    """Writes a snapshot of vectors."""
+    """Write a snapshot of vectors."""
     now = datetime.now(UTC)
     with SnapshotWriter(folder, Origin("bench", FINGERPRINT, Metric.COSINE.value, DIMENSION)) as writer:
         for begin in range(0, len(vectors), PAGE):
@@ -44,36 +44,36 @@ def fill(folder: Path, vectors: Matrix) -> None:
             writer.add(images, Place(complete=begin + PAGE >= len(vectors)))
 
 
-def find(snapshot_folder: Path, target: Path, told: Any) -> None:
-    """Writes the neighbours of a snapshot to a file; puts how far it is into `told`, and how much was done before."""
+def find(snapshot_folder: Path, target: Path, reports: Any) -> None:
+    """Write the neighbors of a snapshot to a file. Put the progress into `reports`, then minus the resumed images."""
     work = Work(target)
     with Snapshot(snapshot_folder) as snapshot, work.held():
-        work.run(snapshot, K, tell=told.put)
+        work.run(snapshot, K, tell=reports.put)
         write_neighbors(target, records(snapshot.ids, work.parts(snapshot), Style(snapshot.metric)), snapshot.metric)
         work.remove()
-    told.put(-work.resumed)
+    reports.put(-work.resumed)
 
 
 def run(snapshot_folder: Path, target: Path, kill_at: int | None = None) -> tuple[float, float, int]:
-    """Seconds, the most megabytes in memory, and images that were done before; it is killed at so many images."""
+    """Run `find` in a process; kill it after `kill_at` images. Return seconds, peak megabytes and resumed images."""
     context = multiprocessing.get_context("spawn")
-    told = context.SimpleQueue()
+    reports = context.SimpleQueue()
     began = time.perf_counter()
-    process = context.Process(target=find, args=(snapshot_folder, target, told))
+    process = context.Process(target=find, args=(snapshot_folder, target, reports))
     process.start()
     peak, resumed = 0.0, 0
     while process.is_alive():
         peak = max(peak, _peak_megabytes(process.pid))
-        while not told.empty():
-            images = told.get()
+        while not reports.empty():
+            images = reports.get()
             resumed = max(resumed, -images)
             if kill_at is not None and images >= kill_at:
                 process.kill()
         time.sleep(0.05)
-    while not told.empty():
-        resumed = max(resumed, -told.get())
+    while not reports.empty():
+        resumed = max(resumed, -reports.get())
     if process.exitcode and kill_at is None:
-        raise RuntimeError(f"it ended with {process.exitcode}")
+        raise RuntimeError(f"the process ended with exit code {process.exitcode}")
     return time.perf_counter() - began, peak, resumed
 
 
@@ -86,7 +86,7 @@ def _peak_megabytes(pid: int | None) -> float:
 
 
 def recall(vectors: Matrix, target: Path) -> float:
-    """The part of the true neighbours of some images that is in a file of JSON lines."""
+    """Return the fraction of the true neighbors of sampled images that a file of JSON lines has."""
     rows = np.random.default_rng(1).choice(len(vectors), QUERIES, replace=False)
     brute = NearestNeighbors(n_neighbors=K + 1, algorithm="brute", metric="cosine").fit(vectors)
     truth = brute.kneighbors(vectors[rows], return_distance=False)
@@ -104,7 +104,7 @@ def recall(vectors: Matrix, target: Path) -> float:
 
 
 def measure(report: Report, size: int) -> None:
-    """One size, straight through and with a kill on the way."""
+    """Measure one size, without and with a kill."""
     vectors = clustered(size)
     with TemporaryDirectory() as folder:
         snapshot, target = Path(folder) / "snapshot", Path(folder) / "neighbors.jsonl"
@@ -117,7 +117,7 @@ def measure(report: Report, size: int) -> None:
         target.unlink()
         killed_after, _, _ = run(snapshot, target, int(KILLED_AT * size))
         if target.exists():
-            raise RuntimeError("it was done before it was killed")
+            raise RuntimeError("the process finished before it was killed")
         seconds, _, resumed = run(snapshot, target)
         report.figure(f"{size}_killed_after_seconds", killed_after)
         report.figure(f"{size}_resumed_images", resumed)
@@ -126,7 +126,7 @@ def measure(report: Report, size: int) -> None:
 
 
 def main() -> None:
-    """Measures, prints a table and writes the result."""
+    """Measure, print the table and write the report."""
     options = arguments("neighbors", __doc__, [str(size) for size in SIZES])
     report = Report("neighbors")
     for size in SIZES:

@@ -1,4 +1,4 @@
-"""Photographs to measure with: distinct cuts of those that scikit-image carries."""
+"""Photographs for benchmarks: distinct crops of the photographs in scikit-image."""
 
 import random
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from demo.photographs import PHOTOGRAPHS
 
 
 def jpegs(count: int, width: int = 640, height: int = 480, seed: int = 1) -> list[bytes]:
-    """JPEG files of distinct content, quality 90; no two are equal, so that none is embedded for another."""
-    return [_encoded(image.resize((width, height))) for image in _cuts(count, seed)]
+    """Return distinct JPEG files of quality 90. The embedder embeds equal images once, so no two are equal."""
+    return [_encoded(image.resize((width, height))) for image in _crops(count, seed)]
 
 
 def mixed(count: int, seed: int = 2) -> list[bytes]:
-    """As `jpegs`, of sizes from 100 to 2,400 pixels a side."""
+    """Return distinct JPEG files with sides of 100 to 2,400 pixels."""
     dice = random.Random(seed)
     sides = [(dice.randint(100, 2400), dice.randint(100, 2400)) for _ in range(count)]
-    return [_encoded(image.resize(side)) for image, side in zip(_cuts(count, seed), sides, strict=True)]
+    return [_encoded(image.resize(side)) for image, side in zip(_crops(count, seed), sides, strict=True)]
 
 
-def _cuts(count: int, seed: int) -> Iterator[Image.Image]:
+def _crops(count: int, seed: int) -> Iterator[Image.Image]:
     folder = Path(skimage.__file__).parent / "data"
     sources = [Image.open(folder / name).convert("RGB") for name in PHOTOGRAPHS]
     dice = random.Random(seed)

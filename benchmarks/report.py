@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: the machine, the ratios that are claimed, and the figures they come from."""
+"""The report of a benchmark: the machine, the ratios that the docs claim, and the figures behind them."""
 
 import argparse
 import os
@@ -23,28 +23,28 @@ class Report:
     ratios: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float | list[float]] = field(default_factory=dict)
     targets: dict[str, str] = field(default_factory=dict)
-    """What a ratio or a figure should be, in words, by its name."""
+    """Targets of ratios and figures, as text, by name."""
 
     def median(self, name: str, values: Sequence[float]) -> float:
-        """Keeps the values, and their median under `name`, which it gives."""
+        """Record the values and their median under `name`; return the median."""
         middle = statistics.median(values)
         self.figures[name] = round(middle, 6)
         self.figures[f"{name}_each"] = [round(value, 6) for value in values]
         return middle
 
     def figure(self, name: str, value: float, target: str = "") -> None:
-        """Keeps one figure."""
+        """Record a figure."""
         self.figures[name] = round(value, 6)
         if target:
             self.targets[name] = target
 
     def ratio(self, name: str, value: float, target: str) -> None:
-        """Keeps one ratio."""
+        """Record a ratio."""
         self.ratios[name] = round(value, 4)
         self.targets[name] = target
 
     def finish(self, path: Path | None) -> None:
-        """Prints the table, and saves."""
+        """Print the table and save the report."""
         table = Table(title=self.name)
         for heading in ("", "measured", "target"):
             table.add_column(heading)
@@ -57,14 +57,14 @@ class Report:
         self.save(path)
 
     def save(self, path: Path | None) -> None:
-        """Writes {"machine", "ratios", "figures"} as far as they are known, where a file is wanted."""
+        """Write {"machine", "ratios", "figures"} to a file; do nothing if `path` is None."""
         if path is not None:
             content = {"machine": machine(), "ratios": self.ratios, "figures": self.figures}
             path.write_text(json_text(content, indent=2) + "\n")
 
 
 def machine() -> dict[str, str | int | list[str]]:
-    """What the figures depend on."""
+    """Return the facts about this machine that the figures depend on."""
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     facts = dict(line.split(":", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
     flags = {key.strip(): value for key, value in facts.items()}.get("flags", "").split()
@@ -82,15 +82,15 @@ def machine() -> dict[str, str | int | list[str]]:
 
 
 def arguments(name: str, description: str, parts: Sequence[str]) -> argparse.Namespace:
-    """The command line of a benchmark: --json FILE, and --only PART for some of its parts."""
+    """Parse the command line of a benchmark."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to FILE")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is measured; the medians count")
-    parser.add_argument("--only", choices=parts, action="append", help="measure this part; may be given again")
+    parser.add_argument("--rounds", type=int, default=5, help="number of measurements, of which the medians count")
+    parser.add_argument("--only", choices=parts, action="append", help="measure only this part; may be repeated")
     return parser.parse_args()
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that `percent` of 100 of the values do not exceed, without interpolation."""
+    """Return a percentile of the values, without interpolation."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

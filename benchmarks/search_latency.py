@@ -1,7 +1,7 @@
-"""The search service against pymilvus itself: overhead, throughput, recall, deep paging; on a server and on Lite.
+"""Compares the search service with pymilvus: overhead, throughput, recall and paging, on a Milvus server and on Lite.
 
-The vectors are clustered, as those of photographs are, and both sides ask for the same: ten hits with id, uri and
-attributes, at the same consistency and the same parameters. The peer runs in this process, in as many threads.
+The vectors are clustered, like those of photographs. Both sides ask for ten hits with id, uri and attributes, with the
+same consistency and index parameters. pymilvus runs in this process with the same number of threads.
 """
 
 import itertools
@@ -46,9 +46,9 @@ EFS = (16, 32, 64, 128, 256, 512)
 MANY = 1000
 PAGED = 50_000
 IMAGES = 64
-LOOKS = 3
+STABLE_CHECKS = 3
 QUIET_SECONDS = 60
-# Of one processor.
+# Fraction of one CPU.
 QUIET_SHARE = 0.1
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
 FIELDS = ["id", "uri", "attributes", "content_sha256", "create_time", "update_time"]
@@ -57,7 +57,7 @@ Matrix: TypeAlias = NDArray[np.float32]
 
 
 def clustered(count: int, seed: int = 0) -> Matrix:
-    """Unit vectors round some centres, float32[count, 512]."""
+    """Return unit vectors around centres, float32[count, 512]."""
     generator = np.random.default_rng(seed)
     centres = np.random.default_rng(7).normal(size=(CLUSTERS, DIMENSION)).astype(np.float32)
     noise = generator.normal(size=(count, DIMENSION)).astype(np.float32)
@@ -68,7 +68,7 @@ def clustered(count: int, seed: int = 0) -> Matrix:
 
 @contextmanager
 def service(milvus_uri: str, embedder_address: str = "127.0.0.1:1") -> Iterator[tuple[str, int]]:
-    """A search service with default settings; its address and process id."""
+    """Run a search service with default settings; yield its address and process id."""
     address = f"127.0.0.1:{free_port()}"
     environment = {
         "SEARCH_LISTEN_ADDRESS": address,
@@ -84,29 +84,29 @@ def service(milvus_uri: str, embedder_address: str = "127.0.0.1:1") -> Iterator[
 
 @dataclass(frozen=True)
 class Bench:
-    """One collection, asked through the service and through pymilvus."""
+    """A collection to search through the service and through pymilvus."""
 
     name: str
     address: str
     queries: Matrix
     stub: search_pb2_grpc.SearchServiceStub
     milvus: MilvusClient | None
-    """None where the service has the store to itself, as with Milvus Lite."""
+    """None if only the service can open the store, as with Milvus Lite."""
 
     def request(self, number: int, **fields: Any) -> search_pb2.SearchRequest:
-        """The search for one of the queries."""
+        """Return the request for a query."""
         vector = self.queries[number % len(self.queries)]
         embedding = embedding_pb2.Embedding(values=vector.tolist(), fingerprint=FINGERPRINT)
         asked = {"limit": LIMIT, **fields}
         return search_pb2.SearchRequest(collection=self.name, query=search_pb2.Query(embedding=embedding), **asked)
 
     def by_service(self, number: int, **fields: Any) -> list[str]:
-        """The ids of the hits of one query."""
+        """Return the ids of the hits of a query, through the service."""
         return [hit.image.id for hit in self.stub.Search(self.request(number, **fields), timeout=60).hits]
 
     def by_pymilvus(self, number: int, ef: int = 128) -> list[str]:
-        """As `by_service`, without the service."""
-        assert self.milvus is not None  # noqa: S101 - only parts with a server ask for it
+        """Return the ids of the hits of a query, through pymilvus."""
+        assert self.milvus is not None  # noqa: S101 - only parts with a Milvus server call this
         (hits,) = self.milvus.search(
             self.name,
             data=[self.queries[number % len(self.queries)]],
@@ -119,7 +119,7 @@ class Bench:
         return [hit["id"] for hit in hits]
 
     def by_stream(self, seconds: float) -> float:
-        """Queries a second over one SearchStream."""
+        """Return the queries per second of one SearchStream."""
         end = time.perf_counter() + seconds
 
         def requests() -> Iterator[search_pb2.SearchStreamRequest]:
@@ -138,7 +138,7 @@ class Bench:
 
 
 def one_by_one(ask: Callable[[int], object], calls: int = CALLS) -> list[float]:
-    """The seconds of calls that follow each other."""
+    """Return the seconds of sequential calls."""
     return [_seconds_of(ask, number) for number in range(calls)]
 
 
@@ -148,8 +148,8 @@ def _seconds_of(ask: Callable[[int], object], number: int) -> float:
     return time.perf_counter() - began
 
 
-def in_turn(asks: Sequence[Callable[[int], object]], calls: int = CALLS) -> list[list[float]]:
-    """The seconds of calls of several kinds that take turns: what slows the machine down slows all of them."""
+def alternate(asks: Sequence[Callable[[int], object]], calls: int = CALLS) -> list[list[float]]:
+    """Return the seconds of alternating calls of several kinds, so that a slower machine slows all of them."""
     times: list[list[float]] = [[] for _ in asks]
     for number in range(calls):
         for ask, own in zip(asks, times, strict=True):
@@ -157,8 +157,8 @@ def in_turn(asks: Sequence[Callable[[int], object]], calls: int = CALLS) -> list
     return times
 
 
-def at_once(ask: Callable[[int], object], callers: int, seconds: float) -> float:
-    """Calls a second of some callers, each of which calls as soon as it is answered."""
+def concurrent_rate(ask: Callable[[int], object], callers: int, seconds: float) -> float:
+    """Return the calls per second of concurrent callers that each call again after each response."""
     end = time.perf_counter() + seconds
 
     def call(caller: int) -> int:
@@ -175,7 +175,7 @@ def at_once(ask: Callable[[int], object], callers: int, seconds: float) -> float
 
 
 def fill(address: str, name: str, vectors: Matrix, index: "collection_pb2.IndexType.ValueType") -> None:
-    """Makes a collection and writes the vectors through the service."""
+    """Create a collection and write the vectors through the service."""
     wanted = collection_pb2.Collection(
         name=name, dimension=DIMENSION, fingerprint=FINGERPRINT, index=collection_pb2.Index(type=index)
     )
@@ -193,12 +193,12 @@ def fill(address: str, name: str, vectors: Matrix, index: "collection_pb2.IndexT
 
 
 def wait_for_index(milvus: MilvusClient, name: str, count: int) -> None:
-    """Waits until Milvus has sealed, compacted and indexed all rows: until then it searches them in another way."""
+    """Wait until Milvus has sealed, compacted and indexed all rows. Before that it searches without the index."""
     milvus.flush(name)
     job = milvus.compact(name)
     quiet = 0
-    # A compaction makes new segments, whose index begins a moment later.
-    while quiet < LOOKS:
+    # A compaction creates new segments, and Milvus starts to index them some time later.
+    while quiet < STABLE_CHECKS:
         time.sleep(2)
         index = milvus.describe_index(name, "vector")
         built = int(index.get("indexed_rows", 0)) >= count and not int(index.get("pending_index_rows", 0))
@@ -208,7 +208,7 @@ def wait_for_index(milvus: MilvusClient, name: str, count: int) -> None:
 
 
 def wait_for_quiet(server: MilvusProcess) -> None:
-    """Waits until Milvus does nothing: some time after a load it merges segments and builds their index again."""
+    """Wait until Milvus is idle. Some time after a load it merges segments and indexes them again."""
     pid, quiet = server.pid, 0
     if pid is None:
         raise RuntimeError("Milvus is not running")
@@ -219,7 +219,7 @@ def wait_for_quiet(server: MilvusProcess) -> None:
 
 
 def recall(found: Sequence[Sequence[str]], vectors: Matrix, queries: Matrix, limit: int = LIMIT) -> float:
-    """The part of the true neighbours that was found."""
+    """Return the fraction of the true nearest neighbours that was found."""
     scores = queries @ vectors.T
     truth = np.argsort(-scores, axis=1, kind="stable")[:, :limit]
     true_ids = [{f"i{number:06d}" for number in row} for row in truth]
@@ -227,13 +227,13 @@ def recall(found: Sequence[Sequence[str]], vectors: Matrix, queries: Matrix, lim
 
 
 def compare(report: Report, bench: Bench, rounds: int, label: str) -> None:
-    """Latency and throughput of both sides, in turn."""
+    """Measure latency and throughput of both sides, alternating."""
     figures: dict[str, list[float]] = {name: [] for name in ("service", "pymilvus", "calls", "peer", "stream")}
     for _ in range(rounds):
-        for name, times in zip(("pymilvus", "service"), in_turn((bench.by_pymilvus, bench.by_service)), strict=True):
+        for name, times in zip(("pymilvus", "service"), alternate((bench.by_pymilvus, bench.by_service)), strict=True):
             figures[name].append(percentile(times, 50))
-        figures["peer"].append(at_once(bench.by_pymilvus, CALLERS, SECONDS))
-        figures["calls"].append(at_once(bench.by_service, CALLERS, SECONDS))
+        figures["peer"].append(concurrent_rate(bench.by_pymilvus, CALLERS, SECONDS))
+        figures["calls"].append(concurrent_rate(bench.by_service, CALLERS, SECONDS))
         figures["stream"].append(bench.by_stream(SECONDS))
     peer = report.median(f"{label}_pymilvus_p50_seconds", figures["pymilvus"])
     own = report.median(f"{label}_search_p50_seconds", figures["service"])
@@ -246,7 +246,7 @@ def compare(report: Report, bench: Bench, rounds: int, label: str) -> None:
 
 
 def on_a_server(report: Report, rounds: int) -> None:
-    """100,000 vectors in Milvus 2.3.5 with the index of a new collection."""
+    """Measure 100,000 vectors in Milvus 2.3.5 with the default index."""
     vectors, queries = clustered(SIZE), clustered(QUERIES, seed=1)
     with TemporaryDirectory() as folder, MilvusProcess(Path(folder)) as server, service(server.uri) as (address, _):
         milvus = MilvusClient(uri=server.uri)
@@ -275,9 +275,9 @@ def on_a_server(report: Report, rounds: int) -> None:
 
 
 def on_lite(report: Report, rounds: int) -> None:
-    """Milvus Lite by size: only one process can have the file, so that the two sides have it in turn.
+    """Measure Milvus Lite by collection size. Only one process can open the file, so both sides open it alternately.
 
-    Both open a file that was closed, so that they find it in the same state: all rows in data files.
+    Both open a closed file, so that all rows are in data files for both.
     """
     queries = clustered(QUERIES, seed=1)
     for size in LITE_SIZES:
@@ -299,24 +299,24 @@ def on_lite(report: Report, rounds: int) -> None:
             own = report.median(f"lite_{size}_search_p50_seconds", own_times)
             peer = report.median(f"lite_{size}_pymilvus_p50_seconds", peer_times)
             with lite_service(path, queries) as bench:
-                rates = [at_once(bench.by_service, CALLERS, SECONDS / 2) for _ in range(rounds)]
+                rates = [concurrent_rate(bench.by_service, CALLERS, SECONDS / 2) for _ in range(rounds)]
                 report.median(f"lite_{size}_search_{CALLERS}_callers_per_second", rates)
                 streams = [bench.by_stream(SECONDS / 2) for _ in range(rounds)]
                 stream = report.median(f"lite_{size}_search_stream_per_second", streams)
             report.figure(f"lite_{size}_gathering_gains", stream * own)
-            if size == 10_000:  # noqa: PLR2004 - the size that is asked for
+            if size == 10_000:  # noqa: PLR2004 - the size of the target
                 report.ratio("lite_overhead_ms", 1000 * (own - peer), "<= 1.5")
 
 
 @contextmanager
 def lite_service(path: str, queries: Matrix) -> Iterator[Bench]:
-    """A search service on a file of Milvus Lite."""
+    """Run a search service on a file of Milvus Lite."""
     with service(path) as (address, _), open_blocking_channel(address, MAX_MESSAGE_BYTES) as channel:
         yield Bench("bench", address, queries, search_pb2_grpc.SearchServiceStub(channel), None)
 
 
 def lite_alone(path: str, queries: Matrix) -> float:
-    """The p50 of pymilvus with a file of Milvus Lite, in this process."""
+    """Return the p50 of pymilvus with a file of Milvus Lite, in this process."""
     milvus = MilvusClient(uri=path)
     milvus.load_collection("bench")
     with grpc.insecure_channel("127.0.0.1:1") as nowhere:
@@ -324,14 +324,14 @@ def lite_alone(path: str, queries: Matrix) -> float:
         one_by_one(bench.by_pymilvus, 10)
         p50 = percentile(one_by_one(bench.by_pymilvus, LITE_CALLS), 50)
     milvus.close()
-    from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415 - of no use with a server
+    from milvus_lite.server_manager import server_manager_instance  # noqa: PLC0415 - not needed with a server
 
     server_manager_instance.release_server(path)
     return p50
 
 
 def by_image(report: Report, rounds: int) -> None:
-    """Search by image against an embedding and a search by vector after each other."""
+    """Compare a search by image with an embedding followed by a search by vector."""
     images = photographs.jpegs(IMAGES)
     vectors = clustered(1000)
     figures: dict[str, list[float]] = {"embed": [], "vector": [], "image": []}
@@ -354,7 +354,7 @@ def by_image(report: Report, rounds: int) -> None:
             "image": lambda number: client.search("bench", ImageFile(images[number])),
         }
         for _ in range(rounds):
-            for name, times in zip(calls, in_turn(list(calls.values()), IMAGES), strict=True):
+            for name, times in zip(calls, alternate(list(calls.values()), IMAGES), strict=True):
                 figures[name].append(percentile(times, 50))
     parts = [report.median(f"{name}_p50_seconds", figures[name]) for name in ("embed", "vector", "image")]
     report.ratio("image_over_parts", parts[2] / (parts[0] + parts[1]), "<= 1.15")
@@ -371,7 +371,7 @@ def _embed_call(channel: grpc.Channel) -> Callable[[bytes], object]:
 
 
 def paging(report: Report) -> None:
-    """All of 50,000 hits, page by page, from a server."""
+    """Read all of 50,000 hits in pages, from a Milvus server."""
     vectors = clustered(PAGED)
     with TemporaryDirectory() as folder, MilvusProcess(Path(folder)) as server, service(server.uri) as (address, pid):
         fill(address, "bench", vectors, collection_pb2.INDEX_TYPE_HNSW)
@@ -389,7 +389,7 @@ def paging(report: Report) -> None:
 
 
 def main() -> None:
-    """Measures, prints a table and writes the result."""
+    """Measure, print the table and write the report."""
     options = arguments("search_latency", __doc__, PARTS)
     parts = options.only or list(PARTS)
     report = Report("search_latency")

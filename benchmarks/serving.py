@@ -1,4 +1,4 @@
-"""An embedder to measure, in a process of its own, and the callers that load it."""
+"""An embedder process to measure, and callers that generate load."""
 
 import asyncio
 import itertools
@@ -19,15 +19,15 @@ from demo.local_stack import ServiceProcess, free_port
 from grpc_kit.channel import open_channel
 
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
-# Seconds until all callers are under way.
+# Seconds until all callers have started.
 WARM_SECONDS = 1.5
-# Answers that are further apart than this, in seconds, are of different batches.
+# Responses that are more seconds apart than this belong to different batches.
 BETWEEN_BATCHES = 0.02
 
 
 @contextmanager
 def embedder(**settings: str) -> Iterator[tuple[str, int]]:
-    """A service with default settings but for those given; its address and process id."""
+    """Run an embedder with these settings; yield its address and process id."""
     address = f"127.0.0.1:{free_port()}"
     environment = {f"EMBEDDER_{name.upper()}": value for name, value in settings.items()}
     environment |= {"EMBEDDER_LISTEN_ADDRESS": address, "EMBEDDER_LOG_LEVEL": "INFO"}
@@ -40,9 +40,9 @@ def embedder(**settings: str) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def embedder_on_one_cpu(**settings: str) -> Iterator[tuple[str, bool]]:
-    """A service that may use one processor; its address, and whether that is by quota, else it is by affinity.
+    """Run an embedder limited to one CPU; yield its address, and whether a quota limits it (else CPU affinity).
 
-    A quota needs cgroup v1 and the right to make groups.
+    A quota needs cgroup v1 and the permission to create groups.
     """
     groups = Path("/sys/fs/cgroup/cpu")
     group = groups / f"imagesearch-benchmark-{os.getpid()}"
@@ -54,7 +54,7 @@ def embedder_on_one_cpu(**settings: str) -> Iterator[tuple[str, bool]]:
             stack.callback(group.rmdir)
             (group / "cpu.cfs_period_us").write_text("100000")
             (group / "cpu.cfs_quota_us").write_text("100000")
-            # What this process starts is in its group; it leaves as soon as the service is there.
+            # Child processes start in the group of this process, which leaves the group once the service has started.
             (group / "cgroup.procs").write_text(str(os.getpid()))
         except OSError:
             by_quota = False
@@ -69,36 +69,36 @@ def embedder_on_one_cpu(**settings: str) -> Iterator[tuple[str, bool]]:
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory of a process that is in RAM."""
+    """Return the resident memory of a process."""
     fields = Path(f"/proc/{pid}/statm").read_text().split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def processor_seconds(pid: int) -> float:
-    """The time that a process has had on all processors."""
+    """Return the CPU seconds of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Answers:
-    """What came of some calls."""
+    """The results of calls."""
 
     ok: list[float] = field(default_factory=list)
-    """Seconds of each call that was answered with a vector."""
+    """Seconds of each successful call."""
     moments: list[float] = field(default_factory=list)
-    """When each of those was answered."""
+    """Moment of each successful response."""
     refused: list[float] = field(default_factory=list)
-    """Seconds of each call that was refused with RESOURCE_EXHAUSTED."""
+    """Seconds of each call that failed with RESOURCE_EXHAUSTED."""
     other: Counter[str] = field(default_factory=Counter)
-    """All other codes."""
+    """Number of calls by any other status code."""
 
 
 def steady_rate(moments: Sequence[float], begin: float = 0.0) -> float:
-    """Answers a second, from the end of a batch after `begin` to the end of the last one but one.
+    """Return the responses per second, from the end of a batch after `begin` to the end of the last batch but one.
 
-    Answers come in bursts, a batch at a time: a window that began or ended within one would count a part of a batch
-    without its time.
+    Responses come in bursts, one batch at a time. A window that started or ended within a batch would count a part of
+    a batch without its time.
     """
     later = sorted(moment for moment in moments if moment >= begin)
     ends = [number for number in range(len(later) - 1) if later[number + 1] - later[number] > BETWEEN_BATCHES]
@@ -107,23 +107,25 @@ def steady_rate(moments: Sequence[float], begin: float = 0.0) -> float:
 
 
 class Load:
-    """Calls an embedder with images, in turn."""
+    """Sends images to an embedder."""
 
     def __init__(self, address: str, images: Sequence[bytes]) -> None:
-        """`images` should be more than are ever under way at a time: equal ones are embedded once."""
+        """Use more `images` than there are calls in flight: equal images are embedded once."""
         self._address = address
         self._images = itertools.cycle(images)
 
     def channel(self) -> grpc.aio.Channel:
-        """A channel as services use it, but for retries: each call counts once."""
+        """Open a channel without retries, so that each call counts once."""
         return open_channel(self._address, MAX_MESSAGE_BYTES)
 
-    async def call(self, stub: "embedder_pb2_grpc.EmbedderServiceAsyncStub", answers: Answers, patience: float) -> None:
-        """One Embed call, whatever comes of it."""
+    async def call(
+        self, stub: "embedder_pb2_grpc.EmbedderServiceAsyncStub", answers: Answers, call_seconds: float
+    ) -> None:
+        """Call Embed once and record the result."""
         request = embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=next(self._images)))
         began = time.perf_counter()
         try:
-            await stub.Embed(request, timeout=patience)
+            await stub.Embed(request, timeout=call_seconds)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 answers.refused.append(time.perf_counter() - began)
@@ -134,7 +136,7 @@ class Load:
             answers.ok.append(answers.moments[-1] - began)
 
     async def callers(self, count: int, seconds: float) -> float:
-        """Vectors a second, for callers that each call again as soon as they are answered."""
+        """Return the vectors per second of `count` callers that each call again after each response."""
         answers = Answers()
         async with self.channel() as channel:
             stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
@@ -148,22 +150,22 @@ class Load:
             await asyncio.gather(*(caller() for _ in range(count)))
         if answers.refused or answers.other:
             raise RuntimeError(f"calls failed: {len(answers.refused)} refused, {answers.other}")
-        # After the end they leave one by one, and batches are no longer full.
+        # After the end callers stop one by one, and batches are no longer full.
         return steady_rate([moment for moment in answers.moments if moment < end], begin)
 
-    async def arrivals(self, rate: float, seconds: float, patience: float, answers: Answers) -> None:
-        """Calls that come at a fixed rate, whether the ones before are answered or not; adds to `answers`."""
+    async def arrivals(self, rate: float, seconds: float, call_seconds: float, answers: Answers) -> None:
+        """Send calls at a fixed rate, independent of the responses; record the results in `answers`."""
         async with self.channel() as channel:
             stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
             began = time.perf_counter()
             calls = []
             for number in range(int(rate * seconds)):
                 await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
-                calls.append(asyncio.create_task(self.call(stub, answers, patience)))
+                calls.append(asyncio.create_task(self.call(stub, answers, call_seconds)))
             await asyncio.gather(*calls)
 
     async def one_by_one(self, count: int, pause: float = 0.0) -> list[float]:
-        """The seconds of calls that follow each other."""
+        """Return the seconds of sequential calls."""
         answers = Answers()
         async with self.channel() as channel:
             stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
@@ -175,7 +177,7 @@ class Load:
         return answers.ok
 
     async def stream(self, count: int) -> float:
-        """Images a second over one EmbedStream."""
+        """Return the images per second of one EmbedStream."""
 
         async def requests() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
             for _ in range(count):
@@ -190,7 +192,7 @@ class Load:
         return steady_rate(moments)
 
     async def endless_stream(self) -> None:
-        """One EmbedStream that always has more to send, until it is cancelled."""
+        """Send images over one EmbedStream until cancelled."""
 
         async def requests() -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
             while True:

@@ -1,7 +1,7 @@
-"""An embedder whose network only waits: `python -m benchmarks.waiting_embedder`.
+"""An embedder whose model only sleeps: `python -m benchmarks.waiting_embedder`.
 
-Everything else is the service itself: gRPC, decoding, batching, limits. With the processor idle while the network
-"runs", one machine shows how a load spreads over several of them. Its vectors mean nothing.
+Everything else is the real service: gRPC, decoding, batching, limits. The CPU is idle while the model "runs", so one
+machine can show how a load is distributed over several embedders. The vectors have no meaning.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from grpc_kit.server import logging
 from grpc_kit.server.process import stop_signals
 from grpc_kit.server.settings import load
 
-# About what VGG16 takes on two processors with bfloat16.
+# About the time of VGG16 on two CPUs with bfloat16.
 SECONDS_PER_IMAGE = 0.04
 INFO = ModelInfo(
     name="waiting",
@@ -35,12 +35,12 @@ INFO = ModelInfo(
 
 
 class WaitingModel:
-    """Takes the time of a network, and gives unit vectors of the pixels' means."""
+    """Sleeps as long as a network would run, and returns unit vectors that depend on the mean pixel."""
 
     info = INFO
 
     def embed(self, pixels: Pixels) -> Vectors:
-        """uint8[N, S, S, 3] to float32[N, 512]."""
+        """Return float32[N, 512] for uint8[N, S, S, 3]."""
         time.sleep(SECONDS_PER_IMAGE * len(pixels))
         means = pixels.reshape(len(pixels), -1).mean(axis=1)
         vectors = np.cos(np.outer(means, np.arange(1, INFO.dimension + 1))).astype(np.float32)
@@ -49,7 +49,7 @@ class WaitingModel:
 
 
 async def run(settings: EmbedderSettings) -> None:
-    """Serves until the process is asked to stop."""
+    """Serve until a signal stops the process."""
     stop = stop_signals(settings.drain_seconds)
     async with serve([WaitingModel()], settings):
         await stop.wait()

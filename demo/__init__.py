@@ -1,1 +1,1 @@
-"""The demonstration, and both services on one machine."""
+"""The demo, and both services on one machine."""

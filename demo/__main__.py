@@ -1,7 +1,7 @@
-"""`make demo`: the main job on real photographs.
+"""Load real photographs and search for them: `make demo`.
 
-Both services are started on free ports of this machine, photographs are put into a collection, and pictures are looked
-for: edited copies of the photographs, whose originals should come first.
+The demo starts both services on free ports, loads photographs into a collection, and searches with edited copies of
+them. The first hit of each copy should be its original.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from imagesearch_ingest.sources.items import Item
 
 COLLECTION = "demo"
 RESULTS = Path(__file__).parent / "results.png"
-# Of a folder of the user's own, so many photographs are edited and looked for, and so many rows are drawn.
+# Maximum number of the user's photographs to search for, and number of rows in the picture.
 MAX_QUERIES = 20
 ROWS = 5
 HITS = 5
@@ -42,14 +42,14 @@ console = Console()
 
 
 def main() -> None:
-    """Runs the demonstration; exits with 1 and a message where a step fails."""
+    """Run the demo; exit with 1 and a message if a step fails."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--images", type=Path, help="a folder of your own, searched for images in all its folders")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the picture to write (default: %(default)s)")
+    parser.add_argument("--images", type=Path, help="folder with your own images; its subfolders are included")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="picture to write (default: %(default)s)")
     parser.add_argument("--parent", type=int, metavar="PID", help="stop when this process, the parent, ends (Linux)")
     options = parser.parse_args()
     if options.images and not options.images.is_dir():
-        parser.error(f"--images: {options.images} is no folder")
+        parser.error(f"--images: {options.images} is not a folder")
     begin = time.monotonic()
     stop_on_signals()
     if options.parent:
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def run(folder: Path, images: Path | None, results: Path) -> None:
-    """Start, ingest, search, show."""
+    """Start both services, load the images, search, and show the results."""
     originals, copies = folder / "originals", folder / "copies"
     originals.mkdir()
     copies.mkdir()
@@ -102,7 +102,7 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
         for edit, copy in zip(EDITS, edited, strict=True)
     ]
     show_outcomes(outcomes)
-    # A few of the originals, each with another kind of edit.
+    # Some of the originals, each with a different edit.
     shown = queried[:: max(1, len(queried) // ROWS)][:ROWS]
     rows = [copies_of[original][n % len(EDITS)] for n, original in enumerate(shown)]
     plot_hits([(row, found[row]) for row in rows], results, Metric.COSINE)
@@ -110,12 +110,12 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
 
 
 def ingest(client: Client, stack: LocalStack, folder: Path) -> LoadReport:
-    """Does what `imagesearch ingest FOLDER` does."""
+    """Load a folder like `imagesearch ingest FOLDER`."""
     account = LoadReport()
     route = Route(Endpoint(stack.search), Endpoint(stack.embedder), streams=2, patience=60)
     with show(account, console):
         collection = ensure_collection(client, COLLECTION)
-        # There is no second run: the ledger is kept in memory.
+        # There is no second run, so the ledger is in memory.
         files = LocalFiles(ledger=None)
         load(client, collection, [FolderSource(folder, by_content=False)], route, files, LoadOptions(), account)
     if account.stopped:
@@ -124,7 +124,7 @@ def ingest(client: Client, stack: LocalStack, folder: Path) -> LoadReport:
 
 
 def sample_readable(paths: Sequence[Path]) -> list[Path]:
-    """Some of the images, those that Pillow can read."""
+    """Return a sample of the images that Pillow can read."""
     chosen = []
     for path in random.Random(0).sample(list(paths), len(paths)):
         try:
@@ -137,12 +137,12 @@ def sample_readable(paths: Sequence[Path]) -> list[Path]:
             break
     if not chosen:
         sys.exit("demo: none of the images can be read")
-    # Copies are named after their originals, so that names must differ.
+    # Copies are named after their originals, so the names of originals must differ.
     return list({path.stem[:MAX_STEM]: path for path in chosen}.values())
 
 
 def show_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """Print how well the originals were found."""
+    """Print which originals were found."""
     console.print(table_of(outcomes))
     for miss in misses_of(outcomes):
         say(miss)
@@ -151,7 +151,7 @@ def show_outcomes(outcomes: Sequence[Outcome]) -> None:
 
 
 def say(text: str) -> None:
-    """One line of what is going on."""
+    """Print a line of progress."""
     console.print(text, markup=False, highlight=False)
 
 

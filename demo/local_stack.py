@@ -1,8 +1,8 @@
-"""Both services on this machine: `python -m demo.local_stack` runs them until Ctrl-C.
+"""Run both services on this machine until Ctrl-C: `python -m demo.local_stack`.
 
-The embedder listens on 127.0.0.1:50051 and the search service on 127.0.0.1:50052, with Milvus Lite in ./data; the
-services' own environment variables change that. Only warnings and errors are logged, unless EMBEDDER_LOG_LEVEL and
-SEARCH_LOG_LEVEL say otherwise.
+The embedder listens on 127.0.0.1:50051, the search service on 127.0.0.1:50052. Milvus Lite stores the data in ./data.
+The environment variables of the services change these defaults. The services log only warnings and errors; set
+EMBEDDER_LOG_LEVEL and SEARCH_LOG_LEVEL to change that.
 """
 
 import argparse
@@ -33,20 +33,20 @@ __all__ = ["LocalStack", "ServiceProcess", "StartError", "free_port", "is_health
 
 # Seconds between two lines that name the services that are still starting.
 REPORT_SECONDS = 10
-# A second signal within so many seconds is the same request: make passes SIGTERM on to its children, and whoever stops
-# make may have sent it to all of them already.
+# A second signal within this time counts as the same request: make forwards SIGTERM to its children, which may have
+# received it already.
 REPEAT_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
 
 Report = Callable[[str], None]
 
-# When this process was asked to stop, by the monotonic clock; empty before that.
+# The moment of the first stop signal, by the monotonic clock; empty before it.
 _stop_signals: list[float] = []
 
 
 @dataclass(frozen=True)
 class LocalStack:
-    """Where the two services are."""
+    """The addresses of the two services."""
 
     embedder: str
     search: str
@@ -54,16 +54,16 @@ class LocalStack:
 
 @contextmanager
 def running(embedder: ServiceProcess, search: ServiceProcess, report: Report) -> Iterator[None]:
-    """Run both services, started side by side: healthy inside, stopped outside. Raises StartError."""
+    """Start both services in parallel; stop them at the end of the context. Raises StartError."""
     for name in ("EMBEDDER_TLS_CERTIFICATE", "SEARCH_TLS_CERTIFICATE"):
         if os.environ.get(name):
-            raise StartError(f"this command calls services in plain text: unset {name}, or start them one by one")
+            raise StartError(f"this command cannot use TLS: unset {name}, or start the services yourself")
     with ExitStack() as stack:
         for service in (embedder, search):
             service.check_address()
         try:
             for service in (embedder, search):
-                # The search service, which calls the embedder, is stopped first.
+                # The search service stops first, because it calls the embedder.
                 stack.callback(service.stop)
                 service.start()
             _wait_until_healthy([search, embedder], report)
@@ -93,17 +93,17 @@ def _wait_until_healthy(services: list[ServiceProcess], report: Report) -> None:
 
 
 def say_nothing(_: str) -> None:
-    """Report to nobody."""
+    """Ignore the report."""
 
 
 @contextmanager
 def local_stack(folder: Path, report: Report = say_nothing) -> Iterator[LocalStack]:
-    """Run both services on free ports, their data and logs in `folder`. Raises StartError."""
+    """Run both services on free ports, with data and logs in `folder`. Raises StartError."""
     addresses = LocalStack(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
     embedder = {
         "EMBEDDER_LISTEN_ADDRESS": addresses.embedder,
-        # The embedder runs every batch size before it is ready: most of the start on a slow machine. A batch of 2 has
-        # 95 % of the throughput of 8.
+        # The embedder runs every batch size before it is ready, which takes most of the start on a slow machine. A
+        # batch size of 2 has 95 % of the throughput of 8.
         "EMBEDDER_MAX_BATCH_SIZE": os.environ.get("EMBEDDER_MAX_BATCH_SIZE") or "2",
     }
     search = {
@@ -152,7 +152,7 @@ def stop_with(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
         if os.getppid() != parent:
-            sys.exit(f"process {parent}, which this one was to stop with, has ended")
+            sys.exit(f"process {parent}, with which this one should stop, has ended")
 
 
 def say(text: str) -> None:
@@ -162,7 +162,7 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    """Run both services in the foreground, their logs on this terminal, until one of them ends or Ctrl-C."""
+    """Run both services in the foreground, with their logs on this terminal, until one of them ends or Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m demo.local_stack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -206,7 +206,7 @@ def run(addresses: LocalStack) -> None:
 
 
 def usage(addresses: LocalStack) -> str:
-    """Return what to do next, with the addresses if they are not the default ones."""
+    """Return the next commands, with the addresses if they differ from the defaults."""
     target = "" if addresses.search == DEFAULT_TARGET else f" --target {addresses.search}"
     images = target if addresses.embedder == DEFAULT_EMBEDDER else f"{target} --embedder {addresses.embedder}"
     return (

@@ -1,4 +1,4 @@
-"""Photographs that a Python package carries, and edited copies of them."""
+"""Photographs from the scikit-image package, and edited copies of them."""
 
 import random
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import skimage
 from PIL import Image, ImageEnhance, ImageOps
 
-# The photographs among scikit-image's sample data; the licence of each is in that package's data folder.
+# Photographs in scikit-image's sample data. Their licences are in the data folder of that package.
 PHOTOGRAPHS = (
     "astronaut.png",
     "brick.png",
@@ -23,7 +23,7 @@ PHOTOGRAPHS = (
     "ihc.png",
     "moon.png",
     "motorcycle_left.png",
-    # The same motorcycle, taken a step to the side: the only neighbour that could be mistaken for the original.
+    # The same motorcycle from a slightly different position: the only image that is very similar to another one.
     "motorcycle_right.png",
     "page.png",
     "retina.jpg",
@@ -31,12 +31,12 @@ PHOTOGRAPHS = (
 )
 
 
-# Characters of an original's name that its copies have; a file's name has an end.
+# Maximum number of characters of the original's name in the name of a copy, because file names have a maximum length.
 MAX_STEM = 60
 
 
 def write_photographs(folder: Path) -> list[Path]:
-    """Writes the photographs to a folder, as JPEG files of good quality; gives their paths."""
+    """Write the photographs to a folder as JPEG files of high quality; return their paths."""
     source = Path(skimage.__file__).parent / "data"
     paths = []
     for name in PHOTOGRAPHS:
@@ -48,25 +48,25 @@ def write_photographs(folder: Path) -> list[Path]:
 
 
 def crop(image: Image.Image, chance: random.Random) -> Image.Image:
-    """Cuts off a fifth of the width and of the height."""
+    """Crop the image to 80 % of its width and height."""
     left, top = (round(side * chance.uniform(0, 0.2)) for side in image.size)
     return image.crop((left, top, left + round(image.width * 0.8), top + round(image.height * 0.8)))
 
 
 def rotate(image: Image.Image, chance: random.Random) -> Image.Image:
-    """Turns by 5 to 15 degrees either way; the corners become white."""
+    """Rotate the image by 5 to 15 degrees in either direction; the corners become white."""
     angle = chance.choice((-1, 1)) * chance.uniform(5, 15)
     return image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255))
 
 
 def recompress(image: Image.Image, chance: random.Random) -> Image.Image:
-    """Halves the size; the copy is then saved as a JPEG file of low quality."""
+    """Resize the image to about half its size. The copy is saved as a JPEG file of low quality."""
     side = chance.uniform(0.4, 0.6)
     return image.resize((round(image.width * side), round(image.height * side)), Image.Resampling.LANCZOS)
 
 
 def recolour(image: Image.Image, chance: random.Random) -> Image.Image:
-    """Changes saturation, brightness and contrast, and mirrors."""
+    """Change saturation, brightness and contrast, and mirror the image."""
     for enhance in (ImageEnhance.Color, ImageEnhance.Brightness, ImageEnhance.Contrast):
         image = enhance(image).enhance(chance.uniform(0.6, 1.4))
     return ImageOps.mirror(image)
@@ -81,7 +81,7 @@ EDITS: dict[str, Callable[[Image.Image, random.Random], Image.Image]] = {
 
 
 def write_edited_copies(original: Path, folder: Path, seed: int = 0) -> list[Path]:
-    """Writes one copy for each edit, named ORIGINAL~EDIT.jpg; equal seeds make equal copies."""
+    """Write one copy for each edit, named ORIGINAL~EDIT.jpg. Equal seeds give equal copies."""
     chance = random.Random(f"{original.name} {seed}")
     copies = []
     with Image.open(original) as opened:

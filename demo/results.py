@@ -1,4 +1,4 @@
-"""What the searches of the demonstration found, as a table."""
+"""The results of the demo as a table."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ from rich.text import Text
 from demo.photographs import EDITS
 from imagesearch_client import Hit
 
-# Marks a search whose first hit is not the original.
+# Marks a search in which the original is not the first hit.
 MISS = "✗"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the search for one edited copy found."""
+    """The result of the search with one edited copy."""
 
     original: str
-    """Id of the image that the copy was made from."""
+    """Id of the original."""
     edit: str
     hits: Sequence[Hit]
-    """Best first."""
+    """The hits, the best first."""
 
     @property
     def found(self) -> bool:
-        """Whether the original is the first hit."""
+        """Return whether the original is the first hit."""
         return bool(self.hits) and self.hits[0].image.id == self.original
 
     @property
     def score(self) -> str:
-        """The score of the original, or a dash if it is not among the hits."""
+        """Return the score of the original, or a dash if it is no hit."""
         scores = [hit.score for hit in self.hits if hit.image.id == self.original]
         return f"{scores[0]:.3f}" if scores else "-"
 
@@ -40,7 +40,7 @@ class Outcome:
 def table_of(outcomes: Iterable[Outcome]) -> Table:
     """Return a row for each photograph, with the score of the original for each edit."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    # A long name goes over several lines; a part of it could be that of another file.
+    # A long name is wrapped and never shortened, because another file may have the same beginning.
     table.add_column("original", overflow="fold")
     for edit in EDITS:
         table.add_column(edit, justify="right", no_wrap=True)

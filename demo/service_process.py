@@ -1,4 +1,4 @@
-"""A service in a process of its own, which ends when this process ends, however that happens."""
+"""Runs a service in a child process that ends with this process, even if this process is killed."""
 
 import errno
 import os
@@ -23,8 +23,8 @@ START_SECONDS = 240
 STOP_SECONDS = 30
 POLL_SECONDS = 0.2
 
-# Becomes the service after it has asked the kernel (PR_SET_PDEATHSIG is 1) to kill it when the thread that started it
-# ends. If that thread has ended before, the kernel has nothing to wait for: then the parent is another process.
+# Asks the kernel (PR_SET_PDEATHSIG is 1) to kill this process when the thread that started it ends, then becomes the
+# service. If that thread has ended already, the kernel does not notice; then the process has another parent.
 LAUNCHER = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
@@ -41,16 +41,16 @@ class StartError(Exception):
 
 
 class ServiceProcess:
-    """A service in a process of its own. As a context manager it is healthy inside and stopped outside."""
+    """A service in a child process. As a context manager it starts the service, waits for its health, and stops it."""
 
     def __init__(self, module: str, address: str, environment: Mapping[str, str], log: Path | None) -> None:
         """Prepare a service; `start` runs it.
 
         Args:
-            module: what `python -m` runs.
-            address: where it will serve, HOST:PORT; it must be what `environment` tells it.
-            environment: added to this process' own.
-            log: the file that its output is added to; None leaves it on the terminal.
+            module: module that `python -m` runs.
+            address: address of the service, HOST:PORT; must agree with `environment`.
+            environment: variables to add to those of this process.
+            log: file to which the output is appended; None means the terminal.
         """
         self._module = module
         self._address = address
@@ -60,20 +60,20 @@ class ServiceProcess:
 
     @property
     def name(self) -> str:
-        """The service as people call it, such as "search service"."""
+        """Return the name for people, such as "search service"."""
         return self._module.replace("_", " ")
 
     @property
     def address(self) -> str:
-        """Where it serves, HOST:PORT."""
+        """Return the address, HOST:PORT."""
         return self._address
 
     def check_address(self) -> None:
-        """Raise StartError if the address is in use, or has no port that others can know."""
+        """Raise StartError if the address is in use or its port is 0."""
         host, _, port = self._address.rpartition(":")
         variable = next((name for name, value in self._environment.items() if value == self._address), "its address")
         if not port.isdecimal():
-            return  # The service refuses it, and says why.
+            return  # The service reports the error itself.
         if int(port) == 0:
             raise StartError(f"{self._address} has no port: set {variable} to HOST:PORT with a port from 1 to 65535")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -82,12 +82,12 @@ class ServiceProcess:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise StartError(
-                    f"{self._address} is in use by another program: stop that one, or set {variable} to another address"
+                    f"{self._address} is in use by another program: stop it, or set {variable} to another address"
                 ) from None
-            # The service meets the same error, and says why.
+            # The service reports the same error itself.
 
     def start(self) -> None:
-        """Run the service, and do not wait for it. Raises StartError if the address is in use.
+        """Start the service without waiting for it. Raises StartError if the address is in use.
 
         On Linux, a service that the main thread starts ends with this process, even if this process is killed.
         """
@@ -98,7 +98,7 @@ class ServiceProcess:
         environment = {**os.environ, **self._environment}
         with ExitStack() as stack:
             output = stack.enter_context(self._log.open("a")) if self._log else None
-            # In a session of its own it gets no signals from the terminal: this process decides when it stops.
+            # In its own session it receives no signals from the terminal: this process decides when it stops.
             self._process = subprocess.Popen(
                 command, env=environment, stdout=output, stderr=output, start_new_session=True
             )
@@ -116,7 +116,7 @@ class ServiceProcess:
         return self._process.pid
 
     def check(self) -> None:
-        """Return while the service runs. Raises StartError if it has ended."""
+        """Raise StartError if the service has ended."""
         code = self._process.poll() if self._process else None
         if code is not None:
             raise StartError(f"{self._module} ended with exit code {code}{self._end_of_log()}")
@@ -127,7 +127,7 @@ class ServiceProcess:
         return is_healthy(self._address)
 
     def wait_until_healthy(self) -> None:
-        """Return when the service reports that it serves. Raises StartError if it ends or takes too long."""
+        """Wait until the service is healthy. Raises StartError if it ends or takes too long."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self.is_healthy():
@@ -136,7 +136,7 @@ class ServiceProcess:
         raise self.late()
 
     def late(self) -> StartError:
-        """Return the error of a service that takes too long to start."""
+        """Return the error for a service that takes too long to start."""
         return StartError(f"{self._module} was not healthy within {START_SECONDS} s{self._end_of_log()}")
 
     def _end_of_log(self) -> str:
@@ -151,11 +151,11 @@ class ServiceProcess:
             self._process.send_signal(number)
 
     def ask_to_stop(self) -> None:
-        """Ask the service to stop (SIGTERM), and do not wait."""
+        """Send SIGTERM without waiting."""
         self.signal(signal.SIGTERM)
 
     def stop(self) -> int:
-        """Ask the service to stop and wait; kill it if it does not, or if the wait is interrupted. Return its code."""
+        """Send SIGTERM and wait. Kill the service if it does not stop, or on an interrupt. Return the exit code."""
         if self._process is None:
             return 0
         self.ask_to_stop()
@@ -168,7 +168,7 @@ class ServiceProcess:
             raise
 
     def kill(self) -> int:
-        """Kill the service (SIGKILL). Return its exit code."""
+        """Kill the service. Return its exit code."""
         if self._process is None:
             return 0
         self._process.kill()
@@ -205,7 +205,7 @@ def is_healthy(address: str) -> bool:
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from demo.service_process import StartError
-from examples.languages import LANGUAGES, PROTOC, ROOT, BuildError, Client, call, contracts, is_there
+from examples.languages import LANGUAGES, PROTOC, ROOT, BuildError, Client, call, contracts, exists
 from examples.runs import Runs, faults_of_reflection, write_photos
 from examples.stack import running_stack
 from examples.tools import check_tools, install
 
 BUILDS = ROOT / ".tools" / "examples"
-# protoc has generators of its own for these. No client is built in them.
+# protoc itself can generate code for these languages. There is no example client in them.
 OTHERS = ("csharp", "php", "ruby")
 
 
@@ -39,7 +39,7 @@ def build(languages: Sequence[str]) -> dict[str, Client]:
         began = time.monotonic()
         clients[name] = LANGUAGES[name].build(empty_folder(name))
         print(f"built the client in {name} in {time.monotonic() - began:.0f} s", flush=True)
-    if all(is_there(command) for command in PROTOC.values()):
+    if all(exists(command) for command in PROTOC.values()):
         for name in OTHERS:
             call("protoc", "-Iprotos", f"--{name}_out={empty_folder(name)}", *contracts("imagesearch"))
     return clients
@@ -69,12 +69,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m examples", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help="node, go or java; default: all of them")
-    parser.add_argument("--install", action="store_true", help="install the missing tools (Debian, as root), and end")
+    parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help="node, go or java (default: all)")
+    parser.add_argument("--install", action="store_true", help="install missing tools (Debian, as root) and exit")
     options = parser.parse_args()
     languages = options.languages or list(LANGUAGES)
     if unknown := [name for name in languages if name not in LANGUAGES]:
-        parser.error(f"no client in {', '.join(unknown)}; there are {', '.join(LANGUAGES)}")
+        parser.error(f"there is no client in {', '.join(unknown)}; choose from {', '.join(LANGUAGES)}")
     if options.install:
         install(languages)
         return

@@ -14,7 +14,7 @@ PROTOS = ROOT / "protos"
 JARS = Path("/usr/share/java")
 GOPATH = Path("/usr/share/gocode")
 
-# Debian's packages, each with a file or a command by which it is recognised.
+# Debian packages, each with a file or a command that shows that it is installed.
 PROTOC = {"protobuf-compiler": "protoc"}
 NODE = {"nodejs": "node", "npm": "npm"}
 GO = {
@@ -25,7 +25,7 @@ GO = {
     "golang-google-grpc-dev": f"{GOPATH}/src/google.golang.org/grpc/clientconn.go",
     "golang-google-genproto-dev": f"{GOPATH}/src/google.golang.org/genproto/googleapis/rpc/status/status.pb.go",
     "golang-google-protobuf-dev": f"{GOPATH}/src/google.golang.org/protobuf/proto/proto.go",
-    # Version 1.3 of it, which gRPC would take as well, cannot encode what protoc-gen-go makes.
+    # gRPC also accepts version 1.3, which cannot encode the messages of protoc-gen-go.
     "golang-github-golang-protobuf-1-5-dev": f"{GOPATH}/src/github.com/golang/protobuf/proto/registry.go",
 }
 JAVA = {
@@ -60,7 +60,7 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Client:
-    """A client that was built: the command that runs it, without the photographs."""
+    """A built client: the command that runs it, without the photographs."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -68,26 +68,26 @@ class Client:
 
 @dataclass(frozen=True)
 class Language:
-    """A language that has a client."""
+    """A language with an example client."""
 
     packages: Mapping[str, str]
     build: Callable[[Path], Client]
-    """Builds the client in a folder of its own. Raises BuildError."""
+    """Builds the client in a folder. Raises BuildError."""
 
     def missing(self) -> list[str]:
-        """Return the names of the Debian packages that are not there."""
-        return [package for package, evidence in self.packages.items() if not is_there(evidence)]
+        """Return the names of the Debian packages that are not installed."""
+        return [package for package, evidence in self.packages.items() if not exists(evidence)]
 
 
-def is_there(evidence: str) -> bool:
-    """Return whether a command is in PATH, or a file of this pattern exists."""
+def exists(evidence: str) -> bool:
+    """Return whether a command is in PATH, or a file that matches an absolute pattern exists."""
     if evidence.startswith("/"):
         return any(Path("/").glob(evidence[1:]))
     return shutil.which(evidence) is not None
 
 
 def call(*command: str, folder: Path = ROOT, settings: Mapping[str, str] = NO_SETTINGS) -> None:
-    """Run a command in silence, with further environment variables. Raises BuildError."""
+    """Run a command without output, with additional environment variables. Raises BuildError."""
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=False
     )
@@ -101,13 +101,13 @@ def contracts(*folders: str) -> list[str]:
 
 
 def build_node(_: Path) -> Client:
-    """Install the packages of the lock. The contracts are loaded when the client runs."""
+    """Install the locked packages. The client loads the contracts when it runs."""
     call("npm", "ci", folder=EXAMPLES / "node")
     return Client(("node", str(EXAMPLES / "node" / "client.js")))
 
 
 def build_go(folder: Path) -> Client:
-    """Generate the stubs, and compile without modules, which is how Debian's packages are used."""
+    """Generate the stubs and compile without Go modules, as Debian's packages require."""
     stubs = folder / "src"
     stubs.mkdir()
     call("protoc", f"-I{PROTOS}", f"--go_out={stubs}", f"--go-grpc_out={stubs}", *contracts("imagesearch"))
@@ -119,7 +119,7 @@ def build_go(folder: Path) -> Client:
 
 
 def build_java(folder: Path) -> Client:
-    """Generate the stubs, with those of google.rpc and health, which Debian has no packages of, and compile."""
+    """Generate the stubs and compile. Debian has no stubs of google.rpc and health, so they are generated too."""
     stubs, classes, libraries = (folder / name for name in ("stubs", "classes", "libraries"))
     for path in (stubs, classes, libraries):
         path.mkdir()
@@ -129,7 +129,7 @@ def build_java(folder: Path) -> Client:
     jars = ":".join(str(JARS / f"{name}.jar") for name in CLASS_PATH)
     sources = [str(path) for path in (*stubs.rglob("*.java"), *(EXAMPLES / "java").glob("*.java"))]
     call("javac", "-proc:none", "-d", str(classes), "-cp", jars, *sources)
-    # Netty looks for this library by another name than the one that Debian gives it, and refuses a link.
+    # Netty expects this library under another name than Debian's, and does not accept a link.
     (library,) = Path("/usr/lib").glob("*/jni/libnetty-tcnative.so")
     shutil.copyfile(library, libraries / "libnetty_tcnative.so")
     return Client(("java", f"-Djava.library.path={libraries}", "-cp", f"{classes}:{jars}", "Client"))

@@ -1,4 +1,4 @@
-"""Runs a client in each way that matters, and reports its faults."""
+"""Runs a client with right and wrong credentials and during an outage, and reports its faults."""
 
 import os
 import subprocess
@@ -13,17 +13,17 @@ from examples.languages import Client
 from examples.stack import Stack
 from examples.transcripts import faults_of_outage, faults_of_run, has_error
 
-# The first is the query.
+# The first photograph is the query.
 PHOTOS = ("retina", "rocket", "moon")
-# Too large for the buffers that gRPC keeps of a call by default, from which it repeats the call.
+# Larger than gRPC's default buffer for retries.
 LARGE_SIDE, LARGE_BYTES = 2000, 1_100_000
-# What the service config of each client says.
+# Number of attempts in the service config of each client.
 ATTEMPTS = 4
 CLIENT_SECONDS = 120
 
 
 def write_photos(folder: Path) -> None:
-    """Write the photographs, the query as a large file. Raises ValueError if it is not large enough."""
+    """Write the photographs; the query is a large file. Raises ValueError if it is not large enough."""
     write_photographs(folder)
     query = folder / f"{PHOTOS[0]}.jpg"
     with Image.open(query) as photo:
@@ -37,7 +37,7 @@ class Runs:
     """Runs one client against a stack."""
 
     def __init__(self, client: Client, stack: Stack, photos: Path) -> None:
-        """Run nothing yet. `photos` is the folder of the photographs."""
+        """Prepare the runs. `photos` is the folder of the photographs."""
         self._client = client
         self._stack = stack
         self._files = [str(photos / f"{name}.jpg") for name in PHOTOS]

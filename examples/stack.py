@@ -12,13 +12,13 @@ import grpc
 
 from demo.service_process import ServiceProcess, free_port
 from grpc_kit.health import is_serving
-from tests.unit.grpc_kit.certificates import Authority
+from tests.harness.certificates import Authority
 
 CHUNK = 65536
 
 
 class Link:
-    """Passes TCP connections on to a port of this machine, until it is cut."""
+    """Forwards TCP connections to a port of this machine until it is cut."""
 
     def __init__(self, port: int) -> None:
         """Listen on a free port."""
@@ -29,7 +29,7 @@ class Link:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """End all connections, and take no more."""
+        """End all connections and accept no more."""
         for each in self._sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -47,10 +47,10 @@ class Link:
                     continue
                 self._sockets.append(far)
                 for source, target in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
+                    threading.Thread(target=self._forward, args=(source, target), daemon=True).start()
 
     @staticmethod
-    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    def _forward(source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(CHUNK):
                 target.sendall(data)
@@ -71,7 +71,7 @@ class Stack:
     link: Link
     """The connection from the search service to the embedder."""
     log: Path
-    """The search service's."""
+    """The log of the search service."""
 
     def refused_searches(self) -> int:
         """Return how many searches have failed so far because the embedder did not answer."""

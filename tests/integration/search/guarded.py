@@ -18,8 +18,8 @@ from grpc_kit.deadline import Deadline
 from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.core import types
+from tests.harness.certificates import Authority
 from tests.milvus_server import MilvusProcess
-from tests.unit.grpc_kit.certificates import Authority
 
 ROOT, PASSWORD, DATABASE = "root:Milvus", "a good secret", "shop"
 # Milvus takes changes of roles over one by one, in about ten seconds; on a busy machine in more.

@@ -20,6 +20,7 @@ from imagesearch_client import Client, Embedding, NewImage, StoredImage, number
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.core import types
 from search_service.core.ports import Nearest
+from tests.harness.certificates import Authority
 from tests.integration.search.conftest import StartSearch
 from tests.integration.search.guarded import (
     DATABASE,
@@ -34,7 +35,6 @@ from tests.integration.search.guarded import (
     strip_public_role,
     wait_for_role,
 )
-from tests.unit.grpc_kit.certificates import Authority
 
 USER, TOKEN = "imagesearch", f"imagesearch:{PASSWORD}"
 DIMENSION, BITS = 96, 64

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from imagesearch_cli.app import app
 from imagesearch_cli.loading import embedder_endpoint, endpoint
-from tests.unit.grpc_kit.certificates import Authority
+from tests.harness.certificates import Authority
 
 OF_SEARCH, OF_EMBEDDER, OF_OTHER = "search-hunter2", "embedder-hunter2", "other-hunter2"
 

@@ -48,7 +48,7 @@ def test_the_languages_that_have_their_tools_are_named(tmp_path: Path) -> None:
 def test_a_language_without_client_is_refused() -> None:
     done = command("cobol", path=os.environ["PATH"])
     assert done.returncode == 2
-    assert "no client in cobol; there are node, go, java" in done.stderr
+    assert "no client in cobol; choose from node, go, java" in done.stderr
 
 
 def test_tools_are_installed_on_debian_only(tmp_path: Path) -> None:

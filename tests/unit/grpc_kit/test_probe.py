@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grpc_kit.health import LIVENESS
-from tests.unit.grpc_kit.certificates import Authority
+from tests.harness.certificates import Authority
 from tests.unit.grpc_kit.example import SERVICE, Serving
 
 

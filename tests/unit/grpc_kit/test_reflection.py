@@ -12,7 +12,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from grpc_reflection.v1alpha import reflection_pb2
 
 from grpc_kit.server.reflection import v1_contract
-from tests.unit.grpc_kit.certificates import Authority
+from tests.harness.certificates import Authority
 from tests.unit.grpc_kit.example import SERVICE, Serving, failure, info_of
 
 PROTOS = Path(__file__).parents[3] / "protos"

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from grpc_kit.channel import open_blocking_channel, open_channel
 from grpc_kit.credentials import ClientTls, CredentialsError, ServerTls, channel_credentials
 from grpc_kit.server.settings import ServerSettings, load, log_settings
-from tests.unit.grpc_kit.certificates import Authority, Pair, encrypt, name_of, replace
+from tests.harness.certificates import Authority, Pair, encrypt, name_of, replace
 from tests.unit.grpc_kit.example import SERVICE, Example, Running, Serving, failure, info_of, make_server, stream
 
 TOKEN, OTHER_TOKEN = "first-token-hunter2", "second-token-hunter2"

@@ -11,7 +11,7 @@ from grpc_kit.server.settings import load
 from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.bootstrap import serve
 from search_service.settings import SearchSettings
-from tests.unit.grpc_kit.certificates import Authority
+from tests.harness.certificates import Authority
 
 SERVER = {"URI": "https://milvus:19530"}
 FILES = {"CA": "ca.pem", "CERTIFICATE": "search.crt", "KEY": "search.key"}
