@@ -1,1 +1,1 @@
-"""What has to hold of everything under deploy/: `make check-deploy`."""
+"""Checks of everything under deploy/, for `make check-deploy`."""

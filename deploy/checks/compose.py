@@ -1,4 +1,4 @@
-"""Whether deploy/compose.yaml fits the services' settings, and gives no container more than it needs."""
+"""Check that deploy/compose.yaml fits the services' settings and gives containers only the rights they need."""
 
 import os
 import re
@@ -17,17 +17,17 @@ from imagesearch_cli.environment import problems as command_problems
 
 FILE = ROOT / "deploy" / "compose.yaml"
 SCRAPING = ROOT / "deploy" / "compose.prometheus.yml"
-# Seconds that a stop may take beside the drain.
+# Seconds that a stop may take after the drain.
 STOP_SLACK = 5
 
 
 def problems() -> Iterator[str]:
-    """Everything that does not fit, in words."""
+    """Yield each problem."""
     services: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text())["services"]
     for name, service in services.items():
-        found = [*_of_any(service), *_of_waiting(service, services)]
+        found = [*_any_service(service), *_dependencies(service, services)]
         if service["image"].startswith("imagesearch/"):
-            found += _of_ours(service)
+            found += _own_service(service)
         yield from (f"{name}: {problem}" for problem in found)
     try:
         run(prometheus_tool("promtool"), "check", "config", SCRAPING)
@@ -35,32 +35,32 @@ def problems() -> Iterator[str]:
         yield str(error)
 
 
-def _of_any(service: dict[str, Any]) -> Iterator[str]:
+def _any_service(service: dict[str, Any]) -> Iterator[str]:
     if not service.get("profiles"):
-        yield "it would be started with every profile"
+        yield "it has no profile, so every profile would start it"
     if "mem_limit" not in service or "cpus" not in service:
-        yield "it has no limit of memory or of processors"
+        yield "it has no limit of memory or CPUs"
     if not re.search(r":(?!latest$)[^:/]+$", service["image"]):
-        yield f"the image {service['image']} may be another one tomorrow"
+        yield f"the image {service['image']} must have a tag other than latest"
     for port in service.get("ports", []):
         if not str(port).startswith("127.0.0.1:"):
-            yield f"its port {port} would be open to everybody"
+            yield f"its port {port} must be bound to 127.0.0.1"
 
 
-def _of_waiting(service: dict[str, Any], services: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _dependencies(service: dict[str, Any], services: dict[str, dict[str, Any]]) -> Iterator[str]:
     for other in service.get("depends_on", {}):
         if not set(service["profiles"]) <= set(services.get(other, {}).get("profiles", [])):
-            yield f"it waits for {other}, which is not started with each of its profiles"
+            yield f"it depends on {other}, which lacks some of its profiles"
 
 
-def _of_ours(service: dict[str, Any]) -> Iterator[str]:
+def _own_service(service: dict[str, Any]) -> Iterator[str]:
     hardened = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"], "user": "65532:65532"}
-    yield from (f"it should have {key}: {value}" for key, value in hardened.items() if service.get(key) != value)
+    yield from (f"{key} must be {value}" for key, value in hardened.items() if service.get(key) != value)
     component = service["image"].partition("/")[2].partition(":")[0]
     values: dict[str, str] = service.get("environment", {})
     settings = SETTINGS.get(component)
     known = variables(settings) if settings else jobs.VARIABLES
-    yield from (f"nothing reads {name}" for name in values.keys() - known)
+    yield from (f"no program reads {name}" for name in values.keys() - known)
     if settings is None:
         yield from command_problems(values)
         return
@@ -71,4 +71,4 @@ def _of_ours(service: dict[str, Any]) -> Iterator[str]:
             yield str(error)
             return
     if int(str(service.get("stop_grace_period", "10s")).removesuffix("s")) < drains + STOP_SLACK:
-        yield f"it is killed before it has drained for {drains:g} s"
+        yield f"stop_grace_period must be at least {drains + STOP_SLACK:g}s, because it drains for {drains:g} s"

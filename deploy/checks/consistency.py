@@ -1,4 +1,4 @@
-"""Whether objects fit together, and what runs in them: what no schema can say."""
+"""Check that objects fit each other and the programs in them, which no schema can check."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from unittest import mock
 
 from pydantic import ValidationError
 
-from deploy.checks import add_ons, jobs, milvus, networks, pods
+from deploy.checks import components, jobs, milvus, networks, pods
 from deploy.checks.manifests import (
     WORKLOADS,
     Object,
@@ -30,41 +30,41 @@ from imagesearch_cli.environment import problems as command_problems
 from search_service.settings import SearchSettings
 
 SETTINGS: dict[str, type[ServerSettings]] = {"embedder": EmbedderSettings, "search": SearchSettings}
-# Secrets that a user makes, by deploy/README.md.
+# Secrets that users create, as deploy/README.md describes.
 SECRETS_OF_USERS = {"search-secrets", "search-milvus-tls"}
-# Volumes that a user has.
+# Claims that users create.
 CLAIMS_OF_USERS = {"images", "embedder-weights"}
 SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
-# A lull that is shorter than this should not cost the start of pods.
-LULL_SECONDS = 120
+# Autoscalers must keep pods during pauses up to this long.
+PAUSE_SECONDS = 120
 
 
 def problems(objects: list[Object]) -> Iterator[str]:
-    """Everything that does not fit, in words."""
+    """Yield each problem."""
     for check in CHECKS:
         yield from check(objects)
 
 
 def selectors_match(objects: list[Object]) -> Iterator[str]:
-    """Who selects pods selects some, and nobody else's."""
+    """Check that every selector selects the pods of one workload."""
     for item in of_kind(objects, "Service"):
         if len(selected(objects, item["spec"]["selector"])) != 1:
-            yield f"{title(item)}: its selector should match the pods of one workload"
+            yield f"{title(item)}: its selector must match the pods of exactly one workload"
     for item in of_kind(objects, "Deployment"):
         if selected(objects, item["spec"]["selector"]["matchLabels"]) != [item]:
-            yield f"{title(item)}: its selector should match its own pods and no other's"
+            yield f"{title(item)}: its selector must match its own pods only"
         for spread in pod(item).get("topologySpreadConstraints", []):
             if selected(objects, spread["labelSelector"]["matchLabels"]) != [item]:
-                yield f"{title(item)}: the spread over {spread['topologyKey']} should be of its own pods"
+                yield f"{title(item)}: the spread over {spread['topologyKey']} must select its own pods only"
         if not pod(item).get("topologySpreadConstraints"):
-            yield f"{title(item)}: its pods are not spread over nodes"
+            yield f"{title(item)}: it has no topologySpreadConstraints"
     for item in of_kind(objects, "PodDisruptionBudget"):
         if len(selected(objects, item["spec"]["selector"]["matchLabels"])) != 1:
-            yield f"{title(item)}: its selector should match the pods of one workload"
+            yield f"{title(item)}: its selector must match the pods of exactly one workload"
 
 
 def ports_exist(objects: list[Object]) -> Iterator[str]:
-    """Who names a port of a pod names one that it has, and that something listens on."""
+    """Check that Services name ports that pods have, and that the programs listen on these ports."""
     for item in of_kind(objects, "Service"):
         for workload in selected(objects, item["spec"]["selector"]):
             for port in item["spec"]["ports"]:
@@ -78,11 +78,11 @@ def ports_exist(objects: list[Object]) -> Iterator[str]:
             for name, variable in (("grpc", "LISTEN_ADDRESS"), ("metrics", "METRICS_ADDRESS")):
                 address = values.get(f"{component(workload).upper()}_{variable}", "")
                 if address != f"0.0.0.0:{ports(workload).get(name)}":
-                    yield f"{title(workload)}: it listens on {address or 'loopback'}, and its port {name} is another"
+                    yield f"{title(workload)}: it listens on {address or 'loopback'}, not on its port {name}"
 
 
 def addresses_exist(objects: list[Object]) -> Iterator[str]:
-    """Addresses among the settings are of Services that are there, headless ones where the caller balances."""
+    """Check that addresses in settings are headless Services, because gRPC clients balance by themselves."""
     headless = {"embedder-headless": 50051, "search-headless": 50052}
     for workload, part in container_of_each(objects):
         for name, value in environment(objects, part).items():
@@ -90,40 +90,40 @@ def addresses_exist(objects: list[Object]) -> Iterator[str]:
                 continue
             found = re.fullmatch(r"dns:///([-a-z0-9]+):(\d+)", value)
             service = named(objects, "Service", found[1]) if found else None
-            # A job is applied by itself: its Services are those of the base.
+            # A job is applied without its Services, which the base has.
             known = headless.get(found[1]) if found else None
             if found is None or known != int(found[2]):
                 yield f"{title(workload)}: {name}={value} is no headless Service of imagesearch"
             elif of_kind(objects, "Service") and (service is None or service["spec"].get("clusterIP") != "None"):
-                yield f"{title(workload)}: {name}={value}: the Service is not there or not headless"
+                yield f"{title(workload)}: {name}={value}: there is no such headless Service"
 
 
 def scaling_fits(objects: list[Object]) -> Iterator[str]:
-    """Each Deployment has a fixed number of replicas or one autoscaler, and budgets leave room to drain nodes."""
+    """Check that each Deployment has replicas or one autoscaler, and that budgets allow node drains."""
     for item in of_kind(objects, *SCALERS):
-        yield from (f"{title(item)}: {problem}" for problem in _of_scaler(item, objects))
+        yield from (f"{title(item)}: {problem}" for problem in _scaler(item, objects))
     for workload in of_kind(objects, "Deployment"):
         scalers = [item for item in of_kind(objects, *SCALERS) if _scales(item, workload)]
         if len(scalers) + ("replicas" in workload["spec"]) != 1:
-            yield f"{title(workload)}: should have either replicas or one autoscaler"
+            yield f"{title(workload)}: it must have either replicas or one autoscaler"
         smallest = min([_smallest(item) for item in scalers], default=workload["spec"].get("replicas", 1))
         budgets = [item for item in of_kind(objects, "PodDisruptionBudget") if workload in _covered(objects, item)]
         if smallest > 1 and len(budgets) != 1:
-            yield f"{title(workload)}: should have one PodDisruptionBudget"
+            yield f"{title(workload)}: it must have one PodDisruptionBudget"
         for item in budgets:
             if item["spec"].get("maxUnavailable") != 1 or smallest == 1:
-                yield f"{title(item)}: should let one of at least two pods go at a time"
+                yield f"{title(item)}: maxUnavailable must be 1, for at least two pods"
 
 
-def _of_scaler(item: Object, objects: list[Object]) -> Iterator[str]:
+def _scaler(item: Object, objects: list[Object]) -> Iterator[str]:
     if not any(_scales(item, workload) for workload in of_kind(objects, "Deployment")):
         yield f"there is no Deployment/{item['spec']['scaleTargetRef']['name']}"
     if not 1 < _smallest(item) < _largest(item):
-        yield "should have at least two replicas, and room above"
+        yield "it must have at least two replicas, and a larger maximum"
     if not item["spec"].get("metrics", item["spec"].get("triggers")):
-        yield "it has nothing to scale by"
-    if _seconds_before_fewer(item) < LULL_SECONDS:
-        yield f"should wait {LULL_SECONDS} s before it takes replicas away"
+        yield "it has no metrics or triggers"
+    if _seconds_before_fewer(item) < PAUSE_SECONDS:
+        yield f"it must wait at least {PAUSE_SECONDS} s before it removes replicas"
 
 
 def _scales(item: Object, workload: Object) -> bool:
@@ -150,12 +150,12 @@ def _covered(objects: list[Object], item: Object) -> list[Object]:
 
 
 def settings_are_known(objects: list[Object]) -> Iterator[str]:
-    """Every variable is one of the program's, and the program takes its value."""
+    """Check that the program reads every variable and accepts its value."""
     for workload, part in container_of_each(objects):
         values = environment(objects, part)
         settings = SETTINGS.get(component(workload))
         known = variables(settings) if settings else jobs.VARIABLES
-        yield from (f"{title(workload)}: nothing reads {name}" for name in values.keys() - known)
+        yield from (f"{title(workload)}: no program reads {name}" for name in values.keys() - known)
         if settings is None:
             yield from (f"{title(workload)}: {problem}" for problem in command_problems(values))
             continue
@@ -169,7 +169,7 @@ def settings_are_known(objects: list[Object]) -> Iterator[str]:
 
 
 def references_exist(objects: list[Object]) -> Iterator[str]:
-    """ConfigMaps, Secrets, claims and accounts that pods name are there, or made by the user as documented."""
+    """Check that the ConfigMaps, Secrets, claims and accounts of pods exist, or that users create them."""
     secrets = SECRETS_OF_USERS | {item["spec"]["secretName"] for item in of_kind(objects, "Certificate")}
     for workload in of_kind(objects, *WORKLOADS):
         for part in containers(workload):
@@ -178,33 +178,33 @@ def references_exist(objects: list[Object]) -> Iterator[str]:
                 if name and not named(objects, "ConfigMap", name):
                     yield f"{title(workload)}: there is no ConfigMap/{name}"
         for name, optional in secret_references(workload):
-            # A job's certificates come with the services.
+            # The certificates of a job belong to the services.
             if not optional and name not in secrets and workload["kind"] != "Job":
-                yield f"{title(workload)}: nobody makes the Secret {name}"
+                yield f"{title(workload)}: there is no Secret/{name}"
         for volume in pod(workload).get("volumes", []):
             claim = volume.get("persistentVolumeClaim", {}).get("claimName")
             if claim and claim not in CLAIMS_OF_USERS and not named(objects, "PersistentVolumeClaim", claim):
                 yield f"{title(workload)}: there is no PersistentVolumeClaim/{claim}"
         if not named(objects, "ServiceAccount", pod(workload).get("serviceAccountName", "")):
-            yield f"{title(workload)}: there is no ServiceAccount of its name"
+            yield f"{title(workload)}: it has no ServiceAccount"
 
 
 def volumes_are_mounted(objects: list[Object]) -> Iterator[str]:
-    """Mounts are of volumes that are there, volumes are mounted, and files among the settings lie in them."""
+    """Check that containers mount exactly the volumes, and that files in settings are on a mounted volume."""
     for workload, part in container_of_each(objects):
         mounts = {mount["mountPath"]: mount for mount in part.get("volumeMounts", [])}
         volumes = {volume["name"] for volume in pod(workload).get("volumes", [])}
         if {mount["name"] for mount in mounts.values()} != volumes:
-            yield f"{title(workload)}: its volumes and its mounts are not the same"
+            yield f"{title(workload)}: its volumes and its mounts differ"
         for name, value in environment(objects, part).items():
             folder = value.rpartition("/")[0]
-            # The weights may be a part of the image.
+            # The weights may be in the image.
             if value.startswith("/") and folder not in {*mounts, "/weights"}:
-                yield f"{title(workload)}: {name}={value} is in no volume"
+                yield f"{title(workload)}: {name}={value} is on no volume"
 
 
 def store_fits(objects: list[Object]) -> Iterator[str]:
-    """Milvus Lite belongs to one process at a time and lies on a volume; a server is where deploy/milvus puts it."""
+    """Check that Milvus Lite has one process and a volume, or that the address is that of deploy/milvus."""
     for workload in of_kind(objects, "Deployment"):
         if component(workload) != "search":
             continue
@@ -215,22 +215,22 @@ def store_fits(objects: list[Object]) -> Iterator[str]:
             claims = {volume["name"] for volume in pod(workload)["volumes"] if "persistentVolumeClaim" in volume}
             kept = {mount["mountPath"] for mount in part["volumeMounts"] if mount["name"] in claims}
             if workload["spec"].get("replicas") != 1 or workload["spec"]["strategy"]["type"] != "Recreate":
-                yield f"{title(workload)}: Milvus Lite needs one replica, and strategy Recreate"
+                yield f"{title(workload)}: Milvus Lite requires one replica and the strategy Recreate"
             if uri.rpartition("/")[0] not in kept:
-                yield f"{title(workload)}: {uri} is not on a volume that stays"
+                yield f"{title(workload)}: {uri} is not on a persistent volume"
         else:
             yield from (f"{title(workload)}: {problem}" for problem in milvus.problems(settings))
 
 
 def components_are_known(objects: list[Object]) -> Iterator[str]:
-    """Labels say which part of imagesearch a pod is: policies and dashboards go by it."""
+    """Check the labels of pods, which policies and dashboards use."""
     for workload in of_kind(objects, *WORKLOADS):
         expected = {
             "app.kubernetes.io/name": "imagesearch",
             "app.kubernetes.io/component": workload["metadata"]["name"],
         }
         if not expected.items() <= labels(workload).items():
-            yield f"{title(workload)}: its pods should have the labels {expected}"
+            yield f"{title(workload)}: its pods must have the labels {expected}"
 
 
 CHECKS: tuple[Callable[[list[Object]], Iterator[str]], ...] = (
@@ -246,5 +246,5 @@ CHECKS: tuple[Callable[[list[Object]], Iterator[str]], ...] = (
     pods.problems,
     networks.problems,
     jobs.problems,
-    add_ons.problems,
+    components.problems,
 )

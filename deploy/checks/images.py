@@ -1,4 +1,4 @@
-"""Checks that each variable that an image sets is a setting of its program, with a valid value."""
+"""Check that programs read the variables of their images, and accept the values."""
 
 import os
 import re
@@ -16,7 +16,7 @@ FOLDER = ROOT / "deploy" / "docker"
 
 
 def problems() -> Iterator[str]:
-    """Yield each problem, in words."""
+    """Yield each problem."""
     for path in sorted(FOLDER.glob("*.Dockerfile")):
         yield from (f"{path.name}: {problem}" for problem in of_image(path.stem, path.read_text()))
 

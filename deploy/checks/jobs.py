@@ -1,4 +1,4 @@
-"""Whether jobs call the `imagesearch` command as it is."""
+"""Check that jobs use the `imagesearch` command correctly."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ VARIABLES = environment.VARIABLES | {"XDG_STATE_HOME"}
 
 
 def problems(objects: list[Object]) -> Iterator[str]:
-    """What a job gets wrong of the command, and of being repeated."""
+    """Yield each wrong argument of a job, and each reason why it could not be repeated."""
     for job in of_kind(objects, "Job"):
         (part,) = containers(job)
         name, *arguments = part["args"]
@@ -30,9 +30,9 @@ def problems(objects: list[Object]) -> Iterator[str]:
         mounts = {mount["mountPath"] for mount in part["volumeMounts"] if not mount.get("readOnly")}
         ledger = next((value.partition("=")[2] for value in arguments if value.startswith("--ledger=")), "")
         if ledger.rpartition("/")[0] not in mounts:
-            yield f"{title(job)}: the ledger should be on a volume that can be written"
+            yield f"{title(job)}: the ledger must be on a writable volume"
         if pod(job)["restartPolicy"] != "Never" or job["spec"].get("parallelism", 1) != 1:
-            yield f"{title(job)}: one pod at a time should use the ledger"
+            yield f"{title(job)}: only one pod at a time may use the ledger"
         for rule in job["spec"].get("podFailurePolicy", {}).get("rules", []):
             if rule.get("onExitCodes", {}).get("containerName", part["name"]) != part["name"]:
                 yield f"{title(job)}: podFailurePolicy names another container"
@@ -41,5 +41,5 @@ def problems(objects: list[Object]) -> Iterator[str]:
 def _commands() -> dict[str, Any]:
     group = typer.main.get_command(app)
     if not isinstance(group, TyperGroup):
-        raise TypeError("the command has subcommands")
+        raise TypeError("imagesearch must have subcommands")
     return dict(group.commands)

@@ -1,4 +1,4 @@
-"""Faults that people make in manifests: the checks have to notice every one."""
+"""Typical faults in manifests. `make check-deploy` makes each one and fails if no check notices it."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ COMPONENT = "app.kubernetes.io/component"
 
 @dataclass(frozen=True)
 class Mutation:
-    """A fault: where it is made, and how."""
+    """A fault in a build."""
 
     name: str
     build: str
@@ -26,7 +26,7 @@ class Mutation:
 
 
 def put(where: str, path: tuple[Key, ...], value: Any) -> Callable[[list[Object]], None]:
-    """Sets a field of an object, Kind/name; generated names are given without their hash."""
+    """Return a function that sets a field of the object Kind/name. Names of ConfigMaps are without their hash."""
 
     def make(objects: list[Object]) -> None:
         _parent(_find(objects, where), path)[path[-1]] = value
@@ -35,7 +35,7 @@ def put(where: str, path: tuple[Key, ...], value: Any) -> Callable[[list[Object]
 
 
 def drop(where: str, path: tuple[Key, ...]) -> Callable[[list[Object]], None]:
-    """Removes a field of an object."""
+    """Return a function that removes a field of an object."""
 
     def make(objects: list[Object]) -> None:
         del _parent(_find(objects, where), path)[path[-1]]
@@ -44,7 +44,7 @@ def drop(where: str, path: tuple[Key, ...]) -> Callable[[list[Object]], None]:
 
 
 def remove(where: str) -> Callable[[list[Object]], None]:
-    """Removes an object."""
+    """Return a function that removes an object."""
 
     def make(objects: list[Object]) -> None:
         objects.remove(_find(objects, where))
@@ -53,7 +53,7 @@ def remove(where: str) -> Callable[[list[Object]], None]:
 
 
 def rename(where: str, path: tuple[Key, ...], name: str) -> Callable[[list[Object]], None]:
-    """Renames a field of an object, as a typing error does."""
+    """Return a function that renames a field of an object, as a typing error does."""
 
     def make(objects: list[Object]) -> None:
         parent = _parent(_find(objects, where), path)
@@ -66,120 +66,120 @@ def _find(objects: list[Object], where: str) -> Object:
     kind, _, name = where.partition("/")
     found = [item for item in objects if item["kind"] == kind and _plain(item) == name]
     if len(found) != 1:
-        raise LookupError(f"{where}: there are {len(found)}")
+        raise LookupError(f"{where}: there are {len(found)} objects; there must be one")
     return found[0]
 
 
 def _plain(item: Object) -> str:
     name: str = item["metadata"]["name"]
-    # Kustomize puts a hash behind the names of ConfigMaps.
+    # Kustomize appends a hash to the names of ConfigMaps.
     return name.rpartition("-")[0] if item["kind"] == "ConfigMap" and "settings-" in name else name
 
 
 def _parent(item: Object, path: tuple[Key, ...]) -> Any:
-    here: Any = item
+    parent: Any = item
     for key in path[:-1]:
-        here = here[key]
-    return here
+        parent = parent[key]
+    return parent
 
 
 EMBEDDER, SEARCH = "Deployment/embedder", "Deployment/search"
 MUTATIONS = (
-    # What schemas notice.
+    # Schemas.
     Mutation("a misspelt field", LOCAL, rename(EMBEDDER, (*CONTAINER, "readinessProbe"), "readynessProbe")),
-    Mutation("an API version that was removed", PRODUCTION, put("PodDisruptionBudget/search", ("apiVersion",), "policy/v1beta1")),
-    Mutation("an HPA of an API version that was removed", PRODUCTION, put("HorizontalPodAutoscaler/embedder", ("apiVersion",), "autoscaling/v2beta2")),
-    Mutation("a number that is text", LOCAL, put(SEARCH, ("spec", "replicas"), "one")),
-    Mutation("a probe's port by name", LOCAL, put(EMBEDDER, (*CONTAINER, "livenessProbe", "grpc", "port"), "grpc")),
+    Mutation("a removed API version", PRODUCTION, put("PodDisruptionBudget/search", ("apiVersion",), "policy/v1beta1")),
+    Mutation("an autoscaler of a removed API version", PRODUCTION, put("HorizontalPodAutoscaler/embedder", ("apiVersion",), "autoscaling/v2beta2")),
+    Mutation("text instead of a number", LOCAL, put(SEARCH, ("spec", "replicas"), "one")),
+    Mutation("a gRPC probe with a port name", LOCAL, put(EMBEDDER, (*CONTAINER, "livenessProbe", "grpc", "port"), "grpc")),
     Mutation("a misspelt field of a ServiceMonitor", PRODUCTION, rename("ServiceMonitor/imagesearch", ("spec", "jobLabel"), "joblabel")),
     Mutation("a misspelt field of a Certificate", PRODUCTION, rename("Certificate/search", ("spec", "dnsNames"), "dnsnames")),
     Mutation("a misspelt field of a ScaledObject", ALL, rename("ScaledObject/embedder", ("spec", "minReplicaCount"), "minReplicas")),
     Mutation("a misspelt field of a GRPCRoute", ALL, rename("GRPCRoute/search", ("spec", "parentRefs"), "parentRef")),
     # Selectors, ports, addresses.
-    Mutation("a Service that selects nobody", LOCAL, put("Service/embedder-headless", ("spec", "selector", COMPONENT), "embeder")),
-    Mutation("a Service that selects both", LOCAL, drop("Service/embedder", ("spec", "selector", COMPONENT))),
-    Mutation("a port that the pods do not name", LOCAL, put("Service/search", ("spec", "ports", 0, "targetPort"), "rpc")),
-    Mutation("a Service's port that nobody listens on", LOCAL, put("Service/search", ("spec", "ports", 0, "port"), 50051)),
+    Mutation("a Service that selects no pods", LOCAL, put("Service/embedder-headless", ("spec", "selector", COMPONENT), "embeder")),
+    Mutation("a Service that selects the pods of both services", LOCAL, drop("Service/embedder", ("spec", "selector", COMPONENT))),
+    Mutation("a targetPort that the pods do not have", LOCAL, put("Service/search", ("spec", "ports", 0, "targetPort"), "rpc")),
+    Mutation("a Service port on which no program listens", LOCAL, put("Service/search", ("spec", "ports", 0, "port"), 50051)),
     Mutation("listening on loopback", LOCAL, drop("ConfigMap/search-settings", ("data", "SEARCH_LISTEN_ADDRESS"))),
-    Mutation("a target that is no headless Service", LOCAL, put("ConfigMap/search-settings", ("data", "SEARCH_EMBEDDER_TARGET"), "dns:///embedder:50051")),
-    Mutation("a headless Service with an address", LOCAL, drop("Service/embedder-headless", ("spec", "clusterIP"))),
-    Mutation("a spread of the other's pods", PRODUCTION, put(EMBEDDER, (*POD, "topologySpreadConstraints", 1, "labelSelector", "matchLabels", COMPONENT), "search")),
+    Mutation("a target that is not a headless Service", LOCAL, put("ConfigMap/search-settings", ("data", "SEARCH_EMBEDDER_TARGET"), "dns:///embedder:50051")),
+    Mutation("a headless Service with a cluster IP", LOCAL, drop("Service/embedder-headless", ("spec", "clusterIP"))),
+    Mutation("a spread constraint that selects other pods", PRODUCTION, put(EMBEDDER, (*POD, "topologySpreadConstraints", 1, "labelSelector", "matchLabels", COMPONENT), "search")),
     # Settings.
     Mutation("a misspelt setting", LOCAL, put("ConfigMap/embedder-settings", ("data", "EMBEDDER_MAX_BATCHSIZE"), "8")),
-    Mutation("a setting's value that is none", LOCAL, put("ConfigMap/embedder-settings", ("data", "EMBEDDER_LOG_FORMAT"), "logfmt")),
+    Mutation("an invalid value of a setting", LOCAL, put("ConfigMap/embedder-settings", ("data", "EMBEDDER_LOG_FORMAT"), "logfmt")),
     Mutation("a certificate without its key", PRODUCTION, drop("ConfigMap/search-settings", ("data", "SEARCH_TLS_KEY"))),
-    Mutation("a file in no volume", PRODUCTION, put("ConfigMap/search-settings", ("data", "SEARCH_EMBEDDER_CA"), "/etc/tls/ca.crt")),
-    Mutation("a job's TLS that is neither on nor off", JOB, put("Job/ingest", (*CONTAINER, "env", 0), {"name": "IMAGESEARCH_TLS", "value": "tls"})),
-    Mutation("a variable of a job that nothing reads", JOB, put("Job/ingest", (*CONTAINER, "env", 0, "name"), "IMAGESEARCH_ADDRESS")),
-    Mutation("an option that the command does not have", JOB, put("Job/ingest", (*CONTAINER, "args", 3), "--stream=6")),
-    Mutation("a ledger that is gone with its pod", JOB, put("Job/ingest", (*CONTAINER, "args", 4), "--ledger=/var/images.ledger")),
-    # Starting, serving, stopping.
-    Mutation("liveness by readiness", LOCAL, drop(SEARCH, (*CONTAINER, "livenessProbe", "grpc", "service"))),
+    Mutation("a file on no volume", PRODUCTION, put("ConfigMap/search-settings", ("data", "SEARCH_EMBEDDER_CA"), "/etc/tls/ca.crt")),
+    Mutation("an invalid value of IMAGESEARCH_TLS", JOB, put("Job/ingest", (*CONTAINER, "env", 0), {"name": "IMAGESEARCH_TLS", "value": "tls"})),
+    Mutation("a variable that the command does not read", JOB, put("Job/ingest", (*CONTAINER, "env", 0, "name"), "IMAGESEARCH_ADDRESS")),
+    Mutation("an unknown option of the command", JOB, put("Job/ingest", (*CONTAINER, "args", 3), "--stream=6")),
+    Mutation("a ledger on no volume", JOB, put("Job/ingest", (*CONTAINER, "args", 4), "--ledger=/var/images.ledger")),
+    # Probes and shutdown.
+    Mutation("a liveness probe that checks readiness", LOCAL, drop(SEARCH, (*CONTAINER, "livenessProbe", "grpc", "service"))),
     Mutation("no startup probe", LOCAL, drop(EMBEDDER, (*CONTAINER, "startupProbe"))),
-    Mutation("a probe in plain text of a server with TLS", PRODUCTION, put(SEARCH, (*CONTAINER, "readinessProbe"), {"grpc": {"port": 50052}})),
-    Mutation("a probe for another's name", PRODUCTION, put(SEARCH, (*CONTAINER, "readinessProbe", "exec", "command", 5), "--server-name=nobody")),
-    Mutation("killed in the middle of its drain", LOCAL, put(EMBEDDER, (*POD, "terminationGracePeriodSeconds"), 20)),
+    Mutation("a plain text probe of a server with TLS", PRODUCTION, put(SEARCH, (*CONTAINER, "readinessProbe"), {"grpc": {"port": 50052}})),
+    Mutation("a probe with a wrong server name", PRODUCTION, put(SEARCH, (*CONTAINER, "readinessProbe", "exec", "command", 5), "--server-name=nobody")),
+    Mutation("a grace period shorter than the drain", LOCAL, put(EMBEDDER, (*POD, "terminationGracePeriodSeconds"), 20)),
     Mutation("no preStop", LOCAL, drop(EMBEDDER, (*CONTAINER, "lifecycle"))),
-    Mutation("an update that takes the old away first", PRODUCTION, put(SEARCH, ("spec", "strategy", "rollingUpdate", "maxUnavailable"), 1)),
+    Mutation("a rolling update that removes old pods first", PRODUCTION, put(SEARCH, ("spec", "strategy", "rollingUpdate", "maxUnavailable"), 1)),
     # Scaling.
-    Mutation("replicas beside an autoscaler", PRODUCTION, put(EMBEDDER, ("spec", "replicas"), 3)),
-    Mutation("an autoscaler of nobody", PRODUCTION, put("HorizontalPodAutoscaler/search", ("spec", "scaleTargetRef", "name"), "searcher")),
-    Mutation("two autoscalers", ALL, put("HorizontalPodAutoscaler/search", ("spec", "scaleTargetRef", "name"), "embedder")),
-    Mutation("a smallest number above the largest", PRODUCTION, put("HorizontalPodAutoscaler/search", ("spec", "minReplicas"), 30)),
-    Mutation("a budget that no pod may leave", PRODUCTION, put("PodDisruptionBudget/embedder", ("spec", "maxUnavailable"), 0)),
-    Mutation("a query for what nothing records", ALL, put("ScaledObject/embedder", ("spec", "triggers", 0, "metadata", "query"), "imagesearch:embedder_queue_seconds:mean")),
-    Mutation("an autoscaler without a measure", PRODUCTION, put("HorizontalPodAutoscaler/search", ("spec", "metrics"), [])),
+    Mutation("replicas and an autoscaler", PRODUCTION, put(EMBEDDER, ("spec", "replicas"), 3)),
+    Mutation("an autoscaler of an unknown Deployment", PRODUCTION, put("HorizontalPodAutoscaler/search", ("spec", "scaleTargetRef", "name"), "searcher")),
+    Mutation("two autoscalers of one Deployment", ALL, put("HorizontalPodAutoscaler/search", ("spec", "scaleTargetRef", "name"), "embedder")),
+    Mutation("a minimum above the maximum", PRODUCTION, put("HorizontalPodAutoscaler/search", ("spec", "minReplicas"), 30)),
+    Mutation("a disruption budget that blocks node drains", PRODUCTION, put("PodDisruptionBudget/embedder", ("spec", "maxUnavailable"), 0)),
+    Mutation("a query of an unknown recording rule", ALL, put("ScaledObject/embedder", ("spec", "triggers", 0, "metadata", "query"), "imagesearch:embedder_queue_seconds:mean")),
+    Mutation("an autoscaler without metrics", PRODUCTION, put("HorizontalPodAutoscaler/search", ("spec", "metrics"), [])),
     # Resources and rights.
-    Mutation("no limit of memory", LOCAL, drop(SEARCH, (*CONTAINER, "resources", "limits", "memory"))),
-    Mutation("more asked for than allowed", LOCAL, put(SEARCH, (*CONTAINER, "resources", "requests", "memory"), "16Gi")),
-    Mutation("root", LOCAL, put(SEARCH, (*POD, "securityContext", "runAsUser"), 0)),
-    Mutation("a root file system that can be written", LOCAL, drop(EMBEDDER, (*CONTAINER, "securityContext", "readOnlyRootFilesystem"))),
+    Mutation("no memory limit", LOCAL, drop(SEARCH, (*CONTAINER, "resources", "limits", "memory"))),
+    Mutation("a request above the limit", LOCAL, put(SEARCH, (*CONTAINER, "resources", "requests", "memory"), "16Gi")),
+    Mutation("a root user", LOCAL, put(SEARCH, (*POD, "securityContext", "runAsUser"), 0)),
+    Mutation("a writable root file system", LOCAL, drop(EMBEDDER, (*CONTAINER, "securityContext", "readOnlyRootFilesystem"))),
     Mutation("a capability", LOCAL, put(EMBEDDER, (*CONTAINER, "securityContext", "capabilities", "add"), ["NET_ADMIN"])),
     Mutation("a token of the API server", LOCAL, put(SEARCH, (*POD, "automountServiceAccountToken"), True)),
-    Mutation("Services among the settings", LOCAL, drop(EMBEDDER, (*POD, "enableServiceLinks"))),
+    Mutation("variables of Services", LOCAL, drop(EMBEDDER, (*POD, "enableServiceLinks"))),
     Mutation("an image without a version", LOCAL, put(SEARCH, (*CONTAINER, "image"), "imagesearch/search:latest")),
     # Networks.
-    Mutation("no policy that closes all", LOCAL, remove("NetworkPolicy/imagesearch-deny-all")),
-    Mutation("no way to Milvus", PRODUCTION, remove("NetworkPolicy/search-milvus")),
-    Mutation("everybody may call", LOCAL, drop("NetworkPolicy/embedder", ("spec", "ingress", 0, "from"))),
-    Mutation("the search service may not call the embedder", LOCAL, put("NetworkPolicy/embedder", ("spec", "ingress", 0, "from", 0, "podSelector", "matchLabels", COMPONENT), "serch")),
-    Mutation("a policy for a port that is not there", LOCAL, put("NetworkPolicy/search", ("spec", "ingress", 0, "ports", 0, "port"), "rpc")),
-    Mutation("a policy of the whole namespace", LOCAL, put("NetworkPolicy/imagesearch-deny-all", ("spec", "podSelector"), {})),
-    Mutation("Prometheus may not come in", PRODUCTION, remove("NetworkPolicy/imagesearch-metrics")),
+    Mutation("no policy that denies all traffic", LOCAL, remove("NetworkPolicy/imagesearch-deny-all")),
+    Mutation("no policy that allows Milvus", PRODUCTION, remove("NetworkPolicy/search-milvus")),
+    Mutation("a policy that allows all callers", LOCAL, drop("NetworkPolicy/embedder", ("spec", "ingress", 0, "from"))),
+    Mutation("a misspelt component in a policy", LOCAL, put("NetworkPolicy/embedder", ("spec", "ingress", 0, "from", 0, "podSelector", "matchLabels", COMPONENT), "serch")),
+    Mutation("a policy for a port that the pods do not have", LOCAL, put("NetworkPolicy/search", ("spec", "ingress", 0, "ports", 0, "port"), "rpc")),
+    Mutation("a policy that selects the whole namespace", LOCAL, put("NetworkPolicy/imagesearch-deny-all", ("spec", "podSelector"), {})),
+    Mutation("no policy that allows Prometheus", PRODUCTION, remove("NetworkPolicy/imagesearch-metrics")),
     Mutation("metrics over UDP", PRODUCTION, put("NetworkPolicy/imagesearch-metrics", ("spec", "ingress", 0, "ports", 0, "protocol"), "UDP")),
-    Mutation("callers narrowed by another label", LOCAL, put("NetworkPolicy/search", ("spec", "ingress", 0, "from", 1, "podSelector"), {"matchLabels": {"app": "shop"}})),
-    Mutation("names from pods of the own namespace", LOCAL, drop("NetworkPolicy/search", ("spec", "egress", 1, "to", 0, "namespaceSelector"))),
-    Mutation("names over TCP alone", LOCAL, drop("NetworkPolicy/search", ("spec", "egress", 1, "ports", 0))),
-    Mutation("a load that reaches the nodes' metadata", JOB, put("NetworkPolicy/ingest", ("spec", "egress", 2, "to", 0, "ipBlock", "except"), ["10.0.0.0/8"])),
-    # What is referred to.
-    Mutation("settings that are not there", LOCAL, put(SEARCH, (*CONTAINER, "envFrom", 0, "configMapRef", "name"), "settings")),
-    Mutation("a Secret that nobody makes", PRODUCTION, put(SEARCH, (*CONTAINER, "envFrom", 1, "secretRef", "name"), "secrets")),
-    Mutation("an issuer that is not there", PRODUCTION, put("Certificate/search", ("spec", "issuerRef", "name"), "letsencrypt")),
-    Mutation("a certificate without the name that is called", PRODUCTION, put("Certificate/embedder", ("spec", "dnsNames"), ["embedder"])),
-    Mutation("a certificate for clients", PRODUCTION, put("Certificate/search", ("spec", "usages"), ["client auth"])),
-    Mutation("a ServiceMonitor elsewhere", PRODUCTION, put("ServiceMonitor/imagesearch", ("metadata", "namespace"), "monitoring")),
-    Mutation("a route to a port that is not there", ALL, put("GRPCRoute/search", ("spec", "rules", 0, "backendRefs", 0, "port"), 50051)),
-    Mutation("a route of a service that is not there", ALL, put("GRPCRoute/search", ("spec", "rules", 0, "matches", 0, "method", "service"), "imagesearch.Search")),
-    Mutation("pods that are scraped twice", PRODUCTION, put("Service/search", ("spec", "ports", 0, "name"), "metrics")),
+    Mutation("callers that need one more label", LOCAL, put("NetworkPolicy/search", ("spec", "ingress", 0, "from", 1, "podSelector"), {"matchLabels": {"app": "shop"}})),
+    Mutation("DNS only in the own namespace", LOCAL, drop("NetworkPolicy/search", ("spec", "egress", 1, "to", 0, "namespaceSelector"))),
+    Mutation("DNS over TCP only", LOCAL, drop("NetworkPolicy/search", ("spec", "egress", 1, "ports", 0))),
+    Mutation("a job that can reach the nodes' metadata", JOB, put("NetworkPolicy/ingest", ("spec", "egress", 2, "to", 0, "ipBlock", "except"), ["10.0.0.0/8"])),
+    # References.
+    Mutation("a ConfigMap that does not exist", LOCAL, put(SEARCH, (*CONTAINER, "envFrom", 0, "configMapRef", "name"), "settings")),
+    Mutation("a Secret that does not exist", PRODUCTION, put(SEARCH, (*CONTAINER, "envFrom", 1, "secretRef", "name"), "secrets")),
+    Mutation("an issuer that does not exist", PRODUCTION, put("Certificate/search", ("spec", "issuerRef", "name"), "letsencrypt")),
+    Mutation("a certificate without the names of its Services", PRODUCTION, put("Certificate/embedder", ("spec", "dnsNames"), ["embedder"])),
+    Mutation("a certificate for clients only", PRODUCTION, put("Certificate/search", ("spec", "usages"), ["client auth"])),
+    Mutation("a ServiceMonitor in another namespace", PRODUCTION, put("ServiceMonitor/imagesearch", ("metadata", "namespace"), "monitoring")),
+    Mutation("a route to a port that does not exist", ALL, put("GRPCRoute/search", ("spec", "rules", 0, "backendRefs", 0, "port"), 50051)),
+    Mutation("a route of a gRPC service that does not exist", ALL, put("GRPCRoute/search", ("spec", "rules", 0, "matches", 0, "method", "service"), "imagesearch.Search")),
+    Mutation("pods scraped twice", PRODUCTION, put("Service/search", ("spec", "ports", 0, "name"), "metrics")),
     # Milvus.
     Mutation("Milvus Lite with two replicas", LOCAL, put(SEARCH, ("spec", "replicas"), 2)),
     Mutation("Milvus Lite with a rolling update", LOCAL, put(SEARCH, ("spec", "strategy"), {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0}})),
     Mutation("Milvus Lite on no volume", LOCAL, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_URI"), "/tmp/milvus.db")),  # noqa: S108
-    Mutation("another Milvus than deploy/milvus makes", PRODUCTION, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_URI"), "http://milvus:19530")),
-    Mutation("TLS to Milvus without its authority", ALL, drop(SEARCH, (*CONTAINER, "env", 1))),
-    Mutation("an authority of a Milvus without TLS", ALL, put(SEARCH, (*CONTAINER, "env", 0, "value"), "http://milvus.milvus.svc:19530")),
-    Mutation("a certificate for Milvus without its key", ALL, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_CERTIFICATE"), "/milvus-tls/tls.crt")),
-    Mutation("a database of Milvus Lite", LOCAL, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_DATABASE"), "shop")),
+    Mutation("another address than that of deploy/milvus", PRODUCTION, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_URI"), "http://milvus:19530")),
+    Mutation("TLS to Milvus without an authority", ALL, drop(SEARCH, (*CONTAINER, "env", 1))),
+    Mutation("an authority for a Milvus without TLS", ALL, put(SEARCH, (*CONTAINER, "env", 0, "value"), "http://milvus.milvus.svc:19530")),
+    Mutation("a client certificate for Milvus without its key", ALL, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_CERTIFICATE"), "/milvus-tls/tls.crt")),
+    Mutation("a database in Milvus Lite", LOCAL, put("ConfigMap/search-settings", ("data", "SEARCH_MILVUS_DATABASE"), "shop")),
 )  # fmt: skip
 
 
 def unnoticed(built: dict[str, list[Object]]) -> Iterator[str]:
-    """The mutations that no check notices."""
+    """Yield the mutations that no check notices."""
     for mutation in MUTATIONS:
         objects = copy.deepcopy(built[mutation.build])
         before = {title(item): copy.deepcopy(item) for item in objects}
         mutation.make(objects)
         changed = [item for item in objects if before.get(title(item)) != item]
-        # One release is enough to see that a schema notices.
+        # The schemas of one release are enough here.
         if not any(schemas.problems(changed, schemas.VERSIONS[1:2])) and not any(consistency.problems(objects)):
             yield f"{mutation.name} ({mutation.build})"

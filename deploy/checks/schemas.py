@@ -1,4 +1,4 @@
-"""Whether objects are what their API takes: Kubernetes' own kinds by its schemas, the others by models of theirs."""
+"""Check objects against schemas: those of Kubernetes, and published models of custom resources."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from deploy.checks.manifests import Object, title
 
-# The oldest release that manifests are written for, one between, and the newest.
+# The oldest supported release, one between, and the newest.
 VERSIONS = ("1.33", "1.35", "1.37")
 MODELS: dict[str, type[BaseModel]] = {
     "cert-manager.io/v1/Certificate": Certificate,
@@ -24,12 +24,12 @@ MODELS: dict[str, type[BaseModel]] = {
     "monitoring.coreos.com/v1/PrometheusRule": PrometheusRule,
     "monitoring.coreos.com/v1/ServiceMonitor": ServiceMonitor,
 }
-# No package carries the Gateway API's schemas: this one allows the fields that are used here.
+# No package has the schemas of the Gateway API; this one has the fields that the manifests use.
 GRPC_ROUTE = Path(__file__).with_name("grpcroute.schema.json")
 
 
 def problems(objects: list[Object], versions: tuple[str, ...] = VERSIONS) -> Iterator[str]:
-    """What is wrong with each object by itself."""
+    """Yield each problem of each object."""
     for item in objects:
         kind = f"{item.get('apiVersion')}/{item.get('kind')}"
         if kind in MODELS:
@@ -48,7 +48,7 @@ def _by_kubernetes(item: Object, versions: tuple[str, ...]) -> Iterator[str]:
             where = ".".join(str(part) for part in error.path)
             yield f"Kubernetes {version}: {where}: {error.message[:300]}"
         except kubernetes_validate.SchemaNotFoundError as error:
-            # An apiVersion that was removed, or one that never was.
+            # Kubernetes removed the apiVersion, or never had it.
             yield f"Kubernetes {version}: {error.message}"
 
 
@@ -58,12 +58,13 @@ def _by_model(item: Object, model: type[BaseModel]) -> Iterator[str]:
     except ValidationError as error:
         yield from (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         return
-    # The models pass over fields that they do not know; the API server would as well, in silence.
+    # The models ignore unknown fields, and so does the API server.
     known = read.model_dump(mode="json", by_alias=True, exclude_unset=True)
     yield from (f"{path}: unknown field" for path in _missing(item, known, ""))
 
 
 def _missing(given: Any, known: Any, path: str) -> Iterator[str]:
+    """Yield the paths of fields that `given` has and `known` has not."""
     if isinstance(given, dict) and isinstance(known, dict):
         for key, value in given.items():
             if key not in known:

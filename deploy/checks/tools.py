@@ -1,4 +1,4 @@
-"""Where the programs are that check what Python does not: kubectl, hadolint, promtool and others."""
+"""Find and run external programs: kubectl, hadolint, promtool and others."""
 
 import os
 import shutil
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Programs that no package index has, and their download.
+# Programs that no package index has are unpacked here.
 CACHE = ROOT / ".tools"
 
 
 class ToolError(Exception):
-    """A program that is not to be had. The message says what to install."""
+    """A program is missing. The message tells what to install."""
 
 
 def run(program: Path | str, *arguments: str | Path, stdin: str | None = None) -> str:
-    """What a program prints. Raises ProblemError with what it says where it fails."""
+    """Run a program and return its output. Raise ProblemError with its output if it fails."""
     done = subprocess.run(
         [str(program), *map(str, arguments)], input=stdin, capture_output=True, text=True, check=False, cwd=ROOT
     )
@@ -27,11 +27,11 @@ def run(program: Path | str, *arguments: str | Path, stdin: str | None = None) -
 
 
 class ProblemError(Exception):
-    """What a program found, in its words."""
+    """A program failed. The message is its output."""
 
 
 def installed(name: str) -> Path:
-    """A program of this environment."""
+    """Return the path of a program in this Python environment. Raise ToolError if it is missing."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
         raise ToolError(f"{name} is not in this environment: run make check-deploy, which installs it")
@@ -39,7 +39,7 @@ def installed(name: str) -> Path:
 
 
 def checkov() -> Path:
-    """Checkov, which has an environment of its own."""
+    """Return the path of Checkov, which has its own environment. Raise ToolError if it is missing."""
     path = ROOT / ".venv-checkov" / "bin" / "checkov"
     if not path.exists():
         raise ToolError("checkov is not installed: run make check-deploy, which installs it")
@@ -47,7 +47,7 @@ def checkov() -> Path:
 
 
 def prometheus_tool(name: str) -> Path:
-    """`prometheus` or `promtool`: of this machine, or out of Debian's package, which is unpacked and not installed."""
+    """Return the path of `prometheus` or `promtool`: on PATH, or unpacked (not installed) from Debian's package."""
     found = shutil.which(name)
     if found:
         return Path(found)
@@ -62,7 +62,7 @@ def prometheus_tool(name: str) -> Path:
 
 
 def _unpack_from_debian(package: str, folder: Path) -> None:
-    """Lists and packages go to folders of our own: no rights are needed, and nothing of the machine changes."""
+    """Download and unpack a package in own folders: needs no root, and leaves the system unchanged."""
     work = folder.with_suffix(".part")
     shutil.rmtree(work, ignore_errors=True)
     for part in ("lists/partial", "archives/partial", "deb"):
@@ -84,5 +84,5 @@ def _must(command: Sequence[str], folder: Path) -> None:
 
 
 def _user() -> str:
-    # As another user apt could not write here.
+    # apt would drop root and then could not write here.
     return "root" if os.geteuid() == 0 else os.environ.get("USER", "")

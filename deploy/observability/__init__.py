@@ -1,1 +1,1 @@
-"""By what the services are watched: rules with tests, and a dashboard."""
+"""Monitoring of the services: rules with tests, and a Grafana dashboard."""

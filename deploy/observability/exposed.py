@@ -1,4 +1,4 @@
-"""What the services show to Prometheus: their own metrics, filled by hand and read back."""
+"""The metrics that the services expose to Prometheus, read back from their own registries."""
 
 import asyncio
 from collections import defaultdict
@@ -32,7 +32,7 @@ MODEL = ModelInfo("vgg16", "vgg16", 512, InputPolicy("squash", 224), "avg", "v1"
 
 @cache
 def exposed() -> dict[str, dict[str, set[str]]]:
-    """The labels of each metric that a service shows, with the values that they have here."""
+    """Return the labels of each metric, by name, each with the values that it has in these registries."""
     found: dict[str, dict[str, set[str]]] = {}
     for registry in (asyncio.run(_server()), _calls(), _embedder()):
         for family in registry.collect():
@@ -44,14 +44,14 @@ def exposed() -> dict[str, dict[str, set[str]]]:
 
 
 async def _server() -> CollectorRegistry:
-    """What any server shows before its first call."""
+    """Return the metrics of a server before its first call."""
     registry = new_registry()
     Server([], EmbedderSettings(), "domain", registry)
     return registry
 
 
 def _calls() -> CollectorRegistry:
-    """What a server shows when each method was called."""
+    """Return the metrics of a server after a call of each method."""
     registry = CollectorRegistry()
     metrics = CallMetrics(registry)
     for method in METHODS.values():
@@ -67,7 +67,7 @@ def _calls() -> CollectorRegistry:
 
 
 def _embedder() -> CollectorRegistry:
-    """What the embedder shows besides when it has answered an image in each lane."""
+    """Return the metrics of the embedder after an image in each lane."""
     registry = CollectorRegistry()
     observer = PrometheusObserver(registry)
     with ThreadPoolExecutor(1) as executor:

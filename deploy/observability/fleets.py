@@ -1,4 +1,4 @@
-"""Fleets of embedders, with the value of every rule calculated from the description of the fleet."""
+"""Fleets of embedders, with the expected value of every rule."""
 
 import copy
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class Fleet:
 
     replicas: int
     loads: tuple[float, ...]
-    """Images a second of each model, each in a run of its own; 1.0 keeps one embedder busy."""
+    """Images per second of each model, in batches of one image; 1.0 keeps one embedder busy."""
     rare: bool = False
     """Whether only the first replica serves the last model."""
 
@@ -26,17 +26,17 @@ class Fleet:
         return f"{len(self.loads)} models on {self.replicas} embedders{rare}"
 
     def load(self, replica: int, model: int) -> float | None:
-        """Return the images a second of one model on one replica; None if the replica does not serve it."""
+        """Return the images per second of one model on one replica, or None if the replica does not serve it."""
         if not self.rare or model < len(self.loads) - 1:
             return self.loads[model] / self.replicas
         return self.loads[model] if replica == 0 else None
 
     def of(self, replica: int) -> float:
-        """Return the images a second of one replica."""
+        """Return the images per second of one replica."""
         return sum(self.load(replica, model) or 0.0 for model in range(len(self.loads)))
 
     def test(self) -> Yaml:
-        """Return the test: no alert fires, and each value is as calculated."""
+        """Return a rule test: no alert fires, and each rule has its calculated value."""
         return {
             "name": str(self),
             "interval": "30s",

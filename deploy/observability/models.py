@@ -1,8 +1,7 @@
-"""Tests of the rules with one, two and five models, and with several replicas.
+"""Test the rules with one, two and five models, and with several replicas.
 
-Two kinds, both made here and run by promtool: the tests of `tests/*.yml` with their load spread over several models or
-replicas, which must not change what they expect, and fleets of embedders, for which every rule has a value that is
-calculated from the description of the fleet.
+promtool runs two kinds of tests. The first kind spreads the load of `tests/*.yml` over several models or replicas; the
+expected results must not change. The second kind are fleets of embedders, whose expected values are calculated.
 """
 
 import copy
@@ -41,27 +40,27 @@ _VALUE = re.compile(r"(?P<start>\d+(?:\.\d+)?)(?:(?P<sign>[+-])(?P<step>\d+(?:\.
 def problems() -> Iterator[str]:
     """Yield promtool's errors for the rules with any number of models, and with several replicas."""
     documents = {name: _spread_tests(shares) for name, shares in LOADS.items()}
-    yield from _said(HERE / "rules", {**_fleets(), **documents, "three replicas": _replicated_tests()})
+    yield from _errors(HERE / "rules", {**_fleets(), **documents, "three replicas": _replicated_tests()})
 
 
 def unnoticed() -> Iterator[str]:
-    """Yield the faults of rules that no test of this module notices. Raises ProblemError if a fault is no PromQL."""
+    """Yield the faults of rules that no test of this module notices. Raise ProblemError if a fault is not PromQL."""
     documents = {**_fleets(), "two models": _spread_tests(LOADS["two models"])}
     for name, (right, wrong) in FAULTS.items():
         with tempfile.TemporaryDirectory() as folder:
             texts = {path.name: path.read_text() for path in (HERE / "rules").glob("*.yml")}
             if sum(text.count(right) for text in texts.values()) != 1:
-                yield f"{name}: no rule has {right}, or several have"
+                yield f"{name}: exactly one rule must contain {right}"
                 continue
             for file, text in texts.items():
                 (Path(folder) / file).write_text(text.replace(right, wrong))
             run(prometheus_tool("promtool"), "check", "rules", *Path(folder).iterdir())
-            if next(_said(Path(folder), documents), None) is None:
+            if next(_errors(Path(folder), documents), None) is None:
                 yield name
 
 
-def _said(rules: Path, documents: dict[str, Yaml]) -> Iterator[str]:
-    """Yield promtool's errors for the rules in a folder with documents of tests, by name."""
+def _errors(rules: Path, documents: dict[str, Yaml]) -> Iterator[str]:
+    """Yield promtool's errors for the rules in a folder and the test documents, by name."""
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, document) in enumerate(documents.items()):
             path = Path(folder) / f"{number}.yml"
@@ -85,7 +84,7 @@ def _document(tests: list[Yaml]) -> Yaml:
 def _spread_tests(shares: Sequence[str]) -> Yaml:
     """Return the tests that have metrics of models, with their load spread over models by `shares`."""
     tests = [test for path in TESTS for test in yaml.safe_load(path.read_text())["tests"]]
-    return _document([_spread_test(test, shares) for test in tests if any(map(_is_of_a_model, test["input_series"]))])
+    return _document([_spread_test(test, shares) for test in tests if any(map(_has_model, test["input_series"]))])
 
 
 def _replicated_tests() -> Yaml:
@@ -122,7 +121,7 @@ def _replicated_series(series: Yaml) -> Iterator[Yaml]:
         yield {"series": _text(selector, labels | instance), "values": _parts(series["values"], share)}
 
 
-def _is_of_a_model(series: Yaml) -> bool:
+def _has_model(series: Yaml) -> bool:
     (selector,) = selectors(series["series"])
     return "model" in exposed().get(selector.metric, {})
 
@@ -137,7 +136,7 @@ def _spread_test(test: Yaml, shares: Sequence[str]) -> Yaml:
 def _spread_series(series: Yaml, shares: Sequence[str]) -> Iterator[Yaml]:
     (selector,) = selectors(series["series"])
     labels = {label: values[0] for label, _, values in selector.labels}
-    if labels.get("job") != "embedder" or not _is_of_a_model(series):
+    if labels.get("job") != "embedder" or not _has_model(series):
         yield series
     elif "fingerprint" in labels:
         yield series
@@ -179,10 +178,13 @@ _EMBEDDERS = 'scalar(count(grpc_server_serving{job="embedder"}))'
 FAULTS = {
     "utilisation as the mean of the models": (_BUSY, _RATE),
     "utilisation as the sum of the replicas": (f"clamp_max({_BUSY}, 1)", f"sum by (namespace) ({_RATE})"),
-    "one model's load for that of all": (f"sum {_LOAD}", f"max {_LOAD}"),
-    "one share for all instances": (_SHARE, f"group_left avg by (namespace, job) (sum {_LOAD}:model_load:rate5m))"),
+    "the load of one model instead of all": (f"sum {_LOAD}", f"max {_LOAD}"),
+    "the same share for all instances": (
+        _SHARE,
+        f"group_left avg by (namespace, job) (sum {_LOAD}:model_load:rate5m))",
+    ),
     "several models as different weights": ("by (namespace, job, model) (count", "by (namespace, job) (count"),
-    "one model's slow images among all": ("sum by (namespace, job, model, le)", "sum by (namespace, job, le)"),
-    "few slow images of each model": (f"by (namespace, job) {_ENOUGH}", f"by (namespace, job, model) {_ENOUGH}"),
+    "slow images of one model hidden among all": ("sum by (namespace, job, model, le)", "sum by (namespace, job, le)"),
+    "too few slow images of each model": (f"by (namespace, job) {_ENOUGH}", f"by (namespace, job, model) {_ENOUGH}"),
     "decoding of all embedders together": ("> 0.7\n", f"> 0.7 * {_EMBEDDERS}\n"),
 }

@@ -1,4 +1,4 @@
-"""As much of PromQL as it takes to find what an expression asks for. Whether it is right is promtool's to say."""
+"""Find the metrics and labels in PromQL expressions. promtool checks the syntax."""
 
 import re
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ _RANGE = re.compile(r"\[[^\]]*\]")
 
 @dataclass(frozen=True)
 class Selector:
-    """A metric and what is asked of its labels: name, operator, and values, of which a pattern may have several."""
+    """A metric and its label matchers: name, operator, and values; a pattern may have several values."""
 
     metric: str
     labels: tuple[tuple[str, str, tuple[str, ...]], ...]
 
 
 def selectors(expr: str) -> Iterator[Selector]:
-    """Every metric that an expression names."""
+    """Yield every metric of an expression, with its matchers."""
     plain = _RANGE.sub(" ", _GROUPING.sub(" ", expr))
     for found in _SELECTOR.finditer(plain):
         if found["call"] or found["name"] in WORDS:
@@ -38,5 +38,5 @@ def selectors(expr: str) -> Iterator[Selector]:
 
 
 def groupings(expr: str) -> set[str]:
-    """Every label that an expression sums or joins by."""
+    """Return every label that an expression groups or joins by."""
     return {label.strip() for found in _GROUPING.finditer(expr) for label in found[1].split(",")} - {""}

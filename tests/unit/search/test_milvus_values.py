@@ -12,11 +12,11 @@ SECURE = {"SEARCH_MILVUS_URI": "https://milvus.milvus.svc:19530", "SEARCH_MILVUS
 
 
 @pytest.mark.parametrize("settings", [PLAIN, SECURE])
-def test_the_values_fit_the_settings(settings: dict[str, str]) -> None:
+def test_accepts_settings_that_fit_the_values(settings: dict[str, str]) -> None:
     assert list(milvus.problems(settings)) == []
 
 
-def test_tls_without_the_authority_is_noticed() -> None:
+def test_reports_tls_without_authority() -> None:
     (problem,) = milvus.problems({"SEARCH_MILVUS_URI": SECURE["SEARCH_MILVUS_URI"]})
     assert problem.startswith("SEARCH_MILVUS_CA is missing")
 
@@ -24,13 +24,18 @@ def test_tls_without_the_authority_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("name", "right", "wrong", "problem"),
     [
-        ("values-tls.yaml", "tlsMode: 1", "tlsMode: 0", "tlsMode should be 1 or 2"),
-        ("values-tls.yaml", "authorizationEnabled: true", "authorizationEnabled: false", "should be that of values"),
-        ("values-tls.yaml", "mountPath: /milvus/tls", "mountPath: /tls", "serverPemPath /milvus/tls/tls.crt is in no"),
-        ("values.yaml", "authorizationEnabled: true", "authorizationEnabled: false", "everybody may do everything"),
+        ("values-tls.yaml", "tlsMode: 1", "tlsMode: 0", "tlsMode must be 1 or 2"),
+        ("values-tls.yaml", "authorizationEnabled: true", "authorizationEnabled: false", "must have all of values"),
+        ("values-tls.yaml", "mountPath: /milvus/tls", "mountPath: /tls", "serverPemPath /milvus/tls/tls.crt is on no"),
+        (
+            "values.yaml",
+            "authorizationEnabled: true",
+            "authorizationEnabled: false",
+            "authorizationEnabled must be true",
+        ),
     ],
 )
-def test_values_that_do_not_fit_are_noticed(
+def test_reports_values_that_do_not_fit(
     name: str, right: str, wrong: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for values in milvus.FOLDER.glob("values*.yaml"):

@@ -1,4 +1,4 @@
-"""Whether what an overlay adds fits what it is added to: certificates, scraping, rules for scaling, routes."""
+"""Check the objects of optional components: certificates, scraping, queries of autoscalers, routes."""
 
 import re
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from deploy.checks.tools import ROOT
 
 RECORDING_RULES = ROOT / "deploy" / "observability" / "rules" / "recording.yml"
 HEALTH = "grpc.health.v1.Health"
-# Imported so that the pool of descriptors knows their services.
+# Their import adds the services to the descriptor pool.
 CONTRACTS = (codes_pb2, collection_pb2, image_pb2, search_pb2)
 
 
 def problems(objects: list[Object]) -> Iterator[str]:
-    """Everything that does not fit, in words."""
+    """Yield each problem."""
     yield from _certificates(objects)
     yield from _scraping(objects)
     yield from _queries(objects)
@@ -29,30 +29,30 @@ def _certificates(objects: list[Object]) -> Iterator[str]:
     made = {item["spec"]["secretName"] for item in of_kind(objects, "Certificate")}
     for item in of_kind(objects, "Issuer"):
         if "ca" in item["spec"] and item["spec"]["ca"]["secretName"] not in made:
-            yield f"{title(item)}: nobody makes the Secret {item['spec']['ca']['secretName']}"
+            yield f"{title(item)}: no Certificate creates the Secret {item['spec']['ca']['secretName']}"
     for item in of_kind(objects, "Certificate"):
         if item["spec"]["issuerRef"]["name"] not in issuers:
             yield f"{title(item)}: there is no Issuer/{item['spec']['issuerRef']['name']}"
         if not item["spec"].get("isCA"):
-            yield from (f"{title(item)}: {problem}" for problem in _of_a_server(item, objects))
+            yield from (f"{title(item)}: {problem}" for problem in _server_certificate(item, objects))
 
 
-def _of_a_server(certificate: Object, objects: list[Object]) -> Iterator[str]:
+def _server_certificate(certificate: Object, objects: list[Object]) -> Iterator[str]:
     spec = certificate["spec"]
     if "server auth" not in spec.get("usages", []):
-        yield "a server could not show it"
+        yield 'usages must contain "server auth"'
     users = [workload for workload in of_kind(objects, "Deployment") if spec["secretName"] in _mounted(workload)]
     if len(users) != 1:
-        yield "one Deployment should mount its Secret"
+        yield "exactly one Deployment must mount its Secret"
     for service in of_kind(objects, "Service"):
         if not any(workload in users for workload in selected(objects, service["spec"]["selector"])):
             continue
-        name, space = service["metadata"]["name"], service["metadata"].get("namespace", "imagesearch")
-        names = {name, f"{name}.{space}.svc", f"{name}.{space}.svc.cluster.local"}
+        name, namespace = service["metadata"]["name"], service["metadata"].get("namespace", "imagesearch")
+        names = {name, f"{name}.{namespace}.svc", f"{name}.{namespace}.svc.cluster.local"}
         if not names <= set(spec["dnsNames"]):
-            yield f"it should have the names {sorted(names)}"
+            yield f"dnsNames must contain {sorted(names)}"
         if any("appProtocol" in port for port in service["spec"]["ports"]):
-            yield f"what {title(service)} speaks is no cleartext HTTP/2"
+            yield f"{title(service)} has TLS, so its ports must have no appProtocol"
 
 
 def _mounted(workload: Object) -> set[str]:
@@ -62,9 +62,9 @@ def _mounted(workload: Object) -> set[str]:
 def _scraping(objects: list[Object]) -> Iterator[str]:
     for item in of_kind(objects, "ServiceMonitor"):
         wanted = item["spec"]["selector"]["matchLabels"]
-        spaces = {one["metadata"].get("namespace") for one in (item, *of_kind(objects, "Service"))}
-        if len(spaces) != 1 and "namespaceSelector" not in item["spec"]:
-            yield f"{title(item)}: it looks for Services in its own namespace only"
+        namespaces = {each["metadata"].get("namespace") for each in (item, *of_kind(objects, "Service"))}
+        if len(namespaces) != 1 and "namespaceSelector" not in item["spec"]:
+            yield f"{title(item)}: it selects Services in its own namespace only"
         scraped = []
         for service in of_kind(objects, "Service"):
             names = {port["name"] for port in service["spec"]["ports"]}
@@ -72,10 +72,10 @@ def _scraping(objects: list[Object]) -> Iterator[str]:
                 scraped += selected(objects, service["spec"]["selector"])
                 job = service["metadata"]["labels"].get(item["spec"].get("jobLabel", ""))
                 if job not in {"embedder", "search"}:
-                    yield f"{title(item)}: {title(service)} would be scraped as job {job}, which no rule knows"
+                    yield f"{title(item)}: {title(service)} would get the job {job}, which no rule selects"
         expected = [workload for workload in of_kind(objects, "Deployment") if "metrics" in ports(workload)]
         if sorted(map(title, scraped)) != sorted(map(title, expected)):
-            yield f"{title(item)}: each pod should be scraped once; it would be {[title(one) for one in scraped]}"
+            yield f"{title(item)}: each pod must be scraped once; scraped: {[title(each) for each in scraped]}"
 
 
 def _endpoints(monitor: Object) -> set[str]:
@@ -88,9 +88,9 @@ def _queries(objects: list[Object]) -> Iterator[str]:
     for item in of_kind(objects, "ScaledObject"):
         for trigger in item["spec"]["triggers"]:
             used = set(re.findall(r"imagesearch:\w+:\w+", trigger["metadata"].get("query", "")))
-            yield from (f"{title(item)}: nothing records {name}" for name in sorted(used - recorded))
+            yield from (f"{title(item)}: no rule records {name}" for name in sorted(used - recorded))
             if trigger["type"] == "prometheus" and not used:
-                yield f"{title(item)}: it asks Prometheus for none of imagesearch's recording rules"
+                yield f"{title(item)}: its Prometheus query uses no recording rule of imagesearch"
 
 
 def _routes(objects: list[Object]) -> Iterator[str]:
