@@ -39,7 +39,7 @@ def simple_commands(line: str) -> list[list[str]]:
 
 
 def check_imagesearch(words: list[str]) -> None:
-    """Parse the words as the command does, up to the values of options."""
+    """Parse the words as the command does, but not the values of options."""
     group = typer.main.get_group(app)
     context = group.context_class(group, info_name="imagesearch")
     command = group.commands[words[0]]

@@ -1,4 +1,4 @@
-"""The pages, images and manifests name no variable that a program would refuse."""
+"""Pages, Dockerfiles and manifests name only environment variables that a program reads."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ REASONS = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs" / "reference" / "api
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_every_variable_is_one_that_a_program_reads(page: Path) -> None:
+def test_every_variable_is_known(page: Path) -> None:
     named = set(re.findall(r"\b(?:EMBEDDER|SEARCH|IMAGESEARCH)_[A-Z0-9_]*[A-Z0-9]\b", (ROOT / page).read_text()))
     others = named - KNOWN - REASONS
     assert {name for name in others if not is_service_link(name, "10.96.0.12")} <= {"EMBEDDER_PORT", "SEARCH_PORT"}

@@ -1,4 +1,4 @@
-"""The page of reasons is complete."""
+"""The reference lists every reason of an error and every public name of the Python client."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import imagesearch_client
 ROOT = Path(__file__).parents[3]
 
 
-def test_every_reason_that_the_code_gives_is_documented() -> None:
+def test_every_reason_of_the_code_is_documented() -> None:
     raised = re.compile(r'(?:Error|_mismatch|_refused)\(\s*"([A-Z][A-Z0-9_]+)"')
     chosen = re.compile(r'"([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+)" if ')
     reasons: set[str] = set()
@@ -22,7 +22,7 @@ def test_every_reason_that_the_code_gives_is_documented() -> None:
     assert {reason for reason in reasons if f"`{reason}`" not in page} == set()
 
 
-def test_the_python_reference_has_every_public_class_and_function_once() -> None:
+def test_the_python_reference_lists_every_public_class_and_function_once() -> None:
     page = (ROOT / "docs/reference/python-api.md").read_text()
     listed = re.findall(r"^::: imagesearch_client\.(\w+)$", page, re.MULTILINE)
     public = [name for name in imagesearch_client.__all__ if not name.isupper()]

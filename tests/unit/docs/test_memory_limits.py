@@ -1,4 +1,4 @@
-"""The bounds on the services' memory: the page, the settings and the manifests say the same."""
+"""The memory limits in docs/operate/limits.md agree with the settings and the manifests."""
 
 import re
 from pathlib import Path
@@ -15,14 +15,14 @@ from grpc_kit.server.settings import MEBIBYTE
 from search_service.settings import SearchSettings
 
 ROOT = Path(__file__).parents[3]
-# Measured at rest: the search service, and the embedder with VGG16.
+# Measured memory at rest in MiB: the search service, and the embedder with VGG16.
 SEARCH_PROCESS, EMBEDDER_PROCESS = 180, 1100
-# Bytes of a pixel while it is decoded, by the format and mode of the image, at the most.
+# Maximum bytes for a pixel while an image is decoded, over all formats and modes.
 DECODING_BYTES = 22
 
 
 def search_parts(settings: SearchSettings) -> list[int]:
-    """The parts of the search service's bound in MiB, in the order of the page."""
+    """Return the parts of the search service's maximum memory in MiB, in the order of the page."""
     message = settings.max_message_bytes
     sizes = [
         settings.max_streams * message,
@@ -39,7 +39,10 @@ def search_parts(settings: SearchSettings) -> list[int]:
 
 
 def embedder_parts(settings: EmbedderSettings, side: int = 224) -> list[int]:
-    """The parts of the embedder's bound in MiB, in the order of the page. `side` is that of a model's input."""
+    """Return the parts of the embedder's maximum memory in MiB, in the order of the page.
+
+    `side` is the side of a model's input in pixels.
+    """
     message = settings.max_message_bytes
     sizes = [
         settings.max_streams * message,
@@ -62,7 +65,7 @@ SECTIONS = {"search": "## Memory of the search service", "embedder": "## Memory 
 
 
 @pytest.mark.parametrize("service", PARTS)
-def test_the_page_has_the_parts_of_the_bound_and_their_sum(service: str) -> None:
+def test_the_page_shows_the_parts_and_their_sum(service: str) -> None:
     page = (ROOT / "docs/operate/limits.md").read_text()
     section = page[page.index(SECTIONS[service]) :]
     shown = [
@@ -72,13 +75,13 @@ def test_the_page_has_the_parts_of_the_bound_and_their_sum(service: str) -> None
 
 
 @pytest.mark.parametrize("service", PARTS)
-def test_the_manifests_give_the_service_a_quarter_more_than_the_bound(service: str) -> None:
+def test_the_manifests_allow_a_quarter_more_than_the_sum(service: str) -> None:
     documents = list(yaml.safe_load_all((ROOT / f"deploy/k8s/base/{service}/deployment.yaml").read_text()))
     (container,) = documents[-1]["spec"]["template"]["spec"]["containers"]
     memory = quantity(container["resources"]["limits"]["memory"]) / MEBIBYTE
     assert sum(PARTS[service]) * 1.25 <= memory
 
 
-def test_compose_gives_the_embedder_what_the_manifests_do() -> None:
+def test_compose_allows_the_embedder_a_quarter_more_than_the_sum() -> None:
     service = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["embedder"]
     assert sum(PARTS["embedder"]) * 1.25 <= int(service["mem_limit"].removesuffix("g")) * 1024
