@@ -30,7 +30,7 @@ from tests.integration.embedder.helpers import (
     until,
     vector_of,
 )
-from tests.unit.docs.test_memory_bound import embedder_parts
+from tests.unit.docs.test_memory_limits import embedder_parts
 
 MEBIBYTE = 1024 * 1024
 SLOW, FAST = "vgg16", "mobilenet"
