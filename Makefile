@@ -80,6 +80,7 @@ check: $(READY) ## Static checks: ruff, mypy, import contracts, buf, stubs up to
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m protos.generate --check
+	$(BIN)/python -m codegen.blocking_client --check
 	$(BIN)/python -m protos.lint
 	$(BIN)/python -m docs.generate --check
 

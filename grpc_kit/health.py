@@ -16,3 +16,14 @@ def is_serving(channel: grpc.Channel, timeout: float, service: str = "") -> bool
     stub = health_pb2_grpc.HealthStub(channel)
     response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout)  # type: ignore[attr-defined]
     return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def is_serving_async(
+    channel: grpc.aio.Channel,
+    timeout: float,  # noqa: ASYNC109 - gRPC ends the call
+    service: str = "",
+) -> bool:
+    """Return what `is_serving` returns, for a channel of asyncio."""
+    stub = health_pb2_grpc.HealthStub(channel)
+    response = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout)  # type: ignore[attr-defined]
+    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)

@@ -10,7 +10,7 @@ from imagesearch_cli.connection import connected
 from imagesearch_cli.options import AsJson, Target
 from imagesearch_cli.output import confirm, err, out
 from imagesearch_client import DEFAULT_TARGET, Client
-from imagesearch_client.converters import MAX_CANDIDATES
+from imagesearch_client.defaults import MAX_CANDIDATES
 from imagesearch_client.types import CodeSet, CodeSetStatus, Encoding
 from imagesearch_ingest.json_text import json_text
 

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from grpc_kit.credentials import CredentialsError
 from grpc_kit.errors import ServiceError
-from imagesearch_cli.environment import TOKEN, tls_from_environment
 from imagesearch_cli.output import err
 from imagesearch_client import Client
+from imagesearch_client.environment import TOKEN, tls_from_environment
 
 CALL_SECONDS = 30.0
 EMBEDDER_HINT = "Is the embedder up? --embedder names it"

@@ -185,9 +185,9 @@ def delete_images(
                 confirm(f"Remove {count} images of {collection}?")
             with _deleting(collection, count) as tell:
                 if condition is not None:
-                    client.delete_where(collection, condition, tell=tell)
+                    client.delete_where(collection, condition, on_progress=tell)
                 elif count:
-                    client.delete(collection, wanted, tell=tell)
+                    client.delete(collection, wanted, on_progress=tell)
     if missing:
         raise typer.Exit(1)
 

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from grpc_kit.errors import ServiceError
 from imagesearch_cli.connection import calling
-from imagesearch_cli.environment import EMBEDDER_TOKEN, TOKEN, tls_from_environment
 from imagesearch_cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client import Client
+from imagesearch_client.environment import EMBEDDER_TOKEN, TOKEN, tls_from_environment
 from imagesearch_client.types import Collection
 from imagesearch_ingest.json_text import json_text
 from imagesearch_ingest.load.bulk_clients import Endpoint

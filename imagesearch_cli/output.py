@@ -182,7 +182,7 @@ def image_json(image: Image) -> dict[str, object]:
         "update_time": image.update_time.isoformat(),
     }
     if image.embedding is not None:
-        found["vector"] = list(image.embedding.values)
+        found["vector"] = image.embedding.values.tolist()
     if image.region is not None:
         found["region"] = dataclasses.astuple(image.region)
     return found

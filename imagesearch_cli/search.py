@@ -22,7 +22,7 @@ from imagesearch_cli.options import (
 from imagesearch_cli.output import Answer, err, print_found
 from imagesearch_cli.snapshots import Force, check_file, opening
 from imagesearch_client import DEFAULT_TARGET, Client
-from imagesearch_client.converters import MAX_CANDIDATES
+from imagesearch_client.defaults import MAX_CANDIDATES
 from imagesearch_client.types import Example, Examples, ImageFile, Query, SearchOptions, StoredImage
 
 PLOT_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")

@@ -1,4 +1,4 @@
-"""The client library: `Client` for programs, the `imagesearch` command for people."""
+"""The client library for Python: clients of the search service and of the embedder service, and their values."""
 
 from grpc_kit.credentials import ClientTls
 from grpc_kit.errors import (
@@ -12,7 +12,8 @@ from grpc_kit.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from imagesearch_client.client import Client
+from imagesearch_client.async_client import AsyncClient, AsyncEmbedderClient
+from imagesearch_client.client import Client, EmbedderClient
 from imagesearch_client.defaults import DEFAULT_EMBEDDER, DEFAULT_TARGET, MAX_MESSAGE_BYTES
 from imagesearch_client.filters import all_of, any_of, equals, exists, is_in, negated, number, prefix, text_range
 from imagesearch_client.types import (
@@ -28,13 +29,18 @@ from imagesearch_client.types import (
     Examples,
     Explanation,
     Hit,
+    Hits,
     HnswParameters,
     Image,
+    ImageContent,
     ImageFile,
+    Images,
     Index,
     IvfParameters,
     Metric,
+    Model,
     NewImage,
+    Page,
     Region,
     SearchOptions,
     StoredImage,
@@ -46,6 +52,8 @@ __all__ = [
     "DEFAULT_TARGET",
     "MAX_MESSAGE_BYTES",
     "AlreadyExistsError",
+    "AsyncClient",
+    "AsyncEmbedderClient",
     "AttributeValue",
     "Client",
     "ClientTls",
@@ -56,21 +64,27 @@ __all__ = [
     "Collection",
     "Consistency",
     "DeadlineExceededError",
+    "EmbedderClient",
     "Embedding",
     "Encoding",
     "Examples",
     "Explanation",
     "FailedPreconditionError",
     "Hit",
+    "Hits",
     "HnswParameters",
     "Image",
+    "ImageContent",
     "ImageFile",
+    "Images",
     "Index",
     "InvalidArgumentError",
     "IvfParameters",
     "Metric",
+    "Model",
     "NewImage",
     "NotFoundError",
+    "Page",
     "Region",
     "ResourceExhaustedError",
     "SearchOptions",

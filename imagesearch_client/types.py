@@ -1,19 +1,26 @@
-"""The values that the client takes and gives."""
+"""The values that the clients accept and return."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import TypeAlias, TypedDict
+from typing import NamedTuple, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from grpc_kit.errors import ServiceError
 from imagesearch_client.filters import Filter
+from imagesearch_client.notebook import collection_html, hits_html, images_html
 
 AttributeValue: TypeAlias = str | bool | int | float | Sequence[str]
+ImageContent: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8] | os.PathLike[str]
+"""The bytes of an image file, or its path."""
 
 
 class Metric(Enum):
-    """How vectors are compared; see the contract's Metric for the formulas."""
+    """How vectors are compared; the contract's Metric has the formulas."""
 
     COSINE = "cosine"
     L2 = "l2"
@@ -22,7 +29,7 @@ class Metric(Enum):
 
 @dataclass(frozen=True)
 class Region:
-    """A box in fractions of an upright image's width and height: (0, 0) is the top left corner."""
+    """A box in fractions of the width and height of the upright image: (0, 0) is the top left corner."""
 
     x0: float
     y0: float
@@ -30,16 +37,40 @@ class Region:
     y1: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, eq=False)
 class Embedding:
-    """A vector and the fingerprint of the space that it lives in."""
+    """A vector and the fingerprint of its vector space. Two embeddings are equal if both are."""
 
-    values: Sequence[float]
+    values: NDArray[np.float32]
+    """Shape [dimension], read-only."""
     fingerprint: str
+
+    def __init__(self, values: ArrayLike, fingerprint: str) -> None:
+        """Accept any sequence of numbers. A float32 array is not copied. Raises TypeError, ValueError."""
+        given = np.asarray(values)
+        if given.dtype.kind not in "fiu":
+            raise TypeError(f"the values of an embedding are numbers, and no {given.dtype}")
+        if given.ndim != 1:
+            raise ValueError(f"the values of an embedding have one dimension, and not the shape {given.shape}")
+        # The service names a value that is too large for a float32.
+        with np.errstate(over="ignore"):
+            vector = given.astype(np.float32, copy=False).view()
+        vector.flags.writeable = False
+        object.__setattr__(self, "values", vector)
+        object.__setattr__(self, "fingerprint", fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Embedding):
+            return NotImplemented
+        return self.fingerprint == other.fingerprint and np.array_equal(self.values, other.values)
+
+    def __hash__(self) -> int:
+        # -0.0 equals 0.0 and has other bytes; the sum is 0.0 for both.
+        return hash((self.fingerprint, (self.values + np.float32(0)).tobytes()))
 
 
 class Consistency(Enum):
-    """How fresh the data is that a read sees; see the contract's Consistency."""
+    """How fresh the data of a read is; see the contract's Consistency."""
 
     STRONG = "strong"
     SESSION = "session"
@@ -48,7 +79,7 @@ class Consistency(Enum):
 
 
 class Index(Enum):
-    """What answers the queries of a collection; Milvus Lite compares every vector whatever this says."""
+    """The structure that answers searches. Milvus Lite compares every vector, whatever the index is."""
 
     AUTOINDEX = "autoindex"
     FLAT = "flat"
@@ -60,15 +91,15 @@ class Index(Enum):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A query by an image's bytes, or by a region of it."""
+    """A query by an image file, or by a region of it."""
 
-    content: bytes
+    content: ImageContent
     region: Region | None = None
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A query by an image of the collection."""
+    """A query by a stored image of the collection."""
 
     id: str
 
@@ -78,7 +109,7 @@ Example: TypeAlias = ImageFile | StoredImage | Embedding
 
 @dataclass(frozen=True)
 class Examples:
-    """A query by images to be like, and images to be unlike."""
+    """A query by images that hits should be similar to, and images that they should not be similar to."""
 
     positive: Sequence[Example]
     negative: Sequence[Example] = ()
@@ -88,38 +119,38 @@ Query: TypeAlias = Example | Examples
 
 
 class SearchOptions(TypedDict, total=False):
-    """What a search may be told beside its query; see the contract's SearchRequest."""
+    """The options of a search; see the contract's SearchRequest."""
 
     limit: int
-    """The most hits, 1 to 1,000; 10 where it is not said."""
+    """Maximum number of hits, 1 to 1,000. Default: 10."""
     min_score: float | None
-    """Leaves out hits that score less."""
+    """Minimum score of a hit."""
     where: Filter | None
-    """Only images that fit."""
+    """Return only images that match."""
     group_by: str
-    """The attribute of whose values there are `group_size` hits at most."""
+    """Return at most `group_size` hits for each value of this attribute."""
     group_size: int
-    """1 where it is not said."""
+    """1 to 100. Default: 1."""
     include_query: bool
-    """Whether stored images of the query may be among the hits."""
+    """Whether stored images of the query can be hits."""
     exact: bool
-    """Compares every vector, whatever the index is."""
+    """Whether to compare every vector, whatever the index is."""
     strong: bool
-    """Sees every write that was acknowledged before, which costs 0.2 s on a Milvus server."""
+    """Whether to see every write that was acknowledged before. It costs 0.2 s on a Milvus server."""
     ef: int | None
-    """HNSW, AUTOINDEX: candidates kept."""
+    """HNSW, AUTOINDEX: number of candidates, from the limit to 32,768."""
     nprobe: int | None
-    """IVF: clusters looked at."""
+    """IVF: number of clusters to search."""
     search_list: int | None
-    """DISKANN: candidates kept."""
+    """DISKANN: number of candidates."""
     coarse: int | None
-    """Searches from coarse to fine: so many candidates by their binary codes, compared by their vectors. From the limit
-    to 10,000; None searches by vectors alone."""
+    """Number of candidates that binary codes choose, from the limit to 10,000; their vectors are then re-ranked. None
+    compares vectors only. It needs a Milvus server."""
 
 
 @dataclass(frozen=True)
 class HnswParameters:
-    """How an HNSW graph is built: the edges of a node, and the candidates looked at when a node is put in."""
+    """How an HNSW graph is built: the edges of a node, and the candidates when a node is inserted."""
 
     m: int = 16
     ef_construction: int = 200
@@ -127,7 +158,7 @@ class HnswParameters:
 
 @dataclass(frozen=True)
 class IvfParameters:
-    """How clusters are built: their number."""
+    """How the clusters of an IVF index are built: their number."""
 
     nlist: int = 128
 
@@ -149,42 +180,45 @@ class Collection:
     labels: Mapping[str, str]
     create_time: datetime
     index_parameters: IndexParameters | None = None
-    """None where the index has none."""
+    """None if the index has no parameters."""
     consistency: Consistency = Consistency.BOUNDED
     ttl: timedelta | None = None
-    """How long an image is kept after it was last written or changed; None is for ever."""
+    """How long an image is kept after its last change; None keeps it for ever."""
+
+    def _repr_html_(self) -> str:
+        return collection_html(self)
 
 
 @dataclass(frozen=True)
 class NewImage:
-    """An image to write. Its source is the bytes of an image file, or a vector that was made before."""
+    """An image to write. `source` is an image file, or a vector."""
 
     id: str
-    source: bytes | Embedding
+    source: ImageContent | Embedding
     uri: str = ""
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     region: Region | None = None
-    """The part of the image that the vector is of; None is the whole."""
+    """The part of the image to embed; None embeds the whole image."""
     content_sha256: str = ""
-    """Of the image file that a vector was made of; the service computes it of an image."""
+    """SHA-256 of the image file of a vector. For an image file the service computes it."""
     keep_attributes: bool = False
-    """Whether stored attributes of this id stay; those of `attributes` are added or replace one of their name."""
+    """Whether the stored attributes of this id stay. `attributes` then adds to them; equal names are replaced."""
 
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What came of an image to write: `error` is None where it is stored."""
+    """The result of an image to write. If `error` is None, the image is stored."""
 
     id: str
     error: ServiceError | None = None
     content_sha256: str = ""
     create_time: datetime | None = None
-    """When it was stored, by the service's clock."""
+    """When the image was stored, by the service's clock."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """A stored image; `embedding` only where it was asked for."""
+    """A stored image. `embedding` is None unless the call asked for vectors."""
 
     id: str
     uri: str
@@ -194,58 +228,117 @@ class Image:
     update_time: datetime
     embedding: Embedding | None = None
     region: Region | None = None
-    """The part of the original that the vector is of; None is the whole."""
+    """The part of the original that was embedded; None means the whole."""
+
+    def _repr_html_(self) -> str:
+        return images_html([self])
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An image found: `score` is higher for a better match, `distance` lower."""
+    """A result of a search: a better match has a higher `score` and a lower `distance`."""
 
     image: Image
     score: float
     distance: float
 
+    def _repr_html_(self) -> str:
+        return hits_html([self])
+
+
+class Hits(list[Hit]):
+    """The hits of a search, best first. A notebook shows them as a table."""
+
+    def _repr_html_(self) -> str:
+        return hits_html(self)
+
+
+class Images(list[Image]):
+    """Images. A notebook shows them as a table."""
+
+    def _repr_html_(self) -> str:
+        return images_html(self)
+
+
+class Page(NamedTuple):
+    """A page of images."""
+
+    images: Images
+    next_page_token: str
+    """Reads the next page; empty after the last page."""
+
+    def _repr_html_(self) -> str:
+        return images_html(self.images)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the embedder: what it does to an image, and its limits."""
+
+    name: str
+    is_default: bool
+    """Whether it embeds images of calls that name no model."""
+    network: str
+    dimension: int
+    fingerprint: str
+    """Identifies the space of its vectors."""
+    input: str
+    """How an image becomes the input of the network: squash, pad, crop or native."""
+    input_size: int
+    """Pixels of a side of the input."""
+    head: str
+    """How the last feature map becomes a vector."""
+    preprocessing: str
+    normalisation: str
+    precision: str
+    weights_sha256: str
+    max_image_bytes: int
+    max_image_pixels: int
+    max_batch_size: int
+    seconds_per_image: float
+    """Measured at start in a full batch; 0 if it was not measured."""
+
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a search was answered: by which index, and where its time went in the service, in seconds."""
+    """How a search was answered: the index, and the seconds in the service."""
 
     index: Index
     index_parameters: IndexParameters | None
     embed_seconds: float
-    """Of the query's images."""
+    """Embedding of the query images."""
     store_seconds: float
-    """Of Milvus."""
+    """Milvus."""
     total_seconds: float
     coarse: "CoarseExplanation | None" = None
-    """Of a search from coarse to fine."""
+    """Set if the search had `coarse`."""
 
 
 @dataclass(frozen=True)
 class CoarseExplanation:
-    """How a search from coarse to fine was answered. Both times are parts of `store_seconds`."""
+    """How a search by binary codes was answered. Both times are parts of `store_seconds`."""
 
     version: str
-    """Of the codes' transform."""
+    """The version of the transform of the codes."""
     bits: int
     candidates: int
-    """That the codes gave."""
+    """Number of candidates that the codes chose."""
     coarse_seconds: float
     fine_seconds: float
 
 
 @dataclass(frozen=True)
 class CodeSet:
-    """The binary codes of a collection's images by one transform."""
+    """The binary codes of a collection's images, made with one transform."""
 
     version: str
-    """Of the transform: a hash of its rows."""
+    """A hash of the rows of the transform."""
     number: int
-    """Counts the collection's transforms, from 1 on."""
+    """Number of the set among the sets of its collection, from 1."""
     bits: int
     create_time: datetime
     ready: bool
-    """Whether every image was encoded, so that searches can use them."""
+    """Whether every image was encoded, so that searches can use the codes."""
 
 
 @dataclass(frozen=True)
@@ -255,12 +348,12 @@ class CodeSetStatus:
     codes: CodeSet
     code_count: int
     code_bytes: int
-    """Of the codes alone."""
+    """Size of the codes without ids."""
 
 
 @dataclass(frozen=True)
 class CodesStatus:
-    """The codes of a collection: no set, one, or beside one that is ready one that is not; the oldest first."""
+    """The codes of a collection: none, one set, or a ready set and a newer one that is not ready."""
 
     collection: str
     sets: Sequence[CodeSetStatus]
@@ -269,14 +362,14 @@ class CodesStatus:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How far an encoding is."""
+    """The progress of an encoding."""
 
     image_count: int
-    """At the beginning."""
+    """Images at the beginning."""
     checked: int
-    """Images looked at; more than once where some change meanwhile."""
+    """Images that were checked. An image that changes meanwhile counts more than once."""
     encoded: int
     removed: int
-    """Codes without an image."""
+    """Codes that were removed because their image is gone."""
     codes: CodeSet | None
-    """At the end: the codes, which are ready."""
+    """The codes, which are ready; None before the end."""

@@ -23,7 +23,7 @@ from grpc_kit.errors import (
     UnimplementedError,
 )
 from imagesearch_client import Client
-from imagesearch_client.converters import attributes_to, embedding_to, region_to
+from imagesearch_client.to_messages import attributes_to, embedding_to, region_to
 from imagesearch_client.types import AttributeValue, Collection, Embedding, Image, Region
 from imagesearch_ingest.load.bulk_clients import (
     ITEM_REASONS,

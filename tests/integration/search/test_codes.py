@@ -118,8 +118,8 @@ def test_the_check_tells_what_is_missed(client: Client, name: str) -> None:
     assert 0.2 < checked.recall < 0.95
     assert checked.worst == min(parts)
     assert client.get_codes(name).sets[0].codes.version == made.version
-    hits = list(client.search_all(name, embedding(3), coarse=50, limit=20))
-    assert len({hit.image.id for hit in hits}) == 50
+    candidates = list(client.search_all(name, embedding(3), coarse=50, limit=20))
+    assert len({hit.image.id for hit in candidates}) == 50
     with pytest.raises(FailedPreconditionError, match="500 bits need"):
         fit(client, name, 500)
     with pytest.raises(InvalidArgumentError, match=r"transform\.hyperplanes\[1\]\.normal has 2 components; the coll"):

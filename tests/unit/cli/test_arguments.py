@@ -22,7 +22,7 @@ from imagesearch_client import (
     is_in,
     negated,
 )
-from imagesearch_client.converters import attribute_to, attributes_to, search_request
+from imagesearch_client.to_messages import attribute_to, attributes_to, search_request
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from grpc_kit.credentials import ClientTls
 from imagesearch_cli.app import app
-from imagesearch_cli.environment import tls_from_environment
+from imagesearch_client.environment import tls_from_environment
 
 
 def run(*arguments: str, **variables: str) -> tuple[int, str]:

@@ -102,7 +102,7 @@ def check(client: FakeClient, target: Path) -> None:
         assert isinstance(item, Item)
         assert isinstance(item.content, Embedding)
         found.append((item.id, item.uri, item.attributes, list(item.content.values)))
-    expected = [(i.id, i.uri, i.attributes, i.embedding.values) for i in client.images if i.embedding]
+    expected = [(i.id, i.uri, i.attributes, i.embedding.values.tolist()) for i in client.images if i.embedding]
     assert found == expected
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 

@@ -1,0 +1,1 @@
+"""Programs that write committed code from other code."""

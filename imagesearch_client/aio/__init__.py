@@ -1,0 +1,1 @@
+"""The asynchronous clients, in parts. `codegen` writes the blocking clients from them."""

@@ -1,0 +1,87 @@
+"""The calls of the embedder service."""
+
+from collections.abc import AsyncIterator
+from functools import cached_property
+from typing import TypeAlias
+
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
+from imagesearch.types.v1 import embedding_pb2
+
+from grpc_kit.errors import ServiceError, UnavailableError
+from grpc_kit.status import from_status
+from imagesearch_client.aio.connection import Connection, asks_to_wait
+from imagesearch_client.aio.outgoing import Outgoing
+from imagesearch_client.from_messages import embedding_from, model_from
+from imagesearch_client.threads import AsyncItems, in_thread
+from imagesearch_client.to_messages import encoded_image_to
+from imagesearch_client.types import Embedding, ImageContent, ImageFile, Model
+
+Vector: TypeAlias = tuple[int, Embedding | ServiceError]
+
+
+class EmbedderCalls(Connection):
+    """The calls of the embedder service."""
+
+    @cached_property
+    def _embedder(self) -> "embedder_pb2_grpc.EmbedderServiceAsyncStub":
+        return embedder_pb2_grpc.EmbedderServiceStub(self._channel)
+
+    async def list_models(self) -> list[Model]:
+        """Return the models that the embedder serves, ordered by name."""
+        response = await self._call(self._embedder.ListModels, embedder_pb2.ListModelsRequest(), asks_to_wait)
+        return list(map(model_from, response.models))
+
+    async def get_model(self, name: str = "") -> Model:
+        """Return a model by its name in any spelling, or the default model."""
+        request = embedder_pb2.GetModelRequest(name=name)
+        return model_from((await self._call(self._embedder.GetModel, request, asks_to_wait)).model)
+
+    async def embed(self, image: ImageContent | ImageFile, *, model: str = "", bulk: bool = False) -> Embedding:
+        """Return the vector of an image.
+
+        Args:
+            image: the bytes of an image file, or its path. `ImageFile(image, region)` embeds a region of it.
+            model: the name of a model; by default the embedder's default model.
+            bulk: uses the bulk lane, which lets interactive calls go first and waits instead of refusing the call.
+        """
+        encoded = await in_thread(encoded_image_to, image)
+        if bulk:
+            stream_request = embedder_pb2.EmbedStreamRequest(model=model, image=encoded)
+            return embedding_from(await self._call(self._embed_in_bulk, stream_request, asks_to_wait))
+        request = embedder_pb2.EmbedRequest(model=model, image=encoded)
+        return embedding_from((await self._call(self._embedder.Embed, request, asks_to_wait)).embedding)
+
+    async def _embed_in_bulk(
+        self,
+        request: embedder_pb2.EmbedStreamRequest,
+        timeout: float,  # noqa: ASYNC109 - gRPC ends the call
+    ) -> embedding_pb2.Embedding:
+        async for response in self._embedder.EmbedStream(iter([request]), timeout=timeout):
+            if response.WhichOneof("result") == "error":
+                raise from_status(response.error)
+            return response.embedding
+        raise UnavailableError("UNAVAILABLE", "the embedder ended the stream without a response", retry_after=0.0)
+
+    def embed_many(self, images: AsyncItems[ImageContent | ImageFile], *, model: str = "") -> AsyncIterator[Vector]:
+        """Embed many images over one stream, in the bulk lane.
+
+        Yield the number of each image, and its vector or its error, in any order. The client reads `images` in another
+        thread, as fast as the embedder works. What `images` raises is raised here after the results of the images
+        before.
+
+        If the embedder becomes unavailable, embed the images without a result again. One stream goes to one replica.
+        """
+        outgoing: Outgoing[ImageContent | ImageFile, embedder_pb2.EmbedStreamRequest, Vector] = Outgoing(
+            images,
+            lambda number, image: embedder_pb2.EmbedStreamRequest(
+                request_id=str(number), model=model, image=encoded_image_to(image)
+            ),
+            lambda number, _, error: (number, error),
+        )
+        return outgoing.results(self._embedder.EmbedStream, _vector_from)
+
+
+def _vector_from(response: embedder_pb2.EmbedStreamResponse) -> Vector:
+    if response.WhichOneof("result") == "error":
+        return int(response.request_id), from_status(response.error)
+    return int(response.request_id), embedding_from(response.embedding)

@@ -1,0 +1,1 @@
+"""The blocking clients, in parts: generated from `imagesearch_client.aio`."""
