@@ -199,7 +199,13 @@ async def test_queries_and_images_are_bytes_paths_and_arrays(
 ) -> None:
     await client.create_collection(name)
     coffee, rocket = photographs["coffee"], photographs["rocket"]
-    sources: list[Any] = [coffee, coffee.read_bytes(), np.fromfile(rocket, np.uint8), Path("/nobody.jpg"), rocket.read_bytes()]
+    sources: list[Any] = [
+        coffee,
+        coffee.read_bytes(),
+        np.fromfile(rocket, np.uint8),
+        Path("/nobody.jpg"),
+        rocket.read_bytes(),
+    ]
     images = [NewImage(f"i{number}", source) for number, source in enumerate(sources)]
     results = {result.id: result for result in await client.write(name, images)}
     assert results["i3"].error.reason == "FILE_UNREADABLE"
