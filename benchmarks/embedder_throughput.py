@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import photographs
 from benchmarks.report import Report, arguments, percentile
 from benchmarks.serving import Answers, Load, embedder, embedder_on_one_cpu, resident_bytes
-from embedder_service.adapters import weights
+from embedder_service.adapters import weights_files
 from embedder_service.adapters.tensorflow_model import TensorflowModel
 from embedder_service.bootstrap import load_models
 from embedder_service.core.batching import BatchPolicy
@@ -86,7 +86,7 @@ class ArticleWay:
         from keras.utils import img_to_array, load_img  # noqa: PLC0415
 
         self._preprocess, self._load, self._to_array = vgg16.preprocess_input, load_img, img_to_array
-        path = str(weights.default_cache() / weights.VGG16.file_name)
+        path = str(weights_files.default_cache() / weights_files.VGG16.file_name)
         self._network = vgg16.VGG16(include_top=False, weights=path, pooling="avg", input_shape=(224, 224, 3))
 
     def rate(self, images: list[bytes], seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Runs the embedder: `python -m embedder_service`; `--help` lists the environment variables."""
+"""Runs the embedder: `python -m embedder_service`. `--help` lists the environment variables."""
 
 import asyncio
 import sys
@@ -14,13 +14,13 @@ log = structlog.stdlib.get_logger("embedder_service")
 
 
 async def run(settings: EmbedderSettings) -> None:
-    """Serves until the process is asked to stop."""
-    # TensorFlow takes seconds to import: not before wrong settings and `--help` have been answered.
+    """Serve until the process receives a signal to stop."""
+    # TensorFlow takes seconds to import, so wrong settings and `--help` are handled before that.
     from embedder_service.adapters.quiet_tensorflow import import_tensorflow  # noqa: PLC0415
 
     import_tensorflow()
-    from embedder_service.adapters.golden import GoldenError  # noqa: PLC0415
-    from embedder_service.adapters.weights import WeightsError  # noqa: PLC0415
+    from embedder_service.adapters.golden_vectors import GoldenError  # noqa: PLC0415
+    from embedder_service.adapters.weights_files import WeightsError  # noqa: PLC0415
     from embedder_service.bootstrap import load_models, serve  # noqa: PLC0415
 
     try:
@@ -49,7 +49,7 @@ async def run(settings: EmbedderSettings) -> None:
 
 
 def main() -> None:
-    """Runs the service."""
+    """Run the service."""
     end_when_asked()
     settings = load(EmbedderSettings, "python -m embedder_service")
     logging.configure(settings.log_format, settings.log_level, "embedder_service")

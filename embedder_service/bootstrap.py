@@ -1,4 +1,4 @@
-"""The one place where the embedder is put together."""
+"""Creates the embedder's objects and connects them. No other module does that."""
 
 import asyncio
 import warnings
@@ -10,7 +10,7 @@ from cachetools import LRUCache
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from PIL import Image
 
-from embedder_service.adapters import memory, weights
+from embedder_service.adapters import memory, weights_files
 from embedder_service.adapters.model_loading import LoadOptions, ModelLoader
 from embedder_service.adapters.prometheus_observer import PrometheusObserver
 from embedder_service.adapters.tensorflow_model import TensorflowModel
@@ -20,8 +20,8 @@ from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.decode_threads import DecodeThreads
 from embedder_service.core.embed_images import DecodePool, EmbedImages, ModelPipeline, VectorCache
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
+from embedder_service.core.inference_slot import InferenceSlot
 from embedder_service.core.ports import Model
-from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Limits
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.server import metrics
@@ -30,21 +30,21 @@ from grpc_kit.server.grpc_server import Server, Service
 from grpc_kit.server.hang_watch import HangWatch
 from grpc_kit.server.process import end_after
 
-# A run may take this many times as long as at start: other work of the machine makes it slower.
-SLOWER = 50
-# Decoding an image may take this many times as long as a run: both lanes decode at the same time, beside the runs.
-DECODE_TIMES = 10
+# A run may take this many times as long as at start, because other processes may use the processors.
+MAX_SLOWDOWN = 50
+# Decoding an image may take this many times the limit of a run, because both lanes decode while a model runs.
+DECODE_TIMEOUT_FACTOR = 10
 
 
 def load_models(settings: EmbedderSettings) -> list[TensorflowModel]:
-    """Load the models, prove their vectors, and run each model in every batch size.
+    """Load the models, verify their vectors, and run each model once with every batch size.
 
-    Raises WeightsError where weights are missing or not the expected ones, GoldenError where a network gives other
-    vectors than it should.
+    Raises WeightsError if weights are missing or are not the expected ones, and GoldenError if a model computes wrong
+    vectors.
     """
     loader = ModelLoader(
         LoadOptions(
-            cache=settings.weights_cache or weights.default_cache(),
+            cache=settings.weights_cache or weights_files.default_cache(),
             files=settings.weights_files,
             sha256=settings.weights_digests,
             precision=settings.precision,
@@ -53,37 +53,37 @@ def load_models(settings: EmbedderSettings) -> list[TensorflowModel]:
         )
     )
     models = loader.load_all(settings.model_names)
-    memory.settle()
+    memory.freeze_loaded_objects()
     return models
 
 
 @asynccontextmanager
 async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIterator[str]:
-    """Serves loaded models, the first by default; gives the address, HOST:PORT. At the end it finishes its calls.
+    """Serve loaded models in this context, and yield the address, HOST:PORT. The first model is the default.
 
-    Raises OSError where a port is taken or a file of TLS cannot be used.
+    At the end, calls in flight are finished. Raises OSError if a port is in use or a TLS file cannot be read.
     """
-    # Pillow allocates some images as soon as it opens them, and refuses those of twice this many pixels before that.
+    # Pillow allocates some images when it opens them. It refuses images of more than twice this many pixels before.
     Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    # All of its formats now, and not while the first caller waits.
+    # Load all of Pillow's formats now, and not while the first caller waits.
     Image.init()
     memory.unmap_large_blocks()
     registry = metrics.new_registry()
     observer = PrometheusObserver(registry)
     async with AsyncExitStack() as stack:
         watch = HangWatch()
-        # One thread for all models: each run has all processors.
-        turns = Turns(_threads(1, "inference", watch, stack), watch=watch)
+        # One thread for all models, because each run uses all processors.
+        slot = InferenceSlot(_threads(1, "inference", watch, stack), watch)
         batchers = {
             model.info.name: Batcher(
                 model.embed,
                 BatchPolicy(
                     model.info.max_batch_size,
                     settings.bulk_batch_size,
-                    run_seconds=max(settings.hang_timeout_seconds, SLOWER * model.info.seconds_per_batch),
+                    run_seconds=max(settings.hang_timeout_seconds, MAX_SLOWDOWN * model.info.seconds_per_batch),
                 ),
-                turns,
+                slot,
                 observer.of(model.info.name),
             )
             for model in models
@@ -105,12 +105,12 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
         for batcher in batchers.values():
             batcher.start()
             stack.push_async_callback(batcher.stop)
-        # Closed after the stop of the server: metrics are served until the last call has ended.
+        # The stack closes this after the server has stopped, so that metrics are served until the last call has ended.
         stack.enter_context(metrics.served(registry, settings.metrics_address))
-        # They go on while the last calls end.
+        # These tasks run until the last call has ended.
         deaths = [batcher.died.wait() for batcher in batchers.values()]
         ends = [end_after(death, server) for death in (*deaths, watch.watch())]
-        for task in (*ends, memory.give_back_after_work(server.wait_for_progress)):
+        for task in (*ends, memory.trim_after_work(server.wait_for_progress)):
             stack.callback(asyncio.create_task(task).cancel)
         stack.push_async_callback(server.stop)
         address = await server.start()
@@ -126,10 +126,10 @@ def _images(
     watch: HangWatch,
     stack: AsyncExitStack,
 ) -> EmbedImages:
-    """The core, with threads that end with `stack`."""
+    """Return the core of the service. Its threads end with `stack`."""
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
     count = settings.decode_threads or models[0].info.threads
-    seconds = DECODE_TIMES * settings.hang_timeout_seconds
+    seconds = DECODE_TIMEOUT_FACTOR * settings.hang_timeout_seconds
     threads = {
         lane: DecodeThreads(_threads(count, f"decode-{lane.value}", watch, stack), count, watch, seconds)
         for lane in Lane
@@ -149,7 +149,7 @@ def _images(
 
 
 def _threads(count: int, name: str, watch: HangWatch, stack: AsyncExitStack) -> ThreadPoolExecutor:
-    """Return a pool of threads that ends with `stack`, which does not wait for a thread that hangs."""
+    """Return a pool of threads that ends with `stack`. The end does not wait for threads that hang."""
     pool = ThreadPoolExecutor(count, thread_name_prefix=name)
     stack.callback(lambda: pool.shutdown(wait=not watch.hung.is_set(), cancel_futures=True))
     return pool

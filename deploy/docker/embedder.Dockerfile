@@ -41,11 +41,11 @@ FROM packages AS weights-baked
 COPY grpc_kit/__init__.py grpc_kit/credentials.py grpc_kit/environment.py /build/grpc_kit/
 COPY grpc_kit/server/__init__.py grpc_kit/server/settings.py /build/grpc_kit/server/
 COPY embedder_service/__init__.py embedder_service/settings.py embedder_service/weights.py /build/embedder_service/
-COPY embedder_service/adapters/__init__.py embedder_service/adapters/weights.py \
-    embedder_service/adapters/package_index.py embedder_service/adapters/weight_sources.py \
+COPY embedder_service/adapters/__init__.py embedder_service/adapters/weights_files.py \
+    embedder_service/adapters/package_index.py embedder_service/adapters/weights_sources.py \
     /build/embedder_service/adapters/
 COPY embedder_service/core/__init__.py embedder_service/core/model_names.py embedder_service/core/networks.py \
-    embedder_service/core/pooling.py embedder_service/core/types.py /build/embedder_service/core/
+    embedder_service/core/heads.py embedder_service/core/types.py /build/embedder_service/core/
 WORKDIR /build
 # The build fails if the tensors differ from the published weights. vgg16.txt names the authors, as the licence requires.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \

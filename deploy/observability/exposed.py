@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from embedder_service.adapters.prometheus_observer import PrometheusObserver
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy
-from embedder_service.core.turns import Turns
+from embedder_service.core.inference_slot import InferenceSlot
 from embedder_service.core.types import InputPolicy, Lane, ModelInfo, Pixels, Vectors
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.server.budget import Limit
@@ -71,13 +71,13 @@ def _embedder() -> CollectorRegistry:
     registry = CollectorRegistry()
     observer = PrometheusObserver(registry)
     with ThreadPoolExecutor(1) as executor:
-        batcher = Batcher(_run, BatchPolicy(8, 2), Turns(executor), observer)
+        batcher = Batcher(_run, BatchPolicy(8, 2), InferenceSlot(executor), observer)
         limit = Limit(1, 1)
         observer.watch([(MODEL, batcher)], Admission(limit, limit, {MODEL.name: 1}))
-    observer.of(MODEL.name).ran(1, 1)
+    observer.of(MODEL.name).batch_ran(1, 1)
     for lane in Lane:
         observer.decoded(lane, 1)
-        observer.of(MODEL.name).waited(lane, 1)
+        observer.of(MODEL.name).queued(lane, 1)
         observer.answered(lane, "embedded")
     return registry
 

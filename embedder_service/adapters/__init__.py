@@ -1,6 +1,6 @@
-"""What the embedder needs from outside: TensorFlow, and files of weights."""
+"""Adapters of TensorFlow, weights files and Prometheus."""
 
 import os
 
-# Before TensorFlow is imported anywhere: its own notes on how it was built are no news to an operator.
+# TensorFlow reads this when it is imported. 2 hides its notes about its own build.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,4 +1,4 @@
-"""Makes models of their names: finds and verifies weights, chooses a precision, builds, proves and warms up."""
+"""Loads models by name: verifies weights, chooses the precision, builds models, verifies their vectors and warms up."""
 
 import gc
 import hashlib
@@ -10,21 +10,21 @@ from typing import Any
 
 import tensorflow as tf
 
-from embedder_service.adapters import cpus, keras_networks, memory, precision, weights
-from embedder_service.adapters.candidate import Candidate, photographs
-from embedder_service.adapters.golden import Golden, GoldenError
+from embedder_service.adapters import cpus, keras_backbones, memory, precision, weights_files
+from embedder_service.adapters.golden_vectors import GoldenError, GoldenVectors
+from embedder_service.adapters.precision_candidate import PrecisionCandidate, photographs
 from embedder_service.adapters.tensorflow_model import Backbone, TensorflowModel, use_threads
-from embedder_service.adapters.weights import SPECS, WeightsError
+from embedder_service.adapters.weights_files import SPECS, WeightsError
+from embedder_service.core.heads import HEADS, unit_length
 from embedder_service.core.model_names import FC1, EncoderName, ModelName
 from embedder_service.core.networks import PixelScale
-from embedder_service.core.pooling import POOLINGS, unit_length
 from embedder_service.core.types import InputPolicy, ModelInfo, Vectors
 from embedder_service.core.vector_checks import vector_problem
 
-# What the pixels' preparation is called beside its shape and its scale; it changes when the numbers do.
+# The name of the preprocessing. Its version changes whenever the values of the input change.
 PREPROCESSING = "rgb-bilinear-{shape}-{scale}/3"
-ENCODER_FILE, ENCODER_FACTS = "encoder.keras", "model.json"
-# What describes an encoder, and what of it this version serves alone.
+ENCODER_FILE, ENCODER_DESCRIPTION = "encoder.keras", "model.json"
+# The fields of model.json, and the values that this version supports.
 ENCODER_FIELDS: Mapping[str, type] = {
     "format": int,
     "pixels": str,
@@ -33,37 +33,37 @@ ENCODER_FIELDS: Mapping[str, type] = {
     "dimension": int,
     "encoder_sha256": str,
 }
-ENCODER_SERVED: Mapping[str, object] = {"format": 1, "pixels": "0..1", "input": "squash"}
+ENCODER_SUPPORTED: Mapping[str, object] = {"format": 1, "pixels": "0..1", "input": "squash"}
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How models are loaded."""
+    """Options for loading models."""
 
     cache: Path
     """The folder of fetched weights."""
     files: Mapping[str, Path]
-    """Files of weights that are elsewhere, by the weights' names."""
+    """Weights files outside of the cache, by the names of weights."""
     sha256: Mapping[str, str]
-    """The digests to expect of weights, where they are others than the published ones."""
+    """Expected digests of weights that are not the published ones, by the names of weights."""
     precision: precision.Precision
     max_batch_size: int
     threads: int | None
-    """None is as many as there are processors."""
+    """None means the number of available processors."""
 
 
 class ModelLoader:
-    """Loads models; those of one network share it."""
+    """Loads models. Models with the same weights share a backbone."""
 
     def __init__(self, options: LoadOptions) -> None:
-        """Loads nothing yet."""
+        """Create a loader. This sets TensorFlow's number of threads."""
         self._options = options
         self._threads = options.threads or cpus.available()
         self._loaded: dict[str, TensorflowModel] = {}
         use_threads(self._threads)
 
     def load_all(self, names: Sequence[ModelName | EncoderName]) -> list[TensorflowModel]:
-        """Return the models, warm and proven. Raises WeightsError and GoldenError."""
+        """Return the models, with verified vectors and warmed up. Raises WeightsError and GoldenError."""
         return [self._load(name, names) for name in names]
 
     def _load(self, name: ModelName | EncoderName, names: Sequence[ModelName | EncoderName]) -> TensorflowModel:
@@ -72,80 +72,77 @@ class ModelLoader:
             model = self._encoder(name)
         else:
             if name.text not in self._loaded:
-                # All models of a network have the same precision.
-                same = [each for each in names if isinstance(each, ModelName) and each.weights == name.weights]
-                self._loaded |= self._network(name.weights, same)
+                # All models with these weights share the backbone, and so its precision.
+                sharing = [each for each in names if isinstance(each, ModelName) and each.weights == name.weights]
+                self._loaded |= self._models_sharing(name.weights, sharing)
             model = self._loaded[name.text]
         model.warm_up()
         gc.collect()
         model.info = replace(model.info, memory_bytes=max(0, memory.resident_bytes() - before))
         return model
 
-    def _network(self, weights_name: str, names: Sequence[ModelName]) -> dict[str, TensorflowModel]:
-        """Return the models of one network, by name, in the precision that is right for all of them."""
+    def _models_sharing(self, weights_name: str, names: Sequence[ModelName]) -> dict[str, TensorflowModel]:
+        """Return the models with these weights, by name, in the precision that is right for all of them."""
         spec = SPECS[weights_name]
         path = self._options.files.get(weights_name, self._options.cache / spec.file_name)
-        read = weights.read if spec.shapes else keras_networks.read
-        tensors = weights.read_verified(path, spec, self._options.sha256.get(weights_name, ""), read)
-        digest = weights.tensors_sha256(tensors)
-        golden = Golden.of(weights_name)
+        tensors = weights_files.read_verified(path, spec, self._options.sha256.get(weights_name, ""))
+        digest = weights_files.tensors_sha256(tensors)
+        golden = GoldenVectors.of(weights_name)
 
-        def build(chosen: str) -> Candidate:
-            keras_network = keras_networks.build(weights_name, chosen)
-            keras_networks.assign(keras_network, tensors)
-            backbone = Backbone(keras_network, names[0].network.pixels, chosen, digest)
+        def build(chosen: str) -> PrecisionCandidate:
+            layers = keras_backbones.build(weights_name, chosen)
+            keras_backbones.set_weights(layers, tensors)
+            backbone = Backbone(layers, names[0].network.scale, chosen, digest)
             models = {f"{name.text} (head {name.head})": self._model(name, backbone) for name in names}
-            return Candidate(backbone, models, golden, lambda maps: unit_length(POOLINGS["avg"](maps)))
+            return PrecisionCandidate(backbone, models, golden, lambda maps: unit_length(HEADS["avg"](maps)))
 
         try:
             chosen = precision.choose(weights_name, self._options.precision, golden, build)
         except GoldenError as error:
-            other = (
-                "" if self._options.precision == "float32" else "; EMBEDDER_PRECISION=auto takes the right precision"
-            )
-            raise GoldenError(f"{weights_name}: {error}{other}") from None
+            advice = "" if self._options.precision == "float32" else "; use EMBEDDER_PRECISION=auto"
+            raise GoldenError(f"{weights_name}: {error}{advice}") from None
         for name, vectors in chosen.probe().items():
             _check_usable(name, vectors, chosen.models[name].info)
         chosen.forget()
         return {model.info.name: model for model in chosen.models.values()}
 
     def _model(self, name: ModelName, backbone: Backbone) -> TensorflowModel:
-        head = (lambda maps: maps) if name.head == FC1 else POOLINGS[name.head]
+        head = (lambda maps: maps) if name.head == FC1 else HEADS[name.head]
         info = self._info(
             name.text,
             name.network.name,
             backbone,
             name.input,
             name.head,
-            PREPROCESSING.format(shape=name.input.shape, scale=name.network.pixels),
+            PREPROCESSING.format(shape=name.input.shape, scale=name.network.scale),
             unit=name.unit,
         )
         return TensorflowModel(info, backbone, head)
 
     def _encoder(self, name: EncoderName) -> TensorflowModel:
-        facts = _encoder_facts(name.folder)
+        description = _encoder_description(name.folder)
         path = name.folder / ENCODER_FILE
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise WeightsError(f"{path}: {error.strerror}") from None
-        if digest != facts["encoder_sha256"]:
-            raise WeightsError(f"{path} was altered: its SHA-256 is {digest}, and {ENCODER_FACTS} says another")
+        if digest != description["encoder_sha256"]:
+            raise WeightsError(f"{path} was altered: its SHA-256 is {digest}, but not in {ENCODER_DESCRIPTION}")
         try:
-            network = tf.keras.models.load_model(path, compile=False)
+            layers = tf.keras.models.load_model(path, compile=False)
         except MemoryError:
             raise
         except Exception as error:
-            raise WeightsError(f"{path} is damaged or no model of Keras: {error}") from error
-        _check_shapes(network, facts, path)
+            raise WeightsError(f"{path} is damaged or is not a Keras model: {error}") from error
+        _check_shapes(layers, description, path)
         scale: PixelScale = "unit"
-        policy = InputPolicy("squash", facts["input_size"])
-        backbone = Backbone(network, scale, "float32", digest)
+        policy = InputPolicy("squash", description["input_size"])
+        backbone = Backbone(layers, scale, "float32", digest)
         preprocessing = PREPROCESSING.format(shape=policy.shape, scale=scale)
         info = self._info(name.text, name.text, backbone, policy, "latent", preprocessing, unit=False)
-        info = replace(info, dimension=facts["dimension"], is_encoder=True)
+        info = replace(info, dimension=description["dimension"], is_encoder=True)
         model = TensorflowModel(info, backbone, lambda values: values)
-        for pixels in photographs(Golden.of(""), policy):
+        for pixels in photographs(GoldenVectors.of(""), policy):
             _check_usable(f"{name.text} ({path})", model.embed(pixels), info)
         return model
 
@@ -165,51 +162,53 @@ class ModelLoader:
             network=network,
             dimension=0,
             input=policy,
-            pooling=head,
+            head=head,
             preprocessing=preprocessing,
             normalisation="l2" if unit else "none",
             weights_sha256=backbone.weights_sha256,
             precision=backbone.precision,
-            # Inputs of native aspect are of many sizes: each is a batch.
+            # Native inputs have different sizes, so each image is a batch.
             max_batch_size=1 if policy.shape == "native" else self._options.max_batch_size,
             threads=self._threads,
         )
 
 
 def _check_usable(name: str, vectors: Vectors, info: ModelInfo) -> None:
-    """Raise GoldenError if a model gives vectors of photographs that the embedder must not send."""
+    """Raise GoldenError if a vector of a photograph is one that the embedder must not send."""
     for vector in vectors:
         problem = vector_problem(vector, info) or (None if vector.any() else "it is all zero")
         if problem is not None:
-            raise GoldenError(f"model {name} makes a vector of a photograph that cannot be used: {problem}")
+            raise GoldenError(f"model {name} computes an invalid vector of a photograph: {problem}")
 
 
-def _encoder_facts(folder: Path) -> dict[str, Any]:
-    """What a folder says of its encoder. Raises WeightsError."""
-    path = folder / ENCODER_FACTS
+def _encoder_description(folder: Path) -> dict[str, Any]:
+    """Return the description of the encoder in a folder. Raises WeightsError."""
+    path = folder / ENCODER_DESCRIPTION
     try:
-        facts = json.loads(path.read_text())
+        description = json.loads(path.read_text())
     except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}; `imagesearch train-autoencoder` writes such a folder") from None
+        raise WeightsError(
+            f"{path}: {error.strerror}; use a folder that `imagesearch train-autoencoder` wrote"
+        ) from None
     except ValueError as error:
-        raise WeightsError(f"{path} is no JSON: {error}") from None
-    if not isinstance(facts, dict):
-        raise WeightsError(f"{path} should hold an object, with {', '.join(ENCODER_FIELDS)}")
+        raise WeightsError(f"{path} is not JSON: {error}") from None
+    if not isinstance(description, dict):
+        raise WeightsError(f"{path} must contain an object with {', '.join(ENCODER_FIELDS)}")
     for field, kind in ENCODER_FIELDS.items():
-        value, expected = facts.get(field), ENCODER_SERVED.get(field)
+        value, expected = description.get(field), ENCODER_SUPPORTED.get(field)
         if type(value) is not kind or (expected is not None and value != expected):
             wanted = kind.__name__ if expected is None else repr(expected)
-            raise WeightsError(f"{path}: {field} is {value!r}, and this version serves encoders with {wanted} there")
-    return facts
+            raise WeightsError(f"{path}: {field} is {value!r}; this version requires {wanted}")
+    return description
 
 
-def _check_shapes(network: "tf.keras.Model", facts: Mapping[str, Any], path: Path) -> None:
-    """Raises WeightsError where a network does not take or give what is said of it."""
-    side, dimension = facts["input_size"], facts["dimension"]
+def _check_shapes(layers: "tf.keras.Model", description: Mapping[str, Any], path: Path) -> None:
+    """Raise WeightsError if an encoder's input and output do not have the described shapes."""
+    side, dimension = description["input_size"], description["dimension"]
     wanted = (None, side, side, 3), (None, dimension)
-    found = network.input_shape, network.output_shape
+    found = layers.input_shape, layers.output_shape
     if found != wanted:
         raise WeightsError(
-            f"{path} makes {found[1]} of {found[0]}, and {ENCODER_FACTS} says {wanted[1]} of {wanted[0]}: they are "
-            "not of one training"
+            f"{path} computes {found[1]} from {found[0]}, but {ENCODER_DESCRIPTION} has {wanted[1]} and {wanted[0]}: "
+            "the files are not from the same training"
         )

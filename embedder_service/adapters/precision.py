@@ -1,4 +1,4 @@
-"""Chooses the precision of a network: bfloat16 only if its vectors are right, and with "auto" only if it is faster."""
+"""Chooses the precision of a backbone: bfloat16 only if the vectors are right, and with "auto" only if it is faster."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,28 +8,28 @@ import numpy as np
 import structlog
 
 from embedder_service.adapters import cpus
-from embedder_service.adapters.golden import LEAST_COSINE, Golden, GoldenError, likeness
+from embedder_service.adapters.golden_vectors import MIN_COSINE, GoldenError, GoldenVectors, similarity
 from embedder_service.core.types import Vectors
 
 log = structlog.stdlib.get_logger()
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
-# The size of the batches that the probe times, where `seconds_per_image` says the most for the least time.
-PROBED_BATCH = 2
+# Size of the timed batches. Larger batches take longer and do not change the choice.
+PROBED_BATCH_SIZE = 2
 
 
-class Network(Protocol):
-    """A network in one precision, with its served models."""
+class Candidate(Protocol):
+    """A backbone in one precision, with its models."""
 
     @property
     def weights_sha256(self) -> str:
-        """The digest of the network's weights."""
+        """The digest of the backbone's weights."""
         ...
 
     @property
     def precision(self) -> str:
-        """The precision."""
+        """The precision of the backbone."""
         ...
 
     def golden_vectors(self) -> Vectors:
@@ -37,77 +37,79 @@ class Network(Protocol):
         ...
 
     def probe(self) -> Mapping[str, Vectors]:
-        """Return the vectors of photographs, float32[N, D], by each served model."""
+        """Return the vectors of photographs, float32[N, D], by each model."""
         ...
 
     def seconds_per_image(self, batch_size: int) -> float:
-        """What one image costs."""
+        """Return the seconds per image in batches of this size."""
         ...
 
 
-NetworkType = TypeVar("NetworkType", bound=Network)
+CandidateType = TypeVar("CandidateType", bound=Candidate)
 
 
-def choose(name: str, precision: Precision, golden: Golden, build: Callable[[str], NetworkType]) -> NetworkType:
-    """Build the network `name` in the wanted precision; "auto" measures.
+def choose(
+    name: str, precision: Precision, golden: GoldenVectors, build: Callable[[str], CandidateType]
+) -> CandidateType:
+    """Return the backbone of the weights `name` in this precision; "auto" measures.
 
-    bfloat16 is taken only if the vectors of every served model, with its own head and input, are within the minimum
-    cosine of those in float32. With "auto" it must also run faster. The chosen network must give the golden vectors, if
-    these are of the same weights. Raises GoldenError.
+    bfloat16 is chosen only if each model's vectors have at least the minimum cosine with its float32 vectors. With
+    "auto" it must also be faster. The chosen backbone must reproduce the golden vectors if these are of the same
+    weights. Raises GoldenError.
     """
-    exact = _proven(name, build("float32"), golden)
-    expected = exact.probe()
+    float32 = _verified(name, build("float32"), golden)
+    expected = float32.probe()
     if precision == "float32" or (precision == "auto" and not cpus.have_bfloat16()):
-        return exact
-    other = build("bfloat16")
-    model, cosine = _least_like(other.probe(), expected)
-    # False for NaN too.
-    is_right = cosine >= LEAST_COSINE["bfloat16"]
+        return float32
+    bfloat16 = build("bfloat16")
+    model, cosine = _least_similar(bfloat16.probe(), expected)
+    # NaN is not right either.
+    is_right = cosine >= MIN_COSINE["bfloat16"]
     if precision == "bfloat16":
         if not is_right:
             raise GoldenError(
-                f"bfloat16 gives other vectors than float32 on this machine: a cosine of {cosine:.6f} by model "
-                f"{model}; it must be at least {LEAST_COSINE['bfloat16']}"
+                f"bfloat16 and float32 vectors differ on this machine: their cosine is {cosine:.6f} with model "
+                f"{model}; it must be at least {MIN_COSINE['bfloat16']}"
             )
-        return _proven(name, other, golden)
-    seconds = _seconds(exact, other) if is_right else {}
-    is_taken = is_right and seconds["bfloat16"] < seconds["float32"]
+        return _verified(name, bfloat16, golden)
+    seconds = _seconds(float32, bfloat16) if is_right else {}
+    is_chosen = is_right and seconds["bfloat16"] < seconds["float32"]
     log.info(
         "precision probed",
         network=name,
-        taken="bfloat16" if is_taken else "float32",
-        least_like=model,
+        chosen="bfloat16" if is_chosen else "float32",
+        least_similar=model,
         cosine=round(cosine, 6),
         **{f"{each}_ms_per_image": round(value * 1e3, 1) for each, value in seconds.items()},
     )
-    if not is_taken:
-        return exact
+    if not is_chosen:
+        return float32
     try:
-        return _proven(name, other, golden)
+        return _verified(name, bfloat16, golden)
     except GoldenError as error:
-        log.warning("float32 is served", why=str(error))
-        return exact
+        log.warning("float32 is served", reason=str(error))
+        return float32
 
 
-def _least_like(found: Mapping[str, Vectors], expected: Mapping[str, Vectors]) -> tuple[str, float]:
-    """Return the model whose vectors differ most from the expected ones, and their likeness; NaN is the lowest."""
+def _least_similar(found: Mapping[str, Vectors], expected: Mapping[str, Vectors]) -> tuple[str, float]:
+    """Return the model with the lowest similarity to the expected vectors, and the similarity. NaN is the lowest."""
     with np.errstate(over="ignore", invalid="ignore"):
-        least = {model: float(likeness(vectors, expected[model]).min()) for model, vectors in found.items()}
-    worst = min(least, key=lambda model: -math.inf if math.isnan(least[model]) else least[model])
-    return worst, least[worst]
+        lowest = {model: float(similarity(vectors, expected[model]).min()) for model, vectors in found.items()}
+    worst = min(lowest, key=lambda model: -math.inf if math.isnan(lowest[model]) else lowest[model])
+    return worst, lowest[worst]
 
 
-def _seconds(*networks: Network) -> dict[str, float]:
-    for network in networks:
-        # oneDNN plans a batch size in its first run.
-        network.seconds_per_image(PROBED_BATCH)
-    return {network.precision: network.seconds_per_image(PROBED_BATCH) for network in networks}
+def _seconds(*candidates: Candidate) -> dict[str, float]:
+    for candidate in candidates:
+        # The first run of a batch size includes oneDNN's planning.
+        candidate.seconds_per_image(PROBED_BATCH_SIZE)
+    return {candidate.precision: candidate.seconds_per_image(PROBED_BATCH_SIZE) for candidate in candidates}
 
 
-def _proven(name: str, network: NetworkType, golden: Golden) -> NetworkType:
-    if network.weights_sha256 != golden.weights_sha256:
-        if network.precision == "float32":
-            log.warning("no golden vectors for these weights: the network is served unproven", network=name)
-        return network
-    golden.check(network.golden_vectors(), network.precision)
-    return network
+def _verified(name: str, candidate: CandidateType, golden: GoldenVectors) -> CandidateType:
+    if candidate.weights_sha256 != golden.weights_sha256:
+        if candidate.precision == "float32":
+            log.warning("no golden vectors for these weights: the model is served without this check", network=name)
+        return candidate
+    golden.check(candidate.golden_vectors(), candidate.precision)
+    return candidate

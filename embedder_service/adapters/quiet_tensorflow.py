@@ -1,10 +1,10 @@
-"""Imports TensorFlow without what it writes to standard error about the processor, whatever its log level is."""
+"""Imports TensorFlow without its notes about the processor, which it writes to standard error at any log level."""
 
 import os
 import subprocess
 import sys
 
-# What its notes say; every other line is passed on.
+# Parts of the lines to drop. All other lines are passed on.
 NOTES = ("All log messages before absl::InitializeLog()", "oneDNN custom operations are on", "cpu_feature_guard")
 STANDARD_ERROR = 2
 FILTER = f"""
@@ -17,18 +17,19 @@ for line in sys.stdin:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow. It writes from C++, so that the file descriptor is redirected for as long as that takes.
+    """Import TensorFlow, with standard error redirected through a filter.
 
-    A process of its own passes the lines on: they arrive also if TensorFlow aborts, as it does on an old processor.
+    TensorFlow writes from C++, so this redirects the file descriptor. The filter is a separate process. So lines also
+    arrive if TensorFlow aborts, as it does on an old processor.
     """
     command = [sys.executable, "-I", "-S", "-c", FILTER]
-    # Apart from the terminal's signals: it ends when this process closes the pipe, however it ends.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as passing:
-        assert passing.stdin is not None  # noqa: S101 - a pipe was asked for
-        kept = os.dup(STANDARD_ERROR)
-        os.dup2(passing.stdin.fileno(), STANDARD_ERROR)
+    # In a session of its own, the filter gets no signals of the terminal. It ends when the pipe is closed.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as filtering:
+        assert filtering.stdin is not None  # noqa: S101 - the argument stdin is PIPE
+        saved = os.dup(STANDARD_ERROR)
+        os.dup2(filtering.stdin.fileno(), STANDARD_ERROR)
         try:
             import tensorflow as tf  # noqa: F401, PLC0415 - takes seconds
         finally:
-            os.dup2(kept, STANDARD_ERROR)
-            os.close(kept)
+            os.dup2(saved, STANDARD_ERROR)
+            os.close(saved)

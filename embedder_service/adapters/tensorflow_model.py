@@ -1,4 +1,4 @@
-"""Networks on TensorFlow, and the models that make vectors of what they give."""
+"""Models on TensorFlow: backbones, and models that add a head."""
 
 import statistics
 import time
@@ -8,23 +8,23 @@ from dataclasses import replace
 import numpy as np
 import tensorflow as tf
 
+from embedder_service.core.heads import FeatureMaps, unit_length
 from embedder_service.core.networks import PixelScale
-from embedder_service.core.pooling import FeatureMaps, unit_length
 from embedder_service.core.types import ModelInfo, Pixels, Vectors
 
-# ImageNet's pixels: their mean, blue, green, red, in 0..255 (Simonyan and Zisserman, 2015); and mean and deviation,
-# red, green, blue, in 0..1, as PyTorch's networks were trained with.
+# Statistics of ImageNet's pixels. The mean of blue, green, red in 0..255 (Simonyan and Zisserman, 2015). Mean and
+# standard deviation of red, green, blue in 0..1, with which PyTorch's networks were trained.
 MEAN_BGR = (103.939, 116.779, 123.68)
 MEAN_RGB, DEVIATION_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Runs of which the middle one is taken as the cost.
+# Number of timed runs; the median counts.
 TIMED_RUNS = 3
 
 
 def use_threads(threads: int) -> None:
-    """Sizes TensorFlow's pools; before the first network is built."""
+    """Set the size of TensorFlow's thread pools. Call this before the first backbone is built."""
     if tf.config.threading.get_intra_op_parallelism_threads() != threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        # One layer follows the other: there is nothing to run side by side.
+        # One operation at a time: each layer depends on the one before.
         tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
@@ -46,22 +46,25 @@ SCALES: Mapping[PixelScale, Callable[[tf.Tensor], tf.Tensor]] = {
 
 
 class Backbone:
-    """A network up to its last feature map. Models that only pool that in other ways share it."""
+    """A network with its weights, up to its last feature map. Models that differ only in the head share it."""
 
-    def __init__(self, network: "tf.keras.Model", scale: PixelScale, precision: str, weights_sha256: str) -> None:
-        """Takes a network that has its weights, whose layers compute in `precision`: "float32" or "bfloat16"."""
-        self._network = network
+    def __init__(self, layers: "tf.keras.Model", scale: PixelScale, precision: str, weights_sha256: str) -> None:
+        """Wrap Keras layers that have their weights. They compute in `precision`, "float32" or "bfloat16"."""
+        self._layers = layers
         self._scale = SCALES[scale]
         self.precision = precision
         self.weights_sha256 = weights_sha256
         self._runners: dict[int | None, Callable[[Pixels], FeatureMaps]] = {}
         self.planned: set[tuple[int, int]] = set()
-        """The sides and sizes of batches that were run, so that oneDNN has its plan for them."""
+        """The input sides and batch sizes that were run once, so that oneDNN has planned them."""
         self.seconds: dict[tuple[int, int], float] = {}
-        """Seconds per image, by the side and the size of batches."""
+        """Seconds per image, by input side and batch size."""
 
     def runner(self, side: int | None) -> Callable[[Pixels], FeatureMaps]:
-        """What runs the network on uint8[N, side, side, 3], or on any one size for None; it gives float32[N, ...]."""
+        """Return a function that computes feature maps, float32[N, ...], of uint8[N, side, side, 3].
+
+        With None the function accepts images of any one size.
+        """
         if side not in self._runners:
             self._runners[side] = self._traced(side)
         return self._runners[side]
@@ -69,11 +72,11 @@ class Backbone:
     def _traced(self, side: int | None) -> Callable[[Pixels], FeatureMaps]:
         def features(pixels: tf.Tensor) -> tf.Tensor:
             scaled = self._scale(tf.cast(pixels, tf.float32))
-            return tf.cast(self._network(tf.cast(scaled, self.precision), training=False), tf.float32)
+            return tf.cast(self._layers(tf.cast(scaled, self.precision), training=False), tf.float32)
 
-        # One signature for every batch size: TensorFlow traces once and never again.
+        # One signature for all batch sizes, so that TensorFlow traces only once.
         signature = tf.TensorSpec((None, side, side, 3), tf.uint8)
-        # AutoGraph writes files, and there is nothing of Python's flow to translate.
+        # AutoGraph writes files, and the function has no control flow to translate.
         traced = tf.function(features, input_signature=[signature], autograph=False)
 
         def run(pixels: Pixels) -> FeatureMaps:
@@ -87,13 +90,13 @@ class Backbone:
 
 
 class TensorflowModel:
-    """A backbone with the head that makes vectors of its feature maps."""
+    """A backbone with a head."""
 
     def __init__(self, info: ModelInfo, backbone: Backbone, head: Callable[[FeatureMaps], Vectors]) -> None:
-        """`info` describes the model; callers that do not know the dimension yet set it after the first run."""
-        fixed = info.input.shape != "native"
+        """`info` describes the model. If the dimension is still unknown, the caller sets it after the first run."""
+        is_square = info.input.shape != "native"
         self.backbone = backbone
-        self._features = backbone.runner(info.input.side if fixed else None)
+        self._features = backbone.runner(info.input.side if is_square else None)
         self._head = head
         self._unit = info.normalisation == "l2"
         self.info = info
@@ -103,25 +106,25 @@ class TensorflowModel:
         return self.vectors_of(self._features(pixels))
 
     def vectors_of(self, maps: FeatureMaps) -> Vectors:
-        """Return the head's vectors, float32[N, D], of the network's feature maps, float32[N, ...]."""
+        """Return the vectors, float32[N, D], of the backbone's feature maps, float32[N, ...]."""
         vectors = self._head(maps)
         return unit_length(vectors) if self._unit else vectors
 
     def warm_up(self) -> None:
-        """Runs every batch size once, so that no caller waits for oneDNN to plan it; measures what an image costs."""
-        planned, side, most = self.backbone.planned, self.info.input.side, self.info.max_batch_size
-        for size in range(1, most + 1):
+        """Run every batch size once, so that no caller waits for oneDNN's planning. Measure the seconds per image."""
+        planned, side, max_size = self.backbone.planned, self.info.input.side, self.info.max_batch_size
+        for size in range(1, max_size + 1):
             if (side, size) not in planned:
                 self.seconds_per_image(size, runs=1)
                 planned.add((side, size))
-        # Heads cost almost nothing compared with the network.
+        # Models share the measurement, because the cost of a head is negligible.
         seconds = self.backbone.seconds
-        if (side, most) not in seconds:
-            seconds[side, most] = self.seconds_per_image(most)
-        self.info = replace(self.info, seconds_per_image=seconds[side, most])
+        if (side, max_size) not in seconds:
+            seconds[side, max_size] = self.seconds_per_image(max_size)
+        self.info = replace(self.info, seconds_per_image=seconds[side, max_size])
 
     def seconds_per_image(self, batch_size: int, runs: int = TIMED_RUNS) -> float:
-        """Measures what one image costs in a batch of this size: the median of some runs."""
+        """Return the seconds per image in batches of this size: the median of some runs."""
         pixels = self._pixels(batch_size)
         times = []
         for _ in range(runs):

@@ -1,1 +1,1 @@
-"""Protobuf messages to plain values and back."""
+"""The gRPC interface: servicer and converters."""

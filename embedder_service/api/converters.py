@@ -1,4 +1,4 @@
-"""Messages to plain values and back, and nothing else."""
+"""Converts protobuf messages to plain values, and back."""
 
 from imagesearch.embedder.v1 import embedder_pb2
 from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
@@ -7,7 +7,7 @@ from embedder_service.core.types import Embedding, EncodedImage, Limits, ModelIn
 
 
 def image_from(message: encoded_image_pb2.EncodedImage) -> EncodedImage:
-    """The image of a request."""
+    """Return the image of a request."""
     if not message.HasField("region"):
         return EncodedImage(message.content)
     region = message.region
@@ -15,12 +15,12 @@ def image_from(message: encoded_image_pb2.EncodedImage) -> EncodedImage:
 
 
 def embedding_to(embedding: Embedding) -> embedding_pb2.Embedding:
-    """The message of a vector."""
+    """Return the message of an embedding."""
     return embedding_pb2.Embedding(values=embedding.values.tolist(), fingerprint=embedding.fingerprint)
 
 
 def model_to(info: ModelInfo, limits: Limits, default: str) -> embedder_pb2.Model:
-    """The message of a model."""
+    """Return the message that describes a model."""
     return embedder_pb2.Model(
         name=info.name,
         default=info.name == default,
@@ -28,7 +28,7 @@ def model_to(info: ModelInfo, limits: Limits, default: str) -> embedder_pb2.Mode
         network=info.network,
         input=info.input.shape,
         input_size=info.input.side,
-        head=info.pooling,
+        head=info.head,
         preprocessing=info.preprocessing,
         normalisation=info.normalisation,
         precision=info.precision,

@@ -1,4 +1,4 @@
-"""EmbedderService: translates between messages and the core."""
+"""The gRPC servicer of EmbedderService."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -23,7 +23,7 @@ MAX_REQUEST_ID = 128
 
 @dataclass
 class _Item:
-    """One request of a stream. It keeps the image's bytes until they are admitted, and never the message."""
+    """One request of a stream. It keeps the image's bytes until the image is admitted, and never the message."""
 
     request_id: str
     model: str
@@ -33,25 +33,25 @@ class _Item:
 
 
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
-    """Serves the embedder's contract."""
+    """Implements EmbedderService."""
 
     def __init__(self, images: EmbedImages, stream_window: int) -> None:
-        """`stream_window` is the number of a stream's images that are worked on at a time."""
+        """`stream_window` is the maximum number of a stream's images in flight."""
         self._images = images
         self._stream_window = stream_window
 
     async def Embed(self, request: embedder_pb2.EmbedRequest, context: Context) -> embedder_pb2.EmbedResponse:
-        """Embeds one image in the interactive lane."""
+        """Embed one image in the interactive lane."""
         deadline = Deadline.after(context.time_remaining())
         embedding = self._images.embed(image_from(request.image), request.model, Lane.INTERACTIVE, deadline)
-        # The call above has a copy of the image's bytes.
+        # `embedding` has a copy of the image's bytes.
         del request
         return embedder_pb2.EmbedResponse(embedding=embedding_to(await embedding))
 
     async def EmbedStream(
         self, request_iterator: AsyncIterator[embedder_pb2.EmbedStreamRequest], context: Context
     ) -> AsyncIterator[embedder_pb2.EmbedStreamResponse]:
-        """Embeds many images in the bulk lane, each with an answer of its own."""
+        """Embed many images in the bulk lane, and answer each one separately."""
         deadline = Deadline.after(context.time_remaining())
 
         async def answer(item: _Item) -> embedder_pb2.EmbedStreamResponse:
@@ -75,14 +75,14 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         """Wait until the image is admitted. A refused request takes no slot."""
         image, item.image = item.image, None
         if image is None:
-            return _nothing
+            return _release_nothing
         try:
             item.admitted = await self._images.admit(image, item.model, Lane.BULK)
         except ServiceError as error:
             error.release_frames()
             item.refusal = error
-            return _nothing
-        return item.admitted.leave
+            return _release_nothing
+        return item.admitted.release
 
     async def _answer(self, item: _Item, deadline: Deadline) -> embedder_pb2.EmbedStreamResponse:
         response = embedder_pb2.EmbedStreamResponse(request_id=item.request_id)
@@ -94,19 +94,19 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         except ServiceError as error:
             response.error.CopyFrom(to_status(error, DOMAIN))
             error.release_frames()
-        except Exception as error:  # noqa: BLE001 - an item's fault must not end the stream
+        except Exception as error:  # noqa: BLE001 - an error of one item must not end the stream
             response.error.CopyFrom(to_status(internal_error(error, "EmbedStream"), DOMAIN))
         return response
 
     async def ListModels(
         self, request: embedder_pb2.ListModelsRequest, context: Context
     ) -> embedder_pb2.ListModelsResponse:
-        """Lists the models that are loaded."""
+        """List the served models."""
         models = [model_to(info, self._images.limits, self._images.default) for info in self._images.models()]
         return embedder_pb2.ListModelsResponse(models=models)
 
     async def GetModel(self, request: embedder_pb2.GetModelRequest, context: Context) -> embedder_pb2.GetModelResponse:
-        """Describes one model."""
+        """Describe one model."""
         try:
             info = self._images.model(request.name)
         except ServiceError as error:
@@ -119,12 +119,12 @@ def _item(request: embedder_pb2.EmbedStreamRequest) -> _Item:
     if len(request.request_id) > MAX_REQUEST_ID:
         refusal = InvalidArgumentError(
             "REQUEST_ID_TOO_LONG",
-            f"request_id has {len(request.request_id)} characters; at most {MAX_REQUEST_ID} are taken",
+            f"request_id has {len(request.request_id)} characters; the maximum is {MAX_REQUEST_ID}",
             field="request_id",
         )
         return _Item(request.request_id[:MAX_REQUEST_ID], request.model, refusal=refusal)
     return _Item(request.request_id, request.model, image_from(request.image))
 
 
-def _nothing() -> None:
+def _release_nothing() -> None:
     """Release nothing, because nothing was admitted."""

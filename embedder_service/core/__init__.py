@@ -1,1 +1,1 @@
-"""Embedding images: decoding, batching and the rules of both. No gRPC and no TensorFlow."""
+"""Decodes, batches and embeds images, without gRPC and TensorFlow."""

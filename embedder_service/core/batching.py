@@ -1,8 +1,8 @@
-"""Gathers single images into batches for a network that runs one batch at a time.
+"""Gathers images into batches for a model that runs one batch at a time.
 
-There is no timer: whenever the network's turn comes it takes what is waiting, up to its batch limit. So an image never
-waits for others to come, and batches grow just while the processors are busy. Two lanes: interactive images go first
-and in batches of their own, and bulk images are kept a share of the slots, so that neither starves the other.
+There is no timer. When the inference slot is free, the batcher takes the images that are queued, up to the limit of a
+batch. So no image waits for later images, and batches grow only under load. There are two lanes. Interactive images go
+first, in batches of their own. Bulk images get a share, so that neither lane starves the other.
 """
 
 import asyncio
@@ -11,145 +11,134 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import structlog
 
+from embedder_service.core.deadlines import AnyDeadline, deadline_exceeded
+from embedder_service.core.inference_slot import InferenceSlot
+from embedder_service.core.lane_share import BULK_SHARE, LaneShare
 from embedder_service.core.ports import Observer
-from embedder_service.core.turns import Turns
 from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit.deadline import Clock
-from grpc_kit.errors import DeadlineExceededError, InternalError, ServiceError, UnavailableError, out_of_memory
+from grpc_kit.errors import InternalError, ServiceError, UnavailableError, out_of_memory
 from grpc_kit.server import stages
 from grpc_kit.server.hang_watch import HungError
 
 log = structlog.stdlib.get_logger()
 
 
-class TimeLeft(Protocol):
-    """Somebody's patience, such as a Deadline."""
-
-    def remaining(self) -> float:
-        """Seconds left, never negative."""
-        ...
-
-
 @dataclass(frozen=True)
 class BatchPolicy:
-    """How much goes into one run of the network."""
+    """The limits of a batch."""
 
     max_batch_size: int
-    """The most images, of any lane."""
+    """Maximum number of images in a batch."""
     bulk_batch_size: int
-    """The most images of a batch of bulk ones alone, while interactive images come: one that comes meanwhile has to
-    wait for the whole of it."""
-    bulk_share: float = 0.25
-    """Bulk images for each interactive one while both wait, in 0..1."""
+    """Maximum number of images in a bulk batch while interactive images arrive: these wait for the whole batch."""
+    bulk_share: float = BULK_SHARE
+    """Bulk images for each interactive image while both lanes wait, in 0..1."""
     interactive_memory: float = 10.0
-    """Seconds for which interactive images count as coming after the last one."""
+    """Seconds after the last interactive image in which interactive images still count as arriving."""
     run_seconds: float = math.inf
     """Seconds after which a run counts as hung."""
 
 
 @dataclass(eq=False)
-class Waiting:
-    """One image that waits for its turn."""
-
+class _QueuedImage:
     pixels: Pixels
     lane: Lane
-    patience: TimeLeft
-    since: float
+    deadline: AnyDeadline
+    queued_at: float
     vector: "asyncio.Future[Vectors]"
-    began: float = field(default=math.nan)
+    started_at: float = field(default=math.nan)
     """When its run began."""
 
 
 class Batcher:
-    """Runs a network on what callers submit. All methods belong to one event loop."""
+    """Runs one model on the images of all callers. All methods belong to one event loop."""
 
     def __init__(
         self,
         run: Callable[[Pixels], Vectors],
         policy: BatchPolicy,
-        turns: Turns,
+        slot: InferenceSlot,
         observer: Observer,
         clock: Clock = time.monotonic,
     ) -> None:
-        """Makes the batcher; `start` sets it to work.
+        """Create a batcher that is not started.
 
         Args:
-            run: uint8[N, H, W, 3] to float32[N, D]; it blocks, and is called by `turns`, one call at a time.
-            policy: the sizes of batches.
-            turns: shared with the batchers of other networks.
-            observer: is told of each wait and each run.
-            clock: seconds.
+            run: computes vectors, uint8[N, H, W, 3] to float32[N, D]. It blocks, and `slot` calls it.
+            policy: the limits of a batch.
+            slot: the slot that all models share.
+            observer: is notified of each wait and each run.
+            clock: returns seconds.
         """
         self._run = run
         self._policy = policy
-        self._turns = turns
+        self._slot = slot
         self._observer = observer
         self._clock = clock
-        # What bulk images are owed of the slots that interactive ones took before them; at 1 it is their turn.
-        self._bulk_credit = 0.0
-        self._lanes: dict[Lane, deque[Waiting]] = {lane: deque() for lane in Lane}
+        self._lane_share = LaneShare(policy.bulk_share)
+        self._queues: dict[Lane, deque[_QueuedImage]] = {lane: deque() for lane in Lane}
         self._arrived = asyncio.Event()
         self._stopping = False
         self._worker: asyncio.Task[None] | None = None
         self.died = asyncio.Event()
-        """Set when the worker ended otherwise than by `stop`; from then on every image is refused."""
+        """Set when the worker ends without `stop`. From then on every image is refused."""
 
     def start(self) -> None:
-        """Begins to take images."""
+        """Start the worker."""
         self._worker = asyncio.get_running_loop().create_task(self._work())
         self._worker.add_done_callback(self._worker_ended)
 
     async def stop(self) -> None:
-        """Finishes the batch in hand; what still waits, and what comes later, is refused with UnavailableError."""
+        """Finish the current batch. Queued and later images are refused with UnavailableError."""
         self._stopping = True
         self._arrived.set()
         if self._worker is not None:
             await asyncio.wait([self._worker])
-        self._refuse_all()
+        self._refuse_queued()
 
-    def waiting(self, lane: Lane) -> int:
-        """The number of a lane's images whose run has not begun."""
-        return len(self._lanes[lane])
+    def queue_size(self, lane: Lane) -> int:
+        """Return the number of a lane's queued images."""
+        return len(self._queues[lane])
 
-    async def submit(self, pixels: Pixels, lane: Lane, patience: TimeLeft) -> Vectors:
-        """Waits for the vector of one image, uint8[H, W, 3] to float32[D].
+    async def submit(self, pixels: Pixels, lane: Lane, deadline: AnyDeadline) -> Vectors:
+        """Return the vector, float32[D], of one image, uint8[H, W, 3].
 
-        Raises DeadlineExceededError where patience ends before its turn comes, UnavailableError when the batcher stops
-        or is dead. If the caller is cancelled, its image leaves the queue at once.
+        If the caller is cancelled, its image leaves the queue at once. Raises DeadlineExceededError if the deadline
+        passes in the queue, and UnavailableError if the batcher stops or is dead.
         """
         if self._stopping or self.died.is_set():
             raise self._refusal()
         now = self._clock()
         if lane is Lane.INTERACTIVE:
-            self._turns.last_interactive = now
-        waiting = Waiting(pixels, lane, patience, now, asyncio.get_running_loop().create_future())
-        self._lanes[lane].append(waiting)
+            self._slot.last_interactive = now
+        image = _QueuedImage(pixels, lane, deadline, now, asyncio.get_running_loop().create_future())
+        self._queues[lane].append(image)
         self._arrived.set()
         try:
-            vector = await waiting.vector
+            vector = await image.vector
         except asyncio.CancelledError:
-            if waiting in self._lanes[lane]:
-                self._lanes[lane].remove(waiting)
+            if image in self._queues[lane]:
+                self._queues[lane].remove(image)
             raise
-        stages.record("queue", waiting.since, waiting.began)
-        stages.record("inference", waiting.began, self._clock())
+        stages.record("queue", image.queued_at, image.started_at)
+        stages.record("inference", image.started_at, self._clock())
         return vector
 
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
-            async with self._turns.take(lambda: bool(self._lanes[Lane.INTERACTIVE])):
-                # The end may have come, and so may more images, while others had their turns.
+            async with self._slot.acquire(lambda: bool(self._queues[Lane.INTERACTIVE])):
+                # While other models ran, more images may have arrived, or `stop` was called.
                 if self._stopping:
                     return
-                batch = self._take()
+                batch = self._next_batch()
                 if batch:
-                    await self._answer_or_keep(batch)
+                    await self._run_or_requeue(batch)
                 else:
                     self._arrived.clear()
 
@@ -158,110 +147,98 @@ class Batcher:
             return
         log.critical("the batch worker died", exc_info=None if worker.cancelled() else worker.exception())
         self.died.set()
-        self._refuse_all()
+        self._refuse_queued()
 
-    def _refuse_all(self) -> None:
-        for lane in self._lanes.values():
-            for waiting in lane:
-                if not waiting.vector.done():
-                    waiting.vector.set_exception(self._refusal())
-            lane.clear()
+    def _refuse_queued(self) -> None:
+        for queue in self._queues.values():
+            for image in queue:
+                if not image.vector.done():
+                    image.vector.set_exception(self._refusal())
+            queue.clear()
 
     def _refusal(self) -> ServiceError:
         if self.died.is_set():
-            return UnavailableError("WORKER_DIED", "this server cannot run its network any more", retry_after=1.0)
-        return UnavailableError("STOPPING", "the server is stopping", retry_after=1.0)
+            return UnavailableError(
+                "WORKER_DIED", "this server cannot run its model any more; call another server", retry_after=1.0
+            )
+        return UnavailableError("STOPPING", "the server is stopping; call another server", retry_after=1.0)
 
-    def _take(self) -> list[Waiting]:
-        """The next batch: interactive images with bulk's share among them, or else bulk images."""
-        interactive, bulk = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BULK]
-        batch: list[Waiting] = []
-        while len(batch) < self._policy.max_batch_size and interactive:
-            bulks_turn = bool(bulk) and self._bulk_credit >= 1
-            waiting = (bulk if bulks_turn else interactive).popleft()
-            if not _still_wanted(waiting):
-                continue
-            batch.append(waiting)
-            self._bulk_credit = 0.0 if bulks_turn or not bulk else self._bulk_credit + self._policy.bulk_share
+    def _next_batch(self) -> list[_QueuedImage]:
+        """Take the next batch from the queues: interactive images and a share of bulk, or bulk images alone."""
+        self._queues = {lane: deque(filter(_is_wanted, queue)) for lane, queue in self._queues.items()}
+        interactive, bulk = self._queues[Lane.INTERACTIVE], self._queues[Lane.BULK]
+        batch: list[_QueuedImage] = []
+        while interactive and len(batch) < self._policy.max_batch_size:
+            lane = self._lane_share.next_lane(interactive_waits=True, bulk_waits=bool(bulk))
+            batch.append(self._queues[lane].popleft())
         if batch:
+            # Bulk images never fill up an interactive batch: that would make its run longer.
             return batch
-        # Bulk images never fill up a batch of interactive ones: they would make it longer.
-        self._bulk_credit = 0.0
-        while len(batch) < self._bulk_limit() and bulk:
-            waiting = bulk.popleft()
-            if _still_wanted(waiting):
-                batch.append(waiting)
-        return batch
+        self._lane_share.reset()
+        return [bulk.popleft() for _ in range(min(self._bulk_limit(), len(bulk)))]
 
     def _bulk_limit(self) -> int:
-        interactive_come = self._clock() - self._turns.last_interactive <= self._policy.interactive_memory
-        return (
-            min(self._policy.bulk_batch_size, self._policy.max_batch_size)
-            if interactive_come
-            else (self._policy.max_batch_size)
-        )
+        since_interactive = self._clock() - self._slot.last_interactive
+        if since_interactive > self._policy.interactive_memory:
+            return self._policy.max_batch_size
+        return min(self._policy.bulk_batch_size, self._policy.max_batch_size)
 
-    async def _answer_or_keep(self, batch: list[Waiting]) -> None:
-        """Answers a batch; where that kills the worker, keeps it with those who wait, who will be told of it."""
+    async def _run_or_requeue(self, batch: list[_QueuedImage]) -> None:
+        """Run a batch. If that kills the worker, queue its images again, so that their callers are refused."""
         try:
-            await self._answer(batch)
+            await self._run_batch(batch)
         except BaseException:
-            self._lanes[Lane.INTERACTIVE].extendleft(batch)
+            self._queues[Lane.INTERACTIVE].extendleft(batch)
             raise
 
-    async def _answer(self, batch: list[Waiting]) -> None:
-        """Runs a batch; where that fails, its halves, until the image at fault stands alone."""
-        # Callers may have left while another half ran.
-        batch = [waiting for waiting in batch if not waiting.vector.done()]
+    async def _run_batch(self, batch: list[_QueuedImage]) -> None:
+        """Run a batch. If the run fails, run its halves, until the faulty image is alone."""
+        # Callers may have left while the other half ran.
+        batch = [image for image in batch if not image.vector.done()]
         if not batch:
             return
-        began = self._clock()
-        for waiting in batch:
-            waiting.began = began
+        started_at = self._clock()
+        for image in batch:
+            image.started_at = started_at
         try:
-            pixels = np.stack([waiting.pixels for waiting in batch])
-            vectors = await self._turns.run(self._policy.run_seconds, self._run, pixels)
+            pixels = np.stack([image.pixels for image in batch])
+            vectors = await self._slot.run(self._policy.run_seconds, self._run, pixels)
             if len(vectors) != len(batch):
-                raise RuntimeError(f"the network gave {len(vectors)} vectors for {len(batch)} images")
+                raise RuntimeError(f"the model returned {len(vectors)} vectors for {len(batch)} images")
         except HungError:
             raise
         except Exception as error:
             log.exception("a batch failed", size=len(batch))
             if len(batch) > 1:
                 middle = len(batch) // 2
-                await self._answer(batch[:middle])
-                await self._answer(batch[middle:])
+                await self._run_batch(batch[:middle])
+                await self._run_batch(batch[middle:])
             elif not batch[0].vector.done():
-                batch[0].vector.set_exception(_failure_of(error))
+                batch[0].vector.set_exception(_inference_error(error))
             return
-        self._observer.ran(len(batch), self._clock() - began)
-        for waiting, vector in zip(batch, vectors, strict=True):
-            self._observer.waited(waiting.lane, began - waiting.since)
-            if not waiting.vector.done():
-                waiting.vector.set_result(vector)
+        self._observer.batch_ran(len(batch), self._clock() - started_at)
+        for image, vector in zip(batch, vectors, strict=True):
+            self._observer.queued(image.lane, started_at - image.queued_at)
+            if not image.vector.done():
+                image.vector.set_result(vector)
 
 
-def _failure_of(error: Exception) -> ServiceError:
-    """Return the error for an image's caller when the network failed."""
+def _inference_error(error: Exception) -> ServiceError:
+    """Return the error for the caller of an image on which the model failed."""
     failure = (
         out_of_memory()
         if isinstance(error, MemoryError)
-        else InternalError("INFERENCE_FAILED", "the network failed on this image; the server's log says why")
+        else InternalError("INFERENCE_FAILED", "the model failed on this image; the server's log says why")
     )
     failure.__cause__ = error
     return failure
 
 
-def _still_wanted(waiting: Waiting) -> bool:
-    """Whether somebody still waits for the vector; tells the caller where its time is over."""
-    if waiting.vector.done():
+def _is_wanted(image: _QueuedImage) -> bool:
+    """Return whether a caller waits for the image. If its deadline has passed, the caller gets the error."""
+    if image.vector.done():
         return False
-    if waiting.patience.remaining() > 0:
+    if image.deadline.remaining() > 0:
         return True
-    waiting.vector.set_exception(out_of_time())
+    image.vector.set_exception(deadline_exceeded())
     return False
-
-
-def out_of_time() -> DeadlineExceededError:
-    """What a caller is told whose deadline passed before its image's turn came."""
-    return DeadlineExceededError("DEADLINE_EXCEEDED", "the deadline passed while the image waited for its turn")

@@ -1,9 +1,8 @@
-"""Threads that read images, one pool for each lane."""
+"""Threads that decode images, one pool for each lane."""
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
@@ -11,15 +10,16 @@ from embedder_service.core.held_image import Hold
 from embedder_service.core.types import EncodedImage
 from grpc_kit.errors import clear_frames
 from grpc_kit.server.hang_watch import HangWatch
+from grpc_kit.server.wait_queue import WaitQueue
 
 Result = TypeVar("Result")
 
 
 class DecodeThreads:
-    """Reads the images of one lane in threads. Models take turns; each model's images are read in order of arrival.
+    """Reads the images of one lane in threads. A free thread goes to the model that got one longest ago.
 
-    A job is submitted only when a thread is free. So images wait here and not in the executor, whose queue would keep
-    the images of callers that have left. All methods belong to one event loop.
+    Each model's images are read in order of arrival. An image is submitted to the executor only when a thread is free:
+    the executor's own queue would keep the images of callers that have left. All methods belong to one event loop.
     """
 
     def __init__(
@@ -28,34 +28,37 @@ class DecodeThreads:
         """Start with all threads free.
 
         Args:
-            executor: has the threads; nothing else uses it.
+            executor: owns the threads; nothing else uses it.
             threads: the number of its threads.
             watch: detects threads that hang; None detects none.
-            seconds: the limit after which reading one image counts as hung.
+            seconds: the time after which reading one image counts as hung.
         """
         self._executor = executor
         self._free = threads
         self._watch = watch or HangWatch()
         self._seconds = seconds
-        # Models in the order of their turns.
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._granted = 0
+        # The number of the last grant, by model.
+        self._last_granted: dict[str, int] = {}
+        self._pending: WaitQueue[str] = WaitQueue(self._choose, self._release)
 
     async def run(self, model: str, hold: Hold, read: Callable[[EncodedImage], Result]) -> Result:
-        """Return the result of `read` for an image, called in a thread. Raises its errors, and HungError.
+        """Call `read` for an image in a thread, and return its result. Raises its errors, and HungError.
 
-        A caller that leaves before a thread is free costs nothing. A job that has begun runs to its end, and holds the
-        bytes until then.
+        If the caller leaves before a thread is free, the image is not read. A read that has begun continues to its
+        end, and holds the bytes until then.
         """
-        await self._acquire(model)
-        mine, loop = hold.copy(), asyncio.get_running_loop()
+        self._watch.refuse_if_hung()
+        await self._pending.acquire(model, self._watch.wait_for)
+        own_hold, loop = hold.copy(), asyncio.get_running_loop()
 
-        def ended(_: object = None) -> None:
-            mine.release()
-            self._release()
+        def ended() -> None:
+            own_hold.release()
+            self._release(model)
 
         try:
             job = self._executor.submit(
-                self._watch.watched, "the reading of an image", self._seconds, _read, [mine.image], read
+                self._watch.watched, "the reading of an image", self._seconds, _read, [own_hold.image], read
             )
         except BaseException:
             ended()
@@ -65,56 +68,33 @@ class DecodeThreads:
         result.add_done_callback(_retrieve)
         return await self._watch.wait_for(asyncio.shield(result))
 
-    async def _acquire(self, model: str) -> None:
-        self._watch.refuse_if_hung()
-        if self._free:
-            self._free -= 1
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(model, deque()).append(waiter)
-        try:
-            await self._watch.wait_for(waiter)
-        except BaseException:
-            if waiter.cancelled():
-                self._forget(model, waiter)
-            else:
-                self._release()
-            raise
+    def _choose(self, models: Sequence[str]) -> int | None:
+        if not self._free:
+            return None
+        self._free -= 1
+        position = min(range(len(models)), key=lambda index: self._last_granted.get(models[index], 0))
+        self._granted += 1
+        self._last_granted[models[position]] = self._granted
+        return position
 
-    def _forget(self, model: str, waiter: "asyncio.Future[None]") -> None:
-        waiters = self._waiting.get(model, deque())
-        if waiter in waiters:
-            waiters.remove(waiter)
-            if not waiters:
-                del self._waiting[model]
-
-    def _release(self) -> None:
-        while self._waiting:
-            model = next(iter(self._waiting))
-            waiters = self._waiting.pop(model)
-            waiter = waiters.popleft()
-            if waiters:
-                # Behind the other models.
-                self._waiting[model] = waiters
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+    def _release(self, _: str) -> None:
         self._free += 1
+        self._pending.grant()
 
 
 def _retrieve(result: "asyncio.Future[Result]") -> None:
-    # If the caller has left, nothing else retrieves the error.
+    # If the caller has left, nothing else retrieves the error, and asyncio would log it.
     if not result.cancelled():
         result.exception()
 
 
-def _read(image_only: list[EncodedImage], read: Callable[[EncodedImage], Result]) -> Result:
-    # The executor keeps the arguments of a job for longer than the job.
-    image = image_only.pop()
+def _read(only_image: list[EncodedImage], read: Callable[[EncodedImage], Result]) -> Result:
+    # The executor keeps a job's arguments for longer than the job. So the list is emptied.
+    image = only_image.pop()
     try:
         return read(image)
     except BaseException as error:
-        # Its frames also hold the image.
+        # The frames of the error also hold the image.
         clear_frames(error)
         raise
     finally:

@@ -1,7 +1,7 @@
-"""Decides if a decoding error is a fault of the file or a lack of memory.
+"""Decides whether a decoding error is a fault of the file or a lack of memory.
 
-Any error that Pillow raises while it reads a file is a fault of the file: its decoders raise many classes of errors on
-invalid bytes. An error of this project's own code is never a fault of the file.
+Pillow's decoders raise many classes of errors on invalid bytes. So any error that Pillow raises while it reads a file
+is a fault of the file. An error of this project's own code is never a fault of the file.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def reading_the_file() -> Iterator[None]:
         yield
     except (ServiceError, UnsupportedImageError):
         raise
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever they stumble on
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise errors of any class
         if is_lack_of_memory(error):
             raise no_memory(error) from None
         raise corrupt(str(error) or type(error).__name__) from None
@@ -44,15 +44,17 @@ def corrupt(why: str) -> InvalidArgumentError:
 
 
 def unsupported(why: str) -> InvalidArgumentError:
-    """Return the error for a sound file of a variant that cannot be read rightly."""
-    return InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", f"{CONTENT} cannot be read rightly: {why}", field=CONTENT)
+    """Return the error for a valid file of a variant that Pillow cannot decode correctly."""
+    return InvalidArgumentError(
+        "IMAGE_FORMAT_UNSUPPORTED", f"{CONTENT} cannot be decoded correctly: {why}", field=CONTENT
+    )
 
 
 def too_costly(why: str) -> InvalidArgumentError:
-    """Return the error for an image that would take much longer than usual for its size."""
+    """Return the error for an image that takes much longer to decode than usual for its size."""
     return InvalidArgumentError(
         "IMAGE_TOO_COSTLY",
-        f"{CONTENT} takes too long to decode: {why}; save the image again with usual settings",
+        f"{CONTENT} takes too long to decode: {why}; save the image again with the usual settings",
         field=CONTENT,
     )
 
@@ -66,6 +68,6 @@ def no_memory(error: BaseException) -> ResourceExhaustedError:
 def is_lack_of_memory(error: BaseException) -> bool:
     """Return whether Pillow failed because it could not allocate memory.
 
-    libjpeg, libtiff and libwebp report this like a broken file.
+    libjpeg, libtiff and libwebp report a lack of memory as a broken file.
     """
     return isinstance(error, MemoryError) or allocation.has_failed() or any(text in str(error) for text in CODEC_MEMORY)

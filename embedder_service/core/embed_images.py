@@ -1,4 +1,4 @@
-"""The embedder's one job: an encoded image goes in, its vector comes out."""
+"""Embeds images: an encoded image goes in, its vector comes out."""
 
 import asyncio
 import hashlib
@@ -9,37 +9,38 @@ from functools import partial
 from typing import TypeAlias
 
 from embedder_service.core.admission import Admission
-from embedder_service.core.batching import Batcher, TimeLeft, out_of_time
+from embedder_service.core.batching import Batcher
+from embedder_service.core.deadlines import AnyDeadline, deadline_exceeded
 from embedder_service.core.decode_threads import DecodeThreads
 from embedder_service.core.held_image import AdmittedImage, Hold
 from embedder_service.core.image_decoding import ImageDecoder
-from embedder_service.core.model_names import same_name
+from embedder_service.core.model_names import canonical_name
 from embedder_service.core.ports import Observer
-from embedder_service.core.sharing import SharedWork
+from embedder_service.core.shared_work import SharedWork
 from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo, Pixels, Region, Vectors
 from embedder_service.core.vector_checks import check_vector
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError, ServiceError, error_for_fault
 from grpc_kit.server import stages
 
-# Bytes that are hashed on the event loop, in a fraction of a millisecond; more would hold up other calls.
-HASHED_AT_ONCE = 256 * 1024
+# Maximum bytes that are hashed on the event loop: that takes a fraction of a millisecond. More would delay other calls.
+MAX_BYTES_HASHED_INLINE = 256 * 1024
 
-# What makes two images one: the SHA-256 of the bytes, the region, and the fingerprint of the model.
+# Equal for images with the same vector: the SHA-256 of the bytes, the region, and the fingerprint of the model.
 ImageKey: TypeAlias = tuple[bytes, Region | None, str]
 VectorCache: TypeAlias = MutableMapping[ImageKey, Vectors]
 
 
 @dataclass(frozen=True)
 class DecodePool:
-    """Decoder and threads of a lane for one model."""
+    """The decoder of one model, and the threads of one lane."""
 
     decoder: ImageDecoder
     threads: DecodeThreads
 
 
 class ModelPipeline:
-    """One model with what leads to it: decode in a pool of threads, then wait for a batch."""
+    """Embeds images with one model: decodes them in threads, then submits them to the batcher."""
 
     def __init__(
         self,
@@ -48,40 +49,40 @@ class ModelPipeline:
         batcher: Batcher,
         observer: Observer,
     ) -> None:
-        """`decoders` has a pool for each lane: behind the large images of a load nobody should have to wait."""
+        """`decoders` has a pool for each lane, so that interactive images do not wait for the images of a bulk load."""
         self.info = info
         self._decoders = decoders
         self._batcher = batcher
         self.observer = observer
 
     async def key(self, hold: Hold, lane: Lane) -> ImageKey:
-        """Names what the vector depends on."""
+        """Return the key of an image with this model."""
         region = hold.image.region
-        if len(hold.image.content) <= HASHED_AT_ONCE:
+        if len(hold.image.content) <= MAX_BYTES_HASHED_INLINE:
             digest = _sha256(hold.image)
         else:
             digest = await self._decoders[lane].threads.run(self.info.name, hold, _sha256)
         return digest, region, self.info.fingerprint
 
-    async def embed(self, hold: Hold, lane: Lane, patience: TimeLeft) -> Vectors:
-        """Embed one image as float32[D], a vector that the contract allows. Releases its bytes once they are decoded.
+    async def embed(self, hold: Hold, lane: Lane, deadline: AnyDeadline) -> Vectors:
+        """Return the checked vector of one image, float32[D]. Release the image's bytes once they are decoded.
 
         Raises InvalidArgumentError, DeadlineExceededError, UnavailableError, InternalError.
         """
-        asked, pool = time.monotonic(), self._decoders[lane]
-        pixels, began, ended = await pool.threads.run(self.info.name, hold, partial(_decode, pool.decoder, patience))
+        requested, pool = time.monotonic(), self._decoders[lane]
+        pixels, began, ended = await pool.threads.run(self.info.name, hold, partial(_decode, pool.decoder, deadline))
         hold.release()
-        stages.record("queue", asked, began)
+        stages.record("queue", requested, began)
         stages.record("decode", began, ended)
         self.observer.decoded(lane, ended - began)
-        vector = await self._batcher.submit(pixels, lane, patience)
-        # Checked before it is cached or shared, so that only the callers of this image are refused.
+        vector = await self._batcher.submit(pixels, lane, deadline)
+        # Before the vector is cached or shared.
         check_vector(vector, self.info)
         return vector
 
 
 class EmbedImages:
-    """The models that are served, and who may use them when."""
+    """Embeds images with the served models: admits, caches and shares."""
 
     def __init__(
         self,
@@ -92,14 +93,14 @@ class EmbedImages:
         cache: VectorCache | None,
         observer: Observer,
     ) -> None:
-        """Serves some models.
+        """Serve these models.
 
         Args:
-            pipelines: by the model's name.
-            default: the name of the model that answers where none is named.
-            limits: what is said of the largest image.
-            admission: bounds what is under way.
-            cache: keeps vectors; what it forgets is embedded again. None keeps nothing.
+            pipelines: the models by name.
+            default: the name of the default model.
+            limits: the limits of an image, for descriptions of models.
+            admission: bounds the pending images.
+            cache: keeps vectors; None keeps none.
             observer: is notified of each answer to a request for a model that is not in `pipelines`.
         """
         self._pipelines = pipelines
@@ -111,18 +112,18 @@ class EmbedImages:
         self._shared: SharedWork[Vectors] = SharedWork()
 
     async def admit(self, image: EncodedImage, model: str, lane: Lane) -> AdmittedImage:
-        """Admit an image for `embed_admitted`. The caller must call its `leave` in any case.
+        """Admit an image for `embed_admitted`. The caller must release it in any case.
 
         Raises NotFoundError, and ResourceExhaustedError in the interactive lane.
         """
         try:
-            return await self._admission.enter(lane, self._pipeline(model).info.name, image)
+            return await self._admission.admit(lane, self._pipeline(model).info.name, image)
         except ServiceError as error:
             self._observer_of(model).answered(lane, error.reason)
             raise
 
     async def embed(self, image: EncodedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
-        """Embeds one image with a model; an empty name is the default one.
+        """Return the embedding of one image. An empty `model` is the default model.
 
         Raises NotFoundError, ResourceExhaustedError, InvalidArgumentError, DeadlineExceededError, UnavailableError.
         """
@@ -131,10 +132,10 @@ class EmbedImages:
         try:
             return await self.embed_admitted(admitted, model, lane, deadline)
         finally:
-            admitted.leave()
+            admitted.release()
 
     async def embed_admitted(self, admitted: AdmittedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
-        """Embed one image that was admitted for this model. Raises the errors of `embed`."""
+        """Return the embedding of an image that was admitted for this model. Raises the errors of `embed`."""
         result = "INTERNAL"
         try:
             pipeline = self._pipeline(model)
@@ -159,19 +160,19 @@ class EmbedImages:
         cached = self._cache.get(key) if self._cache is not None else None
         if cached is not None:
             return cached, "cached"
-        # From here on only the work holds the bytes: it may continue for other callers when this caller has left.
+        # Now only the work holds the bytes. It may continue for other callers after this caller has left.
         hold = admitted.hold.copy()
         admitted.hold.release()
         vector, joined = await self._shared.run(
-            key, lane, deadline, lambda patience: pipeline.embed(hold, lane, patience), hold.release
+            key, lane, deadline, lambda latest: pipeline.embed(hold, lane, latest), hold.release
         )
         if self._cache is not None:
-            # A copy: what the network gave is a row that would keep its whole batch in memory.
+            # A copy, because a row of a batch keeps the whole batch in memory.
             self._cache[key] = vector.copy()
         return vector, "shared" if joined else "embedded"
 
     def models(self) -> list[ModelInfo]:
-        """The models by name."""
+        """Return the models in the order of their names."""
         return [self._pipelines[name].info for name in sorted(self._pipelines)]
 
     def model(self, name: str) -> ModelInfo:
@@ -183,7 +184,7 @@ class EmbedImages:
         return self._observer if pipeline is None else pipeline.observer
 
     def _served(self, name: str) -> ModelPipeline | None:
-        return self._pipelines.get(name) or self._pipelines.get(same_name(name) or self.default)
+        return self._pipelines.get(name) or self._pipelines.get(canonical_name(name) or self.default)
 
     def _pipeline(self, name: str) -> ModelPipeline:
         pipeline = self._served(name)
@@ -198,12 +199,12 @@ class EmbedImages:
         return pipeline
 
 
-def _decode(decoder: ImageDecoder, patience: TimeLeft, image: EncodedImage) -> tuple[Pixels, float, float]:
-    """The pixels, and when decoding began and ended."""
-    if patience.remaining() <= 0:
-        raise out_of_time()
+def _decode(decoder: ImageDecoder, deadline: AnyDeadline, image: EncodedImage) -> tuple[Pixels, float, float]:
+    """Return the pixels, and when decoding began and ended."""
+    if deadline.remaining() <= 0:
+        raise deadline_exceeded()
     began = time.monotonic()
-    return decoder.decode(image, patience), began, time.monotonic()
+    return decoder.decode(image, deadline), began, time.monotonic()
 
 
 def _sha256(image: EncodedImage) -> bytes:

@@ -1,8 +1,8 @@
-"""Lets Pillow decode AVIF, and HEIC if the optional package for it is installed."""
+"""Enables AVIF in Pillow, and HEIC if the optional package pillow-heif is installed."""
 
 from PIL import AvifImagePlugin
 
-# Many images are decoded at a time already, each in a thread of the embedder's.
+# The embedder already decodes many images at a time, each in its own thread.
 THREADS = 1
 AvifImagePlugin.DEFAULT_MAX_THREADS = THREADS
 
@@ -15,6 +15,6 @@ else:
     HEIC_FORMATS = ("HEIF",)
 
 HOW_TO_INSTALL = (
-    "pip install '.[embedder,heic]' in the folder of imagesearch's source brings it to the embedder, and "
-    "--build-arg HEIC=yes to its container image"
+    "run pip install '.[embedder,heic]' in the folder of imagesearch's source, or build the embedder's container "
+    "image with --build-arg HEIC=yes"
 )

@@ -1,4 +1,4 @@
-"""Holds on the bytes of admitted images. The bytes are released with the last hold."""
+"""Holds on the bytes of admitted images. The release of the last hold frees the bytes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,7 @@ class _Content:
 
 
 class Hold:
-    """Keeps the bytes of an admitted image. Only a hold gives access to them.
-
-    The release of the last hold drops the bytes, and admission may use their share for other images.
-    """
+    """Keeps the bytes of an admitted image in memory. The bytes are accessible only through a hold."""
 
     def __init__(self, content: _Content) -> None:
         """Add a hold. `AdmittedImage` creates the first hold, and `copy` further ones."""
@@ -26,7 +23,7 @@ class Hold:
 
     @property
     def image(self) -> EncodedImage:
-        """The image. Raises RuntimeError once the hold is released."""
+        """The image. Raises RuntimeError if the hold is released."""
         return self._held().image
 
     def copy(self) -> "Hold":
@@ -48,23 +45,23 @@ class Hold:
 
 
 class AdmittedImage:
-    """An image that admission has admitted. It counts as pending until its caller leaves."""
+    """An image that admission has admitted. It counts as in flight until `release`."""
 
-    def __init__(self, image: EncodedImage, leave: Callable[[], None], free: Callable[[], None]) -> None:
+    def __init__(self, image: EncodedImage, free_slot: Callable[[], None], free_bytes: Callable[[], None]) -> None:
         """Hold the image's bytes.
 
         Args:
             image: the admitted image.
-            leave: called once, when the caller leaves.
-            free: called once, when the last hold is released.
+            free_slot: called once, by `release`.
+            free_bytes: called once, when the last hold is released.
         """
-        self.hold = Hold(_Content(image, free))
-        """The caller's own hold, released when the caller leaves or earlier."""
-        self._leave: Callable[[], None] | None = leave
+        self.hold = Hold(_Content(image, free_bytes))
+        """The caller's own hold, released by `release` or earlier."""
+        self._free_slot: Callable[[], None] | None = free_slot
 
-    def leave(self) -> None:
-        """Release the slot and the caller's hold: the caller has its answer, or has left."""
+    def release(self) -> None:
+        """Release the slot and the caller's hold, when the caller has its answer or has left."""
         self.hold.release()
-        leave, self._leave = self._leave, None
-        if leave is not None:
-            leave()
+        free_slot, self._free_slot = self._free_slot, None
+        if free_slot is not None:
+            free_slot()

@@ -1,4 +1,4 @@
-"""Encoded bytes to the pixels that a network takes. Everything that bytes can do wrong is found here."""
+"""Decodes the bytes of an image file to a network's input pixels. All faults of a file are detected here."""
 
 import math
 import struct
@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
-from embedder_service.core.batching import TimeLeft, out_of_time
+from embedder_service.core.deadlines import AnyDeadline, deadline_exceeded
 from embedder_service.core.decoding_costs import (
     CountedFile,
-    charge,
     check_cost,
     check_header,
     check_sum,
     is_scalable,
+    pixels_in_memory,
     tag_number,
 )
 from embedder_service.core.decoding_faults import (
@@ -44,7 +44,7 @@ from imagesearch_pixels.reading import Reading, TooManyPartsError, UnsupportedIm
 from imagesearch_pixels.samples import to_rgb, upright
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", *HEIC_FORMATS)
-# As people call them.
+# The names in messages.
 FORMAT_NAMES = tuple("HEIC" if name == "HEIF" else name for name in FORMATS)
 REGION = "image.region"
 
@@ -55,39 +55,39 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*
 # Left, top, right, bottom, in pixels.
 Box: TypeAlias = tuple[float, float, float, float]
 
-# A large JPEG is decoded at a half, a quarter or an eighth of its size, but never below this many times the result's
-# side: from there on the last step averages over at least two pixels each way, as it does without this.
+# A large JPEG is decoded at a half, a quarter or an eighth of its size. The decoded side is at least the result's side
+# times this. So the final resize still averages over at least two pixels in each direction.
 DRAFT_MARGIN = 2
 
-# What the sides of an input of native aspect are multiples of: one cell of a network's map. It bounds the number of
-# sizes as well, each of which the engine plans for.
+# The sides of a native input are multiples of this: one cell of a network's feature map. This also bounds the number
+# of different sizes, because TensorFlow plans for each one.
 NATIVE_STEP = 32
 
 
 class PixelBudget:
-    """Bounds the pixels that are decoded at a time, by all threads together; who came first goes first."""
+    """Bounds the pixels that all threads together decode at a time. Images wait in order of arrival (FIFO)."""
 
     def __init__(self, pixels: int, watch: HangWatch | None = None) -> None:
-        """`pixels` is the maximum at a time, at least those of the largest image. Waiting is no work for `watch`."""
-        self._free = self._most = pixels
+        """`pixels` is the maximum at a time, at least those of the largest image. `watch` ignores waiting threads."""
+        self._free = self._max_pixels = pixels
         self._watch = watch or HangWatch()
         self._changed = threading.Condition()
-        self._turns: deque[object] = deque()
+        self._waiting: deque[object] = deque()
 
     @contextmanager
-    def hold(self, pixels: int, patience: TimeLeft) -> Iterator[None]:
-        """Waits until so many pixels are free. Raises DeadlineExceededError."""
-        # More than all is all: it waits until nobody else decodes.
-        share = min(pixels, self._most)
-        turn = object()
+    def hold(self, pixels: int, deadline: AnyDeadline) -> Iterator[None]:
+        """Wait until this many pixels are free, and hold them in this context. Raises DeadlineExceededError."""
+        # An image of more pixels than the maximum is decoded alone.
+        share = min(pixels, self._max_pixels)
+        waiter = object()
         with self._changed:
-            self._turns.append(turn)
+            self._waiting.append(waiter)
             try:
                 with self._watch.waiting():
-                    self._wait(turn, share, patience)
+                    self._wait(waiter, share, deadline)
                 self._free -= share
             finally:
-                self._turns.remove(turn)
+                self._waiting.remove(waiter)
                 self._changed.notify_all()
         try:
             yield
@@ -96,36 +96,37 @@ class PixelBudget:
                 self._free += share
                 self._changed.notify_all()
 
-    def _wait(self, turn: object, share: int, patience: TimeLeft) -> None:
-        while self._turns[0] is not turn or self._free < share:
-            # Asked again each time: it grows when somebody joins who wants the same image.
-            seconds = patience.remaining()
+    def _wait(self, waiter: object, share: int, deadline: AnyDeadline) -> None:
+        while self._waiting[0] is not waiter or self._free < share:
+            # Read again each time, because the deadline is later if another caller joins the same image.
+            seconds = deadline.remaining()
             if seconds <= 0:
-                raise out_of_time()
+                raise deadline_exceeded()
             self._changed.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
 class ImageDecoder:
-    """Decodes images to what a network takes."""
+    """Decodes images to a network's input."""
 
     def __init__(self, policy: InputPolicy, limits: Limits, budget: PixelBudget) -> None:
-        """`policy` says what the result is like; `budget` may be shared with other decoders."""
+        """`policy` describes the network's input; decoders may share a `budget`."""
         self._policy = policy
         self._limits = limits
         self._budget = budget
 
-    def decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
-        """Gives the image as uint8[height, width, 3], of which both are the policy's side but for `native`.
+    def decode(self, image: EncodedImage, deadline: AnyDeadline) -> Pixels:
+        """Return the image as uint8[height, width, 3]. Both sides are the policy's side, except with `native`.
 
-        The first frame of a JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC file, turned as its EXIF orientation says
-        (AVIF and HEIC: as their own properties say), in sRGB with transparency over white, cut to its region, and made
-        the policy's size by Pillow's bilinear filter (which averages over all pixels that fall into one). A JPEG of at
-        least four times that size is scaled while it is decoded, which is several times faster; its vector stays
-        within a cosine of 0.999. Raises InvalidArgumentError, DeadlineExceededError when patience ends, and
-        ResourceExhaustedError if memory runs out.
+        The file is a JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC file. The decoder takes its first frame, and turns
+        it by its EXIF orientation (AVIF and HEIC: by their own properties). It converts the frame to sRGB, puts
+        transparency over white and crops the region. Then it resizes the crop with Pillow's bilinear filter, which
+        averages over all pixels that fall into one. A JPEG of at least four times the result's size is scaled while it
+        is decoded. This is several times faster, and the vector stays within a cosine of 0.999.
+
+        Raises InvalidArgumentError, DeadlineExceededError, and ResourceExhaustedError if memory runs out.
         """
         try:
-            return self._decode(image, patience)
+            return self._decode(image, deadline)
         except MemoryError as error:
             raise no_memory(error) from None
         except UnsupportedImageError as error:
@@ -134,23 +135,23 @@ class ImageDecoder:
             raise too_costly(str(error)) from None
         except InvalidArgumentError as error:
             if error.reason == "IMAGE_CORRUPT":
-                refuse_unread_variant(image.content)
+                refuse_unreadable_variant(image.content)
             raise
 
-    def _decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
+    def _decode(self, image: EncodedImage, deadline: AnyDeadline) -> Pixels:
         content = image.content
         if not content:
             raise InvalidArgumentError(
-                "IMAGE_MISSING", f"{CONTENT} is empty; it should hold an image file", field=CONTENT
+                "IMAGE_MISSING", f"{CONTENT} is empty; it must contain an image file", field=CONTENT
             )
         if len(content) > self._limits.max_image_bytes:
             raise InvalidArgumentError(
                 "IMAGE_TOO_LARGE",
-                f"{CONTENT} has {len(content)} bytes; at most {self._limits.max_image_bytes} are taken",
+                f"{CONTENT} has {len(content)} bytes; the maximum is {self._limits.max_image_bytes}",
                 field=CONTENT,
                 metadata={"max_image_bytes": str(self._limits.max_image_bytes)},
             )
-        opened, content = self._open(content, patience)
+        opened, content = self._open(content, deadline)
         with opened:
             self._check_dimensions(opened.width, opened.height)
             self._check_tiles(opened)
@@ -160,21 +161,21 @@ class ImageDecoder:
                 check_region(image.region)
             declared = declare(opened, content, READING)
             scale = self._draft(opened, image.region) if is_scalable(opened, content) else 1
-            with self._budget.hold(max(coded, charge(opened, content, scale)), patience):
+            with self._budget.hold(max(coded, pixels_in_memory(opened, content, scale)), deadline):
                 loaded = upright(opened, declared, READING)
                 conversion = to_srgb(loaded, declared, READING)
                 colour = to_rgb(loaded, declared.depth, READING, keep_inks=conversion is not None)
                 box = None
                 if image.region:
-                    # Cut first: the filter would look beyond the edges of a box.
-                    colour, box = cut(colour, box_of(image.region, colour, scale))
+                    # Crop first, because the filter would also read pixels beyond the edges of the box.
+                    colour, box = crop(colour, box_of(image.region, colour, scale))
                 resized = fit(colour, box, self._policy, conversion)
         return np.asarray(resized, dtype=np.uint8)
 
     def _draft(self, opened: Image.Image, region: Region | None) -> int:
-        """Let Pillow scale a large JPEG while it decodes, to 1, a half, a quarter or an eighth of its size."""
+        """Make Pillow scale a large JPEG while it decodes. Return the divisor: 1, 2, 4 or 8."""
         width = opened.width
-        # The region's shorter side, whichever way the image will be turned.
+        # The shorter side of the region, because EXIF may still swap the sides.
         fraction = min(region.x1 - region.x0, region.y1 - region.y0) if region else 1.0
         side = math.ceil(DRAFT_MARGIN * self._policy.side / fraction)
         with reading_the_file():
@@ -182,22 +183,22 @@ class ImageDecoder:
         return round(width / opened.width)
 
     def _check_dimensions(self, width: int, height: int) -> None:
-        """Refuses from the header, before a pixel is decoded."""
+        """Refuse an image by the size in its header, before its pixels are decoded."""
         if width < 1 or height < 1:
             raise InvalidArgumentError(
-                "IMAGE_EMPTY", f"{CONTENT} is an image of {width} x {height} pixels; it has none", field=CONTENT
+                "IMAGE_EMPTY", f"{CONTENT} has {width} x {height} pixels; both sides must be at least 1", field=CONTENT
             )
-        most = self._limits.max_image_pixels
-        if width * height > most:
+        max_pixels = self._limits.max_image_pixels
+        if width * height > max_pixels:
             raise InvalidArgumentError(
                 "IMAGE_DIMENSIONS_TOO_LARGE",
-                f"{CONTENT} is an image of {width} x {height} = {width * height} pixels; at most {most} are taken",
+                f"{CONTENT} has {width} x {height} = {width * height} pixels; the maximum is {max_pixels}",
                 field=CONTENT,
-                metadata={"max_image_pixels": str(most), "width": str(width), "height": str(height)},
+                metadata={"max_image_pixels": str(max_pixels), "width": str(width), "height": str(height)},
             )
 
     def _check_tiles(self, image: Image.Image) -> None:
-        """Refuses a TIFF file whose tiles are larger than any image may be: one is decoded whole."""
+        """Refuse a TIFF file whose tiles are larger than an image may be, because a tile is decoded as a whole."""
         if not isinstance(image, TiffImageFile):
             return
         width, height = (tag_number(image, tag, 0) for tag in (TILEWIDTH, TILELENGTH))
@@ -205,36 +206,36 @@ class ImageDecoder:
             self._check_dimensions(width, height)
 
     def _check_coded(self, content: bytes) -> int:
-        """Refuse an AVIF or HEIC file whose coded images are larger than an image may be, and return their pixels."""
+        """Refuse an AVIF or HEIC file with a coded image that is too large. Return the pixels of all coded images."""
         if not brand_of(content):
             return 0
         images = coded_images(content)
         if not images:
-            raise corrupt("no AV1 or HEVC image is found in it")
+            raise corrupt("it contains no AV1 or HEVC image")
         for image in images:
             self._check_dimensions(image.width, image.height)
         check_sum(images, self._limits.max_image_pixels)
         return sum(image.most for image in images)
 
-    def _open(self, content: bytes, patience: TimeLeft) -> tuple[Image.Image, bytes]:
-        """Read the header of what is the image in a file, and return that too.
+    def _open(self, content: bytes, deadline: AnyDeadline) -> tuple[Image.Image, bytes]:
+        """Return the opened image, and the bytes that were opened.
 
-        Metadata never decide over a good picture: if the file cannot be opened, it is opened without any. Raises
-        InvalidArgumentError and UnsupportedImageError.
+        Broken metadata must not make an image unreadable: if the file cannot be opened, it is opened without any
+        metadata. Raises InvalidArgumentError and UnsupportedImageError.
         """
         picture = without_metadata(content)
         check_variant(picture)
         try:
-            return self._open_picture(picture, patience), picture
+            return self._open_picture(picture, deadline), picture
         except InvalidArgumentError:
             bare = without_metadata(content, bare=True)
             if bare == picture:
                 raise
-            return self._open_picture(bare, patience), bare
+            return self._open_picture(bare, deadline), bare
 
-    def _open_picture(self, content: bytes, patience: TimeLeft) -> Image.Image:
+    def _open_picture(self, content: bytes, deadline: AnyDeadline) -> Image.Image:
         check_header(content)
-        file = CountedFile(content, patience)
+        file = CountedFile(content, deadline)
         with reading_the_file():
             try:
                 return Image.open(file, formats=FORMATS)
@@ -242,17 +243,17 @@ class ImageDecoder:
                 if is_lack_of_memory(error):
                     raise
                 is_too_large = isinstance(error, Image.DecompressionBombError)
-        # Not above: an error of this project's own code is no fault of the file.
+        # Outside of `reading_the_file`, which would report an error of this project's code as a fault of the file.
         raise self._too_large_for_pillow() if is_too_large else self._unidentified(content)
 
     def _too_large_for_pillow(self) -> InvalidArgumentError:
-        """Return the error of an image to which Pillow applies its own limit, before the size is known."""
-        most = self._limits.max_image_pixels
+        """Return the error for an image that exceeds Pillow's own limit. Its size is not known."""
+        max_pixels = self._limits.max_image_pixels
         return InvalidArgumentError(
             "IMAGE_DIMENSIONS_TOO_LARGE",
-            f"{CONTENT} is an image of over {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; at most {most} are taken",
+            f"{CONTENT} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; the maximum is {max_pixels}",
             field=CONTENT,
-            metadata={"max_image_pixels": str(most)},
+            metadata={"max_image_pixels": str(max_pixels)},
         )
 
     def _unidentified(self, content: bytes) -> InvalidArgumentError:
@@ -261,24 +262,24 @@ class ImageDecoder:
             self._check_dimensions(*size)
         brand = brand_of(content)
         if content.startswith(SIGNATURES) or brand in AVIF_BRANDS or (brand and HEIC_FORMATS):
-            return corrupt("it ends in its header, or its header is wrong")
+            return corrupt("its header is incomplete or wrong")
         if brand in HEIC_BRANDS:
             return InvalidArgumentError(
                 "IMAGE_FORMAT_UNSUPPORTED",
-                f"{CONTENT} is a HEIC file, and pillow-heif is not installed; {HOW_TO_INSTALL}",
+                f"{CONTENT} is a HEIC file, and the embedder has no pillow-heif; {HOW_TO_INSTALL}",
                 field=CONTENT,
                 metadata={"formats": ",".join(FORMAT_NAMES)},
             )
         return InvalidArgumentError(
             "IMAGE_FORMAT_UNSUPPORTED",
-            f"{CONTENT} is no image of a known format; {', '.join(FORMAT_NAMES)} are taken",
+            f"{CONTENT} is not an image of a supported format; use {', '.join(FORMAT_NAMES)}",
             field=CONTENT,
             metadata={"formats": ",".join(FORMAT_NAMES)},
         )
 
 
-def refuse_unread_variant(content: bytes) -> None:
-    """Raise InvalidArgumentError if Pillow cannot read a file because of its variant, and not because it is broken."""
+def refuse_unreadable_variant(content: bytes) -> None:
+    """Raise InvalidArgumentError if a file is valid, but of a variant that Pillow cannot decode."""
     try:
         check_unread(content)
     except UnsupportedImageError as error:
@@ -286,7 +287,7 @@ def refuse_unread_variant(content: bytes) -> None:
 
 
 def stated_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height as the header states them, where Pillow tells nothing because one of them is zero."""
+    """Return width and height from the header of a PNG, GIF or BMP file, or None. Pillow does not open empty images."""
     for signature, layout, offset in (
         (b"\x89PNG\r\n\x1a\n", ">II", 16),
         (b"GIF8", "<HH", 6),
@@ -299,27 +300,27 @@ def stated_size(content: bytes) -> tuple[int, int] | None:
 
 
 def check_region(region: Region) -> None:
-    """Raises InvalidArgumentError where a region is no box within the image."""
+    """Raise InvalidArgumentError if a region is not a box within the image."""
     box = (region.x0, region.y0, region.x1, region.y1)
     inside = all(math.isfinite(edge) and 0.0 <= edge <= 1.0 for edge in box)
     if not inside or region.x0 >= region.x1 or region.y0 >= region.y1:
         raise InvalidArgumentError(
             "REGION_INVALID",
             f"{REGION} is x0={region.x0:g}, y0={region.y0:g}, x1={region.x1:g}, y1={region.y1:g}; "
-            "0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 should hold",
+            "it must have 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1",
             field=REGION,
         )
 
 
-def cut(image: Image.Image, box: Box) -> tuple[Image.Image, Box]:
-    """The pixels that a box touches, and where the box is among them."""
+def crop(image: Image.Image, box: Box) -> tuple[Image.Image, Box]:
+    """Return the pixels that a box touches, and the position of the box in them."""
     left, top = math.floor(box[0]), math.floor(box[1])
     part = image.crop((left, top, math.ceil(box[2]), math.ceil(box[3])))
     return part, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
 
 
 def fit(image: Image.Image, box: Box | None, policy: InputPolicy, conversion: Conversion | None = None) -> Image.Image:
-    """A box of an image, or the whole, as an input of a network; colours are converted when it is small."""
+    """Return an image, or a box of it, as a network's input. Converting colours after the resize is faster."""
     left, top, right, bottom = box or (0, 0, image.width, image.height)
     width, height, side = right - left, bottom - top, policy.side
 
@@ -342,18 +343,18 @@ def fit(image: Image.Image, box: Box | None, policy: InputPolicy, conversion: Co
             padded.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
             return padded
         case "native":
-            # Never enlarged but to the next cell of the network's map.
+            # Images are not enlarged, except to the next multiple of a cell.
             scale = min(1.0, side / max(width, height))
             to_width, to_height = (
-                max(policy.least, NATIVE_STEP * round(edge * scale / NATIVE_STEP)) for edge in (width, height)
+                max(policy.min_side, NATIVE_STEP * round(edge * scale / NATIVE_STEP)) for edge in (width, height)
             )
             return resized(to_width, to_height)
 
 
 def box_of(region: Region, image: Image.Image, scale: int) -> Box:
-    """The box of a region in an upright image that was decoded at 1 / scale of its size.
+    """Return the box of a region in an upright image that was decoded at 1 / scale of its size.
 
-    It lies between whole pixels of the full size. Raises InvalidArgumentError.
+    The edges of the box are at whole pixels of the full size. Raises InvalidArgumentError.
     """
     width, height = image.width * scale, image.height * scale
     left, right = round(region.x0 * width), round(region.x1 * width)
@@ -361,7 +362,7 @@ def box_of(region: Region, image: Image.Image, scale: int) -> Box:
     if left >= right or top >= bottom:
         raise InvalidArgumentError(
             "REGION_INVALID",
-            f"{REGION} covers less than one pixel of the image's {width} x {height}",
+            f"{REGION} covers less than one pixel of the image, which has {width} x {height}; use a larger region",
             field=REGION,
         )
     return left / scale, top / scale, right / scale, bottom / scale

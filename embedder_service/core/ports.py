@@ -1,4 +1,4 @@
-"""What the core needs and does not do itself."""
+"""The interfaces that the core needs from outside."""
 
 from typing import Protocol
 
@@ -6,33 +6,33 @@ from embedder_service.core.types import Lane, ModelInfo, Pixels, Vectors
 
 
 class Model(Protocol):
-    """A network that is ready to run."""
+    """A loaded model."""
 
     @property
     def info(self) -> ModelInfo:
-        """What the model does to an image."""
+        """Describes the model."""
         ...
 
     def embed(self, pixels: Pixels) -> Vectors:
-        """Embeds uint8[N, H, W, 3], N at most `info.max_batch_size`, as float32[N, D]. Blocks; one call at a time."""
+        """Embed uint8[N, H, W, 3], N at most `info.max_batch_size`, as float32[N, D]. Blocks; one call at a time."""
         ...
 
 
 class Observer(Protocol):
-    """Is told what happens, for metrics. Times are in seconds."""
+    """Receives events, for metrics. Times are in seconds."""
 
     def decoded(self, lane: Lane, seconds: float) -> None:
-        """An image was decoded."""
+        """An image was decoded in this time."""
         ...
 
-    def waited(self, lane: Lane, seconds: float) -> None:
-        """A decoded image's run began after it had waited for that."""
+    def queued(self, lane: Lane, seconds: float) -> None:
+        """A decoded image waited this time for its run."""
         ...
 
-    def ran(self, images: int, seconds: float) -> None:
-        """The network ran a batch."""
+    def batch_ran(self, images: int, seconds: float) -> None:
+        """The model ran a batch."""
         ...
 
     def answered(self, lane: Lane, result: str) -> None:
-        """An image was answered: "embedded", "shared" (with an equal one), "cached", or the reason of a refusal."""
+        """An image was answered: "embedded", "shared" (with an equal image), "cached", or the reason of an error."""
         ...

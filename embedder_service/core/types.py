@@ -1,4 +1,4 @@
-"""The plain values that the embedder's core speaks."""
+"""Plain values of the embedder's core."""
 
 import hashlib
 import json
@@ -10,17 +10,16 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-# An upright RGB image, uint8[height, width, 3]; a batch of them, uint8[N, height, width, 3].
+# An upright RGB image, uint8[height, width, 3]; or a batch of images, uint8[N, height, width, 3].
 Pixels = NDArray[np.uint8]
-# One vector, float32[D]; a batch of them, float32[N, D].
+# A vector, float32[D]; or the vectors of a batch, float32[N, D].
 Vectors = NDArray[np.float32]
-
 
 Shape: TypeAlias = Literal["squash", "pad", "crop", "native"]
 
 
 class Lane(Enum):
-    """Who waits for an image: a caller with a deadline, or a load that only wants throughput."""
+    """Who waits for an image: a caller with a deadline, or a bulk load."""
 
     INTERACTIVE = "interactive"
     BULK = "bulk"
@@ -38,7 +37,7 @@ class Region:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """The bytes of an image file, and the part of the image that counts; None is the whole."""
+    """The bytes of an image file, and the region to embed; None is the whole image."""
 
     content: bytes
     region: Region | None = None
@@ -46,7 +45,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A vector, float32[D], and the fingerprint of the space that it lives in."""
+    """A vector, float32[D], and the fingerprint of its model."""
 
     values: Vectors
     fingerprint: str
@@ -54,69 +53,70 @@ class Embedding:
 
 @dataclass(frozen=True)
 class InputPolicy:
-    """How an upright image becomes a network's input."""
+    """How an upright image is resized to a network's input."""
 
     shape: Shape
-    """`squash` stretches it to the square, `pad` keeps its aspect between black bars, `crop` takes the square in its
-    middle, `native` keeps its aspect (each side a multiple of 32)."""
+    """`squash` stretches the image to a square. `pad` keeps its aspect ratio and adds black bars. `crop` takes the
+    square in the middle. `native` keeps the aspect ratio, with sides that are multiples of 32."""
     side: int
-    """Pixels: of the square, or the most that `native` leaves of the longer side."""
-    least: int = 32
-    """Pixels: the least that `native` makes of a side."""
+    """Side of the square in pixels; with `native`, the maximum of the longer side."""
+    min_side: int = 32
+    """Minimum of a side in pixels, with `native`."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model: what it computes from an image, and how it runs."""
+    """Describes a model: what it computes from an image, and how it runs."""
 
     name: str
     network: str
     dimension: int
     input: InputPolicy
-    pooling: str
+    head: str
     preprocessing: str
-    """A name with a version, which changes whenever the numbers do."""
+    """A name with a version. It changes whenever the values of the network's input change."""
     normalisation: str
     weights_sha256: str
     precision: str
     max_batch_size: int
     threads: int
     seconds_per_image: float = 0.0
-    """Of a full batch, as measured at start; 0 where it was not."""
+    """Seconds per image of a full batch, measured at start; 0 before that."""
     memory_bytes: int = 0
-    """What the process's memory grew by for it; what it shares with a model that was loaded before is not counted."""
+    """Growth of the process's memory when the model was loaded, without what it shares with earlier models."""
     is_encoder: bool = False
-    """Whether it is an encoder from a folder. The operator chooses its name; `weights_sha256` is of its file."""
+    """Whether it is an encoder from a folder: the operator chooses its name, and `weights_sha256` is of its file."""
 
     @property
     def seconds_per_batch(self) -> float:
-        """Of a full batch."""
+        """Seconds of a full batch."""
         return self.max_batch_size * self.seconds_per_image
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the space of the vectors: vectors of equal fingerprints can be compared, others cannot.
+        """Names the vector space. Only vectors of the same fingerprint can be compared.
 
-        It depends on the network, its weights, the head, the preprocessing and the normalisation. It does not depend
+        It depends on the network, the weights, the head, the preprocessing and the normalisation. It does not depend
         on the precision, on how the model runs, on the location of files, or on the name of an encoder.
         """
         parts = {
             "input_size": self.input.side,
             "normalisation": self.normalisation,
-            "pooling": self.pooling,
+            # Collections store fingerprints, so this key must not change.
+            "pooling": self.head,
             "preprocessing": self.preprocessing,
             "weights_sha256": self.weights_sha256,
         }
         if not self.is_encoder:
-            # The name of a published network's model consists of its parts: operators cannot change it.
+            # Operators cannot change the name of a published network's model.
             parts["name"] = self.name
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return f"{'encoder' if self.is_encoder else self.network}-{self.pooling}-{digest[:16]}"
+        return f"{'encoder' if self.is_encoder else self.network}-{self.head}-{digest[:16]}"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest image that is taken."""
+    """The limits of an image."""
 
     max_image_bytes: int
     max_image_pixels: int

@@ -1,4 +1,4 @@
-"""Checks every vector before the embedder sends it, for all networks, heads, precisions and encoders."""
+"""Checks every vector before the embedder sends it."""
 
 import numpy as np
 import structlog
@@ -8,24 +8,23 @@ from grpc_kit.errors import InternalError, InvalidArgumentError
 
 log = structlog.stdlib.get_logger()
 
-# Maximum difference of a vector's length from 1 if the model scales its vectors; float32 rounding is far below it.
+# Maximum difference of a vector's length from 1 if the model normalises its vectors. Float32 rounds far more exactly.
 LENGTH_TOLERANCE = 1e-3
 
 
 def check_vector(vector: Vectors, info: ModelInfo) -> None:
-    """Refuse a vector that the contract rules out, and log why.
+    """Refuse a vector that the contract does not allow, and log why. A retry does not help.
 
-    Raises InvalidArgumentError if it is zero: the image has no vector with this model. Raises InternalError if it is
-    not float32[D], not finite, or not of unit length although the model scales its vectors. A retry helps in neither
-    case.
+    Raises InvalidArgumentError if the vector is zero: the image has no vector with this model. Raises InternalError if
+    it is not float32[D], is not finite, or is not of unit length although the model normalises its vectors.
     """
     problem = vector_problem(vector, info)
     if problem is not None:
         log.error("a vector is not sent", model=info.name, problem=problem)
         raise InternalError(
             "VECTOR_INVALID",
-            f"model {info.name} made a vector that cannot be used: {problem}. A retry gives the same vector; use "
-            "another model, and report this to the operator of the embedder",
+            f"model {info.name} computed an invalid vector: {problem}. A retry computes the same vector; use another "
+            "model, and report this to the operator of the embedder",
             metadata={"model": info.name},
         )
     if not vector.any():
@@ -40,15 +39,15 @@ def check_vector(vector: Vectors, info: ModelInfo) -> None:
 
 
 def vector_problem(vector: Vectors, info: ModelInfo) -> str | None:
-    """Return the problem of a vector that only a faulty network or head can make; None if there is none."""
+    """Return the problem of a vector that only a faulty network or head can compute, or None."""
     if vector.dtype != np.float32 or vector.shape != (info.dimension,):
-        return f"it is {vector.dtype}{list(vector.shape)} and should be float32[{info.dimension}]"
+        return f"it is {vector.dtype}{list(vector.shape)}; it must be float32[{info.dimension}]"
     finite = np.isfinite(vector)
     if not finite.all():
         position = int(np.argmin(finite))
-        return f"component {position} is {vector[position]} and should be finite"
+        return f"component {position} is {vector[position]}; it must be finite"
     if info.normalisation == "l2" and vector.any():
         length = float(np.linalg.norm(vector.astype(np.float64)))
         if abs(length - 1) > LENGTH_TOLERANCE:
-            return f"its length is {length:.6g} and should be 1"
+            return f"its length is {length:.6g}; it must be 1"
     return None

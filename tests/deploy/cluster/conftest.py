@@ -15,8 +15,8 @@ import pytest
 os.environ["GRPC_DNS_RESOLVER"] = "ares"
 
 from benchmarks import photographs
-from embedder_service.adapters import weights
-from embedder_service.adapters.weights import VGG16
+from embedder_service.adapters import weights_files
+from embedder_service.adapters.weights_files import VGG16
 from tests.deploy.cluster.load import Callers
 from tests.deploy.cluster.replicas import Deployment, deployment
 from tests.milvus_server import MilvusProcess
@@ -112,7 +112,7 @@ def cluster(
     milvus: MilvusProcess, contents: list[bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
     """The cluster. Who takes a replica away puts another in its place."""
-    weights.read_verified(weights.default_cache() / VGG16.file_name, VGG16)
+    weights_files.read_verified(weights_files.default_cache() / VGG16.file_name, VGG16)
     folder = tmp_path_factory.mktemp("cluster")
     with ExitStack() as stack:
         embedder = stack.enter_context(deployment("embedder", "127.0.1", {"EMBEDDER_THREADS": "1"}, folder))

@@ -14,8 +14,8 @@ import sklearn
 from imagesearch.embedder.v1 import embedder_pb2_grpc
 
 from demo.photographs import PHOTOGRAPHS
-from embedder_service.adapters import weights
-from embedder_service.adapters.weights import VGG16
+from embedder_service.adapters import weights_files
+from embedder_service.adapters.weights_files import VGG16
 from tests.harness.processes import EmbedderProcess
 from tests.integration.embedder.helpers import Embedder, StartEmbedder, Stub, Vectors, channel_to, vectors_by
 
@@ -30,8 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def published_weights() -> Path:
     """The file that `make weights` fetches."""
-    path = weights.default_cache() / VGG16.file_name
-    weights.read_verified(path, VGG16)
+    path = weights_files.default_cache() / VGG16.file_name
+    weights_files.read_verified(path, VGG16)
     return path
 
 

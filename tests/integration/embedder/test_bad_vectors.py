@@ -26,8 +26,8 @@ GOOD: NDArray[np.float32] = np.array([0.5, 0.5, 0.5, 0.5], np.float32)
 INTERNAL, INVALID = grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT
 # What the network gives for the images of a colour, and how these are answered.
 BAD: Mapping[int, tuple[list[float], grpc.StatusCode, str, str]] = {
-    1: ([0.5, np.nan, 0.5, 0.5], INTERNAL, "VECTOR_INVALID", "component 1 is nan and should be finite"),
-    2: ([np.inf, 0, 0, 0], INTERNAL, "VECTOR_INVALID", "component 0 is inf and should be finite"),
+    1: ([0.5, np.nan, 0.5, 0.5], INTERNAL, "VECTOR_INVALID", "component 1 is nan; it must be finite"),
+    2: ([np.inf, 0, 0, 0], INTERNAL, "VECTOR_INVALID", "component 0 is inf it must be finite"),
     3: ([0, 0, 0, 0], INVALID, "IMAGE_WITHOUT_VECTOR", "the vector of image.content is all zero with model odd"),
     4: ([3, 4, 0, 0], INTERNAL, "VECTOR_INVALID", "its length is 5 and should be 1"),
     5: ([1e-30, 0, 0, 0], INTERNAL, "VECTOR_INVALID", "its length is 1e-30 and should be 1"),

@@ -18,7 +18,7 @@ from imagesearch.types.v1 import encoded_image_pb2
 
 from benchmarks.waiting_embedder import INFO
 from embedder_service.bootstrap import serve
-from embedder_service.core.batching import TimeLeft
+from embedder_service.core.deadlines import AnyDeadline
 from embedder_service.core.image_decoding import ImageDecoder
 from embedder_service.core.types import EncodedImage, ModelInfo, Pixels, Vectors
 from embedder_service.settings import EmbedderSettings
@@ -122,7 +122,7 @@ async def test_a_decoder_that_hangs_fails_every_caller_and_the_liveness(
     decode = ImageDecoder.decode
     hangs = threading.Event()
 
-    def decode_or_hang(decoder: ImageDecoder, image: EncodedImage, patience: TimeLeft) -> Pixels:
+    def decode_or_hang(decoder: ImageDecoder, image: EncodedImage, patience: AnyDeadline) -> Pixels:
         if image.content == plain_image(HANGS):
             hangs.set()
             assert gate.wait(AT_MOST)

@@ -20,9 +20,9 @@ from imagesearch.types.v1 import encoded_image_pb2
 from numpy.typing import NDArray
 from PIL import Image
 
-from embedder_service.adapters import keras_networks, weights
-from embedder_service.adapters.weight_sources import MOBILENET_ARCHIVE, download_member
-from embedder_service.adapters.weights import MOBILENET, SPECS, VGG16
+from embedder_service.adapters import keras_backbones, weights_files
+from embedder_service.adapters.weights_files import MOBILENET, SPECS, VGG16
+from embedder_service.adapters.weights_sources import MOBILENET_ARCHIVE, download_member
 from embedder_service.core.networks import NETWORKS
 from grpc_kit.channel import open_blocking_channel
 from tests.integration.embedder.helpers import Embedder, StartEmbedder, cosines
@@ -133,7 +133,7 @@ def pooled_by_keras(name: str, path: Path, images: list[bytes]) -> NDArray[np.fl
     network = NETWORKS[name]
     side = network.input_size
     builder = getattr(keras.applications, network.builder)
-    made = builder(include_top=False, weights=None, pooling="avg", input_shape=(side, side, 3), **network.arguments)
+    made = builder(include_top=False, weights=None, head="avg", input_shape=(side, side, 3), **network.arguments)
     made.load_weights(path)
     values: NDArray[np.float32] = made.predict(preprocess(name, pixels(images, side)), verbose=0)
     return values
@@ -225,27 +225,27 @@ def test_list_models_describes_the_others(others_served: Embedder) -> None:
 
 @pytest.mark.parametrize("side", [96, 160, 299, 320])
 def test_the_side_of_a_map_is_that_of_keras_where_layers_do_not_pad(side: int) -> None:
-    network = keras_networks.build("inception_v3", "float32")
+    network = keras_backbones.build("inception_v3", "float32")
     assert network.compute_output_shape((None, side, side, 3))[1] == NETWORKS["inception_v3"].map_side(side)
 
 
 @pytest.mark.parametrize("network", ["mobilenet_v2", pytest.param("resnet50", marks=pytest.mark.soak)])
 def test_weights_that_nothing_vouches_for_are_not_served(network: str, files: Files) -> None:
-    with pytest.raises(weights.WeightsError) as refused:
-        weights.read_verified(files[network].path, SPECS[network], read=keras_networks.read)
+    with pytest.raises(weights_files.WeightsError) as refused:
+        weights_files.read_verified(files[network].path, SPECS[network])
     assert f"EMBEDDER_WEIGHTS_SHA256={network}={files[network].sha256}" in str(refused.value)
 
 
 def test_a_file_of_another_network_is_refused_by_name(files: Files) -> None:
-    with pytest.raises(weights.WeightsError, match="does not fit densenet121"):
-        keras_networks.read(files["mobilenet_v2"].path, SPECS["densenet121"])
+    with pytest.raises(weights_files.WeightsError, match="does not fit densenet121"):
+        keras_backbones.read(files["mobilenet_v2"].path, SPECS["densenet121"])
 
 
 @pytest.mark.soak
 def test_names_of_tensors_do_not_depend_on_what_was_built_before(files: Files) -> None:
     # Keras numbers this network's layers on from those that the process has built already.
-    read = keras_networks.read(files["inception_v3"].path, SPECS["inception_v3"])
-    assert weights.tensors_sha256(read) == files["inception_v3"].sha256
+    read = keras_backbones.read(files["inception_v3"].path, SPECS["inception_v3"])
+    assert weights_files.tensors_sha256(read) == files["inception_v3"].sha256
 
 
 def test_a_model_that_is_not_served_is_refused_with_those_that_are(served: Embedder, images: list[bytes]) -> None:

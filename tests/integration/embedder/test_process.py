@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
-from embedder_service.adapters import weights
-from embedder_service.adapters.weights import VGG16
+from embedder_service.adapters import weights_files
+from embedder_service.adapters.weights_files import VGG16
 from tests.integration.embedder.helpers import (
     Embedder,
     StartEmbedder,
@@ -31,11 +31,11 @@ from tests.integration.embedder.helpers import (
 @pytest.fixture(scope="module")
 def own_weights(published_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A file of fine-tuned weights, and the digest of its tensors."""
-    tensors = weights.read(published_weights, VGG16)
+    tensors = weights_files.read(published_weights, VGG16)
     tensors["block5_conv3/bias"] = tensors["block5_conv3/bias"] + np.float32(0.5)
     path = tmp_path_factory.mktemp("weights") / "own.h5"
-    weights.write(path, tensors)
-    yield path, weights.tensors_sha256(tensors)
+    weights_files.write(path, tensors)
+    yield path, weights_files.tensors_sha256(tensors)
     path.unlink()
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embedder_service.adapters import cpus, keras_networks, model_loading, weights
-from embedder_service.adapters.golden import GoldenError
+from embedder_service.adapters import cpus, keras_backbones, model_loading, weights_files
+from embedder_service.adapters.golden_vectors import GoldenError
 from embedder_service.adapters.precision import Precision
 from embedder_service.adapters.tensorflow_model import TensorflowModel
-from embedder_service.adapters.weights import MOBILENET, Tensors
+from embedder_service.adapters.weights_files import MOBILENET, Tensors
 from embedder_service.bootstrap import load_models
 from embedder_service.settings import EmbedderSettings
 
@@ -51,7 +51,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def published() -> Tensors:
-    return weights.read_verified(weights.default_cache() / MOBILENET.file_name, MOBILENET, read=keras_networks.read)
+    return weights_files.read_verified(weights_files.default_cache() / MOBILENET.file_name, MOBILENET)
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ def own(published: Tensors, tmp_path: Path) -> Callable[[Callable[[str, NDArray[
 
     def write(change: Callable[[str, NDArray[np.float32]], Any]) -> Own:
         changed = {name: np.asarray(change(name, values), np.float32) for name, values in published.items()}
-        network = keras_networks.build("mobilenet", "float32")
-        keras_networks.assign(network, changed)
+        network = keras_backbones.build("mobilenet", "float32")
+        keras_backbones.set_weights(network, changed)
         path = tmp_path / "own.weights.h5"
         network.save_weights(path)
-        return Own(path, weights.tensors_sha256(changed))
+        return Own(path, weights_files.tensors_sha256(changed))
 
     return write
 
@@ -78,7 +78,7 @@ def test_bfloat16_that_is_wrong_is_refused_without_golden_vectors_too(
     with pytest.raises(GoldenError) as refused:
         load_models(file.settings(models, "bfloat16"))
     said = str(refused.value)
-    assert said.startswith("mobilenet: bfloat16 gives other vectors than float32 on this machine: a cosine of 0.9")
+    assert said.startswith("mobilenet: bfloat16 and float32 vectors differ on this machine: their cosine is 0.9")
     assert "by model mobilenet-" in said
     assert "(head " in said
     assert "it must be at least 0.999; EMBEDDER_PRECISION=auto takes the right precision" in said
@@ -127,7 +127,7 @@ def test_weights_that_make_no_vectors_of_photographs_are_not_served(
 def test_weights_of_a_scale_that_bfloat16_does_not_bear_are_served_in_float32_only(own: Callable[..., Own]) -> None:
     file = own(lambda name, values: values * np.float32(1e30) if "kernel" in name else values)
     with pytest.raises(
-        GoldenError, match=r"a cosine of \S+ by model mobilenet \(head avg\); it must be at least 0.999"
+        GoldenError, match=r"cosine is \S+ with model mobilenet \(head avg\); it must be at least 0.999"
     ):
         load_models(file.settings("mobilenet", "bfloat16"))
     (model,) = load_models(file.settings("mobilenet", "auto"))

@@ -12,8 +12,8 @@ from keras.applications import vgg16
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from embedder_service.adapters.golden import Golden
-from embedder_service.adapters.weights import VGG16
+from embedder_service.adapters.golden_vectors import GoldenVectors
+from embedder_service.adapters.weights_files import VGG16
 from tests.integration.embedder.helpers import SAME, Vectors, cosines
 
 GOLDEN = Path(__file__).parent / "golden.npz"
@@ -76,14 +76,14 @@ def test_vectors_in_float32_are_those_of_keras_layers(exact_vectors: Vectors, re
 
 
 def test_golden_vectors_of_the_package_are_those_of_keras_layers(network: Any) -> None:
-    golden = Golden.of("vgg16")
+    golden = GoldenVectors.of("vgg16")
     assert golden.weights_sha256 == VGG16.sha256
     assert len(golden.pixels) >= 4
     assert cosines(golden.vectors, features(network, golden.pixels)).min() >= 0.99999
 
 
 def test_golden_images_of_the_package_are_no_two_alike() -> None:
-    unit = Golden.of("vgg16").vectors
+    unit = GoldenVectors.of("vgg16").vectors
     others = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
     assert others.max() < 0.98
 

@@ -20,7 +20,7 @@ from imagesearch.embedder.v1 import embedder_pb2
 from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 from PIL import Image
 
-from embedder_service.adapters.weights import VGG16
+from embedder_service.adapters.weights_files import VGG16
 from tests.integration.embedder.helpers import (
     SAME,
     Embedder,
@@ -75,8 +75,8 @@ def bad_region(x0: float, y0: float, x1: float, y1: float, message: str) -> Bad:
     return Bad(plain_image(1), "REGION_INVALID", message, "image.region", region)
 
 
-FORMATS = "JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF, HEIC are taken"
-MOST_PIXELS = "at most 50000000 are taken"
+FORMATS = "use JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF, HEIC"
+MOST_PIXELS = "the maximum is 50000000"
 BAD_INPUT = {
     "no bytes": Bad(b"", "IMAGE_MISSING", "image.content is empty"),
     "text": Bad(b"a text", "IMAGE_FORMAT_UNSUPPORTED", FORMATS),
@@ -85,12 +85,12 @@ BAD_INPUT = {
     "PNG without pixels": Bad(png_without_pixels(9, 9), "IMAGE_CORRUPT", "cannot be decoded"),
     "60 megapixels": Bad(png_without_pixels(6_000, 10_000), "IMAGE_DIMENSIONS_TOO_LARGE", MOST_PIXELS),
     "10 gigapixels": Bad(png_without_pixels(100_000, 100_000), "IMAGE_DIMENSIONS_TOO_LARGE", MOST_PIXELS),
-    "a byte over 20 MiB": Bad(bytes(20 * MEBIBYTE + 1), "IMAGE_TOO_LARGE", "at most 20971520 are taken"),
+    "a byte over 20 MiB": Bad(bytes(20 * MEBIBYTE + 1), "IMAGE_TOO_LARGE", "the maximum is 20971520"),
     "region reversed": bad_region(0.5, 0, 0.25, 1, "0 <= x0 < x1 <= 1"),
     "region of NaN": bad_region(float("nan"), 0, 1, 1, "x0=nan"),
     "region outside": bad_region(0, 0, 1, 1.5, "y1=1.5"),
     "region without numbers": bad_region(0, 0, 0, 0, "0 <= x0 < x1 <= 1"),
-    "region of half a pixel": bad_region(0.5, 0, 0.52, 1, "less than one pixel of the image's 16 x 16"),
+    "region of half a pixel": bad_region(0.5, 0, 0.52, 1, "less than one pixel of the image, which has 16 x 16"),
     "unknown model": Bad(
         plain_image(1),
         "MODEL_NOT_FOUND",
@@ -182,7 +182,7 @@ async def test_request_ids_are_taken_as_they_are_up_to_128_characters(stub: Stub
     assert {response.request_id for response in refused} == {"b" * 128, "c" * 128}
     for response in refused:
         assert facts(response.error) == ("REQUEST_ID_TOO_LONG", "embedder.imagesearch", ["request_id"])
-        assert "at most 128 are taken" in response.error.message
+        assert "the maximum is 128" in response.error.message
 
 
 async def test_an_empty_stream_ends(stub: Stub) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embedder_service.adapters import model_loading
-from embedder_service.adapters.weights import WeightsError
+from embedder_service.adapters.weights_files import WeightsError
 from embedder_service.bootstrap import load_models
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.channel import open_blocking_channel

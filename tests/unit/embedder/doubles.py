@@ -28,10 +28,10 @@ class Told:
     def decoded(self, lane: Lane, seconds: float) -> None:
         self.decodes.append((lane, seconds))
 
-    def waited(self, lane: Lane, seconds: float) -> None:
+    def queued(self, lane: Lane, seconds: float) -> None:
         self.waits.append((lane, seconds))
 
-    def ran(self, images: int, seconds: float) -> None:
+    def batch_ran(self, images: int, seconds: float) -> None:
         self.runs.append((images, seconds))
 
     def answered(self, lane: Lane, result: str) -> None:

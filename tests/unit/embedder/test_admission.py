@@ -34,7 +34,7 @@ def sized(size: int) -> EncodedImage:
 
 async def waiting(at: Admission, sizes: Iterable[int]) -> list["asyncio.Task[AdmittedImage]"]:
     """Bulk callers that wait in this order, or have their places."""
-    tasks = [asyncio.create_task(at.enter(Lane.BULK, "slow", sized(size))) for size in sizes]
+    tasks = [asyncio.create_task(at.admit(Lane.BULK, "slow", sized(size))) for size in sizes]
     await settle()
     return tasks
 
@@ -45,37 +45,39 @@ def with_places(tasks: Iterable["asyncio.Task[AdmittedImage]"]) -> list[bool]:
 
 async def test_the_interactive_lane_refuses_at_its_limit_of_images_and_says_when_to_try_again() -> None:
     at = admission(Limit(items=3, size=1000), seconds_per_image=0.4)
-    places = [await at.enter(Lane.INTERACTIVE, "slow", sized(10)) for _ in range(3)]
-    with pytest.raises(ResourceExhaustedError, match="3 images wait for model 'slow', and at most 3 may") as refused:
-        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
+    places = [await at.admit(Lane.INTERACTIVE, "slow", sized(10)) for _ in range(3)]
+    with pytest.raises(
+        ResourceExhaustedError, match="3 images of model 'slow' are pending, and the limit is 3"
+    ) as refused:
+        await at.admit(Lane.INTERACTIVE, "slow", sized(10))
     assert refused.value.reason == "OVERLOADED"
     assert refused.value.retry_after == pytest.approx(0.6)
     assert refused.value.metadata == {"max_pending": "3", "max_pending_bytes": "1000", "model": "slow"}
-    assert at.under_way(Lane.INTERACTIVE) == 3
-    places[1].leave()
-    await at.enter(Lane.INTERACTIVE, "slow", sized(10))
+    assert at.in_flight(Lane.INTERACTIVE) == 3
+    places[1].release()
+    await at.admit(Lane.INTERACTIVE, "slow", sized(10))
 
 
 @pytest.mark.parametrize(("size", "taken"), [(400, True), (401, False)])
 async def test_the_interactive_lane_refuses_at_its_limit_of_bytes(size: int, taken: bool) -> None:
     at = admission(Limit(items=100, size=1000))
     for _ in range(2):
-        await at.enter(Lane.INTERACTIVE, "slow", sized(300))
+        await at.admit(Lane.INTERACTIVE, "slow", sized(300))
     if taken:
-        await at.enter(Lane.INTERACTIVE, "slow", sized(size))
+        await at.admit(Lane.INTERACTIVE, "slow", sized(size))
         return
     with pytest.raises(ResourceExhaustedError) as refused:
-        await at.enter(Lane.INTERACTIVE, "slow", sized(size))
+        await at.admit(Lane.INTERACTIVE, "slow", sized(size))
     assert refused.value.metadata == {"max_pending": "100", "max_pending_bytes": "1000", "model": "slow"}
     # A refusal takes nothing.
-    await at.enter(Lane.INTERACTIVE, "slow", sized(400))
+    await at.admit(Lane.INTERACTIVE, "slow", sized(400))
 
 
 async def test_who_is_refused_is_never_told_to_come_back_at_once() -> None:
     at = admission(Limit(items=1, size=1000), seconds_per_image=0.0)
-    await at.enter(Lane.INTERACTIVE, "slow", sized(1))
+    await at.admit(Lane.INTERACTIVE, "slow", sized(1))
     with pytest.raises(ResourceExhaustedError) as refused:
-        await at.enter(Lane.INTERACTIVE, "slow", sized(1))
+        await at.admit(Lane.INTERACTIVE, "slow", sized(1))
     assert refused.value.retry_after == 0.1
 
 
@@ -84,27 +86,27 @@ async def test_the_bulk_lane_waits_at_its_limit_until_one_leaves(limit: Limit) -
     at = admission(bulk=limit)
     tasks = await waiting(at, [10, 10, 10])
     assert with_places(tasks) == [True, True, False]
-    assert at.under_way(Lane.BULK) == 2
-    tasks[0].result().leave()
+    assert at.in_flight(Lane.BULK) == 2
+    tasks[0].result().release()
     await settle()
     assert with_places(tasks) == [True, True, True]
-    assert at.under_way(Lane.BULK) == 2
+    assert at.in_flight(Lane.BULK) == 2
 
 
 async def test_bulk_callers_get_their_places_in_the_order_in_which_they_came() -> None:
     at = admission(bulk=Limit(items=1, size=1000))
-    first = await at.enter(Lane.BULK, "slow", sized(1))
+    first = await at.admit(Lane.BULK, "slow", sized(1))
     order: list[int] = []
 
     async def caller(number: int) -> None:
-        place = await at.enter(Lane.BULK, "slow", sized(1))
+        place = await at.admit(Lane.BULK, "slow", sized(1))
         order.append(number)
         await asyncio.sleep(0)
-        place.leave()
+        place.release()
 
     tasks = [asyncio.create_task(caller(number)) for number in range(10)]
     await settle()
-    first.leave()
+    first.release()
     await asyncio.gather(*tasks)
     assert order == list(range(10))
 
@@ -113,7 +115,7 @@ async def test_a_small_bulk_image_does_not_overtake_a_large_one_that_waits() -> 
     at = admission(bulk=Limit(items=100, size=100))
     tasks = await waiting(at, [60, 60, 10])
     assert with_places(tasks) == [True, False, False]
-    tasks[0].result().leave()
+    tasks[0].result().release()
     await settle()
     assert with_places(tasks) == [True, True, True]
 
@@ -121,7 +123,7 @@ async def test_a_small_bulk_image_does_not_overtake_a_large_one_that_waits() -> 
 async def test_one_that_leaves_makes_place_for_as_many_as_fit() -> None:
     at = admission(bulk=Limit(items=100, size=100))
     tasks = await waiting(at, [100, 40, 40, 40])
-    tasks[0].result().leave()
+    tasks[0].result().release()
     await settle()
     assert with_places(tasks[1:]) == [True, True, False]
 
@@ -129,30 +131,30 @@ async def test_one_that_leaves_makes_place_for_as_many_as_fit() -> None:
 @pytest.mark.parametrize(("full", "other"), [(Lane.BULK, Lane.INTERACTIVE), (Lane.INTERACTIVE, Lane.BULK)])
 async def test_a_full_lane_holds_up_no_other(full: Lane, other: Lane) -> None:
     at = admission(Limit(1, 100), Limit(1, 100))
-    await at.enter(full, "slow", sized(100))
-    await asyncio.wait_for(at.enter(other, "slow", sized(100)), 5)
-    assert [at.under_way(lane) for lane in Lane] == [1, 1]
+    await at.admit(full, "slow", sized(100))
+    await asyncio.wait_for(at.admit(other, "slow", sized(100)), 5)
+    assert [at.in_flight(lane) for lane in Lane] == [1, 1]
 
 
 async def test_an_interactive_image_above_the_limit_of_bytes_gets_in_alone() -> None:
     at = admission(Limit(items=100, size=100))
-    place = await at.enter(Lane.INTERACTIVE, "slow", sized(101))
+    place = await at.admit(Lane.INTERACTIVE, "slow", sized(101))
     with pytest.raises(ResourceExhaustedError):
-        await at.enter(Lane.INTERACTIVE, "slow", sized(1))
-    place.leave()
-    await at.enter(Lane.INTERACTIVE, "slow", sized(1))
+        await at.admit(Lane.INTERACTIVE, "slow", sized(1))
+    place.release()
+    await at.admit(Lane.INTERACTIVE, "slow", sized(1))
     with pytest.raises(ResourceExhaustedError):
-        await at.enter(Lane.INTERACTIVE, "slow", sized(101))
+        await at.admit(Lane.INTERACTIVE, "slow", sized(101))
 
 
 async def test_a_bulk_image_above_the_limit_of_bytes_gets_in_alone() -> None:
     at = admission(bulk=Limit(items=100, size=100))
     tasks = await waiting(at, [1, 101, 1])
     assert with_places(tasks) == [True, False, False]
-    tasks[0].result().leave()
+    tasks[0].result().release()
     await settle()
     assert with_places(tasks) == [True, True, False]
-    tasks[1].result().leave()
+    tasks[1].result().release()
     await settle()
     assert with_places(tasks) == [True, True, True]
 
@@ -160,10 +162,10 @@ async def test_a_bulk_image_above_the_limit_of_bytes_gets_in_alone() -> None:
 @pytest.mark.parametrize("lane", Lane)
 async def test_a_place_is_given_back_once_however_often_that_is_said(lane: Lane) -> None:
     at = admission()
-    first, _ = [await at.enter(lane, "slow", sized(10)) for _ in range(2)]
+    first, _ = [await at.admit(lane, "slow", sized(10)) for _ in range(2)]
     for _ in range(3):
-        first.leave()
-    assert at.under_way(lane) == 1
+        first.release()
+    assert at.in_flight(lane) == 1
 
 
 async def test_images_that_wait_beside_a_thread_that_hangs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +182,7 @@ async def test_images_that_wait_beside_a_thread_that_hangs_are_refused(monkeypat
     assert [getattr(outcome, "reason", outcome) for outcome in outcomes] == ["WORKER_DIED"] * 3
     for lane in Lane:
         with pytest.raises(UnavailableError):
-            await at.enter(lane, "slow", sized(10))
+            await at.admit(lane, "slow", sized(10))
 
 
 async def test_a_bulk_caller_that_leaves_while_it_waits_takes_no_place() -> None:
@@ -188,11 +190,11 @@ async def test_a_bulk_caller_that_leaves_while_it_waits_takes_no_place() -> None
     tasks = await waiting(at, [1, 1, 1])
     tasks[1].cancel()
     await settle()
-    tasks[0].result().leave()
+    tasks[0].result().release()
     await settle()
     assert tasks[1].cancelled()
     assert tasks[2].done()
-    assert at.under_way(Lane.BULK) == 1
+    assert at.in_flight(Lane.BULK) == 1
 
 
 async def test_a_large_bulk_image_whose_caller_leaves_holds_up_no_smaller_ones() -> None:
@@ -201,32 +203,32 @@ async def test_a_large_bulk_image_whose_caller_leaves_holds_up_no_smaller_ones()
     tasks[1].cancel()
     await settle()
     assert with_places(tasks) == [True, True, True, True]
-    assert at.under_way(Lane.BULK) == 3
+    assert at.in_flight(Lane.BULK) == 3
 
 
 async def test_a_bulk_caller_that_leaves_just_when_its_turn_has_come_gives_the_place_on() -> None:
     at = admission(bulk=Limit(items=1, size=1000))
     tasks = await waiting(at, [1, 1, 1])
-    tasks[0].result().leave()
+    tasks[0].result().release()
     # It has the place by now, and has not run yet.
     tasks[1].cancel()
     await settle()
     assert tasks[1].cancelled()
     assert tasks[2].done()
-    tasks[2].result().leave()
-    assert at.under_way(Lane.BULK) == 0
+    tasks[2].result().release()
+    assert at.in_flight(Lane.BULK) == 0
 
 
 async def test_a_place_may_be_left_just_when_the_next_caller_leaves() -> None:
     at = admission(bulk=Limit(items=1, size=1000))
     tasks = await waiting(at, [1, 1, 1])
     tasks[1].cancel()
-    tasks[0].result().leave()
+    tasks[0].result().release()
     await settle()
     assert tasks[1].cancelled()
     assert tasks[2].done()
-    tasks[2].result().leave()
-    assert at.under_way(Lane.BULK) == 0
+    tasks[2].result().release()
+    assert at.in_flight(Lane.BULK) == 0
 
 
 IMAGES, SIZE = 4, 100
@@ -252,10 +254,10 @@ class Crowd:
 
     async def do(self, what: str, number: int) -> None:
         if what == "enter":
-            entering = self.at.enter(Lane.BULK, model_of(number, self.models), sized(number))
+            entering = self.at.admit(Lane.BULK, model_of(number, self.models), sized(number))
             self.callers.append((number, asyncio.create_task(entering)))
         elif what == "leave" and self.inside:
-            self.inside.pop(number % len(self.inside))[1].leave()
+            self.inside.pop(number % len(self.inside))[1].release()
         elif what == "cancel" and self.callers:
             self.callers[number % len(self.callers)][1].cancel()
         elif what == "let run":
@@ -269,7 +271,7 @@ class Crowd:
         sizes = [size for size, _ in self.inside]
         assert max(Counter(model_of(size, self.models) for size in sizes).values(), default=0) <= IMAGES
         assert sum(sizes) <= SIZE or len(sizes) == 1
-        assert self.at.under_way(Lane.BULK) <= self.models * IMAGES
+        assert self.at.in_flight(Lane.BULK) <= self.models * IMAGES
 
     async def go_home(self) -> None:
         while self.callers or self.inside:
@@ -277,12 +279,12 @@ class Crowd:
             self.count()
             # Whoever waits, waits for somebody.
             assert self.inside or not self.callers
-            assert self.at.under_way(Lane.BULK) == len(self.inside)
+            assert self.at.in_flight(Lane.BULK) == len(self.inside)
             for _, place in self.inside:
-                place.leave()
-                place.leave()
+                place.release()
+                place.release()
             self.inside.clear()
-        assert self.at.under_way(Lane.BULK) == 0
+        assert self.at.in_flight(Lane.BULK) == 0
 
 
 async def bulk_callers_come_and_go(steps: list[tuple[str, int]], models: int, *, between: bool) -> None:
@@ -322,45 +324,45 @@ def test_interactive_images_are_within_the_limits_and_every_place_comes_back(ste
             if what == "enter":
                 fits = not sizes or (len(sizes) < IMAGES and sum(sizes) + number <= SIZE)
                 try:
-                    inside.append((number, await at.enter(Lane.INTERACTIVE, "slow", sized(number))))
+                    inside.append((number, await at.admit(Lane.INTERACTIVE, "slow", sized(number))))
                 except ResourceExhaustedError:
                     assert not fits
                 else:
                     assert fits
             elif inside:
-                inside.pop(number % len(inside))[1].leave()
-            assert at.under_way(Lane.INTERACTIVE) == len(inside)
+                inside.pop(number % len(inside))[1].release()
+            assert at.in_flight(Lane.INTERACTIVE) == len(inside)
         for _, place in inside:
-            place.leave()
-        assert at.under_way(Lane.INTERACTIVE) == 0
+            place.release()
+        assert at.in_flight(Lane.INTERACTIVE) == 0
 
     asyncio.run(come_and_go())
 
 
 async def refused(at: Admission, model: str, size: int) -> ResourceExhaustedError:
     with pytest.raises(ResourceExhaustedError) as error:
-        await at.enter(Lane.INTERACTIVE, model, sized(size))
+        await at.admit(Lane.INTERACTIVE, model, sized(size))
     return error.value
 
 
 async def test_a_slow_models_full_queue_refuses_its_own_callers_alone() -> None:
     at = admission(Limit(items=2, size=1000), seconds_per_image=8.0)
     for _ in range(2):
-        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
-    await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+        await at.admit(Lane.INTERACTIVE, "slow", sized(10))
+    await at.admit(Lane.INTERACTIVE, "fast", sized(10))
     error = await refused(at, "slow", 10)
-    assert "2 images wait for model 'slow'" in error.message
+    assert "2 images of model 'slow' are pending" in error.message
     assert error.retry_after == pytest.approx(8.0)
     # A fast model's callers come again sooner.
-    await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+    await at.admit(Lane.INTERACTIVE, "fast", sized(10))
     assert (await refused(at, "fast", 10)).retry_after == pytest.approx(1.0)
-    assert at.under_way(Lane.INTERACTIVE) == 4
+    assert at.in_flight(Lane.INTERACTIVE) == 4
 
 
 async def test_a_slow_models_full_bulk_lane_holds_up_no_other_model() -> None:
     at = admission(bulk=Limit(items=1, size=1000))
     slow = await waiting(at, [10, 10])
-    fast = asyncio.create_task(at.enter(Lane.BULK, "fast", sized(10)))
+    fast = asyncio.create_task(at.admit(Lane.BULK, "fast", sized(10)))
     await settle()
     assert (with_places(slow), fast.done()) == ([True, False], True)
 
@@ -368,42 +370,42 @@ async def test_a_slow_models_full_bulk_lane_holds_up_no_other_model() -> None:
 async def test_a_model_has_all_bytes_while_no_other_one_has_callers() -> None:
     at = admission(Limit(items=100, size=100))
     for _ in range(10):
-        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
+        await at.admit(Lane.INTERACTIVE, "slow", sized(10))
 
 
 async def test_a_model_that_has_all_bytes_makes_room_for_one_whose_caller_was_refused() -> None:
     at = admission(Limit(items=100, size=100))
-    held = [await at.enter(Lane.INTERACTIVE, "slow", sized(10)) for _ in range(10)]
+    held = [await at.admit(Lane.INTERACTIVE, "slow", sized(10)) for _ in range(10)]
     error = await refused(at, "fast", 10)
-    assert "at most 100 bytes may wait, 50 for this model" in error.message
+    assert "the limit is 100 bytes, and 50 for this model" in error.message
     # However fast the slow model's callers try again, they are above their share until half is free.
     for image in held[:5]:
-        image.leave()
+        image.release()
         await refused(at, "slow", 10)
     for _ in range(5):
-        await at.enter(Lane.INTERACTIVE, "fast", sized(10))
+        await at.admit(Lane.INTERACTIVE, "fast", sized(10))
     await refused(at, "fast", 10)
 
 
 async def test_a_model_whose_callers_stay_away_gives_its_share_back() -> None:
     clock = FakeClock()
     at = Admission(Limit(100, 100), AMPLE, {"slow": 0.0, "fast": 0.0}, clock)
-    (await at.enter(Lane.INTERACTIVE, "fast", sized(1))).leave()
+    (await at.admit(Lane.INTERACTIVE, "fast", sized(1))).release()
     for _ in range(5):
-        await at.enter(Lane.INTERACTIVE, "slow", sized(10))
+        await at.admit(Lane.INTERACTIVE, "slow", sized(10))
     clock.now += 9.9
     await refused(at, "slow", 10)
     clock.now += 0.2
-    await at.enter(Lane.INTERACTIVE, "slow", sized(50))
+    await at.admit(Lane.INTERACTIVE, "slow", sized(50))
 
 
 async def test_bulk_images_of_a_model_above_its_share_wait_while_others_pass() -> None:
     at = admission(bulk=Limit(items=100, size=100))
     slow = await waiting(at, [50, 50, 50])
-    fast = [asyncio.create_task(at.enter(Lane.BULK, "fast", sized(20))) for _ in range(3)]
+    fast = [asyncio.create_task(at.admit(Lane.BULK, "fast", sized(20))) for _ in range(3)]
     await settle()
     assert with_places(slow) == [True, True, False]
-    slow[0].result().leave()
+    slow[0].result().release()
     await settle()
     assert with_places(fast) == [True, True, False]
     assert with_places(slow) == [True, True, False]
@@ -411,19 +413,19 @@ async def test_bulk_images_of_a_model_above_its_share_wait_while_others_pass() -
 
 async def test_an_image_above_its_models_share_gets_in_when_its_model_has_no_other() -> None:
     at = admission(Limit(items=100, size=100))
-    await at.enter(Lane.INTERACTIVE, "fast", sized(10))
-    await at.enter(Lane.INTERACTIVE, "slow", sized(80))
+    await at.admit(Lane.INTERACTIVE, "fast", sized(10))
+    await at.admit(Lane.INTERACTIVE, "slow", sized(80))
     await refused(at, "slow", 10)
 
 
 @pytest.mark.parametrize("lane", Lane)
 async def test_bytes_count_until_the_last_hold_on_them_ends(lane: Lane) -> None:
     at = admission(Limit(100, 100), Limit(100, 100))
-    image = await at.enter(lane, "slow", sized(100))
+    image = await at.admit(lane, "slow", sized(100))
     thread = image.hold.copy()
-    image.leave()
-    image.leave()
-    assert (at.under_way(lane), at.pending_bytes(lane)) == (0, 100)
+    image.release()
+    image.release()
+    assert (at.in_flight(lane), at.pending_bytes(lane)) == (0, 100)
     assert len(thread.image.content) == 100
     thread.release()
     thread.release()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from embedder_service.core.batching import Batcher, BatchPolicy
-from embedder_service.core.turns import Turns
+from embedder_service.core.inference_slot import InferenceSlot
 from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, ResourceExhaustedError, UnavailableError
@@ -85,7 +85,7 @@ class Bench:
         self.clock = FakeClock()
         self.network = Network(self.clock)
         self.told = Told()
-        self.batcher = Batcher(self.network.run, policy, Turns(executor), self.told, self.clock)
+        self.batcher = Batcher(self.network.run, policy, InferenceSlot(executor), self.told, self.clock)
 
     def deadline(self, seconds: float) -> Deadline:
         return Deadline(self.clock() + seconds, self.clock)
@@ -284,7 +284,7 @@ async def test_a_cancelled_caller_costs_no_slot(bench: BenchOf, lane: Lane) -> N
             task.cancel()
         await settle()
         # Nor the memory of its pixels.
-        assert at.batcher.waiting(lane) == 4
+        assert at.batcher.queue_size(lane) == 4
         outcomes = await at.release(tasks)
         assert at.network.batches == [[0], [5, 6, 7, 8]]
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes[1:5])
@@ -432,7 +432,7 @@ async def test_a_worker_that_dies_leaves_nobody_hanging(bench: BenchOf) -> None:
         assert outcomes[0].tolist() == vector_of(0)
         assert [type(outcome) for outcome in outcomes[1:]] == [UnavailableError] * 6
         assert {(outcome.reason, outcome.retry_after) for outcome in outcomes[1:]} == {("WORKER_DIED", 1.0)}
-        assert [at.batcher.waiting(lane) for lane in Lane] == [0, 0]
+        assert [at.batcher.queue_size(lane) for lane in Lane] == [0, 0]
 
 
 @pytest.mark.parametrize("lane", Lane)
@@ -525,6 +525,6 @@ async def test_the_observer_is_told_of_no_run_that_failed(bench: BenchOf) -> Non
 async def test_those_that_wait_are_counted_by_lane(bench: BenchOf) -> None:
     async with bench(4) as at:
         tasks = [await at.occupy(), *await at.send([1, 2]), *await at.send([11], Lane.BULK)]
-        assert [at.batcher.waiting(lane) for lane in (Lane.INTERACTIVE, Lane.BULK)] == [2, 1]
+        assert [at.batcher.queue_size(lane) for lane in (Lane.INTERACTIVE, Lane.BULK)] == [2, 1]
         await at.release(tasks)
-        assert [at.batcher.waiting(lane) for lane in Lane] == [0, 0]
+        assert [at.batcher.queue_size(lane) for lane in Lane] == [0, 0]

@@ -66,7 +66,7 @@ async def test_images_of_callers_that_leave_are_not_kept(serving: Serving, netwo
         for number in range(20):
             # Of a stream's images four are admitted, and the next one waits.
             await gives_up(stub, method, [request_of(10 * number + image) for image in range(10)])
-        await until(lambda: not any(at.admission.under_way(lane) + at.admission.pending_bytes(lane) for lane in Lane))
+        await until(lambda: not any(at.admission.in_flight(lane) + at.admission.pending_bytes(lane) for lane in Lane))
         kept = images_in_memory() + messages_in_memory() - before
         network.gate.set()
     # The last one may still be on its way out.

@@ -74,7 +74,7 @@ async def test_a_job_that_runs_holds_its_image_until_its_end_when_the_caller_has
     caller = asyncio.create_task(pool.threads.run("a", admitted.hold, pool._read))
     await until(lambda: pool.begun == [b"x"])
     caller.cancel()
-    admitted.leave()
+    admitted.release()
     await settle()
     assert caller.cancelled()
     assert freed == ["image"]
@@ -100,7 +100,7 @@ async def test_one_who_leaves_just_when_a_thread_is_free_gives_it_on(pool: Pool)
     await pool.busy()
     leaving, following = pool.send(b"leaving")[0], pool.send(b"following", "b")[0]
     await settle()
-    pool.threads._release()
+    pool.threads._release("a")
     leaving.cancel()
     pool.gate.set()
     assert await asyncio.wait_for(following, 10) == b"following"
@@ -127,7 +127,7 @@ async def test_nothing_keeps_the_bytes_when_the_job_has_ended(pool: Pool, read: 
     gc.disable()
     try:
         (outcome,) = await asyncio.gather(pool.threads.run("a", admitted.hold, read), return_exceptions=True)
-        admitted.leave()
+        admitted.release()
         await settle()
         assert sys.getrefcount(content) == references - 1
         assert outcome == 1000 or isinstance(outcome, InvalidArgumentError)

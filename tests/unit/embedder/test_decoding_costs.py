@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
-from embedder_service.core.batching import TimeLeft
+from embedder_service.core.deadlines import AnyDeadline
 from embedder_service.core.decoding_costs import (
     MAX_READS,
-    MAX_RUBBISH,
     MAX_SCANS,
     MAX_SCANS_OF_LARGEST,
     MAX_SIDE,
-    RUNS_SHARE,
+    MAX_STRAY_BYTES,
+    RUNS_DIVISOR,
     check_header,
 )
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
@@ -244,8 +244,8 @@ def test_what_is_cheap_to_send_and_dear_to_decode_is_refused(name: str) -> None:
 @pytest.mark.parametrize("rubbish", [b"\0", b"\xff"], ids=["zeros", "fill bytes"])
 def test_a_jpeg_with_much_that_is_no_segment_is_refused_as_corrupt(rubbish: bytes) -> None:
     table = segment(0xDB, bytes([0] + [1] * 64))
-    assert outcome_of(grey_jpeg(8, 8, table + rubbish * (MAX_RUBBISH + 100))) == "IMAGE_CORRUPT"
-    assert outcome_of(grey_jpeg(8, 8, table + rubbish * (MAX_RUBBISH // 2))) == "decoded"
+    assert outcome_of(grey_jpeg(8, 8, table + rubbish * (MAX_STRAY_BYTES + 100))) == "IMAGE_CORRUPT"
+    assert outcome_of(grey_jpeg(8, 8, table + rubbish * (MAX_STRAY_BYTES // 2))) == "decoded"
 
 
 ORDINARY: dict[str, Callable[[], bytes]] = {
@@ -275,7 +275,7 @@ def test_ordinary_files_of_the_same_formats_are_decoded(name: str) -> None:
 
 
 def test_a_bmp_of_runs_is_bounded_by_a_part_of_the_limit_in_pixels() -> None:
-    side = int((SMALL.max_image_pixels / RUNS_SHARE) ** 0.5)
+    side = int((SMALL.max_image_pixels / RUNS_DIVISOR) ** 0.5)
     assert outcome_of(bmp_row_by_row(side), SMALL) == "decoded"
     assert outcome_of(bmp_row_by_row(side + 1), SMALL) == "IMAGE_TOO_COSTLY"
 
@@ -314,5 +314,5 @@ def test_an_image_is_given_up_when_its_callers_deadline_passes_while_it_is_decod
 
 
 def test_a_deadline_that_had_passed_before_is_not_looked_at() -> None:
-    passed: TimeLeft = Deadline(0.0)
+    passed: AnyDeadline = Deadline(0.0)
     assert decoder_of().decode(EncodedImage(encode(natural(640, 480), "PNG")), passed).shape == (224, 224, 3)

@@ -16,11 +16,18 @@ from cachetools import LRUCache
 from PIL import Image
 
 from embedder_service.core.admission import Admission
-from embedder_service.core.batching import Batcher, BatchPolicy, TimeLeft
+from embedder_service.core.batching import Batcher, BatchPolicy
+from embedder_service.core.deadlines import AnyDeadline
 from embedder_service.core.decode_threads import DecodeThreads
-from embedder_service.core.embed_images import HASHED_AT_ONCE, DecodePool, EmbedImages, ModelPipeline, VectorCache
+from embedder_service.core.embed_images import (
+    MAX_BYTES_HASHED_INLINE,
+    DecodePool,
+    EmbedImages,
+    ModelPipeline,
+    VectorCache,
+)
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
-from embedder_service.core.turns import Turns
+from embedder_service.core.inference_slot import InferenceSlot
 from embedder_service.core.types import (
     Embedding,
     EncodedImage,
@@ -52,7 +59,7 @@ INFO = ModelInfo(
     network="mean",
     dimension=3,
     input=InputPolicy("squash", 4),
-    pooling="avg",
+    head="avg",
     preprocessing="none/1",
     normalisation="none",
     weights_sha256="0" * 64,
@@ -89,7 +96,7 @@ class CountingDecoder(ImageDecoder):
         self.gate = threading.Event()
         self.gate.set()
 
-    def decode(self, image: EncodedImage, patience: TimeLeft) -> Pixels:
+    def decode(self, image: EncodedImage, patience: AnyDeadline) -> Pixels:
         self.images += 1
         assert self.gate.wait(20)
         return super().decode(image, patience)
@@ -143,7 +150,9 @@ def serving(network: MeanColour) -> Serving:
         with ThreadPoolExecutor(2) as decoders, ThreadPoolExecutor(1) as inference:
             pipelines, batchers, threads = {}, [], DecodeThreads(decoders, 2)
             for name, factor in (("mean-2", 2), ("mean", 1)):
-                batcher = Batcher(partial(network.embed, factor=factor), BatchPolicy(4, 4), Turns(inference), told)
+                batcher = Batcher(
+                    partial(network.embed, factor=factor), BatchPolicy(4, 4), InferenceSlot(inference), told
+                )
                 batcher.start()
                 batchers.append(batcher)
                 info = replace(INFO, name=name)
@@ -169,7 +178,7 @@ def large_image(red: int) -> EncodedImage:
     """One whose bytes are not hashed on the event loop."""
     file = BytesIO()
     Image.new("RGB", (400, 400), (red, 0, 0)).save(file, "BMP")
-    assert len(file.getvalue()) > HASHED_AT_ONCE
+    assert len(file.getvalue()) > MAX_BYTES_HASHED_INLINE
     return EncodedImage(file.getvalue())
 
 
@@ -242,7 +251,7 @@ async def test_refused_and_cancelled_images_give_their_places_back(
                 await caller
         network.gate.set()
         assert (await at.images.embed(image(5, 5, 5), "", lane, NEVER)).values.tolist() == [5, 5, 5]
-        assert at.admission.under_way(lane) == 0
+        assert at.admission.in_flight(lane) == 0
         results = ["IMAGE_FORMAT_UNSUPPORTED"] * 3 + ["CANCELLED"] * 3 + ["embedded"]
         assert at.told.answers == [(lane, result) for result in results]
 
@@ -252,9 +261,9 @@ async def test_a_place_that_was_had_before_is_given_back(serving: Serving) -> No
         for red in range(1, 4):
             admitted = await at.images.admit(image(red, 0, 0), "", Lane.BULK)
             await at.images.embed_admitted(admitted, "", Lane.BULK, NEVER)
-            assert at.admission.under_way(Lane.BULK) == 1
-            admitted.leave()
-            assert at.admission.under_way(Lane.BULK) == 0
+            assert at.admission.in_flight(Lane.BULK) == 1
+            admitted.release()
+            assert at.admission.in_flight(Lane.BULK) == 0
 
 
 @pytest.mark.parametrize("lane", Lane)
@@ -290,9 +299,9 @@ async def test_the_bytes_of_an_image_are_free_when_it_is_decoded(
     async with serving() as at:
         network.gate.clear()
         caller = await at.send(large_image(1), lane)
-        assert at.admission.pending_bytes(lane) > HASHED_AT_ONCE
+        assert at.admission.pending_bytes(lane) > MAX_BYTES_HASHED_INLINE
         await until(lambda: network.images == 1)
-        assert (at.admission.under_way(lane), at.admission.pending_bytes(lane)) == (1, 0)
+        assert (at.admission.in_flight(lane), at.admission.pending_bytes(lane)) == (1, 0)
         network.gate.set()
         await caller
 
@@ -310,7 +319,7 @@ async def test_callers_that_leave_while_a_thread_decodes_leave_its_image_counted
             caller.cancel()
         await settle()
         size = len(sent[0].content)
-        assert (at.admission.under_way(lane), at.admission.pending_bytes(lane)) == (0, 2 * size)
+        assert (at.admission.in_flight(lane), at.admission.pending_bytes(lane)) == (0, 2 * size)
         at.decoder.gate.set()
         await until(lambda: at.admission.pending_bytes(lane) == 0)
         assert at.decoder.images == 2
@@ -326,7 +335,7 @@ async def test_of_equal_images_one_is_kept_while_anybody_waits(serving: Serving)
         # The first one's bytes are read for the others.
         callers[0].cancel()
         await settle()
-        assert at.admission.under_way(Lane.INTERACTIVE) == 4
+        assert at.admission.in_flight(Lane.INTERACTIVE) == 4
         assert at.admission.pending_bytes(Lane.INTERACTIVE) == size
         at.decoder.gate.set()
         await asyncio.gather(*callers[1:])
@@ -381,7 +390,7 @@ async def test_equal_images_under_way_are_embedded_once(
         network.gate.clear()
         callers = [await at.send(EncodedImage(bytes(bytearray(equal.content))), lane) for _ in range(5)]
         # The digests of large images come from threads.
-        await until(lambda: [len(flight.waiting) for flight in at.images._shared._flights.values()] == [5])
+        await until(lambda: [len(flight.deadlines) for flight in at.images._shared._in_flight.values()] == [5])
         network.gate.set()
         embeddings = await asyncio.gather(*callers)
         assert len({tuple(embedding.values.tolist()) for embedding in embeddings}) == 1
@@ -424,7 +433,7 @@ async def test_of_equal_images_one_may_be_given_up(serving: Serving, network: Me
         callers[leaves].cancel()
         await settle()
         assert at.results() == ["CANCELLED"]
-        assert at.admission.under_way(Lane.INTERACTIVE) == 1
+        assert at.admission.in_flight(Lane.INTERACTIVE) == 1
         network.gate.set()
         assert (await callers[1 - leaves]).values.tolist() == [1, 2, 3]
         assert network.images == 1
@@ -457,7 +466,7 @@ async def test_an_image_that_comes_again_is_answered_from_the_cache(
         assert second.fingerprint == first.fingerprint
         assert (at.decoder.images, network.images) == (1, 1)
         assert at.told.answers == [(Lane.INTERACTIVE, "embedded"), (again, "cached")]
-        assert at.admission.under_way(again) == 0
+        assert at.admission.in_flight(again) == 0
 
 
 async def test_the_cache_knows_regions_and_models_apart(serving: Serving, network: MeanColour) -> None:
@@ -505,7 +514,7 @@ async def test_refusals_are_not_kept(serving: Serving, network: MeanColour) -> N
     [
         ({"name": "other"}, False),
         ({"input": InputPolicy("squash", 5)}, False),
-        ({"pooling": "max"}, False),
+        ({"head": "max"}, False),
         ({"preprocessing": "none/2"}, False),
         ({"normalisation": "l2"}, False),
         ({"weights_sha256": "1" * 64}, False),

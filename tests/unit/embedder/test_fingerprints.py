@@ -12,7 +12,7 @@ import keras
 import pytest
 
 from embedder_service.adapters import model_loading
-from embedder_service.adapters.weights import MOBILENET, VGG16
+from embedder_service.adapters.weights_files import MOBILENET, VGG16
 from embedder_service.bootstrap import load_models
 from embedder_service.core.types import InputPolicy, ModelInfo
 from embedder_service.settings import EmbedderSettings
@@ -68,7 +68,7 @@ def test_a_fingerprint_does_not_depend_on_how_a_model_is_run(change: dict[str, A
     "change",
     [
         {"weights_sha256": "0" * 64},
-        {"pooling": "max"},
+        {"head": "max"},
         {"normalisation": "none"},
         {"preprocessing": "rgb-bilinear-squash-caffe/4"},
         {"input": InputPolicy("squash", 256)},

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, JpegImagePlugin
 
-from embedder_service.core.batching import TimeLeft
+from embedder_service.core.deadlines import AnyDeadline
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
 from grpc_kit.deadline import Deadline
@@ -364,7 +364,9 @@ def test_the_limit_in_bytes_is_the_last_size_that_is_taken(spare: int) -> None:
     if spare:
         assert decoder.decode(EncodedImage(content), NEVER).shape == (224, 224, 3)
         return
-    with pytest.raises(InvalidArgumentError, match=f"{len(content)} bytes; at most {len(content) - 1}") as refused:
+    with pytest.raises(
+        InvalidArgumentError, match=f"{len(content)} bytes; the maximum is {len(content) - 1}"
+    ) as refused:
         decoder.decode(EncodedImage(content), NEVER)
     assert (refused.value.reason, refused.value.field) == ("IMAGE_TOO_LARGE", "image.content")
     assert refused.value.metadata == {"max_image_bytes": str(len(content) - 1)}
@@ -405,7 +407,7 @@ def test_huge_dimensions_are_refused_from_a_header_without_any_pixels(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
     error = refusal(content)
     assert error.reason == "IMAGE_DIMENSIONS_TOO_LARGE"
-    assert error.message.endswith("at most 50000000 are taken")
+    assert error.message.endswith("the maximum is 50000000")
     assert error.metadata["max_image_pixels"] == "50000000"
 
 
@@ -502,7 +504,7 @@ def test_a_file_whose_header_lies_is_refused_as_corrupt(content: bytes) -> None:
 def test_other_formats_are_refused_with_the_list_of_those_taken(content: bytes) -> None:
     error = refusal(content)
     assert error.reason == "IMAGE_FORMAT_UNSUPPORTED"
-    assert "JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF, HEIC are taken" in error.message
+    assert "use JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF, HEIC" in error.message
     assert error.metadata == {"formats": "JPEG,PNG,WEBP,GIF,TIFF,BMP,AVIF,HEIC"}
 
 
@@ -528,7 +530,7 @@ class SeenBudget(PixelBudget):
         self.asked: list[int] = []
 
     @contextmanager
-    def hold(self, pixels: int, patience: TimeLeft) -> Iterator[None]:
+    def hold(self, pixels: int, patience: AnyDeadline) -> Iterator[None]:
         self.asked.append(pixels)
         with super().hold(pixels, patience):
             yield
@@ -657,7 +659,9 @@ def test_a_region_of_a_large_jpeg_that_is_turned_looks_the_same(orientation: int
 
 def test_a_region_too_small_for_a_pixel_is_refused_in_a_large_jpeg_too() -> None:
     content = encode(Image.new("L", (4000, 4000)), "JPEG")
-    with pytest.raises(InvalidArgumentError, match="less than one pixel of the image's 4000 x 4000") as refused:
+    with pytest.raises(
+        InvalidArgumentError, match="less than one pixel of the image, which has 4000 x 4000"
+    ) as refused:
         scaled(content, Region(0.5, 0, 0.5001, 1))
     assert refused.value.reason == "REGION_INVALID"
 

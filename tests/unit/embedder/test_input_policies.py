@@ -63,7 +63,7 @@ def test_native_keeps_the_aspect_in_whole_cells(size: tuple[int, int], side: int
 
 
 def test_native_is_never_smaller_than_the_network_takes() -> None:
-    assert decode(Image.new("RGB", (10, 500)), InputPolicy("native", 512, least=96)).shape == (512, 96, 3)
+    assert decode(Image.new("RGB", (10, 500)), InputPolicy("native", 512, min_side=96)).shape == (512, 96, 3)
 
 
 @pytest.mark.parametrize("shape", ["pad", "crop", "native"])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedder_service.adapters.memory import give_back_after_work
+from embedder_service.adapters.memory import trim_after_work
 
 INTERVAL = 0.02
 IMAGES = """
@@ -54,7 +54,7 @@ async def test_memory_is_given_back_after_work_and_not_while_idle(collections: l
         await worked.wait()
         worked.clear()
 
-    task = asyncio.create_task(give_back_after_work(next_work, INTERVAL))
+    task = asyncio.create_task(trim_after_work(next_work, INTERVAL))
     counts = []
     for work in (False, True, False, True, True):
         if work:
@@ -72,7 +72,7 @@ async def test_memory_is_given_back_again_and_again_while_work_goes_on(collectio
         if len(collections) == 3:
             enough.set()
 
-    task = asyncio.create_task(give_back_after_work(next_work, INTERVAL))
+    task = asyncio.create_task(trim_after_work(next_work, INTERVAL))
     await asyncio.wait_for(enough.wait(), 10)
     task.cancel()
 

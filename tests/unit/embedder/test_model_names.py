@@ -6,13 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedder_service.core.model_names import EncoderName, ModelName, ModelNameError, parse, same_name, weights_of
+from embedder_service.core.model_names import (
+    EncoderName,
+    ModelName,
+    ModelNameError,
+    canonical_name,
+    parse_model_name,
+    weights_name_of,
+)
 from embedder_service.core.networks import NETWORKS
 from embedder_service.core.types import InputPolicy
 
 
 def model(text: str) -> ModelName:
-    parsed = parse(text)
+    parsed = parse_model_name(text)
     assert isinstance(parsed, ModelName)
     return parsed
 
@@ -33,7 +40,7 @@ def test_a_name_says_what_the_model_does(text: str, network: str, head: str, pol
     found = model(text)
     assert (found.network.name, found.head, found.unit) == (network, head, unit)
     assert (found.input.shape, found.input.side) == (policy.shape, policy.side)
-    assert found.input.least == policy.least
+    assert found.input.min_side == policy.min_side
     assert found.text == text
 
 
@@ -60,29 +67,29 @@ def test_a_models_own_name_means_the_same_model(network: str, head: str, shape: 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no network is called ''; there are vgg16, vgg19"),
-        ("vgg17", "no network is called 'vgg17'; there are vgg16"),
-        ("vgg16-fc2", "'fc2' should be a head (avg, max, gem, rmac, flatten, fc1)"),
-        ("mobilenet-fc1", "'fc1' should be a head (avg, max, gem, rmac, flatten)"),
-        ("vgg16-raw-gem", "'gem' should be"),
-        ("vgg16-pad300", "a side should be 224 or a multiple of 32 from 32 to 2048"),
+        ("", "no network is called ''; use vgg16, vgg19"),
+        ("vgg17", "no network is called 'vgg17'; use vgg16"),
+        ("vgg16-fc2", "'fc2' must be a head (avg, max, gem, rmac, flatten, fc1)"),
+        ("mobilenet-fc1", "'fc1' must be a head (avg, max, gem, rmac, flatten)"),
+        ("vgg16-raw-gem", "'gem' must be"),
+        ("vgg16-pad300", "the side must be 224, or a multiple of 32 from 32 to 2048"),
         ("inception_v3-squash64", "multiple of 32 from 96"),
         ("vgg16-pad4096", "to 2048"),
-        ("vgg16-fc1-pad320", "fc1 takes just squares of 224 pixels"),
-        ("vgg16-fc1-native", "fc1 takes just squares"),
-        ("vgg16-flatten-native", "flatten needs inputs of one size; squash, pad, crop give them"),
+        ("vgg16-fc1-pad320", "fc1 requires squares of 224 pixels"),
+        ("vgg16-fc1-native", "fc1 requires squares"),
+        ("vgg16-flatten-native", "flatten requires inputs of one size; use squash, pad or crop"),
         ("inception_v3-flatten", "131072 components"),
-        ("resnet50-flatten", "100352 components, and Milvus stores up to 32768"),
-        ("vgg16=/folder", "is no network's"),
+        ("resnet50-flatten", "100352 components, and the maximum of Milvus is 32768"),
+        ("vgg16=/folder", "differ from the names of networks"),
         ("my flowers=/folder", "NAME=FOLDER"),
-        ("VGG16 =/folder", "is no network's"),
-        ("vgg16-pad\u0663\u0662\u0660", "should be a head"),
+        ("VGG16 =/folder", "differ from the names of networks"),
+        ("vgg16-pad\u0663\u0662\u0660", "must be a head"),
         ("flowers=", "NAME=FOLDER"),
     ],
 )
 def test_what_is_no_model_is_told_with_what_would_be_one(text: str, said: str) -> None:
     with pytest.raises(ModelNameError) as refused:
-        parse(text)
+        parse_model_name(text)
     assert said in str(refused.value)
 
 
@@ -102,8 +109,8 @@ def test_what_is_no_model_is_told_with_what_would_be_one(text: str, said: str) -
     ],
 )
 def test_all_spellings_of_a_model_are_one_name(text: str, name: str) -> None:
-    assert same_name(text) == name
-    assert same_name(name) == name
+    assert canonical_name(text) == name
+    assert canonical_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -118,18 +125,18 @@ def test_all_spellings_of_a_model_are_one_name(text: str, name: str) -> None:
     ],
 )
 def test_a_models_name_means_its_weights(text: str, weights: str) -> None:
-    assert weights_of(text) == weights
+    assert weights_name_of(text) == weights
 
 
 @pytest.mark.parametrize("text", ["", "flowers", "vgg17", "mobilenet_top", "flowers=/models/flowers"])
 def test_a_name_of_no_weights_is_told_with_those_there_are(text: str) -> None:
-    with pytest.raises(ModelNameError, match=f"no weights are called '{text}'; there are vgg16, vgg19, "):
-        weights_of(text)
+    with pytest.raises(ModelNameError, match=f"no weights are called '{text}'; use vgg16, vgg19, "):
+        weights_name_of(text)
 
 
 def test_the_name_of_an_encoder_has_small_letters_and_no_spaces() -> None:
-    assert parse(" Flowers = /Models/Flowers ") == EncoderName("flowers", Path("/Models/Flowers"))
+    assert parse_model_name(" Flowers = /Models/Flowers ") == EncoderName("flowers", Path("/Models/Flowers"))
 
 
 def test_an_encoder_has_a_name_and_a_folder() -> None:
-    assert parse("flowers=/models/flowers=2") == EncoderName("flowers", Path("/models/flowers=2"))
+    assert parse_model_name("flowers=/models/flowers=2") == EncoderName("flowers", Path("/models/flowers=2"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embedder_service.core.pooling import POOLINGS, regions, unit_length
+from embedder_service.core.heads import HEADS, regions, unit_length
 
 RANDOM = np.random.default_rng(11)
 
@@ -36,7 +36,7 @@ def test_a_global_head_is_its_formula(head: str, shape: tuple[int, int, int, int
     expected = [
         [by_formula(head, maps[n, :, :, c].astype(np.float64)) for c in range(shape[3])] for n in range(shape[0])
     ]
-    pooled = POOLINGS[head](maps)
+    pooled = HEADS[head](maps)
     assert pooled.dtype == np.float32
     np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-6)
 
@@ -59,11 +59,11 @@ def rmac_by_formula(image: NDArray[np.float32]) -> NDArray[np.float64]:
 @pytest.mark.parametrize("shape", [(2, 7, 7, 8), (1, 12, 16, 4), (1, 16, 5, 4), (2, 1, 1, 3), (1, 2, 3, 3)])
 def test_rmac_is_its_formula(shape: tuple[int, int, int, int]) -> None:
     maps = feature_maps(*shape)
-    np.testing.assert_allclose(POOLINGS["rmac"](maps), [rmac_by_formula(image) for image in maps], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(HEADS["rmac"](maps), [rmac_by_formula(image) for image in maps], rtol=1e-5, atol=1e-6)
 
 
 def test_rmac_of_a_map_of_zeros_is_zero() -> None:
-    assert not POOLINGS["rmac"](np.zeros((1, 7, 7, 3), np.float32)).any()
+    assert not HEADS["rmac"](np.zeros((1, 7, 7, 3), np.float32)).any()
 
 
 # As the paper counts them: l (l + m - 1) at the scales l = 1, 2, 3, with m regions along the longer side.
@@ -100,7 +100,7 @@ def test_neighbours_at_the_first_scale_overlap_by_about_two_fifths() -> None:
 
 def test_flatten_keeps_every_value_rows_first() -> None:
     maps = feature_maps(2, 3, 4, 5)
-    flat = POOLINGS["flatten"](maps)
+    flat = HEADS["flatten"](maps)
     assert flat.shape == (2, 60)
     assert flat[1, (2 * 4 + 3) * 5 + 1] == maps[1, 2, 3, 1]
 

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from embedder_service.adapters import cpus, precision
-from embedder_service.adapters.golden import Golden, GoldenError, cosines, likeness
-from embedder_service.adapters.precision import PROBED_BATCH, Precision
-from embedder_service.adapters.weights import VGG16
+from embedder_service.adapters.golden_vectors import GoldenError, GoldenVectors, cosines, similarity
+from embedder_service.adapters.precision import PROBED_BATCH_SIZE, Precision
+from embedder_service.adapters.weights_files import VGG16
 from embedder_service.core.types import Pixels, Vectors
 
 WEIGHTS = "0" * 64
@@ -155,8 +155,8 @@ def factory() -> Factory:
 
 
 @pytest.fixture
-def golden() -> Golden:
-    return Golden(PIXELS, float32(PIXELS), WEIGHTS)
+def golden() -> GoldenVectors:
+    return GoldenVectors(PIXELS, float32(PIXELS), WEIGHTS)
 
 
 @pytest.fixture
@@ -176,46 +176,50 @@ def test_the_stand_ins_are_as_far_apart_as_they_say() -> None:
 
 
 @pytest.mark.usefixtures("with_bfloat16")
-def test_auto_takes_bfloat16_where_it_is_had_and_faster_and_right(factory: Factory, golden: Golden, log: Log) -> None:
+def test_auto_takes_bfloat16_where_it_is_had_and_faster_and_right(
+    factory: Factory, golden: GoldenVectors, log: Log
+) -> None:
     assert precision.choose("net", "auto", golden, factory).precision == "bfloat16"
     ((level, event, facts),) = log.lines
-    assert (level, event, facts["taken"]) == ("info", "precision probed", "bfloat16")
+    assert (level, event, facts["chosen"]) == ("info", "precision probed", "bfloat16")
     assert (facts["float32_ms_per_image"], facts["bfloat16_ms_per_image"]) == (1000.0, 500.0)
 
 
 @pytest.mark.usefixtures("without_bfloat16")
-def test_auto_does_not_even_build_bfloat16_where_the_processors_have_it_not(factory: Factory, golden: Golden) -> None:
+def test_auto_does_not_even_build_bfloat16_where_the_processors_have_it_not(
+    factory: Factory, golden: GoldenVectors
+) -> None:
     assert precision.choose("net", "auto", golden, factory).precision == "float32"
     assert factory.names() == ["float32"]
     assert factory.built[0].timed == []
 
 
 @pytest.mark.usefixtures("with_bfloat16")
-@pytest.mark.parametrize(("seconds", "taken"), [(0.99, "bfloat16"), (1.0, "float32"), (2.0, "float32")])
+@pytest.mark.parametrize(("seconds", "chosen"), [(0.99, "bfloat16"), (1.0, "float32"), (2.0, "float32")])
 def test_auto_takes_bfloat16_only_where_it_is_faster(
-    factory: Factory, golden: Golden, log: Log, seconds: float, taken: str
+    factory: Factory, golden: GoldenVectors, log: Log, seconds: float, chosen: str
 ) -> None:
     factory.seconds["bfloat16"] = (seconds, seconds)
-    assert precision.choose("net", "auto", golden, factory).precision == taken
-    assert log.lines[0][2]["taken"] == taken
+    assert precision.choose("net", "auto", golden, factory).precision == chosen
+    assert log.lines[0][2]["chosen"] == chosen
 
 
 @pytest.mark.usefixtures("with_bfloat16")
 @pytest.mark.parametrize(
-    ("first", "later", "taken"), [((1.0, 9.0), (1.0, 0.5), "bfloat16"), ((9.0, 0.1), (1.0, 2.0), "float32")]
+    ("first", "later", "chosen"), [((1.0, 9.0), (1.0, 0.5), "bfloat16"), ((9.0, 0.1), (1.0, 2.0), "float32")]
 )
 def test_the_first_run_of_a_size_does_not_count(
-    factory: Factory, golden: Golden, first: tuple[float, float], later: tuple[float, float], taken: str
+    factory: Factory, golden: GoldenVectors, first: tuple[float, float], later: tuple[float, float], chosen: str
 ) -> None:
     for number, name in enumerate(("float32", "bfloat16")):
         factory.seconds[name] = (first[number], later[number])
-    assert precision.choose("net", "auto", golden, factory).precision == taken
-    assert [network.timed for network in factory.built] == [[PROBED_BATCH] * 2] * 2
+    assert precision.choose("net", "auto", golden, factory).precision == chosen
+    assert [network.timed for network in factory.built] == [[PROBED_BATCH_SIZE] * 2] * 2
 
 
 @pytest.mark.usefixtures("with_bfloat16")
 @pytest.mark.parametrize(
-    ("network", "taken"),
+    ("network", "chosen"),
     [
         pytest.param(turned(0.9995), "bfloat16", id="0.9995"),
         pytest.param(turned(0.9991), "bfloat16", id="0.9991"),
@@ -227,16 +231,16 @@ def test_the_first_run_of_a_size_does_not_count(
     ],
 )
 def test_auto_takes_bfloat16_only_where_its_vectors_are_those_of_float32(
-    factory: Factory, golden: Golden, network: Callable[[Pixels], Vectors], taken: str
+    factory: Factory, golden: GoldenVectors, network: Callable[[Pixels], Vectors], chosen: str
 ) -> None:
     factory.networks["bfloat16"] = network
-    assert precision.choose("net", "auto", golden, factory).precision == taken
+    assert precision.choose("net", "auto", golden, factory).precision == chosen
 
 
 @pytest.mark.parametrize(("forced", "built"), [("float32", ["float32"]), ("bfloat16", ["float32", "bfloat16"])])
 @pytest.mark.usefixtures("without_bfloat16")
 def test_a_precision_that_is_asked_for_is_taken_whatever_it_costs(
-    factory: Factory, golden: Golden, forced: Precision, built: list[str]
+    factory: Factory, golden: GoldenVectors, forced: Precision, built: list[str]
 ) -> None:
     factory.seconds[forced] = (9.0, 9.0)
     assert precision.choose("net", forced, golden, factory).precision == forced
@@ -250,7 +254,7 @@ def test_a_precision_that_is_asked_for_is_taken_whatever_it_costs(
     ("wrong", "cosine"), [(turned(0.9985), "0.998500"), (not_numbers, "nan"), (one_not_a_number, "nan")]
 )
 def test_every_model_that_is_served_is_compared_with_float32(
-    factory: Factory, golden: Golden, log: Log, wrong: Callable[[Pixels], Vectors], cosine: str, published: bool
+    factory: Factory, golden: GoldenVectors, log: Log, wrong: Callable[[Pixels], Vectors], cosine: str, published: bool
 ) -> None:
     if not published:
         factory.weights_sha256 = "1" * 64
@@ -258,11 +262,11 @@ def test_every_model_that_is_served_is_compared_with_float32(
         "float32": {"layer-max": float32, "layer-native": float32},
         "bfloat16": {"layer-max": wrong, "layer-native": bfloat16},
     }
-    with pytest.raises(GoldenError, match=f"a cosine of {cosine} by model layer-max; it must be at least 0.999"):
+    with pytest.raises(GoldenError, match=f"cosine is {cosine} with model layer-max; it must be at least 0.999"):
         precision.choose("net", "bfloat16", golden, factory)
     assert precision.choose("net", "auto", golden, factory).precision == "float32"
     _, event, facts = log.lines[-1]
-    assert (event, facts["network"], facts["taken"], facts["least_like"], str(facts["cosine"])) == (
+    assert (event, facts["network"], facts["chosen"], facts["least_similar"], str(facts["cosine"])) == (
         "precision probed",
         "net",
         "float32",
@@ -275,37 +279,37 @@ def test_every_model_that_is_served_is_compared_with_float32(
 
 @pytest.mark.usefixtures("with_bfloat16")
 def test_a_model_that_keeps_the_length_of_its_vectors_is_compared_by_length_too(
-    factory: Factory, golden: Golden
+    factory: Factory, golden: GoldenVectors
 ) -> None:
     factory.others = {
         "float32": {"layer-raw": lambda pixels: 7 * float32(pixels)},
         "bfloat16": {"layer-raw": lambda pixels: 8 * float32(pixels)},
     }
-    with pytest.raises(GoldenError, match="by model layer-raw"):
+    with pytest.raises(GoldenError, match="with model layer-raw"):
         precision.choose("net", "bfloat16", golden, factory)
 
 
 def test_likeness_is_the_cosine_of_unit_vectors_and_less_for_another_length() -> None:
-    assert likeness(turned(0.9)(PIXELS), float32(PIXELS)) == pytest.approx([0.9] * 3, abs=1e-6)
+    assert similarity(turned(0.9)(PIXELS), float32(PIXELS)) == pytest.approx([0.9] * 3, abs=1e-6)
     rows: Vectors = np.array([[3, 4]], np.float32)
-    assert likeness(rows * np.float32(1.1), rows) == pytest.approx([1 - 0.1**2 / 2], abs=1e-6)
+    assert similarity(rows * np.float32(1.1), rows) == pytest.approx([1 - 0.1**2 / 2], abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("asked", "network", "message"),
     [
-        ("float32", turned(0.9998), "a cosine of 0.9998.* float32 should have 0.9999"),
-        ("bfloat16", turned(0.9985), "a cosine of 0.9985.* by model layer; it must be at least 0.999"),
-        ("float32", one_wrong, "the network gives wrong vectors on this machine"),
-        ("bfloat16", one_wrong, "bfloat16 gives other vectors than float32 on this machine"),
-        ("float32", not_numbers, "a cosine of nan"),
-        ("bfloat16", not_numbers, "a cosine of nan"),
-        ("float32", one_not_a_number, "a cosine of nan"),
-        pytest.param("float32", zeros, "a cosine of nan", marks=pytest.mark.filterwarnings("ignore:invalid value")),
+        ("float32", turned(0.9998), "is 0.9998.* in float32 it must be at least 0.9999"),
+        ("bfloat16", turned(0.9985), "is 0.9985.* with model layer; it must be at least 0.999"),
+        ("float32", one_wrong, "wrong vectors on this machine"),
+        ("bfloat16", one_wrong, "bfloat16 and float32 vectors differ on this machine"),
+        ("float32", not_numbers, "is nan"),
+        ("bfloat16", not_numbers, "is nan"),
+        ("float32", one_not_a_number, "is nan"),
+        pytest.param("float32", zeros, "is nan", marks=pytest.mark.filterwarnings("ignore:invalid value")),
     ],
 )
 def test_a_network_that_does_not_give_the_golden_vectors_is_not_served(
-    factory: Factory, golden: Golden, asked: Precision, network: Callable[[Pixels], Vectors], message: str
+    factory: Factory, golden: GoldenVectors, asked: Precision, network: Callable[[Pixels], Vectors], message: str
 ) -> None:
     factory.networks[asked] = network
     with pytest.raises(GoldenError, match=message):
@@ -315,7 +319,7 @@ def test_a_network_that_does_not_give_the_golden_vectors_is_not_served(
 @pytest.mark.usefixtures("with_bfloat16")
 @pytest.mark.parametrize("network", [turned(0.9998), one_wrong, not_numbers])
 def test_auto_does_not_serve_a_float32_that_is_wrong(
-    factory: Factory, golden: Golden, network: Callable[[Pixels], Vectors]
+    factory: Factory, golden: GoldenVectors, network: Callable[[Pixels], Vectors]
 ) -> None:
     factory.networks["float32"] = network
     with pytest.raises(GoldenError):
@@ -323,18 +327,18 @@ def test_auto_does_not_serve_a_float32_that_is_wrong(
 
 
 @pytest.mark.usefixtures("with_bfloat16")
-@pytest.mark.parametrize(("asked", "taken"), [("auto", "bfloat16"), ("float32", "float32"), ("bfloat16", "bfloat16")])
+@pytest.mark.parametrize(("asked", "chosen"), [("auto", "bfloat16"), ("float32", "float32"), ("bfloat16", "bfloat16")])
 def test_other_weights_are_served_unproven_with_a_warning(
-    factory: Factory, golden: Golden, log: Log, asked: Precision, taken: str
+    factory: Factory, golden: GoldenVectors, log: Log, asked: Precision, chosen: str
 ) -> None:
     factory.weights_sha256 = "1" * 64
     # What is golden for these weights nobody knows.
     factory.networks = {"float32": turned(0.5), "bfloat16": turned(0.5)}
-    assert precision.choose("net", asked, golden, factory).precision == taken
-    assert set(log.warnings()) == {"no golden vectors for these weights: the network is served unproven"}
+    assert precision.choose("net", asked, golden, factory).precision == chosen
+    assert set(log.warnings()) == {"no golden vectors for these weights: the model is served without this check"}
 
 
-def test_the_right_weights_are_served_without_a_warning(factory: Factory, golden: Golden, log: Log) -> None:
+def test_the_right_weights_are_served_without_a_warning(factory: Factory, golden: GoldenVectors, log: Log) -> None:
     precision.choose("net", "float32", golden, factory)
     assert log.lines == []
 
@@ -346,7 +350,7 @@ def test_a_cosine_is_that_of_rows_whatever_their_length() -> None:
 
 
 def test_the_golden_vectors_of_vgg16_are_of_the_published_weights() -> None:
-    golden = Golden.of(VGG16.model)
+    golden = GoldenVectors.of(VGG16.name)
     assert golden.weights_sha256 == VGG16.sha256
     assert golden.pixels.dtype == np.uint8
     assert golden.pixels.shape[1:] == (224, 224, 3)

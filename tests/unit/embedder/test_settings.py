@@ -27,12 +27,12 @@ def test_files_are_found_by_the_names_of_the_weights(models: str, given: str, fi
 @pytest.mark.parametrize(
     ("models", "given", "said"),
     [
-        ("vgg16", "vgg=/w/mine.h5", "no weights are called 'vgg'; there are vgg16, vgg19, "),
+        ("vgg16", "vgg=/w/mine.h5", "no weights are called 'vgg'; use vgg16, vgg19, "),
         ("vgg16-fc1", "vgg16_fc1=/w/mine.h5", "no weights are called 'vgg16_fc1'"),
-        ("tiny=/m/tiny", "/w/mine.h5", "is for none of EMBEDDER_MODELS: encoders have theirs in their folders"),
-        ("vgg16,mobilenet", "/w/a.h5,/w/b.h5", "there are two for vgg16; NAME=VALUE says whose each is"),
-        ("vgg16", "/w/a.h5,vgg16=/w/b.h5", "there are two for vgg16"),
-        ("vgg16", "vgg16=/w/a.h5,vgg16-max=/w/b.h5", "there are two for vgg16"),
+        ("tiny=/m/tiny", "/w/mine.h5", "is for none of EMBEDDER_MODELS: the weights of encoders are in their folders"),
+        ("vgg16,mobilenet", "/w/a.h5,/w/b.h5", "it has two values for vgg16; use NAME=VALUE"),
+        ("vgg16", "/w/a.h5,vgg16=/w/b.h5", "it has two values for vgg16"),
+        ("vgg16", "vgg16=/w/a.h5,vgg16-max=/w/b.h5", "it has two values for vgg16"),
     ],
 )
 def test_weights_that_no_model_could_use_are_refused(models: str, given: str, said: str) -> None:
@@ -54,7 +54,7 @@ def test_a_digest_in_capitals_is_the_same_digest() -> None:
 
 @pytest.mark.parametrize("models", ["vgg16,VGG16", "vgg16-avg, vgg16-squash224", "own=/a, Own=/b"])
 def test_two_names_of_one_model_are_refused(models: str) -> None:
-    with pytest.raises(ValidationError, match=r"are one model, (vgg16|own); name it once"):
+    with pytest.raises(ValidationError, match=r"are the same model, (vgg16|own); name it once"):
         EmbedderSettings(models=models)
 
 

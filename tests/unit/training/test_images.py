@@ -80,7 +80,7 @@ def test_pixels_are_the_embedder_s(content: bytes) -> None:
 
 def test_an_image_that_is_too_large_is_refused_by_its_header() -> None:
     content = encode(Image.new("1", (10_000, 5_001)), "PNG")
-    with pytest.raises(ValueError, match=r"10000 x 5001 = 50010000 pixels; at most 50000000 are taken"):
+    with pytest.raises(ValueError, match=r"10000 x 5001 = 50010000 pixels; the maximum is 50000000"):
         decode(content, 32)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedder_service.core.model_names import EncoderName, parse
+from embedder_service.core.model_names import EncoderName, parse_model_name
 from embedder_service.core.networks import NETWORKS
 from imagesearch_training import saved
 from imagesearch_training.checkpoints import Checkpoints, Epoch
@@ -416,7 +416,7 @@ def test_the_learning_rate_is_halved_where_nothing_gets_better() -> None:
 def test_a_model_s_name_is_one_that_the_embedder_takes(folder: str, name: str) -> None:
     target = Path("models") / folder
     assert saved.model_name(target) == name
-    assert parse(f"{name}={target}") == EncoderName(name, target)
+    assert parse_model_name(f"{name}={target}") == EncoderName(name, target)
 
 
 def test_all_settings_but_two_are_fixed() -> None:

