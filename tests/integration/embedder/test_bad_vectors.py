@@ -27,11 +27,11 @@ INTERNAL, INVALID = grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT
 # What the network gives for the images of a colour, and how these are answered.
 BAD: Mapping[int, tuple[list[float], grpc.StatusCode, str, str]] = {
     1: ([0.5, np.nan, 0.5, 0.5], INTERNAL, "VECTOR_INVALID", "component 1 is nan; it must be finite"),
-    2: ([np.inf, 0, 0, 0], INTERNAL, "VECTOR_INVALID", "component 0 is inf it must be finite"),
+    2: ([np.inf, 0, 0, 0], INTERNAL, "VECTOR_INVALID", "component 0 is inf; it must be finite"),
     3: ([0, 0, 0, 0], INVALID, "IMAGE_WITHOUT_VECTOR", "the vector of image.content is all zero with model odd"),
-    4: ([3, 4, 0, 0], INTERNAL, "VECTOR_INVALID", "its length is 5 and should be 1"),
-    5: ([1e-30, 0, 0, 0], INTERNAL, "VECTOR_INVALID", "its length is 1e-30 and should be 1"),
-    6: ([1e30, 0, 0, 0], INTERNAL, "VECTOR_INVALID", "its length is 1e+30 and should be 1"),
+    4: ([3, 4, 0, 0], INTERNAL, "VECTOR_INVALID", "its length is 5; it must be 1"),
+    5: ([1e-30, 0, 0, 0], INTERNAL, "VECTOR_INVALID", "its length is 1e-30; it must be 1"),
+    6: ([1e30, 0, 0, 0], INTERNAL, "VECTOR_INVALID", "its length is 1e+30; it must be 1"),
 }
 
 
@@ -91,9 +91,9 @@ async def test_one_bad_vector_fails_its_own_image_and_no_neighbour(capsys: pytes
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda vectors: vectors[:, :3], "it is float32[3] and should be float32[4]"),
-        (lambda vectors: vectors.astype(np.float64), "it is float64[4] and should be float32[4]"),
-        (lambda vectors: vectors[..., np.newaxis], "it is float32[4, 1] and should be float32[4]"),
+        (lambda vectors: vectors[:, :3], "it is float32[3]; it must be float32[4]"),
+        (lambda vectors: vectors.astype(np.float64), "it is float64[4]; it must be float32[4]"),
+        (lambda vectors: vectors[..., np.newaxis], "it is float32[4, 1]; it must be float32[4]"),
     ],
     ids=["dimension", "dtype", "shape"],
 )

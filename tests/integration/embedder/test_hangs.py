@@ -204,7 +204,7 @@ def test_a_process_with_a_run_that_hangs_ends_unasked_after_a_while(tmp_path: Pa
     with hanging_service(tmp_path, hang_seconds="1", dead_seconds="1") as (script, call):
         assert script.process.wait(AT_MOST) == 1
         assert isinstance(call.exception(), grpc.RpcError)
-    assert "the process ends, because only a restart helps" in script.log.read_text()
+    assert "the process exits, because only a restart can help" in script.log.read_text()
 
 
 @contextmanager

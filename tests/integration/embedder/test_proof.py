@@ -112,7 +112,7 @@ def test_every_head_and_input_of_a_right_bfloat16_is_served_in_it(published_weig
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda _, values: values * np.float32(np.nan), "component 0 is nan and should be finite"),
+        (lambda _, values: values * np.float32(np.nan), "component 0 is nan; it must be finite"),
         (lambda _, values: values * 0, "it is all zero"),
     ],
     ids=["not numbers", "zero"],

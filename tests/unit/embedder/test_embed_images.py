@@ -298,8 +298,10 @@ async def test_the_bytes_of_an_image_are_free_when_it_is_decoded(
 ) -> None:
     async with serving() as at:
         network.gate.clear()
+        at.decoder.gate.clear()
         caller = await at.send(large_image(1), lane)
         assert at.admission.pending_bytes(lane) > MAX_BYTES_HASHED_INLINE
+        at.decoder.gate.set()
         await until(lambda: network.images == 1)
         assert (at.admission.in_flight(lane), at.admission.pending_bytes(lane)) == (1, 0)
         network.gate.set()

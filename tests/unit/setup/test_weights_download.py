@@ -277,7 +277,7 @@ def test_the_password_of_an_index_is_sent_and_not_told(
 
 def test_a_file_of_certificates_that_is_missing_is_told(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CERT", "/nowhere/ca.pem")
-    assert "pip's setting cert is /nowhere/ca.pem, which does not exist" in refusal(package)
+    assert "pip's setting cert is /nowhere/ca.pem; this file does not exist" in refusal(package)
 
 
 def test_a_fetch_that_is_stopped_leaves_nothing_behind(index: Index, address: str, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_a_fetch_that_is_stopped_leaves_nothing_behind(index: Index, address: st
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert said.splitlines()[-1] == "python -m embedder_service.weights: stopped; nothing was written"
+    assert said.splitlines()[-1] == "python -m embedder_service.weights: stopped; no file was written"
     assert list(cache.iterdir()) == []
 
 
