@@ -1,4 +1,4 @@
-"""The images, built once, and an engine to run them. Part of no other run: `make test-containers` names this folder."""
+"""A Docker engine, and the images, built once. Only `make test-containers` runs these tests."""
 
 import os
 import platform
@@ -34,7 +34,7 @@ FIGURES = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leaves this folder out of runs that were not asked for it: it needs an engine, and minutes."""
+    """Ignore this folder unless the command names it, because the tests need Docker and some minutes."""
     named = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
     return None if any(path.is_relative_to(HERE) for path in named) else collection_path.is_relative_to(HERE)
 
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test waits until all images are built."""
+    """Give each test a long timeout, because the first one waits until all images are built."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))
@@ -60,13 +60,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def figures(pytestconfig: pytest.Config) -> dict[str, str]:
-    """Gets what is measured; printed at the end."""
+    """Return the table of measurements, which pytest prints at the end."""
     return pytestconfig.stash[FIGURES]
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    """The engine at DOCKER_HOST or at the default socket; else one of the tests' own."""
+    """Return the engine at DOCKER_HOST or at the default socket, or start one for the tests."""
     try:
         found = default_engine()
         if found.answers():
@@ -80,14 +80,14 @@ def engine() -> Iterator[Engine]:
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds images of the repository."""
+    """Builds the images."""
 
     engine: Engine
     base: str
     secrets: tuple[str, ...]
 
     def build(self, name: str, *options: str, context: Path = ROOT) -> subprocess.CompletedProcess[str]:
-        """Builds one image, whatever comes of it."""
+        """Build one image and return the finished process, even if the build failed."""
         proxies = [f"--build-arg={name}" for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") if name in os.environ]
         return self.engine.attempt(
             *("build", "--progress=plain", "--network=host", f"--build-arg=BASE={self.base}", *proxies, *self.secrets),
@@ -109,7 +109,7 @@ def builder(engine: Engine, tmp_path_factory: pytest.TempPathFactory, figures: d
         except EngineError as error:
             pytest.fail(str(error), pytrace=False)
         figures["base image by debootstrap, s"] = f"{time.monotonic() - begin:.0f}"
-    figures["base image (Debian's Python, no official one here), MB"] = f"{megabytes(engine, base):.0f}"
+    figures["base image (Debian's Python instead of the official image), MB"] = f"{megabytes(engine, base):.0f}"
     return Builder(engine, base, secrets)
 
 
@@ -119,7 +119,7 @@ def megabytes(engine: Engine, image: str) -> float:
 
 @dataclass(frozen=True)
 class Images:
-    """The names of the images. Their tag is the tests' own, so that nobody's images are replaced."""
+    """The names of the images. Their tag is unique, so the tests replace no other images."""
 
     tag: str
     revision: str = "0123456789abcdef"
@@ -131,7 +131,7 @@ class Images:
 
 @pytest.fixture(scope="session")
 def images(builder: Builder, figures: dict[str, str]) -> Iterator[Images]:
-    """All images: search, client, embedder, and `mounted`, which is the embedder without weights."""
+    """Build all images: search, client, embedder, and `mounted`, the embedder without weights."""
     images = Images(f"test-{os.getpid()}")
     variants = [*((name, name, ()) for name in IMAGES), ("mounted", "embedder", ("--build-arg=WEIGHTS=mounted",))]
     for variant, name, options in variants:
@@ -148,15 +148,15 @@ def images(builder: Builder, figures: dict[str, str]) -> Iterator[Images]:
 
 @pytest.fixture(scope="session")
 def containers(engine: Engine) -> Iterator[Containers]:
-    """Makes containers, which are removed at the end."""
-    made = Containers(engine, f"test-{os.getpid()}")
-    yield made
-    engine.remove_all(made.session)
+    """Return an object that creates containers. They are removed at the end."""
+    containers = Containers(engine, f"test-{os.getpid()}")
+    yield containers
+    engine.remove_all(containers.session)
 
 
 @pytest.fixture(scope="session")
 def photographs() -> Iterator[Path]:
-    """A folder of photographs that everybody may read, whoever the user in the container is."""
+    """Return a folder of photographs that any user in a container can read."""
     folder = Path(tempfile.mkdtemp(prefix="imagesearch-photographs-"))
     write_photographs(folder)
     folder.chmod(0o755)
@@ -166,7 +166,7 @@ def photographs() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def compose(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Docker Compose, locked, in a folder of its own."""
+    """Install the locked Docker Compose in a temporary folder, and return its path."""
     if (sys.platform, platform.machine()) not in {("linux", "x86_64"), ("linux", "aarch64")}:
         pytest.fail(f"Docker Compose is not locked for {sys.platform} {platform.machine()}", pytrace=False)
     folder = tmp_path_factory.mktemp("compose")

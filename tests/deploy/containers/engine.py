@@ -1,4 +1,4 @@
-"""A Docker engine for the tests: the one that answers, or one of their own that goes with them."""
+"""A Docker engine for the tests: a running one, or one that exists only for the tests."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from typing import Any
 
 START_SECONDS = 30
 SYSTEM_PATHS = "/usr/sbin:/sbin:/usr/bin:/bin"
-# Of all that the tests make, so that it can be found and removed.
+# Label of everything that the tests create, so that they can remove it.
 LABEL = "imagesearch.test"
-# How an operator who trusts nobody runs the images. There may be no bridge, so containers use the host's network, and
-# the services in them listen on loopback.
+# Strict options for all containers. The engine may have no bridge, so containers use the host's network, and their
+# services listen on loopback.
 HARDENED = (
     *("--network", "host", "--read-only", "--cap-drop", "ALL"),
     *("--security-opt", "no-new-privileges", "--pids-limit", "256"),
@@ -24,12 +24,12 @@ HARDENED = (
 
 
 class EngineError(Exception):
-    """There is no engine, or it cannot do what was asked. The message says what to install."""
+    """There is no engine, or it lacks something. The message tells what to install."""
 
 
 def program(name: str, package: str) -> str:
-    """The path of a program of Debian's packages. Raises EngineError."""
-    # The system's own first: what else is called docker may be another program.
+    """Return the path of a program from Debian's packages. Raise EngineError if it is missing."""
+    # System folders first: another program on PATH may also be called docker.
     found = shutil.which(name, path=SYSTEM_PATHS) or shutil.which(name)
     if found is None:
         raise EngineError(f"{name} not found; install it: apt-get install {package}")
@@ -38,13 +38,13 @@ def program(name: str, package: str) -> str:
 
 @dataclass(frozen=True)
 class Engine:
-    """The `docker` command, and the engine that it speaks to."""
+    """The `docker` command and its engine."""
 
     docker: str
     environment: Mapping[str, str]
 
     def attempt(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-        """Runs a command of docker, whatever comes of it."""
+        """Run a docker command and return the finished process, even if it failed."""
         return subprocess.run(
             [self.docker, *arguments],
             env=dict(self.environment),
@@ -55,22 +55,22 @@ class Engine:
         )
 
     def run(self, *arguments: str, seconds: float = 120) -> str:
-        """Runs a command of docker that has to succeed; gives its output."""
+        """Run a docker command and return its output. Fail if the command fails."""
         done = self.attempt(*arguments, seconds=seconds)
         assert done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """What the engine knows of a container or an image."""
+        """Return the engine's description of a container or an image."""
         (found,) = json.loads(self.run("inspect", name))
         return dict(found)
 
     def answers(self) -> bool:
-        """Whether the engine is there."""
+        """Return whether the engine answers."""
         return self.attempt("version", "--format", "{{.Server.Version}}", seconds=30).returncode == 0
 
     def remove_all(self, session: str) -> None:
-        """Removes the containers and volumes of a session."""
+        """Remove the containers and volumes of a session."""
         mine = f"label={LABEL}={session}"
         for container in self.run("ps", "--all", "--quiet", "--filter", mine).split():
             self.run("rm", "--force", "--volumes", container)
@@ -79,12 +79,15 @@ class Engine:
 
 
 def default_engine() -> Engine:
-    """The engine at DOCKER_HOST, or at the default socket; it may not be there. Raises EngineError."""
+    """Return the engine at DOCKER_HOST or at the default socket. It may not answer. Raise EngineError without docker."""
     return Engine(program("docker", "docker.io"), {**os.environ, "DOCKER_BUILDKIT": "1"})
 
 
 class OwnEngine:
-    """An engine that keeps everything in one folder. It needs root, and changes nothing of the host's network."""
+    """A context manager for an engine that keeps everything in one folder.
+
+    It requires root and does not change the host's network.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -122,7 +125,7 @@ class OwnEngine:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        # dockerd leaves the host's network namespace mounted.
+        # dockerd leaves the network namespace of the host mounted.
         mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
         for path in reversed([path for path in mounted if path.startswith(f"{self._folder}/")]):
             subprocess.run([program("umount", "mount"), path], check=False)
@@ -130,7 +133,7 @@ class OwnEngine:
 
 
 def import_base_image(engine: Engine, tag: str, folder: Path) -> None:
-    """Makes a base image of Debian's own Python, for where the official one is not at hand. Raises EngineError."""
+    """Create a base image with Debian's Python, to replace the official image. Raise EngineError if it fails."""
     root = folder / "root"
     debootstrap = [program("debootstrap", "debootstrap"), "--variant=minbase"]
     done = subprocess.run(
@@ -142,7 +145,7 @@ def import_base_image(engine: Engine, tag: str, folder: Path) -> None:
     )
     if done.returncode != 0:
         raise EngineError(f"debootstrap failed:\n{done.stdout[-2000:]}")
-    # As the official slim images do.
+    # Like the official slim images.
     for below in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(root / below)
         (root / below).mkdir()
@@ -160,29 +163,29 @@ def import_base_image(engine: Engine, tag: str, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Container:
-    """A container that was made by `run`."""
+    """A container that `Containers.run` created."""
 
     engine: Engine
     name: str
 
     @property
     def state(self) -> dict[str, Any]:
-        """Its state, as the engine tells it."""
+        """The state that the engine reports."""
         return dict(self.engine.inspect(self.name)["State"])
 
     @property
     def logs(self) -> str:
-        """All that it wrote."""
+        """The output of the container."""
         done = self.engine.attempt("logs", self.name)
         return done.stdout + done.stderr
 
     def entry(self, event: str) -> dict[str, Any]:
-        """The last line of its log for an event."""
+        """Return the last line of the log for an event."""
         lines = [json.loads(line) for line in self.logs.splitlines() if line.startswith("{")]
         return dict([line for line in lines if line["event"] == event][-1])
 
     def wait_until_healthy(self, seconds: float = 120) -> None:
-        """Returns when its HEALTHCHECK says so."""
+        """Wait until HEALTHCHECK reports healthy."""
         deadline = time.monotonic() + seconds
         while (state := self.state)["Status"] == "running" and time.monotonic() < deadline:
             if state["Health"]["Status"] == "healthy":
@@ -191,38 +194,38 @@ class Container:
         raise AssertionError(f"{self.name} is not healthy: {json.dumps(state)}\n{self.logs}")
 
     def wait(self, seconds: float = 120) -> int:
-        """Waits for its end; gives its exit code."""
+        """Wait until the container ends, and return its exit code."""
         return int(self.engine.run("wait", self.name, seconds=seconds))
 
     def stop(self, seconds: int = 30) -> int:
-        """`docker stop`; gives the exit code."""
+        """Run `docker stop`, and return the exit code of the container."""
         self.engine.run("stop", "--time", str(seconds), self.name)
         return int(self.state["ExitCode"])
 
     def start(self) -> None:
-        """Starts it again, as it was."""
+        """Start the stopped container again."""
         self.engine.run("start", self.name)
 
 
 @dataclass(frozen=True)
 class Containers:
-    """Makes containers of a session."""
+    """Creates the containers of a session."""
 
     engine: Engine
     session: str
 
     def run(self, name: str, image: str, *options: str) -> Container:
-        """A hardened container in the background."""
+        """Start a hardened container in the background."""
         full = f"imagesearch-{self.session}-{name}"
         self.engine.run("run", "--detach", "--name", full, *self._labelled, *HARDENED, *options, image)
         return Container(self.engine, full)
 
     def once(self, image: str, options: Sequence[str], *command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a hardened container to its end."""
+        """Run a hardened container until it ends."""
         return self.engine.attempt("run", "--rm", *self._labelled, *HARDENED, *options, image, *command)
 
     def volume(self, name: str) -> str:
-        """A new volume; gives its name."""
+        """Create a volume and return its name."""
         return self.engine.run("volume", "create", *self._labelled, f"imagesearch-{self.session}-{name}")
 
     @property

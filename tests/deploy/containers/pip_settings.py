@@ -1,4 +1,4 @@
-"""This machine's settings of pip, in the form in which a build can be given them: as secrets."""
+"""Pass pip's settings on this machine to an image build, as secrets."""
 
 import configparser
 import os
@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# What says where packages come from. Folders of this machine are not there in a build, and left out.
+# Settings for package indexes. Folders of this machine do not exist in a build and are left out.
 KEYS = ("index-url", "extra-index-url", "trusted-host", "timeout", "proxy", "retries")
 
 
 def secrets(folder: Path) -> Iterator[str]:
-    """The arguments of `docker build`; `folder` gets the files."""
+    """Yield the arguments of `docker build`, and write their files to `folder`."""
     found = _settings()
     file = configparser.RawConfigParser()
     file["global"] = {key: value for key in KEYS if (value := _remote(found.get(key, "")))}
@@ -26,7 +26,7 @@ def secrets(folder: Path) -> Iterator[str]:
 
 
 def _settings() -> dict[str, str]:
-    """Of lines such as global.index-url='...'; those of the environment, which come last, win."""
+    """Return pip's settings, from lines such as global.index-url='...'. Environment variables override files."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     lines = sorted(listed.splitlines(), key=lambda line: line.startswith(":env:"))

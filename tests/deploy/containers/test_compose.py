@@ -1,4 +1,4 @@
-"""Docker Compose's file: what it would start, and its smaller half in real containers."""
+"""deploy/compose.yaml: its configuration, and the profile `lite` in real containers."""
 
 import json
 import os
@@ -42,25 +42,25 @@ def services(compose: Path, *options: str | Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def config(compose: Path) -> dict[str, Any]:
-    """All services, as Compose reads them."""
+    """Return the configuration of all services, as Compose reads it."""
     everything = ["--profile", "standalone", "--profile", "lite", "--profile", "client"]
     read = run(compose, "--file", DEPLOY / "compose.yaml", *everything, "config", "--format", "json")
     return dict(json.loads(read))
 
 
 def seconds(duration: str) -> int:
-    """Of 1m0s, as Compose writes durations."""
+    """Return the seconds of a duration such as 1m0s."""
     return sum(int(number) * {"s": 1, "m": 60}[unit] for number, unit in re.findall(r"(\d+)([sm])", duration))
 
 
-def test_a_profile_starts_what_it_says(compose: Path) -> None:
+def test_profiles_start_their_services(compose: Path) -> None:
     standalone = {"embedder", "search", "milvus", "etcd", "minio", "prometheus"}
     assert services(compose) == standalone
     assert services(compose, "--profile", "standalone") == standalone
     assert services(compose, "--profile", "lite") == {"embedder", "search-lite"}
 
 
-def test_without_its_default_nothing_is_started(compose: Path, tmp_path: Path) -> None:
+def test_starts_nothing_without_default_profile(compose: Path, tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "compose.yaml", tmp_path)
     command = [str(compose), "--file", str(tmp_path / "compose.yaml"), "up"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -68,7 +68,7 @@ def test_without_its_default_nothing_is_started(compose: Path, tmp_path: Path) -
     assert "no service selected" in done.stderr
 
 
-def test_our_services_are_hardened_and_limited(config: dict[str, Any]) -> None:
+def test_own_services_are_hardened_and_limited(config: dict[str, Any]) -> None:
     for name in OURS:
         service = config["services"][name]
         assert service["read_only"] is True
@@ -77,11 +77,11 @@ def test_our_services_are_hardened_and_limited(config: dict[str, Any]) -> None:
         assert service["user"] == "65532:65532"
         assert service["pids_limit"] == 256
         assert service["image"].endswith(f":{VERSION}")
-        # The name may be somebody else's in a registry.
+        # A public registry may have another image of this name.
         assert service["pull_policy"] == "never"
 
 
-def test_all_services_are_bounded_pinned_and_closed(config: dict[str, Any]) -> None:
+def test_all_services_are_limited_and_pinned_and_publish_only_on_loopback(config: dict[str, Any]) -> None:
     for name, service in config["services"].items():
         assert service["cap_drop"] == ["ALL"], name
         assert "no-new-privileges" in service["security_opt"], name
@@ -95,14 +95,14 @@ def test_all_services_are_bounded_pinned_and_closed(config: dict[str, Any]) -> N
         assert name == "client" or seconds(service["stop_grace_period"]) > DRAIN_SECONDS, name
         for other in service.get("depends_on", {}).values():
             assert other["condition"] == "service_healthy", name
-    # Any number of these may run on one machine.
+    # A published port would prevent a second replica.
     assert "ports" not in config["services"]["embedder"]
     for name in ("milvus", "etcd", "minio"):
         assert list(config["services"][name]["networks"]) == ["milvus"]
     assert config["networks"]["milvus"]["internal"] is True
 
 
-def test_prometheus_is_told_of_both_services() -> None:
+def test_prometheus_scrapes_both_services() -> None:
     read = yaml.safe_load((DEPLOY / "compose.prometheus.yml").read_text())
     jobs = {job["job_name"]: job["dns_sd_configs"] for job in read["scrape_configs"]}
     assert {name: [(found["names"], found["port"]) for found in lookups] for name, lookups in jobs.items()} == {
@@ -112,16 +112,16 @@ def test_prometheus_is_told_of_both_services() -> None:
     assert list((DEPLOY / "observability" / "rules").glob("*.yml"))
 
 
-def test_the_dockerfiles_and_compose_have_the_projects_version() -> None:
+def test_dockerfiles_and_compose_have_the_version_of_the_project() -> None:
     for dockerfile in (DEPLOY / "docker").glob("*.Dockerfile"):
         assert f"ARG VERSION={VERSION}\n" in dockerfile.read_text()
     assert set(re.findall(r"IMAGESEARCH_VERSION:-([^}]*)}", (DEPLOY / "compose.yaml").read_text())) == {VERSION}
 
 
-def test_the_lite_profile_runs(
+def test_lite_profile_becomes_healthy(
     compose: Path, engine: Engine, images: Images, tmp_path: Path, figures: dict[str, str]
 ) -> None:
-    """On the host's network, because the engine may have no bridge; all else is as in the file."""
+    """The override changes only the network, because the engine may have no bridge."""
     embedder, search, *metrics = (f"127.0.0.1:{free_port()}" for _ in range(4))
     override = tmp_path / "host.yaml"
     override.write_text(

@@ -1,4 +1,4 @@
-"""What is in the images, and what is not."""
+"""The content of the images."""
 
 import json
 import re
@@ -18,7 +18,7 @@ VARIANTS = ("search", "client", "embedder", "mounted")
 MAX_SEARCH_MEGABYTES = 400
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
-# Prints what should not be there.
+# Print the modules, programs and files that exist and should not.
 FOUND = """
 import importlib.util, pathlib, shutil, sys
 modules = [name for name in {modules} if importlib.util.find_spec(name)]
@@ -37,7 +37,7 @@ print(*(str(path) for path in pathlib.Path("/app").rglob("*.py")
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_hadolint_finds_nothing(dockerfile: Path) -> None:
+def test_hadolint_accepts_dockerfile(dockerfile: Path) -> None:
     hadolint = Path(sys.executable).parent / "hadolint"
     done = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -45,15 +45,15 @@ def test_hadolint_finds_nothing(dockerfile: Path) -> None:
 
 @pytest.fixture(params=VARIANTS)
 def image(request: pytest.FixtureRequest, images: Images) -> str:
-    """Each of the images."""
+    """Return each image."""
     return images[request.param]
 
 
-def test_who_runs_what_is_written_into_an_image(image: str, engine: Engine, images: Images) -> None:
+def test_image_has_user_entrypoint_and_labels(image: str, engine: Engine, images: Images) -> None:
     config = engine.inspect(image)["Config"]
     assert config["User"] == "65532:65532"
     assert config["StopSignal"] == "SIGTERM"
-    # Not through a shell, which would keep SIGTERM to itself.
+    # No shell, which would not forward SIGTERM.
     assert config["Entrypoint"] in (
         ["python", "-m", "embedder_service"],
         ["python", "-m", "search_service"],
@@ -67,9 +67,9 @@ def test_who_runs_what_is_written_into_an_image(image: str, engine: Engine, imag
     assert labels["description"]
 
 
-def test_an_image_has_nothing_to_build_with(image: str, containers: Containers) -> None:
+def test_image_has_no_installers_compilers_or_build_files(image: str, containers: Containers) -> None:
     code = FOUND.format(modules=INSTALLERS, programs=BUILD_PROGRAMS, files=LEFT_OVERS)
-    # As root, who sees every folder.
+    # As root, which can read every folder.
     done = containers.once(image, ["--user", "0", "--cap-add", "DAC_OVERRIDE", "--entrypoint", "python"], "-c", code)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
@@ -81,7 +81,7 @@ def test_only_the_embedder_has_tensorflow(name: str, images: Images, containers:
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
-def test_an_image_has_the_code_that_it_needs_and_no_other(images: Images, containers: Containers) -> None:
+def test_image_has_only_the_code_that_it_needs(images: Images, containers: Containers) -> None:
     expected = {
         "search": ["search_service"],
         "client": [
@@ -98,8 +98,8 @@ def test_an_image_has_the_code_that_it_needs_and_no_other(images: Images, contai
         assert sorted(done.stdout.split()) == sorted(["LICENSE", "grpc_kit", "imagesearch", "venv", *packages])
 
 
-def test_nobody_can_write_to_the_code(image: str, containers: Containers) -> None:
-    # Files anywhere that everybody may write to, folders too but for those like /tmp; and what is not root's in /app.
+def test_only_root_can_write_to_the_code(image: str, containers: Containers) -> None:
+    # World-writable files, world-writable folders unless they are like /tmp, and files in /app that root does not own.
     find = (
         r"find / -xdev \( -path /proc -o -path /sys -o -path /dev \) -prune -o "
         r"\( -type f -perm -0002 -o -type d -perm -0002 ! -perm -1000 \) -print; "
@@ -110,33 +110,33 @@ def test_nobody_can_write_to_the_code(image: str, containers: Containers) -> Non
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_an_image_brings_its_byte_code(image: str, containers: Containers) -> None:
+def test_image_has_compiled_byte_code(image: str, containers: Containers) -> None:
     done = containers.once(image, ["--entrypoint", "python"], "-c", UNCOMPILED)
     assert (done.returncode, done.stdout.strip()) == (0, "")
 
 
-def test_an_image_tells_nothing_of_where_it_was_built(image: str, engine: Engine, builder: Builder) -> None:
-    told = engine.run("history", "--no-trunc", "--format", "{{.CreatedBy}} {{.Comment}}", image)
-    told += json.dumps(engine.inspect(image))
-    assert "://" not in told.replace("https://docs.docker.com", "")
-    assert "index-url" not in told
+def test_image_contains_no_address_or_path_of_its_build(image: str, engine: Engine, builder: Builder) -> None:
+    text = engine.run("history", "--no-trunc", "--format", "{{.CreatedBy}} {{.Comment}}", image)
+    text += json.dumps(engine.inspect(image))
+    assert "://" not in text.replace("https://docs.docker.com", "")
+    assert "index-url" not in text
     assert "PIP_" not in json.dumps(engine.inspect(image)["Config"])
-    # The paths of the secrets on this machine.
+    # Paths of the secrets on this machine.
     for secret in builder.secrets[1::2]:
-        assert secret.partition("src=")[2] not in told
+        assert secret.partition("src=")[2] not in text
 
 
-def test_the_search_image_is_small(images: Images, engine: Engine) -> None:
+def test_search_image_is_small(images: Images, engine: Engine) -> None:
     assert megabytes(engine, images["search"]) < MAX_SEARCH_MEGABYTES
 
 
-def test_baked_weights_say_whose_they_are(images: Images, containers: Containers) -> None:
+def test_image_names_authors_and_licence_of_weights(images: Images, containers: Containers) -> None:
     done = containers.once(images["embedder"], ["--entrypoint", "cat"], "/weights/vgg16.txt")
     assert "University of Oxford" in done.stdout
     assert "CC BY 4.0" in done.stdout
 
 
-def test_a_build_ends_where_the_weights_are_not_the_published_ones(builder: Builder, tmp_path: Path) -> None:
+def test_build_fails_if_weights_differ_from_published_ones(builder: Builder, tmp_path: Path) -> None:
     for part in ("requirements", "embedder_service", "imagesearch_pixels", "grpc_kit", "protos", "deploy/docker"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "LICENSE", tmp_path)
@@ -150,13 +150,13 @@ def test_a_build_ends_where_the_weights_are_not_the_published_ones(builder: Buil
     assert "its tensors have SHA-256 0e13a8ef" in done.stdout + done.stderr
 
 
-def test_a_build_ends_where_a_package_is_not_the_locked_one(builder: Builder, tmp_path: Path) -> None:
+def test_build_fails_if_package_differs_from_lock(builder: Builder, tmp_path: Path) -> None:
     for part in ("requirements", "search_service", "grpc_kit", "protos", "deploy/docker"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "LICENSE", tmp_path)
     lock = tmp_path / "requirements" / "search.lock"
     package, _, others = lock.read_text().partition("\ncachetools")
-    # Whatever file of the first package the index has, it is another one.
+    # No file of the first package has these hashes.
     lock.write_text(re.sub("sha256:[0-9a-f]{4}", "sha256:0000", package) + "\ncachetools" + others)
 
     done = builder.build("search", context=tmp_path)

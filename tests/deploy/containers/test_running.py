@@ -1,4 +1,4 @@
-"""The images at work: hardened, limited, stopped in the middle of it."""
+"""Running containers: hardened, with limits, and stopped under load."""
 
 import json
 import time
@@ -28,14 +28,14 @@ CALLS = 24
 
 @dataclass(frozen=True)
 class Service:
-    """A service in a container, and where it is."""
+    """A service in a container, with its addresses."""
 
     container: Container
     address: str
     metrics: str
 
     def metric(self, name: str) -> float:
-        """The sum of a metric's series."""
+        """Return the sum of all series of a metric."""
         with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
@@ -63,7 +63,7 @@ def measure_start(service: Service, name: str, figures: dict[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Stack:
-    """Both services, with Milvus Lite on a volume, and the client's image."""
+    """Both services, with Milvus Lite on a volume, and the client image."""
 
     embedder: Service
     search: Service
@@ -73,7 +73,7 @@ class Stack:
     state: str
 
     def command(self, *arguments: str) -> Any:
-        """Runs `imagesearch` in a container; gives the JSON that it printed."""
+        """Run `imagesearch` in a container, and return its JSON output."""
         options = [
             f"--env=IMAGESEARCH_TARGET={self.search.address}",
             f"--env=IMAGESEARCH_EMBEDDER={self.embedder.address}",
@@ -102,11 +102,11 @@ def stack(images: Images, containers: Containers, photographs: Path, figures: di
     return Stack(embedder, search, containers, images["client"], photographs, containers.volume("state"))
 
 
-def test_images_are_loaded_and_found(stack: Stack, figures: dict[str, str]) -> None:
+def test_loads_and_finds_images(stack: Stack, figures: dict[str, str]) -> None:
     count = len(list(stack.photographs.iterdir()))
     account = stack.command("ingest", "/images")
     assert (account["met"], account["stored"], account["failed"]) == (count, count, 0)
-    figures["load of the photographs at 1.5 processors, images/s"] = str(account["images_per_second"])
+    figures["load of the photographs with 1.5 CPUs, images/s"] = str(account["images_per_second"])
 
     # The ledger is on a volume.
     assert stack.command("ingest", "/images")["skipped"] == count
@@ -122,9 +122,7 @@ def test_images_are_loaded_and_found(stack: Stack, figures: dict[str, str]) -> N
         figures[f"{name}: resident memory, MB"] = f"{service.metric('process_resident_memory_bytes') / 1e6:.0f}"
 
 
-def test_threads_follow_the_processors_that_a_container_may_use(
-    stack: Stack, images: Images, containers: Containers
-) -> None:
+def test_embedder_sizes_threads_by_cpu_limit(stack: Stack, images: Images, containers: Containers) -> None:
     assert stack.embedder.container.entry("model loaded")["threads"] == 2
     smaller = start_embedder(containers, "one", images["embedder"], "--memory", "2g", "--cpus", "1")
     smaller.container.wait_until_healthy()
@@ -132,12 +130,12 @@ def test_threads_follow_the_processors_that_a_container_may_use(
     assert smaller.container.stop() == 0
 
 
-def test_nothing_is_written_beside_the_volumes(stack: Stack, containers: Containers) -> None:
+def test_services_write_only_to_volumes(stack: Stack, containers: Containers) -> None:
     for service in (stack.embedder, stack.search):
         assert containers.engine.run("diff", service.container.name) == ""
 
 
-def test_what_is_stored_outlives_the_container(stack: Stack) -> None:
+def test_stored_images_survive_container_restart(stack: Stack) -> None:
     with Client(stack.search.address) as client:
         before = client.count(COLLECTION)
     assert before
@@ -152,7 +150,7 @@ def test_what_is_stored_outlives_the_container(stack: Stack) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(photographs: Path) -> list[bytes]:
-    """Different ones, because equal images that come together are embedded once."""
+    """Return different images, because the embedder embeds equal images only once."""
     with Image.open(photographs / "coffee.jpg") as opened:
         photograph = opened.convert("RGB")
     files = [BytesIO() for _ in range(CALLS)]
@@ -163,7 +161,7 @@ def pictures(photographs: Path) -> list[bytes]:
 
 @contextmanager
 def embedding(address: str) -> Iterator[Callable[[bytes], int]]:
-    """A call of the embedder, which gives the length of the vector."""
+    """Return a function that embeds an image and returns the length of the vector."""
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
 
@@ -175,18 +173,18 @@ def embedding(address: str) -> Iterator[Callable[[bytes], int]]:
 
 
 def stop_under_load(service: Service, call: Callable[[bytes], int], pictures: list[bytes]) -> tuple[list[int], int]:
-    """Stops a service while all the calls are under way; gives what they gave, and its exit code."""
+    """Stop a service while all calls are in flight. Return their results and the exit code of the service."""
     before = service.metric("grpc_server_started_total")
     with ThreadPoolExecutor(len(pictures)) as pool:
         calls = [pool.submit(call, picture) for picture in pictures]
         while service.metric("grpc_server_started_total") < before + len(pictures):
-            assert not all(future.done() for future in calls), "the calls ended before the service was stopped"
+            assert not all(future.done() for future in calls), "the calls ended before the service stopped"
         assert not all(future.done() for future in calls)
         code = service.container.stop()
         return [future.result() for future in calls], code
 
 
-def test_an_embedder_that_is_stopped_ends_its_calls(stack: Stack, pictures: list[bytes]) -> None:
+def test_stopping_embedder_completes_calls_in_flight(stack: Stack, pictures: list[bytes]) -> None:
     with embedding(stack.embedder.address) as embed:
         assert embed(pictures[0]) == 512
         assert stop_under_load(stack.embedder, embed, pictures) == ([512] * len(pictures), 0)
@@ -194,7 +192,7 @@ def test_an_embedder_that_is_stopped_ends_its_calls(stack: Stack, pictures: list
     stack.embedder.container.wait_until_healthy()
 
 
-def test_a_search_service_that_is_stopped_ends_its_calls(stack: Stack, pictures: list[bytes]) -> None:
+def test_stopping_search_service_completes_calls_in_flight(stack: Stack, pictures: list[bytes]) -> None:
     with Client(stack.search.address) as client:
 
         def search(picture: bytes) -> int:
@@ -206,7 +204,7 @@ def test_a_search_service_that_is_stopped_ends_its_calls(stack: Stack, pictures:
     stack.search.container.wait_until_healthy()
 
 
-def test_an_embedder_that_is_stopped_while_it_starts_does_not_wait(images: Images, containers: Containers) -> None:
+def test_starting_embedder_stops_at_once(images: Images, containers: Containers) -> None:
     service = start_embedder(containers, "starting", images["embedder"], "--memory", "2g", "--cpus", "1")
     while '"settings"' not in service.container.logs:
         time.sleep(0.05)
@@ -215,13 +213,15 @@ def test_an_embedder_that_is_stopped_while_it_starts_does_not_wait(images: Image
     assert time.monotonic() - begin < 10
 
 
-def test_an_embedder_without_weights_refuses_to_start(images: Images, containers: Containers) -> None:
+def test_embedder_without_weights_does_not_start(images: Images, containers: Containers) -> None:
     service = start_embedder(containers, "weightless", images["mounted"], "--memory", "2g")
     assert service.container.wait() == 1
     assert "no weights at /weights/vgg16.h5" in service.container.logs
 
 
-def test_weights_may_be_mounted(images: Images, builder: Builder, containers: Containers, tmp_path: Path) -> None:
+def test_embedder_serves_mounted_weights(
+    images: Images, builder: Builder, containers: Containers, tmp_path: Path
+) -> None:
     done = builder.build("embedder", "--target=weights-files", "--output", str(tmp_path / "weights"))
     assert done.returncode == 0, done.stderr
     volume = containers.volume("weights")
@@ -237,9 +237,7 @@ def test_weights_may_be_mounted(images: Images, builder: Builder, containers: Co
     assert service.container.stop() == 0
 
 
-def test_too_little_memory_ends_the_container_and_nothing_else(
-    stack: Stack, images: Images, containers: Containers
-) -> None:
+def test_memory_limit_kills_only_its_container(stack: Stack, images: Images, containers: Containers) -> None:
     service = start_embedder(containers, "small", images["embedder"], "--memory", "200m", "--memory-swap", "200m")
     assert service.container.wait() == 137
     assert service.container.state["OOMKilled"]
@@ -247,7 +245,7 @@ def test_too_little_memory_ends_the_container_and_nothing_else(
         assert is_healthy(other.address)
 
 
-def test_a_data_volume_that_cannot_be_written_is_told(images: Images, containers: Containers) -> None:
+def test_search_service_reports_unwritable_data_volume(images: Images, containers: Containers) -> None:
     container = containers.run("no-volume", images["search"], *settings("SEARCH", "127.0.0.1:0", "127.0.0.1:0"))
     assert container.wait() == 1
     assert "Milvus Lite cannot use /data/milvus.db" in container.logs
