@@ -1,6 +1,6 @@
-"""Three embedders and two search services on loopback addresses, behind names that change as those of pods do.
+"""Three embedders and two search services on loopback addresses, behind DNS names that change like those of pods.
 
-`make test-cluster` runs these; they take minutes and are left out unless they are asked for by their path.
+Only `make test-cluster` runs these tests, because they take minutes.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-# Before gRPC begins: dns://HOST:PORT/NAME asks the name server that it names, which only this resolver does.
+# Before gRPC starts: only this resolver supports dns://HOST:PORT/NAME, which names the DNS server.
 os.environ["GRPC_DNS_RESOLVER"] = "ares"
 
 from benchmarks import photographs
@@ -24,7 +24,7 @@ from tests.milvus_server import MilvusProcess
 HERE = Path(__file__).parent
 EMBEDDERS, SEARCHES = 3, 2
 IMAGES = 60
-# Most for one test: the rolling restart takes two minutes alone, and more beside others.
+# Timeout of a test. The rolling restart takes two minutes on an idle machine.
 TEST_SECONDS = 480
 FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 
@@ -54,13 +54,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 class Figures:
-    """What is shown at the end."""
+    """The table of measurements at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._figures = config.stash[FIGURES]
 
     def add(self, name: str, value: object) -> None:
-        """Adds a line; seconds and parts are rounded."""
+        """Add a line. Numbers are rounded."""
         shown = value
         if isinstance(value, float):
             shown = f"{value:.1f}"
@@ -71,13 +71,13 @@ class Figures:
 
 @pytest.fixture(scope="session")
 def figures(request: pytest.FixtureRequest) -> Figures:
-    """The table at the end."""
+    """Return the table of measurements."""
     return Figures(request.config)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """All that runs."""
+    """The running services, and their callers."""
 
     embedder: Deployment
     search: Deployment
@@ -87,13 +87,13 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def contents() -> list[bytes]:
-    """Files of distinct images."""
+    """Return the files of distinct images."""
     return photographs.jpegs(IMAGES, width=320, height=240)
 
 
 @pytest.fixture(scope="session")
 def image_folder(contents: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of them."""
+    """Return a folder with the images."""
     folder = tmp_path_factory.mktemp("images")
     for number, content in enumerate(contents):
         (folder / f"{number:04}.jpg").write_bytes(content)
@@ -102,7 +102,7 @@ def image_folder(contents: list[bytes], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusProcess]:
-    """A Milvus server of this cluster's own, which may be stopped."""
+    """Start a Milvus server that tests may stop."""
     with MilvusProcess(tmp_path_factory.mktemp("milvus")) as server:
         yield server
 
@@ -111,7 +111,7 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusProcess]:
 def cluster(
     milvus: MilvusProcess, contents: list[bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """The cluster. Who takes a replica away puts another in its place."""
+    """Start the cluster. A test that removes a replica must add another one."""
     weights_files.read_verified(weights_files.default_cache() / VGG16.file_name, VGG16)
     folder = tmp_path_factory.mktemp("cluster")
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Callers of all kinds that call without end, and what came of their calls."""
+"""Callers of all kinds that repeat their calls, and the results."""
 
 import itertools
 import json
@@ -24,28 +24,28 @@ from imagesearch_client import MAX_MESSAGE_BYTES, Client, Embedding, NewImage
 from search_service.bootstrap import REPEATABLE
 
 COLLECTION, PREPARED = "photographs", 8
-# Of the callers' own vectors, in a collection of theirs.
+# A collection for vectors that the callers make.
 VECTORS, FINGERPRINT, DIMENSION = "vectors", "made-here", 8
 EMBED_SECONDS = 30.0
-# Items of a stream of writes, and seconds between two of them, so that it is open for a while.
+# Items of a stream of writes, and seconds between two items, so that the stream stays open for a while.
 WRITTEN, WRITE_PAUSE = 12, 0.2
-# Between two calls of a caller, in seconds. What is tested is where calls go, not how many there can be.
+# Seconds between two calls of a caller. The tests check where calls go, not how many are possible.
 PAUSE = 0.03
-# What gRPC and the client library repeat by themselves, whatever happens to the server.
-REPEATED = ("search by image", "search by vector", "read", "update", "embed")
-# What may be done twice, and is not by itself: a caller is told, and may.
-NOT_REPEATED = ("delete",)
+# Calls that gRPC and the client library retry.
+RETRIED = ("search by image", "search by vector", "read", "update", "embed")
+# Idempotent calls that only the caller may repeat.
+NOT_RETRIED = ("delete",)
 Caller = Callable[[], object]
 
 
 class Load:
-    """Threads that each make one kind of call, one after the other. As a context manager they are at it inside."""
+    """A context manager that runs threads, each of which repeats one kind of call."""
 
     def __init__(self, callers: Mapping[str, Sequence[Caller]], pause: float = PAUSE) -> None:
-        """`callers` are the callers of each kind; each is called again and again, in a thread of its own."""
+        """Create a thread for each caller. `callers` are the callers by kind, `pause` the seconds between two calls."""
         self.done: Counter[str] = Counter()
         self.failed: Counter[tuple[str, str]] = Counter()
-        """By kind and reason."""
+        """Number of failed calls by kind and reason."""
         self.slowest: dict[str, float] = {}
         self._pause = pause
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class Load:
             thread.join()
 
     def failures(self, kinds: Sequence[str] | None = None) -> dict[tuple[str, str], int]:
-        """Those of some kinds, or of all."""
+        """Return the failed calls of some kinds, or of all."""
         with self._lock:
             return {(kind, why): count for (kind, why), count in self.failed.items() if not kinds or kind in kinds}
 
@@ -87,7 +87,7 @@ class Load:
 
 
 def _outcome(caller: Caller) -> str:
-    """Calls; gives why it failed, and the empty text where it did not."""
+    """Make a call. Return the reason of its failure, or an empty string."""
     try:
         caller()
     except ServiceError as error:
@@ -100,16 +100,16 @@ def _outcome(caller: Caller) -> str:
 
 
 class Callers:
-    """The callers of a cluster: the shipped client with its shipped settings, and who embeds images directly."""
+    """The callers of a cluster: the Python client with its default settings, and a direct client of the embedder."""
 
     def __init__(self, search: str, embedder: str, contents: Sequence[bytes]) -> None:
-        """`search` and `embedder` are targets, `contents` images' files."""
+        """Connect to the targets `search` and `embedder`. `contents` are files of images."""
         self.client = Client(search)
         self.embedder = embedder
         self.written: set[str] = set()
-        """What `write` was told to be stored."""
+        """Ids that `write` stored."""
         self.write_again = 0
-        """How often a stream of writes ended before all was answered, and was repeated."""
+        """How often a stream of writes ended early and was repeated."""
         self._contents = contents
         self._lock = threading.Lock()
         self._channel = open_blocking_channel(embedder, MAX_MESSAGE_BYTES, REPEATABLE)
@@ -117,22 +117,22 @@ class Callers:
         self._numbers = itertools.count()
 
     def prepare(self) -> None:
-        """Makes what is called for: collections, with something in them."""
+        """Create the collections and write some images."""
         self.client.create_collection(COLLECTION)
         self.client.create_collection(VECTORS, dimension=DIMENSION, fingerprint=FINGERPRINT)
         images = [NewImage(f"photograph{number}", content) for number, content in enumerate(self._contents[:PREPARED])]
         assert [result.error for result in self.client.write(COLLECTION, images)] == [None] * len(images)
         self.write()
-        # A search may not see what was written a moment ago.
+        # A search may not see the last writes yet.
         time.sleep(1)
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         self.client.close()
         self._channel.close()
 
     def by_kind(self, *kinds: str) -> dict[str, list[Caller]]:
-        """Some of the kinds of callers, or all."""
+        """Return the callers of some kinds, or all."""
         every: dict[str, list[Caller]] = {
             "search by image": [self.search_by_image] * 2,
             "search by vector": [self.search_by_vector] * 2,
@@ -145,41 +145,41 @@ class Callers:
         return {kind: callers for kind, callers in every.items() if not kinds or kind in kinds}
 
     def content(self) -> bytes:
-        """An image's file."""
+        """Return the file of the next image."""
         return self._contents[next(self._numbers) % len(self._contents)]
 
     def search_by_image(self) -> None:
-        """A search that needs an embedder."""
+        """Search by an image, which uses an embedder."""
         assert self.client.search_by_image(COLLECTION, self.content(), limit=3), "no hits"
 
     def search_by_vector(self) -> None:
-        """A search that does not."""
+        """Search by a vector, which uses no embedder."""
         assert self.client.search_by_vector(VECTORS, self._vector(), limit=3), "no hits"
 
     def read(self) -> None:
-        """The calls that read."""
+        """Read, count and list images."""
         assert self.client.get(COLLECTION, "photograph1").id == "photograph1", "another image"
-        # Not how many: a Milvus server of version 2.3 counts images that are being changed more than once.
+        # No exact number: Milvus 2.3 may count an image twice while it is being updated.
         assert self.client.count(COLLECTION), "counted none"
         page, _ = self.client.list_page(COLLECTION, page_size=3)
         assert len(page) == 3, f"{len(page)} images in a page of 3"
 
     def embed(self) -> None:
-        """A call of an embedder, as the search service makes it."""
+        """Call an embedder like the search service does."""
         request = embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=self.content()))
         assert self._stub.Embed(request, timeout=EMBED_SECONDS).embedding.values, "no vector"
 
     def update(self) -> None:
-        """Changes an image."""
+        """Update an image."""
         number = next(self._numbers)
         self.client.update(COLLECTION, f"photograph{number % PREPARED}", attributes={"seen": number})
 
     def delete(self) -> None:
-        """Removes what is not there, which is as much work."""
+        """Delete an image that does not exist, which costs as much."""
         self.client.delete(VECTORS, [f"nobody{next(self._numbers)}"])
 
     def write(self) -> None:
-        """Writes a few vectors over a stream, again where it ended before all was answered, as callers should."""
+        """Write some vectors over a stream. If it ends early, write unanswered vectors again, as callers should."""
         ids = {f"v{next(self._numbers)}" for _ in range(WRITTEN)}
         for pause in (0.2, 0.5, 1, 2):
             missing = ids - self.written
@@ -188,7 +188,7 @@ class Callers:
                     if result.error is None:
                         self.written.add(result.id)
             except (UnavailableError, CancelledError):
-                # What has no answer may be stored or not.
+                # Unanswered vectors may be stored or not.
                 pass
             if ids <= self.written:
                 return
@@ -208,12 +208,12 @@ class Callers:
 
 
 class Ingests:
-    """Runs `imagesearch ingest` of one folder over and over, each time into a collection of its own."""
+    """Repeats `imagesearch ingest` of one folder, each time into a new collection."""
 
     def __init__(self, search: str, embedder: str, folder: Path, state: Path) -> None:
-        """Loads all files of `folder`; ledgers go to `state`."""
+        """Load all files of `folder`, with ledgers in `state`."""
         self.accounts: list[dict[str, int]] = []
-        """What each said when it had ended; its exit code is under `code`."""
+        """The JSON summary of each load, with its exit code as `code`."""
         self._command = [sys.executable, "-m", "imagesearch_cli", "ingest", str(folder), "--json"]
         self._environment = os.environ | {
             "IMAGESEARCH_TARGET": search,
@@ -222,7 +222,7 @@ class Ingests:
         }
 
     def run(self) -> None:
-        """One load."""
+        """Run one load."""
         name = f"load{len(self.accounts)}"
         done = subprocess.run(
             [*self._command, "-c", name],

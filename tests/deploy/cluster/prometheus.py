@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes replicas and evaluates the shipped rules, in a time of its own."""
+"""A real Prometheus that scrapes replicas and evaluates the rules with shorter times."""
 
 import json
 import re
@@ -14,26 +14,26 @@ from demo.local_stack import free_port
 from deploy.checks.tools import ROOT, prometheus_tool
 
 RULES = ROOT / "deploy" / "observability" / "rules"
-# The rules are written for a scrape every 30 s, and here is one a second: all their times are a thirtieth.
+# The rules expect a scrape every 30 s. Here Prometheus scrapes every second, so all times are divided by 30.
 FASTER = 30
 SCRAPE_SECONDS = 1
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
-# Prometheus takes a sample for the present one for so long.
+# For this long, Prometheus uses a sample as the current value.
 LOOKBACK_SECONDS = 300
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-# A range in brackets, an offset, and how long a condition has to hold. No names, such as rate5m, and no texts.
+# A range in brackets, an offset, or a duration of `for`. Names such as rate5m and texts do not match.
 TIME = re.compile(
     r"(?P<before>\[|\boffset |^\s*for: |^\s*keep_firing_for: )(?P<number>\d+)(?P<unit>[smhdw])\b", re.MULTILINE
 )
 
 
 def scaled(rules: str, factor: int = FASTER) -> str:
-    """A file of rules in which all times are divided by a factor, and nothing else is changed.
+    """Return the text of a rule file with all times divided by a factor.
 
-    Times are the ranges of selectors (`[5m]`), offsets (`offset 1h`), `for` and `keep_firing_for`. Thresholds stay:
-    those of rates and ratios mean the same, and those of counts (`increase(...) >= 3`) are of a shorter time here.
+    Times are ranges (`[5m]`), offsets (`offset 1h`), `for` and `keep_firing_for`. Thresholds do not change: those of
+    rates and ratios mean the same, and those of counts (`increase(...) >= 3`) apply to a shorter time.
     """
 
     def divided(found: re.Match[str]) -> str:
@@ -44,23 +44,23 @@ def scaled(rules: str, factor: int = FASTER) -> str:
 
 
 class Prometheus:
-    """Asks a running Prometheus."""
+    """A client of a running Prometheus."""
 
     def __init__(self, address: str, targets: Path) -> None:
-        """`address` is where it serves, `targets` the file in which it looks for what to scrape."""
+        """Use the Prometheus at `address`, HOST:PORT, which reads its targets from the file `targets`."""
         self._address = address
         self._targets = targets
 
     def scrape(self, metrics: Mapping[str, Iterable[str]]) -> None:
-        """From now on scrapes these: addresses, HOST:PORT, by the name of the job."""
+        """Set the targets to scrape: addresses, HOST:PORT, by job name."""
         groups = [{"labels": {"job": job}, "targets": list(several)} for job, several in metrics.items()]
         part = self._targets.with_suffix(".part")
         part.write_text(json.dumps(groups))
-        # It watches the folder, and reads no half of a file that is moved there.
+        # Prometheus watches the folder. Renaming is atomic, so it never reads half of a file.
         part.rename(self._targets)
 
     def firing(self) -> dict[str, list[dict[str, str]]]:
-        """The alerts that fire, by name: the labels of each."""
+        """Return the labels of each firing alert, by alert name."""
         found: dict[str, list[dict[str, str]]] = {}
         for alert in self._ask("alerts")["alerts"]:
             if alert["state"] == "firing":
@@ -68,7 +68,7 @@ class Prometheus:
         return found
 
     def unhealthy_rules(self) -> list[str]:
-        """The rules that could not be evaluated, and why."""
+        """Return the rules that could not be evaluated, with their errors."""
         return [
             f"{rule['name']}: {rule.get('lastError')}"
             for group in self._ask("rules")["groups"]
@@ -77,12 +77,12 @@ class Prometheus:
         ]
 
     def up(self) -> dict[str, int]:
-        """How many instances of each job answer."""
+        """Return the number of instances of each job that answer."""
         found = self._ask("query?query=sum%20by%20(job)(up)")["result"]
         return {sample["metric"]["job"]: int(sample["value"][1]) for sample in found}
 
     def is_ready(self) -> bool:
-        """Whether it answers queries."""
+        """Return whether Prometheus answers queries."""
         try:
             with urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=2) as response:
                 return bool(response.status == 200)
@@ -97,7 +97,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path) -> Iterator[Prometheus]:
-    """Runs one, with the shipped rules, its data in `folder`."""
+    """Run Prometheus with the scaled rules and with its data in `folder`."""
     (folder / "targets").mkdir()
     targets = folder / "targets" / "targets.json"
     targets.write_text("[]")

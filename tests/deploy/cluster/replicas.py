@@ -1,4 +1,4 @@
-"""Replicas of a service, each on a loopback address of its own and all on one port, behind a name that changes."""
+"""Replicas of a service, each with its own loopback address and all with one port, behind a DNS name that changes."""
 
 import itertools
 import signal
@@ -14,27 +14,27 @@ from prometheus_client.parser import text_string_to_metric_families
 from demo.local_stack import ServiceProcess, free_port
 from tests.name_server import NameServer, name_server
 
-# As the manifests have them.
+# The values of the manifests.
 CONNECTION_AGE_SECONDS = 15
 PRE_STOP_SECONDS = 5.0
-# For which a name still has the address of a replica that is dead: its node has to notice, and to tell.
+# Seconds until DNS removes the address of a killed replica, because Kubernetes must first notice its death.
 NOTICE_SECONDS = 5.0
 
-# The part of an even share by which a replica counts as having its own, over so many seconds.
+# A replica has its share if it gets this part of an even share over so many seconds.
 SHARE, SHARE_WINDOW_SECONDS = 0.9, 3.0
 
 
 @dataclass(frozen=True)
 class Replica:
-    """One process."""
+    """One process of a service."""
 
     host: str
     metrics: str
-    """Where its metrics are, HOST:PORT."""
+    """Address of its metrics, HOST:PORT."""
     process: ServiceProcess
 
     def counted(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels; 0 where it answers nobody."""
+        """Return the sum of a metric's samples with these labels, or 0 if the replica does not answer."""
         try:
             with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=2) as response:
                 text = response.read().decode()
@@ -46,24 +46,24 @@ class Replica:
         )
 
     def calls(self) -> float:
-        """The calls that it has answered well."""
+        """Return the number of calls that ended with OK."""
         return self.counted("grpc_server_handled_total", grpc_code="OK")
 
 
 class Deployment:
-    """Starts and stops replicas as a Deployment of Kubernetes does, and names them as its headless Service does."""
+    """Starts and stops replicas like a Kubernetes Deployment, with a DNS name like that of a headless Service."""
 
     def __init__(
         self, service: str, network: str, settings: Mapping[str, str], names: NameServer, folder: Path
     ) -> None:
-        """Has no replica yet.
+        """Create a deployment without replicas.
 
         Args:
             service: embedder or search.
-            network: the begin of its addresses, such as "127.0.1".
-            settings: of each replica, besides its addresses.
-            names: gets the addresses of those that are ready.
-            folder: for their logs.
+            network: prefix of the addresses of replicas, such as "127.0.1".
+            settings: settings of each replica, without its addresses.
+            names: the DNS server, which gets the addresses of ready replicas.
+            folder: folder of the logs.
         """
         self.service = service
         self.names = names
@@ -78,7 +78,7 @@ class Deployment:
         self._numbers = itertools.count(1)
 
     def prepare(self, **settings: str) -> Replica:
-        """Begins to start a replica, on an address that none had before."""
+        """Start a replica on a new address. Do not wait until it is ready."""
         host = f"{self._network}.{next(self._numbers)}"
         address, metrics = f"{host}:{self.port}", f"{host}:{self._metrics_port}"
         prefix = self.service.upper()
@@ -97,31 +97,31 @@ class Deployment:
         return replica
 
     def publish(self, replica: Replica) -> None:
-        """Waits until a replica is ready, and gives the name its address."""
+        """Wait until a replica is ready, and add its address to the name."""
         replica.process.wait_until_healthy()
         self.names.add(replica.host)
 
     def add(self, count: int = 1) -> list[Replica]:
-        """Starts replicas at a time, and waits until the name has them."""
+        """Start replicas together, and wait until the name has their addresses."""
         added = [self.prepare() for _ in range(count)]
         for replica in added:
             self.publish(replica)
         return added
 
     def kill(self, replica: Replica) -> None:
-        """Kills a replica; the name has its address for a while longer."""
+        """Kill a replica. The name keeps its address for a while."""
         replica.process.kill()
         time.sleep(NOTICE_SECONDS)
         self.forget(replica)
 
     def forget(self, replica: Replica) -> None:
-        """A replica is no part of this any more."""
+        """Remove a replica from the deployment and from the name."""
         self.names.remove(replica.host)
         self.replicas.remove(replica)
         self.changed()
 
     def retire(self, replica: Replica) -> int:
-        """Stops a replica as Kubernetes does: first the name loses it, then it is asked to. Gives its exit code."""
+        """Stop a replica like Kubernetes: remove its address, then send SIGTERM. Return its exit code."""
         self.names.remove(replica.host)
         time.sleep(PRE_STOP_SECONDS)
         code = replica.process.stop()
@@ -129,7 +129,7 @@ class Deployment:
         return code
 
     def roll(self) -> list[int]:
-        """Puts a new replica in the place of each, with maxSurge 1 and maxUnavailable 0. Gives the old ones' codes."""
+        """Replace each replica, with maxSurge 1 and maxUnavailable 0. Return the exit codes of the old replicas."""
         codes = []
         for old in list(self.replicas):
             self.add()
@@ -137,11 +137,11 @@ class Deployment:
         return codes
 
     def calls(self) -> list[float]:
-        """The calls that each replica has answered well."""
+        """Return the number of calls of each replica that ended with OK."""
         return [replica.calls() for replica in self.replicas]
 
     def end(self) -> None:
-        """Ends all that is still there, also what is frozen."""
+        """Stop all replicas, including frozen ones."""
         for replica in self.replicas:
             replica.process.signal(signal.SIGCONT)
             replica.process.ask_to_stop()
@@ -151,7 +151,7 @@ class Deployment:
 
 @contextmanager
 def deployment(service: str, network: str, settings: Mapping[str, str], folder: Path) -> Iterator[Deployment]:
-    """A deployment without replicas, which has none at its end either."""
+    """Create a deployment without replicas, and stop its replicas at the end."""
     with name_server([]) as names:
         made = Deployment(service, network, settings, names, folder)
         try:
@@ -161,7 +161,7 @@ def deployment(service: str, network: str, settings: Mapping[str, str], folder: 
 
 
 def spread(deployments: Sequence[Deployment], seconds: float) -> list[list[float]]:
-    """The calls of each replica in the next seconds, as a part of an even share of its deployment's."""
+    """Return the calls of each replica in the next seconds, relative to an even share of its deployment's calls."""
     before = [deployment.calls() for deployment in deployments]
     time.sleep(seconds)
     shares = []
@@ -172,19 +172,19 @@ def spread(deployments: Sequence[Deployment], seconds: float) -> list[list[float
 
 
 def seconds_until_share(deployment: Deployment, replica: Replica, limit: float) -> float:
-    """How long it takes until a replica has its share of the calls, from now on. Fails after `limit` seconds."""
+    """Return the seconds until a replica has its share of the calls. Fail after `limit` seconds."""
     began = time.monotonic()
-    place = deployment.replicas.index(replica)
-    looks: list[tuple[float, Sequence[float]]] = []
+    index = deployment.replicas.index(replica)
+    samples: list[tuple[float, Sequence[float]]] = []
     while True:
         now = time.monotonic() - began
-        looks.append((now, deployment.calls()))
-        while len(looks) > 1 and now - looks[1][0] >= SHARE_WINDOW_SECONDS:
-            looks.pop(0)
-        then, before = looks[0]
-        answered = [after - earlier for after, earlier in zip(looks[-1][1], before, strict=True)]
-        if now - then >= SHARE_WINDOW_SECONDS and answered[place] >= SHARE * sum(answered) / len(answered) > 0:
-            # It had its share over all of that time.
+        samples.append((now, deployment.calls()))
+        while len(samples) > 1 and now - samples[1][0] >= SHARE_WINDOW_SECONDS:
+            samples.pop(0)
+        then, before = samples[0]
+        answered = [after - earlier for after, earlier in zip(samples[-1][1], before, strict=True)]
+        if now - then >= SHARE_WINDOW_SECONDS and answered[index] >= SHARE * sum(answered) / len(answered) > 0:
+            # The replica had its share during the whole window, which began then.
             return then
         assert then < limit, f"{replica.host} has not got its share within {limit:.0f} s: {answered}"
         time.sleep(0.5)

@@ -1,7 +1,6 @@
-"""A real Prometheus scrapes the cluster, and the shipped rules tell of faults and of nothing else.
+"""A real Prometheus scrapes the cluster. The alert rules must fire for faults, and only for faults.
 
-All times of the rules are a thirtieth of what they are (`prometheus.scaled`), with a scrape a second in place of one
-every 30 s.
+All times of the rules are divided by 30 (`prometheus.scaled`): Prometheus scrapes every second instead of every 30 s.
 """
 
 import time
@@ -20,7 +19,7 @@ CALM_SECONDS = 30.0
 
 @pytest.fixture(scope="module")
 def watching(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus, which follows the replicas of the cluster as its discovery would."""
+    """Run Prometheus, and update its targets when replicas come and go, like service discovery."""
 
     def follow() -> None:
         services = cluster.embedder, cluster.search
@@ -35,16 +34,16 @@ def watching(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def eventually(holds: Callable[[], bool], seconds: float) -> float:
-    """Gives the seconds until it holds."""
+    """Wait until a condition holds, and return the seconds. Fail after `seconds`."""
     began = time.monotonic()
     while not holds():
-        assert time.monotonic() < began + seconds, "not within the time"
+        assert time.monotonic() < began + seconds, f"the condition did not hold within {seconds:.0f} s"
         time.sleep(0.25)
     return time.monotonic() - began
 
 
 def fires(watching: Prometheus, alert: str, figures: Figures, **labels: str) -> None:
-    """Waits until an alert with these labels fires."""
+    """Wait until an alert with these labels fires."""
 
     def is_firing() -> bool:
         return any(labels.items() <= found.items() for found in watching.firing().get(alert, []))
@@ -54,12 +53,12 @@ def fires(watching: Prometheus, alert: str, figures: Figures, **labels: str) -> 
 
 
 def resolves(watching: Prometheus, alert: str, figures: Figures) -> None:
-    """Waits until an alert fires no more."""
+    """Wait until an alert no longer fires."""
     seconds = eventually(lambda: alert not in watching.firing(), RESOLVE_SECONDS)
     figures.add(f"{alert}: seconds until it is resolved ({FASTER} times faster)", seconds)
 
 
-def test_nothing_but_the_times_of_the_rules_is_scaled() -> None:
+def test_scaled_changes_only_times() -> None:
     rule = '    expr: rate(a_rate5m{b="x"}[5m]) > 60 unless c[1h] offset 2h\n    for: 10m\n    description: for 10m\n'
     expected = (
         '    expr: rate(a_rate5m{b="x"}[10000ms]) > 60 unless c[120000ms] offset 240000ms\n'
@@ -70,7 +69,7 @@ def test_nothing_but_the_times_of_the_rules_is_scaled() -> None:
         assert scaled(path.read_text(), 1) != path.read_text()
 
 
-def test_all_is_calm_while_nothing_is_wrong(cluster: Cluster, watching: Prometheus, figures: Figures) -> None:
+def test_no_alert_fires_without_fault(cluster: Cluster, watching: Prometheus, figures: Figures) -> None:
     with Load(cluster.callers.by_kind()) as load:
         time.sleep(CALM_SECONDS / 2)
         seen: set[str] = set()
@@ -78,13 +77,13 @@ def test_all_is_calm_while_nothing_is_wrong(cluster: Cluster, watching: Promethe
         while time.monotonic() < deadline:
             seen |= watching.firing().keys()
             time.sleep(0.5)
-    figures.add("alerts while nothing is wrong", sorted(seen) or 0)
+    figures.add("alerts without fault", sorted(seen) or 0)
     assert seen == set()
     assert load.failures() == {}
     assert watching.unhealthy_rules() == []
 
 
-def test_an_instance_that_is_down_is_told_of(cluster: Cluster, watching: Prometheus, figures: Figures) -> None:
+def test_alert_fires_for_dead_instance(cluster: Cluster, watching: Prometheus, figures: Figures) -> None:
     dead = cluster.embedder.replicas[0]
     with Load(cluster.callers.by_kind()) as load:
         dead.process.kill()
@@ -95,17 +94,15 @@ def test_an_instance_that_is_down_is_told_of(cluster: Cluster, watching: Prometh
     assert load.failures() == {}
 
 
-def test_embedders_that_refuse_for_want_of_room_are_told_of(
-    cluster: Cluster, watching: Prometheus, figures: Figures
-) -> None:
-    # Far more than EMBEDDER_MAX_PENDING of all three.
+def test_alert_fires_for_overloaded_embedders(cluster: Cluster, watching: Prometheus, figures: Figures) -> None:
+    # Many more callers than EMBEDDER_MAX_PENDING of all three embedders.
     with Load({"embed": [cluster.callers.embed] * 260}, pause=0.01) as load:
         fires(watching, "EmbedderOverloaded", figures, job="embedder")
     assert any("OVERLOADED" in why or "RESOURCE_EXHAUSTED" in why for _, why in load.failures())
     resolves(watching, "EmbedderOverloaded", figures)
 
 
-def test_calls_that_all_go_to_one_replica_are_told_of(
+def test_alert_fires_if_one_replica_gets_all_calls(
     cluster: Cluster, watching: Prometheus, contents: list[bytes], figures: Figures
 ) -> None:
     (first, *_) = cluster.embedder.replicas
@@ -120,24 +117,24 @@ def test_calls_that_all_go_to_one_replica_are_told_of(
         resolves(watching, "ImagesearchUnevenLoad", figures)
 
 
-def says_that_it_does_not_serve(callers: Callers) -> bool:
+def reports_not_serving(callers: Callers) -> bool:
     try:
         return not callers.client.is_serving()
     except ServiceError:
         return False
 
 
-def test_a_replica_that_cannot_reach_milvus_is_told_of(
+def test_alerts_fire_for_replica_that_cannot_reach_milvus(
     cluster: Cluster, watching: Prometheus, contents: list[bytes], figures: Figures
 ) -> None:
     cut_off = cluster.search.prepare(SEARCH_MILVUS_URI="http://127.0.0.1:9", SEARCH_MILVUS_TIMEOUT_SECONDS="1")
     lost = Callers(f"{cut_off.host}:{cluster.search.port}", cluster.embedder.target, contents)
     try:
-        eventually(lambda: says_that_it_does_not_serve(lost), 60)
+        eventually(lambda: reports_not_serving(lost), 60)
         with Load(cluster.callers.by_kind()) as load, Load(lost.by_kind("search by vector")) as failing:
             fires(watching, "MilvusUnavailable", figures, job="search")
             fires(watching, "ImagesearchInstanceDown", figures, job="search", instance=cut_off.metrics)
-        # Nobody but those who ask for it was sent there.
+        # Clients that resolve the name never called this replica.
         assert load.failures() == {}
         assert failing.failures()
         assert all("MILVUS_" in why for _, why in failing.failures())
@@ -149,7 +146,7 @@ def test_a_replica_that_cannot_reach_milvus_is_told_of(
     resolves(watching, "MilvusUnavailable", figures)
 
 
-def test_a_milvus_that_is_gone_is_told_of(cluster: Cluster, watching: Prometheus, figures: Figures) -> None:
+def test_alerts_fire_if_milvus_is_down(cluster: Cluster, watching: Prometheus, figures: Figures) -> None:
     with Load(cluster.callers.by_kind("search by vector", "read", "embed")) as load:
         cluster.milvus.kill()
         fires(watching, "SearchNotServing", figures, job="search")
@@ -158,5 +155,5 @@ def test_a_milvus_that_is_gone_is_told_of(cluster: Cluster, watching: Prometheus
         cluster.milvus.start()
         resolves(watching, "SearchNotServing", figures)
         resolves(watching, "SearchFaultsFast", figures)
-    # Vectors are made without Milvus.
+    # Embedding does not need Milvus.
     assert load.failures(["embed"]) == {}

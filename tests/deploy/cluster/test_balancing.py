@@ -1,4 +1,4 @@
-"""Calls go to all replicas alike, and none is lost while replicas come, go, die and freeze."""
+"""Calls are spread evenly, and none is lost while replicas start, stop, die and freeze."""
 
 import signal
 import time
@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.cluster.conftest import Cluster, Figures
-from tests.deploy.cluster.load import NOT_REPEATED, REPEATED, Ingests, Load
+from tests.deploy.cluster.load import NOT_RETRIED, RETRIED, Ingests, Load
 from tests.deploy.cluster.replicas import Deployment, seconds_until_share, spread
 
-# What is promised.
+# Promises of the documentation.
 UNEVEN, SHARE_SECONDS = 0.10, 30.0
 SPREAD_SECONDS = 20.0
 SETTLE_SECONDS = 3.0
-# Longer than it takes to find that a replica is frozen: 12 s until it is asked, and 5 s for its answer.
+# Longer than clients need to notice a frozen replica: a ping after 12 s, and 5 s for its answer.
 FROZEN_SECONDS = 22.0
 
 
-# What takes as long as it is.
+# Calls whose duration depends on their length.
 STREAMS = ("write", "ingest")
 
 
@@ -41,47 +41,43 @@ def test_calls_are_spread_evenly(cluster: Cluster, figures: Figures) -> None:
     assert all(abs(share - 1) <= UNEVEN for share in (*embedders, *searches))
 
 
-def test_an_embedder_that_is_killed_costs_no_call_and_the_next_one_gets_its_share(
-    cluster: Cluster, figures: Figures
-) -> None:
+def test_killed_embedder_fails_no_call_and_its_successor_gets_its_share(cluster: Cluster, figures: Figures) -> None:
     with Load(cluster.callers.by_kind()) as load:
         time.sleep(SETTLE_SECONDS)
         cluster.embedder.kill(cluster.embedder.replicas[0])
-        share_of_an_added_one("embedder", cluster.embedder, figures)
+        measure_added_replica("embedder", cluster.embedder, figures)
     note(figures, "embedder killed, one added", load)
     assert load.failures() == {}
 
 
-def test_a_search_service_that_is_killed_costs_no_call_that_may_be_repeated_and_the_next_one_gets_its_share(
+def test_killed_search_service_fails_no_retried_call_and_its_successor_gets_its_share(
     cluster: Cluster, figures: Figures
 ) -> None:
     with Load(cluster.callers.by_kind()) as load:
         time.sleep(SETTLE_SECONDS)
         cluster.search.kill(cluster.search.replicas[0])
-        share_of_an_added_one("search service", cluster.search, figures)
+        measure_added_replica("search service", cluster.search, figures)
     note(figures, "search service killed, one added", load)
-    assert load.failures(REPEATED) == {}
-    assert_only_under_way(load, cluster)
+    assert load.failures(RETRIED) == {}
+    assert_only_calls_in_flight_failed(load, cluster)
 
 
-def share_of_an_added_one(name: str, deployment: Deployment, figures: Figures) -> None:
+def measure_added_replica(name: str, deployment: Deployment, figures: Figures) -> None:
     (added,) = deployment.add()
     figures.add(f"{name} added: seconds until its share", seconds_until_share(deployment, added, SHARE_SECONDS))
 
 
-def assert_only_under_way(load: Load, cluster: Cluster) -> None:
-    """A change that a dead server had is told as not known, once to each caller at the most: there is no other."""
+def assert_only_calls_in_flight_failed(load: Load, cluster: Cluster) -> None:
+    """Check that each caller had at most one failed change: the change in flight on the dead server."""
     several = cluster.callers.by_kind()
-    for kind in NOT_REPEATED:
+    for kind in NOT_RETRIED:
         assert sum(load.failures([kind]).values()) <= len(several[kind])
-    assert all(why.startswith(("UnavailableError", "CancelledError")) for _, why in load.failures(NOT_REPEATED))
+    assert all(why.startswith(("UnavailableError", "CancelledError")) for _, why in load.failures(NOT_RETRIED))
     assert load.failures(["write"]) == {}
 
 
 @pytest.mark.parametrize("service", ["embedder", "search"])
-def test_a_replica_that_freezes_costs_no_call_that_may_be_repeated_and_comes_back(
-    service: str, cluster: Cluster, figures: Figures
-) -> None:
+def test_frozen_replica_fails_no_retried_call_and_returns(service: str, cluster: Cluster, figures: Figures) -> None:
     deployment: Deployment = getattr(cluster, service)
     frozen = deployment.replicas[0]
     with Load(cluster.callers.by_kind()) as load:
@@ -94,14 +90,14 @@ def test_a_replica_that_freezes_costs_no_call_that_may_be_repeated_and_comes_bac
         seconds = seconds_until_share(deployment, frozen, SHARE_SECONDS)
     figures.add(f"{service} thawed: seconds until its share", seconds)
     note(figures, f"{service} frozen for {FROZEN_SECONDS:.0f} s", load)
-    assert load.failures(REPEATED) == {}
+    assert load.failures(RETRIED) == {}
     if service == "embedder":
         assert load.failures() == {}
     else:
-        assert_only_under_way(load, cluster)
+        assert_only_calls_in_flight_failed(load, cluster)
 
 
-def test_a_rolling_restart_of_all_costs_no_call_and_no_image_of_a_load(
+def test_rolling_restart_fails_no_call_and_loses_no_image(
     cluster: Cluster, image_folder: Path, contents: list[bytes], tmp_path: Path, figures: Figures
 ) -> None:
     ingests = Ingests(cluster.search.target, cluster.embedder.target, image_folder, tmp_path)

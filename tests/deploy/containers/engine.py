@@ -79,7 +79,7 @@ class Engine:
 
 
 def default_engine() -> Engine:
-    """Return the engine at DOCKER_HOST or at the default socket. It may not answer. Raise EngineError without docker."""
+    """Return the engine at DOCKER_HOST or at the default socket. It may not answer. Raise EngineError if no docker."""
     return Engine(program("docker", "docker.io"), {**os.environ, "DOCKER_BUILDKIT": "1"})
 
 
