@@ -1,16 +1,16 @@
-"""Variables that an image sets and that no program reads would stop its containers: they are noticed before."""
+"""Checks of the variables that images set. A service does not start with an unknown variable or a wrong value."""
 
 import pytest
 
 from deploy.checks.images import of_image, problems
 
 
-def test_the_images_set_variables_that_their_programs_read() -> None:
+def test_images_set_only_valid_variables() -> None:
     assert list(problems()) == []
 
 
 @pytest.mark.parametrize(
-    ("component", "dockerfile", "said"),
+    ("component", "dockerfile", "message"),
     [
         (
             "embedder",
@@ -22,6 +22,6 @@ def test_the_images_set_variables_that_their_programs_read() -> None:
         ("client", "ENV IMAGESEARCH_TLS=maybe", "IMAGESEARCH_TLS='maybe'"),
     ],
 )
-def test_a_wrong_variable_of_an_image_is_noticed(component: str, dockerfile: str, said: str) -> None:
+def test_reports_wrong_variable_of_image(component: str, dockerfile: str, message: str) -> None:
     (problem,) = of_image(component, dockerfile)
-    assert said in problem
+    assert message in problem
