@@ -1,4 +1,4 @@
-"""Receives spans as a collector does, over OTLP/gRPC."""
+"""An OpenTelemetry collector for tests: it receives spans over OTLP/gRPC."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 @dataclass
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps the spans that it receives, and the names of the services that sent them."""
+    """Records spans and the names of the services that sent them."""
 
     endpoint: str = ""
     spans: list[trace_pb2.Span] = field(default_factory=list)
@@ -33,13 +33,13 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def named(self, name: str) -> list[trace_pb2.Span]:
-        """The spans of a name."""
+        """Return the spans with a name."""
         return [span for span in self.spans if span.name == name]
 
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector that listens on a port of its own."""
+    """Run a collector on a free port."""
     received = Collector()
     server = grpc.server(futures.ThreadPoolExecutor(1))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(received, server)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""A name server for one name with several addresses that may change, as a headless Service of Kubernetes has it."""
+"""A DNS server for one name with several addresses that can change, like a headless Kubernetes Service."""
 
 import socket
 import struct
@@ -8,23 +8,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 HEADER = struct.Struct("!6H")
-# Of a question for IPv4 addresses in the Internet class, after its name.
+# Type and class of a question for IPv4 addresses.
 A, IN = 1, 1
-# What CoreDNS says of a headless Service where nobody tells it otherwise.
+# CoreDNS' default TTL of a headless Service.
 TTL_SECONDS = 5
-# An answer without errors, and that there is no such name; both from a server that knows.
+# Flags of authoritative answers: without an error, and for a name that does not exist.
 RESPONSE, NO_SUCH_NAME = 0x8580, 0x8583
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 class NameServer:
-    """Answers every question for an IPv4 address with those that it has, and every other one with nothing.
+    """Answers questions for IPv4 addresses with its addresses, and all other questions with no record.
 
-    It has a cache as CoreDNS has: for as long as an answer lives it is given again, whatever has changed meanwhile.
+    It has a cache like CoreDNS: an answer is repeated for its TTL, even if the addresses change.
     """
 
     def __init__(self, addresses: Sequence[str], ttl: int) -> None:
-        """Asked at `address` it gives `addresses`, each answer for `ttl` seconds; with 0 every change shows at once."""
+        """Create a server that listens at `address`. With a `ttl` of 0 seconds changes are visible immediately."""
         self._ttl = ttl
         self._lock = threading.Lock()
         self._addresses = tuple(addresses)
@@ -33,37 +33,37 @@ class NameServer:
         self._questions = 0
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
-        self._socket.settimeout(LOOK_SECONDS)
+        self._socket.settimeout(POLL_SECONDS)
         self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Those that the name has now; who asks may still be told earlier ones."""
+        """Return the current addresses. Clients may still get cached ones."""
         with self._lock:
             return self._addresses
 
     @property
     def questions(self) -> int:
-        """How often it was asked for addresses."""
+        """Return the number of questions for addresses."""
         with self._lock:
             return self._questions
 
     def target(self, name: str, port: int) -> str:
-        """What gRPC is given, with GRPC_DNS_RESOLVER=ares in its environment, to ask this server."""
+        """Return the gRPC target that queries this server; needs GRPC_DNS_RESOLVER=ares."""
         return f"dns://{self.address}/{name}:{port}"
 
     def add(self, address: str) -> None:
-        """The name has one more address."""
+        """Add an address to the name."""
         with self._lock:
             self._addresses = (*self._addresses, address)
 
     def remove(self, address: str) -> None:
-        """The name has one address less."""
+        """Remove an address from the name."""
         with self._lock:
             self._addresses = tuple(known for known in self._addresses if known != address)
 
     def serve(self, ended: threading.Event) -> None:
-        """Answers until `ended`."""
+        """Answer questions until `ended` is set."""
         with self._socket:
             while not ended.is_set():
                 try:
@@ -73,20 +73,20 @@ class NameServer:
                 self._socket.sendto(self._answer(question), asker)
 
     def _answer(self, question: bytes) -> bytes:
-        """RFC 1035, 4.1: the question again, and a record for each address that refers to its name."""
+        """Return the question and a record for each address (RFC 1035, 4.1)."""
         number = HEADER.unpack_from(question)[0]
         end = question.index(b"\0", HEADER.size) + 1 + 4
         kind = struct.unpack_from("!H", question, end - 4)[0]
-        found, ttl = self._look() if kind == A else ((), 0)
+        found, ttl = self._lookup() if kind == A else ((), 0)
         records = b"".join(
             struct.pack("!HHHIH", 0xC000 | HEADER.size, A, IN, ttl, 4) + socket.inet_aton(address) for address in found
         )
-        # A headless Service of which no pod is ready has no name.
+        # A headless Service without a ready pod has no name.
         flags = NO_SUCH_NAME if kind == A and not found else RESPONSE
         return HEADER.pack(number, flags, 1, len(found), 0, 0) + question[HEADER.size : end] + records
 
     def _look(self) -> tuple[tuple[str, ...], int]:
-        """The addresses, and the seconds for which they may be remembered."""
+        """Return the addresses and their remaining TTL in seconds."""
         now = time.monotonic()
         with self._lock:
             self._questions += 1
@@ -97,7 +97,7 @@ class NameServer:
 
 @contextmanager
 def name_server(addresses: Sequence[str], ttl: int = TTL_SECONDS) -> Iterator[NameServer]:
-    """A name server, on a thread of its own."""
+    """Run a name server in a thread."""
     server = NameServer(addresses, ttl)
     ended = threading.Event()
     thread = threading.Thread(target=server.serve, args=(ended,), daemon=True)

@@ -1,4 +1,4 @@
-"""An embedder in front of the real one: it hands images on, counts them, and refuses some as the real one may."""
+"""A proxy for the embedder: it forwards images, counts them, and refuses some as the embedder could."""
 
 import asyncio
 import hashlib
@@ -21,27 +21,27 @@ MAX_MESSAGE_BYTES = 24 * 1024 * 1024
 
 
 class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
-    """Serves in a thread of its own, on an address that it keeps; as a context manager it is up inside."""
+    """Serves in a thread on a fixed address, within its context."""
 
     def __init__(self, embedder: str, *, refused: float = 0.0, broken: float = 0.0) -> None:
-        """`refused` is the part of images that are refused, `broken` that of calls that end in the middle."""
+        """Create a relay; `refused` is the fraction of refused images, `broken` the fraction of interrupted calls."""
         self.address = f"127.0.0.1:{free_port()}"
         self.embedded: Counter[str] = Counter()
-        """How often each content was embedded, by its SHA-256."""
+        """Number of times that each content was embedded, by SHA-256."""
         self.refusals = 0
         self.fingerprint = ""
-        """What it says that its model has; empty is what the real one has."""
+        """Fingerprint that it reports; empty means the fingerprint of the embedder."""
         self.frozen = False
-        """Whether it says nothing."""
+        """True if it answers nothing."""
         self.pause = 0.0
-        """Seconds that it takes for an image."""
+        """Seconds that it waits before each image."""
         self.poison = ""
-        """The SHA-256 of a content that breaks its call."""
+        """SHA-256 of a content that interrupts its call."""
         self._embedder = embedder
         self.refused = refused
         self._broken = broken
         self.in_flight = 0
-        """The EmbedStream calls that it is at work for."""
+        """Number of EmbedStream calls in flight."""
         self._dice = random.Random(1)
         self._up = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -112,9 +112,9 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
             if self._dice.random() < self.refused:
                 self.refusals += 1
                 errors = [
-                    ResourceExhaustedError("OVERLOADED", "too many wait", retry_after=0.05),
+                    ResourceExhaustedError("OVERLOADED", "too many calls are pending", retry_after=0.05),
                     ResourceExhaustedError("OUT_OF_MEMORY", "no memory", retry_after=0.05),
-                    UnavailableError("STOPPING", "it stops"),
+                    UnavailableError("STOPPING", "the server is stopping"),
                 ]
                 response.error.CopyFrom(to_status(self._dice.choice(errors), "embedder.imagesearch"))
             else:

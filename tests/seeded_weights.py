@@ -1,4 +1,4 @@
-"""Files of weights made with a fixed seed, for networks whose published weights a package index does not have."""
+"""Weights with random values of a fixed seed, for networks whose published weights no package index has."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from embedder_service.adapters import keras_backbones, weights_files
 from embedder_service.adapters.weights_files import SPECS
 from embedder_service.core.networks import NETWORKS
 
-# How Keras' module of each network is called.
+# Name of the Keras module of each network.
 MODULES = {
     "vgg16": "vgg16",
     "vgg19": "vgg19",
@@ -35,14 +35,14 @@ Images = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Seeded:
-    """A file of weights, and the digest of its tensors."""
+    """A weights file and the digest of its tensors."""
 
     path: Path
     sha256: str
 
 
 def cached(name: str, images: Callable[[int], Images]) -> Seeded:
-    """Return the file that `make` writes; it is kept for the next session, until what makes it changes."""
+    """Return the file that `make` writes. It is cached until this module, Keras or NumPy changes."""
     recipe = hashlib.sha256(Path(__file__).read_bytes())
     recipe.update(f"{name} {keras.__version__} {np.__version__}".encode())
     folder = CACHE / recipe.hexdigest()[:16]
@@ -58,8 +58,8 @@ def cached(name: str, images: Callable[[int], Images]) -> Seeded:
 def make(name: str, folder: Path, images: Callable[[int], Images]) -> Seeded:
     """Writes weights of a name of `weights_files.SPECS` in Keras' old layout, as its downloads are, or its new one.
 
-    `images` gives photographs of a side; batch normalisations get their statistics of these, without which random
-    layers tell nothing apart.
+    `images` returns photographs with a given side length. Batch normalisation layers take their statistics from them;
+    otherwise random layers would give similar vectors for all images.
     """
     seed = sorted(SPECS).index(name)
     if name.endswith("_top"):
@@ -84,14 +84,14 @@ def make(name: str, folder: Path, images: Callable[[int], Images]) -> Seeded:
 
 
 def preprocess(name: str, images: Images) -> Images:
-    """As Keras prepares images for a network."""
+    """Return images with the preprocessing that Keras defines for a network."""
     module = getattr(keras.applications, MODULES[name])
     prepared: Images = module.preprocess_input(np.array(images))
     return prepared
 
 
 def _seeded(network: Any, seed: int) -> Any:
-    """Gives every variable values of a size at which no layer dies or explodes."""
+    """Assign random values to every variable, of a size that keeps activations in a normal range."""
     random = np.random.default_rng(seed)
     for variable in network.variables:
         shape = tuple(variable.shape)

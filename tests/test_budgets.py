@@ -1,7 +1,7 @@
-"""What a whole run may cost. It comes last, and only `make test` and `make test-all` run it with everything before it.
+"""Budgets of a test run. These tests run last; they are meaningful only after all other tests.
 
-Each tier has a budget of what takes time on every machine. A test that needs more should share what there is; if it
-cannot, the budget is raised here, where a reviewer sees it. CONTRIBUTING.md shows the same table.
+Each tier has a budget for operations that are slow on every machine. If a test needs more, let it share existing
+services; otherwise raise the budget here, where a reviewer sees it. CONTRIBUTING.md has the same table.
 """
 
 import os
@@ -17,7 +17,7 @@ from tests.harness.counts import COMMANDS, EMBEDDERS, IMAGES, MILVUS_SERVERS, SE
 from tests.harness.processes import metric
 
 KINDS = (EMBEDDERS, SEARCH_SERVICES, MILVUS_SERVERS, COMMANDS, IMAGES)
-# By tier, in the order of KINDS.
+# Budgets by tier, in the order of KINDS.
 BUDGETS = {
     "shared": (1, 2, 1, 0, 3000),
     "unit": (2, 0, 0, 2, 0),
@@ -33,7 +33,7 @@ CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 
 @pytest.fixture(scope="module")
 def spent(request: pytest.FixtureRequest) -> dict[str, Counter[str]]:
-    """What all tests have cost, when those of the other workers have ended too."""
+    """Return the counts of all tests; wait until the other workers have finished."""
     others = sum("test_budgets" not in item.nodeid for item in request.session.items)
     deadline = time.monotonic() + WAIT_SECONDS
     while sum(count[counts.TESTS] for count in counts.totals().values()) < others:
@@ -48,7 +48,7 @@ def spent(request: pytest.FixtureRequest) -> dict[str, Counter[str]]:
 
 @pytest.mark.timeout(WAIT_SECONDS + 60)
 @pytest.mark.parametrize("tier", BUDGETS)
-def test_a_tier_keeps_its_budget(tier: str, spent: dict[str, Counter[str]]) -> None:
+def test_each_tier_stays_within_its_budget(tier: str, spent: dict[str, Counter[str]]) -> None:
     budget = dict(zip(KINDS, BUDGETS[tier], strict=True))
     cost = {kind: spent.get(tier, Counter())[kind] for kind in KINDS}
     with Path(os.environ.get("TESTS_COSTS", os.devnull)).open("a") as file:
@@ -61,13 +61,13 @@ def test_every_tier_has_a_budget(spent: dict[str, Counter[str]]) -> None:
     assert spent.keys() <= BUDGETS.keys()
 
 
-def test_contributing_has_the_same_table() -> None:
+def test_contributing_shows_the_same_budgets() -> None:
     rows = re.findall(r"^ *\| (\w+) \|((?: [\d,]+ \|){5})$", CONTRIBUTING.read_text(), re.MULTILINE)
     shown = {tier: tuple(int(cell.replace(",", "")) for cell in cells.split("|")[:-1]) for tier, cells in rows}
     assert shown == BUDGETS
 
 
-def test_what_is_counted() -> None:
+def test_command_lines_are_counted_by_kind() -> None:
     assert counts.kinds_of(["python", "-m", "embedder_service"]) == (EMBEDDERS,)
     assert counts.kinds_of(["python", "-c", "...", "1", "python", "-m", "search_service"]) == (SEARCH_SERVICES,)
     assert counts.kinds_of(["python", "-m", "imagesearch_cli", "status"]) == (COMMANDS,)

@@ -1,4 +1,4 @@
-"""Certificates for tests, and authorities that issue them."""
+"""Certificate authorities for tests, and certificates that they issue."""
 
 import datetime as dt
 import ipaddress
@@ -22,20 +22,20 @@ class Pair:
     certificate: Path
     key: Path
 
-    def become(self, other: "Pair") -> None:
-        """Gets the contents of other files, each replaced at once, as Kubernetes and certbot do."""
-        self.become_certificate(other)
-        self.become_key(other)
+    def replace_with(self, other: "Pair") -> None:
+        """Replace the files atomically with those of another pair, as Kubernetes and certbot do."""
+        self.replace_certificate(other)
+        self.replace_key(other)
 
-    def become_certificate(self, other: "Pair") -> None:
+    def replace_certificate(self, other: "Pair") -> None:
         replace(self.certificate, other.certificate.read_bytes())
 
-    def become_key(self, other: "Pair") -> None:
+    def replace_key(self, other: "Pair") -> None:
         replace(self.key, other.key.read_bytes())
 
 
 class Authority:
-    """An authority of its own."""
+    """A certificate authority."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -47,7 +47,7 @@ class Authority:
         self.file.write_bytes(pem(builder.sign(self._key, hashes.SHA256())))
 
     def issue(self, name: str) -> Pair:
-        """A certificate for the loopback address, for servers and for clients."""
+        """Issue a certificate for the loopback address, for servers and clients."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key)
         certificate = builder.add_extension(LOOPBACK, critical=False).sign(self._key, hashes.SHA256())
@@ -78,7 +78,7 @@ def key_pem(key: ec.EllipticCurvePrivateKey, encryption: serialization.KeySerial
 
 
 def encrypt(key: Path, password: bytes) -> None:
-    """Puts a password on the key in a file."""
+    """Encrypt the key in a file with a password."""
     loaded = serialization.load_pem_private_key(key.read_bytes(), None)
     assert isinstance(loaded, ec.EllipticCurvePrivateKey)
     key.write_bytes(key_pem(loaded, serialization.BestAvailableEncryption(password)))
@@ -91,6 +91,6 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def name_of(certificate: bytes) -> str:
-    """The common name in a certificate (DER)."""
+    """Return the common name of a certificate in DER format."""
     (attribute,) = x509.load_der_x509_certificate(certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(attribute.value)

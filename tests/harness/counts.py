@@ -1,6 +1,6 @@
-"""What a test session costs, in counts that do not depend on the speed of the machine.
+"""Counts the costs of a test session, independent of the speed of the machine.
 
-Every process of the session appends to one file. `tests/test_budgets.py` adds it up at the end.
+Every process of the session appends to one file. `tests/test_budgets.py` sums it up at the end.
 """
 
 import os
@@ -11,13 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-# Names the file. It is set for worker processes too.
+# Variable with the path of the file. Worker processes inherit it.
 FILE_VARIABLE: Final = "TESTS_COUNTS"
 
 EMBEDDERS, SEARCH_SERVICES, MILVUS_SERVERS = "embedder starts", "search service starts", "Milvus starts"
 COMMANDS, IMAGES, TESTS = "command processes", "images embedded", "tests"
 
-# What a subprocess is counted as, by the module that Python runs.
+# Kinds of a subprocess by the module that Python runs.
 MODULES: Final = {
     "embedder_service": (EMBEDDERS,),
     "search_service": (SEARCH_SERVICES,),
@@ -30,27 +30,27 @@ _tier = "shared"
 
 
 def set_tier(now: str) -> None:
-    """Say for which tier this process counts from now on."""
+    """Set the tier for which this process counts from now on."""
     global _tier  # noqa: PLW0603 - a process runs one test at a time
     _tier = now
 
 
 def tier() -> str:
-    """Return the tier whose test runs now."""
+    """Return the tier of the current test."""
     return _tier
 
 
 def add(kind: str, number: int = 1, *, of: str = "") -> None:
-    """Add to a count of a tier: `of`, or the one whose test runs now."""
+    """Add to a count of the tier `of`; by default the tier of the current test."""
     path = os.environ.get(FILE_VARIABLE)
     if path and number:
-        # One write of a short line: lines of several processes do not mix.
+        # A short line is written atomically, so that lines of several processes do not mix.
         with Path(path).open("a") as file:
             file.write(f"{of or _tier}\t{kind}\t{number}\n")
 
 
 def watch_subprocesses() -> None:
-    """Count the services and commands that this process starts, whoever starts them."""
+    """Count all services and commands that this process starts."""
     sys.addaudithook(_on_event)
 
 
@@ -61,7 +61,7 @@ def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def kinds_of(command: Sequence[str]) -> Sequence[str]:
-    """Return what a command line is counted as; nothing for most."""
+    """Return the kinds that a command line counts as; empty for most."""
     if "-alias" in command and "standalone" in command:
         return (MILVUS_SERVERS,)
     for option, module in pairwise(command):

@@ -1,4 +1,4 @@
-"""The services as processes of their own, with what they cost counted."""
+"""The services as child processes, with their costs counted."""
 
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
@@ -11,10 +11,10 @@ from tests.harness import counts
 
 
 class OwnedProcess(ServiceProcess):
-    """A service that ends with the tests, however these end."""
+    """A service that ends with the tests, even if they are killed."""
 
     def thread_stays(self) -> bool:
-        # Tests run in the main thread, and the threads that start shared services live as long as the session.
+        # Tests run in the main thread. The threads that start shared services live as long as the session.
         return True
 
 
@@ -22,7 +22,7 @@ class EmbedderProcess(OwnedProcess):
     """An embedder on a free port, with metrics. It counts the images that it embeds."""
 
     def __init__(self, log: Path, **settings: str) -> None:
-        """Start nothing yet. `settings` are the service's, in lower case and without their prefix."""
+        """Prepare the service. `settings` are its settings in lower case, without the prefix."""
         settings = {
             "listen_address": f"127.0.0.1:{free_port()}",
             "metrics_address": f"127.0.0.1:{free_port()}",
@@ -35,12 +35,12 @@ class EmbedderProcess(OwnedProcess):
         super().__init__("embedder_service", settings["listen_address"], environment, log)
 
     def start(self) -> None:
-        # A fixture of a session may stop it while a test of another tier runs.
+        # A session fixture may stop it during a test of another tier.
         self._counted, self._tier = 0, counts.tier()
         super().start()
 
     def count_images(self) -> None:
-        """Add what was embedded since the last time to the session's counts. A process that is gone adds nothing."""
+        """Add the images embedded since the last call to the counts. A process that has ended adds none."""
         with suppress(OSError, HTTPException):
             embedded = int(metric(self.metrics_address, "embedder_batch_size_sum"))
             counts.add(counts.IMAGES, embedded - self._counted, of=self._tier)
@@ -56,10 +56,10 @@ class EmbedderProcess(OwnedProcess):
 
 
 class SearchProcess(OwnedProcess):
-    """A search service on a free port; with metrics if `settings` have an address for them."""
+    """A search service on a free port; with metrics if `settings` has a metrics address."""
 
     def __init__(self, log: Path, **settings: str) -> None:
-        """Start nothing yet. `settings` are the service's, in lower case and without their prefix."""
+        """Prepare the service. `settings` are its settings in lower case, without the prefix."""
         settings = {"listen_address": f"127.0.0.1:{free_port()}", **settings}
         self.metrics_address = settings.get("metrics_address", "off")
         environment = {f"SEARCH_{name.upper()}": value for name, value in settings.items()}
@@ -67,7 +67,7 @@ class SearchProcess(OwnedProcess):
 
 
 def metric(address: str, sample: str, **labels: str) -> float:
-    """Return the sum of a service's samples of this name that have these labels."""
+    """Return the sum of a service's samples with this name and these labels."""
     connection = HTTPConnection(address, timeout=10)
     try:
         connection.request("GET", "/metrics")

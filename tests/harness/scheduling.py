@@ -1,7 +1,7 @@
-"""In which order tests run, which of them run in one process, and which run alone.
+"""The order of tests, their groups, and tests that run alone.
 
-`make test` runs several worker processes. All tests of a group run in the same worker, one after the other, so that
-they share the fixtures of their module or folder. Long groups come first: the workers end at nearly the same time.
+`make test` runs several worker processes. All tests of a group run in one worker, so that they share the fixtures of
+their module or folder. Long groups come first, so that the workers finish at nearly the same time.
 """
 
 import fcntl
@@ -12,11 +12,11 @@ from typing import Final
 
 from xdist.scheduler import LoadScopeScheduling
 
-# Folders whose files share an expensive fixture. The tests of every other file are a group of their own.
+# Folders whose files share an expensive fixture. Every other file is a group of its own.
 FOLDERS: Final = ("tests/integration/embedder/", "tests/unit/training/")
-# What runs first, and last: beginnings of paths. The budgets are checked when all else has run.
+# Prefixes of the paths that run first and last. The budgets are checked at the end.
 FIRST: Final = (
-    # It computes, and those that come next mostly wait for Milvus: they fill each other's gaps.
+    # These tests compute while the next ones mostly wait for Milvus, so that they overlap well.
     "tests/integration/embedder/",
     "tests/contract/",
     "tests/integration/search/",
@@ -29,7 +29,7 @@ LAST: Final = "tests/test_budgets"
 
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Hands out tests to workers by group."""
+    """Distributes tests to workers by group."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
@@ -42,17 +42,17 @@ def group_of(nodeid: str) -> str:
 
 
 def position_of(nodeid: str) -> int:
-    """Return when a test runs: the lower comes first."""
+    """Return the position of a test in the order; lower runs earlier."""
     if nodeid.startswith(LAST):
         return len(FIRST) + 1
     return next((number for number, begin in enumerate(FIRST) if nodeid.startswith(begin)), len(FIRST))
 
 
 @contextmanager
-def turn(folder: Path, *, alone: bool) -> Iterator[None]:
-    """Hold the machine: together with the test of another worker, or `alone`.
+def machine(folder: Path, *, alone: bool) -> Iterator[None]:
+    """Lock the machine for a test: shared with tests of other workers, or `alone`.
 
-    Whoever wants it alone holds the door meanwhile, so that the next tests of the others wait behind it.
+    A test that waits for the exclusive lock holds the door lock, so that new tests of other workers wait behind it.
     """
     with (folder / "door.lock").open("w") as door, (folder / "machine.lock").open("w") as machine:
         fcntl.flock(door, fcntl.LOCK_EX)

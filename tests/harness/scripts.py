@@ -1,4 +1,4 @@
-"""Programs of a test's own, in processes of their own."""
+"""Runs a program of a test as a child process."""
 
 import os
 import re
@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-AT_MOST = 120
+WAIT_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Script:
-    """A program that runs, and what it has written to its output."""
+    """A running program and its output."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
 
     def wait_for(self, pattern: str) -> str:
-        """Return what the first group of a pattern matched, as soon as the output has it."""
-        deadline = time.monotonic() + AT_MOST
+        """Wait until the output matches a pattern; return the first group."""
+        deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             if found := re.search(pattern, re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text())):
                 return found[1]
@@ -32,7 +32,7 @@ class Script:
 
 @contextmanager
 def running(source: str, folder: Path, **environment: str) -> Iterator[Script]:
-    """Run Python source with further environment variables, and kill it at the end."""
+    """Run Python source with additional environment variables; kill it at the end."""
     log = folder / "log"
     with (
         log.open("w") as file,

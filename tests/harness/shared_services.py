@@ -1,4 +1,4 @@
-"""The services that a whole test session shares.
+"""Services that all tests of a session share.
 
 The process that starts the session owns them: it starts each one when a test first asks for it, and stops all of them
 at the end. Tests ask over HTTP, so that it makes no difference whether they run in that process or in a worker.
@@ -20,11 +20,11 @@ from tests.harness.processes import EmbedderProcess, SearchProcess
 from tests.milvus_server import MilvusProcess
 
 Facts: TypeAlias = Mapping[str, str]
-"""What tests need to know of a service: its address, and what else there is."""
+"""Facts about a service for tests: its address, and others."""
 
-# Names where the session's services can be asked for. It is set for worker processes too.
+# Variable with the address of the SharedServicesServer. Worker processes inherit it.
 ADDRESS_VARIABLE: Final = "TESTS_SHARED_SERVICES"
-# The first model is the default one. Most tests need a real embedder, and no model in particular: MobileNet embeds
+# The first model is the default. Most tests need a real embedder but no certain model, so it is MobileNet, which embeds
 # about five times as many images a second as VGG16 (docs/guides/evaluate.md).
 MODELS: Final = "mobilenet,mobilenet-max,vgg16"
 START_SECONDS: Final = 400
@@ -34,10 +34,10 @@ class SharedServices:
     """Starts services on demand. Each is started once."""
 
     def __init__(self, folder: Path) -> None:
-        """Starts nothing yet. The services write below `folder`."""
+        """Prepare the services. They write below `folder`."""
         self._folder = folder
         self._lock = threading.Lock()
-        # The kernel ends each service with the thread that started it: these threads live as long as the session.
+        # The kernel ends each service with the thread that started it, so these threads live as long as the session.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="shared-services")
         self._facts: dict[str, Future[Facts]] = {}
         self._running = ExitStack()
@@ -49,7 +49,7 @@ class SharedServices:
         }
 
     def find(self, name: str) -> Facts:
-        """Return the facts of a service; start it first if it does not run. Raises what its start raises."""
+        """Return the facts about a service; start it if it does not run. Raises the exceptions of its start."""
         with self._lock:
             if name not in self._facts:
                 folder = self._folder / name
@@ -58,7 +58,7 @@ class SharedServices:
         return self._facts[name].result()
 
     def stop(self) -> None:
-        """Stop every service: those that use others first."""
+        """Stop every service, dependent ones first."""
         self._running.close()
         self._threads.shutdown()
 
@@ -81,13 +81,13 @@ class SharedServicesServer:
     """Answers GET /NAME with the facts of a service as JSON."""
 
     def __init__(self, services: SharedServices) -> None:
-        """Serve on a free port of loopback, and name it in the environment."""
+        """Serve on a free loopback port, and set its address in the environment."""
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 try:
                     code, answer = 200, json.dumps(services.find(self.path.removeprefix("/")))
-                except Exception as error:  # noqa: BLE001 - the test that asked reports it
+                except Exception as error:  # noqa: BLE001 - the calling test reports it
                     code, answer = 500, repr(error)
                 self.send_response(code)
                 self.end_headers()
@@ -102,7 +102,7 @@ class SharedServicesServer:
         os.environ[ADDRESS_VARIABLE] = f"127.0.0.1:{self._server.server_port}"
 
     def stop(self) -> None:
-        """Stop answering, and stop the services."""
+        """Stop this server and the services."""
         self._server.shutdown()
         self._server.server_close()
         self._services.stop()
@@ -110,7 +110,7 @@ class SharedServicesServer:
 
 @cache
 def find(name: str) -> Facts:
-    """Return the facts of a shared service, in any process of the session. It waits until the service serves."""
+    """Wait until a shared service serves; return its facts. Works in every process of the session."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"http://{os.environ[ADDRESS_VARIABLE]}/{name}", timeout=START_SECONDS) as response:
         facts: Facts = json.load(response)

@@ -150,10 +150,10 @@ async def test_a_new_connection_gets_the_replaced_certificate(
         assert await shown_certificate(running.address) == "server"
         await list_models(running.channel)
         for number in (1, 2):
-            pair.become(authority.issue(f"renewed-{number}"))
+            pair.replace_with(authority.issue(f"renewed-{number}"))
             assert await shown_certificate(running.address) == f"renewed-{number}"
             assert await is_let_in(running.address, tls)
-        pair.become(stranger.issue("of-another-authority"))
+        pair.replace_with(stranger.issue("of-another-authority"))
         assert not await is_let_in(running.address, tls)
         assert await is_let_in(running.address, ClientTls(authority=stranger.file))
         # The connection that was there goes on.
@@ -182,22 +182,22 @@ async def test_the_authority_of_clients_can_be_replaced_too(
 
 
 def remove_key(pair: Pair, renewed: Pair) -> None:
-    pair.become_certificate(renewed)
+    pair.replace_certificate(renewed)
     pair.key.unlink()
 
 
 def remove_certificate(pair: Pair, renewed: Pair) -> None:
-    pair.become_key(renewed)
+    pair.replace_key(renewed)
     pair.certificate.unlink()
 
 
 def spoil_certificate(pair: Pair, renewed: Pair) -> None:
-    pair.become_key(renewed)
+    pair.replace_key(renewed)
     replace(pair.certificate, GARBAGE)
 
 
 def empty_certificate(pair: Pair, renewed: Pair) -> None:
-    pair.become_key(renewed)
+    pair.replace_key(renewed)
     replace(pair.certificate, b"")
 
 
@@ -216,7 +216,7 @@ async def test_unusable_files_leave_the_last_valid_ones_in_use(
         for _ in range(2):
             assert await shown_certificate(running.address) == "server"
         assert await is_let_in(running.address, tls)
-        pair.become(renewed)
+        pair.replace_with(renewed)
         assert await shown_certificate(running.address) == "renewed"
 
 
