@@ -225,7 +225,7 @@ def write_not_taken(sources: Iterable[Source], rejects: Path | None) -> None:
     """Write the rejects of sources without any image. Raises OSError and LoadStoppedError."""
     with RejectsFile(rejects) as file:
         for found in (found for source in sources for found in source):
-            if isinstance(found, SkippedFile) and found.why is SkipReason.NOT_TAKEN:
+            if isinstance(found, SkippedFile) and found.why is SkipReason.UNSUPPORTED:
                 file.write(found, FORMAT_NOT_TAKEN, found.message)
 
 

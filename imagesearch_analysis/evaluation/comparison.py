@@ -155,7 +155,7 @@ def read_folder(folder: Path, max_bytes: int, tell: Callable[[int], None] = lamb
             faults[found.where] = f"{found.reason}: {found.message}"
         elif isinstance(found, Item):
             items.append(found)
-        elif found.why is SkipReason.NOT_TAKEN:
+        elif found.why is SkipReason.UNSUPPORTED:
             faults[found.where] = f"FORMAT_NOT_TAKEN: {found.message}"
     if not items:
         why = f": {next(iter(faults.values()))}" if faults else ""

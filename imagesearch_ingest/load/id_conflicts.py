@@ -50,7 +50,7 @@ def conflict_within_run(item: Item, seen: ListedItem) -> Fault | None:
     )
     message = f"its id {item.key!r} is that of {where}; an id is of one image only"
     # In a file of rejects it is a remark: as a source it would take the other one's place.
-    return Fault(item.uri or item.key, "ID_TWICE", message, hides=False)
+    return Fault(item.uri or item.key, "ID_TWICE", message, may_hide_items=False)
 
 
 def is_other_file(item: Item, known: LedgerRow, source: int) -> bool:
@@ -101,7 +101,7 @@ class IdConflicts:
             "still; an id is of one image only. Load a folder that holds both or give ids of their own; --replace "
             "stores this image instead"
         )
-        return Fault(item.uri or item.key, "ID_TWICE", message, hides=False)
+        return Fault(item.uri or item.key, "ID_TWICE", message, may_hide_items=False)
 
 
 class FormerFiles:

@@ -285,7 +285,7 @@ class LoadRun:
                 return
             if isinstance(each, SkippedFile):
                 self._account.pass_over(each)
-                if each.why is SkipReason.NOT_TAKEN:
+                if each.why is SkipReason.UNSUPPORTED:
                     self._write_reject(each, FORMAT_NOT_TAKEN, each.message)
                 continue
             self._account.met += 1
@@ -304,7 +304,7 @@ class LoadRun:
                 await self._begin(PendingItem(each, row, source), tasks)
 
     def _reject_fault(self, fault: Fault, source: int) -> None:
-        if fault.hides:
+        if fault.may_hide_items:
             self._incomplete.add(source)
         self._account.reject(Reject(fault.where, fault.reason, fault.message))
         self._write_reject(fault, fault.reason, fault.message)
@@ -413,7 +413,7 @@ def _with_a_name(item: Item) -> Item | Fault:
         f"{item.id}{item.uri}".encode()
     except UnicodeEncodeError:
         shown = item.uri.encode(errors="backslashreplace").decode()
-        return Fault(shown, "NAME_NOT_UTF8", "its path is not UTF-8, and so can be no uri", hides=False)
+        return Fault(shown, "NAME_NOT_UTF8", "its path is not UTF-8, and so can be no uri", may_hide_items=False)
     return item
 
 

@@ -139,11 +139,11 @@ class LoadReport:
     def pass_over(self, passed: SkippedFile) -> None:
         """Counts a file that is no item."""
         match passed.why:
-            case SkipReason.NOT_TAKEN:
+            case SkipReason.UNSUPPORTED:
                 self.not_taken_suffixes[passed.suffix] += 1
-            case SkipReason.LEFT_OUT:
+            case SkipReason.SYSTEM_FILE:
                 self.left_out += 1
-            case SkipReason.OTHER:
+            case SkipReason.NOT_AN_IMAGE:
                 self.other_files += 1
             case SkipReason.REPEATED:
                 self.met += 1

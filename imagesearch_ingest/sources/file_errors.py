@@ -1,4 +1,4 @@
-"""What goes wrong when a file is read, as OSErrors, and which failures pass."""
+"""Turn errors of reading files into OSErrors, and tell transient from permanent ones."""
 
 import errno
 import re
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from itertools import chain
 
-# Answers of a web server after which the same request may succeed.
+# HTTP statuses after which the same request may succeed.
 TRANSIENT_STATUSES = frozenset({408, 425, 429, *range(500, 600)} - {501, 505, 511})
-# What keeps a file from being read however often it is tried.
+# Errors that reading again cannot fix.
 PERMANENT_ERRNOS = frozenset(
     {
         errno.ENOENT,
@@ -30,11 +30,11 @@ PERMANENT_ERRNOS = frozenset(
         errno.EMSGSIZE,
         errno.EOVERFLOW,
         errno.EOPNOTSUPP,
-        # s3fs's for a bucket that is elsewhere.
+        # s3fs raises it for a bucket in another region.
         getattr(errno, "EREMCHG", errno.ENOENT),
     }
 )
-# Errors of botocore that say something about the connection; its other errors are about settings and credentials.
+# Errors of botocore about the connection. Its other errors are about settings and credentials.
 CONNECTION_ERRORS = frozenset({"HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError"})
 PASSWORD = re.compile(
     r"(?<![A-Za-z0-9+.-])((?:https?|ftps?|sftp|ssh|smb|webdavs?|hdfs|webhdfs)://)([^/?#\s]*)@", re.IGNORECASE
@@ -44,45 +44,45 @@ MESSAGE_LENGTH = 300
 
 
 class ServerBusyError(OSError):
-    """A server that refuses a request for now, and says for how long."""
+    """A server refuses a request for now, and says how long to wait."""
 
     def __init__(self, message: str, url: str, retry_after: float) -> None:
-        """`retry_after` is in seconds."""
+        """Set the seconds to wait before the next request."""
         super().__init__(errno.EBUSY, message, url)
         self.retry_after = retry_after
 
 
 def is_permanent(error: OSError) -> bool:
-    """Return whether reading the file again cannot succeed: it is gone, forbidden, or no file."""
-    # The system's own errors have a number, and so do those that `as_os_errors` makes.
+    """Return whether reading the file again cannot succeed: it is missing, forbidden, or not a file."""
+    # Errors of the system have a number, and so have those that `as_os_errors` makes.
     return error.errno is None or error.errno in PERMANENT_ERRNOS
 
 
 def without_password(text: str) -> str:
-    """Return a URL, or a text with URLs in it, without passwords: they belong neither into messages nor into uris."""
+    """Return a text with the passwords of its URLs removed, so that messages and uris do not contain them."""
     return PASSWORD.sub(lambda found: found[1] + _user_of(found[1], found[2]), text)
 
 
 def _user_of(protocol: str, userinfo: str) -> str:
-    # A web server would take a user alone for one with an empty password.
+    # A web server reads a user without a password as a user with an empty one, so the user is removed too.
     user, colon, _ = userinfo.partition(":")
     return "" if protocol.lower().startswith("http") else f"{user}@" if colon else f"{userinfo}@"
 
 
 @contextmanager
 def as_os_errors(url: str) -> Iterator[None]:
-    """Make an OSError of whatever goes wrong: each file system's library has errors of its own."""
+    """Convert the errors of file system libraries to OSErrors. Passwords in URLs are removed."""
     try:
         yield
     except Exception as error:
-        raise _plain(error, without_password(url)) from error
+        raise _as_os_error(error, without_password(url)) from error
 
 
-def _plain(error: Exception, url: str) -> OSError:
+def _as_os_error(error: Exception, url: str) -> OSError:
     status = _status(error)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FileNotFoundError(errno.ENOENT, "there is no such file", url)
-    # gcsfs says the last without a number.
+    # gcsfs raises an OSError without a number.
     if isinstance(error, PermissionError) or status in (401, 403) or str(error).startswith("Forbidden: "):
         hint = "; ~/.netrc may have a user and a password for the server" if status == UNAUTHORIZED else ""
         return PermissionError(errno.EACCES, f"access is denied: {one_line(error)}{hint}", url)
@@ -94,7 +94,7 @@ def _plain(error: Exception, url: str) -> OSError:
 
 
 def _number(error: Exception, status: int | None) -> int:
-    """Return the number of the system's error that says the same."""
+    """Return the errno that fits an error best."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if "ClientConnectorError" in names:
         return errno.ECONNREFUSED
@@ -102,19 +102,19 @@ def _number(error: Exception, status: int | None) -> int:
         return error.errno
     is_refused = status is not None and status not in TRANSIENT_STATUSES
     is_misused = isinstance(error, ValueError | TypeError | NotImplementedError)
-    is_about_settings = "BotoCoreError" in names and not names & CONNECTION_ERRORS
-    return errno.EINVAL if is_refused or is_misused or is_about_settings else errno.EIO
+    is_configuration = "BotoCoreError" in names and not names & CONNECTION_ERRORS
+    return errno.EINVAL if is_refused or is_misused or is_configuration else errno.EIO
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the status of HTTP that an error reports."""
-    # As aiohttp and as gcsfs call it.
+    """Return the HTTP status of an error; None if it has none."""
+    # aiohttp names it `status`, gcsfs names it `code`.
     status = getattr(error, "status", None) or getattr(error, "code", None)
-    return status if isinstance(status, int) and status >= 100 else None  # noqa: PLR2004 - the first there is
+    return status if isinstance(status, int) and status >= 100 else None  # noqa: PLR2004 - the lowest status
 
 
 def _retry_after(error: BaseException) -> float | None:
-    """Return the seconds that a server asks to wait; None if it names none, or if waiting does not help."""
+    """Return the seconds that a server asks to wait; None if it does not say, or if waiting does not help."""
     if (status := _status(error)) is not None and status not in TRANSIENT_STATUSES:
         return None
     text = _header(error, "retry-after").strip()
@@ -124,7 +124,7 @@ def _retry_after(error: BaseException) -> float | None:
         moment = parsedate_to_datetime(text).timestamp()
     except ValueError:
         return None
-    # By the server's own clock, if it says what time it is: the clocks may differ.
+    # Use the server's clock if it sends the time: the two clocks may differ.
     try:
         now = parsedate_to_datetime(_header(error, "date")).timestamp()
     except ValueError:
@@ -133,7 +133,7 @@ def _retry_after(error: BaseException) -> float | None:
 
 
 def _header(error: BaseException, name: str) -> str:
-    """Return a header of the answer that an error is about, as aiohttp has it and as botocore has it."""
+    """Return a header of the response that caused an error, from aiohttp or botocore."""
     answer = getattr(error.__cause__, "response", None)
     of_boto = answer.get("ResponseMetadata", {}).get("HTTPHeaders") if isinstance(answer, dict) else None
     for key, value in chain((getattr(error, "headers", None) or {}).items(), (of_boto or {}).items()):
@@ -143,7 +143,7 @@ def _header(error: BaseException, name: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says, in one line."""
+    """Return the message of an error on one line, without passwords."""
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return f"the server answers {status} {getattr(error, 'message', '')}".rstrip()

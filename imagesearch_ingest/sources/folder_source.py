@@ -175,7 +175,7 @@ def _look(entry: Entry, ancestors: list[_Directory]) -> Entry | Fault | SkippedF
         is_file = entry.is_file() or entry.is_symlink()
     except OSError as error:
         if is_shadow:
-            return SkippedFile(printable(entry.path), SkipReason.LEFT_OUT)
+            return SkippedFile(printable(entry.path), SkipReason.SYSTEM_FILE)
         # A link to where nobody may look: by its name it is an image, or else may be a folder.
         if has_image_suffix(entry.name):
             return entry
@@ -183,7 +183,7 @@ def _look(entry: Entry, ancestors: list[_Directory]) -> Entry | Fault | SkippedF
     # What a link leads to may have been a folder, on a disk that is not there now.
     if _is_dangling(entry) and not is_shadow:
         return _unreadable(entry.path, FileNotFoundError(2, "it is a link to nothing"))
-    found = SkippedFile(printable(entry.path), SkipReason.LEFT_OUT) if is_shadow else entry
+    found = SkippedFile(printable(entry.path), SkipReason.SYSTEM_FILE) if is_shadow else entry
     return found if is_file else None
 
 

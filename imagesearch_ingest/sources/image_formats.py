@@ -1,6 +1,6 @@
-"""Which files are images: the suffixes of the formats that are taken and of others, and what is left out.
+"""The one list of file suffixes: supported images, unsupported images, and files of systems and programs.
 
-This is the one list. Folders, archives, buckets, messages and documentation follow it.
+Folders, archives, buckets, messages and the documentation use this list.
 """
 
 import os
@@ -22,7 +22,7 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 SUPPORTED_SUFFIXES = ", ".join(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
-# Suffixes of other images: layers and drawings, camera raw files, and formats that few programs read.
+# Suffixes of unsupported images: drawings, camera raw files, and formats that few programs read.
 UNSUPPORTED_SUFFIXES = frozenset({
     ".psd", ".psb", ".xcf", ".kra", ".ora", ".ai", ".eps", ".svg", ".svgz", ".cdr", ".emf", ".wmf", ".pict",
     ".pct", ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef",
@@ -32,7 +32,7 @@ UNSUPPORTED_SUFFIXES = frozenset({
     ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".ras", ".sgi", ".tga", ".xbm", ".xpm",
 })  # fmt: skip
 
-# Folders and files that systems and programs make beside images, in small letters.
+# Folders and files that systems and programs make beside images, in lower case.
 SYSTEM_FOLDERS = frozenset({
     "__macosx", ".appledouble", ".spotlight-v100", ".fseventsd", ".temporaryitems", ".documentrevisions-v100",
     "@eadir", "#recycle", "@recycle", "@recently-snapshot", ".@__thumb", "$recycle.bin", ".thumbnails",
@@ -42,7 +42,7 @@ SYSTEM_FOLDER_PREFIX = ".trash"
 SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", ".picasa.ini"})
 SYSTEM_FILE_PREFIX = "._"
 
-# Bytes from its beginning that tell what a file is.
+# Bytes at the header of a file that identify its format.
 HEADER_BYTES = 32
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
@@ -50,73 +50,73 @@ BRANDS = frozenset((b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc
 # Lengths of a BMP file's second header.
 BMP_HEADERS = frozenset((12, 40, 52, 56, 64, 108, 124))
 
-CONVERT = f"{', '.join(FORMATS)} are taken; convert it to one of these"
+CONVERT = f"convert it to one of {', '.join(FORMATS)}"
 
 
 def suffix_of(name: str) -> str:
-    """Return the suffix of a file's name in small letters, empty if it has none."""
+    """Return the lower-case suffix of a file name; empty if it has none."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 - for speed
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a name ends as the names of images do that are taken."""
+    """Return whether a name has the suffix of a supported image format."""
     return suffix_of(name) in SUFFIXES
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a folder holds what a system or a program keeps beside images."""
+    """Return whether a system or a program keeps its own files in a folder of this name."""
     name = name.lower()
     return name in SYSTEM_FOLDERS or name.startswith(SYSTEM_FOLDER_PREFIX)
 
 
 def is_system_file(path: str) -> bool:
-    """Whether a file, by its path below a source with slashes, is made by a system or a program beside images."""
+    """Return whether a system or a program made a file beside the images. `path` is relative to the source."""
     *folders, name = path.split("/")
     name = name.lower()
     return name in SYSTEM_FILES or name.startswith(SYSTEM_FILE_PREFIX) or any(map(is_system_folder, folders))
 
 
-def is_image_content(beginning: bytes, suffix: str = "") -> bool:
-    """Whether a file is an image of a format that is taken, by its first BEGINNING bytes.
+def is_image_content(header: bytes, suffix: str = "") -> bool:
+    """Return whether a file is a supported image, by its first HEADER_BYTES bytes.
 
-    A file of TIFF with the suffix of a camera raw file is none: what TIFF shows of it is a preview.
+    A TIFF file with the suffix of a camera raw file is not supported: its TIFF image is only a preview.
     """
-    if beginning.startswith(TIFF_SIGNATURES):
+    if header.startswith(TIFF_SIGNATURES):
         return suffix not in UNSUPPORTED_SUFFIXES
-    if beginning.startswith(b"BM"):
-        return int.from_bytes(beginning[14:18], "little") in BMP_HEADERS
-    if beginning[4:8] == b"ftyp":
-        return beginning[8:12] in BRANDS
-    return beginning.startswith(SIGNATURES) or (beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP")
+    if header.startswith(b"BM"):
+        return int.from_bytes(header[14:18], "little") in BMP_HEADERS
+    if header[4:8] == b"ftyp":
+        return header[8:12] in BRANDS
+    return header.startswith(SIGNATURES) or (header[:4] == b"RIFF" and header[8:12] == b"WEBP")
 
 
-def skipped_file(where: str, name: str, beginning: Callable[[], bytes] | None, *, any_name: bool) -> SkippedFile | None:
-    """Return why a file is not an item; None if it is one.
+def skipped_file(where: str, name: str, header: Callable[[], bytes] | None, *, any_name: bool) -> SkippedFile | None:
+    """Return the entry of a file that is not an item; None if the file is an item.
 
     Args:
-        where: the file, for people.
-        name: its path below the source, with slashes.
-        beginning: reads its first BEGINNING bytes; None if that takes long, and `any_name` is not asked for.
-        any_name: take files of any name whose content is an image.
+        where: the path or URL of the file, for people.
+        name: the path relative to the source, with slashes.
+        header: reads the first HEADER_BYTES bytes; None if reading is slow and `any_name` is False.
+        any_name: accept files of any name whose content is an image.
     """
     if is_system_file(name):
-        return SkippedFile(where, SkipReason.LEFT_OUT)
+        return SkippedFile(where, SkipReason.SYSTEM_FILE)
     suffix = suffix_of(name)
     if suffix in SUFFIXES:
         return None
-    if beginning is not None and (any_name or not suffix) and is_image_content(beginning(), suffix):
+    if header is not None and (any_name or not suffix) and is_image_content(header(), suffix):
         if any_name:
             return None
         return SkippedFile(
-            where, SkipReason.NOT_TAKEN, "", "its name has no suffix, and its content is an image; --any-name takes it"
+            where, SkipReason.UNSUPPORTED, "", "its content is an image, but its name has no suffix; --any-name accepts it"
         )
     if suffix in UNSUPPORTED_SUFFIXES:
-        return SkippedFile(where, SkipReason.NOT_TAKEN, suffix, f"{suffix} is not taken; {CONVERT}")
-    return SkippedFile(where, SkipReason.OTHER)
+        return SkippedFile(where, SkipReason.UNSUPPORTED, suffix, f"{suffix} is not supported; {CONVERT}")
+    return SkippedFile(where, SkipReason.NOT_AN_IMAGE)
 
 
 def describe_unsupported(suffixes: Mapping[str, int]) -> str:
-    """Return how many files were not taken, by suffix, such as "3 files not taken: 2 .psd, 1 without a suffix"."""
+    """Return a summary of unsupported files, such as "3 unsupported files: 2 .psd, 1 without a suffix"."""
     total = sum(suffixes.values())
     parts = [f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(suffixes.items())]
-    return f"{total} file{'s' if total > 1 else ''} not taken: {', '.join(parts)}"
+    return f"{total} unsupported file{'s' if total > 1 else ''}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""What sources give: items, and what is wrong with some of them."""
+"""The entries that a source lists: items, faults and skipped files."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 from imagesearch_client.types import AttributeValue, Embedding, Region
 
 ReadFile: TypeAlias = Callable[[int], bytes]
-"""Reads a file from its beginning, at most so many bytes; it may be called in any thread. Raises OSError."""
+"""Read a file from its beginning, at most this many bytes. Safe to call from any thread. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,86 +16,85 @@ class Item:
     """One image of a source, before it is read."""
 
     id: str
-    """Its id; empty where the SHA-256 of its content is to be its id."""
+    """The image's id; empty if the SHA-256 of the content becomes the id."""
     uri: str
-    """Where it is from: an absolute path, or a URL that fsspec can open."""
+    """An absolute path, or a URL that fsspec can open."""
     content: ReadFile | Embedding
-    """Its file, or the vector that was made of it before."""
+    """A function that reads the file, or the vector that was computed from it earlier."""
     attributes: Mapping[str, AttributeValue] | None = None
-    """Its attributes, all of them; None where the source knows of none, so that those that are stored stay."""
+    """All attributes of the image; None if the source has no attributes, so that stored ones are kept."""
     size: int | None = None
-    """Bytes of its file; None where the source cannot tell without reading it."""
+    """Bytes of the file; None if the source would have to read the file to know."""
     stamp: str = ""
-    """Another one when the file has changed, such as its time of change; empty where the source cannot tell."""
+    """Changes when the file changes, such as the modification time; empty if the source has none."""
     held: int = 0
-    """Bytes that the item keeps in memory: of a file that could only be read in passing."""
+    """Bytes of the file that the item keeps in memory, because the file can be read only once."""
     content_sha256: str = ""
-    """Of the file that a ready vector was made of, where it is known."""
+    """SHA-256 of the file from which a ready vector was computed; empty if unknown."""
     region: Region | None = None
-    """The part of the file that a ready vector was made of; None is the whole."""
+    """The part of the file from which a ready vector was computed; None is the whole image."""
 
     @property
     def key(self) -> str:
-        """What it is known by from one run to the next."""
+        """Return the key that identifies the item across runs."""
         return self.id or self.uri
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What a source holds that is no item: a row that cannot be understood, a folder that cannot be listed."""
+    """A part of a source that cannot be listed as an item, such as an invalid row or an unreadable folder."""
 
     where: str
-    """Such as a path, or "products.csv, row 12"."""
+    """The place of the fault, such as a path, or "products.csv, row 12"."""
     reason: str
     message: str
-    hides: bool = True
-    """Whether items may be hidden behind it, so that those not seen are not known to be gone."""
+    may_hide_items: bool = True
+    """Whether items may be missing from the listing because of this fault. Pruning then removes nothing."""
 
 
 class SkipReason(Enum):
-    """Why a file of a source is no item."""
+    """Why a source skips a file."""
 
-    NOT_TAKEN = "not taken"
-    """It looks like an image, and is of a format that is not taken."""
-    LEFT_OUT = "left out"
-    """A system or a program made it beside the images, such as a thumbnail."""
-    OTHER = "other"
-    """It does not look like an image."""
+    UNSUPPORTED = "unsupported"
+    """The file looks like an image, but its format is not supported."""
+    SYSTEM_FILE = "system file"
+    """A system or a program made the file beside the images, such as a thumbnail."""
+    NOT_AN_IMAGE = "not an image"
     REPEATED = "repeated"
-    """It is an image that the source has listed before, the same in everything."""
+    """The source has listed the same image before, with the same content."""
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file of a source that is no item, and no fault of the source."""
+    """A file that a source skips."""
 
     where: str
-    """Its path or URL."""
-    why: SkipReason
+    """The path or URL of the file."""
+    reason: SkipReason
     suffix: str = ""
-    """Of a file that is not taken: its suffix in small letters, or empty."""
+    """Lower-case suffix of an unsupported file; empty if it has none."""
     message: str = ""
-    """Of a file that is not taken: the reason, for people."""
+    """Why the file is unsupported, for people."""
     key: str = ""
-    """The key of the item that the file would be: an image that was stored from it before is not gone."""
+    """The key that the file would have as an item. An image stored from it earlier is not pruned."""
 
 
 SourceEntry: TypeAlias = Item | Fault | SkippedFile
-"""What a source lists."""
+"""One entry of a source's listing."""
 
 
 class Source(Protocol):
-    """Where items come from. Iterating gives them all, one by one and without keeping them; it can be done again."""
+    """A collection of images. Iterating lists all entries one by one, and can be repeated."""
 
     name: str
-    """What the ledger knows it by: an absolute path or a URL."""
+    """The name in the ledger: an absolute path or a URL."""
 
     def __iter__(self) -> Iterator[SourceEntry]:
-        """Its items, what is wrong with some, and files that are none. Reads as little as it can."""
+        """Yield items, faults and skipped files. Reads as little as possible, and keeps nothing in memory."""
 
     def count(self) -> int | None:
-        """About how many items there are; None where that takes as long as reading them all."""
+        """Return the approximate number of items; None if counting takes as long as reading them all."""
 
 
 class SourceError(Exception):
-    """A source that cannot be used at all; says what is wrong and what would be right."""
+    """A source that cannot be used at all. The message says what is wrong and what to do."""

@@ -181,7 +181,7 @@ def _item(
         image_id = place.id
     if not is_utf8(place.uri + image_id):
         odd = name_not_utf8(path)
-        return Fault(where, odd.reason, odd.message, hides=False)
+        return Fault(where, odd.reason, odd.message, may_hide_items=False)
     attributes = None if row is None else row.attributes
     return Item("" if by_content else image_id, place.uri, place.content, attributes, place.size, place.stamp)
 

@@ -1,4 +1,4 @@
-"""The uris of archives' members: tar://MEMBER::ARCHIVE, zip:// for a zip file, parquet:// for an image in a column."""
+"""Uris of archive members: tar://MEMBER::ARCHIVE, zip://MEMBER::ARCHIVE, parquet://COLUMN/ROW::FILE."""
 
 import errno
 import os
@@ -10,19 +10,19 @@ from imagesearch_ingest.sources.source_file import SourceFile
 
 TAR, ZIP, PARQUET = "tar", "zip", "parquet"
 MEMBER_PROTOCOLS = (TAR, ZIP, PARQUET)
-# What the second half of a member's uri begins with where that is a URL.
+# The beginning of an archive that is a URL.
 URL_BEGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|({'|'.join(sorted(CHAINED))})::")
 
 
 def member_uri(member: str, archive: str) -> str:
-    """The uri of a member of a tar file, which is an absolute path or a URL."""
+    """Return the uri of a member of a tar file. `archive` is an absolute path or a URL."""
     return f"{TAR}://{member}::{archive}"
 
 
 def split_member_uri(uri: str) -> list[tuple[str, str]]:
-    """The member and the archive that a uri may mean, at least one of each: names may have "::" in them too.
+    """Return the possible (member, archive) pairs of a uri; names may contain "::" as well.
 
-    Raises OSError where it can mean none.
+    Raises OSError if there is none.
     """
     text = uri.partition("://")[2]
     splits = [(text[:at], text[at + 2 :]) for at in range(len(text)) if text.startswith("::", at)]
@@ -31,18 +31,18 @@ def split_member_uri(uri: str) -> list[tuple[str, str]]:
     likely = [
         (member, archive)
         for member, archive in splits
-        if URL_BEGIN.match(archive) or (os.path.isabs(archive) and not is_url(archive))  # noqa: PTH117 - a text
+        if URL_BEGIN.match(archive) or (os.path.isabs(archive) and not is_url(archive))  # noqa: PTH117 - a string
     ]
     return likely or splits[-1:]
 
 
 def read_from_archive(uri: str, read: Callable[[SourceFile, str, int], bytes], limit: int) -> bytes:
-    """Read the member that a uri names, at most `limit` bytes, from the archive that has it. Raises OSError."""
+    """Read at most `limit` bytes of the member that a uri names. Raises OSError."""
     *others, last = split_member_uri(uri)
     for member, archive in others:
         try:
             return read(SourceFile(archive), member, limit)
         except FileNotFoundError:
-            # It may be of the other archive that the uri may mean.
+            # The member may be in the next archive.
             continue
     return read(SourceFile(last[1]), last[0], limit)

@@ -92,7 +92,7 @@ class RemoteFolderSource:
             try:
                 image_id = unquote(image_id, errors="strict")
             except UnicodeDecodeError:
-                return Fault(uri, "NAME_NOT_UTF8", "the name is not UTF-8, and so can be no id", hides=False)
+                return Fault(uri, "NAME_NOT_UTF8", "the name is not UTF-8, and so can be no id", may_hide_items=False)
         content = partial(read_path, self._system, file.path, uri)
         return Item("" if self._by_content else image_id, uri, content, size=file.size, stamp=file.stamp)
 

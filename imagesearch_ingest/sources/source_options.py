@@ -1,31 +1,31 @@
-"""What a source may be told beside where it is."""
+"""Options of a source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# Larger files in an archive that is read in passing are not kept.
+# Larger members of an archive that can be read only once are not kept.
 MAX_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How a source is read. What has no effect for a kind of source is refused where one is opened."""
+    """How to read a source. `open_source` refuses options that have no effect on the kind of source."""
 
     by_content: bool = False
-    """Whether the SHA-256 of an image's content is to be its id."""
+    """Use the SHA-256 of an image's content as its id."""
     any_name: bool = False
-    """Whether files of any name are taken if their content is an image; it is read from each of them."""
+    """Accept files of any name whose content is an image. The beginning of every file is read."""
     root: str = ""
-    """The folder or URL that relative paths of a list or manifest begin at; empty is where the list itself is."""
+    """Folder or URL to which paths in a list or manifest are relative; empty is the folder of the list."""
     path_column: str = ""
-    """The column that holds the path or URL; empty is the first that has one of the usual names."""
+    """Column that holds the path or URL; empty is the first column with a usual name."""
     id_column: str = ""
-    """The column that holds the id; empty is `id` where there is one."""
+    """Column that holds the id; empty is the column `id`, if there is one."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """The attributes that columns become where these have other names; an empty name leaves the column out."""
+    """Attribute names by column name, for columns to rename; an empty name leaves the column out."""
     types: Mapping[str, str] = field(default_factory=dict)
-    """The types of CSV columns: text, int, float, bool or date; others are found out."""
+    """Types by CSV column: text, int, float, bool or date. Types of other columns are inferred."""
     max_bytes: int = MAX_BYTES
-    """The largest member that is kept of an archive that is read in passing."""
+    """Largest member that is kept from an archive that can be read only once."""
     kind: str = ""
-    """folder, list, csv, jsonl, parquet or tar; empty is by the source's name."""
+    """folder, list, csv, jsonl, parquet or tar; empty infers the kind from the source's name."""

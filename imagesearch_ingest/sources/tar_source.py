@@ -99,7 +99,7 @@ class TarSource:
                     held += found.held
                 elif found is not None:
                     yield found
-                if isinstance(found, SkippedFile) and found.why is SkipReason.OTHER and sidecar_of(member.name):
+                if isinstance(found, SkippedFile) and found.why is SkipReason.NOT_AN_IMAGE and sidecar_of(member.name):
                     if facts.is_late(member.name):
                         yield self._late(member)
                     else:
@@ -137,7 +137,7 @@ class TarSource:
             "ATTRIBUTES_LATE",
             "it comes too long after its image, which is loaded without it; a file that is not compressed, on this "
             "machine, is read in any order",
-            hides=False,
+            may_hide_items=False,
         )
 
     def _image(self, archive: OpenTar, member: tarfile.TarInfo, facts: Sidecars) -> SourceEntry | None:
@@ -167,7 +167,7 @@ class TarSource:
         try:
             is_new = facts.note_image(member.name, fact, stamp)
         except ValueError as error:
-            return Fault(where, "ID_TWICE", str(error), hides=False)
+            return Fault(where, "ID_TWICE", str(error), may_hide_items=False)
         if not is_new:
             return SkippedFile(where, SkipReason.REPEATED)
         if content is None:

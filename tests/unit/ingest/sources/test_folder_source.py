@@ -85,7 +85,7 @@ def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
     found = list(FolderSource(tmp_path))
     told = sorted(one.where for one in found if isinstance(one, Fault))
     assert told == [f"{tmp_path}/\\udcfe/b.jpg", f"{tmp_path}/\\udcff.jpg"]
-    assert all((one.reason, one.hides) == ("NAME_NOT_UTF8", False) for one in found if isinstance(one, Fault))
+    assert all((one.reason, one.may_hide_items) == ("NAME_NOT_UTF8", False) for one in found if isinstance(one, Fault))
     assert [one.id for one in found if isinstance(one, Item)] == ["a.jpg"]
 
 
@@ -115,7 +115,7 @@ def test_a_link_to_a_folder_that_is_not_there_may_hide_images(tmp_path: Path) ->
     put(tmp_path / "a.jpg")
     (tmp_path / "disk").symlink_to("/mnt/not/there")
     (fault,) = [one for one in FolderSource(tmp_path, by_content=False) if isinstance(one, Fault)]
-    assert (fault.where, fault.reason, fault.hides) == (str(tmp_path / "disk"), "FOLDER_UNREADABLE", True)
+    assert (fault.where, fault.reason, fault.may_hide_items) == (str(tmp_path / "disk"), "FOLDER_UNREADABLE", True)
 
 
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_folder_that_vanishes_is_told_and_the_rest_comes(tmp_path: Path) -> No
     (tmp_path / "b").rmdir()
     fault, last = found
     assert isinstance(fault, Fault)
-    assert (fault.where, fault.reason, fault.hides) == (str(tmp_path / "b"), "FOLDER_UNREADABLE", True)
+    assert (fault.where, fault.reason, fault.may_hide_items) == (str(tmp_path / "b"), "FOLDER_UNREADABLE", True)
     assert isinstance(last, Item)
 
 

@@ -551,7 +551,7 @@ def test_a_manifest_that_breaks_off_is_read_on_and_each_row_met_once(server: Scr
     server.answers["/list.txt"] = [whole, cut, Answer(content, headers={"ETag": '"2"'})]
     fault = opened(f"{server.address}/list.txt")[-1]
     assert isinstance(fault, Fault)
-    assert (fault.reason, fault.hides) == ("MANIFEST_UNREADABLE", True)
+    assert (fault.reason, fault.may_hide_items) == ("MANIFEST_UNREADABLE", True)
     assert "changed while it was read" in fault.message
 
 

@@ -87,9 +87,9 @@ def counted(found: list[SourceEntry]) -> tuple[list[str], Counter[str], int, int
     assert not [each for each in found if isinstance(each, Fault)], found
     items = sorted(each.id.removeprefix("a.tar/").removeprefix("a.tar.gz/") for each in found if isinstance(each, Item))
     passed = [each for each in found if isinstance(each, SkippedFile)]
-    suffixes = Counter(each.suffix for each in passed if each.why is SkipReason.NOT_TAKEN)
+    suffixes = Counter(each.suffix for each in passed if each.why is SkipReason.UNSUPPORTED)
     whys = Counter(each.why for each in passed)
-    return items, suffixes, whys[SkipReason.LEFT_OUT], whys[SkipReason.OTHER]
+    return items, suffixes, whys[SkipReason.SYSTEM_FILE], whys[SkipReason.NOT_AN_IMAGE]
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -89,7 +89,7 @@ def test_odd_lines_are_told(tmp_path: Path) -> None:
     found = opened(path)
     assert [one.id for one in found if isinstance(one, Item)] == ["a.jpg", "c.jpg"]
     faults = [one for one in found if isinstance(one, Fault)]
-    assert [(one.where, one.reason, one.hides) for one in faults] == [
+    assert [(one.where, one.reason, one.may_hide_items) for one in faults] == [
         ("list.txt, line 2", "NAME_NOT_UTF8", False),
         ("list.txt, line 3", "ROW_INVALID", True),
         ("list.txt, line 4", "ROW_INVALID", True),
@@ -258,7 +258,7 @@ def test_bad_rows_of_csv_end_nothing(tmp_path: Path) -> None:
     ]
     found = opened(written(tmp_path / "a.csv", b"\n".join(rows)))
     assert [one.id for one in found if isinstance(one, Item)] == ["a.jpg", "e.jpg"]
-    told = [one.where for one in found if isinstance(one, Fault) and one.hides]
+    told = [one.where for one in found if isinstance(one, Fault) and one.may_hide_items]
     assert told == [f"a.csv, row {number}" for number in (3, 4, 5, 6, 8)]
     assert {one.reason for one in found if isinstance(one, Fault)} == {"ROW_INVALID"}
 
@@ -266,7 +266,7 @@ def test_bad_rows_of_csv_end_nothing(tmp_path: Path) -> None:
 def test_a_quote_left_open_hides_no_more_than_it_must(tmp_path: Path) -> None:
     rows = ["path,a", 'a.jpg,"open'] + [f"{number}.jpg,1" for number in range(30_000)]
     found = opened(written(tmp_path / "a.csv", "\n".join(rows)))
-    assert any(isinstance(one, Fault) and one.hides for one in found)
+    assert any(isinstance(one, Fault) and one.may_hide_items for one in found)
     assert sum(isinstance(one, Item) for one in found) > 10_000
 
 
@@ -330,7 +330,7 @@ def test_a_bad_line_of_json_is_told(tmp_path: Path, line: str) -> None:
     assert isinstance(first, Item)
     assert isinstance(last, Item)
     assert isinstance(fault, Fault)
-    assert (fault.where, fault.reason, fault.hides) == ("a.ndjson, row 2", "ROW_INVALID", True)
+    assert (fault.where, fault.reason, fault.may_hide_items) == ("a.ndjson, row 2", "ROW_INVALID", True)
 
 
 def test_odd_bytes_and_lines_without_end_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,7 +483,7 @@ def test_a_file_that_is_damaged_further_on_is_told(tmp_path: Path) -> None:
     path.write_bytes(content)
     found = list(source)
     assert isinstance(found[-1], Fault)
-    assert (found[-1].reason, found[-1].hides) == ("MANIFEST_UNREADABLE", True)
+    assert (found[-1].reason, found[-1].may_hide_items) == ("MANIFEST_UNREADABLE", True)
     path.unlink()
     assert [one.reason for one in source if isinstance(one, Fault)] == ["MANIFEST_UNREADABLE"]
 

@@ -95,7 +95,7 @@ def test_failures_of_s3_are_plain(bucket: Any) -> None:
     for url in ("s3://bucket/gone/", "s3://nobucket/x/"):
         (fault,) = opened(url)
         assert isinstance(fault, Fault)
-        assert (fault.reason, fault.hides) == ("FOLDER_UNREADABLE", True)
+        assert (fault.reason, fault.may_hide_items) == ("FOLDER_UNREADABLE", True)
     (item,) = items("s3://bucket/a.jpg")
     assert (item.id, item.size, content_of(item)) == ("a.jpg", 3, b"abc")
 

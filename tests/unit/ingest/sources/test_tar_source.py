@@ -181,7 +181,7 @@ def test_an_archive_that_is_cut_off_anywhere_is_told(tmp_path: Path, name: str) 
         whole.write_bytes(content[:length])
         found = opened(whole)
         assert isinstance(found[-1], Fault), length
-        assert (found[-1].reason, found[-1].hides) == ("ARCHIVE_DAMAGED", True)
+        assert (found[-1].reason, found[-1].may_hide_items) == ("ARCHIVE_DAMAGED", True)
         assert all(isinstance(one, Item) for one in found[:-1])
         assert all(len(content_of(one)) == 3000 for one in found if isinstance(one, Item))
 

@@ -32,7 +32,7 @@ def items(path: Path, options: VectorOptions = HERE) -> list[Item]:
 
 def faults(path: Path, options: VectorOptions = HERE) -> dict[str, str]:
     found = [each for each in VectorFile(path, options) if isinstance(each, Fault)]
-    assert all((each.reason, each.hides) == ("ROW_INVALID", True) for each in found)
+    assert all((each.reason, each.may_hide_items) == ("ROW_INVALID", True) for each in found)
     return {each.where: each.message for each in found}
 
 
