@@ -21,12 +21,12 @@ from demo.local_stack import LocalStack, StartError, local_stack, stop_on_signal
 from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photographs
 from demo.results import Outcome, misses_of, table_of
 from imagesearch_analysis.plot import plot_hits
+from imagesearch_cli.load_progress import show_progress
 from imagesearch_client import Client, Metric, ServiceError
 from imagesearch_ingest.load.bulk_clients import Endpoint
-from imagesearch_ingest.load.destination import Route
-from imagesearch_ingest.load.job import LocalFiles, ensure_collection, load
-from imagesearch_ingest.load.load_run import LoadOptions
-from imagesearch_ingest.load.progress import show
+from imagesearch_ingest.load.job import LoadJob, load
+from imagesearch_ingest.load.load_options import LoadOptions, LoadServices, LocalFiles
+from imagesearch_ingest.load.planned_collection import ensure_collection
 from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.folder_source import FolderSource
 from imagesearch_ingest.sources.items import Item
@@ -86,9 +86,9 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
     say("2/4 starting the embedder (VGG16 on TensorFlow) and the search service")
     with local_stack(folder, say) as stack, Client(stack.search, timeout=60) as client:
         say("3/4 storing the images")
-        account = ingest(client, stack, originals)
-        say(f"  {account.stored} of {account.met} stored, {account.images_per_second:.1f} images/s")
-        for reject in account.first_rejects:
+        report = ingest(client, stack, originals)
+        say(f"  {report.stored} of {report.listed} stored, {report.images_per_second:.1f} images/s")
+        for reject in report.first_rejects:
             say(f"  not stored: {reject.where}: {reject.message}")
         say(f"4/4 searching with {len(EDITS)} edited copies of {len(queried)} images, for the originals")
         copied = [copy for edited in copies_of.values() for copy in edited]
@@ -111,16 +111,17 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
 
 def ingest(client: Client, stack: LocalStack, folder: Path) -> LoadReport:
     """Load a folder like `imagesearch ingest FOLDER`."""
-    account = LoadReport()
-    route = Route(Endpoint(stack.search), Endpoint(stack.embedder), streams=2, patience=60)
-    with show(account, console):
+    report = LoadReport()
+    services = LoadServices(Endpoint(stack.search), Endpoint(stack.embedder), streams=2)
+    with show_progress(report, console):
         collection = ensure_collection(client, COLLECTION)
         # There is no second run, so the ledger is in memory.
         files = LocalFiles(ledger=None)
-        load(client, collection, [FolderSource(folder, by_content=False)], route, files, LoadOptions(), account)
-    if account.stopped:
-        sys.exit(f"demo: the images could not all be stored: {account.stopped}")
-    return account
+        options = LoadOptions(retry_seconds=60)
+        load(LoadJob(client, collection, [FolderSource(folder, by_content=False)], services, files, options, report))
+    if report.stopped:
+        sys.exit(f"demo: the images could not all be stored: {report.stopped}")
+    return report
 
 
 def sample_readable(paths: Sequence[Path]) -> list[Path]:

@@ -17,7 +17,7 @@ from PIL import Image
 from imagesearch_client.types import Region
 from imagesearch_ingest.pillow_formats import pillow_formats
 from imagesearch_ingest.sources.allowed_uris import AllowedUris
-from imagesearch_ingest.sources.retries import Retries
+from imagesearch_ingest.sources.source_retries import SourceRetries
 from imagesearch_ingest.sources.uri_reader import UriReader
 from imagesearch_pixels.colours import shown
 from imagesearch_pixels.declared import declare
@@ -67,7 +67,7 @@ def opening(places: Sequence[str]) -> Iterator[AllowedUris]:
 def read_content(uri: str) -> bytes:
     """The file at a path, a file:// or another URL; relative paths begin at the current folder. Raises OSError."""
     reader = _reader(Path.cwd(), _allowed)
-    content = Retries(PATIENCE, is_opening=True).run(lambda: reader.read(uri, MAX_BYTES + 1))
+    content = SourceRetries(PATIENCE, is_opening=True).run(lambda: reader.read(uri, MAX_BYTES + 1))
     if len(content) > MAX_BYTES:
         raise OSError(f"{uri} has more than {MAX_BYTES} bytes")
     return content

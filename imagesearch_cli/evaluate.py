@@ -274,7 +274,7 @@ def embedding_well(*, goes_on: bool = False) -> Iterator[None]:
 
     `goes_on` says that the same command takes up what was done, and that the line is to tell so.
     """
-    from imagesearch_ingest.load.service_retries import LoadStoppedError  # noqa: PLC0415 - for speed, as all of bulk
+    from imagesearch_ingest.load.errors import LoadStoppedError  # noqa: PLC0415 - for speed, as all of bulk
 
     try:
         yield

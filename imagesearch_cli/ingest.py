@@ -44,9 +44,9 @@ from imagesearch_cli.loading import (
 from imagesearch_cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
 from imagesearch_cli.output import err
 from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
+from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.load.image_reader import DEFAULT_READERS
 from imagesearch_ingest.load.report import LoadReport
-from imagesearch_ingest.load.service_retries import LoadStoppedError
 
 if TYPE_CHECKING:
     from imagesearch_ingest.sources.items import Source
@@ -189,12 +189,11 @@ def ingest(
     130 interrupted.
     """
     # They bring pyarrow and others, which take a while to import.
+    from imagesearch_cli.load_progress import show_progress  # noqa: PLC0415
     from imagesearch_ingest.load import job  # noqa: PLC0415
-    from imagesearch_ingest.load.destination import Route  # noqa: PLC0415
-    from imagesearch_ingest.load.ledger import LedgerError  # noqa: PLC0415
-    from imagesearch_ingest.load.load_run import LoadOptions  # noqa: PLC0415
-    from imagesearch_ingest.load.progress import show  # noqa: PLC0415
-    from imagesearch_ingest.load.pruning import PRUNE_ABOVE  # noqa: PLC0415
+    from imagesearch_ingest.load.ledger_database import LedgerError  # noqa: PLC0415
+    from imagesearch_ingest.load.load_options import PRUNE_ABOVE, LoadOptions, LoadServices  # noqa: PLC0415
+    from imagesearch_ingest.load.planned_collection import plan_collection  # noqa: PLC0415
     from imagesearch_ingest.sources.source_options import SourceOptions  # noqa: PLC0415
 
     allowed = allowed_failures(fail_above)
@@ -229,24 +228,24 @@ def ingest(
         dedup=dedup,
         compare_content=compare is Compare.CONTENT,
         readers=readers,
-        patience=patience,
+        retry_seconds=patience,
         replace=replace,
     )
     try:
         if dry_run:
             files = rehearsal_files(collection, target, ledger, rejects, restart=restart)
-            with show(account, err):
+            with show_progress(account, err):
                 job.dry_run(opened, files, options, account)
         else:
             embedders = embedder_endpoint(embedder) if via is Via.EMBEDDER else None
-            route = Route(endpoint(target), embedders, streams, patience)
+            services = LoadServices(endpoint(target), embedders, streams)
             with connected(target, code=STOPPED) as client:
-                into = job.plan_collection(client, collection)
+                into = plan_collection(client, collection)
                 files = load_files(client, collection, into, ledger, rejects, restart=restart)
-                with show(account, err) as shown:
+                with show_progress(account, err) as shown:
                     if sys.stdin.isatty() and err.is_terminal and not yes:
                         options = replace_fields(options, confirm_prune=partial(ask_to_prune, shown))
-                    job.load(client, into, opened, route, files, options, account)
+                    job.load(job.LoadJob(client, into, opened, services, files, options, account))
                 check_end(client, collection, into, account)
     except (LedgerError, OSError, CredentialsError) as error:
         err.print("[bold red]error[/] ", end="")
@@ -271,9 +270,9 @@ def _open(
     """Return the sources, and whether there is anything to load; if not, `account` counts the files that are there."""
     from imagesearch_ingest.sources.items import SourceError  # noqa: PLC0415 - as above
     from imagesearch_ingest.sources.open_source import open_source  # noqa: PLC0415
-    from imagesearch_ingest.sources.retries import Retries, current  # noqa: PLC0415
+    from imagesearch_ingest.sources.source_retries import SourceRetries, thread_retries  # noqa: PLC0415
 
-    current.set(Retries(patience, tell_waiting, is_opening=True))
+    thread_retries.set(SourceRetries(patience, tell_waiting, is_opening=True))
     try:
         opened = [open_source(source, options) for source in sources]
         # The standard input can be read once only.

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from grpc_kit.errors import ServiceError
 from imagesearch_cli.connection import calling
+from imagesearch_cli.load_progress import LoadProgress
 from imagesearch_cli.output import SHOWN_REJECTS, err, out
 from imagesearch_client import Client
 from imagesearch_client.environment import EMBEDDER_TOKEN, TOKEN, tls_from_environment
@@ -19,14 +20,15 @@ from imagesearch_client.types import Collection
 from imagesearch_ingest.json_text import json_text
 from imagesearch_ingest.load.bulk_clients import Endpoint
 from imagesearch_ingest.load.image_reader import MAX_READERS
-from imagesearch_ingest.load.progress import Shown
-from imagesearch_ingest.load.report import FORMAT_NOT_TAKEN, LoadReport, MissingImages, RejectsFile, is_replaceable
+from imagesearch_ingest.load.rejects_file import RejectsFile, can_replace
+from imagesearch_ingest.load.report import FORMAT_UNSUPPORTED, LoadReport, MissingImages
 from imagesearch_ingest.sources.file_errors import without_password
 from imagesearch_ingest.sources.image_formats import SUPPORTED_SUFFIXES, describe_unsupported
 from imagesearch_ingest.sources.items import SkippedFile, SkipReason, Source
 
 if TYPE_CHECKING:
-    from imagesearch_ingest.load.job import LocalFiles, PlannedCollection
+    from imagesearch_ingest.load.load_options import LocalFiles
+    from imagesearch_ingest.load.planned_collection import PlannedCollection
 
 # Exit codes beside 0. Typer has 2 for a wrong command line.
 TOO_MANY_FAILED, STOPPED, INTERRUPTED = 1, 3, 130
@@ -114,7 +116,7 @@ def share_of(text: str) -> float:
     raise typer.BadParameter(f"{text!r} should be a share, as 50% or 0.5", param_hint="--prune-above")
 
 
-def ask_to_prune(shown: Shown, gone: Sequence[MissingImages]) -> bool:
+def ask_to_prune(shown: LoadProgress, gone: Sequence[MissingImages]) -> bool:
     """Asks on the terminal whether images are to be removed."""
     with shown.hidden():
         for each in gone:
@@ -142,9 +144,9 @@ def check_rejects(rejects: Path | None, sources: Sequence[str | Path]) -> None:
     for source in sources:
         if rejects is not None and rejects.exists() and Path(source).exists() and rejects.samefile(source):
             raise typer.BadParameter(f"{rejects} is a source, and would be emptied; name another file")
-    if rejects is not None and not is_replaceable(rejects):
+    if rejects is not None and not can_replace(rejects):
         raise typer.BadParameter(
-            f"{rejects} exists, and is no file of rejects; name another file, or remove it", param_hint="--rejects"
+            f"{rejects} exists and is not a file of rejects; name another file, or remove it", param_hint="--rejects"
         )
 
 
@@ -174,8 +176,8 @@ def load_files(
     restart: bool,
 ) -> "LocalFiles":
     """Return the files of a load into the collection that `name` names; `ledger` and `rejects` are the options."""
-    from imagesearch_ingest.load.job import LocalFiles  # noqa: PLC0415 - it brings Pillow
     from imagesearch_ingest.load.ledger_files import ledger_for_load  # noqa: PLC0415 - as above
+    from imagesearch_ingest.load.load_options import LocalFiles  # noqa: PLC0415 - it brings Pillow
 
     path = ledger_for_load(client, name, into, client.target, ledger, _remark, restart=restart)
     return LocalFiles(path, rejects, restart, alias=name)
@@ -185,8 +187,8 @@ def rehearsal_files(
     name: str, target: str, ledger: Path | None, rejects: Path | None, *, restart: bool
 ) -> "LocalFiles":
     """Return the files of a dry run, as `load_files`. The search service may be away."""
-    from imagesearch_ingest.load.job import LocalFiles  # noqa: PLC0415 - it brings Pillow
     from imagesearch_ingest.load.ledger_files import ledger_for_dry_run  # noqa: PLC0415 - as above
+    from imagesearch_ingest.load.load_options import LocalFiles  # noqa: PLC0415 - it brings Pillow
 
     with calling(target, timeout=ASKED_SECONDS) as client:
         return LocalFiles(ledger_for_dry_run(client, name, target, ledger, _remark, restart=restart), rejects, restart)
@@ -215,9 +217,9 @@ def has_items(sources: Iterable[Source], account: LoadReport) -> bool:
     for found in (found for source in sources for found in source):
         if not isinstance(found, SkippedFile):
             return True
-        seen.pass_over(found)
-    account.not_taken_suffixes = seen.not_taken_suffixes
-    account.left_out, account.other_files = seen.left_out, seen.other_files
+        seen.add_skipped_file(found)
+    account.unsupported_suffixes = seen.unsupported_suffixes
+    account.system_files, account.other_files = seen.system_files, seen.other_files
     return False
 
 
@@ -225,15 +227,15 @@ def write_not_taken(sources: Iterable[Source], rejects: Path | None) -> None:
     """Write the rejects of sources without any image. Raises OSError and LoadStoppedError."""
     with RejectsFile(rejects) as file:
         for found in (found for source in sources for found in source):
-            if isinstance(found, SkippedFile) and found.why is SkipReason.UNSUPPORTED:
-                file.write(found, FORMAT_NOT_TAKEN, found.message)
+            if isinstance(found, SkippedFile) and found.reason is SkipReason.UNSUPPORTED:
+                file.write(found, FORMAT_UNSUPPORTED, found.message)
 
 
 def end_without_images(
     account: LoadReport, sources: Sequence[str], collection: str, *, dry_run: bool, as_json: bool
 ) -> NoReturn:
     """Say that there is nothing to load, and which files were passed over; end the command."""
-    passed = f"{describe_unsupported(account.not_taken_suffixes)}; " if account.not_taken else ""
+    passed = f"{describe_unsupported(account.unsupported_suffixes)}; " if account.unsupported else ""
     told = (
         f"no images in {', '.join(map(without_password, sources))}; {passed}files of images end in {SUPPORTED_SUFFIXES}"
     )
@@ -262,7 +264,7 @@ def finish(
     if account.stopped:
         raise typer.Exit(STOPPED)
     number, of_all = allowed
-    if account.failed > (number / 100 * account.met if of_all else number):
+    if account.failed > (number / 100 * account.listed if of_all else number):
         raise typer.Exit(TOO_MANY_FAILED)
     raise typer.Exit(0)
 
@@ -272,7 +274,7 @@ def _tell(account: LoadReport, collection: str, *, dry_run: bool) -> None:
     rate = f", {account.images_per_second:.1f} images/s" if account.stored else ""
     others = {
         "as they were": account.skipped,
-        "with new attributes or another uri": account.described,
+        "with new attributes or another uri": account.updated,
         "duplicates": account.duplicates,
         "failed": account.failed,
         f"gone from the source and {'would be removed' if dry_run else 'removed'}": account.removed,
@@ -280,13 +282,13 @@ def _tell(account: LoadReport, collection: str, *, dry_run: bool) -> None:
     told = [f"{count} {what}" for what, count in others.items() if count]
     if told:
         parts = [f"{account.stored} {done} in {collection}{rate}", *told]
-        out.print(f"{account.met} images: {'; '.join(parts)}", highlight=False, soft_wrap=True)
+        out.print(f"{account.listed} images: {'; '.join(parts)}", highlight=False, soft_wrap=True)
     else:
-        out.print(f"{account.stored} of {account.met} images {done} in {collection}{rate}", highlight=False)
+        out.print(f"{account.stored} of {account.listed} images {done} in {collection}{rate}", highlight=False)
     _tell_files(account)
     if account.failed_before:
         out.print(f"  {account.failed_before} failed in a run before; --retry-failed tries them again", highlight=False)
-    for gone in account.gone if dry_run else ():
+    for gone in account.missing if dry_run else ():
         err.print(Text(f"  {gone.count} of the {gone.known} images of {gone.source} would be removed:"))
         _name(gone)
     for reason, count in sorted(account.reasons.items()):
@@ -310,14 +312,16 @@ def _tell_files(account: LoadReport) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    if account.not_taken:
+    if account.unsupported:
         out.print(
-            f"  {describe_unsupported(account.not_taken_suffixes)}; --rejects FILE names them",
+            f"  {describe_unsupported(account.unsupported_suffixes)}; --rejects FILE names them",
             highlight=False,
             soft_wrap=True,
         )
-    if account.left_out:
-        out.print(f"  {account.left_out} left out: made by systems or programs, such as thumbnails", highlight=False)
+    if account.system_files:
+        out.print(
+            f"  {account.system_files} left out: made by systems or programs, such as thumbnails", highlight=False
+        )
 
 
 def _tell_stopped(account: LoadReport) -> None:

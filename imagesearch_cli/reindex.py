@@ -27,8 +27,8 @@ from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import Collection, Metric
 from imagesearch_ingest.json_text import json_text
 from imagesearch_ingest.load.image_reader import DEFAULT_READERS
-from imagesearch_ingest.load.job import transfer_default_ledgers
-from imagesearch_ingest.load.ledger import LedgerError
+from imagesearch_ingest.load.ledger_database import LedgerError
+from imagesearch_ingest.load.ledger_files import transfer_default_ledgers
 from imagesearch_ingest.load.ledger_transfer import transfer_ledger
 from imagesearch_ingest.reindex import Change, Reindexing, ReindexReport, check_aliases, make_new
 

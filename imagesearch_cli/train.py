@@ -275,7 +275,7 @@ def _list(folder: Path) -> tuple[list["ImageFile"], list["Fault | SkippedFile"]]
                 files.append(
                     ImageFile(found.key, f"{found.size} {found.stamp}", partial(found.content, MAX_FILE_BYTES))
                 )
-        elif isinstance(found, Fault) or found.why is SkipReason.UNSUPPORTED:
+        elif isinstance(found, Fault) or found.reason is SkipReason.UNSUPPORTED:
             told.append(found)
     return files, told
 

@@ -37,7 +37,7 @@ from imagesearch_ingest.json_text import json_text
 from imagesearch_ingest.load.report import LoadReport
 
 if TYPE_CHECKING:
-    from imagesearch_ingest.load.job import PlannedCollection
+    from imagesearch_ingest.load.planned_collection import PlannedCollection
     from imagesearch_ingest.vector_files.source import VectorFile
 
 # Calls that import uses are those of vectors, whose number is fixed.
@@ -126,11 +126,11 @@ def import_file(
     skipped. Exit codes: as of ingest.
     """
     # They bring pyarrow and others, which take a while to import.
+    from imagesearch_cli.load_progress import show_progress  # noqa: PLC0415
     from imagesearch_ingest.load import job  # noqa: PLC0415
-    from imagesearch_ingest.load.destination import Route  # noqa: PLC0415
-    from imagesearch_ingest.load.ledger import LedgerError  # noqa: PLC0415
-    from imagesearch_ingest.load.load_run import LoadOptions  # noqa: PLC0415
-    from imagesearch_ingest.load.progress import show  # noqa: PLC0415
+    from imagesearch_ingest.load.ledger_database import LedgerError  # noqa: PLC0415
+    from imagesearch_ingest.load.load_options import LoadOptions, LoadServices  # noqa: PLC0415
+    from imagesearch_ingest.load.planned_collection import PlannedCollection  # noqa: PLC0415
     from imagesearch_ingest.sources.items import SourceError  # noqa: PLC0415
     from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions  # noqa: PLC0415
 
@@ -146,13 +146,13 @@ def import_file(
         with connected(target, code=STOPPED) as client:
             into = _collection_for(client, collection, source, metric, account)
             files = load_files(client, collection, into, ledger, rejects, restart=restart)
-            route = Route(endpoint(target), None, STREAMS, patience, ready=True)
-            options = LoadOptions(limit=limit, retry_failed=retry_failed, replace=replace)
-            with show(account, err):
-                job.load(client, into, [source], route, files, options, account)
-            if isinstance(into, job.PlannedCollection) and not account.met and not account.stopped:
+            services = LoadServices(endpoint(target), None, STREAMS, vectors_only=True)
+            options = LoadOptions(retry_seconds=patience, limit=limit, retry_failed=retry_failed, replace=replace)
+            with show_progress(account, err):
+                job.load(job.LoadJob(client, into, [source], services, files, options, account))
+            if isinstance(into, PlannedCollection) and not account.listed and not account.stopped:
                 # The copy of an empty collection is one too.
-                into.make()
+                into.create()
             check_end(client, collection, into, account)
     except (LedgerError, OSError, CredentialsError) as error:
         err.print("[bold red]error[/] ", end="")
@@ -165,7 +165,7 @@ def _collection_for(
     client: Client, name: str, source: "VectorFile", metric: Metric | None, account: LoadReport
 ) -> "Collection | PlannedCollection":
     """Return the collection of a name, or one to be made that takes a file's vectors."""
-    from imagesearch_ingest.load.job import PlannedCollection, get_or_plan_collection  # noqa: PLC0415 - it brings Pillow
+    from imagesearch_ingest.load.planned_collection import PlannedCollection, get_or_plan_collection  # noqa: PLC0415 - it brings Pillow
     from imagesearch_ingest.vector_files.settings import differences, settings_from  # noqa: PLC0415 - it brings numpy
 
     found = get_or_plan_collection(client, name, _Creation(client, name, source, metric))

@@ -20,8 +20,8 @@ from imagesearch_client import Client
 from imagesearch_client.types import Collection, Image, Index, IndexParameters, Metric, NewImage, WriteResult
 from imagesearch_ingest.load.image_reader import DEFAULT_READERS, read_image
 from imagesearch_ingest.sources.allowed_uris import AllowedUris
-from imagesearch_ingest.sources.retries import Retries
 from imagesearch_ingest.sources.source_options import MAX_BYTES
+from imagesearch_ingest.sources.source_retries import SourceRetries
 from imagesearch_ingest.sources.uri_reader import UriReader
 
 # Images that are compared or read again at a time.
@@ -378,7 +378,7 @@ class Reindexing:
 
     def _read(self, uri: str) -> tuple[bytes, str]:
         """Return a file and its SHA-256; a failure that passes is waited for. Raises ServiceError."""
-        retries = Retries(PATIENCE)
+        retries = SourceRetries(PATIENCE)
         try:
             return read_image(lambda limit: retries.run(lambda: self._reader.read(uri, limit)), MAX_BYTES)
         except (NotFoundError, InvalidArgumentError) as error:

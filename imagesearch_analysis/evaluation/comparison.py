@@ -155,8 +155,8 @@ def read_folder(folder: Path, max_bytes: int, tell: Callable[[int], None] = lamb
             faults[found.where] = f"{found.reason}: {found.message}"
         elif isinstance(found, Item):
             items.append(found)
-        elif found.why is SkipReason.UNSUPPORTED:
-            faults[found.where] = f"FORMAT_NOT_TAKEN: {found.message}"
+        elif found.reason is SkipReason.UNSUPPORTED:
+            faults[found.where] = f"FORMAT_UNSUPPORTED: {found.message}"
     if not items:
         why = f": {next(iter(faults.values()))}" if faults else ""
         raise TaskError(f"there are no images in {folder}{why}")

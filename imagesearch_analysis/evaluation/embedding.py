@@ -129,7 +129,7 @@ async def _embed_all(
 ) -> Embedded:
     found = Embedded()
     calls = image_batch_limits(STREAMS)
-    most = 2 * calls.calls * calls.entries
+    most = 2 * calls.concurrency * calls.max_requests
     window = InFlightLimit(most, WINDOW_BYTES)
     waiting = iter(files.items())
     began = time.perf_counter()
@@ -139,7 +139,7 @@ async def _embed_all(
         nonlocal done
         for digest, item in waiting:
             size = item.size or 0
-            await window.enter(size)
+            await window.acquire(size)
             try:
                 vector = await _embed(embedders, readers, model, item)
             except ServiceError as error:
@@ -150,7 +150,7 @@ async def _embed_all(
                 keep(digest, vector)
                 found.fresh += 1
             finally:
-                window.leave(size)
+                window.release(size)
             done += 1
             tell(done)
 

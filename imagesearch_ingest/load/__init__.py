@@ -1,1 +1,1 @@
-"""Bulk loads: sources of images, the ledger that accounts for each of them, and the way into a collection."""
+"""Bulk loads: list the items of sources, write them into a collection, and record each one in a ledger."""

@@ -1,145 +1,145 @@
-"""Puts what many ask for, one by one, into few calls."""
+"""Collect single requests into batches, so that one call answers many of them."""
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from grpc_kit.errors import UnavailableError
 
-Asked = TypeVar("Asked")
-Answer = TypeVar("Answer")
+Request = TypeVar("Request")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class PendingRequest(Generic[Asked, Answer]):
-    """One thing that was asked for, and the place for its answer."""
+class PendingRequest(Generic[Request, Result]):
+    """One request of a batch, and the future of its result."""
 
-    asked: Asked
+    request: Request
     size: int
     alone: bool
-    answer: "asyncio.Future[Answer]"
+    future: "asyncio.Future[Result]"
 
-    def give(self, answer: Answer) -> None:
-        """Answers; who no longer waits is not told."""
-        if not self.answer.done():
-            self.answer.set_result(answer)
+    def set_result(self, result: Result) -> None:
+        """Set the result, unless the caller has left."""
+        if not self.future.done():
+            self.future.set_result(result)
 
-    def fail(self, error: BaseException) -> None:
-        """Answers with an error; who no longer waits is not told."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
+    def set_error(self, error: BaseException) -> None:
+        """Set an error, unless there is a result already or the caller has left."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How much goes into one call, and how many calls there are at a time."""
+    """The size of a batch, and the number of concurrent calls."""
 
-    calls: int
-    entries: int
-    size: int
-    """Bytes of all entries of a call; a single entry may have more."""
-    linger: float = 0.0
-    """Seconds that a call waits for more entries after its first; it does not, when there is nothing more to come."""
+    concurrency: int
+    max_requests: int
+    max_bytes: int
+    """Bytes of all requests of a batch. A single request may be larger."""
+    linger_seconds: float = 0.0
+    """Time that a batch waits for more requests after its first one. After `flush` it does not wait."""
 
 
-class Batcher(Generic[Asked, Answer]):
-    """Calls that each answer several who ask; begins with `async with`."""
+class Batcher(Generic[Request, Result]):
+    """Calls a function with batches of requests. Use it with `async with`."""
 
     def __init__(
-        self, call: Callable[[Sequence[PendingRequest[Asked, Answer]]], Awaitable[None]], bounds: BatchLimits
+        self, call: Callable[[Sequence[PendingRequest[Request, Result]]], Awaitable[None]], limits: BatchLimits
     ) -> None:
-        """`call` answers entries; those that it leaves without an answer get its exception."""
+        """Set the function that answers a batch. Requests without a result get the error that it raises."""
         self._call = call
-        self._bounds = bounds
-        self._waiting: deque[PendingRequest[Asked, Answer]] = deque()
+        self._limits = limits
+        self._queue: deque[PendingRequest[Request, Result]] = deque()
         self._arrived = asyncio.Event()
-        self._taking = asyncio.Lock()
-        self._hurried = False
-        self._given_up = False
-        self._callers: list[asyncio.Task[None]] = []
+        self._forming = asyncio.Lock()
+        self._flushing = False
+        self._cancelled = False
+        self._workers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Begins."""
-        self._callers = [asyncio.create_task(self._work()) for _ in range(self._bounds.calls)]
+        """Start the workers."""
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self._limits.concurrency)]
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the calls that are under way."""
-        for caller in self._callers:
-            caller.cancel()
-        await asyncio.gather(*self._callers, return_exceptions=True)
+    async def __aexit__(self, *_: object) -> None:
+        """Cancel the calls in flight."""
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
 
-    async def ask(self, asked: Asked, size: int = 0, *, alone: bool = False) -> Answer:
-        """The answer; `alone` gets a call of its own. Raises what the call raises; CancelledError after `give_up`."""
-        if self._given_up:
+    async def submit(self, request: Request, size: int = 0, *, alone: bool = False) -> Result:
+        """Return the result of a request of `size` bytes; with `alone` its batch has no other request.
+
+        Raises the error of the call, and CancelledError after `cancel_pending`.
+        """
+        if self._cancelled:
             raise asyncio.CancelledError
-        entry: PendingRequest[Asked, Answer] = PendingRequest(
-            asked, size, alone, asyncio.get_running_loop().create_future()
-        )
-        self._waiting.append(entry)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.append(PendingRequest(request, size, alone, future))
         self._arrived.set()
-        return await entry.answer
+        return await future
 
-    def hurry(self) -> None:
-        """Waits no longer for calls to be full: there is nothing more to come."""
-        self._hurried = True
+    def flush(self) -> None:
+        """Do not wait for full batches any more, because no further requests are expected."""
+        self._flushing = True
         self._arrived.set()
 
-    def give_up(self) -> None:
-        """Cancels what no call has taken yet, and what is asked from now on; calls in flight go on."""
-        self._given_up = True
-        while self._waiting:
-            self._waiting.popleft().answer.cancel()
+    def cancel_pending(self) -> None:
+        """Cancel all requests that are not in a call yet, and all later ones. Calls in flight continue."""
+        self._cancelled = True
+        while self._queue:
+            self._queue.popleft().future.cancel()
 
     async def _work(self) -> None:
         while True:
-            # One at a time, or several calls would each wait for a part of the same entries.
-            async with self._taking:
-                batch = await self._take()
+            # One worker at a time forms a batch. Otherwise several would wait with a part of the same requests.
+            async with self._forming:
+                batch = await self._form_batch()
             try:
                 await self._call(batch)
             except asyncio.CancelledError:
-                for entry in batch:
-                    entry.fail(UnavailableError("CANCELLED", "the call was cancelled"))
+                for pending in batch:
+                    pending.set_error(UnavailableError("CANCELLED", "the call was cancelled"))
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-            except Exception as error:  # noqa: BLE001 - those who asked are told
-                for entry in batch:
-                    entry.fail(error)
+            except Exception as error:  # noqa: BLE001 - the callers of `submit` get it
+                for pending in batch:
+                    pending.set_error(error)
             else:
-                for entry in batch:
-                    entry.fail(UnavailableError("NO_ANSWER", "the call ended without an answer to this"))
+                for pending in batch:
+                    pending.set_error(
+                        UnavailableError("NO_ANSWER", "the call ended without a response to this request")
+                    )
 
-    async def _take(self) -> list[PendingRequest[Asked, Answer]]:
-        await self._wait(None)
-        batch = [self._waiting.popleft()]
+    async def _form_batch(self) -> list[PendingRequest[Request, Result]]:
+        await self._wait_for_request(None)
+        batch = [self._queue.popleft()]
         size = batch[0].size
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._bounds.linger
-        while not batch[0].alone and len(batch) < self._bounds.entries:
-            if not self._waiting and (
-                self._hurried or (left := until - loop.time()) <= 0 or not await self._wait(left)
+        deadline = loop.time() + self._limits.linger_seconds
+        while not batch[0].alone and len(batch) < self._limits.max_requests:
+            if not self._queue and (
+                self._flushing or (left := deadline - loop.time()) <= 0 or not await self._wait_for_request(left)
             ):
                 break
-            following = self._waiting[0]
+            following = self._queue[0]
             size += following.size
-            if following.alone or size > self._bounds.size:
+            if following.alone or size > self._limits.max_bytes:
                 break
-            batch.append(self._waiting.popleft())
+            batch.append(self._queue.popleft())
         return batch
 
-    async def _wait(self, seconds: float | None) -> bool:
-        """Waits for entries; whether there are any."""
+    async def _wait_for_request(self, seconds: float | None) -> bool:
+        """Wait until a request is in the queue; return False after the timeout or `flush`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self._waiting and (seconds is None or not self._hurried):
+                while not self._queue and (seconds is None or not self._flushing):
                     self._arrived.clear()
                     await self._arrived.wait()
-        return bool(self._waiting)
+        return bool(self._queue)

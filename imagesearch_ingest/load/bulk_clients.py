@@ -1,9 +1,9 @@
-"""The services as a load calls them: many items at a time, over short streams that go round the replicas."""
+"""Call the services for many items at a time, over short streams that are balanced across the replicas."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 import grpc
@@ -18,126 +18,126 @@ from grpc_kit.errors import CancelledError, InternalError, InvalidArgumentError,
 from grpc_kit.status import from_rpc_error, from_status
 from imagesearch_client import MAX_MESSAGE_BYTES
 from imagesearch_ingest.load.batcher import Batcher, BatchLimits, PendingRequest
+from imagesearch_ingest.load.errors import CallBrokenError
 from imagesearch_ingest.load.service_retries import (
     NO_ANSWER,
     TRANSIENT_ERRORS,
-    CallBrokenError,
     RequestRetries,
-    ServiceRetries,
+    ServiceAvailability,
 )
 
-# Images of one call. Each call goes to the next replica, and a new replica gets its share of those that begin then.
+# Images per call. Each call goes to the next replica, so that a new replica soon gets its share.
 CALL_IMAGES = 16
 CALL_BYTES = 16 * 1024 * 1024
-# Vectors of one call, where they are being made and where they are ready. A call waits a little to be full, because a
-# row in a call of its own costs Milvus about ten times as much.
+# Vectors per call: of images that are being embedded, and of ready vectors. A call lingers until it is full, because
+# a row in a call of its own costs Milvus about ten times as much.
 CALL_VECTORS, CALL_READY_VECTORS = 128, 256
 CALL_VECTOR_BYTES = 4 * 1024 * 1024
 VECTOR_CALLS = 2
 LINGER_SECONDS = 4.0
-# After this many calls that broke a call holds one item only: it may be what breaks the calls of its neighbours.
-SUSPICIOUS = 2
-STATE_SECONDS = 10.0
-# Errors of one item that are of kinds which end a load otherwise.
+# After this many broken calls a request gets a call of its own: it may break the calls of its neighbours.
+MAX_BROKEN_CALLS = 2
+MODEL_TIMEOUT_SECONDS = 10.0
+# Reasons that concern one item, although errors of their kind stop a load otherwise.
 ITEM_REASONS = frozenset({"IMAGE_NOT_FOUND", "CONTENT_CHANGED"})
 
 Request = TypeVar("Request", bound=Message)
-
-
-Either: TypeAlias = embedder_pb2.EmbedStreamResponse | image_pb2.WriteImagesResponse
-Response = TypeVar("Response", bound=Either)
-Response_co = TypeVar("Response_co", bound=Either, covariant=True)
+StreamResponse: TypeAlias = embedder_pb2.EmbedStreamResponse | image_pb2.WriteImagesResponse
+Response = TypeVar("Response", bound=StreamResponse)
+Response_co = TypeVar("Response_co", bound=StreamResponse, covariant=True)
 
 
 class StreamCall(Protocol[Response_co]):
-    """What gRPC gives for a call of a stream."""
+    """A streaming call of gRPC."""
 
     def __aiter__(self) -> AsyncIterator[Response_co]:
-        """The responses."""
+        """Iterate over the responses."""
 
     def cancel(self) -> bool:
-        """Ends the call."""
+        """Cancel the call."""
 
 
 class Endpoint:
-    """Where a service is, and how it is called."""
+    """The address of a service, and how to connect to it."""
 
     def __init__(self, target: str, tls: ClientTls | None = None, token: str = "") -> None:
-        """`target` is HOST:PORT, or a gRPC name such as dns:///embedder:50051, whose addresses are used in turn."""
+        """`target` is HOST:PORT, or a gRPC name such as dns:///embedder:50051 that resolves to all replicas."""
         self.target = target
         self._tls = tls
         self._token = token
 
     def open(self) -> grpc.aio.Channel:
-        """A channel. Raises CredentialsError."""
+        """Open a channel. Raises CredentialsError."""
         return open_channel(self.target, MAX_MESSAGE_BYTES, tls=self._tls, token=self._token)
 
 
-class BatchedCalls(Generic[Request, Response]):
-    """Requests that are each answered by one response of a stream, tried again where that can help."""
+class BulkClient(ABC, Generic[Request, Response]):
+    """Sends single requests in batches over streaming calls, and retries them. Use it with `async with`."""
 
-    def __init__(
-        self,
-        begin: Callable[[Sequence[Request]], StreamCall[Response]],
-        bounds: BatchLimits,
-        patience: ServiceRetries,
-    ) -> None:
-        """`begin` opens a stream and sends it requests, whose request_id is their place among them."""
-        self._begin = begin
-        self._patience = patience
-        self._gathering = Batcher[Request, Response](self._call, bounds)
+    def __init__(self, endpoint: Endpoint, limits: BatchLimits) -> None:
+        """Open a channel to the service."""
+        self.target = endpoint.target
+        self._channel = endpoint.open()
+        self._batcher = Batcher[Request, Response](self._call, limits)
+        self._availability: ServiceAvailability
 
     async def __aenter__(self) -> Self:
-        """Begins."""
-        await self._gathering.__aenter__()
+        """Start sending."""
+        await self._batcher.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the calls that are under way."""
-        await self._gathering.__aexit__(kind, error, trace)
+    async def __aexit__(self, *_: object) -> None:
+        """Cancel the calls in flight, and close the channel."""
+        await self._batcher.__aexit__()
+        await self._channel.close()
 
-    def hurry(self) -> None:
-        """There is nothing more to come."""
-        self._gathering.hurry()
+    def flush(self) -> None:
+        """Do not wait for full batches any more, because no further requests are expected."""
+        self._batcher.flush()
 
-    def give_up(self) -> None:
-        """Cancels what waits for a call, and lets the calls in flight go on."""
-        self._gathering.give_up()
+    def cancel_pending(self) -> None:
+        """Cancel the requests that are not in a call yet. Calls in flight continue."""
+        self._batcher.cancel_pending()
 
-    async def ask(self, request: Request, before_retry: Callable[[], None] = lambda: None) -> Response:
-        """The response to a request. Raises ServiceError, LoadStoppedError, and CancelledError after `give_up`."""
-        tries = RequestRetries(self._patience)
+    @abstractmethod
+    def _start_call(self, requests: Sequence[Request]) -> StreamCall[Response]:
+        """Start a streaming call with these requests."""
+
+    async def _send(self, request: Request, before_retry: Callable[[], None] = lambda: None) -> Response:
+        """Return the response. Raises ServiceError, LoadStoppedError, and CancelledError after `cancel_pending`."""
+        retries = RequestRetries(self._availability)
         size = request.ByteSize()
         while True:
             try:
-                return await self._gathering.ask(request, size, alone=tries.broken >= SUSPICIOUS)
+                return await self._batcher.submit(request, size, alone=retries.broken_calls >= MAX_BROKEN_CALLS)
             except ServiceError as error:
                 if error.reason in ITEM_REASONS:
                     raise
-                await tries.wait(error)
+                await retries.wait(error)
             before_retry()
 
     async def _call(self, batch: Sequence[PendingRequest[Request, Response]]) -> None:
-        # Those whose call ended a moment ago judge first whether it was the last.
+        # Requests whose call has just failed decide first whether the load stops.
         await asyncio.sleep(0)
-        self._patience.ask_no_more()
+        self._availability.raise_if_stopped()
         loop = asyncio.get_running_loop()
-        call = self._begin([entry.asked for entry in batch])
-        limit = asyncio.timeout(self._patience.seconds)
+        requests = [pending.request for pending in batch]
+        for number, request in enumerate(requests):
+            request.request_id = str(number)  # type: ignore[attr-defined]
+        call = self._start_call(requests)
+        timeout = asyncio.timeout(self._availability.retry_seconds)
         try:
-            # A service that is frozen, or that nobody serves, says nothing.
-            async with limit:
+            # A frozen service sends no status, so only a timeout ends the call.
+            async with timeout:
                 async for response in call:
-                    limit.reschedule(loop.time() + self._patience.seconds)
-                    self._answer(batch, response)
+                    timeout.reschedule(loop.time() + self._availability.retry_seconds)
+                    self._set_result(batch, response)
         except grpc.aio.AioRpcError as error:
-            if limit.expired():
-                # gRPC may end the call that is given up before asyncio says that its time is over.
+            if timeout.expired():
+                # gRPC may report the cancelled call before asyncio reports the timeout.
                 raise CallBrokenError(NO_ANSWER, "it does not answer") from None
             meaning = from_rpc_error(error)
-            # Of other kinds are the errors of proxies and broken connections.
+            # Proxies and broken connections raise errors of these kinds.
             if isinstance(meaning, UnavailableError | InternalError | InvalidArgumentError | CancelledError):
                 raise CallBrokenError(meaning.reason, meaning.message, retry_after=meaning.retry_after) from None
             raise meaning from None
@@ -146,127 +146,82 @@ class BatchedCalls(Generic[Request, Response]):
         finally:
             call.cancel()
 
-    def _answer(self, batch: Sequence[PendingRequest[Request, Response]], response: Response) -> None:
-        entry = batch[int(response.request_id)]
+    def _set_result(self, batch: Sequence[PendingRequest[Request, Response]], response: Response) -> None:
+        pending = batch[int(response.request_id)]
         error = from_status(response.error) if response.WhichOneof("result") == "error" else None
         if not isinstance(error, TRANSIENT_ERRORS):
-            self._patience.heard()
+            self._availability.record_success()
         if error is None:
-            entry.give(response)
+            pending.set_result(response)
         else:
-            entry.fail(error)
+            pending.set_error(error)
 
 
-class BulkEmbedder:
-    """The embedder service, all its replicas."""
+class BulkEmbedder(BulkClient[embedder_pb2.EmbedStreamRequest, embedder_pb2.EmbedStreamResponse]):
+    """The bulk client of the embedder service, for one model."""
 
     def __init__(
-        self, endpoint: Endpoint, model: str, streams: int, patience: float, tell: Callable[[str], None]
+        self, endpoint: Endpoint, model: str, streams: int, retry_seconds: float, notify: Callable[[str], None]
     ) -> None:
-        """Calls `streams` at a time for one model of it; `tell` is told while nothing is answered."""
-        self._channel = endpoint.open()
+        """Keep `streams` calls in flight. `notify` receives messages while the embedder does not respond."""
+        super().__init__(endpoint, image_batch_limits(streams))
         self._model = model
-        self.target = endpoint.target
         self._stub: embedder_pb2_grpc.EmbedderServiceAsyncStub = embedder_pb2_grpc.EmbedderServiceStub(self._channel)
-        self._calls = BatchedCalls[embedder_pb2.EmbedStreamRequest, embedder_pb2.EmbedStreamResponse](
-            self._begin, image_batch_limits(streams), ServiceRetries("the embedder", patience, self._is_there, tell)
-        )
-
-    async def __aenter__(self) -> Self:
-        """Begins."""
-        await self._calls.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends what is under way."""
-        await self._calls.__aexit__(kind, error, trace)
-        await self._channel.close()
-
-    def give_up(self) -> None:
-        """Cancels images that wait for a call."""
-        self._calls.give_up()
+        self._availability = ServiceAvailability("the embedder", retry_seconds, self._responds, notify)
 
     async def describe(self) -> embedder_pb2.Model:
-        """The model as the embedder has it. Raises ServiceError."""
+        """Return the embedder's description of the model. Raises ServiceError."""
         request = embedder_pb2.GetModelRequest(name=self._model)
         try:
-            return (await self._stub.GetModel(request, timeout=STATE_SECONDS)).model
+            return (await self._stub.GetModel(request, timeout=MODEL_TIMEOUT_SECONDS)).model
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
-    async def _is_there(self) -> bool:
+    async def embed(self, content: bytes) -> embedding_pb2.Embedding:
+        """Return the vector of an encoded image. Raises ServiceError and LoadStoppedError."""
+        image = encoded_image_pb2.EncodedImage(content=content)
+        return (await self._send(embedder_pb2.EmbedStreamRequest(model=self._model, image=image))).embedding
+
+    async def _responds(self) -> bool:
         with suppress(ServiceError):
             return bool(await self.describe())
         return False
 
-    async def embed(self, content: bytes) -> embedding_pb2.Embedding:
-        """The vector of an image's file. Raises ServiceError and LoadStoppedError."""
-        request = embedder_pb2.EmbedStreamRequest(
-            model=self._model, image=encoded_image_pb2.EncodedImage(content=content)
-        )
-        return (await self._calls.ask(request)).embedding
-
-    def _begin(
+    def _start_call(
         self, requests: Sequence[embedder_pb2.EmbedStreamRequest]
     ) -> StreamCall[embedder_pb2.EmbedStreamResponse]:
-        for number, request in enumerate(requests):
-            request.request_id = str(number)
         return self._stub.EmbedStream(iter(requests), wait_for_ready=True)
 
 
-class BulkWriter:
-    """The search service's way to write images."""
+class BulkWriter(BulkClient[image_pb2.WriteImagesRequest, image_pb2.WriteImagesResponse]):
+    """The bulk client of the search service, for writes."""
 
-    def __init__(self, endpoint: Endpoint, bounds: BatchLimits, patience: ServiceRetries) -> None:
-        """`bounds` are those of its calls: of vectors or of images; `patience` is with the search service."""
-        self._channel = endpoint.open()
+    def __init__(self, endpoint: Endpoint, limits: BatchLimits, availability: ServiceAvailability) -> None:
+        """Write in batches of `limits`."""
+        super().__init__(endpoint, limits)
         self._stub: image_pb2_grpc.ImageServiceAsyncStub = image_pb2_grpc.ImageServiceStub(self._channel)
-        self._calls = BatchedCalls[image_pb2.WriteImagesRequest, image_pb2.WriteImagesResponse](
-            self._begin, bounds, patience
-        )
-
-    async def __aenter__(self) -> Self:
-        """Begins."""
-        await self._calls.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends what is under way."""
-        await self._calls.__aexit__(kind, error, trace)
-        await self._channel.close()
-
-    def hurry(self) -> None:
-        """There is nothing more to come."""
-        self._calls.hurry()
-
-    def give_up(self) -> None:
-        """Cancels what waits for a call."""
-        self._calls.give_up()
+        self._availability = availability
 
     async def write(
         self, request: image_pb2.WriteImagesRequest, before_retry: Callable[[], None] = lambda: None
     ) -> image_pb2.WrittenImage:
-        """Stores an image; it has when this returns. Raises ServiceError and LoadStoppedError.
+        """Store an image, and return when it is stored. Raises ServiceError and LoadStoppedError.
 
-        `before_retry` may change the request: what was sent before may be stored, though no answer says so.
+        `before_retry` may change the request: a failed attempt may have stored the image all the same.
         """
-        return (await self._calls.ask(request, before_retry)).written
+        return (await self._send(request, before_retry)).written
 
-    def _begin(self, requests: Sequence[image_pb2.WriteImagesRequest]) -> StreamCall[image_pb2.WriteImagesResponse]:
-        for number, request in enumerate(requests):
-            request.request_id = str(number)
+    def _start_call(
+        self, requests: Sequence[image_pb2.WriteImagesRequest]
+    ) -> StreamCall[image_pb2.WriteImagesResponse]:
         return self._stub.WriteImages(iter(requests), wait_for_ready=True)
 
 
 def vector_batch_limits(*, ready: bool) -> BatchLimits:
-    """Of calls that write vectors; `ready` for those that were made before."""
+    """Return the limits of calls that write vectors; `ready` if no vector has to be computed."""
     return BatchLimits(VECTOR_CALLS, CALL_READY_VECTORS if ready else CALL_VECTORS, CALL_VECTOR_BYTES, LINGER_SECONDS)
 
 
 def image_batch_limits(streams: int) -> BatchLimits:
-    """Of calls that carry images."""
+    """Return the limits of calls that send encoded images."""
     return BatchLimits(streams, CALL_IMAGES, CALL_BYTES)

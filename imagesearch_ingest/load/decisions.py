@@ -1,12 +1,12 @@
-"""What is to be done about an item, by what the ledger knows of it."""
+"""Decide what to do with an item, from what the ledger knows of it."""
 
 from enum import Enum
 
 from imagesearch_client.types import Embedding
-from imagesearch_ingest.load.ledger import ItemState, LedgerRow, metadata_digest
+from imagesearch_ingest.load.ledger_rows import ItemState, LedgerRow, metadata_digest
 from imagesearch_ingest.sources.items import Item
 
-# Reasons that pass and are not faults of the image. The next run tries such images again.
+# Reasons of transient failures. Every run tries such images again.
 TRANSIENT_REASONS = frozenset({
     "COLLECTION_LOADING",
     "COLLECTION_MOVED",
@@ -21,40 +21,40 @@ TRANSIENT_REASONS = frozenset({
 
 
 class Action(Enum):
-    """What is to be done about an item."""
+    """What to do with an item."""
 
     SKIP = "skip"
-    """It is as it was."""
-    DESCRIBE = "describe"
-    """Its content is as it was, and what is stored beside it is not."""
-    LEAVE = "leave"
-    """It failed, and is as it was."""
+    """The item has not changed."""
+    UPDATE_METADATA = "update metadata"
+    """The content has not changed, but the uri or the attributes have."""
+    SKIP_FAILED = "skip failed"
+    """The item failed in an earlier run, and has not changed."""
     LOAD = "load"
 
 
 def decide(item: Item, known: LedgerRow | None, *, retry_failed: bool, dedup: bool, compare_content: bool) -> Action:
-    """What is to be done about an item.
+    """Return what to do with an item.
 
     Args:
-        item: as the source has it now.
-        known: its row in the ledger; None where there is none.
-        retry_failed: tries again what failed; what failed by PASSING_REASONS is tried again in any case.
-        dedup: leaves duplicates be.
-        compare_content: reads every file, whatever its size and time of change say.
+        item: the item as the source lists it now.
+        known: the item's row in the ledger; None if the item is new.
+        retry_failed: try failed items again. Items that failed for one of TRANSIENT_REASONS are always tried again.
+        dedup: do not load duplicates.
+        compare_content: read every file, even if its size and modification time have not changed.
     """
     if known is None or known.state is ItemState.FREED or (known.state is ItemState.DUPLICATE and not dedup):
         return Action.LOAD
-    # Where the source can tell nothing of a file, as of a URL in a list, it is taken to be the same.
-    same = item.size == known.size and item.stamp == known.stamp
+    # If the source knows neither size nor stamp, as of a URL in a list, the file counts as unchanged.
+    is_same_file = item.size == known.size and item.stamp == known.stamp
     if known.state is ItemState.FAILED:
         retry = retry_failed or known.reason in TRANSIENT_REASONS
-        return Action.LEAVE if same and has_same_metadata(item, known) and not retry else Action.LOAD
-    if not same or (compare_content and not isinstance(item.content, Embedding)):
+        return Action.SKIP_FAILED if is_same_file and has_same_metadata(item, known) and not retry else Action.LOAD
+    if not is_same_file or (compare_content and not isinstance(item.content, Embedding)):
         return Action.LOAD
-    return Action.SKIP if has_same_metadata(item, known) else Action.DESCRIBE
+    return Action.SKIP if has_same_metadata(item, known) else Action.UPDATE_METADATA
 
 
 def has_same_metadata(item: Item, known: LedgerRow) -> bool:
-    """Whether what is stored beside an item's content is as it was."""
-    # An id that is made of the content is the same as long as the content is.
-    return known.about == metadata_digest(item.id, item.uri, item.attributes)
+    """Return whether the id, the uri and the attributes of an item have not changed."""
+    # The id of an item without one is the SHA-256 of its content, and changes only with the content.
+    return known.metadata_digest == metadata_digest(item.id, item.uri, item.attributes)

@@ -1,4 +1,4 @@
-"""A destination that decodes images and stores nothing: a load into it says what a real one would do."""
+"""A destination that decodes images and stores nothing, to show what a load would do."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ from PIL import UnidentifiedImageError
 from grpc_kit.errors import InvalidArgumentError
 from imagesearch_client.types import Embedding
 from imagesearch_ingest.extras import how_to_install
-from imagesearch_ingest.load.destination import MAX_IMAGE_BYTES, ImageMetadata
-from imagesearch_ingest.load.service_retries import LoadStoppedError
+from imagesearch_ingest.load.destination import DEFAULT_MAX_IMAGE_BYTES, ImageMetadata
+from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.pillow_formats import pillow_formats
 from imagesearch_pixels.colours import shown
 from imagesearch_pixels.declared import declare
@@ -24,37 +24,37 @@ MAX_IMAGE_PIXELS = 50_000_000
 class DryRunDestination:
     """Decodes images, and stores nothing."""
 
-    keeps = False
-    max_image_bytes = MAX_IMAGE_BYTES
+    is_dry_run = True
+    max_image_bytes = DEFAULT_MAX_IMAGE_BYTES
 
     async def store(self, image: ImageMetadata, content: bytes) -> bool:  # noqa: ARG002 - see Destination
-        """Decodes an image."""
+        """Decode an image."""
         await asyncio.to_thread(check_decodable, content)
         return False
 
     async def store_vector(self, image: ImageMetadata, vector: Embedding) -> bool:  # noqa: ARG002 - as above
-        """Does nothing: there is nothing to decode."""
+        """Do nothing."""
         return False
 
-    async def describe(self, image: ImageMetadata) -> bool:  # noqa: ARG002 - as above
-        """Knows of no image."""
+    async def update_metadata(self, image: ImageMetadata) -> bool:  # noqa: ARG002 - as above
+        """Return that no image is stored."""
         return False
 
     async def delete(self, ids: Sequence[str]) -> None:
-        """Removes nothing."""
+        """Do nothing."""
 
-    async def others(self, images: Sequence[ImageMetadata]) -> set[str]:  # noqa: ARG002 - as above
-        """Knows of no image."""
+    async def ids_of_other_images(self, images: Sequence[ImageMetadata]) -> set[str]:  # noqa: ARG002 - as above
+        """Return that no image is stored."""
         return set()
 
-    async def tell_other_uris(self, image_id: str, uris: Sequence[str]) -> None:
-        """Stores nothing."""
+    async def store_duplicate_uris(self, image_id: str, uris: Sequence[str]) -> None:
+        """Do nothing."""
 
-    def hurry(self) -> None:
-        """Never waits for more."""
+    def flush(self) -> None:
+        """Do nothing."""
 
-    def give_up(self) -> None:
-        """Has nothing that waits."""
+    def cancel_pending(self) -> None:
+        """Do nothing."""
 
 
 def check_decodable(content: bytes) -> None:
@@ -69,7 +69,7 @@ def check_decodable(content: bytes) -> None:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise InvalidArgumentError(
                     "IMAGE_DIMENSIONS_TOO_LARGE",
-                    f"it has {image.width} x {image.height} pixels; at most {MAX_IMAGE_PIXELS} are taken by default",
+                    f"it has {image.width} x {image.height} pixels; the default limit is {MAX_IMAGE_PIXELS} pixels",
                 )
             shown(image, declare(image, picture, READING), READING)
     except UnsupportedImageError as error:
@@ -77,25 +77,25 @@ def check_decodable(content: bytes) -> None:
     except TooManyPartsError as error:
         raise InvalidArgumentError("IMAGE_TOO_COSTLY", str(error)) from None
     except MemoryError:
-        raise _no_memory() from None
+        raise _out_of_memory() from None
 
 
-def _no_memory() -> LoadStoppedError:
+def _out_of_memory() -> LoadStoppedError:
     return LoadStoppedError("OUT_OF_MEMORY", "this process has no memory left to decode an image")
 
 
 @contextmanager
 def _blaming_the_file() -> Iterator[None]:
-    """Turn errors of Pillow into InvalidArgumentError, except a lack of memory."""
+    """Turn errors of Pillow into InvalidArgumentError, except lack of memory."""
     try:
         yield
     except UnsupportedImageError:
         raise
     except UnidentifiedImageError:
-        raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", "it is no image of a known format") from None
+        raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", "it is not an image of a known format") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
         if isinstance(error, MemoryError) or PillowImageFile.ERRORS[-9] in str(error):
-            raise _no_memory() from None
+            raise _out_of_memory() from None
         raise InvalidArgumentError("IMAGE_CORRUPT", f"it cannot be decoded: {error}") from None
 
 

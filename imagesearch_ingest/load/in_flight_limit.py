@@ -1,59 +1,59 @@
-"""Bounds what a load has under way."""
+"""Limit the items that a load has in flight."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-# Items that only wait, and so are not counted: their number bounds memory.
-MOST_ASIDE = 2000
+# Items that only wait are not counted. Their number bounds memory.
+MAX_WAITING = 2000
 
 
 class InFlightLimit:
-    """So many items, of so many bytes together; a single item always fits."""
+    """A limit on the items in flight, and on the sum of their bytes. A single item always fits."""
 
-    def __init__(self, items: int, size: int) -> None:
-        """At most `items`, of `size` bytes."""
-        self._most = items
-        self._size = size
+    def __init__(self, max_items: int, max_bytes: int) -> None:
+        """Allow `max_items` items of `max_bytes` bytes together."""
+        self._max_items = max_items
+        self._max_bytes = max_bytes
         self._items = 0
         self._bytes = 0
-        self._aside = 0
-        self._left = asyncio.Event()
+        self._waiting = 0
+        self._released = asyncio.Event()
 
-    async def enter(self, size: int) -> None:
-        """Waits for room for one item of `size` bytes."""
-        while self._items and (self._items >= self._most or self._bytes + size > self._size):
-            self._left.clear()
-            await self._left.wait()
+    async def acquire(self, size: int) -> None:
+        """Wait until an item of `size` bytes fits."""
+        while self._items and (self._items >= self._max_items or self._bytes + size > self._max_bytes):
+            self._released.clear()
+            await self._released.wait()
         self._items += 1
         self._bytes += size
 
-    def change(self, size: int) -> None:
-        """What has entered is so many bytes larger than it said, or smaller where that is below 0."""
-        self._bytes += size
-        self._left.set()
+    def resize(self, difference: int) -> None:
+        """Add the difference between the actual and the acquired bytes of an item. It may be negative."""
+        self._bytes += difference
+        self._released.set()
 
-    def leave(self, size: int) -> None:
-        """Gives the room back."""
+    def release(self, size: int) -> None:
+        """Release an item of `size` bytes."""
         self._items -= 1
-        self.change(-size)
+        self.resize(-size)
 
     @asynccontextmanager
-    async def aside(self, size: int) -> AsyncIterator[None]:
-        """Give the room of one item to others while it only waits; too many that wait keep theirs."""
-        if self._aside >= MOST_ASIDE:
+    async def released_while_waiting(self, size: int) -> AsyncIterator[None]:
+        """Release an item while it only waits, and acquire it again. Beyond MAX_WAITING items it stays acquired."""
+        if self._waiting >= MAX_WAITING:
             yield
             return
-        self._aside += 1
-        self.leave(size)
+        self._waiting += 1
+        self.release(size)
         try:
             yield
         except BaseException:
-            # It ends: nobody waits for room any more.
+            # The item ends. Its owner releases it, so count it again without waiting.
             self._items += 1
             self._bytes += size
             raise
         else:
-            await self.enter(size)
+            await self.acquire(size)
         finally:
-            self._aside -= 1
+            self._waiting -= 1

@@ -1,4 +1,4 @@
-"""Brings one item into a collection."""
+"""Load one item into a destination, and record its outcome."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,14 +12,15 @@ from imagesearch_ingest.load.decisions import Action, has_same_metadata
 from imagesearch_ingest.load.destination import Destination, ImageMetadata
 from imagesearch_ingest.load.id_conflicts import is_other_file
 from imagesearch_ingest.load.image_reader import ImageReader
-from imagesearch_ingest.load.ledger import ItemState, Ledger, LedgerRow, metadata_digest, row_of_item
+from imagesearch_ingest.load.ledger import Ledger
+from imagesearch_ingest.load.ledger_rows import ItemState, LedgerRow, metadata_digest, row_of_item
 from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.items import Item, ReadFile
 
 
 @dataclass(frozen=True, slots=True)
 class PendingItem:
-    """An item, what the ledger knows of it, and the number of its source."""
+    """An item to load, its row in the ledger, and the number of its source."""
 
     item: Item
     known: LedgerRow | None
@@ -27,179 +28,185 @@ class PendingItem:
 
 
 class ItemLoader:
-    """Brings items one by one; any number of them at a time."""
+    """Loads items one by one. Any number of them can be in flight."""
 
     def __init__(
         self,
         destination: Destination,
-        records: AsyncLedger,
-        account: LoadReport,
-        readers: ImageReader,
+        ledger: AsyncLedger,
+        report: LoadReport,
+        reader: ImageReader,
         *,
         dedup: bool,
         keep_attributes: bool,
     ) -> None:
-        """Takes what it works with.
+        """Set what the loader uses.
 
         Args:
-            destination: where the images go.
-            records: keeps what has become of each.
-            account: counts them.
-            readers: reads files.
-            dedup: stores equal content once.
-            keep_attributes: looks for attributes that are stored of items that the ledger does not know.
+            destination: stores the images.
+            ledger: records the outcome of each item.
+            report: counts the outcomes.
+            reader: reads the files.
+            dedup: store equal content once.
+            keep_attributes: keep stored attributes also of items that the ledger does not know.
         """
         self._destination = destination
-        self._records = records
-        self._account = account
-        self._readers = readers
+        self._ledger = ledger
+        self._report = report
+        self._reader = reader
         self._dedup = dedup
         self._keep_attributes = keep_attributes
-        self._reading: set[asyncio.Future[tuple[bytes, str]]] = set()
-        self._given_up = False
-        # The outcome of the item that is stored for all that have its content, until it is in the ledger.
-        self._firsts: dict[str, asyncio.Future[LedgerRow]] = {}
+        self._reads: set[asyncio.Future[tuple[bytes, str]]] = set()
+        self._cancelled = False
+        # By SHA-256: the outcome of the first item with some content, until it is in the ledger.
+        self._first_outcomes: dict[str, asyncio.Future[LedgerRow]] = {}
 
-    async def bring(
+    async def load(
         self,
-        task: PendingItem,
+        pending: PendingItem,
         action: Action,
-        sized: Callable[[int], None],
-        aside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+        on_read: Callable[[int], None],
+        while_waiting: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
-        """Stores an item, and records it. Raises ServiceError, LoadStoppedError, LedgerError.
+        """Store an item, and record it.
 
-        `sized` is told the bytes of its file when they are in memory; `aside` is entered while its file is waited for.
-        Raises CancelledError if the item is given up.
+        Args:
+            pending: the item.
+            action: what to do with it.
+            on_read: receives the number of bytes of the file when the file is in memory.
+            while_waiting: is entered while the item waits for its file.
+
+        Raises ServiceError, LoadStoppedError and LedgerError, and CancelledError after `cancel_pending`.
         """
-        if self._given_up:
+        if self._cancelled:
             raise asyncio.CancelledError
-        item, known = task.item, task.known
+        item, known = pending.item, pending.known
         if isinstance(item.content, Embedding):
-            await self._store_vector(task, item.content)
+            await self._store_vector(pending, item.content)
             return
-        if action is Action.DESCRIBE and known is not None and await self._describe(task, known):
+        if action is Action.UPDATE_METADATA and known is not None and await self._update_metadata(pending, known):
             return
-        content, sha256 = await self._read(item, item.content, aside)
-        sized(len(content))
-        self._account.bytes += len(content)
+        content, sha256 = await self._read(item, item.content, while_waiting)
+        on_read(len(content))
+        self._report.bytes += len(content)
         if known is not None and known.state is ItemState.DONE and known.sha256 == sha256:
-            # Its time of change is new, and maybe nothing else.
+            # The modification time has changed, but not the content.
             if has_same_metadata(item, known):
-                await self._records.record(replace(known, size=item.size, stamp=item.stamp), task.source)
-                self._account.skipped += 1
+                await self._ledger.record(replace(known, size=item.size, stamp=item.stamp), pending.source)
+                self._report.skipped += 1
                 return
-            if await self._describe(task, known):
+            if await self._update_metadata(pending, known):
                 return
         if self._dedup:
-            await self._store_once(task, content, sha256)
+            await self._store_once(pending, content, sha256)
         else:
-            await self._store(task, content, sha256)
+            await self._store(pending, content, sha256)
 
-    def give_up(self) -> None:
-        """Gives up what is not sent yet; items that an embedder or the store works on come to their end."""
-        self._given_up = True
-        for reading in self._reading:
+    async def record_failure(self, pending: PendingItem, error: ServiceError) -> None:
+        """Record that an item failed. The image that was stored of it before stays, and the ledger keeps its id."""
+        row = row_of_item(pending.item, ItemState.FAILED, error.reason, error.message)
+        former_id = pending.known.id if pending.known is not None else ""
+        await self._ledger.record(replace(row, id=row.id or former_id), pending.source)
+
+    def cancel_pending(self) -> None:
+        """Cancel items that are not sent to a service yet. Calls in flight continue."""
+        self._cancelled = True
+        for reading in self._reads:
             reading.cancel()
-        self._destination.give_up()
+        self._destination.cancel_pending()
 
     async def _read(
-        self, item: Item, content: ReadFile, aside: Callable[[], AbstractAsyncContextManager[None]]
+        self, item: Item, read_file: ReadFile, while_waiting: Callable[[], AbstractAsyncContextManager[None]]
     ) -> tuple[bytes, str]:
         limit = self._destination.max_image_bytes
-        reading = asyncio.ensure_future(self._readers.read(item, content, limit, aside))
-        self._reading.add(reading)
+        reading = asyncio.ensure_future(self._reader.read(item, read_file, limit, while_waiting))
+        self._reads.add(reading)
         try:
             return await reading
         finally:
-            self._reading.discard(reading)
+            self._reads.discard(reading)
 
-    async def fail(self, task: PendingItem, error: ServiceError) -> None:
-        """Records that an item cannot be stored. What was stored of it before stays, and is still known by its id."""
-        row = row_of_item(task.item, ItemState.FAILED, error.reason, error.message)
-        former = task.known.id if task.known is not None else ""
-        await self._records.record(replace(row, id=row.id or former), task.source)
-
-    async def _store(self, task: PendingItem, content: bytes, sha256: str) -> LedgerRow:
-        image = self._described(task, task.item.id or sha256, sha256)
+    async def _store(self, pending: PendingItem, content: bytes, sha256: str) -> LedgerRow:
+        image = self._metadata(pending, pending.item.id or sha256, sha256)
         replaced = await self._destination.store(image, content)
-        row = await self._done(task, image.id, sha256)
-        self._account.stored += 1
-        self._account.replaced += replaced or _replaces(task, sha256)
+        return await self._record_stored(pending, image, replaced)
+
+    async def _store_vector(self, pending: PendingItem, vector: Embedding) -> None:
+        image = self._metadata(pending, pending.item.id, pending.item.content_sha256)
+        replaced = await self._destination.store_vector(replace(image, region=pending.item.region), vector)
+        await self._record_stored(pending, image, replaced)
+
+    async def _record_stored(self, pending: PendingItem, image: ImageMetadata, replaced: bool) -> LedgerRow:
+        row = await self._record_done(pending, image.id, image.sha256)
+        self._report.stored += 1
+        self._report.replaced += replaced or _replaces_other_file(pending, image.sha256)
         return row
 
-    async def _store_vector(self, task: PendingItem, vector: Embedding) -> None:
-        image = self._described(task, task.item.id, task.item.content_sha256)
-        replaced = await self._destination.store_vector(replace(image, region=task.item.region), vector)
-        await self._done(task, image.id, image.sha256)
-        self._account.stored += 1
-        self._account.replaced += replaced or _replaces(task, image.sha256)
-
-    def _described(self, task: PendingItem, image_id: str, sha256: str) -> ImageMetadata:
-        """What is stored beside the vector: attributes that the source does not know stay as they are by then."""
-        known = task.known
+    def _metadata(self, pending: PendingItem, image_id: str, sha256: str) -> ImageMetadata:
+        known = pending.known
         return ImageMetadata(
             image_id,
-            task.item.uri,
-            task.item.attributes,
+            pending.item.uri,
+            pending.item.attributes,
             sha256,
             may_exist=known is not None or self._keep_attributes,
-            is_known=known is not None and (known.state is ItemState.DONE or known.source == task.source),
+            is_known=known is not None and (known.state is ItemState.DONE or known.source == pending.source),
         )
 
-    async def _describe(self, task: PendingItem, known: LedgerRow) -> bool:
-        """Stores what is new beside an item's vector; False where the vector is not there, and is to be made."""
-        item = task.item
+    async def _update_metadata(self, pending: PendingItem, known: LedgerRow) -> bool:
+        """Update the metadata of a stored image. Return False if its vector is missing, so that it must be embedded."""
+        item = pending.item
         if known.state is ItemState.DUPLICATE:
             digest = metadata_digest(item.id, item.uri, item.attributes)
-            await self._records.record(replace(known, uri=item.uri, about=digest), task.source)
-            self._account.duplicates += 1
+            await self._ledger.record(replace(known, uri=item.uri, metadata_digest=digest), pending.source)
+            self._report.duplicates += 1
             return True
-        if not await self._destination.describe(self._described(task, item.id or known.id, known.sha256)):
+        image = self._metadata(pending, item.id or known.id, known.sha256)
+        if not await self._destination.update_metadata(image):
             return False
-        await self._done(task, item.id or known.id, known.sha256)
-        self._account.described += 1
+        await self._record_done(pending, image.id, known.sha256)
+        self._report.updated += 1
         return True
 
-    async def _store_once(self, task: PendingItem, content: bytes, sha256: str) -> None:
-        """Stores content that no other item has; else the item is recorded as a duplicate."""
-        while first := self._firsts.get(sha256):
+    async def _store_once(self, pending: PendingItem, content: bytes, sha256: str) -> None:
+        """Store the item, or record it as a duplicate if another item with the same content is stored."""
+        while first := self._first_outcomes.get(sha256):
             outcome = await asyncio.shield(first)
-            # What it failed of may be its own affair.
+            # If the first item failed, this one may still succeed: its metadata differ.
             if outcome.state is not ItemState.FAILED:
-                await self._set_aside(task, sha256, outcome)
+                await self._record_duplicate(pending, sha256, outcome)
                 return
-        self._firsts[sha256] = first = asyncio.get_running_loop().create_future()
+        self._first_outcomes[sha256] = first = asyncio.get_running_loop().create_future()
         try:
-            original = await self._records.ask(Ledger.original_of, sha256, task.item.key)
+            original = await self._ledger.call(Ledger.original_of, sha256, pending.item.key)
             if original is None:
-                first.set_result(await self._store(task, content, sha256))
+                first.set_result(await self._store(pending, content, sha256))
             else:
                 first.set_result(original)
-                await self._set_aside(task, sha256, original)
+                await self._record_duplicate(pending, sha256, original)
         except ServiceError as error:
             if not first.done():
-                first.set_result(row_of_item(task.item, ItemState.FAILED, error.reason, error.message))
+                first.set_result(row_of_item(pending.item, ItemState.FAILED, error.reason, error.message))
             raise
         finally:
-            del self._firsts[sha256]
-            # Where the load stops, it stops for those who wait for this one as well.
+            del self._first_outcomes[sha256]
+            # If the load stops, it stops for the waiting duplicates as well.
             first.cancel()
 
-    async def _set_aside(self, task: PendingItem, sha256: str, original: LedgerRow) -> None:
-        row = replace(row_of_item(task.item, ItemState.DUPLICATE), sha256=sha256, original=original.key)
-        await self._records.record(row, task.source)
-        self._account.duplicates += 1
+    async def _record_duplicate(self, pending: PendingItem, sha256: str, original: LedgerRow) -> None:
+        row = replace(row_of_item(pending.item, ItemState.DUPLICATE), sha256=sha256, original=original.key)
+        await self._ledger.record(row, pending.source)
+        self._report.duplicates += 1
 
-    async def _done(self, task: PendingItem, image_id: str, sha256: str) -> LedgerRow:
-        row = replace(row_of_item(task.item, ItemState.DONE), id=image_id, sha256=sha256)
-        await self._records.record(row, task.source)
+    async def _record_done(self, pending: PendingItem, image_id: str, sha256: str) -> LedgerRow:
+        row = replace(row_of_item(pending.item, ItemState.DONE), id=image_id, sha256=sha256)
+        await self._ledger.record(row, pending.source)
         return row
 
 
-def _replaces(task: PendingItem, sha256: str) -> bool:
-    """Whether another source has stored another image under an item's id."""
-    known = task.known
-    if known is None or known.state is not ItemState.DONE or not is_other_file(task.item, known, task.source):
+def _replaces_other_file(pending: PendingItem, sha256: str) -> bool:
+    """Return whether another source had stored another image under the item's id."""
+    known = pending.known
+    if known is None or known.state is not ItemState.DONE or not is_other_file(pending.item, known, pending.source):
         return False
-    return known.sha256 != sha256 or (not sha256 and known.stamp != task.item.stamp)
+    return known.sha256 != sha256 or (not sha256 and known.stamp != pending.item.stamp)

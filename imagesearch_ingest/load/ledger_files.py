@@ -1,22 +1,74 @@
-"""Which file is the ledger of a load: a ledger follows the aliases and the copies of its collection."""
+"""Find the file of a collection's ledger. A ledger follows the aliases and the copies of its collection."""
 
 import glob
-from collections.abc import Callable, Iterator
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from grpc_kit.errors import NotFoundError, ServiceError
-from imagesearch_client import Client
+from imagesearch_client.client import Client
 from imagesearch_client.types import Collection
-from imagesearch_ingest.load.job import (
-    PlannedCollection,
-    address_in_file_name,
-    default_ledger_folder,
-    default_ledger_path,
-)
-from imagesearch_ingest.load.ledger import CollectionIdentity, Ledger, LedgerError
-from imagesearch_ingest.load.ledger_transfer import transfer_stored_items
+from imagesearch_ingest.load.ledger import Ledger
+from imagesearch_ingest.load.ledger_database import LedgerError
+from imagesearch_ingest.load.ledger_rows import CollectionIdentity
+from imagesearch_ingest.load.ledger_transfer import is_ledger_of, transfer_ledger, transfer_stored_items
+from imagesearch_ingest.load.planned_collection import PlannedCollection
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
+
+
+def default_ledger_folder() -> Path:
+    """Return the folder of ledgers without a file name of the user: $XDG_STATE_HOME, by default ~/.local/state."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "imagesearch"
+
+
+def default_ledger_path(target: str, collection: str) -> Path:
+    """Return the default file of a collection's ledger, for the search service at `target`."""
+    return default_ledger_folder() / f"{collection}@{address_in_file_name(target)}.ledger"
+
+
+def address_in_file_name(target: str) -> str:
+    """Return the address of a search service as the names of its ledgers contain it.
+
+    The usual spellings of one address have the same result.
+    """
+    address = re.sub("^(dns:(//[^/]*/)?|ipv4:)", "", target.strip().lower())
+    return re.sub("[^a-z0-9.-]+", "_", re.sub(r"^localhost(?=:|$)", "127.0.0.1", address))
+
+
+@dataclass(frozen=True)
+class LedgerTransfer:
+    """The result of transferring one ledger to a copy of its collection."""
+
+    old: Path
+    new: Path
+    items: int
+    """Items in the new ledger."""
+    error: str = ""
+    """Why the ledger was not transferred; the next load into the copy then loads everything."""
+
+
+def transfer_default_ledgers(
+    source: Collection, target: Collection, missing: Iterable[str] = (), before: float = math.inf
+) -> list[LedgerTransfer]:
+    """Transfer every ledger of `source` in the default folder to `target`, as `transfer_ledger` does.
+
+    There is one ledger for each address of the search service. Ledgers of other collections with the same name stay.
+    """
+    transfers: list[LedgerTransfer] = []
+    missing_ids = frozenset(missing)
+    for old in sorted(default_ledger_folder().glob(f"{glob.escape(source.name)}@*.ledger")):
+        new = old.with_name(target.name + old.name.removeprefix(source.name))
+        try:
+            if is_ledger_of(old, source):
+                items = transfer_ledger(old, new, source, target, missing_ids, before)
+                transfers.append(LedgerTransfer(old, new, items))
+        except LedgerError as error:
+            transfers.append(LedgerTransfer(old, new, 0, str(error)))
+    return transfers
 
 
 def ledger_for_load(
@@ -25,106 +77,107 @@ def ledger_for_load(
     into: Collection | PlannedCollection,
     target: str,
     given: Path | None,
-    tell: Tell,
+    notify: Notify,
     *,
     restart: bool = False,
 ) -> Path:
-    """Return the ledger of a load into the collection that `name` names; `given` is the file that the user names.
+    """Return the ledger for a load into the collection that `name` names.
 
-    If the collection has no ledger in the default place, or an alias leads to it and that ledger is of a removed
-    collection of the same name, it takes over what other ledgers there know of its images:
-    those that are kept for another spelling of `target`, and those of the collection that the alias `name` led to
-    before. So does a `given` ledger of that collection. What is taken over is compared with the collection, so that
-    no image is skipped that is not there. `tell` receives a line for each of these ledgers. With `restart` nothing is
-    taken over.
+    The ledger takes over the known items of other ledgers in three cases:
+    - The collection has no ledger in the default folder. Candidates are its ledgers for other spellings of `target`,
+      and the ledger of the collection to which the alias `name` led before.
+    - `name` is an alias, and the default ledger belongs to a removed collection of the same name.
+    - The ledger `given` by the user belongs to the collection to which the alias `name` led before.
+    Taken over items are compared with the collection, so that the load skips no image that is not stored.
 
-    Raises LedgerError and ServiceError.
+    `notify` receives a line for each of these ledgers. With `restart` nothing is taken over. Raises LedgerError and
+    ServiceError.
     """
     collection = into.collection if isinstance(into, PlannedCollection) else into
     path = given or default_ledger_path(target, collection.name)
     if restart or isinstance(into, PlannedCollection):
         return path
-    for former in _formers(name, collection, target, path, tell, is_given=given is not None):
-        tell(f"{former} is compared with the images of {collection.name}, and goes on as its ledger")
+    for former in _former_ledgers(name, collection, target, path, notify, is_given=given is not None):
+        notify(f"taking over {former}: comparing its items with the images of {collection.name}")
         try:
             count = transfer_stored_items(client, former, path, collection)
         except LedgerError as error:
-            tell(f"it was not handed on, so that its images are loaded again: {error}")
+            notify(f"{former} was not taken over, so its images are loaded again: {error}")
         else:
-            tell(f"{path} accounts for {count} images")
+            notify(f"{path} has {count} items now")
     return path
 
 
 def ledger_for_dry_run(
-    client: Client, name: str, target: str, given: Path | None, tell: Tell, *, restart: bool = False
+    client: Client, name: str, target: str, given: Path | None, notify: Notify, *, restart: bool = False
 ) -> Path:
-    """Return the ledger that a load would go by, and change nothing.
+    """Return the ledger that a load would use, and change nothing.
 
-    If the search service cannot be asked which collection the name is, it is taken for a collection's own name, and
-    `tell` receives which ledger that is. Raises LedgerError if the load would refuse the ledger.
+    If the search service cannot say which collection `name` names, `name` is assumed to be the collection's own name.
+    `notify` then receives the path of the assumed ledger. Raises LedgerError if a load would refuse the ledger.
     """
     if restart:
-        # It is not read.
+        # The dry run does not read it.
         return given or default_ledger_path(target, name)
     try:
         collection = client.get_collection(name)
     except NotFoundError:
         path = given or default_ledger_path(target, name)
         with _read(path) as ledger:
-            if (found := ledger.binding) is not None:
-                ledger.check(CollectionIdentity(name, "", found.fingerprint))
+            if (found := ledger.collection) is not None:
+                ledger.check_collection(CollectionIdentity(name, "", found.fingerprint))
         return path
     except ServiceError as error:
         path = given or default_ledger_path(target, name)
-        tell(
-            f"the search service at {target} was not asked which collection {name} is ({error.message}); "
-            f"assumed is the ledger {path}{'' if path.exists() else ', which is not there: every image counts as new'}"
+        existence = "" if path.exists() else ", which does not exist: every image counts as new"
+        notify(
+            f"the search service at {target} cannot say which collection {name} names ({error.message}); "
+            f"using the ledger {path}{existence}"
         )
         return path
     path = given or default_ledger_path(target, collection.name)
-    formers = list(_formers(name, collection, target, path, tell, is_given=given is not None))
-    if formers:
-        tell(f"{formers[0]} would be compared with the images of {collection.name}, and go on as its ledger")
-        return formers[0]
+    if former := next(_former_ledgers(name, collection, target, path, notify, is_given=given is not None), None):
+        notify(f"a load would take over {former}, and compare its items with the images of {collection.name}")
+        return former
     with _read(path) as ledger:
-        ledger.check(CollectionIdentity.of(collection))
+        ledger.check_collection(CollectionIdentity.of(collection))
     return path
 
 
 def _read(path: Path) -> Ledger:
-    """Open a ledger to read it; an empty one if it does not exist. Raises LedgerError."""
+    """Open a ledger to read it; an empty one if the file does not exist. Raises LedgerError."""
     return Ledger(path if path.exists() else None, read_only=True)
 
 
-def _formers(
-    name: str, collection: Collection, target: str, path: Path, tell: Tell, *, is_given: bool
+def _former_ledgers(
+    name: str, collection: Collection, target: str, path: Path, notify: Notify, *, is_given: bool
 ) -> Iterator[Path]:
-    """Yield the ledgers whose knowledge the ledger in `path` is to take over, the one that was used last first."""
+    """Yield the ledgers whose items the ledger `path` takes over, the last used one first."""
     wanted, is_alias = CollectionIdentity.of(collection), name != collection.name
     candidates = [path] if is_given and path.exists() else []
-    if not is_given and (not path.exists() or (is_alias and _is_of_a_removed_collection(path, wanted))):
-        folder, spelled = default_ledger_folder(), address_in_file_name(target)
-        found = {*folder.glob(f"{glob.escape(collection.name)}@*.ledger"), *folder.glob(f"*@{spelled}.ledger")}
+    if not is_given and (not path.exists() or (is_alias and _belongs_to_removed_collection(path, wanted))):
+        folder, address = default_ledger_folder(), address_in_file_name(target)
+        found = {*folder.glob(f"{glob.escape(collection.name)}@*.ledger"), *folder.glob(f"*@{address}.ledger")}
         candidates = sorted(found - {path}, key=lambda each: each.stat().st_mtime, reverse=True)
     for each in candidates:
         try:
             with Ledger(each, read_only=True) as ledger:
-                binding, aliases = ledger.binding, ledger.aliases
+                identity, aliases = ledger.collection, ledger.aliases
         except LedgerError as error:
-            # The load itself reports what is wrong with its own.
+            # The load itself reports errors of its own ledger.
             if each != path:
-                tell(f"a ledger was not looked at: {error}")
+                notify(f"skipping a ledger: {error}")
             continue
-        is_of_alias = binding not in (None, wanted) and is_alias and name in aliases
-        if is_of_alias or (binding == wanted and each != path):
+        belonged_to_alias = identity not in (None, wanted) and is_alias and name in aliases
+        if belonged_to_alias or (identity == wanted and each != path):
             yield each
 
 
-def _is_of_a_removed_collection(path: Path, wanted: CollectionIdentity) -> bool:
-    """Return whether a ledger is of a collection of the same name that was removed since."""
+def _belongs_to_removed_collection(path: Path, wanted: CollectionIdentity) -> bool:
+    """Return whether a ledger belongs to a removed collection with the same name."""
     try:
         with Ledger(path, read_only=True) as ledger:
-            found = ledger.binding
+            found = ledger.collection
     except LedgerError:
         return False
     return found is not None and found.collection == wanted.collection and found != wanted

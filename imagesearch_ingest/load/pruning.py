@@ -1,128 +1,125 @@
-"""Removes the images of sources that these no longer have, unless that looks like a mistake."""
+"""Remove the images that the sources have no longer, unless a source seems to be unavailable."""
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TypeAlias
 
 from imagesearch_ingest.load.async_ledger import AsyncLedger
 from imagesearch_ingest.load.destination import Destination, ImageMetadata
-from imagesearch_ingest.load.ledger import ItemState, Ledger, LedgerRow
+from imagesearch_ingest.load.ledger import Ledger
+from imagesearch_ingest.load.ledger_rows import ItemState, LedgerRow
+from imagesearch_ingest.load.load_options import Confirm
 from imagesearch_ingest.load.report import LoadReport, MissingImages
 from imagesearch_ingest.sources.items import Source
 
-# The share of a source's images above which they are not removed without a question.
-PRUNE_ABOVE = 0.2
-# Guards the comparison of shares against rounding.
-TINY = 1e-9
-
-Confirm: TypeAlias = Callable[[Sequence[MissingImages]], bool]
-"""Asks whether images are to be removed. It may block: it is called in a thread of its own."""
+# Tolerance for rounding when shares are compared.
+EPSILON = 1e-9
 
 
 class Pruner:
-    """Removes what was not met in a run, if everything that there is was met."""
+    """Removes the images that a run has not listed, if every source was listed completely."""
 
     def __init__(
         self,
         destination: Destination,
-        records: AsyncLedger,
-        account: LoadReport,
+        ledger: AsyncLedger,
+        report: LoadReport,
         pool: Executor,
         *,
-        above: float,
+        prune_above: float,
         confirm: Confirm | None,
     ) -> None:
-        """Takes what it works with.
+        """Set what the pruner uses.
 
         Args:
-            destination: where the images are.
-            records: knows which images the sources had.
-            account: counts them.
-            pool: one of its threads waits for the answer.
-            above: the share of a source's images that may be removed without a question.
-            confirm: asks before anything is removed; None removes no more than `above`, and asks nobody.
+            destination: has the images.
+            ledger: knows which images the sources had.
+            report: counts the missing and the removed images.
+            pool: runs `confirm`.
+            prune_above: the largest share of a source's images that is removed if `confirm` is None.
+            confirm: asks before any image is removed; None never asks.
         """
         self._destination = destination
-        self._records = records
-        self._account = account
+        self._ledger = ledger
+        self._report = report
         self._pool = pool
-        self._above = above
+        self._prune_above = prune_above
         self._confirm = confirm
-        self._asking: asyncio.Future[bool] | None = None
-        self._given_up = False
+        self._question: asyncio.Future[bool] | None = None
+        self._stopped = False
 
     async def run(
         self,
         sources: Sequence[tuple[Source, int]],
-        met: Mapping[int, int],
+        item_counts: Mapping[int, int],
         incomplete: set[int],
         began: float,
     ) -> str:
-        """Removes the images that are gone; returns why it does not, or the empty text.
+        """Remove the missing images. Return why they are not removed; an empty string if they are.
 
         Args:
-            sources: the sources of the run, each with its number.
-            met: how many items each had, by number.
-            incomplete: the numbers of those that could not be listed whole.
-            began: when the run began, in seconds since 1970.
+            sources: the sources of the run with their numbers.
+            item_counts: the number of listed items, by the number of the source.
+            incomplete: the numbers of sources that could not be listed completely.
+            began: when the run began, as in `time.time`.
 
         Raises LedgerError and LoadStoppedError.
         """
         for source, number in sources:
-            if refusal := _unlisted(source.name, bool(met.get(number)), number in incomplete):
+            if refusal := _unreliable_listing(source.name, bool(item_counts.get(number)), number in incomplete):
                 return refusal
         names = {number: source.name for source, number in sources}
-        found = [await self._records.ask(Ledger.gone_of, number, name, began) for number, name in names.items()]
-        self._account.gone = gone = [each for each in found if each.count]
-        if not self._records.keeps:
-            self._account.removed = sum(each.count for each in gone)
+        found = [await self._ledger.call(Ledger.count_missing, number, name, began) for number, name in names.items()]
+        self._report.missing = missing = [each for each in found if each.count]
+        if self._destination.is_dry_run:
+            self._report.removed = sum(each.count for each in missing)
             return ""
-        if gone and (refusal := await self._refusal(gone)):
+        if missing and (refusal := await self._refusal(missing)):
             return refusal
         for number in names:
-            pages = await self._records.ask(Ledger.gone, number)
-            while not self._given_up and (rows := await self._records.next_of(pages)):
+            chunks = await self._ledger.call(Ledger.missing, number)
+            while not self._stopped and (rows := await self._ledger.next_of(chunks)):
                 await self._remove(rows)
         return ""
 
-    def give_up(self) -> None:
-        """Removes nothing more, and waits for no answer."""
-        self._given_up = True
-        if self._asking is not None:
-            self._asking.cancel()
+    def stop(self) -> None:
+        """Remove nothing more, and do not wait for the answer of `confirm`."""
+        self._stopped = True
+        if self._question is not None:
+            self._question.cancel()
 
-    async def _refusal(self, gone: Sequence[MissingImages]) -> str:
-        """Return why the images are not to be removed; the empty text if they are."""
+    async def _refusal(self, missing: Sequence[MissingImages]) -> str:
+        """Return why the images are not removed; an empty string if they are."""
         if self._confirm is not None:
-            return "" if await self._ask(self._confirm, gone) else "PRUNE_REFUSED: nothing was removed, as answered"
-        large = [each for each in gone if each.count > self._above * each.known + TINY]
+            is_confirmed = await self._ask(self._confirm, missing)
+            return "" if is_confirmed else "PRUNE_REFUSED: the answer was no; nothing was removed"
+        large = [each for each in missing if each.count > self._prune_above * each.known + EPSILON]
         if not large:
             return ""
-        allowed = f"{100 * self._above:.4g} %"
-        told = "; ".join(
-            f"{each.count} of the {each.known} images of {each.source} are gone from it ({100 * each.share:.3g} %)"
+        allowed = f"{100 * self._prune_above:.4g} %"
+        shares = "; ".join(
+            f"{each.count} of the {each.known} images of {each.source} are missing from it ({100 * each.share:.3g} %)"
             for each in large
         )
-        needed = math.ceil(100 * max(each.share for each in large) - TINY)
+        needed = math.ceil(100 * max(each.share for each in large) - EPSILON)
         return (
-            f"PRUNE_REFUSED: {told}, and more than {allowed} is often a disk that is not there; nothing "
-            f"was removed. --prune --dry-run names them, --prune-above {needed}% removes them"
+            f"PRUNE_REFUSED: {shares}; the limit is {allowed}, because a disk may be unavailable. Nothing was removed. "
+            f"--prune --dry-run names the images, --prune-above {needed}% removes them"
         )
 
-    async def _ask(self, confirm: Confirm, gone: Sequence[MissingImages]) -> bool:
-        self._asking = asyncio.get_running_loop().run_in_executor(self._pool, confirm, gone)
+    async def _ask(self, confirm: Confirm, missing: Sequence[MissingImages]) -> bool:
+        self._question = asyncio.get_running_loop().run_in_executor(self._pool, confirm, missing)
         try:
-            return await self._asking
+            return await self._question
         except asyncio.CancelledError:
-            if not self._given_up or ((task := asyncio.current_task()) is not None and task.cancelling()):
+            if not self._stopped or ((task := asyncio.current_task()) is not None and task.cancelling()):
                 raise
             return False
 
     async def _remove(self, rows: Sequence[LedgerRow]) -> None:
-        """Removes images, except those that another load has replaced since, and forgets all of them."""
-        others = await self._records.ask(Ledger.ids_of_others, [row.id for row in rows], rows)
+        """Remove images from the collection and the ledger. Images that another load has replaced since stay stored."""
+        others = await self._ledger.call(Ledger.ids_of_other_items, [row.id for row in rows], rows)
         stored = [
             ImageMetadata(row.id, row.uri, None, row.sha256)
             for row in rows
@@ -130,23 +127,23 @@ class Pruner:
             and row.state not in (ItemState.DUPLICATE, ItemState.FREED)
             and row.reason != "ID_INVALID"
         ]
-        replaced = await self._destination.others(stored) if stored else set()
+        replaced = await self._destination.ids_of_other_images(stored) if stored else set()
         if ids := sorted({image.id for image in stored} - replaced):
             await self._destination.delete(ids)
-        await self._records.ask(Ledger.remove, rows)
-        self._account.removed += len(rows) - len(replaced)
+        await self._ledger.call(Ledger.remove, rows)
+        self._report.removed += len(rows) - len(replaced)
 
 
-def _unlisted(name: str, has_images: bool, is_incomplete: bool) -> str:
-    """Return why nobody knows what is gone from a source; the empty text if that is known."""
+def _unreliable_listing(name: str, has_items: bool, is_incomplete: bool) -> str:
+    """Return why the listing of a source cannot tell which images are missing; an empty string if it can."""
     if is_incomplete:
         return (
-            f"PRUNE_REFUSED: {name} could not be listed whole, so that nobody knows what of it is gone; nothing was "
+            f"PRUNE_REFUSED: {name} could not be listed completely, so its missing images are unknown; nothing was "
             "removed"
         )
-    if not has_images:
+    if not has_items:
         return (
-            f"PRUNE_REFUSED: {name} has no image at all, which more often is a disk that is not there; nothing was "
-            "removed. `imagesearch images delete` removes images whatever became of their files"
+            f"PRUNE_REFUSED: {name} has no images, so a disk may be unavailable; nothing was removed. "
+            "`imagesearch images delete` removes images, whatever became of their files"
         )
     return ""

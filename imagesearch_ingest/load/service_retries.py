@@ -1,7 +1,7 @@
-"""How long a load waits for a service, and what it does not wait for."""
+"""Decide which errors of a service a load retries, for how long, and which errors stop the load."""
 
 import asyncio
-import random
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
@@ -18,10 +18,12 @@ from grpc_kit.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from imagesearch_client.retrying import Backoff
+from imagesearch_ingest.load.errors import CallBrokenError, LoadStoppedError
 
-# What another time may go well.
+# Errors that a retry may fix.
 TRANSIENT_ERRORS = (UnavailableError, ResourceExhaustedError, DeadlineExceededError, CancelledError)
-# What every further item would meet as well.
+# Errors that every other item would get as well. They stop the load.
 PERMANENT_ERRORS = (
     FailedPreconditionError,
     NotFoundError,
@@ -29,116 +31,101 @@ PERMANENT_ERRORS = (
     UnauthenticatedError,
     UnimplementedError,
 )
-# The reason of a call that was given up, because no answer came at all.
+# The reason of a call that was cancelled because no response came at all.
 NO_ANSWER = "NO_ANSWER"
-# Seconds between tries where the service does not say how many: they double from the first to the last.
-FIRST_PAUSE, LAST_PAUSE = 0.1, 10.0
-# A service that refuses some may refuse the same one many times over: so many are not that item's fault yet.
-FEW_REFUSALS = 20
+# A busy service may refuse the same item this many times before the item counts as failed.
+MAX_REFUSALS = 20
 
 
-class LoadStoppedError(Exception):
-    """The whole load cannot go on. What is not recorded by then is done by the next run."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        """As a ServiceError has them."""
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
-class CallBrokenError(UnavailableError):
-    """A call ended without an answer to some of its items: the service went away, or an item was too much for it."""
-
-
-class ServiceRetries:
-    """With one service, shared by all items: it is away when nothing at all goes well for a while."""
+class ServiceAvailability:
+    """Whether one service responds. All items of a load share it: it stops the load if every call fails for a while."""
 
     def __init__(
         self,
         service: str,
-        seconds: float,
-        is_there: Callable[[], Awaitable[bool]],
-        tell: Callable[[str], None] = lambda _: None,
+        retry_seconds: float,
+        responds: Callable[[], Awaitable[bool]],
+        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Waits for a service.
+        """Watch a service.
 
         Args:
             service: its name, for people.
-            seconds: how long.
-            is_there: asks it for something simple; whether it answers.
-            tell: is told what is waited for, and the empty text when it is no longer.
+            retry_seconds: the retry budget. The load stops if every call fails for this long.
+            responds: sends a simple request, and returns whether the service responds.
+            notify: receives what the load waits for, and an empty string when it no longer waits.
         """
         self._service = service
-        self.seconds = seconds
-        self.is_there = is_there
-        self._tell = tell
-        self._heard = time.monotonic()
-        # Since when nothing goes well; None where it does.
+        self.retry_seconds = retry_seconds
+        self.responds = responds
+        self._notify = notify
+        self._last_success = time.monotonic()
         self._failing_since: float | None = None
-        self._over: LoadStoppedError | None = None
+        self._stopped: LoadStoppedError | None = None
 
-    def heard(self) -> None:
-        """Something went well."""
-        self._heard = time.monotonic()
+    def record_success(self) -> None:
+        """Note that a call succeeded."""
+        self._last_success = time.monotonic()
         if self._failing_since is not None:
-            self._tell("")
+            self._notify("")
         self._failing_since = None
 
-    def check(self, error: ServiceError) -> None:
-        """Raises LoadStoppedError where an error is no item's own, or the service is away for too long."""
+    def record_failure(self, error: ServiceError) -> None:
+        """Note that a call failed. Raises LoadStoppedError for a permanent error, or if the budget is used up."""
         if isinstance(error, PERMANENT_ERRORS):
-            self._end(error.reason, error.message)
+            self._stop(error.reason, error.message)
         if not isinstance(error, TRANSIENT_ERRORS):
             return
         now = time.monotonic()
         if self._failing_since is None:
-            # A call that nobody answered has waited for as long as that by now.
-            self._failing_since = max(self._heard, now - self.seconds) if error.reason == NO_ANSWER else now
-        self._tell(f"{self._service}, up to {self.seconds:.0f} s: {error.message}")
-        if now - self._failing_since >= self.seconds:
-            self._end(error.reason, f"{self._service} did nothing for {self.seconds:.0f} s, and says: {error.message}")
+            # A call without any response has already waited for the whole budget.
+            since = max(self._last_success, now - self.retry_seconds) if error.reason == NO_ANSWER else now
+            self._failing_since = since
+        self._notify(f"{self._service}, up to {self.retry_seconds:.0f} s: {error.message}")
+        if now - self._failing_since >= self.retry_seconds:
+            message = (
+                f"every call to {self._service} failed for {self.retry_seconds:.0f} s; last error: {error.message}"
+            )
+            self._stop(error.reason, message)
 
-    def ask_no_more(self) -> None:
-        """Raises the LoadStoppedError that ended the patience, where one did."""
-        if self._over is not None:
-            raise LoadStoppedError(self._over.reason, self._over.message)
+    def raise_if_stopped(self) -> None:
+        """Raise the LoadStoppedError of an earlier call, if there was one."""
+        if self._stopped is not None:
+            raise LoadStoppedError(self._stopped.reason, self._stopped.message)
 
-    def _end(self, reason: str, message: str) -> NoReturn:
-        self._over = LoadStoppedError(reason, message)
-        raise self._over
+    def _stop(self, reason: str, message: str) -> NoReturn:
+        self._stopped = LoadStoppedError(reason, message)
+        raise self._stopped
 
 
 class RequestRetries:
-    """Of one item with one service."""
+    """The retries of one request to one service."""
 
-    def __init__(self, patience: ServiceRetries) -> None:
-        """Goes on as long as there is patience."""
-        self._patience = patience
+    def __init__(self, availability: ServiceAvailability) -> None:
+        """Begin before the first attempt."""
+        self._availability = availability
         self._first_failure = 0.0
-        self._pause = FIRST_PAUSE
-        self._failed = 0
-        self.broken = 0
-        """How many of its calls ended without an answer to it."""
+        # The availability of the service limits the retries, not the backoff.
+        self._backoff = Backoff(math.inf)
+        self._failures = 0
+        self.broken_calls = 0
+        """Number of calls that ended without a response to this request."""
 
     async def wait(self, error: ServiceError) -> None:
-        """Waits until it can be tried again, as long as the service says; raises the error where it is no use.
+        """Wait before the next attempt, for the service's Retry-After or a backoff.
 
-        Raises LoadStoppedError too.
+        Raises the error if another attempt cannot help, and LoadStoppedError if the load cannot continue.
         """
         now = time.monotonic()
         self._first_failure = self._first_failure or now
-        is_over = now - self._first_failure > self._patience.seconds
-        # By now it had calls of its own, and a service that is there and breaks these breaks them because of it.
-        if is_over and isinstance(error, CallBrokenError) and await self._patience.is_there():
+        is_over = now - self._first_failure > self._availability.retry_seconds
+        # By now the request had calls of its own. If the service responds, this request breaks its calls.
+        if is_over and isinstance(error, CallBrokenError) and await self._availability.responds():
             raise error
-        self._patience.check(error)
-        self._failed += 1
-        self.broken += isinstance(error, CallBrokenError)
-        if not isinstance(error, TRANSIENT_ERRORS) or (is_over and self._failed > FEW_REFUSALS):
+        self._availability.record_failure(error)
+        self._failures += 1
+        self.broken_calls += isinstance(error, CallBrokenError)
+        if not isinstance(error, TRANSIENT_ERRORS) or (is_over and self._failures > MAX_REFUSALS):
             raise error
-        if error.retry_after is not None:
-            await asyncio.sleep(error.retry_after)
-            return
-        await asyncio.sleep(self._pause * random.uniform(0.75, 1.25))
-        self._pause = min(2 * self._pause, LAST_PAUSE)
+        pause = error.retry_after if error.retry_after is not None else self._backoff.next_pause(error)
+        await asyncio.sleep(pause or 0.0)

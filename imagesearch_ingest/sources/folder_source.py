@@ -12,7 +12,7 @@ from typing import TypeAlias
 from imagesearch_ingest.sources.image_formats import HEADER_BYTES, has_image_suffix, is_system_folder, skipped_file
 from imagesearch_ingest.sources.items import Fault, Item, SkippedFile, SkipReason, SourceEntry
 from imagesearch_ingest.sources.local_files import file_state, is_utf8, name_not_utf8, printable, read_file
-from imagesearch_ingest.sources.retries import current
+from imagesearch_ingest.sources.source_retries import thread_retries
 
 # Entries of a directory that are kept and put in order at a time.
 CHUNK = 10_000
@@ -146,7 +146,7 @@ class FileSource:
 
 def _entries(path: str) -> Iterator[Entry]:
     # With fewer entries than a chunk the directory is closed again before anything below it is opened.
-    with current.get().run(partial(os.scandir, path)) as listing:
+    with thread_retries.get().run(partial(os.scandir, path)) as listing:
         while chunk := sorted(itertools.islice(listing, CHUNK), key=lambda entry: entry.name):
             yield from chunk
 
@@ -158,7 +158,7 @@ def _enter(path: str, ancestors: list[_Directory], *, is_shadow: bool) -> Fault 
     """
     try:
         # A network's file system may fail for a moment.
-        directory = current.get().run(partial(_Directory.opened, path, is_shadow=is_shadow))
+        directory = thread_retries.get().run(partial(_Directory.opened, path, is_shadow=is_shadow))
     except OSError as error:
         return None if is_shadow else _unreadable(path, error)
     if not any(directory.is_same(ancestor) for ancestor in ancestors):

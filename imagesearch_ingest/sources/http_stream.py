@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fsspec.asyn import sync
 
 from imagesearch_ingest.sources.http_client import CONTENT_RANGE, PARTIAL, check_status, request, size_of
-from imagesearch_ingest.sources.retries import patiently
+from imagesearch_ingest.sources.source_retries import with_retries
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -33,7 +33,7 @@ class HttpStream(io.RawIOBase):
         self._size: int | None = None
         self._stamp = ""
         self._response: ClientResponse | None = None
-        patiently(url, partial(self._sync, self._open, RANGE))
+        with_retries(url, partial(self._sync, self._open, RANGE))
 
     def readable(self) -> bool:  # noqa: D102 - Python's
         return True
@@ -56,7 +56,7 @@ class HttpStream(io.RawIOBase):
         return at
 
     def readinto(self, buffer: Any) -> int:  # noqa: D102 - Python's
-        content = patiently(self._url, partial(self._sync, self._read, len(buffer)))
+        content = with_retries(self._url, partial(self._sync, self._read, len(buffer)))
         buffer[: len(content)] = content
         self._at += len(content)
         return len(content)

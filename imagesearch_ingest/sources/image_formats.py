@@ -108,7 +108,10 @@ def skipped_file(where: str, name: str, header: Callable[[], bytes] | None, *, a
         if any_name:
             return None
         return SkippedFile(
-            where, SkipReason.UNSUPPORTED, "", "its content is an image, but its name has no suffix; --any-name accepts it"
+            where,
+            SkipReason.UNSUPPORTED,
+            "",
+            "its content is an image, but its name has no suffix; --any-name accepts it",
         )
     if suffix in UNSUPPORTED_SUFFIXES:
         return SkippedFile(where, SkipReason.UNSUPPORTED, suffix, f"{suffix} is not supported; {CONVERT}")

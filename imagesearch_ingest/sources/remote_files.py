@@ -20,7 +20,7 @@ from imagesearch_ingest.sources import http_client
 from imagesearch_ingest.sources.file_errors import as_os_errors, one_line, without_password
 from imagesearch_ingest.sources.http_stream import HttpStream
 from imagesearch_ingest.sources.items import Fault, Item, SourceError
-from imagesearch_ingest.sources.retries import Retries, patiently
+from imagesearch_ingest.sources.source_retries import SourceRetries, with_retries
 
 FileSystem: TypeAlias = Any
 """fsspec publishes no types."""
@@ -184,7 +184,7 @@ class _RemoteStream(io.RawIOBase):
         super().__init__()
         self._url = url
         self._file: Any = None
-        self._file = patiently(url, partial(system.open, path, "rb"))
+        self._file = with_retries(url, partial(system.open, path, "rb"))
 
     def readable(self) -> bool:
         return True
@@ -200,7 +200,7 @@ class _RemoteStream(io.RawIOBase):
                 self._file.seek(at)
             return bytes(self._file.read(len(buffer)))
 
-        content = patiently(self._url, read)
+        content = with_retries(self._url, read)
         buffer[: len(content)] = content
         return len(content)
 
@@ -230,7 +230,7 @@ class RemoteFileSource:
         """The one item."""
         size, stamp = None, ""
         try:
-            details = Retries(DETAILS, is_opening=True).run(self._details)
+            details = SourceRetries(DETAILS, is_opening=True).run(self._details)
             size, stamp = details.get("size"), stamp_of(details)
         except OSError:
             # Reading says what is wrong.

@@ -11,7 +11,7 @@ from imagesearch_ingest.sources.file_errors import one_line, without_password
 from imagesearch_ingest.sources.image_formats import HEADER_BYTES, skipped_file
 from imagesearch_ingest.sources.items import Fault, Item, SourceEntry
 from imagesearch_ingest.sources.remote_files import WEB, FileSystem, connect, protocol_of, read_path, stamp_of
-from imagesearch_ingest.sources.retries import patiently
+from imagesearch_ingest.sources.source_retries import with_retries
 
 # Objects that a store lists at a time.
 PAGE = 1000
@@ -119,7 +119,7 @@ def _s3_pages(system: FileSystem, bucket: str, prefix: str) -> Objects:
     more: dict[str, str] = {}
     while True:
         call = partial(system.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **more)
-        page = patiently(f"s3://{bucket}/{prefix}", call)
+        page = with_retries(f"s3://{bucket}/{prefix}", call)
         for found in page.get("Contents", ()):
             yield found["Key"], found["Size"], stamp_of(found)
         if not page.get("IsTruncated"):
@@ -131,7 +131,7 @@ def _gcs_pages(system: FileSystem, bucket: str, prefix: str) -> Objects:
     more: dict[str, str] = {}
     while True:
         call = partial(system.call, "GET", "b/{}/o", bucket, prefix=prefix, maxResults=PAGE, json_out=True, **more)
-        page = patiently(f"gs://{bucket}/{prefix}", call)
+        page = with_retries(f"gs://{bucket}/{prefix}", call)
         for found in page.get("items", ()):
             yield found["name"], int(found.get("size", 0)), stamp_of(found)
         if not page.get("nextPageToken"):
@@ -152,7 +152,7 @@ def _walk(
     while folders:
         folder, depth = folders.pop()
         try:
-            entries = patiently(folder, partial(list_folder, system, folder))
+            entries = with_retries(folder, partial(list_folder, system, folder))
         except OSError as error:
             yield Fault(without_password(folder), "FOLDER_UNREADABLE", f"cannot be listed: {one_line(error)}")
             continue

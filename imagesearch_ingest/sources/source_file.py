@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from imagesearch_ingest.sources.file_errors import is_permanent, without_password
 from imagesearch_ingest.sources.local_files import file_state
 from imagesearch_ingest.sources.remote_files import WEB, file_name, is_url, open_stream, protocol_of
-from imagesearch_ingest.sources.retries import current
+from imagesearch_ingest.sources.source_retries import thread_retries
 
 # Read at a time of remote files, and of files whose lines are counted.
 BLOCK = 2**20
@@ -40,7 +40,7 @@ class RetryingFile(FileIO):
                     self._reopen(at)
                 raise
 
-        return current.get().run(attempt)
+        return thread_retries.get().run(attempt)
 
     def _reopen(self, position: int) -> None:
         try:
@@ -80,7 +80,7 @@ class SourceFile:
         """Its bytes. Raises OSError, and SourceError where its file system cannot be used."""
         if self.is_remote:
             return BufferedReader(open_stream(self._url), BLOCK)
-        return BufferedReader(current.get().run(partial(RetryingFile, self.name)), BUFFER)
+        return BufferedReader(thread_retries.get().run(partial(RetryingFile, self.name)), BUFFER)
 
     def count_lines(self) -> int | None:
         """How many lines it has; None where they would have to come from elsewhere."""

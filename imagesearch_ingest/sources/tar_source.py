@@ -99,7 +99,11 @@ class TarSource:
                     held += found.held
                 elif found is not None:
                     yield found
-                if isinstance(found, SkippedFile) and found.why is SkipReason.NOT_AN_IMAGE and sidecar_of(member.name):
+                if (
+                    isinstance(found, SkippedFile)
+                    and found.reason is SkipReason.NOT_AN_IMAGE
+                    and sidecar_of(member.name)
+                ):
                     if facts.is_late(member.name):
                         yield self._late(member)
                     else:

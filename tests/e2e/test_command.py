@@ -26,7 +26,7 @@ def test_a_folder_goes_in_and_pictures_are_found(
     assert (row["name"], row["images"], row["model"], row["metric"]) == ("images", 18, "vgg16", "cosine")
 
     again = json.loads(command("ingest", str(photographs), "--json"))
-    assert (again["met"], again["stored"], again["skipped"], again["failed"]) == (18, 0, 18, 0)
+    assert (again["listed"], again["stored"], again["skipped"], again["failed"]) == (18, 0, 18, 0)
     status = json.loads(command("status", "--json"))
     assert status["serving"] is True
     assert status["collections"] == [{"name": "images", "images": 18}]
@@ -67,7 +67,7 @@ def test_rejects_are_counted_and_named_and_end_with_an_error(
     rejects = tmp_path / "rejects.jsonl"
     arguments = ["ingest", str(folder), "--rejects", str(rejects)]
     report = json.loads(command(*arguments, "--json", code=1).split("\n")[0])
-    assert (report["met"], report["stored"], report["failed"]) == (7, 2, 5)
+    assert (report["listed"], report["stored"], report["failed"]) == (7, 2, 5)
     lines = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert {line.get("id") or line["_where"]: line["_reason"] for line in lines} == {
         "empty.jpg": "FILE_EMPTY",

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from demo.local_stack import free_port
+from imagesearch_cli import load_progress
 from imagesearch_client import Client
-from imagesearch_ingest.load import progress
 from tests.e2e.conftest import ONCE_AND_OFTEN, Stack
 from tests.e2e.test_restarts import eventually, restart
 from tests.harness.command import Command
@@ -154,7 +154,7 @@ def test_a_signal_ends_it_after_the_calls_in_flight(
     load.send_signal(number)
     account = finish(load, code=130)
     assert account["stopped"] == "interrupted"
-    assert int(str(account["left"])) > 0
+    assert int(str(account["unfinished"])) > 0
     assert 0 < int(str(account["stored"])) < IMAGES
     # All that was embedded is stored.
     assert relay.embedded.total() == account["stored"] == len(ids(lite_address, name))
@@ -199,7 +199,7 @@ def test_a_dry_run_tells_what_is_left_to_do(command: Command, lite_address: str,
 def test_without_a_terminal_progress_is_lines_of_a_log(
     command: Command, name: str, many: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "LOG_SECONDS", 0.1)
+    monkeypatch.setattr(load_progress, "LOG_SECONDS", 0.1)
     done = command.run("ingest", many)
     assert f"{IMAGES} of {IMAGES} images stored in {name}" in done.stdout
     assert " stored, 0 failed" in done.stderr

@@ -136,7 +136,7 @@ def test_a_shard_gives_images_and_their_attributes(command: Command, photographs
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content.encode()))
     account = json.loads(command("ingest", str(shard), "--json"))
-    assert (account["met"], account["stored"]) == (3, 3)
+    assert (account["listed"], account["stored"]) == (3, 3)
     found = [json.loads(line) for line in command("images", "list", "--json").splitlines()]
     assert [image["attributes"] for image in found] == [{"price": n, "cls": n} for n in range(3)]
     assert all(image["id"].startswith("shard-0001.tar/000") for image in found)

@@ -58,12 +58,12 @@ class Expected:
     """Entries that are reported."""
     repeated: int = 0
     """Entries that name an image again and are equal in everything."""
-    left_out: int = 0
-    not_taken: int = 0
+    system_files: int = 0
+    unsupported: int = 0
     other_files: int = 0
 
     @property
-    def met(self) -> int:
+    def listed(self) -> int:
         """Entries that are images, or should be."""
         return len(self.stored) + self.failed + self.repeated
 
@@ -165,10 +165,10 @@ def _folder(chosen: random.Random, folder: Path) -> RandomSource:
                 expected.failed += 1
             case "not":
                 _write(path, b"8BPS")
-                expected.not_taken += 1
+                expected.unsupported += 1
             case "shadow":
                 _write(root / f"f{number}" / chosen.choice(SHADOWS), POOL[0])
-                expected.left_out += 1
+                expected.system_files += 1
             case _:
                 _write(path.with_name(path.name), b"words")
                 expected.other_files += 1
@@ -371,10 +371,10 @@ def _tar(chosen: random.Random, folder: Path) -> RandomSource:
                 _expect(expected, f"{shard}/{name}{suffix}", content, attributes, is_image=kind == "image")
             case "not":
                 members.append((name + chosen.choice(NOT_TAKEN), b"8BPS"))
-                expected.not_taken += 1
+                expected.unsupported += 1
             case "shadow":
                 members.append((f"f{number}/{chosen.choice(SHADOWS)}", POOL[0]))
-                expected.left_out += 1
+                expected.system_files += 1
             case _:
                 members.append((f"{name}.bin", b"bytes"))
                 expected.other_files += 1

@@ -105,7 +105,7 @@ def stack(images: Images, containers: Containers, photographs: Path, figures: di
 def test_loads_and_finds_images(stack: Stack, figures: dict[str, str]) -> None:
     count = len(list(stack.photographs.iterdir()))
     account = stack.command("ingest", "/images")
-    assert (account["met"], account["stored"], account["failed"]) == (count, count, 0)
+    assert (account["listed"], account["stored"], account["failed"]) == (count, count, 0)
     figures["load of the photographs with 1.5 CPUs, images/s"] = str(account["images_per_second"])
 
     # The ledger is on a volume.

@@ -10,9 +10,9 @@ from PIL import Image as PillowImage
 
 from imagesearch_client import Client
 from imagesearch_ingest.load.bulk_clients import Endpoint
-from imagesearch_ingest.load.destination import Route
-from imagesearch_ingest.load.job import LocalFiles, ensure_collection, load
-from imagesearch_ingest.load.load_run import LoadOptions
+from imagesearch_ingest.load.job import LoadJob, load
+from imagesearch_ingest.load.load_options import LoadOptions, LoadServices, LocalFiles
+from imagesearch_ingest.load.planned_collection import ensure_collection
 from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.source_options import SourceOptions
@@ -59,7 +59,7 @@ def run(client: Client, search_address: str, embedder_address: str, name: str, t
         embedder: str = embedder_address,
         via_search: bool = False,
         restart: bool = False,
-        patience: float = 30.0,
+        retry_seconds: float = 30.0,
         streams: int = 2,
         rejects: Path | None = None,
         source_options: SourceOptions | None = None,
@@ -68,12 +68,10 @@ def run(client: Client, search_address: str, embedder_address: str, name: str, t
         **options: object,
     ) -> LoadReport:
         opened = [open_source(str(source), source_options or SourceOptions()) for source in sources]
-        route = Route(Endpoint(search), None if via_search else Endpoint(embedder), streams, patience)
-        account = LoadReport()
+        services = LoadServices(Endpoint(search), None if via_search else Endpoint(embedder), streams)
         files = LocalFiles(ledger or tmp_path / "of.ledger", rejects, restart)
-        load_options = LoadOptions(**options)  # type: ignore[arg-type]
-        load(client, ensure_collection(client, name), opened, route, files, load_options, account)
-        return account
+        load_options = LoadOptions(retry_seconds=retry_seconds, **options)  # type: ignore[arg-type]
+        return load(LoadJob(client, ensure_collection(client, name), opened, services, files, load_options))
 
     return run
 

@@ -57,9 +57,9 @@ def test_attributes_that_are_set_while_images_are_embedded_stay(
     with Relay(embedder_address) as relay:
         relay.pause = 0.02
         setting: Future[None] = thread.submit(set_prices, client, name, relay)
-        account = run(sixty[0].parent, embedder=relay.address)
+        report = run(sixty[0].parent, embedder=relay.address)
         setting.result(30)
-    assert account.stored == IMAGES
+    assert report.stored == IMAGES
     assert prices(client, name) == {f"{number:02}.png": number for number in range(IMAGES)}
 
 
@@ -74,9 +74,9 @@ def test_attributes_that_are_set_while_a_moved_folder_is_described_stay(
             client.update(name, f"{number:02}.png", attributes={"price": number})
 
     setting: Future[None] = thread.submit(set_all)
-    account = run(moved)
+    report = run(moved)
     setting.result(30)
-    assert (account.described, account.stored) == (IMAGES, 0)
+    assert (report.updated, report.stored) == (IMAGES, 0)
     assert prices(client, name) == {f"{number:02}.png": number for number in range(IMAGES)}
     assert client.get(name, "00.png", strong=True).uri == str(moved / "00.png")
 
@@ -94,8 +94,8 @@ def test_a_description_never_brings_an_older_vector_back(
     first, second = (client.get(name, path.name, with_vector=True, strong=True) for path in sixty[:2])
     assert second.embedding is not None
     list(client.write(name, [NewImage("00.png", second.embedding, content_sha256="f" * 64)]))
-    account = run(moved)
-    assert (account.described, account.stored) == (1, 1)
+    report = run(moved)
+    assert (report.updated, report.stored) == (1, 1)
     found = client.get(name, "00.png", with_vector=True, strong=True)
     assert found.content_sha256 == first.content_sha256
     assert found.embedding is not None

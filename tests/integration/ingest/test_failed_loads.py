@@ -7,7 +7,8 @@ import pytest
 
 from grpc_kit.errors import NotFoundError
 from imagesearch_client import Client
-from imagesearch_ingest.load.ledger import CollectionIdentity, Ledger
+from imagesearch_ingest.load.ledger import Ledger
+from imagesearch_ingest.load.ledger_rows import CollectionIdentity
 from tests.harness.command import Command
 from tests.integration.ingest.conftest import png
 
@@ -30,7 +31,7 @@ def test_a_load_that_cannot_begin_leaves_no_collection(
     assert "is the ledger of the collection other" in command("ingest", folder, "--ledger", ledger, code=3)
     assert_missing(client, name)
     (tmp_path / "no.ledger").write_bytes(b"no ledger" * 100)
-    assert "is no ledger" in command("ingest", folder, "--ledger", tmp_path / "no.ledger", code=3)
+    assert "is not a ledger" in command("ingest", folder, "--ledger", tmp_path / "no.ledger", code=3)
     assert_missing(client, name)
 
 
@@ -48,9 +49,9 @@ def test_a_load_whose_images_all_fail_leaves_no_collection_and_the_next_one_make
     assert client.count(name) == 1
     # The ledger is bound to the collection that was made in between.
     client.delete_collection(name)
-    assert "the collection was removed since the last load" in command("ingest", folder, code=3)
+    assert "belongs to a collection that was created at" in command("ingest", folder, code=3)
     assert_missing(client, name)
-    assert "the collection was removed since the last load" in command("ingest", folder, "--dry-run", code=3)
+    assert "belongs to a collection that was created at" in command("ingest", folder, "--dry-run", code=3)
     assert "1 stored" in command("ingest", folder, "--restart", code=1)
 
 

@@ -11,9 +11,8 @@ import pytest
 
 from imagesearch_client import Client
 from imagesearch_ingest.load.bulk_clients import Endpoint
-from imagesearch_ingest.load.destination import Route
-from imagesearch_ingest.load.job import LocalFiles, dry_run, load
-from imagesearch_ingest.load.load_run import LoadOptions
+from imagesearch_ingest.load.job import LoadJob, dry_run, load
+from imagesearch_ingest.load.load_options import LoadOptions, LoadServices, LocalFiles
 from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.source_options import SourceOptions
@@ -43,18 +42,18 @@ def test_a_name_of_two_folders_stays_the_first_ones(
     one, other = cameras
     assert run(one, via_search=via_search).stored == 2
     for _ in range(2):
-        account = run(other, via_search=via_search)
-        assert account.reasons == {"ID_TWICE": 1}
-        message = account.first_rejects[0].message
+        report = run(other, via_search=via_search)
+        assert report.reasons == {"ID_TWICE": 1}
+        message = report.first_rejects[0].message
         assert str(one / "IMG_1.png") in message
         assert "--replace" in message
         assert uri(client, name) == str(one / "IMG_1.png")
-    assert account.skipped == 1
+    assert report.skipped == 1
     # In any order, alone or together.
     for sources in ((one,), (other, one), (one, other)):
-        account = run(*sources)
-        assert (account.stored, account.described, account.replaced) == (0, 0, 0)
-        assert account.reasons == ({"ID_TWICE": 1} if other in sources else {})
+        report = run(*sources)
+        assert (report.stored, report.updated, report.replaced) == (0, 0, 0)
+        assert report.reasons == ({"ID_TWICE": 1} if other in sources else {})
     assert ids(client, name) == ["IMG_1.png", "IMG_2.png", "IMG_3.png"]
     assert uri(client, name) == str(one / "IMG_1.png")
 
@@ -62,10 +61,10 @@ def test_a_name_of_two_folders_stays_the_first_ones(
 def test_a_dry_run_tells_of_a_name_of_two_folders(run: Run, cameras: tuple[Path, Path], tmp_path: Path) -> None:
     one, other = cameras
     run(one)
-    account = LoadReport()
+    report = LoadReport()
     source = open_source(str(other), SourceOptions())
-    dry_run([source], LocalFiles(tmp_path / "of.ledger"), LoadOptions(), account)
-    assert account.reasons == {"ID_TWICE": 1}
+    dry_run([source], LocalFiles(tmp_path / "of.ledger"), LoadOptions(), report)
+    assert report.reasons == {"ID_TWICE": 1}
     assert run(other).reasons == {"ID_TWICE": 1}
 
 
@@ -76,8 +75,8 @@ def test_a_file_that_is_gone_gives_its_name_free_and_that_is_counted(
     run(one)
     run(other)
     (one / "IMG_1.png").unlink()
-    account = run(other)
-    assert (account.stored, account.replaced, account.failed) == (1, 1, 0)
+    report = run(other)
+    assert (report.stored, report.replaced, report.failed) == (1, 1, 0)
     assert uri(client, name) == str(other / "IMG_1.png")
     assert run(other).skipped == 2
     # It is the other folder's now.
@@ -102,8 +101,8 @@ def test_a_name_is_taken_over_when_that_is_asked_for(
 ) -> None:
     one, other = cameras
     run(one)
-    account = run(other, replace=True)
-    assert (account.stored, account.replaced, account.failed) == (2, 1, 0)
+    report = run(other, replace=True)
+    assert (report.stored, report.replaced, report.failed) == (2, 1, 0)
     assert uri(client, name) == str(other / "IMG_1.png")
     assert run(one).reasons == {"ID_TWICE": 1}
 
@@ -117,13 +116,13 @@ def test_a_folder_by_another_path_is_the_same(
     assert run("2023").skipped == 2
     link = one.with_name("link")
     link.symlink_to(one)
-    account = run(link)
-    assert (account.described, account.replaced, account.failed) == (2, 0, 0)
+    report = run(link)
+    assert (report.updated, report.replaced, report.failed) == (2, 0, 0)
     assert uri(client, name) == str(link / "IMG_1.png")
     link.unlink()
     moved = one.rename(one.with_name("moved"))
-    account = run(moved)
-    assert (account.described, account.replaced, account.failed) == (2, 0, 0)
+    report = run(moved)
+    assert (report.updated, report.replaced, report.failed) == (2, 0, 0)
 
 
 def test_a_copy_of_a_folder_is_another_one_except_by_content(
@@ -155,14 +154,14 @@ def test_a_manifest_may_point_its_ids_elsewhere_and_no_other_ones(
     shutil.copyfile(first, second)
     assert run(second).skipped == 1
     write_rows(first, "2023/IMG_2.png,sku")
-    account = run(first)
-    assert (account.stored, account.replaced, account.failed) == (1, 0, 0)
+    report = run(first)
+    assert (report.stored, report.replaced, report.failed) == (1, 0, 0)
     assert run(second).reasons == {"ID_TWICE": 1}
     assert uri(client, name, "sku") == str(tmp_path / "2023" / "IMG_2.png")
     # Without the first manifest nobody else names it.
     first.unlink()
-    account = run(second)
-    assert (account.stored, account.replaced) == (1, 1)
+    report = run(second)
+    assert (report.stored, report.replaced) == (1, 1)
     assert uri(client, name, "sku") == str(tmp_path / "2023" / "IMG_1.png")
 
 
@@ -173,12 +172,12 @@ def test_what_another_ledger_stored_is_replaced_with_a_count(
     run(one)
     client.update(name, "IMG_1.png", attributes={"price": 3})
     (tmp_path / "of.ledger").unlink()
-    account = run(other)
-    assert (account.stored, account.replaced) == (2, 1)
+    report = run(other)
+    assert (report.stored, report.replaced) == (2, 1)
     assert client.get(name, "IMG_1.png", strong=True).attributes == {"price": 3}
     # What is the same is no other image, though the ledger has forgotten it.
-    account = run(other, restart=True)
-    assert (account.stored, account.replaced) == (2, 0)
+    report = run(other, restart=True)
+    assert (report.stored, report.replaced) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -200,10 +199,10 @@ def test_one_id_twice_in_a_manifest_is_one_image_if_all_is_the_same(
     others += [f"gone.png,g{number},1" for number in range(between - len(others))]
     manifest.write_text("\n".join(["path,id,price", rows[0], *others, rows[1]]))
     for run_number in range(2):
-        account = run(manifest)
-        assert account.reasons["ID_TWICE"] == reasons.get("ID_TWICE", 0)
-        assert account.met == account.done
-        assert account.skipped == skipped + (run_number and 1 + min(between, 10))
+        report = run(manifest)
+        assert report.reasons["ID_TWICE"] == reasons.get("ID_TWICE", 0)
+        assert report.listed == report.done
+        assert report.skipped == skipped + (run_number and 1 + min(between, 10))
 
 
 def test_a_folder_and_a_manifest_of_it_do_not_hide_attributes(run: Run, folder: Path) -> None:
@@ -224,12 +223,11 @@ def run_import(client: Client, search_address: str, name: str, tmp_path: Path) -
     client.create_collection(name, dimension=8, fingerprint="x")
 
     def run_import(file: Path, ledger: str = "of.ledger", **options: bool) -> LoadReport:
-        account = LoadReport()
         source = VectorFile(file, VectorOptions("x"))
-        route = Route(Endpoint(search_address), None, 1, 30, ready=True)
+        services = LoadServices(Endpoint(search_address), None, 1, vectors_only=True)
         files = LocalFiles(tmp_path / ledger)
-        load(client, client.get_collection(name), [source], route, files, LoadOptions(**options), account)  # type: ignore[arg-type]
-        return account
+        load_options = LoadOptions(**options)  # type: ignore[arg-type]
+        return load(LoadJob(client, client.get_collection(name), [source], services, files, load_options))
 
     return run_import
 
@@ -245,9 +243,9 @@ def test_one_id_twice_in_a_file_of_vectors(run_import: Import, tmp_path: Path) -
     file = tmp_path / "vectors.parquet"
     write_vectors(file, {"a": [1, 2], "b": [3, 3], "c": [4]})
     for stored in (3, 0):
-        account = run_import(file)
-        assert (account.stored, account.reasons) == (stored, {"ID_TWICE": 1})
-        assert account.skipped == (1 if stored else 4)
+        report = run_import(file)
+        assert (report.stored, report.reasons) == (stored, {"ID_TWICE": 1})
+        assert report.skipped == (1 if stored else 4)
     write_vectors(file, {"a": [1, 1], "b": [3]}, price=[1, 2, 3])
     assert run_import(file).reasons == {"ID_TWICE": 1}
 
@@ -260,21 +258,21 @@ def test_an_id_of_two_files_of_vectors_stays_the_first_ones(
     write_vectors(second, {"a": [3], "b": [2], "c": [4]})
     run_import(first)
     before = client.get(name, "a", with_vector=True, strong=True)
-    account = run_import(second)
-    assert (account.stored, account.skipped, account.reasons) == (1, 1, {"ID_TWICE": 1})
+    report = run_import(second)
+    assert (report.stored, report.skipped, report.reasons) == (1, 1, {"ID_TWICE": 1})
     assert client.get(name, "a", with_vector=True, strong=True) == before
     # Another ledger does not know; the search service does.
-    account = run_import(second, "other.ledger")
-    assert (account.stored, account.replaced) == (3, 1)
+    report = run_import(second, "other.ledger")
+    assert (report.stored, report.replaced) == (3, 1)
     assert run_import(second, "third.ledger").replaced == 0
     # A file that changes is an update, and so is one that has taken the place of another.
     write_vectors(first, {"a": [5]})
-    account = run_import(first)
-    assert (account.stored, account.replaced) == (1, 0)
+    report = run_import(first)
+    assert (report.stored, report.replaced) == (1, 0)
     first.unlink()
     write_vectors(tmp_path / "renamed.parquet", {"a": [6]})
-    account = run_import(tmp_path / "renamed.parquet")
-    assert (account.stored, account.replaced, account.failed) == (1, 1, 0)
+    report = run_import(tmp_path / "renamed.parquet")
+    assert (report.stored, report.replaced, report.failed) == (1, 1, 0)
 
 
 def test_a_vector_with_another_region_is_another_one(run_import: Import, tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def signal_when(holds: Callable[[], object], number: signal.Signals = signal.SIG
     return thread
 
 
-def is_consistent(account: LoadReport) -> bool:
-    return account.met == account.done
+def is_consistent(report: LoadReport) -> bool:
+    return report.listed == report.done
 
 
 @pytest.mark.parametrize("via_search", [False, True])
@@ -60,21 +60,21 @@ def test_a_signal_gives_up_what_is_not_sent_yet(
         else:
             started = lambda: relay.embedded  # noqa: E731
         thread = signal_when(started)
-        account = run(many, embedder=relay.address, via_search=via_search)
+        report = run(many, embedder=relay.address, via_search=via_search)
         thread.join()
         at_signal = relay.embedded.total()
-    assert account.stopped == "interrupted"
-    assert account.interrupted
-    assert is_consistent(account)
-    assert 0 < account.stored < IMAGES
-    assert 0 < account.left <= 3 * IN_FLIGHT
-    assert account.remaining == IMAGES - account.stored
-    assert len(ids(client, name)) == account.stored
+    assert report.stopped == "interrupted"
+    assert report.interrupted
+    assert is_consistent(report)
+    assert 0 < report.stored < IMAGES
+    assert 0 < report.unfinished <= 3 * IN_FLIGHT
+    assert report.remaining == IMAGES - report.stored
+    assert len(ids(client, name)) == report.stored
     if not via_search:
         # What was in flight came to its end, and nothing else was begun.
-        assert at_signal == account.stored
+        assert at_signal == report.stored
     again = run(many)
-    assert (again.stored, again.skipped, again.left) == (IMAGES - account.stored, account.stored, 0)
+    assert (again.stored, again.skipped, again.unfinished) == (IMAGES - report.stored, report.stored, 0)
 
 
 def test_calls_that_do_not_end_in_time_are_cancelled(
@@ -88,23 +88,23 @@ def test_calls_that_do_not_end_in_time_are_cancelled(
             return relay.frozen and client.count(name) >= 16
 
         thread = signal_when(is_stuck, signal.SIGTERM)
-        account = run(many, embedder=relay.address, patience=60)
+        report = run(many, embedder=relay.address, retry_seconds=60)
         thread.join()
-        assert account.stopped == "interrupted"
-        assert is_consistent(account)
+        assert report.stopped == "interrupted"
+        assert is_consistent(report)
         # All that the embedder answered is stored and recorded.
-        assert relay.embedded.total() == account.stored == len(ids(client, name))
+        assert relay.embedded.total() == report.stored == len(ids(client, name))
         relay.frozen = False
-        assert account.left > 0
+        assert report.unfinished > 0
         again = run(many, embedder=relay.address)
-        assert (again.stored, again.skipped) == (IMAGES - account.stored, account.stored)
+        assert (again.stored, again.skipped) == (IMAGES - report.stored, report.stored)
         # None was embedded twice.
         assert relay.embedded.total() == IMAGES
 
 
 def test_a_load_that_stops_by_itself_counts_what_is_left(run: Run, many: Path, embedder_address: str) -> None:
     with Relay(embedder_address, refused=1.0) as relay:
-        account = run(many, embedder=relay.address, patience=1)
-    assert "the embedder did nothing for 1 s" in account.stopped
-    assert (account.met, account.stored) == (0, 0)
-    assert 0 < account.left <= IMAGES
+        report = run(many, embedder=relay.address, retry_seconds=1)
+    assert "every call to the embedder failed for 1 s" in report.stopped
+    assert (report.listed, report.stored) == (0, 0)
+    assert 0 < report.unfinished <= IMAGES

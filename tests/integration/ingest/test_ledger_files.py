@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from imagesearch_client import Client, Embedding, NewImage
-from imagesearch_ingest.load.job import default_ledger_path
 from imagesearch_ingest.load.ledger import Ledger
+from imagesearch_ingest.load.ledger_files import default_ledger_path
 from tests.harness.command import Command
 from tests.integration.ingest.conftest import ids, png
 
@@ -44,14 +44,14 @@ def test_a_ledger_follows_an_alias_that_another_machine_moved(
     assert f"no ledger of {name}" in reindex_elsewhere(command, tmp_path, alias, f"{name}_2")
     (folder / "a.png").unlink()
     (folder / "new.png").write_bytes(png(50))
-    account = ingest(command, folder, alias, "--prune", "--fail-above", "1")
-    assert (account["skipped"], account["stored"], account["removed"]) == (FILES - 1, 1, 1)
+    report = ingest(command, folder, alias, "--prune", "--fail-above", "1")
+    assert (report["skipped"], report["stored"], report["removed"]) == (FILES - 1, 1, 1)
     assert "a.png" not in ids(client, f"{name}_2")
     assert "a.png" in ids(client, name)
     # The old collection's ledger is still right when the alias is moved back.
     client.set_alias(alias, name)
-    account = ingest(command, folder, alias, "--prune")
-    assert (account["skipped"], account["stored"], account["removed"]) == (FILES - 1, 1, 1)
+    report = ingest(command, folder, alias, "--prune")
+    assert (report["skipped"], report["stored"], report["removed"]) == (FILES - 1, 1, 1)
 
 
 def test_a_ledger_follows_an_alias_to_a_name_that_was_used_before(
@@ -94,8 +94,8 @@ def test_only_what_the_new_collection_has_as_it_was_loaded_is_skipped(
     other.parent.mkdir()
     other.write_bytes(png(60))
     ingest(command, other.parent, alias, "--ledger", tmp_path / "other.ledger")
-    account = ingest(command, folder, alias, "--fail-above", "1")
-    assert (account["skipped"], account["stored"], account["failed"]) == (FILES - 2, 2, 1)
+    report = ingest(command, folder, alias, "--fail-above", "1")
+    assert (report["skipped"], report["stored"], report["failed"]) == (FILES - 2, 2, 1)
 
 
 def test_an_alias_that_moves_to_an_unrelated_collection_takes_no_image_along(
@@ -111,8 +111,8 @@ def test_an_alias_that_moves_to_an_unrelated_collection_takes_no_image_along(
     vector = Embedding([1.0] * other.dimension, other.fingerprint)
     assert all(result.error is None for result in client.write(other.name, [NewImage("gone.png", vector)]))
     client.set_alias(alias, other.name)
-    account = ingest(command, folder, alias, "--prune")
-    assert (account["stored"], account["removed"]) == (FILES, 0)
+    report = ingest(command, folder, alias, "--prune")
+    assert (report["stored"], report["removed"]) == (FILES, 0)
     assert "gone.png" in ids(client, other.name)
 
 
@@ -131,8 +131,8 @@ def test_a_ledger_under_another_name_of_the_service_is_gone_on_with(
 ) -> None:
     mine = tmp_path / "state" / "imagesearch" / default_ledger_path(search_address, name).name
     mine.rename(mine.with_name(default_ledger_path("search.example:50052", name).name))
-    account = ingest(command, folder, alias)
-    assert (account["skipped"], account["stored"]) == (FILES, 0)
+    report = ingest(command, folder, alias)
+    assert (report["skipped"], report["stored"]) == (FILES, 0)
     with Ledger(mine) as ledger:
         assert ledger.aliases == {alias}
 
@@ -157,7 +157,7 @@ def test_a_dry_run_goes_by_the_ledger_of_the_load(
 
 def test_a_dry_run_without_a_service_names_the_ledger_that_it_assumes(command: Command, folder: Path) -> None:
     found = command.run("ingest", folder, "--dry-run", "-c", "live", "--target", "127.0.0.1:1")
-    assert "live@127.0.0.1_1.ledger, which is not there: every image counts as new" in found.stderr.replace("\n", "")
+    assert "live@127.0.0.1_1.ledger, which does not exist: every image counts as new" in found.stderr.replace("\n", "")
 
 
 def test_an_alias_that_moves_during_a_load_is_reported(

@@ -9,17 +9,12 @@ import pytest
 from imagesearch_client import Client, NewImage
 from imagesearch_client.types import Collection
 from imagesearch_ingest.load.bulk_clients import Endpoint
-from imagesearch_ingest.load.destination import Route
-from imagesearch_ingest.load.job import (
-    LocalFiles,
-    default_ledger_path,
-    ensure_collection,
-    load,
-    transfer_default_ledgers,
-)
-from imagesearch_ingest.load.ledger import LedgerError
+from imagesearch_ingest.load.job import LoadJob, load
+from imagesearch_ingest.load.ledger_database import LedgerError
+from imagesearch_ingest.load.ledger_files import default_ledger_path, transfer_default_ledgers
 from imagesearch_ingest.load.ledger_transfer import transfer_ledger
-from imagesearch_ingest.load.load_run import LoadOptions
+from imagesearch_ingest.load.load_options import LoadOptions, LoadServices, LocalFiles
+from imagesearch_ingest.load.planned_collection import ensure_collection
 from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.source_options import SourceOptions
@@ -42,17 +37,16 @@ def alias(client: Client, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def ingest(client: Client, search_address: str, embedder_address: str, alias: str) -> Ingest:
-    """Loads a source through the alias as `imagesearch ingest` does; gives the account, and the images embedded."""
+    """Loads a source through the alias as `imagesearch ingest` does; gives the report, and the images embedded."""
 
     def ingest(source: Path, ledger: Path | None = None, **options: Any) -> tuple[LoadReport, int]:
-        account = LoadReport()
         into = ensure_collection(client, alias)
         files = LocalFiles(ledger or default_ledger_path(search_address, into.name))
         with Relay(embedder_address) as relay:
-            route = Route(Endpoint(search_address), Endpoint(relay.address), 2, 30)
+            services = LoadServices(Endpoint(search_address), Endpoint(relay.address), 2)
             opened = [open_source(str(source), SourceOptions())]
-            load(client, into, opened, route, files, LoadOptions(**options), account)
-            return account, relay.embedded.total()
+            report = load(LoadJob(client, into, opened, services, files, LoadOptions(**options)))
+            return report, relay.embedded.total()
 
     return ingest
 
@@ -75,23 +69,23 @@ def copied(client: Client, alias: str, without: str = "") -> tuple[Collection, C
 def test_the_next_load_skips_what_was_copied_and_embeds_what_has_changed(
     client: Client, alias: str, ingest: Ingest, folder: Path
 ) -> None:
-    account, embedded = ingest(folder)
-    assert (account.stored, embedded) == (6, 6)
+    report, embedded = ingest(folder)
+    assert (report.stored, embedded) == (6, 6)
     old, new = copied(client, alias)
     (handed,) = transfer_default_ledgers(old, new)
     assert (handed.items, handed.error) == (6, "")
-    account, embedded = ingest(folder)
-    assert (account.met, account.skipped, account.stored, embedded) == (6, 6, 0, 0)
+    report, embedded = ingest(folder)
+    assert (report.listed, report.skipped, report.stored, embedded) == (6, 6, 0, 0)
     (folder / "a.png").write_bytes(png(100))
-    account, embedded = ingest(folder)
-    assert (account.skipped, account.stored, embedded) == (5, 1, 1)
+    report, embedded = ingest(folder)
+    assert (report.skipped, report.stored, embedded) == (5, 1, 1)
     (folder / "new.png").write_bytes(png(101))
-    account, embedded = ingest(folder)
-    assert (account.skipped, account.stored, embedded) == (6, 1, 1)
+    report, embedded = ingest(folder)
+    assert (report.skipped, report.stored, embedded) == (6, 1, 1)
     # What the folder no longer has is removed from the new collection, and from no other one.
     (folder / "b.png").unlink()
-    account, embedded = ingest(folder, prune=True)
-    assert (account.removed, embedded) == (1, 0)
+    report, embedded = ingest(folder, prune=True)
+    assert (report.removed, embedded) == (1, 0)
     assert "b.png" not in ids(client, new.name)
     assert "b.png" in ids(client, old.name)
 
@@ -102,8 +96,8 @@ def test_what_was_not_copied_is_embedded_by_the_next_load(
     ingest(folder)
     old, new = copied(client, alias, without="c.png")
     transfer_default_ledgers(old, new, ["c.png"])
-    account, embedded = ingest(folder)
-    assert (account.skipped, account.stored, embedded) == (5, 1, 1)
+    report, embedded = ingest(folder)
+    assert (report.skipped, report.stored, embedded) == (5, 1, 1)
     assert ids(client, new.name) == ids(client, old.name)
 
 
@@ -116,8 +110,8 @@ def test_a_ledger_that_is_named_goes_on_with_the_new_collection(
     with pytest.raises(LedgerError, match="--restart"):
         ingest(folder, ledger)
     transfer_ledger(ledger, ledger, old, new)
-    account, embedded = ingest(folder, ledger)
-    assert (account.skipped, embedded) == (6, 0)
+    report, embedded = ingest(folder, ledger)
+    assert (report.skipped, embedded) == (6, 0)
 
 
 def test_without_handing_on_all_is_embedded_again(client: Client, alias: str, ingest: Ingest, folder: Path) -> None:

@@ -17,12 +17,11 @@ from grpc_kit.errors import FailedPreconditionError, UnavailableError
 from imagesearch_client import Client
 from imagesearch_client.filters import parse
 from imagesearch_ingest.load.bulk_clients import Endpoint
-from imagesearch_ingest.load.destination import Route
 from imagesearch_ingest.load.image_reader import read_image
-from imagesearch_ingest.load.job import LocalFiles, ensure_collection, load_async
-from imagesearch_ingest.load.ledger import LedgerError
-from imagesearch_ingest.load.load_run import LoadOptions
-from imagesearch_ingest.load.report import LoadReport
+from imagesearch_ingest.load.job import LoadJob, load_async
+from imagesearch_ingest.load.ledger_database import LedgerError
+from imagesearch_ingest.load.load_options import LoadServices, LocalFiles
+from imagesearch_ingest.load.planned_collection import ensure_collection
 from imagesearch_ingest.sources.items import SourceError
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.source_options import SourceOptions
@@ -39,15 +38,15 @@ def digest(path: Path) -> str:
 
 
 def test_every_image_is_stored_once_and_skipped_from_then_on(run: Run, client: Client, name: str, folder: Path) -> None:
-    account = run(folder)
-    assert (account.met, account.stored, account.failed, account.stopped) == (6, 6, 0, "")
-    assert account.expected == 6
+    report = run(folder)
+    assert (report.listed, report.stored, report.failed, report.stopped) == (6, 6, 0, "")
+    assert report.expected == 6
     assert ids(client, name) == ALL
     image = client.get(name, "below/e.png", with_vector=True, strong=True)
     assert image.uri == str(folder / "below" / "e.png")
     assert image.content_sha256 == digest(folder / "below" / "e.png")
     again = run(folder)
-    assert (again.met, again.stored, again.skipped, again.bytes) == (6, 0, 6, 0)
+    assert (again.listed, again.stored, again.skipped, again.bytes) == (6, 0, 6, 0)
 
 
 def test_vectors_are_those_that_the_search_service_would_have_made(
@@ -74,9 +73,9 @@ def test_what_has_changed_is_embedded_anew_and_keeps_its_attributes(
     # Another time of change, and the same content.
     os.utime(folder / "b.png", ns=(1, 1))
     with Relay(embedder_address) as relay:
-        account = run(folder, embedder=relay.address)
+        report = run(folder, embedder=relay.address)
         assert relay.embedded.total() == 1
-    assert (account.stored, account.skipped) == (1, 5)
+    assert (report.stored, report.skipped) == (1, 5)
     image = client.get(name, "a.png", strong=True)
     assert image.attributes == {"price": 3}
     assert image.content_sha256 == digest(folder / "a.png")
@@ -91,8 +90,8 @@ def test_a_change_that_size_and_time_do_not_show_is_found_by_content(run: Run, f
     path.write_bytes(png(100).ljust(400, b"\0"))
     os.utime(path, ns=(time, time))
     assert run(folder).skipped == 6
-    account = run(folder, compare_content=True)
-    assert (account.stored, account.skipped) == (1, 5)
+    report = run(folder, compare_content=True)
+    assert (report.stored, report.skipped) == (1, 5)
 
 
 def test_a_folder_that_has_moved_is_described_anew_and_not_embedded(
@@ -102,9 +101,9 @@ def test_a_folder_that_has_moved_is_described_anew_and_not_embedded(
     client.update(name, "a.png", attributes={"price": 3})
     moved = folder.rename(folder.with_name("elsewhere"))
     with Relay(embedder_address) as relay:
-        account = run(moved, embedder=relay.address)
+        report = run(moved, embedder=relay.address)
         assert relay.embedded.total() == 0
-    assert (account.described, account.stored) == (6, 0)
+    assert (report.updated, report.stored) == (6, 0)
     image = client.get(name, "a.png", strong=True)
     assert image.uri == str(moved / "a.png")
     assert image.attributes == {"price": 3}
@@ -120,9 +119,9 @@ def test_new_attributes_of_a_manifest_need_no_embedding(
     assert client.get(name, "sku-1", strong=True).attributes == {"price": 3, "kind": "hat"}
     manifest.write_text("path,id,price\na.png,sku-1,5\nb.png,sku-2,4\n")
     with Relay(embedder_address) as relay:
-        account = run(manifest, embedder=relay.address)
+        report = run(manifest, embedder=relay.address)
         assert relay.embedded.total() == 0
-    assert account.described == 2
+    assert report.updated == 2
     # A manifest has all attributes of its images.
     assert client.get(name, "sku-1", strong=True).attributes == {"price": 5}
 
@@ -163,8 +162,8 @@ def test_a_vector_that_is_gone_is_made_again(run: Run, client: Client, name: str
     run(folder)
     client.delete(name, ["a.png"])
     moved = folder.rename(folder.with_name("elsewhere"))
-    account = run(moved)
-    assert (account.described, account.stored) == (5, 1)
+    report = run(moved)
+    assert (report.updated, report.stored) == (5, 1)
     assert ids(client, name) == ALL
 
 
@@ -175,9 +174,9 @@ def test_what_fails_is_told_left_alone_and_tried_again_when_asked(
     (folder / "text.png").write_text("no image")
     (folder / "cut.png").write_bytes(png(50)[:60])
     rejects = tmp_path / "rejects.jsonl"
-    account = run(folder, rejects=rejects)
-    assert (account.stored, account.failed, account.failed_before) == (6, 3, 0)
-    assert account.reasons == {"FILE_EMPTY": 1, "IMAGE_FORMAT_UNSUPPORTED": 1, "IMAGE_CORRUPT": 1}
+    report = run(folder, rejects=rejects)
+    assert (report.stored, report.failed, report.failed_before) == (6, 3, 0)
+    assert report.reasons == {"FILE_EMPTY": 1, "IMAGE_FORMAT_UNSUPPORTED": 1, "IMAGE_CORRUPT": 1}
     lines = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert {line["id"]: line["_reason"] for line in lines} == {
         "cut.png": "IMAGE_CORRUPT",
@@ -202,8 +201,8 @@ def test_rejects_are_a_source_themselves(run: Run, client: Client, name: str, fo
     rejects = tmp_path / "rejects.jsonl"
     assert run(manifest, rejects=rejects).reasons == {"UNREADABLE": 1}
     (folder / "late.png").write_bytes(png(70))
-    account = run(rejects)
-    assert (account.stored, account.failed) == (1, 0)
+    report = run(rejects)
+    assert (report.stored, report.failed) == (1, 0)
     image = client.get(name, "2", strong=True)
     assert image.attributes == {"price": 4, "tags": ["x", "y"]}
     assert image.uri == str(folder / "late.png")
@@ -220,8 +219,8 @@ def test_pruning_removes_what_is_gone_and_nothing_else(run: Run, client: Client,
     shutil.rmtree(folder / "below")
     assert run(folder).removed == 0
     assert len(ids(client, name)) == 7
-    account = run(folder, prune=True, prune_above=0.5)
-    assert (account.removed, account.skipped) == (3, 3)
+    report = run(folder, prune=True, prune_above=0.5)
+    assert (report.removed, report.skipped) == (3, 3)
     assert ids(client, name) == ["b.png", "c.png", "d.png", "z.png"]
 
 
@@ -237,9 +236,9 @@ def test_pruning_is_refused_where_it_is_not_known_what_is_gone(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", failing)
-    account = run(folder, prune=True)
-    assert account.stopped.startswith("PRUNE_REFUSED")
-    assert account.reasons == {"FOLDER_UNREADABLE": 1}
+    report = run(folder, prune=True)
+    assert report.stopped.startswith("PRUNE_REFUSED")
+    assert report.reasons == {"FOLDER_UNREADABLE": 1}
     monkeypatch.undo()
     assert ids(client, name) == ALL
     shutil.rmtree(folder)
@@ -256,9 +255,9 @@ def test_pruning_is_refused_where_one_of_the_sources_is_empty(
     (other / "z.png").write_bytes(png(80))
     run(folder, other)
     (other / "z.png").unlink()
-    account = run(folder, other, prune=True)
-    assert account.stopped.startswith("PRUNE_REFUSED")
-    assert account.removed == 0
+    report = run(folder, other, prune=True)
+    assert report.stopped.startswith("PRUNE_REFUSED")
+    assert report.removed == 0
     assert len(ids(client, name)) == 7
 
 
@@ -285,8 +284,8 @@ def test_one_id_far_apart_is_refused_in_every_run(run: Run, client: Client, name
     rows = ["b.png,twin", *done, *(f"nowhere.png,{number}" for number in range(100, 1300)), "c.png,twin"]
     manifest.write_text("\n".join(["path,id", *rows]))
     for _ in range(2):
-        account = run(manifest)
-        assert account.reasons["ID_TWICE"] == 1
+        report = run(manifest)
+        assert report.reasons["ID_TWICE"] == 1
         assert client.get(name, "twin", strong=True).uri == str(folder / "b.png")
 
 
@@ -298,9 +297,9 @@ def test_one_id_that_cannot_be_hurts_no_other(run: Run, client: Client, name: st
     listing = folder / "list.txt"
     listing.write_text("\n".join(["c.png", f"{'below/../' * 80}d.png", "below/e.png"]))
     for source in (manifest, listing):
-        account = run(source)
-        assert account.stored + account.skipped >= 3
-        assert set(account.reasons) <= {"ID_INVALID", "UNREADABLE"}
+        report = run(source)
+        assert report.stored + report.skipped >= 3
+        assert set(report.reasons) <= {"ID_INVALID", "UNREADABLE"}
 
 
 def test_what_failed_for_its_attributes_is_tried_when_these_are_new(
@@ -317,8 +316,8 @@ def test_what_failed_for_its_attributes_is_tried_when_these_are_new(
 
 def test_a_limit_goes_on_from_run_to_run(run: Run, client: Client, name: str, folder: Path) -> None:
     accounts = [run(folder, limit=4) for _ in range(3)]
-    assert [account.stored for account in accounts] == [4, 2, 0]
-    assert not any(account.stopped for account in accounts)
+    assert [report.stored for report in accounts] == [4, 2, 0]
+    assert not any(report.stopped for report in accounts)
     assert ids(client, name) == ALL
 
 
@@ -328,9 +327,9 @@ def test_equal_content_is_stored_once_with_the_other_uris(
     for copy in ("aa.png", "ab.png", "below/aa.png"):
         shutil.copyfile(folder / "a.png", folder / copy)
     with Relay(embedder_address) as relay:
-        account = run(folder, dedup=True, embedder=relay.address)
+        report = run(folder, dedup=True, embedder=relay.address)
         assert relay.embedded.most_common(1)[0][1] == 1
-    assert (account.stored, account.duplicates) == (6, 3)
+    assert (report.stored, report.duplicates) == (6, 3)
     stored = [image for image in client.list(name, strong=True) if "other_uris" in image.attributes]
     (original,) = stored
     same = {str(folder / each) for each in ("a.png", "aa.png", "ab.png", "below/aa.png")}
@@ -341,14 +340,14 @@ def test_equal_content_is_stored_once_with_the_other_uris(
 
     # Its place is taken by one of its duplicates, and the uris follow.
     Path(original.uri).unlink()
-    account = run(folder, dedup=True, prune=True, prune_above=1.0)
-    assert account.removed == 1
+    report = run(folder, dedup=True, prune=True, prune_above=1.0)
+    assert report.removed == 1
     (heir,) = [image for image in client.list(name, strong=True) if "other_uris" in image.attributes]
     others = heir.attributes["other_uris"]
     assert isinstance(others, list)
     assert {heir.uri, *others} == same - {original.uri}
     assert len(ids(client, name)) == 6
-    assert account.skipped >= 0
+    assert report.skipped >= 0
     # Without it every image is stored.
     assert run(folder).stored == 2
     assert len(ids(client, name)) == 8
@@ -357,8 +356,8 @@ def test_equal_content_is_stored_once_with_the_other_uris(
 def test_a_renamed_duplicate_is_counted_once(run: Run, client: Client, name: str, folder: Path) -> None:
     run(folder, dedup=True)
     (folder / "a.png").rename(folder / "new.png")
-    account = run(folder, dedup=True, prune=True, prune_above=1.0)
-    assert (account.met, account.stored, account.skipped, account.duplicates, account.removed) == (6, 1, 5, 0, 1)
+    report = run(folder, dedup=True, prune=True, prune_above=1.0)
+    assert (report.listed, report.stored, report.skipped, report.duplicates, report.removed) == (6, 1, 5, 0, 1)
     assert "new.png" in ids(client, name)
     assert not any("other_uris" in image.attributes for image in client.list(name, strong=True))
 
@@ -382,8 +381,8 @@ def test_files_that_change_places_are_both_kept(run: Run, client: Client, name: 
     (folder / "a.png").rename(folder / "tmp")
     (folder / "b.png").rename(folder / "a.png")
     (folder / "tmp").rename(folder / "b.png")
-    account = run(folder, source_options=options)
-    assert account.failed == 0
+    report = run(folder, source_options=options)
+    assert report.failed == 0
     contents = sorted({digest(path) for path in folder.rglob("*.png")})
     assert ids(client, name) == contents
     uris = {image.content_sha256: image.uri for image in client.list(name, strong=True)}
@@ -393,9 +392,9 @@ def test_files_that_change_places_are_both_kept(run: Run, client: Client, name: 
 def test_rejects_on_a_full_disk_stop_the_load(run: Run, folder: Path) -> None:
     (folder / "text.png").write_text("no image")
     (folder / "empty.png").write_bytes(b"")
-    account = run(folder, rejects=Path("/dev/full"))
-    assert account.stopped.startswith("REJECTS_UNWRITABLE")
-    assert account.met == account.done
+    report = run(folder, rejects=Path("/dev/full"))
+    assert report.stopped.startswith("REJECTS_UNWRITABLE")
+    assert report.listed == report.done
     (folder / "empty.png").unlink()
     assert run(folder, retry_failed=True).reasons == {"IMAGE_FORMAT_UNSUPPORTED": 1}
 
@@ -405,9 +404,9 @@ def test_one_id_for_two_files_is_refused_by_name(run: Run, client: Client, name:
     manifest.write_text("path,id\na.png,1\nb.png,2\nc.png,1\na.png,1\n")
     rejects = folder / "rejects.jsonl"
     for _ in range(2):
-        account = run(manifest, rejects=rejects)
-        assert account.reasons == {"ID_TWICE": 1}
-        assert str(folder / "a.png") in account.first_rejects[0].message
+        report = run(manifest, rejects=rejects)
+        assert report.reasons == {"ID_TWICE": 1}
+        assert str(folder / "a.png") in report.first_rejects[0].message
     # Given as a source it does not take the other one's place.
     assert run(rejects).stored == 0
     assert ids(client, name) == ["1", "2"]
@@ -420,9 +419,9 @@ def test_an_embedder_that_refuses_half_of_its_images_and_breaks_calls_loses_none
     for number in range(60):
         (folder / f"{number:02}.png").write_bytes(png(number + 100))
     with Relay(embedder_address, refused=0.5, broken=0.2) as relay:
-        account = run(folder, embedder=relay.address, streams=4)
+        report = run(folder, embedder=relay.address, streams=4)
         assert relay.refusals > 20
-        assert (account.stored, account.failed) == (66, 0), account
+        assert (report.stored, report.failed) == (66, 0), report
         # What breaks with its call was embedded, and its answer lost: few of all.
         assert relay.embedded.total() < 2 * 66
     assert len(ids(client, name)) == 66
@@ -431,18 +430,18 @@ def test_an_embedder_that_refuses_half_of_its_images_and_breaks_calls_loses_none
 def test_an_image_that_breaks_its_call_fails_alone(run: Run, folder: Path, embedder_address: str) -> None:
     with Relay(embedder_address) as relay:
         relay.poison = digest(folder / "b.png")
-        account = run(folder, embedder=relay.address, patience=4)
-        assert (account.stored, account.reasons) == (5, {"UNAVAILABLE": 1}), account
-        assert account.first_rejects[0].where == str(folder / "b.png")
+        report = run(folder, embedder=relay.address, retry_seconds=4)
+        assert (report.stored, report.reasons) == (5, {"UNAVAILABLE": 1}), report
+        assert report.first_rejects[0].where == str(folder / "b.png")
 
 
 def test_a_service_that_stays_away_ends_the_load_and_loses_nothing(
     run: Run, folder: Path, embedder_address: str
 ) -> None:
     with Relay(embedder_address, refused=1.0) as relay:
-        account = run(folder, embedder=relay.address, patience=2)
-    assert (account.stored, account.failed) == (0, 0)
-    assert "the embedder did nothing for 2 s" in account.stopped
+        report = run(folder, embedder=relay.address, retry_seconds=2)
+    assert (report.stored, report.failed) == (0, 0)
+    assert "every call to the embedder failed for 2 s" in report.stopped
     assert run(folder).stored == 6
 
 
@@ -452,9 +451,9 @@ def test_a_service_that_says_nothing_is_waited_for_no_longer_than_that(
 ) -> None:
     with Relay(embedder_address) as relay:
         relay.frozen = True
-        account = run(folder, embedder=relay.address, patience=2)
-    assert "the embedder did nothing for 2 s" in account.stopped
-    assert account.seconds < 4
+        report = run(folder, embedder=relay.address, retry_seconds=2)
+    assert "every call to the embedder failed for 2 s" in report.stopped
+    assert report.seconds < 4
 
 
 def test_a_search_service_is_no_embedder(run: Run, folder: Path, search_address: str) -> None:
@@ -510,9 +509,9 @@ def test_a_ledger_on_a_full_disk_stops_the_load_and_the_next_run_goes_on(
         (folder / f"{'long' * 40}{number:02}.png").write_bytes(png(number + 100))
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "record", on_a_full_disk)
-        account = run(folder)
-    assert "LEDGER_UNUSABLE" in account.stopped
-    assert "full" in account.stopped
+        report = run(folder)
+    assert "LEDGER_UNUSABLE" in report.stopped
+    assert "full" in report.stopped
     done = run(folder)
     assert done.stored + done.skipped == 66
     assert not done.failed
@@ -525,8 +524,8 @@ def test_a_ledger_on_a_full_disk_stops_the_load_and_the_next_run_goes_on(
 def test_many_sources_are_one_load(run: Run, folder: Path) -> None:
     listing = folder / "list.txt"
     listing.write_text("a.png\nb.png\n")
-    account = run(folder, listing, folder / "c.png")
-    assert (account.met, account.stored, account.skipped) == (9, 6, 3)
+    report = run(folder, listing, folder / "c.png")
+    assert (report.listed, report.stored, report.skipped) == (9, 6, 3)
 
 
 def test_what_is_no_source_is_named(run: Run, tmp_path: Path) -> None:
@@ -535,20 +534,19 @@ def test_what_is_no_source_is_named(run: Run, tmp_path: Path) -> None:
 
 
 async def test_a_load_runs_where_an_event_loop_runs(run: Run, client: Client, name: str, folder: Path) -> None:
-    account = run(folder)
-    assert (account.stored, account.stopped) == (6, "")
+    report = run(folder)
+    assert (report.stored, report.stopped) == (6, "")
     assert ids(client, name) == ALL
 
 
 async def test_a_program_awaits_a_load(
     client: Client, name: str, folder: Path, search_address: str, embedder_address: str
 ) -> None:
-    account = LoadReport()
-    route = Route(Endpoint(search_address), Endpoint(embedder_address), streams=2, patience=30)
+    services = LoadServices(Endpoint(search_address), Endpoint(embedder_address), streams=2)
     source = open_source(str(folder), SourceOptions())
     into = await asyncio.to_thread(ensure_collection, client, name)
-    await load_async(client, into, [source], route, LocalFiles(None), LoadOptions(), account)
-    assert (account.stored, account.stopped) == (6, "")
+    report = await load_async(LoadJob(client, into, [source], services, LocalFiles(None)))
+    assert (report.stored, report.stopped) == (6, "")
     assert ids(client, name) == ALL
 
 
@@ -562,11 +560,11 @@ def test_what_a_busy_server_has_is_stored_and_its_uri_opens_it(
         server.answers["/away.png"] = Answer(status=429)
         path = tmp_path / "list.txt"
         path.write_text("\n".join(server.address + target for target in targets))
-        account = run(path, patience=3.0, readers=2)
-        assert (account.stored, account.reasons, account.stopped) == (2, {"UNREADABLE_NOW": 1}, "")
+        report = run(path, retry_seconds=3.0, readers=2)
+        assert (report.stored, report.reasons, report.stopped) == (2, {"UNREADABLE_NOW": 1}, "")
         server.answers["/away.png"] = Answer(png(9))
-        account = run(path, patience=3.0)
-        assert (account.stored, account.skipped, account.failed_before) == (1, 2, 0)
+        report = run(path, retry_seconds=3.0)
+        assert (report.stored, report.skipped, report.failed_before) == (1, 2, 0)
         assert set(server.asked) == set(targets)
         with UriReader() as reader:
             for image in client.list(name, strong=True):

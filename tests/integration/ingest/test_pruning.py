@@ -15,8 +15,8 @@ import pytest
 from imagesearch_cli.app import app
 from imagesearch_cli.output import err
 from imagesearch_client import Client
-from imagesearch_ingest.load.job import LocalFiles, dry_run
-from imagesearch_ingest.load.load_run import LoadOptions
+from imagesearch_ingest.load.job import dry_run
+from imagesearch_ingest.load.load_options import LoadOptions, LocalFiles
 from imagesearch_ingest.load.report import LoadReport, MissingImages
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.source_options import SourceOptions
@@ -42,15 +42,15 @@ def test_a_folder_that_lost_most_of_its_files_keeps_its_images(run: Run, client:
     run(ten)
     keep(ten, 1)
     (ten / "new.png").write_bytes(png(50))
-    account = run(ten, prune=True)
-    assert account.stopped.startswith("PRUNE_REFUSED")
-    for part in ("9 of the 10 images", str(ten), "90 %", "20 %", "--prune-above 90%", "nothing was removed"):
-        assert part in account.stopped
+    report = run(ten, prune=True)
+    assert report.stopped.startswith("PRUNE_REFUSED")
+    for part in ("9 of the 10 images", str(ten), "90 %", "20 %", "--prune-above 90%", "Nothing was removed"):
+        assert part in report.stopped
     # All else of the load is done.
-    assert (account.stored, account.removed, account.met) == (1, 0, account.done)
+    assert (report.stored, report.removed, report.listed) == (1, 0, report.done)
     assert len(ids(client, name)) == 11
-    account = run(ten, prune=True, prune_above=0.9)
-    assert (account.stopped, account.removed) == ("", 9)
+    report = run(ten, prune=True, prune_above=0.9)
+    assert (report.stopped, report.removed) == ("", 9)
     assert ids(client, name) == ["0.png", "new.png"]
     assert run(ten, prune=True).removed == 0
 
@@ -58,8 +58,8 @@ def test_a_folder_that_lost_most_of_its_files_keeps_its_images(run: Run, client:
 def test_a_share_of_a_fifth_is_removed_and_a_half_is_not(run: Run, client: Client, name: str, ten: Path) -> None:
     run(ten)
     keep(ten, 8)
-    account = run(ten, prune=True)
-    assert (account.stopped, account.removed) == ("", 2)
+    report = run(ten, prune=True)
+    assert (report.stopped, report.removed) == ("", 2)
     shutil.rmtree(ten)
     ten.mkdir()
     for path in ("0.png", "1.png"):
@@ -85,8 +85,8 @@ def test_each_source_has_a_share_of_its_own(run: Run, client: Client, name: str,
     run(ten, disk)
     keep(disk, 1)
     keep(ten, 9)
-    account = run(ten, disk, prune=True)
-    assert account.stopped.startswith(f"PRUNE_REFUSED: 1 of the 2 images of {disk}")
+    report = run(ten, disk, prune=True)
+    assert report.stopped.startswith(f"PRUNE_REFUSED: 1 of the 2 images of {disk}")
     # Nothing at all was removed, also of the other source.
     assert len(ids(client, name)) == 12
 
@@ -103,8 +103,8 @@ def test_an_image_that_another_load_has_replaced_stays(
     assert run(other).replaced == 1
     kept.rename(ledger)
     keep(ten, 8)
-    account = run(ten, prune=True)
-    assert (account.stopped, account.removed) == ("", 1)
+    report = run(ten, prune=True)
+    assert (report.stopped, report.removed) == ("", 1)
     assert client.get(name, "9.png", strong=True).uri == str(other / "9.png")
     assert "8.png" not in ids(client, name)
 
@@ -118,13 +118,13 @@ def test_an_answer_decides(run: Run, client: Client, name: str, ten: Path) -> No
         asked.extend(gone)
         return len(asked) > 1
 
-    account = run(ten, prune=True, confirm_prune=answer)
-    assert account.stopped == "PRUNE_REFUSED: nothing was removed, as answered"
+    report = run(ten, prune=True, confirm_prune=answer)
+    assert report.stopped == "PRUNE_REFUSED: the answer was no; nothing was removed"
     assert asked == [MissingImages(str(ten), 1, 10, ["9.png"])]
     # Who is asked may allow any share.
     keep(ten, 1)
-    account = run(ten, prune=True, confirm_prune=answer)
-    assert (account.stopped, account.removed) == ("", 9)
+    report = run(ten, prune=True, confirm_prune=answer)
+    assert (report.stopped, report.removed) == ("", 9)
     # Nobody is asked if nothing is gone.
     assert run(ten, prune=True, confirm_prune=answer).stopped == ""
     assert len(asked) == 2
@@ -141,11 +141,11 @@ def test_a_signal_is_no_answer(run: Run, client: Client, name: str, ten: Path) -
         answers.append(answered.wait(60))
         return True
 
-    account = run(ten, prune=True, confirm_prune=interrupt)
+    report = run(ten, prune=True, confirm_prune=interrupt)
     # The question still waits for its answer.
     assert answers == []
     answered.set()
-    assert (account.stopped, account.removed) == ("interrupted", 0)
+    assert (report.stopped, report.removed) == ("interrupted", 0)
     assert len(ids(client, name)) == 10
 
 
@@ -154,19 +154,19 @@ def test_a_dry_run_names_what_would_be_removed(run: Run, client: Client, name: s
     keep(ten, 3)
     ledger = tmp_path / "of.ledger"
     for _ in range(2):
-        account = LoadReport()
+        report = LoadReport()
         source = open_source(str(ten), SourceOptions())
-        dry_run([source], LocalFiles(ledger), LoadOptions(prune=True), account)
-        assert (account.removed, account.skipped, account.stopped) == (7, 3, "")
-        assert account.gone == [MissingImages(str(ten), 7, 10, [f"{number}.png" for number in range(3, 10)])]
+        dry_run([source], LocalFiles(ledger), LoadOptions(prune=True), report)
+        assert (report.removed, report.skipped, report.stopped) == (7, 3, "")
+        assert report.missing == [MissingImages(str(ten), 7, 10, [f"{number}.png" for number in range(3, 10)])]
     assert len(ids(client, name)) == 10
     assert run(ten, prune=True, prune_above=1.0).removed == 7
     # What is not listed whole is not known in a dry run either.
     shutil.rmtree(ten)
     ten.mkdir()
-    account = LoadReport()
-    dry_run([open_source(str(ten), SourceOptions())], LocalFiles(ledger), LoadOptions(prune=True), account)
-    assert account.stopped.startswith("PRUNE_REFUSED")
+    report = LoadReport()
+    dry_run([open_source(str(ten), SourceOptions())], LocalFiles(ledger), LoadOptions(prune=True), report)
+    assert report.stopped.startswith("PRUNE_REFUSED")
 
 
 def test_the_command_refuses_and_names(command: Command, client: Client, name: str, ten: Path) -> None:
@@ -182,8 +182,8 @@ def test_the_command_refuses_and_names(command: Command, client: Client, name: s
         assert "--prune-above 90%" in refused.stderr
         assert "goes on from here" not in refused.stderr
     assert len(ids(client, name)) == 10
-    account = json.loads(command("ingest", ten, "--prune", "--prune-above", "90%", "--json"))
-    assert (account["removed"], account["gone"][0]["first"][0]) == (9, "1.png")
+    report = json.loads(command("ingest", ten, "--prune", "--prune-above", "90%", "--json"))
+    assert (report["removed"], report["missing"][0]["first"][0]) == (9, "1.png")
     assert ids(client, name) == ["0.png"]
 
 
@@ -243,12 +243,12 @@ def test_on_a_terminal_the_command_asks(
     keep(ten, 9)
     code, screen = on_a_terminal("n\n", ["ingest", ten, "--prune"])
     assert code == 3
-    for part in ("1 of the 10 images", "9.png", "Remove 1 images", "as answered"):
+    for part in ("1 of the 10 images", "9.png", "Remove 1 images", "the answer was no"):
         assert part in screen
     # The end of input (Ctrl-D) is no consent either.
     code, screen = on_a_terminal("\x04", ["ingest", ten, "--prune"])
     assert code == 3
-    assert "as answered" in screen
+    assert "the answer was no" in screen
     assert len(ids(client, name)) == 10
     keep(ten, 1)
     code, screen = on_a_terminal("", ["ingest", ten, "--prune", "--yes"])
@@ -278,8 +278,8 @@ def test_a_file_that_was_never_read_and_whose_id_is_too_long_stops_nothing(
     else:
         shutil.rmtree(ten / ("d" * 120))
     (ten / "9.png").unlink()
-    account = run(ten, prune=True, dedup=True)
-    assert (account.stopped, account.failed, account.duplicates) == ("", 0, int(becomes_a_duplicate))
+    report = run(ten, prune=True, dedup=True)
+    assert (report.stopped, report.failed, report.duplicates) == ("", 0, int(becomes_a_duplicate))
     assert ids(client, name) == [f"{number}.png" for number in range(9)]
     assert run(ten, prune=True, dedup=True).stopped == ""
 

@@ -19,24 +19,24 @@ FEW = 48
 NO_LIMIT = 10**9
 
 
-def problems_of(account: LoadReport, source: RandomSource) -> list[str]:
-    """What of an account does not add up, or is not what the source holds."""
+def problems_of(report: LoadReport, source: RandomSource) -> list[str]:
+    """What of an report does not add up, or is not what the source holds."""
     expected = source.expected
-    wanted = {"met": expected.met, "failed": expected.failed}
+    wanted = {"listed": expected.listed, "failed": expected.failed}
     if source.counts_files:
         wanted |= {
-            "not_taken": expected.not_taken,
-            "left_out": expected.left_out,
+            "unsupported": expected.unsupported,
+            "system_files": expected.system_files,
             "other_files": expected.other_files,
         }
-    found = account.as_json()
+    found = report.as_json()
     problems = [f"{name} is {found[name]}, not {value}" for name, value in wanted.items() if found[name] != value]
-    done = account.stored + account.described + account.skipped + account.duplicates + account.failed
-    if done != account.met:
-        problems.append(f"{account.met} met, {done} accounted for")
-    if account.stopped:
-        problems.append(f"stopped: {account.stopped}")
-    return [f"{problem} ({dict(account.reasons)})" for problem in problems]
+    done = report.stored + report.updated + report.skipped + report.duplicates + report.failed
+    if done != report.listed:
+        problems.append(f"{report.listed} listed, {done} finished")
+    if report.stopped:
+        problems.append(f"stopped: {report.stopped}")
+    return [f"{problem} ({dict(report.reasons)})" for problem in problems]
 
 
 def differences(client: Client, name: str, expected: Expected) -> list[str]:
@@ -69,11 +69,11 @@ def check(seed: int, folder: Path, run: Run, client: Client, name: str) -> list[
     before = {image.id: image.update_time for image in client.list(name, strong=True)}
     for options in ({}, {"prune": True}):
         again = run(source.argument, ledger=ledger, **options)
-        changes = (again.stored, again.described, again.duplicates, again.removed)
+        changes = (again.stored, again.updated, again.duplicates, again.removed)
         if changes != (0, 0, 0, 0):
             problems.append(f"a further run with {options} stored, described, set aside and removed {changes}")
-        if (again.met, again.failed) != (first.met, first.failed):
-            problems.append(f"a further run with {options} met {again.met}, of which {again.failed} failed")
+        if (again.listed, again.failed) != (first.listed, first.failed):
+            problems.append(f"a further run with {options} listed {again.listed}, of which {again.failed} failed")
     if {image.id: image.update_time for image in client.list(name, strong=True)} != before:
         problems.append("a further run wrote images again")
     if before:

@@ -24,44 +24,44 @@ def mixed(folder: Path) -> Path:
     return folder
 
 
-def passed(account: LoadReport) -> tuple[int, dict[str, int], int, int]:
-    return account.not_taken, dict(account.not_taken_suffixes), account.left_out, account.other_files
+def passed(report: LoadReport) -> tuple[int, dict[str, int], int, int]:
+    return report.unsupported, dict(report.unsupported_suffixes), report.system_files, report.other_files
 
 
-def files(account: LoadReport) -> int:
-    outcomes = account.stored + account.described + account.skipped + account.duplicates + account.failed
-    assert account.met == outcomes
-    return outcomes + account.not_taken + account.left_out + account.other_files
+def files(report: LoadReport) -> int:
+    outcomes = report.stored + report.updated + report.skipped + report.duplicates + report.failed
+    assert report.listed == outcomes
+    return outcomes + report.unsupported + report.system_files + report.other_files
 
 
 def test_the_account_is_whole_in_every_run(run: Run, mixed: Path) -> None:
     expected = (3, {".psd": 1, ".svg": 2}, 2, 1)
     for options in ({}, {}, {"restart": True}, {"compare_content": True}, {"prune": True}):
-        account = run(mixed, **options)
-        assert (account.failed, account.stopped) == (0, "")
-        assert passed(account) == expected, options
-        assert files(account) == 12
+        report = run(mixed, **options)
+        assert (report.failed, report.stopped) == (0, "")
+        assert passed(report) == expected, options
+        assert files(report) == 12
     (mixed / "copy.png").write_bytes((mixed / "a.png").read_bytes())
     (mixed / "broken.png").write_bytes(b"x")
-    account = run(mixed)
-    assert (account.met, account.failed, passed(account)) == (8, 1, expected)
+    report = run(mixed)
+    assert (report.listed, report.failed, passed(report)) == (8, 1, expected)
 
 
 def test_a_second_pass_counts_nothing_again(run: Run, mixed: Path) -> None:
     (mixed / "a2.png").write_bytes((mixed / "a.png").read_bytes())
     run(mixed, dedup=True)
     (mixed / "a.png").unlink()
-    account = run(mixed, dedup=True, prune=True)
-    assert account.removed == 1
-    assert passed(account) == (3, {".psd": 1, ".svg": 2}, 2, 1)
-    assert files(account) == 12
+    report = run(mixed, dedup=True, prune=True)
+    assert report.removed == 1
+    assert passed(report) == (3, {".psd": 1, ".svg": 2}, 2, 1)
+    assert files(report) == 12
 
 
 def test_with_a_limit_what_was_listed_is_counted(run: Run, mixed: Path) -> None:
     accounts = [run(mixed, limit=2) for _ in range(4)]
-    assert [account.stored for account in accounts] == [2, 2, 2, 0]
-    for account in accounts:
-        files(account)
+    assert [report.stored for report in accounts] == [2, 2, 2, 0]
+    for report in accounts:
+        files(report)
     assert passed(accounts[-1]) == (3, {".psd": 1, ".svg": 2}, 2, 1)
 
 
@@ -70,8 +70,8 @@ def test_an_image_that_is_not_taken_any_more_is_gone_and_hides_nothing(
 ) -> None:
     run(mixed)
     (mixed / "a.png").rename(mixed / "a2.psd")
-    account = run(mixed, prune=True)
-    assert (account.removed, account.not_taken, account.stopped) == (1, 4, "")
+    report = run(mixed, prune=True)
+    assert (report.removed, report.unsupported, report.stopped) == (1, 4, "")
     assert "a.png" not in ids(client, name)
 
 
@@ -81,11 +81,11 @@ def test_a_file_that_is_there_is_not_gone_though_it_is_passed_over(
     (mixed / "IMG_1").write_bytes(png(77))
     (mixed / "b.dat").write_bytes(png(78))
     run(mixed, source_options=SourceOptions(any_name=True))
-    account = run(mixed, prune=True, prune_above=1.0)
-    assert (account.removed, account.gone, account.stopped) == (0, [], "")
+    report = run(mixed, prune=True, prune_above=1.0)
+    assert (report.removed, report.missing, report.stopped) == (0, [], "")
     (mixed / "b.dat").unlink()
-    account = run(mixed, prune=True, prune_above=1.0)
-    assert (account.removed, account.stopped) == (1, "")
+    report = run(mixed, prune=True, prune_above=1.0)
+    assert (report.removed, report.stopped) == (1, "")
     assert "IMG_1" in ids(client, name)
     assert "b.dat" not in ids(client, name)
 
@@ -97,18 +97,18 @@ def test_rejects_of_files_that_are_not_taken_are_remarks(run: Run, mixed: Path, 
     lines = [json.loads(line) for line in rejects.read_text().splitlines()]
     remarks = {line["_where"]: line for line in lines if "uri" not in line}
     assert set(remarks) == {str(mixed / name) for name in ("a.psd", "c.svg", "below/b.svg")}
-    assert {line["_reason"] for line in remarks.values()} == {"FORMAT_NOT_TAKEN"}
-    account = run(rejects, retry_failed=True)
-    assert (account.met, account.failed, passed(account)) == (1, 1, (0, {}, 0, 0))
+    assert {line["_reason"] for line in remarks.values()} == {"FORMAT_UNSUPPORTED"}
+    report = run(rejects, retry_failed=True)
+    assert (report.listed, report.failed, passed(report)) == (1, 1, (0, {}, 0, 0))
 
 
 def test_files_of_any_name_are_stored_under_their_names(run: Run, client: Client, name: str, mixed: Path) -> None:
     (mixed / "IMG_1").write_bytes(png(77))
-    assert run(mixed).not_taken_suffixes[""] == 1
-    account = run(mixed, source_options=SourceOptions(any_name=True))
-    assert (account.stored, account.skipped) == (1, 6)
+    assert run(mixed).unsupported_suffixes[""] == 1
+    report = run(mixed, source_options=SourceOptions(any_name=True))
+    assert (report.stored, report.skipped) == (1, 6)
     assert "IMG_1" in ids(client, name)
-    assert files(account) == 13
+    assert files(report) == 13
 
 
 def test_rejects_name_the_files_of_a_folder_without_any_image(command: Command, tmp_path: Path) -> None:
@@ -120,4 +120,4 @@ def test_rejects_name_the_files_of_a_folder_without_any_image(command: Command, 
     command("ingest", folder, "--rejects", rejects, code=1)
     (line,) = rejects.read_text().splitlines()
     assert json.loads(line)["_where"] == str(folder / "a.psd")
-    assert json.loads(line)["_reason"] == "FORMAT_NOT_TAKEN"
+    assert json.loads(line)["_reason"] == "FORMAT_UNSUPPORTED"

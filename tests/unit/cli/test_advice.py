@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 import imagesearch_ingest
 from imagesearch_cli.app import app
 from imagesearch_client import Collection, Index, Metric
-from imagesearch_ingest.load.ledger import CollectionIdentity, ItemState, Ledger, LedgerError, row_of_item
+from imagesearch_ingest.load.ledger import Ledger
+from imagesearch_ingest.load.ledger_database import LedgerError
+from imagesearch_ingest.load.ledger_rows import CollectionIdentity, ItemState, row_of_item
 from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.items import Item, SourceError
 from imagesearch_ingest.sources.open_source import open_source
@@ -248,9 +250,9 @@ def test_what_failed_before_is_tried_again_as_advised(photo: Path, tmp_path: Pat
     path = tmp_path / "a.ledger"
     with Ledger(path) as ledger:
         ledger.bind(CollectionIdentity.of(COLLECTION))
-        source = ledger.source(str(photo))
-        ledger.begin_run()
-        ledger.meet([photo.name])
+        source = ledger.source_number(str(photo))
+        ledger.start_run()
+        ledger.look_up([photo.name])
         (item,) = open_source(str(photo), SourceOptions())
         assert isinstance(item, Item)
         ledger.record([row_of_item(item, ItemState.FAILED, "IMAGE_CORRUPT", "odd")], source)

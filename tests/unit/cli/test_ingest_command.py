@@ -46,15 +46,15 @@ def test_suffixes_of_taken_formats_are_taken_and_others_are_named(photos: Path, 
     assert done.exit_code == 0
     told = words(done.output)
     assert "3 of 3 images could be stored" in told
-    assert "4 files not taken: 1 without a suffix, 1 .psd, 2 .svg; --rejects FILE names them" in told
+    assert "4 unsupported files: 1 without a suffix, 1 .psd, 2 .svg; --rejects FILE names them" in told
     assert "1 left out" in told
     assert len(rejects.read_text().splitlines()) == 4
     account = json.loads(ingest(photos, "--json").stdout)
-    assert account["not_taken"] == 4
-    assert account["not_taken_suffixes"] == {"": 1, ".psd": 1, ".svg": 2}
-    assert (account["left_out"], account["other_files"], account["met"]) == (1, 1, 3)
+    assert account["unsupported"] == 4
+    assert account["unsupported_suffixes"] == {"": 1, ".psd": 1, ".svg": 2}
+    assert (account["system_files"], account["other_files"], account["listed"]) == (1, 1, 3)
     account = json.loads(ingest(photos, "--json", "--any-name").stdout)
-    assert (account["stored"], account["not_taken"]) == (4, 3)
+    assert (account["stored"], account["unsupported"]) == (4, 3)
 
 
 def test_a_folder_with_nothing_that_is_taken_names_what_there_is(photos: Path) -> None:
@@ -62,9 +62,9 @@ def test_a_folder_with_nothing_that_is_taken_names_what_there_is(photos: Path) -
         (photos / name).write_bytes(b"x")
     done = ingest(photos)
     assert done.exit_code == 1
-    assert "2 files not taken: 1 .psd, 1 .svg; files of images end in .jpg" in words(done.output)
+    assert "2 unsupported files: 1 .psd, 1 .svg; files of images end in .jpg" in words(done.output)
     account = json.loads(ingest(photos, "--json").stdout)
-    assert (account["met"], account["not_taken"], account["other_files"]) == (0, 2, 1)
+    assert (account["listed"], account["unsupported"], account["other_files"]) == (0, 2, 1)
 
 
 def test_a_dry_run_takes_what_the_embedder_takes(photos: Path) -> None:

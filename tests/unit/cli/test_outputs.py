@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from imagesearch_cli.app import app
-from imagesearch_ingest.load.report import RejectsFile
+from imagesearch_ingest.load.rejects_file import RejectsFile
 from imagesearch_ingest.sources.items import Fault
 
 NOBODY = ["--target", "127.0.0.1:1"]
@@ -42,8 +42,8 @@ def test_rejects_replace_no_other_file(tmp_path: Path, content: str) -> None:
     rejects = tmp_path / "photos.jsonl"
     rejects.write_text(content)
     (tmp_path / "a").mkdir()
-    assert "is no file of rejects; name another file" in refused("ingest", tmp_path / "a", "--rejects", rejects)
-    with pytest.raises(FileExistsError, match="no file of rejects"):
+    assert "is not a file of rejects; name another file" in refused("ingest", tmp_path / "a", "--rejects", rejects)
+    with pytest.raises(FileExistsError, match="not a file of rejects"):
         RejectsFile(rejects)
     assert rejects.read_text() == content
 

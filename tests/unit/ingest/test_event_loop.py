@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from imagesearch_ingest.event_loop import interrupted_by_signals, run_coroutine
-from imagesearch_ingest.load.job import LocalFiles, dry_run, dry_run_async
-from imagesearch_ingest.load.load_run import LoadOptions
+from imagesearch_ingest.load.job import dry_run, dry_run_async
+from imagesearch_ingest.load.load_options import LoadOptions, LocalFiles
 from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.items import Item
 

@@ -11,7 +11,7 @@ import imagesearch_cli
 from imagesearch_cli.output import Answer, print_found, shown_number
 from imagesearch_client.types import Explanation, Hit, Image, Index
 from imagesearch_ingest.json_text import json_text, rounded
-from imagesearch_ingest.load.report import RejectsFile
+from imagesearch_ingest.load.rejects_file import RejectsFile
 from imagesearch_ingest.sources.items import Item
 
 NAN, INFINITY = float("nan"), float("inf")

@@ -19,7 +19,7 @@ from imagesearch_analysis.evaluation.ranking import Vectors
 from imagesearch_analysis.evaluation.vector_cache import VectorCache
 from imagesearch_cli.evaluate import embedding_well
 from imagesearch_ingest.load.bulk_clients import Endpoint
-from imagesearch_ingest.load.service_retries import LoadStoppedError
+from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.sources.items import Item
 from imagesearch_ingest.sources.local_files import read_file
 
@@ -44,7 +44,7 @@ def test_an_embedder_that_is_away_ends_it_after_a_while(
     monkeypatch.setattr(embedding, "PATIENCE", 0.5)
     kept: list[str] = []
     files = {f"{number}": item(tmp_path / f"{number}.jpg", b"x") for number in range(200)}
-    with pytest.raises(LoadStoppedError, match="the embedder did nothing for"):
+    with pytest.raises(LoadStoppedError, match="every call to the embedder failed for"):
         embed_all(nowhere, MODEL, files, lambda name, _: kept.append(name))
     assert kept == []
 

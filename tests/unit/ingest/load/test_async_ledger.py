@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from imagesearch_ingest.load.async_ledger import AsyncLedger
-from imagesearch_ingest.load.ledger import ItemState, Ledger, LedgerRow
+from imagesearch_ingest.load.ledger import Ledger
+from imagesearch_ingest.load.ledger_rows import ItemState, LedgerRow
 from tests.unit.ingest.load.test_ledger import COLLECTION, row
 
 
@@ -13,15 +14,15 @@ async def test_what_is_being_recorded_is_kept_when_its_load_is_cancelled() -> No
     """The search service has acknowledged it by then."""
     ledger = Ledger(None)
     ledger.bind(COLLECTION)
-    ledger.source("/photos")
-    ledger.begin_run()
+    ledger.source_number("/photos")
+    ledger.start_run()
     stored: list[str] = []
 
     async def bring(records: AsyncLedger, image: LedgerRow) -> None:
         await records.record(image, 1)
         stored.append(image.key)
 
-    async with AsyncLedger(ledger, keeps=True) as records:
+    async with AsyncLedger(ledger, is_dry_run=False) as records:
         tasks = [asyncio.create_task(bring(records, row(f"{number}.jpg"))) for number in range(10)]
         await asyncio.sleep(0)
         for task in tasks:
@@ -36,14 +37,14 @@ def test_a_dry_run_knows_what_is_gone_and_writes_nothing(known: bool, tmp_path_f
     path = tmp_path_factory.mktemp("ledger") / "of.ledger"
     with Ledger(path) as ledger:
         ledger.bind(COLLECTION)
-        ledger.begin_run()
-        ledger.record([row("a.jpg"), row("b.jpg")], ledger.source("/photos"))
+        ledger.start_run()
+        ledger.record([row("a.jpg"), row("b.jpg")], ledger.source_number("/photos"))
     before = path.read_bytes()
     with Ledger(path, read_only=True) as ledger:
-        number = ledger.source("/photos" if known else "/elsewhere")
+        number = ledger.source_number("/photos" if known else "/elsewhere")
         assert (number, ledger.source_name(number)) == ((1, "/photos") if known else (0, ""))
-        ledger.begin_run()
-        assert ledger.meet(["a.jpg", "c.jpg"]).keys() == {"a.jpg"}
-        gone = ledger.gone_of(number, "/photos", began=2e10)
+        ledger.start_run()
+        assert ledger.look_up(["a.jpg", "c.jpg"]).keys() == {"a.jpg"}
+        gone = ledger.count_missing(number, "/photos", began=2e10)
         assert (gone.count, gone.known, list(gone.names)) == ((1, 2, ["b.jpg"]) if known else (0, 0, []))
     assert path.read_bytes() == before

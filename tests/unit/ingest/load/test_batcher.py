@@ -21,28 +21,28 @@ class Doubling:
         self.go_on.set()
 
     async def __call__(self, batch: Batch) -> None:
-        self.calls.append([entry.asked for entry in batch])
+        self.calls.append([pending.request for pending in batch])
         await self.go_on.wait()
-        for entry in batch:
-            if entry.asked < 0:
+        for pending in batch:
+            if pending.request < 0:
                 raise InvalidArgumentError("NEGATIVE", "below zero")
-            if entry.asked != 13:
-                entry.give(2 * entry.asked)
+            if pending.request != 13:
+                pending.set_result(2 * pending.request)
 
 
 async def test_each_gets_the_answer_to_its_own_question() -> None:
     doubling = Doubling()
-    async with Batcher[int, int](doubling, BatchLimits(2, 5, 1000)) as gathering:
-        assert await asyncio.gather(*map(gathering.ask, range(100, 200))) == [2 * n for n in range(100, 200)]
+    async with Batcher[int, int](doubling, BatchLimits(2, 5, 1000)) as batcher:
+        assert await asyncio.gather(*map(batcher.submit, range(100, 200))) == [2 * n for n in range(100, 200)]
     assert max(map(len, doubling.calls)) == 5
 
 
 async def test_a_call_has_no_more_than_its_bytes() -> None:
     doubling = Doubling()
     doubling.go_on.clear()
-    async with Batcher[int, int](doubling, BatchLimits(1, 100, 10)) as gathering:
+    async with Batcher[int, int](doubling, BatchLimits(1, 100, 10)) as batcher:
         sizes = [4, 4, 4, 50, 1]
-        asked = [asyncio.create_task(gathering.ask(n, size)) for n, size in enumerate(sizes)]
+        asked = [asyncio.create_task(batcher.submit(n, size)) for n, size in enumerate(sizes)]
         await asyncio.sleep(0.01)
         doubling.go_on.set()
         await asyncio.gather(*asked)
@@ -52,8 +52,8 @@ async def test_a_call_has_no_more_than_its_bytes() -> None:
 async def test_who_is_to_be_alone_is() -> None:
     doubling = Doubling()
     doubling.go_on.clear()
-    async with Batcher[int, int](doubling, BatchLimits(1, 100, 1000)) as gathering:
-        asked = [asyncio.create_task(gathering.ask(n, alone=n == 3)) for n in range(6)]
+    async with Batcher[int, int](doubling, BatchLimits(1, 100, 1000)) as batcher:
+        asked = [asyncio.create_task(batcher.submit(n, alone=n == 3)) for n in range(6)]
         await asyncio.sleep(0.01)
         doubling.go_on.set()
         await asyncio.gather(*asked)
@@ -62,8 +62,8 @@ async def test_who_is_to_be_alone_is() -> None:
 
 async def test_an_error_is_that_of_all_without_an_answer_by_then() -> None:
     doubling = Doubling()
-    async with Batcher[int, int](doubling, BatchLimits(1, 3, 1000)) as gathering:
-        answers = await asyncio.gather(*map(gathering.ask, (1, -1, 2, 13)), return_exceptions=True)
+    async with Batcher[int, int](doubling, BatchLimits(1, 3, 1000)) as batcher:
+        answers = await asyncio.gather(*map(batcher.submit, (1, -1, 2, 13)), return_exceptions=True)
     assert answers[0] == 2
     assert isinstance(answers[1], InvalidArgumentError)
     assert isinstance(answers[2], InvalidArgumentError)
@@ -72,25 +72,25 @@ async def test_an_error_is_that_of_all_without_an_answer_by_then() -> None:
 
 async def test_a_call_waits_to_be_full_until_there_is_nothing_more_to_come() -> None:
     doubling = Doubling()
-    async with Batcher[int, int](doubling, BatchLimits(2, 3, 1000, linger=60)) as gathering:
-        first = [asyncio.create_task(gathering.ask(n)) for n in range(2)]
+    async with Batcher[int, int](doubling, BatchLimits(2, 3, 1000, linger_seconds=60)) as batcher:
+        first = [asyncio.create_task(batcher.submit(n)) for n in range(2)]
         await asyncio.sleep(0.05)
         assert doubling.calls == []
-        first.append(asyncio.create_task(gathering.ask(2)))
+        first.append(asyncio.create_task(batcher.submit(2)))
         await asyncio.gather(*first)
-        last = asyncio.create_task(gathering.ask(3))
+        last = asyncio.create_task(batcher.submit(3))
         await asyncio.sleep(0.05)
-        gathering.hurry()
+        batcher.flush()
         assert await last == 6
-        assert await gathering.ask(4) == 8
+        assert await batcher.submit(4) == 8
     assert doubling.calls == [[0, 1, 2], [3], [4]]
 
 
 async def test_who_goes_away_hurts_nobody() -> None:
     doubling = Doubling()
     doubling.go_on.clear()
-    async with Batcher[int, int](doubling, BatchLimits(1, 3, 1000)) as gathering:
-        gone, stays = asyncio.create_task(gathering.ask(1)), asyncio.create_task(gathering.ask(2))
+    async with Batcher[int, int](doubling, BatchLimits(1, 3, 1000)) as batcher:
+        gone, stays = asyncio.create_task(batcher.submit(1)), asyncio.create_task(batcher.submit(2))
         await asyncio.sleep(0.01)
         gone.cancel()
         doubling.go_on.set()
@@ -101,17 +101,17 @@ async def test_who_goes_away_hurts_nobody() -> None:
 
 async def test_a_window_bounds_items_and_bytes_and_lets_a_single_one_in() -> None:
     window = InFlightLimit(2, 100)
-    await window.enter(500)
-    waiting = asyncio.create_task(window.enter(1))
+    await window.acquire(500)
+    waiting = asyncio.create_task(window.acquire(1))
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    window.leave(500)
+    window.release(500)
     await waiting
-    await window.enter(99)
-    third = asyncio.create_task(window.enter(0))
+    await window.acquire(99)
+    third = asyncio.create_task(window.acquire(0))
     await asyncio.sleep(0.01)
     assert not third.done()
-    window.leave(99)
+    window.release(99)
     await third
 
 
@@ -121,16 +121,16 @@ async def test_what_is_given_up_is_cancelled_and_calls_in_flight_go_on() -> None
     async def call(batch: Sequence[PendingRequest[int, int]]) -> None:
         called.set()
         await may_end.wait()
-        for entry in batch:
-            entry.give(entry.asked)
+        for pending in batch:
+            pending.set_result(pending.request)
 
-    async with Batcher[int, int](call, BatchLimits(1, 2, 100)) as gathering:
-        asked = [asyncio.create_task(gathering.ask(number)) for number in range(5)]
+    async with Batcher[int, int](call, BatchLimits(1, 2, 100)) as batcher:
+        asked = [asyncio.create_task(batcher.submit(number)) for number in range(5)]
         await called.wait()
-        gathering.give_up()
+        batcher.cancel_pending()
         may_end.set()
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert answers[:2] == [0, 1]
         assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[2:])
         with pytest.raises(asyncio.CancelledError):
-            await gathering.ask(6)
+            await batcher.submit(6)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagesearch_ingest.load.decisions import Action, decide
-from imagesearch_ingest.load.ledger import ItemState, LedgerRow, row_of_item
+from imagesearch_ingest.load.ledger_rows import ItemState, LedgerRow, row_of_item
 from imagesearch_ingest.sources.items import Item
 
 
@@ -28,15 +28,15 @@ DUPLICATE = replace(DONE, state=ItemState.DUPLICATE, original="b.jpg")
         (item(size=11), DONE, {}, Action.LOAD),
         (item(stamp="2"), DONE, {}, Action.LOAD),
         (item(), DONE, {"compare_content": True}, Action.LOAD),
-        (item(attributes={"price": 1}), DONE, {}, Action.DESCRIBE),
-        (item(attributes={}), DONE, {}, Action.DESCRIBE),
-        (item(uri="/elsewhere/a.jpg"), DONE, {}, Action.DESCRIBE),
+        (item(attributes={"price": 1}), DONE, {}, Action.UPDATE_METADATA),
+        (item(attributes={}), DONE, {}, Action.UPDATE_METADATA),
+        (item(uri="/elsewhere/a.jpg"), DONE, {}, Action.UPDATE_METADATA),
         (item(size=11, attributes={"price": 1}), DONE, {}, Action.LOAD),
-        (item(), FAILED, {}, Action.LEAVE),
+        (item(), FAILED, {}, Action.SKIP_FAILED),
         (item(), FAILED, {"retry_failed": True}, Action.LOAD),
         (item(stamp="2"), FAILED, {}, Action.LOAD),
-        (item(), replace(FAILED, reason="IMAGE_CORRUPT"), {}, Action.LEAVE),
-        (item(), replace(FAILED, reason="IMAGE_TOO_COSTLY"), {}, Action.LEAVE),
+        (item(), replace(FAILED, reason="IMAGE_CORRUPT"), {}, Action.SKIP_FAILED),
+        (item(), replace(FAILED, reason="IMAGE_TOO_COSTLY"), {}, Action.SKIP_FAILED),
         (item(), replace(FAILED, reason="OUT_OF_MEMORY"), {}, Action.LOAD),
         (item(), replace(FAILED, reason="OVERLOADED"), {}, Action.LOAD),
         (item(), DUPLICATE, {"dedup": True}, Action.SKIP),
@@ -55,5 +55,5 @@ def test_a_number_is_not_the_same_attribute_as_another_type_of_it() -> None:
     known = replace(row_of_item(item(attributes={"n": 1}), ItemState.DONE), sha256="a" * 64)
     options = {"retry_failed": False, "dedup": False, "compare_content": False}
     for value in (1.0, True, "1", ["1"]):
-        assert decide(item(attributes={"n": value}), known, **options) is Action.DESCRIBE
+        assert decide(item(attributes={"n": value}), known, **options) is Action.UPDATE_METADATA
     assert decide(item(attributes={"n": 1}), known, **options) is Action.SKIP

@@ -12,9 +12,9 @@ from PIL import Image, ImageFile, PngImagePlugin
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError, UnavailableError
 from imagesearch_ingest.load.decisions import Action, decide
 from imagesearch_ingest.load.dry_run_destination import check_decodable
+from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.load.image_reader import read_image
-from imagesearch_ingest.load.ledger import ItemState, row_of_item
-from imagesearch_ingest.load.service_retries import LoadStoppedError
+from imagesearch_ingest.load.ledger_rows import ItemState, row_of_item
 from imagesearch_ingest.sources.items import Item
 from tests.unit.embedder.crafted_files import png_chunk
 from tests.unit.embedder.crafted_samples import FLOAT, SIGNED, tiff
@@ -68,7 +68,7 @@ def test_what_is_wrong_with_the_file_itself_stays(number: int) -> None:
     assert isinstance(error, NotFoundError)
     assert error.reason == "UNREADABLE"
     row = row_of_item(ITEM, ItemState.FAILED, error.reason, error.message)
-    assert decide(ITEM, row, retry_failed=False, dedup=False, compare_content=False) is Action.LEAVE
+    assert decide(ITEM, row, retry_failed=False, dedup=False, compare_content=False) is Action.SKIP_FAILED
 
 
 def png() -> bytes:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from imagesearch_ingest.load.ledger import CollectionIdentity, ItemState, Ledger, LedgerError, LedgerRow
+from imagesearch_ingest.load.ledger import Ledger
+from imagesearch_ingest.load.ledger_database import LedgerError
+from imagesearch_ingest.load.ledger_rows import CollectionIdentity, ItemState, LedgerRow
 
 COLLECTION = CollectionIdentity("images", "2026-01-01T00:00:00+00:00", "vgg16-1234")
 CONTENT = "a" * 64
@@ -23,8 +25,8 @@ def ledger() -> Ledger:
     """Bound, and in its first run."""
     ledger = Ledger(None)
     ledger.bind(COLLECTION)
-    ledger.source("/photos")
-    ledger.begin_run()
+    ledger.source_number("/photos")
+    ledger.start_run()
     return ledger
 
 
@@ -32,16 +34,16 @@ def test_what_is_recorded_is_known_to_the_next_process(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "of.ledger"
     program = (
         "import os, sys; from pathlib import Path; from tests.unit.ingest.load.test_ledger import *\n"
-        "ledger = Ledger(Path(sys.argv[1])); ledger.bind(COLLECTION); ledger.begin_run()\n"
-        "ledger.record([row('a.jpg'), row('b.jpg', ItemState.FAILED)], ledger.source('/photos'))\n"
+        "ledger = Ledger(Path(sys.argv[1])); ledger.bind(COLLECTION); ledger.start_run()\n"
+        "ledger.record([row('a.jpg'), row('b.jpg', ItemState.FAILED)], ledger.source_number('/photos'))\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
     assert done.returncode == -9
     with Ledger(path) as ledger:
         ledger.bind(COLLECTION)
-        ledger.begin_run()
-        known = ledger.meet(["a.jpg", "b.jpg", "c.jpg"])
+        ledger.start_run()
+        known = ledger.look_up(["a.jpg", "b.jpg", "c.jpg"])
     assert {key: found.state for key, found in known.items()} == {"a.jpg": ItemState.DONE, "b.jpg": ItemState.FAILED}
 
 
@@ -75,7 +77,7 @@ def test_a_database_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as rows:
         rows.execute("CREATE TABLE albums (name TEXT)")
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match="a database of something else; name another file by --ledger"):
+    with pytest.raises(LedgerError, match="is another program's database; name another file by --ledger"):
         Ledger(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -84,7 +86,7 @@ def test_a_database_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_named_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"\xff\xd8 no ledger at all" * 100)
-    with pytest.raises(LedgerError, match="no ledger"):
+    with pytest.raises(LedgerError, match="not a ledger"):
         Ledger(path)
     assert path.read_bytes().startswith(b"\xff\xd8")
 
@@ -103,7 +105,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "of.ledger")
     ledger.bind(COLLECTION)
-    ledger.begin_run()
+    ledger.start_run()
     # SQLite's own way to be full.
     ledger._rows.execute("PRAGMA max_page_count = 12")
 
@@ -130,21 +132,21 @@ def test_attempts_are_counted(ledger: Ledger) -> None:
 
 
 def test_what_was_not_met_in_a_run_is_gone_from_its_source_only(ledger: Ledger) -> None:
-    other = ledger.source("/elsewhere")
+    other = ledger.source_number("/elsewhere")
     ledger.record([row(f"{n:04}.jpg") for n in range(2500)], 1)
     ledger.record([row("else.jpg")], other)
-    ledger.begin_run()
-    ledger.meet(["0001.jpg", "2000.jpg"])
-    gone = [found.key for rows in ledger.gone(1) for found in rows]
+    ledger.start_run()
+    ledger.look_up(["0001.jpg", "2000.jpg"])
+    gone = [found.key for rows in ledger.missing(1) for found in rows]
     assert len(gone) == len(set(gone)) == 2498
     assert not {"0001.jpg", "2000.jpg", "else.jpg"}.intersection(gone)
 
 
 def test_what_is_gone_can_be_removed_on_the_way(ledger: Ledger) -> None:
     ledger.record([row(f"{n:04}.jpg") for n in range(2500)], 1)
-    ledger.begin_run()
+    ledger.start_run()
     removed = 0
-    for rows in ledger.gone(1):
+    for rows in ledger.missing(1):
         ledger.remove(rows)
         removed += len(rows)
     assert removed == 2500
@@ -156,37 +158,37 @@ def test_duplicates_are_freed_when_their_original_is_gone_or_changes(ledger: Led
         ledger.record([row("a"), row("b", ItemState.DUPLICATE, original="a"), row("c", sha256="c")], 1)
 
     again()
-    assert ledger.original_of(CONTENT, "b") == next(iter(ledger.meet(["a"]).values()))
+    assert ledger.original_of(CONTENT, "b") == next(iter(ledger.look_up(["a"]).values()))
     assert ledger.original_of(CONTENT, "a") is None
     ledger.remove([row("a")])
-    assert ledger.meet(["b"])["b"].state is ItemState.FREED
+    assert ledger.look_up(["b"])["b"].state is ItemState.FREED
     assert ledger.has_freed([1])
     assert not ledger.has_freed([2])
     again()
     ledger.record([row("a", sha256="other")], 1)
-    assert ledger.meet(["b"])["b"].state is ItemState.FREED
+    assert ledger.look_up(["b"])["b"].state is ItemState.FREED
     again()
     ledger.record([row("a", ItemState.FAILED)], 1)
-    assert ledger.meet(["b"])["b"].state is ItemState.FREED
+    assert ledger.look_up(["b"])["b"].state is ItemState.FREED
     again()
     ledger.record([row("a"), row("c")], 1)
-    assert ledger.meet(["b"])["b"].state is ItemState.DUPLICATE
+    assert ledger.look_up(["b"])["b"].state is ItemState.DUPLICATE
 
 
 def test_uris_of_duplicates_are_due_until_they_are_told(ledger: Ledger) -> None:
     def due() -> dict[str, list[str]]:
-        return {found.key: uris for found, uris in ledger.uris_due()}
+        return {found.key: uris for found, uris in ledger.duplicate_uris_due()}
 
     ledger.record(
         [row("a"), row("b", ItemState.DUPLICATE, original="a"), row("c", ItemState.DUPLICATE, original="a")], 1
     )
     assert due() == {"a": ["/photos/b", "/photos/c"]}
-    ledger.uris_told(row("a"))
+    ledger.mark_duplicate_uris_stored(row("a"))
     assert due() == {}
     # Written again, it has lost them.
     ledger.record([row("a")], 1)
     assert due() == {"a": ["/photos/b", "/photos/c"]}
-    ledger.uris_told(row("a"))
+    ledger.mark_duplicate_uris_stored(row("a"))
     ledger.remove([row("c", ItemState.DUPLICATE, original="a")])
     assert due() == {"a": ["/photos/b"]}
 
@@ -194,8 +196,8 @@ def test_uris_of_duplicates_are_due_until_they_are_told(ledger: Ledger) -> None:
 def test_ids_that_others_have_are_told(ledger: Ledger) -> None:
     same = LedgerRow("x.jpg", "a.jpg", "/x", None, "", CONTENT, "about", ItemState.DONE)
     ledger.record([row("a.jpg"), row("b.jpg"), same], 1)
-    assert ledger.ids_of_others(["a.jpg", "b.jpg"], [row("a.jpg"), row("b.jpg")]) == {"a.jpg"}
-    assert ledger.ids_of_others(["a.jpg", "c.jpg"], [row("a.jpg"), same]) == set()
+    assert ledger.ids_of_other_items(["a.jpg", "b.jpg"], [row("a.jpg"), row("b.jpg")]) == {"a.jpg"}
+    assert ledger.ids_of_other_items(["a.jpg", "c.jpg"], [row("a.jpg"), same]) == set()
 
 
 def test_ids_that_items_had_are_left_until_they_are_removed(ledger: Ledger) -> None:
@@ -206,22 +208,22 @@ def test_ids_that_items_had_are_left_until_they_are_removed(ledger: Ledger) -> N
 
     ledger.record([stored_as("1")], 1)
     ledger.record([stored_as("1", ItemState.FAILED)], 1)
-    assert ledger.left_ids() == []
+    assert ledger.abandoned_ids() == []
     ledger.record([stored_as("2")], 1)
     ledger.record([stored_as("", ItemState.DUPLICATE)], 1)
-    assert ledger.left_ids() == ["1", "2"]
-    ledger.left_ids_removed(["1"])
-    assert ledger.left_ids() == ["2"]
+    assert ledger.abandoned_ids() == ["1", "2"]
+    ledger.forget_abandoned_ids(["1"])
+    assert ledger.abandoned_ids() == ["2"]
 
 
 def test_a_ledger_that_is_only_read_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "of.ledger"
     with Ledger(path) as ledger:
         ledger.bind(COLLECTION)
-        ledger.begin_run()
-        ledger.record([row("a.jpg")], ledger.source("/photos"))
+        ledger.start_run()
+        ledger.record([row("a.jpg")], ledger.source_number("/photos"))
     before = path.read_bytes()
     with Ledger(path, read_only=True) as ledger:
-        ledger.begin_run()
-        assert ledger.meet(["a.jpg"])["a.jpg"].state is ItemState.DONE
+        ledger.start_run()
+        assert ledger.look_up(["a.jpg"])["a.jpg"].state is ItemState.DONE
     assert path.read_bytes() == before

@@ -11,8 +11,10 @@ import pytest
 
 from imagesearch_client.types import Collection, Index, Metric
 from imagesearch_ingest.load import ledger_transfer
-from imagesearch_ingest.load.job import default_ledger_path, transfer_default_ledgers
-from imagesearch_ingest.load.ledger import CollectionIdentity, ItemState, Ledger, LedgerError, LedgerRow
+from imagesearch_ingest.load.ledger import Ledger
+from imagesearch_ingest.load.ledger_database import LedgerError
+from imagesearch_ingest.load.ledger_files import default_ledger_path, transfer_default_ledgers
+from imagesearch_ingest.load.ledger_rows import CollectionIdentity, ItemState, LedgerRow
 from imagesearch_ingest.load.ledger_transfer import transfer_ledger
 
 
@@ -33,8 +35,8 @@ def row(
 def filled(path: Path, of: Collection, rows: Sequence[LedgerRow], source: str = "/photos") -> Path:
     with Ledger(path) as ledger:
         ledger.bind(CollectionIdentity.of(of))
-        ledger.begin_run()
-        ledger.record(rows, ledger.source(source))
+        ledger.start_run()
+        ledger.record(rows, ledger.source_number(source))
     return path
 
 
@@ -48,8 +50,8 @@ def states(path: Path, of: Collection) -> dict[str, ItemState]:
     """Of each item, as a load into the collection would find it."""
     with Ledger(path) as ledger:
         ledger.bind(CollectionIdentity.of(of))
-        ledger.begin_run()
-        return {key: found.state for key, found in ledger.meet(["a", "b", "c", "d", "e"]).items()}
+        ledger.start_run()
+        return {key: found.state for key, found in ledger.look_up(["a", "b", "c", "d", "e"]).items()}
 
 
 ALL = {"a": ItemState.DONE, "b": ItemState.DONE, "c": ItemState.FAILED, "d": ItemState.DUPLICATE}
@@ -92,7 +94,7 @@ def test_every_column_goes_along(old: Path, tmp_path: Path) -> None:
     for one, other in zip(everything(old)[2], everything(new)[2], strict=True):
         assert [one[index] for index in same] == [other[index] for index in same]
     with Ledger(new) as ledger:
-        assert ledger.left_ids() == ["left"]
+        assert ledger.abandoned_ids() == ["left"]
 
 
 def test_what_was_not_copied_is_loaded_again(old: Path, tmp_path: Path) -> None:
@@ -120,10 +122,10 @@ def test_what_the_source_no_longer_has_is_found_to_be_gone(old: Path, tmp_path: 
     transfer_ledger(old, new, OLD, NEW)
     with Ledger(new) as ledger:
         ledger.bind(CollectionIdentity.of(NEW))
-        ledger.begin_run()
-        ledger.meet(["a", "c", "d"])
-        assert [found.key for rows in ledger.gone(ledger.source("/photos")) for found in rows] == ["b"]
-        assert [found.key for rows in ledger.gone(ledger.source("/elsewhere")) for found in rows] == ["e"]
+        ledger.start_run()
+        ledger.look_up(["a", "c", "d"])
+        assert [found.key for rows in ledger.missing(ledger.source_number("/photos")) for found in rows] == ["b"]
+        assert [found.key for rows in ledger.missing(ledger.source_number("/elsewhere")) for found in rows] == ["e"]
 
 
 def test_of_what_both_know_the_later_one_stays(old: Path, tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_of_what_both_know_the_later_one_stays(old: Path, tmp_path: Path) -> Non
     # The duplicate is one no longer: its original has changed meanwhile.
     assert states(new, NEW) == {**ALL, "d": ItemState.FREED, "e": ItemState.DONE}
     with Ledger(new) as ledger:
-        assert ledger.meet(["a"])["a"].sha256 == "changed"
+        assert ledger.look_up(["a"])["a"].sha256 == "changed"
 
 
 def test_it_may_be_handed_on_again(old: Path, tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_ledgers_of_others_are_refused_and_stay(old: Path, tmp_path: Path) -> No
             transfer_ledger(former, new, OLD, NEW)
     again = collection("shop_v1", 9)
     for new in (tmp_path / "new.ledger", old):
-        with pytest.raises(LedgerError, match="made at 2026-01-01"):
+        with pytest.raises(LedgerError, match="created at 2026-01-01"):
             transfer_ledger(old, new, again, NEW)
     assert (everything(other), everything(old)) == before
 
@@ -199,7 +201,7 @@ def test_a_kill_leaves_the_new_ledger_as_it_was_or_whole(tmp_path: Path, same: b
     done = subprocess.run([sys.executable, "-c", program, str(old), str(new)], check=False)
     assert done.returncode == -9
     with Ledger(new) as ledger:
-        assert ledger.binding == (CollectionIdentity.of(OLD) if same else None)
+        assert ledger.collection == (CollectionIdentity.of(OLD) if same else None)
         assert sum(ledger.counts().values()) == (3000 if same else 0)
     assert transfer_ledger(old, new, OLD, NEW, ["00001"]) == 2999
     with Ledger(new) as ledger:

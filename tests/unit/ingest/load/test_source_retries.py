@@ -21,12 +21,15 @@ from grpc_kit.errors import UnavailableError
 from imagesearch_cli.app import app
 from imagesearch_ingest import event_loop
 from imagesearch_ingest.load.dry_run_destination import DryRunDestination
+from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.load.image_reader import ImageReader
 from imagesearch_ingest.load.in_flight_limit import InFlightLimit
-from imagesearch_ingest.load.ledger import CollectionIdentity, Ledger
-from imagesearch_ingest.load.load_run import LoadOptions, LoadRun
-from imagesearch_ingest.load.report import LoadReport, RejectsFile
-from imagesearch_ingest.load.service_retries import LoadStoppedError
+from imagesearch_ingest.load.ledger import Ledger
+from imagesearch_ingest.load.ledger_rows import CollectionIdentity
+from imagesearch_ingest.load.load_options import LoadOptions
+from imagesearch_ingest.load.load_run import LoadRun
+from imagesearch_ingest.load.rejects_file import RejectsFile
+from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.items import Item
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.source_options import SourceOptions
@@ -50,24 +53,24 @@ def server() -> Iterator[Scripted]:
 
 
 class Keeping(DryRunDestination):
-    """A destination that stores nothing, of a load that keeps its account."""
+    """A destination that stores nothing, of a load that keeps its report."""
 
-    keeps = True
+    is_dry_run = False
 
 
 def load(
-    source: Path | str, ledger: Path | None = None, account: LoadReport | None = None, **options: float
+    source: Path | str, ledger: Path | None = None, report: LoadReport | None = None, **options: float
 ) -> LoadReport:
-    account = account or LoadReport()
+    report = report or LoadReport()
 
     async def load_all() -> None:
         with Ledger(ledger) as rows, RejectsFile(None) as rejects:
             rows.bind(CollectionIdentity("c", "", "f"))
             found = open_source(str(source), SourceOptions())
-            await LoadRun(Keeping(), rows, LoadOptions(**options), account, rejects).run([found])  # type: ignore[arg-type]
+            await LoadRun(Keeping(), rows, LoadOptions(**options), report, rejects).run([found])  # type: ignore[arg-type]
 
     event_loop.run_coroutine(load_all)
-    return account
+    return report
 
 
 @contextmanager
@@ -91,31 +94,31 @@ def test_what_fails_once_is_stored_by_the_same_run(server: Scripted, tmp_path: P
     for number in range(5):
         server.answers[f"/{number}.png"] = [failure, Answer(png(number))]
     began = time.monotonic()
-    account = load(listed(tmp_path, *(f"{server.address}/{number}.png" for number in range(5))))
-    assert (account.stored, account.failed) == (5, 0)
+    report = load(listed(tmp_path, *(f"{server.address}/{number}.png" for number in range(5))))
+    assert (report.stored, report.failed) == (5, 0)
     assert time.monotonic() - began >= (1 if failure.headers else 0)
-    assert account.waiting_for == ""
+    assert report.waiting_for == ""
 
 
 def test_what_still_fails_is_tried_by_the_next_run_and_what_lasts_is_not(server: Scripted, tmp_path: Path) -> None:
     answers = {"/busy.png": BUSY, "/gone.png": Answer(status=404), "/right.png": Answer(png(1))}
     server.answers |= answers
     path, ledger = listed(tmp_path, *(server.address + target for target in answers)), tmp_path / "ledger"
-    account = load(path, ledger, patience=1)
-    assert (account.stored, account.reasons) == (1, {"UNREADABLE_NOW": 1, "UNREADABLE": 1})
+    report = load(path, ledger, retry_seconds=1)
+    assert (report.stored, report.reasons) == (1, {"UNREADABLE_NOW": 1, "UNREADABLE": 1})
     assert server.asked.count("/busy.png") > 2
     assert server.asked.count("/gone.png") == 1
     server.answers |= {"/busy.png": Answer(png(2)), "/gone.png": Answer(png(3))}
-    account = load(path, ledger, patience=1)
-    assert (account.stored, account.skipped, account.failed_before) == (1, 1, 1)
-    assert load(path, ledger, patience=1, retry_failed=True).stored == 1
+    report = load(path, ledger, retry_seconds=1)
+    assert (report.stored, report.skipped, report.failed_before) == (1, 1, 1)
+    assert load(path, ledger, retry_seconds=1, retry_failed=True).stored == 1
 
 
 def test_an_item_is_not_tried_for_longer_than_the_patience(server: Scripted, tmp_path: Path) -> None:
     server.answers["/a.png"] = Answer(status=503, headers={"Retry-After": "600"})
     server.answers["/b.png"] = BUSY
     began = time.monotonic()
-    assert load(listed(tmp_path, f"{server.address}/a.png", f"{server.address}/b.png"), patience=1).failed == 2
+    assert load(listed(tmp_path, f"{server.address}/a.png", f"{server.address}/b.png"), retry_seconds=1).failed == 2
     assert time.monotonic() - began >= 1
     # There is no time left after what the server says.
     assert server.asked.count("/a.png") == 1
@@ -128,17 +131,17 @@ def test_a_server_that_is_away_holds_up_nobody_else(server: Scripted, tmp_path: 
         for number in range(50):
             server.answers[f"/{number}.png"] = Answer(png(number))
         path = listed(tmp_path, *urls, *(f"{server.address}/{number}.png" for number in range(50)))
-        account, given_up = LoadReport(), 0
+        report, given_up = LoadReport(), 0
         answer = server.answer
 
         def noted(target: str) -> Answer:
             nonlocal given_up
-            given_up = account.failed
+            given_up = report.failed
             return answer(target)
 
         server.answer = noted  # type: ignore[method-assign]
-        load(path, account=account, window=8, readers=4, patience=4)
-        assert (account.stored, account.failed) == (50, 100)
+        load(path, report=report, in_flight=8, readers=4, retry_seconds=4)
+        assert (report.stored, report.failed) == (50, 100)
         # Far more than the window and the readers still waited when the last of the others was read.
         assert given_up < 50
 
@@ -186,8 +189,8 @@ def test_waiting_ends_when_the_load_stops(server: Scripted, tmp_path: Path) -> N
     ledger = tmp_path / "ledger"
     path = listed(tmp_path, *(f"{server.address}/{number}.png" for number in range(100)))
     with interrupted_after(1):
-        account = load(path, ledger)
-    assert (account.interrupted, account.stopped, account.failed) == (True, "interrupted", 0)
+        report = load(path, ledger)
+    assert (report.interrupted, report.stopped, report.failed) == (True, "interrupted", 0)
     for number in range(100):
         server.answers[f"/{number}.png"] = Answer(png(number))
     assert load(path, ledger).stored == 100
@@ -199,8 +202,8 @@ def test_waiting_for_a_listing_ends_when_the_load_stops(server: Scripted) -> Non
     server.answers["/in/a.png"] = Answer(png(1))
     server.answers["/in/x/"] = Answer(status=503, headers={"Retry-After": "200"})
     with interrupted_after(1.5):
-        account = load(f"{server.address}/in/")
-    assert account.stopped == "interrupted"
+        report = load(f"{server.address}/in/")
+    assert report.stopped == "interrupted"
 
 
 def test_a_listing_that_fails_once_hides_nothing(server: Scripted) -> None:
@@ -208,8 +211,8 @@ def test_a_listing_that_fails_once_hides_nothing(server: Scripted) -> None:
     server.answers["/in/"] = [BUSY, Answer(b'<a href="a.png">a</a><a href="x/">x</a>', headers=html)]
     server.answers["/in/x/"] = [Answer(breaks=True), Answer(b'<a href="b.png">b</a>', headers=html)]
     server.answers["/in/a.png"] = server.answers["/in/x/b.png"] = [BUSY, Answer(png(1))]
-    account = load(f"{server.address}/in/")
-    assert (account.stored, account.failed) == (2, 0)
+    report = load(f"{server.address}/in/")
+    assert (report.stored, report.failed) == (2, 0)
 
 
 def test_readers_are_as_many_as_are_asked_for(server: Scripted, tmp_path: Path) -> None:
@@ -223,41 +226,41 @@ def test_readers_are_as_many_as_are_asked_for(server: Scripted, tmp_path: Path) 
     for number in range(100):
         server.answers[f"/{number}.png"] = meet
     path = listed(tmp_path, *(f"{server.address}/{number}.png" for number in range(100)))
-    assert load(path, window=8, readers=100).stored == 100
+    assert load(path, in_flight=8, readers=100).stored == 100
 
 
 async def test_who_waits_aside_gives_its_room_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     window = InFlightLimit(1, 100)
-    await window.enter(60)
-    async with window.aside(60):
-        await asyncio.wait_for(window.enter(100), 1)
-        window.leave(100)
+    await window.acquire(60)
+    async with window.released_while_waiting(60):
+        await asyncio.wait_for(window.acquire(100), 1)
+        window.release(100)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(window.enter(1), 0.05)
-    monkeypatch.setattr("imagesearch_ingest.load.in_flight_limit.MOST_ASIDE", 0)
-    async with window.aside(60):
+        await asyncio.wait_for(window.acquire(1), 0.05)
+    monkeypatch.setattr("imagesearch_ingest.load.in_flight_limit.MAX_WAITING", 0)
+    async with window.released_while_waiting(60):
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(window.enter(1), 0.05)
+            await asyncio.wait_for(window.acquire(1), 0.05)
 
 
 async def test_who_is_given_up_while_it_waits_aside_waits_for_no_room() -> None:
     window = InFlightLimit(1, 100)
-    await window.enter(60)
+    await window.acquire(60)
 
     async def wait() -> None:
-        async with window.aside(60):
+        async with window.released_while_waiting(60):
             await asyncio.sleep(60)
 
     waiting = asyncio.create_task(wait())
     await asyncio.sleep(0.01)
-    await asyncio.wait_for(window.enter(100), 1)
+    await asyncio.wait_for(window.acquire(100), 1)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(waiting, 1)
-    # Both have room by the account, and both leave it.
-    window.leave(60)
-    window.leave(100)
-    await asyncio.wait_for(window.enter(100), 1)
+    # Both have room by the report, and both leave it.
+    window.release(60)
+    window.release(100)
+    await asyncio.wait_for(window.acquire(100), 1)
 
 
 async def test_a_stop_is_no_failure_of_the_file() -> None:
@@ -280,7 +283,7 @@ def test_the_address_of_the_cases_is_asked_as_it_is_written(server: Scripted, tm
 
 
 def ingest(source: Path | str, *arguments: str) -> tuple[int, dict[str, object], str]:
-    """A rehearsal by the command: its exit code, account and messages."""
+    """A rehearsal by the command: its exit code, report and messages."""
     result = CliRunner().invoke(app, ["ingest", str(source), "--dry-run", "--json", *arguments])
     return result.exit_code, json.loads(result.stdout or "{}"), result.stderr
 
@@ -296,8 +299,8 @@ def test_a_source_that_is_busy_when_the_command_begins(server: Scripted, tmp_pat
         "/in/a.png": Answer(png(1)),
         "/a.png": [BUSY, Answer(png(1))],
     }
-    code, account, told = ingest(f"{server.address}/{name}", "--ledger", str(tmp_path / "ledger"))
-    assert (code, account["stored"]) == (0, 1)
+    code, report, told = ingest(f"{server.address}/{name}", "--ledger", str(tmp_path / "ledger"))
+    assert (code, report["stored"]) == (0, 1)
     if name.endswith(("txt", "csv")):
         assert f"waiting for {server.address}/{name}, up to 300 s: the server answers 503" in told
 
@@ -321,11 +324,11 @@ def test_a_password_is_in_no_message_of_the_command(server: Scripted, tmp_path: 
     rejects = tmp_path / "rejects.jsonl"
     told = ""
     for name in ("gone.png", "list.txt", "gone.csv", "gone/", ""):
-        code, account, messages = ingest(
+        code, report, messages = ingest(
             f"{url}/{name}", "--ledger", str(tmp_path / "ledger"), "--rejects", str(rejects), "--patience", "1"
         )
         assert code != 0
-        told += f"{account} {messages}" + (rejects.read_text() if rejects.exists() else "")
+        told += f"{report} {messages}" + (rejects.read_text() if rejects.exists() else "")
     assert "secret" not in told
     assert "127.0.0.1" in told
 

@@ -111,7 +111,7 @@ def test_a_folder_without_a_slash_is_a_folder(tmp_path: Path, monkeypatch: pytes
 
 def test_a_fifo_does_not_stop_a_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
-    with UriReader() as reader, pytest.raises(PermissionError, match="no regular file"):
+    with UriReader() as reader, pytest.raises(PermissionError, match="not a regular file"):
         reader.read(str(tmp_path / "a.jpg"), 10)
 
 

@@ -27,8 +27,8 @@ from imagesearch_ingest.sources.http_client import address, join
 from imagesearch_ingest.sources.items import Fault, Item, SourceEntry, SourceError
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.remote_files import open_stream, read_url
-from imagesearch_ingest.sources.retries import Retries, current
 from imagesearch_ingest.sources.source_options import SourceOptions
+from imagesearch_ingest.sources.source_retries import SourceRetries, thread_retries
 from imagesearch_ingest.sources.uri_reader import UriReader
 from tests.unit.ingest.sources.conftest import archive
 from tests.unit.ingest.sources.scripted_server import Answer, Scripted, serving
@@ -44,9 +44,9 @@ def server() -> Iterator[Scripted]:
 
 @pytest.fixture
 def patient() -> Iterator[None]:
-    token = current.set(Retries(20))
+    token = thread_retries.set(SourceRetries(20))
     yield
-    current.reset(token)
+    thread_retries.reset(token)
 
 
 def opened(source: str | Path, **options: Any) -> list[SourceEntry]:
@@ -669,25 +669,25 @@ def test_pages_of_google_are_tried_again(server: Scripted, monkeypatch: pytest.M
 
 def test_waiting_for_a_source_ends_when_it_is_stopped(server: Scripted) -> None:
     server.answers["/in/"] = Answer(status=503, headers={"Retry-After": "600"})
-    retries = Retries(1000)
-    token = current.set(retries)
+    retries = SourceRetries(1000)
+    token = thread_retries.set(retries)
     try:
         threading.Timer(0.2, retries.stop).start()
         (fault,) = opened(f"{server.address}/in/")
     finally:
-        current.reset(token)
+        thread_retries.reset(token)
     assert isinstance(fault, Fault)
 
 
 def test_a_server_that_is_not_there_is_told_at_once_when_a_source_is_opened() -> None:
-    token = current.set(Retries(100, is_opening=True))
+    token = thread_retries.set(SourceRetries(100, is_opening=True))
     try:
         with pytest.raises(SourceError, match="cannot be read"):
             open_source("http://127.0.0.1:1/list.csv", SourceOptions())
         with pytest.raises(SourceError, match="cannot be read"):
             open_source("http://no.such.host.invalid/list.csv", SourceOptions())
     finally:
-        current.reset(token)
+        thread_retries.reset(token)
 
 
 def test_a_try_after_the_servers_time_is_not_waited_for() -> None:
@@ -699,5 +699,5 @@ def test_a_try_after_the_servers_time_is_not_waited_for() -> None:
 
     calls: list[int] = []
     with pytest.raises(OSError, match="busy"):
-        Retries(5).run(busy)
+        SourceRetries(5).run(busy)
     assert len(calls) == 1

@@ -87,8 +87,8 @@ def counted(found: list[SourceEntry]) -> tuple[list[str], Counter[str], int, int
     assert not [each for each in found if isinstance(each, Fault)], found
     items = sorted(each.id.removeprefix("a.tar/").removeprefix("a.tar.gz/") for each in found if isinstance(each, Item))
     passed = [each for each in found if isinstance(each, SkippedFile)]
-    suffixes = Counter(each.suffix for each in passed if each.why is SkipReason.UNSUPPORTED)
-    whys = Counter(each.why for each in passed)
+    suffixes = Counter(each.suffix for each in passed if each.reason is SkipReason.UNSUPPORTED)
+    whys = Counter(each.reason for each in passed)
     return items, suffixes, whys[SkipReason.SYSTEM_FILE], whys[SkipReason.NOT_AN_IMAGE]
 
 
@@ -135,7 +135,7 @@ def test_what_is_not_taken_says_where_it_is_and_what_would_be_right(tmp_path: Pa
     told = {each.where: each.message for each in listed(source) if isinstance(each, SkippedFile) and each.message}
     assert set(told) == {f"{source}/{name}" for name in (*NOT_TAKEN, NO_SUFFIX, CAMERA_RAW)}
     assert "convert it" in told[f"{source}/h.psd"]
-    assert "--any-name takes it" in told[f"{source}/{NO_SUFFIX}"]
+    assert "--any-name accepts it" in told[f"{source}/{NO_SUFFIX}"]
 
 
 def test_a_shadow_folder_that_cannot_be_listed_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,8 +195,8 @@ def test_names_that_are_only_alike_are_no_shadows(path: str) -> None:
 
 
 def test_the_words_name_each_suffix() -> None:
-    assert describe_unsupported({".svg": 1, ".psd": 2}) == "3 files not taken: 2 .psd, 1 .svg"
-    assert describe_unsupported({"": 1}) == "1 file not taken: 1 without a suffix"
+    assert describe_unsupported({".svg": 1, ".psd": 2}) == "3 unsupported files: 2 .psd, 1 .svg"
+    assert describe_unsupported({"": 1}) == "1 unsupported file: 1 without a suffix"
 
 
 def test_the_documentation_has_the_same_list() -> None:

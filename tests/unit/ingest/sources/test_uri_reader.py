@@ -27,9 +27,9 @@ from imagesearch_ingest.sources.archive_reader import ArchiveReader
 from imagesearch_ingest.sources.items import Fault, Item, SkippedFile
 from imagesearch_ingest.sources.member_uris import member_uri, split_member_uri
 from imagesearch_ingest.sources.open_source import open_source
-from imagesearch_ingest.sources.retries import Retries, current
 from imagesearch_ingest.sources.source_file import SourceFile
 from imagesearch_ingest.sources.source_options import SourceOptions
+from imagesearch_ingest.sources.source_retries import SourceRetries, thread_retries
 from imagesearch_ingest.sources.uri_reader import UriReader
 from tests.unit.ingest.sources.conftest import archive
 
@@ -459,11 +459,11 @@ def test_files_of_a_network_file_system_are_tried_again(
 
     monkeypatch.setattr(source_file, "FileIO", Failing)
     monkeypatch.setattr(os, "scandir", failing)
-    token = current.set(Retries(20))
+    token = thread_retries.set(SourceRetries(20))
     try:
         found = list(open_source(str(tmp_path / name), SourceOptions()))
     finally:
-        current.reset(token)
+        thread_retries.reset(token)
     assert [item.id.rpartition("/")[2] for item in found if isinstance(item, Item)] == sorted(
         members, key=None if name == "in" else list(members).index
     )
@@ -487,10 +487,10 @@ def test_a_file_that_was_replaced_while_it_was_away_is_told(tmp_path: Path, monk
             return io.FileIO.readinto(file, buffer)
 
     monkeypatch.setattr(source_file, "FileIO", Failing)
-    token = current.set(Retries(20))
+    token = thread_retries.set(SourceRetries(20))
     try:
         *_, last = open_source(str(path), SourceOptions())
     finally:
-        current.reset(token)
+        thread_retries.reset(token)
     assert isinstance(last, Fault)
     assert "changed while it was read" in last.message

@@ -11,17 +11,17 @@ from rich.text import Text
 
 from imagesearch_ingest.load.report import LoadReport
 
-# Seconds between looks at the account, and between lines of a log.
+# Seconds between looks at the report, and between lines of a log.
 TERMINAL_SECONDS, LOG_SECONDS = 0.5, 10.0
 # Seconds that the rate is of: so that it tells what is going on, and does not jump.
 RATE_SECONDS = 30.0
 
 
-class Shown:
-    """What is shown of an account while it grows."""
+class LoadProgress:
+    """What is shown of an report while it grows."""
 
-    def __init__(self, account: LoadReport, console: Console) -> None:
-        self._account = account
+    def __init__(self, report: LoadReport, console: Console) -> None:
+        self._report = report
         self._console = console
         self._ended = threading.Event()
         self._status = console.status("") if console.is_terminal else None
@@ -56,17 +56,17 @@ class Shown:
         speed = Speed()
         if self._status is None:
             while not self._ended.wait(LOG_SECONDS):
-                text = f"{time.strftime('%H:%M:%S')} {described(self._account, speed)}"
+                text = f"{time.strftime('%H:%M:%S')} {progress_text(self._report, speed)}"
                 self._console.print(Text(text), soft_wrap=True)
             return
         while not self._ended.wait(TERMINAL_SECONDS):
-            self._status.update(Text(described(self._account, speed)))
+            self._status.update(Text(progress_text(self._report, speed)))
 
 
 @contextmanager
-def show(account: LoadReport, console: Console) -> Iterator[Shown]:
-    """Shows an account while it grows."""
-    shown = Shown(account, console)
+def show_progress(report: LoadReport, console: Console) -> Iterator[LoadProgress]:
+    """Shows an report while it grows."""
+    shown = LoadProgress(report, console)
     shown.start()
     try:
         yield shown
@@ -80,37 +80,37 @@ class Speed:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)])
 
-    def look(self, account: LoadReport) -> tuple[float, float]:
+    def look(self, report: LoadReport) -> tuple[float, float]:
         """Items whose outcome is new and bytes that were read, by the second."""
         now = time.monotonic()
-        self._seen.append((now, account.done, account.bytes))
+        self._seen.append((now, report.done, report.bytes))
         while now - self._seen[0][0] > RATE_SECONDS and len(self._seen) > 1:
             self._seen.popleft()
         then, done, read = self._seen[0]
         seconds = now - then
-        return ((account.done - done) / seconds, (account.bytes - read) / seconds) if seconds else (0.0, 0.0)
+        return ((report.done - done) / seconds, (report.bytes - read) / seconds) if seconds else (0.0, 0.0)
 
 
-def described(account: LoadReport, speed: Speed) -> str:
+def progress_text(report: LoadReport, speed: Speed) -> str:
     """How far it is, in words."""
-    items, read = speed.look(account)
-    of_all = f" of {account.expected:,}" if account.expected is not None else ""
-    parts = [f"{account.done:,}{of_all}", f"{account.stored:,} stored", f"{account.failed:,} failed"]
-    parts += [f"{account.skipped:,} skipped"] if account.skipped else []
+    items, read = speed.look(report)
+    of_all = f" of {report.expected:,}" if report.expected is not None else ""
+    parts = [f"{report.done:,}{of_all}", f"{report.stored:,} stored", f"{report.failed:,} failed"]
+    parts += [f"{report.skipped:,} skipped"] if report.skipped else []
     parts += [f"{items:,.1f}/s"]
-    parts += [f"{read / 1e6:,.1f} MB/s"] if account.bytes else []
-    if account.expected is not None and items > 0 and account.expected > account.done and not account.stopped:
-        parts.append(f"{duration((account.expected - account.done) / items)} left")
-    if account.waiting_for:
-        parts.append(f"waiting: {account.waiting_for}")
-    if account.interrupted:
+    parts += [f"{read / 1e6:,.1f} MB/s"] if report.bytes else []
+    if report.expected is not None and items > 0 and report.expected > report.done and not report.stopped:
+        parts.append(f"{duration_text((report.expected - report.done) / items)} left")
+    if report.waiting_for:
+        parts.append(f"waiting: {report.waiting_for}")
+    if report.interrupted:
         parts.append("waiting some seconds for calls in flight; Ctrl-C ends it now")
-    elif account.stopped:
-        parts.append(f"ending: {account.stopped}")
+    elif report.stopped:
+        parts.append(f"ending: {report.stopped}")
     return ", ".join(parts)
 
 
-def duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Seconds as 42 s, 3:07 or 1:02:03."""
     whole = int(seconds)
     if whole < 60:  # noqa: PLR2004 - seconds of a minute
