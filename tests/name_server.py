@@ -85,7 +85,7 @@ class NameServer:
         flags = NO_SUCH_NAME if kind == A and not found else RESPONSE
         return HEADER.pack(number, flags, 1, len(found), 0, 0) + question[HEADER.size : end] + records
 
-    def _look(self) -> tuple[tuple[str, ...], int]:
+    def _lookup(self) -> tuple[tuple[str, ...], int]:
         """Return the addresses and their remaining TTL in seconds."""
         now = time.monotonic()
         with self._lock:

@@ -203,7 +203,7 @@ def empty_certificate(pair: Pair, renewed: Pair) -> None:
 
 @pytest.mark.parametrize(
     "harm",
-    [Pair.become_certificate, Pair.become_key, remove_key, remove_certificate, spoil_certificate, empty_certificate],
+    [Pair.replace_certificate, Pair.replace_key, remove_key, remove_certificate, spoil_certificate, empty_certificate],
 )
 async def test_unusable_files_leave_the_last_valid_ones_in_use(
     serving: Serving, authority: Authority, pair: Pair, harm: Callable[[Pair, Pair], None]
