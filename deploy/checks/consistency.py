@@ -164,8 +164,8 @@ def settings_are_known(objects: list[Object]) -> Iterator[str]:
                 settings()
             except ValidationError as error:
                 for problem in error.errors():
-                    where = "_".join(map(str, problem["loc"])).upper()
-                    yield f"{title(workload)}: {component(workload).upper()}_{where}: {problem['msg']}"
+                    name = "_".join(map(str, problem["loc"])).upper()
+                    yield f"{title(workload)}: {component(workload).upper()}_{name}: {problem['msg']}"
 
 
 def references_exist(objects: list[Object]) -> Iterator[str]:

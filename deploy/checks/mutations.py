@@ -25,48 +25,48 @@ class Mutation:
     make: Callable[[list[Object]], None]
 
 
-def put(where: str, path: tuple[Key, ...], value: Any) -> Callable[[list[Object]], None]:
+def put(target: str, path: tuple[Key, ...], value: Any) -> Callable[[list[Object]], None]:
     """Return a function that sets a field of the object Kind/name. Names of ConfigMaps are without their hash."""
 
     def make(objects: list[Object]) -> None:
-        _parent(_find(objects, where), path)[path[-1]] = value
+        _parent(_find(objects, target), path)[path[-1]] = value
 
     return make
 
 
-def drop(where: str, path: tuple[Key, ...]) -> Callable[[list[Object]], None]:
+def drop(target: str, path: tuple[Key, ...]) -> Callable[[list[Object]], None]:
     """Return a function that removes a field of an object."""
 
     def make(objects: list[Object]) -> None:
-        del _parent(_find(objects, where), path)[path[-1]]
+        del _parent(_find(objects, target), path)[path[-1]]
 
     return make
 
 
-def remove(where: str) -> Callable[[list[Object]], None]:
+def remove(target: str) -> Callable[[list[Object]], None]:
     """Return a function that removes an object."""
 
     def make(objects: list[Object]) -> None:
-        objects.remove(_find(objects, where))
+        objects.remove(_find(objects, target))
 
     return make
 
 
-def rename(where: str, path: tuple[Key, ...], name: str) -> Callable[[list[Object]], None]:
+def rename(target: str, path: tuple[Key, ...], name: str) -> Callable[[list[Object]], None]:
     """Return a function that renames a field of an object, as a typing error does."""
 
     def make(objects: list[Object]) -> None:
-        parent = _parent(_find(objects, where), path)
+        parent = _parent(_find(objects, target), path)
         parent[name] = parent.pop(path[-1])
 
     return make
 
 
-def _find(objects: list[Object], where: str) -> Object:
-    kind, _, name = where.partition("/")
+def _find(objects: list[Object], target: str) -> Object:
+    kind, _, name = target.partition("/")
     found = [item for item in objects if item["kind"] == kind and _plain(item) == name]
     if len(found) != 1:
-        raise LookupError(f"{where}: there are {len(found)} objects; there must be one")
+        raise LookupError(f"{target}: there are {len(found)} objects; there must be one")
     return found[0]
 
 

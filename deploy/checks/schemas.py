@@ -45,8 +45,8 @@ def _by_kubernetes(item: Object, versions: tuple[str, ...]) -> Iterator[str]:
         try:
             kubernetes_validate.validate(item, version, strict=True)
         except kubernetes_validate.ValidationError as error:
-            where = ".".join(str(part) for part in error.path)
-            yield f"Kubernetes {version}: {where}: {error.message[:300]}"
+            path = ".".join(str(part) for part in error.path)
+            yield f"Kubernetes {version}: {path}: {error.message[:300]}"
         except kubernetes_validate.SchemaNotFoundError as error:
             # Kubernetes removed the apiVersion, or never had it.
             yield f"Kubernetes {version}: {error.message}"

@@ -58,7 +58,7 @@ def problems() -> list[str]:
         *incomplete_alerts(),
         *untested_alerts(),
         *unordered_tests(),
-        *itertools.chain.from_iterable(unknown_series(where, expr) for where, expr in expressions()),
+        *itertools.chain.from_iterable(unknown_series(name, expr) for name, expr in expressions()),
         *wrong_objective(),
         *undocumented_metrics(),
         *broken_panels(),
@@ -140,25 +140,25 @@ def untested_alerts() -> Iterator[str]:
             yield f"{rule['alert']} fires in no test"
 
 
-def unknown_series(where: str, expr: str) -> Iterator[str]:
+def unknown_series(name: str, expr: str) -> Iterator[str]:
     """Yield the metrics, labels and label values of an expression that no series has."""
     metrics, recorded = exposed(), {rule["record"] for rule in rules() if "record" in rule}
     labels = TARGET_LABELS.union(ALERT_LABELS, *metrics.values())
     for label in groupings(expr) - labels:
-        yield f"{where}: no series has the label {label}"
+        yield f"{name}: no series has the label {label}"
     for selector in selectors(expr):
         if selector.metric in FOREIGN_METRICS or selector.metric in recorded:
             continue
         if selector.metric not in metrics:
-            yield f"{where}: no service exposes {selector.metric}"
+            yield f"{name}: no service exposes {selector.metric}"
             continue
         known = _label_values(metrics[selector.metric])
         for label, _, values in selector.labels:
             if label not in known and label not in TARGET_LABELS:
-                yield f"{where}: {selector.metric} has no label {label}"
+                yield f"{name}: {selector.metric} has no label {label}"
             for value in values:
                 if label in known and value not in known[label]:
-                    yield f"{where}: {selector.metric} has no {label}={value}"
+                    yield f"{name}: {selector.metric} has no {label}={value}"
 
 
 def _label_values(labels: dict[str, set[str]]) -> dict[str, set[str]]:
