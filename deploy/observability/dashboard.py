@@ -1,10 +1,9 @@
 """The Grafana dashboard: lays out the rows of `panels.py`; `generate.py` writes the JSON."""
 
 import itertools
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from deploy.observability.panels import ROWS, Panel, Row
+from deploy.observability.panels import ROWS, Panel
 
 Json: TypeAlias = dict[str, Any]
 
@@ -40,7 +39,7 @@ def dashboard() -> Json:
                 _variable("instance", 'grpc_server_serving{job=~"$job",namespace=~"$namespace"}'),
             ]
         },
-        "panels": list(_placed(ROWS)),
+        "panels": _placed(),
     }
 
 
@@ -62,25 +61,25 @@ def _variable(label: str, series: str, everything: str = ".*") -> Json:
     }
 
 
-def _placed(rows: Sequence[Row]) -> list[Json]:
+def _placed() -> list[Json]:
     """Return all rows and panels with their positions, from left to right in a grid of 24 columns."""
     numbers = itertools.count(1)
     placed: list[Json] = []
     x = y = 0
-    for row in rows:
+    for title, panels in ROWS.items():
         placed.append(
             {
                 "id": next(numbers),
                 "type": "row",
-                "title": row.title,
+                "title": title,
                 "collapsed": False,
                 "gridPos": {"x": 0, "y": y, "w": COLUMNS, "h": 1},
                 "panels": [],
             }
         )
         x, y = 0, y + 1
-        height = HEIGHT // 2 if row.panels[0].kind == "stat" else HEIGHT
-        for panel in row.panels:
+        height = HEIGHT // 2 if panels[0].kind == "stat" else HEIGHT
+        for panel in panels:
             if x + panel.width > COLUMNS:
                 x, y = 0, y + height
             place = {"x": x, "y": y, "w": panel.width, "h": height}
@@ -102,7 +101,7 @@ def _panel(panel: Panel) -> Json:
             "range": not instant,
             "format": "table" if panel.kind == "table" else "time_series",
         }
-        for letter, query in zip("ABC", panel.queries, strict=False)
+        for letter, query in zip("ABC", (panel.query, *panel.further_queries), strict=False)
     ]
     steps = [{"color": color, "value": value} for color, value in (("green", None), *panel.steps)]
     defaults: Json = {"unit": panel.unit, "thresholds": {"mode": "absolute", "steps": steps}}
