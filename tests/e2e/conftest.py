@@ -1,4 +1,4 @@
-"""Services that a test may stop and start as it likes."""
+"""Services that a test can stop and start."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +11,12 @@ from tests.harness.processes import EmbedderProcess, SearchProcess
 
 
 def small_embedder(log: Path) -> EmbedderProcess:
-    """An embedder that starts fast, and embeds what a test needs in a moment."""
+    """An embedder that starts fast and embeds fast."""
     return EmbedderProcess(log, models="mobilenet", max_batch_size="2")
 
 
 class Stack:
-    """Both services, each on an address of its own that it keeps over restarts."""
+    """Both services. Each keeps its address over restarts."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Stack:
         embedder_seconds: float = 30,
         embedder_process: EmbedderProcess | None = None,
     ) -> None:
-        """Start nothing yet.
+        """Prepare the services.
 
         `embedder_seconds` is the search service's time limit for a call of the embedder; `embedder_process` is one
         that runs already.
@@ -65,7 +65,7 @@ def own_search(embedder_address: str, tmp_path: Path) -> Iterator[SearchProcess]
         yield process
 
 
-# One kill in every run; as many as --kills says in the soak tier.
+# One kill in `make test`, and --kills kills in the soak tier.
 ONCE_AND_OFTEN = pytest.mark.parametrize(
     "kills", [1, pytest.param(None, marks=pytest.mark.soak)], indirect=True, ids=["once", "often"]
 )
@@ -73,13 +73,13 @@ ONCE_AND_OFTEN = pytest.mark.parametrize(
 
 @pytest.fixture
 def kills(request: pytest.FixtureRequest) -> int:
-    """How often a process is killed."""
+    """Return the number of kills."""
     return int(getattr(request, "param", None) or request.config.getoption("--kills"))
 
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of photographs, one of them in a folder below."""
+    """Return a folder of photographs, one of them in a subfolder."""
     folder = tmp_path_factory.mktemp("photographs")
     paths = write_photographs(folder)
     (folder / "below").mkdir()
@@ -89,5 +89,5 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photographs_loaded(command: Command, photographs: Path) -> None:
-    """All photographs are in the test's collection on the shared services."""
+    """Load all photographs into the collection of the test."""
     command("ingest", photographs)

@@ -1,4 +1,4 @@
-"""`make demo` on a folder of images, from start to end."""
+"""`make demo` with a folder of images."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def test_it_finds_the_originals_of_edited_copies(photographs: Path, tmp_path: Pa
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    # Paths of this test may be longer than a line; the demonstration's own text is not.
+    # Paths of this test may exceed a line; the text of the demo does not.
     assert all(len(line.rstrip()) <= 80 for line in lines)
     ready = [
         line for line in lines if re.match(r"  (search|embedder) service ready at 127\.0\.0\.1:\d+ after \d+ s", line)

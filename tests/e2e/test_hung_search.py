@@ -1,4 +1,4 @@
-"""A search service with a call to Milvus Lite that hangs ends when it is asked to."""
+"""A search service with a hanging call to Milvus Lite exits on SIGTERM."""
 
 import signal
 import threading
@@ -35,7 +35,7 @@ def write(address: str) -> None:
 
 
 @pytest.mark.timeout(4 * AT_MOST)
-def test_it_ends_within_its_drain_and_says_where_it_hung(tmp_path: Path) -> None:
+def test_a_hanging_service_exits_after_its_drain_and_logs_the_stack(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     settings = {
         "SEARCH_LISTEN_ADDRESS": address,
@@ -48,7 +48,7 @@ def test_it_ends_within_its_drain_and_says_where_it_hung(tmp_path: Path) -> None
         writer.start()
         script.wait_for("(it hangs)")
         script.process.send_signal(signal.SIGTERM)
-        # The drain, and the time to end.
+        # The drain, and the time to exit.
         assert script.process.wait(1 + END_SECONDS + 5) == 1
         writer.join(AT_MOST)
     assert "in stay_here" in script.log.read_text()

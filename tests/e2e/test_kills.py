@@ -1,4 +1,4 @@
-"""SIGKILL at random moments while several callers write: nothing that was acknowledged is lost, nothing is doubled.
+"""SIGKILL at random moments while callers write: no acknowledged write is lost, and no image is duplicated.
 
 One kill is part of every run. `pytest tests/e2e/test_kills.py -m soak --kills 50 --timeout 3600` does fifty
 of each kind.
@@ -21,15 +21,15 @@ from tests.harness.processes import SearchProcess
 from tests.milvus_server import MilvusProcess
 
 WRITERS = 3
-# Few enough that most writes replace an image.
+# Few ids, so that most writes replace an image.
 IDS = 400
 COLLECTION = "killed"
-# A Milvus server replays at each start what it has not flushed, which takes longer from kill to kill.
+# At each start a Milvus server replays unflushed writes, which takes longer after every kill.
 KILLS_OF_A_SERVER = 5
 
 
 class Writer:
-    """Writes its own images again and again, each time with a higher number, and remembers what was acknowledged."""
+    """Writes its own images repeatedly with increasing numbers, and records acknowledged writes."""
 
     def __init__(self, name: str, dimension: int) -> None:
         self.acknowledged: dict[str, int] = {}
@@ -39,13 +39,13 @@ class Writer:
         self._sent: dict[str, int] = {}
 
     def write(self, address: str, stop: threading.Event) -> None:
-        """Writes until it is told to stop, or the service goes away."""
+        """Write until it is stopped or the service ends."""
         self._sent.clear()
         with Client(address, timeout=20) as client:
             try:
                 for result in client.write(COLLECTION, self._images(stop)):
                     if result.error is None:
-                        # An id comes again only after its answer.
+                        # An id is written again only after its response.
                         self.acknowledged[result.id] = self._sent[result.id]
             except ServiceError:
                 return
@@ -75,7 +75,7 @@ def write_for_a_while(address: str, writers: list[Writer]) -> tuple[threading.Ev
 
 
 def check(client: Client, writers: list[Writer], *, exact: bool) -> None:
-    """Every acknowledged write is there, or a later one of its image, and each image once.
+    """Check that each image is stored once, with its last acknowledged write or a later one.
 
     `exact`: also by the store's own count, in which a server of version 2.3 has some rows twice after some crashes.
     """
@@ -93,8 +93,8 @@ def check(client: Client, writers: list[Writer], *, exact: bool) -> None:
 
 
 @ONCE_AND_OFTEN
-def test_the_search_service_with_milvus_lite_is_killed(own_search: SearchProcess, kills: int) -> None:
-    # Wide enough that Milvus Lite writes and merges data files all the time.
+def test_kills_of_the_search_service_on_milvus_lite_lose_no_write(own_search: SearchProcess, kills: int) -> None:
+    # Long vectors, so that Milvus Lite writes and merges data files all the time.
     writers = [Writer(f"w{number}", 512) for number in range(WRITERS)]
     with Client(own_search.address, timeout=60) as client:
         client.create_collection(COLLECTION, dimension=512, fingerprint="f")
@@ -111,7 +111,7 @@ def test_the_search_service_with_milvus_lite_is_killed(own_search: SearchProcess
 
 
 @pytest.mark.soak
-def test_a_milvus_server_is_killed(tmp_path: Path, kills: int) -> None:
+def test_kills_of_the_milvus_server_lose_no_write(tmp_path: Path, kills: int) -> None:
     for begin in range(0, kills, KILLS_OF_A_SERVER):
         kill_a_server(tmp_path / str(begin), min(KILLS_OF_A_SERVER, kills - begin))
 

@@ -1,4 +1,4 @@
-"""The memory of the search service under callers that send more than it can hold."""
+"""Memory of the search service with callers that send more than it can hold."""
 
 import os
 import threading
@@ -32,7 +32,7 @@ MAX_MESSAGE_BYTES = 24 * MEBIBYTE
 DIMENSION = 512
 VECTOR = embedding_pb2.Embedding(values=[0.1] * DIMENSION, fingerprint="slow")
 PHOTOGRAPH = encoded_image_pb2.EncodedImage(content=os.urandom(5_000_000))
-# Seconds in which callers send all that the service takes while the embedder answers nothing.
+# Seconds in which callers send as much as possible while the embedder does not answer.
 HELD_SECONDS = 4
 # docs/operate/limits.md states what the service needs at the defaults; each of these attacks needs less.
 MOST_BYTES = 550 * MEBIBYTE
@@ -66,7 +66,7 @@ class SlowEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
 
 
 class Attacked:
-    """A search service with a slow embedder, and callers that each count what they are answered."""
+    """A search service with a slow embedder, and callers that count their results."""
 
     def __init__(self, process: SearchProcess, embedder: SlowEmbedder) -> None:
         self.process = process
@@ -79,7 +79,7 @@ class Attacked:
         options = [
             *channel_options(MAX_MESSAGE_BYTES),
             ("grpc.use_local_subchannel_pool", 1),
-            # Otherwise gRPC reads megabytes of answers ahead for a caller that does not read.
+            # Otherwise gRPC buffers megabytes of responses for a caller that does not read.
             ("grpc.http2.bdp_probe", 0),
         ]
         channel = grpc.insecure_channel(self.process.address, options)
@@ -87,7 +87,7 @@ class Attacked:
         return channel
 
     def call(self, caller: Callable[..., Iterator[str]], *arguments: object) -> None:
-        """Run a caller in a thread. It yields what each of its requests was answered; a refused call counts once."""
+        """Run a caller in a thread. It yields the result of each request; a refused call counts once."""
 
         def count() -> None:
             try:
@@ -101,7 +101,7 @@ class Attacked:
         self._threads[-1].start()
 
     def finish(self) -> None:
-        """Let the embedder go on after a while, and wait for all callers."""
+        """Resume the embedder after some time, and wait for all callers."""
         threading.Event().wait(HELD_SECONDS)
         self.embedder.go_on.set()
         for thread in self._threads:
@@ -113,12 +113,12 @@ class Attacked:
             channel.close()
 
     def processor_seconds(self) -> float:
-        """The processor time that the service has had."""
+        """Return the CPU seconds of the service."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak_bytes(self) -> int:
-        """The most memory that the service has had."""
+        """Return the peak memory of the service."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
         return int(line.split()[1]) * 1024
@@ -126,7 +126,7 @@ class Attacked:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SearchProcess, SlowEmbedder]]:
-    """One service for all attacks: what one of them leaves must not be the next one's ruin."""
+    """One service for all attacks: an attack must leave nothing behind that breaks the next one."""
     embedder, folder = SlowEmbedder(), tmp_path_factory.mktemp("attacked")
     server = grpc.server(ThreadPoolExecutor(100), options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
     embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(embedder, server)
@@ -149,7 +149,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SearchPr
 @pytest.fixture
 def attacked(service: tuple[SearchProcess, SlowEmbedder]) -> Iterator[Attacked]:
     process, embedder = service
-    # The peak begins anew (proc(5), clear_refs).
+    # Reset the peak (proc(5), clear_refs).
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
     embedder.go_on.clear()
     attacked = Attacked(process, embedder)
@@ -211,12 +211,12 @@ def test_many_streams_and_calls_of_large_images_are_answered_or_refused_in_bound
     answers = attacked.answers
     refused = answers.pop("OVERLOADED, retry: True", 0)
     assert set(answers) <= {"answered", "written"}
-    # Streams of three requests that all were answered, and calls; a stream that was refused had no answer.
+    # Answered streams of three requests, and calls; a refused stream has no response.
     assert answers.total() + refused >= 64 + 64
-    # As many streams as are open at a time, and the calls that fit into the budget.
+    # The maximum number of open streams, and the calls that fit into the budget.
     assert answers.total() >= 12 * 3
     assert attacked.peak_bytes() < MOST_BYTES
-    # Nothing is left of the refusals.
+    # Refused calls leave nothing behind.
     assert list(search_once(attacked.connect())) == ["answered"]
 
 
@@ -226,7 +226,7 @@ def vector_query(limit: int) -> search_pb2.SearchRequest:
 
 
 @pytest.mark.alone
-def test_callers_that_never_read_large_answers_hold_bounded_memory_and_hold_up_nobody(attacked: Attacked) -> None:
+def test_callers_that_never_read_use_bounded_memory_and_delay_no_other_caller(attacked: Attacked) -> None:
     images = image_pb2_grpc.ImageServiceStub(attacked.connect())
     writes = (
         image_pb2.WriteImagesRequest(request_id="r", collection="photos", id=str(number), embedding=VECTOR)
@@ -240,7 +240,8 @@ def test_callers_that_never_read_large_answers_hold_bounded_memory_and_hold_up_n
             for number in range(256)
         )
         unread.append(search_pb2_grpc.SearchServiceStub(attacked.connect()).SearchStream(requests))
-    # Until no more is made for those who do not read; what gRPC buffers for a caller is the caller's memory.
+    # Wait until the service produces no more for callers that do not read. Responses in gRPC's buffer use the caller's
+    # memory.
     deadline, seen = time.monotonic() + 60, 0.0
     while (used := attacked.processor_seconds()) - seen > 0.1:
         assert time.monotonic() < deadline, "the service goes on to make answers that nobody reads"
@@ -256,7 +257,7 @@ def test_callers_that_never_read_large_answers_hold_bounded_memory_and_hold_up_n
         call.cancel()
 
 
-# The last test of the service: it stops it.
+# This test stops the service, so it is the last one.
 def test_metrics_are_served_until_the_last_call_has_ended(attacked: Attacked) -> None:
     address = attacked.process.metrics_address
     attacked.call(search_once, attacked.connect())

@@ -1,4 +1,4 @@
-"""What is acknowledged stays, whatever is stopped in the middle; what is down is named, and comes back."""
+"""Acknowledged writes survive every stop and kill; unavailable services are reported and used again later."""
 
 import signal
 import threading
@@ -16,7 +16,7 @@ from tests.harness.processes import EmbedderProcess, SearchProcess
 from tests.milvus_server import MilvusProcess
 
 FINGERPRINT = "counted"
-# So many writes are acknowledged before something is broken.
+# Number of acknowledged writes before the fault.
 ENOUGH = 500
 
 
@@ -55,7 +55,7 @@ def write_until_it_breaks(client: Client, prefix: str, break_it: Callable[[], ob
 
 @pytest.fixture(scope="module")
 def stopped_embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbedderProcess]:
-    """An embedder that tests may freeze, and stop if they start it again."""
+    """An embedder that tests may freeze, and stop if they start it again afterwards."""
     with small_embedder(tmp_path_factory.mktemp("embedder") / "log") as process:
         yield process
 
@@ -67,7 +67,7 @@ def test_restarts_of_both_services_lose_no_acknowledged_write(stack: Stack, phot
         pictures = [NewImage(path.name, path.read_bytes()) for path in sorted(photographs.glob("*.jpg"))[:4]]
         assert all(result.error is None for result in client.write("photos", pictures))
         acknowledged, reason = write_until_it_breaks(client, "stop", stack.search_process.ask_to_stop)
-        # Told, and not cut off: every item that was read has its answer.
+        # The stream was drained and not interrupted: every request that was read has its response.
         assert reason == "STOPPING"
         assert stack.search_process.stop() == 0
         assert stack.embedder_process.stop() == 0
@@ -92,14 +92,14 @@ def test_a_killed_search_service_loses_no_acknowledged_write(own_search: SearchP
         assert all(client.get("c", image_id) for image_id in sorted(acknowledged)[::100])
 
 
-def test_a_search_service_that_dies_before_its_first_answer_hangs_nobody(
+def test_a_search_service_that_dies_before_its_first_response_blocks_no_caller(
     stopped_embedder: EmbedderProcess, photographs: Path, tmp_path: Path
 ) -> None:
     content = (photographs / "coins.jpg").read_bytes()
     stack = Stack(tmp_path, str(tmp_path / "milvus.db"), embedder_process=stopped_embedder)
     with stack.search_process, Client(stack.search) as client:
         client.create_collection("photos")
-        # It embeds nothing, so that it answers nothing.
+        # The embedder is frozen, so there is no response.
         stack.embedder_process.signal(signal.SIGSTOP)
         sent = threading.Event()
 
@@ -122,7 +122,7 @@ def test_a_search_service_that_dies_before_its_first_answer_hangs_nobody(
             stack.embedder_process.signal(signal.SIGCONT)
 
 
-def test_without_the_embedder_vectors_and_ids_still_work(
+def test_searches_by_vector_and_id_work_without_the_embedder(
     stopped_embedder: EmbedderProcess, photographs: Path, tmp_path: Path
 ) -> None:
     picture = (photographs / "coins.jpg").read_bytes()
@@ -157,7 +157,7 @@ def test_without_the_embedder_vectors_and_ids_still_work(
         assert [result.error for result in client.write("photos", [NewImage("c", picture)])] == [None]
 
 
-def test_an_embedder_that_restarts_in_the_middle_costs_no_image(
+def test_a_restart_of_the_embedder_loses_no_image(
     stopped_embedder: EmbedderProcess, photographs: Path, tmp_path: Path
 ) -> None:
     content = (photographs / "coins.jpg").read_bytes()
@@ -173,7 +173,7 @@ def test_an_embedder_that_restarts_in_the_middle_costs_no_image(
         assert client.count("photos") == 60
 
 
-def test_an_embedder_that_hangs_is_given_up(
+def test_a_call_to_a_hanging_embedder_times_out(
     stopped_embedder: EmbedderProcess, photographs: Path, tmp_path: Path
 ) -> None:
     content = (photographs / "coins.jpg").read_bytes()
@@ -193,7 +193,7 @@ def test_an_embedder_that_hangs_is_given_up(
         assert [result.error for result in client.write("photos", [NewImage("a", content)])] == [None]
 
 
-def test_a_milvus_server_that_is_killed_is_named_and_comes_back_with_everything(tmp_path: Path) -> None:
+def test_a_killed_milvus_server_is_reported_and_recovers_all_data(tmp_path: Path) -> None:
     with MilvusProcess(tmp_path / "milvus") as server:
         stack = Stack(tmp_path, server.uri)
         with stack.search_process, Client(stack.search, timeout=20) as client:
@@ -217,8 +217,8 @@ def test_a_milvus_server_that_is_killed_is_named_and_comes_back_with_everything(
 
 
 @pytest.mark.soak
-def test_a_milvus_server_that_is_away_for_a_while_hangs_nobody_and_is_found_again(tmp_path: Path) -> None:
-    """Each call ends by its own deadline, and the first one is answered soon after Milvus is back."""
+def test_an_unavailable_milvus_server_blocks_no_caller_and_is_used_again_later(tmp_path: Path) -> None:
+    """Each call ends by its deadline, and the first call after the return of Milvus succeeds."""
     seconds = 2.0
     calls: list[tuple[float, float, str]] = []
     done = threading.Event()
@@ -235,7 +235,7 @@ def test_a_milvus_server_that_is_away_for_a_while_hangs_nobody_and_is_found_agai
                 except ServiceError as error:
                     outcome = error.reason
                 calls.append((began, time.monotonic(), outcome))
-                # A caller that is refused at once waits a little before it tries again.
+                # A caller that is refused immediately waits before its retry.
                 time.sleep(0.01 if outcome == "OK" else 0.2)
 
     with MilvusProcess(tmp_path / "milvus") as server:
@@ -272,7 +272,7 @@ def counts(client: Client) -> int:
         return -1
 
 
-def test_a_milvus_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+def test_the_search_service_waits_for_milvus_at_start(tmp_path: Path) -> None:
     stack = Stack(tmp_path, f"http://127.0.0.1:{free_port()}")
     stack.search_process.start()
     try:
@@ -282,7 +282,7 @@ def test_a_milvus_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
                 try:
                     return not client.is_serving()
                 except UnavailableError:
-                    # Not even up yet.
+                    # The service does not listen yet.
                     return False
 
             eventually(says_that_it_does_not_serve)
@@ -294,7 +294,7 @@ def test_a_milvus_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_search")
-def test_a_lite_file_that_is_in_use_stops_the_start(tmp_path: Path) -> None:
+def test_a_milvus_lite_file_in_use_stops_the_start(tmp_path: Path) -> None:
     second = Stack(tmp_path, str(tmp_path / "milvus.db"))
     with pytest.raises(StartError, match="is open in another process"):
         second.search_process.__enter__()

@@ -1,4 +1,4 @@
-"""A service that is asked to stop before it serves ends at once, as the first process of a container too."""
+"""A service that is stopped while it starts exits immediately, also as the first process of a container."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 
 @pytest.mark.parametrize("service", ["embedder", "search"])
-def test_a_service_ends_well(service: str, tmp_path: Path) -> None:
+def test_a_service_stopped_while_it_starts_exits_with_0(service: str, tmp_path: Path) -> None:
     settings = {
         f"{service.upper()}_LISTEN_ADDRESS": "127.0.0.1:0",
         f"{service.upper()}_LOG_FORMAT": "json",
@@ -19,7 +19,7 @@ def test_a_service_ends_well(service: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"{service}_service"]
     with subprocess.Popen(command, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        # Its settings are what it logs first, and the weights and Milvus come after.
+        # It logs its settings first; the weights and Milvus come later.
         assert "settings" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -35,12 +35,12 @@ print("ready", flush=True)
 try:
     time.sleep(60)
 except SystemExit:
-    pass  # as Python does with an exit that is raised in a callback of an import
+    pass  # like Python with an exit that is raised in a callback of an import
 time.sleep(60)
 """
 
 
-def test_an_exit_that_is_ignored_is_raised_again() -> None:
+def test_an_ignored_exit_is_raised_again() -> None:
     with subprocess.Popen([sys.executable, "-c", IGNORANT], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -1,4 +1,4 @@
-"""`make up`: it leaves no process behind however it ends, names what is in its way, and logs what matters."""
+"""`make up` leaves no process behind, reports ports and data in use, and respects log levels."""
 
 import os
 import random
@@ -18,9 +18,9 @@ from imagesearch_client import Client, NewImage
 
 ROOT = Path(__file__).parents[2]
 UP = [sys.executable, "-m", "demo.local_stack"]
-# The recipe of the Makefile, in the environment of the tests and without its set-up.
+# The recipe of the Makefile without its set-up, in the environment of the tests.
 MAKE_UP = ["make", "-s", "-C", str(ROOT), "up", f"VENV={sys.prefix}", "-o", "weights"]
-# Runs a command in a shell in a session whose terminal is standard input, as a terminal window does.
+# Runs a shell command in a session whose terminal is standard input, like a terminal window.
 IN_TERMINAL = [
     sys.executable,
     "-c",
@@ -45,7 +45,7 @@ SECONDS = 90  # for services to start or to end, on a busy machine
 
 
 class Up:
-    """A run of `make up` or of the program behind it, on ports and data of its own."""
+    """A run of `make up` or of its program, with its own ports and data."""
 
     def __init__(self, folder: Path) -> None:
         self._data = folder / "data" / "milvus.db"
@@ -68,7 +68,7 @@ class Up:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                # The tests may run in the background, where a closed terminal is ignored.
+                # Processes in the background ignore SIGHUP; the tests may run there.
                 preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - nothing but that
             )
 
@@ -76,7 +76,7 @@ class Up:
         return self._log.read_text()
 
     def processes(self) -> dict[int, str]:
-        """Every process that was started with these settings: number and command."""
+        """Return the processes with these settings: id and command."""
         marker = f"SEARCH_MILVUS_URI={self._data}\0".encode()
         found = {}
         for folder in Path("/proc").iterdir():
@@ -84,11 +84,11 @@ class Up:
                 if folder.name.isdecimal() and marker in (folder / "environ").read_bytes():
                     found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
-                continue  # it has just ended, or is another user's
+                continue  # it has ended, or belongs to another user
         return found
 
     def wait_until_gone(self) -> dict[int, str]:
-        """Waits until no process is left; returns those that are left after all."""
+        """Wait until no process is left; return those that remain after the timeout."""
         deadline = time.monotonic() + SECONDS
         while self.processes() and time.monotonic() < deadline:
             self.process.poll()
@@ -112,7 +112,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 
 def send(*signals: signal.Signals, pause: float = 0.05) -> Callable[[Up], None]:
-    """Sends signals to the process that was started, and to no other."""
+    """Send signals only to the started process."""
 
     def interrupt(up: Up) -> None:
         for number in signals:
@@ -154,7 +154,7 @@ def test_a_closed_terminal_leaves_no_process(up: Up) -> None:
     assert up.wait_until_gone() == {}, f"closed after {moment:.2f} s: {up.log()}"
 
 
-def test_a_service_that_ends_takes_the_other_one_along(up: Up) -> None:
+def test_if_one_service_ends_the_other_is_stopped(up: Up) -> None:
     up.start(UP)
     deadline = time.monotonic() + SECONDS
     while not (embedder := [pid for pid, command in up.processes().items() if "-m embedder_service" in command]):
@@ -167,7 +167,7 @@ def test_a_service_that_ends_takes_the_other_one_along(up: Up) -> None:
 
 
 @pytest.mark.parametrize("service", ["EMBEDDER", "SEARCH"])
-def test_a_port_in_use_is_named_before_anything_is_started(service: str, up: Up) -> None:
+def test_a_port_in_use_is_reported_before_the_start(service: str, up: Up) -> None:
     up.settings |= {"EMBEDDER_LOG_LEVEL": "INFO", "SEARCH_LOG_LEVEL": "INFO"}
     address = up.settings[f"{service}_LISTEN_ADDRESS"]
     host, _, port = address.rpartition(":")
@@ -179,7 +179,7 @@ def test_a_port_in_use_is_named_before_anything_is_started(service: str, up: Up)
     assert "settings" not in up.log(), "a service began to start"
 
 
-def test_data_in_use_are_named_before_anything_is_started(up: Up) -> None:
+def test_data_in_use_is_reported_before_the_start(up: Up) -> None:
     up.settings |= {"EMBEDDER_LOG_LEVEL": "INFO", "SEARCH_LOG_LEVEL": "INFO"}
     folder = Path(up.settings["SEARCH_MILVUS_URI"])
     folder.parent.mkdir()
@@ -196,7 +196,7 @@ def test_data_in_use_are_named_before_anything_is_started(up: Up) -> None:
     assert "settings" not in up.log(), "a service began to start"
 
 
-def test_calls_are_logged_if_that_is_asked_for_and_nothing_else_is(up: Up, photographs: Path) -> None:
+def test_log_levels_of_the_environment_are_respected(up: Up, photographs: Path) -> None:
     up.settings |= {"SEARCH_LOG_LEVEL": "INFO", "EMBEDDER_MAX_BATCH_SIZE": "1"}
     up.start(UP)
     up.wait_until_healthy()
@@ -205,7 +205,7 @@ def test_calls_are_logged_if_that_is_asked_for_and_nothing_else_is(up: Up, photo
         client.create_collection("photos")
         assert [result.error for result in client.write("photos", [NewImage("coins", content)])] == [None]
         assert [hit.image.id for hit in client.search_by_image("photos", content)] == ["coins"]
-    # The services answer a moment before the command has seen it and says so.
+    # The services answer a moment before the command reports it.
     until = time.monotonic() + SECONDS
     while "Both services are up" not in up.log() and time.monotonic() < until:
         time.sleep(0.05)
@@ -214,7 +214,7 @@ def test_calls_are_logged_if_that_is_asked_for_and_nothing_else_is(up: Up, photo
     assert up.processes() == {}
     log = up.log()
     assert re.search(r"call .*imagesearch\.search\.v1\.SearchService/Search", log)
-    # Of the embedder, whose level is the default, there is no line; of the search service there are those of INFO.
+    # The embedder has the default level and logs no line; the search service logs at INFO.
     others = [line for line in log.splitlines() if not re.match(r"\S+Z \[info +\] ", line)]
     ready = [re.sub(r" after \d+ s$", "", line) for line in others if "still starting" not in line]
     assert ready[0].startswith("Starting the embedder")

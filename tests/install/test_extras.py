@@ -40,7 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("client", "import imagesearch_cli, imagesearch_analysis.plot"),
     ],
 )
-def test_a_part_installs_and_runs_without_tensorflow(extra: str, program: str, wheel: Path, tmp_path: Path) -> None:
+def test_an_extra_installs_and_runs_without_tensorflow(extra: str, program: str, wheel: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     venv.create(tmp_path / "venv", with_pip=True)
     pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -62,7 +62,7 @@ def pins(lock: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("extra", ["embedder", "search", "client"])
-def test_what_is_installed_is_what_is_tested(extra: str) -> None:
+def test_the_locks_install_the_tested_versions(extra: str) -> None:
     lock = REQUIREMENTS / f"{extra}.lock"
     assert pins(lock)
     assert pins(lock) <= pins(REQUIREMENTS / "dev.lock")

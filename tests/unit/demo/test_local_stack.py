@@ -1,4 +1,4 @@
-"""Both services on one machine: what cannot work is said before anything is started."""
+"""Both services on one machine: errors are reported before the start."""
 
 from pathlib import Path
 

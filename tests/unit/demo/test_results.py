@@ -31,7 +31,7 @@ def rendered() -> list[str]:
     return [line.rstrip() for line in output.getvalue().splitlines()]
 
 
-def test_a_row_for_each_photograph_has_the_score_of_each_edit() -> None:
+def test_the_table_has_a_row_for_each_photograph_and_a_column_for_each_edit() -> None:
     lines = rendered()
     assert [line.split() for line in lines if "original" in line] == [
         ["original", "crop", "rotate", "recompress", "recolour"]
@@ -41,7 +41,7 @@ def test_a_row_for_each_photograph_has_the_score_of_each_edit() -> None:
     ]
 
 
-def test_names_stay_whole_within_80_columns() -> None:
+def test_long_names_are_wrapped_within_80_columns() -> None:
     lines = rendered()
     assert all(len(line) <= 80 for line in lines)
     first = next(number for number, line in enumerate(lines) if "0.999" in line)
@@ -49,7 +49,7 @@ def test_names_stay_whole_within_80_columns() -> None:
     assert name.replace(" ", "") == LONG.replace(" ", "")
 
 
-def test_each_miss_says_what_came_first() -> None:
+def test_each_miss_names_the_first_hit() -> None:
     assert misses_of(OUTCOMES) == [
         "✗ page.jpg, rotate: brick.jpg is first with 0.700",
         "✗ page.jpg, recompress: brick.jpg is first with 0.800",

@@ -77,12 +77,12 @@ def test_programs_options_and_targets_exist(line: str) -> None:
 @pytest.mark.parametrize(
     "line", ["imagesearch serch x", "imagesearch search x --limits 3", "imagesearch aliases set x", "make dmo"]
 )
-def test_a_wrong_command_is_noticed(line: str) -> None:
+def test_a_wrong_command_is_reported(line: str) -> None:
     with pytest.raises((AssertionError, KeyError)):
         test_programs_options_and_targets_exist(line)
 
 
-def test_no_reason_is_out_of_date() -> None:
+def test_every_exception_in_the_list_is_still_needed() -> None:
     others = [line for page, line in LINES if str(page) not in OF_ANOTHER_TEST]
     used = {reason_not_to_execute(line) for line in others} - {None}
     assert used == set(NOT_EXECUTED)

@@ -36,7 +36,7 @@ def test_a_language_without_its_tools_fails_and_names_the_packages(
     assert "make examples-tools" in done.stderr
 
 
-def test_the_languages_that_have_their_tools_are_named(tmp_path: Path) -> None:
+def test_languages_with_installed_tools_are_named(tmp_path: Path) -> None:
     for name in ("node", "npm"):
         (tmp_path / name).symlink_to("/bin/true")
     done = command("node", "java", path=str(tmp_path))
@@ -45,7 +45,7 @@ def test_the_languages_that_have_their_tools_are_named(tmp_path: Path) -> None:
     assert '`make examples LANGUAGES="node"` runs the other clients' in done.stderr
 
 
-def test_a_language_without_client_is_refused() -> None:
+def test_a_language_without_a_client_is_refused() -> None:
     done = command("cobol", path=os.environ["PATH"])
     assert done.returncode == 2
     assert "no client in cobol; choose from node, go, java" in done.stderr
@@ -69,7 +69,7 @@ def test_the_lock_has_hashes_and_no_registry() -> None:
 
 
 @pytest.mark.parametrize("language", SOURCES)
-def test_the_page_shows_the_code_that_runs(language: str) -> None:
+def test_the_page_shows_the_code_of_the_examples(language: str) -> None:
     shown = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert shown
     source = (ROOT / "examples" / SOURCES[language]).read_text()

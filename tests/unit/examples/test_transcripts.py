@@ -1,4 +1,4 @@
-"""What a client did not do is noticed in what it printed."""
+"""The checks detect from the output what a client did not do."""
 
 import pytest
 
@@ -35,7 +35,7 @@ EVERY_ERROR = [f"not true: the error of {what} is reported" for what in ("refuse
 
 
 @pytest.mark.parametrize("transcript", [GOOD, GOOD.replace("INVALID_ARGUMENT", "InvalidArgument")])
-def test_a_run_without_fault_has_none(transcript: str) -> None:
+def test_a_correct_run_has_no_faults(transcript: str) -> None:
     assert faults_of_run(transcript, PHOTOS) == []
 
 
@@ -59,12 +59,12 @@ def test_a_run_without_fault_has_none(transcript: str) -> None:
         ("  field limit: limit is 2000\n", "", "the limit is refused"),
     ],
 )
-def test_what_a_run_lacks_is_named(good: str, bad: str, fault: str) -> None:
+def test_missing_results_of_a_run_are_named(good: str, bad: str, fault: str) -> None:
     assert good in GOOD
     assert faults_of_run(GOOD.replace(good, bad), PHOTOS) == [f"not true: {fault}"]
 
 
-def test_a_client_that_prints_nothing_does_nothing_right() -> None:
+def test_a_client_without_output_fails_every_check() -> None:
     assert len(faults_of_run("", PHOTOS)) == 7
 
 

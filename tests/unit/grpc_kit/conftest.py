@@ -1,4 +1,4 @@
-"""The example service, served."""
+"""Fixtures: the example service on a server."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,5 +33,5 @@ def serving() -> Serving:
 
 @pytest.fixture
 def secret() -> str:
-    """What the servicer's fault says."""
+    """Return the message of the servicer's fault."""
     return SECRET

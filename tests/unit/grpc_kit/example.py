@@ -1,4 +1,4 @@
-"""A small service of the embedder's contract, on a real server of grpc_kit, and calls to it."""
+"""A small implementation of the embedder's contract on a real server of grpc_kit, and calls to it."""
 
 import asyncio
 from collections import Counter
@@ -89,7 +89,7 @@ class Example(embedder_pb2_grpc.EmbedderServiceServicer):
 
 @dataclass(frozen=True)
 class Running:
-    """A server at work, its servicer, its metrics, and a channel to it."""
+    """A running server with its servicer, metrics and a channel."""
 
     servicer: Example
     server: Server

@@ -1,4 +1,4 @@
-"""A lack of memory is told from bad input where a library in C does not."""
+"""Failed allocations are distinguished from bad input, which C libraries report in the same way."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 from grpc_kit.server import allocation
 
-# Parses messages under a limit on the address space; prints what was raised, and whether memory was refused.
+# Parses messages with limited address space; prints the exceptions, and whether an allocation failed.
 PARSE = """
 import json, re, resource
 from pathlib import Path

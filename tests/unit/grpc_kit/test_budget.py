@@ -1,4 +1,4 @@
-"""Budgets: what fits, in which order, and that everything is released once."""
+"""Budgets admit items in order while they fit, and every reservation is released once."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Which calls enter a server, and how their messages are received: over real calls on the loopback interface."""
+"""Admission of calls and reception of their messages, with real calls on the loopback interface."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ GET = f"/{SERVICE}/GetModel"
 
 
 class CountingProxy:
-    """Hands bytes on between clients and a server, and counts those that go to the server."""
+    """Forwards bytes between clients and a server, and counts the bytes to the server."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -91,7 +91,7 @@ async def test_a_call_beyond_the_limit_is_refused_but_a_health_call_is_not(servi
         await health_pb2_grpc.HealthStub(running.channel).Check(health_pb2.HealthCheckRequest())  # type: ignore[attr-defined]
         running.servicer.may_end.set()
         assert await asyncio.gather(*waiting) == ["wait", "wait"]
-        # The calls that ended made room.
+        # The calls that ended have released their slots.
         for _ in range(5):
             await stub.ListModels(embedder_pb2.ListModelsRequest())
 
@@ -119,7 +119,7 @@ async def test_a_message_without_memory_is_refused_with_a_retry_delay(
 ) -> None:
     async with serving() as running:
         method: Any = running.channel.unary_unary(GET)
-        # Protobuf calls it a bad message.
+        # Protobuf reports it as a bad message.
         monkeypatch.setattr(allocation, "has_failed", lambda: True)
         refusal = from_rpc_error(await failure(method(b"\xff\xff\xff")))
     assert refusal.reason == "OUT_OF_MEMORY"
@@ -177,7 +177,7 @@ async def test_an_idle_stream_is_ended_for_a_waiting_one_but_a_busy_stream_is_no
 
 @asynccontextmanager
 async def slow_uploads(running: Running, count: int) -> AsyncIterator[list["asyncio.Task[grpc.aio.AioRpcError]"]]:
-    """Unary calls whose message never comes."""
+    """Start unary calls whose message never arrives."""
 
     async def nothing() -> AsyncIterator[bytes]:
         await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""What is told of a call: metrics, a log line, and the times of its stages."""
+"""Observation of calls: metrics, a log line, and the times of the stages."""
 
 import asyncio
 import re
@@ -30,7 +30,7 @@ def call(running: Running, kind: str, name: str, **options: Any) -> Any:
 
 
 def samples(registry: CollectorRegistry, name: str, label: str = "") -> dict[tuple[str, str], float]:
-    """The values of a metric that are not 0, by method and, where there is one, by another label."""
+    """Return the values of a metric that are not 0, by method and by another label if there is one."""
     return {
         (sample.labels["grpc_method"], sample.labels.get(label, "")): sample.value
         for metric in registry.collect()
@@ -45,7 +45,7 @@ def value(running: Running, name: str, kind: str, **labels: str) -> float:
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
-    """Waits for what the server does by itself after the caller went away."""
+    """Wait until the server has handled a disconnected caller."""
     async with asyncio.timeout(10):
         while not is_so():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
@@ -150,7 +150,7 @@ async def test_a_stream_cancelled_while_it_sends_is_counted_as_cancelled(
                 for number in range(30):
                     yield embedder_pb2.EmbedStreamRequest(request_id=f"{number}#" + 900_000 * "x")
 
-            # Nobody reads: flow control holds the answers.
+            # The caller does not read, so flow control stops the responses.
             open_call = embedder_pb2_grpc.EmbedderServiceStub(running.channel).EmbedStream(requests())
             await eventually(lambda: running.servicer.calls.total() > 0)
             await asyncio.sleep(0.2)
@@ -229,7 +229,7 @@ def timing_of(trailing: Mapping[str, str | bytes]) -> dict[str, float]:
 
 
 async def trailing_of(running: Running, kind: str, name: str) -> dict[str, str | bytes]:
-    """The trailing metadata of a call that may fail."""
+    """Return the trailing metadata of a call that may fail."""
     stub = embedder_pb2_grpc.EmbedderServiceStub(running.channel)
     if kind == "unary":
         made: Any = stub.GetModel(embedder_pb2.GetModelRequest(name=name))

@@ -1,4 +1,4 @@
-"""Channels: what they repeat, how they spread calls, and their limits."""
+"""Channels: retries, balancing and limits."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from grpc_kit.status import from_rpc_error
 from tests.unit.grpc_kit.example import Serving, failure
 
 MIB = 1024 * 1024
-# What the search service gives an embedder where nobody tells it otherwise.
+# The default deadline of the search service's calls to an embedder.
 EMBEDDER_SECONDS = 20
 
 
@@ -28,7 +28,7 @@ def test_only_repeatable_methods_have_a_retry_policy() -> None:
 
 def test_only_unavailable_and_stopping_servers_cause_retries_and_retries_end() -> None:
     assert RETRY_POLICY["retryableStatusCodes"] == ("UNAVAILABLE", "CANCELLED")
-    # gRPC takes no more than 5.
+    # gRPC allows at most 5 attempts.
     assert RETRY_POLICY["maxAttempts"] == 4
 
 
@@ -81,7 +81,7 @@ async def test_a_server_that_stays_unavailable_is_tried_four_times(serving: Serv
     [
         ("dns:///embedder-headless:50051", True),
         ("ipv4:127.0.0.1:1,127.0.0.2:1", True),
-        # There may be a proxy behind it, whose health is not that of the server it asks.
+        # The target may be a proxy, whose health is not the health of a server behind it.
         ("images.example.com:443", False),
         ("127.0.0.1:50051", False),
     ],
@@ -100,7 +100,7 @@ def test_a_frozen_server_is_detected_early_enough_for_a_retry() -> None:
     options = dict(channel_options(1000))
     timeout = int(options["grpc.keepalive_timeout_ms"])
     assert int(options["grpc.keepalive_time_ms"]) + timeout < 1000 * EMBEDDER_SECONDS
-    # Without it gRPC would wait for the answer to a ping of its own, and send none of the keepalive's meanwhile.
+    # Without this option gRPC waits for the answer to its own ping and sends no keepalive pings.
     assert options["grpc.http2.ping_timeout_ms"] == timeout
 
 
@@ -126,7 +126,7 @@ async def test_watching_clients_send_no_calls_to_a_dead_server(serving: Serving)
             for _ in range(20):
                 await call()
             assert dead.servicer.calls["fine"] == before
-        # Whoever has nobody else is told by the server itself what is wrong with it.
+        # A caller without another server gets the reason from this server.
         assert await dead.get("fine") == "fine"
 
 

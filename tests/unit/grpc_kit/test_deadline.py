@@ -1,4 +1,4 @@
-"""Deadline: the time left, as a value."""
+"""Deadlines as values."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""Unknown variables are named with what they should have been; those of Kubernetes' Services are none of them."""
+"""Unknown variables are reported with the nearest known name; variables of Kubernetes Services are ignored."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_all_unknown_variables_are_named_and_no_others() -> None:
         EMBEDDER_Z="1", EMBEDDER_A="1", EMBEDDER_MODELS="vgg16", EMBEDDER="x", MY_EMBEDDER_X="x", EMBEDDER_EMPTY=""
     )
     assert [line.partition(":")[0] for line in found] == ["EMBEDDER_A", "EMBEDDER_Z"]
-    # Something is always nearest.
+    # There is always a nearest name.
     assert unknown(EMBEDDER_="?")[0].startswith("EMBEDDER_: this setting does not exist; did you mean EMBEDDER_")
 
 

@@ -1,4 +1,4 @@
-"""Server and interceptors, over real calls on the loopback interface."""
+"""The server and its interceptors, with real calls on the loopback interface."""
 
 import asyncio
 import itertools
@@ -114,7 +114,7 @@ async def test_health_is_reported_for_the_server_and_for_each_service(serving: S
 
 
 async def works(running: Running) -> bool:
-    """Whether there was work since the last time, or is within a moment."""
+    """Return whether there was progress since the last call, or is within a moment."""
     try:
         await asyncio.wait_for(running.server.wait_for_progress(), 0.2)
     except TimeoutError:
@@ -193,7 +193,7 @@ async def test_a_message_over_the_limit_is_refused(serving: Serving) -> None:
 
 
 async def refused(running: Running) -> grpc.StatusCode:
-    """Calls on new connections until one is refused; that one's code."""
+    """Call on new connections until a call is refused; return its code."""
     while True:
         async with grpc.aio.insecure_channel(running.address) as channel:
             stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
@@ -213,7 +213,7 @@ async def test_stop_lets_calls_in_flight_finish_and_refuses_new_ones(serving: Se
         await running.servicer.begun.wait()
         stopping = asyncio.create_task(running.server.stop())
         assert (await anext(states)).status == NOT_SERVING
-        # A call that comes in the moment of the stop may get either code; channels repeat both.
+        # A call at the moment of the stop may get either code; channels retry both.
         assert (await refused(running)).name in RETRYABLE
         assert not stopping.done()
         watched.cancel()
@@ -287,7 +287,7 @@ async def test_a_short_connection_age_fails_no_call_and_interrupts_no_long_call(
             call = asyncio.create_task(running.get("wait"))
             streamed = asyncio.create_task(stream(running.channel, ["one", "wait", "two"]))
             await running.servicer.begun.wait()
-            # This method is not one that the channel repeats.
+            # The channel does not retry this method.
             stub = embedder_pb2_grpc.EmbedderServiceStub(running.channel)
             for _ in range(50):
                 await stub.ListModels(embedder_pb2.ListModelsRequest())
@@ -298,7 +298,7 @@ async def test_a_short_connection_age_fails_no_call_and_interrupts_no_long_call(
             assert running.servicer.calls["wait"] == 2
     short = [line for line in lines if line["event"] == "call" and line["method"].endswith("/ListModels")]
     assert [line["code"] for line in short] == ["OK"] * 50
-    # The connection was really changed.
+    # The connection was replaced.
     assert len({line["peer"] for line in short}) > 1
 
 
@@ -322,7 +322,7 @@ async def test_stopping_under_load_fails_no_call_of_a_channel_with_another_serve
             stopped.set()
             calls = sum(await asyncio.gather(*callers))
     assert leaving.servicer.calls["fine"] > 0
-    # One whose answer was lost on the way has been called twice.
+    # A call whose response was lost was executed twice.
     assert calls <= staying.servicer.calls["fine"] + leaving.servicer.calls["fine"] <= calls + 64
 
 
@@ -350,12 +350,12 @@ async def test_stopping_under_load_fails_no_call_of_health_watchers_even_without
         stopped.set()
         calls = sum(await asyncio.gather(*callers))
     assert leaving.servicer.calls["fine"] > 0
-    # Each was made once.
+    # Each call was executed once.
     assert staying.servicer.calls["fine"] + leaving.servicer.calls["fine"] == calls
 
 
 async def test_callers_that_send_endlessly_receive_the_stop(serving: Serving) -> None:
-    # By blocking calls: those of asyncio may end as INTERNAL by themselves when the server ends a stream.
+    # Use blocking calls: asyncio calls may fail with INTERNAL when the server ends a stream.
     def call(address: str) -> grpc.RpcError:
         request = embedder_pb2.EmbedStreamRequest(request_id="fine", model="m" * 100_000)
         with open_blocking_channel(address, 1_000_000) as channel, pytest.raises(grpc.RpcError) as ended:

@@ -1,4 +1,4 @@
-"""Threads that hang are noticed, and threads that are only slow are not."""
+"""Hanging threads are detected, slow threads are not."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ from grpc_kit.server import hang_watch
 from grpc_kit.server.hang_watch import HangWatch
 
 AT_MOST = 20
-# Some looks of the watch.
+# Several checks of the watch.
 WHILE = 0.1
 
 
@@ -24,7 +24,7 @@ def tick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Clock:
-    """The time, which a test may let jump."""
+    """A clock that a test can advance."""
 
     def __init__(self) -> None:
         self.ahead = 0.0

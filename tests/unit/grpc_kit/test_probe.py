@@ -1,4 +1,4 @@
-"""The command that asks a server for its health."""
+"""The command that checks the health of a server."""
 
 import asyncio
 import sys
@@ -12,7 +12,7 @@ from tests.unit.grpc_kit.example import SERVICE, Serving
 
 
 async def probe(*arguments: str) -> tuple[int, str]:
-    """The exit code, and what it says on standard error."""
+    """Return the exit code and the standard error."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "grpc_kit.probe", *arguments, stderr=asyncio.subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""Reflection v1 and v1alpha, as clients that know no contract use them."""
+"""Reflection v1 and v1alpha, used by clients without contracts."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ versions = pytest.mark.parametrize("version", ["v1", "v1alpha"])
 
 
 async def buf_curl(version: str, *arguments: str) -> tuple[int, str, str]:
-    """Run `buf curl`, which asks for contracts by one version of reflection alone."""
+    """Run `buf curl` with one version of reflection."""
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).parent / "buf",
         *("curl", "--protocol", "grpc", "--reflect-protocol", f"grpc-{version}", *arguments),

@@ -1,4 +1,4 @@
-"""TLS, client certificates and tokens, over real calls on the loopback interface."""
+"""TLS, client certificates and tokens, with real calls on the loopback interface."""
 
 import asyncio
 import re
@@ -50,7 +50,7 @@ async def list_models(channel: grpc.aio.Channel, **options: Any) -> None:
 
 
 async def is_let_in(address: str, tls: ClientTls | None) -> bool:
-    """Whether a call on a new connection comes through."""
+    """Return whether a call on a new connection succeeds."""
     async with open_channel(address, 1000, tls=tls) as channel:
         try:
             await list_models(channel)
@@ -123,7 +123,7 @@ async def test_a_blocking_client_sends_its_certificate_too(
 
 
 async def shown_certificate(address: str) -> str:
-    """The name in the certificate that a new connection gets to see."""
+    """Return the name in the server certificate of a new connection."""
 
     def connect() -> str:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -156,7 +156,7 @@ async def test_a_new_connection_gets_the_replaced_certificate(
         pair.replace_with(stranger.issue("of-another-authority"))
         assert not await is_let_in(running.address, tls)
         assert await is_let_in(running.address, ClientTls(authority=stranger.file))
-        # The connection that was there goes on.
+        # The existing connection stays usable.
         await list_models(running.channel)
 
 
@@ -236,7 +236,7 @@ async def test_an_unusable_client_authority_leaves_the_last_valid_one_in_use(
 
 
 def wrong_files(pair: Pair, other: Pair) -> Iterator[tuple[str, ServerTls, Path]]:
-    """Files that no server can use, and the one that its refusal names."""
+    """Unusable server files, and the file that the error names."""
     folder = pair.certificate.parent
     missing, garbage, empty = folder / "missing.pem", folder / "garbage.pem", folder / "empty.pem"
     garbage.write_bytes(GARBAGE)
@@ -378,17 +378,17 @@ async def test_a_call_with_either_valid_token_is_answered(serving: Serving, toke
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
-    """A frame of HTTP/2."""
+    """Return an HTTP/2 frame."""
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream_id.to_bytes(4, "big") + payload
 
 
 def headers(fields: dict[bytes, bytes]) -> bytes:
-    """A block of headers of HTTP/2, in which each is written out."""
+    """Return an HTTP/2 header block with literal headers."""
     return b"".join(b"\0" + bytes((len(key),)) + key + bytes((len(value),)) + value for key, value in fields.items())
 
 
 async def answer_to(address: str, authorization: bytes) -> bytes:
-    """What a server answers to a call of GetModel, up to its trailers. gRPC's own client sends nothing but ASCII."""
+    """Return the bytes of a GetModel response, up to its trailers. gRPC's client would send only ASCII headers."""
     fields = {
         b":method": b"POST",
         b":scheme": b"http",
@@ -398,7 +398,7 @@ async def answer_to(address: str, authorization: bytes) -> bytes:
         b"content-type": b"application/grpc",
         b"authorization": authorization,
     }
-    # Settings; headers; a message that is empty.
+    # The settings, the headers, and an empty message.
     frames = frame(4, 0, 0, b"") + frame(1, 4, 1, headers(fields)) + frame(0, 1, 1, bytes(5))
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -428,7 +428,7 @@ async def answer_to(address: str, authorization: bytes) -> bytes:
 )
 async def test_a_token_that_is_not_ascii_is_refused(serving: Serving, authorization: bytes, reason: str) -> None:
     async with serving(tokens=TOKEN) as running:
-        # A literal of HPACK: the length, and the value. 16 is UNAUTHENTICATED.
+        # An HPACK literal: length and value. 16 is UNAUTHENTICATED.
         assert b"grpc-status\x0216" in await answer_to(running.address, authorization)
         labels = {"grpc_service": SERVICE, "grpc_method": "GetModel", "reason": reason}
         assert running.registry.get_sample_value("grpc_server_refused_total", labels) == 1

@@ -1,4 +1,4 @@
-"""Settings: read from the environment, and what is wrong with them said by name."""
+"""Settings are read from the environment, and faults are reported by name."""
 
 import re
 import sys
@@ -144,7 +144,7 @@ def test_spaces_around_an_address_are_ignored(monkeypatch: pytest.MonkeyPatch) -
         ("EMBEDDER_MAX_BATCH_SIZE", "257"),
         ("EMBEDDER_MAX_IMAGE_BYTES", "0"),
         ("EMBEDDER_DECODE_THREADS", "0"),
-        # No image of that size could come in: a message has at most 24 MiB.
+        # An image of this size cannot arrive: a message has at most 24 MiB.
         ("EMBEDDER_MAX_IMAGE_BYTES", "100000000"),
     ],
 )

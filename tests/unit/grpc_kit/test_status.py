@@ -1,4 +1,4 @@
-"""Errors as google.rpc.Status, there and back."""
+"""Errors are converted to google.rpc.Status and back."""
 
 import grpc
 import pytest

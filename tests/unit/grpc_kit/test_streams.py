@@ -1,4 +1,4 @@
-"""answer_each: any order, a bounded window, and an end in every case."""
+"""answer_each: responses in any order, a bounded window, and a clean end in every case."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ from grpc_kit.server.streams import answer_each
 
 
 class Work:
-    """Answers n with n * 10, each when the test says so; notes what was read, begun and cancelled."""
+    """Answers n with n * 10 when the test allows it; records requests that were read, started and cancelled."""
 
     def __init__(self, *, waits: bool = False) -> None:
         self.waits = waits
@@ -46,7 +46,7 @@ class Work:
 
 
 def nothing() -> None:
-    """What is given back where nothing was taken."""
+    """Release nothing."""
 
 
 async def freely(_: int) -> Callable[[], None]:
@@ -54,7 +54,7 @@ async def freely(_: int) -> Callable[[], None]:
 
 
 async def settle() -> None:
-    """Lets every task go on until all of them wait for the test."""
+    """Run all tasks until they wait for the test."""
     for _ in range(50):
         await asyncio.sleep(0)
 
@@ -85,7 +85,7 @@ async def test_a_request_counts_until_its_response_was_read() -> None:
     async with aclosing(answer_each(work.requests(100), work.answer, 4, freely)) as answers:
         await anext(answers)
         await settle()
-        # Four in the window, and one that was read and waits for a place.
+        # Four requests in the window, and one that was read and waits for a slot.
         assert len(work.read) == 5
         await anext(answers)
         await settle()
@@ -234,7 +234,7 @@ async def test_slots_are_released_if_the_stream_ends_early() -> None:
 
 
 class Large:
-    """A request, of which the test sees whether it is still in memory."""
+    """A request that the test can find in memory."""
 
 
 @pytest.mark.parametrize("where", ["reading", "admit", "answer"])

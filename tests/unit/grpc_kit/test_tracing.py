@@ -1,4 +1,4 @@
-"""Traces, as a collector receives them from a process of its own."""
+"""Traces that a collector receives from another process."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def collector() -> Iterator[Collector]:
 
 
 async def told_by(**variables: str) -> dict[str, Any]:
-    """What the traced process says, with these variables."""
+    """Return the output of the traced process with these variables."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -54,12 +54,12 @@ def attributes_of(span: trace_pb2.Span) -> dict[str, str | int]:
 
 def assert_continues(traceparent: str, trace_id: str, span_id: str) -> None:
     version, *ids, flags = traceparent.split("-")
-    # The other flag that there is says that the trace's id is random.
+    # The other flag means that the id of the trace is random.
     assert (version, ids, int(flags, 16) & 1) == ("00", [trace_id, span_id], 1)
 
 
 def as_expected(answers: dict[str, str]) -> bool:
-    """Whether the calls were answered as they are without traces."""
+    """Return whether the calls were answered as without traces."""
     return [answers[name] for name in ("staged", "refuse", "fault", "stream")] == [
         "staged",
         "NOT_FOUND",
@@ -89,7 +89,7 @@ async def test_spans_of_calls_and_stages_are_part_of_the_callers_trace(collector
     ]
     seconds = [(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9 for span in stages]
     assert seconds == pytest.approx([0.25, 0.5, 2.0], abs=1e-6)
-    # A stream has thousands of stages: they are summed up and are no spans.
+    # A stream has thousands of stages, so they are summed up instead of becoming spans.
     assert [span for span in collector.spans if span.parent_span_id == streamed.span_id] == []
     assert len(collector.spans) == 6 + len(stages) + 1
 
@@ -177,7 +177,7 @@ async def test_without_traces_nothing_is_exported_and_nothing_fails(
     assert not told["wanted"]
     assert as_expected(told["answers"])
     assert collector.spans == []
-    # What the caller began is still handed on.
+    # The trace of the caller is still forwarded.
     assert told["answers"]["traceparent"] == SAMPLED
     assert (told["outside"], told["inside"], told["answers"]["no parent"]) == ([], [], "")
 

@@ -1,4 +1,4 @@
-"""A process that serves the example with tracing, calls it and tells what it saw.
+"""A process that serves the example with tracing, calls it and prints the results.
 
 A process of its own, because OpenTelemetry has one provider a process.
 """

@@ -1,4 +1,4 @@
-"""protos/ is all that a client in another language needs, and its generators find no name twice."""
+"""protos/ is complete for clients in other languages, and has no duplicate names for their generators."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from protos.lint import compiled_contracts
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Path:
-    """Return a copy of protos/ without what is Python's."""
+    """Return a copy of protos/ without the files for Python."""
     folder = tmp_path / "contracts"
     shutil.copytree(PROTOS, folder, ignore=shutil.ignore_patterns("gen", "*.py", "__pycache__"))
     return folder
@@ -31,7 +31,7 @@ def contracts(folder: Path) -> list[str]:
 
 
 def compiled(folder: Path) -> FileDescriptorSet:
-    """Compile every file as `protoc -I protos` does: by itself, with the types that protoc carries."""
+    """Compile every file alone, like `protoc -I protos`, with the types of protoc itself."""
     output = folder.parent / "compiled.binpb"
     command = [sys.executable, "-I", "-m", "grpc_tools.protoc", "-I.", f"--descriptor_set_out={output}"]
     subprocess.run([*command, *contracts(folder)], cwd=folder, check=True)
@@ -46,7 +46,7 @@ def test_protoc_compiles_the_folder_alone(alone: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["build", "lint"])
-def test_buf_takes_the_folder_alone(alone: Path, command: str) -> None:
+def test_buf_compiles_the_folder_alone(alone: Path, command: str) -> None:
     buf = Path(sys.executable).parent / "buf"
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HOME": str(alone.parent)}
     done = subprocess.run(
@@ -55,7 +55,7 @@ def test_buf_takes_the_folder_alone(alone: Path, command: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_files_of_others_come_with_their_licence(alone: Path) -> None:
+def test_copied_contracts_have_their_licence(alone: Path) -> None:
     assert "Apache License" in (alone / "LICENSE").read_text()
     notice = (alone / "README.md").read_text()
     for name in contracts(alone):
@@ -65,8 +65,8 @@ def test_files_of_others_come_with_their_licence(alone: Path) -> None:
 
 
 @pytest.mark.parametrize("package", [status_pb2, error_details_pb2, health_pb2], ids=lambda module: module.__name__)
-def test_files_of_others_are_what_the_services_speak(alone: Path, package: status_pb2) -> None:
-    """Python's stubs use the packages' own modules: the copies must not differ from them."""
+def test_copied_contracts_equal_those_of_the_services(alone: Path, package: status_pb2) -> None:
+    """Compare the copies with the modules of the packages, which the Python stubs use."""
     spoken = FileDescriptorProto()
     package.DESCRIPTOR.CopyToProto(spoken)
     (copy,) = (file for file in compiled(alone).file if file.package == spoken.package and same_file(file, spoken))
@@ -74,8 +74,8 @@ def test_files_of_others_are_what_the_services_speak(alone: Path, package: statu
         assert names(copy, part) == names(spoken, part)
 
 
-def test_no_stubs_are_made_of_files_of_others() -> None:
-    """Two modules of one contract end the process that imports both, if they differ."""
+def test_copied_contracts_have_no_stubs() -> None:
+    """Check that no stubs exist for the copies: two different modules of one contract crash the process."""
     assert [path.name for path in STUBS.iterdir() if path.name != "__pycache__"] == ["imagesearch"]
     assert search_pb2.DESCRIPTOR.pool.FindFileByName("google/rpc/status.proto") is status_pb2.DESCRIPTOR
 
@@ -89,7 +89,7 @@ def names(file: FileDescriptorProto, part: str) -> dict[str, list[str]]:
     return {item.name: sorted(member.name for member in getattr(item, members)) for item in getattr(file, part)}
 
 
-def test_the_contracts_suit_other_languages() -> None:
+def test_the_contracts_work_in_other_languages() -> None:
     found = compiled_contracts()
     assert len([file for file in found.file if file.name.startswith("imagesearch/")]) == 8
     assert faults(found) == []
@@ -139,7 +139,7 @@ def without_option(name: str) -> Callable[[FileDescriptorProto], None]:
         (without_option("ruby_package"), "ruby_package is ''; it must be 'Imagesearch::Types::V1'"),
     ],
 )
-def test_what_other_languages_trip_over_is_noticed(change: Callable[[FileDescriptorProto], None], says: str) -> None:
+def test_name_clashes_in_other_languages_are_detected(change: Callable[[FileDescriptorProto], None], says: str) -> None:
     found = compiled_contracts()
     (file,) = (file for file in found.file if file.name.endswith("types/v1/encoded_image.proto"))
     change(file)

@@ -1,4 +1,4 @@
-"""requirements/install.py: pip's settings reach uv, and pip takes over where uv does not work."""
+"""requirements/install.py: uv gets pip's settings, and pip installs if uv fails."""
 
 import hashlib
 import os
@@ -15,19 +15,19 @@ from requirements.install import INSTALLER_LOCK, parse_pip_settings, uv_environm
 
 SCRIPT = INSTALLER_LOCK.with_name("install.py")
 UV = Path(sys.executable).with_name("uv")
-# Passes for the locked version, and then fails.
+# Reports the locked version, then fails.
 BROKEN_UV = f"""#!/bin/sh
 test "$1" = --version && exec {UV} --version
 exit 2
 """
-# Passes for the locked version, and then installs for a minute.
+# Reports the locked version, then runs for a minute.
 SLOW_UV = f"""#!/bin/sh
 test "$1" = --version && exec {UV} --version
 test "$1" = pip && echo "started as $$" && exec sleep 60
 """
 
 
-def test_a_command_of_pips_settings_overrides_the_global_ones_and_the_environment_both() -> None:
+def test_pip_settings_of_a_command_override_global_ones_and_the_environment_overrides_both() -> None:
     listing = """:env:.timeout='7'
 download.index-url='https://download.example/simple'
 global.index-url='https://global.example/simple'
@@ -36,7 +36,7 @@ install.index-url='https://install.example/simple'"""
     assert parse_pip_settings(listing) == {"index-url": "https://install.example/simple", "timeout": "7"}
 
 
-def test_values_with_quotes_and_several_lines_are_read() -> None:
+def test_settings_with_quotes_and_several_lines_are_parsed() -> None:
     listing = (
         """global.extra-index-url='\\nhttps://one.example\\nhttps://two.example'\nglobal.proxy="http://u:it's@proxy\""""
     )
@@ -45,11 +45,11 @@ def test_values_with_quotes_and_several_lines_are_read() -> None:
     assert uv_environment(settings)["UV_EXTRA_INDEX_URL"] == "https://one.example https://two.example"
 
 
-def test_what_is_no_setting_is_ignored() -> None:
+def test_lines_that_are_no_setting_are_ignored() -> None:
     assert parse_pip_settings("\nWARNING: something = strange\nglobal.user='no'") == {"user": "no"}
 
 
-def test_uv_gets_what_pip_is_told(tmp_path: Path) -> None:
+def test_uv_gets_the_settings_of_pip(tmp_path: Path) -> None:
     settings = {
         "index-url": "https://index.example/simple",
         "find-links": "/wheels\n/more",
@@ -75,14 +75,14 @@ def test_uv_gets_what_pip_is_told(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that has nothing but pip."""
+    """Return the Python of an environment with pip alone."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)
     return folder / "bin" / "python"
 
 
 def write_wheel(folder: Path, name: str) -> str:
-    """Writes the wheel of an empty package; returns the line of a lock for it."""
+    """Write the wheel of an empty package; return its line of a lock."""
     info = f"{name}-1.0.dist-info"
     path = folder / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
@@ -94,7 +94,7 @@ def write_wheel(folder: Path, name: str) -> str:
 
 
 def install(python: Path, lock: Path, settings: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Runs the script with these settings of pip alone."""
+    """Run the script with these settings of pip alone."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
     environment |= {"PIP_CONFIG_FILE": os.devnull, "UV_CACHE_DIR": str(lock.parent / "cache"), **settings}
     return subprocess.run(
@@ -103,7 +103,7 @@ def install(python: Path, lock: Path, settings: Mapping[str, str]) -> "subproces
 
 
 def give_uv(python: Path, kind: str) -> None:
-    """Puts the locked uv, one that fails or is slow, or none into an environment."""
+    """Install into an environment the locked uv, a failing or slow uv, or no uv."""
     uv = python.with_name("uv")
     uv.unlink(missing_ok=True)
     if kind == "uv":
@@ -134,7 +134,7 @@ def test_a_locked_package_is_installed(kind: str, place: str, python: Path, tmp_
 
 
 @pytest.mark.parametrize("kind", ["uv", "no uv"])
-def test_a_file_that_is_not_the_locked_one_is_refused(kind: str, python: Path, tmp_path: Path) -> None:
+def test_a_file_with_a_wrong_hash_is_refused(kind: str, python: Path, tmp_path: Path) -> None:
     name = f"other_{kind.replace(' ', '_')}"
     write_wheel(tmp_path, name)
     lock = tmp_path / "some.lock"
@@ -146,7 +146,7 @@ def test_a_file_that_is_not_the_locked_one_is_refused(kind: str, python: Path, t
     assert subprocess.run([python, "-c", f"import {name}"], capture_output=True, check=False).returncode != 0
 
 
-def test_nothing_goes_on_installing_when_it_is_stopped(python: Path, tmp_path: Path) -> None:
+def test_stopping_the_installer_stops_its_child_processes(python: Path, tmp_path: Path) -> None:
     lock = tmp_path / "some.lock"
     lock.write_text("")
     give_uv(python, "slow uv")

