@@ -36,7 +36,7 @@ PAGES = [
 # What a reader of a page has already done.
 BEFORE = {
     "docs/guides/analyse.md": ["imagesearch ingest grocery/labels.csv -c grocery"],
-    "docs/guides/operate.md": ["imagesearch ingest ~/photos -c shop_1"],
+    "docs/operate/reindex.md": ["imagesearch ingest ~/photos -c shop_1"],
 }
 # Beginnings of lines whose wording depends on the images.
 DIFFERENT = ("Take ", "{")
@@ -153,6 +153,10 @@ def shapes(output: Iterable[str]) -> set[str]:
     text = re.sub(r"\b\d[\d.,]*( \d[\d.,]*)*", "0", text)
     lines = (" ".join(line.split()) for line in text.splitlines())
     return {line for line in lines if line and line != "..." and line[0] not in "│┏┡└"}
+
+
+def test_every_page_with_preparations_exists() -> None:
+    assert BEFORE.keys() <= {str(page) for page in PAGES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
