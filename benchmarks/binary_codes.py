@@ -31,7 +31,7 @@ from benchmarks.search_latency import DIMENSION, FINGERPRINT, fill, recall, serv
 from benchmarks.serving import MAX_MESSAGE_BYTES, embedder
 from demo.photographs import PHOTOGRAPHS
 from grpc_kit.channel import open_channel
-from imagesearch_analysis.codes import fit, fit_itq
+from imagesearch_analysis.codes import mean_vector, random_hyperplanes
 from imagesearch_client import Client, Embedding, SearchOptions
 from tests.milvus_server import MilvusProcess
 
@@ -43,7 +43,6 @@ BITS = (64, 128, 256, 512)
 CANDIDATES = (50, 100, 200, 400)
 # What is claimed.
 CLAIMED_BITS, CLAIMED_CANDIDATES = 256, 100
-SAMPLE = 20_000
 NAME = "bench"
 # Vectors in one file.
 PART = 500
@@ -116,18 +115,18 @@ def embedded(folder: Path, paths: Sequence[Path], count: int) -> Matrix:
 
 
 def coded(hyperplanes: Matrix, vectors: Matrix) -> NDArray[np.bool_]:
-    """The bits of vectors, bool[N, bits]."""
+    """Return bool[N, bits]: the bits of vectors."""
     sides: NDArray[np.bool_] = vectors @ hyperplanes[:, :-1].T + hyperplanes[:, -1] > 0
     return sides
 
 
 def found_offline(hyperplanes: Matrix, vectors: Matrix, queries: Matrix) -> dict[int, list[list[str]]]:
-    """By number of candidates, the hits that comparing the candidates of each query would give."""
+    """Return the hits of each query by the number of candidates that the codes select."""
     codes = coded(hyperplanes, vectors).astype(np.float32) * 2 - 1
-    asked = coded(hyperplanes, queries).astype(np.float32) * 2 - 1
+    query_codes = coded(hyperplanes, queries).astype(np.float32) * 2 - 1
     found: dict[int, list[list[str]]] = {candidates: [] for candidates in CANDIDATES}
-    for code, query in zip(asked, queries, strict=True):
-        # The more bits are equal the less is the Hamming distance.
+    for code, query in zip(query_codes, queries, strict=True):
+        # The product grows with the number of equal bits.
         nearest = np.argsort(-(codes @ code), kind="stable")
         for candidates, hits in found.items():
             some = nearest[:candidates]
@@ -137,18 +136,11 @@ def found_offline(hyperplanes: Matrix, vectors: Matrix, queries: Matrix) -> dict
 
 
 def offline(report: Report, vectors: Matrix, queries: Matrix) -> None:
-    """What bounds the recall: the number of bits, of candidates, and what ITQ adds to hyperplanes at random."""
-    sample = vectors[np.random.default_rng(0).choice(len(vectors), min(SAMPLE, len(vectors)), replace=False)]
+    """Report the recall by the number of bits and of candidates."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
     for bits in BITS:
-        drawn = np.random.default_rng(0).normal(size=(bits, DIMENSION)).astype(np.float32)
-        kinds = {
-            "itq": fit_itq(sample, bits),
-            # Charikar's (2002): of hyperplanes through the mean, which all of them pass.
-            "random": np.column_stack([drawn, -drawn @ sample.mean(axis=0)]),
-        }
-        for kind, hyperplanes in kinds.items():
-            for candidates, hits in found_offline(hyperplanes, vectors, queries).items():
-                report.figure(f"offline_{kind}_{bits}_bits_of_{candidates}", recall(hits, vectors, queries))
+        for candidates, hits in found_offline(random_hyperplanes(mean, bits), vectors, queries).items():
+            report.figure(f"offline_{bits}_bits_of_{candidates}", recall(hits, vectors, queries))
 
 
 def on_a_server(report: Report, vectors: Matrix, queries: Matrix) -> None:
@@ -162,9 +154,9 @@ def on_a_server(report: Report, vectors: Matrix, queries: Matrix) -> None:
         fill(address, NAME, vectors, collection_pb2.INDEX_TYPE_HNSW)
         wait_for_index(MilvusClient(uri=server.uri), NAME, len(vectors))
         began = time.perf_counter()
-        hyperplanes = fit(client, NAME, CLAIMED_BITS, sample=SAMPLE).hyperplanes
-        report.figure("fit_seconds", time.perf_counter() - began)
-        client.create_codes(NAME, hyperplanes.tolist())
+        mean = mean_vector(client, NAME)
+        report.figure("mean_seconds", time.perf_counter() - began)
+        client.create_codes(NAME, random_hyperplanes(mean, CLAIMED_BITS).tolist())
         began = time.perf_counter()
         *_, last = client.encode_images(NAME)
         report.figure("encoded_per_second", last.encoded / (time.perf_counter() - began))

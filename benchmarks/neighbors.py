@@ -17,9 +17,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.report import Report, arguments
 from benchmarks.search_latency import DIMENSION, FINGERPRINT, Matrix, clustered
-from imagesearch_analysis.neighbor_files import Style, records, write_neighbors
-from imagesearch_analysis.neighbors import Work
-from imagesearch_analysis.snapshot import Origin, Snapshot, SnapshotWriter
+from imagesearch_analysis.neighbor_files import RecordOptions, records, write_neighbors
+from imagesearch_analysis.neighbors import NeighborParts
+from imagesearch_analysis.snapshot import Origin, Snapshot
+from imagesearch_analysis.snapshot_writer import SnapshotWriter
 from imagesearch_client import Embedding, Image
 from imagesearch_client.listing import Place
 from imagesearch_client.types import Metric
@@ -46,12 +47,13 @@ def fill(folder: Path, vectors: Matrix) -> None:
 
 def find(snapshot_folder: Path, target: Path, reports: Any) -> None:
     """Write the neighbors of a snapshot to a file. Put the progress into `reports`, then minus the resumed images."""
-    work = Work(target)
-    with Snapshot(snapshot_folder) as snapshot, work.held():
-        work.run(snapshot, K, tell=reports.put)
-        write_neighbors(target, records(snapshot.ids, work.parts(snapshot), Style(snapshot.metric)), snapshot.metric)
-        work.remove()
-    reports.put(-work.resumed)
+    parts = NeighborParts(target)
+    with Snapshot(snapshot_folder) as snapshot, parts.locked():
+        parts.compute(snapshot, K, on_progress=reports.put)
+        batches = records(snapshot.ids, parts.read(snapshot), RecordOptions(snapshot.metric))
+        write_neighbors(target, batches, snapshot.metric)
+        parts.remove()
+    reports.put(-parts.resumed)
 
 
 def run(snapshot_folder: Path, target: Path, kill_at: int | None = None) -> tuple[float, float, int]:

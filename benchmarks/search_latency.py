@@ -27,7 +27,9 @@ from benchmarks.report import Report, arguments, percentile
 from benchmarks.serving import embedder, processor_seconds, resident_bytes
 from demo.local_stack import ServiceProcess, free_port
 from grpc_kit.channel import open_blocking_channel
-from imagesearch_client import Client, Embedding, ImageFile, NewImage
+from imagesearch_analysis.exact_search import nearest
+from imagesearch_analysis.vectors import ArrayVectors
+from imagesearch_client import Client, Embedding, ImageFile, Metric, NewImage
 from tests.milvus_server import MilvusProcess
 
 PARTS = ("server", "lite", "image", "paging")
@@ -220,8 +222,7 @@ def wait_for_quiet(server: MilvusProcess) -> None:
 
 def recall(found: Sequence[Sequence[str]], vectors: Matrix, queries: Matrix, limit: int = LIMIT) -> float:
     """Return the fraction of the true nearest neighbours that was found."""
-    scores = queries @ vectors.T
-    truth = np.argsort(-scores, axis=1, kind="stable")[:, :limit]
+    truth = nearest(ArrayVectors(vectors, Metric.IP), queries, limit).positions
     true_ids = [{f"i{number:06d}" for number in row} for row in truth]
     return statistics.mean(len(ids & set(hits)) / limit for ids, hits in zip(true_ids, found, strict=True))
 

@@ -20,7 +20,7 @@ from rich.progress import track
 from demo.local_stack import LocalStack, StartError, local_stack, stop_on_signals, stop_with
 from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photographs
 from demo.results import Outcome, misses_of, table_of
-from imagesearch_analysis.plot import plot_hits
+from imagesearch_analysis.query_plot import QueryHits, plot_queries
 from imagesearch_cli.load_progress import show_progress
 from imagesearch_client import Client, Metric, ServiceError
 from imagesearch_ingest.load.bulk_clients import Endpoint
@@ -105,7 +105,7 @@ def run(folder: Path, images: Path | None, results: Path) -> None:
     # Some of the originals, each with a different edit.
     shown = queried[:: max(1, len(queried) // ROWS)][:ROWS]
     rows = [copies_of[original][n % len(EDITS)] for n, original in enumerate(shown)]
-    plot_hits([(row, found[row]) for row in rows], results, Metric.COSINE)
+    plot_queries([QueryHits(row.name, str(row), found[row]) for row in rows], results, Metric.COSINE)
     say(f"picture of {len(rows)} queries: {os.path.relpath(results)}")
 
 

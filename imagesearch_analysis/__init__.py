@@ -1,1 +1,1 @@
-"""Analysis of whole collections from a snapshot on disk, and evaluation of search quality."""
+"""Analyses of a whole collection on a snapshot: neighbors, duplicates, maps, clusters, evaluation."""

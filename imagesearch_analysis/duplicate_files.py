@@ -1,4 +1,4 @@
-"""What is written of groups of duplicates: lists of what to keep and to remove, a page to look at, a curve."""
+"""Writes duplicates: a list of what to keep and remove, a page with pictures, and a curve by threshold."""
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -6,25 +6,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from imagesearch_analysis.duplicates import Curve, Member
-from imagesearch_analysis.pages import write_page
-from imagesearch_analysis.pictures import at_once, data_uri, read_picture
-from imagesearch_analysis.wording import Action
-from imagesearch_ingest.atomic_file import atomic_write
+from imagesearch_analysis.choices import Action
+from imagesearch_analysis.duplicates import Member, ThresholdCurve
+from imagesearch_analysis.pages import render_page
+from imagesearch_analysis.pictures import map_in_threads, thumbnail_url
+from imagesearch_ingest.atomic_file import atomic_write, write_text
 from imagesearch_ingest.json_text import json_text, rounded
 
 Group: TypeAlias = Sequence[Member]
 Row: TypeAlias = Mapping[str, Any]
 
 COLUMNS = ("group", "action", "id", "score", "same_file", "width", "height", "bytes", "uri")
-# Groups and images of one group that a page shows.
+# The largest numbers of groups on a page, and of images of a group.
 SHOWN_GROUPS, SHOWN_MEMBERS = 300, 24
 THUMBNAIL = 160
 
 
-def rows(found: Iterable[Group]) -> Iterator[Row]:
-    """A row for each image of each group, that which is kept first."""
-    for number, group in enumerate(found, start=1):
+def rows(groups: Iterable[Group]) -> Iterator[Row]:
+    """Return a row for each image of each group, first the kept image."""
+    for number, group in enumerate(groups, start=1):
         for member in group:
             size = member.size
             yield {
@@ -40,11 +40,11 @@ def rows(found: Iterable[Group]) -> Iterator[Row]:
             }
 
 
-def write_list(target: Path, found: Iterable[Group]) -> None:
-    """Writes the rows as CSV, JSON or JSON lines, whole or not at all. Raises OSError, KeyError of the suffix."""
+def write_list(target: Path, groups: Iterable[Group]) -> None:
+    """Write the rows as CSV, JSON or JSON lines, a complete file or none. Raises OSError; KeyError of the suffix."""
     write = WRITERS[target.suffix.lower()]
     with atomic_write(target) as partial:
-        write(partial, rows(found))
+        write(partial, rows(groups))
 
 
 def _write_csv(path: Path, found: Iterable[Row]) -> None:
@@ -70,57 +70,53 @@ WRITERS: Mapping[str, Callable[[Path, Iterable[Row]], None]] = {
 }
 
 
-def write_report(target: Path, found: Sequence[Group], title: str, facts: Mapping[str, str]) -> None:
-    """Writes a page with the groups' pictures, the largest groups first, as far as SHOWN_GROUPS. Raises OSError."""
+def write_report(target: Path, groups: Sequence[Group], title: str, facts: Mapping[str, str]) -> None:
+    """Write a page with the pictures of the largest groups. Raises OSError."""
     shown = [
-        {"number": number, "members": list(_shown(group)), "more": max(0, len(group) - SHOWN_MEMBERS)}
-        for number, group in enumerate(islice(found, SHOWN_GROUPS), start=1)
+        {"number": number, "images": list(_figures(group)), "hidden": max(0, len(group) - SHOWN_MEMBERS)}
+        for number, group in enumerate(islice(groups, SHOWN_GROUPS), start=1)
     ]
-    more = max(0, len(found) - SHOWN_GROUPS)
-    write_page(target, "duplicates.html", title=title, facts=facts, groups=shown, more=more)
+    hidden = max(0, len(groups) - SHOWN_GROUPS)
+    write_text(target, render_page("duplicates.html", title=title, facts=facts, groups=shown, hidden=hidden))
 
 
-def _shown(group: Group) -> Iterator[Row]:
-    seen = group[:SHOWN_MEMBERS]
-    pictures = at_once(lambda member: read_picture(member.image.uri, THUMBNAIL, member.image.region), seen)
-    for member, picture in zip(seen, pictures, strict=True):
-        yield {"member": member, "facts": _facts(member), "picture": picture and data_uri(picture)}
+def _figures(group: Group) -> Iterator[Row]:
+    shown = group[:SHOWN_MEMBERS]
+    urls = map_in_threads(lambda member: thumbnail_url(member.image.uri, THUMBNAIL, member.image.region), shown)
+    for member, url in zip(shown, urls, strict=True):
+        yield {"name": member.image.id, "action": member.action.value, "facts": _facts(member), "url": url}
 
 
 def _facts(member: Member) -> list[str]:
     if member.action is Action.KEEP:
         facts = []
     elif member.same_file:
-        facts = ["the same file"]
+        facts = ["same file"]
     else:
         facts = [f"{member.score:.4f}"]
     return facts if member.size is None else [*facts, f"{member.size.width} x {member.size.height}"]
 
 
-def plot_curve(target: Path, found: Curve, threshold: float, label: str) -> None:
-    """Draws how many pairs, groups and removable images there are by threshold. Raises OSError.
+def plot_curve(target: Path, curve: ThresholdCurve, threshold: float, score_name: str) -> None:
+    """Draw the numbers of pairs, groups and repeated images by threshold. Raises OSError.
 
     Args:
-        target: the file; its suffix says its format.
-        found: what is drawn.
-        threshold: is marked.
-        label: what a score is.
+        target: the picture; its suffix is the format.
+        curve: the numbers.
+        threshold: the threshold to mark.
+        score_name: the label of the axis of thresholds.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415 - of use for this alone
+    from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib takes a while to import
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for name, counts in (
-        ("pairs", found.pairs),
-        ("images beside the first of their groups", found.repeats),
-        ("groups", found.groups),
-    ):
-        axes.step(found.thresholds, counts, where="pre", label=name)
+    for name, counts in (("pairs", curve.pairs), ("repeated images", curve.repeated), ("groups", curve.groups)):
+        axes.step(curve.thresholds, counts, where="pre", label=name)
     axes.axvline(threshold, color="grey", linestyle="--", label=f"threshold {threshold:.4g}")
-    # From 0 on, and by powers of ten where there are many.
+    # The scale starts at 0, and is logarithmic from 10.
     axes.set_yscale("symlog", linthresh=10)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"{label} of at least")
+    axes.set_xlabel(f"lowest {score_name}")
     axes.set_ylabel("number")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()

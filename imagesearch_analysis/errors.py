@@ -1,5 +1,5 @@
-"""What is wrong with an analysis."""
+"""The base of all errors of an analysis."""
 
 
 class AnalysisError(Exception):
-    """An analysis that cannot be made; says why, and what to do."""
+    """An analysis is not possible; the message says why, and what to do."""

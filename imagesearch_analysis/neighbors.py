@@ -1,4 +1,4 @@
-"""The nearest neighbours of every image of a snapshot, in parts that outlast a stop on the way."""
+"""Finds the nearest neighbors of every image of a snapshot, in parts on disk from which a later run resumes."""
 
 import json
 import zipfile
@@ -11,86 +11,98 @@ from typing import Any
 import numpy as np
 
 from imagesearch_analysis.errors import AnalysisError
-from imagesearch_analysis.nearest import Neighbors, nearest
-from imagesearch_analysis.snapshot import Snapshot, snapshot_folder
+from imagesearch_analysis.exact_search import Neighbors, nearest
+from imagesearch_analysis.snapshot import Snapshot
+from imagesearch_analysis.snapshot_writer import snapshot_folder
 from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.work_folder import WorkFolder
 
-# Images of a part, which are compared with all others at once.
-QUERY_ROWS = 2048
+# The number of images in a part.
+PART_ROWS = 2048
 SNAPSHOT, STATE = "snapshot", "state.json"
 FILES = r"state\.json|part-\d{12}\.npz|\.(state\.json|part-\d{12}\.npz)\.partial"
 
 
-class WorkError(AnalysisError):
-    """A folder of work that cannot be used; says what to do."""
+class NeighborPartsError(AnalysisError):
+    """The folder of the parts cannot be used; the message says what to do."""
 
 
-class Work:
-    """The folder beside a file of neighbours where what is done so far is kept."""
+class NeighborParts:
+    """The folder `FILE.parts` beside an output file, with the snapshot and the neighbors that were found so far."""
 
     def __init__(self, target: Path) -> None:
-        """That of a file, `target`."""
+        """Name the folder for an output file; creates nothing yet."""
         self.folder = target.absolute().with_name(f"{target.name}.parts")
         self.snapshot_folder = self.folder / SNAPSHOT
-        self._own = WorkFolder(self.folder, "neighbors", FILES, WorkError, made_for=target.name)
+        self._lock = WorkFolder(self.folder, "neighbors", FILES, NeighborPartsError, made_for=target.name)
         self.resumed = 0
-        """Images whose neighbours an earlier run had found."""
+        """The number of images whose neighbors an earlier run has found."""
         self.dropped = 0
-        """Parts of an earlier run that were removed, because they were of another collection or of other options."""
+        """The number of parts that were removed because they belong to another collection or to other options."""
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Holds the folder for this process. Raises WorkError if it is not one of this command, and OSError."""
-        with self._own:
+    def locked(self) -> Iterator[None]:
+        """Create and lock the folder. Raises OSError; NeighborPartsError if the folder is not one of this command."""
+        with self._lock:
             yield
 
-    def run(
-        self, snapshot: Snapshot, k: int, *, with_self: bool = False, tell: Callable[[int], None] = lambda _: None
+    def compute(
+        self,
+        snapshot: Snapshot,
+        k: int,
+        *,
+        with_self: bool = False,
+        on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Finds the neighbours that are not found yet; parts of another snapshot or k are removed.
+        """Find the neighbors that no earlier run has found. Removes parts of another snapshot or of other options.
 
-        `tell` is told the images so far. Raises OSError; what is finished by then is kept.
+        Args:
+            snapshot: the images.
+            k: the number of neighbors of each image.
+            with_self: whether an image may be its own neighbor.
+            on_progress: receives the number of images so far.
+
+        Raises OSError; complete parts stay.
         """
-        identity = {"origin": asdict(snapshot.origin), "k": k, "with_self": with_self, "rows": QUERY_ROWS}
-        if self._identity() != identity:
-            self.dropped = sum(path.name.startswith("part-") for path in self._own.files())
-            self._own.clear()
+        identity = {"origin": asdict(snapshot.origin), "k": k, "with_self": with_self, "rows": PART_ROWS}
+        if self._stored_identity() != identity:
+            self.dropped = sum(path.name.startswith("part-") for path in self._lock.files())
+            self._lock.clear()
             with atomic_write(self.folder / STATE) as partial:
                 partial.write_text(json.dumps(identity))
-        for begin in range(0, len(snapshot), QUERY_ROWS):
-            end = min(begin + QUERY_ROWS, len(snapshot))
-            if _is_readable(self._part(begin)):
+        for begin in range(0, len(snapshot), PART_ROWS):
+            end = min(begin + PART_ROWS, len(snapshot))
+            if _is_complete(self._path(begin)):
                 self.resumed += end - begin
             else:
                 own = None if with_self else np.arange(begin, end)
-                found = nearest(snapshot, snapshot.block(begin, end), k, but=own)
-                with atomic_write(self._part(begin)) as partial, partial.open("wb") as file:
+                found = nearest(snapshot, snapshot.block(begin, end), k, excluded=own)
+                with atomic_write(self._path(begin)) as partial, partial.open("wb") as file:
                     np.savez(file, **asdict(found))
-            tell(end)
+            on_progress(end)
 
-    def parts(self, snapshot: Snapshot) -> Iterator[tuple[int, Neighbors]]:
-        """The neighbours of all images, each part with the position of its first image. Raises OSError."""
-        for begin in range(0, len(snapshot), QUERY_ROWS):
-            with np.load(self._part(begin)) as part:
+    def read(self, snapshot: Snapshot) -> Iterator[tuple[int, Neighbors]]:
+        """Return the neighbors of all images, each part with the position of its first image. Raises OSError."""
+        for begin in range(0, len(snapshot), PART_ROWS):
+            with np.load(self._path(begin)) as part:
                 yield begin, Neighbors(part["positions"], part["scores"], part["distances"])
 
     def remove(self) -> None:
-        """Removes what the command left there, and the folder if nothing else is in it. Raises OSError."""
+        """Remove the files of this command, and the folder if it is empty then. Raises OSError."""
         snapshot_folder(self.snapshot_folder).remove()
-        self._own.remove()
+        self._lock.remove()
 
-    def _part(self, begin: int) -> Path:
+    def _path(self, begin: int) -> Path:
         return self.folder / f"part-{begin:012d}.npz"
 
-    def _identity(self) -> Any:
+    def _stored_identity(self) -> Any:
         with suppress(FileNotFoundError, ValueError):
             return json.loads((self.folder / STATE).read_text())
         return None
 
 
-def _is_readable(part: Path) -> bool:
-    """Whether it is there, and whole."""
+def _is_complete(part: Path) -> bool:
+    """Return whether the file of a part exists and is not damaged."""
     try:
         with zipfile.ZipFile(part) as archive:
             return archive.testzip() is None

@@ -1,13 +1,9 @@
-"""Pages of HTML that need nothing but themselves."""
+"""Renders the HTML pages of all analyses from `templates/`. A page needs no other files and no network."""
 
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from imagesearch_ingest.atomic_file import atomic_write
-
-# What comes from outside is escaped wherever it stands.
 _TEMPLATES = Environment(
     loader=PackageLoader("imagesearch_analysis"),
     autoescape=True,
@@ -17,8 +13,6 @@ _TEMPLATES = Environment(
 )
 
 
-def write_page(path: Path, template: str, **values: Any) -> None:
-    """Writes a page whole or not at all; values are escaped. Raises OSError."""
-    text = _TEMPLATES.get_template(template).render(**values)
-    with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+def render_page(template: str, **values: Any) -> str:
+    """Return the page of a template; all values are escaped."""
+    return _TEMPLATES.get_template(template).render(**values)

@@ -1,4 +1,4 @@
-"""The pictures behind stored images, as far as their uris can be read: small ones for pages, and how large they are."""
+"""Reads the pictures behind stored images: thumbnails for pages and plots, and sizes."""
 
 import base64
 import functools
@@ -25,23 +25,22 @@ from imagesearch_pixels.opening import open_image
 from imagesearch_pixels.reading import Reading
 
 Picture: TypeAlias = Image.Image
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
-# A file that is larger is no picture to show.
 MAX_BYTES = 64 * 1024 * 1024
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 READING = Reading(nullcontext, UNREADABLE)
 THREADS = 4
-# Seconds that a picture is tried again which cannot be read at the moment: a page may show thousands.
-PATIENCE = 1.0
-QUALITY = 80
+# A page may show thousands of pictures, so a failing one is retried only shortly.
+RETRY_SECONDS = 1.0
+JPEG_QUALITY = 80
 _allowed = AllowedUris()
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large an image's file is."""
+    """The size of an image file."""
 
     width: int
     height: int
@@ -54,9 +53,9 @@ class Size:
 
 
 @contextmanager
-def opening(places: Sequence[str]) -> Iterator[AllowedUris]:
-    """Has the files of these places opened and no others, as `AllowedUris` has it; tells which were refused."""
-    global _allowed  # noqa: PLW0603 - pictures are read in many threads, below functions that know no options
+def allowing(places: Sequence[str]) -> Iterator[AllowedUris]:
+    """Open only the files of these places until the block ends, as `AllowedUris` explains. Counts the refused files."""
+    global _allowed  # noqa: PLW0603 - threads read pictures below functions that have no options
     before, _allowed = _allowed, AllowedUris(places)
     try:
         yield _allowed
@@ -65,9 +64,9 @@ def opening(places: Sequence[str]) -> Iterator[AllowedUris]:
 
 
 def read_content(uri: str) -> bytes:
-    """The file at a path, a file:// or another URL; relative paths begin at the current folder. Raises OSError."""
+    """Return the file at a path or URL. A relative path starts at the current folder. Raises OSError."""
     reader = _reader(Path.cwd(), _allowed)
-    content = SourceRetries(PATIENCE, is_opening=True).run(lambda: reader.read(uri, MAX_BYTES + 1))
+    content = SourceRetries(RETRY_SECONDS, is_opening=True).run(lambda: reader.read(uri, MAX_BYTES + 1))
     if len(content) > MAX_BYTES:
         raise OSError(f"{uri} has more than {MAX_BYTES} bytes")
     return content
@@ -75,14 +74,14 @@ def read_content(uri: str) -> bytes:
 
 @functools.cache
 def _reader(folder: Path, allowed: AllowedUris) -> UriReader:
-    # A command has one, until it ends, so that archives are read once.
+    # One reader for the whole command reads the index of an archive only once.
     return UriReader(str(folder), MAX_BYTES, allowed)
 
 
-def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture | None:
-    """The picture at a uri as RGB, upright, of at most so many pixels each way; None where there is none.
+def read_picture(uri: str, max_side: int, region: Region | None = None) -> Picture | None:
+    """Return the picture at a uri as upright RGB, or only a region of it; None if it cannot be read.
 
-    With a region the part of it that it says.
+    Width and height are at most `max_side` pixels.
     """
     if not uri:
         return None
@@ -90,30 +89,30 @@ def read_picture(uri: str, pixels: int, region: Region | None = None) -> Picture
         content = read_content(uri)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return _small(content, pixels, region)
+            return _thumbnail(content, max_side, region)
     except UNREADABLE:
         return None
 
 
-def _small(content: bytes, pixels: int, region: Region | None) -> Picture:
-    """What the embedder sees, at most so many pixels each way. Raises one of UNREADABLE."""
+def _thumbnail(content: bytes, max_side: int, region: Region | None) -> Picture:
+    """Return a thumbnail with the samples that the embedder sees. Raises one of UNREADABLE."""
     opened, part = open_image(content, pillow_formats(), READING)
     with opened:
         declared = declare(opened, part, READING)
         if region is None:
-            opened.draft(opened.mode, (pixels, pixels))
+            opened.draft(opened.mode, (max_side, max_side))
         picture, conversion = shown(opened, declared, READING)
         if region is not None:
             width, height = picture.size
             box = (int(region.x0 * width), int(region.y0 * height), int(region.x1 * width), int(region.y1 * height))
             if box[2] > box[0] and box[3] > box[1]:
                 picture = picture.crop(box)
-        picture.thumbnail((pixels, pixels))
+        picture.thumbnail((max_side, max_side))
     return picture if conversion is None else conversion(picture)
 
 
 def read_size(uri: str) -> Size | None:
-    """How large the picture at a uri is, its file's bytes too; None where there is none."""
+    """Return the size of the image file at a uri; None if it cannot be read."""
     if not uri:
         return None
     try:
@@ -127,16 +126,22 @@ def read_size(uri: str) -> Size | None:
         return None
 
 
-def data_uri(picture: Picture) -> str:
-    """A picture as a URL that holds it, for a page that needs nothing else."""
+def data_url(picture: Picture) -> str:
+    """Return a picture as a data: URL, for a page without other files."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=QUALITY)
+    picture.save(file, "JPEG", quality=JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def at_once(make: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
-    """What `make` makes of each, in their order and a few at a time; for reading files."""
-    rest = iter(given)
+def thumbnail_url(uri: str, max_side: int, region: Region | None = None) -> str:
+    """Return the picture at a uri as a data: URL, as `read_picture`; empty if it cannot be read."""
+    picture = read_picture(uri, max_side, region)
+    return "" if picture is None else data_url(picture)
+
+
+def map_in_threads(function: Callable[[Argument], Result], arguments: Iterable[Argument]) -> Iterator[Result]:
+    """Return the result for each argument in order, a few at a time in threads; for functions that read files."""
+    rest = iter(arguments)
     with ThreadPoolExecutor(THREADS) as threads:
         while some := list(islice(rest, 16 * THREADS)):
-            yield from threads.map(make, some)
+            yield from threads.map(function, some)

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from grpc_kit.errors import NotFoundError
-from imagesearch_analysis.wording import Clustering
+from imagesearch_analysis.choices import ClusterMethod
 from imagesearch_cli.connection import connected
 from imagesearch_cli.options import AsJson, OpenOption, Target, Where
 from imagesearch_cli.output import err, out
@@ -49,9 +49,9 @@ def cluster(
         str, typer.Option(help="How many, or auto: as many as make the clusters most distinct, up to 100.")
     ] = AUTO,
     method: Annotated[
-        Clustering,
+        ClusterMethod,
         typer.Option(help="kmeans for any number of images, hdbscan for dense groups and those in none, -1."),
-    ] = Clustering.KMEANS,
+    ] = ClusterMethod.KMEANS,
     min_size: Annotated[
         int | None, typer.Option(min=2, help="hdbscan: the fewest images of a cluster. [default: 5]")
     ] = None,
@@ -76,7 +76,7 @@ def cluster(
     Example: imagesearch cluster products --method hdbscan -o clusters.csv --write look
     """
     count = _count(clusters, method)
-    if min_size is not None and method is not Clustering.HDBSCAN:
+    if min_size is not None and method is not ClusterMethod.HDBSCAN:
         raise typer.BadParameter("is for --method hdbscan", param_hint="--min-size")
     check_attribute(write, "--write")
     check_file(output, (".csv", ".jsonl"), "--output", force=force)
@@ -90,7 +90,7 @@ def cluster(
     with snapshot_of(target, collection, where, snapshot, opens=opens) as found:
         if write and not force:
             _check_new(found, write)
-        if method is Clustering.HDBSCAN:
+        if method is ClusterMethod.HDBSCAN:
             with err.status("finding clusters"):
                 made = hdbscan(found, min_size or DEFAULT_MIN_SIZE, seed)
         else:
@@ -108,11 +108,11 @@ def cluster(
             err.print(Text(f"wrote {path}"))
 
 
-def _count(text: str, method: Clustering) -> int | None:
+def _count(text: str, method: ClusterMethod) -> int | None:
     """The number of clusters that is wanted; None leaves it open."""
     if text == AUTO:
         return None
-    if method is Clustering.HDBSCAN:
+    if method is ClusterMethod.HDBSCAN:
         raise typer.BadParameter("hdbscan finds out how many there are", param_hint="--clusters")
     if not text.isdecimal() or int(text) < MIN_CLUSTERS:
         raise typer.BadParameter(
@@ -123,7 +123,7 @@ def _count(text: str, method: Clustering) -> int | None:
 
 def _check_new(snapshot: "Snapshot", attribute: str) -> None:
     """Ends the command if images have the attribute already, whose values nothing would bring back."""
-    if taken := sum(value is not None for value in snapshot.values(attribute)):
+    if taken := sum(value is not None for value in snapshot.attribute_values(attribute)):
         fail(
             f"{taken} of {len(snapshot)} images have the attribute {attribute} already, which --write would replace; "
             "name another attribute, or replace it by --force"

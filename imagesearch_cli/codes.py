@@ -1,7 +1,7 @@
 """`imagesearch codes`."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,13 +9,11 @@ from imagesearch_cli.bars import show_progress
 from imagesearch_cli.connection import connected
 from imagesearch_cli.options import AsJson, Target
 from imagesearch_cli.output import confirm, err, out
+from imagesearch_cli.snapshots import SnapshotFolder, ending_well, progress, snapshot_of
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.defaults import MAX_CANDIDATES
 from imagesearch_client.types import CodeSet, CodeSetStatus, Encoding
 from imagesearch_ingest.json_text import json_text
-
-if TYPE_CHECKING:
-    from imagesearch_analysis.codes import Check
 
 MIN_BITS, MAX_BITS, BITS_STEP = 64, 512, 8
 MEGABYTE = 1e6
@@ -24,48 +22,45 @@ codes_app = typer.Typer(
     help="Keep binary codes of a collection's images, and search by these first: `search --coarse 100`. Needs a Milvus "
     "server.",
     epilog="A code of 256 bits takes 32 bytes, a vector of 512 components 2,048. The codes follow every later write. "
-    "Fit them to a few thousand images or more; after much has changed `codes check` tells whether to fit them again.",
+    "`codes check` measures what they find.",
     no_args_is_help=True,
 )
 Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection, or an alias of it.")]
 
 
-@codes_app.command("fit")
-def fit_codes(
+@codes_app.command("create")
+def create_codes(
     collection: Name,
     target: Target = DEFAULT_TARGET,
     bits: Annotated[
         int, typer.Option(min=MIN_BITS, max=MAX_BITS, help="Bits of a code, a multiple of 8; at most the dimension.")
     ] = 256,
-    sample: Annotated[int, typer.Option(min=MIN_BITS, help="Images, taken at random, to fit to.")] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is taken at random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random hyperplanes.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Fit codes to a collection's vectors (PCA and ITQ), and encode every image.
+    """Create codes by random hyperplanes through the mean of all vectors, and encode every image.
 
-    Codes that the collection has serve until the new ones are complete. Where it is stopped, `codes encode` goes on.
+    The present codes of the collection are used until the new ones are complete. After a stop, `codes encode` resumes.
 
-    Example: imagesearch codes fit shoes --bits 256
+    Example: imagesearch codes create shoes --bits 256
     """
     if bits % BITS_STEP:
-        raise typer.BadParameter(f"{bits} is no multiple of {BITS_STEP}", param_hint="--bits")
+        raise typer.BadParameter(f"{bits} is not a multiple of {BITS_STEP}", param_hint="--bits")
     # NumPy takes a while to import.
-    from imagesearch_analysis.codes import fit  # noqa: PLC0415
+    from imagesearch_analysis.codes import mean_vector, random_hyperplanes  # noqa: PLC0415
 
-    with connected(target) as client:
-        client.get_codes(collection)
-        fitted = fit(client, collection, bits, sample=sample, seed=seed)
-        made = client.create_codes(collection, fitted.hyperplanes.tolist())
-        err.print(
-            f"{bits} bits fitted to {fitted.sample_count} of {fitted.image_count} images: version {made.version}",
-            highlight=False,
-        )
+    with ending_well(), connected(target) as client:
+        total = client.get_codes(collection).image_count
+        with progress(total) as bar:
+            mean = mean_vector(client, collection, bar.reach)
+        created = client.create_codes(collection, random_hyperplanes(mean, bits, seed).tolist())
+        err.print(f"created codes of {bits} bits: version {created.version}", highlight=False)
         _finish(_encoded(client, collection), as_json=as_json)
 
 
 @codes_app.command("encode")
 def encode(collection: Name, target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
-    """Encode the images that have no code: go on where `codes fit` was stopped, or mend what a crash left.
+    """Encode the images that have no code: go on where `codes create` was stopped, or mend what a crash left.
 
     Example: imagesearch codes encode shoes
     """
@@ -106,7 +101,7 @@ def show_status(collection: Name, target: Target = DEFAULT_TARGET, as_json: AsJs
         print(json_text({"collection": status.collection, "images": status.image_count, "sets": sets}))
         return
     if not status.sets:
-        out.print(f"{status.collection} has no codes; `imagesearch codes fit {status.collection}` makes them")
+        out.print(f"{status.collection} has no codes; `imagesearch codes create {status.collection}` makes them")
     for codes in status.sets:
         state = (
             "ready" if codes.codes.ready else f"not complete; `imagesearch codes encode {status.collection}` goes on"
@@ -137,62 +132,71 @@ def drop(
 
 
 @codes_app.command("check")
-def check_codes(
+def check(
     collection: Name,
     target: Target = DEFAULT_TARGET,
-    queries: Annotated[int, typer.Option(min=1, max=1000, help="Stored images, taken at random, to look for.")] = 200,
+    queries: Annotated[int, typer.Option(min=1, max=1000, help="Number of random stored images to search for.")] = 200,
     candidates: Annotated[
-        int, typer.Option("--coarse", min=1, max=MAX_CANDIDATES, help="Candidates of each search.")
+        int, typer.Option("--coarse", min=1, max=MAX_CANDIDATES, help="Number of candidates of each search.")
     ] = 100,
-    limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=1000, help="Neighbours of each.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is taken at random.")] = 0,
+    limit: Annotated[
+        int, typer.Option("--limit", "-k", min=1, max=1000, help="Number of true neighbours of each query.")
+    ] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random queries.")] = 0,
+    snapshot: SnapshotFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how many of the true neighbours searches by codes find, and the memory of codes and of vectors.
+    """Measure how many true neighbours searches by codes find, and the memory of codes and of vectors.
 
-    All vectors are read once, to know the truth.
+    Reads all vectors once, to find the true neighbours by exact search.
 
     Example: imagesearch codes check shoes --coarse 200
     """
     if candidates < limit:
-        raise typer.BadParameter(f"{candidates} are fewer than the {limit} of --limit", param_hint="--coarse")
+        raise typer.BadParameter(f"{candidates} is below the {limit} of --limit", param_hint="--coarse")
     # NumPy takes a while to import.
-    from imagesearch_analysis.codes import check  # noqa: PLC0415
+    from imagesearch_analysis.codes import check_codes  # noqa: PLC0415
 
     with connected(target) as client:
-        checked = check(client, collection, queries=queries, candidates=candidates, limit=limit, seed=seed)
+        client.get_codes(collection)
+    with (
+        snapshot_of(target, collection, None, snapshot) as found,
+        connected(target) as client,
+        progress(min(queries, len(found))) as bar,
+    ):
+        checked = check_codes(
+            client, found, queries=queries, candidates=candidates, limit=limit, seed=seed, on_progress=bar.reach
+        )
+    status, stored = checked.status, checked.collection
+    recall, worst = float(checked.recalls.mean()), float(checked.recalls.min())
     if as_json:
-        print(json_text(_check_json(checked)))
+        report = {
+            "collection": stored.name,
+            "queries": len(checked.recalls),
+            "limit": limit,
+            "candidates": candidates,
+            "recall": recall,
+            "worst": worst,
+            "codes": _status_json(status),
+            "code_bytes": status.code_bytes,
+            "code_index": "bin_flat",
+            "vector_bytes": checked.vector_bytes,
+            "vector_index": stored.index.value,
+            "coarse_seconds": checked.coarse_seconds,
+            "fine_seconds": checked.fine_seconds,
+        }
+        print(json_text(report))
         return
-    codes, found = checked.status.codes, checked.collection
     out.print(
-        f"recall@{checked.limit} {checked.recall:.4f} over {checked.queries} queries (the worst {checked.worst:.2f}), "
-        f"{checked.candidates} candidates\n"
-        f"codes    {codes.bits:5} bits  {checked.code_bytes / MEGABYTE:9.1f} MB  bin_flat, Hamming; "
+        f"recall@{limit} {recall:.4f} over {len(checked.recalls)} queries (the worst {worst:.2f}), {candidates} "
+        "candidates\n"
+        f"codes    {status.codes.bits:5} bits  {status.code_bytes / MEGABYTE:9.1f} MB  bin_flat, Hamming; "
         f"{1000 * checked.coarse_seconds:.1f} ms a search\n"
-        f"vectors  {found.dimension:5} float {checked.vector_bytes / MEGABYTE:9.1f} MB  {found.index.value}, "
-        f"{found.metric.value}; {1000 * checked.fine_seconds:.1f} ms to compare the candidates",
+        f"vectors  {stored.dimension:5} float {checked.vector_bytes / MEGABYTE:9.1f} MB  {stored.index.value}, "
+        f"{stored.metric.value}; {1000 * checked.fine_seconds:.1f} ms to compare the candidates",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _check_json(checked: "Check") -> dict[str, object]:
-    return {
-        "collection": checked.collection.name,
-        "queries": checked.queries,
-        "limit": checked.limit,
-        "candidates": checked.candidates,
-        "recall": checked.recall,
-        "worst": checked.worst,
-        "codes": _status_json(checked.status),
-        "code_bytes": checked.code_bytes,
-        "code_index": "bin_flat",
-        "vector_bytes": checked.vector_bytes,
-        "vector_index": checked.collection.index.value,
-        "coarse_seconds": checked.coarse_seconds,
-        "fine_seconds": checked.fine_seconds,
-    }
 
 
 def _status_json(status: CodeSetStatus) -> dict[str, object]:

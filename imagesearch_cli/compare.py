@@ -41,7 +41,7 @@ from imagesearch_client.types import Metric
 from imagesearch_ingest.json_text import json_text
 
 if TYPE_CHECKING:
-    from imagesearch_analysis.evaluation.comparison import Comparison, Pictures, Served
+    from imagesearch_analysis.evaluation.comparison import Comparison, FolderImages, ServedModel
     from imagesearch_analysis.evaluation.labels import LabelsFile
     from imagesearch_analysis.evaluation.task import Roles, Task
 
@@ -118,7 +118,7 @@ def compare(
     # They bring numpy and matplotlib, which take a while to import.
     from imagesearch_analysis.evaluation import comparison_report  # noqa: PLC0415
     from imagesearch_analysis.evaluation.comparison import compare as measure  # noqa: PLC0415
-    from imagesearch_analysis.evaluation.comparison import read_folder, run_model, wanted_positions  # noqa: PLC0415
+    from imagesearch_analysis.evaluation.comparison import needed_positions, read_folder, run_model  # noqa: PLC0415
     from imagesearch_analysis.evaluation.task import Roles  # noqa: PLC0415
 
     vectors = cache or _default_cache()
@@ -127,7 +127,7 @@ def compare(
         pictures = read_folder(folder, max(one.model.limits.max_image_bytes for one in served))
         begin = root or (labels.parent if labels else Path())
         task = _task(pictures, file, Roles(queries, targets), begin, sample, seed)
-        wanted = wanted_positions(task, len(pictures.items))
+        wanted = needed_positions(task, len(pictures.items))
         runs = []
         for one in served:
             err.print(Text(f"{one.name}: {len(wanted):,} images"), highlight=False)
@@ -182,15 +182,15 @@ def _tokens(texts: Sequence[str] | None, others: AbstractSet[str]) -> Mapping[st
     return found
 
 
-def _served(wanted: list[tuple[str, str]], embedder: str, tokens: Mapping[str, str]) -> list["Served"]:
+def _served(wanted: list[tuple[str, str]], embedder: str, tokens: Mapping[str, str]) -> list["ServedModel"]:
     """The models that are wanted, as their embedders serve them; a wrong command line where one is not served."""
-    from imagesearch_analysis.evaluation.comparison import Served, told_apart  # noqa: PLC0415 - they bring numpy
+    from imagesearch_analysis.evaluation.comparison import ServedModel, with_unique_names  # noqa: PLC0415 - they bring numpy
     from imagesearch_analysis.evaluation.embedding import served_models  # noqa: PLC0415 - as above
 
     if not wanted:
         endpoint = embedder_endpoint(embedder)
-        return told_apart([Served(model, endpoint) for model in served_models(endpoint)])
-    chosen: dict[tuple[str, str], Served] = {}
+        return with_unique_names([ServedModel(model, endpoint) for model in served_models(endpoint)])
+    chosen: dict[tuple[str, str], ServedModel] = {}
     for name, address in wanted:
         endpoint = embedder_endpoint(address, tokens.get(address))
         try:
@@ -203,12 +203,12 @@ def _served(wanted: list[tuple[str, str]], embedder: str, tokens: Mapping[str, s
             ) from None
         if (model.name, address) in chosen:
             raise typer.BadParameter(f"{name!r} is {model.name}, which is named twice", param_hint="--models")
-        chosen[model.name, address] = Served(model, endpoint)
-    return told_apart(list(chosen.values()))
+        chosen[model.name, address] = ServedModel(model, endpoint)
+    return with_unique_names(list(chosen.values()))
 
 
 def _task(
-    pictures: "Pictures", file: "LabelsFile | None", roles: "Roles", root: Path, sample: int | None, seed: int
+    pictures: "FolderImages", file: "LabelsFile | None", roles: "Roles", root: Path, sample: int | None, seed: int
 ) -> "Task":
     """The queries and the right answers that the options tell."""
     from imagesearch_analysis.evaluation.labels import KnownImages, folder_labels  # noqa: PLC0415 - they bring numpy
@@ -225,8 +225,7 @@ def _task(
 def _show(comparison: "Comparison", folder: str) -> None:
     """The figures for people, what to take, and what was left out."""
     from imagesearch_analysis.evaluation import comparison_report  # noqa: PLC0415 - it brings matplotlib
-    from imagesearch_analysis.evaluation.comparison import advice  # noqa: PLC0415 - it brings numpy
-    from imagesearch_analysis.evaluation.report import left_out  # noqa: PLC0415 - as above
+    from imagesearch_analysis.evaluation.recommendation import recommendation  # noqa: PLC0415 - as above
 
     for name, value in comparison_report.facts(comparison, folder).items():
         out.print(Text(f"{name}: {value}"), highlight=False)
@@ -234,12 +233,10 @@ def _show(comparison: "Comparison", folder: str) -> None:
     for row in comparison_report.rows_of(comparison):
         table.add_row(*map(Text, row))
     out.print(table)
-    out.print(Text(advice(comparison)), soft_wrap=True)
+    out.print(Text(recommendation(comparison)), soft_wrap=True)
     for note in comparison_report.notes(comparison):
-        if note != comparison.task.caution:
-            err.print(Text(note), soft_wrap=True)
-    failed = [f"{name}: {why}" for name, why in comparison.failed.items()]
-    show_left_out(left_out(comparison.task, {}) | {"images that failed": failed})
+        err.print(Text(note), soft_wrap=True)
+    show_left_out(comparison_report.left_out_of(comparison))
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from imagesearch_analysis.wording import SCORES, Keep
+from imagesearch_analysis.choices import SCORE_NAMES, Keep
 from imagesearch_cli.connection import connected
 from imagesearch_cli.options import AsJson, OpenOption, Target, Where
 from imagesearch_cli.output import err, out, shown_number
@@ -26,7 +26,7 @@ from imagesearch_ingest.json_text import json_text, rounded
 
 if TYPE_CHECKING:
     from imagesearch_analysis.duplicates import Member
-    from imagesearch_analysis.judged_pairs import Choice, JudgedPairs
+    from imagesearch_analysis.judged_pairs import ChosenThreshold, JudgedPairs
     from imagesearch_analysis.snapshot import Snapshot
 
 DEFAULT_THRESHOLD = 0.95
@@ -120,9 +120,11 @@ def duplicates(
         if path is not None:
             check_file(path, suffixes, option, force=force, inputs=(labels, decisions))
     # They bring numpy and scipy, which take a while to import.
-    from imagesearch_analysis import duplicates as alike  # noqa: PLC0415
     from imagesearch_analysis.duplicate_files import plot_curve, write_list, write_report  # noqa: PLC0415
+    from imagesearch_analysis.duplicates import groups_above, threshold_curve  # noqa: PLC0415
+    from imagesearch_analysis.duplicates import members as members_of  # noqa: PLC0415
     from imagesearch_analysis.judged_pairs import choose_threshold, read_pairs  # noqa: PLC0415
+    from imagesearch_analysis.similarity_forest import compare_all  # noqa: PLC0415
 
     if labels is None:
         _check_threshold(target, collection, threshold)
@@ -133,15 +135,15 @@ def duplicates(
         judged = None if decisions is None else read_pairs(decisions, found)
         least = min(limit, limit - BELOW if curve_from is None else curve_from) if curve else limit
         with progress(len(found)) as bar:
-            likeness = alike.compare_all(found, least, judged, bar.reach)
-        groups = alike.groups(likeness, limit)
+            forest = compare_all(found, least, judged, bar.reach)
+        groups = groups_above(forest, limit)
         with progress(len(groups)) as bar:
-            members = list(alike.members(found, groups, keep, limit, judged, bar.reach, trusted=trusted))
+            members = list(members_of(found, groups, keep, limit, judged, bar.reach, trusted=trusted))
         told = _told(found, limit, members) | {"threshold_trusted": trusted}
         if output is not None:
             write_list(output, members)
         if curve is not None:
-            plot_curve(curve, alike.curve(likeness), limit, SCORES[found.metric])
+            plot_curve(curve, threshold_curve(forest), limit, SCORE_NAMES[found.metric])
         if report is not None:
             facts = {name.replace("_", " "): str(value) for name, value in told.items()}
             write_report(report, members, f"Duplicates in {found.collection}", facts)
@@ -201,7 +203,7 @@ def _told(snapshot: "Snapshot", threshold: float, members: Sequence[Sequence["Me
 def _tell(
     told: dict[str, object],
     members: Sequence[Sequence["Member"]],
-    choice: "Choice | None",
+    choice: "ChosenThreshold | None",
     judged: "JudgedPairs | None",
     *,
     as_json: bool,

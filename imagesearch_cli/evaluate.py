@@ -28,7 +28,7 @@ from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.json_text import json_text
 
 if TYPE_CHECKING:
-    from imagesearch_analysis.evaluation.collection import Evaluation
+    from imagesearch_analysis.evaluation.collection_quality import CollectionQuality
     from imagesearch_analysis.evaluation.labels import LabelsFile
     from imagesearch_analysis.evaluation.task import Roles, Task
     from imagesearch_analysis.snapshot import Snapshot
@@ -157,17 +157,15 @@ def evaluate(
     check_roles(role_column, queries, targets, by_folder=by_folder)
     if label and labels is None:
         raise typer.BadParameter("is a column of --labels", param_hint="--label")
-    work = {"ef": ef, "nprobe": nprobe, "search_list": search_list}
-    if any(work.values()) and not index:
+    if any((ef, nprobe, search_list)) and not index:
         raise typer.BadParameter("--ef, --nprobe and --search-list are for the index, which --no-index leaves out")
     check_outputs(json_file, html_file, force=force)
     condition = condition_of(where)
     counted = cutoffs_of(cutoffs)
     file = open_labels(labels, label, role_column)
     # They bring numpy and matplotlib, which take a while to import.
-    from imagesearch_analysis.evaluation import report  # noqa: PLC0415
-    from imagesearch_analysis.evaluation.collection import evaluate as measure  # noqa: PLC0415
-    from imagesearch_analysis.evaluation.collection import index_search  # noqa: PLC0415
+    from imagesearch_analysis.evaluation import collection_report  # noqa: PLC0415
+    from imagesearch_analysis.evaluation.collection_quality import IndexSearch, index_search, measure_collection  # noqa: PLC0415
     from imagesearch_analysis.evaluation.embedding import embed_queries  # noqa: PLC0415
     from imagesearch_analysis.evaluation.task import Roles  # noqa: PLC0415
 
@@ -175,16 +173,19 @@ def evaluate(
     with snapshot_of(target, collection, where, snapshot, opens=opens) as found, connected(target) as client:
         begin = root or (labels.parent if labels else Path())
         task = _task(found, file, attribute, role_column, roles, begin, sample, seed)
-        how = index_search(found, task, roles, role_column, condition, **work) if index else None
+        options = IndexSearch(condition, ef=ef, nprobe=nprobe, search_list=search_list)
+        how = index_search(found, task, roles, role_column, options) if index else None
         with embedding_well(), progress(sum(query.file is not None for query in task.queries)) as bar:
-            task, refused = embed_queries(embedder_endpoint(embedder), found.fingerprint, task, bar.reach)
+            task, failed = embed_queries(embedder_endpoint(embedder), found.fingerprint, task, bar.reach)
         with progress(len(task.queries) * (2 if index else 1)) as bar:
-            evaluation = measure(client, found, task, counted, how, refused=refused, seed=seed, tell=bar.reach)
-        _show(evaluation)
+            quality = measure_collection(
+                client, found, task, counted, how, failed=failed, seed=seed, on_progress=bar.reach
+            )
+        _show(quality)
         if json_file is not None:
-            write_text(json_file, json_text(report.as_json(evaluation, found), indent=1))
+            write_text(json_file, json_text(collection_report.as_json(quality, found), indent=1))
         if html_file is not None:
-            write_text(html_file, report.page(evaluation, found, examples))
+            write_text(html_file, collection_report.page(quality, found, examples))
 
 
 def _task(
@@ -201,7 +202,7 @@ def _task(
     from imagesearch_analysis.evaluation.labels import KnownImages, attribute_labels, folder_labels  # noqa: PLC0415
 
     ids = list(found.ids)
-    images = map(found.describe, range(len(found)))
+    images = map(found.image, range(len(found)))
     if attribute:
         labelling = attribute_labels(ids, (image.attributes for image in images), attribute, role_column)
         return labelling.task(roles, sample, seed)
@@ -214,22 +215,22 @@ def _task(
     return file.labelling(known).task(roles, sample, seed)
 
 
-def _show(evaluation: "Evaluation") -> None:
+def _show(quality: "CollectionQuality") -> None:
     """The figures for people, and what was left out."""
-    from imagesearch_analysis.evaluation import report  # noqa: PLC0415
+    from imagesearch_analysis.evaluation import collection_report  # noqa: PLC0415
 
-    for name, value in report.facts(evaluation).items():
+    for name, value in collection_report.facts(quality).items():
         out.print(Text(f"{name}: {value}"), highlight=False)
     table = Table("measure", "exact search", "through the index", "lost by the index", "random ranking")
-    for row in report.figure_rows(evaluation):
+    for row in collection_report.figure_rows(quality):
         lost = f"{row.exact.mean - row.index.mean:.3f}" if row.index else ""
-        table.add_row(row.name, Text(str(row.exact)), Text(str(row.index or "")), lost, f"{row.chance:.3f}")
-    for name, figure in evaluation.agreement_figures.items():
+        table.add_row(row.name, Text(str(row.exact)), Text(str(row.index or "")), lost, f"{row.random:.3f}")
+    for name, figure in quality.agreement_figures.items():
         table.add_row(name, "", Text(str(figure)), "", "")
     out.print(table)
-    for note in report.notes(evaluation):
+    for note in collection_report.notes(quality):
         err.print(Text(note), soft_wrap=True)
-    show_left_out(report.left_out(evaluation.task, evaluation.refused))
+    show_left_out(collection_report.left_out(quality.task, quality.failed))
 
 
 def check_roles(role_column: str, queries: str, targets: str, *, by_folder: bool) -> None:

@@ -27,20 +27,20 @@ from imagesearch_ingest.json_text import json_text
 if TYPE_CHECKING:
     from imagesearch_analysis.snapshot import Snapshot
 
-SUFFIXES = (".json", ".jsonl", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 
 
 def neighbors(
     collection: CollectionArgument,
     output: Annotated[
-        Path, typer.Option("--output", "-o", dir_okay=False, help="The file to write: .json, .jsonl or .parquet.")
+        Path, typer.Option("--output", "-o", dir_okay=False, help="The file to write: .json, .jsonl, .parquet or .csv.")
     ],
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="Neighbours of each image.")] = 10,
     id_attribute: Annotated[
         str, typer.Option(help="Call images by this attribute, such as product_id, and not by their ids.")
     ] = "",
     digits: Annotated[
-        int | None, typer.Option("--round", min=0, max=15, help="Decimal places of the similarities. [default: all]")
+        int | None, typer.Option("--round", min=0, max=15, help="Decimal places of the scores_of_pairs. [default: all]")
     ] = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out neighbours that score less.")] = None,
     with_self: Annotated[
@@ -68,30 +68,30 @@ def neighbors(
     check_file(output, SUFFIXES, "--output", force=force)
     check_attribute(id_attribute, "--id-attribute")
     # They bring numpy, which takes a while to import.
-    from imagesearch_analysis.neighbor_files import Style, records, write_neighbors  # noqa: PLC0415
-    from imagesearch_analysis.neighbors import Work  # noqa: PLC0415
+    from imagesearch_analysis.neighbor_files import RecordOptions, records, write_neighbors  # noqa: PLC0415
+    from imagesearch_analysis.neighbors import NeighborParts  # noqa: PLC0415
 
     begin = time.perf_counter()
-    work = Work(output)
-    with ending_well(), work.held():
+    parts = NeighborParts(output)
+    with ending_well(), parts.locked():
         with connected(target) as client:
-            found = read(client, collection, where, snapshot or work.snapshot_folder, replace=snapshot is None)
+            found = read(client, collection, where, snapshot or parts.snapshot_folder, replace=snapshot is None)
         with found:
             names = _names(found, id_attribute)
             with progress(len(found)) as bar:
-                work.run(found, k, with_self=with_self, tell=bar.reach)
-            if work.dropped:
-                err.print(f"{work.dropped} parts of an earlier run were of another collection, or of other options")
-            style = Style(found.metric, digits, min_score)
-            write_neighbors(output, records(names, work.parts(found), style), found.metric)
+                parts.compute(found, k, with_self=with_self, on_progress=bar.reach)
+            if parts.dropped:
+                err.print(f"{parts.dropped} parts of an earlier run were of another collection, or of other options")
+            options = RecordOptions(found.metric, digits, min_score)
+            write_neighbors(output, records(names, parts.read(found), options), found.metric)
             images = len(found)
-        work.remove()
+        parts.remove()
     seconds = time.perf_counter() - begin
     if as_json:
-        told = {"collection": found.collection, "file": str(output), "images": images, "k": k, "resumed": work.resumed}
+        told = {"collection": found.collection, "file": str(output), "images": images, "k": k, "resumed": parts.resumed}
         print(json_text(told | {"seconds": round(seconds, 3)}))
     else:
-        resumed = f", {work.resumed} of them by a run before" if work.resumed else ""
+        resumed = f", {parts.resumed} of them by a run before" if parts.resumed else ""
         out.print(f"{k} neighbours of {images} images in {output}{resumed}; {seconds:.1f} s", soft_wrap=True)
 
 
@@ -99,7 +99,7 @@ def _names(snapshot: "Snapshot", attribute: str) -> Sequence[str]:
     """What each image is called."""
     if not attribute:
         return snapshot.ids
-    names = snapshot.values(attribute)
+    names = snapshot.attribute_values(attribute)
     missing = [position for position, name in enumerate(names) if name is None]
     if missing:
         fail(

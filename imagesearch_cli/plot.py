@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -12,10 +12,7 @@ from imagesearch_cli.options import OpenOption, Target, Where, condition_of
 from imagesearch_cli.output import err
 from imagesearch_cli.snapshots import CollectionArgument, Force, check_file, ending_well, opening
 from imagesearch_client import DEFAULT_TARGET, Client
-from imagesearch_client.types import ImageFile, Query, StoredImage
-
-if TYPE_CHECKING:
-    from imagesearch_analysis.plot import Tile
+from imagesearch_client.types import ImageFile, Query, Region, StoredImage
 
 SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
@@ -42,25 +39,24 @@ def plot(
     condition = condition_of(where)
     check_file(output, SUFFIXES, "--output", force=force)
     # matplotlib takes a while to import.
-    from imagesearch_analysis.plot import plot_rows  # noqa: PLC0415
+    from imagesearch_analysis.query_plot import QueryHits, plot_queries  # noqa: PLC0415
 
     with ending_well(), opening(opens), connected(target) as client:
         metric = client.get_collection(collection).metric
         rows = []
         for name in queries:
-            tile, query = _query(client, collection, name)
-            rows.append((tile, client.search(collection, query, limit=limit, where=condition, exact=exact)))
-        plot_rows(rows, output, metric)
+            label, uri, region, query = _query(client, collection, name)
+            hits = client.search(collection, query, limit=limit, where=condition, exact=exact)
+            rows.append(QueryHits(label, uri, hits, region))
+        plot_queries(rows, output, metric)
     err.print(Text(f"wrote {output}"))
 
 
-def _query(client: Client, collection: str, name: str) -> tuple["Tile", Query]:
-    """A query by its text, and the picture of it."""
-    from imagesearch_analysis.plot import Tile  # noqa: PLC0415 - as above
-
+def _query(client: Client, collection: str, name: str) -> tuple[str, str, Region | None, Query]:
+    """Return the label, the uri and the region of a query image, and the query."""
     # An id may be longer than the name of a file can be, for which Path.is_file raises.
     if os.path.isfile(name):  # noqa: PTH113
         path = Path(name)
-        return Tile(path.name, name), ImageFile(path.read_bytes())
+        return path.name, name, None, ImageFile(path.read_bytes())
     image = client.get(collection, name)
-    return Tile(name, image.uri, image.region), StoredImage(name)
+    return name, image.uri, image.region, StoredImage(name)

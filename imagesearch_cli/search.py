@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError
 from imagesearch_cli.connection import connected
@@ -13,19 +12,16 @@ from imagesearch_cli.options import (
     DEFAULT_COLLECTION,
     AsJson,
     CollectionName,
-    OpenOption,
     Target,
     Where,
     condition_of,
     region_of,
 )
-from imagesearch_cli.output import Answer, err, print_found
-from imagesearch_cli.snapshots import Force, check_file, opening
+from imagesearch_cli.output import Answer, print_found
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.defaults import MAX_CANDIDATES
 from imagesearch_client.types import Example, Examples, ImageFile, Query, SearchOptions, StoredImage
 
-PLOT_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 # What is wrong with all queries of a command alike.
 OF_ALL_QUERIES = ("COLLECTION_NOT_FOUND", "COLLECTION_NAME_INVALID", "FILTER_INVALID")
 
@@ -85,19 +81,10 @@ def search(
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Tell which index answered, and the times.")] = False,
     as_json: AsJson = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write a picture: a row for each image, its hits beside it.")
-    ] = None,
-    opens: OpenOption = None,
-    force: Force = False,
 ) -> None:
     """Find the images most like an image, or like each of several."""
     if not images and not ids:
         raise typer.BadParameter("there is nothing to look for: name image files, or stored images by --id")
-    if plot is not None and (ids or unlike):
-        raise typer.BadParameter("draws rows for image files, and --id and --unlike have none", param_hint="--plot")
-    if plot is not None:
-        check_file(plot, PLOT_SUFFIXES, "--plot", force=force)
     if region and not images:
         raise typer.BadParameter("is the part of image files, and there are none", param_hint="--region")
     options = SearchOptions(
@@ -125,15 +112,7 @@ def search(
         queries = [(" + ".join(name for name, _ in examples), Examples([example for _, example in examples], negative))]
     with connected(target) as client:
         found, failed = look_for(client, collection, queries, options)
-        metric = client.get_collection(collection).metric if plot is not None else None
     print_found(found, failed, explain=explain, as_json=as_json)
-    if plot is not None and metric is not None and found:
-        # matplotlib takes a while to import.
-        from imagesearch_analysis.plot import plot_hits  # noqa: PLC0415
-
-        with opening(opens):
-            plot_hits([(Path(answer.query), answer.hits) for answer in found], plot, metric)
-        err.print(Text(f"wrote {plot}"))
     if failed:
         raise typer.Exit(1)
 

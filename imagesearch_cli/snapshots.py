@@ -89,13 +89,13 @@ def fail(message: str) -> NoReturn:
 def read(
     client: "Client", collection: str, where: Sequence[str] | None, folder: Path, *, replace: bool = False
 ) -> "Snapshot":
-    """All of a collection, read into a folder; with a bar. `replace` is as with `take`."""
-    from imagesearch_analysis.snapshot import patiently, take  # noqa: PLC0415 - it brings numpy
+    """All of a collection, read into a folder; with a bar. `replace` is as with `take_snapshot`."""
+    from imagesearch_analysis.snapshot_writer import retry_timeouts, take_snapshot  # noqa: PLC0415 - it brings numpy
 
     condition = condition_of(where)
-    total = patiently(lambda: client.count(collection, where=condition))
+    total = retry_timeouts(lambda: client.count(collection, where=condition))
     with progress(total) as bar:
-        return take(client, collection, folder, where=condition, replace=replace, tell=bar.reach)
+        return take_snapshot(client, collection, folder, where=condition, replace=replace, on_progress=bar.reach)
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def opening(places: Sequence[str] | None) -> Iterator[None]:
     """Has pictures read from the places of --open, and says afterwards how many others there were."""
     from imagesearch_analysis import pictures  # noqa: PLC0415 - it brings Pillow
 
-    with pictures.opening(places or ()) as allowed:
+    with pictures.allowing(places or ()) as allowed:
         yield
     if allowed.refused:
         err.print(Text(f"{allowed.refused} pictures were not opened, such as {allowed.first_refusal}"), soft_wrap=True)

@@ -25,3 +25,9 @@ def atomic_write(target: Path) -> Iterator[Path]:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a complete text file in UTF-8, or none. Raises OSError."""
+    with atomic_write(target) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,1 +1,1 @@
-"""How good a search is: rankings held against labels, with figures, intervals and reports."""
+"""Measures the quality of searches against labels: figures with confidence intervals, and reports."""

@@ -1,48 +1,48 @@
-"""What is told of a comparison of models: a table, JSON for programs, a page for people."""
+"""Reports a comparison of models: a table, JSON for programs, a page for people."""
 
 from typing import Any
 
-from imagesearch_analysis.evaluation.chance import cautions
-from imagesearch_analysis.evaluation.comparison import MEASURE, Candidate, Comparison, advice
-from imagesearch_analysis.evaluation.curves import curve_image
+from imagesearch_analysis.evaluation.collection_report import left_out
+from imagesearch_analysis.evaluation.comparison import MEASURE, Candidate, Comparison
 from imagesearch_analysis.evaluation.metrics import RECALL_LEVELS, Figure
-from imagesearch_analysis.evaluation.report import left_out, render
+from imagesearch_analysis.evaluation.precision_recall_curve import curve_url
+from imagesearch_analysis.evaluation.random_baseline import label_notes
+from imagesearch_analysis.evaluation.recommendation import recommendation
+from imagesearch_analysis.pages import render_page
 
-NOT_KNOWN = "n/a"
+UNKNOWN = "n/a"
 MEBIBYTE = 2**20
 
 
 def columns_of(comparison: Comparison) -> list[str]:
-    """The names of the columns."""
+    """Return the names of the columns of the table."""
     costs = ["images/s", "dimension", "bytes/image", "memory of model"]
     return ["model, metric", *_measures(comparison), f"{MEASURE} below best", *costs]
 
 
 def rows_of(comparison: Comparison) -> list[list[str]]:
-    """A row for each candidate, the best first, and one of a random ranking; intervals are in second lines."""
-    return [
+    """Return a row for each candidate, best first, and one for a random ranking. Intervals are in second lines."""
+    measures = _measures(comparison)
+    rows = [
         [
             candidate.name,
-            *(two_lines(candidate.figures[name]) for name in _measures(comparison)),
-            "" if candidate is comparison.best else two_lines(candidate.worse_by(comparison.best)),
+            *(_two_lines(candidate.figures[name]) for name in measures),
+            "" if candidate is comparison.best else _two_lines(candidate.worse_by(comparison.best)),
             *_costs(candidate),
         ]
         for candidate in comparison.candidates
-    ] + [["random ranking", *(f"{comparison.chance[name]:.3f}" for name in _measures(comparison)), *[""] * 5]]
+    ]
+    return [*rows, ["random ranking", *(f"{comparison.random[name]:.3f}" for name in measures), *[""] * 5]]
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What makes the figures say little."""
-    return cautions(comparison.task, comparison.chance, comparison.copies)
-
-
-def two_lines(figure: Figure) -> str:
-    """The mean, and the interval below it."""
-    return f"{figure.mean:.3f}\n[{figure.low:.3f}, {figure.high:.3f}]"
+    """Return what makes good figures meaningless, besides the recommendation."""
+    found = label_notes(comparison.task, comparison.random, comparison.copies)
+    return [note for note in found if note != comparison.task.same_label_note]
 
 
 def facts(comparison: Comparison, folder: str) -> dict[str, str]:
-    """What was measured."""
+    """Return what was measured."""
     task = comparison.task
     targets = comparison.images if task.targets is None else len(task.targets)
     return {
@@ -52,8 +52,14 @@ def facts(comparison: Comparison, folder: str) -> dict[str, str]:
     }
 
 
+def left_out_of(comparison: Comparison) -> dict[str, list[str]]:
+    """Return what is in no figure, grouped by the reason."""
+    failed = [f"{name}: {reason}" for name, reason in comparison.failed.items()]
+    return left_out(comparison.task, {}) | {"images that failed": failed}
+
+
 def as_json(comparison: Comparison, folder: str) -> dict[str, Any]:
-    """All that was measured, for programs."""
+    """Return all measurements for programs."""
     task = comparison.task
     return {
         "folder": folder,
@@ -61,25 +67,26 @@ def as_json(comparison: Comparison, folder: str) -> dict[str, Any]:
         "targets": comparison.images if task.targets is None else len(task.targets),
         "queries": len(task.queries),
         "candidates": [_candidate_json(candidate, comparison) for candidate in comparison.candidates],
-        "chance": comparison.chance,
+        "chance": comparison.random,
         "copies_among_answers": comparison.copies,
-        "notes": notes(comparison),
-        "advice": advice(comparison),
+        "notes": label_notes(task, comparison.random, comparison.copies),
+        "advice": recommendation(comparison),
         "left_out": left_out(task, {}) | {"failed": dict(comparison.failed)},
     }
 
 
 def page(comparison: Comparison, folder: str) -> str:
-    """A page that needs nothing beside itself."""
-    failed = [f"{name}: {why}" for name, why in comparison.failed.items()]
-    return render(
-        "comparison.html.jinja",
-        advice=" ".join([advice(comparison), *(note for note in notes(comparison) if note != comparison.task.caution)]),
+    """Return a page with all figures."""
+    return render_page(
+        "comparison_report.html",
+        title=f"Models compared on {folder}",
+        advice=recommendation(comparison),
+        notes=notes(comparison),
         facts=facts(comparison, folder),
         columns=columns_of(comparison),
         rows=rows_of(comparison),
-        curve=curve_image({candidate.name: candidate.measured.curve for candidate in comparison.candidates}),
-        left_out=left_out(comparison.task, {}) | {"images that failed": failed},
+        curve=curve_url({candidate.name: candidate.measured.curve for candidate in comparison.candidates}),
+        left_out=left_out_of(comparison),
     )
 
 
@@ -88,13 +95,17 @@ def _measures(comparison: Comparison) -> list[str]:
     return [MEASURE, "P@1", *at_cutoffs]
 
 
+def _two_lines(figure: Figure) -> str:
+    return f"{figure.mean:.3f}\n[{figure.low:.3f}, {figure.high:.3f}]"
+
+
 def _costs(candidate: Candidate) -> list[str]:
     speed, memory = candidate.measured_speed, candidate.memory_bytes
     return [
-        NOT_KNOWN if speed is None else f"{speed:.1f}",
+        UNKNOWN if speed is None else f"{speed:.1f}",
         f"{candidate.dimension:,}",
         f"{candidate.bytes_per_image:,}",
-        NOT_KNOWN if memory is None else _mebibytes(memory),
+        UNKNOWN if memory is None else _mebibytes(memory),
     ]
 
 

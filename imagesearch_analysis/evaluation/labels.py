@@ -1,4 +1,4 @@
-"""Labels of images: from a file's columns, from folders, from stored attributes; and lists of right answers."""
+"""Reads labels of images from a file, from folder names or from attributes; and lists of right answers from a file."""
 
 import os
 import posixpath
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from imagesearch_analysis.evaluation.ranking import Positions
-from imagesearch_analysis.evaluation.tables import columns_of, read_table
-from imagesearch_analysis.evaluation.task import Label, Labelling, Query, Task, TaskError, answers_to
+from imagesearch_analysis.evaluation.label_tables import columns_of, read_table
+from imagesearch_analysis.evaluation.task import Label, Labelling, Query, Task, TaskError, right_answers
+from imagesearch_analysis.vectors import Positions
 from imagesearch_client.types import AttributeValue
 from imagesearch_ingest.sources.manifest_columns import ID_COLUMN, PATH_COLUMNS
 from imagesearch_ingest.sources.source_file import local_path
@@ -20,10 +20,10 @@ QUERY_COLUMN, RELEVANT_COLUMN = "query", "relevant"
 
 
 class KnownImages:
-    """Images as labels may call them: by id, by uri, or by a path below a folder."""
+    """Finds images by the names that labels use: an id, a uri, or a path relative to a folder."""
 
     def __init__(self, ids: Sequence[str], uris: Iterable[str], root: Path) -> None:
-        """Images by position. `root` is where relative paths begin."""
+        """Index images by position. Relative paths start at `root`."""
         self.ids = ids
         self._by_id = {image_id: position for position, image_id in enumerate(ids)}
         self._by_uri: dict[str, int] = {}
@@ -32,7 +32,7 @@ class KnownImages:
         self._root = root
 
     def find(self, names: Sequence[str]) -> int | None:
-        """The position of the image that one of the names is of; None where there is none."""
+        """Return the position of the first image with one of the names; None if there is none."""
         for name in names:
             if (position := self._by_id.get(name)) is not None:
                 return position
@@ -42,54 +42,57 @@ class KnownImages:
         return None
 
     def path(self, name: str) -> Path:
-        """The file that a name may be of."""
+        """Return the path of the file that a name may mean."""
         return Path(posixpath.normpath((self._root / local_path(name)).absolute()))
 
 
 @dataclass(frozen=True)
 class LabelColumns:
-    """What the columns of a file of labels are."""
+    """The names of the columns of a label file."""
 
     label: str = ""
-    """The classes; empty where the file has one column beside those of names and roles."""
+    """The column of the classes; empty if it is the only column besides the names and the roles."""
     role: str = ""
-    """Empty where the images have no roles."""
+    """The column of the roles; empty if images have no roles."""
 
 
 class LabelsFile:
-    """A file that tells of images: a row for each, with its class; or a row for a query and a right answer to it."""
+    """A file with a row for each image and its class, or a row for each query and right answer."""
 
     def __init__(self, path: Path, columns: LabelColumns) -> None:
-        """Reads the file. Raises TaskError where it is no such file."""
+        """Read the file. Raises TaskError if it cannot be used."""
         self._path = path
         self._rows = read_table(path)
         present = columns_of(self._rows)
         self.has_pairs = QUERY_COLUMN in present and RELEVANT_COLUMN in present
         if self.has_pairs:
             if columns.label or columns.role:
-                raise TaskError(f"{path} lists queries and right answers, so that it has no labels and no roles")
+                raise TaskError(
+                    f"{path} lists queries and right answers, and has no labels and no roles; leave out --label and "
+                    "--role-column"
+                )
             return
         self._names = [name for name in NAME_COLUMNS if name in present]
         if not self._names:
             raise TaskError(
-                f"{path} has the columns {', '.join(present)}, and none that names images: {', '.join(NAME_COLUMNS)}; "
-                f"or {QUERY_COLUMN} and {RELEVANT_COLUMN}"
+                f"{path} has the columns {', '.join(present)}; it must have {', '.join(NAME_COLUMNS)}, or "
+                f"{QUERY_COLUMN} and {RELEVANT_COLUMN}"
             )
         self._role = columns.role
-        self._label = columns.label or self._only(present)
+        self._label = columns.label or self._only_label(present)
         for column in filter(None, (self._label, self._role)):
             if column not in present:
                 raise TaskError(f"{path} has no column {column!r:.80}; it has {', '.join(present)}")
 
-    def _only(self, present: Sequence[str]) -> str:
+    def _only_label(self, present: Sequence[str]) -> str:
         others = [name for name in present if name not in self._names and name != self._role]
         if len(others) != 1:
             what = f"has the columns {', '.join(others)}" if others else "has no column of labels"
-            raise TaskError(f"{self._path} {what}; say by --label which one is the label")
+            raise TaskError(f"{self._path} {what}; use --label to name the column of the labels")
         return others[0]
 
     def labelling(self, images: KnownImages, *, outside: bool = True) -> Labelling:
-        """The labels of images; with `outside` of files that are not among them, too."""
+        """Return the labels of images and, with `outside`, of files that are not among the images."""
         labels = [Label() for _ in images.ids]
         files: dict[Path, Label] = {}
         missing: list[str] = []
@@ -109,9 +112,9 @@ class LabelsFile:
         return Labelling(images.ids, labels, list(files.items()), missing)
 
     def pairs(self, images: KnownImages, *, outside: bool = True) -> Task:
-        """The task of a file of queries and right answers; with `outside` queries may be files that are no images.
+        """Return the task of a file of queries and right answers; with `outside`, files may be queries too.
 
-        Raises TaskError where no query can be asked.
+        Raises TaskError if no query can be measured.
         """
         answers: dict[str, list[int]] = {}
         missing: list[str] = []
@@ -129,44 +132,44 @@ class LabelsFile:
             query = _query(name, np.unique(np.array(positions, dtype=np.int64)), images)
             if query is None or (query.file and not outside):
                 missing.append(name)
-            elif answers_to(query):
+            elif right_answers(query):
                 queries.append(query)
             else:
                 without_answer.append(name)
         if not queries:
-            raise TaskError(f"{self._path} has no query that is there and has a right answer that is there")
+            raise TaskError(f"{self._path} has no query that exists and has an existing right answer")
         return Task(queries, None, list(dict.fromkeys(missing)), (), without_answer)
 
 
 def folder_labels(ids: Sequence[str], uris: Iterable[str]) -> Labelling:
-    """Every image's class is the name of the folder that it lies in, by its id or else by its uri.
+    """Return labels with the folder name of each image as its class: the folder in its id, or else in its uri.
 
-    Raises TaskError where none lies in a folder.
+    Raises TaskError if no image is in a folder.
     """
     labels = []
     for image_id, uri in zip(ids, uris, strict=True):
         name = posixpath.basename(posixpath.dirname(image_id)) or posixpath.basename(posixpath.dirname(local_path(uri)))
         labels.append(Label([name] if name else []))
     if ids and not any(label.classes for label in labels):
-        raise TaskError(f"no id or uri names a folder, as 'shoes/1.jpg' does; an id is, for example, {ids[0]!r:.80}")
+        raise TaskError(f"no id or uri contains a folder, as 'shoes/1.jpg' does; an id is, for example, {ids[0]!r:.80}")
     return Labelling(ids, labels)
 
 
 def attribute_labels(
     ids: Sequence[str], attributes: Iterable[Mapping[str, AttributeValue]], label: str, role: str = ""
 ) -> Labelling:
-    """Every image's class is the value of one of its attributes, and its role that of another one.
+    """Return labels with the value of the attribute `label` as class, and that of the attribute `role` as role.
 
-    Raises TaskError where no image has such an attribute.
+    Raises TaskError if no image has these attributes.
     """
     labels = []
     stored: set[str] = set()
-    for found in attributes:
-        stored |= found.keys()
-        known = Label()
-        for name in attribute_texts(found.get(role)) or [""]:
-            known.add(attribute_texts(found.get(label)), name)
-        labels.append(known)
+    for values in attributes:
+        stored |= values.keys()
+        image_label = Label()
+        for name in attribute_texts(values.get(role)) or [""]:
+            image_label.add(attribute_texts(values.get(label)), name)
+        labels.append(image_label)
     for name in filter(None, (label, role)):
         if ids and name not in stored:
             known_names = ", ".join(sorted(stored)) or "none"
@@ -175,7 +178,7 @@ def attribute_labels(
 
 
 def attribute_texts(value: AttributeValue | None) -> list[str]:
-    """The texts of an attribute; numbers and truth values as JSON writes them."""
+    """Return the texts of an attribute; numbers and truth values as JSON writes them."""
     if value is None:
         return []
     if isinstance(value, bool):
@@ -192,5 +195,5 @@ def _query(name: str, relevant: Positions, images: KnownImages) -> Query | None:
 
 
 def _is_file(path: Path) -> bool:
-    # As Path.is_file, which raises where a name is too long for a file.
+    # Path.is_file raises an error for a name that is too long.
     return os.path.isfile(path)  # noqa: PTH113

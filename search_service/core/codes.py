@@ -105,7 +105,7 @@ def codes_missing(collection: str, field: str = "collection") -> FailedPrecondit
     """The collection has no codes."""
     return FailedPreconditionError(
         "CODES_MISSING",
-        f"collection {collection} has no binary codes; `imagesearch codes fit {collection}` makes them",
+        f"collection {collection} has no binary codes; `imagesearch codes create {collection}` makes them",
         field=field,
         metadata={"collection": collection},
     )

@@ -549,7 +549,7 @@ async def test_of_two_sets_that_are_made_at_the_same_moment_one_is_refused(
         await kit.another().create(name, transform_of(1))
 
     monkeypatch.setattr(kit.codes, "create", create_slowly)
-    with pytest.raises(FailedPreconditionError, match="codes fit"):
+    with pytest.raises(FailedPreconditionError, match="codes create"):
         await kit.another().create(name, transform_of(0))
     assert [status.codes.version for status in await kit.statuses(name)] == [transform_of(1).version]
 

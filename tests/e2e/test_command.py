@@ -35,13 +35,14 @@ def test_a_folder_goes_in_and_pictures_are_found(
     table = command("search", str(query), "-k", "3")
     assert "below/astronaut.jpg" in table
     assert "1.0000" in table
-    picture = tmp_path / "plot.png"
-    arguments = ["search", str(query), str(photographs / "coffee.jpg"), "-k", "4", "--json", "--plot", str(picture)]
+    arguments = ["search", str(query), str(photographs / "coffee.jpg"), "-k", "4", "--json"]
     first, second = json.loads(command(*arguments))
     assert first["hits"][0]["id"] == "below/astronaut.jpg"
     assert Path(first["hits"][0]["uri"]) == query
     assert second["hits"][0]["id"] == "coffee.jpg"
     assert len(second["hits"]) == 4
+    picture = tmp_path / "plot.png"
+    command("plot", "images", str(query), str(photographs / "coffee.jpg"), "-k", "4", "-o", str(picture))
     with Image.open(picture) as plot:
         # Two rows of five tiles, with something drawn on them.
         assert plot.width > 2 * plot.height
@@ -102,7 +103,7 @@ def test_of_several_queries_only_the_bad_one_fails(
     assert (failed["query"], failed["error"]) == (str(bad), "IMAGE_FORMAT_UNSUPPORTED")
     assert name in command("search", str(good))
     for plot, said in {"nowhere/x.png": "should be in a folder that exists", "x.foo": "should end in .png"}.items():
-        refused = command("search", str(good), "--plot", str(tmp_path / plot), code=2)
+        refused = command("plot", name, str(good), "-o", str(tmp_path / plot), code=2)
         assert said in " ".join(refused.replace("│", " ").split())
 
 

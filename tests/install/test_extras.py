@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("extra", "program"),
     [
         ("search", "import search_service.bootstrap, imagesearch_client"),
-        ("client", "import imagesearch_cli, imagesearch_analysis.plot"),
+        ("client", "import imagesearch_cli, imagesearch_analysis.query_plot"),
     ],
 )
 def test_an_extra_installs_and_runs_without_tensorflow(extra: str, program: str, wheel: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Search services for what needs all of a collection, and the command."""
+"""Search services on both backends, and the command."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.harness.command import Command
 
 @pytest.fixture(scope="session", params=["lite", "server"])
 def search_address(request: pytest.FixtureRequest) -> str:
-    """The shared search service on each backend."""
+    """Return the address of the shared search service on each backend."""
     address: str = request.getfixturevalue(f"{request.param}_address")
     return address
 
@@ -23,5 +23,5 @@ def client(lite_address: str) -> Iterator[Client]:
 
 @pytest.fixture
 def command(command: Command) -> Command:
-    """Runs `imagesearch`; returns what it printed, standard error too."""
+    """Return a runner of `imagesearch` that returns standard output and standard error."""
     return Command(command.environment, with_errors=True)

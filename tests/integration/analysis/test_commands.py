@@ -1,4 +1,4 @@
-"""`imagesearch neighbors`, `duplicates`, `map`, `cluster` and `plot`, as they are run."""
+"""The commands `imagesearch neighbors`, `duplicates`, `map`, `cluster` and `plot`."""
 
 import csv
 import json
@@ -11,14 +11,15 @@ from PIL import Image
 
 from imagesearch_client import Client, Embedding, Metric, NewImage
 from tests.harness.command import Command
-from tests.unit.analysis.filling import red_pixels
+from tests.unit.analysis.snapshots import red_pixels
 
 COUNT = 90
 
 
 @pytest.fixture
 def products(client: Client, name: str, tmp_path: Path) -> str:
-    """Three kinds of 30 images each, alike within a kind; i000 and i003 are almost the same. Some have pictures."""
+    """Return a collection of three kinds with 30 similar images each. i000 and i003 are almost equal; half have
+    pictures."""
     Image.new("RGB", (60, 60), (200, 10, 10)).save(tmp_path / "red.png")
     client.create_collection(name, dimension=16, fingerprint="elsewhere")
     random = np.random.default_rng(0)
@@ -42,7 +43,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_neighbors(command: Command, client: Client, products: str, tmp_path: Path) -> None:
+def test_neighbors_writes_all_formats_and_names(
+    command: Command, client: Client, products: str, tmp_path: Path
+) -> None:
     target = tmp_path / "out.jsonl"
     said = command("neighbors", products, "-o", target, "-k", "4", "--id-attribute", "sku", "--round", "4")
     assert f"4 neighbours of {COUNT} images in {target}" in said
@@ -69,7 +72,9 @@ def test_neighbors(command: Command, client: Client, products: str, tmp_path: Pa
     assert all(neighbor["id"] == row["id"] for row in table for neighbor in row["neighbors"])
 
 
-def test_duplicates(command: Command, products: str, tmp_path: Path) -> None:
+def test_duplicates_writes_list_page_and_curve_and_follows_decisions(
+    command: Command, products: str, tmp_path: Path
+) -> None:
     snapshot = tmp_path / "snapshot"
     target, page, curve = (tmp_path / name for name in ("out.csv", "page.html", "curve.png"))
     said = command(
@@ -80,7 +85,7 @@ def test_duplicates(command: Command, products: str, tmp_path: Path) -> None:
         f"1 groups of 2 images from a score of 0.999 on, among {COUNT} of {products}; 0 could be removed, 1 are" in said
     )
     assert "Nobody has checked this threshold" in said
-    # It has a picture, and the other one has none that can be read.
+    # Only i003 has a readable picture.
     assert [(row["action"], row["id"]) for row in rows_of(target)] == [("keep", "i003"), ("review", "i000")]
     assert page.read_text().count("data:image/jpeg;base64,") == 1
     with Image.open(curve) as drawn:
@@ -99,7 +104,7 @@ def test_duplicates(command: Command, products: str, tmp_path: Path) -> None:
     assert (told["chosen"]["f1"], told["chosen"]["pairs"]) == (1, 2)
 
 
-def test_a_map(command: Command, products: str, tmp_path: Path) -> None:
+def test_map_draws_a_page_and_a_picture(command: Command, products: str, tmp_path: Path) -> None:
     page, picture = tmp_path / "map.html", tmp_path / "map.png"
     said = command("map", products, "-o", page, "--color-by", "kind", "--limit", "40")
     assert "40 of 90 images by t-SNE" in said
@@ -112,12 +117,14 @@ def test_a_map(command: Command, products: str, tmp_path: Path) -> None:
     )
     command("map", products, "-o", picture, "--where", 'kind="<k0>"')
     assert red_pixels(picture) > 3000
-    assert "a map needs 3 images at least, and there are 0" in command(
-        *("map", products, "-o", tmp_path / "no.png", "--where", "kind=none"), code=1
+    assert "a map needs at least 3 images; there are 1" in command(
+        *("map", products, "-o", tmp_path / "no.png", "--where", "sku=5"), code=1
     )
 
 
-def test_clusters_are_written_back(command: Command, client: Client, products: str, tmp_path: Path) -> None:
+def test_cluster_writes_a_table_a_sheet_and_attributes(
+    command: Command, client: Client, products: str, tmp_path: Path
+) -> None:
     target, sheet = tmp_path / "out.csv", tmp_path / "sheet.html"
     said = command("cluster", products, "-o", target, "--clusters", "auto", "--sheet", sheet, "--write", "look")
     assert f"3 clusters of {COUNT} images of {products}, of 30, 30, 30 images; silhouette 0." in said
@@ -135,7 +142,7 @@ def test_clusters_are_written_back(command: Command, client: Client, products: s
     assert (told["clusters"], told["images"]) == (3, COUNT)
 
 
-def test_a_plot(command: Command, client: Client, name: str, tmp_path: Path) -> None:
+def test_plot_draws_files_and_stored_images(command: Command, client: Client, name: str, tmp_path: Path) -> None:
     Image.new("RGB", (60, 60), (200, 10, 10)).save(tmp_path / "red.png")
     content = (tmp_path / "red.png").read_bytes()
     client.create_collection(name, metric=Metric.L2)
@@ -144,18 +151,18 @@ def test_a_plot(command: Command, client: Client, name: str, tmp_path: Path) -> 
     target = tmp_path / "out.svg"
     command("plot", name, tmp_path / "red.png", "a", "-o", target, "-k", "2")
     text = target.read_text()
-    # A file is near both, a stored image only near the other one.
+    # A file has both images as hits, a stored image only the other one.
     assert text.count("Euclidean distance 0") == 3
-    # An id may be longer than the name of a file.
+    # An id may be longer than a file name.
     for missing in ("c", "c" * 300):
         assert "IMAGE_NOT_FOUND" in command("plot", name, missing, "-o", tmp_path / "no.png", code=1)
     assert not (tmp_path / "no.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["neighbors", "c", "-o", "x.txt"], "x.txt should end in .json, .jsonl, .parquet"),
+        (["neighbors", "c", "-o", "x.txt"], "x.txt should end in .json, .jsonl, .parquet, .csv"),
         (["neighbors", "c", "-o", "/nowhere/x.json"], "should be in a folder that exists"),
         (["neighbors", "c", "-o", "x.json", "--where", "a<b"], "is no number"),
         (["duplicates", "c", "--curve-from", "0.5"], "is where the curve begins"),
@@ -168,17 +175,19 @@ def test_a_plot(command: Command, client: Client, name: str, tmp_path: Path) -> 
         (["plot", "c", "q", "-o", "x.gif"], "x.gif should end in .png, .jpg, .pdf, .svg"),
     ],
 )
-def test_a_wrong_command_line_says_what_would_be_right(command: Command, arguments: list[str], said: str) -> None:
-    assert said in " ".join(command(*arguments, code=2).replace("│", " ").split())
+def test_a_wrong_command_line_is_rejected_with_the_allowed_values(
+    command: Command, arguments: list[str], message: str
+) -> None:
+    assert message in " ".join(command(*arguments, code=2).replace("│", " ").split())
 
 
-def test_a_threshold_fits_the_metric(command: Command, client: Client, name: str, tmp_path: Path) -> None:
+def test_a_threshold_must_fit_the_metric(command: Command, client: Client, name: str, tmp_path: Path) -> None:
     client.create_collection(name, dimension=4, fingerprint="elsewhere", metric=Metric.L2)
     assert "say one, or give --labels" in command("duplicates", name, code=2)
     snapshot = tmp_path / "snapshot"
     said = command("duplicates", name, "--threshold", "2", "--snapshot", snapshot, code=2)
     assert "more than 0, at most 1" in said
-    # It is known before anything is read.
+    # The threshold is checked before the snapshot.
     assert not snapshot.exists()
-    assert "0 groups" in command("duplicates", name, "--threshold", "0.5")
+    assert "has no images" in command("duplicates", name, "--threshold", "0.5", code=1)
     assert "COLLECTION_NOT_FOUND" in command("duplicates", f"{name}_no", code=1)

@@ -23,7 +23,7 @@ def client(lite_address: str) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def command(lite_address: str, embedder_address: str, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Runs `imagesearch`; what it keeps outlasts a test."""
+    """Return a runner of `imagesearch` whose state is kept between tests."""
     state = str(tmp_path_factory.mktemp("state"))
     return Command(
         {
@@ -39,7 +39,7 @@ def command(lite_address: str, embedder_address: str, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five photographs, a folder for each with three edited copies of it."""
+    """Return a folder with a folder for each of five photographs, which contains three edited copies."""
     folder = tmp_path_factory.mktemp("photos")
     originals = {path.stem: path for path in write_photographs(tmp_path_factory.mktemp("originals"))}
     classes = {"coffee": ODD, "rocket": "rocket", "coins": "coins", "chelsea": "cat", "astronaut": "astronaut"}
@@ -61,7 +61,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def labels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The photographs' labels by their paths: plain ones are products, and the others are queries."""
+    """Return a label file of the photographs: plain copies have the role product, all others shelf."""
     path = tmp_path_factory.mktemp("labels") / "labels.csv"
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -74,7 +74,7 @@ def labels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def collection(command: Command, photos: Path) -> str:
-    """The photographs in a collection, without attributes."""
+    """Return a collection of the photographs, without attributes."""
     collection = f"photos_{uuid.uuid4().hex[:16]}"
     command("ingest", photos, "-c", collection)
     return collection

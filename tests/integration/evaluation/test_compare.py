@@ -1,4 +1,4 @@
-"""`imagesearch compare` against a real embedder with two models."""
+"""The command `imagesearch compare` with a real embedder and two models."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_models_are_compared_on_the_same_pictures(
+def test_compare_measures_all_models_on_the_same_images(
     command: Command, photos: Path, labels: Path, embedder_address: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
@@ -55,7 +55,7 @@ def test_models_are_compared_on_the_same_pictures(
         assert (one["embedded_now"], one["dimension"], one["bytes_per_image"]) == (15, 1024, 4096)
         assert one["images_per_second"] > 0
         assert one["fingerprint"].startswith(model.replace("-max", ""))
-        # Unit length: distances rank as cosines do.
+        # The vectors have unit length, so both metrics have one ranking.
         assert one["figures"]["mAP"]["mean"] == pytest.approx(candidates[model, "cosine"]["figures"]["mAP"]["mean"])
     means = [one["figures"]["mAP"]["mean"] for one in found["candidates"]]
     assert means == sorted(means, reverse=True)
@@ -68,7 +68,7 @@ def test_models_are_compared_on_the_same_pictures(
     assert found["advice"] in " ".join(shown.split())
     assert "IMAGE_FORMAT_UNSUPPORTED" in page.read_text()
 
-    # The second time everything but the broken one comes from the cache, by another way to say what is right.
+    # The second run takes all vectors from the cache. It gets the same labels from a file.
     command(
         "compare",
         folder,
@@ -91,10 +91,10 @@ def test_models_are_compared_on_the_same_pictures(
     assert again["figures"] == candidates["mobilenet", "cosine"]["figures"]
 
 
-def test_what_was_embedded_before_a_kill_is_not_embedded_again(command: Command, photos: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_without_embedding_again(command: Command, photos: Path, tmp_path: Path) -> None:
     folder, cache = tmp_path / "many", tmp_path / "cache"
     for number in range(4):
-        # Each a content of its own.
+        # Every copy has a different content.
         for path in photos.glob("*/*.png"):
             copy = folder / path.parent.name / f"{number}-{path.name}"
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def test_what_was_embedded_before_a_kill_is_not_embedded_again(command: Command,
 
 
 def kept(cache: Path) -> int:
-    """The vectors in a folder."""
+    """Return the number of vectors in a folder."""
     total = 0
     for path in cache.glob("*.sqlite"):
         with sqlite3.connect(path) as database:
@@ -127,7 +127,7 @@ def kept(cache: Path) -> int:
     return total
 
 
-def test_pictures_of_one_role_are_looked_for_among_those_of_another(
+def test_queries_of_one_role_search_targets_of_another(
     command: Command, photos: Path, labels: Path, tmp_path: Path
 ) -> None:
     figures = tmp_path / "figures.json"
@@ -151,12 +151,12 @@ def test_pictures_of_one_role_are_looked_for_among_those_of_another(
     )
     found = read(figures)
     assert (found["queries"], found["targets"]) == (10, 5)
-    # By default the cache is below XDG_CACHE_HOME.
+    # The default cache is below XDG_CACHE_HOME.
     (candidate,) = found["candidates"]
     assert candidate["figures"]["P@1"]["mean"] >= 0.8
 
 
-def test_one_model_of_two_embedders_is_told_by_their_addresses(
+def test_a_model_of_two_embedders_is_named_with_their_addresses(
     command: Command, photos: Path, embedder_address: str
 ) -> None:
     _, _, port = embedder_address.partition(":")
@@ -166,19 +166,19 @@ def test_one_model_of_two_embedders_is_told_by_their_addresses(
     assert f"mobilenet@localhost:{port}, cosine" in shown
 
 
-def test_a_model_that_is_not_served_is_told_with_those_that_are(command: Command, photos: Path) -> None:
+def test_an_unknown_model_is_rejected_with_the_served_models(command: Command, photos: Path) -> None:
     shown = " ".join(command("compare", photos, "--by-folder", "--models", "mobilenet,inception", code=2).split())
     assert "does not serve 'inception'; it serves mobilenet, mobilenet-max, vgg16." in shown.replace("│ ", "")
     assert "EMBEDDER_MODELS of the embedder lists what it serves" in shown.replace("│ ", "")
 
 
-def test_two_names_of_one_model_are_a_wrong_command_line(command: Command, photos: Path) -> None:
+def test_two_names_of_one_model_are_rejected(command: Command, photos: Path) -> None:
     shown = command("compare", photos, "--by-folder", "--models", "mobilenet,mobilenet-avg", code=2)
     assert "'mobilenet-avg' is mobilenet, which is named twice" in " ".join(shown.replace("│", " ").split())
 
 
-def test_an_embedder_or_images_that_are_not_there_are_told(command: Command, photos: Path, tmp_path: Path) -> None:
+def test_an_unavailable_embedder_or_an_empty_folder_is_an_error(command: Command, photos: Path, tmp_path: Path) -> None:
     shown = command("compare", photos, "--by-folder", "--models", "mobilenet@127.0.0.1:9", code=1)
     assert "UNAVAILABLE" in shown
     assert "Is the embedder up?" in shown
-    assert "there are no images in" in command("compare", tmp_path, "--by-folder", code=1)
+    assert "contains no images" in command("compare", tmp_path, "--by-folder", code=1)

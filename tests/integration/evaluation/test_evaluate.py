@@ -1,4 +1,4 @@
-"""`imagesearch evaluate` against real services."""
+"""The command `imagesearch evaluate` with real services."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_figures_are_those_of_the_stored_vectors(
+def test_evaluate_reports_the_figures_of_the_stored_vectors(
     command: Command, client: Client, collection: str, tmp_path: Path
 ) -> None:
     figures, page = tmp_path / "figures.json", tmp_path / "report.html"
@@ -40,7 +40,7 @@ def test_figures_are_those_of_the_stored_vectors(
     assert [query["mAP"] for query in found["per_query"]] == pytest.approx(expected)
     assert found["exact"]["mAP"]["mean"] == pytest.approx(np.mean(expected))
     assert found["queries"] == found["images"] == 15
-    # Milvus Lite compares every vector: the index loses nothing.
+    # Milvus Lite compares every vector, so the index loses nothing.
     assert found["agreement"]["agreement@2"]["mean"] == 1
     assert found["through_index"]["recall@2"] == found["exact"]["recall@2"]
     assert f"{found['exact']['mAP']['mean']:.3f}" in shown
@@ -49,7 +49,7 @@ def test_figures_are_those_of_the_stored_vectors(
     html = page.read_text()
     assert ODD not in html
     assert "&lt;b&gt;&#34;cups&#34;" in html
-    # Every query and hit of the page has its picture, framed by whether it is right.
+    # Every query and hit has its picture, with a frame for right or wrong.
     assert html.count('src="data:image/jpeg;base64,') == 15 * 3
     assert html.count('class="right"') == sum(2 * query["P@2"] for query in found["per_query"])
     assert html.count('class="right"') + html.count('class="wrong"') == 15 * 2
@@ -60,15 +60,15 @@ def test_figures_are_those_of_the_stored_vectors(
     assert page.read_text() == html
 
 
-def test_roles_are_known_by_the_labels_or_by_the_service(
+def test_roles_come_from_labels_or_from_attributes(
     command: Command, name: str, photos: Path, labels: Path, collection: str, tmp_path: Path
 ) -> None:
     told, stored, by_attribute = (tmp_path / f"{name}.json" for name in ("told", "stored", "attribute"))
     arguments = ("--root", photos, "--label", "product", *ROLES, "-k", "1", "-k", "3")
     command("evaluate", collection, "--labels", labels, *arguments, "--json", told)
     shown = command("evaluate", collection, "--labels", labels, *arguments, "--ef", "64", code=1)
-    assert "--ef is 64, and should be at least 1000" in shown
-    # Ingested by the labels as a manifest, the role is an attribute, and the service looks among the products only.
+    assert "--ef is 64; it must be at least 1000" in shown
+    # The manifest stores the role as an attribute, so the service searches only products.
     command("ingest", labels, "--root", photos, "-c", name)
     command("evaluate", name, "--labels", labels, *arguments, "--json", stored)
     command("evaluate", name, "--attribute", "product", *ROLES, "-k", "1", "-k", "3", "--json", by_attribute)
@@ -82,7 +82,7 @@ def test_roles_are_known_by_the_labels_or_by_the_service(
         assert {hit for query in figures["per_query"] for hit in query["hits"] if "plain" not in hit} == set()
 
 
-def test_files_outside_of_the_collection_are_queries_too(
+def test_files_outside_of_the_collection_are_queries(
     command: Command, name: str, photos: Path, labels: Path, tmp_path: Path
 ) -> None:
     rows = labels.read_text().splitlines()
@@ -101,15 +101,17 @@ def test_files_outside_of_the_collection_are_queries_too(
     assert found["exact"]["P@1"]["mean"] >= 0.8
     assert found["through_index"]["recall@10"] == found["exact"]["recall@10"]
     assert found["left_out"]["labels without an image"] == ["gone.png"]
-    (refused,) = found["left_out"]["queries that could not be asked"]
+    (refused,) = found["left_out"]["queries that failed"]
     assert refused.startswith(f"{broken}: IMAGE_FORMAT_UNSUPPORTED")
-    assert "1 queries that could not be asked" in shown
+    assert "1 queries that failed" in shown
     assert page.read_text().count('src="data:image/jpeg;base64,') == 10 * (1 + 5)
 
     assert "UNAVAILABLE" in command(*arguments, code=1, IMAGESEARCH_EMBEDDER="127.0.0.1:9")
 
 
-def test_a_list_of_right_answers_and_a_sample(command: Command, collection: str, tmp_path: Path) -> None:
+def test_evaluate_accepts_a_list_of_right_answers_and_a_sample(
+    command: Command, collection: str, tmp_path: Path
+) -> None:
     pairs, figures = tmp_path / "pairs.csv", tmp_path / "figures.json"
     pairs.write_text(
         "query,relevant\ncat/chelsea-crop.png,cat/chelsea-plain.png\ncat/chelsea-crop.png,cat/chelsea-mirror.png\n"
@@ -126,7 +128,7 @@ def test_a_list_of_right_answers_and_a_sample(command: Command, collection: str,
     assert (read(figures)["queries"], read(figures)["through_index"]) == (4, None)
 
 
-def test_files_are_no_queries_of_vectors_that_another_model_made(
+def test_files_cannot_be_queries_if_no_served_model_made_the_vectors(
     command: Command, client: Client, name: str, photos: Path, labels: Path
 ) -> None:
     client.create_collection(name, dimension=2, fingerprint="mine")
@@ -135,8 +137,8 @@ def test_files_are_no_queries_of_vectors_that_another_model_made(
     more = labels.with_name("more.csv")
     more.write_text(labels.read_text() + "0,product,rocket\n")
     shown = command("evaluate", name, "--labels", more, "--root", photos, "--label", "product", code=1)
-    # Those of rocket alone have a right answer there.
-    assert "EMBEDDING_MISMATCH: 3 queries are files that are not in the collection, whose fingerprint is mine" in shown
+    # Only the images of the rocket have a right answer there.
+    assert "EMBEDDING_MISMATCH: 3 queries are files outside of the collection, whose fingerprint is mine" in shown
     assert "serves mobilenet (mobilenet-avg-" in shown
 
 
@@ -144,14 +146,16 @@ def test_files_are_no_queries_of_vectors_that_another_model_made(
     ("arguments", "message"),
     [
         (["--attribute", "nothing"], "no image has the attribute 'nothing'"),
-        (["--by-folder", "--where", "nothing"], "no images"),
+        (["--by-folder", "--where", "nothing"], "no image of collection"),
         (["--by-folder", "--search-list", "20"], "SEARCH_PARAMETERS_INVALID"),
     ],
 )
-def test_what_cannot_be_measured_is_told(command: Command, collection: str, arguments: list[str], message: str) -> None:
+def test_impossible_measurements_are_errors(
+    command: Command, collection: str, arguments: list[str], message: str
+) -> None:
     shown = command("evaluate", collection, *arguments, code=1)
     assert message in " ".join(shown.replace("│", " ").split())
 
 
-def test_a_collection_that_is_not_there_is_told(command: Command) -> None:
+def test_an_unknown_collection_is_an_error(command: Command) -> None:
     assert "COLLECTION_NOT_FOUND" in command("evaluate", "nothing_here", "--by-folder", code=1)

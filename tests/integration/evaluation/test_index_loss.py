@@ -1,4 +1,4 @@
-"""What an index loses, on a Milvus server, where indexes are not exact."""
+"""The loss of an approximate index on a Milvus server."""
 
 import json
 import time
@@ -15,12 +15,12 @@ IMAGES, QUERIES, DIMENSION, NEAREST = 3000, 200, 32, 10
 
 
 def vectors() -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
-    """Without clusters, so that the neighbours of many lie in several clusters of the index."""
+    """Return random vectors, whose neighbours are in several clusters of the index."""
     return np.random.default_rng(3).normal(size=(IMAGES, DIMENSION)).astype(np.float32)
 
 
 def write_pairs(path: Path) -> None:
-    """The right answers to some images: their true nearest ones, so that perfect vectors are measured."""
+    """Write the true nearest images as right answers, so that the vectors are perfect."""
     unit = vectors() / np.linalg.norm(vectors(), axis=1, keepdims=True)
     order = np.argsort(-(unit[:QUERIES] @ unit.T), axis=1)
     lines = [f"i{query:05d},i{hit:05d}\n" for query, row in enumerate(order) for hit in row[1 : NEAREST + 1]]
@@ -32,14 +32,14 @@ def build_index(uri: str, name: str) -> None:
     milvus.flush(name)
     while milvus.describe_index(name, "vector")["indexed_rows"] < IMAGES:
         time.sleep(0.05)
-    # Until it is loaded again Milvus may answer from the rows as they came.
+    # Before the collection is loaded again, Milvus may search rows that are not in the index.
     milvus.release_collection(name)
     milvus.load_collection(name)
     milvus.close()
 
 
 @pytest.mark.timeout(600)
-def test_what_the_index_loses_is_told_from_what_the_vectors_lose(
+def test_evaluate_separates_the_loss_of_the_index_from_that_of_the_vectors(
     milvus_uri: str, server_address: str, command: Command, tmp_path: Path
 ) -> None:
     name = "index_loss"
@@ -67,9 +67,9 @@ def test_what_the_index_loses_is_told_from_what_the_vectors_lose(
     assert few["index"] == "ivf_flat"
     for figures in found.values():
         assert figures["queries"] == QUERIES
-        # The vectors lose nothing, whatever the index does.
+        # The vectors lose nothing with any index.
         assert figures["exact"]["mAP"]["mean"] == figures["exact"]["recall@10"]["mean"] == 1
-    # All clusters are an exact search; one of them has only some of the neighbours.
+    # A search of all clusters is exact. One cluster contains only some of the neighbours.
     assert all_of_them["agreement"]["agreement@10"]["mean"] == pytest.approx(1, abs=0.001)
     assert all_of_them["through_index"]["recall@10"]["mean"] == pytest.approx(1, abs=0.001)
     assert few["agreement"]["agreement@10"]["high"] < 0.8

@@ -6,6 +6,6 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small arrays: threads that wait for one another on a busy machine take far more than they give."""
+    """Use one thread for the small arrays of tests: on a busy machine, threads mostly wait for each other."""
     with threadpool_limits(1):
         yield

@@ -9,23 +9,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import f1_score, precision_score
 
-from imagesearch_analysis import duplicates as duplicates_module
-from imagesearch_analysis import nearest as nearest_module
+from imagesearch_analysis import similarity_forest
+from imagesearch_analysis import vectors as vectors_module
+from imagesearch_analysis.choices import Action, Keep
 from imagesearch_analysis.duplicate_files import plot_curve, write_list, write_report
-from imagesearch_analysis.duplicates import compare_all, curve, groups, members
+from imagesearch_analysis.duplicates import groups_above, members, threshold_curve
 from imagesearch_analysis.errors import AnalysisError
+from imagesearch_analysis.exact_search import scores_of_pairs
 from imagesearch_analysis.judged_pairs import JudgedPairs, choose_threshold, read_pairs
-from imagesearch_analysis.nearest import similarities
+from imagesearch_analysis.similarity_forest import compare_all
 from imagesearch_analysis.snapshot import Snapshot
-from imagesearch_analysis.wording import Action, Keep
 from imagesearch_client import Metric
-from tests.unit.analysis.filling import normal, snapshot_of
+from tests.unit.analysis.snapshots import normal, snapshot_of
 
 ROUNDING = 1e-6
 
 
 def at_angles(*degrees: float) -> NDArray[np.float32]:
-    """Vectors of a plane; the cosine of two is that of the angle between them."""
+    """Return unit vectors of a plane at angles."""
     radians = np.radians(degrees)
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
@@ -39,21 +40,21 @@ def cosine(degrees: float) -> float:
     return float(np.cos(np.radians(degrees)))
 
 
-@pytest.mark.parametrize("waiting", [0, 1_000_000])
-def test_groups_are_the_connected_components_at_any_threshold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: int
+@pytest.mark.parametrize("collected", [0, 1_000_000])
+def test_groups_are_connected_components_at_any_threshold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collected: int
 ) -> None:
-    monkeypatch.setattr(duplicates_module, "WAITING_PAIRS", waiting)
-    monkeypatch.setattr(nearest_module, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(similarity_forest, "MAX_COLLECTED_PAIRS", collected)
+    monkeypatch.setattr(vectors_module, "BLOCK_ROWS", 50)
     vectors = normal(300, 6)
     vectors[10:20] = vectors[0]
     with snapshot_of(tmp_path, vectors) as snapshot:
-        likeness = compare_all(snapshot, 0.7)
+        forest = compare_all(snapshot, 0.7)
     points = vectors.astype(np.float64)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     cosines = points @ points.T
     for threshold in (0.7, 0.85, 0.95, 1.0):
-        # By spreading labels until nothing changes.
+        # Spread labels until nothing changes.
         near = cosines >= threshold - 1e-9
         labels = np.arange(300)
         while True:
@@ -65,22 +66,22 @@ def test_groups_are_the_connected_components_at_any_threshold(
             (np.flatnonzero(labels == label).tolist() for label in np.unique(labels) if (labels == label).sum() > 1),
             key=lambda group: (-len(group), group),
         )
-        assert groups(likeness, threshold) == expected
-    drawn = curve(likeness)
+        assert groups_above(forest, threshold) == expected
+    drawn = threshold_curve(forest)
     assert len(drawn.thresholds) == 201
     for step in (0, 77, 150):
         threshold = float(drawn.thresholds[step])
-        found = groups(likeness, threshold)
+        found = groups_above(forest, threshold)
         assert drawn.groups[step] == len(found)
-        assert drawn.repeats[step] == sum(map(len, found)) - len(found)
+        assert drawn.repeated[step] == sum(map(len, found)) - len(found)
         assert drawn.pairs[step] == (cosines[np.triu_indices(300, 1)] >= threshold).sum()
 
 
-def test_copies_of_a_file_are_found_whatever_their_vectors(tmp_path: Path) -> None:
+def test_copies_of_a_file_are_one_group_at_any_score(tmp_path: Path) -> None:
     vectors = at_angles(0, 90, 45, 135)
     with snapshot_of(tmp_path, vectors, contents=["a", "b", "a", ""]) as snapshot:
-        likeness = compare_all(snapshot, 0.99)
-        found = groups(likeness, 0.99)
+        forest = compare_all(snapshot, 0.99)
+        found = groups_above(forest, 0.99)
         assert found == [[0, 2]]
         ((kept, other),) = members(snapshot, found, Keep.FIRST, 0.99)
     assert (kept.action, other.action, other.same_file) == (Action.KEEP, Action.REMOVE, True)
@@ -88,83 +89,83 @@ def test_copies_of_a_file_are_found_whatever_their_vectors(tmp_path: Path) -> No
 
 
 def groups_with(snapshot: Snapshot, threshold: float, *pairs: tuple[int, int, bool]) -> list[list[int]]:
-    return groups(compare_all(snapshot, threshold, judged(*pairs)), threshold)
+    return groups_above(compare_all(snapshot, threshold, judged(*pairs)), threshold)
 
 
-def test_decisions_part_and_join(tmp_path: Path) -> None:
+def test_decisions_separate_and_join_images(tmp_path: Path) -> None:
     limit = cosine(7)
-    # Neighbours are 5, 6, 4 and 5 degrees apart; the last one is alone.
+    # Neighbours are 5, 6, 4 and 5 degrees apart; the last image is isolated.
     with snapshot_of(tmp_path, at_angles(0, 5, 11, 15, 20, 90)) as snapshot:
-        assert groups(compare_all(snapshot, limit), limit) == [[0, 1, 2, 3, 4]]
+        assert groups_above(compare_all(snapshot, limit), limit) == [[0, 1, 2, 3, 4]]
         assert groups_with(snapshot, limit, (0, 4, False)) == [[2, 3, 4], [0, 1]]
         assert groups_with(snapshot, limit, (0, 1, False)) == [[1, 2, 3, 4]]
         assert groups_with(snapshot, limit, (2, 5, True), (0, 5, False)) == [[2, 3, 4, 5], [0, 1]]
-        assert curve(compare_all(snapshot, limit, judged((0, 4, False)))).groups[0] == 2
+        assert threshold_curve(compare_all(snapshot, limit, judged((0, 4, False)))).groups[0] == 2
 
 
-def test_what_is_parted_from_the_image_between_stays_together(tmp_path: Path) -> None:
+def test_images_separated_from_the_image_between_them_stay_together(tmp_path: Path) -> None:
     with snapshot_of(tmp_path, at_angles(0, 5, 10)) as snapshot:
         assert groups_with(snapshot, cosine(11), (0, 1, False), (1, 2, False)) == [[0, 2]]
 
 
-def test_what_is_parted_from_the_group_between_stays_together(tmp_path: Path) -> None:
-    # 0 and 3 are parted from 1, with which 2 goes, that is nearer to each of them than they are to each other.
+def test_images_separated_from_the_group_between_them_stay_together(tmp_path: Path) -> None:
+    # Images 0 and 3 are separated from 1. Image 2 is nearer to 0 and 3 than these are to each other, and joins 1.
     with snapshot_of(tmp_path, at_angles(0, 5.5, 5, 10)) as snapshot:
         assert groups_with(snapshot, cosine(11), (0, 1, False), (1, 3, False)) == [[0, 3], [1, 2]]
 
 
-@pytest.mark.parametrize("parted", [[(0, 1), (1, 2)], [(0, 1), (1, 2), (1, 3)], [(1, 2), (2, 3)]])
-def test_copies_of_a_file_stay_together_but_for_the_one_that_is_parted(
-    tmp_path: Path, parted: list[tuple[int, int]]
+@pytest.mark.parametrize("separated", [[(0, 1), (1, 2)], [(0, 1), (1, 2), (1, 3)], [(1, 2), (2, 3)]])
+def test_copies_of_a_file_stay_together_except_the_separated_one(
+    tmp_path: Path, separated: list[tuple[int, int]]
 ) -> None:
     with snapshot_of(tmp_path, at_angles(0, 40, 80, 120), contents=["a"] * 4) as snapshot:
-        (found,) = groups_with(snapshot, 0.99, *((left, right, False) for left, right in parted))
+        (found,) = groups_with(snapshot, 0.99, *((left, right, False) for left, right in separated))
     assert len(found) == 3
 
 
-@pytest.mark.parametrize("waiting", [0, 1_000_000])
+@pytest.mark.parametrize("collected", [0, 1_000_000])
 @pytest.mark.parametrize("seed", range(8))
-def test_groups_with_decisions_are_those_of_all_pairs_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, waiting: int
+def test_groups_with_decisions_equal_merging_all_pairs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, collected: int
 ) -> None:
-    monkeypatch.setattr(duplicates_module, "WAITING_PAIRS", waiting)
-    monkeypatch.setattr(nearest_module, "BLOCK_ROWS", 20)
+    monkeypatch.setattr(similarity_forest, "MAX_COLLECTED_PAIRS", collected)
+    monkeypatch.setattr(vectors_module, "BLOCK_ROWS", 20)
     random = np.random.default_rng(seed)
     every = list(combinations(range(60), 2))
     decided = {every[number]: random.random() < 0.2 for number in random.choice(len(every), 60, replace=False)}
     pairs = judged(*((*pair, duplicate) for pair, duplicate in decided.items()))
     least = 0.7
     with snapshot_of(tmp_path, normal(60, 4, seed)) as snapshot:
-        likeness = compare_all(snapshot, least, pairs)
-        scores = similarities(snapshot, *np.array(every).T)
+        forest = compare_all(snapshot, least, pairs)
+        scores = scores_of_pairs(snapshot, *np.array(every).T)
     strengths = {pair: np.inf if decided.get(pair) else float(score) for pair, score in zip(every, scores, strict=True)}
     for threshold in (least, 0.8, 0.9):
         own = [{number} for number in range(60)]
         for left, right in sorted(every, key=lambda pair: (-strengths[pair], pair)):
-            parted = any(decided.get((min(a, b), max(a, b))) is False for a in own[left] for b in own[right])
-            if strengths[left, right] >= threshold and own[left] is not own[right] and not parted:
+            separated = any(decided.get((min(a, b), max(a, b))) is False for a in own[left] for b in own[right])
+            if strengths[left, right] >= threshold and own[left] is not own[right] and not separated:
                 own[left] |= own[right]
                 for number in own[right]:
                     own[number] = own[left]
         expected = {tuple(sorted(group)) for group in own if len(group) > 1}
-        assert set(map(tuple, groups(likeness, threshold))) == expected
+        assert set(map(tuple, groups_above(forest, threshold))) == expected
 
 
-def test_what_is_decided_to_be_a_duplicate_can_be_removed_whatever_it_scores(tmp_path: Path) -> None:
+def test_judged_duplicates_get_the_action_remove_at_any_score(tmp_path: Path) -> None:
     limit, decided = cosine(6), judged((0, 2, True), (1, 3, True))
     with snapshot_of(tmp_path, at_angles(0, 5, 60, 10)) as snapshot:
-        found = groups(compare_all(snapshot, limit, decided), limit)
+        found = groups_above(compare_all(snapshot, limit, decided), limit)
         (first,) = members(snapshot, found, Keep.FIRST, limit, decided, trusted=True)
         (last,) = members(snapshot, found, Keep.LAST, limit, decided, trusted=True)
     assert [member.action.value for member in first] == ["keep", "remove", "remove", "review"]
     assert [member.action.value for member in last] == ["keep", "review", "remove", "review"]
 
 
-def test_what_only_looks_alike_is_never_to_be_removed_by_a_threshold_that_nobody_checked(tmp_path: Path) -> None:
-    # Two flavours of one product, a copy of the first one's file, and one that a person has decided on.
+def test_an_unchecked_threshold_removes_only_copies_and_judged_duplicates(tmp_path: Path) -> None:
+    # Two flavours of one product, a copy of the file of the first, and a judged duplicate.
     with snapshot_of(tmp_path, at_angles(0, 12, 0, 14), contents=["a", "b", "a", "c"]) as snapshot:
         decided = judged((0, 3, True))
-        found = groups(compare_all(snapshot, 0.95, decided), 0.95)
+        found = groups_above(compare_all(snapshot, 0.95, decided), 0.95)
         (group,) = members(snapshot, found, Keep.FIRST, 0.95, decided)
     assert [(member.image.id, member.action.value) for member in group] == [
         ("i00000", "keep"),
@@ -174,7 +175,7 @@ def test_what_only_looks_alike_is_never_to_be_removed_by_a_threshold_that_nobody
     ]
 
 
-def test_what_is_only_connected_is_to_be_reviewed_and_the_largest_is_kept(tmp_path: Path) -> None:
+def test_the_largest_image_is_kept_and_indirect_members_get_the_action_review(tmp_path: Path) -> None:
     uris = []
     for number, side in enumerate((20, 40, 40)):
         path = tmp_path / f"{number}.png"
@@ -182,7 +183,7 @@ def test_what_is_only_connected_is_to_be_reviewed_and_the_largest_is_kept(tmp_pa
         uris.append(path.as_uri() if number == 2 else str(path))
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes() + b"more bytes")
     with snapshot_of(tmp_path / "s", at_angles(0, 5, 10, 12), uris=[*uris, "/nowhere.png"]) as snapshot:
-        found = groups(compare_all(snapshot, cosine(6)), cosine(6))
+        found = groups_above(compare_all(snapshot, cosine(6)), cosine(6))
         (largest,) = members(snapshot, found, Keep.LARGEST, cosine(6), trusted=True)
         (first,) = members(snapshot, found, Keep.FIRST, cosine(6), trusted=True)
         (last,) = members(snapshot, found, Keep.LAST, cosine(6), trusted=True)
@@ -207,9 +208,9 @@ def test_thresholds_are_scores_of_the_metric(tmp_path: Path, metric: Metric) -> 
     vectors = np.array([[3, 0], [3, 1], [9, 9]], np.float32)
     least = {Metric.L2: 0.5, Metric.IP: 30.0}[metric]
     with snapshot_of(tmp_path, vectors, metric) as snapshot:
-        likeness = compare_all(snapshot, least)
-    assert groups(likeness, least) == ([[0, 1]] if metric is Metric.L2 else [[1, 2]])
-    assert likeness.thresholds[-1] == pytest.approx(1 if metric is Metric.L2 else 162)
+        forest = compare_all(snapshot, least)
+    assert groups_above(forest, least) == ([[0, 1]] if metric is Metric.L2 else [[1, 2]])
+    assert forest.thresholds[-1] == pytest.approx(1 if metric is Metric.L2 else 162)
 
 
 def write_pairs(path: Path, text: str) -> Path:
@@ -217,7 +218,7 @@ def write_pairs(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_threshold_is_that_of_the_best_f1_or_of_a_precision(tmp_path: Path) -> None:
+def test_the_chosen_threshold_has_the_best_f1_or_the_wanted_precision(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     with snapshot_of(tmp_path / "s", normal(60, 5)) as snapshot:
         vectors = snapshot.block(0, 60).astype(np.float64)
@@ -240,38 +241,38 @@ def test_the_threshold_is_that_of_the_best_f1_or_of_a_precision(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("id_a,id_b\ni0,i1\n", "has no column duplicate; it needs id_a, id_b, duplicate"),
-        ("id_a,id_b,duplicate\ni00000,i00001,maybe\n", "line 2: duplicate is 'maybe', and should be 0 or 1"),
+        ("id_a,id_b,duplicate\ni00000,i00001,maybe\n", "line 2: duplicate is 'maybe'; it must be 0 or 1"),
         ("id_a,id_b,duplicate\ni00000,i00000,1\n", "line 2: 'i00000' is paired with itself"),
-        ("id_a,id_b,duplicate\ni00000,i00001,1\ni00001,i00000,0\n", "line 3: .* judged both ways"),
+        ("id_a,id_b,duplicate\ni00000,i00001,1\ni00001,i00000,0\n", "line 3: .* judged 0 and 1"),
         ("id_a,id_b,duplicate\ni00000\n", "line 2: duplicate is None"),
         ("", "has no column id_a"),
     ],
 )
-def test_files_of_pairs_that_are_wrong_are_told(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_files_of_pairs_raise_an_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "l.csv").write_text(text)
-    with snapshot_of(tmp_path / "s", normal(3, 4)) as snapshot, pytest.raises(AnalysisError, match=said):
+    with snapshot_of(tmp_path / "s", normal(3, 4)) as snapshot, pytest.raises(AnalysisError, match=message):
         read_pairs(tmp_path / "l.csv", snapshot)
 
 
-def test_pairs_that_can_choose_nothing_are_told(tmp_path: Path) -> None:
+def test_pairs_that_allow_no_threshold_raise_an_error(tmp_path: Path) -> None:
     with snapshot_of(tmp_path / "s", at_angles(0, 10, 20)) as snapshot:
         one_kind = read_pairs(write_pairs(tmp_path / "l.csv", "i00000,i00001,1\n"), snapshot)
-        with pytest.raises(AnalysisError, match=r"of 1 judged pairs .* 1 are duplicates; both kinds"):
+        with pytest.raises(AnalysisError, match=r"contains 1 judged pairs, 1 of them duplicates; a threshold needs"):
             choose_threshold(snapshot, one_kind)
         unlike = judged((0, 1, False), (0, 2, True))
-        with pytest.raises(AnalysisError, match=r"no threshold has a precision of 0\.9; the best has 0\.500"):
+        with pytest.raises(AnalysisError, match=r"no threshold has the precision 0\.9; the highest is 0\.500"):
             choose_threshold(snapshot, unlike, 0.9)
 
 
-def test_lists_page_and_curve(tmp_path: Path) -> None:
+def test_list_page_and_curve_contain_all_groups(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     uris = [str(tmp_path / "a.png"), "<script>alert(1)</script>", ""]
     with snapshot_of(tmp_path / "s", at_angles(0, 5, 90), uris=uris) as snapshot:
-        likeness = compare_all(snapshot, 0.5)
-        found = list(members(snapshot, groups(likeness, 0.9), Keep.LARGEST, 0.9))
+        forest = compare_all(snapshot, 0.5)
+        found = list(members(snapshot, groups_above(forest, 0.9), Keep.LARGEST, 0.9))
     for suffix in (".csv", ".json", ".jsonl"):
         write_list(tmp_path / f"list{suffix}", found)
     rows = json.loads((tmp_path / "list.json").read_text())
@@ -300,6 +301,6 @@ def test_lists_page_and_curve(tmp_path: Path) -> None:
     assert page.count('class="none"') == 1
     assert "<b>keep</b> 30 x 20\n" in page
     assert "http" not in page
-    plot_curve(tmp_path / "curve.png", curve(likeness), 0.9, "cosine similarity")
+    plot_curve(tmp_path / "curve.png", threshold_curve(forest), 0.9, "cosine similarity")
     with Image.open(tmp_path / "curve.png") as drawn:
         assert drawn.size == (880, 550)

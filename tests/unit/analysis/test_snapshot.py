@@ -8,24 +8,17 @@ import numpy as np
 import pytest
 
 from grpc_kit.errors import DeadlineExceededError, UnavailableError
-from imagesearch_analysis.snapshot import (
-    IMAGES,
-    VECTORS,
-    Origin,
-    Snapshot,
-    SnapshotError,
-    SnapshotWriter,
-    patiently,
-)
+from imagesearch_analysis.snapshot import DATABASE_FILE, VECTORS_FILE, Origin, Snapshot, SnapshotError
+from imagesearch_analysis.snapshot_writer import SnapshotWriter, retry_timeouts
 from imagesearch_cli.snapshots import snapshot_of as snapshot_of_collection
 from imagesearch_client import AttributeValue, Metric, Region
 from imagesearch_client.listing import Place
-from tests.unit.analysis.filling import image_of, normal, snapshot_of
+from tests.unit.analysis.snapshots import image_of, normal, snapshot_of
 
 ORIGIN = Origin("shoes", "f", "cosine", 4, state="1")
 
 
-def test_it_gives_back_what_was_written(tmp_path: Path) -> None:
+def test_a_snapshot_returns_what_was_written(tmp_path: Path) -> None:
     vectors = normal(5, 4)
     attributes: dict[str, AttributeValue] = {"price": 1.5, "kind": "ä", "tags": ["a", "b"], "new": True, "size": 41}
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
@@ -35,31 +28,31 @@ def test_it_gives_back_what_was_written(tmp_path: Path) -> None:
         assert (len(snapshot), snapshot.collection, snapshot.fingerprint) == (5, "shoes", "f")
         assert (snapshot.vectors == vectors).all()
         assert isinstance(snapshot.vectors, np.memmap)
-        described = snapshot.describe(0)
-        assert (described.id, described.uri, described.content_sha256) == ("i00000", "u/0", "ab")
-        assert described.region == Region(0, 0.25, 0.5, 1)
-        assert repr(sorted(described.attributes.items())) == repr(sorted(attributes.items()))
-        assert snapshot.describe(1).region is None
+        image = snapshot.image(0)
+        assert (image.id, image.uri, image.content_sha256) == ("i00000", "u/0", "ab")
+        assert image.region == Region(0, 0.25, 0.5, 1)
+        assert repr(sorted(image.attributes.items())) == repr(sorted(attributes.items()))
+        assert snapshot.image(1).region is None
         assert list(snapshot.ids) == [f"i{n:05d}" for n in range(5)] == snapshot.ids[:]
         assert (snapshot.ids[-1], snapshot.ids[1:3], snapshot.ids[::2]) == (
             "i00004",
             ["i00001", "i00002"],
             ["i00000", "i00002", "i00004"],
         )
-        values = {name: snapshot.values(name)[0] for name in attributes}
+        values = {name: snapshot.attribute_values(name)[0] for name in attributes}
         assert values == {"price": "1.5", "kind": "ä", "tags": '["a","b"]', "new": "true", "size": "41"}
-        assert list(snapshot.values("kind")) == ["ä", None, None, None, None]
+        assert list(snapshot.attribute_values("kind")) == ["ä", None, None, None, None]
         assert (snapshot.position("i00003"), snapshot.position("i9")) == (3, None)
         for missing in (5, -6):
             with pytest.raises(IndexError):
                 snapshot.ids[missing]
         with pytest.raises(IndexError, match="no position 5 among 5"):
-            snapshot.describe(5)
-        with pytest.raises(ValueError, match="no name of an attribute"):
-            snapshot.values("a') --")
+            snapshot.image(5)
+        with pytest.raises(ValueError, match="cannot be an attribute name"):
+            snapshot.attribute_values("a') --")
 
 
-def test_values_that_are_nearly_the_same_stay_apart(tmp_path: Path) -> None:
+def test_attribute_values_that_differ_slightly_stay_different(tmp_path: Path) -> None:
     values: dict[str, AttributeValue] = {
         "a": 0.1 + 0.2,
         "b": 0.3,
@@ -72,7 +65,7 @@ def test_values_that_are_nearly_the_same_stay_apart(tmp_path: Path) -> None:
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
         writer.add([image_of(0, normal(1, 4)[0], values)], Place(complete=True))
     with Snapshot(tmp_path) as snapshot:
-        assert [snapshot.values(name)[0] for name in values] == [
+        assert [snapshot.attribute_values(name)[0] for name in values] == [
             "0.30000000000000004",
             "0.3",
             "1.0",
@@ -84,7 +77,7 @@ def test_values_that_are_nearly_the_same_stay_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", Metric)
-def test_blocks_are_of_unit_length_where_only_the_angle_counts(tmp_path: Path, metric: Metric) -> None:
+def test_blocks_have_unit_length_only_for_cosine(tmp_path: Path, metric: Metric) -> None:
     vectors = 7 * normal(5, 4)
     vectors[3] = 0
     with snapshot_of(tmp_path, vectors, metric) as snapshot:
@@ -96,19 +89,19 @@ def test_blocks_are_of_unit_length_where_only_the_angle_counts(tmp_path: Path, m
         assert snapshot.block(5, 9).shape == (0, 4)
 
 
-def test_an_empty_collection_has_a_snapshot(tmp_path: Path) -> None:
+def test_a_snapshot_may_be_empty(tmp_path: Path) -> None:
     with snapshot_of(tmp_path, normal(0, 4)) as snapshot:
         assert (len(snapshot), snapshot.vectors.shape, list(snapshot.ids)) == (0, (0, 4), [])
 
 
-def test_a_page_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
+def test_an_incomplete_page_is_dropped(tmp_path: Path) -> None:
     vectors = normal(6, 4)
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
         writer.add([image_of(n, vectors[n], {}) for n in range(3)], Place("t1", "i00002"))
-    # Vectors of which the database knows nothing, as a kill leaves them.
-    with (tmp_path / VECTORS).open("ab") as file:
+    # Vectors that the database does not record, as a kill leaves them.
+    with (tmp_path / VECTORS_FILE).open("ab") as file:
         file.write(b"\1" * 20)
-    with pytest.raises(SnapshotError, match="not finished; take it again"):
+    with pytest.raises(SnapshotError, match="not complete; run the command again"):
         Snapshot(tmp_path)
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
         assert (writer.rows, writer.place) == (3, Place("t1", "i00002"))
@@ -117,96 +110,96 @@ def test_a_page_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
         assert (snapshot.vectors == vectors).all()
 
 
-def test_it_begins_anew_where_the_collection_has_changed(tmp_path: Path) -> None:
+def test_a_changed_collection_is_read_again(tmp_path: Path) -> None:
     with snapshot_of(tmp_path, normal(3, 4)) as old:
         changed = dataclasses.replace(old.origin, state="2")
         with SnapshotWriter(tmp_path, changed) as writer:
             assert (writer.rows, writer.place) == (0, Place())
             writer.add([image_of(0, normal(1, 4)[0], {})], Place(complete=True))
-        # Who reads the old one meanwhile goes on.
+        # The open snapshot stays readable.
         assert len(old.vectors) == 3
         assert old.ids[2] == "i00002"
     assert len(Snapshot(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"collection": "hats"}, "of the collection shoes, and not of hats"),
-        ({"fingerprint": "g"}, "of the fingerprint f, and not of g"),
-        ({"condition": "0a"}, "of another filter"),
+        ({"collection": "hats"}, "of the collection shoes, not of hats"),
+        ({"fingerprint": "g"}, "of the fingerprint f, not of g"),
+        ({"filter": "0a"}, "of another filter"),
     ],
 )
-def test_a_folder_of_something_else_is_refused_unless_it_may_go(
-    tmp_path: Path, change: dict[str, str], said: str
+def test_a_snapshot_of_another_origin_is_rejected_unless_it_may_be_replaced(
+    tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
         writer.add([image_of(0, normal(1, 4)[0], {})], Place(complete=True))
     other = dataclasses.replace(ORIGIN, **change)  # type: ignore[arg-type]
-    with pytest.raises(SnapshotError, match=said):
+    with pytest.raises(SnapshotError, match=message):
         SnapshotWriter(tmp_path, other)
     assert len(Snapshot(tmp_path)) == 1
     with SnapshotWriter(tmp_path, other, replace=True) as writer:
         assert writer.rows == 0
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(SnapshotError, match=r"'letter\.txt'"):
         SnapshotWriter(tmp_path, ORIGIN)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_two_do_not_write_one_folder(tmp_path: Path) -> None:
+def test_two_commands_cannot_write_one_folder(tmp_path: Path) -> None:
     with SnapshotWriter(tmp_path, ORIGIN), pytest.raises(SnapshotError, match="by another command"):
         SnapshotWriter(tmp_path, ORIGIN)
 
 
-def test_damage_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SnapshotError, match="holds no snapshot"):
+def test_damaged_snapshots_raise_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="contains no snapshot"):
         Snapshot(tmp_path)
     snapshot_of(tmp_path, normal(3, 4)).close()
-    with (tmp_path / VECTORS).open("rb+") as file:
+    with (tmp_path / VECTORS_FILE).open("rb+") as file:
         file.truncate(20)
-    with pytest.raises(SnapshotError, match="not finished"):
+    with pytest.raises(SnapshotError, match="not complete"):
         Snapshot(tmp_path)
-    (tmp_path / IMAGES).write_bytes(b"no database" * 100)
-    with pytest.raises(SnapshotError, match="no readable snapshot"):
+    (tmp_path / DATABASE_FILE).write_bytes(b"no database" * 100)
+    with pytest.raises(SnapshotError, match="cannot be read"):
         Snapshot(tmp_path)
-    with pytest.raises(SnapshotError, match="no readable snapshot"):
+    with pytest.raises(SnapshotError, match="cannot be read"):
         SnapshotWriter(tmp_path, ORIGIN)
 
 
-def test_a_kill_before_the_first_table_does_no_harm(tmp_path: Path) -> None:
+def test_a_kill_before_the_tables_exist_is_harmless(tmp_path: Path) -> None:
     SnapshotWriter(tmp_path, ORIGIN).__exit__(None, None, None)
-    (tmp_path / IMAGES).write_bytes(b"")
+    (tmp_path / DATABASE_FILE).write_bytes(b"")
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
         assert writer.rows == 0
 
 
-def test_a_call_that_takes_too_long_is_made_again_and_one_to_nobody_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_calls_with_an_expired_deadline_are_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("imagesearch_client.retrying.time.sleep", pauses.append)
-    late = DeadlineExceededError("MILVUS_TIMEOUT", "late")
-    answers: list[Exception | str] = [late, late, late, "there"]
+    expired = DeadlineExceededError("MILVUS_TIMEOUT", "expired")
+    outcomes: list[Exception | str] = [expired, expired, expired, "there"]
 
     def call() -> str:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-    assert patiently(call) == "there"
+    assert retry_timeouts(call) == "there"
     assert pauses == pytest.approx([0.1, 0.2, 0.4], rel=0.25)
-    answers[:] = [late]
+    outcomes[:] = [expired]
     with pytest.raises(DeadlineExceededError):
-        patiently(call, patience=0)
-    answers[:] = [UnavailableError("UNAVAILABLE", "nobody"), "there"]
+        retry_timeouts(call, retry_seconds=0)
+    outcomes[:] = [UnavailableError("UNAVAILABLE", "nobody"), "there"]
     with pytest.raises(UnavailableError):
-        patiently(call)
+        retry_timeouts(call)
 
 
-def test_a_disk_without_room_is_told_before_and_nothing_is_left(
+def test_a_full_disk_is_noticed_before_reading_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = 200 * 2**20
@@ -215,31 +208,31 @@ def test_a_disk_without_room_is_told_before_and_nothing_is_left(
     with SnapshotWriter(tmp_path / "enough", ORIGIN) as writer:
         writer.check_space(room)
     with (
-        pytest.raises(SnapshotError, match=r"209\.7 MB are needed .* 209\.7 MB are free; --snapshot FOLDER puts"),
+        pytest.raises(SnapshotError, match=r"needs about 209\.7 MB, and 209\.7 MB are free; use --snapshot FOLDER"),
         SnapshotWriter(tmp_path / "small", ORIGIN) as writer,
     ):
         writer.check_space(room + 1)
     assert not (tmp_path / "small").exists()
-    # What was read before takes no more room.
+    # Images that were read before need no more room.
     with SnapshotWriter(tmp_path / "kept", ORIGIN) as writer:
         writer.add([image_of(0, np.ones(ORIGIN.dimension, np.float32), {})], Place())
         writer.check_space(room + 1)
-        with pytest.raises(SnapshotError, match="no room"):
+        with pytest.raises(SnapshotError, match="there is no room"):
             writer.check_space(room + 2)
     with SnapshotWriter(tmp_path / "kept", ORIGIN) as writer:
         assert writer.rows == 1
 
 
-def test_a_small_collection_needs_a_small_disk_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_collection_needs_only_little_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
     with SnapshotWriter(tmp_path / "snapshot", ORIGIN) as writer:
         writer.check_space(18)
-        with pytest.raises(SnapshotError, match=r"no room: about 51\.2 MB are needed .* 1\.0 MB are free"):
+        with pytest.raises(SnapshotError, match=r"needs about 51\.2 MB, and 1\.0 MB are free"):
             writer.check_space(int(25.6e6 / (ORIGIN.dimension * 4 + 512)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_temporary_snapshot_is_removed_when_the_command_is_stopped(
+def test_a_temporary_snapshot_is_removed_when_a_signal_stops_the_command(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = signal.signal(number, signal.SIG_DFL)

@@ -22,7 +22,7 @@ def test_a_picture_of_hits_replaces_no_file(tmp_path: Path) -> None:
     picture, query = tmp_path / "hits.png", tmp_path / "query.jpg"
     picture.write_text("mine")
     query.write_bytes(b"image")
-    assert "replace it by --force" in refused("search", query, "--plot", picture)
+    assert "replace it by --force" in refused("plot", "shoes", query, "-o", picture)
     assert picture.read_text() == "mine"
 
 

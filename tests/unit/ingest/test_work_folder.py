@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from imagesearch_analysis.neighbors import Work, WorkError
-from imagesearch_analysis.snapshot import Origin, SnapshotError, SnapshotWriter
+from imagesearch_analysis.neighbors import NeighborParts, NeighborPartsError
+from imagesearch_analysis.snapshot import Origin, SnapshotError
+from imagesearch_analysis.snapshot_writer import SnapshotWriter
 from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.vector_files.parts import ExportError, Parts
 from imagesearch_ingest.work_folder import LOCK, WorkFolder
-from tests.unit.analysis.filling import normal, snapshot_of
+from tests.unit.analysis.snapshots import normal, snapshot_of
 
 ORIGIN = Origin("shoes", "f", "cosine", 4)
 
@@ -25,7 +26,10 @@ def test_a_users_own_folder_is_refused_and_stays_as_it_is(tmp_path: Path, name: 
     folder.mkdir()
     (folder / name).write_text("mine")
     before = contents(tmp_path)
-    with pytest.raises(WorkError, match=rf"x\.parquet\.parts holds '{name}'.*move it"), Work(target).held():
+    with (
+        pytest.raises(NeighborPartsError, match=rf"x\.parquet\.parts holds '{name}'.*move it"),
+        NeighborParts(target).locked(),
+    ):
         pass
     parts = Parts(target, {"dimension": 4})
     with pytest.raises(ExportError, match=rf"holds '{name}'.*move it"), parts.opened(restart=True):
@@ -50,21 +54,24 @@ def test_the_work_of_another_command_is_refused_and_named(tmp_path: Path) -> Non
     with parts.opened(restart=False):
         (parts.folder / "part-000000.parquet").write_text("rows")
     before = contents(tmp_path)
-    with pytest.raises(WorkError, match=r"unfinished work of `imagesearch export` for x\.parquet"), Work(target).held():
+    with (
+        pytest.raises(NeighborPartsError, match=r"unfinished work of `imagesearch export` for x\.parquet"),
+        NeighborParts(target).locked(),
+    ):
         pass
     assert contents(tmp_path) == before
 
 
 def test_what_others_put_into_an_own_folder_stays(tmp_path: Path) -> None:
     target = tmp_path / "x.jsonl"
-    work = Work(target)
-    with snapshot_of(tmp_path / "snapshot", normal(10, 4)) as snapshot, work.held():
-        (work.folder / "part-mine.txt").write_text("mine")
-        (work.snapshot_folder).mkdir()
-        (work.snapshot_folder / "letter.txt").write_text("mine")
-        work.run(snapshot, 3)
-        work.remove()
-    assert sorted(contents(work.folder)) == ["part-mine.txt", "snapshot/letter.txt"]
+    parts = NeighborParts(target)
+    with snapshot_of(tmp_path / "snapshot", normal(10, 4)) as snapshot, parts.locked():
+        (parts.folder / "part-mine.txt").write_text("mine")
+        (parts.snapshot_folder).mkdir()
+        (parts.snapshot_folder / "letter.txt").write_text("mine")
+        parts.compute(snapshot, 3)
+        parts.remove()
+    assert sorted(contents(parts.folder)) == ["part-mine.txt", "snapshot/letter.txt"]
 
 
 def test_a_folder_that_a_user_made_for_a_snapshot_stays_if_nothing_comes_of_it(tmp_path: Path) -> None:
@@ -74,12 +81,12 @@ def test_a_folder_that_a_user_made_for_a_snapshot_stays_if_nothing_comes_of_it(t
 
 
 def test_parts_that_are_dropped_are_counted(tmp_path: Path) -> None:
-    work = Work(tmp_path / "x.jsonl")
-    with snapshot_of(tmp_path / "snapshot", normal(10, 4)) as snapshot, work.held():
-        work.run(snapshot, 3)
-        assert work.dropped == 0
-        work.run(snapshot, 4)
-    assert work.dropped == 1
+    parts = NeighborParts(tmp_path / "x.jsonl")
+    with snapshot_of(tmp_path / "snapshot", normal(10, 4)) as snapshot, parts.locked():
+        parts.compute(snapshot, 3)
+        assert parts.dropped == 0
+        parts.compute(snapshot, 4)
+    assert parts.dropped == 1
 
 
 def test_a_file_is_written_through_a_link(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with a command line is told before any service is asked."""
+"""Wrong command lines are rejected before any service is called."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from imagesearch_cli.app import app
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    # Nobody serves there.
+    # No service listens on this port.
     monkeypatch.setenv("IMAGESEARCH_TARGET", "127.0.0.1:9")
     monkeypatch.setenv("IMAGESEARCH_EMBEDDER", "127.0.0.1:9")
     (tmp_path / "labels.csv").write_text("path,role,product\na.jpg,shelf,milk\n")
@@ -19,7 +19,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def told(*arguments: str) -> str:
+def usage_error(*arguments: str) -> str:
     result = CliRunner(env={"COLUMNS": "300"}).invoke(app, arguments)
     assert result.exit_code == 2, result.output
     return " ".join(result.output.replace("│", " ").split())
@@ -44,11 +44,11 @@ def told(*arguments: str) -> str:
         (["--by-folder", "--where", "=x"], "is no condition"),
         (["--labels", "gone.csv"], "'gone.csv' does not exist"),
         (["--labels", "labels.csv", "--label", "size"], "has no column 'size'; it has path, role, product"),
-        (["--labels", "labels.csv"], "has the columns role, product; say by --label which one is the label"),
+        (["--labels", "labels.csv"], "has the columns role, product; use --label to name the column of the labels"),
     ],
 )
-def test_evaluate(arguments: list[str], message: str) -> None:
-    assert message in told("evaluate", "photos", *arguments)
+def test_evaluate_rejects_wrong_options(arguments: list[str], message: str) -> None:
+    assert message in usage_error("evaluate", "photos", *arguments)
 
 
 @pytest.mark.usefixtures("folder")
@@ -65,5 +65,5 @@ def test_evaluate(arguments: list[str], message: str) -> None:
         (["--by-folder", "--json", "figures.csv"], "should end in .json"),
     ],
 )
-def test_compare(folder: Path, arguments: list[str], message: str) -> None:
-    assert message in told("compare", str(folder), *arguments)
+def test_compare_rejects_wrong_options(folder: Path, arguments: list[str], message: str) -> None:
+    assert message in usage_error("compare", str(folder), *arguments)

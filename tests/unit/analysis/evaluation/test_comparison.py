@@ -1,4 +1,4 @@
-"""Which model to take."""
+"""The recommended model of a comparison."""
 
 import json
 from dataclasses import replace
@@ -12,14 +12,14 @@ from imagesearch_analysis.evaluation.comparison import (
     Candidate,
     Comparison,
     ModelRun,
-    Served,
-    advice,
+    ServedModel,
     comparable_speeds,
-    told_apart,
+    with_unique_names,
 )
 from imagesearch_analysis.evaluation.embedding import Embedded
 from imagesearch_analysis.evaluation.measuring import Hits, Measured
 from imagesearch_analysis.evaluation.metrics import RECALL_LEVELS, Values
+from imagesearch_analysis.evaluation.recommendation import recommendation
 from imagesearch_analysis.evaluation.task import Query, Task
 from imagesearch_client.types import Metric
 from imagesearch_ingest.load.bulk_clients import Endpoint
@@ -33,22 +33,22 @@ def candidate(
     values: Values,
     *,
     speed: float | None = None,
-    told: float | None = None,
+    declared: float | None = None,
     dimension: int = 512,
     memory: int = 0,
     known: int = 0,
 ) -> Candidate:
     model = embedder_pb2.Model(name=name, fingerprint=name, dimension=dimension)
-    if told:
-        model.execution.seconds_per_image = 1 / told
+    if declared:
+        model.execution.seconds_per_image = 1 / declared
     model.execution.memory_bytes = memory
     embedded = Embedded(fresh=100, seconds=100 / speed, known=known) if speed else Embedded(known=100)
     measured = Measured(
         dict.fromkeys(("mAP", "P@1", "recall@10", "nDCG@10"), values),
         np.full(len(RECALL_LEVELS), values.mean()),
-        Hits(np.zeros((QUERIES, 1), np.int64), np.zeros((QUERIES, 1), np.float32)),
+        Hits(np.zeros((QUERIES, 1), np.int64), np.zeros((QUERIES, 1))),
     )
-    return Candidate(ModelRun(Served(model, Endpoint("127.0.0.1:1")), embedded), Metric.COSINE, measured, 0)
+    return Candidate(ModelRun(ServedModel(model, Endpoint("127.0.0.1:1")), embedded), Metric.COSINE, measured, 0)
 
 
 def comparison(*candidates: Candidate) -> Comparison:
@@ -60,87 +60,93 @@ def comparison(*candidates: Candidate) -> Comparison:
 
 
 def near(values: Values) -> Values:
-    """Values that differ from others by noise, and are worse by 0.001 in the mean."""
+    """Return values that differ by noise, with a mean that is 0.001 worse."""
     noise = np.random.default_rng(1).normal(0, 0.1, QUERIES)
     worse: Values = values - 0.001 - (noise - noise.mean())
     return worse
 
 
-def test_the_best_is_taken_where_all_others_are_significantly_worse() -> None:
-    told = advice(comparison(candidate("good", HARD, speed=10), candidate("fast", HARD * 0.8, speed=100)))
-    assert told.startswith("Take good, cosine: its mAP of ")
-    assert "significantly better than that of all others" in told
+def test_the_best_model_is_recommended_if_all_others_are_significantly_worse() -> None:
+    text = recommendation(comparison(candidate("good", HARD, speed=10), candidate("fast", HARD * 0.8, speed=100)))
+    assert text.startswith("Use good, cosine: it has mAP ")
+    assert "is significantly better than all others" in text
 
 
-def test_a_faster_one_is_taken_where_the_difference_is_within_noise() -> None:
-    told = advice(comparison(candidate("good", HARD, speed=10), candidate("fast", near(HARD), speed=52)))
-    assert told.startswith("Take fast, cosine, and not good, cosine with the best mAP of ")
-    assert "it embeds 5.2 times as many images a second. It has " in told
-    assert "the difference of 0.001 [-" in told
-    assert "within noise on these 400 queries (paired bootstrap)" in told
+def test_a_faster_model_is_recommended_if_the_difference_is_not_significant() -> None:
+    text = recommendation(comparison(candidate("good", HARD, speed=10), candidate("fast", near(HARD), speed=52)))
+    assert text.startswith("Use fast, cosine instead of good, cosine, which has the best mAP ")
+    assert "it embeds 5.2 times as many images a second. Its mAP is " in text
+    assert "The difference of 0.001 [-" in text
+    assert "is not significant on these 400 queries (paired bootstrap)" in text
 
 
-def test_smaller_vectors_are_cheaper_where_the_speed_is_the_same() -> None:
+def test_smaller_vectors_are_recommended_at_the_same_speed() -> None:
     large, small = candidate("large", HARD, speed=10, dimension=25088), candidate("small", near(HARD), speed=9)
-    told = advice(comparison(large, small))
-    assert told.startswith("Take small, cosine")
-    assert "its vectors are 49.0 times smaller." in told
+    text = recommendation(comparison(large, small))
+    assert text.startswith("Use small, cosine")
+    assert "its vectors are 49.0 times smaller." in text
 
 
-def test_of_several_the_fastest_is_taken_and_of_those_as_fast_the_smallest() -> None:
+def test_the_smallest_of_the_fastest_models_is_recommended() -> None:
     best = candidate("best", HARD, speed=10)
     fast = [
         candidate(name, near(HARD), speed=speed, dimension=dimension)
         for name, speed, dimension in (("slow", 20, 8), ("large", 41, 2048), ("small", 40, 512))
     ]
-    assert advice(comparison(best, *fast)).startswith("Take small, cosine")
+    assert recommendation(comparison(best, *fast)).startswith("Use small, cosine")
 
 
-def test_speeds_that_the_embedder_tells_stand_in_for_all_where_one_was_not_measured() -> None:
-    cached = candidate("large", HARD, told=10)
-    fresh = candidate("small", near(HARD), speed=90, told=30, memory=3 * 2**20)
+def test_declared_speeds_are_used_for_all_models_if_one_was_not_measured() -> None:
+    cached = candidate("large", HARD, declared=10)
+    fresh = candidate("small", near(HARD), speed=90, declared=30, memory=3 * 2**20)
     found = comparison(cached, fresh)
-    assert "3.0 times as many images a second" in advice(found)
+    assert "3.0 times as many images a second" in recommendation(found)
     large, small, random = comparison_report.rows_of(found)
     assert (random[0], len(random)) == ("random ranking", len(comparison_report.columns_of(found)))
     assert (large[0], large[-4:]) == ("large, cosine", ["n/a", "512", "2,048", "n/a"])
     assert (small[0], small[-4:]) == ("small, cosine", ["90.0", "512", "2,048", "3 MiB"])
 
 
-def test_a_run_that_went_on_advises_as_one_that_embedded_everything() -> None:
-    whole = comparison(candidate("a", HARD, speed=20, told=20), candidate("b", near(HARD), speed=20, told=20))
-    # Of a the last three images were embedded now, mostly while the embedder warmed up.
-    resumed = comparison(candidate("a", HARD, speed=1.5, known=97, told=20), candidate("b", near(HARD), told=20))
-    assert advice(resumed) == advice(whole)
+def test_a_resumed_run_recommends_the_same_model() -> None:
+    whole = comparison(candidate("a", HARD, speed=20, declared=20), candidate("b", near(HARD), speed=20, declared=20))
+    # This run embedded only the last three images of model a, while the embedder warmed up.
+    resumed = comparison(
+        candidate("a", HARD, speed=1.5, known=97, declared=20), candidate("b", near(HARD), declared=20)
+    )
+    assert recommendation(resumed) == recommendation(whole)
     assert resumed.best.measured_speed is None
 
 
-def test_speeds_that_are_known_in_different_ways_are_not_compared() -> None:
-    measured, told = candidate("a", HARD, speed=10), candidate("b", near(HARD), told=100)
-    assert advice(comparison(measured, told)).startswith("Take a, cosine")
+def test_measured_and_declared_speeds_are_not_compared() -> None:
+    measured, declared = candidate("a", HARD, speed=10), candidate("b", near(HARD), declared=100)
+    assert recommendation(comparison(measured, declared)).startswith("Use a, cosine")
 
 
-def test_models_of_one_name_are_told_apart_by_their_embedders() -> None:
+def test_models_with_one_name_are_named_with_their_embedders() -> None:
     models = [("m", "a:1"), ("m", "b:1"), ("n", "a:1")]
-    served = told_apart([Served(embedder_pb2.Model(name=name), Endpoint(target)) for name, target in models])
+    served = with_unique_names(
+        [ServedModel(embedder_pb2.Model(name=name), Endpoint(target)) for name, target in models]
+    )
     assert [one.name for one in served] == ["m@a:1", "m@b:1", "n"]
     first = candidate("m", HARD)
     assert replace(first, run=ModelRun(served[0], Embedded())).name == "m@a:1, cosine"
 
 
-def test_within_noise_and_no_cheaper_the_best_is_taken() -> None:
+def test_the_best_model_is_recommended_if_similar_ones_are_not_cheaper() -> None:
     slower = candidate("slower", near(HARD), speed=7, dimension=256)
-    told = advice(comparison(candidate("best", HARD, speed=10), slower, candidate("same", near(HARD), speed=10)))
-    assert told.startswith("Take best, cosine")
-    assert "Within noise of it, and no cheaper: slower, cosine; same, cosine." in told
+    text = recommendation(
+        comparison(candidate("best", HARD, speed=10), slower, candidate("same", near(HARD), speed=10))
+    )
+    assert text.startswith("Use best, cosine")
+    assert "Not significantly worse, but not cheaper: slower, cosine; same, cosine." in text
 
 
-def test_one_alone_is_compared_with_nothing() -> None:
-    assert "nothing to compare it with" in advice(comparison(candidate("only", HARD)))
+def test_a_single_model_is_compared_with_nothing() -> None:
+    assert "There is no other model to compare." in recommendation(comparison(candidate("only", HARD)))
 
 
-def test_a_page_and_json_have_all_of_it_and_escape_what_is_not_ours() -> None:
-    found = comparison(candidate("<b>good</b>", HARD, speed=10), candidate("fast", HARD * 0.8, told=100))
+def test_page_and_json_are_complete_and_escape_foreign_texts() -> None:
+    found = comparison(candidate("<b>good</b>", HARD, speed=10), candidate("fast", HARD * 0.8, declared=100))
     page = comparison_report.page(found, "<script>alert(1)</script>")
     assert "<script" not in page
     assert "<b>good" not in page
@@ -148,10 +154,10 @@ def test_a_page_and_json_have_all_of_it_and_escape_what_is_not_ours() -> None:
     assert "IMAGE_CORRUPT: &lt;cut&gt;" in page
     assert 'src="data:image/svg+xml;base64,' in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    told = json.loads(json.dumps(comparison_report.as_json(found, "photos")))
-    first, second = told["candidates"]
+    report = json.loads(json.dumps(comparison_report.as_json(found, "photos")))
+    first, second = report["candidates"]
     assert (first["model"], first["images_per_second"], second["images_per_second"]) == ("<b>good</b>", 10, None)
     assert first["below_best"] == {"mean": 0, "low": 0, "high": 0}
     assert second["below_best"]["low"] > 0
     assert first["figures"]["mAP"]["mean"] == pytest.approx(HARD.mean())
-    assert told["left_out"]["failed"] == {"broken.jpg (vgg16)": "IMAGE_CORRUPT: <cut>"}
+    assert report["left_out"]["failed"] == {"broken.jpg (vgg16)": "IMAGE_CORRUPT: <cut>"}

@@ -1,4 +1,4 @@
-"""Embedding where something is wrong; what goes well is tested with real embedders."""
+"""Embedding with errors. Tests with real embedders cover success."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +15,8 @@ from demo.local_stack import free_port
 from grpc_kit.errors import ResourceExhaustedError, UnavailableError
 from imagesearch_analysis.evaluation import embedding
 from imagesearch_analysis.evaluation.embedding import digest_all, embed_all, embed_missing, served_models
-from imagesearch_analysis.evaluation.ranking import Vectors
 from imagesearch_analysis.evaluation.vector_cache import VectorCache
+from imagesearch_analysis.vectors import Floats
 from imagesearch_cli.evaluate import embedding_well
 from imagesearch_ingest.load.bulk_clients import Endpoint
 from imagesearch_ingest.load.errors import LoadStoppedError
@@ -36,12 +36,12 @@ def item(path: Path, content: bytes) -> Item:
     return Item(path.name, str(path), partial(read_file, str(path)), size=len(content))
 
 
-def test_an_embedder_that_is_away_ends_it_after_a_while(
+def test_an_unavailable_embedder_stops_the_embedding_after_the_retry_budget(
     nowhere: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UnavailableError):
         served_models(nowhere)
-    monkeypatch.setattr(embedding, "PATIENCE", 0.5)
+    monkeypatch.setattr(embedding, "RETRY_SECONDS", 0.5)
     kept: list[str] = []
     files = {f"{number}": item(tmp_path / f"{number}.jpg", b"x") for number in range(200)}
     with pytest.raises(LoadStoppedError, match="every call to the embedder failed for"):
@@ -49,7 +49,7 @@ def test_an_embedder_that_is_away_ends_it_after_a_while(
     assert kept == []
 
 
-def test_a_file_that_cannot_be_read_fails_alone(nowhere: Endpoint, tmp_path: Path) -> None:
+def test_an_unreadable_file_does_not_stop_the_others(nowhere: Endpoint, tmp_path: Path) -> None:
     items = [item(tmp_path / "a.jpg", b"abc"), item(tmp_path / "b.jpg", b""), item(tmp_path / "c.jpg", b"x" * 11)]
     items.append(Item("gone.jpg", "gone.jpg", partial(read_file, str(tmp_path / "gone.jpg"))))
     digests, faults = digest_all(items, 10)
@@ -59,7 +59,7 @@ def test_a_file_that_cannot_be_read_fails_alone(nowhere: Endpoint, tmp_path: Pat
         "c.jpg": "IMAGE_TOO_LARGE",
         "gone.jpg": "UNREADABLE",
     }
-    # What may be larger for another model is refused before it is sent: nobody is there to send it to.
+    # A file that is too large for this model is rejected before a request: no service listens here.
     found = embed_all(nowhere, MODEL, {"c": items[2], "gone": items[3]}, lambda *_: None)
     assert found.failed.keys() == {"c", "gone"}
     assert (found.fresh, found.images_per_second) == (0, None)
@@ -77,7 +77,7 @@ def refuse() -> None:
     ("failing", "code", "message"),
     [(stop, 3, "the embedder did nothing"), (refuse, 1, "OVERLOADED: too much")],
 )
-def test_the_command_says_how_it_ended(
+def test_the_command_reports_the_error_and_its_exit_code(
     failing: Callable[[], None], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as ended, embedding_well():
@@ -87,26 +87,24 @@ def test_the_command_says_how_it_ended(
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
-def test_only_a_command_that_keeps_what_was_done_says_that_it_goes_on(
-    goes_on: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_a_resumable_command_suggests_to_run_it_again(goes_on: bool, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit), embedding_well(goes_on=goes_on):
         stop()
     assert ("The same command goes on from here." in capsys.readouterr().err) == goes_on
 
 
-def test_a_file_that_changed_since_it_was_first_read_fails_and_is_not_kept(nowhere: Endpoint, tmp_path: Path) -> None:
+def test_a_file_that_changed_meanwhile_fails_and_is_not_cached(nowhere: Endpoint, tmp_path: Path) -> None:
     changed = item(tmp_path / "a.jpg", b"before")
     (digest,), _ = digest_all([changed], 10)
     (tmp_path / "a.jpg").write_bytes(b"after")
     with VectorCache(tmp_path, "f", MODEL.dimension) as cache:
         found = embed_missing(nowhere, MODEL, {digest: changed}, cache)
-        assert found.failed[digest].startswith("FILE_CHANGED: it was changed while the command ran")
+        assert found.failed[digest].startswith("FILE_CHANGED: the file changed while the command ran")
         assert cache.missing([digest]) == [digest]
 
 
 class OddEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
-    """Another implementation of the contract: the content of an image says what its vector is made of."""
+    """An embedder whose vectors consist of the number in the image file."""
 
     def Embed(self, request: embedder_pb2.EmbedRequest, context: object) -> embedder_pb2.EmbedResponse:
         raise NotImplementedError
@@ -126,13 +124,13 @@ class OddEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
             yield embedder_pb2.EmbedStreamResponse(request_id=request.request_id, embedding=embedding)
 
 
-def test_a_vector_that_is_like_nothing_fails_its_image_and_is_not_kept(tmp_path: Path) -> None:
+def test_a_zero_or_infinite_vector_fails_its_image_and_is_not_kept(tmp_path: Path) -> None:
     server = grpc.server(ThreadPoolExecutor(8))
     embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(OddEmbedder(), server)
     endpoint = Endpoint(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
     server.start()
     files = {text: item(tmp_path / text, text.encode()) for text in ("1", "nan", "inf", "0")}
-    kept: dict[str, Vectors] = {}
+    kept: dict[str, Floats] = {}
     try:
         found = embed_all(endpoint, MODEL, files, kept.__setitem__)
     finally:

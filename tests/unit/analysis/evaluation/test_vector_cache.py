@@ -1,4 +1,4 @@
-"""The cache of vectors, through kills and damage."""
+"""The cache of vectors, with kills and damaged files."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from imagesearch_analysis.evaluation.vector_cache import CacheError, VectorCache
 VECTOR = np.array([1.5, -2.25, 3], np.float32)
 
 
-def test_vectors_are_kept_by_content_and_model(tmp_path: Path) -> None:
+def test_vectors_are_stored_by_content_and_model(tmp_path: Path) -> None:
     with VectorCache(tmp_path / "new", "vgg16-avg-1", 3) as cache:
         assert cache.get("aa") is None
         cache.put("aa", VECTOR)
@@ -27,7 +27,7 @@ def test_vectors_are_kept_by_content_and_model(tmp_path: Path) -> None:
         assert other.get("aa") is None
 
 
-def test_a_vector_of_another_length_is_none(tmp_path: Path) -> None:
+def test_a_vector_of_another_dimension_is_missing(tmp_path: Path) -> None:
     with VectorCache(tmp_path, "model", 3) as cache:
         cache.put("aa", VECTOR)
     with VectorCache(tmp_path, "model", 4) as cache:
@@ -35,21 +35,21 @@ def test_a_vector_of_another_length_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [[np.nan, 1, 2], [np.inf, 1, 2], [0, 0, 0]])
-def test_a_vector_that_is_like_nothing_is_made_again(tmp_path: Path, values: list[float]) -> None:
+def test_a_zero_or_infinite_vector_is_missing(tmp_path: Path, values: list[float]) -> None:
     with VectorCache(tmp_path, "model", 3) as cache:
-        # As an earlier version kept it.
+        # An earlier version stored such vectors.
         cache.put("aa", np.array(values, np.float32))
         assert cache.missing(["aa"]) == ["aa"]
 
 
-def test_a_fingerprint_is_never_a_path(tmp_path: Path) -> None:
+def test_a_fingerprint_never_becomes_a_path(tmp_path: Path) -> None:
     with VectorCache(tmp_path / "cache", "../a b/c", 3) as cache:
         cache.put("aa", VECTOR)
     assert {path.name for path in tmp_path.rglob("*.sqlite")} == {".._a_b_c.sqlite"}
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
-def test_what_was_put_in_survives_a_kill(tmp_path: Path) -> None:
+def test_stored_vectors_survive_a_kill(tmp_path: Path) -> None:
     code = (
         "import numpy, os, pathlib, signal, sys\n"
         "from imagesearch_analysis.evaluation.vector_cache import VectorCache\n"
@@ -63,10 +63,10 @@ def test_what_was_put_in_survives_a_kill(tmp_path: Path) -> None:
         assert cache.missing(map(str, range(101))) == ["100"]
 
 
-def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
+def test_a_damaged_cache_raises_an_error_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "model.sqlite").write_bytes(b"no database" * 100)
-    with pytest.raises(CacheError, match=r"model.sqlite cannot be used as a cache: .*; --cache names another folder"):
+    with pytest.raises(CacheError, match=r"model.sqlite cannot be used: .*; use --cache to name another folder"):
         VectorCache(tmp_path, "model", 3)
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match="--cache names another folder"):
+    with pytest.raises(CacheError, match="use --cache to name another folder"):
         VectorCache(tmp_path / "file", "model", 3)

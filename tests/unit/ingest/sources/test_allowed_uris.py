@@ -117,7 +117,7 @@ def test_a_fifo_does_not_stop_a_reader(tmp_path: Path) -> None:
 
 def test_pictures_of_places_that_are_not_named_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"a")
-    with pictures.opening(["s3"]) as allowed:
+    with pictures.allowing(["s3"]) as allowed:
         assert pictures.read_picture(str(tmp_path / "a.jpg"), 10) is None
         assert pictures.read_size("memory://a.jpg") is None
     assert (allowed.refused, f"--open {tmp_path}" in allowed.first_refusal) == (2, True)

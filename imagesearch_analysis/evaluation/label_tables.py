@@ -1,4 +1,4 @@
-"""The rows of files of labels: CSV, TSV and JSON Lines."""
+"""Reads the rows of label files: CSV, TSV and JSON Lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -10,17 +10,17 @@ from imagesearch_ingest.sources.attribute_values import json_object
 from imagesearch_ingest.sources.csv_records import find_delimiter, read_records, row_error
 
 Row: TypeAlias = Mapping[str, tuple[str, ...]]
-"""The values of each column; several only in JSON, none where the row leaves it empty."""
+"""The values of each column: none if the cell is empty, several only from a JSON list."""
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a file in UTF-8. Raises TaskError, which names the file and the row."""
+    """Return the rows of a file in UTF-8. Raises TaskError, which names the file and the row."""
     suffix = path.suffix.lower()
     if suffix not in (*DELIMITERS, *JSON_LINES):
-        raise TaskError(f"{path} should end in {', '.join((*DELIMITERS, *JSON_LINES))}, to say what it is")
+        raise TaskError(f"{path} has an unknown suffix; it must be {', '.join((*DELIMITERS, *JSON_LINES))}")
     try:
         if suffix in DELIMITERS:
             rows = list(_csv_rows(path, DELIMITERS[suffix]))
@@ -37,15 +37,15 @@ def read_table(path: Path) -> list[Row]:
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
-    """Every column that a row has, in the order in which they come."""
+    """Return all columns of the rows, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _csv_rows(path: Path, usual: str) -> Iterator[Row]:
-    """The rows of CSV as loads read it: spaces around names and cells do not count, nor do columns without a name."""
+def _csv_rows(path: Path, usual_delimiter: str) -> Iterator[Row]:
+    """Return the rows of a CSV file with the rules of manifests: no spaces around cells, no columns without a name."""
     try:
         with path.open("rb") as file:
-            delimiter, skips_spaces = find_delimiter(file, usual)
+            delimiter, skips_spaces = find_delimiter(file, usual_delimiter)
     except ValueError as error:
         raise TaskError(f"{path}, row 1: {error}") from None
     header: list[str] = []
@@ -61,8 +61,11 @@ def _csv_rows(path: Path, usual: str) -> Iterator[Row]:
                 }
             elif number == 1:
                 header = values
-                if len(set(filter(None, header))) < len(list(filter(None, header))):
-                    raise TaskError(f"{path} has two columns of one name; its header is {delimiter.join(header):.200}")
+                names = [name for name in header if name]
+                if len(set(names)) < len(names):
+                    raise TaskError(
+                        f"{path} has two columns with one name; rename one. The header is {delimiter.join(header):.200}"
+                    )
 
 
 def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[Row]:
@@ -76,7 +79,7 @@ def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[Row]:
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
-    """The texts that a value of JSON says; numbers and truth values as JSON writes them."""
+    """Return the texts of a JSON value; numbers and truth values as JSON writes them."""
     if value is None:
         return ()
     if isinstance(value, list):
@@ -85,4 +88,4 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
         return (str(value).lower(),)
     if isinstance(value, str | int | float):
         return (str(value),) if value != "" else ()
-    raise ValueError(f"{name}: an object is no label; texts, numbers and lists of them are")
+    raise ValueError(f"{name} is an object; a label is a text, a number, a truth value, or a list of these")

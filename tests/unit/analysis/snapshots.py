@@ -1,4 +1,4 @@
-"""Snapshots that tests write themselves, as the command leaves them on the disk."""
+"""Writes snapshots for tests as the commands write them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from imagesearch_analysis.snapshot import Origin, Snapshot, SnapshotWriter
+from imagesearch_analysis.snapshot import Origin, Snapshot
+from imagesearch_analysis.snapshot_writer import SnapshotWriter
 from imagesearch_client import AttributeValue, Embedding, Image, Metric, Region
 from imagesearch_client.listing import Place
 
@@ -34,7 +35,7 @@ def snapshot_of(
     uris: Sequence[str] | None = None,
     contents: Sequence[str] | None = None,
 ) -> Snapshot:
-    """A finished snapshot of vectors, float32[images, dimension]; the ids are i00000 and so on."""
+    """Return a complete snapshot of vectors, float32[images, dimension]; the ids are i00000, i00001 and so on."""
     count = len(vectors)
     columns = zip(vectors, attributes or [{}] * count, uris or [""] * count, contents or [""] * count, strict=True)
     images = [image_of(number, *row) for number, row in enumerate(columns)]
@@ -48,13 +49,13 @@ def normal(count: int, dimension: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def red_pixels(path: Path) -> int:
-    """How many pixels of a picture are red."""
+    """Return the number of red pixels of a picture."""
     with Picture.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     return int(((pixels[..., 0] > 180) & (pixels[..., 1:] < 30).all(axis=-1)).sum())
 
 
 def pixels_of(path: Path, grey: int) -> int:
-    """How many pixels of a picture have this grey."""
+    """Return the number of pixels of a picture with this grey."""
     with Picture.open(path) as picture:
         return int((np.asarray(picture.convert("RGB")) == grey).all(axis=-1).sum())

@@ -1,0 +1,49 @@
+"""The choices of the analysis commands. This module imports little, so that --help stays fast."""
+
+from collections.abc import Mapping
+from enum import Enum
+
+from imagesearch_client.types import Metric
+
+SCORE_NAMES: Mapping[Metric, str] = {
+    Metric.COSINE: "cosine similarity",
+    Metric.IP: "inner product",
+    Metric.L2: "1 / (1 + Euclidean distance)",
+}
+
+
+class Keep(Enum):
+    """Which image of a group of duplicates is kept."""
+
+    LARGEST = "largest"
+    FIRST = "first"
+    LAST = "last"
+
+
+class Action(Enum):
+    """What to do with an image of a group of duplicates."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+    """It is a copy of the kept file, or a duplicate by a person's decision or by a checked threshold."""
+    REVIEW = "review"
+    """It looks like the kept image, or is only connected with it through other images: a person should look."""
+
+
+class MapMethod(Enum):
+    """How the points of a map are computed."""
+
+    TSNE = "tsne"
+    UMAP = "umap"
+
+    @property
+    def label(self) -> str:
+        """The name for people."""
+        return {MapMethod.TSNE: "t-SNE", MapMethod.UMAP: "UMAP"}[self]
+
+
+class ClusterMethod(Enum):
+    """How clusters are found."""
+
+    KMEANS = "kmeans"
+    HDBSCAN = "hdbscan"

@@ -1,0 +1,56 @@
+"""Draws pictures with titles as tiles of a matplotlib figure."""
+
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from imagesearch_analysis.pictures import read_picture
+from imagesearch_client.types import Region
+
+TILE_INCHES, TITLE_INCHES = 1.9, 0.45
+TILE_PIXELS = 320
+MAX_LABEL = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A picture and its title."""
+
+    uri: str
+    """A path or URL; the tile is a grey box if the picture cannot be read."""
+    title: str
+    region: Region | None = None
+    """The part of the picture to draw; None is the whole picture."""
+    bold: bool = False
+
+
+def draw_tiles(rows: list[list[Tile]], columns: int) -> Figure:
+    """Return a figure with a row of tiles for each list; `columns` is the length of the longest row."""
+    count = max(1, len(rows))
+    figure = Figure(figsize=(columns * TILE_INCHES, count * (TILE_INCHES + TITLE_INCHES)), layout="constrained")
+    grid = figure.subplots(count, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for row, tiles in zip(grid, rows, strict=False):
+        for axes, tile in zip(row, tiles, strict=False):
+            _draw_tile(axes, tile)
+    return figure
+
+
+def _draw_tile(axes: Axes, tile: Tile) -> None:
+    axes.set_title(tile.title, fontsize=8, fontweight="bold" if tile.bold else "normal", parse_math=False)
+    picture = read_picture(tile.uri, TILE_PIXELS, tile.region)
+    if picture is not None:
+        axes.imshow(picture)
+        return
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_aspect("equal")
+    axes.fill([0, 1, 1, 0], [0, 0, 1, 1], color="lightgrey")
+    axes.text(0.5, 0.5, "no picture\nat its uri", ha="center", va="center", fontsize=8, color="dimgrey")
+
+
+def shorten(text: str, length: int = MAX_LABEL) -> str:
+    """Return the last characters of a long text: the ends of paths differ more than their beginnings."""
+    return text if len(text) <= length else f"...{text[-length + 3 :]}"
