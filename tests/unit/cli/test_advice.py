@@ -75,6 +75,7 @@ TRIED = {
 }
 # What messages say of options that were given: they advise nothing.
 SAID = {
+    "imagesearch_ingest/empty_collection.py": {"--where"},
     "imagesearch_ingest/sources/allowed_uris.py": {"--root"},
     "imagesearch_ingest/sources/manifest_columns.py": {"--id-column"},
     "imagesearch_ingest/sources/open_source.py": {"--id-column"},
