@@ -1,10 +1,10 @@
 """Turn the client's values into the messages of the contracts."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -289,6 +289,7 @@ def code_transform_to(hyperplanes: ArrayLike) -> codes_pb2.CodeTransform:
 
     Args:
         hyperplanes: shape [bits, dimension + 1]: for each bit the components of the normal and then the offset.
+            The service rejects rows of different lengths.
     """
-    rows = np.asarray(hyperplanes, np.float64).tolist()
+    rows = [np.asarray(row, np.float64).tolist() for row in cast(Iterable[ArrayLike], hyperplanes)]
     return codes_pb2.CodeTransform(hyperplanes=[codes_pb2.Hyperplane(normal=row[:-1], offset=row[-1]) for row in rows])

@@ -61,10 +61,10 @@ def test_the_command_makes_checks_and_drops_codes(client: Client, command: Comma
     assert "CODES_MISSING" in missing.stderr
     assert f"imagesearch codes create {name}" in missing.stderr
     assert f"{name} has no codes" in command("codes", "status", name).stdout
-    odd = command("codes", "fit", name, "--bits", "70")
+    odd = command("codes", "create", name, "--bits", "70")
     assert (odd.exit_code, "70 is not a multiple of 8" in odd.stderr) == (2, True)
 
-    made = command("codes", "fit", f"{name}_now", "--bits", "64", "--json")
+    made = command("codes", "create", f"{name}_now", "--bits", "64", "--json")
     assert made.exit_code == 0, made.stderr
     assert "created codes of 64 bits" in made.stderr
     report = json.loads(made.stdout)
