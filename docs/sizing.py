@@ -17,11 +17,11 @@ REPLICAS = (1, 3, 10, 30, 100)
 
 # Share of its time that a service should work at most, so that queues stay short.
 LOAD = 0.7
-# Processors of an embedder's pod in deploy/k8s, and of the machine of the benchmarks.
+# CPUs of an embedder's pod in deploy/k8s, and of the machine of the benchmarks.
 POD_CPUS = 2
-# Processor seconds: docs/explanation/benchmarks.md, "What limits the calls" and "What limits one embedder".
+# CPU seconds: docs/explanation/benchmarks.md, "What limits the calls" and "What limits one embedder".
 SEARCH_SERVICE_PER_QUERY, SEARCH_SERVICE_PER_WRITE, CLIENT_PER_IMAGE = 1.25e-3, 1.3e-3, 0.6e-3
-# Processor seconds of a search in one segment of 100,000 vectors with HNSW, and of building its index for a vector.
+# CPU seconds of a search in one segment of 100,000 vectors with HNSW, and of building its index for a vector.
 MILVUS_PER_SEGMENT, INDEX_PER_VECTOR = 1e-3, 0.7e-3
 # Bytes of a JPEG of 640x480.
 PHOTOGRAPH = 100 * KB
@@ -59,7 +59,7 @@ INDEXES = (
 
 
 def images_per_second() -> float:
-    """Return the measured rate of one embedder with two processors and bfloat16, over one EmbedStream."""
+    """Return the measured rate of one embedder with two CPUs and bfloat16, over one EmbedStream."""
     figures = json.loads((BENCHMARKS / "embedder_throughput.json").read_text())["figures"]
     return float(figures["D_stream_images_per_second"])
 
@@ -86,7 +86,7 @@ def embedding_table() -> str:
     ]
     head = (
         "embedders",
-        "processors",
+        "CPUs",
         "images in a load",
         "1 million",
         "100 million",
@@ -97,7 +97,7 @@ def embedding_table() -> str:
 
 
 def search_table() -> str:
-    """Return the table of search services with one processor each."""
+    """Return the table of search services with one CPU each."""
     rows = [
         (
             count,
@@ -137,7 +137,7 @@ def cluster_table(sizes: tuple[int, ...]) -> str:
 
     rate = images_per_second()
     rows = [
-        row("embedding, processor hours", [f"{count * POD_CPUS / rate / HOUR:,.0f}" for count in sizes]),
+        row("embedding, CPU hours", [f"{count * POD_CPUS / rate / HOUR:,.0f}" for count in sizes]),
         row("embedding with 10 embedders", [duration(count / (10 * rate)) for count in sizes]),
         *(
             row(
@@ -148,10 +148,10 @@ def cluster_table(sizes: tuple[int, ...]) -> str:
         ),
         row("segments of 1 GB", [f"{segments(count):,}" for count in sizes]),
         row(
-            "processor time of a query in Milvus, HNSW",
+            "CPU time of a query in Milvus, HNSW",
             [duration(segments(count) * MILVUS_PER_SEGMENT) for count in sizes],
         ),
-        row("index building, processor hours", [f"{count * INDEX_PER_VECTOR / HOUR:,.1f}" for count in sizes]),
+        row("index building, CPU hours", [f"{count * INDEX_PER_VECTOR / HOUR:,.1f}" for count in sizes]),
         row("object store: data and HNSW", [size(count * (VECTOR + ROW + INDEXES[0].memory)) for count in sizes]),
         row("the photographs themselves", [size(count * PHOTOGRAPH) for count in sizes]),
     ]
