@@ -1,5 +1,6 @@
 """The reference lists every reason of an error and every public name of the Python client."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -27,3 +28,10 @@ def test_the_python_reference_lists_every_public_class_and_function_once() -> No
     listed = re.findall(r"^::: imagesearch_client\.(\w+)$", page, re.MULTILINE)
     public = [name for name in imagesearch_client.__all__ if not name.isupper()]
     assert sorted(listed) == sorted(public)
+
+
+def test_every_module_of_the_python_reference_exists() -> None:
+    page = (ROOT / "docs/reference/python-api.md").read_text()
+    modules = re.findall(r"^::: (imagesearch_(?!client)[\w.]+)$", page, re.MULTILINE)
+    assert modules
+    assert [module for module in modules if importlib.util.find_spec(module) is None] == []
