@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from textwrap import dedent
 
 _FENCED = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)``` *$", re.DOTALL | re.MULTILINE
@@ -25,7 +26,8 @@ class CodeBlock:
 def code_blocks(page: str) -> Iterator[CodeBlock]:
     """Return the fenced blocks of a page in their order."""
     for found in _FENCED.finditer(page):
-        yield CodeBlock(found["language"], found["text"], page.count("\n", 0, found.start()) + 1)
+        text = dedent(found["text"])
+        yield CodeBlock(found["language"], text, page.count("\n", 0, found.start()) + 1)
 
 
 def links(page: str) -> list[str]:

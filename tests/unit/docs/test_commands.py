@@ -9,7 +9,7 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from docs.markdown import CodeBlock, ShellCommand, shell_commands
+from docs.markdown import CodeBlock, ShellCommand, code_blocks, shell_commands
 from imagesearch_cli.app import app
 from tests.harness.pages import (
     NOT_EXECUTED,
@@ -94,3 +94,8 @@ def test_commands_are_read_with_their_continuations_and_outputs() -> None:
     block = CodeBlock("console", "$ one \\\n    two\n1\n2\n$ three |\n  four\n", 1)
     assert shell_commands(block) == [ShellCommand("one \\\n    two", ("1", "2")), ShellCommand("three |\n  four", ())]
     assert shell_commands(CodeBlock("sh", "one\n\ntwo\n", 1)) == [ShellCommand("one", ("",)), ShellCommand("two", ())]
+
+
+def test_commands_of_a_block_in_a_list_are_read() -> None:
+    (block,) = code_blocks("1. Run:\n\n   ```console\n   $ make check\n   ```\n")
+    assert shell_commands(block) == [ShellCommand("make check", ())]
