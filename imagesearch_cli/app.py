@@ -95,7 +95,7 @@ def main() -> None:
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.partition(".")[0] not in ANALYSIS:
             raise
-        sys.exit(f"imagesearch: {how_to_install(missing.name, 'client,analysis')}")
+        sys.exit(f"imagesearch: {how_to_install(missing.name, 'cli,analysis')}")
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):
             end_quietly()

@@ -118,7 +118,7 @@ def train_autoencoder(
             from imagesearch_training.errors import TrainingError  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         name = (missing.name or "").partition(".")[0]
-        _fail(how_to_install(name, "client,training"))
+        _fail(how_to_install(name, "cli,training"))
 
     try:
         network.check_size(size)

@@ -15,17 +15,17 @@ compile() {
     shift
     resolve "$out" pyproject.toml "$@"
 }
-compile requirements/dev.lock --extra embedder --extra search --extra client --extra analysis --extra umap --extra training \
+compile requirements/dev.lock --extra embedder --extra search --extra cli --extra analysis --extra umap --extra training \
     --extra s3 --extra gcs --extra heic --extra demo --extra dev
 # One lock for each image, held to the versions that the tests run with.
 for extra in embedder search; do
     compile "requirements/$extra.lock" --extra "$extra" --constraint requirements/dev.lock
 done
-compile requirements/client.lock --extra client --extra s3 --extra gcs --constraint requirements/dev.lock
+compile requirements/cli.lock --extra cli --extra s3 --extra gcs --constraint requirements/dev.lock
 # What an image with HEIC has beside the embedder.
 echo "pillow-heif" | resolve requirements/heic.lock - --constraint requirements/dev.lock
 # What `make demo` and `make up` install: no tools, and hatchling to install the project itself.
-echo "hatchling" | resolve requirements/run.lock pyproject.toml - --extra embedder --extra search --extra client \
+echo "hatchling" | resolve requirements/run.lock pyproject.toml - --extra embedder --extra search --extra cli \
     --extra analysis --extra demo --constraint requirements/dev.lock
 # The installer of all of these.
 echo "uv" | resolve requirements/installer.lock - --constraint requirements/dev.lock

@@ -5,13 +5,13 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS packages
 RUN python -m venv /app/venv
 ENV PATH=/app/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
-COPY requirements/client.lock /build/
+COPY requirements/cli.lock /build/
 # Only this command sees the secrets pip_conf and pip_ca.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=pip_ca,target=/run/secrets/pip_ca \
     if [ -s /run/secrets/pip_ca ]; then export PIP_CERT=/run/secrets/pip_ca; fi \
-    && python -m pip install --no-compile --require-hashes --requirement /build/client.lock
+    && python -m pip install --no-compile --require-hashes --requirement /build/cli.lock
 
 # A stage of its own: changes of the code do not rebuild this large layer.
 FROM packages AS trimmed

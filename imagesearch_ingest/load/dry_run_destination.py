@@ -61,7 +61,7 @@ def check_decodable(content: bytes) -> None:
     """Decode an image's first frame as the embedder does. Raises InvalidArgumentError and LoadStoppedError."""
     if content[4:8] == b"ftyp" and content[8:11] == b"hei" and "HEIF" not in pillow_formats():
         raise InvalidArgumentError(
-            "IMAGE_FORMAT_UNSUPPORTED", f"it is a HEIC file: {how_to_install('pillow-heif', 'client,heic')}"
+            "IMAGE_FORMAT_UNSUPPORTED", f"it is a HEIC file: {how_to_install('pillow-heif', 'cli,heic')}"
         )
     try:
         image, picture = open_image(content, pillow_formats(), READING)

@@ -27,12 +27,12 @@ FileSystem: TypeAlias = Any
 
 # What a protocol needs, and the extra that installs it.
 PACKAGES = {
-    "s3": ("s3fs", "client,s3"),
-    "s3a": ("s3fs", "client,s3"),
-    "gs": ("gcsfs", "client,gcs"),
-    "gcs": ("gcsfs", "client,gcs"),
-    "http": ("aiohttp", "client"),
-    "https": ("aiohttp", "client"),
+    "s3": ("s3fs", "cli,s3"),
+    "s3a": ("s3fs", "cli,s3"),
+    "gs": ("gcsfs", "cli,gcs"),
+    "gcs": ("gcsfs", "cli,gcs"),
+    "http": ("aiohttp", "cli"),
+    "https": ("aiohttp", "cli"),
 }
 WEB = ("http", "https")
 # Protocols whose URLs go on with another URL behind "::". In all other URLs "::" is part of a name.

@@ -84,4 +84,4 @@ def test_a_dry_run_says_how_to_read_heic(photos: Path, monkeypatch: pytest.Monke
     pillow_formats.cache_clear()
     done = ingest(photos)
     pillow_formats.cache_clear()
-    assert "pip install '.[client,heic]'" in words(done.output)
+    assert "pip install '.[cli,heic]'" in words(done.output)

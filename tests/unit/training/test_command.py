@@ -247,9 +247,7 @@ def test_without_tensorflow_it_says_what_to_install(photographs: Path, tmp_path:
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(
-        "error tensorflow is not installed; pip install '.[client,training]' in the folder of"
-    )
+    assert done.stderr.startswith("error tensorflow is not installed; run pip install '.[cli,training]'")
 
 
 def test_help_needs_no_tensorflow() -> None:

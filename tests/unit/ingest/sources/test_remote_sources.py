@@ -253,7 +253,7 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, url: str
         raise ImportError(package)
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
-    with pytest.raises(SourceError, match=rf"://: {package} is not installed; pip install '\.\[[a-z0-9,]+\]'"):
+    with pytest.raises(SourceError, match=rf"://: {package} is not installed; run pip install '\.\[[a-z0-9,]+\]'"):
         open_source(url, SourceOptions())
     with pytest.raises(OSError, match="pip install"):
         read_url(url, 10)
