@@ -37,13 +37,13 @@ from search_service.api.collection_servicer import CollectionServicer
 from search_service.api.image_servicer import ImageServicer
 from search_service.api.search_servicer import SearchServicer, StreamLimits
 from search_service.core.change_images import ChangeImages
-from search_service.core.coarse_search import CoarseSearch
+from search_service.core.coarse_search import CoarseSearches
 from search_service.core.code_sets import CodeSets
-from search_service.core.coded_store import CodedStore, CodeWriter, Transforms
+from search_service.core.coded_store import CodedStore, CodeWriter
+from search_service.core.collection_cache import CollectionCache
 from search_service.core.collections import Collections
 from search_service.core.expiry import ExpiringStore
 from search_service.core.image_locks import ImageLocks
-from search_service.core.known_collections import KnownCollections
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import CodeStore, VectorStore
 from search_service.core.reindexes import Reindexes
@@ -159,12 +159,11 @@ def _services(
     kept: VectorStore, codes: CodeStore, embedder: EmbedderClient, settings: SearchSettings, budget: MessageBudget
 ) -> list[Service]:
     limits = CallLimits(settings.default_timeout_seconds, settings.max_message_bytes)
-    transforms = Transforms(codes)
-    writer = CodeWriter(codes, transforms)
+    writer = CodeWriter(codes)
     coded = CodedStore(kept, codes, writer)
     store = ExpiringStore(coded, utc_now)
-    known = KnownCollections(store)
-    collections = Collections(store, embedder, known, utc_now)
+    cache = CollectionCache(store)
+    collections = Collections(store, embedder, cache, utc_now)
     locks = ImageLocks()
     writes = WriteImages(
         store,
@@ -179,14 +178,14 @@ def _services(
         MessageBudget(settings.answer_bytes_in_flight, "answer_bytes_in_flight", "the answers that are being made")
     )
     tokens = PageTokens(settings.page_token_secret)
-    reindexes = Reindexes(store, collections, known, utc_now)
+    reindexes = Reindexes(store, collections, cache, utc_now)
     collection_servicer = CollectionServicer(store, collections, reindexes, tokens, limits)
     image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now, locks), tokens, limits, answers)
-    searches = SearchImages(store, embedder, known, CoarseSearch(store, codes, transforms, utc_now))
+    searches = SearchImages(store, embedder, cache, CoarseSearches(store, codes, writer, utc_now))
     stream_limits = StreamLimits(settings.search_window, settings.search_unread_bytes)
     search_servicer = SearchServicer(searches, tokens, limits, stream_limits, budget, answers)
     # Images that have expired are not seen, and still have codes.
-    code_servicer = CodeServicer(CodeSets(coded, codes, writer, known, locks, utc_now), limits)
+    code_servicer = CodeServicer(CodeSets(coded, codes, writer, cache, locks, utc_now), limits)
     return [
         Service(
             collection_pb2.DESCRIPTOR.services_by_name["CollectionService"],

@@ -12,7 +12,7 @@ import numpy as np
 from grpc_kit.deadline import Deadline
 from search_service.core.checks import collection_not_found
 from search_service.core.codes import Codes, CodeTransform
-from search_service.core.filters import Filter
+from search_service.core.filters import Filter, IdAfter, IdIn
 from search_service.core.types import CodeSet, Collection, Consistency, StoredImage
 from tests.memory_store import MemoryStore, fits
 
@@ -54,7 +54,7 @@ class MemoryCodes:
     ) -> None:
         self._sets[collection.name, codes.version] = _Set(transform)
 
-    async def transform(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> CodeTransform:
+    async def read_transform(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> CodeTransform:
         return self._of(collection, codes).transform
 
     async def drop(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> None:
@@ -79,17 +79,12 @@ class MemoryCodes:
             found.images.pop(image_id, None)
             found.values.pop(image_id, None)
 
-    async def get(
-        self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline
+    async def times(
+        self, collection: Collection, codes: CodeSet, condition: IdIn | IdAfter, limit: int, deadline: Deadline
     ) -> dict[str, datetime]:
         images = self._of(collection, codes).images
-        return {i: when for i in ids if i in images and (when := images[i].update_time) is not None}
-
-    async def query(
-        self, collection: Collection, codes: CodeSet, after: str, limit: int, deadline: Deadline
-    ) -> dict[str, datetime]:
-        ids = sorted(image_id for image_id in self._of(collection, codes).images if image_id > after)
-        return await self.get(collection, codes, ids[:limit], deadline)
+        found = sorted(image_id for image_id, image in images.items() if fits(image, condition))[:limit]
+        return {image_id: when for image_id in found if (when := images[image_id].update_time) is not None}
 
     async def count(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> int:
         return len(self._of(collection, codes).images)

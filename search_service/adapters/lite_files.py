@@ -1,4 +1,4 @@
-"""Milvus Lite's files: whether another process has them open, and what a kill left of them."""
+"""The files of Milvus Lite: detect another process that uses them, and repair them after a kill."""
 
 import fcntl
 import os
@@ -11,13 +11,13 @@ log = structlog.stdlib.get_logger()
 
 
 def check_unused(uri: str) -> None:
-    """Raise OSError if another process has Milvus Lite's folder open. Changes nothing; a server's address passes."""
+    """Raise OSError if another process has the folder of Milvus Lite open. Addresses of servers pass."""
     try:
         lock = os.open(Path(uri) / "LOCK", os.O_RDONLY)
     except OSError:
         return
     try:
-        # Milvus Lite (3.2.2) holds an exclusive lock on this file while it is open.
+        # Milvus Lite 3.2.2 holds an exclusive lock on this file while it is open.
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OSError(
@@ -29,15 +29,15 @@ def check_unused(uri: str) -> None:
 
 
 def remove_broken_indexes(folder: Path) -> None:
-    """Removes indexes that a kill left unfinished; Milvus Lite makes them again of the vectors, which are elsewhere.
+    """Delete index files that a kill cut off. Milvus Lite builds them again from the vectors, which are in other files.
 
-    It writes them in place (3.2.2), and does not load a collection that has half of one. Only exact indexes, NumPy's
-    format, are looked at: they are the ones that this service makes.
+    Milvus Lite 3.2.2 writes an index in place, and cannot load a collection with half an index. This checks only exact
+    indexes, which are NumPy files: this service makes no others.
     """
     for path in folder.glob("collections/*/partitions/*/indexes/*.flat.idx"):
         try:
-            # The header says how long the file should be; no vector is read.
+            # This compares the size in the header with the size of the file, and reads no vector.
             np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, EOFError, ValueError):
-            log.warning("removing an index that was not written to its end", path=str(path))
+            log.warning("deleting an index file that was cut off", path=str(path))
             path.unlink(missing_ok=True)

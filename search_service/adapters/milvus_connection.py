@@ -1,4 +1,4 @@
-"""How a Milvus is reached: its address, user, database and TLS."""
+"""The connection to Milvus: address, user, database and TLS."""
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -16,27 +16,27 @@ DATABASE_NOT_FOUND = 800
 
 @dataclass(frozen=True)
 class MilvusConnection:
-    """Where a Milvus is, and what it has to be shown."""
+    """The address of a Milvus, and the credentials for it."""
 
     uri: str
-    """A path that ends in .db for Milvus Lite; http://HOST:PORT or https://HOST:PORT of a server."""
+    """A path that ends in .db for Milvus Lite; http://HOST:PORT or https://HOST:PORT for a server."""
     token: str = field(default="", repr=False)
-    """USER:PASSWORD or an API key of a server."""
+    """USER:PASSWORD or an API key for a server."""
     database: str = ""
-    """A database of the server; empty is its default one."""
+    """A database of the server; empty for its default database."""
     tls: ClientTls | None = None
-    """What TLS needs beyond gRPC's list of public authorities. The scheme https turns TLS on."""
+    """Certificates beyond gRPC's list of public authorities. The scheme https turns TLS on."""
     server_name: str = ""
-    """The name in the server's certificate; empty is the host of the address."""
+    """The name in the server's certificate; empty for the host of the address."""
 
     @property
     def is_lite(self) -> bool:
-        """Whether this is Milvus Lite, embedded in this process."""
+        """Return whether this is Milvus Lite, which runs in this process."""
         return not self.uri.startswith(SERVER_SCHEMES)
 
     @property
     def shows_token(self) -> bool:
-        """Whether a token is sent over the network in plain text."""
+        """Return whether the token is sent over the network in plain text."""
         return bool(self.token) and not self.is_lite and not self.uri.startswith("https://") and not self._is_local
 
     @property
@@ -48,9 +48,11 @@ class MilvusConnection:
             return host == "localhost"
 
     def check(self) -> None:
-        """Check the address and the files of TLS. Raises OSError that names the setting at fault."""
+        """Raise OSError with the name of the setting if the address or a TLS file is wrong."""
         if self.is_lite and not self.uri.endswith(".db"):
-            raise OSError(f"{self.uri!r} is no Milvus: a path that ends in .db, or http://HOST:PORT, is")
+            raise OSError(
+                f"the address of Milvus is {self.uri!r}; it must be a path that ends in .db, or http://HOST:PORT"
+            )
         if self.tls is None:
             return
         try:
@@ -66,7 +68,7 @@ class MilvusConnection:
 
     def options(self) -> dict[str, Any]:
         """Return the arguments for `MilvusClient` and `AsyncMilvusClient`."""
-        # Without `dedicated` pymilvus shares one channel among clients of one address and token, whatever their TLS is.
+        # Without `dedicated`, pymilvus shares a channel between clients with one address and token but different TLS.
         options: dict[str, Any] = {"uri": self.uri, "token": self.token, "db_name": self.database, "dedicated": True}
         if self.tls is not None and self.tls.certificate is not None:
             options |= {
@@ -75,17 +77,17 @@ class MilvusConnection:
                 "client_key_path": str(self.tls.key),
             }
         elif self.tls is not None and self.tls.authority is not None:
-            # pymilvus reads `ca_pem_path` only beside a client's certificate.
+            # pymilvus reads `ca_pem_path` only together with a client certificate.
             options["server_pem_path"] = str(self.tls.authority)
         if self.server_name:
             options["server_name"] = self.server_name
         return options
 
     def problem(self, error: BaseException) -> str:
-        """Return what an operator has to change so that a connection succeeds; empty if waiting may help."""
+        """Return what an operator must change so that a connection succeeds; empty if a retry may succeed."""
         if isinstance(error, MilvusException) and error.code == DATABASE_NOT_FOUND:
             return f"Milvus has no database {self.database!r}: create it, or correct SEARCH_MILVUS_DATABASE"
-        # pymilvus raises one error for all that fails while it connects. Its cause is gRPC's.
+        # pymilvus raises the same error for every failure to connect. Its cause is the error of gRPC.
         refused = error if isinstance(error, grpc.RpcError) else error.__cause__
         if not isinstance(refused, grpc.Call | grpc.aio.AioRpcError):
             return ""
@@ -97,7 +99,7 @@ class MilvusConnection:
         return next((words for text, words in TLS_PROBLEMS.items() if text in details), "")
 
 
-# What gRPC says of a TLS connection that failed, and what would be right.
+# Texts in gRPC errors of failed TLS connections, and what to do.
 TLS_PROBLEMS = {
     "CERTIFICATE_VERIFY_FAILED": "Milvus' certificate is not signed by an authority in SEARCH_MILVUS_CA (unset: by a "
     "public one), or it has expired: set SEARCH_MILVUS_CA to the certificate of the authority that signed it",

@@ -1,4 +1,4 @@
-"""Milvus' rows and descriptions to plain values and back."""
+"""Convert rows and descriptions of Milvus to plain values and back."""
 
 import dataclasses
 import json
@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from pymilvus import CollectionSchema, DataType, FieldSchema
+from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient
+from pymilvus.milvus_client.index import IndexParams
 
 from search_service.core.checks import MAX_ID_BYTES, MAX_URI_BYTES
 from search_service.core.types import (
     CodeSet,
     Collection,
     Consistency,
-    Hit,
     HnswParameters,
     Index,
     IndexType,
@@ -30,7 +30,7 @@ from search_service.core.types import (
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
 
-# A row or an entity of Milvus: field name to value.
+# A row or a description of Milvus: values by field name.
 Row = Mapping[str, Any]
 
 VECTOR = "vector"
@@ -40,40 +40,40 @@ FIELDS = {
     View.BASIC: ["id", "uri", "attributes", "content_sha256", "create_time", "update_time"],
 }
 FIELDS[View.FULL] = [*FIELDS[View.BASIC], VECTOR]
-# Marks a Milvus collection as one of the service's; `layout` in it says how it and the fields are to be read.
+# The property that every collection of the service has. `layout` in it is the version of this format.
 PROPERTY = "imagesearch"
 LAYOUT = 2
-# Which binary codes a collection has: a property of its own, which may change.
+# The property with the sets of binary codes. It may change.
 CODES_PROPERTY = "imagesearch.codes"
-# Which copy of a collection is being built: another property that may change; empty if there is none.
+# The property with the reindex that runs, empty if none does. It may change.
 REINDEX_PROPERTY = "imagesearch.reindex"
-# The key of an image's region in the attributes' JSON; no attribute's, which have a type before their name.
+# The key of the region in the JSON of the attributes. Keys of attributes begin with a type prefix.
 REGION = "region"
-# What the keys of the attributes' JSON begin with, by the type of the value: Milvus Lite takes True for 1, and what a
-# comparison of two types gives differs between the backends. With keys of their own no two types ever meet.
+# Prefixes of keys in the JSON of the attributes, by the type of the value. Milvus Lite treats True as 1, and backends
+# compare values of two types differently. With separate keys, they never compare values of two types.
 LIST = list
 KEY_PREFIXES: dict[type, str] = {str: "s_", bool: "b_", float: "n_", int: "n_", LIST: "l_"}
 VALUE_PREFIXES = frozenset(KEY_PREFIXES.values())
-# Beside a number that is kept as a whole number, and is a float.
+# A key with this prefix marks a number that is stored as an integer and is a float.
 FLOAT_PREFIX = "f_"
-# From here on not every whole number is a double; up to there whole numbers are compared as such.
+# A double holds every integer up to the first number. Milvus compares integers exactly below the second.
 MIN_LARGE, END_OF_INTEGERS = 2**53, 2**63
 
 
 def typed_key(name: str, kind: type) -> str:
-    """The key of an attribute's value of one type in the attributes' JSON."""
+    """Return the key of a value of this type in the JSON of the attributes."""
     return KEY_PREFIXES[kind] + name
 
 
 def as_whole(value: float) -> float:
-    """Return a float as a whole number, if it is one that Milvus can compare exactly; else as it is."""
+    """Return a float as an integer if Milvus can compare that exactly; otherwise, return it unchanged."""
     if isinstance(value, float) and value.is_integer() and -END_OF_INTEGERS <= value < END_OF_INTEGERS:
         return int(value)
     return value
 
 
 def schema_of(dimension: int) -> CollectionSchema:
-    """The schema of a collection."""
+    """Return the schema of a collection."""
     fields = [
         FieldSchema("id", DataType.VARCHAR, max_length=MAX_ID_BYTES, is_primary=True),
         FieldSchema(VECTOR, DataType.FLOAT_VECTOR, dim=dimension),
@@ -87,7 +87,7 @@ def schema_of(dimension: int) -> CollectionSchema:
 
 
 def notes_of(collection: Collection) -> str:
-    """What Milvus has no place for, as JSON."""
+    """Return the fields of a collection that Milvus does not have, as JSON."""
     return json.dumps(
         {
             "layout": LAYOUT,
@@ -105,7 +105,7 @@ def notes_of(collection: Collection) -> str:
 
 
 def collection_of(described: Row) -> Collection | None:
-    """The collection that Milvus describes; None where it is not one of the service's."""
+    """Return the collection that Milvus describes; None if it belongs to another application."""
     try:
         notes = json.loads(described["properties"].get(PROPERTY, ""))
     except ValueError:
@@ -141,7 +141,7 @@ def reindex_notes(reindex: Reindex | None) -> str:
 
 
 def reindex_of(notes: str) -> Reindex | None:
-    """Return the reindex of some notes."""
+    """Return the reindex for JSON that `reindex_notes` made."""
     if not notes:
         return None
     kept = json.loads(notes)
@@ -153,17 +153,17 @@ def reindex_of(notes: str) -> Reindex | None:
 
 
 def code_set_notes(sets: Sequence[CodeSet]) -> str:
-    """Sets of codes as JSON."""
+    """Return code sets as JSON."""
     return json.dumps([dataclasses.asdict(codes) | {"create_time": micros_of(codes.create_time)} for codes in sets])
 
 
 def code_sets_of(notes: str) -> tuple[CodeSet, ...]:
-    """The sets of codes of some notes."""
+    """Return the code sets for JSON that `code_set_notes` made."""
     return tuple(CodeSet(**kept | {"create_time": moment_of(kept["create_time"])}) for kept in json.loads(notes))
 
 
 def index_notes(index: Index) -> dict[str, Any]:
-    """An index as the notes hold it."""
+    """Return an index as a value for JSON."""
     notes: dict[str, Any] = {"type": index.type.value}
     if index.hnsw is not None:
         notes["hnsw"] = dataclasses.asdict(index.hnsw)
@@ -173,7 +173,7 @@ def index_notes(index: Index) -> dict[str, Any]:
 
 
 def index_from(notes: Mapping[str, Any]) -> Index:
-    """The index of some notes."""
+    """Return the index for a value that `index_notes` made."""
     return Index(
         IndexType(notes["type"]),
         hnsw=HnswParameters(**notes["hnsw"]) if "hnsw" in notes else None,
@@ -181,15 +181,31 @@ def index_from(notes: Mapping[str, Any]) -> Index:
     )
 
 
-def build_parameters(index: Index) -> dict[str, int]:
-    """How Milvus is told to build an index."""
-    if index.hnsw is not None:
-        return {"M": index.hnsw.m, "efConstruction": index.hnsw.ef_construction}
-    return {"nlist": index.ivf.nlist} if index.ivf is not None else {}
+def index_parameters(client: MilvusClient, collection: Collection, *, is_lite: bool) -> IndexParams:
+    """Return how Milvus builds the index of a collection."""
+    index = collection.index
+    kind, parameters = index.type, {}
+    if is_lite:
+        # Other indexes of Milvus Lite miss many neighbors. For its sizes, comparing every vector is as fast.
+        kind = IndexType.FLAT
+    elif index.hnsw is not None:
+        parameters = {"M": index.hnsw.m, "efConstruction": index.hnsw.ef_construction}
+    elif index.ivf is not None:
+        parameters = {"nlist": index.ivf.nlist}
+    params = client.prepare_index_params()
+    params.add_index(VECTOR, index_type=kind.value, metric_type=collection.metric.value, params=parameters)
+    return params
+
+
+def ttl_property(collection: Collection) -> dict[str, Any]:
+    """Return the property with which a server deletes expired rows when it compacts; empty without a time to live."""
+    if collection.ttl is None:
+        return {}
+    return {"collection.ttl.seconds": math.ceil(collection.ttl.total_seconds())}
 
 
 def row_of(image: StoredImage) -> dict[str, Any]:
-    """The row of an image."""
+    """Return the row of an image."""
     return {
         "id": image.id,
         VECTOR: image.vector,
@@ -202,9 +218,9 @@ def row_of(image: StoredImage) -> dict[str, Any]:
 
 
 def attributes_row(image: StoredImage) -> dict[str, Any]:
-    """The attributes' JSON of an image.
+    """Return the attributes of an image as JSON.
 
-    A large float is kept as the whole number that it is: a server would compare it with whole numbers as doubles.
+    A large float without a fraction becomes an integer: a server would compare it with integers as doubles.
     """
     row: dict[str, Any] = {}
     for name, value in image.attributes.items():
@@ -218,7 +234,7 @@ def attributes_row(image: StoredImage) -> dict[str, Any]:
 
 
 def attributes_of(row: Row) -> dict[str, Any]:
-    """The attributes of an image's JSON."""
+    """Return the attributes for JSON that `attributes_row` made."""
     attributes = {key.partition("_")[2]: value for key, value in row.items() if key[:2] in VALUE_PREFIXES}
     for key in row:
         if key.startswith(FLOAT_PREFIX):
@@ -228,7 +244,7 @@ def attributes_of(row: Row) -> dict[str, Any]:
 
 
 def image_of(row: Row) -> StoredImage:
-    """The image of a row; fields that were not read have their defaults."""
+    """Return the image of a row; fields that were not read have their defaults."""
     vector = row.get(VECTOR)
     attributes = row.get("attributes") or {}
     region = attributes.get(REGION)
@@ -244,32 +260,11 @@ def image_of(row: Row) -> StoredImage:
     )
 
 
-def hit_of(found: Row, metric: Metric) -> Hit:
-    """A hit with score and distance by the metric; Milvus gives similarities, and for L2 the distance squared.
-
-    A vector that cannot be compared has the score minus infinity: NaN has no place in an order.
-    """
-    image = image_of(found["entity"])
-    value = float(found["distance"])
-    if not math.isfinite(value):
-        return Hit(image, score=-math.inf, distance=math.inf)
-    match metric:
-        case Metric.COSINE:
-            # Rounding makes the cosine of a vector with itself a little more than 1.
-            cosine = min(1.0, max(-1.0, value))
-            return Hit(image, score=cosine, distance=1.0 - cosine)
-        case Metric.IP:
-            return Hit(image, score=value, distance=-value)
-        case Metric.L2:
-            distance = math.sqrt(max(value, 0.0))
-            return Hit(image, score=1.0 / (1.0 + distance), distance=distance)
-
-
 def micros_of(moment: datetime | None) -> int:
-    """Microseconds since 1970, exactly: a float of seconds would round them."""
+    """Return the microseconds since 1970, exactly; a float of seconds would round them."""
     return 0 if moment is None else (moment - EPOCH) // TICK
 
 
 def moment_of(micros: int) -> datetime:
-    """A moment in UTC."""
+    """Return the time in UTC for microseconds since 1970."""
     return EPOCH + micros * TICK

@@ -17,6 +17,7 @@ from search_service.core import page_tokens as tokens
 from search_service.core.change_images import ImageUpdate
 from search_service.core.checks import shown
 from search_service.core.collections import NewCollection
+from search_service.core.image_writes import ImageToWrite
 from search_service.core.read_images import DEFAULT_PAGE, EPOCH, TICK, Listing, Order, Position
 from search_service.core.types import (
     DEFAULT_INDEX,
@@ -35,7 +36,6 @@ from search_service.core.types import (
     StoredImage,
     View,
 )
-from search_service.core.write_images import ImageToWrite
 
 METRICS = {
     collection_pb2.METRIC_UNSPECIFIED: Metric.COSINE,

@@ -26,11 +26,12 @@ from search_service.api.converters import (
 from search_service.api.filter_converters import filter_from
 from search_service.core.change_images import ChangeImages
 from search_service.core.checks import MAX_IDS, MAX_REQUEST_ID
+from search_service.core.image_writes import ImageToWrite, InvalidMessage, WriteResult
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
 from search_service.core.read_images import MAX_PAGE, count_images, get_image, get_images, list_images
 from search_service.core.types import Consistency
-from search_service.core.write_images import ImageToWrite, Unreadable, WriteImages, WriteResult
+from search_service.core.write_images import WriteImages
 
 # Characters of an id that an answer repeats; an id that is right has fewer.
 MAX_SHOWN_ID = 1024
@@ -71,7 +72,7 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         """Writes images, each with an answer of its own."""
         deadline = Deadline.after(context.time_remaining())
 
-        async def messages() -> AsyncIterator[ImageToWrite | Unreadable]:
+        async def messages() -> AsyncIterator[ImageToWrite | InvalidMessage]:
             async for request in request_iterator:
                 message = _image_from(request)
                 # The image itself is not kept twice, nor until the next one comes.
@@ -158,14 +159,14 @@ class ImageServicer(image_pb2_grpc.ImageServiceServicer):
         return image_pb2.CountImagesResponse(count=count)
 
 
-def _image_from(request: image_pb2.WriteImagesRequest) -> ImageToWrite | Unreadable:
+def _image_from(request: image_pb2.WriteImagesRequest) -> ImageToWrite | InvalidMessage:
     try:
         return image_to_write_from(request)
     except ServiceError as error:
         error.release_frames()
         # What is too long to be right is not kept until its turn comes.
         request_id, image_id = request.request_id[:MAX_REQUEST_ID], request.id[:MAX_SHOWN_ID]
-        return Unreadable(request_id, image_id, request.collection[:MAX_SHOWN_ID], error)
+        return InvalidMessage(request_id, image_id, request.collection[:MAX_SHOWN_ID], error)
 
 
 def _response(result: WriteResult) -> image_pb2.WriteImagesResponse:

@@ -22,14 +22,14 @@ from search_service.api.filter_converters import filter_from
 from search_service.core.coarse_search import default_candidates
 from search_service.core.ports import After
 from search_service.core.read_images import EPOCH, TICK
-from search_service.core.search_images import (
+from search_service.core.searches import (
     Example,
     Examples,
     Explanation,
-    Found,
     GroupBy,
     PageEnd,
     Search,
+    SearchResult,
     StoredImageQuery,
 )
 from search_service.core.types import Hit, SearchParameters
@@ -110,7 +110,7 @@ def _example_from(example: search_pb2.Example, side: str, position: int) -> Exam
             )
 
 
-def response_to(found: Found, token: str, *, explain: bool) -> search_pb2.SearchResponse:
+def response_to(found: SearchResult, token: str, *, explain: bool) -> search_pb2.SearchResponse:
     """The message of an answer."""
     message = search_pb2.SearchResponse(next_page_token=token)
     for hit in found.hits:

@@ -18,8 +18,10 @@ from search_service.api.calls import DOMAIN, CallLimits
 from search_service.api.converters import paged_request
 from search_service.api.search_converters import page_end_from, page_end_to, response_to, search_from
 from search_service.core.checks import MAX_REQUEST_ID, check_request_id
+from search_service.core.nearest_images import MAX_STORE_HITS
 from search_service.core.page_tokens import PageTokens
-from search_service.core.search_images import MAX_LOOK, Search, SearchImages
+from search_service.core.search_images import SearchImages
+from search_service.core.searches import Search
 
 
 @dataclass(frozen=True)
@@ -190,4 +192,4 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 def _rows(search: Search) -> int:
     """The rows that a search reads, at the most; a limit that is wrong is refused later."""
     rows = search.limit * (search.group_by.size if search.group_by else 1)
-    return max(0, min(rows, MAX_LOOK))
+    return max(0, min(rows, MAX_STORE_HITS))

@@ -24,6 +24,7 @@ log = structlog.stdlib.get_logger()
 COLLECTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 FINGERPRINT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 ATTRIBUTE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
+ATTRIBUTE_NAME_RULE = "a letter, then at most 127 letters, digits or underscores"
 SHA256 = re.compile(r"([0-9a-f]{64})?")
 
 MAX_ID_BYTES = 512

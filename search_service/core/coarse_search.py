@@ -1,6 +1,6 @@
-"""Searches from coarse to fine: candidates by their binary codes, which are then compared by their vectors.
+"""Searches in two steps: binary codes select candidates, and the vectors of the candidates re-rank them.
 
-The way of Lin et al., "Deep Learning of Binary Hash Codes for Fast Image Retrieval" (CVPRW 2015).
+The method is from Lin et al., "Deep Learning of Binary Hash Codes for Fast Image Retrieval" (CVPRW 2015).
 """
 
 import time
@@ -13,8 +13,8 @@ import numpy as np
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError
 from grpc_kit.server import stages
-from search_service.core.coded_store import Transforms
-from search_service.core.codes import codes_missing, codes_unsupported, ready_of
+from search_service.core.coded_store import CodeWriter
+from search_service.core.codes import codes_missing, codes_unsupported, ready_set
 from search_service.core.expiry import unexpired
 from search_service.core.filters import both
 from search_service.core.ports import CodeStore, Nearest, VectorStore
@@ -27,91 +27,83 @@ FIELD = "coarse"
 
 @dataclass(frozen=True)
 class CoarseExplanation:
-    """How a search from coarse to fine was answered."""
+    """How a search in two steps was answered."""
 
     codes: CodeSet
     candidates: int
-    """That the codes gave."""
+    """Number of different candidates that the codes selected."""
     coarse_seconds: float
     fine_seconds: float
 
 
+@dataclass(frozen=True)
+class CoarseSearches:
+    """What a search in two steps needs: the stores, the encoder, and the time in UTC."""
+
+    store: VectorStore
+    codes: CodeStore
+    writer: CodeWriter
+    now: Callable[[], datetime]
+
+    def begin(self, collection: Collection, candidates: int) -> "CoarseSearch":
+        """Return a search that re-ranks this many candidates.
+
+        Raises FailedPreconditionError if the collection has no codes that are ready, and UnimplementedError if the
+        backend has no codes at all.
+        """
+        if not self.codes.supported:
+            raise codes_unsupported(FIELD)
+        return CoarseSearch(self, collection, ready_set(collection, FIELD), candidates)
+
+
 @dataclass
-class CoarseLook:
-    """Looks for the neighbours of one vector from coarse to fine, once or several times."""
+class CoarseSearch:
+    """One search in two steps. It may run several times, with other filters; the explanation covers all runs."""
 
-    codes: CodeSet
-    search: "CoarseSearch"
-    wanted: int
-    """Candidates of a look."""
-    candidates: set[str] = field(default_factory=set)
-    coarse_seconds: float = 0.0
-    fine_seconds: float = 0.0
+    _needs: CoarseSearches
+    _collection: Collection
+    _codes: CodeSet
+    candidate_count: int
+    _candidates: set[str] = field(default_factory=set)
+    _coarse_seconds: float = 0.0
+    _fine_seconds: float = 0.0
 
-    async def best(self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline) -> list[Hit]:
-        """The best of the candidates, however many of these there are."""
+    async def run(self, vector: Vector, nearest: Nearest, deadline: Deadline) -> list[Hit]:
+        """Return the best of the candidates."""
         began = time.monotonic()
-        wider = replace(nearest, limit=self.wanted)
-        candidates = await self.search.candidates(collection, self.codes, vector, wider, deadline)
-        found = time.monotonic()
-        hits = await self.search.compare(collection, vector, candidates, nearest, deadline)
+        candidates = await self._select(vector, nearest, deadline)
+        selected = time.monotonic()
+        hits: list[Hit] = []
+        if candidates:
+            # Sorted, so that equal candidates make equal requests.
+            among = replace(nearest, among=tuple(sorted(candidates)))
+            (hits,) = await self._needs.store.search(self._collection, [vector], among, deadline)
         ended = time.monotonic()
-        stages.record("coarse", began, found)
-        stages.record("fine", found, ended)
-        self.candidates.update(candidates)
-        self.coarse_seconds += found - began
-        self.fine_seconds += ended - found
+        stages.record("coarse", began, selected)
+        stages.record("fine", selected, ended)
+        self._candidates.update(candidates)
+        self._coarse_seconds += selected - began
+        self._fine_seconds += ended - selected
         return hits
 
-    def explanation(self) -> CoarseExplanation:
-        """What was done so far."""
-        return CoarseExplanation(self.codes, len(self.candidates), self.coarse_seconds, self.fine_seconds)
-
-
-class CoarseSearch:
-    """The two steps."""
-
-    def __init__(
-        self, store: VectorStore, codes: CodeStore, transforms: Transforms, now: Callable[[], datetime]
-    ) -> None:
-        """Vectors are in `store`, codes in `codes`; `now` gives the time in UTC."""
-        self._store = store
-        self._codes = codes
-        self._transforms = transforms
-        self._now = now
-
-    def look(self, collection: Collection, candidates: int) -> CoarseLook:
-        """A look with so many candidates. Raises FailedPreconditionError and UnimplementedError without codes."""
-        if not self._codes.supported:
-            raise codes_unsupported(FIELD)
-        return CoarseLook(ready_of(collection, FIELD), self, candidates)
-
-    async def candidates(
-        self, collection: Collection, codes: CodeSet, vector: Vector, nearest: Nearest, deadline: Deadline
-    ) -> list[str]:
-        """The ids of the images with the nearest codes, of those that fit and have not expired."""
-        condition = both(nearest.condition, unexpired(collection, self._now()))
+    async def _select(self, vector: Vector, nearest: Nearest, deadline: Deadline) -> list[str]:
+        """Return the ids of the unexpired images with the nearest codes, among those that meet the condition."""
+        collection = self._collection
+        condition = both(nearest.condition, unexpired(collection, self._needs.now()))
         try:
-            transform = await self._transforms.get(collection, codes, deadline)
-            value = transform.encode(np.asarray(vector)[np.newaxis], collection.metric)[0]
-            return await self._codes.search(
-                collection, codes, value, nearest.limit, condition, nearest.consistency, deadline
+            query = np.asarray(vector)[np.newaxis]
+            (value,) = await self._needs.writer.encode(collection, self._codes, query, deadline)
+            return await self._needs.codes.search(
+                collection, self._codes, value, self.candidate_count, condition, nearest.consistency, deadline
             )
         except NotFoundError:
             raise codes_missing(collection.name, FIELD) from None
 
-    async def compare(
-        self, collection: Collection, vector: Vector, candidates: list[str], nearest: Nearest, deadline: Deadline
-    ) -> list[Hit]:
-        """The nearest of some images by their vectors."""
-        if not candidates:
-            return []
-        # In order, so that the same candidates are the same question.
-        among = replace(nearest, among=tuple(sorted(candidates)))
-        (hits,) = await self._store.search(collection, [vector], among, deadline)
-        return hits
+    def explanation(self) -> CoarseExplanation:
+        """Return the statistics of all runs so far."""
+        return CoarseExplanation(self._codes, len(self._candidates), self._coarse_seconds, self._fine_seconds)
 
 
 def default_candidates(limit: int) -> int:
-    """The candidates of a search that does not say."""
+    """Return the number of candidates of a search that names none."""
     return max(DEFAULT_CANDIDATES, CANDIDATES_PER_HIT * limit)

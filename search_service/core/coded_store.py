@@ -1,7 +1,7 @@
-"""Binary codes in step with the images: whoever writes or removes an image does so to its codes too.
+"""Binary codes that stay in step with the images: each write and each deletion updates both.
 
-A code is written before its image and removed after it. What a crash leaves in between is the code of an image that is
-not there, which a search passes over, or the code of a vector that was to come, which is known by its time.
+A code is written before its image and deleted after it. A crash in between leaves a code without an image, or the code
+of a vector that was never stored. Searches skip the first; `EncodeImages` repairs both.
 """
 
 from collections import OrderedDict
@@ -13,49 +13,39 @@ import numpy as np
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError
-from search_service.core.codes import CodeTransform
+from search_service.core.codes import Codes, CodeTransform
 from search_service.core.ports import CodeStore, VectorStore
 from search_service.core.store_decorator import StoreDecorator
-from search_service.core.types import CodeSet, Collection, StoredImage
+from search_service.core.types import CodeSet, Collection, StoredImage, Vector
 
-# Transforms that are remembered; one of 512 bits of 512 components takes 1 MB.
-MOST_TRANSFORMS = 32
-
-
-class Transforms:
-    """The transforms of sets of codes. They never change, so that each is read once."""
-
-    def __init__(self, codes: CodeStore) -> None:
-        """Reads them from `codes`."""
-        self._codes = codes
-        self._read: OrderedDict[tuple[str, str], CodeTransform] = OrderedDict()
-
-    async def get(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> CodeTransform:
-        """The transform of a set. Raises NotFoundError."""
-        key = (collection.name, codes.version)
-        if key not in self._read:
-            self._read[key] = await self._codes.transform(collection, codes, deadline)
-            while len(self._read) > MOST_TRANSFORMS:
-                self._read.popitem(last=False)
-        self._read.move_to_end(key)
-        return self._read[key]
+# A transform of 512 bits for vectors with 512 components takes 1 MB.
+MAX_CACHED_TRANSFORMS = 32
 
 
 class CodeWriter:
-    """Writes codes of images."""
+    """Encode vectors and store their codes. Transforms never change, so each is read once and cached."""
 
-    def __init__(self, codes: CodeStore, transforms: Transforms) -> None:
-        """Writes to `codes`."""
+    def __init__(self, codes: CodeStore) -> None:
+        """Read transforms from `codes`, and write codes to it."""
         self._codes = codes
-        self._transforms = transforms
+        self._transforms: OrderedDict[tuple[str, str], CodeTransform] = OrderedDict()
+
+    async def encode(self, collection: Collection, codes: CodeSet, vectors: Vector, deadline: Deadline) -> Codes:
+        """Return the codes of vectors, float32[N, D]. Raises NotFoundError if the set was deleted."""
+        key = (collection.name, codes.version)
+        if key not in self._transforms:
+            self._transforms[key] = await self._codes.read_transform(collection, codes, deadline)
+            while len(self._transforms) > MAX_CACHED_TRANSFORMS:
+                self._transforms.popitem(last=False)
+        self._transforms.move_to_end(key)
+        return self._transforms[key].encode(vectors, collection.metric)
 
     async def write(
         self, collection: Collection, codes: CodeSet, images: Sequence[StoredImage], deadline: Deadline
     ) -> None:
-        """Writes the codes of images that have their vectors. Raises NotFoundError where the set is gone."""
-        transform = await self._transforms.get(collection, codes, deadline)
+        """Store the codes of images, which have their vectors. Raises NotFoundError if the set was deleted."""
         vectors = np.array([image.vector for image in images], dtype=np.float32)
-        values = transform.encode(vectors, collection.metric)
+        values = await self.encode(collection, codes, vectors, deadline)
         await self._codes.upsert(collection, codes, images, values, deadline)
 
 
@@ -77,7 +67,7 @@ class CodedStore(StoreDecorator):
         written = await self._write_codes(collection, collection.codes, images, deadline)
         await self._store.upsert(collection, images, deadline)
         if self._codes.supported:
-            # Another process may have made and filled a set since `collection` was read, without these images.
+            # Another process may have created and filled a set since `collection` was read, without these images.
             latest = await self._store.get_collection(collection.name, deadline)
             missed = [codes for codes in latest.codes if codes.identity not in written]
             await self._write_codes(latest, missed, images, deadline)
@@ -94,16 +84,16 @@ class CodedStore(StoreDecorator):
         return written
 
     async def delete(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
-        """Remove images, and then their codes."""
+        """Delete images, and then their codes."""
         await self._store.delete(collection, ids, deadline)
         for codes in collection.codes:
             with suppress(NotFoundError):
                 await self._codes.delete(collection, codes, ids, deadline)
 
     async def delete_collection(self, collection: Collection, deadline: Deadline) -> None:
-        """Remove the codes of a collection, and then the collection."""
+        """Delete the codes of a collection, and then the collection."""
         if collection.codes:
-            # First, so that the description never names a set that is gone.
+            # The description changes first, so that it never names a set that is gone.
             await self._codes.announce(collection, (), deadline)
             await self._codes.delete_all_but(collection, (), deadline)
         await self._store.delete_collection(collection, deadline)

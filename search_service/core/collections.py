@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, NotFoundError
 from search_service.core import checks
-from search_service.core.known_collections import KnownCollections
+from search_service.core.collection_cache import CollectionCache
 from search_service.core.ports import Embedder, VectorStore
 from search_service.core.types import DEFAULT_INDEX, Alias, Collection, Consistency, EmbedderModel, Index, Metric
 
@@ -33,11 +33,11 @@ class Collections:
     """The collections of one store."""
 
     def __init__(
-        self, store: VectorStore, embedder: Embedder, known: KnownCollections, now: Callable[[], datetime]
+        self, store: VectorStore, embedder: Embedder, cache: CollectionCache, now: Callable[[], datetime]
     ) -> None:
         """`known` is made to forget what changes; `now` gives the time in UTC."""
         self._store = store
-        self._known = known
+        self._cache = cache
         self._embedder = embedder
         self._now = now
 
@@ -128,7 +128,7 @@ class Collections:
         try:
             await self._store.delete_collection(collection, deadline)
         finally:
-            self._known.forget()
+            self._cache.clear()
 
     async def set_alias(self, alias: Alias, deadline: Deadline) -> tuple[Alias, str]:
         """Points an alias at a collection; gives it, and where it pointed before: empty for a new one.
@@ -148,7 +148,7 @@ class Collections:
             try:
                 await self._store.set_alias(alias, deadline)
             finally:
-                self._known.forget()
+                self._cache.clear()
         return alias, previous
 
     async def pointed_at(self, alias: str, field: str, deadline: Deadline) -> str:
@@ -188,7 +188,7 @@ class Collections:
         try:
             await self._store.delete_alias(name, deadline)
         finally:
-            self._known.forget()
+            self._cache.clear()
 
 
 def _refuse_contradiction(wanted: NewCollection, model: EmbedderModel) -> None:

@@ -1,7 +1,7 @@
-"""What a write keeps of the image that is stored under its id.
+"""The parts of a stored image that a write keeps.
 
-It is read when the image is written, while the image is locked, and not earlier: an embedding takes seconds, and what
-somebody changes meanwhile must not be undone.
+They are read while the image is locked, just before it is stored. An embedding takes seconds; a change by another
+caller in that time must not be lost.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,20 +17,20 @@ from search_service.core.types import Collection, StoredImage, View
 
 # Bytes of stored vectors that one write reads at a time.
 READ_BYTES = 16 * 1024 * 1024
-# Vectors of one image differ by less if the same model made them in batches of other sizes.
+# Relative difference of two vectors of one image, computed in batches of different sizes.
 SAME_VECTOR = 1e-3
 
 
 @dataclass(frozen=True)
 class Keep:
-    """What is kept of the stored image, and what is reported of it."""
+    """What a write keeps of the stored image, and what it reports."""
 
     attributes: bool = False
-    """Whether its attributes stay that the write does not name."""
+    """Keep stored attributes that the write does not name."""
     vector: bool = False
-    """Whether its vector stays, with its region and create_time."""
+    """Keep the vector, with its region and create_time."""
     report: bool = False
-    """Whether the answer says that another image was replaced."""
+    """Report whether another image was replaced."""
 
     def __bool__(self) -> bool:
         return self.attributes or self.vector or self.report
@@ -38,21 +38,22 @@ class Keep:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of an image that is stored."""
+    """The outcome of a write that was stored."""
 
     create_time: datetime
+    content_sha256: str = ""
     replaced: bool = False
-    """Whether another image was stored under its id."""
+    """Whether another image had the id."""
 
 
 def view_of(writes: Iterable[tuple[StoredImage, Keep]]) -> View:
-    """Return how much has to be read of the stored images: vectors only if they are kept, or tell images apart."""
+    """Return the view of the stored images that writes need: vectors only to keep them, or to compare images."""
     needs_vectors = any(keep.vector or (keep.report and not image.content_sha256) for image, keep in writes)
     return View.FULL if needs_vectors else View.BASIC
 
 
 def chunk_size(collection: Collection, writes: Sequence[tuple[StoredImage, Keep]]) -> int:
-    """Return how many images are written at a time, so that the stored vectors stay within a bound."""
+    """Return the number of images to write at a time, which limits the bytes of the stored vectors."""
     if view_of(writes) is not View.FULL:
         return max(1, len(writes))
     return max(1, READ_BYTES // (4 * collection.dimension))
@@ -61,31 +62,30 @@ def chunk_size(collection: Collection, writes: Sequence[tuple[StoredImage, Keep]
 def merged(
     image: StoredImage, keep: Keep, stored: StoredImage | None, now: datetime, collection: Collection
 ) -> tuple[StoredImage, Written]:
-    """Return the image as it is to be stored at a moment, and what its answer says.
+    """Return the image to store at a time, and the outcome.
 
-    Raises NotFoundError, FailedPreconditionError if the vector is to be kept and is not of the same content, and
-    InvalidArgumentError if both have too many attributes together.
+    Raises NotFoundError or FailedPreconditionError if the vector cannot be kept, and InvalidArgumentError if the image
+    has too many attributes after the merge.
     """
     made = replace(image, create_time=now, update_time=now)
     if keep.vector:
         if stored is None or stored.vector is None or stored.create_time is None:
             raise image_not_found(collection.name, image.id, "id")
         if stored.content_sha256 != image.content_sha256:
-            raise content_changed(image, stored)
+            raise _content_changed(image, stored)
         made = replace(made, vector=stored.vector, region=stored.region, create_time=stored.create_time)
     if keep.attributes and stored is not None:
         made = replace(made, attributes={**stored.attributes, **image.attributes})
         checks.check_attributes(made.attributes)
     replaced = keep.report and stored is not None and _is_another(made, stored)
-    return made, Written(made.create_time or now, replaced)
+    return made, Written(made.create_time or now, made.content_sha256, replaced)
 
 
-def content_changed(image: StoredImage, stored: StoredImage) -> FailedPreconditionError:
-    """Return the error for a vector that is to be kept and is of another content."""
+def _content_changed(image: StoredImage, stored: StoredImage) -> FailedPreconditionError:
     return FailedPreconditionError(
         "CONTENT_CHANGED",
-        f"the stored image has the content_sha256 {stored.content_sha256!r}, and the write is for "
-        f"{image.content_sha256!r}; send the image or its vector",
+        f"content_sha256 is {image.content_sha256!r}, and the stored image has {stored.content_sha256!r}, so its "
+        "vector cannot be kept; send the image or its vector",
         field="content_sha256",
         metadata={"id": image.id},
     )

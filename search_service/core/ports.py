@@ -1,4 +1,4 @@
-"""What the core needs and does not do itself."""
+"""The interfaces to the stores and the embedder."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from grpc_kit.deadline import Deadline
 from search_service.core.codes import Codes, CodeTransform
-from search_service.core.filters import Filter
+from search_service.core.filters import Filter, IdAfter, IdIn
 from search_service.core.types import (
     Alias,
     CodeSet,
@@ -29,75 +29,75 @@ from search_service.core.types import (
 
 @dataclass(frozen=True)
 class After:
-    """The hit that a page ended with."""
+    """The last hit of a page."""
 
     score: float
     distance: float
     id: str
     seen: int
-    """Hits up to and with this one."""
+    """Number of hits up to and including this one, over all pages."""
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """What is asked of a store about the neighbours of a vector."""
+    """What a search in a store returns about the neighbors of a vector."""
 
     limit: int
     view: View
     consistency: Consistency
     condition: Filter | None = None
-    """Only images that fit; None is all."""
+    """Only images that meet the condition; None for all images."""
     parameters: SearchParameters = field(default_factory=SearchParameters)
     after: After | None = None
-    """Only what follows this hit, by score and then by id."""
+    """Only hits after this one, in the order of hits."""
     among: tuple[str, ...] | None = None
-    """Only images of these ids, and then every one is compared; None is all."""
+    """Only images with these ids, which are all compared; None for all images."""
 
 
 class VectorStore(Protocol):
-    """Keeps collections of vectors.
+    """Keep collections of images with their vectors.
 
-    Every method raises NotFoundError for an unknown collection, UnavailableError where the store cannot answer, and
-    DeadlineExceededError. Input has been checked before: names, ids, dimensions.
+    Callers have checked names, ids and dimensions. Every method raises NotFoundError for an unknown collection,
+    UnavailableError if the store cannot answer, and DeadlineExceededError.
     """
 
     async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
-        """Makes an empty collection. Raises AlreadyExistsError."""
+        """Create an empty collection. Raises AlreadyExistsError."""
         ...
 
     async def get_collection(self, name: str, deadline: Deadline) -> Collection:
-        """Describes the collection of a name or an alias."""
+        """Return the collection with a name or an alias."""
         ...
 
     async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
-        """The first `limit` collections by name of those after the name `after`."""
+        """Return the first `limit` collections, sorted by name, with names greater than `after`."""
         ...
 
     async def delete_collection(self, collection: Collection, deadline: Deadline) -> None:
-        """Removes a collection with its images."""
+        """Delete a collection and its images."""
         ...
 
     async def set_reindex(self, collection: Collection, reindex: Reindex | None, deadline: Deadline) -> None:
-        """Write into a collection's description that a copy of it is being built, or that none is.
+        """Record in the description of a collection that a copy of it is being built; None if no copy is.
 
-        Every caller of `get_collection`, in any process, sees it from the moment this returns.
+        When this returns, every call of `get_collection` in any process returns the new description.
         """
         ...
 
     async def set_alias(self, alias: Alias, deadline: Deadline) -> None:
-        """Makes an alias, or moves it in one step. Its name is no collection's."""
+        """Create an alias, or move it in one step. No collection has its name."""
         ...
 
     async def list_aliases(self, deadline: Deadline) -> list[Alias]:
-        """Every alias, by name."""
+        """Return all aliases, sorted by name."""
         ...
 
     async def delete_alias(self, name: str, deadline: Deadline) -> None:
-        """Removes an alias that exists."""
+        """Delete an alias that exists."""
         ...
 
     async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
-        """Stores images whole, each with its vector; an id that exists is replaced. Their ids differ.
+        """Store images with their vectors; replace images with the same ids. The ids of the batch differ.
 
         When this returns, the images survive a crash of any process.
         """
@@ -106,11 +106,11 @@ class VectorStore(Protocol):
     async def get(
         self, collection: Collection, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
     ) -> list[StoredImage]:
-        """The images that exist of these ids, in any order."""
+        """Return the images with these ids that exist, in any order."""
         ...
 
     async def delete(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
-        """Removes the images that exist of these ids."""
+        """Delete the images with these ids that exist."""
         ...
 
     async def query(
@@ -122,92 +122,86 @@ class VectorStore(Protocol):
         consistency: Consistency,
         deadline: Deadline,
     ) -> list[StoredImage]:
-        """The images that fit, those of the lowest ids and at most `limit` (10,000), in the order of their ids."""
+        """Return the first `limit` (at most 10,000) images that meet a condition, sorted by id."""
         ...
 
     async def count(
         self, collection: Collection, condition: Filter | None, consistency: Consistency, deadline: Deadline
     ) -> int:
-        """The number of images that fit."""
+        """Return the number of images that meet a condition."""
         ...
 
     async def search(
         self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
     ) -> list[list[Hit]]:
-        """The images nearest to each of some float32[D] by the collection's metric.
+        """Return the hits of each vector, float32[D], by the metric of the collection.
 
-        The best first, of equal scores the shorter distance first, then the lower id; which of equals comes last is
-        open.
+        Hits are sorted by score, best first; equal scores by distance, and then by id. If more hits than fit have the
+        score of the last one, any of them may be returned.
         """
         ...
 
     def index_of(self, collection: Collection, parameters: SearchParameters) -> Index:
-        """What answers a search of a collection."""
+        """Return the index that a search of a collection uses."""
         ...
 
     async def check(self, deadline: Deadline) -> None:
-        """Returns where the store answers. Raises UnavailableError."""
+        """Return if the store answers. Raises UnavailableError."""
         ...
 
 
 class CodeStore(Protocol):
-    """Keeps binary codes beside the images of collections, and the transforms that make them.
+    """Keep the binary codes of images, and the transforms that compute them.
 
-    A set of codes belongs to a collection by its own name, never an alias. Methods raise NotFoundError where the
-    collection or the set is gone, UnavailableError and DeadlineExceededError.
+    A set of codes belongs to one collection. Every method raises NotFoundError if the collection or the set does not
+    exist, UnavailableError and DeadlineExceededError.
     """
 
     @property
     def supported(self) -> bool:
-        """Whether codes can be kept; where not, only this is asked."""
+        """Return whether the store can keep codes. If not, callers use no other method."""
         ...
 
     async def announce(self, collection: Collection, sets: Sequence[CodeSet], deadline: Deadline) -> None:
-        """Says in the collection's description which sets it has, from when on everybody keeps these in step."""
+        """Record the sets of a collection in its description. From then on, all writers update these sets."""
         ...
 
     async def create(
         self, collection: Collection, codes: CodeSet, transform: CodeTransform, deadline: Deadline
     ) -> None:
-        """Makes an empty set with its transform, in the place of what a crash may have left of it."""
+        """Create an empty set with its transform; replace leftovers of a crash."""
         ...
 
-    async def transform(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> CodeTransform:
-        """The transform of a set."""
+    async def read_transform(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> CodeTransform:
+        """Return the transform of a set."""
         ...
 
     async def drop(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> None:
-        """Removes a set, if it is there."""
+        """Delete a set if it exists."""
         ...
 
     async def delete_all_but(self, collection: Collection, kept: Sequence[CodeSet], deadline: Deadline) -> None:
-        """Removes every set but these, also those that a crash left and nobody knows."""
+        """Delete all other sets, including leftovers of a crash that the description does not name."""
         ...
 
     async def upsert(
         self, collection: Collection, codes: CodeSet, images: Sequence[StoredImage], values: Codes, deadline: Deadline
     ) -> None:
-        """Stores the codes of images, with what a filter asks for; what an id had is replaced. The ids differ."""
+        """Store the codes of images with their attributes and times; replace codes with the same ids."""
         ...
 
     async def delete(self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> None:
-        """Removes the codes that exist of these ids."""
+        """Delete the codes with these ids that exist."""
         ...
 
-    async def get(
-        self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline
+    async def times(
+        self, collection: Collection, codes: CodeSet, condition: IdIn | IdAfter, limit: int, deadline: Deadline
     ) -> dict[str, datetime]:
-        """The ids of these that have a code, each with its image's update_time when it was encoded."""
-        ...
-
-    async def query(
-        self, collection: Collection, codes: CodeSet, after: str, limit: int, deadline: Deadline
-    ) -> dict[str, datetime]:
-        """As `get`, of the first ids after one, at most `limit` and none only at the end."""
+        """Return the first `limit` ids that have a code, with the update_time of the image that was encoded."""
         ...
 
     async def count(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> int:
-        """The number of codes."""
+        """Return the number of codes."""
         ...
 
     async def search(
@@ -220,29 +214,29 @@ class CodeStore(Protocol):
         consistency: Consistency,
         deadline: Deadline,
     ) -> list[str]:
-        """The ids of the codes nearest to uint8[bits / 8] by Hamming distance, of those that fit."""
+        """Return the ids of images that meet a condition, with the codes nearest to uint8[bits / 8] (Hamming)."""
         ...
 
 
 class BulkEmbedder(Protocol):
-    """Embeds many images, with throughput before latency."""
+    """Embed many images in the bulk lane, which favors throughput over latency."""
 
     async def embed(self, image: EncodedImage, model: str) -> Embedding:
-        """Embeds one image with a model. Raises what the embedder answers, or UnavailableError."""
+        """Embed an image with a model. Raises the embedder's errors, and UnavailableError."""
         ...
 
 
 class Embedder(Protocol):
-    """Turns images into vectors."""
+    """Turn images into vectors."""
 
     async def embed(self, image: EncodedImage, model: str, deadline: Deadline) -> Embedding:
-        """Embeds one image that somebody waits for. Raises what the embedder answers, or UnavailableError."""
+        """Embed an image in the interactive lane. Raises the embedder's errors, and UnavailableError."""
         ...
 
     def bulk(self, deadline: Deadline) -> AbstractAsyncContextManager[BulkEmbedder]:
-        """A lane for a load of images, until the deadline."""
+        """Open the bulk lane, until the deadline."""
         ...
 
     async def model(self, name: str, deadline: Deadline) -> EmbedderModel:
-        """Describes a model; an empty name is the embedder's default. Raises NotFoundError, UnavailableError."""
+        """Describe a model; an empty name is the embedder's default. Raises NotFoundError, UnavailableError."""
         ...

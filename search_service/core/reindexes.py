@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, NotFoundError
 from search_service.core import checks
+from search_service.core.collection_cache import CollectionCache
 from search_service.core.collections import Collections
-from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import VectorStore
 from search_service.core.types import Alias, Collection, Consistency, Reindex
 
@@ -26,12 +26,12 @@ class Reindexes:
     """The reindexes of one store's collections."""
 
     def __init__(
-        self, store: VectorStore, collections: Collections, known: KnownCollections, now: Callable[[], datetime]
+        self, store: VectorStore, collections: Collections, cache: CollectionCache, now: Callable[[], datetime]
     ) -> None:
         """`known` forgets what changes; `now` returns the time in UTC."""
         self._store = store
         self._collections = collections
-        self._known = known
+        self._cache = cache
         self._now = now
 
     async def start(self, source: str, target: str, deadline: Deadline) -> tuple[str, Reindex, bool]:
@@ -100,7 +100,7 @@ class Reindexes:
         try:
             moved = [await self._collections.set_alias(Alias(name, running.target), deadline) for name in aliases]
         finally:
-            self._known.forget()
+            self._cache.clear()
         await self._store.set_reindex(old, None, deadline)
         return moved
 

@@ -17,18 +17,20 @@ import pytest
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError, UnimplementedError
-from search_service.adapters.milvus_codes import SIDE, MilvusCodes
+from search_service.adapters.code_collections import CODE_COLLECTION
+from search_service.adapters.milvus_codes import MilvusCodes
 from search_service.adapters.milvus_store import MilvusStore
-from search_service.core.coarse_search import CoarseSearch
+from search_service.core.coarse_search import CoarseSearches
 from search_service.core.code_sets import CodeSets, CodeSetStatus, Encoding
-from search_service.core.coded_store import CodedStore, CodeWriter, Transforms
+from search_service.core.coded_store import CodedStore, CodeWriter
 from search_service.core.codes import Codes, CodeTransform
+from search_service.core.collection_cache import CollectionCache
 from search_service.core.expiry import ExpiringStore
 from search_service.core.filters import Equals, Filter, Range, UpdatedWithin
 from search_service.core.image_locks import ImageLocks
-from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import Nearest, VectorStore
-from search_service.core.search_images import Found, GroupBy, Search, SearchImages, StoredImageQuery
+from search_service.core.search_images import SearchImages
+from search_service.core.searches import GroupBy, Search, SearchResult, StoredImageQuery
 from search_service.core.types import (
     CodeSet,
     Collection,
@@ -89,14 +91,13 @@ class Kit:
     ) -> None:
         self.images = images
         self.codes = codes
-        self.transforms = Transforms(codes)
-        self.writer = CodeWriter(codes, self.transforms)
+        self.writer = CodeWriter(codes)
         self.store = CodedStore(images, codes, self.writer)
-        self.sets = CodeSets(self.store, codes, self.writer, KnownCollections(self.store), ImageLocks(), now)
+        self.sets = CodeSets(self.store, codes, self.writer, CollectionCache(self.store), ImageLocks(), now)
         seen = ExpiringStore(self.store, now)
         no_embedder: Any = None
-        coarse = CoarseSearch(seen, codes, self.transforms, now)
-        self.searches = SearchImages(seen, no_embedder, KnownCollections(seen), coarse)
+        coarse = CoarseSearches(seen, codes, self.writer, now)
+        self.searches = SearchImages(seen, no_embedder, CollectionCache(seen), coarse)
 
     def another(self, now: datetime = NOW) -> "Kit":
         """Another process on the same store, which knows nothing yet."""
@@ -123,7 +124,7 @@ class Kit:
     async def statuses(self, name: str) -> list[CodeSetStatus]:
         return (await self.sets.describe(name, soon()))[1]
 
-    async def search(self, name: str, vector: Vector, coarse: int | None = 20, **options: Any) -> Found:
+    async def search(self, name: str, vector: Vector, coarse: int | None = 20, **options: Any) -> SearchResult:
         query = Embedding(vector, "f")
         asked = Search(name, query, coarse=coarse, paged=True, consistency=Consistency.STRONG, **options)
         return await self.searches.search(asked, soon())
@@ -136,7 +137,7 @@ class Kit:
         if isinstance(self.codes, MemoryCodes):
             return self.codes.values(await self.get(name), codes)
         assert isinstance(self.images, MilvusStore)
-        client = (await self.images._connected(soon())).blocking
+        client = (await self.images.calls.connected(soon())).blocking
         rows = await asyncio.to_thread(
             client.query,
             f"_codes_{codes.version}_{name}",
@@ -152,9 +153,9 @@ class Kit:
         if isinstance(self.codes, MemoryCodes):
             return self.codes.versions(name)
         assert isinstance(self.images, MilvusStore)
-        client = (await self.images._connected(soon())).blocking
+        client = (await self.images.calls.connected(soon())).blocking
         names = await asyncio.to_thread(client.list_collections)
-        found = [side[1] for kept in names if (side := SIDE.fullmatch(kept)) and side[2] == name]
+        found = [side[1] for kept in names if (side := CODE_COLLECTION.fullmatch(kept)) and side[2] == name]
         assert len(found) == 2 * len(set(found))
         return sorted(set(found))
 
@@ -283,7 +284,7 @@ async def searched_at_the_same_time(kit: Kit, name: str, images: Sequence[Stored
     """Few requests, and each has its answer."""
     requests = 0
     if isinstance(kit.images, MilvusStore):
-        client = (await kit.images._connected(soon())).reading
+        client = (await kit.images.calls.connected(soon())).reading
         search = client.search
 
         async def counting(*arguments: Any, **options: Any) -> Any:
@@ -328,10 +329,10 @@ async def test_every_write_after_that_keeps_the_codes_in_step(kit: Kit, name: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"coarse": 9}, "coarse.candidates is 9; it should be from the limit, 10, to 10000"),
+        ({"coarse": 9}, "coarse.candidates is 9; it must be between 10 .the limit. and 10000"),
         ({"coarse": 10_001}, "coarse.candidates is 10001"),
-        ({"parameters": SearchParameters(exact=True)}, "parameters are set beside coarse"),
-        ({"parameters": SearchParameters(ef=64)}, "parameters are set beside coarse"),
+        ({"parameters": SearchParameters(exact=True)}, "parameters and coarse are both set"),
+        ({"parameters": SearchParameters(ef=64)}, "parameters and coarse are both set"),
     ],
 )
 async def test_what_does_not_go_together_is_refused(kit: Kit, name: str, options: dict[str, Any], message: str) -> None:
@@ -491,7 +492,9 @@ async def test_codes_serve_until_new_ones_are_complete(kit: Kit, name: str, monk
     other = kit.another()
     collection = await other.store.get_collection(name, soon())
     assert collection.codes == (dataclasses.replace(made, ready=True),)
-    assert (await other.transforms.get(collection, made, soon())).hyperplanes.tolist() == second.hyperplanes.tolist()
+    assert (
+        await other.codes.read_transform(collection, made, soon())
+    ).hyperplanes.tolist() == second.hyperplanes.tolist()
     assert (await other.ids(name, vector_of(new[0])))[0] == "new0000"
     names = [found.name for found in await other.store.list_collections("", 1000, soon())]
     assert name in names

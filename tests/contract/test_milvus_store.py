@@ -140,7 +140,7 @@ async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path:
     collection = Collection("c", 8, "f", NOW)
     await store.create_collection(collection, deadline)
     at_once, most, read_beside = 0, 0, 0
-    clients = await store._connected(deadline)
+    clients = await store.calls.connected(deadline)
     upsert, query = clients.blocking.upsert, clients.reading.query
 
     def counting(*arguments: Any, **options: Any) -> Any:
@@ -208,7 +208,7 @@ async def test_a_write_that_is_late_still_keeps_others_apart(tmp_path: Path, mon
 
 async def test_a_collection_that_cannot_be_made_whole_is_not_left_half_made(tmp_path: Path, deadline: Deadline) -> None:
     store = MilvusStore(str(tmp_path / "milvus.db"))
-    client = (await store._connected(deadline)).blocking
+    client = (await store.calls.connected(deadline)).blocking
     load = client.load_collection
 
     def failing(*_: Any, **__: Any) -> None:
@@ -385,7 +385,7 @@ async def test_pages_through_a_built_index_are_all_of_the_collection(milvus_uri:
     rows = [StoredImage(f"i{n}", create_time=NOW, update_time=NOW, vector=vector) for n, vector in enumerate(vectors)]
     for begin in range(0, len(rows), 1000):
         await store.upsert(wanted, rows[begin : begin + 1000], deadline)
-    client = (await store._connected(deadline)).blocking
+    client = (await store.calls.connected(deadline)).blocking
     await asyncio.to_thread(build_index, client, wanted.name, len(rows))
     seen: list[Hit] = []
     page = Nearest(first, View.ID, Consistency.STRONG)

@@ -83,7 +83,7 @@ async def filled(store: MilvusStore, vectors: Matrix, index: Index) -> Collectio
             for number, vector in enumerate(vectors[begin : begin + 1000])
         ]
         await store.upsert(collection, images, deadline)
-    client = (await store._connected(deadline)).blocking
+    client = (await store.calls.connected(deadline)).blocking
     await asyncio.to_thread(build, client, collection.name, len(vectors))
     return collection
 

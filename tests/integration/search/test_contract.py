@@ -203,8 +203,8 @@ SEARCH_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
     ({"group_by": search_pb2.GroupBy()}, CODE.INVALID_ARGUMENT, "GROUP_BY_INVALID", "group_by.attribute", "letter"),
     ({"group_by": search_pb2.GroupBy(attribute="a", group_size=101)}, CODE.INVALID_ARGUMENT, "GROUP_BY_INVALID", "group_by.group_size", "100"),
     ({"page_token": "x"}, CODE.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID", "page_token", "page_token"),
-    ({"parameters": search_pb2.SearchParameters(search_list=99)}, CODE.INVALID_ARGUMENT, "SEARCH_PARAMETERS_INVALID", "parameters.search_list", "HNSW, which takes ef"),
-    ({"parameters": search_pb2.SearchParameters(nprobe=9)}, CODE.INVALID_ARGUMENT, "SEARCH_PARAMETERS_INVALID", "parameters.nprobe", "HNSW, which takes ef"),
+    ({"parameters": search_pb2.SearchParameters(search_list=99)}, CODE.INVALID_ARGUMENT, "SEARCH_PARAMETERS_INVALID", "parameters.search_list", "HNSW, which uses ef"),
+    ({"parameters": search_pb2.SearchParameters(nprobe=9)}, CODE.INVALID_ARGUMENT, "SEARCH_PARAMETERS_INVALID", "parameters.nprobe", "HNSW, which uses ef"),
     ({"min_score": float("nan")}, CODE.INVALID_ARGUMENT, "MIN_SCORE_INVALID", "min_score", "number"),
 ]  # fmt: skip
 

@@ -188,7 +188,7 @@ def test_the_client_reads_all_hits_in_order(search_address: str, filled: str, op
         found = [hit.image.id for hit in client.search_all(filled, query, **options)]
         assert found == [f"i{number:03d}" for number in np.argsort(-cosines, kind="stable")]
         # Not after the first ten.
-        with pytest.raises(InvalidArgumentError, match=r"ef is 64; it should be from the limit"):
+        with pytest.raises(InvalidArgumentError, match=r"ef is 64; it must be between 100"):
             next(client.search_all(filled, query, limit=100, ef=64))
         hits, explanation = client.search_explained(filled, query, limit=3)
     assert len(hits) == 3

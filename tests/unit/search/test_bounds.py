@@ -12,9 +12,10 @@ from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError
 from search_service.adapters.embedder_client import EmbedderClient
-from search_service.core.known_collections import KnownCollections
+from search_service.core.collection_cache import CollectionCache
 from search_service.core.ports import Embedder, Nearest
-from search_service.core.search_images import GroupBy, Search, SearchImages
+from search_service.core.search_images import SearchImages
+from search_service.core.searches import GroupBy, Search
 from search_service.core.types import Collection, Embedding, EncodedImage, Hit, StoredImage, Vector
 from tests.memory_store import MemoryStore
 
@@ -44,7 +45,7 @@ async def test_groups_take_a_few_searches_also_if_the_nearest_are_of_one_group(e
         for number, angle in enumerate(angles)
     ]
     await store.upsert(store.collection("grouped"), images, NEVER)
-    searches = SearchImages(store, embedder, KnownCollections(store))
+    searches = SearchImages(store, embedder, CollectionCache(store))
     query = Embedding(np.array([1, 0], np.float32), "f")
     found = await searches.search(Search("grouped", query, limit=GROUPS, group_by=GroupBy("k")), NEVER)
     assert [hit.image.attributes["k"] for hit in found.hits] == list(range(GROUPS))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError
-from search_service.core.codes import CodeTransform, check_transform, latest_of, ready_of
+from search_service.core.codes import CodeTransform, check_transform, latest_set, ready_set
 from search_service.core.types import CodeSet, Collection, Metric
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -61,7 +61,7 @@ def test_the_version_is_that_of_the_rows() -> None:
 
 @pytest.mark.parametrize(("bits", "dimension"), [(0, 96), (56, 96), (68, 96), (104, 96), (520, 2048)], ids=str)
 def test_the_number_of_bits_has_bounds(bits: int, dimension: int) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"64 to 512, a multiple of 8, and at most the") as caught:
+    with pytest.raises(InvalidArgumentError, match=r"64 to 512, a multiple of 8, and at most \d+, the dim") as caught:
         check_transform(transform(bits, dimension), collection(dimension))
     assert (caught.value.reason, caught.value.field) == ("CODE_TRANSFORM_INVALID", "transform.hyperplanes")
 
@@ -85,9 +85,9 @@ def test_a_row_has_to_have_a_direction() -> None:
 
 def test_searches_use_what_is_ready_and_encoding_goes_on_with_the_latest() -> None:
     old, new = CodeSet("a", 1, 64, NOW, ready=True), CodeSet("b", 2, 64, NOW)
-    assert ready_of(collection(96, old, new), "coarse") == old
-    assert latest_of(collection(96, old, new)) == new
+    assert ready_set(collection(96, old, new), "coarse") == old
+    assert latest_set(collection(96, old, new)) == new
     for codes, reason in (((), "CODES_MISSING"), ((new,), "CODES_INCOMPLETE")):
         with pytest.raises(FailedPreconditionError, match="imagesearch codes") as caught:
-            ready_of(collection(96, *codes), "coarse")
+            ready_set(collection(96, *codes), "coarse")
         assert (caught.value.reason, caught.value.field) == (reason, "coarse")

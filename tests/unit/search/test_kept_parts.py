@@ -14,6 +14,7 @@ from grpc_kit.server.budget import Budget, Limit
 from search_service.core import kept_parts
 from search_service.core.change_images import ChangeImages, ImageUpdate
 from search_service.core.image_locks import ImageLocks
+from search_service.core.image_writes import ImageToWrite, WriteResult
 from search_service.core.types import (
     Collection,
     Consistency,
@@ -24,7 +25,7 @@ from search_service.core.types import (
     StoredImage,
     View,
 )
-from search_service.core.write_images import ImageToWrite, WriteImages, WriteResult
+from search_service.core.write_images import WriteImages
 from tests.memory_store import MemoryStore
 from tests.unit.search.conftest import FINGERPRINT, CountingEmbedder
 

@@ -8,18 +8,12 @@ import pytest
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError
+from search_service.core.collection_cache import CollectionCache
 from search_service.core.examples import vector_of_examples
 from search_service.core.filters import Equals, Not
-from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import Embedder
-from search_service.core.search_images import (
-    Example,
-    Examples,
-    GroupBy,
-    Search,
-    SearchImages,
-    StoredImageQuery,
-)
+from search_service.core.search_images import SearchImages
+from search_service.core.searches import Example, Examples, GroupBy, Search, StoredImageQuery
 from search_service.core.types import (
     AttributeValue,
     Collection,
@@ -56,7 +50,7 @@ async def searches(store: MemoryStore, embedder: Embedder) -> SearchImages:
         vector = np.array([np.cos(angle), np.sin(angle), 0, 0], np.float32)
         images.append(StoredImage(f"i{number:02d}", f"u/{number}", attributes, vector=vector))
     await store.upsert(store.collection("photos"), images, NEVER)
-    return SearchImages(store, embedder, KnownCollections(store))
+    return SearchImages(store, embedder, CollectionCache(store))
 
 
 async def ids(searches: SearchImages, search: Search) -> list[str]:
@@ -219,20 +213,20 @@ async def test_a_parameter_has_to_fit_the_index(
     await store.create_collection(Collection("indexed", 4, FINGERPRINT, now, index=index), NEVER)
     search = Search("indexed", EAST, limit=10, parameters=parameters)
     if not field:
-        assert await ids(SearchImages(store, embedder, KnownCollections(store)), search) == []
+        assert await ids(SearchImages(store, embedder, CollectionCache(store)), search) == []
         return
     with pytest.raises(InvalidArgumentError) as refused:
-        await SearchImages(store, embedder, KnownCollections(store)).search(search, NEVER)
+        await SearchImages(store, embedder, CollectionCache(store)).search(search, NEVER)
     assert (refused.value.reason, refused.value.field) == ("SEARCH_PARAMETERS_INVALID", field)
 
 
 @pytest.mark.parametrize(
     ("index", "parameters", "right", "own"),
     [
-        (DISK, SearchParameters(ef=64), "HNSW and AUTOINDEX", "DISKANN, which takes search_list"),
-        (IVF, SearchParameters(search_list=64), "DISKANN", "IVF_FLAT, which takes nprobe"),
-        (AUTO, SearchParameters(nprobe=4), "IVF_FLAT and IVF_SQ8", "AUTOINDEX, which takes ef"),
-        (FLAT, SearchParameters(ef=64), "HNSW and AUTOINDEX", "FLAT, which takes none"),
+        (DISK, SearchParameters(ef=64), "HNSW and AUTOINDEX", "DISKANN, which uses search_list"),
+        (IVF, SearchParameters(search_list=64), "DISKANN", "IVF_FLAT, which uses nprobe"),
+        (AUTO, SearchParameters(nprobe=4), "IVF_FLAT and IVF_SQ8", "AUTOINDEX, which uses ef"),
+        (FLAT, SearchParameters(ef=64), "HNSW and AUTOINDEX", "FLAT, which uses none"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -242,8 +236,8 @@ async def test_a_refused_parameter_is_told_with_what_would_be_right(
     now = datetime(2026, 1, 1, tzinfo=UTC)
     await store.create_collection(Collection("indexed", 4, FINGERPRINT, now, index=index), NEVER)
     search = Search("indexed", EAST, limit=10, parameters=parameters)
-    with pytest.raises(InvalidArgumentError, match=f"is for {right}; this collection's index is {own}$"):
-        await SearchImages(store, embedder, KnownCollections(store)).search(search, NEVER)
+    with pytest.raises(InvalidArgumentError, match=f"is for {right}; the index of this collection is {own}$"):
+        await SearchImages(store, embedder, CollectionCache(store)).search(search, NEVER)
 
 
 async def test_an_answer_can_be_explained(searches: SearchImages) -> None:

@@ -19,12 +19,14 @@ from grpc_kit.errors import (
 )
 from grpc_kit.server.budget import Budget, Limit
 from search_service.core.change_images import ChangeImages
+from search_service.core.collection_cache import CollectionCache
 from search_service.core.collections import Collections, NewCollection
 from search_service.core.image_locks import ImageLocks
-from search_service.core.known_collections import KnownCollections
+from search_service.core.image_writes import ImageToWrite
 from search_service.core.ports import Embedder
 from search_service.core.read_images import get_image
-from search_service.core.search_images import Search, SearchImages, StoredImageQuery
+from search_service.core.search_images import SearchImages
+from search_service.core.searches import Search, StoredImageQuery
 from search_service.core.types import (
     Collection,
     Consistency,
@@ -34,7 +36,7 @@ from search_service.core.types import (
     StoredImage,
     View,
 )
-from search_service.core.write_images import ImageToWrite, WriteImages
+from search_service.core.write_images import WriteImages
 from tests.memory_store import MemoryStore
 
 FINGERPRINT = "vgg16-avg-0123456789abcdef"
@@ -46,7 +48,7 @@ async def searches(store: MemoryStore, embedder: Embedder, deadline: Deadline) -
     vectors = {"east": [1, 0, 0, 0], "north": [0, 1, 0, 0], "northeast": [1, 1, 0, 0], "west": [-1, 0, 0, 0]}
     images = [StoredImage(name, vector=np.array(vector, np.float32)) for name, vector in vectors.items()]
     await store.upsert(store.collection("photos"), images, deadline)
-    return SearchImages(store, embedder, KnownCollections(store))
+    return SearchImages(store, embedder, CollectionCache(store))
 
 
 def embedding(*values: float, fingerprint: str = FINGERPRINT) -> Embedding:
@@ -146,7 +148,7 @@ ODD_VECTORS: list[tuple[list[float], type[ServiceError], str]] = [
 async def test_an_embedders_vector_that_is_none_is_not_searched_with(
     store: MemoryStore, deadline: Deadline, values: list[float], kind: type[ServiceError], reason: str
 ) -> None:
-    searches = SearchImages(store, OddEmbedder(values), KnownCollections(store))
+    searches = SearchImages(store, OddEmbedder(values), CollectionCache(store))
     with pytest.raises(kind) as refused:
         await searches.search(Search("photos", EncodedImage(b"1234")), deadline)
     assert (refused.value.reason, refused.value.metadata["model"]) == (reason, "vgg16")
@@ -193,7 +195,7 @@ async def test_a_model_that_is_served_no_longer_is_a_mismatch(
     old = Collection("old", 4, "f", datetime(2026, 1, 1, tzinfo=UTC), model="vgg19")
     await store.create_collection(old, deadline)
     with pytest.raises(FailedPreconditionError) as caught:
-        await SearchImages(store, embedder, KnownCollections(store)).search(
+        await SearchImages(store, embedder, CollectionCache(store)).search(
             Search("old", EncodedImage(b"1234")), deadline
         )
     assert caught.value.reason == "EMBEDDING_MISMATCH"
@@ -202,7 +204,7 @@ async def test_a_model_that_is_served_no_longer_is_a_mismatch(
 class TestCollections:
     @pytest.fixture
     def collections(self, store: MemoryStore, embedder: Embedder) -> Collections:
-        return Collections(store, embedder, KnownCollections(store), lambda: datetime(2026, 1, 1, tzinfo=UTC))
+        return Collections(store, embedder, CollectionCache(store), lambda: datetime(2026, 1, 1, tzinfo=UTC))
 
     async def test_a_collection_takes_what_it_is_not_told_from_the_model(
         self, collections: Collections, deadline: Deadline

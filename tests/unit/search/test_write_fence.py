@@ -12,14 +12,15 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, UnavailableError
 from grpc_kit.server.budget import Budget, Limit
 from search_service.core.change_images import ChangeImages, ImageUpdate
+from search_service.core.collection_cache import CollectionCache
 from search_service.core.collections import Collections
 from search_service.core.filters import Equals
 from search_service.core.image_locks import ImageLocks
-from search_service.core.known_collections import KnownCollections
+from search_service.core.image_writes import ImageToWrite, WriteResult
 from search_service.core.ports import Embedder
 from search_service.core.reindexes import Reindexes
 from search_service.core.types import Alias, Collection, Consistency, Embedding, EncodedImage, StoredImage, View
-from search_service.core.write_images import ImageToWrite, WriteImages, WriteResult
+from search_service.core.write_images import WriteImages
 from tests.memory_store import MemoryStore
 
 NEVER = Deadline.after(None)
@@ -61,7 +62,7 @@ class World:
         self.time = datetime.now(UTC)
         self.changes = ChangeImages(self.store, self.now, locks)
         self.writes = WriteImages(self.store, embedder, self.now, locks, 100, 10**6, Budget(Limit(10**6, 10**9)).wait)
-        known = KnownCollections(self.store)
+        known = CollectionCache(self.store)
         self.reindexes = Reindexes(self.store, Collections(self.store, embedder, known, self.now), known, self.now)
 
     def now(self) -> datetime:

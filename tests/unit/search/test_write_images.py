@@ -16,9 +16,10 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InternalError, InvalidArgumentError, ServiceError, UnavailableError
 from grpc_kit.server.budget import Budget, Limit
 from search_service.core.image_locks import ImageLocks
+from search_service.core.image_writes import ImageToWrite, InvalidMessage, WriteResult
 from search_service.core.ports import Embedder
 from search_service.core.types import Collection, Consistency, Embedding, EncodedImage, StoredImage, View
-from search_service.core.write_images import ImageToWrite, Unreadable, WriteImages, WriteResult
+from search_service.core.write_images import WriteImages
 from search_service.core.write_window import Reserve, Window
 from tests.memory_store import MemoryStore
 
@@ -52,8 +53,8 @@ class Writer:
             store, embedder, lambda: now, ImageLocks(), window, size, reserve or Budget(AMPLE).wait
         )
 
-    async def __call__(self, messages: Sequence[ImageToWrite | Unreadable]) -> list[WriteResult]:
-        async def stream() -> AsyncIterator[ImageToWrite | Unreadable]:
+    async def __call__(self, messages: Sequence[ImageToWrite | InvalidMessage]) -> list[WriteResult]:
+        async def stream() -> AsyncIterator[ImageToWrite | InvalidMessage]:
             for message in messages:
                 yield message
 
@@ -84,7 +85,7 @@ async def test_images_and_vectors_are_stored(writer: Writer, store: MemoryStore,
 
 async def test_only_the_bad_items_fail(writer: Writer, store: MemoryStore, deadline: Deadline) -> None:
     good = vector(1, 0, 0, 0)
-    cases: list[tuple[str, ImageToWrite | Unreadable]] = [
+    cases: list[tuple[str, ImageToWrite | InvalidMessage]] = [
         ("stored", write("good1", good)),
         ("IMAGE_CORRUPT", write("corrupt", picture(b"bad!"))),
         ("OUT_OF_MEMORY", write("unlucky", picture(b"full"))),
@@ -100,7 +101,7 @@ async def test_only_the_bad_items_fail(writer: Writer, store: MemoryStore, deadl
         ("VECTOR_ZERO", write("zero", vector(0, 0, 0, 0))),
         ("EMBEDDING_MISMATCH", write("other", vector(1, 0, 0, 0, fingerprint="clip"))),
         ("FINGERPRINT_INVALID", write("none", vector(1, 0, 0, 0, fingerprint=""))),
-        ("SOURCE_MISSING", Unreadable("r-x", "x", "", InvalidArgumentError("SOURCE_MISSING", "source is missing"))),
+        ("SOURCE_MISSING", InvalidMessage("r-x", "x", "", InvalidArgumentError("SOURCE_MISSING", "source is missing"))),
         ("COLLECTION_CHANGED", write("elsewhere", good, collection="foreign")),
         ("REQUEST_ID_TOO_LONG", ImageToWrite("r" * 129, "photos", "long", good)),
         ("stored", write("good2", picture(b"5678"), collection="")),
@@ -212,13 +213,13 @@ async def test_one_row_that_the_store_cannot_take_fails_alone(
 @pytest.mark.parametrize(
     "first",
     [
-        Unreadable("r", "x", "photos", InvalidArgumentError("SOURCE_MISSING", "source is missing")),
+        InvalidMessage("r", "x", "photos", InvalidArgumentError("SOURCE_MISSING", "source is missing")),
         ImageToWrite("r" * 129, "photos", "x", vector(1, 0, 0, 0)),
         write("", vector(1, 0, 0, 0)),
     ],
 )
 async def test_a_first_message_that_fails_still_names_the_collection(
-    writer: Writer, first: ImageToWrite | Unreadable
+    writer: Writer, first: ImageToWrite | InvalidMessage
 ) -> None:
     results = await writer([first, write("b", vector(1, 0, 0, 0), collection="")])
     assert [reason(result) == "stored" for result in results] == [False, True]

@@ -7,7 +7,7 @@ import pytest
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError
-from search_service.adapters.gathering import Gatherer
+from search_service.adapters.request_batching import RequestBatcher
 
 NEVER = Deadline.after(None)
 
@@ -35,19 +35,19 @@ async def settle() -> None:
 
 async def test_who_finds_a_free_slot_goes_at_once_and_alone() -> None:
     store = Store()
-    gatherer = Gatherer(store.double, 2, 2, lambda _: 8)
-    assert await gatherer.submit("a", 1, NEVER) == 2
-    assert await gatherer.submit("a", 2, NEVER) == 4
+    batcher = RequestBatcher(store.double, 2, 2, lambda _: 8)
+    assert await batcher.submit("a", 1, NEVER) == 2
+    assert await batcher.submit("a", 2, NEVER) == 4
     assert store.runs == [("a", [1]), ("a", [2])]
 
 
 async def test_those_who_wait_for_the_same_go_together_and_the_longest_waiting_first() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 1, 1, lambda _: 3)
+    batcher = RequestBatcher(store.double, 1, 1, lambda _: 3)
     tasks = []
     for key, item in (("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4), ("a", 5), ("a", 6)):
-        tasks.append(asyncio.create_task(gatherer.submit(key, item, NEVER)))
+        tasks.append(asyncio.create_task(batcher.submit(key, item, NEVER)))
         await settle()
     store.gate.set()
     assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8, 10, 12]
@@ -57,8 +57,8 @@ async def test_those_who_wait_for_the_same_go_together_and_the_longest_waiting_f
 async def test_no_more_runs_than_slots() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 2, 2, lambda _: 1)
-    tasks = [asyncio.create_task(gatherer.submit("a", item, NEVER)) for item in range(5)]
+    batcher = RequestBatcher(store.double, 2, 2, lambda _: 1)
+    tasks = [asyncio.create_task(batcher.submit("a", item, NEVER)) for item in range(5)]
     await settle()
     assert len(store.runs) == 2
     store.gate.set()
@@ -68,24 +68,24 @@ async def test_no_more_runs_than_slots() -> None:
 async def test_a_fault_is_told_to_all_of_its_run_and_to_no_other() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 1, 1, lambda _: 8)
-    tasks = [asyncio.create_task(gatherer.submit(key, 1, NEVER)) for key in ("a", "fault", "fault", "a")]
+    batcher = RequestBatcher(store.double, 1, 1, lambda _: 8)
+    tasks = [asyncio.create_task(batcher.submit(key, 1, NEVER)) for key in ("a", "fault", "fault", "a")]
     await settle()
     store.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [int, ValueError, ValueError, int]
-    assert await gatherer.submit("a", 5, NEVER) == 10
+    assert await batcher.submit("a", 5, NEVER) == 10
 
 
 async def test_who_has_left_or_is_out_of_time_is_not_looked_for() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 1, 1, lambda _: 8)
-    first = asyncio.create_task(gatherer.submit("a", 0, NEVER))
+    batcher = RequestBatcher(store.double, 1, 1, lambda _: 8)
+    first = asyncio.create_task(batcher.submit("a", 0, NEVER))
     await settle()
-    leaving = asyncio.create_task(gatherer.submit("b", 1, NEVER))
-    late = asyncio.create_task(gatherer.submit("b", 2, Deadline.after(0.001)))
-    staying = asyncio.create_task(gatherer.submit("b", 3, NEVER))
+    leaving = asyncio.create_task(batcher.submit("b", 1, NEVER))
+    late = asyncio.create_task(batcher.submit("b", 2, Deadline.after(0.001)))
+    staying = asyncio.create_task(batcher.submit("b", 3, NEVER))
     await asyncio.sleep(0.01)
     leaving.cancel()
     await settle()
@@ -99,10 +99,10 @@ async def test_who_has_left_or_is_out_of_time_is_not_looked_for() -> None:
 async def test_a_caller_that_leaves_under_way_does_not_end_the_others() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 1, 1, lambda _: 8)
-    first = asyncio.create_task(gatherer.submit("b", 0, NEVER))
+    batcher = RequestBatcher(store.double, 1, 1, lambda _: 8)
+    first = asyncio.create_task(batcher.submit("b", 0, NEVER))
     await settle()
-    together = [asyncio.create_task(gatherer.submit("a", item, NEVER)) for item in (1, 2)]
+    together = [asyncio.create_task(batcher.submit("a", item, NEVER)) for item in (1, 2)]
     await settle()
     first.cancel()
     store.gate.set()
@@ -112,8 +112,8 @@ async def test_a_caller_that_leaves_under_way_does_not_end_the_others() -> None:
 async def test_equal_keys_have_few_of_the_slots_and_others_the_rest() -> None:
     store = Store()
     store.gate.clear()
-    gatherer = Gatherer(store.double, 3, 1, lambda _: 8)
-    tasks = [asyncio.create_task(gatherer.submit(key, item, NEVER)) for item, key in enumerate("aaabbc")]
+    batcher = RequestBatcher(store.double, 3, 1, lambda _: 8)
+    tasks = [asyncio.create_task(batcher.submit(key, item, NEVER)) for item, key in enumerate("aaabbc")]
     await settle()
     assert store.runs == [("a", [0]), ("b", [3]), ("c", [5])]
     store.gate.set()

@@ -7,10 +7,11 @@ import pytest
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, NotFoundError
+from search_service.core.collection_cache import CollectionCache
 from search_service.core.collections import Collections
-from search_service.core.known_collections import KnownCollections
 from search_service.core.ports import Embedder
-from search_service.core.search_images import Search, SearchImages
+from search_service.core.search_images import SearchImages
+from search_service.core.searches import Search
 from search_service.core.types import Alias, Collection, Embedding, StoredImage
 from tests.memory_store import MemoryStore
 
@@ -52,12 +53,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def known(store: CountingStore, clock: Clock) -> KnownCollections:
-    return KnownCollections(store, clock)
+def known(store: CountingStore, clock: Clock) -> CollectionCache:
+    return CollectionCache(store, clock)
 
 
 @pytest.fixture
-def searches(store: CountingStore, embedder: Embedder, known: KnownCollections) -> SearchImages:
+def searches(store: CountingStore, embedder: Embedder, known: CollectionCache) -> SearchImages:
     return SearchImages(store, embedder, known)
 
 
@@ -71,7 +72,7 @@ async def found(searches: SearchImages, fingerprint: str) -> str:
 
 
 async def test_what_is_known_is_asked_again_after_a_second(
-    store: CountingStore, clock: Clock, known: KnownCollections
+    store: CountingStore, clock: Clock, known: CollectionCache
 ) -> None:
     for moment, asked in ((0.0, 1), (0.5, 1), (0.99, 1), (1.01, 2), (1.5, 2)):
         clock.now = 100 + moment
@@ -108,7 +109,7 @@ async def test_a_collection_that_went_away_is_not_found(store: CountingStore, se
 
 
 async def test_what_this_service_changes_it_knows_at_once(
-    store: CountingStore, embedder: Embedder, known: KnownCollections, searches: SearchImages
+    store: CountingStore, embedder: Embedder, known: CollectionCache, searches: SearchImages
 ) -> None:
     collections = Collections(store, embedder, known, lambda: NOW)
     assert await found(searches, "f1") == "in old"

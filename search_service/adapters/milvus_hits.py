@@ -1,0 +1,62 @@
+"""Hits of Milvus searches: scores, order, and the images in them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from grpc_kit.deadline import Deadline
+from search_service.adapters.milvus_calls import Read
+from search_service.adapters.milvus_filters import ids_expression
+from search_service.adapters.milvus_rows import FIELDS, Row, image_of
+from search_service.core.ports import Nearest
+from search_service.core.types import Hit, Metric, View
+
+# A search is repeated this often if an image of its hits is deleted meanwhile.
+RETRIES = 5
+
+
+def hit_of(found: Row, metric: Metric) -> Hit:
+    """Return the hit for a result of Milvus, whose distance is a similarity, or for L2 the squared distance.
+
+    A vector that cannot be compared has the score minus infinity, because NaN cannot be sorted.
+    """
+    image = image_of(found["entity"])
+    value = float(found["distance"])
+    if not math.isfinite(value):
+        return Hit(image, score=-math.inf, distance=math.inf)
+    match metric:
+        case Metric.COSINE:
+            # Rounding errors make the cosine of a vector with itself slightly more than 1.
+            cosine = min(1.0, max(-1.0, value))
+            return Hit(image, score=cosine, distance=1.0 - cosine)
+        case Metric.IP:
+            return Hit(image, score=value, distance=-value)
+        case Metric.L2:
+            distance = math.sqrt(max(value, 0.0))
+            return Hit(image, score=1.0 / (1.0 + distance), distance=distance)
+
+
+def order_of(hit: Hit) -> tuple[float, float, str]:
+    """Return the sort key of a hit: by score, then by distance (near 0, all scores of L2 are 1), then by id."""
+    return -hit.score, hit.distance, hit.image.id
+
+
+async def with_view(
+    read: Read, collection: str, hits: Sequence[Hit], nearest: Nearest, deadline: Deadline
+) -> list[Hit]:
+    """Return hits with the fields of the view, without images that were deleted meanwhile."""
+    if nearest.view is View.ID or not hits:
+        return list(hits)
+    rows = await read(
+        lambda client, options: client.query(
+            collection,
+            filter=ids_expression([hit.image.id for hit in hits]),
+            output_fields=FIELDS[nearest.view],
+            consistency_level=nearest.consistency.value,
+            **options,
+        ),
+        collection,
+        deadline,
+    )
+    images = {row["id"]: image_of(row) for row in rows}
+    return [replace(hit, image=images[hit.image.id]) for hit in hits if hit.image.id in images]

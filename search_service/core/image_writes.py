@@ -1,0 +1,50 @@
+"""The messages of a WriteImages stream: images to write, and the result for each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from grpc_kit.errors import ServiceError
+from search_service.core.types import AttributeValue, Embedding, EncodedImage, KeptVector, Region, StoredImage
+
+
+@dataclass(frozen=True)
+class ImageToWrite:
+    """An image to write."""
+
+    request_id: str
+    collection: str
+    """Empty for the collection of the previous message."""
+    id: str
+    source: EncodedImage | Embedding | KeptVector
+    uri: str = ""
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    content_sha256: str = ""
+    region: Region | None = None
+    """Only with an embedding; an encoded image has its own region."""
+    size: int = 0
+    """Bytes of the whole message."""
+    keep_attributes: bool = False
+    """Whether stored attributes stay that `attributes` does not name."""
+    report_replaced: bool = False
+    """Whether the result reports if another image was replaced."""
+
+
+@dataclass(frozen=True)
+class InvalidMessage:
+    """A message that could not be converted. It gets its result in order, like every other message."""
+
+    request_id: str
+    id: str
+    collection: str
+    error: ServiceError
+
+
+@dataclass(frozen=True)
+class WriteResult:
+    """The result of one message."""
+
+    request_id: str
+    id: str
+    outcome: StoredImage | ServiceError
+    replaced: bool = False
+    """Whether another image had the id; only with `report_replaced`."""

@@ -1,0 +1,142 @@
+"""Prepare the images of a WriteImages stream: check each message, and find its vector."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, replace
+
+from grpc_kit.deadline import Deadline
+from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError, UnavailableError
+from search_service.core import checks
+from search_service.core.image_writes import ImageToWrite, InvalidMessage
+from search_service.core.kept_parts import Keep
+from search_service.core.ports import BulkEmbedder, VectorStore
+from search_service.core.query_vectors import model_gone, require_model
+from search_service.core.types import Collection, Embedding, EncodedImage, KeptVector, StoredImage
+
+# After this many seconds, an image can be written again whose alias has moved to a collection of another model.
+MOVED_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image with its vector and the fingerprint of the vector."""
+
+    image: StoredImage
+    fingerprint: str
+    embedded: bool
+    """Whether the service computed the vector."""
+    keep: Keep
+
+    def fits(self, collection: Collection) -> bool:
+        """Return whether the collection can store the vector."""
+        if self.keep.vector:
+            return True
+        vector = self.image.vector
+        return self.fingerprint == collection.fingerprint and vector is not None and len(vector) == collection.dimension
+
+    def mismatch(self, collection: Collection) -> ServiceError:
+        """Return the error for a collection that cannot store the vector, because the name leads to it only now."""
+        if not self.embedded:
+            return checks.embedding_mismatch(collection, self.fingerprint, "collection")
+        return UnavailableError(
+            "COLLECTION_MOVED",
+            "the alias moved to a collection of another model while the image was embedded; write the image again",
+            metadata={"collection": collection.name},
+            retry_after=MOVED_SECONDS,
+        )
+
+
+class ImagePreparer:
+    """Prepare the images of one stream, which writes to one collection."""
+
+    def __init__(self, store: VectorStore, embedder: BulkEmbedder, deadline: Deadline) -> None:
+        """Read the collection from `store`, and embed images with `embedder`."""
+        self._name = ""
+        self._finding: asyncio.Task[Collection] | None = None
+        self._store = store
+        self._embedder = embedder
+        self._deadline = deadline
+
+    @property
+    def name(self) -> str:
+        """Return the name or alias that the stream writes to."""
+        return self._name
+
+    def read_name(self, message: ImageToWrite | InvalidMessage) -> None:
+        """Take the collection from the first message that names one; call this for each message, in order."""
+        self._name = self._name or message.collection
+
+    def find_again(self) -> None:
+        """Prepare later images for the collection that the name leads to now."""
+        self._finding = None
+
+    async def prepare(self, message: ImageToWrite | InvalidMessage) -> PreparedImage:
+        """Check a message and return its image, ready to be stored. Raises ServiceError."""
+        if isinstance(message, InvalidMessage):
+            raise message.error
+        checks.check_request_id(message.request_id)
+        if message.collection not in ("", self._name):
+            raise InvalidArgumentError(
+                "COLLECTION_CHANGED",
+                f"collection is {checks.shown(message.collection)}; it must be {checks.shown(self._name)}, as in the "
+                "first message of the stream",
+                field="collection",
+            )
+        collection = await self._find_collection()
+        checks.check_id(message.id, "id")
+        checks.check_uri(message.uri)
+        checks.check_attributes(message.attributes)
+        checks.check_sha256(message.content_sha256)
+        checks.check_region(message.region, "region")
+        keep = Keep(message.keep_attributes, isinstance(message.source, KeptVector), message.report_replaced)
+        image = StoredImage(message.id, message.uri, message.attributes, message.content_sha256, region=message.region)
+        source = message.source
+        if isinstance(source, KeptVector):
+            _refuse_region(message, "stored_vector; the stored region stays")
+            return PreparedImage(image, collection.fingerprint, embedded=False, keep=keep)
+        if isinstance(source, Embedding):
+            checks.check_embedding(source, collection, "embedding")
+            return PreparedImage(replace(image, vector=source.values), source.fingerprint, embedded=False, keep=keep)
+        sha256, embedding = await self._embed(message, source, collection)
+        image = replace(image, content_sha256=sha256, vector=embedding.values, region=source.region)
+        return PreparedImage(image, embedding.fingerprint, embedded=True, keep=keep)
+
+    async def _embed(
+        self, message: ImageToWrite, source: EncodedImage, collection: Collection
+    ) -> tuple[str, Embedding]:
+        """Return the SHA-256 of an image and its vector, which fits the collection."""
+        if message.content_sha256:
+            raise InvalidArgumentError(
+                "CONTENT_SHA256_INVALID",
+                "content_sha256 and image are both set; the service computes content_sha256: leave it out",
+                field="content_sha256",
+            )
+        _refuse_region(message, "image; use image.region")
+        require_model(collection, "image")
+        sha256 = await asyncio.to_thread(_sha256, source.content)
+        try:
+            embedding = await self._embedder.embed(source, collection.model)
+        except NotFoundError as error:
+            raise model_gone(collection, error, "image") from None
+        checks.check_embedded(embedding, collection, "image")
+        return sha256, embedding
+
+    async def _find_collection(self) -> Collection:
+        """Return the collection of the stream. It is read once, and again only after a failure."""
+        checks.check_collection_name(self._name, "collection")
+        if self._finding is None or _has_failed(self._finding):
+            self._finding = asyncio.create_task(self._store.get_collection(self._name, self._deadline))
+        return await asyncio.shield(self._finding)
+
+
+def _has_failed(task: asyncio.Task[Collection]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _refuse_region(message: ImageToWrite, other: str) -> None:
+    if message.region is not None:
+        raise InvalidArgumentError("REGION_INVALID", f"region is set together with {other}", field="region")
