@@ -70,7 +70,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     ) -> collection_pb2.ListCollectionsResponse:
         """Lists collections by name."""
         size, after = self._begin(request)
-        found = await self._collections.some(after, size + 1, self._limits.deadline(context))
+        found = await self._collections.list_collections(after, size + 1, self._limits.deadline(context))
         page, token = self._page(request, found)
         collections = [collection_to(collection) for collection in page]
         return self._limits.sendable(

@@ -1,4 +1,4 @@
-"""Changing and removing images that are stored."""
+"""Change and delete stored images."""
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,39 +16,39 @@ from search_service.core.read_images import image_not_found
 from search_service.core.types import AttributeValue, Collection, Consistency, StoredImage, View
 from search_service.core.write_fence import WriteFence
 
-# Images that are removed in one call to the store.
+# Images that one call to the store deletes.
 DELETE_BATCH = 1000
 URI, ATTRIBUTES = "uri", "attributes"
 
 
 @dataclass(frozen=True)
 class ImageUpdate:
-    """New values for some fields of an image."""
+    """New values of some fields of an image."""
 
     collection: str
     id: str
     paths: Sequence[str]
-    """The fields that change: "uri", "attributes", "attributes.NAME"."""
+    """The fields to change: "uri", "attributes" or "attributes.NAME"."""
     uri: str
     attributes: dict[str, AttributeValue]
-    """Those with a name among the paths replace or add; a name among the paths that is not here is removed."""
+    """New attributes. An attribute that `paths` names and this does not have is deleted."""
 
 
 class ChangeImages:
-    """Changes and removes images."""
+    """Change and delete images."""
 
     def __init__(self, store: VectorStore, now: Callable[[], datetime], locks: ImageLocks) -> None:
-        """`now` gives the time in UTC; `locks` are those of all who write to the store."""
+        """`now` returns the time in UTC; `locks` are the image locks that all writers share."""
         self._store = store
         self._now = now
         self._locks = locks
         self._fence = WriteFence(store, now, locks)
 
     async def update(self, update: ImageUpdate, deadline: Deadline) -> StoredImage:
-        """Changes fields of an image and keeps all others, its vector and its create_time.
+        """Change fields of an image, and return the image without its vector.
 
-        It reads the image, changes it and writes it whole; what another process writes in between is lost. Raises
-        InvalidArgumentError, NotFoundError.
+        The service reads the image, changes it and writes it back. A write of another process in between is lost.
+        Raises InvalidArgumentError, NotFoundError.
         """
         checks.check_collection_name(update.collection, "collection")
         checks.check_id(update.id, "image.id")
@@ -72,7 +72,7 @@ class ChangeImages:
         return dataclasses.replace(changed, vector=None)
 
     async def delete_ids(self, collection: str, ids: Sequence[str], deadline: Deadline, *, validate_only: bool) -> int:
-        """Remove images by id, or only count them; return how many existed."""
+        """Delete images by id, or only count them; return how many existed."""
         checks.check_collection_name(collection, "collection")
         checks.check_ids(ids, "ids.ids")
         unique = list(dict.fromkeys(ids))
@@ -84,19 +84,17 @@ class ChangeImages:
     async def delete_matching(
         self, collection: str, condition: Filter, deadline: Deadline, *, validate_only: bool, max_count: int = 0
     ) -> int:
-        """Remove the images that fit, or only count them; return how many they were.
+        """Delete the images that meet a condition, or only count them; return their number.
 
-        With a `max_count` it removes no more than that. If it returns as many, others may fit.
-
-        If it fails on its way, some have been removed: calling it again removes the rest. An image that a write changes
-        meanwhile is removed only if it fits after the write. (A write by another replica between the last look at the
-        image and its removal is not seen: some milliseconds.)
+        `max_count` limits how many are deleted; 0 sets no limit. If the call fails, some images are deleted; a repeated
+        call deletes the rest. An image that changes meanwhile is deleted only if it still meets the condition. (A write
+        of another replica in the milliseconds between the check and the deletion is missed.)
         """
         checks.check_collection_name(collection, "collection")
         check_filter(condition)
         if max_count < 0:
             raise InvalidArgumentError(
-                "LIMIT_INVALID", f"max_count is {max_count}; it should be 0, which is all, or more", field="max_count"
+                "LIMIT_INVALID", f"max_count is {max_count}; it must be 0 (no limit) or more", field="max_count"
             )
         described = await self._store.get_collection(collection, deadline)
         if validate_only:
@@ -104,7 +102,7 @@ class ChangeImages:
         removed, last = 0, ""
         while True:
             rest = both(condition, IdAfter(last)) if last else condition
-            described = await self._fence.settled(collection, deadline)
+            described = await self._fence.writable(collection, deadline)
             size = min(DELETE_BATCH, max_count - removed) if max_count else DELETE_BATCH
             found = await self._store.query(described, rest, size, View.ID, Consistency.STRONG, deadline)
             ids = [image.id for image in found]
@@ -115,7 +113,7 @@ class ChangeImages:
             last = ids[-1]
 
     async def _delete(self, name: str, ids: Sequence[str], condition: Filter | None, deadline: Deadline) -> int:
-        """Remove those of some images that exist and fit; return how many they were."""
+        """Delete those images that exist and meet a condition; return how many did."""
         removed: set[str] = set()
 
         async def delete(collection: Collection) -> None:
@@ -125,7 +123,7 @@ class ChangeImages:
             if existing:
                 await self._store.delete(collection, existing, deadline)
                 removed.update(existing)
-            # An id that is gone here may be in the copy still: an earlier attempt may have ended in between.
+            # Without a condition, all ids: an earlier attempt may have deleted an image here and not from the copy.
             await self._fence.delete_from_copy(collection, existing if condition else ids, deadline)
 
         def write(collection: Collection) -> Awaitable[None]:
@@ -138,7 +136,7 @@ class ChangeImages:
 def _check_paths(paths: Sequence[str]) -> None:
     if not paths:
         raise InvalidArgumentError(
-            "UPDATE_MASK_INVALID", "update_mask is empty; it should name what changes", field="update_mask"
+            "UPDATE_MASK_INVALID", "update_mask is empty; it must name the fields to change", field="update_mask"
         )
     for path in paths:
         kind, _, name = path.partition(".")
@@ -146,8 +144,8 @@ def _check_paths(paths: Sequence[str]) -> None:
         if not whole and not (kind == ATTRIBUTES and checks.ATTRIBUTE_NAME.fullmatch(name)):
             raise InvalidArgumentError(
                 "UPDATE_MASK_INVALID",
-                f"update_mask has {checks.shown(path)}; uri, attributes and attributes.NAME can change, where NAME is "
-                "a letter, then at most 127 letters, digits or underscores",
+                f"update_mask has {checks.shown(path)}; it may have uri, attributes and attributes.NAME; NAME is "
+                f"{checks.ATTRIBUTE_NAME_RULE}",
                 field="update_mask",
             )
 

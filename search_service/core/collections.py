@@ -1,4 +1,4 @@
-"""Making, describing and removing collections."""
+"""Create, describe and delete collections and aliases."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from search_service.core.types import DEFAULT_INDEX, Alias, Collection, Consiste
 
 @dataclass(frozen=True)
 class NewCollection:
-    """What a caller wants of a new collection; what is empty or 0 takes its default."""
+    """A new collection as a caller describes it; fields that are empty or 0 get their defaults."""
 
     name: str
     model: str = ""
@@ -30,22 +30,22 @@ class NewCollection:
 
 
 class Collections:
-    """The collections of one store."""
+    """The collections of a store."""
 
     def __init__(
         self, store: VectorStore, embedder: Embedder, cache: CollectionCache, now: Callable[[], datetime]
     ) -> None:
-        """`known` is made to forget what changes; `now` gives the time in UTC."""
+        """`cache` is cleared after each change; `now` returns the time in UTC."""
         self._store = store
         self._cache = cache
         self._embedder = embedder
         self._now = now
 
     async def create(self, wanted: NewCollection, deadline: Deadline, *, validate_only: bool) -> Collection:
-        """Makes a collection, or only checks that it could be made.
+        """Create a collection, or only check the request, and return the collection.
 
-        A collection belongs to a model, unless both dimension and fingerprint say that its vectors come from elsewhere.
-        Raises InvalidArgumentError, AlreadyExistsError, FailedPreconditionError, NotFoundError for the model.
+        Without a model, but with a dimension and a fingerprint, its vectors come from elsewhere. Raises
+        InvalidArgumentError, AlreadyExistsError, FailedPreconditionError, and NotFoundError for the model.
         """
         checks.check_collection_name(wanted.name, "collection.name")
         checks.check_index(wanted.index, "collection.index")
@@ -70,7 +70,7 @@ class Collections:
             labels=wanted.labels,
             ttl=wanted.ttl,
         )
-        # An alias may have the name too, which not every store sees.
+        # The name may be an alias, which not every store checks.
         await self._refuse_existing(collection, deadline)
         if not validate_only:
             await self._store.create_collection(collection, deadline)
@@ -92,7 +92,7 @@ class Collections:
         raise checks.collection_exists(new.name, new.model)
 
     async def get(self, name: str, deadline: Deadline) -> Collection:
-        """Describes a collection. Raises InvalidArgumentError, NotFoundError."""
+        """Return the collection with a name or an alias. Raises InvalidArgumentError, NotFoundError."""
         checks.check_collection_name(name, "name")
         try:
             return await self._store.get_collection(name, deadline)
@@ -100,20 +100,21 @@ class Collections:
             error.field = "name"
             raise
 
-    async def some(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
-        """The first collections by name of those after a name."""
+    async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
+        """Return the first `limit` collections, sorted by name, with names greater than `after`."""
         return await self._store.list_collections(after, limit, deadline)
 
     async def delete(self, name: str, deadline: Deadline) -> None:
-        """Removes a collection with its images.
+        """Delete a collection and its images.
 
-        Raises InvalidArgumentError, NotFoundError, FailedPreconditionError for an alias and where one points at it.
+        Raises InvalidArgumentError, NotFoundError, and FailedPreconditionError if the name is an alias or an alias
+        points at the collection.
         """
         collection = await self.get(name, deadline)
         if collection.name != name:
             raise FailedPreconditionError(
                 "NAME_IS_ALIAS",
-                f"{name} is an alias of {collection.name}; delete that collection, or only the alias",
+                f"name is {name}, an alias of {collection.name}; delete the collection by its own name, or the alias",
                 field="name",
                 metadata={"collection": collection.name},
             )
@@ -121,7 +122,7 @@ class Collections:
         if aliases:
             raise FailedPreconditionError(
                 "COLLECTION_HAS_ALIASES",
-                f"{', '.join(aliases)} points at {name}; move or delete the alias first",
+                f"collection {name} has aliases: {', '.join(aliases)}; move or delete them first",
                 field="name",
                 metadata={"aliases": ",".join(aliases)},
             )
@@ -131,9 +132,9 @@ class Collections:
             self._cache.clear()
 
     async def set_alias(self, alias: Alias, deadline: Deadline) -> tuple[Alias, str]:
-        """Points an alias at a collection; gives it, and where it pointed before: empty for a new one.
+        """Create or move an alias; return it, and its previous collection, empty for a new alias.
 
-        Raises InvalidArgumentError, NotFoundError, AlreadyExistsError where a collection has its name.
+        Raises InvalidArgumentError, NotFoundError, and AlreadyExistsError if a collection has its name.
         """
         checks.check_collection_name(alias.name, "alias.name")
         checks.check_collection_name(alias.collection, "alias.collection")
@@ -152,7 +153,7 @@ class Collections:
         return alias, previous
 
     async def pointed_at(self, alias: str, field: str, deadline: Deadline) -> str:
-        """Return the collection that an alias points at; empty if there is no such alias.
+        """Return the name of the collection that an alias points at; empty if there is no such alias.
 
         Raises InvalidArgumentError, and AlreadyExistsError if a collection has the name.
         """
@@ -165,14 +166,14 @@ class Collections:
         return name
 
     async def _pointed_at(self, name: str, deadline: Deadline) -> str:
-        """The collection that a name is of; empty where there is none."""
+        """Return the name of the collection with a name or an alias; empty if there is none."""
         try:
             return (await self._store.get_collection(name, deadline)).name
         except NotFoundError:
             return ""
 
     async def list_aliases(self, collection: str, deadline: Deadline) -> list[Alias]:
-        """The aliases of a collection by name; an empty name is all. Raises InvalidArgumentError, NotFoundError."""
+        """Return the aliases of a collection, or all for an empty name. Raises InvalidArgumentError, NotFoundError."""
         aliases = await self._store.list_aliases(deadline)
         if not collection:
             return aliases
@@ -181,7 +182,7 @@ class Collections:
         return [alias for alias in aliases if alias.collection == name]
 
     async def delete_alias(self, name: str, deadline: Deadline) -> None:
-        """Removes an alias, never its collection. Raises InvalidArgumentError, NotFoundError."""
+        """Delete an alias, never its collection. Raises InvalidArgumentError, NotFoundError."""
         checks.check_collection_name(name, "name")
         if await self._pointed_at(name, deadline) in ("", name):
             raise NotFoundError("ALIAS_NOT_FOUND", f"there is no alias called {name}", field="name")
@@ -192,14 +193,14 @@ class Collections:
 
 
 def _refuse_contradiction(wanted: NewCollection, model: EmbedderModel) -> None:
-    """Raises where the caller states a dimension or a fingerprint that is not the model's."""
+    """Raise FailedPreconditionError if the caller's dimension or fingerprint is not that of the model."""
     for name in ("dimension", "fingerprint"):
         stated, true = getattr(wanted, name), getattr(model, name)
         if stated and stated != true:
             raise FailedPreconditionError(
                 "EMBEDDING_MISMATCH",
-                f"collection.{name} is {stated!r}; model {model.name} has {true!r}. Leave it out, or give both "
-                "dimension and fingerprint and no model for vectors that are made elsewhere",
+                f"collection.{name} is {stated!r}; model {model.name} has {true!r}. Leave it out; or, for vectors from "
+                "elsewhere, set dimension and fingerprint and leave out the model",
                 field=f"collection.{name}",
                 metadata={"model": model.name, name: str(true)},
             )

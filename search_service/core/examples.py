@@ -1,4 +1,4 @@
-"""A query by examples: the one vector that stands for images to be like and images to be unlike."""
+"""The query vector of positive and negative examples."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from search_service.core.checks import length_of, shortest_length
 from search_service.core.types import Metric, Vector
 
 # Rocchio's formula with the weights of Manning, Raghavan and Schütze, Introduction to Information Retrieval (2008),
-# section 9.1.1, beta = 0.75 and gamma = 0.15, less its common factor: only the ratio of the weights changes an order
-# of cosines. Written so that the weights add up to 1, it holds for points in space (L2) too.
+# section 9.1.1: beta = 0.75 and gamma = 0.15. The weights are scaled so that they add up to 1, for the metric L2; only
+# their ratio changes an order of cosines.
 AWAY_FROM_NEGATIVE = 0.25
 MAX_EXAMPLES = 32
 
 
 def vector_of_examples(positive: Sequence[Vector], negative: Sequence[Vector], metric: Metric) -> Vector:
-    """`p + 0.25 (p - n)`, where p and n are the means of the positive and the negative examples, as float32[D].
+    """Return p + 0.25 (p - n), float32[D]; p and n are the means of the positive and the negative examples.
 
-    For COSINE each example is scaled to length 1 first. Without negative examples it is p. Raises
-    InvalidArgumentError where the examples cancel out.
+    With the metric COSINE, each example is scaled to length 1 first. Without negative examples, the vector is p.
+    Raises InvalidArgumentError if the vector is zero.
     """
     towards = _mean(positive, metric)
     combined = towards
@@ -29,7 +29,7 @@ def vector_of_examples(positive: Sequence[Vector], negative: Sequence[Vector], m
     if length_of(vector) < shortest_length(len(vector)):
         raise InvalidArgumentError(
             "VECTOR_ZERO",
-            "query.examples cancel each other out: their vector is zero, and is like nothing",
+            "query.examples cancel each other out: the query vector is zero; change the examples",
             field="query.examples",
         )
     return vector

@@ -1,4 +1,4 @@
-"""Conditions on the attributes of images: plain data, checked here, compiled by the store."""
+"""Filters: conditions on the attributes of images. The store translates them."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import TypeAlias
 
 from grpc_kit.errors import InvalidArgumentError
-from search_service.core.checks import ATTRIBUTE_NAME, shown
+from search_service.core.checks import ATTRIBUTE_NAME, ATTRIBUTE_NAME_RULE, shown
 
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256
 MAX_VALUES = 1000
 MAX_VALUE_BYTES = 4096
 
-# Of all parts of a filter together.
+# For all parts of a filter together.
 MAX_ALL_VALUES = 10_000
 MAX_ALL_BYTES = 1024 * 1024
 
@@ -22,14 +22,14 @@ FilterValue: TypeAlias = str | bool | int | float
 
 
 def _identity(value: object) -> object:
-    """Return what tells values apart that Python takes for equal: True and 1, 1 and 1.0, 0.0 and -0.0."""
+    """Return a value that distinguishes values that are equal in Python: True and 1, 1 and 1.0, 0.0 and -0.0."""
     if isinstance(value, tuple):
         return tuple(map(_identity, value))
     return (type(value), repr(value)) if isinstance(value, bool | int | float) else value
 
 
 class _ByMeaning:
-    """Two conditions are equal only if they mean the same."""
+    """Compare conditions by their meaning."""
 
     def _identity(self) -> tuple[object, ...]:
         return tuple(_identity(value) for value in vars(self).values())
@@ -43,9 +43,9 @@ class _ByMeaning:
 
 @dataclass(frozen=True, eq=False)
 class Equals(_ByMeaning):
-    """The attribute has this value; for a list: the list holds it.
+    """The attribute has this value, or is a list that contains it.
 
-    Numbers are compared by value, and no bool is one.
+    Numbers are compared by value. A boolean never equals a number.
     """
 
     attribute: str
@@ -54,7 +54,7 @@ class Equals(_ByMeaning):
 
 @dataclass(frozen=True, eq=False)
 class In(_ByMeaning):
-    """The attribute has one of these values; for a list: the list holds one of them."""
+    """The attribute has one of these values, or is a list that contains one of them."""
 
     attribute: str
     values: tuple[FilterValue, ...]
@@ -62,7 +62,7 @@ class In(_ByMeaning):
 
 @dataclass(frozen=True, eq=False)
 class Range(_ByMeaning):
-    """The attribute is a number between the bounds that are set. Numbers are compared by value, exactly."""
+    """The attribute is a number within the bounds. Numbers are compared exactly."""
 
     attribute: str
     gte: int | float | None = None
@@ -73,7 +73,7 @@ class Range(_ByMeaning):
 
 @dataclass(frozen=True)
 class TextRange:
-    """The attribute is a string between the bounds that are set. Strings are compared by their code points."""
+    """The attribute is a string within the bounds. Strings are compared by code points."""
 
     attribute: str
     gte: str | None = None
@@ -84,7 +84,7 @@ class TextRange:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The attribute is a string that begins so."""
+    """The attribute is a string that starts with this prefix."""
 
     attribute: str
     prefix: str
@@ -99,21 +99,21 @@ class Exists:
 
 @dataclass(frozen=True)
 class IdAfter:
-    """The image's id comes after this one, by its code points. The service's own: callers page by tokens."""
+    """The id is greater than this one, by code points. Only for the service; callers page with tokens."""
 
     id: str
 
 
 @dataclass(frozen=True)
 class IdIn:
-    """The image's id is one of these. The service's own."""
+    """The id is one of these. Only for the service."""
 
     ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class UpdatedWithin:
-    """Anything of the image last changed in this span, both ends included. The service's own."""
+    """The image last changed in this span, including both ends. Only for the service."""
 
     begin: datetime
     end: datetime
@@ -121,21 +121,21 @@ class UpdatedWithin:
 
 @dataclass(frozen=True)
 class And:
-    """All of these are true."""
+    """All filters are true."""
 
     filters: "tuple[Filter, ...]"
 
 
 @dataclass(frozen=True)
 class Or:
-    """At least one of these is true."""
+    """At least one filter is true."""
 
     filters: "tuple[Filter, ...]"
 
 
 @dataclass(frozen=True)
 class Not:
-    """This is not true."""
+    """The filter is false."""
 
     filter: "Filter"
 
@@ -145,7 +145,7 @@ Filter: TypeAlias = OnAttribute | IdAfter | IdIn | UpdatedWithin | And | Or | No
 
 
 def both(one: Filter | None, other: Filter | None) -> Filter | None:
-    """True for what fits both; None fits everything."""
+    """Return a filter that is true if both are; None is true for every image."""
     if one is None or other is None:
         return one or other
     return And((one, other))
@@ -157,7 +157,7 @@ def size_of(condition: Filter) -> int:
 
 
 def leaves_of(condition: Filter) -> list[Filter]:
-    """Return the conditions of a filter that hold no others."""
+    """Return the conditions in a filter, without And, Or and Not."""
     return [part for part, _, _ in _parts(condition, "", 1) if not isinstance(part, And | Or | Not)]
 
 
@@ -177,7 +177,7 @@ def _values_of(part: Filter) -> Sequence[FilterValue]:
 
 
 def check_filter(condition: Filter, field: str = "filter") -> None:
-    """Raises InvalidArgumentError, with the path of the part at fault, where a filter is not one that is taken."""
+    """Raise InvalidArgumentError with the path of the part at fault if a filter is invalid."""
     count = size = 0
     for number, (part, path, depth) in enumerate(_parts(condition, field, 1), start=1):
         values = _values_of(part)
@@ -185,17 +185,17 @@ def check_filter(condition: Filter, field: str = "filter") -> None:
         size += sum(len(value.encode()) for value in values if isinstance(value, str))
         if count > MAX_ALL_VALUES or size > MAX_ALL_BYTES:
             raise _invalid(
-                field, f"holds more than {MAX_ALL_VALUES} values or {MAX_ALL_BYTES} bytes of text in all its parts"
+                field, f"has more than {MAX_ALL_VALUES} values or {MAX_ALL_BYTES} bytes of text in all its parts"
             )
         if depth > MAX_DEPTH:
-            raise _invalid(field, f"nests deeper than {MAX_DEPTH}")
+            raise _invalid(field, f"is nested more than {MAX_DEPTH} levels deep")
         if number > MAX_CONDITIONS:
-            raise _invalid(field, f"holds more than {MAX_CONDITIONS} conditions")
+            raise _invalid(field, f"has more than {MAX_CONDITIONS} conditions")
         _check(part, path)
 
 
 def _parts(condition: Filter, path: str, depth: int) -> "Iterator[tuple[Filter, str, int]]":
-    """The condition and all that it is made of, with their paths and how deep they are nested."""
+    """Yield a filter and all filters inside it, with their paths and depths."""
     yield condition, path, depth
     if depth > MAX_DEPTH:
         return
@@ -212,12 +212,12 @@ def _check(part: Filter, path: str) -> None:
     path = f"{path}.{'text_range' if isinstance(part, TextRange) else type(part).__name__.lower()}"
     match part:
         case And(()) | Or(()):
-            raise _invalid(f"{path}.filters", "is empty; it should hold a filter")
+            raise _invalid(f"{path}.filters", "is empty; it must have at least one filter")
         case Equals() | In() | Range() | TextRange() | Prefix() | Exists():
             if not ATTRIBUTE_NAME.fullmatch(part.attribute):
                 raise _invalid(
                     f"{path}.attribute",
-                    f"is {shown(part.attribute)}; it should be a letter, then at most 127 letters, digits, underscores",
+                    f"is {shown(part.attribute)}; it must be {ATTRIBUTE_NAME_RULE}",
                 )
             _check_condition(part, path)
 
@@ -228,14 +228,14 @@ def _check_condition(part: OnAttribute, path: str) -> None:
             _check_value(value, f"{path}.value")
         case In(_, values):
             if not 1 <= len(values) <= MAX_VALUES:
-                raise _invalid(f"{path}.values", f"has {len(values)}; it should have 1 to {MAX_VALUES}")
+                raise _invalid(f"{path}.values", f"has {len(values)} entries; it must have between 1 and {MAX_VALUES}")
             for position, value in enumerate(values):
                 _check_value(value, f"{path}.values[{position}]")
         case Range() | TextRange():
             _check_range(part, path)
         case Prefix(_, prefix):
             if not prefix:
-                raise _invalid(f"{path}.prefix", "is empty; Exists is true for any value")
+                raise _invalid(f"{path}.prefix", "is empty; use exists for any value")
             _check_value(prefix, f"{path}.prefix")
 
 
@@ -247,19 +247,19 @@ def _bounds_of(part: Range | TextRange) -> dict[str, FilterValue]:
 def _check_range(part: Range | TextRange, path: str) -> None:
     stated = _bounds_of(part)
     if not stated:
-        raise _invalid(path, "has no bound; it should have one of gte, gt, lte, lt")
+        raise _invalid(path, "has no bound; it must have one of gte, gt, lte, lt")
     for name, bound in stated.items():
         _check_value(bound, f"{path}.{name}")
     for one, other in (("gte", "gt"), ("lte", "lt")):
         if one in stated and other in stated:
-            raise _invalid(path, f"has both {one} and {other}; one of them should be left out")
+            raise _invalid(path, f"has both {one} and {other}; leave one of them out")
 
 
 def _check_value(value: FilterValue, path: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise _invalid(path, f"is {value}; it should be finite")
+        raise _invalid(path, f"is {value}; it must be finite")
     if isinstance(value, str) and len(value.encode()) > MAX_VALUE_BYTES:
-        raise _invalid(path, f"has {len(value.encode())} bytes; at most {MAX_VALUE_BYTES} are taken")
+        raise _invalid(path, f"has {len(value.encode())} bytes; it must have at most {MAX_VALUE_BYTES}")
 
 
 def _invalid(field: str, problem: str) -> InvalidArgumentError:

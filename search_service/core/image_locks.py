@@ -1,4 +1,4 @@
-"""Keep writes of the same image apart in this process: what reads, changes and writes must not undo another write."""
+"""Locks on images, so that an update of an image does not undo a concurrent write in this process."""
 
 import asyncio
 import math
@@ -12,30 +12,30 @@ Result = TypeVar("Result")
 
 
 class StillRunningError(DeadlineExceededError):
-    """A write was given up while the store still works on it."""
+    """A write timed out, and the store still runs it."""
 
     ended: "asyncio.Future[None]"
-    """Is done when the store has ended."""
+    """Done when the store has finished the write."""
 
 
 class ImageLocks:
     """Locks on images.
 
-    No two wait for each other: a caller acquires all that it needs of a collection at once. Only a delete holds images
-    of a collection while it waits for those of the collection's copy, and a copy has no copy itself.
+    Deadlocks are impossible: a caller acquires all locks in a collection at once. Only a deletion waits for locks in
+    another collection, the copy, and a copy has no copy.
     """
 
     def __init__(self) -> None:
-        """Nothing is locked."""
+        """Start without locks."""
         self._held: dict[tuple[str, str], asyncio.Future[None]] = {}
 
     async def run(
         self, collection: str, ids: Iterable[str], work: Callable[[], Awaitable[Result]], deadline: Deadline
     ) -> Result:
-        """Run work while this caller alone holds some images of a collection.
+        """Run work while the images are locked, and return its result.
 
-        The images stay locked until the work has ended in the store too: also when the caller is cancelled, and when
-        the work raises StillRunningError. Raises DeadlineExceededError if another caller holds them for too long.
+        The images stay locked until the store has finished the work, even if the caller is cancelled or the work raises
+        StillRunningError. Raises DeadlineExceededError if other callers hold a lock until the deadline.
         """
         release = await self._acquire(collection, ids, deadline)
         task = asyncio.ensure_future(work())

@@ -1,4 +1,4 @@
-"""Page tokens: where a page ended, as a text that only this service can make and that fits only its own request."""
+"""Page tokens: the end of a page as a signed text that is valid only for the same request."""
 
 import base64
 import hmac
@@ -7,24 +7,24 @@ from typing import TypeAlias
 
 from grpc_kit.errors import InvalidArgumentError
 
-# Plain values that JSON keeps as they are.
+# Values that JSON keeps exactly.
 Position: TypeAlias = list[str | int | float]
 SIGNATURE_BYTES = 16
 
 
 class PageTokens:
-    """Makes and reads page tokens."""
+    """Create and read page tokens."""
 
     def __init__(self, key: bytes) -> None:
-        """Replicas that serve the same callers need the same key."""
+        """Sign with `key`, which all replicas share."""
         self._key = key
 
     def make(self, request: bytes, position: Position) -> str:
-        """The token of the page that follows `position`. `request` is the digest of the request, less its paging."""
+        """Return the token for the page after `position`; `request` is the digest of the request without its paging."""
         return self.seal(request, json.dumps(position, separators=(",", ":")).encode())
 
     def read(self, token: str, request: bytes) -> Position | None:
-        """The position of a token; None where it is empty. Raises InvalidArgumentError."""
+        """Return the position in a token; None if the token is empty. Raises InvalidArgumentError."""
         payload = self.open(token, request)
         if payload is None:
             return None
@@ -32,11 +32,11 @@ class PageTokens:
         return position
 
     def seal(self, request: bytes, payload: bytes) -> str:
-        """As `make`, of a position that is bytes already."""
+        """Return the token for a position that is already bytes."""
         return base64.urlsafe_b64encode(self._signature(request, payload) + payload).rstrip(b"=").decode()
 
     def open(self, token: str, request: bytes) -> bytes | None:
-        """As `read`, of such a position. Raises InvalidArgumentError."""
+        """Return the position as bytes; None if the token is empty. Raises InvalidArgumentError."""
         if not token:
             return None
         try:
@@ -55,7 +55,7 @@ class PageTokens:
 def _invalid() -> InvalidArgumentError:
     return InvalidArgumentError(
         "PAGE_TOKEN_INVALID",
-        "page_token is not one that this service gave for this request; all but page_token and the page's size should "
-        "be as they were for the page before",
+        "page_token is invalid for this request; send the next_page_token of the previous response, and the same "
+        "request except for page_token and the page size",
         field="page_token",
     )

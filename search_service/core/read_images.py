@@ -1,4 +1,4 @@
-"""Reading images: one, several, page by page; and counting them."""
+"""Read one image, several images or pages of images, and count images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from search_service.core.ports import VectorStore
 from search_service.core.types import Collection, Consistency, StoredImage, View
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
-# Images whose ids and times are sorted at a time, for a listing by time.
+# Images that a listing by time sorts at a time.
 MAX_WINDOW = 10_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
-# A listing by time looks at so much time first, then at eight times as much, and so on.
+# A listing by time first reads a span of this length, then one that is eight times as long, and so on.
 FIRST_SPAN, SPAN_GROWTH = timedelta(seconds=1), 8
-# What the clocks of several writers may be ahead by.
+# Maximum time by which the clocks of other writers may be ahead.
 CLOCKS_DIFFER = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class FoundImages:
-    """Stored images, and the fingerprint of their collection's vectors."""
+    """Stored images, and the fingerprint of their collection."""
 
     images: list[StoredImage]
     fingerprint: str
@@ -48,36 +48,35 @@ class Position:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a caller wants to see of a collection."""
+    """A request for a page of images."""
 
     collection: str
     condition: Filter | None = None
     order: Order = Order.ID
     page_size: int = DEFAULT_PAGE
     after: Position | None = None
-    """Where the page before ended."""
+    """The end of the previous page; None for the first page."""
     view: View = View.BASIC
     consistency: Consistency | None = None
-    """None is the collection's own."""
+    """None for the consistency of the collection."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some images of a listing."""
+    """A page of images."""
 
     images: list[StoredImage]
     fingerprint: str
     end: Position | None
-    """Where it ended; None where nothing follows."""
+    """The end of this page; None if no image follows."""
 
 
 async def get_image(
     store: VectorStore, collection: str, image_id: str, view: View, consistency: Consistency, deadline: Deadline
 ) -> FoundImages:
-    """One image. Raises InvalidArgumentError, NotFoundError."""
+    """Return one image. Raises InvalidArgumentError, NotFoundError."""
     checks.check_collection_name(collection, "collection")
     checks.check_id(image_id, "id")
-    # First, because a store may hold collections that are not the service's.
     described = await store.get_collection(collection, deadline)
     found = await store.get(described, [image_id], view, consistency, deadline)
     if not found:
@@ -88,7 +87,7 @@ async def get_image(
 async def get_images(
     store: VectorStore, collection: str, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
 ) -> tuple[FoundImages, list[str]]:
-    """The images that exist, in the order of the ids, and the ids that do not. Raises InvalidArgumentError."""
+    """Return the images that exist, in the order of the ids, and the missing ids. Raises InvalidArgumentError."""
     checks.check_collection_name(collection, "collection")
     checks.check_ids(ids, "ids")
     described = await store.get_collection(collection, deadline)
@@ -99,7 +98,7 @@ async def get_images(
 
 
 async def count_images(store: VectorStore, collection: str, condition: Filter | None, deadline: Deadline) -> int:
-    """The number of a collection's images that fit. Raises InvalidArgumentError, NotFoundError."""
+    """Return the number of images that meet a condition. Raises InvalidArgumentError, NotFoundError."""
     checks.check_collection_name(collection, "collection")
     if condition is not None:
         check_filter(condition)
@@ -108,17 +107,19 @@ async def count_images(store: VectorStore, collection: str, condition: Filter | 
 
 
 async def list_images(store: VectorStore, listing: Listing, deadline: Deadline) -> Page:
-    """A page of a collection's images. Raises InvalidArgumentError, NotFoundError."""
+    """Return a page of images. Raises InvalidArgumentError, NotFoundError."""
     checks.check_collection_name(listing.collection, "collection")
     if not 1 <= listing.page_size <= MAX_PAGE:
         raise InvalidArgumentError(
-            "PAGE_SIZE_INVALID", f"page_size is {listing.page_size}; it should be 1 to {MAX_PAGE}", field="page_size"
+            "PAGE_SIZE_INVALID",
+            f"page_size is {listing.page_size}; it must be between 1 and {MAX_PAGE}",
+            field="page_size",
         )
     if listing.condition is not None:
         check_filter(listing.condition)
     collection = await store.get_collection(listing.collection, deadline)
     reader = _Reader(store, collection, listing.condition, listing.consistency or collection.consistency, deadline)
-    # One more than the page tells whether another one follows.
+    # One more image shows whether another page follows.
     wanted = listing.page_size + 1
     if listing.order is Order.ID:
         images = await reader.by_id(listing.after.id if listing.after else "", wanted, listing.view)
@@ -127,13 +128,13 @@ async def list_images(store: VectorStore, listing: Listing, deadline: Deadline) 
     page, more = images[: listing.page_size], len(images) > listing.page_size
     end = Position(page[-1].id, page[-1].update_time or EPOCH) if more else None
     if listing.order is not Order.ID:
-        page = await reader.seen_as(page, listing.view)
+        page = await reader.with_view(page, listing.view)
     return Page(page, collection.fingerprint, end)
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads one collection for one listing."""
+    """Read the images of one listing."""
 
     store: VectorStore
     collection: Collection
@@ -142,11 +143,12 @@ class _Reader:
     deadline: Deadline
 
     async def by_id(self, after: str, limit: int, view: View) -> list[StoredImage]:
+        """Return the images with ids greater than `after`, sorted by id."""
         condition = both(self.condition, IdAfter(after)) if after else self.condition
         return await self.store.query(self.collection, condition, limit, view, self.consistency, self.deadline)
 
     async def latest(self, after: Position | None, limit: int) -> list[StoredImage]:
-        """The next ones by time and id, with nothing but these. No store sorts by time: it is asked for spans of it."""
+        """Return the latest images with View.TIMES. No store sorts by time, so read spans of time and sort them."""
         images: list[StoredImage] = []
         end = datetime.now(UTC) + CLOCKS_DIFFER
         if after is not None:
@@ -158,7 +160,7 @@ class _Reader:
             if begin is None:
                 break
             if begin == end:
-                # So many at one moment that they are read by their ids.
+                # Too many images with this one time to sort: read them by id.
                 images += await self._at(end, "", limit - len(images))
             else:
                 span = await self._query(UpdatedWithin(begin, end), MAX_WINDOW)
@@ -166,8 +168,8 @@ class _Reader:
             end = begin - TICK
         return images[:limit]
 
-    async def seen_as(self, images: Sequence[StoredImage], view: View) -> list[StoredImage]:
-        """The same images in the same order, with what a view shows; without those that have gone since."""
+    async def with_view(self, images: Sequence[StoredImage], view: View) -> list[StoredImage]:
+        """Return the same images in the same order with the fields of a view, without images deleted meanwhile."""
         ids = [image.id for image in images]
         if not ids or view is View.ID:
             return [StoredImage(image_id) for image_id in ids]
@@ -186,12 +188,12 @@ class _Reader:
         )
 
     async def _begin(self, end: datetime, wanted: int) -> datetime | None:
-        """The begin of a span up to `end` with at least `wanted` images, where there are so many, and not too many.
+        """Return the begin of a span up to `end` with `wanted` to MAX_WINDOW images; None if no image is left.
 
-        A span of one moment may hold any number. None where there is no image.
+        The span has fewer images if no more exist. A span of one moment may have any number.
         """
         span, too_few = FIRST_SPAN, end + TICK
-        # What is in the future is little or nothing.
+        # Few images or none have a time in the future.
         present = min(end, datetime.now(UTC))
         begin = max(EPOCH, present - span)
         while (count := await self._count(begin, end)) < wanted and begin > EPOCH:
@@ -201,10 +203,10 @@ class _Reader:
         if not count:
             return None
         while count > MAX_WINDOW and begin < end:
-            # Between `begin`, from where there are too many, and `too_few`.
+            # Bisect: from `begin` there are too many images, from `too_few` too few.
             middle = begin + (too_few - begin) / 2
             if middle in (begin, too_few):
-                # All but a few are of the moment `begin`: first those few, if there are any.
+                # Nearly all images have the time `begin`. Return the few later ones first.
                 return too_few if too_few <= end else begin
             middle_count = await self._count(middle, end)
             if middle_count < wanted:
@@ -224,7 +226,7 @@ def _latest_first(image: StoredImage) -> tuple[float, str]:
 
 
 def image_not_found(collection: str, image_id: str, field: str) -> NotFoundError:
-    """No image has this id."""
+    """Return the error for an id that no image has."""
     return NotFoundError(
         "IMAGE_NOT_FOUND",
         f"collection {collection} has no image {checks.shown(image_id)}",

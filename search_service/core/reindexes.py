@@ -1,8 +1,8 @@
-"""The moves of aliases from a collection to a copy of it, without the loss of a write.
+"""Move aliases from a collection to a copy of it without losing a write.
 
-A client builds the copy. From `start` on deletes are applied to both collections. `hold` makes writers wait while the
-client copies the last changes, and `finish` moves the aliases. A hold ends by itself, so that a client that is gone
-blocks nobody for long. The clocks of the replicas should agree within `MARGIN`.
+A client builds the copy. After `start`, deletions are applied to both collections. `hold` makes writers wait while the
+client copies the last changes, and `finish` moves the aliases. A hold ends by itself, so a client that crashes does not
+block writers for long. The clocks of the replicas must agree within `MARGIN`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,34 +18,36 @@ from search_service.core.ports import VectorStore
 from search_service.core.types import Alias, Collection, Consistency, Reindex
 
 MIN_HOLD, MAX_HOLD = timedelta(seconds=5), timedelta(seconds=60)
-# What must be left of a hold when it is relied upon.
+# Remaining time of a hold that an operation needs.
 MARGIN = timedelta(seconds=2)
 
 
 class Reindexes:
-    """The reindexes of one store's collections."""
+    """The reindexes of all collections of a store."""
 
     def __init__(
         self, store: VectorStore, collections: Collections, cache: CollectionCache, now: Callable[[], datetime]
     ) -> None:
-        """`known` forgets what changes; `now` returns the time in UTC."""
+        """`cache` is cleared after each change; `now` returns the time in UTC."""
         self._store = store
         self._collections = collections
         self._cache = cache
         self._now = now
 
     async def start(self, source: str, target: str, deadline: Deadline) -> tuple[str, Reindex, bool]:
-        """Begin to apply the deletes of a collection to its copy.
+        """Start to apply deletions from a collection to its copy as well.
 
-        Return the collection's own name, what is known of the copy, and whether it had begun before.
+        Return the collection's own name, the reindex, and whether an earlier reindex is resumed.
 
-        Raises InvalidArgumentError, NotFoundError, FailedPreconditionError if another copy is being built or the target
-        holds images of its own.
+        Raises InvalidArgumentError, NotFoundError, and FailedPreconditionError if another copy is being built or the
+        target has images of its own.
         """
         old = await self._find(source, "source", deadline)
         new = await self._find(target, "target", deadline)
         if new.name != target or new.name == old.name:
-            raise _refused("REINDEX_INVALID", f"target {target} must be another collection, and not an alias", "target")
+            raise _refused(
+                "REINDEX_INVALID", f"target is {target}; it must be another collection, and not an alias", "target"
+            )
         running = old.reindex
         await self._require_unused(old, new, deadline)
         if running is not None and (running.target, running.target_create_time) == new.identity:
@@ -59,15 +61,17 @@ class Reindexes:
                 "source",
             )
         if await self._store.count(new, None, Consistency.STRONG, deadline):
-            raise _refused("TARGET_NOT_EMPTY", f"{target} holds images; a copy begins empty", "target")
+            raise _refused(
+                "TARGET_NOT_EMPTY", f"target {target} has images; it must be empty when the reindex starts", "target"
+            )
         begun = Reindex(new.name, new.create_time, self._now())
         await self._store.set_reindex(old, begun, deadline)
         return old.name, begun, False
 
     async def hold(self, source: str, duration: timedelta, deadline: Deadline) -> Reindex:
-        """Make the writers of a collection wait, at most for a duration; 0 lets them go on.
+        """Make the writers of a collection wait for a duration; a duration of 0 ends the hold.
 
-        When this returns, no write is acknowledged until the hold ends. Raises InvalidArgumentError, NotFoundError,
+        When this returns, no write is acknowledged until the hold ends. Raises InvalidArgumentError, NotFoundError, and
         FailedPreconditionError if no copy is being built.
         """
         if duration and not MIN_HOLD <= duration <= MAX_HOLD:
@@ -80,10 +84,10 @@ class Reindexes:
     async def finish(
         self, source: str, aliases: Sequence[str], deadline: Deadline, *, allow_fewer: bool
     ) -> list[tuple[Alias, str]]:
-        """Point aliases at the copy and let writers go on; return each alias, and where it pointed before.
+        """Move aliases to the copy and end the hold; return each alias with its previous collection.
 
-        Raises InvalidArgumentError, NotFoundError, FailedPreconditionError if writes are not held any more, or if the
-        copy has other images than the collection: fewer only if that is allowed, none never.
+        Raises InvalidArgumentError, NotFoundError, and FailedPreconditionError if writes are no longer held, or if the
+        copy has another number of images. `allow_fewer` allows fewer images, but not none.
         """
         for position, name in enumerate(aliases):
             checks.check_collection_name(name, f"aliases[{position}]")
@@ -92,10 +96,10 @@ class Reindexes:
         for position, name in enumerate(aliases):
             await self._collections.pointed_at(name, f"aliases[{position}]", deadline)
         await self._require_complete(old, running, deadline, allow_fewer=allow_fewer)
-        # A delete by the collection's own name must not reach the copy once the copy is in use.
+        # Deletions from the old collection must not reach the copy once the copy is in use.
         moving = replace(running, moving=True, hold_until=self._now() + MAX_HOLD)
         await self._store.set_reindex(old, moving, deadline)
-        # The longer hold must have begun before the client's ended.
+        # The new hold must have started before the client's hold ended.
         self._require_hold(old, running)
         try:
             moved = [await self._collections.set_alias(Alias(name, running.target), deadline) for name in aliases]
@@ -105,20 +109,24 @@ class Reindexes:
         return moved
 
     async def cancel(self, source: str, deadline: Deadline) -> None:
-        """Forget the copy of a collection, and let writers go on. Raises InvalidArgumentError, NotFoundError."""
+        """End a reindex and its hold; the copy stays. Raises InvalidArgumentError, NotFoundError."""
         collection = await self._find(source, "source", deadline)
         if collection.reindex is not None:
             await self._store.set_reindex(collection, None, deadline)
 
     async def _require_unused(self, old: Collection, new: Collection, deadline: Deadline) -> None:
-        """Raise FailedPreconditionError if an alias points at the copy: nothing may be deleted from it any more."""
+        """Raise FailedPreconditionError if an alias points at the copy, which is then in use."""
         users = [alias.name for alias in await self._store.list_aliases(deadline) if alias.collection == new.name]
         if not users:
             return
         if old.reindex is not None and old.reindex.target == new.name:
-            # The move was made, and what made it was stopped before it could say so.
+            # `finish` moved the aliases and was stopped before it ended the reindex.
             await self._store.set_reindex(old, None, deadline)
-        raise _refused("REINDEX_INVALID", f"{', '.join(users)} points at {new.name} already", "target")
+        raise _refused(
+            "REINDEX_INVALID",
+            f"target {new.name} is in use: {', '.join(users)} points at it; choose another target",
+            "target",
+        )
 
     async def _find(self, name: str, field: str, deadline: Deadline) -> Collection:
         checks.check_collection_name(name, field)
@@ -129,13 +137,17 @@ class Reindexes:
             raise
 
     async def _running(self, source: str, deadline: Deadline, *, moving: bool = False) -> tuple[Collection, Reindex]:
-        """Return a collection and the copy that is being built of it; `moving` allows one whose aliases move."""
+        """Return a collection and its reindex; `moving` allows a reindex whose aliases are moving."""
         collection = await self._find(source, "source", deadline)
         if collection.name != source:
-            raise _refused("NAME_IS_ALIAS", f"{source} is an alias of {collection.name}; name the collection", "source")
+            raise _refused(
+                "NAME_IS_ALIAS",
+                f"source is {source}, an alias of {collection.name}; use the name of the collection",
+                "source",
+            )
         if collection.reindex is None or (collection.reindex.moving and not moving):
-            # After a move that failed, deletes may be missing in the copy: `start`, and compare all images.
-            raise _refused("REINDEX_MISSING", f"no copy of {source} is being built; start a reindex first", "source")
+            # The move failed. Some deletions may not have reached the copy, so a new `start` must compare all images.
+            raise _refused("REINDEX_MISSING", f"no reindex of {source} runs; start a reindex first", "source")
         return collection, collection.reindex
 
     async def _find_copy(self, running: Reindex, deadline: Deadline) -> Collection | None:
@@ -150,25 +162,27 @@ class Reindexes:
         if not running.holds(self._now() + MARGIN):
             raise _refused(
                 "HOLD_EXPIRED",
-                f"writes to {source.name} are not held any more; hold them and copy what changed",
+                f"writes to {source.name} are no longer held; hold them again, and copy the latest changes",
                 "source",
             )
 
     async def _require_complete(
         self, source: Collection, running: Reindex, deadline: Deadline, *, allow_fewer: bool
     ) -> None:
-        """Raise FailedPreconditionError if the copy is not like the collection."""
+        """Raise FailedPreconditionError if the copy does not have all images of the collection."""
         copy = await self._find_copy(running, deadline)
         if copy is None:
-            raise _refused("COLLECTION_NOT_FOUND", f"the copy {running.target} is gone", "source")
+            raise _refused(
+                "COLLECTION_NOT_FOUND", f"the copy {running.target} was deleted; start the reindex again", "source"
+            )
         old, new = [await self._store.count(counted, None, Consistency.STRONG, deadline) for counted in (source, copy)]
-        # With a time to live, images of the collection expire before their copies.
+        # With a time to live, images of the collection expire before those of the copy.
         more = new > old and source.ttl is None
         if more or (new < old and not (allow_fewer and new)):
             raise FailedPreconditionError(
                 "REINDEX_INCOMPLETE",
-                f"{running.target} has {new} images and {source.name} has {old}; copy what is missing, or allow fewer, "
-                "though never none",
+                f"{running.target} has {new} images and {source.name} has {old}; copy the missing images, or set "
+                "allow_fewer, which allows fewer images but not none",
                 field="source",
                 metadata={"source_count": str(old), "target_count": str(new)},
             )

@@ -1,4 +1,4 @@
-"""The plain values that the search service's core speaks."""
+"""The plain values of the search service's core."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Metric(Enum):
 
 
 class Consistency(Enum):
-    """How fresh the data is that a read sees; the names are Milvus' own."""
+    """Which writes a read sees; the names are those of Milvus."""
 
     STRONG = "Strong"
     SESSION = "Session"
@@ -32,18 +32,18 @@ class Consistency(Enum):
 
 
 class View(Enum):
-    """How much of an image is read."""
+    """Which fields of an image are read."""
 
     ID = "id"
     TIMES = "times"
-    """The id and when it was written and changed; the service's own."""
+    """The id and both times. Only for the service; callers cannot ask for it."""
     BASIC = "basic"
     FULL = "full"
 
 
 @dataclass(frozen=True)
 class Region:
-    """A box in fractions of an upright image's width and height."""
+    """A box in fractions of the width and the height of an upright image."""
 
     x0: float
     y0: float
@@ -53,7 +53,7 @@ class Region:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """The bytes of an image file, and the part of the image that counts; None is the whole."""
+    """The bytes of an image file, and the part of the image to embed; None for the whole image."""
 
     content: bytes
     region: Region | None = None
@@ -61,7 +61,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A vector, float32[D], and the fingerprint of the space that it lives in."""
+    """A vector, float32[D], and its fingerprint."""
 
     values: Vector
     fingerprint: str
@@ -69,12 +69,12 @@ class Embedding:
 
 @dataclass(frozen=True)
 class KeptVector:
-    """Stands for the vector that is stored under an image's id already."""
+    """The vector that is already stored under the id of the image."""
 
 
 @dataclass(frozen=True)
 class EmbedderModel:
-    """What a collection must know of a model."""
+    """The properties of a model that a collection records."""
 
     name: str
     dimension: int
@@ -82,7 +82,7 @@ class EmbedderModel:
 
 
 class IndexType(Enum):
-    """What structure answers nearest-neighbour queries; the names are Milvus' own."""
+    """The structure that answers searches; the names are those of Milvus."""
 
     AUTOINDEX = "AUTOINDEX"
     FLAT = "FLAT"
@@ -94,7 +94,7 @@ class IndexType(Enum):
 
 @dataclass(frozen=True)
 class HnswParameters:
-    """How an HNSW graph is built."""
+    """Build parameters of an HNSW graph."""
 
     m: int = 16
     ef_construction: int = 200
@@ -102,27 +102,27 @@ class HnswParameters:
 
 @dataclass(frozen=True)
 class IvfParameters:
-    """How clusters are built."""
+    """Build parameters of clusters."""
 
     nlist: int = 128
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index; the parameters are those of its type."""
+    """An index with the build parameters of its type."""
 
     type: IndexType
     hnsw: HnswParameters | None = None
     ivf: IvfParameters | None = None
 
 
-# What AUTOINDEX builds, and how well it finds neighbours, differs between releases of Milvus.
+# Not AUTOINDEX: its structure and its recall differ between releases of Milvus.
 DEFAULT_INDEX = Index(IndexType.HNSW, hnsw=HnswParameters())
 
 
 @dataclass(frozen=True)
 class SearchParameters:
-    """How an index is searched; None is its own default."""
+    """Search parameters of an index; None for its default."""
 
     ef: int | None = None
     nprobe: int | None = None
@@ -133,67 +133,67 @@ class SearchParameters:
 
 @dataclass(frozen=True)
 class CodeSet:
-    """The binary codes of a collection's images by one transform."""
+    """The binary codes of the images of a collection, made with one transform."""
 
     version: str
-    """Of the transform."""
+    """Version of the transform."""
     number: int
-    """Counts the collection's transforms, from 1 on."""
+    """Number among the sets of the collection, from 1."""
     bits: int
     create_time: datetime
     ready: bool = False
-    """Whether every image was encoded."""
+    """Whether every image is encoded."""
 
     @property
     def identity(self) -> tuple[str, datetime]:
-        """What tells it from any other one, also from one of the same transform that was removed."""
+        """Return what distinguishes this set from all others, including a deleted set of the same transform."""
         return self.version, self.create_time
 
 
 @dataclass(frozen=True)
 class Reindex:
-    """A copy of a collection that is being built, and what writers of the collection do for it."""
+    """A reindex that runs: the copy that is being built, and what writers must do."""
 
     target: str
-    """The copy. Deletes are applied to it as well."""
+    """Name of the copy. Deletions are also applied to it."""
     target_create_time: datetime
-    """Tells the copy from a later collection of the same name, which nobody may delete from."""
+    """Distinguishes the copy from a later collection of the same name."""
     begin_time: datetime
     hold_until: datetime | None = None
-    """Until then writers wait, because the aliases are about to move; None lets them write."""
+    """Writers wait until this time, because the aliases are about to move; None if they do not wait."""
     moving: bool = False
-    """The aliases move now: deletes are no longer applied to the copy, which may be in use by then."""
+    """Whether the aliases move now. Then deletions are no longer applied to the copy, which may be in use."""
 
     def holds(self, now: datetime) -> bool:
-        """Return whether writers wait."""
+        """Return whether writers must wait at a time."""
         return self.hold_until is not None and now < self.hold_until
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A set of images whose vectors can be compared with one another."""
+    """Images with vectors of one fingerprint."""
 
     name: str
     dimension: int
     fingerprint: str
     create_time: datetime
     model: str = ""
-    """The embedder's model that makes the vectors; empty where they are made elsewhere."""
+    """The embedder's model for the vectors; empty if they come from elsewhere."""
     metric: Metric = Metric.COSINE
     index: Index = DEFAULT_INDEX
     consistency: Consistency = Consistency.BOUNDED
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     ttl: timedelta | None = None
-    """How long an image is seen after its last change; None is for ever."""
+    """How long an image is kept after its last change; None forever."""
     codes: Sequence[CodeSet] = ()
-    """Those that every write keeps in step, the oldest first; the last one may not be ready yet."""
+    """The code sets that every write updates, oldest first. The last one may not be ready."""
     reindex: Reindex | None = None
-    """The copy that is being built of it; None if there is none."""
+    """The reindex that runs; None if none does."""
 
     @property
     def identity(self) -> tuple[str, datetime]:
-        """What tells it from any other collection, also from a later one of the same name."""
+        """Return what distinguishes this collection from all others, including a later one of the same name."""
         return self.name, self.create_time
 
 
@@ -207,7 +207,7 @@ class Alias:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """What is kept of an image. A field that a view leaves out has its default."""
+    """A stored image. Fields that a view leaves out have their defaults."""
 
     id: str
     uri: str = ""
@@ -217,12 +217,12 @@ class StoredImage:
     update_time: datetime | None = None
     vector: Vector | None = None
     region: Region | None = None
-    """The part of the original that the vector is of; None is the whole."""
+    """The part of the image that the vector describes; None for the whole image."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An image found. `score` is higher for a better match, `distance` lower; both by the collection's metric."""
+    """An image that a search found. A better match has a higher score and a lower distance."""
 
     image: StoredImage
     score: float

@@ -1,9 +1,9 @@
-"""Makes writes exact while an alias moves to a copy of its collection.
+"""Apply each write to the right collection while an alias moves to a copy of its collection.
 
-Milvus resolves an alias when a write begins, and has no transaction over two collections. So every write is checked
-after it was stored: if the name leads elsewhere by then, the write is repeated there before it is acknowledged. While
-writes are held (see `core.reindexes`), nothing is acknowledged at all, so that the copy can catch up with everything
-that was, before the alias moves. A delete is applied to the copy as well, from which it could otherwise come back.
+Milvus resolves an alias when a write starts, and has no transaction over two collections. So the service looks the name
+up again after each write. If the name leads to another collection, the service repeats the write there before it
+acknowledges the write. While writes are held (see `core.reindexes`), it acknowledges none: the copy receives every
+acknowledged write before the alias moves. Deletions are also applied to the copy, so that no deleted image comes back.
 """
 
 import asyncio
@@ -18,23 +18,23 @@ from search_service.core.ports import VectorStore
 from search_service.core.types import Collection
 
 Result = TypeVar("Result")
-# Seconds between two looks at a collection whose writes are held.
+# Pause between two checks of a collection whose writes are held.
 POLL_SECONDS = 0.1
 
 
 class WriteFence:
-    """Applies writes to the collection that a name leads to."""
+    """Apply writes to the collection that a name leads to."""
 
     def __init__(self, store: VectorStore, now: Callable[[], datetime], locks: ImageLocks) -> None:
-        """`now` returns the time in UTC; `locks` are those of all writers."""
+        """`now` returns the time in UTC; `locks` are the image locks that all writers share."""
         self._store = store
         self._now = now
         self._locks = locks
 
-    async def settled(self, name: str, deadline: Deadline) -> Collection:
-        """Return the collection of a name or an alias, as soon as its writes are not held.
+    async def writable(self, name: str, deadline: Deadline) -> Collection:
+        """Wait until writes to a collection are not held, and return the collection.
 
-        Raises NotFoundError, and UnavailableError if they are held until the deadline.
+        Raises NotFoundError, and UnavailableError if writes are held until the deadline.
         """
         while True:
             collection = await self._store.get_collection(name, deadline)
@@ -43,29 +43,29 @@ class WriteFence:
             if deadline.remaining() <= POLL_SECONDS:
                 raise UnavailableError(
                     "COLLECTION_MOVING",
-                    f"{name} moves to another collection at this moment; the write may be stored or not: repeat it",
+                    f"{name} is moving to another collection, and the write may or may not be stored; write again",
                     metadata={"collection": collection.name},
                     retry_after=1.0,
                 )
             await asyncio.sleep(POLL_SECONDS)
 
     async def apply(self, name: str, write: Callable[[Collection], Awaitable[Result]], deadline: Deadline) -> Result:
-        """Write to the collection that a name leads to; return the write's result.
+        """Write to the collection that a name leads to, and return the result of the write.
 
-        The write is repeated if the name leads to another collection by then.
+        Repeat the write if the name leads to another collection afterwards.
         """
-        collection = await self.settled(name, deadline)
+        collection = await self.writable(name, deadline)
         while True:
             result = await write(collection)
-            after = await self.settled(name, deadline)
+            after = await self.writable(name, deadline)
             if after.identity == collection.identity:
                 return result
             collection = after
 
     async def delete_from_copy(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
-        """Delete images from the copy that is being built of a collection, if there is one.
+        """Delete images from the copy of a collection, if a reindex runs.
 
-        To be called after they were deleted from the collection, while they are still locked there.
+        Call this after the deletion from the collection, while the images are still locked there.
         """
         if not ids:
             return
@@ -74,7 +74,7 @@ class WriteFence:
             return
         try:
             copy = await self._store.get_collection(reindex.target, deadline)
-            # Another collection may have got the copy's name, or the name may be an alias by now.
+            # The name may be an alias now, or the name of another collection.
             if copy.identity == (reindex.target, reindex.target_create_time):
                 await self._locks.run(copy.name, ids, lambda: self._store.delete(copy, ids, deadline), deadline)
         except NotFoundError:

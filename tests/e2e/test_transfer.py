@@ -99,7 +99,7 @@ def test_vectors_made_elsewhere_come_in_under_a_name_of_their_own(
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"x")
-    assert "made elsewhere" in command("ingest", str(folder), "-c", name, code=3)
+    assert "come from elsewhere" in command("ingest", str(folder), "-c", name, code=3)
 
 
 def test_a_manifest_gives_ids_and_attributes(command: Command, photographs: Path, tmp_path: Path) -> None:

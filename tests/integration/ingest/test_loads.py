@@ -478,7 +478,7 @@ def test_vectors_made_elsewhere_are_not_mixed_with_the_embedders(
     run: Run, client: Client, name: str, folder: Path
 ) -> None:
     client.create_collection(name, fingerprint="elsewhere", dimension=512)
-    with pytest.raises(FailedPreconditionError, match="made elsewhere"):
+    with pytest.raises(FailedPreconditionError, match="come from elsewhere"):
         run(folder)
 
 

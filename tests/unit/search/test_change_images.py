@@ -92,7 +92,7 @@ async def test_a_listing_has_only_what_fits_and_shows_what_the_view_does(store: 
 
 @pytest.mark.parametrize("size", [0, -1, 1001])
 async def test_a_page_of_another_size_is_refused(store: MemoryStore, size: int) -> None:
-    with pytest.raises(InvalidArgumentError, match="1 to 1000") as refused:
+    with pytest.raises(InvalidArgumentError, match="between 1 and 1000") as refused:
         await list_images(store, Listing("photos", page_size=size), NEVER)
     assert (refused.value.reason, refused.value.field) == ("PAGE_SIZE_INVALID", "page_size")
 
