@@ -1,4 +1,4 @@
-"""Runs the search service: `python -m search_service`; `--help` lists the environment variables."""
+"""Run the search service: `python -m search_service`. `--help` lists the environment variables."""
 
 import asyncio
 import sys
@@ -10,8 +10,8 @@ from search_service.settings import SearchSettings
 
 
 async def run(settings: SearchSettings) -> None:
-    """Serves until the process is asked to stop."""
-    # pymilvus takes a while to import: not before wrong settings and `--help` have been answered.
+    """Serve until the process receives a stop signal."""
+    # pymilvus takes long to import, so settings are checked and `--help` is answered first.
     from search_service.bootstrap import serve  # noqa: PLC0415
 
     try:
@@ -25,7 +25,7 @@ async def run(settings: SearchSettings) -> None:
 
 
 def main() -> None:
-    """Runs the service."""
+    """Run the service."""
     end_when_asked()
     settings = load(SearchSettings, "python -m search_service")
     logging.configure(settings.log_format, settings.log_level, "search_service")

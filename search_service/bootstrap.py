@@ -1,4 +1,4 @@
-"""The one place where the search service is put together."""
+"""Wire the search service."""
 
 import asyncio
 import logging
@@ -30,11 +30,11 @@ from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.lite_files import check_unused
 from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_store import MilvusStore
-from search_service.api.answer_room import AnswerRoom
-from search_service.api.calls import DOMAIN, CallLimits
+from search_service.api.call_limits import DOMAIN, CallLimits
 from search_service.api.code_servicer import CodeServicer
 from search_service.api.collection_servicer import CollectionServicer
 from search_service.api.image_servicer import ImageServicer
+from search_service.api.response_budget import ResponseBudget
 from search_service.api.search_servicer import SearchServicer, StreamLimits
 from search_service.core.change_images import ChangeImages
 from search_service.core.coarse_search import CoarseSearches
@@ -53,31 +53,31 @@ from search_service.settings import SearchSettings
 
 log = structlog.stdlib.get_logger()
 
-# No stream: the bulk lane repeats by itself what was not answered.
+# No stream: the bulk lane retries images by itself.
 REPEATABLE = ["imagesearch.embedder.v1.EmbedderService/Embed", "imagesearch.embedder.v1.EmbedderService/GetModel"]
 
-# A call to Milvus may take this many times its timeout before it counts as hung: pymilvus repeats some calls.
+# A call to Milvus counts as hung after this many timeouts, because pymilvus retries some calls.
 LATE = 10
-# Between two looks at Milvus; a probe of Kubernetes looks about as often.
+# Pause between two health checks of Milvus; a probe of Kubernetes checks about as often.
 HEALTH_SECONDS = 3.0
 
 
 def utc_now() -> datetime:
-    """The time in UTC."""
+    """Return the time in UTC."""
     return datetime.now(UTC)
 
 
 @asynccontextmanager
 async def serve(settings: SearchSettings) -> AsyncIterator[str]:
-    """Serves; gives the address, HOST:PORT. At the end it stops taking calls and finishes those it has.
+    """Serve, and yield the address, HOST:PORT. On exit, accept no new calls and finish the calls in flight.
 
-    Raises OSError where a port or Milvus Lite's file is taken, or a file of TLS cannot be used.
-    A Milvus server that does not answer is waited for.
+    Raises OSError if a port or the file of Milvus Lite is in use, or a TLS file cannot be used. If a Milvus server does
+    not answer, the service is not ready until it does.
     """
-    # pymilvus logs every failed call with a traceback; the store logs those that nobody foresaw.
+    # pymilvus logs a traceback for every failed call. The store logs unexpected failures itself.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     if "://" not in settings.milvus_uri:
-        # Milvus Lite is a gRPC server inside this process, which logs each call that it does not implement.
+        # Milvus Lite is a gRPC server in this process. It logs each call that it does not implement.
         logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
         check_unused(settings.milvus_uri)
     async with AsyncExitStack() as stack:
@@ -102,9 +102,9 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
             log.warning("SEARCH_MILVUS_TOKEN is sent in plain text: set SEARCH_MILVUS_URI to https://HOST:19530")
         ready = await is_ready(store, settings.milvus_timeout_seconds)
         if store.is_lite and not ready:
-            # Nothing that is waited for brings a file back. A server may still be starting.
+            # A server may still be starting; a file does not recover.
             raise OSError(
-                f"Milvus Lite cannot use {settings.milvus_uri}: it is not Milvus Lite's, or cannot be written. Set "
+                f"Milvus Lite cannot use {settings.milvus_uri}: the file has another format, or cannot be written. Set "
                 "SEARCH_MILVUS_URI to another path that ends in .db"
             )
         channel = await stack.enter_async_context(
@@ -123,9 +123,9 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         budget = MessageBudget(settings.max_bytes_in_flight)
         services = _services(store, store.codes, embedder, settings, budget)
         server = Server(services, settings, DOMAIN, registry, budget)
-        # Closed after the stop of the server: metrics are served until the last call has ended.
+        # On exit, the server stops first: metrics are served until the last call has ended.
         stack.enter_context(metrics.served(registry, settings.metrics_address))
-        # It goes on while the last calls end.
+        # The watch continues until the last call has ended.
         stack.callback(asyncio.create_task(end_after(watch.watch(), server)).cancel)
         stack.push_async_callback(server.stop)
         address = await server.start(serving=ready)
@@ -135,7 +135,7 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
 
 
 async def is_ready(store: VectorStore, seconds: float) -> bool:
-    """Whether the store answers in time."""
+    """Return whether the store answers in time."""
     try:
         await store.check(Deadline.after(seconds))
     except ServiceError as error:
@@ -145,7 +145,7 @@ async def is_ready(store: VectorStore, seconds: float) -> bool:
 
 
 async def follow(store: VectorStore, server: Server, seconds: float, *, serving: bool) -> None:
-    """Reports the store's health as the server's own, so that no calls are sent here while Milvus is away."""
+    """Report the health of the store as that of the server, so that clients avoid it while Milvus is down."""
     while True:
         await asyncio.sleep(HEALTH_SECONDS)
         ready = await is_ready(store, seconds)
@@ -174,17 +174,17 @@ def _services(
         window_bytes=settings.write_window_bytes,
         reserve=budget.wait,
     )
-    answers = AnswerRoom(
-        MessageBudget(settings.answer_bytes_in_flight, "answer_bytes_in_flight", "the answers that are being made")
+    responses = ResponseBudget(
+        MessageBudget(settings.answer_bytes_in_flight, "answer_bytes_in_flight", "the responses in preparation")
     )
     tokens = PageTokens(settings.page_token_secret)
     reindexes = Reindexes(store, collections, cache, utc_now)
     collection_servicer = CollectionServicer(store, collections, reindexes, tokens, limits)
-    image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now, locks), tokens, limits, answers)
+    image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now, locks), tokens, limits, responses)
     searches = SearchImages(store, embedder, cache, CoarseSearches(store, codes, writer, utc_now))
     stream_limits = StreamLimits(settings.search_window, settings.search_unread_bytes)
-    search_servicer = SearchServicer(searches, tokens, limits, stream_limits, budget, answers)
-    # Images that have expired are not seen, and still have codes.
+    search_servicer = SearchServicer(searches, tokens, limits, stream_limits, budget, responses)
+    # CodeSets uses the store without expiry: expired images still have codes.
     code_servicer = CodeServicer(CodeSets(coded, codes, writer, cache, locks, utc_now), limits)
     return [
         Service(

@@ -1,1 +1,1 @@
-"""What the search service needs from outside: Milvus and the embedder."""
+"""Adapters to Milvus and to the embedder."""

@@ -22,7 +22,7 @@ from grpc_kit.errors import DeadlineExceededError, InternalError, ServiceError, 
 from grpc_kit.server.hang_watch import HangWatch
 from search_service.adapters.lite_files import remove_broken_indexes
 from search_service.adapters.milvus_connection import MilvusConnection
-from search_service.adapters.milvus_errors import access_denied, meaning_of, timed_out, unavailable
+from search_service.adapters.milvus_errors import access_denied, error_for, timed_out, unavailable
 from search_service.adapters.milvus_loading import MilvusLoading
 from search_service.core.image_locks import StillRunningError
 
@@ -282,7 +282,7 @@ def _timeout_of(submitted: "Future[Result] | None", *, writes: bool) -> ServiceE
 
 def _translated(error: Exception, collection: str, *, writes: bool = False) -> ServiceError:
     """Return the ServiceError for a failure; log a failure that `milvus_errors` does not know."""
-    meaning = meaning_of(error, collection, writes=writes)
+    meaning = error_for(error, collection, writes=writes)
     if isinstance(meaning, InternalError) or isinstance(error, MemoryError):
         log.error("Milvus failed", collection=collection, exc_info=error)
     return meaning

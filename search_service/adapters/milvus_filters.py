@@ -1,9 +1,9 @@
-"""Filters as Milvus expressions. The only place where a caller's text becomes part of one, each time as a literal.
+"""Write filters as Milvus expressions. Texts of callers become literals here and nowhere else.
 
-Milvus Lite and a Milvus server get the cheapest form that each of them answers rightly; both leave out chained ranges
-and `like` (whose "_" is a wildcard on one of them only). An attribute is looked up by the key of its type (see
-`typed_key`), so that the backends' ways to compare a number with a bool or a text never matter. Whole numbers are
-compared as whole numbers: a server compares as doubles if one side is a float.
+Milvus Lite and a Milvus server get different forms: the fastest form that each answers correctly. Neither form uses
+chained ranges, nor `like`, because "_" is a wildcard on one backend only. Each type of attribute has its own key (see
+`typed_key`), because backends compare values of two types differently. Integers are compared with integers: a server
+compares as doubles if one side is a float.
 """
 
 import asyncio
@@ -32,40 +32,37 @@ from search_service.core.filters import (
     size_of,
 )
 
-# Milvus Lite refuses other escapes, and a line end within a text.
+# Milvus Lite refuses other escapes, and a line break inside a text.
 ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 LAST_CHARACTER = 0x10FFFF
 SURROGATES = range(0xD800, 0xE000)
-# A server's parser refuses this one whole number, and takes the next one, and this one as a float.
+# The parser of a server refuses the lowest integer. It accepts the next one, and the lowest one as a float.
 LOWEST, NEXT_LOWEST, LOWEST_FLOAT = -(2**63), -(2**63) + 1, -(2.0**63)
-# The highest whole number of 64 bits, and the first float beyond them: the highest 512 are rounded to it.
+# The highest 64-bit integer, and the first float above all 64-bit integers, to which the highest 512 are rounded.
 HIGHEST, FIRST_FLOAT = 2**63 - 1, 2.0**63
 EXACT_IN_DOUBLES = 2**53
-# Milvus Lite, measured on two cores: seconds to read a row, seconds for a test of an attribute, and the part of such a
-# test that a listed value costs.
+# Times of Milvus Lite, measured on two cores: seconds to read a row, seconds to test an attribute, and the share of
+# such a test for each listed value.
 LITE_ROW_SECONDS, LITE_TEST_SECONDS, LITE_LISTED = 40e-6, 4e-6, 0.06
-# Conditions and values of a filter that is written on the event loop: that takes less than a millisecond.
+# Filters of up to this size are written on the event loop, in less than a millisecond.
 WRITTEN_AT_ONCE = 256
 
 
 class Expressions:
-    """Writes filters as expressions for one kind of Milvus."""
+    """Write filters as expressions for one backend."""
 
     def __init__(self, *, is_lite: bool) -> None:
-        """For Milvus Lite or for a server."""
+        """Write for Milvus Lite, or for a server."""
         self._is_lite = is_lite
 
     async def of(self, condition: Filter | None) -> str:
-        """Return the expression that is true for the images that fit; empty for all.
-
-        A large one is written in a thread.
-        """
+        """Return a filter as an expression, empty for no filter. A large filter is written in a thread."""
         if condition is None or size_of(condition) <= WRITTEN_AT_ONCE:
             return self.write(condition)
         return await asyncio.to_thread(self.write, condition)
 
     def write(self, condition: Filter | None) -> str:
-        """As `of`, at once."""
+        """Return a filter as an expression, empty for no filter."""
         return "" if condition is None else self._expression(condition, negated=False)
 
     def _expression(self, condition: Filter, *, negated: bool) -> str:
@@ -73,7 +70,7 @@ class Expressions:
             case Not(inner):
                 return self._expression(inner, negated=not negated)
             case And(filters) | Or(filters):
-                # If the whole is negated, each part is, and "and" becomes "or" (De Morgan).
+                # De Morgan: the negation of "and" is "or" over negated parts.
                 by_and = isinstance(condition, And) is not negated
                 parts = [self._expression(part, negated=negated) for part in filters]
                 return _joined("and" if by_and else "or", parts)
@@ -82,11 +79,11 @@ class Expressions:
         tests = self._tests(condition)
         if not negated:
             return _joined("or", [f"({test})" for _, test in tests])
-        # What `not` says of a key that is missing differs between the backends.
+        # For a missing key, the result of `not` differs between the backends.
         return _joined("and", [f"((not (exists {key})) or (not ({test})))" for key, test in tests])
 
     def _tests(self, condition: OnAttribute) -> list[tuple[str, str]]:
-        """Return tests of which one has to be true, each after the one key that it looks at."""
+        """Return tests with their keys; the condition is true if one test is."""
         match condition:
             case Equals(attribute, value):
                 return self._in(attribute, [value])
@@ -105,9 +102,9 @@ class Expressions:
                 return [(key, f"exists {key}") for key in (_key(attribute, kind) for kind in (str, bool, float, LIST))]
 
     def _in(self, attribute: str, values: Sequence[FilterValue]) -> list[tuple[str, str]]:
-        """Return tests for one of several values."""
+        """Return the tests for a value out of several."""
         texts = sorted({value for value in values if isinstance(value, str)})
-        # To Python True is 1.
+        # In Python, True equals 1.
         bools = sorted({value for value in values if isinstance(value, bool)})
         numbers = {as_whole(value) for value in values if not isinstance(value, str | bool)}
         tests = [(key := _key(attribute, bool), f"{key} == {literal(value)}") for value in bools]
@@ -122,7 +119,7 @@ class Expressions:
         return tests
 
     def _one_of(self, key: str, values: Sequence[str] | Sequence[int | float]) -> list[str]:
-        """Return tests of which one is true if the key has one of some ordered values of one kind."""
+        """Return tests for a value out of several sorted values of one type."""
         if self._is_lite:
             return [
                 f"{key} == {literal(values[0])}" if len(values) == 1 else f"(exists {key}) and {_tree(key, values)}"
@@ -133,7 +130,7 @@ class Expressions:
         if FIRST_FLOAT in values:
             tests.append(_is_first_float(key))
         for kind in (str, int, float):
-            # A list of one type: a server takes no others.
+            # Servers accept only lists of one type.
             some = [value for value in values if type(value) is kind and value not in (LOWEST, FIRST_FLOAT)]
             if len(some) == 1 and not _is_large(some[0]):
                 tests.append(f"{key} == {literal(some[0])}")
@@ -143,7 +140,7 @@ class Expressions:
 
 
 def seconds_on_lite(condition: Filter, rows: int) -> float:
-    """Return about how long Milvus Lite takes for a filter: it reads a row, and its attributes again for each test."""
+    """Estimate how long Milvus Lite takes: it reads each row once, and its attributes for each test."""
     tests = sum(_tests_on_lite(part) for part in leaves_of(condition))
     return rows * (LITE_ROW_SECONDS + tests * LITE_TEST_SECONDS)
 
@@ -151,7 +148,7 @@ def seconds_on_lite(condition: Filter, rows: int) -> float:
 def _tests_on_lite(part: Filter) -> float:
     match part:
         case In(_, values):
-            # A search tree over them, and each text again for a row that has a list.
+            # A search tree over the values, and each text once more for rows with a list.
             return 2 + 1.5 * math.log2(len(values)) + len(values) * LITE_LISTED
         case Exists():
             return 4
@@ -159,12 +156,12 @@ def _tests_on_lite(part: Filter) -> float:
 
 
 def ids_expression(ids: Sequence[str]) -> str:
-    """The Milvus expression that is true for these ids."""
+    """Return the expression that is true for these ids."""
     return f"id in [{_literals(ids)}]"
 
 
 def literal(value: FilterValue) -> str:
-    """A value as it stands in an expression."""
+    """Return a value as a literal."""
     if isinstance(value, str):
         return f'"{value.translate(ESCAPES)}"'
     return json.dumps(value)
@@ -175,12 +172,12 @@ def _literals(values: Sequence[FilterValue]) -> str:
 
 
 def _is_large(value: FilterValue) -> bool:
-    """Return whether a server's == would take it for its neighbours, which its `in` does not."""
+    """Return whether the == of a server confuses the value with its neighbors; `in` does not."""
     return isinstance(value, int) and abs(value) >= EXACT_IN_DOUBLES
 
 
 def _tree(key: str, values: Sequence[FilterValue]) -> str:
-    """Return a search tree over ordered values: Milvus Lite compares a row with a few of them instead of with each."""
+    """Return a search tree over sorted values, so that Milvus Lite compares a row with few of them."""
     if len(values) == 1:
         return f"({key} == {literal(values[0])})"
     middle = len(values) // 2
@@ -205,7 +202,7 @@ def _on_field(condition: IdAfter | IdIn | UpdatedWithin, *, negated: bool) -> st
 
 
 def _joined(operator: str, parts: Sequence[str]) -> str:
-    """Halves of halves: Milvus Lite reads a chain with one level of recursion for each of its parts."""
+    """Join parts as a balanced tree: Milvus Lite parses a chain with one level of recursion for each part."""
     if len(parts) == 1:
         return parts[0]
     middle = len(parts) // 2
@@ -227,7 +224,7 @@ def _text_range(condition: TextRange) -> tuple[str, str]:
 
 
 def _bound_on_server(key: str, operator: str, bound: float) -> str:
-    """Return the test of a bound. A server rounds some bounds to FIRST_FLOAT; they need another test."""
+    """Return the test of a bound. A server rounds some bounds to FIRST_FLOAT, which needs another test."""
     if float(bound) == FIRST_FLOAT:
         is_first = _is_first_float(key)
         match operator, bound:
@@ -241,7 +238,7 @@ def _bound_on_server(key: str, operator: str, bound: float) -> str:
 def _is_first_float(key: str) -> str:
     """Return a test that is true only for a stored 2.0^63.
 
-    A server compares it with whole numbers as doubles, so that it equals both of these; no whole number is both.
+    A server compares this float with integers as doubles, so it equals both bounds. No integer meets both.
     """
     return f"{key} >= {HIGHEST} and {key} <= {HIGHEST - 1}"
 
@@ -263,7 +260,7 @@ def _key(attribute: str, kind: type) -> str:
 
 
 def following(prefix: str) -> str:
-    """The first text, by code points, after all those that begin with `prefix`; empty where there is none."""
+    """Return the first text, by code points, after all texts with a prefix; empty if there is none."""
     for position in range(len(prefix) - 1, -1, -1):
         point = ord(prefix[position]) + 1
         if point in SURROGATES:

@@ -1,1 +1,1 @@
-"""Protobuf messages to plain values and back."""
+"""Servicers and converters: protobuf messages to plain values and back."""

@@ -1,4 +1,4 @@
-"""Messages of binary codes to plain values and back."""
+"""Convert messages of binary codes to plain values and back."""
 
 import numpy as np
 from imagesearch.search.v1 import codes_pb2
@@ -10,20 +10,20 @@ from search_service.core.types import CodeSet
 
 
 def transform_from(message: codes_pb2.CodeTransform, dimension: int) -> CodeTransform:
-    """A transform of vectors of a dimension. Raises InvalidArgumentError where a row has another one."""
+    """Return a transform. Raises InvalidArgumentError if a normal does not have this dimension."""
     rows = np.empty((len(message.hyperplanes), dimension + 1), np.float32)
     for position, hyperplane in enumerate(message.hyperplanes):
         field = f"transform.hyperplanes[{position}].normal"
         if len(hyperplane.normal) != dimension:
             raise transform_invalid(
-                f"{field} has {len(hyperplane.normal)} components; the collection's vectors have {dimension}", field
+                f"{field} has {len(hyperplane.normal)} components; it must have {dimension}, like the vectors", field
             )
         rows[position, :-1], rows[position, -1] = hyperplane.normal, hyperplane.offset
     return CodeTransform(rows)
 
 
 def code_set_to(codes: CodeSet) -> codes_pb2.CodeSet:
-    """The message of a set of codes."""
+    """Return the message of a code set."""
     return codes_pb2.CodeSet(
         version=codes.version,
         number=codes.number,
@@ -34,7 +34,7 @@ def code_set_to(codes: CodeSet) -> codes_pb2.CodeSet:
 
 
 def encoding_to(encoding: Encoding) -> codes_pb2.EncodeImagesResponse:
-    """The message of how far an encoding is."""
+    """Return the message of the progress of an encoding."""
     return codes_pb2.EncodeImagesResponse(
         checked_count=encoding.checked,
         encoded_count=encoding.encoded,
@@ -45,5 +45,5 @@ def encoding_to(encoding: Encoding) -> codes_pb2.EncodeImagesResponse:
 
 
 def status_to(status: CodeSetStatus) -> codes_pb2.CodeSetStatus:
-    """The message of a set of codes and its size."""
+    """Return the message of a code set and its size."""
     return codes_pb2.CodeSetStatus(codes=code_set_to(status.codes), code_count=status.count, code_bytes=status.size)

@@ -1,4 +1,4 @@
-"""CollectionService: translates between messages and the core."""
+"""CollectionService."""
 
 from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
@@ -7,7 +7,7 @@ from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc
 
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.server.interceptors.context_interceptor import Context
-from search_service.api.calls import CallLimits
+from search_service.api.call_limits import CallLimits
 from search_service.api.converters import (
     collection_to,
     duration_from,
@@ -27,7 +27,7 @@ Named = TypeVar("Named", Collection, Alias)
 
 
 class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
-    """Serves the contract of collections."""
+    """Create, describe and delete collections and aliases, and move aliases in a reindex."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
         tokens: PageTokens,
         limits: CallLimits,
     ) -> None:
-        """`limits` gives a call that states none its time."""
+        """`limits` sets the default deadline and the maximum size of responses."""
         self._reindexes = reindexes
         self._store = store
         self._tokens = tokens
@@ -47,7 +47,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     async def CreateCollection(
         self, request: collection_pb2.CreateCollectionRequest, context: Context
     ) -> collection_pb2.CreateCollectionResponse:
-        """Makes a collection."""
+        """Create a collection."""
         wanted = new_collection_from(request.collection)
         collection = await self._collections.create(
             wanted, self._limits.deadline(context), validate_only=request.validate_only
@@ -57,7 +57,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     async def GetCollection(
         self, request: collection_pb2.GetCollectionRequest, context: Context
     ) -> collection_pb2.GetCollectionResponse:
-        """Describes a collection."""
+        """Describe a collection."""
         deadline = self._limits.deadline(context)
         collection = await self._collections.get(request.name, deadline)
         response = collection_pb2.GetCollectionResponse(collection=collection_to(collection))
@@ -68,26 +68,26 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     async def ListCollections(
         self, request: collection_pb2.ListCollectionsRequest, context: Context
     ) -> collection_pb2.ListCollectionsResponse:
-        """Lists collections by name."""
+        """List collections by name."""
         size, after = self._begin(request)
         found = await self._collections.list_collections(after, size + 1, self._limits.deadline(context))
         page, token = self._page(request, found)
         collections = [collection_to(collection) for collection in page]
-        return self._limits.sendable(
+        return self._limits.checked(
             collection_pb2.ListCollectionsResponse(collections=collections, next_page_token=token)
         )
 
     async def DeleteCollection(
         self, request: collection_pb2.DeleteCollectionRequest, context: Context
     ) -> collection_pb2.DeleteCollectionResponse:
-        """Removes a collection."""
+        """Delete a collection."""
         await self._collections.delete(request.name, self._limits.deadline(context))
         return collection_pb2.DeleteCollectionResponse()
 
     async def SetAlias(
         self, request: collection_pb2.SetAliasRequest, context: Context
     ) -> collection_pb2.SetAliasResponse:
-        """Points an alias at a collection."""
+        """Create or move an alias."""
         wanted = Alias(request.alias.name, request.alias.collection)
         alias, previous = await self._collections.set_alias(wanted, self._limits.deadline(context))
         return _moved_to(alias, previous)
@@ -95,7 +95,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     async def ListAliases(
         self, request: collection_pb2.ListAliasesRequest, context: Context
     ) -> collection_pb2.ListAliasesResponse:
-        """Lists aliases by name."""
+        """List aliases by name."""
         found = await self._collections.list_aliases(request.collection, self._limits.deadline(context))
         page, token = self._page(request, found)
         return collection_pb2.ListAliasesResponse(aliases=[_alias_to(alias) for alias in page], next_page_token=token)
@@ -103,14 +103,14 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     async def DeleteAlias(
         self, request: collection_pb2.DeleteAliasRequest, context: Context
     ) -> collection_pb2.DeleteAliasResponse:
-        """Removes an alias."""
+        """Delete an alias."""
         await self._collections.delete_alias(request.name, self._limits.deadline(context))
         return collection_pb2.DeleteAliasResponse()
 
     async def StartReindex(
         self, request: collection_pb2.StartReindexRequest, context: Context
     ) -> collection_pb2.StartReindexResponse:
-        """Declares a copy of a collection."""
+        """Start a reindex."""
         source, begun, resumed = await self._reindexes.start(
             request.source, request.target, self._limits.deadline(context)
         )
@@ -121,7 +121,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     async def HoldWrites(
         self, request: collection_pb2.HoldWritesRequest, context: Context
     ) -> collection_pb2.HoldWritesResponse:
-        """Makes writers wait."""
+        """Make writers wait."""
         duration = duration_from(request.duration)
         held = await self._reindexes.hold(request.source, duration, self._limits.deadline(context))
         return collection_pb2.HoldWritesResponse(hold_until=timestamp_to(held.hold_until))
@@ -129,7 +129,7 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     async def FinishReindex(
         self, request: collection_pb2.FinishReindexRequest, context: Context
     ) -> collection_pb2.FinishReindexResponse:
-        """Points aliases at the copy."""
+        """Move aliases to the copy."""
         moved = await self._reindexes.finish(
             request.source, request.aliases, self._limits.deadline(context), allow_fewer=request.allow_fewer
         )
@@ -138,23 +138,23 @@ class CollectionServicer(collection_pb2_grpc.CollectionServiceServicer):
     async def CancelReindex(
         self, request: collection_pb2.CancelReindexRequest, context: Context
     ) -> collection_pb2.CancelReindexResponse:
-        """Forgets the copy of a collection."""
+        """End a reindex without moving an alias."""
         await self._reindexes.cancel(request.source, self._limits.deadline(context))
         return collection_pb2.CancelReindexResponse()
 
     def _page(self, request: PagedRequest, found: Sequence[Named]) -> tuple[Sequence[Named], str]:
-        """The page of a listing by name that a request asks for, and the token of the next one."""
+        """Return the page of a listing by name, and the token of the next page."""
         size, after = self._begin(request)
         rest = [item for item in found if item.name > after]
         token = self._tokens.make(paged_request(request), [rest[size - 1].name]) if len(rest) > size else ""
         return rest[:size], token
 
     def _begin(self, request: PagedRequest) -> tuple[int, str]:
-        """The size of the page that a request asks for, and the name after which it begins."""
+        """Return the page size of a request, and the last name of the previous page."""
         size = request.page_size or DEFAULT_PAGE
         if not 1 <= size <= MAX_PAGE:
             raise InvalidArgumentError(
-                "PAGE_SIZE_INVALID", f"page_size is {size}; it should be 1 to {MAX_PAGE}", field="page_size"
+                "PAGE_SIZE_INVALID", f"page_size is {size}; it must be between 1 and {MAX_PAGE}", field="page_size"
             )
         after = self._tokens.read(request.page_token, paged_request(request))
         return size, str(after[0]) if after else ""

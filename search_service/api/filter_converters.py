@@ -1,4 +1,4 @@
-"""Messages of filters to plain values."""
+"""Convert messages of filters to plain values."""
 
 from typing import Any, cast
 
@@ -22,25 +22,27 @@ from search_service.core.filters import (
     TextRange,
 )
 
-# More than any filter has that is taken: its text, and some bytes for each value and condition.
+# More bytes than any valid filter has: its texts, and some bytes for each value and condition.
 MAX_BYTES = 2 * MAX_ALL_BYTES
 
 
 def filter_from(message: filter_pb2.Filter, field: str = "filter", depth: int = 1) -> Filter:
-    """A filter. Raises InvalidArgumentError where a part has no condition or no value, or is too deep or too large."""
+    """Return a filter. Raises InvalidArgumentError if a part is empty, or the filter is too deep or too large."""
     if depth == 1 and message.ByteSize() > MAX_BYTES:
-        # Before it takes memory in plain values.
+        # Before the conversion: plain values take much more memory.
         raise InvalidArgumentError(
-            "FILTER_INVALID", f"{field} has {message.ByteSize()} bytes; at most {MAX_BYTES} are taken", field=field
+            "FILTER_INVALID", f"{field} has {message.ByteSize()} bytes; it must have at most {MAX_BYTES}", field=field
         )
     if depth > MAX_DEPTH:
-        raise InvalidArgumentError("FILTER_INVALID", f"filter nests deeper than {MAX_DEPTH}", field="filter")
+        raise InvalidArgumentError(
+            "FILTER_INVALID", f"filter is nested more than {MAX_DEPTH} levels deep", field="filter"
+        )
     kind = message.WhichOneof("condition")
     match kind:
         case "and" | "or":
             filters = tuple(
                 filter_from(part, f"{field}.{kind}.filters[{position}]", depth + 1)
-                # A word of Python's, as a field's name.
+                # `and` and `or` are keywords of Python.
                 for position, part in enumerate(getattr(message, kind).filters)
             )
             return And(filters) if kind == "and" else Or(filters)
@@ -49,7 +51,7 @@ def filter_from(message: filter_pb2.Filter, field: str = "filter", depth: int = 
         case None:
             raise InvalidArgumentError(
                 "FILTER_INVALID",
-                f"{field} is empty; it should be one of and, or, not, equals, in, range, integer_range, text_range, "
+                f"{field} is empty; it must be one of and, or, not, equals, in, range, integer_range, text_range, "
                 "prefix, exists",
                 field=field,
             )
@@ -79,6 +81,6 @@ def _value_from(message: filter_pb2.FilterValue, field: str) -> FilterValue:
     kind = message.WhichOneof("kind")
     if kind is None:
         raise InvalidArgumentError(
-            "FILTER_INVALID", f"{field} is missing; it should be a string, a number or a bool", field=field
+            "FILTER_INVALID", f"{field} is missing; it must be a string, a number or a boolean", field=field
         )
     return cast("FilterValue", getattr(message, kind))

@@ -1,7 +1,8 @@
-"""Messages of searches to plain values and back."""
+"""Convert messages of searches to plain values and back."""
 
 import struct
 import zlib
+from collections.abc import Iterable
 from datetime import timedelta
 
 import numpy as np
@@ -35,12 +36,12 @@ from search_service.core.searches import (
 from search_service.core.types import Hit, SearchParameters
 
 DEFAULT_LIMIT = 10
-# Of a page token: score, distance, hits so far, when the collection was made, and the sizes of two names.
+# The head of a page token: score, distance, hits so far, creation time of the collection, and sizes of two names.
 PAGE_HEAD = struct.Struct("<ddIqBH")
 
 
 def search_from(request: search_pb2.SearchRequest, page: PageEnd | None) -> Search:
-    """What a SearchRequest asks for. Raises InvalidArgumentError."""
+    """Return the search of a request. Raises InvalidArgumentError."""
     return Search(
         collection=request.collection,
         query=query_from(request.query),
@@ -68,7 +69,7 @@ def search_from(request: search_pb2.SearchRequest, page: PageEnd | None) -> Sear
 
 
 def query_from(query: search_pb2.Query) -> Example | Examples:
-    """A query. Raises InvalidArgumentError."""
+    """Return a query. Raises InvalidArgumentError."""
     match query.WhichOneof("kind"):
         case "image":
             return encoded_image_from(query.image)
@@ -78,24 +79,22 @@ def query_from(query: search_pb2.Query) -> Example | Examples:
             return embedding_from(query.embedding)
         case "examples":
             return Examples(
-                [
-                    _example_from(example, "positive", position)
-                    for position, example in enumerate(query.examples.positive)
-                ],
-                [
-                    _example_from(example, "negative", position)
-                    for position, example in enumerate(query.examples.negative)
-                ],
+                _examples_from(query.examples.positive, "query.examples.positive"),
+                _examples_from(query.examples.negative, "query.examples.negative"),
             )
         case _:
             raise InvalidArgumentError(
                 "QUERY_MISSING",
-                "query is missing; it should be an image, an image_id, an embedding or examples",
+                "query is missing; it must be an image, an image_id, an embedding or examples",
                 field="query",
             )
 
 
-def _example_from(example: search_pb2.Example, side: str, position: int) -> Example:
+def _examples_from(examples: Iterable[search_pb2.Example], field: str) -> list[Example]:
+    return [_example_from(example, f"{field}[{position}]") for position, example in enumerate(examples)]
+
+
+def _example_from(example: search_pb2.Example, field: str) -> Example:
     match example.WhichOneof("source"):
         case "image":
             return encoded_image_from(example.image)
@@ -104,19 +103,18 @@ def _example_from(example: search_pb2.Example, side: str, position: int) -> Exam
         case "embedding":
             return embedding_from(example.embedding)
         case _:
-            field = f"query.examples.{side}[{position}]"
             raise InvalidArgumentError(
-                "QUERY_MISSING", f"{field} is empty; it should be an image, an image_id or an embedding", field=field
+                "QUERY_MISSING", f"{field} is empty; it must be an image, an image_id or an embedding", field=field
             )
 
 
-def response_to(found: SearchResult, token: str, *, explain: bool) -> search_pb2.SearchResponse:
-    """The message of an answer."""
+def response_to(result: SearchResult, token: str, *, explain: bool) -> search_pb2.SearchResponse:
+    """Return the message of a search result."""
     message = search_pb2.SearchResponse(next_page_token=token)
-    for hit in found.hits:
-        _fill_hit(message.hits.add(), hit, found.fingerprint)
+    for hit in result.hits:
+        _fill_hit(message.hits.add(), hit, result.fingerprint)
     if explain:
-        message.explanation.CopyFrom(explanation_to(found.explanation))
+        message.explanation.CopyFrom(explanation_to(result.explanation))
     return message
 
 
@@ -128,7 +126,7 @@ def _fill_hit(message: search_pb2.Hit, hit: Hit, fingerprint: str) -> None:
 
 
 def explanation_to(explanation: Explanation) -> search_pb2.Explanation:
-    """The message of where the time went."""
+    """Return the message of an explanation."""
     message = search_pb2.Explanation(
         index=index_to(explanation.index),
         embed_time=_duration_to(explanation.embed_seconds),
@@ -151,19 +149,19 @@ def _duration_to(seconds: float) -> Duration:
 
 
 def page_end_to(end: PageEnd, *, with_vector: bool) -> bytes:
-    """What a page token holds of the end of a page of hits; with the vector if the query is none itself."""
+    """Return the end of a page for a page token, with the vector unless the request has it."""
     after = end.after
     vector = np.ascontiguousarray(end.vector, "<f4").tobytes() if with_vector else b""
     names = [end.collection.encode(), after.id.encode()]
     made = (end.create_time - EPOCH) // TICK
     head = PAGE_HEAD.pack(after.score, after.distance, after.seen, made, len(names[0]), len(names[1]))
-    # The bytes of equal weight side by side: those of the exponents are much alike, and so become few.
+    # Group bytes of equal significance: exponents are similar, so they compress well.
     shuffled = np.frombuffer(vector, np.uint8).reshape(-1, 4).T.tobytes()
     return head + b"".join(names) + zlib.compress(shuffled, 9)
 
 
 def page_end_from(position: bytes | None, query: search_pb2.Query) -> PageEnd | None:
-    """The end of the page before; None where there was none."""
+    """Return the end of the previous page; None for the first page."""
     if position is None:
         return None
     score, distance, seen, made, *sizes = PAGE_HEAD.unpack_from(position)

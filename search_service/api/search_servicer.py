@@ -1,4 +1,4 @@
-"""SearchService: translates between messages and the core."""
+"""SearchService."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -13,9 +13,9 @@ from grpc_kit.server.interceptors.error_mapping import internal_error
 from grpc_kit.server.message_budget import MessageBudget
 from grpc_kit.server.streams import ResponseSizes, answer_each
 from grpc_kit.status import to_status
-from search_service.api.answer_room import AnswerRoom
-from search_service.api.calls import DOMAIN, CallLimits
+from search_service.api.call_limits import DOMAIN, CallLimits
 from search_service.api.converters import paged_request
+from search_service.api.response_budget import ResponseBudget
 from search_service.api.search_converters import page_end_from, page_end_to, response_to, search_from
 from search_service.core.checks import MAX_REQUEST_ID, check_request_id
 from search_service.core.nearest_images import MAX_STORE_HITS
@@ -26,41 +26,41 @@ from search_service.core.searches import Search
 
 @dataclass(frozen=True)
 class StreamLimits:
-    """What one SearchStream may hold."""
+    """Limits of one SearchStream."""
 
     window: int
-    """Queries that are worked on at a time."""
+    """Queries in flight."""
     unread_bytes: int
-    """Bytes of answers that the caller has not read, above which no further query starts."""
+    """Bytes of unread responses; while there are more, no further query starts."""
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a SearchRequest asks for. It holds a query image once; the message would hold it a second time."""
+class _Request:
+    """A converted SearchRequest. It has the query image once; the message would hold it a second time."""
 
     search: Search
     digest: bytes
-    """Of the request less its paging."""
+    """Digest of the request without its paging."""
     explain: bool
     by_embedding: bool
 
 
 @dataclass(frozen=True)
 class _Item:
-    """One query of a stream, or why it cannot be answered."""
+    """One query of a stream, or the error of its conversion."""
 
     request_id: str
-    asked: _Asked | ServiceError
+    asked: _Request | ServiceError
     size: int
     """Bytes of the message."""
 
 
-# What the bytes of a page token's position mean; tokens of another layout are refused.
+# Version of the format of page tokens. Tokens with another version are refused.
 PAGE_LAYOUT = b"2"
 
 
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
-    """Serves the contract of searches."""
+    """Answer searches."""
 
     def __init__(
         self,
@@ -69,42 +69,42 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         limits: CallLimits,
         stream_limits: StreamLimits,
         requests: MessageBudget,
-        answers: AnswerRoom,
+        responses: ResponseBudget,
     ) -> None:
-        """Makes the servicer.
+        """Wire the servicer.
 
         Args:
-            searches: answers.
-            tokens: page tokens.
-            limits: gives a call that states none its time, and each query of a stream.
-            stream_limits: bound one stream.
-            requests: bounds the messages of all streams, until they are answered.
-            answers: bounds the answers that are being made.
+            searches: answers searches.
+            tokens: creates and reads page tokens.
+            limits: sets the default deadline, also of each query of a stream, and the maximum size of responses.
+            stream_limits: limits one stream.
+            requests: limits the bytes of pending requests of all streams.
+            responses: limits the memory of responses in preparation.
         """
         self._searches = searches
         self._tokens = tokens
         self._limits = limits
         self._stream_limits = stream_limits
         self._requests = requests
-        self._answers = answers
+        self._responses = responses
 
     async def Search(self, request: search_pb2.SearchRequest, context: Context) -> search_pb2.SearchResponse:
-        """Answers one query."""
+        """Answer one query."""
         asked = self._read(request)
         del request
-        async with self._answers.held(asked.search.collection, asked.search.view, _rows(asked.search)):
+        async with self._responses.reserved(asked.search.collection, asked.search.view, _rows(asked.search)):
             return await self._search(asked, self._limits.deadline(context))
 
     async def SearchStream(
         self, request_iterator: AsyncIterator[search_pb2.SearchStreamRequest], context: Context
     ) -> AsyncIterator[search_pb2.SearchStreamResponse]:
-        """Answers many queries, each with an answer of its own."""
+        """Answer a stream of queries, and return a response for each."""
 
         async def answer(item: _Item) -> search_pb2.SearchStreamResponse:
             return await self._answer(item, self._limits.deadline(context))
 
         sizes: ResponseSizes[_Item, search_pb2.SearchStreamResponse] = ResponseSizes(
-            self._stream_limits.unread_bytes, self._expected, search_pb2.SearchStreamResponse.ByteSize
+            self._stream_limits.unread_bytes, self._estimate, search_pb2.SearchStreamResponse.ByteSize
         )
         async with (
             aclosing(self._items(request_iterator)) as items,
@@ -123,37 +123,37 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     def _item(self, request: search_pb2.SearchStreamRequest) -> _Item:
         size = request.ByteSize()
-        asked: _Asked | ServiceError
+        asked: _Request | ServiceError
         try:
             check_request_id(request.request_id)
             asked = self._read(request.request)
         except ServiceError as error:
             error.release_frames()
             asked = error
-        except Exception as error:  # noqa: BLE001 - a query's fault must not end the stream
+        except Exception as error:  # noqa: BLE001 - a failed query must not end the stream
             asked = internal_error(error, "SearchStream")
         return _Item(request.request_id[:MAX_REQUEST_ID], asked, size)
 
     async def _admit(self, item: _Item) -> Callable[[], None]:
-        """Waits for room for the query and for its answer, always in this order; returns what releases both."""
+        """Wait for room for the query, then for its response; return a callback that releases both."""
         request = await self._requests.wait(item.size)
         try:
-            answer = await self._answers.budget.wait(self._expected(item))
+            response = await self._responses.budget.wait(self._estimate(item))
         except BaseException:
             request.leave()
             raise
 
-        def leave() -> None:
+        def release() -> None:
             request.leave()
-            answer.leave()
+            response.leave()
 
-        return leave
+        return release
 
-    def _expected(self, item: _Item) -> int:
+    def _estimate(self, item: _Item) -> int:
         if isinstance(item.asked, ServiceError):
             return 0
         search = item.asked.search
-        return self._answers.expected(search.collection, search.view, _rows(search))
+        return self._responses.estimate(search.collection, search.view, _rows(search))
 
     async def _answer(self, item: _Item, deadline: Deadline) -> search_pb2.SearchStreamResponse:
         response = search_pb2.SearchStreamResponse(request_id=item.request_id)
@@ -164,32 +164,32 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         except ServiceError as error:
             response.error.CopyFrom(to_status(error, DOMAIN))
             error.release_frames()
-        except Exception as error:  # noqa: BLE001 - a query's fault must not end the stream
+        except Exception as error:  # noqa: BLE001 - a failed query must not end the stream
             response.error.CopyFrom(to_status(internal_error(error, "SearchStream"), DOMAIN))
         return response
 
-    def _read(self, request: search_pb2.SearchRequest) -> _Asked:
+    def _read(self, request: search_pb2.SearchRequest) -> _Request:
         digest = PAGE_LAYOUT + paged_request(request)
         page = page_end_from(self._tokens.open(request.page_token, digest), request.query)
         search = search_from(request, page)
         if page is not None and search.group_by is not None:
             raise InvalidArgumentError(
                 "PAGE_TOKEN_INVALID",
-                "page_token is set beside group_by; hits in groups have one page",
+                "page_token and group_by are both set; grouped hits have only one page: leave one of them out",
                 field="page_token",
             )
-        return _Asked(search, digest, request.explain, request.query.HasField("embedding"))
+        return _Request(search, digest, request.explain, request.query.HasField("embedding"))
 
-    async def _search(self, asked: _Asked, deadline: Deadline) -> search_pb2.SearchResponse:
-        found = await self._searches.search(asked.search, deadline)
-        end = page_end_to(found.end, with_vector=not asked.by_embedding) if found.end else None
+    async def _search(self, asked: _Request, deadline: Deadline) -> search_pb2.SearchResponse:
+        result = await self._searches.search(asked.search, deadline)
+        end = page_end_to(result.end, with_vector=not asked.by_embedding) if result.end else None
         token = self._tokens.seal(asked.digest, end) if end else ""
-        response = response_to(found, token, explain=asked.explain)
-        self._answers.observe(asked.search.collection, asked.search.view, len(found.hits), response.ByteSize())
-        return self._limits.sendable(response)
+        response = response_to(result, token, explain=asked.explain)
+        self._responses.observe(asked.search.collection, asked.search.view, len(result.hits), response.ByteSize())
+        return self._limits.checked(response)
 
 
 def _rows(search: Search) -> int:
-    """The rows that a search reads, at the most; a limit that is wrong is refused later."""
+    """Return the maximum number of rows that a search reads. An invalid limit is refused later."""
     rows = search.limit * (search.group_by.size if search.group_by else 1)
     return max(0, min(rows, MAX_STORE_HITS))

@@ -16,7 +16,7 @@ from grpc_kit.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from search_service.adapters.milvus_errors import meaning_of
+from search_service.adapters.milvus_errors import error_for
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ from search_service.adapters.milvus_errors import meaning_of
     ],
 )
 def test_each_error_has_its_meaning(code: int, text: str, meaning: type[ServiceError], reason: str) -> None:
-    found = meaning_of(MilvusException(code=code, message=text), "c")
+    found = error_for(MilvusException(code=code, message=text), "c")
     assert type(found) is meaning
     assert found.reason == reason
     # Milvus' own words are not for callers.
@@ -92,7 +92,7 @@ def test_only_what_passes_is_to_be_tried_again(code: grpc.StatusCode) -> None:
     wrapped = MilvusException(code=2, message="Fail connecting to server")
     wrapped.__cause__ = plain
     for error in (plain, wrapped):
-        found = meaning_of(error, "c")
+        found = error_for(error, "c")
         if code in LASTING:
             assert found.retry_after is None
             assert not isinstance(found, UnavailableError)
@@ -102,9 +102,9 @@ def test_only_what_passes_is_to_be_tried_again(code: grpc.StatusCode) -> None:
 
 def test_only_a_write_may_be_stored_all_the_same() -> None:
     late = MilvusException(code=10001, message="context deadline exceeded")
-    assert "stored" not in meaning_of(late, "c").message
-    assert "stored" in meaning_of(late, "c", writes=True).message
+    assert "stored" not in error_for(late, "c").message
+    assert "stored" in error_for(late, "c", writes=True).message
 
 
 def test_an_error_of_another_kind_is_a_fault() -> None:
-    assert isinstance(meaning_of(ZeroDivisionError("secret"), "c"), InternalError)
+    assert isinstance(error_for(ZeroDivisionError("secret"), "c"), InternalError)
