@@ -8,13 +8,8 @@ from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.server.interceptors.context_interceptor import Context
 from search_service.api.call_limits import CallLimits
-from search_service.api.converters import (
-    collection_to,
-    duration_from,
-    new_collection_from,
-    paged_request,
-    timestamp_to,
-)
+from search_service.api.collection_converters import collection_to, new_collection_from
+from search_service.api.converters import duration_from, paged_request, timestamp_to
 from search_service.core.collections import Collections
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore

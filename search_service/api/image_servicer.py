@@ -10,19 +10,18 @@ from grpc_kit.errors import InvalidArgumentError, ServiceError
 from grpc_kit.server.interceptors.context_interceptor import Context
 from grpc_kit.status import to_status
 from search_service.api.call_limits import DOMAIN, CallLimits
-from search_service.api.converters import (
-    consistency_from,
+from search_service.api.converters import consistency_from, paged_request
+from search_service.api.filter_converters import filter_from
+from search_service.api.image_converters import (
     fill_image,
     image_to,
     image_to_write_from,
     listing_from,
-    paged_request,
     position_from,
     position_to,
     update_from,
     view_from,
 )
-from search_service.api.filter_converters import filter_from
 from search_service.api.response_budget import ResponseBudget
 from search_service.core.change_images import ChangeImages
 from search_service.core.checks import MAX_IDS, MAX_REQUEST_ID

@@ -10,16 +10,10 @@ from google.protobuf.duration_pb2 import Duration
 from imagesearch.search.v1 import search_pb2
 
 from grpc_kit.errors import InvalidArgumentError
-from search_service.api.converters import (
-    consistency_from,
-    embedding_from,
-    encoded_image_from,
-    fill_image,
-    index_to,
-    region_to,
-    view_from,
-)
+from search_service.api.collection_converters import index_to
+from search_service.api.converters import consistency_from, embedding_from, encoded_image_from, region_to
 from search_service.api.filter_converters import filter_from
+from search_service.api.image_converters import fill_image, view_from
 from search_service.core.coarse_search import default_candidates
 from search_service.core.ports import After
 from search_service.core.read_images import EPOCH, TICK
