@@ -122,7 +122,7 @@ def test_the_check_measures_the_recall_of_searches_by_codes(client: Client, name
     assert client.get_codes(name).sets[0].codes.version == made.version
     candidates = list(client.search_all(name, embedding(3), coarse=50, limit=20))
     assert len({hit.image.id for hit in candidates}) == 50
-    with pytest.raises(InvalidArgumentError, match=r"transform\.hyperplanes\[1\]\.normal has 2 components; the coll"):
+    with pytest.raises(InvalidArgumentError, match=r"transform\.hyperplanes\[1\]\.normal has 2 components; it must"):
         client.create_codes(name, [[0.5] * (DIMENSION + 1), [1.0, 1.0, 0.0]])
     client.delete_codes(name)
     with pytest.raises(FailedPreconditionError, match="has no binary codes"):

@@ -196,7 +196,7 @@ SEARCH_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
     ({"query": {"image_id": "nobody"}}, CODE.NOT_FOUND, "IMAGE_NOT_FOUND", "query.image_id", "nobody"),
     ({"query": {"image_id": "x" * 513}}, CODE.INVALID_ARGUMENT, "ID_INVALID", "query.image_id", "512"),
     ({"query": {"image": types_pb2.EncodedImage(content=b"x")}}, CODE.FAILED_PRECONDITION, "COLLECTION_WITHOUT_MODEL", "query.image", FINGERPRINT),
-    ({"query": {"examples": search_pb2.Examples()}}, CODE.INVALID_ARGUMENT, "EXAMPLES_INVALID", "query.examples.positive", "1 to 32"),
+    ({"query": {"examples": search_pb2.Examples()}}, CODE.INVALID_ARGUMENT, "EXAMPLES_INVALID", "query.examples.positive", "between 1 and 32"),
     ({"query": {"examples": search_pb2.Examples(positive=[search_pb2.Example()])}}, CODE.INVALID_ARGUMENT, "QUERY_MISSING", "query.examples.positive[0]", "image_id"),
     ({"filter": filter_pb2.Filter()}, CODE.INVALID_ARGUMENT, "FILTER_INVALID", "filter", "exists"),
     ({"filter": filter_pb2.Filter(exists=filter_pb2.Exists(attribute="1"))}, CODE.INVALID_ARGUMENT, "FILTER_INVALID", "filter.exists.attribute", "letter"),

@@ -31,7 +31,7 @@ def test_vectors_whose_squares_float32_cannot_hold_are_refused(client: Client, n
         assert isinstance(result.error, InvalidArgumentError), length
         assert result.error.reason == "VECTOR_LENGTH_INVALID"
         assert result.error.field == "embedding.values"
-        assert "must be from 3.1e-16 to 7e+18" in result.error.message
+        assert "must be between 3.1e-16 and 7e+18" in result.error.message
         with pytest.raises(InvalidArgumentError) as refused:
             client.search(name, embedding(0, length))
         assert (refused.value.reason, refused.value.field) == (

@@ -142,7 +142,7 @@ def test_pages_go_on_in_the_collection_where_they_began(
         made(client, old, 30, 4)
         refused = refusal(lambda: searches.Search(request))
         assert (refused.info.reason, refused.fields) == ("PAGE_TOKEN_INVALID", ["page_token"])
-        assert "begin with the first page" in refused.message
+        assert "start again with the first page" in refused.message
 
 
 def test_a_page_repeats_nothing_of_one_that_was_searched_together_with_others(
