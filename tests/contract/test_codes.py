@@ -201,7 +201,7 @@ async def name(kit: Kit) -> AsyncIterator[str]:
 
 
 @ON_BOTH
-async def test_codes_are_made_filled_and_searched(kit: Kit, name: str) -> None:
+async def test_codes_are_created_encoded_and_searched(kit: Kit, name: str) -> None:
     images = images_of(300)
     await kit.upsert(name, images)
     transform = transform_of()
@@ -299,7 +299,7 @@ async def searched_at_the_same_time(kit: Kit, name: str, images: Sequence[Stored
 
 
 @ON_BOTH
-async def test_every_write_after_that_keeps_the_codes_in_step(kit: Kit, name: str) -> None:
+async def test_writes_and_deletes_update_codes(kit: Kit, name: str) -> None:
     transform = transform_of()
     await kit.upsert(name, images_of(40))
     made = await kit.create(name, transform)
@@ -335,13 +335,15 @@ async def test_every_write_after_that_keeps_the_codes_in_step(kit: Kit, name: st
         ({"parameters": SearchParameters(ef=64)}, "parameters and coarse are both set"),
     ],
 )
-async def test_what_does_not_go_together_is_refused(kit: Kit, name: str, options: dict[str, Any], message: str) -> None:
+async def test_search_with_codes_rejects_invalid_options(
+    kit: Kit, name: str, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidArgumentError, match=message) as caught:
         await kit.search(name, np.ones(DIMENSION, np.float32), **options)
     assert caught.value.reason == "SEARCH_PARAMETERS_INVALID"
 
 
-async def test_a_collection_without_codes_says_so(kit: Kit, name: str) -> None:
+async def test_collection_without_codes_fails_with_codes_missing(kit: Kit, name: str) -> None:
     calls = (
         lambda: kit.search(name, np.ones(DIMENSION, np.float32)),
         lambda: kit.encode(name),
@@ -355,9 +357,7 @@ async def test_a_collection_without_codes_says_so(kit: Kit, name: str) -> None:
 
 
 @ON_BOTH
-async def test_an_encoding_that_is_cut_off_goes_on_where_it_was(
-    kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_interrupted_encoding_is_resumed(kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search_service.core.code_sets.BATCH", 50)
     images = images_of(300)
     await kit.upsert(name, images)
@@ -378,9 +378,7 @@ async def test_an_encoding_that_is_cut_off_goes_on_where_it_was(
     assert [status.codes.ready for status in await kit.statuses(name)] == [True]
 
 
-async def test_what_a_crash_leaves_between_a_code_and_its_image_is_mended(
-    kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_encoding_repairs_what_a_crash_left(kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_of(50)
     await kit.upsert(name, images)
     transform = transform_of()
@@ -413,7 +411,7 @@ async def test_what_a_crash_leaves_between_a_code_and_its_image_is_mended(
     assert await kit.stored_codes(name, made) == expected(transform, images)
 
 
-async def test_a_code_that_was_lost_is_written_again(kit: Kit, name: str) -> None:
+async def test_encoding_restores_missing_codes(kit: Kit, name: str) -> None:
     images = images_of(30)
     await kit.upsert(name, images)
     transform = transform_of()
@@ -424,7 +422,7 @@ async def test_a_code_that_was_lost_is_written_again(kit: Kit, name: str) -> Non
     assert await kit.stored_codes(name, made) == expected(transform, images)
 
 
-async def test_a_process_that_does_not_know_of_new_codes_still_writes_them(
+async def test_write_in_flight_updates_codes_created_meanwhile(
     kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The codes are made and filled while its write is on the way."""
@@ -448,7 +446,7 @@ async def test_a_process_that_does_not_know_of_new_codes_still_writes_them(
     assert await kit.stored_codes(name, status.codes) == expected(transform, [*images_of(20), *late])
 
 
-async def test_a_process_that_does_not_know_that_codes_are_gone_goes_on(kit: Kit, name: str) -> None:
+async def test_writes_succeed_after_codes_were_deleted_meanwhile(kit: Kit, name: str) -> None:
     await kit.create(name, transform_of())
     other = kit.another()
     known = await other.get(name)
@@ -463,7 +461,9 @@ async def test_a_process_that_does_not_know_that_codes_are_gone_goes_on(kit: Kit
 
 
 @ON_BOTH
-async def test_codes_serve_until_new_ones_are_complete(kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ready_set_serves_until_the_new_set_is_ready(
+    kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("search_service.adapters.milvus_codes.PLANES_BYTES", 5 * 4 * DIMENSION)
     images = images_of(60)
     await kit.upsert(name, images)
@@ -501,7 +501,7 @@ async def test_codes_serve_until_new_ones_are_complete(kit: Kit, name: str, monk
     assert not [found for found in names if "_codes" in found]
 
 
-async def test_a_set_that_is_lost_harms_no_write_and_is_made_again(kit: Kit, name: str) -> None:
+async def test_lost_set_fails_no_write_and_can_be_created_again(kit: Kit, name: str) -> None:
     """Of two processes that make sets at the same time the one may remove what the other then announces."""
     images = images_of(20)
     transform = transform_of()
@@ -515,7 +515,7 @@ async def test_a_set_that_is_lost_harms_no_write_and_is_made_again(kit: Kit, nam
     assert [status.codes.number for status in await kit.statuses(name)] == [made.number]
 
 
-async def test_a_set_that_becomes_ready_while_another_is_made_serves_on(
+async def test_set_that_becomes_ready_during_a_creation_stays(
     kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = images_of(20)
@@ -541,7 +541,7 @@ async def test_a_set_that_becomes_ready_while_another_is_made_serves_on(
     assert (await kit.encode(name)).encoded == 20
 
 
-async def test_of_two_sets_that_are_made_at_the_same_moment_one_is_refused(
+async def test_one_of_two_concurrent_creations_is_rejected(
     kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = kit.codes.create
@@ -557,7 +557,7 @@ async def test_of_two_sets_that_are_made_at_the_same_moment_one_is_refused(
     assert [status.codes.version for status in await kit.statuses(name)] == [transform_of(1).version]
 
 
-async def test_codes_that_are_gone_are_told_as_missing_and_not_as_a_collection(kit: Kit, name: str) -> None:
+async def test_lost_codes_fail_with_codes_missing(kit: Kit, name: str) -> None:
     images = images_of(20)
     await kit.upsert(name, images)
     made = await kit.create(name, transform_of())
@@ -571,7 +571,7 @@ async def test_codes_that_are_gone_are_told_as_missing_and_not_as_a_collection(k
     assert [status.count for status in await other.statuses(name)] == [0]
 
 
-async def test_a_set_that_another_one_replaced_is_not_finished(kit: Kit, name: str) -> None:
+async def test_encoding_of_a_replaced_set_fails(kit: Kit, name: str) -> None:
     await kit.upsert(name, images_of(10))
     await kit.create(name, transform_of(0))
     steps = kit.sets.encode(name, soon)
@@ -583,7 +583,7 @@ async def test_a_set_that_another_one_replaced_is_not_finished(kit: Kit, name: s
     assert [status.codes.version for status in await kit.statuses(name)] == [transform_of(1).version]
 
 
-async def test_what_has_expired_is_no_candidate(kit: Kit) -> None:
+async def test_expired_images_are_no_candidates(kit: Kit) -> None:
     made = Collection(f"c_{uuid.uuid4().hex}", DIMENSION, "f", NOW, ttl=timedelta(hours=1))
     await kit.store.create_collection(made, soon())
     old, new = images_of(20, when=NOW - timedelta(minutes=50)), images_of(20, seed=2, prefix="n", when=NOW)
@@ -596,7 +596,7 @@ async def test_what_has_expired_is_no_candidate(kit: Kit) -> None:
     await kit.store.delete_collection(made, soon())
 
 
-async def test_milvus_lite_keeps_no_codes_and_says_so(tmp_path: Path) -> None:
+async def test_milvus_lite_rejects_codes(tmp_path: Path) -> None:
     milvus = MilvusStore(str(tmp_path / "milvus.db"))
     kit = Kit(milvus, milvus.codes)
     try:
@@ -620,7 +620,7 @@ async def test_milvus_lite_keeps_no_codes_and_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("collection", [Metric.COSINE, Metric.L2], indirect=True)
-async def test_a_search_among_some_images_compares_every_one_of_them(
+async def test_search_among_ids_compares_all_of_them(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     vectors = np.random.default_rng(3).normal(size=(30, 8)).astype(np.float32)

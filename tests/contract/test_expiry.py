@@ -41,9 +41,7 @@ def image(image_id: str, age: timedelta) -> StoredImage:
     )
 
 
-async def test_what_has_expired_is_seen_by_no_read(
-    store: VectorStore, expiring: Collection, deadline: Deadline
-) -> None:
+async def test_reads_hide_expired_images(store: VectorStore, expiring: Collection, deadline: Deadline) -> None:
     now = BEGIN
     reading = ExpiringStore(store, lambda: now)
     assert (await reading.get_collection(expiring.name, deadline)).ttl == TTL
@@ -78,7 +76,7 @@ async def test_what_has_expired_is_seen_by_no_read(
     assert await seen() == [[]] * 8
 
 
-async def test_a_name_that_got_another_collection_has_its_time_to_live(store: VectorStore, deadline: Deadline) -> None:
+async def test_recreated_collection_has_its_own_time_to_live(store: VectorStore, deadline: Deadline) -> None:
     reading = ExpiringStore(store, lambda: BEGIN + 2 * TTL)
     name = f"c_{uuid.uuid4().hex}"
     for ttl, count in ((TTL, 0), (None, 1), (3 * TTL, 1)):
@@ -89,7 +87,7 @@ async def test_a_name_that_got_another_collection_has_its_time_to_live(store: Ve
         await reading.delete_collection(described, deadline)
 
 
-async def test_milvus_lite_is_rid_of_what_has_expired_when_it_is_opened(tmp_path: Path, deadline: Deadline) -> None:
+async def test_opening_milvus_lite_deletes_expired_images(tmp_path: Path, deadline: Deadline) -> None:
     path = str(tmp_path / "milvus.db")
     store = MilvusStore(path)
     collection = Collection("c", 8, "f", BEGIN, ttl=TTL)

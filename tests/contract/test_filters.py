@@ -131,13 +131,11 @@ async def chosen(store: VectorStore, collection: Collection, condition: Filter) 
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(condition=filters)
-async def test_a_filter_chooses_what_its_words_say(store: VectorStore, filled: Collection, condition: Filter) -> None:
+async def test_filter_selects_the_matching_images(store: VectorStore, filled: Collection, condition: Filter) -> None:
     assert await chosen(store, filled, condition) == [image.id for image in IMAGES if fits(image, condition)]
 
 
-async def test_every_value_is_found_by_itself_and_left_out_by_its_opposite(
-    store: VectorStore, filled: Collection
-) -> None:
+async def test_each_value_matches_equals_and_not_its_negation(store: VectorStore, filled: Collection) -> None:
     for value in VALUES:
         if isinstance(value, FilterValue):
             for condition in (Equals("x", value), Not(Equals("x", value))):
@@ -146,7 +144,7 @@ async def test_every_value_is_found_by_itself_and_left_out_by_its_opposite(
                 ], condition
 
 
-async def test_a_search_finds_the_nearest_of_those_that_fit(
+async def test_search_returns_the_nearest_matching_images(
     store: VectorStore, filled: Collection, deadline: Deadline
 ) -> None:
     condition = Or((Range("x", gte=-10, lt=10), Prefix("x", "a")))
@@ -179,18 +177,18 @@ def _without_vector(image: StoredImage) -> StoredImage:
     ],
     ids=["in", "or", "and"],
 )
-async def test_the_largest_filters_are_answered(store: VectorStore, filled: Collection, condition: Filter) -> None:
+async def test_largest_filters_are_answered(store: VectorStore, filled: Collection, condition: Filter) -> None:
     assert await chosen(store, filled, condition) == [image.id for image in IMAGES if fits(image, Equals("x", "abc"))]
 
 
-async def test_the_deepest_filters_are_answered(store: VectorStore, filled: Collection) -> None:
+async def test_deepest_filters_are_answered(store: VectorStore, filled: Collection) -> None:
     condition: Filter = Equals("x", "abc")
     for level in range(14):
         condition = And((condition, Not(Exists("nothing")))) if level % 2 else Or((condition, Exists("nothing")))
     assert await chosen(store, filled, condition) == [image.id for image in IMAGES if fits(image, condition)]
 
 
-async def test_a_query_gives_the_lowest_ids_in_order(
+async def test_query_returns_the_lowest_ids_in_order(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     shuffled = [f"i{number * 7919 % 3000:04d}" for number in range(3000)]
@@ -215,7 +213,7 @@ EXTREMES: list[AttributeValue] = [
 ]  # fmt: skip
 
 
-async def test_extreme_numbers_are_compared_by_their_exact_values(
+async def test_extreme_numbers_are_compared_exactly(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     stored = [

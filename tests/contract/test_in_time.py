@@ -53,7 +53,7 @@ async def filled(uri: str) -> AsyncIterator[Collection]:
     await store.close()
 
 
-async def test_a_thousand_values_are_answered_in_time_on_both(uri: str, filled: Collection) -> None:
+async def test_filter_with_a_thousand_values_is_answered_in_time(uri: str, filled: Collection) -> None:
     """With a test for each value, Milvus Lite took 20 s for half as many images."""
     store = MilvusStore(uri)
     deadline = Deadline.after(60)
@@ -65,7 +65,7 @@ async def test_a_thousand_values_are_answered_in_time_on_both(uri: str, filled: 
     await store.close()
 
 
-async def test_what_lite_cannot_answer_in_time_is_refused_at_once(tmp_path: Path) -> None:
+async def test_filter_too_slow_for_milvus_lite_is_rejected_at_once(tmp_path: Path) -> None:
     store, collection = MilvusStore(str(tmp_path / "milvus.db"), timeout=1.0), Collection("c", 8, "f", NOW)
     deadline = Deadline.after(60)
     await store.create_collection(collection, deadline)
@@ -86,7 +86,7 @@ async def test_what_lite_cannot_answer_in_time_is_refused_at_once(tmp_path: Path
     await store.close()
 
 
-async def test_exact_searches_read_so_many_bytes_at_most(uri: str, filled: Collection) -> None:
+async def test_exact_search_rejects_too_many_bytes(uri: str, filled: Collection) -> None:
     deadline, exact = Deadline.after(60), SearchParameters(exact=True)
     store = MilvusStore(uri, max_exact_bytes=1000 * 8 * 4)
     nearest = Nearest(3, View.ID, STRONG, In("k", TEXTS), exact)
@@ -103,9 +103,7 @@ async def test_exact_searches_read_so_many_bytes_at_most(uri: str, filled: Colle
     await store.close()
 
 
-async def test_a_collection_is_served_while_another_one_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_collection_is_usable_while_another_is_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deadline, uri = Deadline.after(60), str(tmp_path / "milvus.db")
     quick, slow = (Collection(name, 8, "f", NOW) for name in ("a_quick", "b_slow"))
     first = MilvusStore(uri)
@@ -138,7 +136,7 @@ async def test_a_collection_is_served_while_another_one_is_loaded(
         await second.close()
 
 
-async def test_a_collection_that_is_loaded_is_left_as_it_is(milvus_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loaded_collection_is_not_loaded_again(milvus_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading it again would set the number of its replicas, which an operator may have chosen."""
     deadline, collection = Deadline.after(60), Collection(f"c_{uuid.uuid4().hex}", 8, "f", NOW)
     first = MilvusStore(milvus_uri)

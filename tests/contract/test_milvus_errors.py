@@ -69,7 +69,7 @@ from search_service.adapters.milvus_errors import error_for
         (65535, "something nobody knows", InternalError, "INTERNAL"),
     ],
 )
-def test_each_error_has_its_meaning(code: int, text: str, meaning: type[ServiceError], reason: str) -> None:
+def test_milvus_errors_are_translated(code: int, text: str, meaning: type[ServiceError], reason: str) -> None:
     found = error_for(MilvusException(code=code, message=text), "c")
     assert type(found) is meaning
     assert found.reason == reason
@@ -86,7 +86,7 @@ LASTING = (
 
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode)[1:])
-def test_only_what_passes_is_to_be_tried_again(code: grpc.StatusCode) -> None:
+def test_only_transient_errors_are_retryable(code: grpc.StatusCode) -> None:
     """gRPC's own errors, as pymilvus lets them through and as the cause of its own."""
     plain = AioRpcError(code, Metadata(), Metadata(), details="details")
     wrapped = MilvusException(code=2, message="Fail connecting to server")
@@ -100,11 +100,11 @@ def test_only_what_passes_is_to_be_tried_again(code: grpc.StatusCode) -> None:
         assert isinstance(found, UnavailableError)
 
 
-def test_only_a_write_may_be_stored_all_the_same() -> None:
+def test_timeout_message_mentions_storage_only_for_writes() -> None:
     late = MilvusException(code=10001, message="context deadline exceeded")
     assert "stored" not in error_for(late, "c").message
     assert "stored" in error_for(late, "c", writes=True).message
 
 
-def test_an_error_of_another_kind_is_a_fault() -> None:
+def test_unknown_error_is_internal() -> None:
     assert isinstance(error_for(ZeroDivisionError("secret"), "c"), InternalError)

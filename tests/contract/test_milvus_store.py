@@ -48,9 +48,7 @@ def images(count: int, prefix: str = "i") -> list[StoredImage]:
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("metric", list(Metric))
-async def test_what_cannot_be_compared_stands_last_on_lite_with_a_score_that_has_an_order(
-    tmp_path: Path, deadline: Deadline, metric: Metric
-) -> None:
+async def test_lite_ranks_invalid_vectors_last(tmp_path: Path, deadline: Deadline, metric: Metric) -> None:
     collection = Collection("odd", 8, "f", NOW, metric=metric)
     good = images(20)
     # Another program wrote them: Milvus Lite takes them.
@@ -74,7 +72,7 @@ async def test_what_cannot_be_compared_stands_last_on_lite_with_a_score_that_has
         await store.close()
 
 
-async def test_lite_keeps_what_it_has_when_it_is_opened_again(tmp_path: Path, deadline: Deadline) -> None:
+async def test_lite_keeps_its_data_when_reopened(tmp_path: Path, deadline: Deadline) -> None:
     path = str(tmp_path / "new" / "folder" / "milvus.db")
     kept = Collection("kept", 8, "f", NOW, description="x", labels={"a": "b"})
     first = MilvusStore(path)
@@ -100,9 +98,7 @@ def cut_indexes(folder: Path, left: int) -> int:
 
 
 @pytest.mark.parametrize("left", [0, 50, 1000])
-async def test_lite_loads_a_collection_whose_index_a_kill_cut_off(
-    tmp_path: Path, deadline: Deadline, left: int
-) -> None:
+async def test_lite_loads_a_collection_with_a_truncated_index(tmp_path: Path, deadline: Deadline, left: int) -> None:
     path = str(tmp_path / "milvus.db")
     kept = Collection("kept", 8, "f", NOW)
     first = MilvusStore(path)
@@ -123,14 +119,14 @@ async def test_lite_loads_a_collection_whose_index_a_kill_cut_off(
         await third.close()
 
 
-async def test_writes_at_the_same_time_are_all_kept(store: VectorStore, collection: Collection) -> None:
+async def test_concurrent_writes_are_all_stored(store: VectorStore, collection: Collection) -> None:
     """Milvus Lite loses most of them where nothing keeps writers apart."""
     deadline = Deadline.after(60)
     await asyncio.gather(*(store.upsert(collection, images(20, f"w{n}_"), deadline) for n in range(40)))
     assert await store.count(collection, None, Consistency.STRONG, deadline) == 800
 
 
-async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path: Path) -> None:
+async def test_cancelled_write_still_excludes_other_calls(tmp_path: Path) -> None:
     """The thread of a cancelled call runs on: on Milvus Lite the next call must not start beside it.
 
     Two writes would lose rows, and a read would not see the rows that the write just puts into a file.
@@ -176,7 +172,7 @@ async def test_a_write_whose_caller_went_away_still_keeps_others_apart(tmp_path:
     await store.close()
 
 
-async def test_a_write_that_is_late_still_keeps_others_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_timed_out_write_still_excludes_other_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Milvus Lite works on at a call that was given up, and loses rows of two writes at once."""
     store = MilvusStore(str(tmp_path / "milvus.db"))
     collection = Collection("c", 8, "f", NOW)
@@ -206,7 +202,7 @@ async def test_a_write_that_is_late_still_keeps_others_apart(tmp_path: Path, mon
     await store.close()
 
 
-async def test_a_collection_that_cannot_be_made_whole_is_not_left_half_made(tmp_path: Path, deadline: Deadline) -> None:
+async def test_failed_creation_leaves_no_collection(tmp_path: Path, deadline: Deadline) -> None:
     store = MilvusStore(str(tmp_path / "milvus.db"))
     client = (await store.calls.connected(deadline)).blocking
     load = client.load_collection
@@ -224,7 +220,7 @@ async def test_a_collection_that_cannot_be_made_whole_is_not_left_half_made(tmp_
     await store.close()
 
 
-async def test_a_collection_without_an_index_is_mended_and_hurts_no_other(milvus_uri: str, deadline: Deadline) -> None:
+async def test_collection_without_an_index_is_repaired_at_start(milvus_uri: str, deadline: Deadline) -> None:
     """What is left where the process was killed between two steps of making a collection."""
     half = Collection("half", 8, "f", NOW)
     client = MilvusClient(milvus_uri)
@@ -242,7 +238,7 @@ async def test_a_collection_without_an_index_is_mended_and_hurts_no_other(milvus
 
 
 @pytest.mark.parametrize("backend", ["lite", "server"])
-async def test_what_another_process_removes_meanwhile_is_passed_over(
+async def test_listings_skip_concurrently_deleted_names(
     backend: str,
     request: pytest.FixtureRequest,
     tmp_path: Path,
@@ -271,7 +267,7 @@ async def test_what_another_process_removes_meanwhile_is_passed_over(
         await store.close()
 
 
-async def test_somebody_elses_milvus_collection_is_left_alone(
+async def test_collections_of_other_applications_are_left_alone(
     milvus_uri: str, tmp_path: Path, deadline: Deadline
 ) -> None:
     for uri in (str(tmp_path / "milvus.db"), milvus_uri):
@@ -299,12 +295,12 @@ async def test_somebody_elses_milvus_collection_is_left_alone(
 
 
 @pytest.mark.parametrize("uri", ["milvus", "/data/milvus.sqlite", "localhost:19530"])
-def test_a_uri_that_is_no_milvus_is_refused(uri: str) -> None:
+def test_store_rejects_an_invalid_address(uri: str) -> None:
     with pytest.raises(OSError, match=r"\.db"):
         MilvusStore(uri)
 
 
-async def test_a_deadline_that_has_passed_costs_no_call(tmp_path: Path) -> None:
+async def test_passed_deadline_sends_no_call(tmp_path: Path) -> None:
     store = MilvusStore(str(tmp_path / "milvus.db"))
     try:
         with pytest.raises(DeadlineExceededError):
@@ -313,7 +309,7 @@ async def test_a_deadline_that_has_passed_costs_no_call(tmp_path: Path) -> None:
         await store.close()
 
 
-async def test_a_server_that_is_not_there_is_unavailable_in_time() -> None:
+async def test_missing_server_is_unavailable_in_time() -> None:
     store = MilvusStore("http://127.0.0.1:1", timeout=2)
     try:
         with pytest.raises((UnavailableError, DeadlineExceededError)) as caught:
@@ -325,7 +321,7 @@ async def test_a_server_that_is_not_there_is_unavailable_in_time() -> None:
         await store.close()
 
 
-async def test_what_is_acknowledged_is_seen_while_others_are_written(store: VectorStore) -> None:
+async def test_acknowledged_images_are_readable_during_writes(store: VectorStore) -> None:
     """Milvus Lite shows nobody the rows that it is just writing to a file."""
     deadline = Deadline.after(120)
     wanted = Collection(f"c_{uuid.uuid4().hex}", 512, "f", NOW)
@@ -373,7 +369,7 @@ def build_index(client: MilvusClient, name: str, count: int) -> None:
     ],
     ids=["HNSW", "IVF_FLAT"],
 )
-async def test_pages_through_a_built_index_are_all_of_the_collection(milvus_uri: str, index: Index, first: int) -> None:
+async def test_pages_through_a_built_index_return_every_image(milvus_uri: str, index: Index, first: int) -> None:
     """Of a large first page HNSW misses some where it keeps as many candidates as hits."""
     store = MilvusStore(milvus_uri)
     deadline = Deadline.after(120)
@@ -403,7 +399,7 @@ async def test_pages_through_a_built_index_are_all_of_the_collection(milvus_uri:
     await store.close()
 
 
-async def test_milvus_lite_keeps_little_out_of_its_files(tmp_path: Path) -> None:
+async def test_lite_flushes_rows_to_files_early(tmp_path: Path) -> None:
     """It would walk through these rows one by one at each search."""
     store = MilvusStore(str(tmp_path / "milvus.db"))
     deadline = Deadline.after(60)

@@ -44,7 +44,7 @@ async def store(milvus_uri: str) -> AsyncIterator[MilvusStore]:
 
 
 @pytest.mark.parametrize("index", [DEFAULT_INDEX, Index(IndexType.AUTOINDEX)], ids=["default", "AUTOINDEX"])
-async def test_default_settings_find_99_percent_and_ef_is_honoured(store: MilvusStore, index: Index) -> None:
+async def test_default_recall_is_99_percent_and_ef_has_an_effect(store: MilvusStore, index: Index) -> None:
     vectors, queries = clustered(COUNT), clustered(QUERIES, seed=1)
     collection = await filled(store, vectors, index)
     by_default = await recall(store, collection, vectors, queries, SearchParameters())
@@ -55,7 +55,7 @@ async def test_default_settings_find_99_percent_and_ef_is_honoured(store: Milvus
 
 
 @pytest.mark.soak
-async def test_default_settings_find_99_percent_of_the_100000_of_the_benchmark(store: MilvusStore) -> None:
+async def test_default_recall_is_99_percent_with_100000_vectors(store: MilvusStore) -> None:
     vectors, queries = search_latency.clustered(search_latency.SIZE), search_latency.clustered(QUERIES, seed=1)
     # The index of a new collection, whatever it is.
     collection = await filled(store, vectors, NewCollection("c").index)

@@ -56,7 +56,7 @@ def after(hit: Hit, seen: int) -> After:
 
 @pytest.mark.parametrize("collection", METRICS, indirect=True, ids=lambda metric: metric.value)
 @pytest.mark.parametrize("size", [7, 250])
-async def test_pages_follow_each_other_without_a_gap_or_a_repeat(
+async def test_pages_have_no_gap_and_no_duplicate(
     store: VectorStore, collection: Collection, deadline: Deadline, size: int
 ) -> None:
     await fill(store, collection, deadline)
@@ -77,9 +77,7 @@ async def test_pages_follow_each_other_without_a_gap_or_a_repeat(
 
 
 @pytest.mark.parametrize("collection", METRICS, indirect=True, ids=lambda metric: metric.value)
-async def test_comparing_every_vector_gives_the_same_as_an_exact_index(
-    store: VectorStore, collection: Collection, deadline: Deadline
-) -> None:
+async def test_exact_search_equals_a_flat_index(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     await fill(store, collection, deadline)
     for condition in (None, Equals("even", True)):
         nearest = Nearest(51, View.FULL, Consistency.STRONG, condition)
@@ -95,7 +93,7 @@ async def test_comparing_every_vector_gives_the_same_as_an_exact_index(
     assert [hit.image.id for hit in rest[:40]] == [hit.image.id for hit in all_of_them[10:50]]
 
 
-async def test_of_equal_scores_the_lower_ids_come_first_at_the_edge_too(
+async def test_equal_scores_are_ordered_by_id_at_the_limit(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     await fill(store, collection, deadline)
@@ -137,7 +135,7 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("index", INDEXES, ids=lambda index: index.type.value)
-async def test_every_index_is_made_described_and_searched(
+async def test_every_index_type_is_created_and_searched(
     store: VectorStore, collection: Collection, deadline: Deadline, index: Index
 ) -> None:
     # Vectors of 8 numbers are too short for some.
@@ -160,7 +158,7 @@ async def test_every_index_is_made_described_and_searched(
         await store.delete_collection(wanted, Deadline.after(30))
 
 
-async def test_an_alias_is_made_moved_and_removed(
+async def test_alias_is_created_moved_and_deleted(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     other = dataclasses.replace(collection, name=f"o_{collection.name}"[:60])

@@ -57,7 +57,7 @@ async def hits(store: VectorStore, collection: Collection, nearest: Nearest) -> 
     ]
 
 
-async def test_two_searches_at_a_time_find_what_each_finds_alone(
+async def test_batched_searches_return_what_single_searches_return(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     await store.upsert(collection, IMAGES, deadline)
@@ -96,7 +96,7 @@ async def test_two_searches_at_a_time_find_what_each_finds_alone(
         (And((Equals("k", 1),)), Or((Equals("k", 1),))),
     ],
 )
-def test_filters_of_other_meanings_are_other_keys(one: Filter, other: Filter) -> None:
+def test_filters_with_different_meanings_are_not_batched(one: Filter, other: Filter) -> None:
     assert one != other
     assert len({one, other}) == 2
     assert len({one, dataclasses.replace(one)}) == 1

@@ -51,7 +51,7 @@ async def ids_of(store: VectorStore, collection: Collection, ids: list[str], dea
     return {found.id for found in await store.get(collection, ids, View.ID, STRONG, deadline)}
 
 
-async def test_a_collection_is_described_as_it_was_made(
+async def test_collection_is_described_as_created(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     assert await store.get_collection(collection.name, deadline) == collection
@@ -72,7 +72,7 @@ async def test_collections_are_listed_by_name(store: VectorStore, collection: Co
     assert collection.name in names
 
 
-async def test_a_name_is_taken_once(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
+async def test_create_rejects_an_existing_name(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     await store.upsert(collection, [image("kept", 1)], deadline)
     with pytest.raises(AlreadyExistsError) as caught:
         await store.create_collection(collection, deadline)
@@ -80,9 +80,7 @@ async def test_a_name_is_taken_once(store: VectorStore, collection: Collection, 
     assert await store.count(collection, None, STRONG, deadline) == 1
 
 
-async def test_an_unknown_collection_is_not_found(
-    store: VectorStore, collection: Collection, deadline: Deadline
-) -> None:
+async def test_unknown_collection_is_not_found(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     unknown = dataclasses.replace(collection, name="nowhere")
     vector = np.ones(8, np.float32)
     calls = [
@@ -100,7 +98,7 @@ async def test_an_unknown_collection_is_not_found(
         assert caught.value.reason == "COLLECTION_NOT_FOUND"
 
 
-async def test_a_deleted_collection_is_gone_and_its_name_is_free(
+async def test_name_of_a_deleted_collection_is_free(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     await store.upsert(collection, [image("a", 1)], deadline)
@@ -111,9 +109,7 @@ async def test_a_deleted_collection_is_gone_and_its_name_is_free(
     assert await store.count(collection, None, STRONG, deadline) == 0
 
 
-async def test_an_image_comes_back_as_it_was_written(
-    store: VectorStore, collection: Collection, deadline: Deadline
-) -> None:
+async def test_image_is_read_as_written(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     attributes = {
         "text": 'ทดสอบ "quoted" \\ \u202e',
         "empty": "",
@@ -149,7 +145,7 @@ async def test_an_image_comes_back_as_it_was_written(
     }
 
 
-async def test_a_view_shows_what_it_says(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
+async def test_view_selects_the_fields(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     await store.upsert(collection, [image("a", 1, uri="u", attributes={"k": "v"})], deadline)
     (only_id,) = await store.get(collection, ["a"], View.ID, STRONG, deadline)
     (basic,) = await store.get(collection, ["a"], View.BASIC, STRONG, deadline)
@@ -161,9 +157,7 @@ async def test_a_view_shows_what_it_says(store: VectorStore, collection: Collect
         assert hit.image.uri == ("" if view is View.ID else "u")
 
 
-async def test_writing_an_id_again_replaces_the_image_whole(
-    store: VectorStore, collection: Collection, deadline: Deadline
-) -> None:
+async def test_upsert_replaces_the_whole_image(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     await store.upsert(collection, [image("a", 1, uri="old", attributes={"k": "v"}), image("b", 1)], deadline)
     await store.upsert(collection, [image("a", 0, 1, uri="new")], deadline)
     (found,) = await store.get(collection, ["a"], View.FULL, STRONG, deadline)
@@ -175,7 +169,7 @@ async def test_writing_an_id_again_replaces_the_image_whole(
     assert [hit.image.id for hit in hits] == ["a", "b"]
 
 
-async def test_ids_of_any_text_are_data(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
+async def test_ids_may_be_any_text(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     await store.upsert(collection, [image(image_id, 1, n) for n, image_id in enumerate(AWKWARD_IDS)], deadline)
     assert await ids_of(store, collection, AWKWARD_IDS, deadline) == set(AWKWARD_IDS)
     left = set(AWKWARD_IDS)
@@ -186,9 +180,7 @@ async def test_ids_of_any_text_are_data(store: VectorStore, collection: Collecti
         assert await ids_of(store, collection, AWKWARD_IDS, deadline) == left, json.dumps(image_id)
 
 
-async def test_deleting_takes_the_ids_that_exist(
-    store: VectorStore, collection: Collection, deadline: Deadline
-) -> None:
+async def test_delete_ignores_missing_ids(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     await store.upsert(collection, [image(name, 1, n) for n, name in enumerate("abc")], deadline)
     await store.delete(collection, ["a", "nothing", "c"], deadline)
     assert await ids_of(store, collection, ["a", "b", "c"], deadline) == {"b"}
@@ -197,7 +189,7 @@ async def test_deleting_takes_the_ids_that_exist(
     assert [hit.image.id for hit in hits] == ["b"]
 
 
-async def test_count_is_exact_through_writes_and_deletes(
+async def test_count_is_exact_after_writes_and_deletes(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     images = [image(f"i{n}", 1, n) for n in range(500)]
@@ -229,7 +221,9 @@ async def test_scores_and_distances_follow_the_metric(
         assert (hit.score, hit.distance) == pytest.approx(expected[hit.image.id], rel=1e-4, abs=1e-5)
 
 
-async def test_a_search_gives_what_there_is(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
+async def test_search_returns_fewer_hits_than_the_limit(
+    store: VectorStore, collection: Collection, deadline: Deadline
+) -> None:
     query = np.ones(8, np.float32)
     assert await hits_of(store, collection, query, None, 10, View.BASIC, STRONG, deadline) == []
     await store.upsert(collection, [image("a", 1), image("b", 2)], deadline)
@@ -237,12 +231,12 @@ async def test_a_search_gives_what_there_is(store: VectorStore, collection: Coll
     assert {hit.image.id for hit in hits} == {"a", "b"}
 
 
-async def test_a_session_reads_its_own_writes(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
+async def test_session_reads_its_own_writes(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
     for n in range(3):
         await store.upsert(collection, [image("a", 1, uri=str(n))], deadline)
         (found,) = await store.get(collection, ["a"], View.BASIC, Consistency.SESSION, deadline)
         assert found.uri == str(n)
 
 
-async def test_the_store_answers(store: VectorStore, deadline: Deadline) -> None:
+async def test_check_returns(store: VectorStore, deadline: Deadline) -> None:
     await store.check(deadline)

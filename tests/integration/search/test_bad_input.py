@@ -502,7 +502,7 @@ def covered_by(row: Row) -> Iterator[str]:
                     yield "StringList.values"
 
 
-def test_the_table_has_every_field_of_every_request() -> None:
+def test_table_has_every_field_of_every_request() -> None:
     assert {row.method for row in ROWS} == METHODS.keys()
     wanted: set[str] = set()
     for method in METHODS.values():
@@ -535,7 +535,7 @@ def call(channel: grpc.Channel, method: str, request: Any) -> ServiceError | Non
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_a_request_that_is_wrong_in_one_field_is_refused(channel: grpc.Channel, refusal: Refused, row: Row) -> None:
+def test_request_with_one_invalid_field_is_rejected(channel: grpc.Channel, refusal: Refused, row: Row) -> None:
     request = type(GOOD[row.method])()
     request.CopyFrom(GOOD[row.method])
     for path, value in row.beside.items():
@@ -563,5 +563,5 @@ def test_a_request_that_is_wrong_in_one_field_is_refused(channel: grpc.Channel, 
         GOOD.keys() - {"DeleteCollection", "UpdateImage", "DeleteImages", "DeleteAlias", "HoldWrites", "FinishReindex"}
     ),
 )
-def test_the_requests_of_the_table_are_right_but_for_that(channel: grpc.Channel, method: str) -> None:
+def test_requests_of_the_table_are_valid_otherwise(channel: grpc.Channel, method: str) -> None:
     assert call(channel, method, GOOD[method]) is None

@@ -52,7 +52,7 @@ def command(address: str, monkeypatch: pytest.MonkeyPatch) -> Command:
     return lambda *arguments: CliRunner().invoke(app, arguments)
 
 
-def test_the_command_makes_checks_and_drops_codes(client: Client, command: Command, name: str) -> None:
+def test_command_fits_checks_and_drops_codes(client: Client, command: Command, name: str) -> None:
     client.create_collection(name, dimension=DIMENSION, fingerprint="elsewhere", index=Index.HNSW)
     write(client, name, COUNT)
     client.set_alias(f"{name}_now", name)
@@ -99,7 +99,7 @@ def test_the_command_makes_checks_and_drops_codes(client: Client, command: Comma
     client.delete_collection(name)
 
 
-def test_the_check_measures_the_recall_of_searches_by_codes(client: Client, name: str, tmp_path: Path) -> None:
+def test_codes_check_measures_the_recall_of_searches_with_codes(client: Client, name: str, tmp_path: Path) -> None:
     """As exact searches of the service tell it."""
     client.create_collection(name, dimension=DIMENSION, fingerprint="elsewhere", metric=Metric.L2)
     write(client, name, 600)
@@ -133,7 +133,7 @@ def test_the_check_measures_the_recall_of_searches_by_codes(client: Client, name
             call()
 
 
-def test_milvus_lite_says_that_it_has_none(start_search: StartSearch, tmp_path: Path) -> None:
+def test_milvus_lite_rejects_codes_over_grpc(start_search: StartSearch, tmp_path: Path) -> None:
     settings = {"milvus_uri": str(tmp_path / "milvus.db"), "embedder_target": "127.0.0.1:1"}
     with start_search(**settings) as address, Client(address) as client:
         client.create_collection("c", dimension=DIMENSION, fingerprint="elsewhere")

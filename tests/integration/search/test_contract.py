@@ -60,7 +60,7 @@ def filled(search_address: str) -> str:
     return name
 
 
-def test_a_write_keeps_attributes_and_vector_and_reports_what_it_replaces(
+def test_write_keeps_parts_and_reports_replacement(
     collections: collection_pb2_grpc.CollectionServiceStub, images: image_pb2_grpc.ImageServiceStub, name: str
 ) -> None:
     wanted = collection_pb2.Collection(name=name, dimension=2, fingerprint=FINGERPRINT)
@@ -93,7 +93,7 @@ def test_a_write_keeps_attributes_and_vector_and_reports_what_it_replaces(
     assert got.create_time == answers[1].written.create_time == answers[2].written.create_time
 
 
-def test_a_collection_is_made_described_listed_and_removed(
+def test_collection_is_created_described_listed_and_deleted(
     collections: collection_pb2_grpc.CollectionServiceStub, name: str, refusal: Refused
 ) -> None:
     wanted = collection_pb2.Collection(
@@ -161,7 +161,7 @@ CREATE_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
 @pytest.mark.parametrize(
     ("fields", "code", "reason", "field", "named"), CREATE_REFUSALS, ids=lambda value: str(value)[:30]
 )
-def test_a_collection_that_cannot_be_made_is_refused(
+def test_create_rejects_invalid_collection(
     collections: collection_pb2_grpc.CollectionServiceStub,
     filled: str,
     refusal: Refused,
@@ -212,7 +212,7 @@ SEARCH_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
 @pytest.mark.parametrize(
     ("fields", "code", "reason", "field", "named"), SEARCH_REFUSALS, ids=lambda value: str(value)[:30]
 )
-def test_a_search_that_cannot_be_answered_is_refused(
+def test_search_rejects_invalid_request(
     searches: search_pb2_grpc.SearchServiceStub,
     filled: str,
     refusal: Refused,
@@ -230,9 +230,7 @@ def test_a_search_that_cannot_be_answered_is_refused(
     assert named in refused.message
 
 
-def test_a_search_gives_hits_by_score_with_what_the_view_asks_for(
-    searches: search_pb2_grpc.SearchServiceStub, filled: str
-) -> None:
+def test_search_returns_hits_by_score_with_the_view(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
     def search(**fields: Any) -> list[search_pb2.Hit]:
         query = search_pb2.Query(embedding=embedding(1, 0.1, 0, 0))
         consistency = collection_pb2.CONSISTENCY_STRONG
@@ -253,16 +251,14 @@ def test_a_search_gives_hits_by_score_with_what_the_view_asks_for(
     assert [hit.image.id for hit in search(min_score=0.5)] == ["east", "northeast"]
 
 
-def test_an_image_is_its_own_neighbour_only_when_asked_for(
-    searches: search_pb2_grpc.SearchServiceStub, filled: str
-) -> None:
+def test_query_image_is_a_hit_only_if_included(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
     request = search_pb2.SearchRequest(collection=filled, query=search_pb2.Query(image_id="east"), limit=2)
     assert [hit.image.id for hit in searches.Search(request).hits] == ["northeast", "north"]
     request.include_query = True
     assert [hit.image.id for hit in searches.Search(request).hits] == ["east", "northeast"]
 
 
-def test_images_are_read_counted_and_removed(
+def test_images_are_read_counted_and_deleted(
     images: image_pb2_grpc.ImageServiceStub,
     collections: collection_pb2_grpc.CollectionServiceStub,
     name: str,
@@ -318,7 +314,7 @@ def test_images_are_read_counted_and_removed(
         ({"page_token": "gICA"}, "PAGE_TOKEN_INVALID"),
     ],
 )
-def test_pages_and_tokens_are_checked(
+def test_list_rejects_invalid_pages_and_tokens(
     collections: collection_pb2_grpc.CollectionServiceStub, refusal: Refused, fields: dict[str, Any], reason: str
 ) -> None:
     request = collection_pb2.ListCollectionsRequest(**fields)

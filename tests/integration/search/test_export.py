@@ -93,7 +93,7 @@ def stop(seen: int) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_has_what_the_collection_has(client: Client, name: str, tmp_path: Path, file: str) -> None:
+def test_export_has_every_image_of_the_collection(client: Client, name: str, tmp_path: Path, file: str) -> None:
     images = fill(client, name, COUNT)
     client.set_alias(f"{name}_now", name)
     report = Export(client, f"{name}_now", tmp_path / file, None, lambda _: None).run()
@@ -103,7 +103,7 @@ def test_a_file_has_what_the_collection_has(client: Client, name: str, tmp_path:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_becomes_the_same_collection(client: Client, name: str, tmp_path: Path, file: str) -> None:
+def test_import_of_an_export_restores_the_collection(client: Client, name: str, tmp_path: Path, file: str) -> None:
     images = fill(client, name, 300)
     Export(client, name, tmp_path / file, None, lambda _: None).run()
     source = VectorFile(tmp_path / file, VectorOptions())
@@ -130,9 +130,7 @@ def test_a_file_becomes_the_same_collection(client: Client, name: str, tmp_path:
     } == images
 
 
-def test_the_commands_keep_all_settings_of_a_collection(
-    client: Client, search_address: str, name: str, tmp_path: Path
-) -> None:
+def test_export_and_import_keep_all_settings(client: Client, search_address: str, name: str, tmp_path: Path) -> None:
     made = client.create_collection(
         name,
         dimension=8,
@@ -170,7 +168,7 @@ def test_the_commands_keep_all_settings_of_a_collection(
     assert "description is none, and 'die schönen' in the file" in remark
 
 
-def test_an_export_goes_on_where_it_was_stopped(client: Client, name: str, tmp_path: Path) -> None:
+def test_interrupted_export_is_resumed(client: Client, name: str, tmp_path: Path) -> None:
     images = fill(client, name, COUNT)
     target = tmp_path / "out.parquet"
     with pytest.raises(StoppedError):
@@ -182,7 +180,7 @@ def test_an_export_goes_on_where_it_was_stopped(client: Client, name: str, tmp_p
     check(target, images)
 
 
-def test_only_what_fits_is_exported(client: Client, name: str, tmp_path: Path) -> None:
+def test_export_applies_the_filter(client: Client, name: str, tmp_path: Path) -> None:
     images = fill(client, name, 300)
     Export(client, name, tmp_path / "out.h5", equals("odd", "1"), lambda _: None).run()
     # A text, and a list that holds it.
@@ -192,7 +190,7 @@ def test_only_what_fits_is_exported(client: Client, name: str, tmp_path: Path) -
     )
 
 
-def test_a_token_that_is_refused_is_no_end(client: Client, name: str, tmp_path: Path) -> None:
+def test_export_fails_on_a_refused_page_token(client: Client, name: str, tmp_path: Path) -> None:
     images = fill(client, name, COUNT)
     target = tmp_path / "out.npz"
     with pytest.raises(StoppedError):
@@ -207,14 +205,14 @@ def test_a_token_that_is_refused_is_no_end(client: Client, name: str, tmp_path: 
     check(target, images)
 
 
-def test_pages_of_long_vectors_are_small(client: Client, name: str, tmp_path: Path) -> None:
+def test_export_reads_long_vectors_in_small_pages(client: Client, name: str, tmp_path: Path) -> None:
     images = fill(client, name, 130, dimension=32768)
     report = Export(client, name, tmp_path / "out.parquet", None, lambda _: None).run()
     assert (report.rows, report.pages) == (130, 3)
     check(tmp_path / "out.parquet", images)
 
 
-def test_a_page_goes_on_with_its_token_only(client: Client, name: str) -> None:
+def test_export_continues_only_with_its_own_page_token(client: Client, name: str) -> None:
     images = fill(client, name, 25)
     first, token = client.list_page(name, page_size=10, strong=True)
     rest, end = client.list_page(name, page_size=20, page_token=token, strong=True)

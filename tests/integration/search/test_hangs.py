@@ -36,7 +36,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     gate.set()
 
 
-async def test_a_call_to_milvus_lite_that_hangs_fails_the_liveness(
+async def test_hung_call_to_milvus_lite_fails_the_liveness_probe(
     gate: threading.Event, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = SearchSettings(

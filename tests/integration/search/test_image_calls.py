@@ -93,7 +93,9 @@ def test_all_images_are_listed_in_pages(images: image_pb2_grpc.ImageServiceStub,
     assert [len(page) for page in pages(images, collection=listed, page_size=125)] == [125, 125]
 
 
-def test_the_latest_come_first(client: Client, images: image_pb2_grpc.ImageServiceStub, name: str) -> None:
+def test_listing_by_time_over_grpc_returns_the_latest_first(
+    client: Client, images: image_pb2_grpc.ImageServiceStub, name: str
+) -> None:
     fill(client, name, 40)
     for image_id in ("i0030", "i0010", "i0020"):
         client.update(name, image_id, attributes={"touched": True})
@@ -122,7 +124,7 @@ def test_the_latest_come_first(client: Client, images: image_pb2_grpc.ImageServi
     ],
     ids=str,
 )
-def test_a_filter_counts_and_lists_the_same(
+def test_count_and_list_apply_the_same_filter(
     client: Client, images: image_pb2_grpc.ImageServiceStub, listed: str, condition: filter_pb2.Filter, count: int
 ) -> None:
     assert client.count(listed, where=condition) == count
@@ -130,7 +132,7 @@ def test_a_filter_counts_and_lists_the_same(
     assert len(flat(pages(images, collection=listed, filter=condition, page_size=40))) == count
 
 
-def test_a_search_looks_only_among_those_that_fit(client: Client, listed: str) -> None:
+def test_search_applies_the_filter(client: Client, listed: str) -> None:
     hits = client.search_by_vector(listed, Embedding([1.0, 30.0], "f"), limit=250, where=equals("colour", "blue"))
     assert len(hits) == 83
     assert {hit.image.attributes["colour"] for hit in hits} == {"blue"}
@@ -139,7 +141,7 @@ def test_a_search_looks_only_among_those_that_fit(client: Client, listed: str) -
     assert beside[0].image.id != "i0030"
 
 
-def test_several_images_are_read_at_once(images: image_pb2_grpc.ImageServiceStub, listed: str) -> None:
+def test_several_images_are_read_in_one_call(images: image_pb2_grpc.ImageServiceStub, listed: str) -> None:
     request = image_pb2.GetImagesRequest(
         collection=listed, ids=["i0007", "nobody", "i0003", "i0007"], view=image_pb2.IMAGE_VIEW_FULL
     )
@@ -150,7 +152,7 @@ def test_several_images_are_read_at_once(images: image_pb2_grpc.ImageServiceStub
     assert list(response.missing_ids) == ["nobody"]
 
 
-def test_an_update_keeps_the_vector_and_the_time_of_writing(client: Client, name: str) -> None:
+def test_update_keeps_vector_and_create_time(client: Client, name: str) -> None:
     fill(client, name, 2)
     before = client.get(name, "i0001", with_vector=True)
     answer = client.update(name, "i0001", uri="new", attributes={"colour": "black", "price": 2.5}, remove=["tags"])
@@ -162,14 +164,14 @@ def test_an_update_keeps_the_vector_and_the_time_of_writing(client: Client, name
     assert client.count(name, where=equals("colour", "green")) == 0
 
 
-def test_those_that_fit_are_removed_and_no_others(client: Client, name: str) -> None:
+def test_delete_by_filter_spares_other_images(client: Client, name: str) -> None:
     fill(client, name, 1500)
     assert client.delete_where(name, number("number", gte=100)) == 1400
     assert client.count(name) == 100
     assert client.delete_where(name, number("number", gte=100)) == 0
 
 
-def test_a_page_token_fits_its_own_request_only(
+def test_list_token_is_valid_only_for_its_request(
     images: image_pb2_grpc.ImageServiceStub, listed: str, refusal: Refused
 ) -> None:
     token = images.ListImages(image_pb2.ListImagesRequest(collection=listed, page_size=10)).next_page_token

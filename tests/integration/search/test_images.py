@@ -59,20 +59,22 @@ def filled(search_address: str, photographs: dict[str, Path]) -> str:
     return name
 
 
-def test_a_collection_takes_the_embedders_model(client: Client, filled: str) -> None:
+def test_new_collection_uses_the_default_model(client: Client, filled: str) -> None:
     collection = client.get_collection(filled)
     assert (collection.model, collection.dimension) == ("mobilenet", 1024)
     assert collection.fingerprint.startswith("mobilenet-avg-")
 
 
-def test_each_photograph_finds_itself(client: Client, filled: str, photographs: dict[str, Path]) -> None:
+def test_photograph_is_its_own_best_hit(client: Client, filled: str, photographs: dict[str, Path]) -> None:
     for key, path in list(photographs.items())[:5]:
         first = client.search_by_image(filled, path.read_bytes(), limit=1)[0]
         assert first.image.id == key
         assert first.score == pytest.approx(1, abs=1e-4)
 
 
-def test_image_id_and_vector_find_the_same(client: Client, filled: str, photographs: dict[str, Path]) -> None:
+def test_queries_by_image_id_and_vector_return_the_same_hits(
+    client: Client, filled: str, photographs: dict[str, Path]
+) -> None:
     stored = client.get(filled, "chelsea", with_vector=True)
     assert stored.embedding is not None
     by_vector = client.search_by_vector(filled, stored.embedding, limit=6)
@@ -93,7 +95,7 @@ def test_examples_may_be_photographs(client: Client, filled: str, photographs: d
     assert unlike < next(hit.score for hit in both if hit.image.id == "rocket")
 
 
-def test_a_search_tells_the_embedders_time_and_the_stores(
+def test_trailing_metadata_has_embed_and_store_times(
     channel: grpc.Channel, filled: str, photographs: dict[str, Path]
 ) -> None:
     query = search_pb2.Query(image=encoded_image_pb2.EncodedImage(content=photographs["coffee"].read_bytes()))
@@ -106,7 +108,7 @@ def test_a_search_tells_the_embedders_time_and_the_stores(
     assert response.explanation.embed_time.ToMilliseconds() == pytest.approx(times["embed"], abs=5)
 
 
-def test_a_region_of_a_collage_finds_what_is_in_it(client: Client, filled: str, photographs: dict[str, Path]) -> None:
+def test_query_region_of_a_collage_finds_its_content(client: Client, filled: str, photographs: dict[str, Path]) -> None:
     collage = PillowImage.new("RGB", (800, 400))
     for position, key in enumerate(("coffee", "rocket")):
         with PillowImage.open(photographs[key]) as photograph:
@@ -119,7 +121,7 @@ def test_a_region_of_a_collage_finds_what_is_in_it(client: Client, filled: str, 
         assert hits[0].score > 0.9
 
 
-def test_only_the_bad_images_of_a_stream_fail(client: Client, name: str, photographs: dict[str, Path]) -> None:
+def test_only_invalid_images_of_a_grpc_stream_fail(client: Client, name: str, photographs: dict[str, Path]) -> None:
     client.create_collection(name)
     content = photographs["coins"].read_bytes()
     images = [
@@ -147,7 +149,7 @@ def test_only_the_bad_images_of_a_stream_fail(client: Client, name: str, photogr
     assert client.get(name, "good2").attributes == {"kind": "coins"}
 
 
-def test_the_region_that_a_vector_is_of_is_kept_and_found(
+def test_region_of_a_vector_is_stored_and_returned(
     client: Client, channel: grpc.Channel, name: str, photographs: dict[str, Path]
 ) -> None:
     client.create_collection(name)
@@ -178,7 +180,7 @@ def test_the_region_that_a_vector_is_of_is_kept_and_found(
     assert (hit.image.id, hit.region, hit.image.region) == ("part", query.image.region, query.image.region)
 
 
-def test_a_region_stands_beside_a_vector_only(
+def test_region_is_allowed_only_with_a_vector(
     images: image_pb2_grpc.ImageServiceStub, client: Client, name: str, photographs: dict[str, Path]
 ) -> None:
     client.create_collection(name)
@@ -194,7 +196,7 @@ def test_a_region_stands_beside_a_vector_only(
     assert "image.region" in error.message
 
 
-def test_an_image_is_seen_for_as_long_as_its_collection_says(client: Client, name: str) -> None:
+def test_images_expire_after_the_time_to_live(client: Client, name: str) -> None:
     client.create_collection(name, dimension=2, fingerprint="f", ttl=timedelta(seconds=4))
     assert client.get_collection(name).ttl == timedelta(seconds=4)
     began = time.monotonic()
@@ -212,7 +214,7 @@ def test_an_image_is_seen_for_as_long_as_its_collection_says(client: Client, nam
         client.search(name, StoredImage("a"))
 
 
-def test_writing_again_keeps_attributes_if_that_is_asked(client: Client, name: str) -> None:
+def test_second_write_keeps_attributes_if_requested(client: Client, name: str) -> None:
     client.create_collection(name, dimension=2, fingerprint="f")
     vector = Embedding([1.0, 1.0], "f")
     list(client.write(name, [NewImage("a", vector, attributes={"price": 3, "kind": "hat"})]))
@@ -222,7 +224,7 @@ def test_writing_again_keeps_attributes_if_that_is_asked(client: Client, name: s
     assert client.get(name, "a", strong=True).attributes == {"price": 5}
 
 
-def test_writing_again_replaces_and_never_doubles(client: Client, name: str, photographs: dict[str, Path]) -> None:
+def test_second_write_replaces_the_image(client: Client, name: str, photographs: dict[str, Path]) -> None:
     client.create_collection(name)
     for photograph in ("coffee", "rocket"):
         image = NewImage("same", photographs[photograph].read_bytes(), uri=photograph)
@@ -240,13 +242,15 @@ def test_writing_again_replaces_and_never_doubles(client: Client, name: str, pho
         (b"\xff\xd8\xff\xe0broken", "IMAGE_CORRUPT"),
     ],
 )
-def test_a_bad_query_image_is_named(client: Client, filled: str, content: bytes, reason: str) -> None:
+def test_invalid_query_image_is_rejected_with_its_field(
+    client: Client, filled: str, content: bytes, reason: str
+) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         client.search_by_image(filled, content)
     assert (caught.value.reason, caught.value.field) == (reason, "query.image.content")
 
 
-def test_a_vector_of_another_fingerprint_is_refused(client: Client, filled: str) -> None:
+def test_vector_with_another_fingerprint_is_rejected(client: Client, filled: str) -> None:
     with pytest.raises(FailedPreconditionError) as caught:
         client.search_by_vector(filled, Embedding([1.0] * 1024, "mobilenet-avg-0000000000000000"))
     assert caught.value.reason == "EMBEDDING_MISMATCH"
@@ -275,7 +279,7 @@ def test_images_that_cannot_be_sent_fail_alone(client: Client, name: str) -> Non
     assert client.count(name) == 2
 
 
-def test_what_the_images_own_iterator_raises_is_raised_after_the_answers(client: Client, name: str) -> None:
+def test_error_of_the_image_iterator_is_raised_after_the_results(client: Client, name: str) -> None:
     client.create_collection(name, dimension=2, fingerprint="counted")
 
     def images() -> Iterator[NewImage]:
@@ -288,7 +292,7 @@ def test_what_the_images_own_iterator_raises_is_raised_after_the_answers(client:
         next(results)
 
 
-def test_a_stream_that_nobody_reads_to_its_end_does_no_harm(client: Client, name: str) -> None:
+def test_abandoned_stream_does_no_harm(client: Client, name: str) -> None:
     client.create_collection(name, dimension=2, fingerprint="counted")
     endless = (NewImage(f"i{n}", Embedding([1.0, n], "counted")) for n in itertools.count())
     results = client.write(name, endless)
@@ -297,7 +301,7 @@ def test_a_stream_that_nobody_reads_to_its_end_does_no_harm(client: Client, name
     assert client.count(name) >= 1
 
 
-def test_an_oversized_attribute_name_is_named_and_not_sent_back(client: Client, name: str) -> None:
+def test_oversized_attribute_name_is_shortened_in_the_error(client: Client, name: str) -> None:
     client.create_collection(name, dimension=2, fingerprint="counted")
     vector = Embedding([1.0, 2.0], "counted")
     images = [NewImage("bad", vector, attributes={"x" * 9_000_000: True}), NewImage("good", vector)]
@@ -308,7 +312,7 @@ def test_an_oversized_attribute_name_is_named_and_not_sent_back(client: Client, 
     assert good.error is None
 
 
-def test_ten_thousand_vectors_go_through_one_stream(client: Client, name: str) -> None:
+def test_one_stream_stores_ten_thousand_vectors(client: Client, name: str) -> None:
     client.create_collection(name, dimension=8, fingerprint="counted")
     images = (NewImage(f"i{n}", Embedding([1.0, n, 0, 0, 0, 0, 0, 1], "counted")) for n in range(10_000))
     failed = [result for result in client.write(name, images) if result.error is not None]
@@ -316,14 +320,14 @@ def test_ten_thousand_vectors_go_through_one_stream(client: Client, name: str) -
     assert client.count(name) == 10_000
 
 
-def test_an_error_is_raised_by_its_meaning(client: Client) -> None:
+def test_client_raises_the_matching_error(client: Client) -> None:
     with pytest.raises(ServiceError) as caught:
         client.count("nowhere")
     assert type(caught.value).__name__ == "NotFoundError"
     assert caught.value.reason == "COLLECTION_NOT_FOUND"
 
 
-def test_a_change_undoes_neither_a_write_nor_a_removal_at_the_same_time(client: Client, name: str) -> None:
+def test_update_undoes_no_concurrent_write_or_delete(client: Client, name: str) -> None:
     client.create_collection(name, dimension=2, fingerprint="counted")
 
     def write(number: float) -> None:

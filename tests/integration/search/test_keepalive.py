@@ -25,7 +25,7 @@ asyncio.run(idle(sys.argv[1]))
 """
 
 
-def test_no_pings_go_to_milvus_lite_which_would_hang_up_on_them(tmp_path: Path) -> None:
+def test_service_sends_no_keepalive_pings_to_milvus_lite(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "milvus.db")],
         env={**os.environ, "GRPC_TRACE": "http_keepalive,http2_ping", "GRPC_VERBOSITY": "debug"},

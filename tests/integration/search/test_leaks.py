@@ -44,10 +44,10 @@ def search_together(address: str, name: str, rounds: int) -> None:
     assert found == alone * rounds
 
 
-def test_callers_get_the_hits_of_their_own_filters(search_address: str, name: str) -> None:
+def test_concurrent_callers_get_hits_of_their_own_filters(search_address: str, name: str) -> None:
     search_together(search_address, name, 30)
 
 
 @pytest.mark.soak
-def test_ten_thousand_searches_at_a_time_get_the_hits_of_their_own_filters(search_address: str, name: str) -> None:
+def test_ten_thousand_concurrent_searches_get_hits_of_their_own_filters(search_address: str, name: str) -> None:
     search_together(search_address, name, 10_000 // len(FILTERS) + 1)

@@ -24,7 +24,7 @@ def embedding(direction: int, length: float) -> Embedding:
 
 
 @pytest.mark.parametrize("metric", list(Metric))
-def test_vectors_whose_squares_float32_cannot_hold_are_refused(client: Client, name: str, metric: Metric) -> None:
+def test_vectors_with_squares_beyond_float32_are_rejected(client: Client, name: str, metric: Metric) -> None:
     client.create_collection(name, dimension=DIMENSION, fingerprint="f", metric=metric)
     for length in (1e-30, 1e-20, 1e-16, 1e19, 1e30):
         (result,) = client.write(name, [NewImage("a", embedding(0, length))])
@@ -45,7 +45,9 @@ def test_vectors_whose_squares_float32_cannot_hold_are_refused(client: Client, n
 
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("length", [4e-16, 1.0, 6.9e18])
-def test_vectors_at_the_limits_are_compared_rightly(client: Client, name: str, metric: Metric, length: float) -> None:
+def test_vectors_at_the_length_limits_are_compared_correctly(
+    client: Client, name: str, metric: Metric, length: float
+) -> None:
     client.create_collection(name, dimension=DIMENSION, fingerprint="f", metric=metric)
     # The ids are in the opposite order.
     images = [NewImage(f"i{9 - number}", embedding(number, length)) for number in range(DIMENSION)]

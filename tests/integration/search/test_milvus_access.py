@@ -78,9 +78,7 @@ def image(number: int) -> NewImage:
     return NewImage(f"i{number:03d}", Embedding(vector, "elsewhere"), attributes={"number": number})
 
 
-def test_the_service_does_all_that_it_does_as_its_user(
-    guarded: Guarded, user: str, start_search: StartSearch, name: str
-) -> None:
+def test_service_works_as_its_milvus_user(guarded: Guarded, user: str, start_search: StartSearch, name: str) -> None:
     settings = {"milvus_uri": guarded.uri, "milvus_token": user, "milvus_database": DATABASE, **guarded.files}
     with start_search(embedder_target="127.0.0.1:1", **settings) as address, Client(address) as client:
         assert client.is_serving()
@@ -156,14 +154,14 @@ def others(guarded: Guarded) -> None:
 
 
 @pytest.mark.usefixtures("others")
-def test_the_user_may_do_nothing_else(guarded: Guarded, user: str) -> None:
+def test_milvus_user_has_no_other_privileges(guarded: Guarded, user: str) -> None:
     for database, calls in ((DATABASE, FORBIDDEN), ("foreign", ELSEWHERE)):
         with guarded.client(user, database) as client:
             assert [what for what, call in calls.items() if not is_denied(call, client)] == [], database
 
 
 @pytest.mark.usefixtures("user")
-def test_the_command_may_be_repeated_and_takes_away_what_is_too_much(
+def test_role_command_is_idempotent_and_revokes_extra_privileges(
     guarded: Guarded, run_role: RunRole, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = f"{USER} can use the database {DATABASE}: set SEARCH_MILVUS_TOKEN to {USER}:PASSWORD"
@@ -189,7 +187,7 @@ def test_the_command_may_be_repeated_and_takes_away_what_is_too_much(
 
 
 @pytest.mark.usefixtures("user")
-def test_the_command_says_what_is_wrong(run_role: RunRole, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_role_command_reports_errors(run_role: RunRole, monkeypatch: pytest.MonkeyPatch) -> None:
     new = Privilege("Global", "TeleportCollection", "moving at once")
     with monkeypatch.context() as patch:
         patch.setattr(role, "PRIVILEGES", (*PRIVILEGES, new))
@@ -204,7 +202,7 @@ def test_the_command_says_what_is_wrong(run_role: RunRole, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("user")
-def test_the_command_gives_the_administrator_another_password(run_role: RunRole) -> None:
+def test_role_command_changes_the_administrator_password(run_role: RunRole) -> None:
     change = ("--database", DATABASE, "--change-admin-password")
     run_role(*change, new_admin="another one")
     with pytest.raises(SystemExit, match="refuses the password of root"):
@@ -219,7 +217,7 @@ async def found(store: MilvusStore, collection: types.Collection) -> list[str]:
 
 
 @pytest.mark.usefixtures("others")
-async def test_databases_of_one_server_are_apart(guarded: Guarded, name: str) -> None:
+async def test_databases_of_one_server_are_separate(guarded: Guarded, name: str) -> None:
     async with (
         store_of(guarded.connection(database=DATABASE)) as one,
         store_of(guarded.connection(database="foreign")) as other,
@@ -261,9 +259,7 @@ async def test_databases_of_one_server_are_apart(guarded: Guarded, name: str) ->
     ],
 )
 @pytest.mark.usefixtures("others")
-async def test_what_is_wrong_with_a_connection_is_logged(
-    guarded: Guarded, tmp_path: Path, changed: str, words: str
-) -> None:
+async def test_connection_problems_are_logged(guarded: Guarded, tmp_path: Path, changed: str, words: str) -> None:
     good = guarded.connection()
     stranger = Authority(tmp_path, "stranger")
     foreign = stranger.issue("foreign")

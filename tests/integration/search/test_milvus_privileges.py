@@ -128,7 +128,7 @@ STEPS: dict[str, Step] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_each_privilege_is_needed(world: World, name: str) -> None:
+async def test_each_privilege_is_necessary(world: World, name: str) -> None:
     for user, works in ((user_without(name), False), (user_without(NONE), True)):
         # What a client knows of a collection would otherwise spare it a question.
         GlobalCache.schema.clear()

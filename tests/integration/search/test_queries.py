@@ -98,7 +98,7 @@ def pages(searches: search_pb2_grpc.SearchServiceStub, request: search_pb2.Searc
 
 
 @pytest.mark.parametrize("limit", [40, 100, 250])
-def test_pages_of_hits_are_the_whole_collection_in_order(
+def test_pages_of_hits_return_the_whole_collection_in_order(
     searches: search_pb2_grpc.SearchServiceStub, filled: str, limit: int
 ) -> None:
     assert filled
@@ -117,7 +117,7 @@ def made(client: Client, name: str, count: int, dimension: int, **options: Any) 
 
 
 @pytest.mark.parametrize("kind", ["embedding", "image_id"])
-def test_pages_go_on_in_the_collection_where_they_began(
+def test_pages_stay_in_the_collection_of_the_first_page(
     searches: search_pb2_grpc.SearchServiceStub, search_address: str, name: str, refusal: Refused, kind: str
 ) -> None:
     with Client(search_address) as client:
@@ -145,7 +145,7 @@ def test_pages_go_on_in_the_collection_where_they_began(
         assert "start again with the first page" in refused.message
 
 
-def test_a_page_repeats_nothing_of_one_that_was_searched_together_with_others(
+def test_page_after_a_batched_search_repeats_no_hit(
     searches: search_pb2_grpc.SearchServiceStub, search_address: str, name: str
 ) -> None:
     """Milvus Lite's score of two vectors differs in the last bit between one query and several."""
@@ -171,7 +171,7 @@ def test_a_page_repeats_nothing_of_one_that_was_searched_together_with_others(
 
 
 @pytest.mark.parametrize("metric", list(Metric))
-def test_a_hit_is_as_good_as_its_own_score(search_address: str, name: str, metric: Metric) -> None:
+def test_min_score_includes_the_hit_with_that_score(search_address: str, name: str, metric: Metric) -> None:
     with Client(search_address) as client:
         made(client, name, 60, 8, metric=metric)
         query = Embedding([0.3] * 8, "f")
@@ -181,7 +181,7 @@ def test_a_hit_is_as_good_as_its_own_score(search_address: str, name: str, metri
 
 
 @pytest.mark.parametrize("options", [{"limit": 200}, {"limit": 120, "ef": 200}])
-def test_the_client_reads_all_hits_in_order(search_address: str, filled: str, options: dict[str, Any]) -> None:
+def test_client_reads_all_hits_in_order(search_address: str, filled: str, options: dict[str, Any]) -> None:
     cosines = vectors() @ vectors()[0] / np.linalg.norm(vectors(), axis=1)
     query = Embedding(vectors()[0].tolist(), "f")
     with Client(search_address) as client:
@@ -196,7 +196,7 @@ def test_the_client_reads_all_hits_in_order(search_address: str, filled: str, op
     assert 0 < explanation.store_seconds < explanation.total_seconds
 
 
-def test_pages_go_on_with_a_filter_a_least_score_and_another_limit(
+def test_pages_respect_filter_min_score_and_a_new_limit(
     searches: search_pb2_grpc.SearchServiceStub, filled: str
 ) -> None:
     assert filled
@@ -210,7 +210,7 @@ def test_pages_go_on_with_a_filter_a_least_score_and_another_limit(
     assert 50 < len(whole) < 250
 
 
-def test_a_page_token_fits_its_own_query_only(
+def test_search_token_is_valid_only_for_its_query(
     searches: search_pb2_grpc.SearchServiceStub, filled: str, refusal: Refused
 ) -> None:
     assert filled
@@ -223,7 +223,7 @@ def test_a_page_token_fits_its_own_query_only(
         assert refused.fields == ["page_token"]
 
 
-def test_a_page_token_is_made_on_request_and_is_short(
+def test_page_token_is_returned_on_request_and_is_short(
     searches: search_pb2_grpc.SearchServiceStub, search_address: str, name: str
 ) -> None:
     long_name = (name + "_" * 63)[:63]
@@ -247,7 +247,7 @@ def test_a_page_token_is_made_on_request_and_is_short(
     assert not last.next_page_token
 
 
-def test_exact_search_and_the_index_agree(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
+def test_exact_search_agrees_with_the_index(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
     assert filled
     for number in range(5):
         exact = searches.Search(by_vector(number, parameters=search_pb2.SearchParameters(exact=True)))
@@ -255,7 +255,7 @@ def test_exact_search_and_the_index_agree(searches: search_pb2_grpc.SearchServic
         assert [hit.image.id for hit in exact.hits] == [hit.image.id for hit in by_index.hits]
 
 
-def test_an_answer_explains_itself(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
+def test_response_has_an_explanation(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
     assert filled
     explained = searches.Search(by_vector(0, explain=True)).explanation
     assert explained.index.type in {collection_pb2.INDEX_TYPE_HNSW, collection_pb2.INDEX_TYPE_FLAT}
@@ -265,7 +265,7 @@ def test_an_answer_explains_itself(searches: search_pb2_grpc.SearchServiceStub, 
     assert not searches.Search(by_vector(0)).HasField("explanation")
 
 
-def test_groups_hold_the_best_of_each(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
+def test_groups_have_the_best_hits_of_each_value(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
     assert filled
     whole = searches.Search(by_vector(0, limit=500)).hits
     response = searches.Search(by_vector(0, limit=100, group_by=search_pb2.GroupBy(attribute="shop", group_size=3)))
@@ -280,7 +280,9 @@ def test_groups_hold_the_best_of_each(searches: search_pb2_grpc.SearchServiceStu
     assert not response.next_page_token
 
 
-def test_examples_pull_and_push(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
+def test_examples_move_hits_towards_positive_and_away_from_negative(
+    searches: search_pb2_grpc.SearchServiceStub, filled: str
+) -> None:
     examples = search_pb2.Examples(
         positive=[search_pb2.Example(image_id="i001"), search_pb2.Example(embedding=embedding(vectors()[2]))],
         negative=[search_pb2.Example(image_id="i003")],
@@ -293,9 +295,7 @@ def test_examples_pull_and_push(searches: search_pb2_grpc.SearchServiceStub, fil
     assert [hit.image.id for hit in hits] == [f"i{number:03d}" for number in order if number not in (1, 3)]
 
 
-def test_a_stream_answers_each_query_and_a_wrong_one_ends_nothing(
-    searches: search_pb2_grpc.SearchServiceStub, filled: str
-) -> None:
+def test_search_stream_survives_an_invalid_query(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
     assert filled
 
     def requests() -> Iterator[search_pb2.SearchStreamRequest]:
@@ -314,7 +314,7 @@ def test_a_stream_answers_each_query_and_a_wrong_one_ends_nothing(
     assert "request_id" in answers["x" * 128].error.message
 
 
-def test_an_alias_that_moves_under_load_fails_no_search(search_address: str, name: str) -> None:
+def test_alias_that_moves_under_load_fails_no_search(search_address: str, name: str) -> None:
     alias, stop = f"a{name}", threading.Event()
     with Client(search_address) as client:
         for place, mark in enumerate("xy"):
@@ -341,7 +341,7 @@ def test_an_alias_that_moves_under_load_fails_no_search(search_address: str, nam
         client.delete_alias(alias)
 
 
-def test_an_alias_is_searched_moved_and_removed(
+def test_alias_is_searched_moved_and_deleted(
     collections: collection_pb2_grpc.CollectionServiceStub,
     searches: search_pb2_grpc.SearchServiceStub,
     filled: str,
@@ -410,7 +410,7 @@ def test_an_alias_is_searched_moved_and_removed(
     delete(other)
 
 
-def test_an_answer_that_cannot_be_sent_says_so(start_search: StartSearch, tmp_path: Path, refusal: Refused) -> None:
+def test_response_that_is_too_large_is_an_error(start_search: StartSearch, tmp_path: Path, refusal: Refused) -> None:
     """gRPC by itself ends such a call with no word of what is too large, and a stream with it."""
     uri = str(tmp_path / "milvus.db")
     with start_search(milvus_uri=uri, max_message_bytes="1048576") as address, Client(address) as client:

@@ -53,7 +53,7 @@ def contents(client: Client, collection: str) -> dict[str, tuple[object, ...]]:
     return {image.id: kept(image) for image in client.list(collection, with_vector=True, strong=True)}
 
 
-def test_everything_is_copied_and_the_alias_moves(client: Client, name: str) -> None:
+def test_reindex_copies_all_images_and_moves_the_alias(client: Client, name: str) -> None:
     client.create_collection(
         name, dimension=8, fingerprint="elsewhere", description="shoes", labels={"team": "a"}, ttl=timedelta(days=9)
     )
@@ -85,7 +85,7 @@ def test_everything_is_copied_and_the_alias_moves(client: Client, name: str) -> 
     client.delete_alias(alias)
 
 
-def test_what_changes_meanwhile_is_carried_over(client: Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reindex_copies_changes_made_meanwhile(client: Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client.create_collection(name, dimension=8, fingerprint="elsewhere")
     write(client, name, [ready(number) for number in range(COUNT)])
     old = client.get_collection(name)
@@ -132,7 +132,7 @@ def test_what_changes_meanwhile_is_carried_over(client: Client, name: str, monke
     client.delete_alias(alias)
 
 
-def test_a_change_between_reading_and_writing_is_copied_again(client: Client, name: str) -> None:
+def test_reindex_copies_an_image_changed_between_read_and_write_again(client: Client, name: str) -> None:
     client.create_collection(name, dimension=8, fingerprint="elsewhere")
     write(client, name, [ready(number) for number in range(20)])
     old = client.get_collection(name)
@@ -154,7 +154,7 @@ def test_a_change_between_reading_and_writing_is_copied_again(client: Client, na
     assert contents(client, made.name)["i0007"][0] == "changed"
 
 
-def test_equal_counts_hide_nothing(client: Client, name: str) -> None:
+def test_reindex_compares_images_and_not_only_counts(client: Client, name: str) -> None:
     """One image cannot be copied, another is removed meanwhile: both collections hold as many."""
     client.create_collection(name, dimension=8, fingerprint="elsewhere")
     write(client, name, [ready(0, uri="gone.jpg"), ready(1, uri="gone_too.jpg")])
@@ -172,7 +172,7 @@ def test_equal_counts_hide_nothing(client: Client, name: str) -> None:
     assert "i0000" in [result.id for result in reindexing.report.failed]
 
 
-def test_another_model_embeds_the_files_anew(
+def test_reindex_to_another_model_embeds_the_files_again(
     client: Client, name: str, photographs: dict[str, Path], tmp_path: Path
 ) -> None:
     client.create_collection(name, dimension=8, fingerprint="elsewhere")

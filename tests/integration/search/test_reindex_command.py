@@ -33,18 +33,14 @@ def live(command: Command, photographs: Path, name: str) -> Iterator[str]:
     command("aliases", "delete", f"{name}_live")
 
 
-def test_the_next_load_through_the_alias_skips_what_is_there(
-    command: Command, live: str, name: str, photographs: Path
-) -> None:
+def test_load_after_a_reindex_skips_stored_images(command: Command, live: str, name: str, photographs: Path) -> None:
     report = json.loads(command("reindex", live, f"{name}_2", "--model", "mobilenet", "--root", photographs, "--json"))
     assert (report["count"], report["failed"], report["moved"]) == (FEW, [], {live: f"{name}_1"})
     again = json.loads(command("ingest", photographs, "-c", live, "--json"))
     assert (again["stored"], again["skipped"]) == (0, FEW)
 
 
-def test_an_alias_never_moves_to_a_collection_without_images(
-    command: Command, live: str, name: str, photographs: Path
-) -> None:
+def test_alias_never_moves_to_an_empty_collection(command: Command, live: str, name: str, photographs: Path) -> None:
     arguments = ("reindex", live, f"{name}_2", "--model", "mobilenet", "--root", photographs)
     kept = {path: path.read_bytes() for path in photographs.iterdir()}
     for path in kept:
@@ -62,7 +58,7 @@ def test_an_alias_never_moves_to_a_collection_without_images(
     assert json.loads(command("collections", "get", live))["name"] == f"{name}_2"
 
 
-def test_a_copy_that_was_interrupted_is_resumed(
+def test_interrupted_reindex_is_resumed(
     command: Command, live: str, name: str, lite_address: str, photographs: Path
 ) -> None:
     class Interrupted(Exception):  # noqa: N818 - what a kill does
@@ -90,9 +86,7 @@ def test_a_copy_that_was_interrupted_is_resumed(
         assert gone not in expected
 
 
-def test_whole_numbers_are_compared_exactly_from_the_command_to_the_store(
-    command: Command, name: str, lite_address: str
-) -> None:
+def test_command_filters_integers_exactly(command: Command, name: str, lite_address: str) -> None:
     with Client(lite_address) as client:
         client.create_collection(name, dimension=2, fingerprint="f")
         numbers = (2**53 - 1, 2**53, 2**53 + 1, -(2**53) - 1)

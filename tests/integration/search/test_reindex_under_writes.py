@@ -107,11 +107,11 @@ def reindex_under_writes(callers: Callers, name: str, times: int, least: int) ->
     assert min(callers.done.values()) > 0
 
 
-def test_nothing_is_lost_or_undone(callers: Callers, name: str) -> None:
+def test_writes_and_deletes_during_reindex_are_neither_lost_nor_undone(callers: Callers, name: str) -> None:
     reindex_under_writes(callers, name, times=1, least=20)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1500)
-def test_a_thousand_writes_and_deletes_during_ten_reindexes(callers: Callers, name: str) -> None:
+def test_thousand_writes_and_deletes_during_ten_reindexes(callers: Callers, name: str) -> None:
     reindex_under_writes(callers, name, times=10, least=1000)

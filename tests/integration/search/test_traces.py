@@ -9,7 +9,7 @@ from tests.collector import collecting
 from tests.harness.processes import EmbedderProcess, SearchProcess
 
 
-def test_a_search_by_image_is_one_trace_over_both_services_and_milvus(
+def test_search_by_image_is_one_trace_over_both_services_and_milvus(
     photographs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = photographs["coffee"].read_bytes()

@@ -36,7 +36,7 @@ class CountingStore(MemoryStore):
         return await super().search(collection, vectors, nearest, deadline)
 
 
-async def test_groups_take_a_few_searches_also_if_the_nearest_are_of_one_group(embedder: Embedder) -> None:
+async def test_grouped_search_needs_at_most_eight_store_searches(embedder: Embedder) -> None:
     store = CountingStore()
     await store.create_collection(Collection("grouped", 2, "f", NOW), NEVER)
     angles = np.linspace(0, 1, GROUPS * EACH)
@@ -77,7 +77,7 @@ class Doorkeeper(embedder_pb2_grpc.EmbedderServiceServicer):
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
-async def test_an_embedder_that_refuses_the_service_is_not_the_callers_fault(code: grpc.StatusCode) -> None:
+async def test_embedder_access_denied_is_failed_precondition(code: grpc.StatusCode) -> None:
     server = grpc.aio.server()
     embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(Doorkeeper(code), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

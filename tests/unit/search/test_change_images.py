@@ -58,7 +58,7 @@ def moments(*offsets: float) -> list[tuple[str, datetime]]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-async def test_a_listing_by_id_has_all_in_order(store: MemoryStore, size: int) -> None:
+async def test_listing_by_id_returns_all_images_in_order(store: MemoryStore, size: int) -> None:
     await write(store, *moments(5, 3, 3, 1, 90000, 0, 2))
     found = await pages(store, Listing("photos", page_size=size))
     assert flat(found) == [f"i{number:03d}" for number in range(7)]
@@ -67,7 +67,7 @@ async def test_a_listing_by_id_has_all_in_order(store: MemoryStore, size: int) -
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("window", [2, 10_000])
-async def test_a_listing_by_time_has_the_latest_first(
+async def test_listing_by_time_returns_the_latest_first(
     store: MemoryStore, size: int, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(read_images, "MAX_WINDOW", max(window, size + 1))
@@ -80,7 +80,7 @@ async def test_a_listing_by_time_has_the_latest_first(
     assert all(len(page) == size for page in found[:-1])
 
 
-async def test_a_listing_has_only_what_fits_and_shows_what_the_view_does(store: MemoryStore) -> None:
+async def test_listing_applies_filter_and_view(store: MemoryStore) -> None:
     await write(store, *moments(1, 2, 3, 4))
     for order in Order:
         page = await list_images(store, Listing("photos", Equals("even", True), order, view=View.FULL), NEVER)
@@ -91,13 +91,13 @@ async def test_a_listing_has_only_what_fits_and_shows_what_the_view_does(store: 
 
 
 @pytest.mark.parametrize("size", [0, -1, 1001])
-async def test_a_page_of_another_size_is_refused(store: MemoryStore, size: int) -> None:
+async def test_listing_rejects_page_size_out_of_range(store: MemoryStore, size: int) -> None:
     with pytest.raises(InvalidArgumentError, match="between 1 and 1000") as refused:
         await list_images(store, Listing("photos", page_size=size), NEVER)
     assert (refused.value.reason, refused.value.field) == ("PAGE_SIZE_INVALID", "page_size")
 
 
-async def test_several_images_come_in_the_order_of_their_ids(store: MemoryStore) -> None:
+async def test_get_images_returns_the_order_of_the_ids(store: MemoryStore) -> None:
     await write(store, *moments(1, 2, 3))
     ids = ["i002", "nobody", "i000", "i002", "nor me"]
     found, missing = await get_images(store, "photos", ids, View.BASIC, Consistency.STRONG, NEVER)
@@ -119,7 +119,7 @@ def changes(store: MemoryStore) -> ChangeImages:
         (["uri", "attributes.kept", "attributes.other"], "new", {"even": True, "other": "x"}),
     ],
 )
-async def test_an_update_changes_what_its_mask_names_and_keeps_all_else(
+async def test_update_changes_only_the_fields_in_the_mask(
     store: MemoryStore, paths: list[str], uri: str, attributes: dict[str, object]
 ) -> None:
     vector = np.array([3, 4], np.float32)
@@ -149,7 +149,7 @@ async def test_an_update_changes_what_its_mask_names_and_keeps_all_else(
         (ImageUpdate("photos", "i000", ["attributes"], "", {"_": 1}), InvalidArgumentError, "ATTRIBUTE_INVALID", "attributes"),
     ],
 )  # fmt: skip
-async def test_an_update_that_cannot_be_made_is_refused(
+async def test_invalid_update_is_rejected(
     store: MemoryStore, update: ImageUpdate, error: type[ServiceError], reason: str, field: str
 ) -> None:
     await write(store, *moments(1))
@@ -167,7 +167,7 @@ class SlowStore(MemoryStore):
         return found
 
 
-async def test_changes_of_one_image_at_the_same_time_all_stay() -> None:
+async def test_concurrent_updates_of_one_image_all_persist() -> None:
     store = SlowStore()
     await store.create_collection(Collection("photos", 2, "f", NOW), NEVER)
     await write(store, *moments(1))
@@ -178,7 +178,7 @@ async def test_changes_of_one_image_at_the_same_time_all_stay() -> None:
     assert stored.attributes == {"even": True, **{f"a{n}": n for n in range(20)}}
 
 
-async def test_a_change_does_not_wait_longer_than_its_deadline() -> None:
+async def test_update_waits_at_most_until_its_deadline() -> None:
     store = SlowStore()
     await store.create_collection(Collection("photos", 2, "f", NOW), NEVER)
     await write(store, *moments(1))
@@ -190,7 +190,7 @@ async def test_a_change_does_not_wait_longer_than_its_deadline() -> None:
     assert (await first).uri == "x"
 
 
-async def test_what_fits_is_counted_and_removed(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_delete_by_filter_counts_and_deletes(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search_service.core.change_images.DELETE_BATCH", 3)
     await write(store, *moments(*range(15)))
     even = Equals("even", True)
@@ -203,7 +203,7 @@ async def test_what_fits_is_counted_and_removed(store: MemoryStore, monkeypatch:
     )
 
 
-async def test_a_part_of_what_fits_is_removed(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_delete_by_filter_respects_max_count(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search_service.core.change_images.DELETE_BATCH", 3)
     await write(store, *moments(*range(15)))
     even = Equals("even", True)
@@ -216,7 +216,7 @@ async def test_a_part_of_what_fits_is_removed(store: MemoryStore, monkeypatch: p
         await changes(store).delete_matching("photos", even, NEVER, validate_only=False, max_count=-1)
 
 
-def test_a_page_token_is_of_one_key_and_one_request() -> None:
+def test_page_token_is_valid_for_one_key_and_one_request() -> None:
     tokens = PageTokens(b"key")
     token = tokens.make(b"request", ["an id", 5])
     assert tokens.read(token, b"request") == ["an id", 5]

@@ -21,7 +21,7 @@ def transform(bits: int = 64, dimension: int = 96) -> CodeTransform:
 
 
 @pytest.mark.parametrize("metric", list(Metric))
-def test_a_code_says_on_which_side_of_each_hyperplane_a_vector_is(metric: Metric) -> None:
+def test_code_bits_are_the_sides_of_the_hyperplanes(metric: Metric) -> None:
     made = transform()
     vectors = (3 * np.random.default_rng(1).normal(size=(50, 96)) + 1).astype(np.float32)
     codes = made.encode(vectors, metric)
@@ -35,7 +35,7 @@ def test_a_code_says_on_which_side_of_each_hyperplane_a_vector_is(metric: Metric
             assert abs(side) < 1e-4 or bit == (side > 0)
 
 
-def test_a_cosine_code_does_not_depend_on_the_length_and_others_do() -> None:
+def test_only_cosine_codes_ignore_the_length_of_a_vector() -> None:
     made = transform()
     vectors = np.random.default_rng(1).normal(size=(50, 96)).astype(np.float32)
     assert (made.encode(vectors, Metric.COSINE) == made.encode(4 * vectors, Metric.COSINE)).all()
@@ -44,13 +44,13 @@ def test_a_cosine_code_does_not_depend_on_the_length_and_others_do() -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("exponent", [-100, 100])
-def test_a_code_does_not_depend_on_the_scale_of_a_hyperplane(exponent: int) -> None:
+def test_code_does_not_depend_on_the_scale_of_a_hyperplane(exponent: int) -> None:
     vectors = (1e18 * np.random.default_rng(1).normal(size=(50, 96))).astype(np.float32)
     scaled = CodeTransform(np.ldexp(transform().hyperplanes, exponent))
     assert (scaled.encode(vectors, Metric.L2) == transform().encode(vectors, Metric.L2)).all()
 
 
-def test_the_version_is_that_of_the_rows() -> None:
+def test_version_is_the_hash_of_the_hyperplanes() -> None:
     one, same = transform(), transform()
     assert one.version == same.version
     assert len(one.version) == 16
@@ -60,14 +60,14 @@ def test_the_version_is_that_of_the_rows() -> None:
 
 
 @pytest.mark.parametrize(("bits", "dimension"), [(0, 96), (56, 96), (68, 96), (104, 96), (520, 2048)], ids=str)
-def test_the_number_of_bits_has_bounds(bits: int, dimension: int) -> None:
+def test_transform_rejects_number_of_bits_out_of_range(bits: int, dimension: int) -> None:
     with pytest.raises(InvalidArgumentError, match=r"64 to 512, a multiple of 8, and at most \d+, the dim") as caught:
         check_transform(transform(bits, dimension), collection(dimension))
     assert (caught.value.reason, caught.value.field) == ("CODE_TRANSFORM_INVALID", "transform.hyperplanes")
 
 
 @pytest.mark.parametrize(("column", "value"), [(5, np.nan), (0, np.inf), (-1, -np.inf)])
-def test_a_row_has_to_be_finite(column: int, value: float) -> None:
+def test_transform_rejects_hyperplane_that_is_not_finite(column: int, value: float) -> None:
     made = transform()
     made.hyperplanes[7, column] = value
     with pytest.raises(InvalidArgumentError, match="is not finite") as caught:
@@ -75,7 +75,7 @@ def test_a_row_has_to_be_finite(column: int, value: float) -> None:
     assert caught.value.field == "transform.hyperplanes[7]"
 
 
-def test_a_row_has_to_have_a_direction() -> None:
+def test_transform_rejects_normal_of_zeros() -> None:
     made = transform()
     made.hyperplanes[2, :-1] = 0
     with pytest.raises(InvalidArgumentError, match="normal of zeros") as caught:
@@ -83,7 +83,7 @@ def test_a_row_has_to_have_a_direction() -> None:
     assert caught.value.field == "transform.hyperplanes[2]"
 
 
-def test_searches_use_what_is_ready_and_encoding_goes_on_with_the_latest() -> None:
+def test_searches_use_the_ready_set_and_encoding_uses_the_latest() -> None:
     old, new = CodeSet("a", 1, 64, NOW, ready=True), CodeSet("b", 2, 64, NOW)
     assert ready_set(collection(96, old, new), "coarse") == old
     assert latest_set(collection(96, old, new)) == new

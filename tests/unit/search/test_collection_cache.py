@@ -71,9 +71,7 @@ async def found(searches: SearchImages, fingerprint: str) -> str:
     return hit.image.id
 
 
-async def test_what_is_known_is_asked_again_after_a_second(
-    store: CountingStore, clock: Clock, known: CollectionCache
-) -> None:
+async def test_cache_entry_expires_after_a_second(store: CountingStore, clock: Clock, known: CollectionCache) -> None:
     for moment, asked in ((0.0, 1), (0.5, 1), (0.99, 1), (1.01, 2), (1.5, 2)):
         clock.now = 100 + moment
         collection, from_memory = await known.get("live", NEVER)
@@ -82,7 +80,7 @@ async def test_what_is_known_is_asked_again_after_a_second(
         assert from_memory is (moment not in {0.0, 1.01})
 
 
-async def test_an_alias_that_somebody_else_moved_is_followed_at_the_latest_after_a_second(
+async def test_search_follows_a_moved_alias_within_a_second(
     store: CountingStore, clock: Clock, searches: SearchImages
 ) -> None:
     assert await found(searches, "f1") == "in old"
@@ -91,7 +89,9 @@ async def test_an_alias_that_somebody_else_moved_is_followed_at_the_latest_after
     assert await found(searches, "f2") == "in new"
 
 
-async def test_nobody_is_refused_for_what_is_no_longer_so(store: CountingStore, searches: SearchImages) -> None:
+async def test_refused_search_is_repeated_if_the_collection_has_changed(
+    store: CountingStore, searches: SearchImages
+) -> None:
     assert await found(searches, "f1") == "in old"
     await store.set_alias(Alias("live", "new"), NEVER)
     # By memory alone this would be a vector of another space.
@@ -100,7 +100,7 @@ async def test_nobody_is_refused_for_what_is_no_longer_so(store: CountingStore, 
         await found(searches, "f1")
 
 
-async def test_a_collection_that_went_away_is_not_found(store: CountingStore, searches: SearchImages) -> None:
+async def test_search_in_a_deleted_collection_is_not_found(store: CountingStore, searches: SearchImages) -> None:
     assert await found(searches, "f1") == "in old"
     await store.delete_alias("live", NEVER)
     await store.delete_collection(store.collection("old"), NEVER)
@@ -108,7 +108,7 @@ async def test_a_collection_that_went_away_is_not_found(store: CountingStore, se
         await found(searches, "f1")
 
 
-async def test_what_this_service_changes_it_knows_at_once(
+async def test_changes_of_this_service_clear_the_cache(
     store: CountingStore, embedder: Embedder, known: CollectionCache, searches: SearchImages
 ) -> None:
     collections = Collections(store, embedder, known, lambda: NOW)

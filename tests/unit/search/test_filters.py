@@ -46,7 +46,7 @@ from search_service.core.filters import (
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_wrong_filter_is_refused_by_the_path_of_the_part_at_fault(condition: Filter, field: str, said: str) -> None:
+def test_invalid_filter_is_rejected_with_the_path_of_the_part(condition: Filter, field: str, said: str) -> None:
     with pytest.raises(InvalidArgumentError, match=said) as refused:
         check_filter(condition)
     assert (refused.value.reason, refused.value.field) == ("FILTER_INVALID", field)
@@ -59,7 +59,7 @@ def nested(depth: int) -> filter_pb2.Filter:
     return inner
 
 
-def test_a_filter_nests_sixteen_deep() -> None:
+def test_filter_may_be_nested_sixteen_levels_deep() -> None:
     check_filter(filter_from(nested(16)))
     for depth in (17, 90):
         with pytest.raises(InvalidArgumentError, match="16") as refused:
@@ -67,7 +67,7 @@ def test_a_filter_nests_sixteen_deep() -> None:
         assert refused.value.reason == "FILTER_INVALID"
 
 
-def test_each_message_is_its_value() -> None:
+def test_filter_messages_are_converted() -> None:
     message = filter_pb2.Filter()
     both = getattr(message, "and").filters
     both.add(equals=filter_pb2.Equals(attribute="s", value=filter_pb2.FilterValue(string_value="v")))
@@ -103,13 +103,13 @@ def test_each_message_is_its_value() -> None:
     ],
     ids=["nothing", "no value", "nothing inside"],
 )
-def test_a_message_without_what_it_needs_is_refused(message: filter_pb2.Filter, field: str) -> None:
+def test_incomplete_filter_message_is_rejected(message: filter_pb2.Filter, field: str) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         filter_from(message)
     assert (refused.value.reason, refused.value.field) == ("FILTER_INVALID", field)
 
 
-def test_a_text_stays_a_text() -> None:
+def test_literals_are_escaped() -> None:
     assert literal('" or id != "') == '"\\" or id != \\""'
     assert literal("a\\") == '"a\\\\"'
     assert literal("a\nb\rc") == '"a\\nb\\rc"'
@@ -122,5 +122,5 @@ def test_a_text_stays_a_text() -> None:
     ("prefix", "after"),
     [("ab", "ac"), ("a\U0010ffff", "b"), ("\U0010ffff", ""), ("\ud7ff", "\ue000"), ("Z", "["), ("é", "ê")],
 )
-def test_the_end_of_a_prefix_is_the_next_text(prefix: str, after: str) -> None:
+def test_prefix_range_ends_at_the_next_text(prefix: str, after: str) -> None:
     assert following(prefix) == after

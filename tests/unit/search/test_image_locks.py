@@ -11,7 +11,7 @@ from search_service.core.image_locks import ImageLocks, StillRunningError
 NEVER = Deadline.after(None)
 
 
-async def test_an_image_stays_locked_while_a_write_that_was_given_up_goes_on() -> None:
+async def test_image_stays_locked_until_a_timed_out_write_ends() -> None:
     locks, log = ImageLocks(), []
     late = StillRunningError("MILVUS_TIMEOUT", "late")
     late.ended = asyncio.get_running_loop().create_future()
@@ -33,7 +33,7 @@ async def test_an_image_stays_locked_while_a_write_that_was_given_up_goes_on() -
     assert log == ["first has ended", "second"]
 
 
-async def test_an_image_stays_locked_when_the_caller_is_cancelled() -> None:
+async def test_image_stays_locked_until_a_cancelled_write_ends() -> None:
     locks, log = ImageLocks(), []
     go_on = asyncio.Event()
 
@@ -58,7 +58,7 @@ async def test_an_image_stays_locked_when_the_caller_is_cancelled() -> None:
         await first
 
 
-async def test_waiting_for_a_lock_ends_with_the_deadline() -> None:
+async def test_lock_wait_ends_at_the_deadline() -> None:
     locks, go_on = ImageLocks(), asyncio.Event()
 
     async def slow() -> None:

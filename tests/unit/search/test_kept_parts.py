@@ -100,7 +100,7 @@ def reason(result: WriteResult) -> str:
     return result.outcome.reason if isinstance(result.outcome, ServiceError) else "stored"
 
 
-async def test_attributes_that_are_kept_stay_and_those_of_the_write_are_added(services: Services) -> None:
+async def test_keep_attributes_merges_stored_and_new_attributes(services: Services) -> None:
     await services.write(image(vector(4, 3, 2, 1), attributes={"price": 5, "size": 42}, keep_attributes=True))
     found = await services.read()
     assert found.attributes == {"price": 5, "kind": "hat", "size": 42}
@@ -110,7 +110,7 @@ async def test_attributes_that_are_kept_stay_and_those_of_the_write_are_added(se
     assert (await services.read()).attributes == {"size": 1}
 
 
-async def test_a_stored_vector_stays_with_its_region_and_time(services: Services) -> None:
+async def test_kept_vector_keeps_its_region_and_create_time(services: Services) -> None:
     (result,) = await services.write(image(KeptVector(), uri="new", content_sha256=SHA256, attributes={"n": 1}))
     assert reason(result) == "stored"
     found = await services.read()
@@ -133,7 +133,7 @@ async def test_a_stored_vector_stays_with_its_region_and_time(services: Services
         ),
     ],
 )
-async def test_what_cannot_be_kept_is_refused_and_nothing_is_changed(
+async def test_write_that_cannot_keep_its_parts_changes_nothing(
     services: Services, message: ImageToWrite, expected: str
 ) -> None:
     (result, other) = await services.write(message, ImageToWrite("s", "photos", "b", vector(1, 0, 0, 0)))
@@ -141,7 +141,7 @@ async def test_what_cannot_be_kept_is_refused_and_nothing_is_changed(
     assert await services.read() == STORED
 
 
-async def test_a_write_keeps_what_the_write_before_it_has_stored(services: Services) -> None:
+async def test_write_keeps_parts_of_the_previous_write_in_the_stream(services: Services) -> None:
     """Also if both are ready at once."""
     results = await services.write(
         image(vector(9, 9, 9, 9), attributes={"first": 1}, content_sha256="c" * 64),
@@ -153,7 +153,7 @@ async def test_a_write_keeps_what_the_write_before_it_has_stored(services: Servi
     assert found.attributes == {"first": 1, "third": 3}
 
 
-async def test_no_change_of_attributes_is_undone_by_writes_meanwhile(services: Services, store: MemoryStore) -> None:
+async def test_concurrent_writes_do_not_undo_an_update(services: Services, store: MemoryStore) -> None:
     store.__class__ = SlowReads
 
     async def change() -> None:
@@ -182,7 +182,7 @@ async def test_no_change_of_attributes_is_undone_by_writes_meanwhile(services: S
         ({"uri": "u/b", "values": (1, 2, 3, 4.00001)}, False),
     ],
 )
-async def test_an_answer_says_whether_another_image_was_replaced(
+async def test_result_reports_whether_another_image_was_replaced(
     services: Services, new: dict[str, Any], replaced: bool
 ) -> None:
     values = new.pop("values", (4, 3, 2, 1))
@@ -194,7 +194,7 @@ async def test_an_answer_says_whether_another_image_was_replaced(
     assert not first.replaced
 
 
-async def test_stored_vectors_are_read_some_at_a_time(
+async def test_stored_vectors_are_read_in_chunks(
     services: Services, deadline: Deadline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_parts, "READ_BYTES", 3 * 16)

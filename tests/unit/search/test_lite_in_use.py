@@ -9,7 +9,7 @@ from search_service.adapters.lite_files import check_unused
 from search_service.adapters.milvus_store import MilvusStore
 
 
-async def test_an_open_folder_is_refused_and_a_closed_one_is_not(tmp_path: Path) -> None:
+async def test_start_rejects_only_a_folder_in_use(tmp_path: Path) -> None:
     uri = str(tmp_path / "milvus.db")
     for _ in range(2):
         # The second time it can be opened: the check holds nothing itself.
@@ -22,7 +22,7 @@ async def test_an_open_folder_is_refused_and_a_closed_one_is_not(tmp_path: Path)
 
 
 @pytest.mark.parametrize("uri", ["new/milvus.db", "http://127.0.0.1:19530"])
-def test_nothing_is_made_where_nothing_is(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_of_a_missing_folder_creates_nothing(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     check_unused(uri)
     assert list(tmp_path.iterdir()) == []

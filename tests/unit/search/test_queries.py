@@ -60,7 +60,7 @@ async def ids(searches: SearchImages, search: Search) -> list[str]:
 EAST, NORTH = embedding(1, 0, 0, 0), embedding(0, 1, 0, 0)
 
 
-def test_examples_are_rocchios_formula() -> None:
+def test_query_vector_of_examples_follows_rocchio() -> None:
     positive = [np.array([3, 0], np.float32), np.array([0, 5], np.float32)]
     negative = [np.array([2, 0], np.float32)]
     towards = np.array([0.5, 0.5])
@@ -72,7 +72,7 @@ def test_examples_are_rocchios_formula() -> None:
     assert vector_of_examples(positive, negative, Metric.L2) == pytest.approx([1.5 - 0.25 * 0.5, 2.5 + 0.25 * 2.5])
 
 
-def test_examples_hold_in_space_wherever_its_middle_is() -> None:
+def test_examples_work_with_l2_at_any_offset() -> None:
     generator = np.random.default_rng(0)
     positive, negative = generator.normal(size=(3, 4)), generator.normal(size=(2, 4))
     moved = vector_of_examples(list(positive + 7), list(negative + 7), Metric.L2)
@@ -86,7 +86,7 @@ async def test_examples_may_be_images_ids_and_vectors(searches: SearchImages) ->
     assert (await ids(searches, Search("photos", away, limit=1)))[0] > "i10"
 
 
-async def test_stored_examples_are_left_out_unless_wanted(searches: SearchImages) -> None:
+async def test_stored_examples_are_no_hits_unless_included(searches: SearchImages) -> None:
     query = Examples([StoredImageQuery("i00"), StoredImageQuery("i02")], [StoredImageQuery("i39")])
     found = await ids(searches, Search("photos", query, limit=BY_ANGLE))
     assert len(found) == BY_ANGLE - 3
@@ -107,13 +107,15 @@ async def test_stored_examples_are_left_out_unless_wanted(searches: SearchImages
     ],
     ids=str,
 )
-async def test_wrong_examples_are_named(searches: SearchImages, query: Examples, reason: str, field: str) -> None:
+async def test_invalid_example_is_rejected_with_its_path(
+    searches: SearchImages, query: Examples, reason: str, field: str
+) -> None:
     with pytest.raises(ServiceError) as refused:
         await searches.search(Search("photos", query), NEVER)
     assert (refused.value.reason, refused.value.field) == (reason, field)
 
 
-async def test_a_group_has_so_many_of_the_best_and_no_more(searches: SearchImages) -> None:
+async def test_group_has_at_most_group_size_best_hits(searches: SearchImages) -> None:
     by_shop = Search("photos", EAST, limit=5, group_by=GroupBy("shop"))
     # True is no number, 1.0 is 1, a list is no value, and who has none is in no group.
     assert await ids(searches, by_shop) == ["i00", "i03", "i05", "i06", "i07"]
@@ -121,7 +123,7 @@ async def test_a_group_has_so_many_of_the_best_and_no_more(searches: SearchImage
     assert await ids(searches, twos) == ["i00", "i01", "i03", "i05", "i06", "i07", "i08", "i10", "i16", "i18"]
 
 
-async def test_groups_are_of_what_fits_and_shown_by_the_view(searches: SearchImages) -> None:
+async def test_groups_apply_filter_and_view(searches: SearchImages) -> None:
     search = Search("photos", EAST, limit=5, group_by=GroupBy("shop"), condition=Not(Equals("shop", "a")), view=View.ID)
     found = await searches.search(search, NEVER)
     assert [hit.image for hit in found.hits] == [StoredImage(name) for name in ("i03", "i05", "i06", "i07")]
@@ -131,7 +133,7 @@ async def test_groups_are_of_what_fits_and_shown_by_the_view(searches: SearchIma
 @pytest.mark.parametrize(
     "group_by", [GroupBy(""), GroupBy("1"), GroupBy("shop", 0), GroupBy("shop", 101), GroupBy("shop", -1)], ids=str
 )
-async def test_wrong_groups_are_refused(searches: SearchImages, group_by: GroupBy) -> None:
+async def test_invalid_group_by_is_rejected(searches: SearchImages, group_by: GroupBy) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         await searches.search(Search("photos", EAST, group_by=group_by), NEVER)
     assert refused.value.reason == "GROUP_BY_INVALID"
@@ -139,7 +141,7 @@ async def test_wrong_groups_are_refused(searches: SearchImages, group_by: GroupB
 
 @pytest.mark.parametrize("size", [1, 3, 7, 39, 40, 41])
 @pytest.mark.parametrize("query", [EAST, StoredImageQuery("i20"), Examples([EAST, NORTH])], ids=["v", "id", "examples"])
-async def test_pages_together_are_the_whole_answer(
+async def test_pages_together_equal_the_whole_result(
     searches: SearchImages, size: int, query: Example | Examples
 ) -> None:
     whole = await ids(searches, Search("photos", query, limit=100))
@@ -155,7 +157,7 @@ async def test_pages_together_are_the_whole_answer(
     assert seen == whole
 
 
-async def test_a_page_with_a_least_score_ends_where_that_does(searches: SearchImages) -> None:
+async def test_pages_end_at_the_minimum_score(searches: SearchImages) -> None:
     search = Search("photos", EAST, limit=4, min_score=float(np.cos(5.5 * np.pi / BY_ANGLE)), paged=True)
     first = await searches.search(search, NEVER)
     assert first.end is not None
@@ -164,9 +166,7 @@ async def test_a_page_with_a_least_score_ends_where_that_does(searches: SearchIm
     assert second.end is None
 
 
-async def test_a_later_page_needs_neither_the_embedder_nor_the_stored_query(
-    searches: SearchImages, store: MemoryStore
-) -> None:
+async def test_next_page_needs_neither_embedder_nor_stored_query(searches: SearchImages, store: MemoryStore) -> None:
     search = Search("photos", StoredImageQuery("i00"), limit=2, paged=True)
     first = await searches.search(search, NEVER)
     await store.delete(store.collection("photos"), ["i00"], NEVER)
@@ -206,7 +206,7 @@ IVF = Index(IndexType.IVF_FLAT, ivf=IvfParameters(64))
     ],
     ids=str,
 )
-async def test_a_parameter_has_to_fit_the_index(
+async def test_search_parameter_must_match_the_index(
     store: MemoryStore, embedder: Embedder, index: Index, parameters: SearchParameters, field: str
 ) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -230,7 +230,7 @@ async def test_a_parameter_has_to_fit_the_index(
     ],
     ids=lambda value: str(value)[:20],
 )
-async def test_a_refused_parameter_is_told_with_what_would_be_right(
+async def test_error_names_the_parameter_of_the_index(
     store: MemoryStore, embedder: Embedder, index: Index, parameters: SearchParameters, right: str, own: str
 ) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -240,7 +240,7 @@ async def test_a_refused_parameter_is_told_with_what_would_be_right(
         await SearchImages(store, embedder, CollectionCache(store)).search(search, NEVER)
 
 
-async def test_an_answer_can_be_explained(searches: SearchImages) -> None:
+async def test_search_result_has_an_explanation(searches: SearchImages) -> None:
     explanation = (await searches.search(Search("photos", EncodedImage(bytes([1, 0, 0, 0]))), NEVER)).explanation
     assert explanation.index.type is IndexType.FLAT
     parts = explanation.embed_seconds + explanation.store_seconds

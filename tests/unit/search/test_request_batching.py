@@ -33,7 +33,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_who_finds_a_free_slot_goes_at_once_and_alone() -> None:
+async def test_item_runs_alone_in_a_free_slot() -> None:
     store = Store()
     batcher = RequestBatcher(store.double, 2, 2, lambda _: 8)
     assert await batcher.submit("a", 1, NEVER) == 2
@@ -41,7 +41,7 @@ async def test_who_finds_a_free_slot_goes_at_once_and_alone() -> None:
     assert store.runs == [("a", [1]), ("a", [2])]
 
 
-async def test_those_who_wait_for_the_same_go_together_and_the_longest_waiting_first() -> None:
+async def test_waiting_items_of_one_key_share_a_run_in_order() -> None:
     store = Store()
     store.gate.clear()
     batcher = RequestBatcher(store.double, 1, 1, lambda _: 3)
@@ -54,7 +54,7 @@ async def test_those_who_wait_for_the_same_go_together_and_the_longest_waiting_f
     assert store.runs == [("a", [0]), ("b", [1, 3]), ("a", [2, 4, 5]), ("a", [6])]
 
 
-async def test_no_more_runs_than_slots() -> None:
+async def test_runs_never_exceed_the_slots() -> None:
     store = Store()
     store.gate.clear()
     batcher = RequestBatcher(store.double, 2, 2, lambda _: 1)
@@ -65,7 +65,7 @@ async def test_no_more_runs_than_slots() -> None:
     assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
 
 
-async def test_a_fault_is_told_to_all_of_its_run_and_to_no_other() -> None:
+async def test_failed_run_fails_only_its_own_items() -> None:
     store = Store()
     store.gate.clear()
     batcher = RequestBatcher(store.double, 1, 1, lambda _: 8)
@@ -77,7 +77,7 @@ async def test_a_fault_is_told_to_all_of_its_run_and_to_no_other() -> None:
     assert await batcher.submit("a", 5, NEVER) == 10
 
 
-async def test_who_has_left_or_is_out_of_time_is_not_looked_for() -> None:
+async def test_cancelled_and_expired_items_are_not_run() -> None:
     store = Store()
     store.gate.clear()
     batcher = RequestBatcher(store.double, 1, 1, lambda _: 8)
@@ -96,7 +96,7 @@ async def test_who_has_left_or_is_out_of_time_is_not_looked_for() -> None:
     assert store.runs == [("a", [0]), ("b", [3])]
 
 
-async def test_a_caller_that_leaves_under_way_does_not_end_the_others() -> None:
+async def test_cancelled_caller_does_not_cancel_the_run_of_others() -> None:
     store = Store()
     store.gate.clear()
     batcher = RequestBatcher(store.double, 1, 1, lambda _: 8)
@@ -109,7 +109,7 @@ async def test_a_caller_that_leaves_under_way_does_not_end_the_others() -> None:
     assert await asyncio.gather(*together) == [2, 4]
 
 
-async def test_equal_keys_have_few_of_the_slots_and_others_the_rest() -> None:
+async def test_one_key_uses_only_some_of_the_slots() -> None:
     store = Store()
     store.gate.clear()
     batcher = RequestBatcher(store.double, 3, 1, lambda _: 8)

@@ -59,23 +59,23 @@ async def found(searches: SearchImages, search: Search, deadline: Deadline) -> l
     return [hit.image.id for hit in (await searches.search(search, deadline)).hits]
 
 
-async def test_by_vector_the_best_come_first(searches: SearchImages, deadline: Deadline) -> None:
+async def test_search_by_vector_returns_the_best_first(searches: SearchImages, deadline: Deadline) -> None:
     search = Search("photos", embedding(1, 0.1, 0, 0), limit=3)
     assert await found(searches, search, deadline) == ["east", "northeast", "north"]
 
 
-async def test_by_image_the_collections_model_is_asked(searches: SearchImages, deadline: Deadline) -> None:
+async def test_search_by_image_uses_the_model_of_the_collection(searches: SearchImages, deadline: Deadline) -> None:
     assert await found(searches, Search("photos", EncodedImage(bytes([9, 1, 0, 0])), limit=1), deadline) == ["east"]
 
 
-async def test_by_id_the_image_itself_is_left_out_unless_wanted(searches: SearchImages, deadline: Deadline) -> None:
+async def test_search_by_id_excludes_the_image_unless_included(searches: SearchImages, deadline: Deadline) -> None:
     query = StoredImageQuery("east")
     assert await found(searches, Search("photos", query, limit=2), deadline) == ["northeast", "north"]
     with_itself = Search("photos", query, limit=2, include_query=True)
     assert await found(searches, with_itself, deadline) == ["east", "northeast"]
 
 
-async def test_min_score_leaves_out_what_scores_less(searches: SearchImages, deadline: Deadline) -> None:
+async def test_min_score_excludes_lower_scores(searches: SearchImages, deadline: Deadline) -> None:
     search = Search("photos", embedding(1, 0, 0, 0), min_score=0.5)
     assert await found(searches, search, deadline) == ["east", "northeast"]
 
@@ -107,7 +107,7 @@ async def test_equal_scores_are_ordered_by_id(store: MemoryStore, searches: Sear
         (Search("foreign", EncodedImage(b"1234")), "COLLECTION_WITHOUT_MODEL", "query.image"),
     ],
 )
-async def test_what_is_wrong_is_named(
+async def test_search_rejects_invalid_request(
     searches: SearchImages, deadline: Deadline, search: Search, reason: str, field: str | None
 ) -> None:
     with pytest.raises(ServiceError) as caught:
@@ -145,7 +145,7 @@ ODD_VECTORS: list[tuple[list[float], type[ServiceError], str]] = [
 
 
 @pytest.mark.parametrize(("values", "kind", "reason"), ODD_VECTORS)
-async def test_an_embedders_vector_that_is_none_is_not_searched_with(
+async def test_search_rejects_invalid_vector_of_the_embedder(
     store: MemoryStore, deadline: Deadline, values: list[float], kind: type[ServiceError], reason: str
 ) -> None:
     searches = SearchImages(store, OddEmbedder(values), CollectionCache(store))
@@ -156,7 +156,7 @@ async def test_an_embedders_vector_that_is_none_is_not_searched_with(
 
 
 @pytest.mark.parametrize(("values", "kind", "reason"), ODD_VECTORS)
-async def test_an_embedders_vector_that_is_none_is_not_stored(
+async def test_write_rejects_invalid_vector_of_the_embedder(
     store: MemoryStore, deadline: Deadline, values: list[float], kind: type[ServiceError], reason: str
 ) -> None:
     async def messages() -> AsyncIterator[ImageToWrite]:
@@ -177,7 +177,7 @@ async def test_an_embedders_vector_that_is_none_is_not_stored(
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("values", [[np.nan, 0, 0, 0], [0, 0, 0, 0]])
-async def test_a_stored_vector_that_is_like_nothing_is_no_hit_and_no_query(
+async def test_invalid_stored_vector_is_no_hit_and_no_query(
     store: MemoryStore, searches: SearchImages, deadline: Deadline, values: list[float]
 ) -> None:
     # Another program wrote it into the store.
@@ -189,7 +189,7 @@ async def test_a_stored_vector_that_is_like_nothing_is_no_hit_and_no_query(
     assert (refused.value.reason, refused.value.field) == ("STORED_VECTOR_INVALID", "query.image_id")
 
 
-async def test_a_model_that_is_served_no_longer_is_a_mismatch(
+async def test_search_with_a_model_that_is_gone_is_a_mismatch(
     store: MemoryStore, embedder: Embedder, deadline: Deadline
 ) -> None:
     old = Collection("old", 4, "f", datetime(2026, 1, 1, tzinfo=UTC), model="vgg19")
@@ -206,21 +206,21 @@ class TestCollections:
     def collections(self, store: MemoryStore, embedder: Embedder) -> Collections:
         return Collections(store, embedder, CollectionCache(store), lambda: datetime(2026, 1, 1, tzinfo=UTC))
 
-    async def test_a_collection_takes_what_it_is_not_told_from_the_model(
+    async def test_new_collection_gets_defaults_from_the_model(
         self, collections: Collections, deadline: Deadline
     ) -> None:
         made = await collections.create(NewCollection("new"), deadline, validate_only=False)
         assert (made.model, made.dimension, made.fingerprint) == ("vgg16", 4, FINGERPRINT)
         assert await collections.get("new", deadline) == made
 
-    async def test_one_for_foreign_vectors_asks_no_embedder(self, collections: Collections, deadline: Deadline) -> None:
+    async def test_collection_without_model_does_not_call_the_embedder(
+        self, collections: Collections, deadline: Deadline
+    ) -> None:
         wanted = NewCollection("new", dimension=128, fingerprint="clip-vit-b32")
         made = await collections.create(wanted, deadline, validate_only=False)
         assert (made.model, made.dimension, made.fingerprint) == ("", 128, "clip-vit-b32")
 
-    async def test_validate_only_makes_nothing_and_finds_what_is_wrong(
-        self, collections: Collections, deadline: Deadline
-    ) -> None:
+    async def test_validate_only_checks_and_creates_nothing(self, collections: Collections, deadline: Deadline) -> None:
         await collections.create(NewCollection("new"), deadline, validate_only=True)
         with pytest.raises(NotFoundError):
             await collections.get("new", deadline)
@@ -248,7 +248,7 @@ class TestCollections:
             (NewCollection("new", labels={f"k{n}": "v" for n in range(65)}), "LABELS_INVALID", "collection.labels"),
         ],
     )  # fmt: skip
-    async def test_what_is_wrong_is_named(
+    async def test_create_rejects_invalid_collection(
         self, collections: Collections, deadline: Deadline, wanted: NewCollection, reason: str, field: str
     ) -> None:
         with pytest.raises(ServiceError) as caught:
@@ -257,12 +257,12 @@ class TestCollections:
 
 
 class TestReading:
-    async def test_an_image_that_is_not_there_is_not_found(self, store: MemoryStore, deadline: Deadline) -> None:
+    async def test_missing_image_is_not_found(self, store: MemoryStore, deadline: Deadline) -> None:
         with pytest.raises(NotFoundError) as caught:
             await get_image(store, "photos", "nobody", View.BASIC, Consistency.STRONG, deadline)
         assert caught.value.reason == "IMAGE_NOT_FOUND"
 
-    async def test_deleting_counts_what_was_there(
+    async def test_delete_returns_the_number_of_existing_images(
         self, searches: SearchImages, store: MemoryStore, deadline: Deadline
     ) -> None:
         assert searches
@@ -276,7 +276,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("ids", "reason"), [([], "ID_INVALID"), (["a", ""], "ID_INVALID"), (["a"] * 1001, "TOO_MANY_IDS")]
     )
-    async def test_ids_to_delete_are_checked(
+    async def test_delete_rejects_invalid_ids(
         self, store: MemoryStore, deadline: Deadline, ids: list[str], reason: str
     ) -> None:
         with pytest.raises(ServiceError) as caught:

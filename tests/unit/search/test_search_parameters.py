@@ -59,7 +59,7 @@ class RecordingClient:
     ],
     ids=str,
 )
-async def test_milvus_is_asked_with_the_parameters_of_the_index(
+async def test_search_sends_the_parameters_of_the_index(
     index: Index, limit: int, parameters: SearchParameters, sent: dict[str, int]
 ) -> None:
     client = RecordingClient()

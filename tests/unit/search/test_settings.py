@@ -46,7 +46,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> Search
         ),
     ],
 )
-def test_settings_that_do_not_go_together_stop_the_start(
+def test_contradicting_settings_stop_the_start(
     values: Mapping[str, str], names: str, right: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit) as left:
@@ -69,7 +69,7 @@ def test_settings_that_do_not_go_together_stop_the_start(
         ({"TLS": "maybe"}, "SEARCH_EMBEDDER_TLS='maybe': should be true or false (yes or no, on or off, 1 or 0)"),
     ],
 )
-def test_settings_for_tls_to_the_embedder_never_mean_plain_text(
+def test_tls_settings_of_the_embedder_never_mean_plain_text(
     values: Mapping[str, str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in values.items():
@@ -82,7 +82,7 @@ def test_settings_for_tls_to_the_embedder_never_mean_plain_text(
     assert str(left.value.code).count("SEARCH_EMBEDDER_TLS") == said.count("SEARCH_EMBEDDER_TLS")
 
 
-def test_everything_that_does_not_go_together_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_all_contradictions_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEARCH_EMBEDDER_KEY", "k.pem")
     monkeypatch.setenv("SEARCH_TLS_KEY", "k.pem")
     monkeypatch.setenv("SEARCH_MILVUS_THREADS", "0")
@@ -107,7 +107,7 @@ def test_everything_that_does_not_go_together_is_named_at_once(monkeypatch: pyte
         ("data/milvus.db", "u:p", False),
     ],
 )
-def test_a_token_in_plain_text_is_noticed(uri: str, token: str, shown: bool) -> None:
+def test_connection_detects_a_token_in_plain_text(uri: str, token: str, shown: bool) -> None:
     assert MilvusConnection(uri, token).shows_token == shown
 
 
@@ -120,7 +120,7 @@ def test_a_token_in_plain_text_is_noticed(uri: str, token: str, shown: bool) -> 
         ({"KEY": "missing.key"}, "SEARCH_MILVUS_CERTIFICATE and SEARCH_MILVUS_KEY: .*missing.key"),
     ],
 )
-def test_files_that_cannot_be_used_stop_the_start(
+def test_unusable_tls_files_stop_the_start(
     files: Mapping[str, str], names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = Authority(tmp_path, "ca")
@@ -138,7 +138,7 @@ def test_files_that_cannot_be_used_stop_the_start(
         asyncio.run(start())
 
 
-def test_pymilvus_gets_the_files_under_the_names_that_it_reads() -> None:
+def test_pymilvus_receives_the_tls_files() -> None:
     ca, certificate, key = Path("/tls/ca.pem"), Path("/tls/search.crt"), Path("/tls/search.key")
     paths = {}
     for name, tls in {
@@ -156,10 +156,10 @@ def test_pymilvus_gets_the_files_under_the_names_that_it_reads() -> None:
     }
 
 
-def test_a_connection_is_shown_without_its_password() -> None:
+def test_connection_repr_has_no_password() -> None:
     assert "secret" not in repr(MilvusConnection("http://milvus:19530", "user:secret"))
 
 
-def test_page_tokens_of_a_setup_without_these_settings_stay_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_page_token_secret_is_stable(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = loaded(monkeypatch, {"URI": "http://milvus:19530", "TOKEN": "user:secret"})
     assert settings.page_token_secret == b"http://milvus:19530 user:secret"

@@ -97,14 +97,14 @@ async def world(embedder: Embedder) -> World:
     return await World(embedder).make()
 
 
-async def test_a_write_is_repeated_where_the_alias_has_moved(world: World) -> None:
+async def test_write_is_repeated_after_the_alias_moved(world: World) -> None:
     world.store.after["upsert"] = lambda: world.store.set_alias(Alias("live", "new"), NEVER)
     (result,) = await world.write("a")
     assert isinstance(result.outcome, StoredImage)
     assert await world.ids("new") == ["a"]
 
 
-async def test_an_update_is_repeated_where_the_alias_has_moved(world: World) -> None:
+async def test_update_is_repeated_after_the_alias_moved(world: World) -> None:
     await world.write("a")
     await world.store.upsert(
         world.store.collection("new"),
@@ -118,7 +118,7 @@ async def test_an_update_is_repeated_where_the_alias_has_moved(world: World) -> 
 
 
 @pytest.mark.parametrize("by_filter", [False, True])
-async def test_a_delete_is_repeated_where_the_alias_has_moved(world: World, *, by_filter: bool) -> None:
+async def test_delete_is_repeated_after_the_alias_moved(world: World, *, by_filter: bool) -> None:
     await world.write("a", "b")
     both = await world.store.get(world.store.collection("old"), ["a", "b"], View.FULL, Consistency.STRONG, NEVER)
     await world.store.upsert(world.store.collection("new"), both, NEVER)
@@ -130,7 +130,7 @@ async def test_a_delete_is_repeated_where_the_alias_has_moved(world: World, *, b
     assert await world.ids("new") == []
 
 
-async def test_vectors_of_another_model_are_never_stored_where_the_alias_has_moved(embedder: Embedder) -> None:
+async def test_vector_of_another_model_is_not_stored_after_the_alias_moved(embedder: Embedder) -> None:
     world = await World(embedder).make(fingerprint="another")
     world.store.after["upsert"] = lambda: world.store.set_alias(Alias("live", "new"), NEVER)
     (result,) = await world.write("a")
@@ -146,7 +146,7 @@ async def test_vectors_of_another_model_are_never_stored_where_the_alias_has_mov
     assert await world.ids("new") == []
 
 
-async def test_a_delete_reaches_the_copy_while_it_is_being_built_and_no_longer(world: World) -> None:
+async def test_delete_reaches_the_copy_only_during_the_reindex(world: World) -> None:
     await world.reindexes.start("live", "new", NEVER)
     await world.write("a", "b", "c")
     copied = await world.store.get(world.store.collection("old"), ["a", "b", "c"], View.FULL, Consistency.STRONG, NEVER)
@@ -160,7 +160,7 @@ async def test_a_delete_reaches_the_copy_while_it_is_being_built_and_no_longer(w
     assert await world.ids("new") == ["b", "c"]
 
 
-async def test_a_delete_spares_a_later_collection_of_the_copys_name(world: World) -> None:
+async def test_delete_spares_a_later_collection_with_the_name_of_the_copy(world: World) -> None:
     await world.write("a")
     await world.reindexes.start("old", "new", NEVER)
     await world.store.delete_collection(world.store.collection("new"), NEVER)
@@ -171,7 +171,7 @@ async def test_a_delete_spares_a_later_collection_of_the_copys_name(world: World
     assert await world.ids("new") == ["a"]
 
 
-async def test_writers_wait_while_writes_are_held_and_then_write_to_the_copy(world: World) -> None:
+async def test_held_writers_write_to_the_copy_afterwards(world: World) -> None:
     await world.reindexes.start("old", "new", NEVER)
     await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
     waiting = asyncio.create_task(world.write("a"))
@@ -183,7 +183,7 @@ async def test_writers_wait_while_writes_are_held_and_then_write_to_the_copy(wor
     assert (await world.ids("old"), await world.ids("new")) == ([], ["a"])
 
 
-async def test_a_hold_ends_by_itself_and_a_caller_with_a_deadline_is_told(world: World) -> None:
+async def test_hold_expires_and_waiting_callers_get_an_error_at_their_deadline(world: World) -> None:
     await world.reindexes.start("old", "new", NEVER)
     await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
     with pytest.raises(UnavailableError) as refused:
@@ -196,7 +196,7 @@ async def test_a_hold_ends_by_itself_and_a_caller_with_a_deadline_is_told(world:
         await world.reindexes.finish("old", ["live"], NEVER, allow_fewer=False)
 
 
-async def test_no_alias_moves_to_a_copy_with_other_images(world: World) -> None:
+async def test_alias_does_not_move_to_an_incomplete_copy(world: World) -> None:
     await world.write("a", "b")
     await world.reindexes.start("old", "new", NEVER)
     for copied, allow_fewer in (([], False), ([], True), (["a"], False), (["a", "b", "c"], True)):
@@ -212,7 +212,7 @@ async def test_no_alias_moves_to_a_copy_with_other_images(world: World) -> None:
     assert (await world.store.get_collection("live", NEVER)).name == "new"
 
 
-async def test_a_copy_that_an_alias_points_at_is_never_copied_to_again(world: World) -> None:
+async def test_collection_with_an_alias_is_rejected_as_target(world: World) -> None:
     """After a stop between the move of the alias and the end of the reindex."""
     await world.write("a")
     begun, _ = (await world.reindexes.start("old", "new", NEVER))[1:]
@@ -225,7 +225,7 @@ async def test_a_copy_that_an_alias_points_at_is_never_copied_to_again(world: Wo
     assert await world.ids("new") == ["a"]
 
 
-async def test_writers_can_be_released_at_any_time(world: World) -> None:
+async def test_hold_can_be_ended_at_any_time(world: World) -> None:
     await world.reindexes.start("old", "new", NEVER)
     held = await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
     await world.store.set_reindex(world.store.collection("old"), dataclasses.replace(held, moving=True), NEVER)
@@ -236,7 +236,7 @@ async def test_writers_can_be_released_at_any_time(world: World) -> None:
         await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
 
 
-async def test_a_delete_by_filter_spares_what_fits_no_longer(world: World) -> None:
+async def test_delete_by_filter_spares_images_that_no_longer_match(world: World) -> None:
     """An update that is acknowledged between the look at the images and their removal."""
     await world.write("a", "b")
     update = ImageUpdate("old", "a", ["attributes"], "", {"sold": False})
@@ -246,7 +246,7 @@ async def test_a_delete_by_filter_spares_what_fits_no_longer(world: World) -> No
     assert (kept.id, dict(kept.attributes)) == ("a", {"sold": False})
 
 
-async def test_images_are_stamped_when_they_are_stored(world: World) -> None:
+async def test_write_times_are_set_when_images_are_stored(world: World) -> None:
     """And not when they arrived: a copy of the latest changes begins where the times of stored images end."""
     slow = asyncio.Event()
 

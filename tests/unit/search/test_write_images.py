@@ -70,7 +70,7 @@ def reason(result: WriteResult) -> str:
     return result.outcome.reason if isinstance(result.outcome, ServiceError) else "stored"
 
 
-async def test_images_and_vectors_are_stored(writer: Writer, store: MemoryStore, deadline: Deadline) -> None:
+async def test_stream_stores_images_and_vectors(writer: Writer, store: MemoryStore, deadline: Deadline) -> None:
     results = await writer([write("a", picture(b"1234rest")), write("b", vector(1, 2, 3, 4), content_sha256="0" * 64)])
     assert [(result.request_id, result.id, reason(result)) for result in results] == [
         ("r-a", "a", "stored"),
@@ -83,7 +83,7 @@ async def test_images_and_vectors_are_stored(writer: Writer, store: MemoryStore,
     assert a.vector.tolist() == [49, 50, 51, 52]
 
 
-async def test_only_the_bad_items_fail(writer: Writer, store: MemoryStore, deadline: Deadline) -> None:
+async def test_only_invalid_images_of_a_stream_fail(writer: Writer, store: MemoryStore, deadline: Deadline) -> None:
     good = vector(1, 0, 0, 0)
     cases: list[tuple[str, ImageToWrite | InvalidMessage]] = [
         ("stored", write("good1", good)),
@@ -126,24 +126,24 @@ async def test_only_the_bad_items_fail(writer: Writer, store: MemoryStore, deadl
         ({"a": "\x01" * 6000}, "32768"),
     ],
 )
-async def test_attributes_have_their_rules(writer: Writer, attributes: dict[str, object], message: str) -> None:
+async def test_write_rejects_invalid_attributes(writer: Writer, attributes: dict[str, object], message: str) -> None:
     (result,) = await writer([ImageToWrite("r", "photos", "a", vector(1, 0, 0, 0), attributes=attributes)])  # type: ignore[arg-type]
     assert isinstance(result.outcome, InvalidArgumentError)
     assert result.outcome.reason == "ATTRIBUTE_INVALID"
     assert message in result.outcome.message
 
 
-async def test_an_unknown_collection_fails_each_item(writer: Writer) -> None:
+async def test_unknown_collection_fails_each_image(writer: Writer) -> None:
     results = await writer([write(name, vector(1, 0, 0, 0), collection="nowhere") for name in "ab"])
     assert [reason(result) for result in results] == ["COLLECTION_NOT_FOUND"] * 2
 
 
-async def test_a_stream_without_a_collection_is_told_so(writer: Writer) -> None:
+async def test_stream_without_a_collection_is_rejected(writer: Writer) -> None:
     (result,) = await writer([write("a", vector(1, 0, 0, 0), collection="")])
     assert reason(result) == "COLLECTION_NAME_INVALID"
 
 
-async def test_a_collection_of_foreign_vectors_takes_no_images(writer: Writer) -> None:
+async def test_collection_without_model_rejects_images(writer: Writer) -> None:
     picture_result, vector_result = await writer(
         [write("a", picture(b"1234"), "foreign"), write("b", vector(1, 0, 0, 0, fingerprint="clip"), "foreign")]
     )
@@ -151,15 +151,13 @@ async def test_a_collection_of_foreign_vectors_takes_no_images(writer: Writer) -
     assert reason(vector_result) == "stored"
 
 
-async def test_an_embedder_with_another_model_is_found_out(store: MemoryStore, embedder: Embedder) -> None:
+async def test_embedder_with_another_fingerprint_is_a_mismatch(store: MemoryStore, embedder: Embedder) -> None:
     embedder.fingerprint = "vgg16-avg-fedcba9876543210"  # type: ignore[attr-defined]
     (result,) = await Writer(store, embedder)([write("a", picture(b"1234"))])
     assert reason(result) == "EMBEDDING_MISMATCH"
 
 
-async def test_of_two_writes_of_one_id_the_later_stands(
-    store: MemoryStore, embedder: Embedder, deadline: Deadline
-) -> None:
+async def test_later_write_of_an_id_wins(store: MemoryStore, embedder: Embedder, deadline: Deadline) -> None:
     """Even where they are stored in one batch, of which a store may keep both."""
 
     class StrictStore(MemoryStore):
@@ -176,7 +174,7 @@ async def test_of_two_writes_of_one_id_the_later_stands(
     assert found.vector[1] == 49
 
 
-async def test_a_store_that_fails_fails_its_batch_and_not_the_stream(store: MemoryStore, embedder: Embedder) -> None:
+async def test_store_failure_fails_the_batch_and_not_the_stream(store: MemoryStore, embedder: Embedder) -> None:
     class FlakyStore(MemoryStore):
         calls = 0
 
@@ -192,7 +190,7 @@ async def test_a_store_that_fails_fails_its_batch_and_not_the_stream(store: Memo
     assert [reason(result) for result in results] == ["MILVUS_UNAVAILABLE", "stored"]
 
 
-async def test_one_row_that_the_store_cannot_take_fails_alone(
+async def test_row_that_the_store_refuses_fails_alone(
     store: MemoryStore, embedder: Embedder, deadline: Deadline
 ) -> None:
     class PickyStore(MemoryStore):
@@ -218,14 +216,14 @@ async def test_one_row_that_the_store_cannot_take_fails_alone(
         write("", vector(1, 0, 0, 0)),
     ],
 )
-async def test_a_first_message_that_fails_still_names_the_collection(
+async def test_invalid_first_message_still_names_the_collection(
     writer: Writer, first: ImageToWrite | InvalidMessage
 ) -> None:
     results = await writer([first, write("b", vector(1, 0, 0, 0), collection="")])
     assert [reason(result) == "stored" for result in results] == [False, True]
 
 
-async def test_a_collection_that_was_made_anew_takes_no_vectors_of_the_old_space(
+async def test_recreated_collection_rejects_vectors_of_the_old_fingerprint(
     store: MemoryStore, embedder: Embedder, deadline: Deadline
 ) -> None:
     old = await store.get_collection("photos", deadline)
@@ -241,7 +239,7 @@ async def test_a_collection_that_was_made_anew_takes_no_vectors_of_the_old_space
     assert await store.count(store.collection("photos"), None, Consistency.STRONG, deadline) == 0
 
 
-async def test_a_caller_who_stops_reading_stops_the_reading_of_images(store: MemoryStore, embedder: Embedder) -> None:
+async def test_stream_stops_reading_if_results_are_not_read(store: MemoryStore, embedder: Embedder) -> None:
     taken = 0
 
     async def endless() -> AsyncIterator[ImageToWrite]:
@@ -259,7 +257,7 @@ async def test_a_caller_who_stops_reading_stops_the_reading_of_images(store: Mem
     await results.aclose()
 
 
-async def test_a_window_is_bounded_in_images_and_bytes_and_lets_a_large_one_through() -> None:
+async def test_window_limits_images_and_bytes_and_admits_one_large_image() -> None:
     window = Window(2, 100, Budget(AMPLE).wait)
     large = await window.enter(1000)
     waiting = asyncio.create_task(window.enter(1))
@@ -275,9 +273,7 @@ async def test_a_window_is_bounded_in_images_and_bytes_and_lets_a_large_one_thro
     await full
 
 
-async def test_a_stream_holds_the_bytes_that_all_share_until_its_images_are_stored(
-    store: MemoryStore, embedder: Embedder
-) -> None:
+async def test_stream_holds_shared_bytes_until_images_are_stored(store: MemoryStore, embedder: Embedder) -> None:
     shared = Budget(Limit(100, 25))
     writer = Writer(store, embedder, reserve=shared.wait)
     messages = [write(f"i{number}", picture(b"1234" + bytes(6)), size=10) for number in range(20)]
@@ -285,9 +281,7 @@ async def test_a_stream_holds_the_bytes_that_all_share_until_its_images_are_stor
     assert (shared.items, shared.size) == (0, 0)
 
 
-async def test_a_caller_that_does_not_read_its_answers_holds_no_shared_bytes(
-    store: MemoryStore, embedder: Embedder
-) -> None:
+async def test_unread_results_hold_no_shared_bytes(store: MemoryStore, embedder: Embedder) -> None:
     shared = Budget(Limit(100, 25))
 
     async def endless() -> AsyncIterator[ImageToWrite]:
@@ -306,7 +300,7 @@ async def test_a_caller_that_does_not_read_its_answers_holds_no_shared_bytes(
     assert (shared.items, shared.size) == (0, 0)
 
 
-async def test_a_stream_that_is_cancelled_while_it_stores_releases_all_it_held(
+async def test_stream_cancelled_while_storing_releases_its_bytes(
     store: MemoryStore, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = Budget(Limit(100, 1000))
@@ -325,7 +319,7 @@ async def test_a_stream_that_is_cancelled_while_it_stores_releases_all_it_held(
     assert (shared.items, shared.size) == (0, 0)
 
 
-async def test_a_stream_that_is_cancelled_while_it_embeds_leaves_none_of_its_images_in_memory(
+async def test_stream_cancelled_while_embedding_releases_its_images(
     store: MemoryStore, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images: list[weakref.ref[EncodedImage]] = []
