@@ -150,7 +150,7 @@ CREATE_REFUSALS: list[tuple[dict[str, Any], grpc.StatusCode, str, str, str]] = [
     ({"name": "new", "ttl": Duration(seconds=2**62)}, CODE.INVALID_ARGUMENT, "TTL_INVALID", "collection.ttl", "36500 days"),
     ({"name": "new", "index": collection_pb2.Index(type=9)}, CODE.INVALID_ARGUMENT, "ENUM_INVALID", "collection.index.type", "HNSW"),  # type: ignore[arg-type]
     ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_AUTOINDEX, hnsw=collection_pb2.HnswParameters(m=8))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw", "no parameter"),
-    ({"name": "new", "index": collection_pb2.Index(ivf=collection_pb2.IvfParameters(nlist=8))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.ivf", "HNSW; hnsw fits"),
+    ({"name": "new", "index": collection_pb2.Index(ivf=collection_pb2.IvfParameters(nlist=8))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.ivf", "HNSW, which uses hnsw"),
     ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, ivf=collection_pb2.IvfParameters())}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.ivf", "hnsw"),
     ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, hnsw=collection_pb2.HnswParameters(m=1))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw.m", "2048"),
     ({"name": "new", "index": collection_pb2.Index(type=collection_pb2.INDEX_TYPE_HNSW, hnsw=collection_pb2.HnswParameters(ef_construction=-1))}, CODE.INVALID_ARGUMENT, "INDEX_INVALID", "collection.index.hnsw.ef_construction", "1"),
