@@ -184,7 +184,7 @@ class Container:
         lines = [json.loads(line) for line in self.logs.splitlines() if line.startswith("{")]
         return dict([line for line in lines if line["event"] == event][-1])
 
-    def wait_until_healthy(self, seconds: float = 120) -> None:
+    def wait_until_healthy(self, seconds: float = 300) -> None:
         """Wait until HEALTHCHECK reports healthy."""
         deadline = time.monotonic() + seconds
         while (state := self.state)["Status"] == "running" and time.monotonic() < deadline:
@@ -197,9 +197,9 @@ class Container:
         """Wait until the container ends, and return its exit code."""
         return int(self.engine.run("wait", self.name, seconds=seconds))
 
-    def stop(self, seconds: int = 30) -> int:
+    def stop(self, seconds: int = 150) -> int:
         """Run `docker stop`, and return the exit code of the container."""
-        self.engine.run("stop", "--time", str(seconds), self.name)
+        self.engine.run("stop", "--time", str(seconds), self.name, seconds=seconds + 60)
         return int(self.state["ExitCode"])
 
     def start(self) -> None:

@@ -24,6 +24,8 @@ from tests.deploy.containers.engine import Container, Containers
 
 COLLECTION = "images"
 CALLS = 24
+# Enough for all calls on a busy machine.
+DRAIN_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,11 @@ class Service:
 
 
 def settings(prefix: str, address: str, metrics: str) -> list[str]:
-    return [f"--env={prefix}_LISTEN_ADDRESS={address}", f"--env={prefix}_METRICS_ADDRESS={metrics}"]
+    return [
+        f"--env={prefix}_LISTEN_ADDRESS={address}",
+        f"--env={prefix}_METRICS_ADDRESS={metrics}",
+        f"--env={prefix}_DRAIN_SECONDS={DRAIN_SECONDS}",
+    ]
 
 
 def start_embedder(containers: Containers, name: str, image: str, *options: str) -> Service:
@@ -95,6 +101,7 @@ def stack(images: Images, containers: Containers, photographs: Path, figures: di
         images["search"],
         *settings("SEARCH", address, metrics),
         f"--env=SEARCH_EMBEDDER_TARGET={embedder.address}",
+        f"--env=SEARCH_EMBEDDER_TIMEOUT_SECONDS={DRAIN_SECONDS}",
         *("--volume", f"{containers.volume('data')}:/data", "--memory", "1g", "--cpus", "1"),
     )
     search = Service(container, address, metrics)
@@ -167,7 +174,7 @@ def embedding(address: str) -> Iterator[Callable[[bytes], int]]:
 
         def embed(picture: bytes) -> int:
             request = embedder_pb2.EmbedRequest(image=encoded_image_pb2.EncodedImage(content=picture))
-            return len(stub.Embed(request, timeout=60).embedding.values)
+            return len(stub.Embed(request, timeout=DRAIN_SECONDS).embedding.values)
 
         yield embed
 
@@ -193,7 +200,7 @@ def test_stopping_embedder_completes_calls_in_flight(stack: Stack, pictures: lis
 
 
 def test_stopping_search_service_completes_calls_in_flight(stack: Stack, pictures: list[bytes]) -> None:
-    with Client(stack.search.address) as client:
+    with Client(stack.search.address, timeout=DRAIN_SECONDS) as client:
 
         def search(picture: bytes) -> int:
             return len(client.search_by_image(COLLECTION, picture, limit=4))
