@@ -1,1 +1,1 @@
-"""Bulk loading: sources of images, files of vectors, loads with a ledger, and reindexes."""
+"""Bulk loading: sources of images, vector files, loads with a ledger, and reindexes."""

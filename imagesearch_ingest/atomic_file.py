@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Write files that are either complete or absent."""
 
 import os
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to, which takes its place once all went well.
+    """Yield a path beside `target` to write to. It replaces `target` if the block succeeds.
 
-    If `target` is a link, the file that it points at is replaced, and the link stays.
-    Raises OSError; what was written by then is removed, and `target` is as it was.
+    If `target` is a link, the file to which it points is replaced, and the link stays. Raises OSError. If the block
+    fails, the written file is removed, and `target` stays as it was.
     """
     target = target.resolve()
     partial = target.with_name(f".{target.name}.partial")
     try:
         yield partial
-        # The name must not reach the disk before the content does.
+        # The content must reach the disk before the name does.
         with partial.open("rb+") as written:
             os.fsync(written.fileno())
         partial.replace(target)

@@ -1,4 +1,4 @@
-"""Runs coroutines for functions that are no coroutines, also where an event loop runs already, as in Jupyter."""
+"""Run coroutines from synchronous functions, even where an event loop runs already, as in Jupyter."""
 
 import asyncio
 import signal
@@ -12,22 +12,22 @@ Result = TypeVar("Result")
 
 
 class _Run(Generic[Result]):
-    """A coroutine in a loop of its own."""
+    """A coroutine and the event loop that runs it."""
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, Result]]) -> None:
         self._make = make
-        self._begun, self._done = threading.Event(), threading.Event()
+        self._started, self._done = threading.Event(), threading.Event()
         self._result: Result | BaseException
         self.interrupt: Callable[[], object] | None = None
-        """Ends the work in an orderly way; None cancels it."""
+        """Ends the coroutine in an orderly way; None cancels it."""
 
-    def here(self) -> Result:
-        """Runs it in this thread."""
+    def in_this_thread(self) -> Result:
+        """Run the coroutine in this thread."""
         _RUN.set(self)
         return asyncio.run(self._work())
 
-    def elsewhere(self) -> Result:
-        """Runs it in a thread, and waits for it; a KeyboardInterrupt of this thread interrupts the work."""
+    def in_new_thread(self) -> Result:
+        """Run the coroutine in a thread, and wait for it. A KeyboardInterrupt of this thread interrupts it."""
         context = copy_context()
         threading.Thread(target=context.run, args=(self._keep_result,), name="imagesearch", daemon=True).start()
         interrupted: KeyboardInterrupt | None = None
@@ -36,10 +36,10 @@ class _Run(Generic[Result]):
                 self._done.wait()
                 break
             except KeyboardInterrupt as error:
-                self._begun.wait()
+                self._started.wait()
                 if self.interrupt is None:
                     interrupted = error
-                # The loop may be closed by now.
+                # The loop may be closed already.
                 with suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self.interrupt or self._task.cancel)
         if interrupted is not None:
@@ -50,22 +50,22 @@ class _Run(Generic[Result]):
 
     def _keep_result(self) -> None:
         try:
-            self._result = self.here()
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            self._result = self.in_this_thread()
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             self._result = error
         finally:
-            self._begun.set()
+            self._started.set()
             self._done.set()
 
     async def _work(self) -> Result:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - asyncio.run makes one
         self._loop, self._task = asyncio.get_running_loop(), task
-        self._begun.set()
+        self._started.set()
         return await self._make()
 
 
-# None in a loop that a caller of coroutines has started.
+# None in a loop that `run_coroutine` has not started.
 _RUN: ContextVar[_Run[Any] | None] = ContextVar("run", default=None)
 
 
@@ -78,15 +78,15 @@ def run_coroutine(make: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return copy_context().run(_Run(make).here)
-    return _Run(make).elsewhere()
+        return copy_context().run(_Run(make).in_this_thread)
+    return _Run(make).in_new_thread()
 
 
 @contextmanager
 def interrupted_by_signals(interrupt: Callable[[], object]) -> Iterator[None]:
-    """Call `interrupt` in the loop for SIGINT and SIGTERM, or for the KeyboardInterrupt of the thread that waits.
+    """Call `interrupt` in the loop on SIGINT and SIGTERM, or on a KeyboardInterrupt of the waiting thread.
 
-    In a loop that `run_coroutine` has not started, signals are the program's own and stay as they are.
+    In a loop that `run_coroutine` has not started, the program handles its signals itself.
     """
     running, loop = _RUN.get(), asyncio.get_running_loop()
     if running is None:

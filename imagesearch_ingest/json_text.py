@@ -1,4 +1,4 @@
-"""JSON as the commands write it, to the standard output and into files."""
+"""Write JSON as the commands do, to the standard output and to files."""
 
 import json
 import math
@@ -8,9 +8,9 @@ THOUSANDTH = 1e-3
 
 
 def json_text(value: object, *, readable: bool = False, indent: int | None = None) -> str:
-    """The value as JSON; with `readable` characters beyond ASCII are as they are.
+    """Return a value as JSON; with `readable` non-ASCII characters are not escaped.
 
-    A number that is not finite is null: JSON has no such numbers, and most programs refuse what Python writes for them.
+    Numbers that are not finite become null: JSON has no such numbers, and most programs cannot read Python's spelling.
     """
     options: dict[str, Any] = {"ensure_ascii": not readable, "indent": indent, "default": list}
     try:
@@ -20,7 +20,7 @@ def json_text(value: object, *, readable: bool = False, indent: int | None = Non
 
 
 def rounded(value: float) -> float:
-    """Round to 6 decimals. A number below a thousandth has 6 significant digits instead: it must not become 0."""
+    """Return a number rounded to 6 decimals, or to 6 significant digits below 0.001, so that it does not become 0."""
     return float(f"{value:.6g}") if abs(value) < THOUSANDTH else round(value, 6)
 
 

@@ -1,14 +1,14 @@
-"""Has Pillow read in the client what the embedder takes."""
+"""The image formats that Pillow may decode: those that the embedder accepts."""
 
 import functools
 
-# What the embedder takes. Pillow reads many others, some with the help of other programs.
+# Pillow can read many other formats, some of them with the help of other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 
 
 @functools.cache
 def pillow_formats() -> tuple[str, ...]:
-    """Return Pillow's names of the formats that the embedder takes; of HEIC if its package is installed."""
+    """Return Pillow's names of the formats that the embedder accepts, with HEIF if its package is installed."""
     try:
         import pillow_heif  # noqa: PLC0415 - an extra
     except ImportError:

@@ -1,1 +1,1 @@
-"""Where images come from: folders, lists, manifests, archives and buckets, each as a stream of items."""
+"""Sources of images: folders, lists, manifests, archives and buckets. Each one lists its items as a stream."""

@@ -1,4 +1,4 @@
-"""Which stored uris may be opened. Whoever may write to a collection chooses its uris, and not who reads them."""
+"""Decide which stored uris may be opened. Writers of a collection choose its uris, but do not run this program."""
 
 import errno
 import os
@@ -19,32 +19,32 @@ DEFAULT = (FILE, *WEB, *BUCKETS)
 
 
 class AllowedUris:
-    """The uris that may be opened. A gate for uris that somebody else may have stored. For several threads."""
+    """The uris that may be opened. Protects against uris that somebody else has stored. Thread-safe."""
 
     def __init__(self, places: Sequence[str] = (), root: str = ".") -> None:
-        """Allows what is named, and nothing else.
+        """Allow only the given places.
 
         Args:
-            places: protocols, such as "sftp", and beginnings of uris, such as "/photos" or "s3://bucket/". Without any
-                these are local files, http, https, s3 and gs, except addresses of link-local networks.
-            root: where relative uris begin; what lies below it is allowed.
+            places: protocols, such as "sftp", and beginnings of uris, such as "/photos" or "s3://bucket/". By default
+                local files, http, https, s3 and gs are allowed, except for cloud metadata services.
+            root: the path or URL to which relative uris are relative. Everything below it is allowed.
         """
         root = local_path(root)
         self._root = root.rstrip("/") + "/" if is_url(root) else os.path.realpath(root)
         self._is_default = not places
-        named = [local_path(os.path.expanduser(place)) for place in places or DEFAULT]  # noqa: PTH111 - a text
+        named = [local_path(os.path.expanduser(place)) for place in places or DEFAULT]  # noqa: PTH111 - a string
         self._protocols = frozenset(name.lower() for name in named if _is_protocol(name))
         others = [name for name in named if not _is_protocol(name)]
         self._urls = tuple(name for name in others if is_url(name))
         self._folders = tuple(os.path.realpath(name) for name in others if not is_url(name))
         self._lock = threading.Lock()
         self.refused = 0
-        """Uris that were refused so far."""
+        """Number of refused uris."""
         self.first_refusal = ""
-        """Why the first of them was."""
+        """The reason of the first refusal."""
 
     def check(self, uri: str) -> None:
-        """Raise PermissionError, which names the option that allows it, if a uri may not be opened."""
+        """Raise PermissionError if a uri may not be opened. The message names the option that allows it."""
         if problem := next(filter(None, map(self._problem, _parts(uri))), ""):
             with self._lock:
                 self.refused += 1
@@ -52,11 +52,11 @@ class AllowedUris:
             raise PermissionError(errno.EACCES, problem, uri)
 
     def _problem(self, uri: str) -> str:
-        """Why one file may not be opened; empty if it may."""
+        """Return why one file may not be opened; an empty string if it may."""
         uri = local_path(uri)
         if is_url(uri):
             return self._url_problem(uri)
-        if is_url(self._root) and not os.path.isabs(uri):  # noqa: PTH117 - a text
+        if is_url(self._root) and not os.path.isabs(uri):  # noqa: PTH117 - a string
             return "it leads out of --root" if ".." in uri.split("/") else ""
         return self._local_problem(uri if is_url(self._root) else os.path.join(self._root, uri))  # noqa: PTH118
 
@@ -69,7 +69,7 @@ class AllowedUris:
                 return f"{protocol}:// leads to another address; --open with the beginning of the uri allows it"
             return f"this command does not open it; --open {protocol} allows {protocol}://"
         if protocol in WEB and self._is_default and (address := metadata_address(urlsplit(url).hostname or "")):
-            return f"at {address} clouds keep a machine's secrets; --open with the beginning of the uri allows it"
+            return f"{address} is a cloud metadata service with secrets; --open with the beginning of the uri allows it"
         return ""
 
     def _local_problem(self, path: str) -> str:
@@ -77,21 +77,21 @@ class AllowedUris:
             real = os.path.realpath(path)
             is_other = os.path.exists(real) and not os.path.isdir(real) and not os.path.isfile(real)  # noqa: PTH110, PTH112, PTH113
         except (OSError, ValueError):
-            # Reading says what is wrong with it.
+            # Reading the file reports the error.
             return ""
         if FILE not in self._protocols and not any(_is_in(real, folder) for folder in (*self._folders, self._root)):
             return f"this command does not open it; --open {os.path.dirname(real)} allows its folder"  # noqa: PTH120
-        return "it is no regular file" if is_other else ""
+        return "it is not a regular file" if is_other else ""
 
 
 def _is_protocol(place: str) -> bool:
-    """Whether it is one, and no folder."""
+    """Return whether a place is a protocol, not a folder."""
     name = place.lower()
-    return name in known_implementations or (name.isalnum() and not os.path.exists(place))  # noqa: PTH110 - a text
+    return name in known_implementations or (name.isalnum() and not os.path.exists(place))  # noqa: PTH110 - a string
 
 
 def _parts(uri: str) -> Iterator[str]:
-    """The files that are opened for a uri: the uri itself, or all archives that the uri of a member may mean."""
+    """Yield the files to open for a uri: the uri itself, or every archive that the uri of a member may mean."""
     if is_url(uri) and protocol_of(uri) in MEMBER_PROTOCOLS:
         yield from (archive for _, archive in split_member_uri(uri))
     else:
@@ -99,7 +99,7 @@ def _parts(uri: str) -> Iterator[str]:
 
 
 def _is_below(url: str, place: str) -> bool:
-    """Whether a URL begins like another one, at a border of its path, and does not climb out of it."""
+    """Return whether a URL is below another one: it continues at a slash, and does not contain ".."."""
     begin = place if place.endswith("/") else f"{place}/"
     rest = url[len(begin) :]
     return url == place or (

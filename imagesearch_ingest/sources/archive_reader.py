@@ -1,7 +1,7 @@
-"""Reads members of tar files by name, in any order and from many threads.
+"""Read members of tar files by name, in any order and from many threads.
 
-An archive is read from its beginning once. What can be read where it lies is only noted; what can be read in passing
-only, as of compressed and of remote archives, is kept in a temporary file.
+An archive is read from its beginning once. If a member can be read at its position in the file, only the position is
+kept. Otherwise, as in compressed and remote archives, the member is copied to a temporary file.
 """
 
 import errno
@@ -34,9 +34,9 @@ from imagesearch_ingest.sources.tar_files import (
     read_member,
 )
 
-# Members that are noted at a time.
-TOGETHER = 1000
-# Temporary files that are open at a time.
+# Rows in one transaction.
+CHUNK_ROWS = 1000
+# Maximum number of open temporary files.
 MAX_COPIES = 64
 SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -50,105 +50,104 @@ CREATE TABLE members (
     PRIMARY KEY (archive, name)
 ) WITHOUT ROWID;
 """
-# The position of a member that was too large to be copied.
-LEFT_OUT = -1
+# The position of a member that is too large for the temporary file.
+TOO_LARGE = -1
 
 
 @dataclass(eq=False)
 class _Indexed:
     """An archive whose members are known."""
 
-    location: SourceFile
+    source_file: SourceFile
     number: int
     state: tuple[int | None, str]
-    """Tells that a file of this machine was changed since."""
+    """Size and stamp of a local file. They show whether the file was changed since."""
     users: int = 0
-    """Threads that need it now, so that it stays."""
+    """Threads that are about to read from the archive. Its copy is not removed meanwhile."""
     copy: BinaryIO | None = None
     copied: int = 0
-    """Bytes of the copy."""
+    """Bytes of the temporary file."""
     damage: str = ""
     is_dropped: bool = False
 
 
 @dataclass(eq=False)
 class _Slot:
-    """Where one archive's index is or will be; its lock is held while it is made."""
+    """Holds one archive's index. Its lock is held while the index is built."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     indexed: _Indexed | None = None
 
 
 class OpenArchive(Protocol):
-    """An archive that is open."""
+    """An open archive."""
 
     def members(self) -> Iterator[tarfile.TarInfo]:
-        """Its members, one by one."""
+        """Yield the members one by one."""
 
     def is_in_place(self, member: tarfile.TarInfo) -> bool:
-        """Whether the file holds the member's content as it is."""
+        """Return whether the content can be read at its position in the file."""
 
     def content(self, member: tarfile.TarInfo) -> bytes:
-        """The content of the member that was met last."""
+        """Return the content of the member that was yielded last."""
 
 
 class ArchiveReader:
-    """Members of any number of archives. For several threads; memory does not grow with the members."""
+    """Reads members of any number of archives. Thread-safe. Memory does not grow with the number of members."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, copied_bytes: int | None = None) -> None:
-        """Knows no archive yet.
+        """Set the limits of the temporary files.
 
         Args:
-            max_bytes: larger members are not copied where an archive can only be read in passing.
-            copied_bytes: of all temporary files together, beyond which the one that was not used for longest is
-                removed, and made again where it is needed; one archive's may be larger. None is half of what is free
-                where temporary files are.
+            max_bytes: the largest member that is copied.
+            copied_bytes: the limit for all temporary files together. The least recently used ones are removed first,
+                and built again when they are needed. A single file may be larger. None is half of the free disk space.
         """
         self._max_bytes = max_bytes
         self._copied_bytes = disk_usage(tempfile.gettempdir()).free // 2 if copied_bytes is None else copied_bytes
-        # Held for moments only: of the database, and of who uses which copy.
+        # Protects the database and the users of the copies. Never held for long.
         self._lock = threading.Lock()
-        # A database without a name is a temporary file, of which a little is in memory.
+        # SQLite keeps a database without a name in a temporary file, with a small cache in memory.
         self._rows = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._rows.executescript(SCHEMA)
         self._slots: dict[str, _Slot] = {}
-        # By number, the one that was used last at the end.
+        # By number, the most recently used one at the end.
         self._copies: OrderedDict[int, _Indexed] = OrderedDict()
         self._numbers = 0
         self._close = weakref.finalize(self, _close, self._rows, self._copies)
 
     def close(self) -> None:
-        """Removes the temporary files. Nothing can be read afterwards."""
+        """Remove the temporary files. Nothing can be read afterwards."""
         self._close()
 
     def read(self, uri: str, limit: int) -> bytes:
-        """The content of the member that a uri names, at most so many bytes. Raises OSError."""
+        """Return the beginning of the member that a uri names, at most `limit` bytes. Raises OSError."""
         return read_from_archive(uri, self._read, limit)
 
-    def _read(self, location: SourceFile, member: str, limit: int) -> bytes:
-        indexed, found, descriptor = self._find(location, member)
+    def _read(self, source_file: SourceFile, member: str, limit: int) -> bytes:
+        indexed, found, descriptor = self._find(source_file, member)
         try:
             if found is None:
                 raise FileNotFoundError(
-                    errno.ENOENT, f"{location.file_name} has no such member{indexed.damage}", member
+                    errno.ENOENT, f"{source_file.file_name} has no such member{indexed.damage}", member
                 )
             position, size = found
-            if position == LEFT_OUT:
+            if position == TOO_LARGE:
                 return raise_too_large(member, limit)
             if descriptor is None:
-                return read_member(location.name, position, size, limit)
-            return read_at(descriptor, location.name, position, min(size, limit))
+                return read_member(source_file.name, position, size, limit)
+            return read_at(descriptor, source_file.name, position, min(size, limit))
         finally:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def _find(self, location: SourceFile, member: str) -> tuple[_Indexed, tuple[int, int] | None, int | None]:
-        """The archive's index, the member's position and size, and the open copy that it is in, if it is in one."""
+    def _find(self, source_file: SourceFile, member: str) -> tuple[_Indexed, tuple[int, int] | None, int | None]:
+        """Return the archive's index, the member's position and size, and the open copy if the member is in it."""
         while True:
-            indexed = self._indexed(location)
+            indexed = self._indexed(source_file)
             with self._lock:
                 indexed.users -= 1
-                # The archive may have been changed meanwhile, and another thread may know that already.
+                # The archive was changed meanwhile, and another thread has dropped this index.
                 if indexed.is_dropped:
                     continue
                 found = self._rows.execute(
@@ -158,15 +157,15 @@ class ArchiveReader:
                 if found is None:
                     return indexed, None, None
                 is_copied, position, size = found
-                # The file stays there until this one is closed, whatever becomes of the copy.
+                # The duplicated descriptor stays valid, even if the copy is removed.
                 copy = indexed.copy if is_copied else None
                 return indexed, (position, size), None if copy is None else os.dup(copy.fileno())
 
-    def _indexed(self, location: SourceFile) -> _Indexed:
-        """The index of an archive, which is made where there is none of it as it is now; it counts one user more."""
+    def _indexed(self, source_file: SourceFile) -> _Indexed:
+        """Return the index of an archive, which is built if there is no current one. It counts one user more."""
         with self._lock:
-            slot = self._slots.setdefault(location.name, _Slot())
-        state = (None, "") if location.is_remote else file_state(location.name)
+            slot = self._slots.setdefault(source_file.name, _Slot())
+        state = (None, "") if source_file.is_remote else file_state(source_file.name)
         with slot.lock:
             with self._lock:
                 known = slot.indexed
@@ -178,29 +177,29 @@ class ArchiveReader:
                 if known is not None:
                     self._drop(known)
                 self._numbers += 1
-                indexed = _Indexed(location, self._numbers, state, users=1)
+                indexed = _Indexed(source_file, self._numbers, state, users=1)
             self._index(indexed)
             slot.indexed = indexed
             return indexed
 
     def _index(self, indexed: _Indexed) -> None:
         try:
-            with self._opened(indexed.location) as archive:
-                self._note_members(indexed, archive)
+            with self._opened(indexed.source_file) as archive:
+                self._index_members(indexed, archive)
         except SourceError as error:
-            raise file_system_error(error, indexed.location.name) from error
+            raise file_system_error(error, indexed.source_file.name) from error
         except ERRORS as error:
             if not is_damage(error):
                 with self._lock:
                     self._drop(indexed)
                 raise
-            # What is before the damage can be read, as it can where the archive is loaded.
+            # The members before the damage can be read, as in a load of the archive.
             indexed.damage = f" before its damage: {printable(error_text(error))}"
 
-    def _opened(self, location: SourceFile) -> AbstractContextManager[OpenArchive]:
-        return open_tar(location)
+    def _opened(self, source_file: SourceFile) -> AbstractContextManager[OpenArchive]:
+        return open_tar(source_file)
 
-    def _note_members(self, indexed: _Indexed, archive: OpenArchive) -> None:
+    def _index_members(self, indexed: _Indexed, archive: OpenArchive) -> None:
         found: list[tuple[int, bytes, bool, int, int]] = []
         try:
             for member in archive.members():
@@ -208,22 +207,22 @@ class ArchiveReader:
                     continue
                 copied, position = self._place(indexed, archive, member)
                 found.append((indexed.number, _key(member.name), copied, position, member.size))
-                if len(found) == TOGETHER:
-                    self._note(found)
+                if len(found) == CHUNK_ROWS:
+                    self._insert(found)
         finally:
-            self._note(found)
+            self._insert(found)
             if indexed.copy is not None:
                 indexed.copy.flush()
 
     def _place(self, indexed: _Indexed, archive: OpenArchive, member: tarfile.TarInfo) -> tuple[bool, int]:
-        """Whether a member is in the archive's copy, and where it begins there or in the archive."""
+        """Return whether a member is in the temporary file, and its position there or in the archive."""
         if archive.is_in_place(member):
             return False, member.offset_data
         if member.size > self._max_bytes:
-            return False, LEFT_OUT
+            return False, TOO_LARGE
         content = archive.content(member)
         if indexed.copy is None:
-            # Nothing is left of it when the process ends, however it ends.
+            # The file has no name, so the system removes it when the process ends.
             indexed.copy = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open
         position = indexed.copied
         indexed.copy.write(content)
@@ -248,10 +247,10 @@ class ArchiveReader:
         if indexed.copy is not None:
             indexed.copy.close()
 
-    def _note(self, found: list[tuple[int, bytes, bool, int, int]]) -> None:
+    def _insert(self, found: list[tuple[int, bytes, bool, int, int]]) -> None:
         with self._lock:
             self._rows.execute("BEGIN")
-            # Of two members of one name a load takes the first.
+            # A load uses the first of two members with the same name.
             self._rows.executemany("INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?)", found)
             self._rows.execute("COMMIT")
         found.clear()

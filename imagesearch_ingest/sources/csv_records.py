@@ -1,4 +1,4 @@
-"""Reads the records of a CSV file: a record with unbalanced quotes does not take the rows after it along."""
+"""Read the records of a CSV file. A record with unbalanced quotes does not swallow the rows after it."""
 
 import csv
 import io
@@ -8,13 +8,13 @@ from typing import BinaryIO
 
 from imagesearch_ingest.sources.local_files import is_utf8
 
-# Characters of a cell and of a line. More than that is no table, such as a large file without line ends.
+# Maximum characters of a cell or a line. Longer ones are not a table, such as a large file without line ends.
 LONGEST = 4 * 2**20
 DELIMITERS = (",", ";", "\t", "|")
 
 
 class _Lines:
-    """The lines of a text. Those since the last `mark` can be read again, all but the first one."""
+    """The lines of a text. All lines since the last `mark`, except the first one, can be read again."""
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text
@@ -44,17 +44,17 @@ class _Lines:
         self._again.extendleft(reversed(self._taken[1:]))
         part = self._taken[0] if len(self._taken) == 1 else ""
         while len(part) == LONGEST and not part.endswith(("\n", "\r")):
-            # The rest of a line that was too long.
+            # Skip the rest of a line that is too long.
             part = self._text.readline(LONGEST)
         self.mark()
 
 
 def read_records(file: BinaryIO, delimiter: str, *, skips_spaces: bool) -> Iterator[tuple[int, list[str] | str]]:
-    """The cells of each record, numbered from 1 as in a spreadsheet; a text that says what is wrong with a record."""
-    # Python's own limit is of the process, and small. Odd bytes are kept, so that they spoil their row only.
+    """Yield the number of each record from 1, with its cells, or with a text that says what is wrong."""
+    # Python's own limit is small. Undecodable bytes are kept, so that they invalidate only their own row.
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
     lines = _Lines(io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline=""))
-    # Strict: else a quote without its other one would take the rest of the file for one cell.
+    # Without `strict` an unbalanced quote would make the rest of the file one cell.
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=skips_spaces)
     number = 0
     while True:
@@ -63,7 +63,7 @@ def read_records(file: BinaryIO, delimiter: str, *, skips_spaces: bool) -> Itera
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield number, f"its quotes or line ends do not fit: {error}"
+            yield number, f"its quotes or line ends are invalid: {error}"
             lines.go_back()
             continue
         if cells is None:
@@ -72,10 +72,10 @@ def read_records(file: BinaryIO, delimiter: str, *, skips_spaces: bool) -> Itera
 
 
 def find_delimiter(file: BinaryIO, usual: str) -> tuple[str, bool]:
-    """The delimiter that separates the names of the header, and whether spaces follow it. Raises ValueError."""
+    """Return the delimiter of the header, and whether spaces follow it. Raises ValueError."""
     _, header = next(read_records(file, usual, skips_spaces=False), (1, []))
     if isinstance(header, str):
-        raise ValueError(header)  # noqa: TRY004 - a text that says what is wrong
+        raise ValueError(header)  # noqa: TRY004 - the error message
     if len(header) > 1 or not header:
         return usual, _follows_space(header)
     counts = {mark: header[0].count(mark) for mark in DELIMITERS}
@@ -88,9 +88,9 @@ def _follows_space(header: list[str]) -> bool:
 
 
 def row_error(cells: list[str], width: int) -> str:
-    """What is wrong with the cells of a row; empty if nothing is."""
+    """Return why the cells of a row are invalid; an empty string if they are valid."""
     if len(cells) > width and any(cell.strip() for cell in cells[width:]):
-        return f"it has {len(cells)} cells, and the header {width}"
+        return f"it has {len(cells)} cells, but the header has {width}"
     if any("\0" in cell for cell in cells):
         return "it has a NUL byte"
     return "" if all(map(is_utf8, cells)) else "it is not UTF-8"

@@ -1,4 +1,4 @@
-"""The rows of CSV and TSV files."""
+"""Read the rows of CSV and TSV files."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,65 +20,65 @@ from imagesearch_ingest.sources.manifest_columns import InvalidRow, ManifestRow,
 from imagesearch_ingest.sources.source_file import SourceFile
 from imagesearch_ingest.sources.source_options import SourceOptions
 
-# Characters of a cell that is used. All attributes of an image together have 32 KiB.
+# Maximum characters of a used cell. All attributes of an image together may have 32 KiB.
 LONGEST_CELL = 2**17
 
 
 class CsvRows:
-    """The rows of a file with a header, in UTF-8.
+    """The rows of a UTF-8 file with a header.
 
     Spaces around names and cells do not count, and a cell such as `null` is empty, except in columns whose type is said
     to be text.
     """
 
-    def __init__(self, location: SourceFile, options: SourceOptions) -> None:
-        """Reads the header. Raises SourceError and OSError."""
-        self._location = location
+    def __init__(self, source_file: SourceFile, options: SourceOptions) -> None:
+        """Read the header. Raises SourceError and OSError."""
+        self._source_file = source_file
         if unknown := sorted(set(options.types.values()) - set(TYPES)):
-            raise SourceError(f"{', '.join(unknown)} is no type of a column; {', '.join(TYPES)} are")
+            raise SourceError(f"{', '.join(unknown)} is not a type of a column; use one of {', '.join(TYPES)}")
         self._header = self._read_header()
         names = [name for name in self._header if name]
-        self._columns = assign_columns(names, options, location.file_name)
+        self._columns = assign_columns(names, options, source_file.file_name)
         self._path = self._header.index(self._columns.path)
         self._id = None if self._columns.id is None else self._header.index(self._columns.id)
         self._attributes = [(self._header.index(column), name) for column, name in self._columns.attributes.items()]
         self._types = {self._header.index(column): kind for column, kind in options.types.items()}
         self._unnamed = [index for index, name in enumerate(self._header) if not name]
         self.remarks: Sequence[str] = ()
-        """What users should know of the columns, after the rows were read."""
+        """Remarks about the columns for users, after the rows were read."""
 
     def __iter__(self) -> Iterator[ManifestRow | InvalidRow]:
-        """The rows, after the file was read once for the types."""
+        """Yield the rows, after reading the file once to infer the types."""
         types = self._infer()
         for number, cells in self._cells():
             yield cells if isinstance(cells, InvalidRow) else self._row(number, cells, types)
 
     def count(self) -> int | None:
-        """About how many rows there are: a cell may have several lines."""
-        lines = self._location.count_lines()
+        """Return the approximate number of rows: a cell may have several lines."""
+        lines = self._source_file.count_lines()
         return None if lines is None else max(lines - 1, 0)
 
     def _read_header(self) -> list[str]:
-        name = self._location.file_name
+        name = self._source_file.file_name
         usual = "\t" if name.lower().endswith(".tsv") else ","
         try:
-            with self._location.open() as file:
+            with self._source_file.open() as file:
                 self._delimiter, self._skips_spaces = find_delimiter(file, usual)
         except ValueError as error:
-            raise SourceError(f"{name} has no header that can be read: {error}") from None
+            raise SourceError(f"{name} has no readable header: {error}") from None
         header = next(self._records(), (1, []))[1]
         if isinstance(header, str):
-            raise SourceError(f"{name} has no header that can be read: {header}")
+            raise SourceError(f"{name} has no readable header: {header}")
         if any(not is_utf8(cell) or "\0" in cell for cell in header):
-            raise SourceError(f"{name} is not UTF-8, or is no CSV file; save it as CSV in UTF-8")
+            raise SourceError(f"{name} is not UTF-8, or not a CSV file; save it as CSV in UTF-8")
         return [cell.strip() for cell in header]
 
     def _records(self) -> Iterator[tuple[int, list[str] | str]]:
-        with self._location.open() as file:
+        with self._source_file.open() as file:
             yield from read_records(file, self._delimiter, skips_spaces=self._skips_spaces)
 
     def _cells(self) -> Iterator[tuple[int, list[str] | InvalidRow]]:
-        """Each row after the header, with as many cells as the header; missing ones at its end are empty."""
+        """Yield each row after the header, padded with empty cells to the length of the header."""
         width = len(self._header)
         for number, found in self._records():
             if number == 1 or not found:
@@ -91,7 +91,7 @@ class CsvRows:
 
     def _infer(self) -> dict[int, str]:
         facts = {index: ColumnFacts(self._header[index]) for index, _ in self._attributes if index not in self._types}
-        # By index, the number of cells, and the first row and cell.
+        # By index: the number of cells, and the first row and cell.
         unnamed: dict[int, tuple[int, int, str]] = {}
         if facts or self._unnamed:
             for number, cells in self._cells():
@@ -103,10 +103,10 @@ class CsvRows:
                     if cells[index].strip():
                         count, row, cell = unnamed.get(index, (0, number, cells[index]))
                         unnamed[index] = (count + 1, row, cell)
-        name = self._location.file_name
+        name = self._source_file.file_name
         said = [remark for column in facts.values() if (remark := column.remark())]
         said += [
-            f"column {index + 1} has no name and is left out; {count_of_cells(count)}, "
+            f"column {index + 1} has no name and is ignored; {count_of_cells(count)}, "
             f"first {quoted_cell(cell)} in row {row}"
             for index, (count, row, cell) in unnamed.items()
         ]
@@ -124,7 +124,7 @@ class CsvRows:
             try:
                 if len(cell) > LONGEST_CELL:
                     raise ValueError(
-                        f"the cell has {len(cell)} characters; at most {LONGEST_CELL} are taken; "
+                        f"the cell has {len(cell)} characters; the limit is {LONGEST_CELL}; "
                         f"{suggest_option('--map', self._header[index])} leaves the column out"
                     )
                 attributes[name] = convert_cell(cell, types.get(index, TEXT))
@@ -137,6 +137,6 @@ class CsvRows:
 
 
 def _value(cell: str) -> str:
-    """A cell without the spaces around it; empty if it says that there is no value."""
+    """Return a cell without surrounding spaces; an empty string for a null value."""
     text = cell.strip()
     return "" if text in NULLS else text

@@ -1,4 +1,4 @@
-"""The types of CSV columns: they are found out from all cells, because the file does not say them."""
+"""Infer the types of CSV columns from all their cells, because the file does not contain them."""
 
 import math
 import re
@@ -11,34 +11,34 @@ from imagesearch_client.types import AttributeValue
 from imagesearch_ingest.sources.attribute_values import MAX_EXACT, check_text, is_integer, suggest_option
 
 TEXT, INT, FLOAT, BOOL, DATE = TYPES = ("text", "int", "float", "bool", "date")
-# No plus signs, and no zeros before the number, which article numbers and postal codes have.
+# Without plus signs and leading zeros, because article numbers and postal codes have them.
 DECIMAL = re.compile(r"-?(?P<whole>0|[1-9][0-9]*)(\.[0-9]+)?(?P<exponent>[eE][+-]?[0-9]{1,3})?")
-# What a column may be written like whose type is said.
+# Any spelling of numbers, for columns with a given type.
 ANY_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,30}")
 ANY_NUMBER = re.compile(r"[+-]?(?P<whole>[0-9]+\.?[0-9]*|\.[0-9]+)(?P<exponent>[eE][+-]?[0-9]{1,3})?")
 BOOLS = {"true": True, "false": False}
-# What programs write for a value that is not there.
+# Null values of common programs.
 NULLS = frozenset({"", "null", "NULL", "None", "NaN", "nan"})
-# What a cell begins with that is no text.
+# The first characters of all cells that are not text.
 BEGINNINGS = frozenset("-0123456789tTfF")
 
 
 @dataclass
 class ColumnFacts:
-    """What the cells of one column are."""
+    """Statistics of the cells of one column."""
 
     name: str
     cells: int = 0
-    """Cells that have a value."""
+    """Number of cells with a value."""
     fitting: Counter[str] = field(default_factory=Counter)
-    """How many of them are of each type."""
+    """Number of cells that fit each type."""
     misfits: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """The first row and cell that is not of a type, by type."""
+    """The first row and cell that does not fit, by type."""
     nulls: Counter[str] = field(default_factory=Counter)
-    """The words for "no value", and how often each one was there."""
+    """Number of cells by null value."""
 
     def add(self, row: int, cell: str) -> None:
-        """Take a cell into account."""
+        """Add a cell."""
         cell = cell.strip()
         if cell in NULLS:
             if cell:
@@ -53,12 +53,12 @@ class ColumnFacts:
 
     @property
     def type(self) -> str:
-        """The first of int, float, bool and date that every cell is, or else text."""
+        """The first of int, float, bool and date that fits every cell; otherwise text."""
         fits = (kind for kind in (INT, FLOAT, BOOL, DATE) if self.cells and self.fitting[kind] == self.cells)
         return next(fits, TEXT)
 
     def remark(self) -> str:
-        """What users should know of the column: that few of its cells make it a text, or that words were dropped."""
+        """Return a remark about cells that make the column text, or about ignored null values."""
         if self.type != TEXT or not self.cells:
             return ""
         kind, count = max(((kind, self.fitting[kind]) for kind in (INT, FLOAT, BOOL, DATE)), key=lambda pair: pair[1])
@@ -66,19 +66,19 @@ class ColumnFacts:
             row, cell = self.misfits[kind]
             return (
                 f"{self.name} is text because of {count_of_cells(self.cells - count)}, first {cell} in row {row}; "
-                f"{suggest_option('--type', self.name, kind)} rejects rows whose {self.name} is no {kind}"
+                f"{suggest_option('--type', self.name, kind)} rejects rows whose {self.name} is not {kind}"
             )
         if self.nulls:
             words = ", ".join(sorted(self.nulls))
             return (
                 f"{self.name} has no value in {count_of_cells(self.nulls.total())} ({words}); "
-                f"{suggest_option('--type', self.name, TEXT)} keeps such cells as texts"
+                f"{suggest_option('--type', self.name, TEXT)} keeps these words as text"
             )
         return ""
 
 
 def count_of_cells(count: int) -> str:
-    """A number of cells, in words."""
+    """Return a number of cells in words."""
     return "1 cell" if count == 1 else f"{count} cells"
 
 
@@ -98,12 +98,12 @@ def _is_float(cell: str) -> bool:
     found = DECIMAL.fullmatch(cell)
     if found is None or not math.isfinite(float(cell)):
         return False
-    # As a float the next whole number is the same one.
+    # Larger whole numbers are not exact as floats.
     return found["exponent"] is not None or int(found["whole"]) <= MAX_EXACT
 
 
 def convert_cell(cell: str, kind: str) -> AttributeValue:
-    """The cell as a value of the type. Raises ValueError."""
+    """Return a cell as a value of the type. Raises ValueError."""
     if kind == TEXT:
         return check_text(cell)
     if kind == DATE:
@@ -114,18 +114,18 @@ def convert_cell(cell: str, kind: str) -> AttributeValue:
         return int(cell)
     if kind == FLOAT:
         return _float(cell)
-    raise ValueError(f"{quoted_cell(cell)} is no {kind}")
+    raise ValueError(f"{quoted_cell(cell)} is not {kind}")
 
 
 def _float(cell: str) -> float:
     found = ANY_NUMBER.fullmatch(cell)
     if found is None or not math.isfinite(float(cell)):
-        raise ValueError(f"{quoted_cell(cell)} is no {FLOAT}")
+        raise ValueError(f"{quoted_cell(cell)} is not {FLOAT}")
     if found["exponent"] is None and int(found["whole"].partition(".")[0] or "0") > MAX_EXACT:
         raise ValueError(f"{quoted_cell(cell)} would be rounded: a float has 53 bits")
     return float(cell)
 
 
 def quoted_cell(cell: str) -> str:
-    """A cell's text, quoted and not too long."""
+    """Return a cell in quotes, shortened to 100 characters."""
     return f"{cell!r:.100}"

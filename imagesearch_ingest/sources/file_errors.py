@@ -3,6 +3,7 @@
 import errno
 import re
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -71,11 +72,23 @@ def _user_of(protocol: str, userinfo: str) -> str:
 
 @contextmanager
 def as_os_errors(url: str) -> Iterator[None]:
-    """Convert the errors of file system libraries to OSErrors. Passwords in URLs are removed."""
+    """Convert the errors of file system libraries to OSErrors. Passwords in URLs are removed.
+
+    Errors that only a bug of this package can raise stay as they are.
+    """
     try:
         yield
     except Exception as error:
+        if _is_own_bug(error):
+            raise
         raise _as_os_error(error, without_password(url)) from error
+
+
+def _is_own_bug(error: Exception) -> bool:
+    """Return whether the code of this package has raised an error other than OSError or ValueError."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    is_own = str(frame.f_globals.get("__name__", "")).startswith("imagesearch_ingest.")
+    return is_own and not isinstance(error, OSError | ValueError)
 
 
 def _as_os_error(error: Exception, url: str) -> OSError:

@@ -1,4 +1,4 @@
-"""Folders of this machine, and single files."""
+"""List the images of local folders, and single files."""
 
 import errno
 import itertools
@@ -14,7 +14,7 @@ from imagesearch_ingest.sources.items import Fault, Item, SkippedFile, SkipReaso
 from imagesearch_ingest.sources.local_files import file_state, is_utf8, name_not_utf8, printable, read_file
 from imagesearch_ingest.sources.source_retries import thread_retries
 
-# Entries of a directory that are kept and put in order at a time.
+# Entries of a directory that are sorted and held in memory at a time.
 CHUNK = 10_000
 
 Entry: TypeAlias = os.DirEntry[str]
@@ -28,28 +28,28 @@ class _Directory:
     device: int
     inode: int
     entries: Iterator[Entry]
-    is_shadow: bool
-    """Whether all that is in it is left out."""
+    is_system: bool
+    """Whether a system or a program made the directory, so that all files in it are skipped."""
 
     @classmethod
-    def opened(cls, path: str, *, is_shadow: bool) -> "_Directory":
-        state = os.stat(path)  # noqa: PTH116 - paths are plain texts here, for speed
-        return cls(path, state.st_dev, state.st_ino, _entries(path), is_shadow)
+    def opened(cls, path: str, *, is_system: bool) -> "_Directory":
+        state = os.stat(path)  # noqa: PTH116 - paths are plain strings here, for speed
+        return cls(path, state.st_dev, state.st_ino, _entries(path), is_system)
 
     def is_same(self, other: "_Directory") -> bool:
         return (self.device, self.inode) == (other.device, other.inode)
 
 
 class FolderSource:
-    """Every image below a folder. Links are followed, save those that lead back up.
+    """Every image below a folder. Symbolic links are followed, except those to a parent folder.
 
-    Files come in order of their names, or where one directory has more than CHUNK of them, in several such orders.
+    Files are sorted by name. In a directory with more than CHUNK files, each chunk is sorted.
     """
 
     def __init__(self, root: Path, by_content: bool = False, any_name: bool = False) -> None:
-        """Takes the images below `root`; by their content's SHA-256 as ids, or by their paths below `root`.
+        """Set the folder. Ids are paths relative to `root`, or the SHA-256 of the content if `by_content` is true.
 
-        `any_name` takes files of any name whose content is an image.
+        `any_name` accepts files of any name whose content is an image.
         """
         self.name = os.path.abspath(root)  # noqa: PTH100 - Path.absolute keeps ".."
         self._by_content = by_content
@@ -57,16 +57,16 @@ class FolderSource:
         self._prefix = self.name.rstrip(os.sep) + os.sep
 
     def __iter__(self) -> Iterator[SourceEntry]:
-        """Its images, with a look at the size and the time of each, and the files that are none."""
+        """Yield the entries of all files, with their sizes and modification times."""
         for found in self._walk():
-            item = found if isinstance(found, Fault | SkippedFile) else self._found(found)
+            item = found if isinstance(found, Fault | SkippedFile) else self._entry(found)
             if isinstance(item, SkippedFile):
                 yield replace(item, key=self._id_of(item.where) or item.where)
             elif item is not None:
                 yield item
 
     def count(self) -> int | None:
-        """How many images there are, by their names alone; None if their names do not tell."""
+        """Return the number of images by their names alone; None if any name is accepted."""
         if self._any_name:
             return None
         return sum(
@@ -74,32 +74,32 @@ class FolderSource:
         )
 
     def _walk(self) -> Iterator[Entry | Fault | SkippedFile]:
-        """The files, each directory's where it stands among them."""
-        # A list, and no recursion: a path may be deeper than Python's calls can be.
+        """Yield the files in sorted order, with the files of a subfolder at the subfolder's place."""
+        # Without recursion: a path may be deeper than Python's call stack.
         ancestors: list[_Directory] = []
-        if (fault := _enter(self.name, ancestors, is_shadow=False)) is not None:
+        if (fault := _enter(self.name, ancestors, is_system=False)) is not None:
             yield fault
         while ancestors:
             try:
                 entry = next(ancestors[-1].entries, None)
             except OSError as error:
-                if not ancestors[-1].is_shadow:
+                if not ancestors[-1].is_system:
                     yield _unreadable(ancestors[-1].path, error)
                 entry = None
             if entry is None:
                 ancestors.pop()
-            elif (found := _look(entry, ancestors)) is not None:
+            elif (found := _visit(entry, ancestors)) is not None:
                 yield found
 
-    def _found(self, entry: Entry) -> SourceEntry | None:
-        def beginning() -> bytes:
+    def _entry(self, entry: Entry) -> SourceEntry | None:
+        def header() -> bytes:
             try:
                 return read_file(entry.path, HEADER_BYTES)
             except OSError:
-                # What cannot be read says no more than its name; if it may be an image, reading it says what is wrong.
+                # With `any_name` assume an image. Reading it reports the error.
                 return b"\xff\xd8\xff" if self._any_name else b""
 
-        found = skipped_file(printable(entry.path), entry.name, beginning, any_name=self._any_name)
+        found = skipped_file(printable(entry.path), entry.name, header, any_name=self._any_name)
         return self._item(entry) if found is None else found
 
     def _item(self, entry: Entry) -> Item | Fault | None:
@@ -108,11 +108,11 @@ class FolderSource:
             state = entry.stat()
             size, stamp = state.st_size, str(state.st_mtime_ns)
         except FileNotFoundError:
-            # It was removed meanwhile; but a link that leads nowhere is still there, and reading it says so.
+            # A removed file is ignored. A dangling link still exists, and reading it reports the error.
             if not entry.is_symlink():
                 return None
         except OSError:
-            # Reading says what is wrong.
+            # Reading the file reports the error.
             pass
         if not is_utf8(entry.path):
             return name_not_utf8(entry.path)
@@ -123,15 +123,15 @@ class FolderSource:
 
 
 class FileSource:
-    """One image file; its id is its name."""
+    """One image file. Its id is its name."""
 
     def __init__(self, path: Path, by_content: bool = False) -> None:
-        """Takes this file."""
+        """Set the file."""
         self.name = os.path.abspath(path)  # noqa: PTH100 - as above
         self._by_content = by_content
 
     def __iter__(self) -> Iterator[Item | Fault]:
-        """The one item."""
+        """Yield the one item."""
         if not is_utf8(self.name):
             yield name_not_utf8(self.name)
             return
@@ -140,50 +140,50 @@ class FileSource:
         yield Item(image_id, self.name, partial(read_file, self.name), size=size, stamp=stamp)
 
     def count(self) -> int:
-        """It is one."""
+        """Return 1."""
         return 1
 
 
 def _entries(path: str) -> Iterator[Entry]:
-    # With fewer entries than a chunk the directory is closed again before anything below it is opened.
+    # A directory with less than one chunk is closed before its subfolders are opened.
     with thread_retries.get().run(partial(os.scandir, path)) as listing:
         while chunk := sorted(itertools.islice(listing, CHUNK), key=lambda entry: entry.name):
             yield from chunk
 
 
-def _enter(path: str, ancestors: list[_Directory], *, is_shadow: bool) -> Fault | None:
-    """Goes on with a directory, unless it is one of its own ancestors: all that is in it is seen there.
+def _enter(path: str, ancestors: list[_Directory], *, is_system: bool) -> Fault | None:
+    """Start listing a directory, unless it is one of its own parents, which list its files already.
 
-    A shadow folder that cannot be listed hides no image.
+    A system folder that cannot be listed hides no image, so it is not a fault.
     """
     try:
-        # A network's file system may fail for a moment.
-        directory = thread_retries.get().run(partial(_Directory.opened, path, is_shadow=is_shadow))
+        # A network file system may fail for a moment.
+        directory = thread_retries.get().run(partial(_Directory.opened, path, is_system=is_system))
     except OSError as error:
-        return None if is_shadow else _unreadable(path, error)
+        return None if is_system else _unreadable(path, error)
     if not any(directory.is_same(ancestor) for ancestor in ancestors):
         ancestors.append(directory)
     return None
 
 
-def _look(entry: Entry, ancestors: list[_Directory]) -> Entry | Fault | SkippedFile | None:
-    """Goes on with a directory, and gives a file; None for what else there is."""
-    is_shadow = ancestors[-1].is_shadow
+def _visit(entry: Entry, ancestors: list[_Directory]) -> Entry | Fault | SkippedFile | None:
+    """Start listing a directory, or return the entry of a file; None for anything else."""
+    is_system = ancestors[-1].is_system
     try:
         if entry.is_dir():
-            return _enter(entry.path, ancestors, is_shadow=is_shadow or is_system_folder(entry.name))
+            return _enter(entry.path, ancestors, is_system=is_system or is_system_folder(entry.name))
         is_file = entry.is_file() or entry.is_symlink()
     except OSError as error:
-        if is_shadow:
+        if is_system:
             return SkippedFile(printable(entry.path), SkipReason.SYSTEM_FILE)
-        # A link to where nobody may look: by its name it is an image, or else may be a folder.
+        # The link's target is forbidden. By its name it is an image, or else it may be a folder.
         if has_image_suffix(entry.name):
             return entry
         return None if error.errno == errno.ELOOP else _unreadable(entry.path, error)
-    # What a link leads to may have been a folder, on a disk that is not there now.
-    if _is_dangling(entry) and not is_shadow:
-        return _unreadable(entry.path, FileNotFoundError(2, "it is a link to nothing"))
-    found = SkippedFile(printable(entry.path), SkipReason.SYSTEM_FILE) if is_shadow else entry
+    # The link's target may be a folder on a disk that is not mounted.
+    if _is_dangling(entry) and not is_system:
+        return _unreadable(entry.path, FileNotFoundError(2, "it is a link to a missing file or folder"))
+    found = SkippedFile(printable(entry.path), SkipReason.SYSTEM_FILE) if is_system else entry
     return found if is_file else None
 
 

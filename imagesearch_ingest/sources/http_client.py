@@ -1,7 +1,7 @@
-"""Files and index pages of web servers. An address is asked as it was written.
+"""Read files and index pages of web servers. An address is requested exactly as it was written.
 
-fsspec's own file system for the web decodes addresses, takes an unavailable server for a missing file, and follows
-redirects with another spelling. Of fsspec come the event loop and the session.
+fsspec's own HTTP file system decodes addresses, reports an unavailable server as a missing file, and follows redirects
+with another spelling. So only its event loop and its session are used.
 """
 
 import asyncio
@@ -25,38 +25,39 @@ if TYPE_CHECKING:
 PARTS = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?", re.DOTALL
 )
-# What else is no path; any other name before a colon is a file's.
+# Links that are not paths. Any other name before a colon is part of a file name.
 NO_PATH = re.compile("(javascript|mailto|data|tel|sms|about|blob|file|ftp|news|magnet):", re.IGNORECASE)
 STRAY_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-# What stays in a path as it is. In a written address what is encoded stays too, and brackets, which many leave as is.
+# Characters that stay unencoded: in the name of a file, and in a written address. A written address may be encoded
+# already, and often has plain brackets.
 NAME_CHARACTERS = "/:@!$&'()*+,;=~"
 WRITTEN_CHARACTERS = NAME_CHARACTERS + "%[]?"
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 SLOW_CONNECTION, SLOW_ANSWER = 30.0, 60.0
-# Bytes of an index page: half a million links have about so many.
+# Bytes of an index page; enough for half a million links.
 MAX_INDEX_PAGE = 64 * 2**20
 PARTIAL, MULTIPLE_CHOICES, BAD_REQUEST = 206, 300, 400
 
 
 async def open_session(**options: Any) -> Any:
-    """Return a session whose connections are bounded by the number of readers alone."""
+    """Return a session without a limit on connections. The number of readers limits them."""
     import aiohttp  # noqa: PLC0415 - an extra
 
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), **options)
 
 
 def address(url: str) -> "URL":
-    """Return the address as it is asked: what is encoded stays so, and only what may not be in an address is encoded.
+    """Return the address to request. Encoded characters stay, and only forbidden characters are encoded.
 
-    Raises ValueError if it is no address.
+    Raises ValueError if it is not the address of a web server.
     """
     from yarl import URL  # noqa: PLC0415 - an extra of fsspec's
 
     parts = PARTS.match(url)
     if parts is None:
-        raise ValueError(f"{url} is no address of a web server")
+        raise ValueError(f"{url} is not the address of a web server")
     server = URL(f"{parts['scheme'].lower()}://{parts['authority']}/")
     path, query = (_quoted(parts[name] or "") for name in ("path", "query"))
     return URL(f"{server.scheme}://{server.raw_authority}{path or '/'}{query}", encoded=True)
@@ -67,18 +68,18 @@ def _quoted(text: str) -> str:
 
 
 def encoded_name(path: str) -> str:
-    """Return the path of a file, relative to a folder, as its address has it."""
+    """Return the encoded path of a file, relative to its folder."""
     return quote(path, safe=NAME_CHARACTERS, errors="surrogateescape")
 
 
 def path_of(url: str) -> str:
-    """Return the path of an address, without its query and fragment."""
+    """Return the path of an address, without the query and the fragment."""
     parts = PARTS.match(url)
     return parts["path"] if parts is not None else ""
 
 
 def join(base: str, link: str) -> str:
-    """Return the address that a link on the page `base` leads to; empty segments stay."""
+    """Return the address to which a link on the page `base` leads. Empty segments stay."""
     parts = PARTS.match(base)
     if parts is None or PARTS.match(link) or NO_PATH.match(link):
         return link
@@ -107,7 +108,7 @@ def _without_dots(path: str) -> str:
 
 
 async def request(system: "FileSystem", url: str, headers: Mapping[str, str], method: str = "GET") -> "ClientResponse":
-    """Return the answer, after redirects, of whatever status. Raises OSError and aiohttp's errors."""
+    """Return the response after redirects, with any status. Raises OSError and aiohttp's errors."""
     from aiohttp import ClientTimeout  # noqa: PLC0415 - an extra of fsspec's
 
     timeout = ClientTimeout(total=None, sock_connect=SLOW_CONNECTION, sock_read=SLOW_ANSWER)
@@ -116,7 +117,7 @@ async def request(system: "FileSystem", url: str, headers: Mapping[str, str], me
         response: ClientResponse = await session.request(
             method,
             address(url),
-            # What is compressed on its way cannot be resumed where it broke off.
+            # A compressed response could not be resumed.
             headers={"Accept-Encoding": "identity", **headers},
             timeout=timeout,
             allow_redirects=False,
@@ -128,28 +129,28 @@ async def request(system: "FileSystem", url: str, headers: Mapping[str, str], me
         host, url = address(url).host, join(str(address(url).with_user(None)), location)
         other = address(url).host or ""
         if other != host and (secret := await asyncio.to_thread(metadata_address, other)):
-            problem = f"it redirects to {secret}, where clouds keep a machine's secrets"
+            problem = f"it redirects to {secret}, a cloud metadata service with secrets"
             raise PermissionError(errno.EACCES, problem, url)
     raise OSError(errno.ELOOP, f"the server redirects more than {MAX_REDIRECTS} times", url)
 
 
 def check_status(response: "ClientResponse") -> None:
-    """Raise if the answer is not the file."""
+    """Raise an error if the response is not the file."""
     response.raise_for_status()
     if response.status >= MULTIPLE_CHOICES:
-        raise OSError(errno.EINVAL, f"the server answers {response.status} and names no other address")
+        raise OSError(errno.EINVAL, f"the server answers {response.status} without a new address")
 
 
 async def _read(system: "FileSystem", url: str, limit: int) -> bytes:
     async with await request(system, url, {}) as response:
         check_status(response)
         if response.status == PARTIAL and not _is_whole(response):
-            raise OSError(errno.EIO, "the server sends a part of the file only")
+            raise OSError(errno.EIO, "the server sends only a part of the file")
         return await _content(response, limit)
 
 
 async def _content(response: "ClientResponse", limit: int) -> bytes:
-    """Return the beginning of an answer: a server may send one of any length."""
+    """Return the beginning of a response: a server may send one of any length."""
     content = bytearray()
     while len(content) < limit and (part := await response.content.read(limit - len(content))):
         content += part
@@ -162,12 +163,12 @@ def _is_whole(response: "ClientResponse") -> bool:
 
 
 def read(system: "FileSystem", url: str, limit: int) -> bytes:
-    """Return the file from its beginning, at most so many bytes. Raises OSError and aiohttp's errors."""
+    """Return the beginning of a file, at most `limit` bytes. Raises OSError and aiohttp's errors."""
     return bytes(sync(system.loop, _read, system, url, limit))
 
 
 def details(system: "FileSystem", url: str) -> dict[str, object]:
-    """Return what the server says of a file: its size and its ETag, as far as it does. Raises as `read` does."""
+    """Return the size and the ETag of a file, if the server sends them. Raises the same errors as `read`."""
 
     async def ask() -> dict[str, object]:
         for method in ("HEAD", "GET"):
@@ -182,13 +183,13 @@ def details(system: "FileSystem", url: str) -> dict[str, object]:
 
 
 def size_of(response: "ClientResponse") -> int | None:
-    """Return the bytes of the file; None if the server does not say, or sends it compressed."""
+    """Return the size of the file; None if the server does not send it, or compresses the file."""
     is_encoded = response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity")
     return None if is_encoded else response.content_length
 
 
 class _Links(HTMLParser):
-    """Collects the links of a page; character references in them are decoded."""
+    """Collects the links of a page, with decoded character references."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +205,7 @@ class _Links(HTMLParser):
 
 
 def list_folder(system: "FileSystem", folder: str) -> list[dict[str, object]]:
-    """Return what the index page of a folder links to below it, as fsspec's listings have it; other links are none.
+    """Return the links of a folder's index page that lead below the folder, in the form of fsspec's listings.
 
     Raises OSError and aiohttp's errors.
     """
@@ -223,7 +224,7 @@ def list_folder(system: "FileSystem", folder: str) -> list[dict[str, object]]:
     parser = _Links()
     parser.feed(text)
     base = join(page, parser.base) if parser.base else page
-    # After a redirect the page's links are below its own address.
+    # After a redirect the links are relative to the page's own address.
     folder = folder.partition("?")[0]
     folders = [folder, page]
     found: dict[str, dict[str, object]] = {
@@ -235,12 +236,12 @@ def list_folder(system: "FileSystem", folder: str) -> list[dict[str, object]]:
 
 
 def _charset(response: "ClientResponse") -> str:
-    # Other encodings have no bytes that stand for themselves, and names are encoded in any case.
+    # Names are percent-encoded, so only encodings that keep all ASCII bytes matter.
     return "latin-1" if (response.charset or "").lower() in ("latin-1", "iso-8859-1", "windows-1252") else "utf-8"
 
 
 def _below(link: str, folder: str) -> str:
-    """Return the part of a link that is below a folder of the same server, as it is written; else nothing."""
+    """Return the part of a link below a folder of the same server, as written; an empty string for other links."""
     one, other = PARTS.match(link), PARTS.match(folder)
     if one is None or other is None or _server(one) != _server(other):
         return ""

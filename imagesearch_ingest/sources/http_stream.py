@@ -1,4 +1,4 @@
-"""A file of a web server as Python's own, which is read on if its connection breaks."""
+"""Read a file of a web server as a Python file, and resume after a broken connection."""
 
 import errno
 import io
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from imagesearch_ingest.sources.remote_files import FileSystem
 
-# Bytes that are asked for at a time after a jump within a file.
+# Bytes per request after a seek.
 RANGE = 4 * 2**20
 OK, RANGE_NOT_SATISFIABLE = 200, 416
 
 
 class HttpStream(io.RawIOBase):
-    """A file of a web server, read in passing; if the connection breaks, reading resumes where it broke."""
+    """A file of a web server. If the connection breaks, the next request resumes at the same position."""
 
     def __init__(self, system: "FileSystem", url: str) -> None:
-        """Open it. Raises OSError."""
+        """Open the file. Raises OSError."""
         super().__init__()
         self._system = system
         self._url = url
@@ -62,7 +62,7 @@ class HttpStream(io.RawIOBase):
         return len(content)
 
     def close(self) -> None:  # noqa: D102 - Python's
-        # This may happen when the interpreter ends and the loop's thread has stopped, so nothing waits for it.
+        # Does not wait: the interpreter may be ending, and the loop's thread may have stopped.
         if self._response is not None:
             self._system.loop.call_soon_threadsafe(self._response.close)
             self._response = None
@@ -89,7 +89,7 @@ class HttpStream(io.RawIOBase):
                     break
                 if self._response.status == OK:
                     raise OSError(errno.EIO, f"the file ends after {self._at} of {self._size} bytes")
-                # The range that was asked for is read.
+                # The requested range is read completely.
                 await self._drop()
         except BaseException:
             await self._drop()
@@ -97,7 +97,7 @@ class HttpStream(io.RawIOBase):
         return b""
 
     async def _open(self, wanted: int) -> None:
-        """Ask for the file from where reading stands."""
+        """Request the file from the current position on."""
         end = str(self._at + max(wanted, RANGE) - 1) if self._jumped else ""
         headers = {"Range": f"bytes={self._at}-{end}"} if self._at or end else {}
         response = await request(self._system, self._url, headers)
@@ -106,15 +106,15 @@ class HttpStream(io.RawIOBase):
                 response.close()
                 return
             check_status(response)
-            self._recognise(response)
+            self._check_unchanged(response)
             await self._skip(response)
         except BaseException:
             response.close()
             raise
         self._response = response
 
-    def _recognise(self, response: "ClientResponse") -> None:
-        """Note what file it is, or see that it still is the same."""
+    def _check_unchanged(self, response: "ClientResponse") -> None:
+        """Note the size and the stamp of the file, or check that they have not changed."""
         stamp = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         if response.status == PARTIAL:
             total = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
@@ -128,13 +128,13 @@ class HttpStream(io.RawIOBase):
             self._stamp, self._size = stamp, size
 
     async def _skip(self, response: "ClientResponse") -> None:
-        """Go to where reading stands: not every server sends a part."""
+        """Skip to the current position if the server sends the whole file."""
         begin = 0
         if response.status == PARTIAL:
             found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
             begin = int(found[1]) if found else -1
             if begin != self._at:
-                raise OSError(errno.EIO, "the server sends another part of the file than it was asked for")
+                raise OSError(errno.EIO, "the server sends another part of the file than the requested one")
         while begin < self._at:
             part = await response.content.read(min(self._at - begin, RANGE))
             if not part:

@@ -1,4 +1,4 @@
-"""What the columns of a manifest are: one is the path, one may be the id, the others are attributes."""
+"""Assign the columns of a manifest to the path, the id and the attributes."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """A row of a manifest whose attributes are understood."""
+    """A valid row of a manifest."""
 
     number: int
     path: object
     id: object
     has_id: bool
-    """Whether the row is to have an id of its own."""
+    """Whether the manifest has an id column, so that the row must have an id."""
     attributes: Mapping[str, AttributeValue] | None
     content: bytes | None = None
-    """The image's file, if the row holds it."""
+    """The content of the image's file, if the row has it."""
     column: str = ""
-    """The column that holds the image or its path."""
+    """The column with the image or its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +39,30 @@ class InvalidRow:
 
 @dataclass(frozen=True)
 class Columns:
-    """What each column is."""
+    """The meaning of the columns."""
 
     path: str
     id: str | None
-    """None where the manifest has no ids of its own."""
+    """None if the manifest has no ids."""
     attributes: Mapping[str, str]
-    """The attribute's name by the column's."""
+    """Attribute names by column name."""
 
 
 def path_column(present: Collection[str], options: SourceOptions) -> str | None:
-    """The column or field that holds the path."""
+    """Return the column or field with the path; None if there is none."""
     wanted = [options.path_column] if options.path_column else PATH_COLUMNS
     return next((name for name in wanted if name in present), None)
 
 
 def id_column(present: Collection[str], options: SourceOptions, path: str | None) -> str | None:
-    """The column or field that holds the id."""
+    """Return the column or field with the id; None if there is none."""
     if options.id_column:
         return options.id_column
     return ID_COLUMN if ID_COLUMN in present and path != ID_COLUMN else None
 
 
 def assign_columns(present: Sequence[str], options: SourceOptions, name: str) -> Columns:
-    """What each of these columns is. Raises SourceError."""
+    """Return the meaning of the columns. Raises SourceError."""
     if twice := sorted({column for column in present if present.count(column) > 1}):
         raise SourceError(f"{name} has several columns of the same name: {quoted_names(twice)}")
     path = path_column(present, options)
@@ -83,9 +83,7 @@ def assign_columns(present: Sequence[str], options: SourceOptions, name: str) ->
                 f"{name} has no column {quoted_names(unknown)}, which {option} names; there are {quoted_names(present)}"
             )
         if useless := [column for column in columns if column in (path, image_id)]:
-            raise SourceError(
-                f"{name}: {quoted_names(useless)} is the path or the id, where {option} is without effect"
-            )
+            raise SourceError(f"{name}: {option} has no effect on {quoted_names(useless)}, which is the path or the id")
     return Columns(path, image_id, _attributes(present, (path, image_id), options, name))
 
 
@@ -111,6 +109,6 @@ def _attributes(
 
 
 def quoted_names(columns: Iterable[str]) -> str:
-    """Their names, if they are not too many."""
+    """Return the quoted names, at most SHOWN of them."""
     quoted = [f"{column!r:.100}" for column in columns]
     return ", ".join(quoted[:SHOWN]) + (" and more" if len(quoted) > SHOWN else "") or "none"

@@ -1,4 +1,4 @@
-"""Lists of images: plain ones of paths, and manifests whose rows have ids and attributes too."""
+"""List the images of manifests: lists of paths, and tables with ids and attributes."""
 
 import hashlib
 import posixpath
@@ -22,49 +22,49 @@ LONGEST_PATH = 2**16
 
 
 class Rows(Protocol):
-    """What a format's reader gives."""
+    """The reader of one manifest format."""
 
     remarks: Sequence[str]
-    """What users should know of the columns, after the rows were read."""
+    """Remarks about the columns for users, after the rows were read."""
 
     def __iter__(self) -> Iterator[ManifestRow | InvalidRow]:
-        """The rows, one by one."""
+        """Yield the rows one by one."""
 
     def count(self) -> int | None:
-        """About how many there are."""
+        """Return the approximate number of rows; None if unknown."""
 
 
 class ListSource:
-    """A list of paths and URLs, one a line; empty lines and those that begin with # are none."""
+    """A list of paths and URLs, one per line. Empty lines and lines that begin with # are ignored."""
 
     def __init__(self, path: str, options: SourceOptions, standard_input: BinaryIO | None = None) -> None:
-        """Takes a list, or with "-" the standard input, which can be read only once. Raises SourceError."""
-        self._location = None if path == STANDARD_INPUT else SourceFile(path)
-        self.name = "standard input" if self._location is None else self._location.name
-        self._shown = self.name if self._location is None else self._location.file_name
+        """Open a list, or standard input for "-", which can be read only once. Raises SourceError."""
+        self._source_file = None if path == STANDARD_INPUT else SourceFile(path)
+        self.name = "standard input" if self._source_file is None else self._source_file.name
+        self._shown = self.name if self._source_file is None else self._source_file.file_name
         self._by_content = options.by_content
-        self._places = PathResolver(
-            options.root or ("." if self._location is None else self._location.folder), options.max_bytes
+        self._resolver = PathResolver(
+            options.root or ("." if self._source_file is None else self._source_file.folder), options.max_bytes
         )
         self._standard_input = standard_input
         self._is_read = False
-        if self._location is not None:
-            _opened(self._location).close()
+        if self._source_file is not None:
+            _opened(self._source_file).close()
 
     def __iter__(self) -> Iterator[Item | Fault]:
-        """The images of its lines."""
+        """Yield the entries of the lines."""
         try:
-            if self._location is None:
+            if self._source_file is None:
                 yield from self._items(self._stream())
             else:
-                with self._location.open() as file:
+                with self._source_file.open() as file:
                     yield from self._items(file)
         except OSError as error:
-            yield _broken_off(self._shown, error)
+            yield _unreadable(self._shown, error)
 
     def count(self) -> int | None:
-        """About how many there are: lines that are none are counted too."""
-        return None if self._location is None else self._location.count_lines()
+        """Return the approximate number of images. It includes ignored lines."""
+        return None if self._source_file is None else self._source_file.count_lines()
 
     def _stream(self) -> BinaryIO:
         if self._is_read:
@@ -80,44 +80,44 @@ class ListSource:
                 continue
             text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="surrogateescape")
             if text.strip() and not text.startswith("#"):
-                yield _item(text, None, where, self._places, self._by_content)
+                yield _item(text, None, where, self._resolver, self._by_content)
 
 
 class ManifestSource:
-    """A CSV, JSON Lines or Parquet file with a row for each image."""
+    """A CSV, JSON Lines or Parquet file with one row per image."""
 
     def __init__(
-        self, location: SourceFile, read_rows: Callable[[SourceFile, SourceOptions], Rows], options: SourceOptions
+        self, source_file: SourceFile, read_rows: Callable[[SourceFile, SourceOptions], Rows], options: SourceOptions
     ) -> None:
-        """Looks at what columns there are. Raises SourceError."""
-        self.name = location.name
-        self._shown = location.file_name
+        """Read the columns. Raises SourceError."""
+        self.name = source_file.name
+        self._shown = source_file.file_name
         self._by_content = options.by_content
         self._max_bytes = options.max_bytes
-        self._places = PathResolver(options.root or location.folder, options.max_bytes)
+        self._resolver = PathResolver(options.root or source_file.folder, options.max_bytes)
         try:
-            self._rows = read_rows(location, options)
+            self._rows = read_rows(source_file, options)
         except OSError as error:
-            raise SourceError(f"{location.name} cannot be read: {error.strerror or error}") from None
+            raise SourceError(f"{source_file.name} cannot be read: {error.strerror or error}") from None
 
     def __iter__(self) -> Iterator[Item | Fault]:
-        """The images of its rows."""
+        """Yield the entries of the rows."""
         try:
             for row in self._rows:
-                yield self._found(row)
+                yield self._entry(row)
         except OSError as error:
-            yield _broken_off(self._shown, error)
+            yield _unreadable(self._shown, error)
 
     def count(self) -> int | None:
-        """About how many rows there are."""
+        """Return the approximate number of rows."""
         return self._rows.count()
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What users should know of the columns, after the rows were read."""
+        """Remarks about the columns for users, after the rows were read."""
         return self._rows.remarks
 
-    def _found(self, row: ManifestRow | InvalidRow) -> Item | Fault:
+    def _entry(self, row: ManifestRow | InvalidRow) -> Item | Fault:
         where = f"{self._shown}, row {row.number}"
         if isinstance(row, InvalidRow):
             return Fault(where, "ROW_INVALID", row.message)
@@ -127,14 +127,14 @@ class ManifestSource:
         if row.has_id and not self._by_content:
             image_id = _id_text(row.id)
             if not image_id:
-                return Fault(where, "ROW_INVALID", "it has no id, which is a text or a whole number")
+                return Fault(where, "ROW_INVALID", "it has no id, which must be a text or a whole number")
         if row.content is not None:
-            return self._held(row, image_id, row.content)
-        return _item(str(row.path), image_id, where, self._places, self._by_content, row)
+            return self._embedded_image(row, image_id, row.content)
+        return _item(str(row.path), image_id, where, self._resolver, self._by_content, row)
 
-    def _held(self, row: ManifestRow, image_id: str | None, content: bytes) -> Item:
-        """An image whose file is in its row."""
-        # The others need no pyarrow.
+    def _embedded_image(self, row: ManifestRow, image_id: str | None, content: bytes) -> Item:
+        """Return the item of an image whose file is in its row."""
+        # Only Parquet files have such rows, and pyarrow is slow to import.
         from imagesearch_ingest.sources.parquet_image_reader import image_uri  # noqa: PLC0415
 
         if image_id is None:
@@ -152,29 +152,34 @@ class ManifestSource:
         )
 
 
-def open_csv(location: SourceFile, options: SourceOptions) -> ManifestSource:
-    """A CSV or TSV file. Raises SourceError."""
-    return ManifestSource(location, CsvRows, options)
+def open_csv(source_file: SourceFile, options: SourceOptions) -> ManifestSource:
+    """Open a CSV or TSV file. Raises SourceError."""
+    return ManifestSource(source_file, CsvRows, options)
 
 
-def open_json_lines(location: SourceFile, options: SourceOptions) -> ManifestSource:
-    """A JSON Lines file. Raises SourceError."""
-    return ManifestSource(location, JsonRows, options)
+def open_json_lines(source_file: SourceFile, options: SourceOptions) -> ManifestSource:
+    """Open a JSON Lines file. Raises SourceError."""
+    return ManifestSource(source_file, JsonRows, options)
 
 
-def open_parquet(location: SourceFile, options: SourceOptions) -> ManifestSource:
-    """A Parquet file. Raises SourceError."""
-    # It takes a while, and only this kind of source needs it.
+def open_parquet(source_file: SourceFile, options: SourceOptions) -> ManifestSource:
+    """Open a Parquet file. Raises SourceError."""
+    # pyarrow is slow to import.
     from imagesearch_ingest.sources.parquet_rows import ParquetRows  # noqa: PLC0415
 
-    return ManifestSource(location, ParquetRows, options)
+    return ManifestSource(source_file, ParquetRows, options)
 
 
 def _item(
-    path: str, image_id: str | None, where: str, places: PathResolver, by_content: bool, row: ManifestRow | None = None
+    path: str,
+    image_id: str | None,
+    where: str,
+    resolver: PathResolver,
+    by_content: bool,
+    row: ManifestRow | None = None,
 ) -> Item | Fault:
     try:
-        place = places.find(path)
+        place = resolver.resolve(path)
     except ValueError as error:
         return Fault(where, "ROW_INVALID", str(error))
     if image_id is None:
@@ -196,12 +201,12 @@ def _id_text(value: object) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
-def _opened(location: SourceFile) -> BinaryIO:
+def _opened(source_file: SourceFile) -> BinaryIO:
     try:
-        return location.open()
+        return source_file.open()
     except OSError as error:
-        raise SourceError(f"{location.name} cannot be read: {error.strerror or error}") from None
+        raise SourceError(f"{source_file.name} cannot be read: {error.strerror or error}") from None
 
 
-def _broken_off(name: str, error: OSError) -> Fault:
-    return Fault(name, "MANIFEST_UNREADABLE", f"it cannot be read on: {error.strerror or error}")
+def _unreadable(name: str, error: OSError) -> Fault:
+    return Fault(name, "MANIFEST_UNREADABLE", f"the rest of it cannot be read: {error.strerror or error}")

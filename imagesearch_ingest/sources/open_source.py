@@ -1,4 +1,4 @@
-"""Finds out what kind of source a path or URL is."""
+"""Open a source by its path or URL."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -33,11 +33,11 @@ KINDS = {
     "list": (".txt",),
     "image": tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes),
 }
-# What may be said by --as; an image is one by its name.
+# Values of --as. An image is recognised by its name.
 CHOICES = ("folder", "list", "csv", "jsonl", "parquet", "tar")
 
 TABLE = frozenset({"--root", "--path-column", "--id-column", "--map"})
-EFFECTIVE: Mapping[str, frozenset[str]] = {
+OPTIONS_BY_KIND: Mapping[str, frozenset[str]] = {
     "folder": frozenset(),
     "image": frozenset(),
     "list": frozenset({"--root"}),
@@ -49,12 +49,12 @@ EFFECTIVE: Mapping[str, frozenset[str]] = {
 
 
 def open_source(argument: str, options: SourceOptions) -> Source:
-    """The source that a path, a URL or "-" for the standard input names. Raises SourceError."""
+    """Return the source at a path or a URL, or standard input for "-". Raises SourceError."""
     if options.kind and options.kind not in CHOICES:
-        raise SourceError(f"{options.kind!r} is no kind of source; {', '.join(CHOICES)} are")
+        raise SourceError(f"{options.kind!r} is not a kind of source; use one of {', '.join(CHOICES)}")
     argument = local_path(argument)
     kind = _kind(argument, options)
-    _check(kind, options)
+    _check_options(kind, options)
     if kind == "folder":
         is_remote = is_url(argument)
         folder = RemoteFolderSource if is_remote else FolderSource
@@ -66,40 +66,40 @@ def open_source(argument: str, options: SourceOptions) -> Source:
         return single(argument if is_remote else Path(argument), options.by_content)  # type: ignore[arg-type]
     if kind == "list":
         return ListSource(argument, options)
-    location = SourceFile(argument)
+    source_file = SourceFile(argument)
     if kind == "tar":
-        return TarSource(location, options.by_content, options.max_bytes, options.columns, options.any_name)
+        return TarSource(source_file, options.by_content, options.max_bytes, options.columns, options.any_name)
     openers: dict[str, Callable[[SourceFile, SourceOptions], Source]] = {
         "csv": open_csv,
         "jsonl": open_json_lines,
         "parquet": open_parquet,
     }
-    return openers[kind](location, options)
+    return openers[kind](source_file, options)
 
 
 def _kind(argument: str, options: SourceOptions) -> str:
     if argument == STANDARD_INPUT:
         if options.kind not in ("", "list"):
-            raise SourceError(f"standard input is a list of paths; a source of the kind {options.kind} is a file")
+            raise SourceError(f"standard input is a list of paths, not {options.kind}; write it to a file first")
         return "list"
     if is_url(argument):
         if not argument.partition("://")[2].strip("/"):
-            raise SourceError(f"{without_password(argument)} names no bucket or server")
+            raise SourceError(f"{without_password(argument)} has no bucket or server")
         return options.kind or _by_name(url_path(argument)) or "folder"
-    if os.path.isdir(argument):  # noqa: PTH112 - a text
+    if os.path.isdir(argument):  # noqa: PTH112 - a string
         if options.kind not in ("", "folder"):
-            raise SourceError(f"{argument} is a folder, and none of the kind {options.kind}")
+            raise SourceError(f"{argument} is a folder, not {options.kind}")
         return "folder"
-    if not os.path.exists(argument):  # noqa: PTH110 - a text
-        raise SourceError(f"there is no file or folder {argument}")
+    if not os.path.exists(argument):  # noqa: PTH110 - a string
+        raise SourceError(f"{argument} does not exist")
     if options.kind == "folder":
-        raise SourceError(f"{argument} is no folder")
+        raise SourceError(f"{argument} is not a folder")
     if kind := options.kind or _by_name(argument) or _by_content(argument, options):
         return kind
     taken = ", ".join(suffix for suffixes in KINDS.values() for suffix in suffixes)
     raise SourceError(
-        f"{argument} is of no kind that is known by its name; folders are taken, and files that end in {taken}. "
-        f"--as says what a file is: {', '.join(CHOICES)}; --any-name takes an image of any name"
+        f"the kind of {argument} is unknown; use a folder, or a file with one of the suffixes {taken}. "
+        f"--as sets the kind: {', '.join(CHOICES)}; --any-name accepts an image of any name"
     )
 
 
@@ -118,7 +118,7 @@ def _by_content(path: str, options: SourceOptions) -> str:
     return ""
 
 
-def _check(kind: str, options: SourceOptions) -> None:
+def _check_options(kind: str, options: SourceOptions) -> None:
     given = {
         "--root": options.root,
         "--path-column": options.path_column,
@@ -126,7 +126,7 @@ def _check(kind: str, options: SourceOptions) -> None:
         "--map": options.columns,
         "--type": options.types,
     }
-    if useless := [name for name, value in given.items() if value and name not in EFFECTIVE[kind]]:
-        raise SourceError(f"{', '.join(useless)}: without effect for a source of the kind {kind}")
+    if useless := [name for name, value in given.items() if value and name not in OPTIONS_BY_KIND[kind]]:
+        raise SourceError(f"{', '.join(useless)} has no effect on a source of the kind {kind}; remove it")
     if options.by_content and options.id_column:
-        raise SourceError("--id-column: without effect where ids are the images' contents")
+        raise SourceError("--id-column has no effect if ids are made of the images' contents; remove it")

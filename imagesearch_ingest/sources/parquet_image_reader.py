@@ -1,4 +1,4 @@
-"""Reads images that are in columns of Parquet files, by uris such as parquet://image/12::/data/train.parquet."""
+"""Read images in columns of Parquet files by their uris, such as parquet://image/12::/data/train.parquet."""
 
 import errno
 import tarfile
@@ -16,17 +16,17 @@ from imagesearch_ingest.sources.source_file import SourceFile
 
 
 def image_name(column: str, row: int) -> str:
-    """What an image is called in its file; rows count from 1."""
+    """Return the name of an image in its file; rows are numbered from 1."""
     return f"{column}/{row}"
 
 
 def image_uri(column: str, row: int, file: str) -> str:
-    """The uri of an image in a Parquet file, which is an absolute path or a URL."""
+    """Return the uri of an image in a Parquet file. `file` is an absolute path or a URL."""
     return f"{PARQUET}://{image_name(column, row)}::{file}"
 
 
 class _Images:
-    """The images of one file as members of an archive that is read in passing."""
+    """The images of one file as members of a streamed archive."""
 
     def __init__(self, file: pq.ParquetFile) -> None:
         self._file = file
@@ -45,20 +45,20 @@ class _Images:
                         member.size, self._content = len(content), content
                         yield member
 
-    def is_in_place(self, member: tarfile.TarInfo) -> bool:  # noqa: ARG002 - as of a tar file
+    def is_in_place(self, member: tarfile.TarInfo) -> bool:  # noqa: ARG002 - the signature of OpenArchive
         return False
 
-    def content(self, member: tarfile.TarInfo) -> bytes:  # noqa: ARG002 - as of a tar file
+    def content(self, member: tarfile.TarInfo) -> bytes:  # noqa: ARG002 - as above
         return self._content
 
 
 class ParquetImageReader(ArchiveReader):
-    """Images of any number of Parquet files: a file is copied once, and its images are read from the copy."""
+    """Reads images of any number of Parquet files. A file is copied once, and its images are read from the copy."""
 
     @contextmanager
-    def _opened(self, location: SourceFile) -> Iterator[OpenArchive]:
+    def _opened(self, source_file: SourceFile) -> Iterator[OpenArchive]:
         try:
-            with location.open() as file, pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as parquet:
+            with source_file.open() as file, pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as parquet:
                 yield _Images(parquet)
         except pa.ArrowException as error:
-            raise OSError(errno.EIO, " ".join(str(error).split()), location.name) from error
+            raise OSError(errno.EIO, " ".join(str(error).split()), source_file.name) from error

@@ -1,4 +1,4 @@
-"""The rows of Parquet files."""
+"""Read the rows of Parquet files."""
 
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,28 +24,28 @@ from imagesearch_ingest.sources.parquet_values import (
 from imagesearch_ingest.sources.source_file import SourceFile
 from imagesearch_ingest.sources.source_options import SourceOptions
 
-# Rows that are in memory at a time, fewer where they hold images, and what is read of each column's file at a time.
+# Rows in memory, fewer if they contain images; and bytes per read of each column.
 BATCH, IMAGES = 1000, 16
 BUFFER = 2**20
 
 
 class ParquetRows:
-    """The rows of a file, of those columns that are used."""
+    """The rows of a file, with only the used columns."""
 
     remarks: Sequence[str] = ()
 
-    def __init__(self, location: SourceFile, options: SourceOptions) -> None:
-        """Reads the schema. Raises SourceError and OSError."""
-        self._location = location
-        with location.open() as file:
+    def __init__(self, source_file: SourceFile, options: SourceOptions) -> None:
+        """Read the schema. Raises SourceError and OSError."""
+        self._source_file = source_file
+        with source_file.open() as file:
             try:
                 schema = pq.ParquetFile(file).schema_arrow
             except pa.ArrowException as error:
-                raise SourceError(f"{location.file_name} is no Parquet file that can be read: {error}") from None
+                raise SourceError(f"{source_file.file_name} is not a readable Parquet file: {error}") from None
         types = dict(zip(schema.names, schema.types, strict=True))
         if not options.path_column:
             options = replace(options, path_column=_image_column(types))
-        self._columns = columns = assign_columns(schema.names, options, location.file_name)
+        self._columns = columns = assign_columns(schema.names, options, source_file.file_name)
         self._has_images = is_image_type(types[columns.path])
         self._check(
             columns.path, types, [is_text_type, is_image_type], "a path or URL is a text, and an image is bytes"
@@ -57,18 +57,18 @@ class ParquetRows:
             self._check(column, types, [is_attribute_type], remedy)
 
     def __iter__(self) -> Iterator[ManifestRow | InvalidRow]:
-        """The rows, counted from 1. Raises OSError where the file is damaged."""
+        """Yield the rows, numbered from 1. Raises OSError if the file is damaged."""
         try:
             yield from self._rows()
         except pa.ArrowException as error:
             raise OSError(errno.EIO, " ".join(str(error).split())) from error
 
     def count(self) -> int | None:
-        """How many rows there are, as the file says."""
-        if self._location.is_remote:
+        """Return the number of rows from the metadata; None for a remote file."""
+        if self._source_file.is_remote:
             return None
         try:
-            return int(pq.read_metadata(self._location.name).num_rows)
+            return int(pq.read_metadata(self._source_file.name).num_rows)
         except (OSError, pa.ArrowException):
             return None
 
@@ -77,15 +77,15 @@ class ParquetRows:
     ) -> None:
         kind = types[column]
         if not any(fits(inner_type(kind)) for fits in fit):
-            raise SourceError(f"{self._location.file_name}, column {column!r} is {kind}: {message}")
+            raise SourceError(f"{self._source_file.file_name}, column {column!r} is {kind}: {message}")
 
     def _rows(self) -> Iterator[ManifestRow | InvalidRow]:
         columns = self._columns
         wanted = list(dict.fromkeys([columns.path, *([columns.id] if columns.id else []), *columns.attributes]))
         number = 0
         size = IMAGES if self._has_images else BATCH
-        # Nothing is read ahead: pyarrow would else hold all row groups at a time.
-        with self._location.open() as file, pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as parquet:
+        # Without pre-buffering: pyarrow would hold all row groups in memory.
+        with self._source_file.open() as file, pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as parquet:
             for batch in parquet.iter_batches(size, columns=wanted, use_threads=False):
                 values = {name: values_of(batch.column(name)) for name in wanted}
                 for index in range(batch.num_rows):
@@ -117,13 +117,13 @@ class ParquetRows:
 
 
 def _image_column(types: Mapping[str, ArrowType]) -> str:
-    """The column of images with bytes and path; of several the first one of a usual name, else the first."""
+    """Return the first column of images with bytes and path, preferably one with a usual name; "" if there is none."""
     found = [name for name, kind in types.items() if pa.types.is_struct(kind) and is_image_type(kind)]
     return next((name for name in PATH_COLUMNS if name in found), found[0] if found else "")
 
 
 def path_and_bytes(value: object) -> tuple[object, bytes | None]:
-    """The path and the bytes that a value of a column of images has."""
+    """Return the path and the bytes of a value in a column of images."""
     if isinstance(value, dict):
         content = value.get("bytes")
         return value.get("path"), content if isinstance(content, bytes) else None

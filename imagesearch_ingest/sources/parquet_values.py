@@ -1,4 +1,4 @@
-"""What columns of Parquet files can be attributes, and their values: one rule for manifests and files of vectors."""
+"""Decide which columns of Parquet files can be attributes, and convert their values. Vector files use it as well."""
 
 import datetime as dt
 import decimal
@@ -11,49 +11,48 @@ from imagesearch_ingest.sources.attribute_values import MAX_EXACT, is_missing
 
 ArrowType: TypeAlias = Any
 ArrowArray: TypeAlias = Any
-# Column by column, what can be done about one that cannot be an attribute.
-ALLOWED_TYPES = "texts, numbers, true, false, dates and lists of texts are attributes"
+ALLOWED_TYPES = "attributes are texts, numbers, true, false, dates or lists of texts"
 
 
 class InvalidValue:
     """A value that cannot be an attribute, such as a date in the year 20,000."""
 
     def __init__(self, message: str) -> None:
-        """Takes what is wrong with it."""
+        """Set why the value is invalid."""
         self.message = message
 
 
 def inner_type(kind: ArrowType) -> ArrowType:
-    """The type of the values of a column, which may be a dictionary of them."""
+    """Return the type of the values of a column, which may be dictionary-encoded."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def is_text_type(kind: ArrowType) -> bool:
-    """Whether values are texts."""
+    """Return whether the values are texts."""
     kind = inner_type(kind)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def is_bytes_type(kind: ArrowType) -> bool:
-    """Whether values are bytes."""
+    """Return whether the values are bytes."""
     kind = inner_type(kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def is_list_type(kind: ArrowType) -> bool:
-    """Whether values are lists."""
+    """Return whether the values are lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def is_image_type(kind: ArrowType) -> bool:
-    """Whether values are images: their bytes, or bytes and path, as Hugging Face's datasets have them."""
+    """Return whether the values are images: bytes, or a struct of bytes and path as in Hugging Face datasets."""
     return is_bytes_type(kind) or (
         pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and is_bytes_type(kind.field("bytes").type)
     )
 
 
 def is_attribute_type(kind: ArrowType) -> bool:
-    """Whether values can be attributes."""
+    """Return whether the values can be attributes."""
     kind = inner_type(kind)
     if is_list_type(kind):
         return is_text_type(kind.value_type)
@@ -63,7 +62,7 @@ def is_attribute_type(kind: ArrowType) -> bool:
 
 
 def values_of(column: ArrowArray) -> list[object]:
-    """The values as attributes have them; None if there is none, and Unusable if it cannot be one."""
+    """Return the values as attribute values: None for a missing value, InvalidValue for an invalid one."""
     kind = column.type
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         # Python's times have no nanoseconds.
@@ -96,10 +95,10 @@ def _attribute(value: object) -> object:
 
 
 def _number(value: decimal.Decimal) -> int | float | None:
-    """The number of a column of decimals: a whole one where the column has whole numbers. Raises ValueError."""
+    """Return a decimal as an int if its column has whole numbers, otherwise as a float. Raises ValueError."""
     exponent = value.as_tuple().exponent
     if isinstance(exponent, int) and exponent >= 0:
         return int(value)
     if abs(value) > MAX_EXACT:
-        raise ValueError(f"{value} would be rounded: a number with a fraction has 53 bits; a text keeps it")
+        raise ValueError(f"{value} would be rounded: a number with a fraction has 53 bits; store it as text")
     return float(value)

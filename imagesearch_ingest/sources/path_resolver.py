@@ -1,4 +1,4 @@
-"""Finds the files that paths and URLs name: those of a manifest's rows, and the uris of stored images."""
+"""Find the files to which paths and URLs lead: in the rows of manifests, and in the uris of stored images."""
 
 import os
 import posixpath
@@ -21,10 +21,10 @@ from imagesearch_ingest.sources.zip_reader import ZipReader
 
 @dataclass(frozen=True, slots=True)
 class ResolvedFile:
-    """A file that a row points to."""
+    """A file to which a path or URL leads."""
 
     id: str
-    """What the file is called where the row has no other id."""
+    """The id of the image if its row has no other id."""
     uri: str
     content: ReadFile
     size: int | None
@@ -32,12 +32,12 @@ class ResolvedFile:
 
 
 class PathResolver:
-    """Finds the files that the rows of one manifest point to."""
+    """Finds the files to which the rows of one manifest lead."""
 
     def __init__(self, root: str, max_bytes: int = MAX_BYTES) -> None:
-        """Relative paths begin at `root`, a path or a URL.
+        """Resolve relative paths against `root`, a path or a URL.
 
-        Larger members than `max_bytes` of archives that can only be read in passing are not read.
+        Members larger than `max_bytes` are not read from archives that can be read only once.
         """
         root = local_path(root)
         self._is_remote = is_url(root)
@@ -49,30 +49,30 @@ class PathResolver:
         self._max_bytes = max_bytes
 
     def close(self) -> None:
-        """Closes the archives that were read. Nothing in an archive can be read afterwards."""
+        """Close the archives. Nothing in an archive can be read afterwards."""
         for members in self._archives.values():
             members.close()
 
-    def find(self, text: str) -> ResolvedFile:
-        """The file that a path or URL names; any thread may ask. Raises ValueError where it can name none."""
+    def resolve(self, text: str) -> ResolvedFile:
+        """Return the file to which a path or URL leads. Thread-safe. Raises ValueError if it is invalid."""
         text = local_path(text)
         if "\0" in text:
             raise ValueError("the path has a NUL byte")
         if is_url(text):
             return self._remote(text, text)
-        if os.path.isabs(text):  # noqa: PTH117 - a text
-            path = "/" + _plain(text)
+        if os.path.isabs(text):  # noqa: PTH117 - a string
+            path = "/" + _normalized(text)
             below = self._root.rstrip("/") + "/"
             is_below = not self._is_remote and path.startswith(below)
             return self._local(path.removeprefix(below) if is_below else text, path)
         if self._is_remote:
             return self._below_remote_root(text.replace(os.sep, "/"))
         image_id = posixpath.normpath(text.replace(os.sep, "/"))
-        return self._local(image_id, os.path.join(self._root, _plain(text)))  # noqa: PTH118
+        return self._local(image_id, os.path.join(self._root, _normalized(text)))  # noqa: PTH118
 
-    def _members(self, protocol: str) -> ArchiveReader | ZipReader:
+    def _archive_reader(self, protocol: str) -> ArchiveReader | ZipReader:
         if protocol == PARQUET:
-            # It takes a while, and few uris need it.
+            # pyarrow is slow to import, and few uris need it.
             from imagesearch_ingest.sources.parquet_image_reader import ParquetImageReader  # noqa: PLC0415
 
             return ParquetImageReader(self._max_bytes)
@@ -83,11 +83,11 @@ class PathResolver:
         return ResolvedFile(image_id, path, partial(read_file, path), size, stamp)
 
     def _below_remote_root(self, path: str) -> ResolvedFile:
-        # Two slashes in a row are a part of a store's key and of an address.
+        # Two slashes in a row are part of an object's key and of a web address.
         path = "/".join(step for step in path.split("/") if step != ".")
         if protocol_of(self._root) not in WEB:
             return self._remote(path, f"{self._root}/{path}")
-        # It is the name of a file, as below a root of this machine, and no address.
+        # The path is a file name, as below a local root, so it is encoded as one.
         return self._remote(path, join(f"{self._root}/", f"./{encoded_name(path)}"))
 
     def _remote(self, image_id: str, url: str) -> ResolvedFile:
@@ -96,9 +96,9 @@ class PathResolver:
         with self._lock:
             if protocol in MEMBER_PROTOCOLS:
                 if protocol not in self._archives:
-                    self._archives[protocol] = self._members(protocol)
+                    self._archives[protocol] = self._archive_reader(protocol)
                 return ResolvedFile(image_id, uri, partial(self._archives[protocol].read, url), None, "")
-            # Sessions are made here, one at a time; where that fails, reading says so.
+            # `connect` creates one session at a time. If it fails, reading the file reports the error.
             if protocol not in self._connected:
                 self._connected.add(protocol)
                 with suppress(SourceError):
@@ -106,9 +106,9 @@ class PathResolver:
         return ResolvedFile(image_id, uri, partial(read_url, url), None, "")
 
 
-def _plain(path: str) -> str:
-    """Return a path without its beginning slash and without steps that lead nowhere.
+def _normalized(path: str) -> str:
+    """Return a path without its first slash and without empty steps and ".".
 
-    Behind a link to a folder ".." is another one than the path says, so that it stays in the path.
+    ".." stays: after a symbolic link to a folder, it leads to another folder than the text of the path says.
     """
     return "/".join(step for step in path.replace(os.sep, "/").split("/") if step not in ("", ".")) or "."

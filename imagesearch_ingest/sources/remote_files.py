@@ -1,7 +1,7 @@
-"""Files that URLs name, by fsspec: s3://, gs://, http:// and what else is installed.
+"""Read files by URL through fsspec: s3://, gs://, http:// and all other installed file systems.
 
-fsspec's calls may come from many threads: each waits for one event loop, which does the work of them all. Only the
-session behind a file system is made without a lock, so that `connect` makes it, in the thread that lists a source.
+fsspec may be called from many threads: one event loop does the work of all calls. Only the creation of a file system's
+session is not thread-safe. `connect` creates it, in the thread that lists a source.
 """
 
 import errno
@@ -25,7 +25,7 @@ from imagesearch_ingest.sources.source_retries import SourceRetries, with_retrie
 FileSystem: TypeAlias = Any
 """fsspec publishes no types."""
 
-# What a protocol needs, and the extra that installs it.
+# The package that a protocol needs, and the extras that install it.
 PACKAGES = {
     "s3": ("s3fs", "cli,s3"),
     "s3a": ("s3fs", "cli,s3"),
@@ -35,37 +35,37 @@ PACKAGES = {
     "https": ("aiohttp", "cli"),
 }
 WEB = ("http", "https")
-# Protocols whose URLs go on with another URL behind "::". In all other URLs "::" is part of a name.
+# Protocols whose URLs contain another URL after "::". In all other URLs "::" is part of a name.
 CHAINED = frozenset(
     {"zip", "tar", "libarchive", "simplecache", "filecache", "blockcache", "cached", "dir", "reference"}
 )
-# A chain of several, as simplecache::s3://, begins with "::".
+# A chain of several protocols, such as simplecache::s3://, contains "::" before "://".
 URL_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::.*://)", re.DOTALL)
-# What a listing says of a file that is another one when the file has changed, the best first.
+# Fields of a listing that change when the file changes, the most reliable first.
 STAMPS = ("ETag", "generation", "etag", "md5Hash", "LastModified", "mtime", "modified", "updated", "created")
-# Seconds that a file's size and stamp are asked for; reading says what is wrong.
-DETAILS = 2.0
-# More than the readers there can be.
+# Retry budget for the size and the stamp of a file. Reading the file reports the error.
+DETAILS_RETRY_SECONDS = 2.0
+# More than the maximum number of readers.
 MAX_CONNECTIONS = 2000
 
 
 def is_url(text: str) -> bool:
-    """Whether it is a URL, and no path."""
+    """Return whether a string is a URL, not a path."""
     return URL_BEGIN.match(text) is not None
 
 
 def protocol_of(url: str) -> str:
-    """Such as s3."""
+    """Return the protocol of a URL, such as s3."""
     return url.partition("://")[0].lower()
 
 
 def url_path(url: str) -> str:
-    """The path of a URL, without what a web server takes for a query."""
+    """Return the path of a URL. For a web server the query and the fragment are removed."""
     return http_client.path_of(url) if protocol_of(url) in WEB else url.partition("://")[2]
 
 
 def file_name(url: str) -> str:
-    """The last part of a URL's path, as people read it."""
+    """Return the last part of a URL's path, decoded."""
     name = url_path(url).rstrip("/").rpartition("/")[2]
     try:
         return unquote(name, errors="strict") if protocol_of(url) in WEB else name
@@ -74,13 +74,13 @@ def file_name(url: str) -> str:
 
 
 def stamp_of(details: Mapping[str, object]) -> str:
-    """What tells that the file has changed, out of what a listing says of it."""
+    """Return the best stamp among the fields of a listing; empty if there is none."""
     value = next((details[name] for name in STAMPS if details.get(name)), "")
     return str(value).strip('"')
 
 
 def connect(url: str) -> tuple[FileSystem, str]:
-    """The file system of a URL, and the path there. Raises SourceError."""
+    """Return the file system of a URL, and the path in it. Raises SourceError."""
     protocol = protocol_of(url)
     if "::" not in url.partition("://")[0]:
         url = protocol + url[len(protocol) :]
@@ -96,21 +96,21 @@ def connect(url: str) -> tuple[FileSystem, str]:
         raise SourceError(f"{protocol}://: {missing}") from error
     except Exception as error:
         raise SourceError(f"{without_password(url)}: {one_line(error)}") from error
-    _try_once(system, protocol)
+    _disable_retries(system, protocol)
     return system, path
 
 
-def _try_once(system: FileSystem, protocol: str) -> None:
-    # Each library tries again by itself, in the thread that reads: for half a minute and more.
+def _disable_retries(system: FileSystem, protocol: str) -> None:
+    # The libraries retry by themselves in the reading thread, for half a minute and more.
     if protocol in ("s3", "s3a"):
         system.retries = 1
     request = getattr(getattr(type(system), "_request", None), "__wrapped__", None)
     if protocol in ("gs", "gcs") and request is not None:
-        system._request = partial(request, system)  # noqa: SLF001 - no setting says how often
+        system._request = partial(request, system)  # noqa: SLF001 - there is no setting
 
 
 def _options(protocol: str) -> dict[str, object]:
-    # Listings that are kept would fill memory.
+    # Cached listings would fill memory.
     options: dict[str, object] = {"use_listings_cache": False}
     if protocol in WEB:
         options |= {"client_kwargs": {"trust_env": True}, "get_client": http_client.open_session}
@@ -127,15 +127,15 @@ def _file_system(url: str, options: dict[str, object]) -> tuple[FileSystem, str]
     if "::" not in url or "://" not in first or protocol_of(url) in CHAINED:
         system, path = fsspec.core.url_to_fs(url, **options)
         return system, path
-    # fsspec would take what is behind "::" for another URL.
+    # fsspec would take the part after "::" for another URL.
     kind = fsspec.get_filesystem_class(protocol_of(url))
-    # Not public, and all that url_to_fs does with a plain URL.
+    # These methods are not public. They are all that url_to_fs does with a plain URL.
     found = kind._get_kwargs_from_urls(url)  # noqa: SLF001
     return kind(**{**options, **found}), kind._strip_protocol(url)  # noqa: SLF001
 
 
 def read_url(url: str, limit: int) -> bytes:
-    """The file's content from its beginning, at most so many bytes, by one request. Raises OSError."""
+    """Return the beginning of a file, at most `limit` bytes, with one request. Raises OSError."""
     try:
         system, path = connect(url)
     except SourceError as error:
@@ -144,41 +144,41 @@ def read_url(url: str, limit: int) -> bytes:
 
 
 def file_system_error(error: SourceError, url: str) -> OSError:
-    """The error of a file whose file system cannot be used."""
-    # A protocol that nobody knows, or whose package is missing.
+    """Return the OSError for a file whose file system cannot be used."""
+    # The protocol is unknown, or its package is missing.
     is_unknown = isinstance(error.__cause__, ImportError | ValueError)
     return OSError(errno.ENOSYS if is_unknown else errno.EIO, str(error), without_password(url))
 
 
 def read_path(system: FileSystem, path: str, url: str, limit: int) -> bytes:
-    """As `read_url`, where the file system is at hand."""
+    """Return the beginning of a file as `read_url` does, from a connected file system."""
     with as_os_errors(url):
         if protocol_of(path) in WEB:
             return http_client.read(system, path, limit)
         try:
             return bytes(system.cat_file(path, start=0, end=limit))
         except Exception as error:
-            # A file without any content has no first byte to ask for.
+            # An empty file has no first byte, so the store refuses the range.
             if _is_beyond_end(error):
                 return b""
             raise
 
 
 def _is_beyond_end(error: Exception) -> bool:
-    """Whether a store says that there is nothing in the range that was asked for."""
+    """Return whether a store refused a range because it is beyond the end of the file."""
     answer = getattr(error.__cause__, "response", None)
     code = answer.get("Error", {}).get("Code") if isinstance(answer, dict) else getattr(error, "code", None)
     return str(code) in ("InvalidRange", "416")
 
 
 def open_stream(url: str) -> io.RawIOBase:
-    """Opens a remote file as Python's own, whose errors are OSErrors. Raises SourceError and OSError."""
+    """Open a remote file as a Python file whose errors are OSErrors. Raises SourceError and OSError."""
     system, path = connect(url)
     return HttpStream(system, path) if protocol_of(path) in WEB else _RemoteStream(url, system, path)
 
 
 class _RemoteStream(io.RawIOBase):
-    """A file of a store."""
+    """A file of an object store."""
 
     def __init__(self, url: str, system: FileSystem, path: str) -> None:
         super().__init__()
@@ -218,22 +218,22 @@ class _RemoteStream(io.RawIOBase):
 
 
 class RemoteFileSource:
-    """One image that a URL names; its id is the last part of the URL's path."""
+    """One image at a URL. Its id is the last part of the URL's path."""
 
     def __init__(self, url: str, by_content: bool = False) -> None:
-        """Takes this file. Raises SourceError where its file system cannot be used."""
+        """Set the URL. Raises SourceError if its file system cannot be used."""
         self.name = without_password(url)
         self._by_content = by_content
         self._system, self._path = connect(url)
 
     def __iter__(self) -> Iterator[Item | Fault]:
-        """The one item."""
+        """Yield the one item."""
         size, stamp = None, ""
         try:
-            details = SourceRetries(DETAILS, is_opening=True).run(self._details)
+            details = SourceRetries(DETAILS_RETRY_SECONDS, is_opening=True).run(self._details)
             size, stamp = details.get("size"), stamp_of(details)
         except OSError:
-            # Reading says what is wrong.
+            # Reading the file reports the error.
             pass
         image_id = "" if self._by_content else file_name(self.name)
         content = partial(read_path, self._system, self._path, self.name)
@@ -245,5 +245,5 @@ class RemoteFileSource:
             return dict(http_client.details(self._system, self._path) if is_web else self._system.info(self._path))
 
     def count(self) -> int:
-        """It is one."""
+        """Return 1."""
         return 1

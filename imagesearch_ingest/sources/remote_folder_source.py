@@ -1,4 +1,4 @@
-"""Folders of object stores and web servers."""
+"""List folders of object stores and web servers."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,37 +13,37 @@ from imagesearch_ingest.sources.items import Fault, Item, SourceEntry
 from imagesearch_ingest.sources.remote_files import WEB, FileSystem, connect, protocol_of, read_path, stamp_of
 from imagesearch_ingest.sources.source_retries import with_retries
 
-# Objects that a store lists at a time.
+# Objects per page of a listing.
 PAGE = 1000
-# Directories in one another: a web server that follows links may show one without end.
-DEPTH = 100
+# Maximum depth of folders: a web server that follows links may show folders without end.
+MAX_DEPTH = 100
 
-# The key of each object, its size and its stamp.
+# The key, the size and the stamp of each object.
 Objects: TypeAlias = Iterator[tuple[str, int | None, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file of a listing."""
+    """A file in a listing."""
 
     path: str
-    """As its file system knows it."""
+    """The path in the file system."""
     below: str
-    """Where it is below the folder."""
+    """The path relative to the folder."""
     size: int | None
     stamp: str
 
 
 class RemoteFolderSource:
-    """Every image below a URL. Stores are listed page by page, other file systems one directory at a time."""
+    """Every image below a URL. Object stores are listed in pages, other file systems folder by folder."""
 
     def __init__(self, url: str, by_content: bool = False, any_name: bool = False) -> None:
-        """Takes the images below `url`. Raises SourceError where its file system cannot be used.
+        """Set the URL. Raises SourceError if its file system cannot be used.
 
-        `any_name` takes files of any name whose content is an image, at the cost of a request for each.
+        `any_name` accepts files of any name whose content is an image. It costs one request per file.
         """
         self._is_web = protocol_of(url) in WEB
-        # A web server may want a query with the index page.
+        # A web server may need a query for the index page.
         url, mark, query = url.partition("#")[0].partition("?") if self._is_web else (url, "", "")
         url = url if url.endswith("/") else url + "/"
         self.name = without_password(url)
@@ -53,34 +53,34 @@ class RemoteFolderSource:
         self._first = self._root + mark + query
 
     def __iter__(self) -> Iterator[SourceEntry]:
-        """Its images, with what the listing says of each, and the files that are none."""
+        """Yield the items, the faults and the skipped files."""
         is_empty = True
         for found in self._listing():
             is_empty = False
             if isinstance(found, Fault):
                 yield found
             elif not found.path.endswith("/"):
-                # Stores have a key of this kind for a folder.
-                yield self._found(found)
+                # A key that ends with a slash stands for a folder.
+                yield self._entry(found)
         if is_empty:
-            # Stores have no folders, so that a slip in its name is a folder with nothing in it.
-            yield Fault(self.name, "FOLDER_UNREADABLE", "nothing is listed there")
+            # Object stores have no folders, so a mistyped name looks like an empty folder.
+            yield Fault(self.name, "FOLDER_UNREADABLE", "it contains no files; check the URL")
 
     def count(self) -> None:
-        """To count takes as long as to list."""
+        """Return None: counting takes as long as listing."""
         return
 
-    def _found(self, file: _File) -> SourceEntry:
-        def beginning() -> bytes:
+    def _entry(self, file: _File) -> SourceEntry:
+        def header() -> bytes:
             try:
                 return read_path(self._system, file.path, uri, HEADER_BYTES)
             except OSError:
-                # It may be an image, and reading it says what is wrong.
+                # Assume an image. Reading it reports the error.
                 return b"\xff\xd8\xff"
 
         uri = self.name + file.below
         name = unquote(file.below.partition("?")[0]) if self._is_web else file.below
-        found = skipped_file(uri, name, beginning if self._any_name else None, any_name=self._any_name)
+        found = skipped_file(uri, name, header if self._any_name else None, any_name=self._any_name)
         if found is None:
             return self._item(file)
         image_id = unquote(file.below) if self._is_web else file.below
@@ -92,7 +92,7 @@ class RemoteFolderSource:
             try:
                 image_id = unquote(image_id, errors="strict")
             except UnicodeDecodeError:
-                return Fault(uri, "NAME_NOT_UTF8", "the name is not UTF-8, and so can be no id", may_hide_items=False)
+                return Fault(uri, "NAME_NOT_UTF8", "the name is not UTF-8; rename the file", may_hide_items=False)
         content = partial(read_path, self._system, file.path, uri)
         return Item("" if self._by_content else image_id, uri, content, size=file.size, stamp=file.stamp)
 
@@ -102,10 +102,10 @@ class RemoteFolderSource:
             return self._pages(_s3_pages)
         if protocol in ("gs", "gcs"):
             return self._pages(_gcs_pages)
-        return _walk(self._system, self._root, self._first, http_client.list_folder if self._is_web else _list)
+        return _walk(self._system, self._root, self._first, http_client.list_folder if self._is_web else _list_folder)
 
     def _pages(self, pages: Callable[[FileSystem, str, str], Objects]) -> Iterator[_File | Fault]:
-        # Keys may begin with a slash, and have two of them in a row.
+        # Keys may begin with a slash, and may contain two slashes in a row.
         bucket, _, prefix = self.name.partition("://")[2].partition("/")
         try:
             for key, size, stamp in pages(self._system, bucket, prefix):
@@ -115,7 +115,7 @@ class RemoteFolderSource:
 
 
 def _s3_pages(system: FileSystem, bucket: str, prefix: str) -> Objects:
-    # fsspec's own listing keeps every object of a folder in memory.
+    # fsspec's own listing keeps all objects of a folder in memory.
     more: dict[str, str] = {}
     while True:
         call = partial(system.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **more)
@@ -139,14 +139,14 @@ def _gcs_pages(system: FileSystem, bucket: str, prefix: str) -> Objects:
         more = {"pageToken": page["nextPageToken"]}
 
 
-def _list(system: FileSystem, folder: str) -> list[dict[str, Any]]:
+def _list_folder(system: FileSystem, folder: str) -> list[dict[str, Any]]:
     return list(system.ls(folder, detail=True))
 
 
 def _walk(
     system: FileSystem, root: str, first: str, list_folder: Callable[[FileSystem, str], list[dict[str, Any]]]
 ) -> Iterator[_File | Fault]:
-    # fsspec's own walk says nothing of a folder below the first that cannot be listed.
+    # fsspec's own walk ignores a subfolder that cannot be listed.
     prefix = root if root.endswith("/") else root + "/"
     folders = [(first, 0)]
     while folders:
@@ -167,7 +167,7 @@ def _walk(
                 below.append((path, depth + 1))
             else:
                 yield _File(path, path.removeprefix(prefix), entry.get("size"), stamp_of(entry))
-        if below and depth == DEPTH:
-            yield Fault(folder, "FOLDER_UNREADABLE", f"more than {DEPTH} folders are in one another; not looked into")
+        if below and depth == MAX_DEPTH:
+            yield Fault(folder, "FOLDER_UNREADABLE", f"it is more than {MAX_DEPTH} folders deep and was not listed")
         else:
             folders += reversed(below)

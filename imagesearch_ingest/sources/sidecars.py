@@ -1,4 +1,4 @@
-"""What an archive says of its images: members such as a.json beside a.jpg, as webdataset has them, in any order."""
+"""Sidecars in an archive: members such as a.json beside a.jpg that hold the attributes of images, as in webdataset."""
 
 import posixpath
 import sqlite3
@@ -9,7 +9,7 @@ from imagesearch_client.types import AttributeValue
 from imagesearch_ingest.sources.attribute_values import attributes_from, is_integer, json_object
 from imagesearch_ingest.sources.local_files import printable
 
-# The last part of the name of a member that gives images their attributes.
+# Suffixes of members that hold attributes.
 SIDECAR_SUFFIXES = frozenset({"json", "cls", "txt", "caption"})
 MAX_SIDECAR_BYTES = 2**20
 # Names that a remark shows.
@@ -17,41 +17,41 @@ SHOWN_NAMES = 5
 SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-CREATE TABLE facts (
-    base BLOB, extension TEXT, member BLOB, content BLOB, position INTEGER, size INTEGER, error TEXT,
+CREATE TABLE sidecars (
+    base BLOB, suffix TEXT, member BLOB, content BLOB, position INTEGER, size INTEGER, error TEXT,
     is_used INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (base, extension)
+    PRIMARY KEY (base, suffix)
 );
 CREATE TABLE images (
     number INTEGER PRIMARY KEY, base BLOB UNIQUE, name BLOB, content BLOB, position INTEGER, size INTEGER, stamp TEXT
 );
-CREATE TABLE gone (base BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE loaded (base BLOB PRIMARY KEY) WITHOUT ROWID;
 BEGIN;
 """
 
 
-def sidecar_of(member: str) -> tuple[str, str] | None:
-    """What a member's name says that it is about, and its kind in small letters; None if it gives no attributes."""
-    base, _, extension = _normal(member).rpartition(".")
-    return (base, extension.lower()) if posixpath.basename(base) and extension.lower() in SIDECAR_SUFFIXES else None
+def split_sidecar_name(member: str) -> tuple[str, str] | None:
+    """Return the base and the lower-case suffix of a sidecar's name; None if the member is not a sidecar."""
+    base, _, suffix = _normalized(member).rpartition(".")
+    return (base, suffix.lower()) if posixpath.basename(base) and suffix.lower() in SIDECAR_SUFFIXES else None
 
 
 def sidecar_bases(image: str) -> list[str]:
-    """What the facts of an image may be named by: a, a.b and a.b.jpg for a.b.jpg; the one that says most comes last."""
-    name = _normal(image)
+    """Return the bases of an image's sidecars, the most specific last: a, a.b and a.b.jpg for a.b.jpg."""
+    name = _normalized(image)
     folder, own = posixpath.split(name)
     key = own.partition(".")[0]
     keys = [posixpath.join(folder, key)] if key else []
     return list(dict.fromkeys([*keys, posixpath.splitext(name)[0], name]))
 
 
-def _normal(member: str) -> str:
+def _normalized(member: str) -> str:
     return posixpath.normpath(member).lstrip("/")
 
 
 @dataclass(frozen=True)
-class Sidecar:
-    """What one member says of images: its content, or where that begins in the archive, or what is wrong with it."""
+class MemberContent:
+    """The content of a member, or its position in the archive, or why it cannot be used."""
 
     content: bytes | None = None
     position: int = 0
@@ -61,17 +61,17 @@ class Sidecar:
 
 @dataclass
 class Sidecars:
-    """What the members of one archive say of its images. Memory does not grow with their number."""
+    """The sidecars and images of one archive, in a temporary database. Memory does not grow with their number."""
 
     names: Mapping[str, str]
-    """The attributes that JSON fields become where these have other names."""
+    """Attribute names by field name, for fields to rename."""
     read: Callable[[int, int], bytes]
-    """Reads so many bytes of the archive from a position on."""
+    """Read bytes of the archive: position and size."""
     has_any: bool = False
-    """Whether any member says something."""
-    has_gone: bool = False
-    """Whether any image is loaded already."""
-    # A database without a name is a temporary file, of which a little is in memory.
+    """Whether the archive has a sidecar."""
+    has_loaded: bool = False
+    """Whether an image is loaded already."""
+    # SQLite keeps a database without a name in a temporary file, with a small cache in memory.
     _rows: sqlite3.Connection = field(
         default_factory=lambda: sqlite3.connect("", check_same_thread=False, isolation_level=None)
     )
@@ -80,40 +80,41 @@ class Sidecars:
         self._rows.executescript(SCHEMA)
 
     def close(self) -> None:
-        """Removes the temporary file."""
+        """Remove the temporary file."""
         self._rows.close()
 
-    def add(self, member: str, fact: Sidecar) -> None:
-        """Keeps what a member says; of two members of one name both should say the same."""
+    def add(self, member: str, content: MemberContent) -> None:
+        """Add a sidecar. If there is one of the same name with other content, neither can be used."""
         self.has_any = True
-        base, extension = sidecar_of(member) or (member, "")
-        values = (_key(base), extension, _key(member), fact.content, fact.position, fact.size, fact.error)
+        base, suffix = split_sidecar_name(member) or (member, "")
+        values = (_key(base), suffix, _key(member), content.content, content.position, content.size, content.error)
         added = self._rows.execute(
-            "INSERT OR IGNORE INTO facts (base, extension, member, content, position, size, error) "
+            "INSERT OR IGNORE INTO sidecars (base, suffix, member, content, position, size, error) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             values,
         )
         if added.rowcount:
             return
         known = self._rows.execute(
-            "SELECT content, position, size, error FROM facts WHERE base = ? AND extension = ?", values[:2]
+            "SELECT content, position, size, error FROM sidecars WHERE base = ? AND suffix = ?", values[:2]
         ).fetchone()
-        if self._content(Sidecar(*known)) != self._content(fact):
+        if self._bytes_of(MemberContent(*known)) != self._bytes_of(content):
             self._rows.execute(
-                "UPDATE facts SET error = 'the archive has two of it, which differ' WHERE base = ? AND extension = ?",
+                "UPDATE sidecars SET error = 'the archive has two of it with different content' "
+                "WHERE base = ? AND suffix = ?",
                 values[:2],
             )
 
     def is_late(self, member: str) -> bool:
-        """Whether an image that the member says something of has been loaded without it."""
-        if not self.has_gone:
+        """Return whether an image of this sidecar has been loaded without it."""
+        if not self.has_loaded:
             return False
-        base, _ = sidecar_of(member) or (member, "")
-        return self._rows.execute("SELECT 1 FROM gone WHERE base = ?", (_key(base),)).fetchone() is not None
+        base, _ = split_sidecar_name(member) or (member, "")
+        return self._rows.execute("SELECT 1 FROM loaded WHERE base = ?", (_key(base),)).fetchone() is not None
 
-    def note_image(self, image: str, fact: Sidecar, stamp: str) -> bool:
-        """Notes an image; False if it was met before. Raises ValueError if one of its name has other content."""
-        values = (_key(_normal(image)), _key(image), fact.content, fact.position, fact.size, stamp)
+    def add_image(self, image: str, content: MemberContent, stamp: str) -> bool:
+        """Add an image. Return False if it was added before; raise ValueError if that one has other content."""
+        values = (_key(_normalized(image)), _key(image), content.content, content.position, content.size, stamp)
         added = self._rows.execute(
             "INSERT OR IGNORE INTO images (base, name, content, position, size, stamp) VALUES (?, ?, ?, ?, ?, ?)",
             values,
@@ -121,73 +122,75 @@ class Sidecars:
         if added.rowcount:
             return True
         known = self._rows.execute("SELECT content, position, size FROM images WHERE base = ?", values[:1]).fetchone()
-        if known[2] != fact.size or self._content(Sidecar(*known)) != self._content(fact):
-            raise ValueError("the archive has two members of this name, which differ; the first one is taken")
+        if known[2] != content.size or self._bytes_of(MemberContent(*known)) != self._bytes_of(content):
+            raise ValueError("the archive has two members of this name with different content; the first one is loaded")
         return False
 
     def images(self) -> Iterator[tuple[str, int, int, str]]:
-        """The images that can be read where they lie: name, position, size and stamp, in the order of the archive."""
+        """Yield name, position, size and stamp of the images that can be read in place, in the archive's order."""
         found = self._rows.execute(
             "SELECT name, position, size, stamp FROM images WHERE content IS NULL ORDER BY number"
         )
         for name, position, size, stamp in found:
             yield name.decode(), position, size, stamp
 
-    def leave(self, image: str) -> None:
-        """Notes that an image is loaded, so that facts which come later are too late."""
-        self.has_gone = True
+    def mark_loaded(self, image: str) -> None:
+        """Note that an image is loaded, so that later sidecars of it are late."""
+        self.has_loaded = True
         rows = [(_key(base),) for base in sidecar_bases(image)]
-        self._rows.executemany("INSERT OR IGNORE INTO gone VALUES (?)", rows)
+        self._rows.executemany("INSERT OR IGNORE INTO loaded VALUES (?)", rows)
 
     def attributes_of(self, image: str) -> dict[str, AttributeValue] | None:
-        """What is said of an image; None if nothing is. Raises ValueError."""
+        """Return the attributes of an image; None if it has no sidecar. Raises ValueError."""
         if not self.has_any:
             return None
         bases = [_key(base) for base in sidecar_bases(image)]
         condition = f"base IN ({', '.join('?' * len(bases))})"
         found = self._rows.execute(
-            f"SELECT base, extension, content, position, size, error FROM facts WHERE {condition}",  # noqa: S608 - our own
+            f"SELECT base, suffix, content, position, size, error FROM sidecars WHERE {condition}",  # noqa: S608 - constants
             bases,
         ).fetchall()
         if not found:
             return None
-        self._rows.execute(f"UPDATE facts SET is_used = 1 WHERE {condition}", bases)  # noqa: S608 - our own
+        self._rows.execute(f"UPDATE sidecars SET is_used = 1 WHERE {condition}", bases)  # noqa: S608 - constants
         attributes: dict[str, AttributeValue] = {}
-        for _, extension, *fact in sorted(found, key=lambda row: (bases.index(row[0]), row[1] != "json", row[1])):
+        for _, suffix, *content in sorted(found, key=lambda row: (bases.index(row[0]), row[1] != "json", row[1])):
             try:
-                attributes |= self._of_sibling(extension, Sidecar(*fact))
+                attributes |= self._attributes_from(suffix, MemberContent(*content))
             except ValueError as error:
-                raise ValueError(f"the .{extension} beside the image: {error}") from None
+                raise ValueError(f"the .{suffix} beside the image: {error}") from None
         return attributes
 
     def remark(self) -> str:
-        """Which members belong to no image; empty if all do."""
-        (count,) = self._rows.execute("SELECT count(*) FROM facts WHERE NOT is_used").fetchone()
+        """Return a remark about sidecars without an image; an empty string if there are none."""
+        (count,) = self._rows.execute("SELECT count(*) FROM sidecars WHERE NOT is_used").fetchone()
         if not count:
             return ""
-        rows = self._rows.execute("SELECT member FROM facts WHERE NOT is_used ORDER BY member LIMIT ?", (SHOWN_NAMES,))
+        rows = self._rows.execute(
+            "SELECT member FROM sidecars WHERE NOT is_used ORDER BY member LIMIT ?", (SHOWN_NAMES,)
+        )
         names = ", ".join(repr(printable(member.decode(errors="surrogateescape"))) for (member,) in rows)
-        members = "1 member belongs" if count == 1 else f"{count} members belong"
-        return f"{members} to no image, with names like those of attributes: {names}{', ...' * (count > SHOWN_NAMES)}"
+        members = "1 member with attributes belongs" if count == 1 else f"{count} members with attributes belong"
+        return f"{members} to no image: {names}{', ...' * (count > SHOWN_NAMES)}"
 
-    def _content(self, fact: Sidecar) -> bytes:
-        if fact.error:
-            return fact.error.encode()
-        return self.read(fact.position, fact.size) if fact.content is None else fact.content
+    def _bytes_of(self, content: MemberContent) -> bytes:
+        if content.error:
+            return content.error.encode()
+        return self.read(content.position, content.size) if content.content is None else content.content
 
-    def _of_sibling(self, extension: str, fact: Sidecar) -> dict[str, AttributeValue]:
-        if fact.error:
-            raise ValueError(fact.error)
-        content = self._content(fact)
-        if extension == "json":
-            return attributes_from(json_object(content), self.names)
+    def _attributes_from(self, suffix: str, content: MemberContent) -> dict[str, AttributeValue]:
+        if content.error:
+            raise ValueError(content.error)
+        found = self._bytes_of(content)
+        if suffix == "json":
+            return attributes_from(json_object(found), self.names)
         try:
-            text = content.decode().strip()
+            text = found.decode().strip()
         except UnicodeDecodeError:
             raise ValueError("it is not UTF-8") from None
         if not text:
             return {}
-        return {extension: int(text) if extension == "cls" and is_integer(text) else text}
+        return {suffix: int(text) if suffix == "cls" and is_integer(text) else text}
 
 
 def _key(name: str) -> bytes:

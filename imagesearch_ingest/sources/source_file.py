@@ -1,4 +1,4 @@
-"""Where manifests and archives are, and their lines."""
+"""Open manifests and archives, local or remote, and read their lines."""
 
 import errno
 import os
@@ -13,23 +13,23 @@ from imagesearch_ingest.sources.local_files import file_state
 from imagesearch_ingest.sources.remote_files import WEB, file_name, is_url, open_stream, protocol_of
 from imagesearch_ingest.sources.source_retries import thread_retries
 
-# Read at a time of remote files, and of files whose lines are counted.
+# Bytes per read of remote files, and of files whose lines are counted.
 BLOCK = 2**20
-# Read at a time of a file of this machine.
+# Bytes per read of local files.
 BUFFER = 2**16
 
 
 class RetryingFile(FileIO):
-    """A file of this machine; a network's file system may fail for a moment, and lose what is open."""
+    """A local file that is read with retries: a network file system may fail for a moment and lose open files."""
 
     def __init__(self, path: str) -> None:
-        """Open it. Raises OSError."""
+        """Open the file. Raises OSError."""
         super().__init__(path)
         self._path = path
         self._state = file_state(path)
 
     def readinto(self, buffer: Any) -> int | None:
-        """As FileIO's, tried again as the thread's `current` says."""
+        """Read into the buffer, with the retries of the current thread."""
         at = self.tell()
 
         def attempt() -> int | None:
@@ -46,7 +46,7 @@ class RetryingFile(FileIO):
         try:
             again = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError:
-            # The next try says what is wrong.
+            # The next attempt reports the error.
             return
         try:
             os.dup2(again, self.fileno(), inheritable=False)
@@ -58,32 +58,32 @@ class RetryingFile(FileIO):
 
 
 class SourceFile:
-    """A file that is a source, on this machine or elsewhere."""
+    """A manifest or an archive, local or remote."""
 
     def __init__(self, text: str) -> None:
-        """Takes a path or a URL."""
+        """Set a path or a URL."""
         text = local_path(text)
         self.is_remote = is_url(text)
         self._url = text
         self.name = without_password(text) if self.is_remote else os.path.abspath(text)  # noqa: PTH100 - keeps ".."
-        self.file_name = file_name(text) if self.is_remote else os.path.basename(self.name)  # noqa: PTH119 - a text
+        self.file_name = file_name(text) if self.is_remote else os.path.basename(self.name)  # noqa: PTH119 - a string
 
     @property
     def folder(self) -> str:
-        """Where it lies, as a path or a URL."""
+        """The folder of the file, as a path or a URL."""
         if not self.is_remote:
-            return os.path.dirname(self.name)  # noqa: PTH120 - a text
+            return os.path.dirname(self.name)  # noqa: PTH120 - a string
         is_web = protocol_of(self._url) in WEB
         return (self._url.partition("#")[0].partition("?")[0] if is_web else self._url).rpartition("/")[0]
 
     def open(self) -> BufferedReader:
-        """Its bytes. Raises OSError, and SourceError where its file system cannot be used."""
+        """Open the file. Raises OSError, and SourceError if the file system of the URL cannot be used."""
         if self.is_remote:
             return BufferedReader(open_stream(self._url), BLOCK)
         return BufferedReader(thread_retries.get().run(partial(RetryingFile, self.name)), BUFFER)
 
     def count_lines(self) -> int | None:
-        """How many lines it has; None where they would have to come from elsewhere."""
+        """Return the number of lines; None for a remote file."""
         if self.is_remote:
             return None
         try:
@@ -102,16 +102,16 @@ def _count_lines(file: BinaryIO) -> int:
 
 
 def local_path(text: str) -> str:
-    """The path that a file:// URL says; other texts as they are."""
+    """Return the path of a file:// URL; return any other string unchanged."""
     if protocol_of(text) != "file" or not is_url(text):
         return text
-    # A file has no query and no fragment, whoever has left them unencoded. A host is before the path.
+    # A local file has neither a query nor a fragment, even if "?" and "#" are not encoded. A host precedes the path.
     path = text.partition("://")[2]
     return unquote(path if path.startswith("/") else "/" + path.partition("/")[2], errors="surrogateescape")
 
 
 def lines_of(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes | None]]:
-    """Its lines without their ends, counted from 1; None for one that is longer than `longest`."""
+    """Yield the lines without their ends, numbered from 1; None instead of a line longer than `longest`."""
     number = 0
     while line := file.readline(longest):
         number += 1

@@ -1,4 +1,4 @@
-"""Opens tar files, compressed or not, here or elsewhere, and reads their members."""
+"""Open tar files, local or remote, compressed or not, and read their members."""
 
 import bz2
 import errno
@@ -15,28 +15,28 @@ from typing import Any, BinaryIO, Self
 from imagesearch_ingest.sources.image_formats import HEADER_BYTES
 from imagesearch_ingest.sources.source_file import SourceFile
 
-# What compressed files begin with. Python's own files for them are used: tarfile's way copies all that it has
-# decompressed for each member, and stops after the first part of a file that was compressed in parts.
+# The first bytes of compressed files. tarfile's own decompression copies all data for each member, and stops after the
+# first part of a file that was compressed in parts. So Python's modules decompress instead.
 COMPRESSED: Mapping[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
-# What is raised of an archive that is damaged or cannot be read on.
+# Errors of archives that are damaged or cannot be read.
 ERRORS = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
 
 
 class _Tar(tarfile.TarFile):
-    """A tar file that may be several, one behind the other: the zeros at the end of each are passed over."""
+    """A tar file that may consist of several concatenated ones. The zeros at the end of each are ignored."""
 
     is_after_end = False
     """Whether zeros were read after the last member."""
     ignored_bytes = 0
-    """Bytes behind such zeros that are no member."""
+    """Bytes after such zeros that are not a member."""
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header says when the archive is damaged: else tarfile takes that for its end."""
+    """A member whose header reports a damaged archive. tarfile would take the damage for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
@@ -44,7 +44,7 @@ class _Member(tarfile.TarInfo):
         try:
             member = super().fromtarfile(tar)
         except tarfile.HeaderError as error:
-            # The names are not public. The first one is of a block of zeros, the second one of the end of the file.
+            # The classes are not public: the first one means a block of zeros, the second one the end of the file.
             kind = type(error).__name__
             if kind == "EOFHeaderError":
                 tar.is_after_end = True
@@ -60,26 +60,26 @@ class _Member(tarfile.TarInfo):
 
 @dataclass(frozen=True)
 class OpenTar:
-    """A tar file that is open."""
+    """An open tar file."""
 
     tar: _Tar
     size: int | None
-    """Bytes of the file; None where it can only be read in passing."""
+    """Bytes of the file; None if the file is streamed, and can be read only once."""
     kept: list[tuple[tarfile.TarInfo, bytes]] = field(default_factory=list)
-    """The member that was met last, if its beginning was asked for, with its content."""
+    """The last member and its content, if its header was read from a streamed file."""
 
     def members(self) -> Iterator[tarfile.TarInfo]:
-        """The regular files and the links, without keeping them."""
+        """Yield the regular files and the links. Keeps none of them."""
         while (member := self.tar.next()) is not None:
-            # tarfile keeps them all, for what is not asked here.
+            # tarfile would keep all members for lookups by name.
             self.tar.members.clear()  # type: ignore[attr-defined]
             if member.isreg() or member.islnk() or member.issym():
                 yield member
 
     def is_in_place(self, member: tarfile.TarInfo) -> bool:
-        """Whether the file holds the member's content as it is, so that it can be read there at any time.
+        """Return whether the content can be read at its position in the file at any time.
 
-        Raises ReadError where the file ends before the content does.
+        Raises ReadError if the file ends before the content does.
         """
         if self.size is None or member.issparse():
             return False
@@ -87,19 +87,19 @@ class OpenTar:
             raise tarfile.ReadError(f"it is cut off within {member.name}")
         return True
 
-    def beginning(self, member: tarfile.TarInfo, most: int) -> bytes:
-        """The first bytes of the member that was met last; none of one that cannot be kept, and of a link."""
+    def header(self, member: tarfile.TarInfo, most: int) -> bytes:
+        """Return the first bytes of the last member; none of a link, or of a streamed member larger than `most`."""
         if not member.isreg():
             return b""
         if self.size is None:
-            # It can be read once only, and is kept for `content` if it has at most so many bytes.
+            # A streamed member can be read only once, so it is kept for `content`.
             self.kept[:] = [(member, self.content(member))] if member.size <= most else []
             return self.kept[0][1][:HEADER_BYTES] if self.kept else b""
         file = self.tar.extractfile(member)
         return b"" if file is None else file.read(HEADER_BYTES)
 
     def content(self, member: tarfile.TarInfo) -> bytes:
-        """The content of the member that was met last."""
+        """Return the content of the last member."""
         if self.kept and self.kept[0][0] is member:
             return self.kept.pop()[1]
         file = self.tar.extractfile(member)
@@ -110,15 +110,15 @@ class OpenTar:
 
 
 @contextmanager
-def open_tar(location: SourceFile) -> Iterator[OpenTar]:
-    """Opens a tar file. Raises OSError, TarError, and SourceError where its file system cannot be used."""
-    with location.open() as file:
+def open_tar(source_file: SourceFile) -> Iterator[OpenTar]:
+    """Open a tar file. Raises OSError, TarError, and SourceError if the file system of a URL cannot be used."""
+    with source_file.open() as file:
         begin = file.peek(6)
         unpack = next((unpack for mark, unpack in COMPRESSED.items() if begin.startswith(mark)), None)
         if unpack is not None:
             with unpack(file) as content, _tar_file(content, "r|") as tar:
                 yield OpenTar(tar, None)
-        elif location.is_remote:
+        elif source_file.is_remote:
             with _tar_file(file, "r|") as tar:
                 yield OpenTar(tar, None)
         else:
@@ -132,18 +132,18 @@ def _tar_file(file: BinaryIO, mode: str) -> _Tar:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an archive is at fault, and not the way to it."""
-    # bzip2's errors are OSErrors without a number.
+    """Return whether the archive itself is damaged, not the access to it."""
+    # Errors of bzip2 are OSErrors without a number.
     return not isinstance(error, OSError) or error.errno is None or isinstance(error, gzip.BadGzipFile)
 
 
 def error_text(error: Exception) -> str:
-    """What an error says, or else its name."""
+    """Return the message of an error, or its class if it has none."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def read_member(path: str, offset: int, size: int, limit: int) -> bytes:
-    """A member's content. Threads do not get into each other's way: each reads where it says."""
+    """Return at most `limit` bytes of a member's content. Thread-safe: it opens the file again."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:
         return read_at(descriptor, path, offset, min(size, limit))
@@ -152,16 +152,16 @@ def read_member(path: str, offset: int, size: int, limit: int) -> bytes:
 
 
 def read_at(descriptor: int, path: str, offset: int, wanted: int) -> bytes:
-    """So many bytes of an open file from `offset` on. Raises OSError where there are fewer."""
+    """Return `wanted` bytes of an open file from `offset` on. Raises OSError if there are fewer."""
     content = bytearray()
     while len(content) < wanted:
         part = os.pread(descriptor, wanted - len(content), offset + len(content))
         if not part:
-            raise OSError(errno.EIO, "the archive has become shorter", path)
+            raise OSError(errno.EIO, "the archive was truncated", path)
         content += part
     return bytes(content)
 
 
-def raise_too_large(name: str, limit: int) -> bytes:  # noqa: ARG001 - what reads has it
-    """Stands for a member that is too large to be kept. Raises OSError."""
-    raise OSError(errno.EFBIG, "the file is too large to be kept while its archive is read", name)
+def raise_too_large(name: str, limit: int) -> bytes:  # noqa: ARG001 - the signature of ReadFile
+    """Read a member that was too large to be kept. Always raises OSError."""
+    raise OSError(errno.EFBIG, "the file is too large to be kept while its archive is streamed", name)

@@ -49,7 +49,7 @@ def test_what_loads_store_is_opened(uri: str) -> None:
         ("tar://a.jpg::simplecache::http://host/a.tar", "leads to another address"),
         ("tar://a.jpg::sftp://host/a.tar", "--open sftp"),
         ("zip://a.jpg::ssh://host/a.zip::/photos/a.zip", "--open ssh"),
-        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254 clouds keep"),
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254 is a cloud metadata service"),
         ("http://2852039166/latest/meta-data/", "169.254.169.254"),
         ("http://0xA9FEA9FE/", "169.254.169.254"),
         ("http://[::ffff:169.254.169.254]/", "169.254.169.254"),
@@ -57,8 +57,8 @@ def test_what_loads_store_is_opened(uri: str) -> None:
         ("http://[fe80::1%25lo]/a.jpg", "fe80::1"),
         ("http://[fd00:ec2::254]/", "fd00:ec2::254"),
         ("http://100.100.100.200/", "100.100.100.200"),
-        ("/dev/zero", "no regular file"),
-        ("file:///dev/zero", "no regular file"),
+        ("/dev/zero", "not a regular file"),
+        ("file:///dev/zero", "not a regular file"),
     ],
 )
 def test_the_rest_is_refused_with_what_allows_it(uri: str, said: str) -> None:

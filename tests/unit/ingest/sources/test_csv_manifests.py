@@ -57,8 +57,8 @@ def test_the_advice_of_a_remark_helps(tmp_path: Path) -> None:
     again = manifest(tmp_path / "a.csv", text, types=types)
     assert attributes(again) == [
         {"price": 3.5, "n": 1, "day": "2024-05-01"},
-        "price: 'n/a' is no float",
-        "n: 'x' is no int",
+        "price: 'n/a' is not float",
+        "n: 'x' is not int",
     ]
     assert again.remarks == []
 
@@ -68,7 +68,7 @@ def test_words_that_are_dropped_from_texts_are_reported(tmp_path: Path) -> None:
     source = manifest(tmp_path / "a.csv", text)
     assert attributes(source) == [{}, {"mark": "CE"}, {}]
     (remark,) = source.remarks
-    assert "mark has no value in 2 cells (NULL, None); --type 'mark=text' keeps such cells as texts" in remark
+    assert "mark has no value in 2 cells (NULL, None); --type 'mark=text' keeps these words as text" in remark
     kept = manifest(tmp_path / "a.csv", text, types={"mark": "text"})
     assert attributes(kept) == [{"mark": "None"}, {"mark": "CE"}, {"mark": " NULL"}]
 
@@ -108,7 +108,7 @@ def test_one_table_in_many_hands(tmp_path: Path, text: str) -> None:
 def test_a_column_without_a_name_is_reported(tmp_path: Path) -> None:
     source = manifest(tmp_path / "a.csv", ",path,price\n0,a.jpg,1\n1,b.jpg,2\n")
     assert attributes(source) == [{"price": 1}, {"price": 2}]
-    assert source.remarks == ["a.csv: column 1 has no name and is left out; 2 cells, first '0' in row 2"]
+    assert source.remarks == ["a.csv: column 1 has no name and is ignored; 2 cells, first '0' in row 2"]
 
 
 def test_names_that_are_one_without_their_spaces_are_refused(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_long_cell_spoils_its_row_only(tmp_path: Path, length: int) -> None:
         assert first == {"about": "x" * length}
     else:
         assert first == (
-            f"about: the cell has {length} characters; at most 131072 are taken; --map 'about=' leaves the column out"
+            f"about: the cell has {length} characters; the limit is 131072; --map 'about=' leaves the column out"
         )
     assert "about: the cell has" in second
     left_out = manifest(tmp_path / "a.csv", text, columns={"about": ""})
@@ -196,6 +196,6 @@ def test_the_command_reports_what_made_a_column_a_text(tmp_path: Path) -> None:
     assert "note: a.csv: price is text because of 1 cell, first 'n/a' in row 3" in told.stderr
     answer = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     (remark,) = answer["remarks"]
-    assert remark.endswith("--type 'price=int' rejects rows whose price is no int")
+    assert remark.endswith("--type 'price=int' rejects rows whose price is not int")
     typed = json.loads(CliRunner().invoke(app, [*arguments, "--json", "--type", "price=int"]).stdout)
     assert (typed["remarks"], typed["reasons"]["ROW_INVALID"]) == ([], 1)

@@ -201,7 +201,7 @@ def test_a_type_that_is_said_holds(tmp_path: Path) -> None:
         {"n": 7, "t": "1", "b": True},
         {"n": 1, "t": "3"},
     ]
-    assert messages(found) == ["a.csv, row 3: n: 'x' is no int", "a.csv, row 5: n: '1.5' is no int"]
+    assert messages(found) == ["a.csv, row 3: n: 'x' is not int", "a.csv, row 5: n: '1.5' is not int"]
     assert "number is no type" in refused(path, types={"n": "number"})
     assert "no column 'm'" in refused(path, types={"m": "int"})
 
@@ -217,7 +217,7 @@ def test_columns_are_renamed_and_left_out(tmp_path: Path) -> None:
     ]
     assert "no column 'Price'" in refused(path, columns={"Price": "price"})
     assert "two columns" in refused(path, columns={"Product Name": "other"})
-    assert "without effect" in refused(path, columns={"path": "p", "Product Name": ""})
+    assert "has no effect" in refused(path, columns={"path": "p", "Product Name": ""})
 
 
 def test_columns_have_names_of_their_own(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_the_id_of_a_row_is_its_own(tmp_path: Path) -> None:
         ("007", "http://h/a.jpg"),
         ("猫", f"{tmp_path}/c.jpg"),
     ]
-    assert messages(found) == ["a.tsv, row 3: it has no id, which is a text or a whole number"]
+    assert messages(found) == ["a.tsv, row 3: it has no id, which must be a text or a whole number"]
     assert [(item.id, item.attributes) for item in items(path, by_content=True)] == [("", None)] * 3
 
 
@@ -451,8 +451,8 @@ def test_slips_in_parquet_are_said_at_the_start(tmp_path: Path) -> None:
     assert "a path or URL is a text" in refused(table(tmp_path / "a.parquet", {"path": [1]}))
     assert "an id is" in refused(table(tmp_path / "a.parquet", {"path": ["x"], "id": [1.5]}))
     assert "Product Name" in refused(table(tmp_path / "a.parquet", {"path": ["x"], "Product Name": [1]}))
-    assert "no Parquet file" in refused(written(tmp_path / "b.parquet", "path\n"))
-    assert "no Parquet file" in refused(written(tmp_path / "c.parquet", ""))
+    assert "not a readable Parquet file" in refused(written(tmp_path / "b.parquet", "path\n"))
+    assert "not a readable Parquet file" in refused(written(tmp_path / "c.parquet", ""))
 
 
 def test_bad_values_of_parquet_spoil_their_row_only(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_facts_of_no_image_are_reported(tmp_path: Path, kind: str) -> None:
     source = archive(tmp_path, kind, members)
     assert attributes(list(source)) == {"a.jpg": None}
     names = "'0.json', '1.json', '2.json', '3.json', '4.json', ..."
-    assert source.remarks == [f"{kind}: 9 members belong to no image, with names like those of attributes: {names}"]
+    assert source.remarks == [f"{kind}: 9 members with attributes belong to no image: {names}"]
 
 
 def test_what_comes_too_late_in_a_stream_is_told_and_the_advice_helps(
@@ -165,7 +165,7 @@ def test_what_is_behind_the_end_of_an_archive_is_reported(tmp_path: Path, kind: 
     source = archive(tmp_path, kind, tar_of([("a.jpg", b"x")]) + b"junk" * 300)
     found = list(source)
     assert (attributes(found), faults(found)) == ({"a.jpg": None}, [])
-    assert source.remarks == [f"{kind}: 1024 bytes behind its end are no archive, and are left out"]
+    assert source.remarks == [f"{kind}: 1024 bytes after its end are not an archive, and are ignored"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

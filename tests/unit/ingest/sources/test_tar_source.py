@@ -143,9 +143,9 @@ def test_samples_have_attributes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extension", "content", "message"),
     [
-        ("json", b"{", "no JSON"),
-        ("json", b"[]", "no JSON object"),
-        ("json", b'{"a": {}}', "a: a JSON object is no attribute"),
+        ("json", b"{", "not JSON"),
+        ("json", b"[]", "not a JSON object"),
+        ("json", b'{"a": {}}', "a: a JSON object cannot be an attribute"),
         ("json", b'{"a b": 1}', "--map 'a b=a_b'"),
         ("json", b" " * (2**20 + 1), "more than 1048576 bytes"),
         ("txt", b"\xff", "not UTF-8"),
@@ -205,7 +205,7 @@ def test_an_archive_that_is_gone_or_shorter_is_told(tmp_path: Path) -> None:
     (item,) = source
     os.truncate(path, 2000)
     assert isinstance(item, Item)
-    with pytest.raises(OSError, match="shorter"):
+    with pytest.raises(OSError, match="truncated"):
         content_of(item)
     path.unlink()
     with pytest.raises(FileNotFoundError):

@@ -131,7 +131,7 @@ def test_columns_of_parquet_become_attributes(tmp_path: Path) -> None:
         region=["EU"] * 6,
         **{"attributes.count": pa.array([1] * 6, pa.int8()), "odd name": ["x"] * 6},
     )
-    with pytest.raises(SourceError, match="'odd name' is no name of an attribute"):
+    with pytest.raises(SourceError, match="'odd name' cannot be an attribute's name"):
         VectorFile(path, HERE)
     options = VectorOptions(fingerprint="f", columns={"odd name": "odd", "flag": "", "count": "number"})
     found = items(path, options)
@@ -203,7 +203,7 @@ def test_attributes_in_json_are_checked_row_by_row(tmp_path: Path) -> None:
     path = npz(tmp_path / "v.npz", features=VECTORS, ids=np.array(IDS), attributes=np.array(texts))
     told = faults(path)
     assert [where[-1] for where in told] == ["2", "3", "5", "6"]
-    assert "no JSON" in told["v.npz, row 2"]
+    assert "not JSON" in told["v.npz, row 2"]
     assert "attribute 'a' is {'b': 1}" in told["v.npz, row 5"]
 
 
