@@ -27,12 +27,12 @@ def test_a_users_own_folder_is_refused_and_stays_as_it_is(tmp_path: Path, name: 
     (folder / name).write_text("mine")
     before = contents(tmp_path)
     with (
-        pytest.raises(NeighborPartsError, match=rf"x\.parquet\.parts holds '{name}'.*move it"),
+        pytest.raises(NeighborPartsError, match=rf"x\.parquet\.parts holds '{name}'.*move the file"),
         NeighborParts(target).locked(),
     ):
         pass
     parts = Parts(target, {"dimension": 4})
-    with pytest.raises(ExportError, match=rf"holds '{name}'.*move it"), parts.opened(restart=True):
+    with pytest.raises(ExportError, match=rf"holds '{name}'.*move the file"), parts.opened(restart=True):
         pass
     with pytest.raises(SnapshotError, match=rf"holds '{name}'"):
         SnapshotWriter(folder, ORIGIN, replace=True)

@@ -202,7 +202,7 @@ def test_a_type_that_is_said_holds(tmp_path: Path) -> None:
         {"n": 1, "t": "3"},
     ]
     assert messages(found) == ["a.csv, row 3: n: 'x' is not int", "a.csv, row 5: n: '1.5' is not int"]
-    assert "number is no type" in refused(path, types={"n": "number"})
+    assert "number is not a type" in refused(path, types={"n": "number"})
     assert "no column 'm'" in refused(path, types={"m": "int"})
 
 
@@ -424,7 +424,7 @@ def test_decimals_of_parquet_keep_their_whole_numbers(tmp_path: Path) -> None:
     assert kept == [{"whole": 2**53 + 1, "part": 1.25}, {"whole": 5, "part": 3.0}]
     assert [type(value) for row in kept if row for value in row.values()] == [int, float, int, float]
     assert messages(found) == [
-        f"a.parquet, row 3: part: {big}.00 would be rounded: a number with a fraction has 53 bits; a text keeps it",
+        f"a.parquet, row 3: part: {big}.00 would be rounded: a number with a fraction has 53 bits; store it as text",
         "a.parquet, row 4: whole: the number has more than 64 bits",
     ]
 

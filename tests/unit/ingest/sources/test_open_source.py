@@ -61,8 +61,8 @@ def test_folders_and_urls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "options", "message"),
     [
-        ("gone.jpg", {}, "no file or folder gone.jpg"),
-        ("gone.csv", {}, "no file or folder"),
+        ("gone.jpg", {}, "gone.jpg does not exist"),
+        ("gone.csv", {}, "gone.csv does not exist"),
         ("a.doc", {}, r"the kind of .* is unknown.*\.jpg.*--as"),
         ("a.doc", {"kind": "folder"}, "is not a folder"),
         ("a.doc", {"kind": "film"}, "'film' is not a kind of source; use one of folder, list"),

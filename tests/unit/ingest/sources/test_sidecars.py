@@ -119,7 +119,7 @@ def test_facts_of_no_image_are_reported(tmp_path: Path, kind: str) -> None:
 def test_what_comes_too_late_in_a_stream_is_told_and_the_advice_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tar_source, "MAX_HELD", 1000)
+    monkeypatch.setattr(tar_source, "MAX_WAITING_BYTES", 1000)
     members = [
         *((f"{number}.jpg", b"x" * 100) for number in range(20)),
         *((f"{number}.json", b'{"n": 1}') for number in range(20)),

@@ -211,7 +211,7 @@ def test_an_archive_that_is_gone_or_shorter_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         content_of(item)
     assert [fault.reason for fault in source if isinstance(fault, Fault)] == ["ARCHIVE_UNREADABLE"]
-    with pytest.raises(SourceError, match="no file or folder"):
+    with pytest.raises(SourceError, match="does not exist"):
         opened(path)
 
 

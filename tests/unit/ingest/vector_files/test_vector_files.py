@@ -203,7 +203,7 @@ def test_attributes_in_json_are_checked_row_by_row(tmp_path: Path) -> None:
     path = npz(tmp_path / "v.npz", features=VECTORS, ids=np.array(IDS), attributes=np.array(texts))
     told = faults(path)
     assert [where[-1] for where in told] == ["2", "3", "5", "6"]
-    assert "not JSON" in told["v.npz, row 2"]
+    assert "no JSON" in told["v.npz, row 2"]
     assert "attribute 'a' is {'b': 1}" in told["v.npz, row 5"]
 
 
