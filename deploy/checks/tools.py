@@ -16,18 +16,17 @@ class ToolError(Exception):
     """A program is missing. The message tells what to install."""
 
 
-def run(program: Path | str, *arguments: str | Path, stdin: str | None = None) -> str:
+class ProblemError(Exception):
+    """A program failed. The message is its output."""
+
+
+def run(program: Path | str, *arguments: str | Path) -> str:
     """Run a program and return its output. Raise ProblemError with its output if it fails."""
-    done = subprocess.run(
-        [str(program), *map(str, arguments)], input=stdin, capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    command = [str(program), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise ProblemError(f"{done.stdout}{done.stderr}".strip())
     return done.stdout
-
-
-class ProblemError(Exception):
-    """A program failed. The message is its output."""
 
 
 def installed(name: str) -> Path:
@@ -70,14 +69,14 @@ def _unpack_from_debian(package: str, folder: Path) -> None:
     options = [f"Dir::State::Lists={work}/lists", f"Dir::Cache={work}", f"APT::Sandbox::User={_user()}"]
     apt = ["apt-get", "--quiet", "--quiet", *(part for option in options for part in ("-o", option))]
     for command in ([*apt, "update"], [*apt, "download", package]):
-        _must(command, work / "deb")
+        _require(command, work / "deb")
     (archive,) = (work / "deb").glob("*.deb")
-    _must(["dpkg-deb", "--extract", str(archive), str(work / "files")], work)
+    _require(["dpkg-deb", "--extract", str(archive), str(work / "files")], work)
     (work / "files").rename(folder)
     shutil.rmtree(work)
 
 
-def _must(command: Sequence[str], folder: Path) -> None:
+def _require(command: Sequence[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ToolError(f"{' '.join(command)} failed: {done.stderr.strip()}")
