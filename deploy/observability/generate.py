@@ -1,10 +1,9 @@
 """Generate the PrometheusRule and the Grafana dashboard of the Kubernetes component `monitoring`.
 
-Run `python -m deploy.observability.generate`. With --check, report outdated files and write nothing.
+Run `python -m deploy.observability.generate`. `make check-deploy` reports outdated files.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import yaml
@@ -51,11 +50,7 @@ def outdated() -> list[Path]:
 
 
 def main() -> None:
-    """Write the files, or check them."""
-    if "--check" in sys.argv[1:]:
-        if old := outdated():
-            sys.exit(f"run python -m deploy.observability.generate: out of date: {', '.join(map(str, old))}")
-        return
+    """Write the files."""
     for path, text in files().items():
         path.write_text(text)
 
