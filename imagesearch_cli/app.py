@@ -1,4 +1,4 @@
-"""The command as a whole: what it is made of, and how it ends."""
+"""The `imagesearch` command: its subcommands, and how it ends."""
 
 import os
 import sys
@@ -12,6 +12,7 @@ from imagesearch_cli.cluster import cluster
 from imagesearch_cli.codes import codes_app
 from imagesearch_cli.collections import collections_app
 from imagesearch_cli.compare import compare
+from imagesearch_cli.console import print_error
 from imagesearch_cli.duplicates import duplicates
 from imagesearch_cli.environment import check_environment
 from imagesearch_cli.evaluate import evaluate
@@ -27,16 +28,23 @@ from imagesearch_cli.train import train_autoencoder
 from imagesearch_cli.transfer import export, import_file
 from imagesearch_ingest.extras import how_to_install
 
+EPILOG = """
+Environment variables set defaults for options: IMAGESEARCH_TARGET (--target), IMAGESEARCH_EMBEDDER (--embedder) and
+IMAGESEARCH_COLLECTION (--collection). For TLS, set IMAGESEARCH_TLS=true, or IMAGESEARCH_CA to the certificate file of
+your authority. IMAGESEARCH_CERTIFICATE and IMAGESEARCH_KEY are files for a service that asks for a client certificate.
+IMAGESEARCH_TOKEN is the token of the search service, IMAGESEARCH_EMBEDDER_TOKEN that of the embedder.
+
+Exit codes of all commands: 0 success; 1 an error, or part of the work failed; 2 wrong usage; 3 stopped before the end,
+and the same command resumes; 130 interrupted by Ctrl-C.
+"""
+
 app = typer.Typer(
     name="imagesearch",
-    help="Find the images that look like an image. Talks to the search service, by default on this machine.",
-    epilog="IMAGESEARCH_TARGET and IMAGESEARCH_EMBEDDER say where the services are, where options do not, and "
-    "IMAGESEARCH_COLLECTION says which collection. Over TLS: IMAGESEARCH_TLS=true, or IMAGESEARCH_CA with the file of "
-    "your authority; IMAGESEARCH_CERTIFICATE and IMAGESEARCH_KEY for a service that asks for yours, IMAGESEARCH_TOKEN "
-    "for a search service that wants a token, IMAGESEARCH_EMBEDDER_TOKEN for the embedder of --embedder.",
+    help="Find images that look alike. The command calls the search service, by default on this machine.",
+    epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -54,56 +62,57 @@ def _options(
     ] = False,
 ) -> None:
     # The context does not have a command's own arguments yet.
-    if "--help" not in sys.argv:
+    if not {"-h", "--help"} & set(sys.argv):
         check_environment()
 
 
 # The order in which --help lists them; groups come after all else.
-app.command()(status)
-app.command()(reindex)
-app.command()(ingest)
-app.command()(search)
-app.command()(export)
-app.command("import")(import_file)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(neighbors)
-app.command()(duplicates)
-app.command("map")(draw_map)
-app.command()(cluster)
-app.command()(plot)
-app.command()(train_autoencoder)
-app.add_typer(collections_app, name="collections")
-app.add_typer(aliases_app, name="aliases")
-app.add_typer(images_app, name="images")
-app.add_typer(codes_app, name="codes")
+DATA, ANALYSIS, MODELS, GROUPS = "Images", "Analysis", "Models", "Resources"
+app.command(rich_help_panel=DATA)(status)
+app.command(rich_help_panel=DATA)(ingest)
+app.command(rich_help_panel=DATA)(search)
+app.command(rich_help_panel=DATA)(export)
+app.command("import", rich_help_panel=DATA)(import_file)
+app.command(rich_help_panel=DATA)(reindex)
+app.command(rich_help_panel=ANALYSIS)(neighbors)
+app.command(rich_help_panel=ANALYSIS)(duplicates)
+app.command("map", rich_help_panel=ANALYSIS)(draw_map)
+app.command(rich_help_panel=ANALYSIS)(cluster)
+app.command(rich_help_panel=ANALYSIS)(plot)
+app.command(rich_help_panel=MODELS)(evaluate)
+app.command(rich_help_panel=MODELS)(compare)
+app.command(rich_help_panel=MODELS)(train_autoencoder)
+app.add_typer(collections_app, name="collections", rich_help_panel=GROUPS)
+app.add_typer(aliases_app, name="aliases", rich_help_panel=GROUPS)
+app.add_typer(images_app, name="images", rich_help_panel=GROUPS)
+app.add_typer(codes_app, name="codes", rich_help_panel=GROUPS)
 
-
-# What the extra `analysis` brings.
-ANALYSIS = ("jinja2", "scipy", "sklearn")
+# Packages that the extra `analysis` installs.
+ANALYSIS_PACKAGES = ("jinja2", "scipy", "sklearn")
 
 
 def main() -> None:
-    """Runs the command."""
+    """Run the command."""
     try:
         try:
             app()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        end_quietly()
+        _end_quietly()
     except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.partition(".")[0] not in ANALYSIS:
+        if missing.name is None or missing.name.partition(".")[0] not in ANALYSIS_PACKAGES:
             raise
-        sys.exit(f"imagesearch: {how_to_install(missing.name, 'cli,analysis')}")
+        print_error(how_to_install(missing.name, "client,analysis"))
+        sys.exit(1)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):
-            end_quietly()
+            _end_quietly()
         raise
 
 
-def end_quietly() -> NoReturn:
-    """Ends well: the reader of a pipe, such as `head`, has seen enough."""
-    # What is still to be written at the end of the process goes nowhere.
+def _end_quietly() -> NoReturn:
+    """End with success: the reader of a pipe, such as `head`, needs no more output."""
+    # Python writes the rest of its buffers at the end of the process.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
     sys.exit(0)

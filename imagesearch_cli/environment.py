@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import typer
 
 from grpc_kit.environment import unknown_variables
-from imagesearch_cli.output import err
+from imagesearch_cli.console import WRONG_USAGE, note
 from imagesearch_client.environment import (
     CA,
     CERTIFICATE,
@@ -35,6 +35,5 @@ def problems(environment: Mapping[str, str]) -> list[str]:
 def check_environment() -> None:
     """End the command with a list of all problems of its variables, if there are any."""
     if found := problems(os.environ):
-        lines = "\n".join(f"  {problem}" for problem in found)
-        err.print(f"imagesearch: wrong settings:\n{lines}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2)
+        note("\n".join(["imagesearch: wrong settings:", *(f"  {problem}" for problem in found)]))
+        raise typer.Exit(WRONG_USAGE)

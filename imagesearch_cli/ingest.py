@@ -9,40 +9,47 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from grpc_kit.credentials import CredentialsError
 from imagesearch_cli.connection import connected
-from imagesearch_cli.loading import (
-    STOPPED,
-    FailAbove,
+from imagesearch_cli.console import STOPPED, err, fail
+from imagesearch_cli.load_progress import show_progress
+from imagesearch_cli.load_setup import (
+    check_end,
+    check_rejects,
+    confirm_prune,
+    dry_run_files,
+    embedder_endpoint,
+    has_items,
+    load_files,
+    note_waiting,
+    search_endpoint,
+    write_unsupported,
+)
+from imagesearch_cli.load_summary import finish, finish_without_images
+from imagesearch_cli.option_values import parse_max_failed, parse_pairs, parse_share
+from imagesearch_cli.options import (
+    CONNECTION,
+    DEFAULT_COLLECTION,
+    PRUNING,
+    RETRY_SECONDS,
+    RUNS,
+    SOURCES,
+    AsJson,
+    CollectionName,
+    Columns,
+    Embedder,
     LedgerFile,
-    Limit,
-    Maps,
-    Patience,
-    ReadersOption,
+    MaxFailed,
+    MaxImages,
+    ParallelReads,
     RejectsOption,
     Replace,
     Restart,
     RetryFailed,
-    allowed_failures,
-    ask_to_prune,
-    check_end,
-    check_rejects,
-    embedder_endpoint,
-    end_without_images,
-    endpoint,
-    finish,
-    has_items,
-    load_files,
-    pairs,
-    rehearsal_files,
-    share_of,
-    tell_waiting,
-    write_not_taken,
+    RetrySeconds,
+    Target,
 )
-from imagesearch_cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
-from imagesearch_cli.output import err
 from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
 from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.load.image_reader import DEFAULT_READERS
@@ -52,18 +59,16 @@ if TYPE_CHECKING:
     from imagesearch_ingest.sources.items import Source
     from imagesearch_ingest.sources.source_options import SourceOptions
 
-SOURCES = "Where the images come from"
-
 
 class Via(Enum):
-    """Who has the images embedded."""
+    """The service that receives the images."""
 
     EMBEDDER = "embedder"
     SEARCH = "search"
 
 
-class Kind(Enum):
-    """What a source is."""
+class Format(Enum):
+    """The format of a source."""
 
     FOLDER = "folder"
     LIST = "list"
@@ -73,15 +78,15 @@ class Kind(Enum):
     TAR = "tar"
 
 
-class Ids(Enum):
-    """What ids are made of."""
+class IdFrom(Enum):
+    """What an image's id is made from."""
 
     PATH = "path"
     CONTENT = "content"
 
 
-class Compare(Enum):
-    """What tells whether a file has changed."""
+class Changes(Enum):
+    """How changes of a file are detected."""
 
     TIME = "time"
     CONTENT = "content"
@@ -91,55 +96,63 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="A folder; an image; a list of paths (.txt, or - for standard input); a manifest (.csv, .tsv, .jsonl, "
-            ".parquet) with a column for the path and others for the id and attributes; a tar or webdataset shard; or "
-            "any of these as s3://, gs:// or https://.",
+            ".parquet) with a column for the path and others for the id and attributes; a tar file or webdataset "
+            "shard; or any of these at s3://, gs:// or https://.",
         ),
     ],
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
-    embedder: Annotated[
-        str,
-        typer.Option(
-            "--embedder",
-            envvar="IMAGESEARCH_EMBEDDER",
-            help="The embedder, HOST:PORT, or dns:///HOST:PORT for all the replicas behind a name.",
-        ),
-    ] = DEFAULT_EMBEDDER,
+    embedder: Embedder = DEFAULT_EMBEDDER,
     via: Annotated[
         Via,
-        typer.Option(help="Who is given the images: the embedder, or the search service where it alone is reachable."),
+        typer.Option(
+            help="Service that receives the images: the embedder, or the search service if only that is reachable.",
+            rich_help_panel=CONNECTION,
+        ),
     ] = Via.EMBEDDER,
-    kind: Annotated[
-        Kind | None, typer.Option("--as", help="What the sources are. [default: by name]", rich_help_panel=SOURCES)
+    source_format: Annotated[
+        Format | None,
+        typer.Option("--format", help="Format of the sources. [default: by file name]", rich_help_panel=SOURCES),
     ] = None,
-    ids: Annotated[
-        Ids, typer.Option(help="What an image's id is: its path or its SHA-256.", rich_help_panel=SOURCES)
-    ] = Ids.PATH,
+    id_from: Annotated[
+        IdFrom,
+        typer.Option(help="What an image's id is: its path, or the SHA-256 of its file.", rich_help_panel=SOURCES),
+    ] = IdFrom.PATH,
     any_name: Annotated[
         bool,
         typer.Option(
             "--any-name",
-            help="Take files of any name whose content is an image. Reads the beginning of each file.",
+            help="Load files with any name if their content is an image. Reads the beginning of every file.",
             rich_help_panel=SOURCES,
         ),
     ] = False,
     root: Annotated[
-        str, typer.Option(help="Where relative paths begin. [default: the manifest's folder]", rich_help_panel=SOURCES)
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder or URL that relative paths start from. [default: the manifest's folder]",
+            rich_help_panel=SOURCES,
+        ),
     ] = "",
     path_column: Annotated[
-        str, typer.Option(help="Column of the path or URL. [default: path, uri, ...]", rich_help_panel=SOURCES)
+        str,
+        typer.Option(
+            metavar="NAME", help="Column of the path or URL. [default: path, uri, ...]", rich_help_panel=SOURCES
+        ),
     ] = "",
     id_column: Annotated[
-        str, typer.Option(help="Column of the id. [default: id; else the path is the id]", rich_help_panel=SOURCES)
+        str,
+        typer.Option(metavar="NAME", help="Column of the id. [default: id, or else the path]", rich_help_panel=SOURCES),
     ] = "",
-    maps: Maps = None,
-    types: Annotated[
+    columns: Columns = None,
+    column_types: Annotated[
         list[str] | None,
         typer.Option(
-            "--type",
-            help="COLUMN=text, int, float, bool or date, for a CSV column that should not be found out.",
+            "--column-type",
+            metavar="COLUMN=TYPE",
+            help="Type of a CSV column: text, int, float, bool or date. May be repeated. [default: from the values]",
             rich_help_panel=SOURCES,
         ),
     ] = None,
@@ -147,135 +160,149 @@ def ingest(
     restart: Restart = False,
     retry_failed: RetryFailed = False,
     replace: Replace = False,
-    limit: Limit = None,
+    detect_changes: Annotated[
+        Changes,
+        typer.Option(
+            help="How to detect that a file has changed: by its size and time, or by its content.", rich_help_panel=RUNS
+        ),
+    ] = Changes.TIME,
+    limit: MaxImages = None,
     prune: Annotated[
         bool,
-        typer.Option("--prune", help="Remove from the collection what the sources no longer have; ask on a terminal."),
+        typer.Option(
+            "--prune",
+            help="Delete images that the sources no longer have from the collection. Asks first on a terminal.",
+            rich_help_panel=PRUNING,
+        ),
     ] = False,
-    prune_above: Annotated[
+    max_pruned: Annotated[
         str,
         typer.Option(
             metavar="SHARE",
-            help="Share of a source's images, as 50%, above which --prune is refused if it may not ask. [default: 20%]",
+            help="Maximum share of a source's images, such as 50%, that --prune deletes without asking. [default: 20%]",
             show_default=False,
+            rich_help_panel=PRUNING,
         ),
     ] = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --prune removes images.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before --prune deletes images.", rich_help_panel=PRUNING)
+    ] = False,
     dedup: Annotated[
-        bool, typer.Option("--dedup", help="Store equal content once; its attribute other_uris tells where else it is.")
+        bool,
+        typer.Option(
+            "--dedup", help="Store images with equal content once. The attribute other_uris lists the other copies."
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and decode what a load would; write nothing but --rejects.")
+        bool, typer.Option("--dry-run", help="Read and decode the images, but write nothing except --rejects.")
     ] = False,
-    compare: Annotated[
-        Compare, typer.Option(help="A file has changed when its size or time has, or when its content has.")
-    ] = Compare.TIME,
     rejects: RejectsOption = None,
-    fail_above: FailAbove = "0",
-    patience: Patience = 300.0,
-    streams: Annotated[
-        int, typer.Option(min=1, max=1024, help="Calls at a time, of 16 images each; two or more for each embedder.")
+    max_failed: MaxFailed = "0",
+    retry_seconds: RetrySeconds = RETRY_SECONDS,
+    parallel_calls: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Number of calls at once, of 16 images each. Use two or more for each embedder.",
+        ),
     ] = 8,
-    readers: ReadersOption = DEFAULT_READERS,
+    parallel_reads: ParallelReads = DEFAULT_READERS,
     as_json: AsJson = False,
 ) -> None:
-    """Put images into a collection, which is made where there is none, and account for every one.
+    """Load images into a collection, which is created if it does not exist, and account for every image.
 
-    Run it again at any time: what is done is skipped, what has changed is embedded anew, what was cut off goes on. An
-    image's id is its path below the folder; its attributes are those of its manifest's row, or stay as they are where
-    the source has none. Ctrl-C ends it after the calls in flight, in about five seconds; a second one ends it now.
+    Run the command again at any time: it skips images that are done, embeds changed images again, and resumes an
+    interrupted load. An image's id is its path below the folder. Its attributes come from its row in the manifest; a
+    source without attributes leaves stored attributes as they are. Ctrl-C stops after the calls in flight, in about
+    five seconds; a second Ctrl-C stops immediately.
 
-    Exit codes: 0 done, 1 more failed than --fail-above allows, 2 wrong usage, 3 stopped early or --prune was refused,
-    130 interrupted.
+    Exit codes: 0 done; 1 more images failed than --max-failed; 3 stopped early, or --prune was refused.
     """
-    # They bring pyarrow and others, which take a while to import.
-    from imagesearch_cli.load_progress import show_progress  # noqa: PLC0415
+    # pyarrow and others take a while to import.
     from imagesearch_ingest.load import job  # noqa: PLC0415
     from imagesearch_ingest.load.ledger_database import LedgerError  # noqa: PLC0415
     from imagesearch_ingest.load.load_options import PRUNE_ABOVE, LoadOptions, LoadServices  # noqa: PLC0415
     from imagesearch_ingest.load.planned_collection import plan_collection  # noqa: PLC0415
     from imagesearch_ingest.sources.source_options import SourceOptions  # noqa: PLC0415
 
-    allowed = allowed_failures(fail_above)
+    allowed = parse_max_failed(max_failed)
     check_rejects(rejects, sources)
-    _check_prune(prune_above, limit, prune=prune)
+    _check_prune(max_pruned, limit, prune=prune)
     source_options = SourceOptions(
-        by_content=ids is Ids.CONTENT,
+        by_content=id_from is IdFrom.CONTENT,
         any_name=any_name,
         root=root,
         path_column=path_column,
         id_column=id_column,
-        columns=pairs(maps, "--map"),
-        types=pairs(types, "--type"),
-        kind=kind.value if kind else "",
+        columns=parse_pairs(columns, "--map"),
+        types=parse_pairs(column_types, "--column-type"),
+        kind=source_format.value if source_format else "",
     )
-    account = LoadReport()
-    # In a context of its own: the load tries its listing again by itself.
-    opened, has_images = copy_context().run(_open, sources, source_options, patience, account)
+    report = LoadReport()
+    # In a context of its own: the load retries its listing itself.
+    opened, has_images = copy_context().run(_open, sources, source_options, retry_seconds, report)
     if not has_images:
         try:
-            write_not_taken(opened, rejects)
+            write_unsupported(opened, rejects)
         except (OSError, LoadStoppedError) as error:
-            err.print("[bold red]error[/] ", end="")
-            err.print(Text(str(error)), soft_wrap=True)
-            raise typer.Exit(STOPPED) from None
-        end_without_images(account, sources, collection, dry_run=dry_run, as_json=as_json)
+            fail(str(error), code=STOPPED)
+        finish_without_images(report, sources, collection, dry_run=dry_run, as_json=as_json)
     options = LoadOptions(
         limit=limit,
         retry_failed=retry_failed,
         prune=prune,
-        prune_above=share_of(prune_above) if prune_above else PRUNE_ABOVE,
+        prune_above=parse_share(max_pruned, "--max-pruned") if max_pruned else PRUNE_ABOVE,
         dedup=dedup,
-        compare_content=compare is Compare.CONTENT,
-        readers=readers,
-        retry_seconds=patience,
+        compare_content=detect_changes is Changes.CONTENT,
+        readers=parallel_reads,
+        retry_seconds=retry_seconds,
         replace=replace,
     )
     try:
         if dry_run:
-            files = rehearsal_files(collection, target, ledger, rejects, restart=restart)
-            with show_progress(account, err):
-                job.dry_run(opened, files, options, account)
+            files = dry_run_files(collection, target, ledger, rejects, restart=restart)
+            with show_progress(report, err):
+                job.dry_run(opened, files, options, report)
         else:
             embedders = embedder_endpoint(embedder) if via is Via.EMBEDDER else None
-            services = LoadServices(endpoint(target), embedders, streams)
+            services = LoadServices(search_endpoint(target), embedders, parallel_calls)
             with connected(target, code=STOPPED) as client:
                 into = plan_collection(client, collection)
                 files = load_files(client, collection, into, ledger, rejects, restart=restart)
-                with show_progress(account, err) as shown:
+                with show_progress(report, err) as shown:
                     if sys.stdin.isatty() and err.is_terminal and not yes:
-                        options = replace_fields(options, confirm_prune=partial(ask_to_prune, shown))
-                    job.load(job.LoadJob(client, into, opened, services, files, options, account))
-                check_end(client, collection, into, account)
+                        options = replace_fields(options, confirm_prune=partial(confirm_prune, shown))
+                    job.load(job.LoadJob(client, into, opened, services, files, options, report))
+                check_end(client, collection, into, report)
     except (LedgerError, OSError, CredentialsError) as error:
-        err.print("[bold red]error[/] ", end="")
-        err.print(Text(str(error)), soft_wrap=True)
-        raise typer.Exit(STOPPED) from None
-    finish(account, collection, allowed, dry_run=dry_run, as_json=as_json)
+        fail(str(error), code=STOPPED)
+    finish(report, collection, allowed, dry_run=dry_run, as_json=as_json)
 
 
-def _check_prune(prune_above: str, limit: int | None, *, prune: bool) -> None:
-    """Refuse options that do not go together."""
+def _check_prune(max_pruned: str, limit: int | None, *, prune: bool) -> None:
+    """Check that the options go together."""
     if prune and limit is not None:
         raise typer.BadParameter(
-            "removes what the whole of the sources does not have; --limit does not go with it", param_hint="--prune"
+            "deletes what the complete sources no longer have; leave out --limit", param_hint="--prune"
         )
-    if prune_above and not prune:
-        raise typer.BadParameter("has no effect without --prune", param_hint="--prune-above")
+    if max_pruned and not prune:
+        raise typer.BadParameter("has no effect without --prune", param_hint="--max-pruned")
 
 
 def _open(
-    sources: Sequence[str], options: "SourceOptions", patience: float, account: LoadReport
+    sources: Sequence[str], options: "SourceOptions", retry_seconds: float, report: LoadReport
 ) -> "tuple[Sequence[Source], bool]":
-    """Return the sources, and whether there is anything to load; if not, `account` counts the files that are there."""
-    from imagesearch_ingest.sources.items import SourceError  # noqa: PLC0415 - as above
-    from imagesearch_ingest.sources.open_source import open_source  # noqa: PLC0415
-    from imagesearch_ingest.sources.source_retries import SourceRetries, thread_retries  # noqa: PLC0415
+    """Return the sources, and whether they have anything to load; if not, count their files in `report`."""
+    from imagesearch_ingest.sources.items import SourceError  # noqa: PLC0415 - it takes a while to import
+    from imagesearch_ingest.sources.open_source import open_source  # noqa: PLC0415 - as above
+    from imagesearch_ingest.sources.source_retries import SourceRetries, thread_retries  # noqa: PLC0415 - as above
 
-    thread_retries.set(SourceRetries(patience, tell_waiting, is_opening=True))
+    thread_retries.set(SourceRetries(retry_seconds, note_waiting, is_opening=True))
     try:
         opened = [open_source(source, options) for source in sources]
-        # The standard input can be read once only.
-        return opened, "-" in sources or has_items(opened, account)
+        # Standard input can be read only once.
+        return opened, "-" in sources or has_items(opened, report)
     except SourceError as error:
         raise typer.BadParameter(str(error), param_hint="SOURCE") from None

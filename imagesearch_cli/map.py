@@ -4,52 +4,61 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from imagesearch_analysis.choices import MapMethod
-from imagesearch_cli.options import OpenOption, Target, Where
-from imagesearch_cli.output import err
-from imagesearch_cli.snapshots import (
-    CollectionArgument,
+from imagesearch_cli.console import err, note
+from imagesearch_cli.option_values import check_attribute_name
+from imagesearch_cli.options import (
+    DEFAULT_COLLECTION,
+    CollectionName,
     Force,
+    OpenOption,
     SnapshotFolder,
-    check_attribute,
-    check_file,
-    progress,
-    snapshot_of,
+    Target,
+    Where,
+    limit_option,
+    output_option,
+    seed_option,
 )
+from imagesearch_cli.snapshots import check_file, progress, snapshot_of
 from imagesearch_client import DEFAULT_TARGET
 
 
 def draw_map(
-    collection: CollectionArgument,
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="A picture (.png, .pdf, .svg), or a page to move about in (.html)."),
+        Path, output_option("File to write: an image (.png, .pdf, .svg) or an interactive page (.html).")
     ],
-    method: Annotated[MapMethod, typer.Option(help="How; umap needs the package umap-learn.")] = MapMethod.TSNE,
-    limit: Annotated[int, typer.Option(min=3, help="The most images; of more so many are drawn at random.")] = 5000,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is random: the same one gives the same map.")] = 0,
-    color_by: Annotated[str, typer.Option(help="Colour images by this attribute, with a legend.")] = "",
+    collection: CollectionName = DEFAULT_COLLECTION,
+    method: Annotated[
+        MapMethod, typer.Option(help="How images are placed. umap needs the package umap-learn.")
+    ] = MapMethod.TSNE,
+    limit: Annotated[
+        int, limit_option("Maximum number of images to draw; larger collections are sampled at random.", least=3)
+    ] = 5000,
+    seed: Annotated[int, seed_option("Seed of the random parts. The same seed draws the same map.")] = 0,
+    color_by: Annotated[
+        str, typer.Option(metavar="NAME", help="Color the images by this attribute, with a legend.")
+    ] = "",
     where: Where = None,
     snapshot: SnapshotFolder = None,
     opens: OpenOption = None,
     force: Force = False,
     target: Target = DEFAULT_TARGET,
 ) -> None:
-    """Draw a collection as a map on which images that are alike are near each other.
+    """Draw a collection as a map: images that look alike are close to each other.
 
-    t-SNE keeps neighbours together; what is far apart on the map says little, and neither do its axes. The page holds
-    all it shows: wheel and drag move about, the pointer on a picture shows it with its id, the legend hides what is
-    unticked.
+    t-SNE keeps neighbors together. Large distances and the axes mean little.
 
-    Example: imagesearch map images -o map.png
+    The page needs no other file. Zoom with the wheel and drag to move; point at an image to see it with its id; clear
+    an entry of the legend to hide its images.
 
-    Example: imagesearch map products -o map.html --color-by category --limit 2000
+    Example: imagesearch map -c images -o map.png
+
+    Example: imagesearch map -c products -o map.html --color-by category --limit 2000
     """
     check_file(output, (".png", ".pdf", ".svg", ".html"), "--output", force=force)
-    check_attribute(color_by, "--color-by")
-    # They bring numpy and others, which take a while to import.
+    check_attribute_name(color_by, "--color-by")
+    # NumPy and others take a while to import.
     from imagesearch_analysis import map_files  # noqa: PLC0415
     from imagesearch_analysis.errors import AnalysisError  # noqa: PLC0415
     from imagesearch_analysis.projection import project  # noqa: PLC0415
@@ -72,4 +81,4 @@ def draw_map(
         write = map_files.write_map_page if output.suffix.lower() == ".html" else map_files.draw_map
         with progress(len(positions)) as bar:
             write(output, drawn, bar.reach)
-    err.print(Text(f"wrote {output}, {title}"), soft_wrap=True)
+    note(f"wrote {output}, {title}")

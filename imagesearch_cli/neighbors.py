@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from imagesearch_cli.connection import connected
-from imagesearch_cli.options import AsJson, Target, Where, condition_of
-from imagesearch_cli.output import err, out
-from imagesearch_cli.snapshots import (
-    CollectionArgument,
+from imagesearch_cli.console import fail, note, show
+from imagesearch_cli.option_values import check_attribute_name, parse_where
+from imagesearch_cli.options import (
+    DEFAULT_COLLECTION,
+    AsJson,
+    CollectionName,
     Force,
     SnapshotFolder,
-    check_attribute,
-    check_file,
-    ending_well,
-    fail,
-    progress,
-    read,
+    Target,
+    Where,
+    limit_option,
+    output_option,
 )
+from imagesearch_cli.snapshots import analysis_errors, check_file, progress, read_snapshot
 from imagesearch_client import DEFAULT_TARGET
 from imagesearch_ingest.json_text import json_text
 
@@ -31,20 +32,20 @@ SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 
 
 def neighbors(
-    collection: CollectionArgument,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", dir_okay=False, help="The file to write: .json, .jsonl, .parquet or .csv.")
-    ],
-    k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="Neighbours of each image.")] = 10,
+    output: Annotated[Path, output_option("File to write: .json, .jsonl, .parquet or .csv.")],
+    collection: CollectionName = DEFAULT_COLLECTION,
+    limit: Annotated[int, limit_option("Number of neighbors of each image.", 1000)] = 10,
     id_attribute: Annotated[
-        str, typer.Option(help="Call images by this attribute, such as product_id, and not by their ids.")
+        str, typer.Option(metavar="NAME", help="Attribute to write instead of the ids, such as product_id.")
     ] = "",
-    digits: Annotated[
-        int | None, typer.Option("--round", min=0, max=15, help="Decimal places of the scores_of_pairs. [default: all]")
+    decimals: Annotated[
+        int | None, typer.Option(min=0, max=15, metavar="N", help="Decimal places of the scores. [default: all]")
     ] = None,
-    min_score: Annotated[float | None, typer.Option(help="Leave out neighbours that score less.")] = None,
-    with_self: Annotated[
-        bool, typer.Option("--with-self", help="Let each image be among its own neighbours, as one of the k.")
+    min_score: Annotated[
+        float | None, typer.Option(metavar="SCORE", help="Leave out neighbors with lower scores.")
+    ] = None,
+    include_self: Annotated[
+        bool, typer.Option("--include-self", help="Keep each image among its own neighbors, as one of --limit.")
     ] = False,
     where: Where = None,
     snapshot: SnapshotFolder = None,
@@ -52,51 +53,53 @@ def neighbors(
     target: Target = DEFAULT_TARGET,
     as_json: AsJson = False,
 ) -> None:
-    """Write the k nearest neighbours of every image of a collection, found by comparing all with all.
+    """Write the nearest neighbors of every image in a collection. The search is exact.
 
-    One record for each image: {"id": ..., "neighbors": [{"id": ..., "score": ...}, ...]}, the nearest first, equal
-    ones by id. The score is that of a search: the cosine, the inner product, or 1 / (1 + distance), with the Euclidean
-    "distance" beside it.
+    The file has a record for each image: {"id": ..., "neighbors": [{"id": ..., "score": ...}, ...]}. The nearest
+    neighbor comes first; neighbors with equal scores are sorted by id. The score is that of a search: the cosine, the
+    inner product, or 1 / (1 + distance), with the Euclidean "distance" beside it.
 
-    A run that was cut off goes on when it is run again: what is done is in FILE.parts until the file is whole.
+    If the command is interrupted, run it again: it resumes from the folder FILE.parts.
 
-    Example: imagesearch neighbors images -o neighbors.jsonl
+    Example: imagesearch neighbors -c images -o neighbors.jsonl
 
-    Example: imagesearch neighbors products -o similar.json -k 20 --id-attribute product_id --round 4 --min-score 0.5
+    Example: imagesearch neighbors -c products -o similar.json -k 20 --id-attribute product_id --decimals 4
     """
-    condition_of(where)
+    parse_where(where)
     check_file(output, SUFFIXES, "--output", force=force)
-    check_attribute(id_attribute, "--id-attribute")
-    # They bring numpy, which takes a while to import.
+    check_attribute_name(id_attribute, "--id-attribute")
+    # NumPy takes a while to import.
     from imagesearch_analysis.neighbor_files import RecordOptions, records, write_neighbors  # noqa: PLC0415
     from imagesearch_analysis.neighbors import NeighborParts  # noqa: PLC0415
 
     begin = time.perf_counter()
     parts = NeighborParts(output)
-    with ending_well(), parts.locked():
+    with analysis_errors(), parts.locked():
         with connected(target) as client:
-            found = read(client, collection, where, snapshot or parts.snapshot_folder, replace=snapshot is None)
+            found = read_snapshot(
+                client, collection, where, snapshot or parts.snapshot_folder, replace=snapshot is None
+            )
         with found:
             names = _names(found, id_attribute)
             with progress(len(found)) as bar:
-                parts.compute(found, k, with_self=with_self, on_progress=bar.reach)
+                parts.compute(found, limit, with_self=include_self, on_progress=bar.reach)
             if parts.dropped:
-                err.print(f"{parts.dropped} parts of an earlier run were of another collection, or of other options")
-            options = RecordOptions(found.metric, digits, min_score)
+                note(f"{parts.dropped} parts of an earlier run belong to another collection or to other options")
+            options = RecordOptions(found.metric, decimals, min_score)
             write_neighbors(output, records(names, parts.read(found), options), found.metric)
             images = len(found)
         parts.remove()
     seconds = time.perf_counter() - begin
     if as_json:
-        told = {"collection": found.collection, "file": str(output), "images": images, "k": k, "resumed": parts.resumed}
-        print(json_text(told | {"seconds": round(seconds, 3)}))
+        summary = {"collection": found.collection, "file": str(output), "images": images, "k": limit}
+        print(json_text(summary | {"resumed": parts.resumed, "seconds": round(seconds, 3)}))
     else:
-        resumed = f", {parts.resumed} of them by a run before" if parts.resumed else ""
-        out.print(f"{k} neighbours of {images} images in {output}{resumed}; {seconds:.1f} s", soft_wrap=True)
+        resumed = f", {parts.resumed} of them from an earlier run" if parts.resumed else ""
+        show(f"{limit} neighbors of {images} images in {output}{resumed}; {seconds:.1f} s")
 
 
 def _names(snapshot: "Snapshot", attribute: str) -> Sequence[str]:
-    """What each image is called."""
+    """Return what to write for each image: its id, or the value of an attribute."""
     if not attribute:
         return snapshot.ids
     names = snapshot.attribute_values(attribute)
@@ -104,6 +107,7 @@ def _names(snapshot: "Snapshot", attribute: str) -> Sequence[str]:
     if missing:
         fail(
             f"{len(missing)} of {len(snapshot)} images have no attribute {attribute}, such as "
-            f"{snapshot.ids[missing[0]]}; --where {attribute} leaves them out"
+            f"{snapshot.ids[missing[0]]}",
+            f"--where {attribute} leaves them out.",
         )
     return cast("Sequence[str]", names)

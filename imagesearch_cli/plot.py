@@ -5,12 +5,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from imagesearch_cli.connection import connected
-from imagesearch_cli.options import OpenOption, Target, Where, condition_of
-from imagesearch_cli.output import err
-from imagesearch_cli.snapshots import CollectionArgument, Force, check_file, ending_well, opening
+from imagesearch_cli.console import note
+from imagesearch_cli.option_values import parse_where
+from imagesearch_cli.options import (
+    DEFAULT_COLLECTION,
+    CollectionName,
+    Exact,
+    Force,
+    OpenOption,
+    Target,
+    Where,
+    limit_option,
+    output_option,
+)
+from imagesearch_cli.snapshots import allowed_files, analysis_errors, check_file
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import ImageFile, Query, Region, StoredImage
 
@@ -18,30 +28,31 @@ SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
 
 def plot(
-    collection: CollectionArgument,
     queries: Annotated[
-        list[str], typer.Argument(help="What to look for, a row each: image files, or else ids of stored images.")
+        list[str],
+        typer.Argument(metavar="QUERY", help="Image files or ids of stored images. Each query is a row."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .jpg, .pdf or .svg.")],
-    limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=50, help="Neighbours of each query.")] = 8,
+    output: Annotated[Path, output_option("Image to write: .png, .jpg, .pdf or .svg.")],
+    collection: CollectionName = DEFAULT_COLLECTION,
+    limit: Annotated[int, limit_option("Maximum number of hits for each query.", 50)] = 8,
     where: Where = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare every vector, whatever the index is.")] = False,
+    exact: Exact = False,
     opens: OpenOption = None,
     force: Force = False,
     target: Target = DEFAULT_TARGET,
 ) -> None:
-    """Draw queries, each with its neighbours beside it and how near they are.
+    """Draw queries with their hits beside them.
 
-    That is the cosine similarity, the inner product or the Euclidean distance, as the collection has it.
+    Below each hit is its cosine similarity, inner product or Euclidean distance, depending on the collection.
 
-    Example: imagesearch plot images ~/photos/coffee.jpg sku-17 -o neighbours.png
+    Example: imagesearch plot -c images ~/photos/coffee.jpg sku-17 -o hits.png
     """
-    condition = condition_of(where)
+    condition = parse_where(where)
     check_file(output, SUFFIXES, "--output", force=force)
     # matplotlib takes a while to import.
     from imagesearch_analysis.query_plot import QueryHits, plot_queries  # noqa: PLC0415
 
-    with ending_well(), opening(opens), connected(target) as client:
+    with analysis_errors(), allowed_files(opens), connected(target) as client:
         metric = client.get_collection(collection).metric
         rows = []
         for name in queries:
@@ -49,12 +60,12 @@ def plot(
             hits = client.search(collection, query, limit=limit, where=condition, exact=exact)
             rows.append(QueryHits(label, uri, hits, region))
         plot_queries(rows, output, metric)
-    err.print(Text(f"wrote {output}"))
+    note(f"wrote {output}")
 
 
 def _query(client: Client, collection: str, name: str) -> tuple[str, str, Region | None, Query]:
-    """Return the label, the uri and the region of a query image, and the query."""
-    # An id may be longer than the name of a file can be, for which Path.is_file raises.
+    """Return the label, uri and region of a query, and the query: an image file, or else a stored image."""
+    # An id may be longer than file names can be; Path.is_file raises for such names.
     if os.path.isfile(name):  # noqa: PTH113
         path = Path(name)
         return path.name, name, None, ImageFile(path.read_bytes())

@@ -8,128 +8,153 @@ import typer
 
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError
 from imagesearch_cli.connection import connected
+from imagesearch_cli.console import FAILED
+from imagesearch_cli.hits import Answer, print_answers
+from imagesearch_cli.option_values import parse_region, parse_where
 from imagesearch_cli.options import (
     DEFAULT_COLLECTION,
+    TUNING,
     AsJson,
+    CodeCandidates,
     CollectionName,
+    Exact,
+    SearchEf,
+    SearchList,
+    SearchNprobe,
     Target,
     Where,
-    condition_of,
-    region_of,
+    limit_option,
 )
-from imagesearch_cli.output import Answer, print_found
 from imagesearch_client import DEFAULT_TARGET, Client
-from imagesearch_client.defaults import MAX_CANDIDATES
-from imagesearch_client.types import Example, Examples, ImageFile, Query, SearchOptions, StoredImage
+from imagesearch_client.types import Example, Examples, ImageFile, Query, Region, SearchOptions, StoredImage
 
-# What is wrong with all queries of a command alike.
-OF_ALL_QUERIES = ("COLLECTION_NOT_FOUND", "COLLECTION_NAME_INVALID", "FILTER_INVALID")
+# Errors that concern every query of a command.
+ERRORS_OF_ALL_QUERIES = ("COLLECTION_NOT_FOUND", "COLLECTION_NAME_INVALID", "FILTER_INVALID")
 
 
 def search(
     images: Annotated[
-        list[Path] | None, typer.Argument(exists=True, dir_okay=False, help="The images to look for.")
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="Image files; each one is a query."),
     ] = None,
     ids: Annotated[
-        list[str] | None, typer.Option("--id", help="Look for what is like this stored image, too. May be repeated.")
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="Use a stored image as a query. May be repeated."),
     ] = None,
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
-    limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=1000, help="The most hits for each image.")] = 10,
-    min_score: Annotated[float | None, typer.Option(help="Leave out hits that score less.")] = None,
+    limit: Annotated[int, limit_option("Maximum number of hits for each query.", 1000)] = 10,
+    min_score: Annotated[float | None, typer.Option(metavar="SCORE", help="Leave out hits with lower scores.")] = None,
     where: Where = None,
+    show: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Attributes to show in the table, such as price,kind.")
+    ] = "",
     group_by: Annotated[
-        str, typer.Option(help="The best hits of each value of this attribute; images without it are left out.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Return the best hits for each value of this attribute. Leaves out images without it."
+        ),
     ] = "",
     group_size: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Hits of each value, with --group-by. [default: 1]")
+        int | None,
+        typer.Option(min=1, max=100, metavar="N", help="With --group-by: number of hits per value. [default: 1]"),
     ] = None,
     region: Annotated[
         str,
-        typer.Option(help="The part of the images that counts, X0,Y0,X1,Y1 in fractions: 0,0,0.5,1 is the left half."),
+        typer.Option(
+            metavar="X0,Y0,X1,Y1",
+            help="Search with this part of the image files, in fractions: 0,0,0.5,1 is the left half.",
+        ),
     ] = "",
     unlike: Annotated[
         list[str] | None,
         typer.Option(
             "--unlike",
-            help="A stored image to be unlike; then all images and ids together are one query, by examples. May be "
-            "repeated.",
+            metavar="ID",
+            help="Find images unlike this stored image. All images and ids then form one query. May be repeated.",
         ),
     ] = None,
     include_query: Annotated[
-        bool, typer.Option("--include-query", help="Let the stored images of a query be among its hits.")
+        bool, typer.Option("--include-query", help="Keep the stored images of a query among its hits.")
     ] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare every vector, whatever the index is.")] = False,
-    ef: Annotated[
-        int | None, typer.Option(min=1, help="HNSW, AUTOINDEX: candidates kept, from the limit to 32768.")
-    ] = None,
-    nprobe: Annotated[int | None, typer.Option(min=1, help="IVF: clusters looked at.")] = None,
-    search_list: Annotated[
-        int | None, typer.Option(min=1, help="DISKANN: candidates kept, from the limit to ten times the limit.")
-    ] = None,
-    coarse: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MAX_CANDIDATES,
-            help="Look by binary codes first, for so many candidates, and compare these by their vectors; see "
-            "`imagesearch codes`.",
-        ),
-    ] = None,
+    exact: Exact = False,
+    ef: SearchEf = None,
+    nprobe: SearchNprobe = None,
+    search_list: SearchList = None,
+    code_candidates: CodeCandidates = None,
     strong: Annotated[
-        bool, typer.Option("--strong", help="See every write until now; 0.2 s more on a Milvus server.")
+        bool,
+        typer.Option(
+            "--strong",
+            help="Search every write that was acknowledged until now. Takes 0.2 s longer on a Milvus server.",
+            rich_help_panel=TUNING,
+        ),
     ] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Tell which index answered, and the times.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the index that answered, and how long each step took.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find the images most like an image, or like each of several."""
+    """Find the stored images that look like an image. Several images are several queries.
+
+    Example: imagesearch search ~/photos/coffee.jpg -c shop -k 5 --where 'price<10' --show price
+
+    Example: imagesearch search --id coffee.jpg --unlike page.jpg
+    """
     if not images and not ids:
-        raise typer.BadParameter("there is nothing to look for: name image files, or stored images by --id")
+        raise typer.BadParameter("there is no query; name image files, or stored images with --id")
     if region and not images:
-        raise typer.BadParameter("is the part of image files, and there are none", param_hint="--region")
+        raise typer.BadParameter("selects a part of image files, and there are none", param_hint="--region")
     options = SearchOptions(
         limit=limit,
         min_score=min_score,
-        where=condition_of(where),
+        where=parse_where(where),
         include_query=include_query,
         exact=exact,
         ef=ef,
         nprobe=nprobe,
         search_list=search_list,
-        coarse=coarse,
+        coarse=code_candidates,
         strong=strong,
     )
     if group_by:
         options["group_by"], options["group_size"] = group_by, group_size or 1
     elif group_size is not None:
-        raise typer.BadParameter("is the size of the groups that --group-by makes", param_hint="--group-size")
-    part = region_of(region)
-    examples: list[tuple[str, Example]] = [(str(image), ImageFile(image.read_bytes(), part)) for image in images or ()]
-    examples += [(image_id, StoredImage(image_id)) for image_id in ids or ()]
-    queries: Sequence[tuple[str, Query]] = examples
-    if unlike:
-        negative = [StoredImage(image_id) for image_id in unlike]
-        queries = [(" + ".join(name for name, _ in examples), Examples([example for _, example in examples], negative))]
+        raise typer.BadParameter("has no effect without --group-by", param_hint="--group-size")
+    queries = _queries(images or (), ids or (), unlike or (), parse_region(region))
     with connected(target) as client:
-        found, failed = look_for(client, collection, queries, options)
-    print_found(found, failed, explain=explain, as_json=as_json)
+        answers, failed = _search_each(client, collection, queries, options)
+    attributes = [name for name in show.split(",") if name]
+    print_answers(answers, failed, attributes=attributes, explain=explain, as_json=as_json)
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
-def look_for(
+def _queries(
+    images: Sequence[Path], ids: Sequence[str], unlike: Sequence[str], region: Region | None
+) -> Sequence[tuple[str, Query]]:
+    """Return the queries with their names: one for each image and id, or a single one with --unlike."""
+    examples: list[tuple[str, Example]] = [(str(image), ImageFile(image.read_bytes(), region)) for image in images]
+    examples += [(image_id, StoredImage(image_id)) for image_id in ids]
+    if not unlike:
+        return examples
+    negative = [StoredImage(image_id) for image_id in unlike]
+    return [(" + ".join(name for name, _ in examples), Examples([example for _, example in examples], negative))]
+
+
+def _search_each(
     client: Client, collection: str, queries: Sequence[tuple[str, Query]], options: SearchOptions
 ) -> tuple[list[Answer], list[tuple[str, ServiceError]]]:
-    """The answer to each query, and the errors of those that are at fault themselves."""
-    found: list[Answer] = []
+    """Return the answer to each query, and the errors of the queries that are wrong themselves."""
+    answers: list[Answer] = []
     failed: list[tuple[str, ServiceError]] = []
     for name, query in queries:
         try:
             hits, explanation = client.search_explained(collection, query, **options)
         except (InvalidArgumentError, NotFoundError) as error:
-            if error.reason in OF_ALL_QUERIES:
+            if error.reason in ERRORS_OF_ALL_QUERIES:
                 raise
             failed.append((name, error))
         else:
-            found.append(Answer(name, hits, explanation))
-    return found, failed
+            answers.append(Answer(name, hits, explanation))
+    return answers, failed

@@ -1,4 +1,4 @@
-"""What the commands share that need all of a collection: how it is read, how far they are, and how they end."""
+"""What commands on whole collections share: snapshots, checks of output files, progress and errors."""
 
 import signal
 import threading
@@ -6,72 +6,53 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
-from rich.text import Text
 
 from imagesearch_cli.bars import Bar, show_progress
 from imagesearch_cli.connection import connected
-from imagesearch_cli.options import condition_of
-from imagesearch_cli.output import err
-from imagesearch_ingest.sources.attribute_values import ATTRIBUTE_NAME
+from imagesearch_cli.console import err, fail, note
+from imagesearch_cli.option_values import parse_where
 
 if TYPE_CHECKING:
     from imagesearch_analysis.snapshot import Snapshot
     from imagesearch_client import Client
 
-CollectionArgument = Annotated[str, typer.Argument(help="The collection, or an alias of it.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
-SnapshotFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--snapshot",
-        file_okay=False,
-        help="A folder to keep what is read of the collection: the next command with the same folder reads it from "
-        "there, as long as the collection is as it was. [default: a temporary one, below TMPDIR]",
-    ),
-]
-
 
 def check_file(
-    path: Path, suffixes: Sequence[str], option: str, *, force: bool, inputs: Sequence[Path | None] = ()
+    path: Path | None, suffixes: Sequence[str], option: str, *, force: bool, inputs: Sequence[Path | None] = ()
 ) -> None:
-    """Sees that a file can be written, and that it is none of the command's `inputs`; a wrong command line else."""
+    """Check that an output file, if it is given, can be written and is none of the command's input files."""
+    if path is None:
+        return
+    problem = ""
     if path.exists() and any(given is not None and given.exists() and path.samefile(given) for given in inputs):
-        raise typer.BadParameter(
-            f"{path} is what this command reads, and would be replaced; name another file", param_hint=option
-        )
-    if path.suffix.lower() not in suffixes:
-        raise typer.BadParameter(f"{path} should end in {', '.join(suffixes)}", param_hint=option)
-    if not path.absolute().parent.is_dir():
-        raise typer.BadParameter(f"{path} should be in a folder that exists", param_hint=option)
-    if path.is_dir():
-        raise typer.BadParameter(f"{path} is a folder", param_hint=option)
-    if path.exists() and not force:
-        raise typer.BadParameter(f"{path} exists; name another file, or replace it by --force", param_hint=option)
-
-
-def check_attribute(name: str, option: str) -> None:
-    """Sees that a name, where there is one, can be an attribute's; a wrong command line else."""
-    if name and not ATTRIBUTE_NAME.fullmatch(name):
-        raise typer.BadParameter(
-            f"{name!r} is no name of an attribute: a letter, then letters, digits, underscores", param_hint=option
-        )
+        problem = f"{path} is an input of this command; name another file"
+    elif path.suffix.lower() not in suffixes:
+        problem = f"{path} must end in {', '.join(suffixes)}"
+    elif not path.absolute().parent.is_dir():
+        problem = f"the folder of {path} does not exist; create it, or name another file"
+    elif path.is_dir():
+        problem = f"{path} is a folder; name a file"
+    elif path.exists() and not force:
+        problem = f"{path} exists; name another file, or add --force to replace it"
+    if problem:
+        raise typer.BadParameter(problem, param_hint=option)
 
 
 @contextmanager
 def progress(total: int) -> Iterator[Bar]:
-    """A bar for so many images, where there is a terminal."""
+    """Show the progress over `total` images."""
     with show_progress(err) as bar:
         bar.start(total)
         yield bar
 
 
 @contextmanager
-def ending_well() -> Iterator[None]:
-    """Ends the command with a line and exit code 1 where something cannot be read, written or done."""
-    from imagesearch_analysis.errors import AnalysisError  # noqa: PLC0415 - it brings numpy
+def analysis_errors() -> Iterator[None]:
+    """End the command with a message if an analysis fails, or a file cannot be read or written."""
+    from imagesearch_analysis.errors import AnalysisError  # noqa: PLC0415 - NumPy takes a while to import
 
     try:
         yield
@@ -79,39 +60,32 @@ def ending_well() -> Iterator[None]:
         fail(str(error))
 
 
-def fail(message: str) -> NoReturn:
-    """Ends the command with a line and exit code 1."""
-    err.print("[bold red]error[/] ", end="")
-    err.print(Text(message), soft_wrap=True)
-    raise typer.Exit(1)
-
-
-def read(
+def read_snapshot(
     client: "Client", collection: str, where: Sequence[str] | None, folder: Path, *, replace: bool = False
 ) -> "Snapshot":
-    """All of a collection, read into a folder; with a bar. `replace` is as with `take_snapshot`."""
-    from imagesearch_analysis.snapshot_writer import retry_timeouts, take_snapshot  # noqa: PLC0415 - it brings numpy
+    """Copy the collection into a folder and show the progress. `replace` as in `take_snapshot`."""
+    from imagesearch_analysis.snapshot_writer import retry_timeouts, take_snapshot  # noqa: PLC0415 - NumPy takes a while to import
 
-    condition = condition_of(where)
+    condition = parse_where(where)
     total = retry_timeouts(lambda: client.count(collection, where=condition))
     with progress(total) as bar:
         return take_snapshot(client, collection, folder, where=condition, replace=replace, on_progress=bar.reach)
 
 
 @contextmanager
-def opening(places: Sequence[str] | None) -> Iterator[None]:
-    """Has pictures read from the places of --open, and says afterwards how many others there were."""
-    from imagesearch_analysis import pictures  # noqa: PLC0415 - it brings Pillow
+def allowed_files(prefixes: Sequence[str] | None) -> Iterator[None]:
+    """Read image files only where --open allows it, and report how many were refused."""
+    from imagesearch_analysis import pictures  # noqa: PLC0415 - Pillow takes a while to import
 
-    with pictures.allowing(places or ()) as allowed:
+    with pictures.allowing(prefixes or ()) as allowed:
         yield
     if allowed.refused:
-        err.print(Text(f"{allowed.refused} pictures were not opened, such as {allowed.first_refusal}"), soft_wrap=True)
+        note(f"{allowed.refused} image files were not read, such as {allowed.first_refusal}")
 
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Ends the command in an orderly way at SIGTERM and SIGHUP, so that its temporary folder is removed."""
+    """End the command in order at SIGTERM and SIGHUP, so that its temporary folder is removed."""
 
     def stop(number: int, _: object) -> NoReturn:
         raise SystemExit(128 + number)
@@ -120,7 +94,7 @@ def _stopped_by_signals() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # nohup has it ignored.
+    # nohup makes the command ignore SIGHUP.
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, stop)
@@ -140,10 +114,15 @@ def snapshot_of(
     *,
     opens: Sequence[str] | None = None,
 ) -> Iterator["Snapshot"]:
-    """All of a collection, in a folder that is kept, or in one that is removed afterwards; `opens` are of --open."""
-    condition_of(where)
-    with ending_well(), _stopped_by_signals(), opening(opens), TemporaryDirectory(prefix="imagesearch-") as temporary:
+    """Return a snapshot of a collection, in `folder` or in a temporary one. `opens` are the --open options."""
+    parse_where(where)
+    with (
+        analysis_errors(),
+        _stopped_by_signals(),
+        allowed_files(opens),
+        TemporaryDirectory(prefix="imagesearch-") as temporary,
+    ):
         with connected(target) as client:
-            snapshot = read(client, collection, where, folder or Path(temporary))
+            snapshot = read_snapshot(client, collection, where, folder or Path(temporary))
         with snapshot:
             yield snapshot

@@ -1,41 +1,35 @@
 """`imagesearch train-autoencoder`."""
 
 import os
-import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, NoReturn, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
-from imagesearch_cli.bars import Bar, show_progress
-from imagesearch_cli.loading import INTERRUPTED
-from imagesearch_cli.output import SHOWN_REJECTS, err, out
+from imagesearch_cli.console import INTERRUPTED, fail, note, show
+from imagesearch_cli.options import seed_option
+from imagesearch_cli.training_progress import TrainingProgress
 from imagesearch_ingest.extras import how_to_install
 
 if TYPE_CHECKING:
     from imagesearch_ingest.sources.items import Fault, SkippedFile
     from imagesearch_training.checkpoints import Epoch
-    from imagesearch_training.dataset import Photographs
     from imagesearch_training.images import ImageFile
     from imagesearch_training.training import Result
 
-FAILED = 1
 STDERR = 2
-# Bytes of a file that are read at most.
 MAX_FILE_BYTES = 256 * 1024 * 1024
-
-NETWORK, TRAINING = "The network", "How it is trained"
+NETWORK, TRAINING = "Network", "Training"
 
 
 def train_autoencoder(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", exists=True, file_okay=False, help="The folder of images, with all below it."),
+        typer.Argument(metavar="FOLDER", exists=True, file_okay=False, help="Folder of images, with its subfolders."),
     ],
     output: Annotated[
         Path | None,
@@ -45,25 +39,41 @@ def train_autoencoder(
             metavar="MODEL_FOLDER",
             resolve_path=True,
             show_default="FOLDER's name and -model, in the current directory",
-            help="The folder to write; its name is the model's.",
+            help="Folder to write. Its name becomes the model's name.",
         ),
     ] = None,
-    latent: Annotated[int, typer.Option(min=1, max=4096, help="Values of a vector.", rich_help_panel=NETWORK)] = 16,
+    latent: Annotated[
+        int,
+        typer.Option(min=1, max=4096, metavar="N", help="Number of values in a vector.", rich_help_panel=NETWORK),
+    ] = 16,
     size: Annotated[
         int,
         typer.Option(
-            help="Images are stretched to so many pixels square: a multiple of 32, to 512. Small ones learn faster.",
+            metavar="N",
+            help="Width and height, in pixels, that images are scaled to: a multiple of 32, at most 512. Small images "
+            "train faster.",
             rich_help_panel=NETWORK,
         ),
     ] = 256,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Times that all images are gone through at most.", rich_help_panel=TRAINING)
-    ] = 50,
-    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Images of a step.", rich_help_panel=TRAINING)] = 32,
-    patience: Annotated[
         int,
         typer.Option(
-            min=1, help="Epochs without a better validation loss after which it ends.", rich_help_panel=TRAINING
+            min=1, metavar="N", help="Maximum number of epochs: passes over all images.", rich_help_panel=TRAINING
+        ),
+    ] = 50,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1, max=4096, metavar="N", help="Number of images in a training step.", rich_help_panel=TRAINING
+        ),
+    ] = 32,
+    patience_epochs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Stop after this number of epochs without a better validation loss.",
+            rich_help_panel=TRAINING,
         ),
     ] = 10,
     validation: Annotated[
@@ -71,54 +81,62 @@ def train_autoencoder(
         typer.Option(
             min=0.01,
             max=0.5,
-            help="The part of the images that it is judged by, and learns nothing from.",
+            metavar="SHARE",
+            help="Share of the images that measures the validation loss, and is not trained on.",
             rich_help_panel=TRAINING,
         ),
     ] = 0.1,
     learning_rate: Annotated[
         float,
         typer.Option(
-            min=1e-7, max=1.0, help="Adam's at first; halved where the validation loss stays.", rich_help_panel=TRAINING
+            min=1e-7,
+            max=1.0,
+            metavar="RATE",
+            help="First learning rate of Adam. It is halved when the validation loss stops falling.",
+            rich_help_panel=TRAINING,
         ),
     ] = 0.002,
     flip: Annotated[
         bool,
-        typer.Option("--flip", help="Mirror images left to right by chance: for few images.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--flip", help="Mirror images left to right at random. Helps with few images.", rich_help_panel=TRAINING
+        ),
     ] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, help="Of all that is left to chance.", rich_help_panel=TRAINING)
-    ] = 0,
+    seed: Annotated[int, seed_option("Seed of all random choices.", TRAINING)] = 0,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Train on so many of the images, chosen by chance.", rich_help_panel=TRAINING),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Maximum number of images; more are sampled at random. [default: all]",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Replace MODEL_FOLDER, and begin anew where a training of other options was begun."
-        ),
+        typer.Option("--force", help="Replace MODEL_FOLDER, and discard an interrupted training with other options."),
     ] = False,
 ) -> None:
-    """Train a model of your own images, an autoencoder, which the embedder can serve.
+    """Train an autoencoder on your own images. The embedder can serve it as a model.
 
-    Its encoder turns an image into a few values of which its decoder makes the image again; images that look alike get
-    values close to each other. It needs no labels; some thousand images make a good one.
+    The encoder turns an image into a few values, and the decoder rebuilds the image from them. Images that look alike
+    get similar values. The training needs no labels, and works well with some thousand images.
 
-    Until it is done all is kept in MODEL_FOLDER.training: after Ctrl-C or a kill the same command goes on, also with
-    other --epochs and --patience. MODEL_FOLDER is written whole in the end.
+    The folder MODEL_FOLDER.training keeps the state of the training. If the command is interrupted, run it again: it
+    resumes, also with other --epochs and --patience-epochs. MODEL_FOLDER is written as a whole at the end.
 
-    For example: imagesearch train-autoencoder ~/photos -o models/photos --size 64 --flip
+    Example: imagesearch train-autoencoder ~/photos -o models/photos --size 64 --flip
 
-    Exit codes: 0 done, 1 there is nothing to learn from or the disk fails, 2 wrong usage, 130 interrupted.
+    Exit codes: 0 done; 1 there is nothing to learn from, or a file cannot be written; 130 interrupted.
     """
-    # They bring TensorFlow, which not everybody has, and which takes seconds.
+    # TensorFlow takes seconds to import, and is not always installed.
     try:
         with _quiet():
             from imagesearch_training import network, saved, training  # noqa: PLC0415
             from imagesearch_training.errors import TrainingError  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         name = (missing.name or "").partition(".")[0]
-        _fail(how_to_install(name, "cli,training"))
+        fail(how_to_install(name, "client,training"))
 
     try:
         network.check_size(size)
@@ -136,7 +154,7 @@ def train_autoencoder(
         size=size,
         epochs=epochs,
         batch_size=batch_size,
-        patience=patience,
+        patience=patience_epochs,
         validation=validation,
         seed=seed,
         learning_rate=learning_rate,
@@ -145,40 +163,41 @@ def train_autoencoder(
     )
     files, faults = _list(folder)
     for fault in faults:
-        err.print(Text(f"{fault.where}: {fault.message}"), style="red", soft_wrap=True)
+        note(f"{fault.where}: {fault.message}", "red")
     if not files:
-        from imagesearch_ingest.sources.image_formats import SUPPORTED_SUFFIXES  # noqa: PLC0415 - it is not needed for --help
+        from imagesearch_ingest.sources.image_formats import SUPPORTED_SUFFIXES  # noqa: PLC0415 - it takes a while to import
 
-        _fail(f"no images in {folder}; files of images end in {SUPPORTED_SUFFIXES}")
+        fail(f"no images in {folder}; files of images end in {SUPPORTED_SUFFIXES}")
     training.compute_in_fixed_order()
-    with _Teller(epochs) as teller, teller.hearing_interrupts():
+    with TrainingProgress(epochs) as progress, progress.catching_interrupts():
         try:
-            result = training.train(files, model_folder, settings, teller, force=force)
+            result = training.train(files, model_folder, settings, progress, force=force)
         except (TrainingError, OSError) as error:
-            _fail(str(error))
+            fail(str(error))
         except KeyboardInterrupt:
-            teller.close()
-            _tell_how_to_go_on(teller.done, epochs, work)
+            progress.close()
+            _note_how_to_resume(progress.done, epochs, work)
             raise typer.Exit(INTERRUPTED) from None
     _summarise(result, saved.model_name(model_folder), folder)
 
 
 def _check_apart(images: Path, model_folder: Path, work: Path) -> None:
-    """Raises BadParameter where the images' folder is, holds or lies in one that the training replaces or removes."""
+    """Check that the folder of images neither contains nor lies in a folder that the training replaces or deletes."""
     for written in (model_folder, work):
         if written.is_relative_to(images):
-            raise typer.BadParameter(f"{written} lies in {images}; name one outside of it", param_hint="--output")
+            raise typer.BadParameter(
+                f"{written} is inside {images}; name a folder outside of it", param_hint="--output"
+            )
         if images.is_relative_to(written):
             raise typer.BadParameter(
-                f"{images}, the folder of images, would be removed with {written}; name another one",
+                f"{images} is inside {written}, which the training replaces; name another folder",
                 param_hint="--output",
             )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TensorFlow's notes on how it was built from the terminal: no setting of its own does."""
-    # They are written past sys.stderr.
+    """Keep TensorFlow's build notes off the terminal. TensorFlow has no setting for that, and bypasses sys.stderr."""
     kept = os.dup(STDERR)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), STDERR)
@@ -189,86 +208,14 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
-class _Teller:
-    """Tells at the terminal how a training goes: a bar while images are read, then a line for each epoch."""
-
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-        self._open = ExitStack()
-        self._bar: Bar | None = None
-        self.done: list[Epoch] = []
-        self._interrupted = False
-
-    @contextmanager
-    def hearing_interrupts(self) -> Iterator[None]:
-        """Lets Ctrl-C end the training at the end of an epoch at the latest.
-
-        Python drops a KeyboardInterrupt that comes in a destructor, and TensorFlow has many of them.
-        """
-
-        def interrupt(_: int, __: object) -> None:
-            self._interrupted = True
-            raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        self._open.close()
-
-    def reads(self, total: int) -> None:
-        self._bar = self._open.enter_context(show_progress(err))
-        self._bar.start(total)
-
-    def has_read(self, done: int) -> None:
-        if self._bar is not None:
-            self._bar.reach(done)
-
-    def begins(self, photographs: "Photographs", parameters: int, done: Sequence["Epoch"]) -> None:
-        self.close()
-        for skipped in photographs.skipped[:SHOWN_REJECTS]:
-            err.print(Text(f"{skipped.name}: {skipped.message}"), style="red", soft_wrap=True)
-        if len(photographs.skipped) > SHOWN_REJECTS:
-            err.print(f"and {len(photographs.skipped) - SHOWN_REJECTS} more; skipped.csv of the model lists all")
-        err.print(
-            f"{len(photographs.training)} images to learn from, {len(photographs.validation)} for validation, "
-            f"{len(photographs.skipped)} skipped; {parameters:,} parameters",
-            highlight=False,
-        )
-        self.done = list(done)
-        if done:
-            err.print(f"goes on after epoch {done[-1].number}", highlight=False)
-
-    def ends_epoch(self, epoch: "Epoch", *, best: bool) -> None:
-        self.done.append(epoch)
-        width = len(str(self._epochs))
-        err.print(
-            f"epoch {epoch.number:{width}}/{self._epochs}  loss {epoch.loss:.5f}  "
-            f"validation {epoch.validation_loss:.5f}  {epoch.seconds:.1f} s{'  best so far' if best else ''}",
-            highlight=False,
-        )
-        if self._interrupted:
-            raise KeyboardInterrupt
-
-
 def _list(folder: Path) -> tuple[list["ImageFile"], list["Fault | SkippedFile"]]:
-    """The images below a folder, and what is told of other files."""
-    from imagesearch_ingest.sources.folder_source import FolderSource  # noqa: PLC0415 - it is not needed for --help
+    """Return the images below a folder, and the faults and unsupported files to report."""
+    from imagesearch_ingest.sources.folder_source import FolderSource  # noqa: PLC0415 - it takes a while to import
     from imagesearch_ingest.sources.items import Fault, Item, SkipReason  # noqa: PLC0415 - as above
     from imagesearch_training.images import ImageFile  # noqa: PLC0415 - as above
 
     files: list[ImageFile] = []
-    told: list[Fault | SkippedFile] = []
+    faults: list[Fault | SkippedFile] = []
     for found in FolderSource(folder):
         if isinstance(found, Item):
             if callable(found.content):
@@ -276,44 +223,31 @@ def _list(folder: Path) -> tuple[list["ImageFile"], list["Fault | SkippedFile"]]
                     ImageFile(found.key, f"{found.size} {found.stamp}", partial(found.content, MAX_FILE_BYTES))
                 )
         elif isinstance(found, Fault) or found.reason is SkipReason.UNSUPPORTED:
-            told.append(found)
-    return files, told
+            faults.append(found)
+    return files, faults
 
 
-def _fail(message: str) -> NoReturn:
-    err.print("[bold red]error[/] ", end="")
-    err.print(Text(message), soft_wrap=True)
-    raise typer.Exit(FAILED)
-
-
-def _tell_how_to_go_on(done: Sequence["Epoch"], epochs: int, work: Path) -> None:
+def _note_how_to_resume(done: Sequence["Epoch"], epochs: int, work: Path) -> None:
     if not done:
-        err.print("interrupted before an epoch was done; the same command goes on")
+        note("Interrupted before the end of the first epoch. Run the same command again to start.")
         return
-    from imagesearch_training.checkpoints import best_of  # noqa: PLC0415 - it is not needed for --help
+    from imagesearch_training.checkpoints import best_of  # noqa: PLC0415 - TensorFlow is slow
 
     best, last = best_of(done), done[-1].number
-    err.print(
-        Text(
-            f"interrupted after epoch {last} of {epochs}; the best so far, epoch {best.number} with "
-            f"{best.validation_loss:.5f}, is kept in {work}. The same command goes on; with --epochs {last} it ends "
-            "there and writes the model."
-        ),
-        soft_wrap=True,
+    note(
+        f"Interrupted after epoch {last} of {epochs}. {work} keeps the best so far: epoch {best.number} with a "
+        f"validation loss of {best.validation_loss:.5f}. Run the same command again to resume, or with --epochs {last} "
+        "to stop there and write the model."
     )
 
 
 def _summarise(result: "Result", name: str, folder: Path) -> None:
-    why = "no better for --patience epochs" if result.stopped_early else "all of --epochs"
+    why = "no better for --patience-epochs" if result.stopped_early else "all of --epochs"
     best = f"validation loss {result.best.validation_loss:.5f} in epoch {result.best.number} of {result.epochs} ({why})"
-    learnt_nothing = result.best.validation_loss >= result.mean_image_loss
-    lines = (
-        f"{result.folder}: {best}; {result.mean_image_loss:.5f} is that of the mean image",
-        *(["it has learnt nothing yet, for the mean image is as good: more --epochs"] if learnt_nothing else []),
-        "next:",
-        f"  EMBEDDER_MODELS=vgg16,{name}={quote(str(result.folder))} python -m embedder_service",
-        f"  imagesearch collections create {name} --model {name} --metric l2",
-        f"  imagesearch ingest {quote(str(folder))} -c {name}",
-    )
-    for line in lines:
-        out.print(Text(line), soft_wrap=True)
+    show(f"{result.folder}: {best}; the mean image has {result.mean_image_loss:.5f}")
+    if result.best.validation_loss >= result.mean_image_loss:
+        show("The model is no better than the mean image: train it with more --epochs.")
+    show("next:")
+    show(f"  EMBEDDER_MODELS=vgg16,{name}={quote(str(result.folder))} python -m embedder_service")
+    show(f"  imagesearch collections create {name} --model {name} --metric l2")
+    show(f"  imagesearch ingest {quote(str(folder))} -c {name}")

@@ -4,33 +4,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from grpc_kit.credentials import CredentialsError
 from grpc_kit.errors import FailedPreconditionError, NotFoundError
 from imagesearch_cli.bars import show_progress
 from imagesearch_cli.connection import connected
-from imagesearch_cli.loading import (
-    STOPPED,
-    FailAbove,
+from imagesearch_cli.console import STOPPED, err, fail, note, show
+from imagesearch_cli.load_progress import show_progress as load_progress
+from imagesearch_cli.load_setup import check_end, check_rejects, load_files, search_endpoint
+from imagesearch_cli.load_summary import finish
+from imagesearch_cli.option_values import parse_max_failed, parse_pairs, parse_where
+from imagesearch_cli.options import (
+    DEFAULT_COLLECTION,
+    RETRY_SECONDS,
+    SOURCES,
+    AsJson,
+    CollectionName,
+    Columns,
+    Force,
     LedgerFile,
-    Limit,
-    Maps,
-    Patience,
+    MaxFailed,
+    MaxImages,
     RejectsOption,
     Replace,
     Restart,
     RetryFailed,
-    allowed_failures,
-    check_end,
-    check_rejects,
-    endpoint,
-    finish,
-    load_files,
-    pairs,
+    RetrySeconds,
+    Target,
+    Where,
+    output_option,
 )
-from imagesearch_cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target, Where, condition_of
-from imagesearch_cli.output import err, out
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import Collection, Metric
 from imagesearch_ingest.json_text import json_text
@@ -40,32 +43,35 @@ if TYPE_CHECKING:
     from imagesearch_ingest.load.planned_collection import PlannedCollection
     from imagesearch_ingest.vector_files.source import VectorFile
 
-# Calls that import uses are those of vectors, whose number is fixed.
-STREAMS = 1
+# An import embeds no images. The number of calls with vectors is fixed.
+EMBEDDER_CALLS = 1
 
 
 def export(
-    file: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write: .parquet, .h5 or .npz.")],
+    output: Annotated[Path, output_option("File to write: .parquet, .h5 or .npz.")],
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
     where: Where = None,
-    overwrite: Annotated[bool, typer.Option("--force", "--overwrite", help="Replace a file that is there.")] = False,
+    force: Force = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew where an export that was cut off could go on.")
+        bool, typer.Option("--restart", help="Discard the parts of an interrupted export, and start again.")
     ] = False,
-    patience: Patience = 300.0,
+    retry_seconds: RetrySeconds = RETRY_SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Write a collection with its vectors and attributes to a file.
 
-    An export that was cut off goes on when it is run again: what was read is in FILE.parts until it is whole. Exit
-    codes: 0 done, 1 the service refused, 2 wrong usage, 3 the file cannot be written.
+    If the command is interrupted, run it again: it resumes from the folder FILE.parts.
+
+    Exit codes: 0 done; 1 the service refused; 3 the file cannot be written.
+
+    Example: imagesearch export -c products -o products.parquet
     """
-    # It brings pyarrow and others, which take a while to import.
+    # pyarrow and others take a while to import.
     from imagesearch_ingest.vector_files.export import Export  # noqa: PLC0415
     from imagesearch_ingest.vector_files.parts import ExportError  # noqa: PLC0415
 
-    condition = condition_of(where)
+    condition = parse_where(where)
     with connected(target) as client, show_progress(err) as progress:
         total = client.count(collection, where=condition)
         progress.start(total)
@@ -73,60 +79,83 @@ def export(
             report = Export(
                 client,
                 collection,
-                file,
+                output,
                 condition,
                 progress.reach,
                 restart=restart,
-                overwrite=overwrite,
-                patience=patience,
+                overwrite=force,
+                patience=retry_seconds,
             ).run()
         except ExportError as error:
-            err.print("[bold red]error[/] ", end="")
-            err.print(Text(str(error)), soft_wrap=True)
-            raise typer.Exit(STOPPED) from None
+            fail(str(error), code=STOPPED)
     if as_json:
         print(json_text(report.as_json()))
     else:
-        resumed = f", {report.resumed_rows} of them by a run before" if report.resumed_rows else ""
-        out.print(
-            Text(f"{report.rows} images of {report.collection} in {file}, {report.bytes / 1e6:.1f} MB{resumed}"),
-            soft_wrap=True,
-        )
+        resumed = f", {report.resumed_rows} of them from an earlier run" if report.resumed_rows else ""
+        show(f"{report.rows} images of {report.collection} in {output}, {report.bytes / 1e6:.1f} MB{resumed}")
 
 
 def import_file(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="A file of vectors: .parquet, .h5 or .npz.")
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, help="File with ids and vectors: .parquet, .h5 or .npz."
+        ),
     ],
     collection: CollectionName = DEFAULT_COLLECTION,
     target: Target = DEFAULT_TARGET,
     fingerprint: Annotated[
-        str, typer.Option(help="Which model made the vectors, where the file does not say: a name of your own.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the model that made the vectors. Needed if the file holds no fingerprint; choose any name.",
+        ),
     ] = "",
     metric: Annotated[
-        Metric | None, typer.Option(help="Of a collection that is made. [default: the file's, else cosine]")
+        Metric | None,
+        typer.Option(case_sensitive=False, help="Metric of a new collection. [default: from the file, or else cosine]"),
     ] = None,
-    vector_column: Annotated[str, typer.Option(help="Of the vectors. [default: vector, features, ...]")] = "",
-    id_column: Annotated[str, typer.Option(help="Of the ids. [default: id, ids, image_names, ...]")] = "",
-    uri_column: Annotated[str, typer.Option(help="Of the uris. [default: uri, path, ... where there is one]")] = "",
-    maps: Maps = None,
+    vector_column: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Column of the vectors. [default: vector, features, ...]", rich_help_panel=SOURCES
+        ),
+    ] = "",
+    id_column: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Column of the ids. [default: id, ids, image_names, ...]", rich_help_panel=SOURCES
+        ),
+    ] = "",
+    uri_column: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Column of the uris. [default: uri, path, ... if there is one]",
+            rich_help_panel=SOURCES,
+        ),
+    ] = "",
+    columns: Columns = None,
     ledger: LedgerFile = None,
     restart: Restart = False,
     retry_failed: RetryFailed = False,
     replace: Replace = False,
-    limit: Limit = None,
+    limit: MaxImages = None,
     rejects: RejectsOption = None,
-    fail_above: FailAbove = "0",
-    patience: Patience = 300.0,
+    max_failed: MaxFailed = "0",
+    retry_seconds: RetrySeconds = RETRY_SECONDS,
     as_json: AsJson = False,
 ) -> None:
-    """Put the vectors of a file into a collection: those of an export, or some that were made elsewhere.
+    """Load vectors from a file into a collection: from an export, or made by another program.
 
-    A collection that is not there is made like the exported one. Run it again where it was cut off: what is done is
-    skipped. Exit codes: as of ingest.
+    If the collection does not exist, it is created with the settings of the exported one. If the command is
+    interrupted, run it again: it skips the images that are done.
+
+    Exit codes: 0 done; 1 more images failed than --max-failed; 3 stopped early.
+
+    Example: imagesearch import features.h5 -c old --fingerprint resnet50-2024
     """
-    # They bring pyarrow and others, which take a while to import.
-    from imagesearch_cli.load_progress import show_progress  # noqa: PLC0415
+    # pyarrow and others take a while to import.
     from imagesearch_ingest.load import job  # noqa: PLC0415
     from imagesearch_ingest.load.ledger_database import LedgerError  # noqa: PLC0415
     from imagesearch_ingest.load.load_options import LoadOptions, LoadServices  # noqa: PLC0415
@@ -134,63 +163,60 @@ def import_file(
     from imagesearch_ingest.sources.items import SourceError  # noqa: PLC0415
     from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions  # noqa: PLC0415
 
-    allowed = allowed_failures(fail_above)
+    allowed = parse_max_failed(max_failed)
     check_rejects(rejects, [file])
-    columns = VectorOptions(fingerprint, vector_column, id_column, uri_column, pairs(maps, "--map"))
+    vector_options = VectorOptions(fingerprint, vector_column, id_column, uri_column, parse_pairs(columns, "--map"))
     try:
-        source = VectorFile(file, columns)
+        source = VectorFile(file, vector_options)
     except SourceError as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from None
-    account = LoadReport()
+    load_report = LoadReport()
     try:
         with connected(target, code=STOPPED) as client:
-            into = _collection_for(client, collection, source, metric, account)
+            into = _collection_for(client, collection, source, metric, load_report)
             files = load_files(client, collection, into, ledger, rejects, restart=restart)
-            services = LoadServices(endpoint(target), None, STREAMS, vectors_only=True)
-            options = LoadOptions(retry_seconds=patience, limit=limit, retry_failed=retry_failed, replace=replace)
-            with show_progress(account, err):
-                job.load(job.LoadJob(client, into, [source], services, files, options, account))
-            if isinstance(into, PlannedCollection) and not account.listed and not account.stopped:
-                # The copy of an empty collection is one too.
+            services = LoadServices(search_endpoint(target), None, EMBEDDER_CALLS, vectors_only=True)
+            options = LoadOptions(retry_seconds=retry_seconds, limit=limit, retry_failed=retry_failed, replace=replace)
+            with load_progress(load_report, err):
+                job.load(job.LoadJob(client, into, [source], services, files, options, load_report))
+            if isinstance(into, PlannedCollection) and not load_report.listed and not load_report.stopped:
+                # An empty export makes an empty collection.
                 into.create()
-            check_end(client, collection, into, account)
+            check_end(client, collection, into, load_report)
     except (LedgerError, OSError, CredentialsError) as error:
-        err.print("[bold red]error[/] ", end="")
-        err.print(Text(str(error)), soft_wrap=True)
-        raise typer.Exit(STOPPED) from None
-    finish(account, collection, allowed, dry_run=False, as_json=as_json)
+        fail(str(error), code=STOPPED)
+    finish(load_report, collection, allowed, dry_run=False, as_json=as_json)
 
 
 def _collection_for(
-    client: Client, name: str, source: "VectorFile", metric: Metric | None, account: LoadReport
+    client: Client, name: str, source: "VectorFile", metric: Metric | None, load_report: LoadReport
 ) -> "Collection | PlannedCollection":
-    """Return the collection of a name, or one to be made that takes a file's vectors."""
-    from imagesearch_ingest.load.planned_collection import PlannedCollection, get_or_plan_collection  # noqa: PLC0415 - it brings Pillow
-    from imagesearch_ingest.vector_files.settings import differences, settings_from  # noqa: PLC0415 - it brings numpy
+    """Return the collection with this name, or a plan to create one for the vectors of the file."""
+    from imagesearch_ingest.load.planned_collection import PlannedCollection, get_or_plan_collection  # noqa: PLC0415 - Pillow takes a while to import
+    from imagesearch_ingest.vector_files.settings import differences, settings_from  # noqa: PLC0415 - as above
 
     found = get_or_plan_collection(client, name, _Creation(client, name, source, metric))
     if isinstance(found, PlannedCollection):
         return found
     if found.fingerprint != source.fingerprint or found.dimension != source.dimension:
         raise typer.BadParameter(
-            f"{name} is of {found.dimension} x {found.fingerprint}, and the file of {source.dimension} x "
-            f"{source.fingerprint}; vectors of two models are never mixed",
+            f"{name} has vectors of {found.dimension} x {found.fingerprint}, and the file has vectors of "
+            f"{source.dimension} x {source.fingerprint}; a collection holds vectors of one model only",
             param_hint="--collection",
         )
     if metric not in (None, found.metric):
-        raise typer.BadParameter(f"{name} exists and has {found.metric.value}", param_hint="--metric")
+        raise typer.BadParameter(f"{name} exists with the metric {found.metric.value}", param_hint="--metric")
     if other := differences(found, settings_from(source.notes)):
-        account.remarks.append(
-            f"{name} exists and keeps its settings, which are not those of the file: {'; '.join(other)}"
+        load_report.remarks.append(
+            f"{name} exists and keeps its settings, which differ from the file's: {'; '.join(other)}"
         )
     return found
 
 
 class _Creation:
-    """Makes a collection for the vectors of a file."""
+    """Creates a collection for the vectors of a file."""
 
     def __init__(self, client: Client, name: str, source: "VectorFile", metric: Metric | None) -> None:
-        """Make nothing yet."""
         self._client = client
         self._name = name
         self._source = source
@@ -198,17 +224,17 @@ class _Creation:
         self._model = source.notes.get("model", "")
 
     def __call__(self, *, validate_only: bool) -> Collection:
-        """Make it, with the model that made the vectors if the embedder has that model."""
+        """Create the collection, with the model of the vectors if the embedder serves that model."""
         if self._model:
             try:
                 return self._create(validate_only=validate_only)
             except (FailedPreconditionError, NotFoundError) as error:
-                err.print(Text(f"{self._name} takes vectors and no images: {error.message}"), soft_wrap=True)
+                note(f"{self._name} accepts vectors and no images: {error.message}")
                 self._model = ""
         return self._create(validate_only=validate_only)
 
     def _create(self, *, validate_only: bool) -> Collection:
-        from imagesearch_ingest.vector_files.settings import settings_from  # noqa: PLC0415 - it brings numpy
+        from imagesearch_ingest.vector_files.settings import settings_from  # noqa: PLC0415 - NumPy, as above
 
         settings = settings_from(self._source.notes)
         settings |= {"dimension": self._source.dimension, "fingerprint": self._source.fingerprint, "model": self._model}

@@ -68,8 +68,8 @@ class LabelsFile:
         if self.has_pairs:
             if columns.label or columns.role:
                 raise TaskError(
-                    f"{path} lists queries and right answers, and has no labels and no roles; leave out --label and "
-                    "--role-column"
+                    f"{path} lists queries and right answers, and has no labels and no roles; leave out --label-column "
+                    "and --role-column"
                 )
             return
         self._names = [name for name in NAME_COLUMNS if name in present]
@@ -88,7 +88,7 @@ class LabelsFile:
         others = [name for name in present if name not in self._names and name != self._role]
         if len(others) != 1:
             what = f"has the columns {', '.join(others)}" if others else "has no column of labels"
-            raise TaskError(f"{self._path} {what}; use --label to name the column of the labels")
+            raise TaskError(f"{self._path} {what}; use --label-column to name the column of the labels")
         return others[0]
 
     def labelling(self, images: KnownImages, *, outside: bool = True) -> Labelling:

@@ -105,7 +105,7 @@ class Pruner:
         needed = math.ceil(100 * max(each.share for each in large) - EPSILON)
         return (
             f"PRUNE_REFUSED: {shares}; the limit is {allowed}, because a disk may be unavailable. Nothing was removed. "
-            f"--prune --dry-run names the images, --prune-above {needed}% removes them"
+            f"--prune --dry-run names the images, --max-pruned {needed}% removes them"
         )
 
     async def _ask(self, confirm: Confirm, missing: Sequence[MissingImages]) -> bool:

@@ -66,13 +66,13 @@ class ColumnFacts:
             row, cell = self.misfits[kind]
             return (
                 f"{self.name} is text because of {count_of_cells(self.cells - count)}, first {cell} in row {row}; "
-                f"{suggest_option('--type', self.name, kind)} rejects rows whose {self.name} is not {kind}"
+                f"{suggest_option('--column-type', self.name, kind)} rejects rows whose {self.name} is no {kind}"
             )
         if self.nulls:
             words = ", ".join(sorted(self.nulls))
             return (
                 f"{self.name} has no value in {count_of_cells(self.nulls.total())} ({words}); "
-                f"{suggest_option('--type', self.name, TEXT)} keeps these words as text"
+                f"{suggest_option('--column-type', self.name, TEXT)} keeps such cells as texts"
             )
         return ""
 

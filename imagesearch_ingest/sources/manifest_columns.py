@@ -77,7 +77,7 @@ def assign_columns(present: Sequence[str], options: SourceOptions, name: str) ->
         raise SourceError(
             f"{name} has no column {image_id!r}, which --id-column names; there are {quoted_names(present)}"
         )
-    for option, columns in (("--map", options.columns), ("--type", options.types)):
+    for option, columns in (("--map", options.columns), ("--column-type", options.types)):
         if unknown := [column for column in columns if column not in present]:
             raise SourceError(
                 f"{name} has no column {quoted_names(unknown)}, which {option} names; there are {quoted_names(present)}"

@@ -33,7 +33,7 @@ KINDS = {
     "list": (".txt",),
     "image": tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes),
 }
-# Values of --as. An image is recognised by its name.
+# What may be said by --format; an image is one by its name.
 CHOICES = ("folder", "list", "csv", "jsonl", "parquet", "tar")
 
 TABLE = frozenset({"--root", "--path-column", "--id-column", "--map"})
@@ -41,7 +41,7 @@ OPTIONS_BY_KIND: Mapping[str, frozenset[str]] = {
     "folder": frozenset(),
     "image": frozenset(),
     "list": frozenset({"--root"}),
-    "csv": TABLE | {"--type"},
+    "csv": TABLE | {"--column-type"},
     "jsonl": TABLE,
     "parquet": TABLE,
     "tar": frozenset({"--map"}),
@@ -98,8 +98,8 @@ def _kind(argument: str, options: SourceOptions) -> str:
         return kind
     taken = ", ".join(suffix for suffixes in KINDS.values() for suffix in suffixes)
     raise SourceError(
-        f"the kind of {argument} is unknown; use a folder, or a file with one of the suffixes {taken}. "
-        f"--as sets the kind: {', '.join(CHOICES)}; --any-name accepts an image of any name"
+        f"{argument} is of no kind that is known by its name; folders are taken, and files that end in {taken}. "
+        f"--format names the format of a file: {', '.join(CHOICES)}; --any-name takes an image of any name"
     )
 
 
@@ -124,7 +124,7 @@ def _check_options(kind: str, options: SourceOptions) -> None:
         "--path-column": options.path_column,
         "--id-column": options.id_column,
         "--map": options.columns,
-        "--type": options.types,
+        "--column-type": options.types,
     }
     if useless := [name for name, value in given.items() if value and name not in OPTIONS_BY_KIND[kind]]:
         raise SourceError(f"{', '.join(useless)} has no effect on a source of the kind {kind}; remove it")

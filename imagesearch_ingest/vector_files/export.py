@@ -102,7 +102,7 @@ class Export:
         except ValueError as error:
             raise ExportError(str(error)) from None
         if self._target.exists() and not self._overwrite:
-            raise ExportError(f"{self._target} exists; name another file, or replace it by --overwrite")
+            raise ExportError(f"{self._target} exists; name another file, or add --force to replace it")
         collection = self._client.get_collection(self._name)
         parts = Parts(self._target, _identity(collection, self._condition))
         with _clear_errors(self._target, parts), parts.opened(restart=self._restart):

@@ -49,7 +49,7 @@ def test_what_was_exported_and_imported_finds_the_same(
     command: Command, lite_address: str, products: str, name: str, photographs: Path, tmp_path: Path, suffix: str
 ) -> None:
     file, few = tmp_path / f"products{suffix}", f"{name}_few"
-    assert f"18 images of {products}" in command("export", str(file), "-c", products)
+    assert f"18 images of {products}" in command("export", "-o", str(file), "-c", products)
     account = json.loads(command("import", str(file), "-c", name, "--json"))
     assert (account["stored"], account["failed"]) == (18, 0)
     query = photographs / "coffee.jpg"
@@ -70,8 +70,8 @@ def test_what_was_exported_and_imported_finds_the_same(
         assert client.get_collection(name).model == "mobilenet"
     again = json.loads(command("import", str(file), "-c", name, "--json"))
     assert again["skipped"] == 18
-    assert "exists" in command("export", str(file), "-c", products, code=3)
-    command("export", str(file), "-c", products, "--overwrite", "--where", "number<4")
+    assert "exists" in command("export", "-o", str(file), "-c", products, code=3)
+    command("export", "-o", str(file), "-c", products, "--force", "--where", "number<4")
     partly = json.loads(command("import", str(file), "-c", few, "--json"))
     assert partly["stored"] == 4
 
@@ -95,7 +95,7 @@ def test_vectors_made_elsewhere_come_in_under_a_name_of_their_own(
         assert (made.dimension, made.fingerprint, made.model, made.metric.value) == (64, "resnet50", "", "l2")
         hit = client.search_by_id(name, "3.jpg", limit=1, include_query=True, strong=True)[0]
         assert hit.image.id == "3.jpg"
-    assert "never mixed" in command("import", str(file), "-c", name, "--fingerprint", "vgg", code=2)
+    assert "vectors of one model" in command("import", str(file), "-c", name, "--fingerprint", "vgg", code=2)
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"x")
@@ -149,5 +149,5 @@ def test_rejects_never_go_into_the_file_that_they_come_from(
     manifest = tmp_path / "rejects.jsonl"
     line = json.dumps({"uri": str(photographs / "nowhere.jpg")})
     manifest.write_text(line)
-    assert "would be emptied" in command("ingest", str(manifest), "--rejects", str(manifest), code=2)
+    assert "would be lost" in command("ingest", str(manifest), "--rejects", str(manifest), code=2)
     assert manifest.read_text() == line

@@ -47,8 +47,8 @@ def test_neighbors_writes_all_formats_and_names(
     command: Command, client: Client, products: str, tmp_path: Path
 ) -> None:
     target = tmp_path / "out.jsonl"
-    said = command("neighbors", products, "-o", target, "-k", "4", "--id-attribute", "sku", "--round", "4")
-    assert f"4 neighbours of {COUNT} images in {target}" in said
+    said = command("neighbors", "-c", products, "-o", target, "-k", "4", "--id-attribute", "sku", "--decimals", "4")
+    assert f"4 neighbors of {COUNT} images in {target}" in said
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert [row["id"] for row in rows] == [str(n) for n in range(COUNT)]
     assert rows[0]["neighbors"][0] == {"id": "3", "score": 1.0}
@@ -57,13 +57,24 @@ def test_neighbors_writes_all_formats_and_names(
         {"id": str(hit.image.attributes["sku"]), "score": pytest.approx(hit.score, abs=1e-4)} for hit in hits
     ]
     assert not list(tmp_path.glob("*.parts"))
-    assert "--force" in command("neighbors", products, "-o", target, code=2)
-    said = command("neighbors", products, "-o", tmp_path / "kinds.json", "--id-attribute", "kind", code=1)
-    assert "10 of 90 images have no attribute kind, such as i080; --where kind leaves them out" in said
+    assert "--force" in command("neighbors", "-c", products, "-o", target, code=2)
+    said = command("neighbors", "-c", products, "-o", tmp_path / "kinds.json", "--id-attribute", "kind", code=1)
+    assert "10 of 90 images have no attribute kind, such as i080" in said
+    assert "--where kind leaves them out" in said
     told = json.loads(
         command(
-            *("neighbors", products, "-o", tmp_path / "kinds.parquet", "--id-attribute", "kind", "--where", "kind"),
-            *("--with-self", "--min-score", "0.9", "--json"),
+            *(
+                "neighbors",
+                "-c",
+                products,
+                "-o",
+                tmp_path / "kinds.parquet",
+                "--id-attribute",
+                "kind",
+                "--where",
+                "kind",
+            ),
+            *("--include-self", "--min-score", "0.9", "--json"),
         )
     )
     assert (told["images"], told["k"], told["resumed"]) == (80, 10, 0)
@@ -78,47 +89,48 @@ def test_duplicates_writes_list_page_and_curve_and_follows_decisions(
     snapshot = tmp_path / "snapshot"
     target, page, curve = (tmp_path / name for name in ("out.csv", "page.html", "curve.png"))
     said = command(
-        *("duplicates", products, "--threshold", "0.999", "--snapshot", snapshot),
+        *("duplicates", "-c", products, "--threshold", "0.999", "--snapshot", snapshot),
         *("-o", target, "--report", page, "--curve", curve),
     )
-    assert (
-        f"1 groups of 2 images from a score of 0.999 on, among {COUNT} of {products}; 0 could be removed, 1 are" in said
-    )
+    assert f"1 groups of 2 images with scores of at least 0.999, among {COUNT} images of {products}" in said
+    assert "0 to remove, 1 to review" in said
     assert "Nobody has checked this threshold" in said
     # Only i003 has a readable picture.
     assert [(row["action"], row["id"]) for row in rows_of(target)] == [("keep", "i003"), ("review", "i000")]
     assert page.read_text().count("data:image/jpeg;base64,") == 1
     with Image.open(curve) as drawn:
         assert drawn.format == "PNG"
-    trusting = command("duplicates", products, "--threshold", "0.999", "--snapshot", snapshot, "--remove-alike")
-    assert "1 could be removed, 0 are to be reviewed" in trusting
+    trusting = command(
+        "duplicates", "-c", products, "--threshold", "0.999", "--snapshot", snapshot, "--trust-threshold"
+    )
+    assert "1 to remove, 0 to review" in trusting
     assert "Nobody has checked" not in trusting
     (tmp_path / "decisions.csv").write_text("id_a,id_b,duplicate\ni003,i000,0\ni000,gone,1\n")
-    arguments = ("duplicates", products, "--threshold", "0.999", "--snapshot", snapshot)
+    arguments = ("duplicates", "-c", products, "--threshold", "0.999", "--snapshot", snapshot)
     said = command(*arguments, "--decisions", tmp_path / "decisions.csv")
     assert "0 groups of 0 images" in said
-    assert "1 decided pairs are of images that are not there" in said
+    assert "1 decided pairs name images that do not exist" in said
     (tmp_path / "labels.csv").write_text("id_a,id_b,duplicate\ni000,i003,1\ni000,i004,0\n")
-    told = json.loads(command("duplicates", products, "--labels", tmp_path / "labels.csv", "--json"))
+    told = json.loads(command("duplicates", "-c", products, "--judged-pairs", tmp_path / "labels.csv", "--json"))
     assert (told["groups"], told["remove"], told["review"], told["threshold_trusted"]) == (1, 1, 0, True)
     assert (told["chosen"]["f1"], told["chosen"]["pairs"]) == (1, 2)
 
 
 def test_map_draws_a_page_and_a_picture(command: Command, products: str, tmp_path: Path) -> None:
     page, picture = tmp_path / "map.html", tmp_path / "map.png"
-    said = command("map", products, "-o", page, "--color-by", "kind", "--limit", "40")
+    said = command("map", "-c", products, "-o", page, "--color-by", "kind", "--limit", "40")
     assert "40 of 90 images by t-SNE" in said
     text = page.read_text()
     assert 0 < text.count("data:image/jpeg;base64,") < 40
     assert "<k1>" not in text
     assert "http" not in text
     assert "no image has the attribute 'colour'; the attributes are kind" in command(
-        *("map", products, "-o", tmp_path / "no.png", "--color-by", "colour"), code=1
+        *("map", "-c", products, "-o", tmp_path / "no.png", "--color-by", "colour"), code=1
     )
-    command("map", products, "-o", picture, "--where", 'kind="<k0>"')
+    command("map", "-c", products, "-o", picture, "--where", 'kind="<k0>"')
     assert red_pixels(picture) > 3000
     assert "a map needs at least 3 images; there are 1" in command(
-        *("map", products, "-o", tmp_path / "no.png", "--where", "sku=5"), code=1
+        *("map", "-c", products, "-o", tmp_path / "no.png", "--where", "sku=5"), code=1
     )
 
 
@@ -126,8 +138,10 @@ def test_cluster_writes_a_table_a_sheet_and_attributes(
     command: Command, client: Client, products: str, tmp_path: Path
 ) -> None:
     target, sheet = tmp_path / "out.csv", tmp_path / "sheet.html"
-    said = command("cluster", products, "-o", target, "--clusters", "auto", "--sheet", sheet, "--write", "look")
-    assert f"3 clusters of {COUNT} images of {products}, of 30, 30, 30 images; silhouette 0." in said
+    said = command(
+        "cluster", "-c", products, "-o", target, "--clusters", "auto", "--report", sheet, "--write-attribute", "look"
+    )
+    assert f"3 clusters in {COUNT} images of {products}; images in each: 30, 30, 30; silhouette 0." in said
     clusters = [row["cluster"] for row in rows_of(target)]
     assert clusters == clusters[:3] * 30
     assert sorted(clusters[:3]) == ["0", "1", "2"]
@@ -137,7 +151,9 @@ def test_cluster_writes_a_table_a_sheet_and_attributes(
         assert image.attributes == kind | {"sku": number, "look": int(clusters[number])}
     assert sheet.read_text().count("<figure>") == 24
     told = json.loads(
-        command("cluster", products, "-o", tmp_path / "dense.jsonl", "--method", "hdbscan", "--json").splitlines()[0]
+        command(
+            "cluster", "-c", products, "-o", tmp_path / "dense.jsonl", "--method", "hdbscan", "--json"
+        ).splitlines()[0]
     )
     assert (told["clusters"], told["images"]) == (3, COUNT)
 
@@ -149,30 +165,33 @@ def test_plot_draws_files_and_stored_images(command: Command, client: Client, na
     images = [NewImage(text, content, str(tmp_path / "red.png")) for text in ("a", "b")]
     assert [result.error for result in client.write(name, images) if result.error] == []
     target = tmp_path / "out.svg"
-    command("plot", name, tmp_path / "red.png", "a", "-o", target, "-k", "2")
+    command("plot", "-c", name, tmp_path / "red.png", "a", "-o", target, "-k", "2")
     text = target.read_text()
     # A file has both images as hits, a stored image only the other one.
     assert text.count("Euclidean distance 0") == 3
     # An id may be longer than a file name.
     for missing in ("c", "c" * 300):
-        assert "IMAGE_NOT_FOUND" in command("plot", name, missing, "-o", tmp_path / "no.png", code=1)
+        assert "IMAGE_NOT_FOUND" in command("plot", "-c", name, missing, "-o", tmp_path / "no.png", code=1)
     assert not (tmp_path / "no.png").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["neighbors", "c", "-o", "x.txt"], "x.txt should end in .json, .jsonl, .parquet, .csv"),
-        (["neighbors", "c", "-o", "/nowhere/x.json"], "should be in a folder that exists"),
-        (["neighbors", "c", "-o", "x.json", "--where", "a<b"], "is no number"),
-        (["duplicates", "c", "--curve-from", "0.5"], "is where the curve begins"),
-        (["duplicates", "c", "--precision", "0.5"], "is of judged pairs, which --labels names"),
-        (["map", "c", "-o", "x.png", "--color-by", "a b"], "'a b' is no name of an attribute"),
-        (["cluster", "c", "-o", "x.csv", "--clusters", "1"], "'1' should be auto, or a number from 2 on"),
-        (["cluster", "c", "-o", "x.csv", "--method", "hdbscan", "--clusters", "3"], "hdbscan finds out how many"),
-        (["cluster", "c", "-o", "x.csv", "--min-size", "3"], "is for --method hdbscan"),
-        (["cluster", "c", "-o", "x.csv", "--write", "1a"], "'1a' is no name of an attribute"),
-        (["plot", "c", "q", "-o", "x.gif"], "x.gif should end in .png, .jpg, .pdf, .svg"),
+        (["neighbors", "-c", "c", "-o", "x.txt"], "x.txt must end in .json, .jsonl, .parquet, .csv"),
+        (["neighbors", "-c", "c", "-o", "/nowhere/x.json"], "the folder of /nowhere/x.json does not exist"),
+        (["neighbors", "-c", "c", "-o", "x.json", "--where", "a<b"], "is no number"),
+        (["duplicates", "-c", "c", "--curve-from", "0.5"], "has no effect without --curve"),
+        (["duplicates", "-c", "c", "--precision", "0.5"], "has no effect without --judged-pairs"),
+        (["map", "-c", "c", "-o", "x.png", "--color-by", "a b"], "'a b' is not an attribute name"),
+        (["cluster", "-c", "c", "-o", "x.csv", "--clusters", "1"], "'1' must be auto, or a number of at least 2"),
+        (
+            ["cluster", "-c", "c", "-o", "x.csv", "--method", "hdbscan", "--clusters", "3"],
+            "has no effect with --method hdbscan",
+        ),
+        (["cluster", "-c", "c", "-o", "x.csv", "--min-size", "3"], "has no effect without --method hdbscan"),
+        (["cluster", "-c", "c", "-o", "x.csv", "--write-attribute", "1a"], "'1a' is not an attribute name"),
+        (["plot", "-c", "c", "q", "-o", "x.gif"], "x.gif must end in .png, .jpg, .pdf, .svg"),
     ],
 )
 def test_a_wrong_command_line_is_rejected_with_the_allowed_values(
@@ -183,11 +202,11 @@ def test_a_wrong_command_line_is_rejected_with_the_allowed_values(
 
 def test_a_threshold_must_fit_the_metric(command: Command, client: Client, name: str, tmp_path: Path) -> None:
     client.create_collection(name, dimension=4, fingerprint="elsewhere", metric=Metric.L2)
-    assert "say one, or give --labels" in command("duplicates", name, code=2)
+    assert "give --threshold or --judged-pairs" in command("duplicates", "-c", name, code=2)
     snapshot = tmp_path / "snapshot"
-    said = command("duplicates", name, "--threshold", "2", "--snapshot", snapshot, code=2)
-    assert "more than 0, at most 1" in said
-    # The threshold is checked before the snapshot.
+    said = command("duplicates", "-c", name, "--threshold", "2", "--snapshot", snapshot, code=2)
+    assert "more than 0 and at most 1" in said
+    # It is known before anything is read.
     assert not snapshot.exists()
-    assert "has no images" in command("duplicates", name, "--threshold", "0.5", code=1)
-    assert "COLLECTION_NOT_FOUND" in command("duplicates", f"{name}_no", code=1)
+    assert "0 groups" in command("duplicates", "-c", name, "--threshold", "0.5")
+    assert "COLLECTION_NOT_FOUND" in command("duplicates", "-c", f"{name}_no", code=1)

@@ -16,8 +16,9 @@ from tests.harness.command import Command
 MODELS = ("--models", "mobilenet,mobilenet-max")
 
 
-def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
+def read(printed: str) -> dict[str, Any]:
+    """Return what --json printed; messages follow it."""
+    found: dict[str, Any] = json.loads(printed.splitlines()[0])
     return found
 
 
@@ -28,24 +29,10 @@ def test_compare_measures_all_models_on_the_same_images(
     shutil.copytree(photos, folder)
     (folder / "cat" / "broken.png").write_bytes(b"no picture")
     (folder / "cat" / "empty.png").write_bytes(b"")
-    first, second, page = tmp_path / "first.json", tmp_path / "second.json", tmp_path / "page.html"
-    cache = ("--cache", tmp_path / "cache")
-    shown = command(
-        "compare",
-        folder,
-        "--by-folder",
-        *MODELS,
-        "--metrics",
-        "cosine,l2",
-        "-k",
-        "2",
-        *cache,
-        "--json",
-        first,
-        "--html",
-        page,
-    )
-    found = read(first)
+    page, cache = tmp_path / "page.html", ("--cache", tmp_path / "cache")
+    arguments = ("compare", folder, "--by-folder", *MODELS, "--metrics", "cosine,l2", "-k", "2", *cache)
+    found = read(command(*arguments, "--json", "-o", page))
+    shown = command(*arguments)
     assert (found["images"], found["queries"]) == (17, 15)
     candidates = {(one["model"], one["metric"]): one for one in found["candidates"]}
     assert candidates.keys() == {
@@ -69,25 +56,12 @@ def test_compare_measures_all_models_on_the_same_images(
     assert "IMAGE_FORMAT_UNSUPPORTED" in page.read_text()
 
     # The second run takes all vectors from the cache. It gets the same labels from a file.
-    command(
-        "compare",
-        folder,
-        "--labels",
-        labels,
-        "--label",
-        "product",
-        "--models",
-        f"mobilenet@{embedder_address}",
-        "-k",
-        "2",
-        *cache,
-        "--json",
-        second,
-    )
-    (again,) = read(second)["candidates"]
+    by_labels = ("--labels", labels, "--label-column", "product", "-k", "2", *cache)
+    second = read(command("compare", folder, *by_labels, "--models", f"mobilenet@{embedder_address}", "--json"))
+    (again,) = second["candidates"]
     assert (again["embedded_now"], again["images_per_second"]) == (0, None)
-    assert read(second)["left_out"]["labels without an image"] == []
-    assert read(second)["queries"] == 15
+    assert second["left_out"]["labels without an image"] == []
+    assert second["queries"] == 15
     assert again["figures"] == candidates["mobilenet", "cosine"]["figures"]
 
 
@@ -109,9 +83,7 @@ def test_a_killed_run_resumes_without_embedding_again(command: Command, photos: 
     assert running.returncode == -signal.SIGKILL
     before = kept(cache)
     assert 0 < before < 60
-    figures = tmp_path / "figures.json"
-    command(*arguments, "--json", figures)
-    (found,) = read(figures)["candidates"]
+    (found,) = read(command(*arguments, "--json"))["candidates"]
     assert found["embedded_now"] == 60 - before
     assert kept(cache) == 60
 
@@ -127,29 +99,10 @@ def kept(cache: Path) -> int:
     return total
 
 
-def test_queries_of_one_role_search_targets_of_another(
-    command: Command, photos: Path, labels: Path, tmp_path: Path
-) -> None:
-    figures = tmp_path / "figures.json"
-    command(
-        "compare",
-        photos,
-        "--labels",
-        labels,
-        "--label",
-        "product",
-        "--role-column",
-        "role",
-        "--queries",
-        "shelf",
-        "--targets",
-        "product",
-        "--models",
-        "mobilenet",
-        "--json",
-        figures,
-    )
-    found = read(figures)
+def test_queries_of_one_role_search_targets_of_another(command: Command, photos: Path, labels: Path) -> None:
+    roles = ("--role-column", "role", "--query-role", "shelf", "--target-role", "product")
+    arguments = ("--labels", labels, "--label-column", "product", *roles, "--models", "mobilenet", "--json")
+    found = read(command("compare", photos, *arguments))
     assert (found["queries"], found["targets"]) == (10, 5)
     # The default cache is below XDG_CACHE_HOME.
     (candidate,) = found["candidates"]
@@ -169,7 +122,7 @@ def test_a_model_of_two_embedders_is_named_with_their_addresses(
 def test_an_unknown_model_is_rejected_with_the_served_models(command: Command, photos: Path) -> None:
     shown = " ".join(command("compare", photos, "--by-folder", "--models", "mobilenet,inception", code=2).split())
     assert "does not serve 'inception'; it serves mobilenet, mobilenet-max, vgg16." in shown.replace("│ ", "")
-    assert "EMBEDDER_MODELS of the embedder lists what it serves" in shown.replace("│ ", "")
+    assert "Add the model to its setting EMBEDDER_MODELS" in shown.replace("│ ", "")
 
 
 def test_two_names_of_one_model_are_rejected(command: Command, photos: Path) -> None:
@@ -180,5 +133,5 @@ def test_two_names_of_one_model_are_rejected(command: Command, photos: Path) -> 
 def test_an_unavailable_embedder_or_an_empty_folder_is_an_error(command: Command, photos: Path, tmp_path: Path) -> None:
     shown = command("compare", photos, "--by-folder", "--models", "mobilenet@127.0.0.1:9", code=1)
     assert "UNAVAILABLE" in shown
-    assert "Is the embedder up?" in shown
-    assert "contains no images" in command("compare", tmp_path, "--by-folder", code=1)
+    assert "Is the embedder running?" in shown
+    assert "there are no images in" in command("compare", tmp_path, "--by-folder", code=1)

@@ -12,20 +12,22 @@ from imagesearch_client import Client, Embedding, NewImage
 from tests.harness.command import Command
 from tests.integration.evaluation.conftest import ODD
 
-ROLES = ("--role-column", "role", "--queries", "shelf", "--targets", "product")
+ROLES = ("--role-column", "role", "--query-role", "shelf", "--target-role", "product")
 
 
-def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
+def read(printed: str) -> dict[str, Any]:
+    """Return what --json printed; messages follow it."""
+    found: dict[str, Any] = json.loads(printed.splitlines()[0])
     return found
 
 
 def test_evaluate_reports_the_figures_of_the_stored_vectors(
     command: Command, client: Client, collection: str, tmp_path: Path
 ) -> None:
-    figures, page = tmp_path / "figures.json", tmp_path / "report.html"
-    shown = command("evaluate", collection, "--by-folder", "-k", "2", "--json", figures, "--html", page)
-    found = read(figures)
+    page = tmp_path / "report.html"
+    arguments = ("evaluate", "-c", collection, "--by-folder", "-k", "2")
+    shown = command(*arguments)
+    found = read(command(*arguments, "--json", "-o", page))
 
     images = list(client.list(collection, with_vector=True, strong=True))
     vectors = np.array([image.embedding.values for image in images if image.embedding])
@@ -56,23 +58,22 @@ def test_evaluate_reports_the_figures_of_the_stored_vectors(
     assert "https://" not in html
     assert "Nothing." in html
 
-    assert "exists; name another file" in command("evaluate", collection, "--by-folder", "--html", page, code=2)
+    assert "exists; name another file" in command(*arguments, "-o", page, code=2)
     assert page.read_text() == html
 
 
 def test_roles_come_from_labels_or_from_attributes(
-    command: Command, name: str, photos: Path, labels: Path, collection: str, tmp_path: Path
+    command: Command, name: str, photos: Path, labels: Path, collection: str
 ) -> None:
-    told, stored, by_attribute = (tmp_path / f"{name}.json" for name in ("told", "stored", "attribute"))
-    arguments = ("--root", photos, "--label", "product", *ROLES, "-k", "1", "-k", "3")
-    command("evaluate", collection, "--labels", labels, *arguments, "--json", told)
-    shown = command("evaluate", collection, "--labels", labels, *arguments, "--ef", "64", code=1)
+    arguments = ("--root", photos, "--label-column", "product", *ROLES, "-k", "1", "-k", "3")
+    told = command("evaluate", "-c", collection, "--labels", labels, *arguments, "--json")
+    shown = command("evaluate", "-c", collection, "--labels", labels, *arguments, "--ef", "64", code=1)
     assert "--ef is 64; it must be at least 1000" in shown
     # The manifest stores the role as an attribute, so the service searches only products.
     command("ingest", labels, "--root", photos, "-c", name)
-    command("evaluate", name, "--labels", labels, *arguments, "--json", stored)
-    command("evaluate", name, "--attribute", "product", *ROLES, "-k", "1", "-k", "3", "--json", by_attribute)
-    found = [read(path) for path in (told, stored, by_attribute)]
+    stored = command("evaluate", "-c", name, "--labels", labels, *arguments, "--json")
+    by_attribute = command("evaluate", "-c", name, "--by-attribute", "product", *ROLES, "-k", "1", "-k", "3", "--json")
+    found = [read(printed) for printed in (told, stored, by_attribute)]
     for figures in found:
         assert (figures["queries"], figures["targets"]) == (10, 5)
         assert figures["exact"]["mAP"] == found[0]["exact"]["mAP"]
@@ -93,10 +94,10 @@ def test_files_outside_of_the_collection_are_queries(
     broken.write_bytes(b"no picture")
     more = tmp_path / "more.csv"
     more.write_text("\n".join([*rows, f"{broken},shelf,coins", "gone.png,shelf,coins"]) + "\n")
-    figures, page = tmp_path / "figures.json", tmp_path / "page.html"
-    arguments = ("evaluate", name, "--labels", more, "--root", photos, "--label", "product", *ROLES)
-    shown = command(*arguments, "--json", figures, "--html", page)
-    found = read(figures)
+    page = tmp_path / "page.html"
+    arguments = ("evaluate", "-c", name, "--labels", more, "--root", photos, "--label-column", "product", *ROLES)
+    shown = command(*arguments)
+    found = read(command(*arguments, "--json", "-o", page))
     assert (found["queries"], found["images"]) == (10, 5)
     assert found["exact"]["P@1"]["mean"] >= 0.8
     assert found["through_index"]["recall@10"] == found["exact"]["recall@10"]
@@ -112,20 +113,19 @@ def test_files_outside_of_the_collection_are_queries(
 def test_evaluate_accepts_a_list_of_right_answers_and_a_sample(
     command: Command, collection: str, tmp_path: Path
 ) -> None:
-    pairs, figures = tmp_path / "pairs.csv", tmp_path / "figures.json"
+    pairs = tmp_path / "pairs.csv"
     pairs.write_text(
         "query,relevant\ncat/chelsea-crop.png,cat/chelsea-plain.png\ncat/chelsea-crop.png,cat/chelsea-mirror.png\n"
         "coins/coins-crop.png,rocket/rocket-plain.png\nnobody.png,cat/chelsea-plain.png\n"
     )
-    command("evaluate", collection, "--labels", pairs, "-k", "2", "--json", figures)
-    found = read(figures)
+    found = read(command("evaluate", "-c", collection, "--labels", pairs, "-k", "2", "--json"))
     cat, coins = found["per_query"]
     assert (cat["query"], cat["relevant"], cat["recall@2"]) == ("cat/chelsea-crop.png", 2, 1)
     assert (coins["relevant"], coins["P@2"]) == (1, 0)
     assert found["by_class"] == {}
     assert found["left_out"]["labels without an image"] == ["nobody.png"]
-    command("evaluate", collection, "--by-folder", "--sample", "4", "--no-index", "--json", figures, "--force")
-    assert (read(figures)["queries"], read(figures)["through_index"]) == (4, None)
+    found = read(command("evaluate", "-c", collection, "--by-folder", "--sample", "4", "--exact-only", "--json"))
+    assert (found["queries"], found["through_index"]) == (4, None)
 
 
 def test_files_cannot_be_queries_if_no_served_model_made_the_vectors(
@@ -136,26 +136,24 @@ def test_files_cannot_be_queries_if_no_served_model_made_the_vectors(
     assert all(result.error is None for result in client.write(name, images))
     more = labels.with_name("more.csv")
     more.write_text(labels.read_text() + "0,product,rocket\n")
-    shown = command("evaluate", name, "--labels", more, "--root", photos, "--label", "product", code=1)
-    # Only the images of the rocket have a right answer there.
-    assert "EMBEDDING_MISMATCH: 3 queries are files outside of the collection, whose fingerprint is mine" in shown
+    shown = command("evaluate", "-c", name, "--labels", more, "--root", photos, "--label-column", "product", code=1)
+    # Those of rocket alone have a right answer there.
+    assert "EMBEDDING_MISMATCH: 3 queries are files that are not in the collection, whose fingerprint is mine" in shown
     assert "serves mobilenet (mobilenet-avg-" in shown
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--attribute", "nothing"], "no image has the attribute 'nothing'"),
-        (["--by-folder", "--where", "nothing"], "no image of collection"),
+        (["--by-attribute", "nothing"], "no image has the attribute 'nothing'"),
+        (["--by-folder", "--where", "nothing"], "no images"),
         (["--by-folder", "--search-list", "20"], "SEARCH_PARAMETERS_INVALID"),
     ],
 )
-def test_impossible_measurements_are_errors(
-    command: Command, collection: str, arguments: list[str], message: str
-) -> None:
-    shown = command("evaluate", collection, *arguments, code=1)
+def test_what_cannot_be_measured_is_told(command: Command, collection: str, arguments: list[str], message: str) -> None:
+    shown = command("evaluate", "-c", collection, *arguments, code=1)
     assert message in " ".join(shown.replace("│", " ").split())
 
 
-def test_an_unknown_collection_is_an_error(command: Command) -> None:
-    assert "COLLECTION_NOT_FOUND" in command("evaluate", "nothing_here", "--by-folder", code=1)
+def test_a_collection_that_is_not_there_is_told(command: Command) -> None:
+    assert "COLLECTION_NOT_FOUND" in command("evaluate", "-c", "nothing_here", "--by-folder", code=1)

@@ -56,12 +56,8 @@ def test_evaluate_separates_the_loss_of_the_index_from_that_of_the_vectors(
         write_pairs(pairs)
         found = {}
         for clusters in ("1", "64"):
-            figures = tmp_path / f"{clusters}.json"
-            command(
-                "evaluate", name, "--labels", pairs, "--nprobe", clusters, "--json", figures,
-                "--target", server_address,
-            )  # fmt: skip
-            found[clusters] = json.loads(figures.read_text())
+            arguments = ("--labels", pairs, "--nprobe", clusters, "--target", server_address)
+            found[clusters] = json.loads(command("evaluate", "-c", name, *arguments, "--json").splitlines()[0])
         client.delete_collection(name)
     few, all_of_them = found["1"], found["64"]
     assert few["index"] == "ivf_flat"

@@ -84,7 +84,7 @@ def test_a_collection_that_was_made_for_images_that_are_refused_is_named(
     path = tmp_path / "v.npz"
     np.savez(path, features=np.ones((1, 8), np.float32), ids=np.array(["x" * 600]))
     shown = command("import", path, "--fingerprint", "x", code=1)
-    assert f"`imagesearch collections delete {name}` removes it" in " ".join(shown.split())
+    assert f"`imagesearch collections delete {name}` deletes it" in " ".join(shown.split())
     assert client.count(name) == 0
 
 
@@ -92,6 +92,6 @@ def test_a_reindex_that_is_refused_names_the_copy_that_it_made(command: Command,
     for number in (1, 2):
         client.create_collection(f"{name}_{number}", dimension=2, fingerprint="f")
     client.start_reindex(f"{name}_1", f"{name}_2")
-    shown = command("reindex", f"{name}_1", f"{name}_3", code=1)
+    shown = command("reindex", "-c", f"{name}_1", "--new", f"{name}_3", code=1)
     assert "REINDEX_RUNNING" in shown
-    assert f"{name}_3 is empty; `imagesearch collections delete {name}_3` removes it" in " ".join(shown.split())
+    assert f"{name}_3 is empty; `imagesearch collections delete {name}_3` deletes it" in " ".join(shown.split())

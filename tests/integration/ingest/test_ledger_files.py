@@ -35,7 +35,7 @@ def ingest(command: Command, folder: Path, collection: str, *options: str | Path
 
 def reindex_elsewhere(command: Command, tmp_path: Path, alias: str, new: str) -> str:
     """Reindex on a machine that has no ledger; return what is printed to standard error."""
-    return command.run("reindex", alias, new, XDG_STATE_HOME=str(tmp_path / "elsewhere")).stderr
+    return command.run("reindex", "-c", alias, "--new", new, XDG_STATE_HOME=str(tmp_path / "elsewhere")).stderr
 
 
 def test_a_ledger_follows_an_alias_that_another_machine_moved(
@@ -44,7 +44,7 @@ def test_a_ledger_follows_an_alias_that_another_machine_moved(
     assert f"no ledger of {name}" in reindex_elsewhere(command, tmp_path, alias, f"{name}_2")
     (folder / "a.png").unlink()
     (folder / "new.png").write_bytes(png(50))
-    report = ingest(command, folder, alias, "--prune", "--fail-above", "1")
+    report = ingest(command, folder, alias, "--prune", "--max-failed", "1")
     assert (report["skipped"], report["stored"], report["removed"]) == (FILES - 1, 1, 1)
     assert "a.png" not in ids(client, f"{name}_2")
     assert "a.png" in ids(client, name)
@@ -84,7 +84,7 @@ def test_only_what_the_new_collection_has_as_it_was_loaded_is_skipped(
     command: Command, client: Client, alias: str, name: str, folder: Path, tmp_path: Path
 ) -> None:
     (folder / "broken.png").write_bytes(b"no image")
-    assert ingest(command, folder, alias, "--fail-above", "1")["failed"] == 1
+    assert ingest(command, folder, alias, "--max-failed", "1")["failed"] == 1
     reindex_elsewhere(command, tmp_path, alias, f"{name}_2")
     # One image is not in the copy, and one is there with another content.
     client.delete(alias, ["a.png"])
@@ -94,7 +94,7 @@ def test_only_what_the_new_collection_has_as_it_was_loaded_is_skipped(
     other.parent.mkdir()
     other.write_bytes(png(60))
     ingest(command, other.parent, alias, "--ledger", tmp_path / "other.ledger")
-    report = ingest(command, folder, alias, "--fail-above", "1")
+    report = ingest(command, folder, alias, "--max-failed", "1")
     assert (report["skipped"], report["stored"], report["failed"]) == (FILES - 2, 2, 1)
 
 
@@ -105,7 +105,7 @@ def test_an_alias_that_moves_to_an_unrelated_collection_takes_no_image_along(
     (folder / "gone.png").write_bytes(png(90))
     ingest(command, folder, alias)
     (folder / "gone.png").write_bytes(b"no image")
-    ingest(command, folder, alias, "--fail-above", "1")
+    ingest(command, folder, alias, "--max-failed", "1")
     (folder / "gone.png").unlink()
     other = client.create_collection(f"{name}_other")
     vector = Embedding([1.0] * other.dimension, other.fingerprint)
@@ -173,4 +173,5 @@ def test_an_alias_that_moves_during_a_load_is_reported(
 
     monkeypatch.setattr(Ledger, "record", move_and_record)
     shown = command("ingest", folder, "-c", alias, "--json", code=3)
-    assert f"COLLECTION_MOVED: {alias} led to {name} at first, and leads to {name}_2 now" in shown
+    moved = f"the alias {alias} pointed at {name} when the load began, and points at {name}_2 now"
+    assert f"COLLECTION_MOVED: {moved}" in shown

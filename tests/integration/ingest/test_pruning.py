@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from imagesearch_cli.app import app
-from imagesearch_cli.output import err
+from imagesearch_cli.console import err
 from imagesearch_client import Client
 from imagesearch_ingest.load.job import dry_run
 from imagesearch_ingest.load.load_options import LoadOptions, LocalFiles
@@ -44,7 +44,7 @@ def test_a_folder_that_lost_most_of_its_files_keeps_its_images(run: Run, client:
     (ten / "new.png").write_bytes(png(50))
     report = run(ten, prune=True)
     assert report.stopped.startswith("PRUNE_REFUSED")
-    for part in ("9 of the 10 images", str(ten), "90 %", "20 %", "--prune-above 90%", "Nothing was removed"):
+    for part in ("9 of the 10 images", str(ten), "90 %", "20 %", "--max-pruned 90%", "Nothing was removed"):
         assert part in report.stopped
     # All else of the load is done.
     assert (report.stored, report.removed, report.listed) == (1, 0, report.done)
@@ -72,7 +72,7 @@ def test_one_of_two_images_is_a_half(run: Run, client: Client, name: str, ten: P
     keep(ten, 2)
     run(ten)
     keep(ten, 1)
-    assert "--prune-above 50%" in run(ten, prune=True).stopped
+    assert "--max-pruned 50%" in run(ten, prune=True).stopped
     assert run(ten, prune=True, prune_above=0.5).removed == 1
     assert ids(client, name) == ["0.png"]
 
@@ -173,16 +173,16 @@ def test_the_command_refuses_and_names(command: Command, client: Client, name: s
     command("ingest", ten)
     keep(ten, 1)
     told = command("ingest", ten, "--prune", "--dry-run")
-    assert "9 gone from the source and would be removed" in told
+    assert "9 no longer in the source and would be deleted" in told
     shown = command.run("ingest", ten, "--prune", "--dry-run").stderr
-    assert f"9 of the 10 images of {ten} would be removed" in shown
+    assert f"9 of the 10 images of {ten} would be deleted" in shown
     assert "  5.png" in shown
-    for options in ((), ("--yes",), ("--prune-above", "80%")):
+    for options in ((), ("--yes",), ("--max-pruned", "80%")):
         refused = command.run("ingest", ten, "--prune", *options, code=3)
-        assert "--prune-above 90%" in refused.stderr
-        assert "goes on from here" not in refused.stderr
+        assert "--max-pruned 90%" in refused.stderr
+        assert "to resume" not in refused.stderr
     assert len(ids(client, name)) == 10
-    report = json.loads(command("ingest", ten, "--prune", "--prune-above", "90%", "--json"))
+    report = json.loads(command("ingest", ten, "--prune", "--max-pruned", "90%", "--json"))
     assert (report["removed"], report["missing"][0]["first"][0]) == (9, "1.png")
     assert ids(client, name) == ["0.png"]
 
@@ -190,10 +190,10 @@ def test_the_command_refuses_and_names(command: Command, client: Client, name: s
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--prune-above", "50%"), "--prune"),
-        (("--prune", "--prune-above", "10"), "50%"),
-        (("--prune", "--prune-above", "much"), "50%"),
-        (("--prune", "--prune-above", "120%"), "50%"),
+        (("--max-pruned", "50%"), "--prune"),
+        (("--prune", "--max-pruned", "10"), "50%"),
+        (("--prune", "--max-pruned", "much"), "50%"),
+        (("--prune", "--max-pruned", "120%"), "50%"),
         (("--prune", "--limit", "5"), "--limit"),
     ],
 )
@@ -243,7 +243,7 @@ def test_on_a_terminal_the_command_asks(
     keep(ten, 9)
     code, screen = on_a_terminal("n\n", ["ingest", ten, "--prune"])
     assert code == 3
-    for part in ("1 of the 10 images", "9.png", "Remove 1 images", "the answer was no"):
+    for part in ("1 of the 10 images", "9.png", "Delete 1 images", "the answer was no"):
         assert part in screen
     # The end of input (Ctrl-D) is no consent either.
     code, screen = on_a_terminal("\x04", ["ingest", ten, "--prune"])
@@ -253,7 +253,7 @@ def test_on_a_terminal_the_command_asks(
     keep(ten, 1)
     code, screen = on_a_terminal("", ["ingest", ten, "--prune", "--yes"])
     assert code == 3
-    assert "--prune-above 90%" in screen
+    assert "--max-pruned 90%" in screen
     code, screen = on_a_terminal("y\n", ["ingest", ten, "--prune"])
     assert code == 0
     assert "... and" not in screen

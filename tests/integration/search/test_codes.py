@@ -56,44 +56,46 @@ def test_command_fits_checks_and_drops_codes(client: Client, command: Command, n
     client.create_collection(name, dimension=DIMENSION, fingerprint="elsewhere", index=Index.HNSW)
     write(client, name, COUNT)
     client.set_alias(f"{name}_now", name)
-    missing = command("search", "--id", "i0007", "-c", name, "--coarse", "50")
+    missing = command("search", "--id", "i0007", "-c", name, "--code-candidates", "50")
     assert missing.exit_code == 1
     assert "CODES_MISSING" in missing.stderr
-    assert f"imagesearch codes create {name}" in missing.stderr
-    assert f"{name} has no codes" in command("codes", "status", name).stdout
-    odd = command("codes", "create", name, "--bits", "70")
+    assert f"imagesearch codes create -c {name}" in missing.stderr
+    assert f"{name} has no codes" in command("codes", "get", "-c", name).stdout
+    odd = command("codes", "create", "-c", name, "--bits", "70")
     assert (odd.exit_code, "70 is not a multiple of 8" in odd.stderr) == (2, True)
 
-    made = command("codes", "create", f"{name}_now", "--bits", "64", "--json")
+    made = command("codes", "create", "-c", f"{name}_now", "--bits", "64", "--json")
     assert made.exit_code == 0, made.stderr
     assert "created codes of 64 bits" in made.stderr
     report = json.loads(made.stdout)
     assert (report["encoded"], report["codes"]["bits"], report["codes"]["ready"]) == (COUNT, 64, True)
-    status = json.loads(command("codes", "status", name, "--json").stdout)
+    status = json.loads(command("codes", "get", "-c", name, "--json").stdout)
     assert (status["collection"], status["images"]) == (name, COUNT)
     assert [(codes["code_count"], codes["code_bytes"]) for codes in status["sets"]] == [(COUNT, COUNT * 8)]
 
-    searched = command("search", "--id", "i0007", "-c", f"{name}_now", "--coarse", "80", "--explain", "--json")
+    searched = command("search", "--id", "i0007", "-c", f"{name}_now", "--code-candidates", "80", "--explain", "--json")
     (answer,) = json.loads(searched.stdout)
     assert len(answer["hits"]) == 10
     coarse = answer["explanation"]["coarse"]
     assert (coarse["version"], coarse["bits"], coarse["candidates"]) == (report["codes"]["version"], 64, 81)
-    assert "codes " in command("search", "--id", "i0007", "-c", name, "--coarse", "80", "--explain").stdout
-    few = command("search", "--id", "i0007", "-c", name, "--coarse", "5")
-    assert (few.exit_code, "must be between 10 (the limit)" in few.stderr) == (1, True)
+    assert "codes " in command("search", "--id", "i0007", "-c", name, "--code-candidates", "80", "--explain").stdout
+    few = command("search", "--id", "i0007", "-c", name, "--code-candidates", "5")
+    assert (few.exit_code, "should be from the limit, 10" in few.stderr) == (1, True)
 
     write(client, name, 5, begin=COUNT)
-    checked = json.loads(command("codes", "check", name, "--queries", "30", "--coarse", "150", "--json").stdout)
+    checked = json.loads(
+        command("codes", "check", "-c", name, "--queries", "30", "--code-candidates", "150", "--json").stdout
+    )
     assert checked["recall"] > 0.95
     assert (checked["queries"], checked["codes"]["code_count"]) == (30, COUNT + 5)
     assert (checked["code_bytes"], checked["vector_bytes"]) == ((COUNT + 5) * 8, (COUNT + 5) * DIMENSION * 4)
     assert (checked["code_index"], checked["vector_index"]) == ("bin_flat", "hnsw")
-    shown = command("codes", "check", name, "--queries", "5")
+    shown = command("codes", "check", "-c", name, "--queries", "5")
     assert "recall@10" in shown.stdout
 
-    assert command("codes", "encode", name).stdout.startswith("0 images encoded")
-    assert command("codes", "drop", name, "--yes").exit_code == 0
-    again = command("codes", "drop", name, "--yes")
+    assert command("codes", "update", "-c", name).stdout.startswith("0 images encoded")
+    assert command("codes", "delete", "-c", name, "--yes").exit_code == 0
+    again = command("codes", "delete", "-c", name, "--yes")
     assert (again.exit_code, "CODES_MISSING" in again.stderr) == (1, True)
     client.delete_alias(f"{name}_now")
     client.delete_collection(name)

@@ -153,16 +153,14 @@ def test_export_and_import_keep_all_settings(client: Client, search_address: str
         return found
 
     file = str(tmp_path / "a.parquet")
-    run("export", file, "-c", name)
+    run("export", "-o", file, "-c", name)
     assert json.loads(run("import", file, "-c", f"{name}_copy", "--json").stdout)["remarks"] == []
     copy = client.get_collection(f"{name}_copy")
     assert dataclasses.replace(copy, name=name, create_time=made.create_time) == made
     # Again, into the collection that is there by now.
     assert "note:" not in run("import", file, "-c", f"{name}_copy").stderr
     told = run("import", file, "-c", f"{name}_other").stderr
-    assert (
-        f"note: {name}_other exists and keeps its settings, which are not those of the file: metric is cosine" in told
-    )
+    assert f"note: {name}_other exists and keeps its settings, which differ from the file's: metric is cosine" in told
     assert "ttl is none, and 18000 s in the file" in told
     (remark,) = json.loads(run("import", file, "-c", f"{name}_other", "--json").stdout)["remarks"]
     assert "description is none, and 'die schönen' in the file" in remark

@@ -27,35 +27,41 @@ def photographs(tmp_path: Path) -> Path:
 def live(command: Command, photographs: Path, name: str) -> Iterator[str]:
     """An alias of a collection that a folder was loaded into."""
     command("collections", "create", f"{name}_1", "--model", "mobilenet-max")
-    command("aliases", "set", f"{name}_live", f"{name}_1")
+    command("aliases", "set", f"{name}_live", "-c", f"{name}_1")
     command("ingest", photographs, "-c", f"{name}_live")
     yield f"{name}_live"
     command("aliases", "delete", f"{name}_live")
 
 
-def test_load_after_a_reindex_skips_stored_images(command: Command, live: str, name: str, photographs: Path) -> None:
-    report = json.loads(command("reindex", live, f"{name}_2", "--model", "mobilenet", "--root", photographs, "--json"))
+def test_the_next_load_through_the_alias_skips_what_is_there(
+    command: Command, live: str, name: str, photographs: Path
+) -> None:
+    report = json.loads(
+        command("reindex", "-c", live, "--new", f"{name}_2", "--model", "mobilenet", "--root", photographs, "--json")
+    )
     assert (report["count"], report["failed"], report["moved"]) == (FEW, [], {live: f"{name}_1"})
     again = json.loads(command("ingest", photographs, "-c", live, "--json"))
     assert (again["stored"], again["skipped"]) == (0, FEW)
 
 
-def test_alias_never_moves_to_an_empty_collection(command: Command, live: str, name: str, photographs: Path) -> None:
-    arguments = ("reindex", live, f"{name}_2", "--model", "mobilenet", "--root", photographs)
+def test_an_alias_never_moves_to_a_collection_without_images(
+    command: Command, live: str, name: str, photographs: Path
+) -> None:
+    arguments = ("reindex", "-c", live, "--new", f"{name}_2", "--model", "mobilenet", "--root", photographs)
     kept = {path: path.read_bytes() for path in photographs.iterdir()}
     for path in kept:
         path.unlink()
     shown = command(*arguments, "--skip-failed", code=1)
-    assert "no alias was moved" in shown
+    assert "No alias was moved" in shown
     assert "No such file" in shown
-    assert json.loads(command("collections", "get", live))["name"] == f"{name}_1"
+    assert json.loads(command("collections", "get", live, "--json"))["name"] == f"{name}_1"
     # One file is back: the same command goes on, and does not move the alias unless it is told to.
     path, content = kept.popitem()
     path.write_bytes(content)
-    assert "no alias was moved" in command(*arguments, code=1)
+    assert "No alias was moved" in command(*arguments, code=1)
     shown = command(*arguments, "--skip-failed")
     assert f"{name}_2: 1 images of {FEW}" in shown
-    assert json.loads(command("collections", "get", live))["name"] == f"{name}_2"
+    assert json.loads(command("collections", "get", live, "--json"))["name"] == f"{name}_2"
 
 
 def test_interrupted_reindex_is_resumed(
@@ -78,8 +84,8 @@ def test_interrupted_reindex_is_resumed(
         client.update(live, changed, uri="changed")
         (result,) = client.write(live, [NewImage("new", Embedding([1.0] * old.dimension, old.fingerprint))])
         assert result.error is None
-        assert "COLLECTION_EXISTS" in command("reindex", live, f"{name}_2", "--metric", "l2", code=1)
-        assert f"{live} -> {name}_2" in command("reindex", live, f"{name}_2")
+        assert "COLLECTION_EXISTS" in command("reindex", "-c", live, "--new", f"{name}_2", "--metric", "l2", code=1)
+        assert f"{live} -> {name}_2" in command("reindex", "-c", live, "--new", f"{name}_2")
         expected = {image.id: image.uri for image in client.list(f"{name}_1", strong=True)}
         assert {image.id: image.uri for image in client.list(live, strong=True)} == expected
         assert expected.keys() >= {"new", changed}

@@ -243,7 +243,7 @@ def test_a_temporary_snapshot_is_removed_when_a_signal_stops_the_command(
         seen.extend(path.name for path in tmp_path.iterdir())
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("imagesearch_cli.snapshots.read", stop)
+    monkeypatch.setattr("imagesearch_cli.snapshots.read_snapshot", stop)
     with pytest.raises(SystemExit) as ended, snapshot_of_collection("127.0.0.1:1", "shoes", None, None):
         pass
     signal.signal(number, handler)

@@ -31,7 +31,7 @@ from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
 ROOT = Path(imagesearch_ingest.__file__).parents[1]
 MODULES = [
     *sorted((ROOT / "imagesearch_ingest").rglob("*.py")),
-    *(ROOT / "imagesearch_cli" / f"{name}.py" for name in ("ingest", "transfer", "loading")),
+    *(ROOT / "imagesearch_cli" / f"{name}.py" for name in ("ingest", "transfer", "load_setup", "load_summary")),
 ]
 OPTION = re.compile(r"--[a-z][a-z-]*")
 # What the messages of each module advise; each is tried by a test here, or by the one that is named.
@@ -39,7 +39,9 @@ TRIED = {
     "imagesearch_ingest/sources/tar_source.py": {"--hard-dereference": "test_sidecars.test_the_advice_for_links_helps"},
     "imagesearch_ingest/sources/manifest_columns.py": {"--path-column": "", "--map": ""},
     "imagesearch_ingest/sources/csv_rows.py": {"--map": ""},
-    "imagesearch_ingest/sources/csv_types.py": {"--type": "test_csv_manifests.test_the_advice_of_a_remark_helps"},
+    "imagesearch_ingest/sources/csv_types.py": {
+        "--column-type": "test_csv_manifests.test_the_advice_of_a_remark_helps"
+    },
     "imagesearch_ingest/sources/allowed_uris.py": {
         "--open": "test_allowed_uris.test_what_is_named_is_opened_and_nothing_else"
     },
@@ -47,7 +49,7 @@ TRIED = {
         "--any-name": "test_image_formats.test_files_of_any_name_are_taken_by_their_content_if_asked_for"
     },
     "imagesearch_ingest/sources/open_source.py": {
-        "--as": "",
+        "--format": "",
         "--any-name": "test_image_formats.test_one_file_of_any_name_is_taken_if_asked_for",
     },
     "imagesearch_ingest/sources/parquet_rows.py": {
@@ -56,13 +58,13 @@ TRIED = {
     "imagesearch_ingest/sources/attribute_values.py": {"--map": ""},
     "imagesearch_ingest/load/ledger.py": {"--ledger": "", "--restart": ""},
     "imagesearch_ingest/load/pruning.py": dict.fromkeys(
-        ("--prune", "--dry-run", "--prune-above"), "test_pruning.test_the_command_refuses_and_names"
+        ("--prune", "--dry-run", "--max-pruned"), "test_pruning.test_the_command_refuses_and_names"
     ),
     "imagesearch_ingest/load/id_conflicts.py": {
         "--replace": "test_id_conflicts.test_a_name_is_taken_over_when_that_is_asked_for"
     },
     "imagesearch_ingest/vector_files/export.py": {
-        "--overwrite": "test_transfer.test_what_was_exported_and_imported_finds_the_same",
+        "--force": "test_transfer.test_what_was_exported_and_imported_finds_the_same",
         "--restart": "test_export.test_a_collection_made_anew_on_the_way_is_told",
     },
     "imagesearch_ingest/vector_files/names.py": {"--map": ""},
@@ -71,7 +73,7 @@ TRIED = {
         "--map": "test_parquet_values.test_both_readers_refuse_the_same_columns..."
     },
     "imagesearch_ingest/vector_files/source.py": {"--fingerprint": ""},
-    "imagesearch_cli/loading.py": {"--retry-failed": "", "--rejects": ""},
+    "imagesearch_cli/load_summary.py": {"--retry-failed": "", "--rejects": ""},
 }
 # What messages say of options that were given: they advise nothing.
 SAID = {
@@ -205,8 +207,8 @@ def test_a_kind_is_said_as_advised(tmp_path: Path) -> None:
         path = tmp_path / f"{kind}.data"
         path.write_text(text)
         code, told = ingest(path)
-        assert (code, "--as says what a file is" in told) == (2, True)
-        assert ingest(path, "--as", kind)[0] == 0
+        assert (code, "--format names the format of a file" in told) == (2, True)
+        assert ingest(path, "--format", kind)[0] == 0
 
 
 COLLECTION = Collection("shoes", "", 2, "f", Metric.COSINE, Index.HNSW, "", {}, datetime(2024, 5, 1, tzinfo=UTC))
@@ -267,7 +269,7 @@ def test_all_rejects_are_in_the_file_that_is_advised(tmp_path: Path) -> None:
     path, rejects = tmp_path / "list.txt", tmp_path / "rejects.jsonl"
     path.write_text("".join(f"{number}.jpg\n" for number in range(50)))
     code, told = ingest(path)
-    assert (code, "and 40 more; --rejects FILE gets them all" in told) == (1, True)
+    assert (code, "and 40 more; --rejects FILE writes all of them" in told) == (1, True)
     assert ingest(path, "--rejects", str(rejects))[0] == 1
     assert len(rejects.read_text().splitlines()) == 50
 

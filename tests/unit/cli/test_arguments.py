@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from imagesearch_cli.app import app
-from imagesearch_cli.options import read_attribute
-from imagesearch_cli.output import shown_attribute
+from imagesearch_cli.option_values import parse_attribute
+from imagesearch_cli.records import shown_attribute
 from imagesearch_client import (
     Client,
     Embedding,
@@ -39,7 +39,7 @@ def test_capital_letters_make_no_other_metric_or_index(options: list[str]) -> No
     [
         ["images", "get", "\udcff"],
         ["images", "list", "-c", "\udcff"],
-        ["images", "set", "a", "name=\udcff"],
+        ["images", "update", "a", "name=\udcff"],
         ["images", "delete", "--yes", "\udcff"],
         ["search", "--id", "\udcff"],
         ["collections", "create", "\udcff"],
@@ -168,10 +168,10 @@ def test_a_single_id_is_no_list_of_ids(client: Client) -> None:
     ],
 )
 def test_attributes_are_shown_as_they_are_set(text: str) -> None:
-    value = read_attribute(text)
-    assert read_attribute(shown_attribute(value)) == value
-    assert type(read_attribute(shown_attribute(value))) is type(value)
+    value = parse_attribute(text)
+    assert parse_attribute(shown_attribute(value)) == value
+    assert type(parse_attribute(shown_attribute(value))) is type(value)
 
 
 def test_commas_between_quotes_part_nothing() -> None:
-    assert read_attribute('["a,b", c , \'d, "e"\']') == ["a,b", "c", 'd, "e"']
+    assert parse_attribute('["a,b", c , \'d, "e"\']') == ["a,b", "c", 'd, "e"']

@@ -130,7 +130,7 @@ def test_ids_come_by_standard_input(service: tuple[Images, str]) -> None:
     images, address = service
     images.ids |= {"-a", "with a space", " leading", "ünï"}
     ids = lines("-a", "with a space", "", " leading", "ünï", *IDS, "i0000", "nobody") + "i0001"
-    got = run(address, "get", "-", ids=ids.replace("\n", "\r\n"))
+    got = run(address, "get", "-", "--json", ids=ids.replace("\n", "\r\n"))
     assert [json.loads(line)["id"] for line in got.stdout.splitlines()] == [
         "-a",
         "with a space",
@@ -139,7 +139,7 @@ def test_ids_come_by_standard_input(service: tuple[Images, str]) -> None:
         *IDS,
     ]
     assert (got.exit_code, got.stderr) == (1, "shoes has no image nobody\n")
-    got = run(address, "get", "--", "-a")
+    got = run(address, "get", "--json", "--", "-a")
     assert (got.exit_code, json.loads(got.stdout)["id"]) == (0, "-a")
     bad = run(address, "get", "-", ids=b"i0001\n\xff\n")
     assert (bad.exit_code, "line 2 of standard input is not UTF-8" in bad.stderr) == (2, True)
@@ -147,12 +147,12 @@ def test_ids_come_by_standard_input(service: tuple[Images, str]) -> None:
     asked = run(address, "delete", "-", ids=ids)
     assert (asked.exit_code, "add --yes or --dry-run" in asked.stderr) == (2, True)
     dry = run(address, "delete", "-", "--dry-run", ids=ids)
-    assert (dry.exit_code, dry.stdout) == (1, "would remove 2504 images of shoes\n")
+    assert (dry.exit_code, dry.stdout) == (1, "would delete 2504 images of shoes\n")
     deleted = run(address, "delete", "-", "--yes", ids=ids)
-    assert (deleted.exit_code, deleted.stdout) == (1, "removed 2504 images of shoes\n")
+    assert (deleted.exit_code, deleted.stdout) == (1, "deleted 2504 images of shoes\n")
     assert deleted.stderr == "shoes has no image nobody\n"
     assert images.ids == set()
-    assert run(address, "delete", "-", "--yes", ids="").stdout == "removed 0 images of shoes\n"
+    assert run(address, "delete", "-", "--yes", ids="").stdout == "deleted 0 images of shoes\n"
 
 
 @pytest.mark.parametrize("chosen", [["-"], ["--where", "a=1"]])
@@ -165,16 +165,16 @@ def test_a_delete_that_fails_in_the_middle_says_what_is_done_and_can_be_run_agai
     images.fail_at = deletes_fail_at + (3 if chosen == ["-"] else 0)
     failed = run(address, "delete", *chosen, "--yes", ids=ids)
     assert failed.exit_code == 1
-    assert "removed at least 1000 of 2500 images of shoes; the same command again removes the rest" in failed.stderr
+    assert "deleted at least 1000 of 2500 images of shoes; run the command again to delete the rest" in failed.stderr
     assert "MILVUS_UNAVAILABLE" in failed.stderr
     assert len(images.ids) == 1500
     images.fail_at = 0
-    assert run(address, "delete", *chosen, "--yes", ids=ids).stdout == "removed 1500 images of shoes\n"
+    assert run(address, "delete", *chosen, "--yes", ids=ids).stdout == "deleted 1500 images of shoes\n"
 
 
 def test_nobody_is_asked_without_a_terminal(service: tuple[Images, str]) -> None:
     images, address = service
     for arguments in (["i0001"], ["--where", "a=1"]):
         said = run(address, "delete", *arguments, ids="y\n")
-        assert (said.exit_code, "is no terminal, so that nobody can answer: --yes" in said.stderr) == (2, True)
+        assert (said.exit_code, "is not a terminal, so nobody can confirm" in said.stderr) == (2, True)
     assert len(images.ids) == COUNT

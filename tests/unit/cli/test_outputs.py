@@ -22,18 +22,18 @@ def test_a_picture_of_hits_replaces_no_file(tmp_path: Path) -> None:
     picture, query = tmp_path / "hits.png", tmp_path / "query.jpg"
     picture.write_text("mine")
     query.write_bytes(b"image")
-    assert "replace it by --force" in refused("plot", "shoes", query, "-o", picture)
+    assert "add --force to replace it" in refused("plot", query, "-o", picture)
     assert picture.read_text() == "mine"
 
 
-@pytest.mark.parametrize("option", ["--labels", "--decisions"])
+@pytest.mark.parametrize("option", ["--judged-pairs", "--decisions"])
 def test_judged_pairs_are_never_replaced_by_the_list_made_with_them(tmp_path: Path, option: str) -> None:
     judged, link = tmp_path / "judged.csv", tmp_path / "link.csv"
     judged.write_text("mine")
     link.symlink_to(judged)
     for output in (judged, link):
-        said = refused("duplicates", "shoes", option, judged, "-o", output, "--force")
-        assert "is what this command reads" in said
+        said = refused("duplicates", "-c", "shoes", option, judged, "-o", output, "--force")
+        assert "is an input of this command" in said
     assert judged.read_text() == "mine"
 
 

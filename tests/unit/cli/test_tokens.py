@@ -10,7 +10,7 @@ from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from typer.testing import CliRunner
 
 from imagesearch_cli.app import app
-from imagesearch_cli.loading import embedder_endpoint, endpoint
+from imagesearch_cli.load_setup import embedder_endpoint, search_endpoint
 from tests.harness.certificates import Authority
 
 OF_SEARCH, OF_EMBEDDER, OF_OTHER = "search-hunter2", "embedder-hunter2", "other-hunter2"
@@ -83,8 +83,8 @@ def test_a_token_file_that_is_of_no_embedder_is_told(tmp_path: Path, given: str)
 
 def test_the_endpoints_of_a_load_have_the_tokens_of_their_services(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGESEARCH_TOKEN", OF_SEARCH)
-    assert OF_SEARCH in vars(endpoint("a:1")).values()
+    assert OF_SEARCH in vars(search_endpoint("a:1")).values()
     assert OF_SEARCH not in vars(embedder_endpoint("a:1")).values()
     monkeypatch.setenv("IMAGESEARCH_EMBEDDER_TOKEN", OF_EMBEDDER)
     assert OF_EMBEDDER in vars(embedder_endpoint("a:1")).values()
-    assert OF_EMBEDDER not in vars(endpoint("a:1")).values()
+    assert OF_EMBEDDER not in vars(search_endpoint("a:1")).values()

@@ -75,7 +75,7 @@ def test_programs_options_and_targets_exist(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["imagesearch serch x", "imagesearch search x --limits 3", "imagesearch aliases set x", "make dmo"]
+    "line", ["imagesearch serch x", "imagesearch search x --limits 3", "imagesearch aliases set", "make dmo"]
 )
 def test_a_wrong_command_is_reported(line: str) -> None:
     with pytest.raises((AssertionError, KeyError)):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import imagesearch_cli
-from imagesearch_cli.output import Answer, print_found, shown_number
+from imagesearch_cli.hits import Answer, print_answers, shown_number
 from imagesearch_client.types import Explanation, Hit, Image, Index
 from imagesearch_ingest.json_text import json_text, rounded
 from imagesearch_ingest.load.rejects_file import RejectsFile
@@ -66,7 +66,7 @@ def test_hits_whose_score_is_no_number_are_json(capsys: pytest.CaptureFixture[st
     time = datetime(2026, 1, 1, tzinfo=UTC)
     image = Image("a", "/a.jpg", {"price": 2**53 + 1}, "", time, time)
     answer = Answer("q", [Hit(image, NAN, INFINITY)], Explanation(Index.FLAT, None, 0.1, 0.1, 0.1))
-    print_found([answer], [], explain=True, as_json=True)
+    print_answers([answer], [], explain=True, as_json=True)
     (hit,) = strict(capsys.readouterr().out)[0]["hits"]
     assert (hit["score"], hit["distance"], hit["attributes"]) == (None, None, {"price": 2**53 + 1})
 

@@ -68,34 +68,34 @@ def test_a_kill_and_ctrl_c_cost_one_epoch_each(photographs: Path, tmp_path: Path
     (folder / "cut.jpg").write_bytes((folder / "rocket-00.jpg").read_bytes()[:500])
     (folder / "notes.txt").write_text("not looked at")
 
-    process = start(folder, target, "--epochs=100000", "--patience=100000")
+    process = start(folder, target, "--epochs=100000", "--patience-epochs=100000")
     lines = read_until(process, "epoch      3/100000  loss 0.")
     process.kill()
     process.communicate()
     assert any(line.startswith("cut.jpg: ") for line in lines)
-    assert "58 images to learn from, 14 for validation, 1 skipped; 74,583 parameters\n" in lines
+    assert "58 images to train on, 14 for validation, 1 skipped; 74,583 parameters\n" in lines
     assert not target.exists()
 
-    process = start(folder, target, "--epochs=100000", "--patience=100000")
+    process = start(folder, target, "--epochs=100000", "--patience-epochs=100000")
     lines = read_until(process, "epoch      6/100000")
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert output == ""
     # Another epoch may have been done before the kill, and none is done twice.
-    (resumed,) = (int(line.split()[-1]) for line in lines if line.startswith("goes on after epoch"))
+    (resumed,) = (int(line.split()[-1]) for line in lines if line.startswith("resumes after epoch"))
     assert resumed >= 3
     # A signal may come while a line is written, which is then written twice.
     done = list(dict.fromkeys(line.split()[1] for line in [*lines, *errors.splitlines()] if line.startswith("epoch ")))
     assert done[0] == f"{resumed + 1}/100000"
     last = resumed + len(done)
-    assert f"interrupted after epoch {last} of 100000; the best so far, epoch " in errors
-    assert f"with --epochs {last} it ends there and writes the model" in errors
+    assert f"Interrupted after epoch {last} of 100000. {target}.training keeps the best so far: epoch " in errors
+    assert f"or with --epochs {last} to stop there and write the model" in errors
     assert not target.exists()
 
     code, output, errors = invoke(folder, "-o", target, *OPTIONS, f"--epochs={last}")
     assert code == 0, errors
-    assert f"goes on after epoch {last}" in errors
+    assert f"resumes after epoch {last}" in errors
     assert f"EMBEDDER_MODELS=vgg16,my_crops='{target}' python -m embedder_service" in output
     assert "imagesearch collections create my_crops --model my_crops --metric l2" in output
     assert f"imagesearch ingest {folder} -c my_crops" in output
@@ -104,7 +104,7 @@ def test_a_kill_and_ctrl_c_cost_one_epoch_each(photographs: Path, tmp_path: Path
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == list(range(1, last + 1))
     # The figures of a training that was never interrupted.
-    process = start(folder, tmp_path / "in one go", f"--epochs={last}", "--patience=100000")
+    process = start(folder, tmp_path / "in one go", f"--epochs={last}", "--patience-epochs=100000")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     with (tmp_path / "in one go" / "history.csv").open() as file:
@@ -116,7 +116,7 @@ def test_a_run_in_one_go(photographs: Path, tmp_path: Path) -> None:
     target = tmp_path / "models" / "crops"
     code, output, errors = invoke(photographs, "-o", target, *OPTIONS, "--epochs=2", "--limit=40", "--seed=7", "--flip")
     assert code == 0, errors
-    assert "32 images to learn from, 8 for validation, 0 skipped" in errors
+    assert "32 images to train on, 8 for validation, 0 skipped" in errors
     assert "epoch 2/2  loss 0." in errors
     assert f"{target}: validation loss 0." in output
     assert "of 2 (all of --epochs); 0." in output
@@ -143,7 +143,7 @@ def test_what_cannot_be_trained_on_is_said(photographs: Path, tmp_path: Path) ->
         ),
         ((photographs, "-o", target, "--latent=0"), 2, "Invalid value for '--latent'"),
         ((photographs, "-o", target, "--validation=0.9"), 2, "Invalid value for '--validation'"),
-        ((photographs, "-o", photographs / "model"), 2, "name one outside of it"),
+        ((photographs, "-o", photographs / "model"), 2, "outside of it"),
         ((photographs, "-o", empty), 2, "is there and is no model folder"),
         (
             (photographs, "-o", tmp_path / "a,b"),
@@ -204,7 +204,7 @@ def test_without_output_the_model_is_beside_in_the_current_directory(
     # The model would lie among the images.
     monkeypatch.chdir(tmp_path / "data" / "Flowers")
     code, _, errors = invoke(".", *OPTIONS)
-    assert (code, "name one outside of it" in errors) == (2, True)
+    assert (code, "outside of it" in errors) == (2, True)
     assert sorted(path.name for path in Path.cwd().iterdir()) == names
 
 
@@ -238,7 +238,7 @@ def test_a_damaged_state_ends_the_command_with_what_helps(photographs: Path, tmp
 
 
 def test_patience_outlasts_a_plateau() -> None:
-    assert inspect.signature(train_autoencoder).parameters["patience"].default > training.PLATEAU
+    assert inspect.signature(train_autoencoder).parameters["patience_epochs"].default > training.PLATEAU
 
 
 def test_without_tensorflow_it_says_what_to_install(photographs: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("IMAGESEARCH_TARGET", "127.0.0.1:9")
     monkeypatch.setenv("IMAGESEARCH_EMBEDDER", "127.0.0.1:9")
     (tmp_path / "labels.csv").write_text("path,role,product\na.jpg,shelf,milk\n")
-    (tmp_path / "there.json").write_text("{}")
+    (tmp_path / "there.html").write_text("")
     return tmp_path
 
 
@@ -29,40 +29,43 @@ def usage_error(*arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of --labels FILE, --by-folder and --attribute NAME"),
-        (["--by-folder", "--attribute", "x"], "one of --labels FILE"),
-        (["--by-folder", "--label", "x"], "is a column of --labels"),
-        (["--attribute", "x", "--queries", "shelf"], "--role-column says where these are"),
-        (["--attribute", "x", "--role-column", "role"], "needs --queries ROLE, --targets ROLE or both"),
-        (["--by-folder", "--role-column", "role", "--queries", "x"], "folders tell no roles"),
-        (["--by-folder", "--no-index", "--ef", "9"], "which --no-index leaves out"),
-        (["--by-folder", "--no-index", "--search-list", "9"], "which --no-index leaves out"),
-        (["--by-folder", "--json", "figures.txt"], "should end in .json"),
-        (["--by-folder", "--json", "there.json"], "there.json exists; name another file, or replace it by --force"),
-        (["--by-folder", "--html", "nowhere/page.html"], "should be in a folder that exists"),
+        ([], "exactly one of --labels, --by-folder and --by-attribute"),
+        (["--by-folder", "--by-attribute", "x"], "exactly one of --labels"),
+        (["--by-folder", "--label-column", "x"], "has no effect without --labels"),
+        (["--by-attribute", "x", "--query-role", "shelf"], "need --role-column"),
+        (["--by-attribute", "x", "--role-column", "role"], "needs --query-role, --target-role or both"),
+        (["--by-folder", "--role-column", "role", "--query-role", "x"], "folders have no roles"),
+        (["--by-folder", "--exact-only", "--ef", "9"], "leave out --exact-only"),
+        (["--by-folder", "--exact-only", "--search-list", "9"], "leave out --exact-only"),
+        (["--by-folder", "-o", "page.txt"], "must end in .html"),
+        (["--by-folder", "-o", "there.html"], "there.html exists; name another file, or add --force to replace it"),
+        (["--by-folder", "-o", "nowhere/page.html"], "the folder of nowhere/page.html does not exist"),
         (["--by-folder", "-k", "0"], "greater than or equal to 1"),
         (["--by-folder", "--where", "=x"], "is no condition"),
         (["--labels", "gone.csv"], "'gone.csv' does not exist"),
-        (["--labels", "labels.csv", "--label", "size"], "has no column 'size'; it has path, role, product"),
-        (["--labels", "labels.csv"], "has the columns role, product; use --label to name the column of the labels"),
+        (["--labels", "labels.csv", "--label-column", "size"], "has no column 'size'; it has path, role, product"),
+        (
+            ["--labels", "labels.csv"],
+            "has the columns role, product; use --label-column to name",
+        ),
     ],
 )
 def test_evaluate_rejects_wrong_options(arguments: list[str], message: str) -> None:
-    assert message in usage_error("evaluate", "photos", *arguments)
+    assert message in usage_error("evaluate", "-c", "photos", *arguments)
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--models", "vgg16"], "one of --labels FILE and --by-folder"),
-        (["--by-folder", "--label", "x"], "is a column of --labels"),
+        (["--models", "vgg16"], "exactly one of --labels, --by-folder"),
+        (["--by-folder", "--label-column", "x"], "has no effect without --labels"),
         (["--by-folder", "--models", "vgg16,vgg16"], "each once"),
-        (["--by-folder", "--models", "vgg16@"], "should be NAME or NAME@HOST:PORT"),
-        (["--by-folder", "--models", ",vgg16"], "should be NAME or NAME@HOST:PORT"),
-        (["--by-folder", "--metrics", "hamming"], "should be some of cosine,l2,ip"),
+        (["--by-folder", "--models", "vgg16@"], "must be NAME or NAME@HOST:PORT"),
+        (["--by-folder", "--models", ",vgg16"], "must be NAME or NAME@HOST:PORT"),
+        (["--by-folder", "--metrics", "hamming"], "must be some of cosine,l2,ip"),
         (["--by-folder", "--metrics", "ip,ip"], "each once"),
-        (["--by-folder", "--json", "figures.csv"], "should end in .json"),
+        (["--by-folder", "-o", "page.csv"], "must end in .html"),
     ],
 )
 def test_compare_rejects_wrong_options(folder: Path, arguments: list[str], message: str) -> None:

@@ -17,7 +17,7 @@ from imagesearch_analysis.evaluation import embedding
 from imagesearch_analysis.evaluation.embedding import digest_all, embed_all, embed_missing, served_models
 from imagesearch_analysis.evaluation.vector_cache import VectorCache
 from imagesearch_analysis.vectors import Floats
-from imagesearch_cli.evaluate import embedding_well
+from imagesearch_cli.evaluation import embedder_errors
 from imagesearch_ingest.load.bulk_clients import Endpoint
 from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.sources.items import Item
@@ -80,17 +80,17 @@ def refuse() -> None:
 def test_the_command_reports_the_error_and_its_exit_code(
     failing: Callable[[], None], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(typer.Exit) as ended, embedding_well():
+    with pytest.raises(typer.Exit) as ended, embedder_errors():
         failing()
     assert ended.value.exit_code == code
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
-def test_only_a_resumable_command_suggests_to_run_it_again(goes_on: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit), embedding_well(goes_on=goes_on):
+@pytest.mark.parametrize("resumes", [True, False])
+def test_only_a_resumable_command_suggests_to_run_it_again(resumes: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), embedder_errors(resumes=resumes):
         stop()
-    assert ("The same command goes on from here." in capsys.readouterr().err) == goes_on
+    assert ("Run the same command again to resume." in capsys.readouterr().err) == resumes
 
 
 def test_a_file_that_changed_meanwhile_fails_and_is_not_cached(nowhere: Endpoint, tmp_path: Path) -> None:

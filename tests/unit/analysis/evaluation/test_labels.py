@@ -145,7 +145,7 @@ def test_a_list_of_right_answers_becomes_a_task(tmp_path: Path, name: str) -> No
         ("l.csv", "", LabelColumns(), "has no rows"),
         ("l.txt", "id,x\na,b\n", LabelColumns(), r"must be .csv, .tsv, .jsonl, .ndjson"),
         ("l.csv", "name,x\na,b\n", LabelColumns(), "has the columns name, x; it must have id, path"),
-        ("l.csv", "id,x,y\na,b,c\n", LabelColumns(), "has the columns x, y; use --label"),
+        ("l.csv", "id,x,y\na,b,c\n", LabelColumns(), "has the columns x, y; use --label-column"),
         ("l.csv", "id\na\n", LabelColumns(), "has no column of labels"),
         ("l.csv", "id,x\na,b\n", LabelColumns("z"), "has no column 'z'; it has id, x"),
         ("l.csv", "id,x\na,b\n", LabelColumns("x", "role"), "has no column 'role'"),

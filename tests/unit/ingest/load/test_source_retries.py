@@ -315,7 +315,7 @@ def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
 def test_the_number_of_readers_is_bounded(server: Scripted, tmp_path: Path, readers: str, code: int) -> None:
     server.answers["/a.png"] = Answer(png(1))
     ledger = ["--ledger", str(tmp_path / "ledger")]
-    assert ingest(f"{server.address}/a.png", "--readers", readers, *ledger)[0] == code
+    assert ingest(f"{server.address}/a.png", "--parallel-reads", readers, *ledger)[0] == code
 
 
 def test_a_password_is_in_no_message_of_the_command(server: Scripted, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_a_password_is_in_no_message_of_the_command(server: Scripted, tmp_path: 
     told = ""
     for name in ("gone.png", "list.txt", "gone.csv", "gone/", ""):
         code, report, messages = ingest(
-            f"{url}/{name}", "--ledger", str(tmp_path / "ledger"), "--rejects", str(rejects), "--patience", "1"
+            f"{url}/{name}", "--ledger", str(tmp_path / "ledger"), "--rejects", str(rejects), "--retry-seconds", "1"
         )
         assert code != 0
         told += f"{report} {messages}" + (rejects.read_text() if rejects.exists() else "")
@@ -336,7 +336,7 @@ def test_a_password_is_in_no_message_of_the_command(server: Scripted, tmp_path: 
 @pytest.mark.parametrize(("name", "patience"), [("list.csv", "1"), ("s.tar", "300")])
 def test_a_command_ends_whose_source_stays_away(server: Scripted, tmp_path: Path, name: str, patience: str) -> None:
     server.others = [Answer(status=503, headers={"Retry-After": "1"})]
-    options = ["--dry-run", "--ledger", str(tmp_path / "ledger"), "--patience", patience]
+    options = ["--dry-run", "--ledger", str(tmp_path / "ledger"), "--retry-seconds", patience]
     command = [sys.executable, "-m", "imagesearch_cli", "ingest", f"{server.address}/{name}", *options]
     # A process inherits that SIGINT is ignored, as in the background of a shell, but no handler.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

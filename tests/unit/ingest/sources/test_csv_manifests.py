@@ -42,7 +42,9 @@ def test_other_words_are_texts_and_are_reported(tmp_path: Path, word: str) -> No
     source = manifest(tmp_path / "a.csv", f"path,price\na.jpg,3.5\nb.jpg,{word}\nc.jpg,4\n")
     assert attributes(source) == [{"price": "3.5"}, {"price": word}, {"price": "4"}]
     (remark,) = source.remarks
-    assert remark.startswith(f"a.csv: price is text because of 1 cell, first '{word}' in row 3; --type 'price=float' ")
+    assert remark.startswith(
+        f"a.csv: price is text because of 1 cell, first '{word}' in row 3; --column-type 'price=float' "
+    )
 
 
 def test_the_advice_of_a_remark_helps(tmp_path: Path) -> None:
@@ -51,7 +53,7 @@ def test_the_advice_of_a_remark_helps(tmp_path: Path) -> None:
     source = manifest(tmp_path / "a.csv", text)
     assert len(list(source)) == 3
     for remark in source.remarks:
-        column, _, kind = remark.partition("--type '")[2].partition("'")[0].partition("=")
+        column, _, kind = remark.partition("--column-type '")[2].partition("'")[0].partition("=")
         types[column] = kind
     assert types == {"price": "float", "n": "int", "day": "date"}
     again = manifest(tmp_path / "a.csv", text, types=types)
@@ -68,7 +70,7 @@ def test_words_that_are_dropped_from_texts_are_reported(tmp_path: Path) -> None:
     source = manifest(tmp_path / "a.csv", text)
     assert attributes(source) == [{}, {"mark": "CE"}, {}]
     (remark,) = source.remarks
-    assert "mark has no value in 2 cells (NULL, None); --type 'mark=text' keeps these words as text" in remark
+    assert "mark has no value in 2 cells (NULL, None); --column-type 'mark=text' keeps such cells as texts" in remark
     kept = manifest(tmp_path / "a.csv", text, types={"mark": "text"})
     assert attributes(kept) == [{"mark": "None"}, {"mark": "CE"}, {"mark": " NULL"}]
 
@@ -196,6 +198,6 @@ def test_the_command_reports_what_made_a_column_a_text(tmp_path: Path) -> None:
     assert "note: a.csv: price is text because of 1 cell, first 'n/a' in row 3" in told.stderr
     answer = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     (remark,) = answer["remarks"]
-    assert remark.endswith("--type 'price=int' rejects rows whose price is not int")
-    typed = json.loads(CliRunner().invoke(app, [*arguments, "--json", "--type", "price=int"]).stdout)
+    assert remark.endswith("--column-type 'price=int' rejects rows whose price is no int")
+    typed = json.loads(CliRunner().invoke(app, [*arguments, "--json", "--column-type", "price=int"]).stdout)
     assert (typed["remarks"], typed["reasons"]["ROW_INVALID"]) == ([], 1)

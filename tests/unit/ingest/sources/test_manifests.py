@@ -346,7 +346,7 @@ def test_slips_in_json_are_said_at_the_start(tmp_path: Path) -> None:
     assert attributes(path, columns={"Product Name": "name"}) == [{"name": "x"}]
     assert attributes(path, columns={"Product Name": ""}) == [None]
     assert "one object in each line" in refused(written(tmp_path / "b.jsonl", '[{"path": "a.jpg"}]'))
-    assert "--type" in refused(path, types={"a": "int"})
+    assert "--column-type" in refused(path, types={"a": "int"})
 
 
 def test_rejects_are_a_manifest(tmp_path: Path) -> None:

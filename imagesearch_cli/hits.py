@@ -1,0 +1,99 @@
+"""Results of searches: as a table for people, as JSON for programs."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from grpc_kit.errors import ServiceError
+from imagesearch_cli.console import note, show
+from imagesearch_cli.records import shown_attribute
+from imagesearch_cli.tables import Column, print_table
+from imagesearch_client.types import Explanation, Hit
+from imagesearch_ingest.json_text import json_text
+
+# Tables show numbers between these with 4 decimals.
+LEAST, MOST = 1e-3, 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The hits of a query."""
+
+    query: str
+    hits: Sequence[Hit]
+    explanation: Explanation
+
+
+def print_answers(
+    answers: Sequence[Answer],
+    failed: Sequence[tuple[str, ServiceError]],
+    *,
+    attributes: Sequence[str] = (),
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """Print the hits of each query, and the errors of the queries that failed."""
+    if as_json:
+        rows = [_answer_json(answer, explain=explain) for answer in answers]
+        rows += [{"query": query, "error": error.reason, "message": error.message} for query, error in failed]
+        print(json_text(rows))
+    else:
+        for answer in answers:
+            _print_hits(answer.query, answer.hits, attributes)
+            if explain:
+                show(_explained(answer.explanation))
+    for query, error in failed:
+        note(f"{query}: {error.reason}: {error.message}", "red")
+
+
+def _print_hits(query: str, hits: Sequence[Hit], attributes: Sequence[str]) -> None:
+    if not hits:
+        show(f"{query}: no hits")
+        return
+    columns = [
+        Column("", [str(rank) for rank in range(1, len(hits) + 1)], 2, is_number=True),
+        Column("score", [shown_number(hit.score) for hit in hits], 1, is_number=True),
+        Column("distance", [shown_number(hit.distance) for hit in hits], 3, is_number=True),
+        Column("id", [hit.image.id for hit in hits], 0),
+    ]
+    for place, name in enumerate(attributes):
+        values = [hit.image.attributes.get(name) for hit in hits]
+        cells = ["" if value is None else shown_attribute(value) for value in values]
+        columns.append(Column(name, cells, 4 + place))
+    print_table(columns, title=query)
+
+
+def shown_number(value: float) -> str:
+    """Return a score or a distance with 4 decimals, or with 4 significant digits if it is very small or very large."""
+    return f"{value:.4f}" if value == 0 or LEAST <= abs(value) < MOST else f"{value:.4g}"
+
+
+def _explained(explanation: Explanation) -> str:
+    parameters = dataclasses.asdict(explanation.index_parameters) if explanation.index_parameters else {}
+    built = "".join(f" {name}={value}" for name, value in parameters.items())
+    stages = ""
+    if coarse := explanation.coarse:
+        stages = (
+            f"codes {coarse.version} of {coarse.bits} bits, {coarse.candidates} candidates in "
+            f"{1000 * coarse.coarse_seconds:.1f} ms, re-ranked in {1000 * coarse.fine_seconds:.1f} ms; "
+        )
+    return (
+        f"{stages}index {explanation.index.value}{built}; {1000 * explanation.embed_seconds:.1f} ms embedding, "
+        f"{1000 * explanation.store_seconds:.1f} ms Milvus, {1000 * explanation.total_seconds:.1f} ms in all"
+    )
+
+
+def _answer_json(answer: Answer, *, explain: bool) -> dict[str, object]:
+    found: dict[str, object] = {"query": answer.query, "hits": [_hit_json(hit) for hit in answer.hits]}
+    if explain:
+        found["explanation"] = dataclasses.asdict(answer.explanation) | {"index": answer.explanation.index.value}
+    return found
+
+
+def _hit_json(hit: Hit) -> dict[str, object]:
+    return {
+        "id": hit.image.id,
+        "score": hit.score,
+        "distance": hit.distance,
+        "uri": hit.image.uri,
+        "attributes": dict(hit.image.attributes),
+    }
