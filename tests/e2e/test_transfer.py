@@ -95,7 +95,7 @@ def test_vectors_made_elsewhere_come_in_under_a_name_of_their_own(
         assert (made.dimension, made.fingerprint, made.model, made.metric.value) == (64, "resnet50", "", "l2")
         hit = client.search_by_id(name, "3.jpg", limit=1, include_query=True, strong=True)[0]
         assert hit.image.id == "3.jpg"
-    assert "vectors of one model" in command("import", str(file), "-c", name, "--fingerprint", "vgg", code=2)
+    assert "vectors of 64 x resnet50" in command("import", str(file), "-c", name, "--fingerprint", "vgg", code=2)
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"x")

@@ -206,7 +206,7 @@ def test_a_threshold_must_fit_the_metric(command: Command, client: Client, name:
     snapshot = tmp_path / "snapshot"
     said = command("duplicates", "-c", name, "--threshold", "2", "--snapshot", snapshot, code=2)
     assert "more than 0 and at most 1" in said
-    # It is known before anything is read.
+    # The threshold is checked before the snapshot.
     assert not snapshot.exists()
-    assert "0 groups" in command("duplicates", "-c", name, "--threshold", "0.5")
+    assert "has no images" in command("duplicates", "-c", name, "--threshold", "0.5", code=1)
     assert "COLLECTION_NOT_FOUND" in command("duplicates", "-c", f"{name}_no", code=1)

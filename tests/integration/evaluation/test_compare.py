@@ -134,4 +134,4 @@ def test_an_unavailable_embedder_or_an_empty_folder_is_an_error(command: Command
     shown = command("compare", photos, "--by-folder", "--models", "mobilenet@127.0.0.1:9", code=1)
     assert "UNAVAILABLE" in shown
     assert "Is the embedder running?" in shown
-    assert "there are no images in" in command("compare", tmp_path, "--by-folder", code=1)
+    assert "contains no images" in command("compare", tmp_path, "--by-folder", code=1)

@@ -137,8 +137,8 @@ def test_files_cannot_be_queries_if_no_served_model_made_the_vectors(
     more = labels.with_name("more.csv")
     more.write_text(labels.read_text() + "0,product,rocket\n")
     shown = command("evaluate", "-c", name, "--labels", more, "--root", photos, "--label-column", "product", code=1)
-    # Those of rocket alone have a right answer there.
-    assert "EMBEDDING_MISMATCH: 3 queries are files that are not in the collection, whose fingerprint is mine" in shown
+    # Only the images of the rocket have a right answer there.
+    assert "EMBEDDING_MISMATCH: 3 queries are files outside of the collection, whose fingerprint is mine" in shown
     assert "serves mobilenet (mobilenet-avg-" in shown
 
 
@@ -146,14 +146,16 @@ def test_files_cannot_be_queries_if_no_served_model_made_the_vectors(
     ("arguments", "message"),
     [
         (["--by-attribute", "nothing"], "no image has the attribute 'nothing'"),
-        (["--by-folder", "--where", "nothing"], "no images"),
+        (["--by-folder", "--where", "nothing"], "no image of collection"),
         (["--by-folder", "--search-list", "20"], "SEARCH_PARAMETERS_INVALID"),
     ],
 )
-def test_what_cannot_be_measured_is_told(command: Command, collection: str, arguments: list[str], message: str) -> None:
+def test_impossible_measurements_are_errors(
+    command: Command, collection: str, arguments: list[str], message: str
+) -> None:
     shown = command("evaluate", "-c", collection, *arguments, code=1)
     assert message in " ".join(shown.replace("│", " ").split())
 
 
-def test_a_collection_that_is_not_there_is_told(command: Command) -> None:
+def test_an_unknown_collection_is_an_error(command: Command) -> None:
     assert "COLLECTION_NOT_FOUND" in command("evaluate", "-c", "nothing_here", "--by-folder", code=1)

@@ -56,7 +56,7 @@ TRIED = {
         "--map": "test_parquet_values.test_both_readers_refuse_the_same_columns..."
     },
     "imagesearch_ingest/sources/attribute_values.py": {"--map": ""},
-    "imagesearch_ingest/load/ledger.py": {"--ledger": "", "--restart": ""},
+    "imagesearch_ingest/load/ledger_database.py": {"--ledger": "", "--restart": ""},
     "imagesearch_ingest/load/pruning.py": dict.fromkeys(
         ("--prune", "--dry-run", "--max-pruned"), "test_pruning.test_the_command_refuses_and_names"
     ),
@@ -228,7 +228,7 @@ def test_a_ledger_is_named_or_forgotten_as_advised(photo: Path, tmp_path: Path) 
     rows.commit()
     rows.close()
     code, told = ingest(photo, "--ledger", str(path))
-    assert (code, "name a new one by --ledger" in told) == (3, True)
+    assert (code, "name a new file by --ledger" in told) == (3, True)
     assert ingest(photo, "--ledger", other)[0] == 0
 
 
