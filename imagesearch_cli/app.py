@@ -103,7 +103,7 @@ def main() -> None:
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.partition(".")[0] not in ANALYSIS_PACKAGES:
             raise
-        print_error(how_to_install(missing.name, "client,analysis"))
+        print_error(how_to_install(missing.name, "cli,analysis"))
         sys.exit(1)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):

@@ -136,7 +136,7 @@ def train_autoencoder(
             from imagesearch_training.errors import TrainingError  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         name = (missing.name or "").partition(".")[0]
-        fail(how_to_install(name, "client,training"))
+        fail(how_to_install(name, "cli,training"))
 
     try:
         network.check_size(size)
