@@ -96,7 +96,7 @@ def test_an_extra_installs_and_runs_without_tensorflow(
     if extra == "cli":
         command = python.with_name("imagesearch")
         duplicates = failure(command, "duplicates", "-o", "d.csv", cwd=tmp_path)
-        assert "pip install '.[client,analysis]'" in duplicates
+        assert "pip install '.[cli,analysis]'" in duplicates
         training = failure(command, "train-autoencoder", tmp_path, "-o", tmp_path / "model", cwd=tmp_path)
         assert "pip install '.[cli,training]'" in training
 
