@@ -1,6 +1,6 @@
-"""Binary codes in memory, beside a `MemoryStore`: simple enough to be right by reading.
+"""A CodeStore in memory, for a `MemoryStore`. It is simple enough to be verified by reading.
 
-Tests of what keeps codes in step use it. The contract suite holds it to what a Milvus server does.
+The contract suite checks that it behaves like a Milvus server.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class _Set:
 
 
 class MemoryCodes:
-    """Keeps everything in dictionaries."""
+    """Keep everything in dictionaries."""
 
     supported = True
 

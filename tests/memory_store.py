@@ -1,6 +1,6 @@
-"""A vector store in memory: exact, and simple enough to be right by reading.
+"""A VectorStore in memory: exact, and simple enough to be verified by reading.
 
-Tests of the search service's core use it. The contract suite holds it to what Milvus does.
+Tests of the core use it. The contract suite checks that it behaves like Milvus.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ from search_service.core.types import (
 
 
 class MemoryStore:
-    """Keeps everything in dictionaries."""
+    """Keep everything in dictionaries."""
 
     def __init__(self) -> None:
         self._collections: dict[str, Collection] = {}
@@ -79,11 +79,11 @@ class MemoryStore:
         return self._collections[name]
 
     def collection(self, name: str) -> Collection:
-        """A collection by its own name."""
+        """Return the collection with this name."""
         return self._collections[name]
 
     def replace_collection(self, collection: Collection) -> None:
-        """Another description of a collection that exists."""
+        """Replace the description of an existing collection."""
         self._collections[collection.name] = collection
 
     async def list_collections(self, after: str, limit: int, deadline: Deadline) -> list[Collection]:
@@ -161,7 +161,7 @@ def order_of(hit: Hit) -> tuple[float, float, str]:
 
 
 def score_and_distance(left: Vector, right: Vector, metric: Metric) -> tuple[float, float]:
-    """The contract's formulas."""
+    """Return the score and the distance by the formulas of the contract."""
     match metric:
         case Metric.COSINE:
             cosine = float(left @ right / (np.linalg.norm(left) * np.linalg.norm(right)))
@@ -175,7 +175,7 @@ def score_and_distance(left: Vector, right: Vector, metric: Metric) -> tuple[flo
 
 
 def fits(image: StoredImage, condition: Filter | None) -> bool:  # noqa: C901, PLR0911, PLR0912 - a case for each kind
-    """What the contract says of filters."""
+    """Return whether an image matches a filter, as the contract defines it."""
     match condition:
         case None:
             return True
@@ -214,7 +214,7 @@ def fits(image: StoredImage, condition: Filter | None) -> bool:  # noqa: C901, P
 
 
 def equals(value: AttributeValue | None, wanted: FilterValue) -> bool:
-    """Numbers by their value, and no bool is a number; a list equals what it holds."""
+    """Compare numbers by value, and booleans never with numbers; a list equals each of its strings."""
     if value is None or isinstance(value, bool) is not isinstance(wanted, bool):
         return isinstance(value, list) and wanted in value
     if isinstance(value, list):
@@ -223,7 +223,7 @@ def equals(value: AttributeValue | None, wanted: FilterValue) -> bool:
 
 
 def seen_as(image: StoredImage, view: View) -> StoredImage:
-    """What a view shows of an image."""
+    """Return an image with the fields of a view."""
     match view:
         case View.ID:
             return StoredImage(image.id)

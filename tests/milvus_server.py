@@ -1,9 +1,9 @@
 """Run a real Milvus 2.3.5 standalone server, from the wheel `milvus==2.3.5`, for tests.
 
-The wheel's own `MilvusServer` is not used: it changes the working directory, probes
-ports without SO_REUSEADDR (so that a restart fails in TIME_WAIT), takes `/healthz` for
-readiness and leaves etcd on the fixed ports 2379 and 2380. Several instances may run
-side by side here, each with its own ports.
+This module does not use the wheel's `MilvusServer`: it changes the working directory,
+probes ports without SO_REUSEADDR (so a restart fails in TIME_WAIT), treats `/healthz` as
+readiness, and uses the fixed ports 2379 and 2380 for etcd. Here, several servers can run
+side by side, each with its own ports.
 """
 
 import contextlib
@@ -42,8 +42,8 @@ _CALL_TIMEOUT: Final = 5.0  # seconds for one probing call
 _POLL_INTERVAL: Final = 0.1  # seconds
 _LOG_TAIL_BYTES: Final = 4000
 
-# Below the range from which Linux takes the local ports of outgoing connections, so
-# that none of these grabs a port while the server is down between two runs.
+# Below the range of local ports that Linux uses for outgoing connections, so that no
+# connection takes a port of the server between two runs.
 _PORTS: Final = range(15000, 32000)
 
 _COMPONENTS: Final = (
@@ -56,11 +56,11 @@ _COMPONENTS: Final = (
     "dataNode",
 )
 
-# Milvus keeps two small files outside its data folder.
+# Milvus writes two small files outside its data folder.
 _RUNTIME_FOLDERS: Final = (Path("/run/milvus"), Path("/tmp/milvus"))
 
-# Becomes the server, after asking the kernel (PR_SET_PDEATHSIG is 1) to kill it when
-# the thread that started it ends: a test run that is killed leaves no server behind.
+# Replaces itself by the server. Before that, it asks the kernel (PR_SET_PDEATHSIG is 1)
+# to kill it when the thread that started it ends, so that a killed test run leaves no server.
 _LAUNCHER: Final = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
@@ -77,13 +77,13 @@ class MilvusServerError(RuntimeError):
 class MilvusProcess:
     """One Milvus server whose files are in `data_folder`.
 
-    `start`, `stop`, `kill` and `restart` may follow each other in any sensible order:
-    ports and data stay the same. Leaving the `with` block stops the server and deletes
-    what it wrote. Milvus listens on every interface, which no setting changes, though
-    its components and etcd talk over loopback only.
+    Call `start`, `stop`, `kill` and `restart` in any sensible order: ports and data stay
+    the same. The end of the `with` block stops the server and deletes its files. Milvus
+    listens on every interface, which no setting changes, but its components and etcd use
+    loopback only.
 
     Call `start` and `restart` on a thread that outlives the server, because the kernel
-    ends the server with that thread.
+    kills the server when that thread ends.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class MilvusProcess:
         settings: Mapping[str, str] | None = None,
         client: Mapping[str, Any] | None = None,
     ) -> None:
-        """Nothing is started or written yet.
+        """Prepare a server; start and write nothing.
 
         Args:
-            data_folder: where the server keeps its files.
-            ready_timeout: seconds that a start may take.
+            data_folder: folder for the files of the server.
+            ready_timeout: maximum seconds of a start.
             settings: entries of milvus.yaml by their dotted names, such as `common.security.tlsMode`.
-            client: what `MilvusClient` needs to connect with these settings: a token, the files of TLS.
+            client: arguments of `MilvusClient` for these settings: a token, the TLS files.
         """
         self._folder = data_folder.absolute()
         self._settings = dict(settings or {})
@@ -109,7 +109,7 @@ class MilvusProcess:
         self._ports: dict[str, int] = {}
         self._prepared = False
         self._process: subprocess.Popen[bytes] | None = None
-        # Its name among the servers of the host: Milvus locks a pid file of this name.
+        # The name of this server on the host: Milvus locks a pid file with this name.
         self._alias = uuid.uuid4().hex
 
     def __enter__(self) -> Self:
@@ -130,29 +130,27 @@ class MilvusProcess:
 
     @property
     def uri(self) -> str:
-        """Address for `pymilvus`, the same for the whole life of this object."""
+        """Return the address for `pymilvus`; it never changes."""
         scheme = "https" if self._client.get("secure") else "http"
         return f"{scheme}://127.0.0.1:{self._port('proxy_port')}"
 
     @property
     def pid(self) -> int | None:
-        """Process id, or None when the server is not running."""
+        """Return the process id; None if the server does not run."""
         if self._process is None or self._process.poll() is not None:
             return None
         return self._process.pid
 
     @property
     def log_path(self) -> Path:
-        """What the server wrote to its standard streams, over all its runs."""
+        """Return the path of the log with the standard streams of all runs."""
         return self._folder / "logs" / "server.log"
 
     def start(self) -> None:
-        """Start the server and wait until it stores and finds data.
-
-        Collections that were loaded before are loaded again when this returns.
+        """Start the server, and wait until it stores and finds data and has loaded its collections.
 
         Raises:
-            MilvusServerError: it runs already, ended early, or was not ready in time.
+            MilvusServerError: the server runs already, ended early, or was not ready in time.
         """
         if self.pid is not None:
             raise MilvusServerError(f"Milvus runs already as process {self.pid}")
@@ -165,7 +163,7 @@ class MilvusProcess:
             raise
 
     def stop(self) -> None:
-        """End the server with SIGTERM, after 10 s with SIGKILL. Data stays."""
+        """Stop the server with SIGTERM, and after 10 s with SIGKILL. Data stays."""
         if self._process is not None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -173,15 +171,15 @@ class MilvusProcess:
         self.kill()
 
     def kill(self) -> None:
-        """End the server with SIGKILL, as a crash would, and wait for its end.
+        """Kill the server with SIGKILL, as a crash would, and wait for its end.
 
         Raises:
-            MilvusServerError: the process is still there after 10 s.
+            MilvusServerError: the process still exists after 10 s.
         """
         process = self._process
         if process is None:
             return
-        process.send_signal(signal.SIGKILL)  # does nothing to a process already reaped
+        process.send_signal(signal.SIGKILL)  # does nothing if the process was reaped already
         try:
             process.wait(_KILL_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -192,7 +190,7 @@ class MilvusProcess:
         self._process = None
 
     def restart(self) -> None:
-        """Stop the server if it runs, then start it with the same ports and data.
+        """Stop the server if it runs, and start it with the same ports and data.
 
         Raises:
             MilvusServerError: as `start`.
@@ -201,16 +199,16 @@ class MilvusProcess:
         self.start()
 
     def discard(self) -> None:
-        """Kill the server and delete everything that it keeps in its data folder."""
+        """Kill the server, and delete its files."""
         self.kill()
         self._prepared = False
         for name in ("bin", "configs", "data", "logs"):
             shutil.rmtree(self._folder / name, ignore_errors=True)
         with contextlib.suppress(OSError):
-            self._folder.rmdir()  # only when nothing else is in it
+            self._folder.rmdir()  # only if it is empty
 
     def _port(self, name: str) -> int:
-        """The port called `name`, chosen when it is first asked for."""
+        """Return the port with this name; choose it on the first call."""
         while name not in self._ports:
             port = random.choice(_PORTS)
             if port not in self._ports.values() and _is_free(port):
@@ -224,7 +222,7 @@ class MilvusProcess:
         names = milvus_wheel.MilvusServerConfig().configurable_items
         ports = {name: self._port(name) for name in names if name.endswith("_port")}
         config = milvus_wheel.MilvusServerConfig(data_dir=str(self._folder), **ports)
-        # The sessions of a killed server block the next one for `ttl` seconds.
+        # Sessions of a killed server block the next run for `ttl` seconds.
         config.set("common.session.ttl", 5)
         config.set("common.gracefulStopTimeout", 3)  # seconds; the default is 1800
         for component in _COMPONENTS:
@@ -251,7 +249,7 @@ class MilvusProcess:
             "ETCD_CONFIG_PATH": str(self._folder / "configs" / "etcd.yaml"),
             "LD_LIBRARY_PATH": str(binaries),
             "METRICS_PORT": str(self._port("metrics")),
-            # Milvus takes a variable for each entry of milvus.yaml, and the variable stands over the file.
+            # Milvus reads a variable for each entry of milvus.yaml. The variable overrides the file.
             **{name.upper().replace(".", "_"): value for name, value in self._settings.items()},
         }
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
@@ -285,16 +283,16 @@ class MilvusProcess:
         )
 
     def _check_health(self) -> None:
-        """Raise OSError until the server calls itself healthy: a cheap first test."""
+        """Raise OSError unless the server reports that it is healthy: a cheap first check."""
         url = f"http://127.0.0.1:{self._port('metrics')}/healthz"
         with urllib.request.urlopen(url, timeout=_CALL_TIMEOUT) as response:
             if response.read().strip() != b"OK":
                 raise urllib.error.URLError("/healthz is not OK")
 
     def _probe(self, deadline: float) -> None:
-        """Read every loaded collection or, when there is none, make and drop one."""
+        """Read every loaded collection; if there is none, create and drop one."""
         with _quiet_pymilvus():
-            # Its own channel: the shared one may be waiting to reconnect.
+            # With its own channel, because the shared one may be waiting to reconnect.
             client = MilvusClient(self.uri, dedicated=True, timeout=_CALL_TIMEOUT, **self._client)
             try:
                 names = client.list_collections(timeout=_CALL_TIMEOUT)
@@ -314,7 +312,7 @@ class MilvusProcess:
 
 
 def _is_free(port: int) -> bool:
-    """Whether the server could listen on `port`: bound as it does, past TIME_WAIT."""
+    """Return whether the server could listen on a port, with its own socket options."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -326,7 +324,7 @@ def _is_free(port: int) -> bool:
 
 
 def _read(client: MilvusClient, name: str, deadline: float) -> bool:
-    """Read collection `name` once it is loaded. False if nobody asked to load it."""
+    """Read a collection once it is loaded; return False if no load was requested."""
     while time.monotonic() < deadline:
         state = client.get_load_state(name, timeout=_CALL_TIMEOUT)["state"]
         if state == LoadState.Loaded:
@@ -345,7 +343,7 @@ def _read(client: MilvusClient, name: str, deadline: float) -> bool:
 
 
 def _write_and_read(client: MilvusClient) -> None:
-    """Create a collection, store a row, find it, drop the collection."""
+    """Create a collection, store a row, find it, and drop the collection."""
     name = f"probe_{uuid.uuid4().hex}"
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.INT64, is_primary=True)
@@ -371,7 +369,7 @@ def _write_and_read(client: MilvusClient) -> None:
 
 @contextlib.contextmanager
 def _quiet_pymilvus() -> Iterator[None]:
-    """Silence `pymilvus`, which logs a traceback for each failed call."""
+    """Silence `pymilvus`, which logs a traceback for every failed call."""
     logger = logging.getLogger("pymilvus")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from grpc_kit.errors import InvalidArgumentError
-from search_service.core.checks import length_of, shortest_length
 from search_service.core.types import Metric, Vector
+from search_service.core.vector_checks import length_of, shortest_length
 
 # Rocchio's formula with the weights of Manning, Raghavan and Schütze, Introduction to Information Retrieval (2008),
 # section 9.1.1: beta = 0.75 and gamma = 0.15. The weights are scaled so that they add up to 1, for the metric L2; only

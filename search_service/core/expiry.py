@@ -1,4 +1,4 @@
-"""Times to live: an image that nobody wrote or changed for that long is hidden from every read.
+"""Times to live: an image expires when it was not written or changed for the time to live of its collection.
 
 A Milvus server removes expired images when it compacts, which may be days later. Milvus Lite removes them only when it
 is opened. So every read leaves expired images out, and the store only has to free the space.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError, UnavailableError
-from search_service.core import checks
+from search_service.core import checks, vector_checks
 from search_service.core.image_writes import ImageToWrite, InvalidMessage
 from search_service.core.kept_parts import Keep
 from search_service.core.ports import BulkEmbedder, VectorStore
@@ -37,7 +37,7 @@ class PreparedImage:
     def mismatch(self, collection: Collection) -> ServiceError:
         """Return the error for a collection that cannot store the vector, because the name leads to it only now."""
         if not self.embedded:
-            return checks.embedding_mismatch(collection, self.fingerprint, "collection")
+            return vector_checks.embedding_mismatch(collection, self.fingerprint, "collection")
         return UnavailableError(
             "COLLECTION_MOVED",
             "the alias moved to a collection of another model while the image was embedded; write the image again",
@@ -95,7 +95,7 @@ class ImagePreparer:
             _refuse_region(message, "stored_vector; the stored region stays")
             return PreparedImage(image, collection.fingerprint, embedded=False, keep=keep)
         if isinstance(source, Embedding):
-            checks.check_embedding(source, collection, "embedding")
+            vector_checks.check_embedding(source, collection, "embedding")
             return PreparedImage(replace(image, vector=source.values), source.fingerprint, embedded=False, keep=keep)
         sha256, embedding = await self._embed(message, source, collection)
         image = replace(image, content_sha256=sha256, vector=embedding.values, region=source.region)
@@ -118,7 +118,7 @@ class ImagePreparer:
             embedding = await self._embedder.embed(source, collection.model)
         except NotFoundError as error:
             raise model_gone(collection, error, "image") from None
-        checks.check_embedded(embedding, collection, "image")
+        vector_checks.check_embedded(embedding, collection, "image")
         return sha256, embedding
 
     async def _find_collection(self) -> Collection:

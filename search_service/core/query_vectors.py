@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from grpc_kit.server import stages
-from search_service.core import checks
+from search_service.core import checks, vector_checks
 from search_service.core.examples import vector_of_examples
 from search_service.core.ports import Embedder, VectorStore
 from search_service.core.read_images import image_not_found
@@ -42,7 +42,7 @@ class QueryVectors:
     async def _vector(self, example: Example, field: str) -> Vector:
         """Return the vector of an image, a stored image or an embedding; `field` is its path in the request."""
         if isinstance(example, Embedding):
-            checks.check_embedding(example, self.collection, f"{field}.embedding")
+            vector_checks.check_embedding(example, self.collection, f"{field}.embedding")
             return example.values
         if isinstance(example, EncodedImage):
             return (await self._embed(example, field)).values
@@ -56,7 +56,7 @@ class QueryVectors:
     def _checked(self, vector: Vector, image_id: str, field: str) -> Vector:
         """Return a stored vector. Raises FailedPreconditionError if another program stored an invalid one."""
         try:
-            checks.check_values(vector, self.collection, field)
+            vector_checks.check_values(vector, self.collection, field)
         except InvalidArgumentError as error:
             raise FailedPreconditionError(
                 "STORED_VECTOR_INVALID",
@@ -78,7 +78,7 @@ class QueryVectors:
             raise model_gone(self.collection, error, f"{field}.image") from None
         except InvalidArgumentError as error:
             raise error.within(field) from None
-        checks.check_embedded(embedding, self.collection, f"{field}.image")
+        vector_checks.check_embedded(embedding, self.collection, f"{field}.image")
         return embedding
 
 

@@ -1,4 +1,4 @@
-"""Every store that the suite is run on: memory, Milvus Lite, a Milvus server."""
+"""The stores that the contract suite runs on: in memory, Milvus Lite and a Milvus server."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ def deadline() -> Deadline:
 async def collection(
     request: pytest.FixtureRequest, store: VectorStore, deadline: Deadline
 ) -> AsyncIterator[Collection]:
-    """An empty collection of its own for each test; `indirect` gives another metric than cosine."""
+    """Create an empty collection for a test; `indirect` sets another metric than cosine."""
     made = Collection(
         name=f"c_{uuid.uuid4().hex}",
         dimension=DIMENSION,

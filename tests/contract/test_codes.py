@@ -1,7 +1,6 @@
-"""Binary codes: on a Milvus server, which has an index for them, and in memory; and what Milvus Lite says.
+"""Binary codes on a Milvus server and in memory; Milvus Lite rejects them.
 
-What all depends on runs on both. What is about crashes and about several processes runs in memory, which is held to the
-server by the rest.
+The main tests run on both. Tests of crashes and of several processes run in memory only.
 """
 
 import asyncio
@@ -43,7 +42,7 @@ from search_service.core.types import (
     Vector,
     View,
 )
-from tests.contract.asking import hits_of
+from tests.contract.searching import search_one
 from tests.memory_codes import MemoryCodes
 from tests.memory_store import MemoryStore
 
@@ -56,7 +55,7 @@ def soon() -> Deadline:
 
 
 def vectors_of(count: int, seed: int = 1) -> Vector:
-    """Round some centres, so that near and far are far apart."""
+    """Return vectors around some centers, so that near and far vectors differ clearly."""
     dice = np.random.default_rng(seed)
     centres = np.random.default_rng(9).normal(size=(20, DIMENSION))
     vectors: Vector = (centres[np.arange(count) % 20] + 0.3 * dice.normal(size=(count, DIMENSION))).astype(np.float32)
@@ -81,7 +80,7 @@ def transform_of(seed: int = 0, bits: int = BITS) -> CodeTransform:
 
 
 class Kit:
-    """What a process has: all that keeps codes, on one store."""
+    """The objects of one process of the service, on one store."""
 
     def __init__(
         self,
@@ -100,7 +99,7 @@ class Kit:
         self.searches = SearchImages(seen, no_embedder, CollectionCache(seen), coarse)
 
     def another(self, now: datetime = NOW) -> "Kit":
-        """Another process on the same store, which knows nothing yet."""
+        """Return another process on the same store, with empty caches."""
         return Kit(self.images, self.codes, lambda: now)
 
     async def get(self, name: str) -> Collection:
@@ -133,7 +132,7 @@ class Kit:
         return [hit.image.id for hit in (await self.search(name, vector, coarse, **options)).hits]
 
     async def stored_codes(self, name: str, codes: CodeSet) -> dict[str, bytes]:
-        """As they are kept."""
+        """Return the codes as the store has them."""
         if isinstance(self.codes, MemoryCodes):
             return self.codes.values(await self.get(name), codes)
         assert isinstance(self.images, MilvusStore)
@@ -149,7 +148,7 @@ class Kit:
         return {row["id"]: row["code"][0] for row in rows}
 
     async def versions(self, name: str) -> list[str]:
-        """The transforms of all sets that take room, known or not."""
+        """Return the versions of all stored sets, including those that the description does not name."""
         if isinstance(self.codes, MemoryCodes):
             return self.codes.versions(name)
         assert isinstance(self.images, MilvusStore)
@@ -236,7 +235,7 @@ async def found_as_by_vectors(kit: Kit, name: str, images: Sequence[StoredImage]
 
 
 async def found_by_codes(kit: Kit, name: str, images: Sequence[StoredImage], transform: CodeTransform) -> None:
-    """Of few candidates the search finds what the codes give, and what they do not it does not."""
+    """With few candidates, the hits are those with the nearest codes, and no others."""
     query = vectors_of(1, seed=4)
     code = transform.encode(query, Metric.COSINE)[0]
     distances = np.unpackbits(codes_of(transform, images) ^ code, axis=1).sum(axis=1)
@@ -248,7 +247,7 @@ async def found_by_codes(kit: Kit, name: str, images: Sequence[StoredImage], tra
 
 
 async def filtered(kit: Kit, name: str, images: Sequence[StoredImage]) -> None:
-    """The best that fit are found however many that do not are nearer."""
+    """The best matching images are found, even if many other images are nearer."""
     vector = vector_of(images[2])
     assert (
         await kit.ids(name, vector, 10, condition=UpdatedWithin(NOW + timedelta(seconds=1), NOW + timedelta(days=1)))
@@ -281,7 +280,7 @@ async def paged_and_grouped(kit: Kit, name: str, images: Sequence[StoredImage]) 
 
 
 async def searched_at_the_same_time(kit: Kit, name: str, images: Sequence[StoredImage]) -> None:
-    """Few requests, and each has its answer."""
+    """Concurrent searches share requests, and each gets its own hits."""
     requests = 0
     if isinstance(kit.images, MilvusStore):
         client = (await kit.images.calls.connected(soon())).reading
@@ -303,7 +302,7 @@ async def test_writes_and_deletes_update_codes(kit: Kit, name: str) -> None:
     transform = transform_of()
     await kit.upsert(name, images_of(40))
     made = await kit.create(name, transform)
-    # Between the making and the filling, too.
+    # Also between the creation and the encoding.
     between = images_of(10, seed=2, prefix="b")
     await kit.upsert(name, between)
     assert await kit.stored_codes(name, made) == expected(transform, between)
@@ -317,11 +316,11 @@ async def test_writes_and_deletes_update_codes(kit: Kit, name: str) -> None:
     assert (await kit.ids(name, vector_of(new[2])))[0] == "n0002"
     assert (await kit.ids(name, vector_of(replaced[3])))[0] == "i0003"
     assert "i0030" not in await kit.ids(name, vector_of(images_of(40)[30]), 53, limit=53)
-    # So does an attribute, which a filter asks for.
+    # Attributes are updated too, for filters.
     changed = dataclasses.replace(replaced[3], attributes={"number": 1000})
     await kit.upsert(name, [changed])
     assert await kit.ids(name, vector_of(new[2]), condition=Range("number", gte=1000)) == ["i0003"]
-    # Nothing is left to do.
+    # Nothing is left to encode.
     done = await kit.encode(name)
     assert (done.encoded, done.removed) == (0, 0)
 
@@ -370,7 +369,7 @@ async def test_interrupted_encoding_is_resumed(kit: Kit, name: str, monkeypatch:
     await steps.aclose()
     (status,) = await kit.statuses(name)
     assert (status.count, status.codes.ready) == (150, False)
-    # Another process, which knows nothing.
+    # Another process, with empty caches.
     other = kit.another()
     done = await other.encode(name)
     assert done.encoded == 150
@@ -389,7 +388,7 @@ async def test_encoding_repairs_what_a_crash_left(kit: Kit, name: str, monkeypat
     async def crash(*_: Any) -> None:
         raise UnavailableError("MILVUS_UNAVAILABLE", "gone")
 
-    # The codes of a new image and of a new vector are written, and the images are not.
+    # The codes of a new image and of a new vector are stored, and the images are not.
     half = [images_of(50, seed=7)[4], *images_of(1, seed=8, prefix="new")]
     with monkeypatch.context() as patch:
         patch.setattr(kit.images, "upsert", crash)
@@ -398,10 +397,10 @@ async def test_encoding_repairs_what_a_crash_left(kit: Kit, name: str, monkeypat
     codes = await kit.stored_codes(name, made)
     assert codes["new0000"] == expected(transform, half)["new0000"]
     assert codes["i0004"] != expected(transform, images)["i0004"]
-    # A search sees no image that is not there, and the vector that is.
+    # A search skips the missing image, and compares the stored vector.
     hits = (await kit.search(name, vector_of(half[1]), 51, limit=51)).hits
     assert {hit.image.id for hit in hits} == {image.id for image in images}
-    # A write that is under way looks the same: its code stays for an hour.
+    # A write in flight looks the same, so the code stays for an hour.
     soon_after = kit.another(later + timedelta(minutes=59))
     done = await soon_after.encode(name)
     assert (done.encoded, done.removed) == (1, 0)
@@ -425,7 +424,7 @@ async def test_encoding_restores_missing_codes(kit: Kit, name: str) -> None:
 async def test_write_in_flight_updates_codes_created_meanwhile(
     kit: Kit, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The codes are made and filled while its write is on the way."""
+    """The codes are created and encoded while the write is in flight."""
     transform = transform_of()
     other = kit.another()
     await kit.upsert(name, images_of(20))
@@ -472,7 +471,7 @@ async def test_ready_set_serves_until_the_new_set_is_ready(
     old = (await kit.encode(name)).ready
     made = await kit.create(name, second)
     assert (made.number, made.bits) == (2, 72)
-    # The same transform again is the same set.
+    # The same transform returns the same set.
     assert await kit.create(name, second) == made
     new = images_of(2, seed=6, prefix="new")
     await kit.upsert(name, new)
@@ -488,7 +487,7 @@ async def test_ready_set_serves_until_the_new_set_is_ready(
     assert found.explanation.coarse is not None
     assert found.explanation.coarse.codes.number == 2
     assert await kit.versions(name) == [second.version]
-    # Another process reads what there is.
+    # Another process reads the new set.
     other = kit.another()
     collection = await other.store.get_collection(name, soon())
     assert collection.codes == (dataclasses.replace(made, ready=True),)
@@ -502,7 +501,7 @@ async def test_ready_set_serves_until_the_new_set_is_ready(
 
 
 async def test_lost_set_fails_no_write_and_can_be_created_again(kit: Kit, name: str) -> None:
-    """Of two processes that make sets at the same time the one may remove what the other then announces."""
+    """Of two processes that create sets at the same time, one may delete the set that the other then announces."""
     images = images_of(20)
     transform = transform_of()
     lost = await kit.create(name, transform)
@@ -636,7 +635,7 @@ async def test_search_among_ids_compares_all_of_them(
         (hits,) = await store.search(collection, [vectors[0]], nearest, deadline)
         return hits
 
-    everything = await hits_of(store, collection, vectors[0], None, 30, View.BASIC, Consistency.STRONG, deadline)
+    everything = await search_one(store, collection, vectors[0], None, 30, View.BASIC, Consistency.STRONG, deadline)
     wanted = [hit for hit in everything if hit.image.id in among]
     for limit in (2, 10):
         hits = await found(limit)

@@ -1,4 +1,4 @@
-"""Times to live: the same on every store, whatever it does by itself."""
+"""Times to live, with the same behaviour on every store."""
 
 import dataclasses
 import uuid
@@ -18,7 +18,7 @@ from search_service.core.types import Collection, Consistency, SearchParameters,
 
 STRONG = Consistency.STRONG
 TTL = timedelta(hours=1)
-# Not long ago: a Milvus server counts the time by its own clock too.
+# Recent, because a Milvus server also uses its own clock.
 BEGIN = datetime.now(UTC).replace(microsecond=500_000)
 
 
@@ -69,7 +69,7 @@ async def test_reads_hide_expired_images(store: VectorStore, expiring: Collectio
     now = BEGIN + TTL / 2 + timedelta(seconds=2)
     assert await seen() == [["b"]] * 8
     assert await reading.count(expiring, Equals("kind", "a"), STRONG, deadline) == 0
-    # Written again, it lives anew.
+    # A second write restarts the time to live.
     await reading.upsert(expiring, [dataclasses.replace(old, update_time=now)], deadline)
     assert await seen() == [["a", "b"]] * 8
     now += 2 * TTL

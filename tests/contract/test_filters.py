@@ -1,4 +1,4 @@
-"""Filters choose the same images in every store as the contract's own words do, whatever stands in them."""
+"""Filters select the same images in every store, for any values."""
 
 import asyncio
 import math
@@ -29,7 +29,7 @@ from search_service.core.filters import (
 )
 from search_service.core.ports import VectorStore
 from search_service.core.types import AttributeValue, Collection, Consistency, StoredImage, View
-from tests.contract.asking import hits_of
+from tests.contract.searching import search_one
 from tests.memory_store import fits
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -44,7 +44,7 @@ ATTRIBUTES = ("x", "y", "id", "n_x")
 
 
 def images() -> list[StoredImage]:
-    """Every value under one name, some under others, and images without any."""
+    """Return images with every value under one name, some values under other names, and images without attributes."""
     made: list[dict[str, AttributeValue]] = [{}, {"y": 1}]
     made += [{"x": value} for value in VALUES]
     made += [{"x": one, "y": other, "id": other} for one, other in zip(VALUES, reversed(VALUES), strict=True)]
@@ -66,7 +66,7 @@ NUMBERS = [value for value in VALUES if isinstance(value, int | float) and not i
 TEXTS = [value for value in VALUES if isinstance(value, str)]
 names = st.sampled_from(ATTRIBUTES)
 values = st.sampled_from([value for value in VALUES if not isinstance(value, list)]) | st.text(max_size=5)
-# Also the neighbours of large whole numbers, which a double cannot tell apart.
+# Also neighbors of large integers, which are equal as doubles.
 WHOLE = [number + step for number in NUMBERS if isinstance(number, int) for step in (-1, 0, 1)]
 stated = (
     st.sampled_from([float(number) for number in NUMBERS if number < 2**63 - 1])
@@ -112,7 +112,7 @@ filters = st.recursive(
 async def filled(store: VectorStore, collection: Collection, deadline: Deadline) -> Collection:
     await store.upsert(collection, IMAGES, deadline)
     assert await store.count(collection, None, Consistency.STRONG, deadline) == len(IMAGES)
-    # From here on bounded reads see it all, which on a server are a hundred times faster.
+    # From now on, bounded reads see all images; on a server they are a hundred times faster.
     await asyncio.sleep(1)
     return collection
 
@@ -149,7 +149,7 @@ async def test_search_returns_the_nearest_matching_images(
 ) -> None:
     condition = Or((Range("x", gte=-10, lt=10), Prefix("x", "a")))
     vector = np.array([1, 30, 0, 0, 0, 0, 0, 0], np.float32)
-    hits = await hits_of(store, filled, vector, condition, 5, View.BASIC, Consistency.STRONG, deadline)
+    hits = await search_one(store, filled, vector, condition, 5, View.BASIC, Consistency.STRONG, deadline)
     fitting = [image for image in IMAGES if fits(image, condition)]
     assert len(hits) == 5
     assert all(hit.image in [_without_vector(image) for image in fitting] for hit in hits)
@@ -195,7 +195,7 @@ async def test_query_returns_the_lowest_ids_in_order(
     for begin in range(0, 3000, 1000):
         made = [StoredImage(name, vector=np.ones(8, np.float32)) for name in shuffled[begin : begin + 1000]]
         await store.upsert(collection, made, deadline)
-    # Some twice: a server keeps both rows for a while.
+    # Some images twice: a server keeps both rows for a while.
     await store.upsert(
         collection, [StoredImage(name, vector=np.ones(8, np.float32)) for name in shuffled[:500]], deadline
     )
@@ -206,7 +206,7 @@ async def test_query_returns_the_lowest_ids_in_order(
     assert seen == sorted(shuffled)
 
 
-# Each with others next to it that are equal to it as float32, as float64, or to Python.
+# Each with neighbors that are equal to it as float32, as float64, or in Python.
 EXTREMES: list[AttributeValue] = [
     2**53 - 1, 2**53, 2**53 + 1, 2.0**53, 2**60 + 1, 2.0**60, 2**63 - 1, 2.0**63, -(2**63), -(2.0**63), 2**63 - 512,
     0, 0.0, -0.0, 1, 1.0, True, False, 5e-324, -5e-324, 2.5, 2, 2.0, 1.7976931348623157e308, -1.7976931348623157e308, "1",

@@ -1,4 +1,4 @@
-"""Every row of the table of Milvus' errors."""
+"""Every row of the table of Milvus errors."""
 
 import grpc
 import pytest
@@ -73,7 +73,7 @@ def test_milvus_errors_are_translated(code: int, text: str, meaning: type[Servic
     found = error_for(MilvusException(code=code, message=text), "c")
     assert type(found) is meaning
     assert found.reason == reason
-    # Milvus' own words are not for callers.
+    # Callers do not see the texts of Milvus.
     assert text not in found.message
 
 
@@ -87,7 +87,7 @@ LASTING = (
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode)[1:])
 def test_only_transient_errors_are_retryable(code: grpc.StatusCode) -> None:
-    """gRPC's own errors, as pymilvus lets them through and as the cause of its own."""
+    """Errors of gRPC, raised directly or as the cause of an error of pymilvus."""
     plain = AioRpcError(code, Metadata(), Metadata(), details="details")
     wrapped = MilvusException(code=2, message="Fail connecting to server")
     wrapped.__cause__ = plain

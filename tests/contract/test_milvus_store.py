@@ -1,4 +1,4 @@
-"""What only Milvus can do, and only Milvus can do wrong."""
+"""Behaviour that is specific to Milvus."""
 
 import asyncio
 import dataclasses
@@ -34,7 +34,7 @@ from search_service.core.types import (
     StoredImage,
     View,
 )
-from tests.contract.asking import hits_of
+from tests.contract.searching import search_one
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -51,7 +51,7 @@ def images(count: int, prefix: str = "i") -> list[StoredImage]:
 async def test_lite_ranks_invalid_vectors_last(tmp_path: Path, deadline: Deadline, metric: Metric) -> None:
     collection = Collection("odd", 8, "f", NOW, metric=metric)
     good = images(20)
-    # Another program wrote them: Milvus Lite takes them.
+    # Written by another program: Milvus Lite accepts them.
     odd = [
         dataclasses.replace(good[0], id=f"odd{value}", vector=np.full(8, value, np.float32))
         for value in (np.nan, np.inf)
@@ -83,14 +83,16 @@ async def test_lite_keeps_its_data_when_reopened(tmp_path: Path, deadline: Deadl
     try:
         assert await second.get_collection("kept", deadline) == kept
         assert await second.count(kept, None, Consistency.STRONG, deadline) == 300
-        hits = await hits_of(second, kept, np.ones(8, np.float32), None, 5, View.BASIC, Consistency.BOUNDED, deadline)
+        hits = await search_one(
+            second, kept, np.ones(8, np.float32), None, 5, View.BASIC, Consistency.BOUNDED, deadline
+        )
         assert len(hits) == 5
     finally:
         await second.close()
 
 
 def cut_indexes(folder: Path, left: int) -> int:
-    """How many there were."""
+    """Truncate all index files, and return how many there are."""
     indexes = list(folder.rglob("*.idx"))
     for index in indexes:
         os.truncate(index, left)
@@ -105,7 +107,7 @@ async def test_lite_loads_a_collection_with_a_truncated_index(tmp_path: Path, de
     await first.create_collection(kept, deadline)
     await first.upsert(kept, images(300), deadline)
     await first.close()
-    # The first one to open the file again makes the index.
+    # The index file is created when the file is first reopened.
     second = MilvusStore(path)
     assert await second.count(kept, None, Consistency.STRONG, deadline) == 300
     await second.close()
@@ -113,23 +115,23 @@ async def test_lite_loads_a_collection_with_a_truncated_index(tmp_path: Path, de
     third = MilvusStore(path)
     try:
         assert await third.count(kept, None, Consistency.STRONG, deadline) == 300
-        hits = await hits_of(third, kept, np.ones(8, np.float32), None, 5, View.BASIC, Consistency.BOUNDED, deadline)
+        hits = await search_one(third, kept, np.ones(8, np.float32), None, 5, View.BASIC, Consistency.BOUNDED, deadline)
         assert len(hits) == 5
     finally:
         await third.close()
 
 
 async def test_concurrent_writes_are_all_stored(store: VectorStore, collection: Collection) -> None:
-    """Milvus Lite loses most of them where nothing keeps writers apart."""
+    """Without mutual exclusion, Milvus Lite loses most of them."""
     deadline = Deadline.after(60)
     await asyncio.gather(*(store.upsert(collection, images(20, f"w{n}_"), deadline) for n in range(40)))
     assert await store.count(collection, None, Consistency.STRONG, deadline) == 800
 
 
 async def test_cancelled_write_still_excludes_other_calls(tmp_path: Path) -> None:
-    """The thread of a cancelled call runs on: on Milvus Lite the next call must not start beside it.
+    """The thread of a cancelled call continues: on Milvus Lite, the next call must wait for it.
 
-    Two writes would lose rows, and a read would not see the rows that the write just puts into a file.
+    Overlapping writes would lose rows, and a read would miss the rows that are being written to a file.
     """
     store = MilvusStore(str(tmp_path / "milvus.db"))
     deadline = Deadline.after(60)
@@ -173,7 +175,7 @@ async def test_cancelled_write_still_excludes_other_calls(tmp_path: Path) -> Non
 
 
 async def test_timed_out_write_still_excludes_other_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Milvus Lite works on at a call that was given up, and loses rows of two writes at once."""
+    """Milvus Lite continues a call after its timeout, and loses rows if two writes overlap."""
     store = MilvusStore(str(tmp_path / "milvus.db"))
     collection = Collection("c", 8, "f", NOW)
     await store.create_collection(collection, Deadline.after(60))
@@ -187,7 +189,7 @@ async def test_timed_out_write_still_excludes_other_writes(tmp_path: Path, monke
         at_once += 1
         most = max(most, at_once)
         try:
-            # Longer than the first caller waits, on the fastest machine too.
+            # Longer than the deadline of the first caller, even on a fast machine.
             time.sleep(0.3)
             return upsert(*arguments, **options)
         finally:
@@ -221,7 +223,7 @@ async def test_failed_creation_leaves_no_collection(tmp_path: Path, deadline: De
 
 
 async def test_collection_without_an_index_is_repaired_at_start(milvus_uri: str, deadline: Deadline) -> None:
-    """What is left where the process was killed between two steps of making a collection."""
+    """A kill between two steps of a creation leaves such a collection."""
     half = Collection("half", 8, "f", NOW)
     client = MilvusClient(milvus_uri)
     client.create_collection("half", schema=schema_of(8), properties={PROPERTY: notes_of(half)})
@@ -230,7 +232,7 @@ async def test_collection_without_an_index_is_repaired_at_start(milvus_uri: str,
     try:
         await store.check(deadline)
         await store.upsert(half, images(3), deadline)
-        hits = await hits_of(store, half, np.ones(8, np.float32), None, 5, View.ID, Consistency.STRONG, deadline)
+        hits = await search_one(store, half, np.ones(8, np.float32), None, 5, View.ID, Consistency.STRONG, deadline)
         assert len(hits) == 3
     finally:
         await store.delete_collection(half, deadline)
@@ -245,7 +247,7 @@ async def test_listings_skip_concurrently_deleted_names(
     deadline: Deadline,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Between a listing and the description of what it lists."""
+    """Between the listing and the descriptions of its names."""
     uri: str = str(tmp_path / "milvus.db") if backend == "lite" else request.getfixturevalue("milvus_uri")
     gone = f"c_{uuid.uuid4().hex}"
     collections, aliases = MilvusClient.list_collections, MilvusClient.list_aliases
@@ -322,7 +324,7 @@ async def test_missing_server_is_unavailable_in_time() -> None:
 
 
 async def test_acknowledged_images_are_readable_during_writes(store: VectorStore) -> None:
-    """Milvus Lite shows nobody the rows that it is just writing to a file."""
+    """While Milvus Lite writes rows to a file, its reads miss them."""
     deadline = Deadline.after(120)
     wanted = Collection(f"c_{uuid.uuid4().hex}", 512, "f", NOW)
     await store.create_collection(wanted, deadline)
@@ -356,7 +358,7 @@ def build_index(client: MilvusClient, name: str, count: int) -> None:
     client.flush(name)
     while client.describe_index(name, "vector")["indexed_rows"] < count:
         time.sleep(0.05)
-    # Until it is loaded again Milvus may answer from the rows as they came.
+    # Until the collection is loaded again, Milvus may answer without the index.
     client.release_collection(name)
     client.load_collection(name)
 
@@ -370,7 +372,7 @@ def build_index(client: MilvusClient, name: str, count: int) -> None:
     ids=["HNSW", "IVF_FLAT"],
 )
 async def test_pages_through_a_built_index_return_every_image(milvus_uri: str, index: Index, first: int) -> None:
-    """Of a large first page HNSW misses some where it keeps as many candidates as hits."""
+    """With one candidate for each hit, HNSW would miss some hits of a large first page."""
     store = MilvusStore(milvus_uri)
     deadline = Deadline.after(120)
     wanted = Collection(f"c_{uuid.uuid4().hex}", 32, "f", NOW, index=index)
@@ -400,7 +402,7 @@ async def test_pages_through_a_built_index_return_every_image(milvus_uri: str, i
 
 
 async def test_lite_flushes_rows_to_files_early(tmp_path: Path) -> None:
-    """It would walk through these rows one by one at each search."""
+    """Milvus Lite searches rows outside of files one by one."""
     store = MilvusStore(str(tmp_path / "milvus.db"))
     deadline = Deadline.after(60)
     collection = Collection("c", 512, "f", NOW)

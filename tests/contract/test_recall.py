@@ -1,4 +1,4 @@
-"""How many of the true neighbours a Milvus server finds: with default settings, and as a caller asks."""
+"""The recall of a Milvus server, with default and other search parameters."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ from search_service.core.types import (
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LIMIT = 10
 QUERIES = 100
-# Each image has 500 others in its cluster. With Milvus' own 16 candidates a search finds nine of its nearest ten.
+# Each cluster has 500 images. With Milvus' default of 16 candidates, a search finds nine of the nearest ten.
 COUNT, DIMENSION, CLUSTERS = 10_000, 128, 20
 
 Matrix = NDArray[np.float32]
@@ -57,14 +57,14 @@ async def test_default_recall_is_99_percent_and_ef_has_an_effect(store: MilvusSt
 @pytest.mark.soak
 async def test_default_recall_is_99_percent_with_100000_vectors(store: MilvusStore) -> None:
     vectors, queries = search_latency.clustered(search_latency.SIZE), search_latency.clustered(QUERIES, seed=1)
-    # The index of a new collection, whatever it is.
+    # The default index of a new collection.
     collection = await filled(store, vectors, NewCollection("c").index)
     assert await recall(store, collection, vectors, queries, SearchParameters()) >= 0.99
     await store.delete_collection(collection, Deadline.after(30))
 
 
 def clustered(count: int, seed: int = 0) -> Matrix:
-    """Unit vectors around some centres, float32[count, 128]."""
+    """Return unit vectors around some centers, float32[count, 128]."""
     generator = np.random.default_rng(seed)
     centres = np.random.default_rng(7).normal(size=(CLUSTERS, DIMENSION))
     vectors = centres[generator.integers(0, CLUSTERS, count)] + 0.7 * generator.normal(size=(count, DIMENSION))
@@ -73,7 +73,7 @@ def clustered(count: int, seed: int = 0) -> Matrix:
 
 
 async def filled(store: MilvusStore, vectors: Matrix, index: Index) -> Collection:
-    """A collection of these vectors, whose index is built."""
+    """Create a collection with these vectors, and wait for its index."""
     deadline = Deadline.after(600)
     collection = Collection(f"c_{uuid.uuid4().hex}", vectors.shape[1], "f", NOW, index=index)
     await store.create_collection(collection, deadline)
@@ -89,7 +89,7 @@ async def filled(store: MilvusStore, vectors: Matrix, index: Index) -> Collectio
 
 
 def build(client: MilvusClient, name: str, count: int) -> None:
-    """Wait until all rows are in the index, and Milvus answers from it."""
+    """Wait until all rows are in the index, and Milvus uses it."""
     client.flush(name)
     while client.describe_index(name, "vector")["indexed_rows"] < count:
         time.sleep(0.1)
@@ -100,7 +100,7 @@ def build(client: MilvusClient, name: str, count: int) -> None:
 async def recall(
     store: MilvusStore, collection: Collection, vectors: Matrix, queries: Matrix, parameters: SearchParameters
 ) -> float:
-    """The mean share of the nearest by cosine that the store finds."""
+    """Return the mean share of the true nearest images that the store finds."""
     nearest = Nearest(LIMIT, View.ID, Consistency.BOUNDED, parameters=parameters)
     answers = await store.search(collection, list(queries), nearest, Deadline.after(120))
     found = [{int(hit.image.id) for hit in hits} for hits in answers]
@@ -110,6 +110,6 @@ async def recall(
 
 
 def nearest_of(vectors: Matrix, queries: Matrix) -> Sequence[set[int]]:
-    """The numbers of the nearest vectors of each query, by comparing all of them."""
+    """Return the positions of the nearest vectors of each query, by an exact comparison."""
     cosines = (queries @ vectors.T) / np.linalg.norm(vectors, axis=1)
     return [set(row.tolist()) for row in np.argsort(-cosines, axis=1, kind="stable")[:, :LIMIT]]

@@ -1,4 +1,4 @@
-"""What a vector store does, whichever it is."""
+"""What every vector store does."""
 
 import dataclasses
 import json
@@ -11,13 +11,13 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import AlreadyExistsError, NotFoundError
 from search_service.core.ports import VectorStore
 from search_service.core.types import Collection, Consistency, Metric, Region, StoredImage, View
-from tests.contract.asking import hits_of
+from tests.contract.searching import search_one
 from tests.memory_store import score_and_distance
 
 STRONG = Consistency.STRONG
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 
-# Texts that would break out of a filter, or break it, if a store wrote them into one as they are.
+# Texts that would change or break a filter without escaping.
 AWKWARD_IDS = [
     'a"b',
     "a'b",
@@ -59,7 +59,7 @@ async def test_collection_is_described_as_created(
 
 
 async def test_collections_are_listed_by_name(store: VectorStore, collection: Collection, deadline: Deadline) -> None:
-    # Collections of other tests come after these, and may come and go.
+    # Collections of other tests sort after these, and may change meanwhile.
     first, second = (dataclasses.replace(collection, name=f"a{n}_{collection.name}"[:60]) for n in (1, 2))
     for made in (second, first):
         await store.create_collection(made, deadline)
@@ -90,7 +90,7 @@ async def test_unknown_collection_is_not_found(store: VectorStore, collection: C
         store.get(unknown, ["a"], View.BASIC, STRONG, deadline),
         store.delete(unknown, ["a"], deadline),
         store.count(unknown, None, STRONG, deadline),
-        hits_of(store, unknown, vector, None, 5, View.BASIC, STRONG, deadline),
+        search_one(store, unknown, vector, None, 5, View.BASIC, STRONG, deadline),
     ]
     for call in calls:
         with pytest.raises(NotFoundError) as caught:
@@ -139,7 +139,7 @@ async def test_image_is_read_as_written(store: VectorStore, collection: Collecti
     assert written.vector is not None
     np.testing.assert_array_equal(full.vector, written.vector)
     assert dataclasses.replace(full, vector=None) == dataclasses.replace(written, vector=None)
-    # Equality alone would let 3.0 become 3, and True become 1.
+    # Equality alone does not distinguish 3.0 from 3, and True from 1.
     assert {name: type(value) for name, value in full.attributes.items()} == {
         name: type(value) for name, value in attributes.items()
     }
@@ -152,7 +152,7 @@ async def test_view_selects_the_fields(store: VectorStore, collection: Collectio
     assert only_id == StoredImage("a")
     assert (basic.uri, basic.attributes, basic.vector) == ("u", {"k": "v"}, None)
     for view, vector_expected in ((View.ID, False), (View.BASIC, False), (View.FULL, True)):
-        (hit,) = await hits_of(store, collection, np.ones(8, np.float32), None, 5, view, STRONG, deadline)
+        (hit,) = await search_one(store, collection, np.ones(8, np.float32), None, 5, view, STRONG, deadline)
         assert (hit.image.vector is not None) is vector_expected
         assert hit.image.uri == ("" if view is View.ID else "u")
 
@@ -165,7 +165,7 @@ async def test_upsert_replaces_the_whole_image(store: VectorStore, collection: C
     assert found.vector is not None
     assert found.vector[1] == 1
     assert await store.count(collection, None, STRONG, deadline) == 2
-    hits = await hits_of(store, collection, np.eye(8, dtype=np.float32)[1], None, 10, View.ID, STRONG, deadline)
+    hits = await search_one(store, collection, np.eye(8, dtype=np.float32)[1], None, 10, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == ["a", "b"]
 
 
@@ -185,7 +185,7 @@ async def test_delete_ignores_missing_ids(store: VectorStore, collection: Collec
     await store.delete(collection, ["a", "nothing", "c"], deadline)
     assert await ids_of(store, collection, ["a", "b", "c"], deadline) == {"b"}
     assert await store.count(collection, None, STRONG, deadline) == 1
-    hits = await hits_of(store, collection, np.ones(8, np.float32), None, 10, View.ID, STRONG, deadline)
+    hits = await search_one(store, collection, np.ones(8, np.float32), None, 10, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == ["b"]
 
 
@@ -205,7 +205,7 @@ async def test_scores_and_distances_follow_the_metric(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     random = np.random.default_rng(0)
-    # Of many lengths, so that cosine and inner product differ.
+    # With many lengths, so that cosine and inner product differ.
     vectors = random.normal(size=(50, 8)).astype(np.float32) * random.uniform(0.1, 9, size=(50, 1)).astype(np.float32)
     images = {f"i{n}": image(f"i{n}", *vector) for n, vector in enumerate(vectors)}
     await store.upsert(collection, list(images.values()), deadline)
@@ -215,7 +215,7 @@ async def test_scores_and_distances_follow_the_metric(
         for name, made in images.items()
         if made.vector is not None
     }
-    hits = await hits_of(store, collection, query, None, 20, View.ID, STRONG, deadline)
+    hits = await search_one(store, collection, query, None, 20, View.ID, STRONG, deadline)
     assert [hit.image.id for hit in hits] == sorted(expected, key=lambda name: -expected[name][0])[:20]
     for hit in hits:
         assert (hit.score, hit.distance) == pytest.approx(expected[hit.image.id], rel=1e-4, abs=1e-5)
@@ -225,9 +225,9 @@ async def test_search_returns_fewer_hits_than_the_limit(
     store: VectorStore, collection: Collection, deadline: Deadline
 ) -> None:
     query = np.ones(8, np.float32)
-    assert await hits_of(store, collection, query, None, 10, View.BASIC, STRONG, deadline) == []
+    assert await search_one(store, collection, query, None, 10, View.BASIC, STRONG, deadline) == []
     await store.upsert(collection, [image("a", 1), image("b", 2)], deadline)
-    hits = await hits_of(store, collection, query, None, 1000, View.BASIC, STRONG, deadline)
+    hits = await search_one(store, collection, query, None, 1000, View.BASIC, STRONG, deadline)
     assert {hit.image.id for hit in hits} == {"a", "b"}
 
 

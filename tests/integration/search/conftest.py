@@ -1,4 +1,4 @@
-"""The search service as users run it: on Milvus Lite and on a Milvus server, beside a real embedder."""
+"""Fixtures: the search service on Milvus Lite and on a Milvus server, with a real embedder."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +19,7 @@ StartSearch: TypeAlias = Callable[..., AbstractContextManager[str]]
 
 @pytest.fixture(scope="session")
 def start_search(tmp_path_factory: pytest.TempPathFactory) -> StartSearch:
-    """Starts a search service and gives its address; keywords are its settings."""
+    """Start a search service and return its address; keywords are its settings."""
 
     @contextmanager
     def start(**settings: str) -> Iterator[str]:
@@ -31,7 +31,7 @@ def start_search(tmp_path_factory: pytest.TempPathFactory) -> StartSearch:
 
 @pytest.fixture(scope="session", params=["lite", "server"])
 def search_address(request: pytest.FixtureRequest) -> str:
-    """The shared search service on each backend."""
+    """Return the address of the shared search service on each backend."""
     address: str = request.getfixturevalue(f"{request.param}_address")
     return address
 
@@ -49,7 +49,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 class Refusal:
-    """What a failed call says."""
+    """The error of a failed call."""
 
     def __init__(self, error: grpc.RpcError) -> None:
         assert isinstance(error, grpc.Call)
@@ -72,7 +72,7 @@ class Refusal:
 
 @pytest.fixture(scope="session")
 def refusal() -> Callable[[Callable[[], object]], Refusal]:
-    """Makes a call that should fail, and gives what it says."""
+    """Return a function that makes a call which must fail, and returns its error."""
 
     def refused(call: Callable[[], object]) -> Refusal:
         with pytest.raises(grpc.RpcError) as caught:

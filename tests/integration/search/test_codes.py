@@ -1,4 +1,4 @@
-"""Binary codes through the service, by the client and by the command; and on Milvus Lite, which has none."""
+"""Binary codes through the service, with the client and the command; Milvus Lite rejects them."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ Command = Callable[..., Any]
 
 
 def embedding(seed: int, dimension: int = DIMENSION) -> Embedding:
-    """Of some that are near to each other."""
+    """Return one of several vectors that are near to each other."""
     centre = np.random.default_rng(seed % 40).normal(size=dimension)
     return Embedding((centre + 0.4 * np.random.default_rng(1000 + seed).normal(size=dimension)).tolist(), "elsewhere")
 
@@ -46,7 +46,7 @@ def client(address: str) -> Iterator[Client]:
 
 @pytest.fixture
 def command(address: str, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command in this process: each start of another one would take seconds."""
+    """Return a function that runs the command in this process, because a new process takes seconds."""
     monkeypatch.setenv("IMAGESEARCH_TARGET", address)
     monkeypatch.setenv("COLUMNS", "200")
     return lambda *arguments: CliRunner().invoke(app, arguments)
@@ -102,14 +102,14 @@ def test_command_fits_checks_and_drops_codes(client: Client, command: Command, n
 
 
 def test_codes_check_measures_the_recall_of_searches_with_codes(client: Client, name: str, tmp_path: Path) -> None:
-    """As exact searches of the service tell it."""
+    """Compared with exact searches of the service."""
     client.create_collection(name, dimension=DIMENSION, fingerprint="elsewhere", metric=Metric.L2)
     write(client, name, 600)
     mean = mean_vector(client, name)
     made = client.create_codes(name, random_hyperplanes(mean, 64).tolist())
     steps = list(client.encode_images(name))
     assert (steps[0].image_count, steps[-1].encoded, steps[-1].codes is not None) == (600, 600, True)
-    # Few candidates, so that some neighbours are not among them.
+    # Few candidates, so that some neighbors are missed.
     with take_snapshot(client, name, tmp_path) as snapshot:
         assert mean == pytest.approx(snapshot.vectors.mean(axis=0), abs=1e-5)
         checked = check_codes(client, snapshot, queries=15, candidates=10, seed=5)

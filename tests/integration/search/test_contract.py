@@ -1,4 +1,4 @@
-"""Every call of the contract over gRPC, with what it refuses: code, reason, field, and a telling message."""
+"""Every call over gRPC, and its errors: code, reason, field and message."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,7 +44,7 @@ def searches(channel: grpc.Channel) -> search_pb2_grpc.SearchServiceStub:
 
 @pytest.fixture(scope="module")
 def filled(search_address: str) -> str:
-    """A collection of four vectors, for tests that do not change it."""
+    """Return a collection with four vectors, for tests that do not change it."""
     name = "filled"
     with grpc.insecure_channel(search_address) as channel:
         wanted = collection_pb2.Collection(name=name, dimension=4, fingerprint=FINGERPRINT)
@@ -113,7 +113,7 @@ def test_collection_is_created_described_listed_and_deleted(
     got = collections.GetCollection(collection_pb2.GetCollectionRequest(name=name, with_stats=True))
     assert got.collection == made
     assert got.stats.image_count == 0
-    # The services are shared: other tests' collections may fill a page of the default size.
+    # Tests share the service: collections of other tests may fill a page of the default size.
     listed = collections.ListCollections(collection_pb2.ListCollectionsRequest(page_size=1000))
     assert made in listed.collections
     collections.DeleteCollection(collection_pb2.DeleteCollectionRequest(name=name))

@@ -1,4 +1,4 @@
-"""A collection in a file and back, on both backends."""
+"""Export and import of collections, on both backends."""
 
 import dataclasses
 import json
@@ -32,13 +32,13 @@ from imagesearch_ingest.vector_files.parts import ExportError
 from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
 
 COUNT = 2500
-# UTF-16 has these in another order than UTF-8.
+# The order of these differs between UTF-16 and UTF-8.
 FIRST = "i\uffee\U0001f600"
 FILES = ["out.parquet", "out.h5", "out.npz"]
 
 
 class StoppedError(Exception):
-    """What stops a run."""
+    """Stops a run."""
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fill(client: Client, name: str, count: int, dimension: int = 8) -> dict[str, Image]:
-    """Makes a collection of odd images; gives what the service has of them."""
+    """Create a collection with unusual images, and return the images as the service has them."""
     client.create_collection(name, dimension=dimension, fingerprint="elsewhere", description="odd")
     vectors = np.random.default_rng(1).normal(size=(count, dimension))
     odd: list[AttributeValue] = [1, 1.0, True, "1", ["1", ""], 2**62 + 1]
@@ -157,7 +157,7 @@ def test_export_and_import_keep_all_settings(client: Client, search_address: str
     assert json.loads(run("import", file, "-c", f"{name}_copy", "--json").stdout)["remarks"] == []
     copy = client.get_collection(f"{name}_copy")
     assert dataclasses.replace(copy, name=name, create_time=made.create_time) == made
-    # Again, into the collection that is there by now.
+    # A second import, into the existing collection.
     assert "note:" not in run("import", file, "-c", f"{name}_copy").stderr
     told = run("import", file, "-c", f"{name}_other").stderr
     assert f"note: {name}_other exists and keeps its settings, which differ from the file's: metric is cosine" in told
@@ -181,7 +181,7 @@ def test_interrupted_export_is_resumed(client: Client, name: str, tmp_path: Path
 def test_export_applies_the_filter(client: Client, name: str, tmp_path: Path) -> None:
     images = fill(client, name, 300)
     Export(client, name, tmp_path / "out.h5", equals("odd", "1"), lambda _: None).run()
-    # A text, and a list that holds it.
+    # A string, and a list that contains it.
     check(
         tmp_path / "out.h5",
         {key: image for key, image in images.items() if image.attributes.get("odd") in ("1", ["1", ""])},
@@ -195,7 +195,7 @@ def test_export_fails_on_a_refused_page_token(client: Client, name: str, tmp_pat
         Export(client, name, target, None, stop).run()
     state = target.parent / "out.npz.parts" / "state.json"
     text = state.read_text()
-    # As if the service had got another key.
+    # As if the key of the service had changed.
     state.write_text(text.replace('"token": "', '"token": "AAAA'))
     assert state.read_text() != text
     report = Export(client, name, target, None, lambda _: None).run()

@@ -1,4 +1,4 @@
-"""A call to Milvus Lite that does not end: the search service says that only a restart helps."""
+"""A call to Milvus Lite hangs: the search service fails its liveness probe."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ AT_MOST = 30
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Milvus Lite takes no rows until it is open."""
+    """Block writes of Milvus Lite until this opens."""
     gate = threading.Event()
     upsert = MilvusClient.upsert
 
@@ -58,7 +58,7 @@ async def test_hung_call_to_milvus_lite_fails_the_liveness_probe(
             while is_serving(channel, AT_MOST, LIVENESS):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            # Milvus Lite answers the service's own look, and that changes nothing.
+            # Milvus Lite answers the health check of the service; the probe still fails.
             time.sleep(bootstrap.HEALTH_SECONDS + 0.5)
             assert not is_serving(channel, AT_MOST)
             assert not is_serving(channel, AT_MOST, LIVENESS)

@@ -1,4 +1,4 @@
-"""Reading, listing, changing and removing images over gRPC, on both backends."""
+"""Read, list, change and delete images over gRPC, on both backends."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -62,11 +62,11 @@ def fill(client: Client, name: str, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def listed(search_address: str) -> str:
-    """A collection of 250 images, for tests that do not change it."""
+    """Return a collection with 250 images, for tests that do not change it."""
     with Client(search_address) as client:
         fill(client, "listed", 250)
         assert client.count("listed") == 250
-        # From here on bounded reads see all, on a server too.
+        # From now on, bounded reads see all images, also on a server.
         time.sleep(1)
     return "listed"
 

@@ -48,13 +48,13 @@ def images(channel: grpc.Channel) -> image_pb2_grpc.ImageServiceStub:
 
 @pytest.fixture(scope="module")
 def filled(search_address: str, photographs: dict[str, Path]) -> str:
-    """A collection with every photograph, for tests that do not change it."""
+    """Return a collection with every photograph, for tests that do not change it."""
     name = "photographs"
     with Client(search_address, timeout=60) as client:
         client.create_collection(name)
         images = [NewImage(key, path.read_bytes(), uri=str(path)) for key, path in photographs.items()]
         assert [result.error for result in client.write(name, images)] == [None] * len(images)
-        # From here on bounded reads see all, on a server too.
+        # From now on, bounded reads see all images, also on a server.
         time.sleep(1)
     return name
 
@@ -205,7 +205,7 @@ def test_images_expire_after_the_time_to_live(client: Client, name: str) -> None
     assert len(client.search(name, StoredImage("a"), include_query=True, strong=True)) == 2
     time.sleep(3)
     client.update(name, "b", attributes={"kept": True})
-    # Until the first is gone for sure, and while the second is there for sure.
+    # The first image has certainly expired, and the second has not.
     time.sleep(max(0.0, began + 6 - time.monotonic()))
     assert [hit.image.id for hit in client.search(name, Embedding([1.0, 1.0], "f"), strong=True)] == ["b"]
     assert client.count(name) == 1
@@ -335,7 +335,7 @@ def test_update_undoes_no_concurrent_write_or_delete(client: Client, name: str) 
         assert result.error is None
 
     def change(number: int) -> None:
-        # Before, after or between; never half of it.
+        # Before, after or between the two changes, and never half of one.
         with suppress(NotFoundError):
             client.update(name, "a", attributes={"n": number})
 

@@ -1,4 +1,4 @@
-"""An idle search service and Milvus Lite leave each other's connections alone."""
+"""An idle search service keeps its connection to Milvus Lite."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# pymilvus' own keepalive sends its first ping after 10 s without traffic.
+# By default, pymilvus sends its first keepalive ping after 10 s without traffic.
 PROGRAM = """
 import asyncio, sys
 from grpc_kit.deadline import Deadline

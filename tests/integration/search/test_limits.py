@@ -1,4 +1,4 @@
-"""What stores cannot compute, or cannot compute in time, is refused; and what they can is right."""
+"""Vectors that stores cannot compare are rejected; vectors at the limits are compared correctly."""
 
 from collections.abc import Iterator
 
@@ -49,7 +49,7 @@ def test_vectors_at_the_length_limits_are_compared_correctly(
     client: Client, name: str, metric: Metric, length: float
 ) -> None:
     client.create_collection(name, dimension=DIMENSION, fingerprint="f", metric=metric)
-    # The ids are in the opposite order.
+    # The ids have the opposite order.
     images = [NewImage(f"i{9 - number}", embedding(number, length)) for number in range(DIMENSION)]
     images.append(NewImage("0", embedding(0, -length)))
     assert all(result.error is None for result in client.write(name, images))

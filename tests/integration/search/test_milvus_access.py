@@ -1,4 +1,4 @@
-"""A Milvus server with users and TLS: the search service's user may do what the service does, and nothing else."""
+"""A Milvus server with users and TLS: the user of the search service has the necessary privileges and no others."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ from search_service.core import types
 from search_service.core.ports import Nearest
 from tests.harness.certificates import Authority
 from tests.integration.search.conftest import StartSearch
-from tests.integration.search.guarded import (
+from tests.integration.search.guarded_milvus import (
     DATABASE,
     PASSWORD,
     Guarded,
@@ -51,7 +51,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 @pytest.fixture(scope="module")
 def run_role(guarded: Guarded) -> RunRole:
-    """Runs the command that makes the user. Keywords are the passwords in its environment."""
+    """Return a function that runs the command that creates the user; keywords are the passwords in its environment."""
 
     def run(*options: str, admin: str = "Milvus", new_admin: str = "", user: str = PASSWORD) -> None:
         files = ("--ca", str(guarded.tls.authority), "--certificate", str(guarded.tls.certificate))
@@ -66,7 +66,7 @@ def run_role(guarded: Guarded) -> RunRole:
 
 @pytest.fixture(scope="module")
 def user(guarded: Guarded, run_role: RunRole) -> str:
-    """The token of the search service's user."""
+    """Return the token of the search service's user."""
     run_role("--database", DATABASE)
     with guarded.client(TOKEN, DATABASE) as client:
         wait_for_role(client)
@@ -141,7 +141,7 @@ ELSEWHERE: Mapping[str, Callable[[MilvusClient], object]] = {
 
 @pytest.fixture(scope="module")
 def others(guarded: Guarded) -> None:
-    """A collection beside the service's, one in another database, and a user without a role."""
+    """Create a collection of another application, one in another database, and a user without a role."""
     with guarded.client() as root:
         root.create_database("foreign")
         root.create_user("nobody", PASSWORD)
@@ -222,7 +222,7 @@ async def test_databases_of_one_server_are_separate(guarded: Guarded, name: str)
         store_of(guarded.connection(database=DATABASE)) as one,
         store_of(guarded.connection(database="foreign")) as other,
     ):
-        # Of one name and of different shapes: neither may be taken for the other.
+        # One name and different dimensions: neither may be mistaken for the other.
         sizes = {one: collection_of(name, 4), other: collection_of(name, 6)}
         for store, collection in sizes.items():
             await store.create_collection(collection, soon())
@@ -277,12 +277,12 @@ async def test_connection_problems_are_logged(guarded: Guarded, tmp_path: Path, 
         "no TLS": {"uri": f"https://127.0.0.1:{port}"},
     }
     try:
-        # A connection that works, of the same address and password, is not taken instead.
+        # A working connection with the same address and password is not reused.
         async with store_of(good) as working, store_of(dataclasses.replace(good, **changes[changed])) as store:  # type: ignore[arg-type]
             await working.check(soon())
             with capture_logs() as logs, pytest.raises(FailedPreconditionError) as refused:
                 await store.check(soon())
-            # Nobody is told to try again.
+            # The error suggests no retry.
             assert refused.value.retry_after is None
             assert words in "".join(str(entry.get("problem", "")) for entry in logs)
             await working.check(soon())

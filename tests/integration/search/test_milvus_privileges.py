@@ -1,6 +1,6 @@
-"""Without any one of the privileges that `deploy.milvus.role` grants, something that the service does fails.
+"""Each privilege that `deploy.milvus.role` grants is necessary: without it, an operation of the service fails.
 
-The server asks for no clients' certificates (tlsMode 1), unlike that of `test_milvus_access`.
+The server requires no client certificates (tlsMode 1), unlike that of `test_milvus_access`.
 """
 
 import uuid
@@ -17,7 +17,7 @@ from grpc_kit.errors import ServiceError
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.core import types
 from search_service.core.ports import Nearest
-from tests.integration.search.guarded import (
+from tests.integration.search.guarded_milvus import (
     DATABASE,
     PASSWORD,
     Guarded,
@@ -37,13 +37,13 @@ NONE = "none"
 
 
 def user_without(name: str) -> str:
-    """The user, and its role, that has all privileges but this one."""
+    """Return the name of the user, and of its role, with all privileges except this one."""
     return f"without_{name}"
 
 
 @dataclass(frozen=True)
 class World:
-    """What a step works on."""
+    """The collections that a step uses."""
 
     guarded: Guarded
     base: types.Collection
@@ -58,7 +58,7 @@ Step: TypeAlias = Callable[[MilvusStore, World], Awaitable[object]]
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """The server, with a user that has all privileges, and for each privilege one that has all others."""
+    """Return the server, with a user with all privileges, and for each privilege a user with all others."""
     with guarded_milvus(tmp_path_factory.mktemp("guarded"), tls_mode=1) as server:
         with server.client() as root:
             strip_public_role(root)
@@ -79,7 +79,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 @pytest.fixture
 async def world(guarded: Guarded) -> AsyncIterator[World]:
-    """A collection with images and an alias, made by the user with all privileges."""
+    """Create a collection with images and an alias, as the user with all privileges."""
     world = World(guarded, collection_of(f"c_{uuid.uuid4().hex[:16]}"))
     async with store_of(guarded.connection(f"{user_without(NONE)}:{PASSWORD}", DATABASE)) as store:
         await store.create_collection(world.base, soon())
@@ -103,7 +103,7 @@ async def search(store: MilvusStore, world: World) -> None:
 
 
 async def load_when_starting(store: MilvusStore, world: World) -> None:
-    """A store loads what is there when it first connects."""
+    """Connect a new store, which loads the existing collections."""
     with world.guarded.client(database=DATABASE) as root:
         root.release_collection(world.base.name)
     await search(store, world)
@@ -130,7 +130,7 @@ STEPS: dict[str, Step] = {
 @pytest.mark.parametrize("name", NAMES)
 async def test_each_privilege_is_necessary(world: World, name: str) -> None:
     for user, works in ((user_without(name), False), (user_without(NONE), True)):
-        # What a client knows of a collection would otherwise spare it a question.
+        # Otherwise the client would use its cached description of the collection.
         GlobalCache.schema.clear()
         async with store_of(world.guarded.connection(f"{user}:{PASSWORD}", DATABASE)) as store:
             if works:

@@ -57,7 +57,7 @@ def vectors() -> Any:
 
 @pytest.fixture(scope="module")
 def filled(search_address: str) -> str:
-    """A collection of 500 vectors with an HNSW index, for tests that do not change it."""
+    """Return a collection with 500 vectors and an HNSW index, for tests that do not change it."""
     wanted = collection_pb2.Collection(
         name="queried",
         dimension=8,
@@ -137,7 +137,7 @@ def test_pages_stay_in_the_collection_of_the_first_page(
         ids = [hit.image.id for page in (first, searches.Search(request)) for hit in page.hits]
         whole = search_pb2.SearchRequest(collection=old, query=query, limit=20, consistency=STRONG)
         assert ids == [hit.image.id for hit in searches.Search(whole).hits]
-        # Another one of the same name is not the same.
+        # A later collection of the same name is another one.
         client.delete_collection(old)
         made(client, old, 30, 4)
         refused = refusal(lambda: searches.Search(request))
@@ -148,7 +148,7 @@ def test_pages_stay_in_the_collection_of_the_first_page(
 def test_page_after_a_batched_search_repeats_no_hit(
     searches: search_pb2_grpc.SearchServiceStub, search_address: str, name: str
 ) -> None:
-    """Milvus Lite's score of two vectors differs in the last bit between one query and several."""
+    """On Milvus Lite, a score differs in the last bit between a single query and a batch."""
     with Client(search_address) as client:
         made(client, name, 300, 512)
     generator = np.random.default_rng(5)
@@ -187,7 +187,7 @@ def test_client_reads_all_hits_in_order(search_address: str, filled: str, option
     with Client(search_address) as client:
         found = [hit.image.id for hit in client.search_all(filled, query, **options)]
         assert found == [f"i{number:03d}" for number in np.argsort(-cosines, kind="stable")]
-        # Not after the first ten.
+        # At once, and not only after the first ten.
         with pytest.raises(InvalidArgumentError, match=r"ef is 64; it must be between 100"):
             next(client.search_all(filled, query, limit=100, ef=64))
         hits, explanation = client.search_explained(filled, query, limit=3)
@@ -238,7 +238,7 @@ def test_page_token_is_returned_on_request_and_is_short(
     request.with_next_page = True
     first = searches.Search(request)
     assert 0 < len(first.next_page_token) <= 2900
-    # A token asks for more pages by itself.
+    # A request with a token gets the next token.
     request.with_next_page, request.page_token = False, first.next_page_token
     second = searches.Search(request)
     request.page_token = second.next_page_token
@@ -411,7 +411,7 @@ def test_alias_is_searched_moved_and_deleted(
 
 
 def test_response_that_is_too_large_is_an_error(start_search: StartSearch, tmp_path: Path, refusal: Refused) -> None:
-    """gRPC by itself ends such a call with no word of what is too large, and a stream with it."""
+    """gRPC's own error names no cause, and would end the whole stream."""
     uri = str(tmp_path / "milvus.db")
     with start_search(milvus_uri=uri, max_message_bytes="1048576") as address, Client(address) as client:
         client.create_collection("c", dimension=8, fingerprint="f")
@@ -445,7 +445,7 @@ def test_response_that_is_too_large_is_an_error(start_search: StartSearch, tmp_p
         assert answers["0"].error.code == CODE.RESOURCE_EXHAUSTED.value[0]
         assert len(answers["1"].response.hits) == 20
         assert len(answers["2"].response.hits) == 50
-        # In pages that fit all of it can be read.
+        # Smaller pages can be read.
         assert len(list(client.list("c", page_size=20))) == 60
 
 

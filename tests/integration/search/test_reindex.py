@@ -1,4 +1,4 @@
-"""A collection built anew beside the old one, on both backends."""
+"""Reindexes into a new collection, on both backends."""
 
 import dataclasses
 import hashlib
@@ -93,7 +93,7 @@ def test_reindex_copies_changes_made_meanwhile(client: Client, name: str, monkey
     done = False
 
     def meddle(_: int) -> None:
-        """In the middle of the copy, to images that are copied already and to others."""
+        """Change images in the middle of the copy, both copied ones and others."""
         nonlocal done
         if not done:
             done = True
@@ -108,7 +108,7 @@ def test_reindex_copies_changes_made_meanwhile(client: Client, name: str, monkey
     assert copied == contents(client, name)
     assert {"i0000", "i0449"}.isdisjoint(copied)
     assert {"i9000", "i9001"} <= copied.keys()
-    # At the last moment, and then through the alias, whose word is the last.
+    # At the last moment, and then through the alias, which wins.
     alias = f"{name}_now"
     client.set_alias(alias, name)
     write(client, alias, [ready(9002), ready(3, uri="old"), ready(4, uri="old")])
@@ -141,7 +141,7 @@ def test_reindex_copies_an_image_changed_between_read_and_write_again(client: Cl
     listed = client.list
 
     def list_then_change(collection: str, **options: Any) -> Iterator[Image]:
-        """After the image has been read, and before it is written."""
+        """Change an image after it was read and before it is written."""
         for image in listed(collection, **options):
             if image.id == "i0007" and image.uri == "u/7":
                 client.update(name, "i0007", uri="changed")
@@ -155,7 +155,7 @@ def test_reindex_copies_an_image_changed_between_read_and_write_again(client: Cl
 
 
 def test_reindex_compares_images_and_not_only_counts(client: Client, name: str) -> None:
-    """One image cannot be copied, another is removed meanwhile: both collections hold as many."""
+    """One image cannot be copied and another is deleted meanwhile, so both collections have the same number."""
     client.create_collection(name, dimension=8, fingerprint="elsewhere")
     write(client, name, [ready(0, uri="gone.jpg"), ready(1, uri="gone_too.jpg")])
     old = client.get_collection(name)
@@ -164,7 +164,7 @@ def test_reindex_compares_images_and_not_only_counts(client: Client, name: str) 
     def delete() -> None:
         client.delete(name, ["i0001"])
 
-    # The command is run again with another spelling of the model's name: it is the same copy.
+    # The command runs again with another spelling of the model's name, and resumes the same copy.
     assert (made.model, make_new(client, old, made.name, Change(model="MobileNet-avg"))) == ("mobilenet", made)
     reindexing = Reindexing(client, old, made, Path("/nowhere"), lambda _: delete())
     reindexing.copy()

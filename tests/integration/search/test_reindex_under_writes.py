@@ -1,4 +1,4 @@
-"""An alias is reindexed while callers write, update and delete through it: nothing is lost, nothing comes back."""
+"""Reindexes while callers write, update and delete: no write is lost, and no deleted image comes back."""
 
 import itertools
 import threading
@@ -37,7 +37,7 @@ class Callers:
                 if self.stop.is_set():
                     return
                 step(client, number)
-                # Not as fast as it can: the copy needs the processor too.
+                # With pauses, because the copy needs the CPU too.
                 self.stop.wait(0.02)
 
     def write(self, client: Client, number: int) -> None:
@@ -54,7 +54,7 @@ class Callers:
         self.done["updates"] += 1
 
     def delete(self, client: Client, number: int) -> None:
-        """Delete some images, and every second time write them again."""
+        """Delete some images, and write them again every second time."""
         ids = [f"d{(5 * number + place) % 400:03d}" for place in range(5)]
         if existing := [image_id for image_id in ids if image_id in self.expected]:
             assert client.delete(self.alias, existing) == len(existing)

@@ -1,4 +1,4 @@
-"""One trace holds a search, its call of the embedder, and its time at Milvus."""
+"""One trace has a search, its call to the embedder, and its time in Milvus."""
 
 from pathlib import Path
 
@@ -25,14 +25,14 @@ def test_search_by_image_is_one_trace_over_both_services_and_milvus(
             (result,) = client.write("c", [NewImage("a", picture)])
             assert result.error is None
             assert [hit.image.id for hit in client.search_by_image("c", picture)] == ["a"]
-        # At its end a service sends what it has.
+        # A service sends its remaining spans when it stops.
         (searching,) = collector.named("imagesearch.search.v1.SearchService/Search")
         whole = {span.name: span for span in collector.spans if span.trace_id == searching.trace_id}
     embedding = whole["imagesearch.embedder.v1.EmbedderService/Embed"]
     assert embedding.parent_span_id == searching.span_id
     for stage in ("embed", "store"):
         assert whole[stage].parent_span_id == searching.span_id
-        # Within the search, by the clock, give or take what clocks differ by.
+        # Inside the search by the clock, with a margin for clock differences.
         assert whole[stage].start_time_unix_nano >= searching.start_time_unix_nano - 1_000_000
         assert whole[stage].end_time_unix_nano <= searching.end_time_unix_nano + 1_000_000
     assert whole["embed"].end_time_unix_nano <= whole["store"].start_time_unix_nano + 1_000_000

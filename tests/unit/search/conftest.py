@@ -1,4 +1,4 @@
-"""A store in memory and an embedder that computes nothing."""
+"""Fixtures: a store in memory, and an embedder that computes nothing."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ FINGERPRINT = "vgg16-avg-0123456789abcdef"
 
 @dataclass
 class CountingEmbedder:
-    """Makes a vector of four components out of the first four bytes; refuses the contents b"bad!" and b"full"."""
+    """Use the first four bytes of an image as its vector; reject the contents b"bad!" and b"full"."""
 
     fingerprint: str = FINGERPRINT
     embedded: list[bytes] = field(default_factory=list)
@@ -55,7 +55,7 @@ def deadline() -> Deadline:
 
 @pytest.fixture
 async def store(deadline: Deadline) -> MemoryStore:
-    """With the collection "photos" of the embedder's model, and "foreign" of vectors from elsewhere."""
+    """Return a store with the collection "photos" of the embedder's model, and "foreign" without a model."""
     store = MemoryStore()
     now = datetime(2026, 1, 1, tzinfo=UTC)
     await store.create_collection(Collection("photos", 4, FINGERPRINT, now, model="vgg16"), deadline)

@@ -1,4 +1,4 @@
-"""Listing, changing and removing images, on the store in memory."""
+"""List, change and delete images, on the store in memory."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -41,7 +41,7 @@ def flat(found: list[list[str]]) -> list[str]:
 
 
 async def pages(store: MemoryStore, listing: Listing) -> list[list[str]]:
-    """The ids of every page."""
+    """Return the ids of every page."""
     found = []
     while True:
         page = await list_images(store, listing, NEVER)
@@ -159,7 +159,7 @@ async def test_invalid_update_is_rejected(
 
 
 class SlowStore(MemoryStore):
-    """Gives others their turn between a read and a write."""
+    """Let other tasks run between a read and a write."""
 
     async def get(self, *args: object) -> list[StoredImage]:
         found = await super().get(*args)  # type: ignore[arg-type]

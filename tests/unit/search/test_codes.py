@@ -1,4 +1,4 @@
-"""Binary codes: the maths and its rules."""
+"""Binary codes: how they are computed, and which transforms are valid."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""A search asks once a second what a collection is, and nobody is refused for what is no longer so."""
+"""Searches cache descriptions for a second, and no search fails because of an outdated description."""
 
 from datetime import UTC, datetime
 
@@ -20,7 +20,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class CountingStore(MemoryStore):
-    """Counts how often it is asked what a collection is."""
+    """Count the reads of descriptions."""
 
     asked = 0
 
@@ -94,7 +94,7 @@ async def test_refused_search_is_repeated_if_the_collection_has_changed(
 ) -> None:
     assert await found(searches, "f1") == "in old"
     await store.set_alias(Alias("live", "new"), NEVER)
-    # By memory alone this would be a vector of another space.
+    # By the cached description, this vector would have the wrong fingerprint.
     assert await found(searches, "f2") == "in new"
     with pytest.raises(FailedPreconditionError):
         await found(searches, "f1")

@@ -1,4 +1,4 @@
-"""What is said of filters that cannot be taken, and how those that can are written for Milvus."""
+"""Errors of invalid filters, and the conversion of filter messages and literals."""
 
 import pytest
 from imagesearch.search.v1 import filter_pb2

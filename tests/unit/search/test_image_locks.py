@@ -1,4 +1,4 @@
-"""Images stay locked until a write of them has ended, not only until its caller has gone."""
+"""Images stay locked until a write has ended, even if its caller was cancelled."""
 
 import asyncio
 
@@ -68,6 +68,6 @@ async def test_lock_wait_ends_at_the_deadline() -> None:
     await asyncio.sleep(0.01)
     with pytest.raises(DeadlineExceededError):
         await locks.run("c", ["a"], slow, Deadline.after(0.05))
-    # Another image is free, and so is the same id elsewhere.
+    # Another image is not locked, nor is the same id in another collection.
     go_on.set()
     await asyncio.gather(holding, locks.run("c", ["b"], slow, NEVER), locks.run("d", ["a"], slow, NEVER))

@@ -1,4 +1,4 @@
-"""Writes that keep a part of the image that is stored, on the store in memory."""
+"""Writes that keep parts of the stored image, on the store in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -44,7 +44,7 @@ STORED = StoredImage(
 
 
 class SlowReads(MemoryStore):
-    """Lets others go on between what it is asked and what it answers."""
+    """Let other tasks run between a read and its result."""
 
     async def get(
         self, collection: Collection, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
@@ -55,7 +55,7 @@ class SlowReads(MemoryStore):
 
 
 class Services:
-    """The writer and the changer of one process."""
+    """The writer and the updater of one process."""
 
     def __init__(self, store: MemoryStore, embedder: CountingEmbedder) -> None:
         locks = ImageLocks()
@@ -142,7 +142,7 @@ async def test_write_that_cannot_keep_its_parts_changes_nothing(
 
 
 async def test_write_keeps_parts_of_the_previous_write_in_the_stream(services: Services) -> None:
-    """Also if both are ready at once."""
+    """Also if both are prepared at the same time."""
     results = await services.write(
         image(vector(9, 9, 9, 9), attributes={"first": 1}, content_sha256="c" * 64),
         image(KeptVector(), uri="second", content_sha256="c" * 64, keep_attributes=True),
@@ -177,7 +177,7 @@ async def test_concurrent_writes_do_not_undo_an_update(services: Services, store
         ({"uri": "u/b", "content_sha256": SHA256}, False),
         ({"uri": "u/b", "content_sha256": "b" * 64}, True),
         ({"uri": "", "content_sha256": "b" * 64}, True),
-        # Without a SHA-256 the vectors decide.
+        # Without a SHA-256, the vectors are compared.
         ({"uri": "u/b"}, True),
         ({"uri": "u/b", "values": (1, 2, 3, 4.00001)}, False),
     ],

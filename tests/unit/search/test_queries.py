@@ -1,6 +1,7 @@
-"""What queries by examples, groups, pages and parameters mean, on the store in memory."""
+"""Examples, groups, pages and search parameters, on the store in memory."""
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -11,7 +12,7 @@ from grpc_kit.errors import InvalidArgumentError, NotFoundError, ServiceError
 from search_service.core.collection_cache import CollectionCache
 from search_service.core.examples import vector_of_examples
 from search_service.core.filters import Equals, Not
-from search_service.core.ports import Embedder
+from search_service.core.ports import Embedder, Nearest
 from search_service.core.search_images import SearchImages
 from search_service.core.searches import Example, Examples, GroupBy, Search, StoredImageQuery
 from search_service.core.types import (
@@ -19,6 +20,7 @@ from search_service.core.types import (
     Collection,
     Embedding,
     EncodedImage,
+    Hit,
     HnswParameters,
     Index,
     IndexType,
@@ -26,6 +28,7 @@ from search_service.core.types import (
     Metric,
     SearchParameters,
     StoredImage,
+    Vector,
     View,
 )
 from tests.memory_store import MemoryStore
@@ -41,7 +44,7 @@ def embedding(*values: float) -> Embedding:
 
 @pytest.fixture
 async def searches(store: MemoryStore, embedder: Embedder) -> SearchImages:
-    """Images i00, i01, ... further and further from (1, 0); some in groups."""
+    """Return searches in images i00, i01, ... at growing distances from (1, 0); some are in groups."""
     shops: list[AttributeValue] = ["a", "a", "a", "b", "a", True, 1, "c", 1.0, ["a", "b"], "b"]
     images = []
     for number in range(BY_ANGLE):
@@ -67,7 +70,7 @@ def test_query_vector_of_examples_follows_rocchio() -> None:
     assert vector_of_examples(positive, [], Metric.COSINE) == pytest.approx(towards)
     away = towards + 0.25 * (towards - np.array([1, 0]))
     assert vector_of_examples(positive, negative, Metric.COSINE) == pytest.approx(away)
-    # 0.75 of the one less 0.15 of the other, up to a factor.
+    # 0.75 of the positive minus 0.15 of the negative example, up to a factor.
     assert away / (0.75 * towards - 0.15 * np.array([1, 0])) == pytest.approx(np.full(2, away[1] / 0.375))
     assert vector_of_examples(positive, negative, Metric.L2) == pytest.approx([1.5 - 0.25 * 0.5, 2.5 + 0.25 * 2.5])
 
@@ -117,7 +120,7 @@ async def test_invalid_example_is_rejected_with_its_path(
 
 async def test_group_has_at_most_group_size_best_hits(searches: SearchImages) -> None:
     by_shop = Search("photos", EAST, limit=5, group_by=GroupBy("shop"))
-    # True is no number, 1.0 is 1, a list is no value, and who has none is in no group.
+    # True is not a number, 1.0 equals 1, and images with a list or without the attribute are in no group.
     assert await ids(searches, by_shop) == ["i00", "i03", "i05", "i06", "i07"]
     twos = dataclasses.replace(by_shop, group_by=GroupBy("shop", 2), limit=10)
     assert await ids(searches, twos) == ["i00", "i01", "i03", "i05", "i06", "i07", "i08", "i10", "i16", "i18"]
@@ -245,3 +248,31 @@ async def test_search_result_has_an_explanation(searches: SearchImages) -> None:
     assert explanation.index.type is IndexType.FLAT
     parts = explanation.embed_seconds + explanation.store_seconds
     assert 0 < parts <= explanation.total_seconds < 5
+
+
+class CountingStore(MemoryStore):
+    """Count searches."""
+
+    searches = 0
+
+    async def search(
+        self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
+    ) -> list[list[Hit]]:
+        self.searches += 1
+        return await super().search(collection, vectors, nearest, deadline)
+
+
+async def test_grouped_search_needs_at_most_eight_store_searches(embedder: Embedder) -> None:
+    store, groups, each = CountingStore(), 20, 40
+    await store.create_collection(Collection("grouped", 2, "f", datetime(2026, 1, 1, tzinfo=UTC)), NEVER)
+    angles = np.linspace(0, 1, groups * each)
+    images = [
+        StoredImage(f"i{number:04d}", attributes={"k": number // each}, vector=np.array([np.cos(angle), np.sin(angle)]))
+        for number, angle in enumerate(angles)
+    ]
+    await store.upsert(store.collection("grouped"), images, NEVER)
+    searches = SearchImages(store, embedder, CollectionCache(store))
+    query = Embedding(np.array([1, 0], np.float32), "f")
+    found = await searches.search(Search("grouped", query, limit=groups, group_by=GroupBy("k")), NEVER)
+    assert [hit.image.attributes["k"] for hit in found.hits] == list(range(groups))
+    assert store.searches <= 8

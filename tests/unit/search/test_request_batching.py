@@ -1,4 +1,4 @@
-"""Searches that come at the same time go to the store together."""
+"""Concurrent items with equal keys share a run."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ NEVER = Deadline.after(None)
 
 
 class Store:
-    """Doubles numbers; a run lasts until its gate opens."""
+    """Double numbers; a run waits until its gate opens."""
 
     def __init__(self) -> None:
         self.runs: list[tuple[str, list[int]]] = []

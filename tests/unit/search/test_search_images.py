@@ -1,4 +1,4 @@
-"""Searches on a store in memory."""
+"""Searches, new collections and reads, on a store in memory."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -118,7 +118,7 @@ async def test_search_rejects_invalid_request(
 
 @dataclass
 class OddEmbedder:
-    """Another implementation of the embedder's contract, which keeps to none of it."""
+    """An embedder that violates the contract."""
 
     values: list[float]
 
@@ -180,7 +180,7 @@ async def test_write_rejects_invalid_vector_of_the_embedder(
 async def test_invalid_stored_vector_is_no_hit_and_no_query(
     store: MemoryStore, searches: SearchImages, deadline: Deadline, values: list[float]
 ) -> None:
-    # Another program wrote it into the store.
+    # Written by another program.
     await store.upsert(store.collection("photos"), [StoredImage("odd", vector=np.array(values, np.float32))], deadline)
     result = await searches.search(Search("photos", embedding(1, 0, 0, 0), limit=10), deadline)
     assert [hit.image.id for hit in result.hits] == ["east", "northeast", "north", "west"]

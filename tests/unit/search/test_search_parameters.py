@@ -1,4 +1,4 @@
-"""What Milvus is asked for by default, and when a caller asks for more or less."""
+"""The search parameters that the service sends to Milvus."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ HNSW, AUTO, DISK = DEFAULT_INDEX, Index(IndexType.AUTOINDEX), Index(IndexType.DI
 
 
 class RecordingClient:
-    """Answers each search with no hits, and keeps what it was asked for."""
+    """Return no hits, and record the search parameters."""
 
     def __init__(self) -> None:
         self.parameters: dict[str, Any] = {}
@@ -45,7 +45,7 @@ class RecordingClient:
         (HNSW, 100, SearchParameters(), {"ef": 400}),
         (HNSW, 16_384, SearchParameters(), {"ef": 32_768}),
         (HNSW, 10, SearchParameters(ef=300), {"ef": 300}),
-        # The service asks for one hit more than its caller.
+        # The service asks for one more hit than its caller.
         (HNSW, 11, SearchParameters(ef=10), {"ef": 11}),
         (AUTO, 10, SearchParameters(), {"ef": 128}),
         (AUTO, 10, SearchParameters(ef=16), {"ef": 16}),

@@ -1,4 +1,4 @@
-"""The settings of the connection to Milvus: wrong ones stop the start, and say what would be right."""
+"""The settings of the connections to Milvus and the embedder: wrong settings stop the start, with a hint."""
 
 import asyncio
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ def test_tls_settings_of_the_embedder_never_mean_plain_text(
         loaded(monkeypatch, {})
     assert f"  {said}" in str(left.value.code)
     assert "hunter2" not in str(left.value.code)
-    # Nothing is said of the default of a setting whose value is wrong.
+    # The error does not mention the default of a setting with a wrong value.
     assert str(left.value.code).count("SEARCH_EMBEDDER_TLS") == said.count("SEARCH_EMBEDDER_TLS")
 
 
@@ -133,7 +133,7 @@ def test_unusable_tls_files_stop_the_start(
         async with serve(settings):
             pass
 
-    # What `python -m search_service` prints as its last line.
+    # The last line of `python -m search_service`.
     with pytest.raises(OSError, match=names):
         asyncio.run(start())
 

@@ -29,7 +29,7 @@ FINGERPRINT = "vgg16-avg-0123456789abcdef"
 
 
 class Meddler(MemoryStore):
-    """Does something once, right after an operation of the store and before its caller goes on."""
+    """Run a callback once, after an operation of the store and before its caller continues."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Meddler(MemoryStore):
 
 
 class World:
-    """A collection `old`, a copy `new`, and an alias `live` of the first."""
+    """A collection `old`, a copy `new`, and an alias `live` of `old`."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.store = Meddler()
@@ -136,7 +136,7 @@ async def test_vector_of_another_model_is_not_stored_after_the_alias_moved(embed
     (result,) = await world.write("a")
     assert isinstance(result.outcome, FailedPreconditionError)
     assert result.outcome.reason == "EMBEDDING_MISMATCH"
-    # An image can be embedded again, so that the caller is told to repeat it.
+    # An image can be embedded again, so the error suggests a retry.
     await world.store.set_alias(Alias("live", "old"), NEVER)
     world.store.after["upsert"] = lambda: world.store.set_alias(Alias("live", "new"), NEVER)
     (result,) = await world.write("b", source=EncodedImage(b"\1\2\3\4"))
@@ -155,7 +155,7 @@ async def test_delete_reaches_the_copy_only_during_the_reindex(world: World) -> 
     assert await world.ids("new") == ["b", "c"]
     await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
     await world.reindexes.finish("old", ["live"], NEVER, allow_fewer=False)
-    # By the collection's own name now: the copy is in use.
+    # By the collection's own name: the copy is in use now.
     await world.changes.delete_ids("old", ["b"], NEVER, validate_only=False)
     assert await world.ids("new") == ["b", "c"]
 
@@ -213,7 +213,7 @@ async def test_alias_does_not_move_to_an_incomplete_copy(world: World) -> None:
 
 
 async def test_collection_with_an_alias_is_rejected_as_target(world: World) -> None:
-    """After a stop between the move of the alias and the end of the reindex."""
+    """After a crash between the move of the alias and the end of the reindex."""
     await world.write("a")
     begun, _ = (await world.reindexes.start("old", "new", NEVER))[1:]
     await world.store.set_reindex(world.store.collection("old"), dataclasses.replace(begun, moving=True), NEVER)
@@ -231,13 +231,13 @@ async def test_hold_can_be_ended_at_any_time(world: World) -> None:
     await world.store.set_reindex(world.store.collection("old"), dataclasses.replace(held, moving=True), NEVER)
     await world.reindexes.hold("old", timedelta(0), NEVER)
     await asyncio.wait_for(world.write("a"), 5)
-    # What was deleted since the move began is not gone from the copy: it has to be compared again.
+    # Later deletions did not reach the copy, so a new reindex must compare all images.
     with pytest.raises(FailedPreconditionError, match="start a reindex first"):
         await world.reindexes.hold("old", timedelta(seconds=30), NEVER)
 
 
 async def test_delete_by_filter_spares_images_that_no_longer_match(world: World) -> None:
-    """An update that is acknowledged between the look at the images and their removal."""
+    """An update is acknowledged between the query and the deletion."""
     await world.write("a", "b")
     update = ImageUpdate("old", "a", ["attributes"], "", {"sold": False})
     world.store.after["query"] = lambda: world.changes.update(update, NEVER)
@@ -247,7 +247,7 @@ async def test_delete_by_filter_spares_images_that_no_longer_match(world: World)
 
 
 async def test_write_times_are_set_when_images_are_stored(world: World) -> None:
-    """And not when they arrived: a copy of the latest changes begins where the times of stored images end."""
+    """Not when they arrive: a reindex lists the latest changes by this time."""
     slow = asyncio.Event()
 
     async def hold_up() -> None:

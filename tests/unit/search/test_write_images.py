@@ -158,7 +158,7 @@ async def test_embedder_with_another_fingerprint_is_a_mismatch(store: MemoryStor
 
 
 async def test_later_write_of_an_id_wins(store: MemoryStore, embedder: Embedder, deadline: Deadline) -> None:
-    """Even where they are stored in one batch, of which a store may keep both."""
+    """Even in one batch, of which a store may keep both rows."""
 
     class StrictStore(MemoryStore):
         async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
@@ -185,7 +185,7 @@ async def test_store_failure_fails_the_batch_and_not_the_stream(store: MemorySto
             await super().upsert(collection, images, deadline)
 
     store.__class__ = FlakyStore
-    # A window of one makes every image a batch of its own.
+    # With a window of one image, every image is a batch.
     results = await Writer(store, embedder, window=1)([write(name, vector(1, 0, 0, 0)) for name in "ab"])
     assert [reason(result) for result in results] == ["MILVUS_UNAVAILABLE", "stored"]
 
@@ -250,7 +250,7 @@ async def test_stream_stops_reading_if_results_are_not_read(store: MemoryStore, 
 
     results = Writer(store, embedder, window=10).writes.write(endless(), Deadline.after(30))
     await anext(results)
-    # Everything that can go on without a reader has gone on when nothing is left to do.
+    # Run all tasks that can proceed without a reader.
     for _ in range(100):
         await asyncio.sleep(0)
     assert taken <= 11
@@ -294,7 +294,7 @@ async def test_unread_results_hold_no_shared_bytes(store: MemoryStore, embedder:
         await asyncio.sleep(0.001)
         if not shared.size:
             break
-    # Those of the batch whose answers wait to be read hold nothing; those behind it are embedded, and hold no file.
+    # Stored images with unread results hold nothing; later images are embedded, and hold no file.
     assert shared.size == 0
     await results.aclose()
     assert (shared.items, shared.size) == (0, 0)
@@ -325,7 +325,7 @@ async def test_stream_cancelled_while_embedding_releases_its_images(
     images: list[weakref.ref[EncodedImage]] = []
 
     async def never(image: EncodedImage, *_: object) -> None:
-        # A cycle, as the client's stream to the embedder has one.
+        # A reference cycle, as in the client's stream to the embedder.
         task = asyncio.current_task()
         images.append(weakref.ref(image))
         await asyncio.Event().wait()

@@ -16,7 +16,7 @@ from imagesearch.types.v1 import embedding_pb2
 from imagesearch_client.types import Embedding, Region
 from imagesearch_ingest.sources.items import Fault, Item, SourceError
 from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
-from search_service.core import checks
+from search_service.core import vector_checks
 
 HERE = VectorOptions(fingerprint="vgg16")
 RANDOM = np.random.default_rng(5)
@@ -234,8 +234,15 @@ def test_vectors_that_cannot_be_stored_are_faults(tmp_path: Path) -> None:
 
 
 def test_vectors_that_the_service_cannot_compare_are_faults(tmp_path: Path) -> None:
-    shortest = checks.shortest_length(2)
-    lengths = [shortest * 0.99, shortest * 1.01, checks.LONGEST * 0.99, checks.LONGEST * 1.01, 1e-30, 1e38]
+    shortest = vector_checks.shortest_length(2)
+    lengths = [
+        shortest * 0.99,
+        shortest * 1.01,
+        vector_checks.LONGEST * 0.99,
+        vector_checks.LONGEST * 1.01,
+        1e-30,
+        1e38,
+    ]
     path = npz(tmp_path / "v.npz", features=np.array([[length, 0] for length in lengths], np.float32), ids=IDS[:6])
     found = list(VectorFile(path, HERE))
     reasons = [each.reason if isinstance(each, Fault) else "" for each in found]

@@ -1,4 +1,4 @@
-"""Neighbours, page by page and exactly, whichever the store is."""
+"""Searches by vector on every store: pages, exact searches, indexes and aliases."""
 
 import dataclasses
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ COUNT = 600
 
 
 def images(seed: int = 0) -> list[StoredImage]:
-    """Some of them with the same vector as others, and so with the same score."""
+    """Return images of which some have equal vectors, and so equal scores."""
     vectors = np.random.default_rng(seed).normal(size=(COUNT, 8)).astype(np.float32)
     vectors[100:140] = vectors[100]
     vectors[300:320] = vectors[7]
@@ -62,7 +62,7 @@ async def test_pages_have_no_gap_and_no_duplicate(
     await fill(store, collection, deadline)
     nearest = Nearest(size + 1, View.BASIC, Consistency.STRONG)
     (page,) = await store.search(collection, [query()], nearest, deadline)
-    # Later pages do not need to wait for anything new.
+    # Later pages need no strong consistency.
     later = dataclasses.replace(nearest, consistency=Consistency.BOUNDED)
     seen: list[Hit] = []
     while True:
@@ -138,7 +138,7 @@ PARAMETERS = {
 async def test_every_index_type_is_created_and_searched(
     store: VectorStore, collection: Collection, deadline: Deadline, index: Index
 ) -> None:
-    # Vectors of 8 numbers are too short for some.
+    # Some indexes need vectors with more than 8 components.
     wanted = dataclasses.replace(collection, name=f"x_{collection.name}"[:60], index=index, dimension=32)
     await store.create_collection(wanted, deadline)
     try:

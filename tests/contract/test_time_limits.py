@@ -1,4 +1,4 @@
-"""Filters of many values, exact searches and loads at the start: answered in time, or refused with the limit."""
+"""Large filters, exact searches and loads at the start end in time, or are rejected with the limit."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ TEXTS = tuple(f"value {number}" for number in range(1000))
 
 
 def images(count: int) -> list[StoredImage]:
-    """Half of them have a text, and half a list of them."""
+    """Return images of which half have a string, and half a list of strings."""
     vectors = np.random.default_rng(1).normal(size=(count, 8)).astype(np.float32)
     values: list[Any] = [f"value {number}" if number % 2 else [f"value {number}", "more"] for number in range(count)]
     return [
@@ -54,7 +54,7 @@ async def filled(uri: str) -> AsyncIterator[Collection]:
 
 
 async def test_filter_with_a_thousand_values_is_answered_in_time(uri: str, filled: Collection) -> None:
-    """With a test for each value, Milvus Lite took 20 s for half as many images."""
+    """With one test for each value, Milvus Lite took 20 s for half as many images."""
     store = MilvusStore(uri)
     deadline = Deadline.after(60)
     for condition, expected in ((In("k", TEXTS), 1000), (Not(In("k", TEXTS)), 1000), (In("k", ("more",)), 1000)):
@@ -94,7 +94,7 @@ async def test_exact_search_rejects_too_many_bytes(uri: str, filled: Collection)
     assert len(hits) == 3
     whole = Nearest(3, View.ID, STRONG, parameters=exact)
     if store.is_lite:
-        # Every search compares every vector there.
+        # On Milvus Lite, every search compares every vector.
         await store.search(filled, [np.ones(8, np.float32)], whole, deadline)
     else:
         with pytest.raises(ResourceExhaustedError, match="at most 32000 are allowed") as refused:
@@ -137,7 +137,7 @@ async def test_collection_is_usable_while_another_is_loading(tmp_path: Path, mon
 
 
 async def test_loaded_collection_is_not_loaded_again(milvus_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading it again would set the number of its replicas, which an operator may have chosen."""
+    """A second load would reset the number of replicas that an operator has set."""
     deadline, collection = Deadline.after(60), Collection(f"c_{uuid.uuid4().hex}", 8, "f", NOW)
     first = MilvusStore(milvus_uri)
     await first.create_collection(collection, deadline)

@@ -1,4 +1,4 @@
-"""The question that most tests ask."""
+"""A search with one vector, as most tests make it."""
 
 from grpc_kit.deadline import Deadline
 from search_service.core.filters import Filter
@@ -6,7 +6,7 @@ from search_service.core.ports import Nearest, VectorStore
 from search_service.core.types import Collection, Consistency, Hit, Vector, View
 
 
-async def hits_of(
+async def search_one(
     store: VectorStore,
     collection: Collection,
     vector: Vector,
@@ -16,6 +16,6 @@ async def hits_of(
     consistency: Consistency,
     deadline: Deadline,
 ) -> list[Hit]:
-    """The neighbours of one vector."""
+    """Return the hits of one vector."""
     (hits,) = await store.search(collection, [vector], Nearest(limit, view, consistency, condition), deadline)
     return hits

@@ -1,4 +1,4 @@
-"""A Milvus server with users and mutual TLS, and its user for the search service."""
+"""A Milvus server with users and mutual TLS, and the user of the search service."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -22,9 +22,9 @@ from tests.harness.certificates import Authority
 from tests.milvus_server import MilvusProcess
 
 ROOT, PASSWORD, DATABASE = "root:Milvus", "a good secret", "shop"
-# Milvus takes changes of roles over one by one, in about ten seconds; on a busy machine in more.
+# Milvus applies changes of roles one by one, within about ten seconds, or longer on a busy machine.
 EFFECT_SECONDS = 60
-# What shows whether a user has a privilege: Milvus looks at it before it looks for the collection.
+# Calls that show whether a user has a privilege: Milvus checks it before it looks for the collection.
 PROBES: Mapping[str, Callable[[MilvusClient], object]] = {
     "ShowCollections": lambda client: client.list_collections(),
     "DescribeCollection": lambda client: client.describe_collection("nothing"),
@@ -42,7 +42,7 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Guarded:
-    """Where the server is, and the files that it takes."""
+    """The address of the server, and its TLS files."""
 
     uri: str
     tls: ClientTls
@@ -61,7 +61,7 @@ class Guarded:
 
     @property
     def files(self) -> dict[str, str]:
-        """The search service's settings of TLS."""
+        """Return the TLS settings of the search service."""
         return {
             "milvus_ca": str(self.tls.authority),
             "milvus_certificate": str(self.tls.certificate),
@@ -71,7 +71,7 @@ class Guarded:
 
 @contextmanager
 def guarded_milvus(folder: Path, *, tls_mode: int = 2) -> Iterator[Guarded]:
-    """Run a server that asks for passwords and, with mode 2, for clients' certificates."""
+    """Run a server that requires passwords and, with mode 2, client certificates."""
     authority = Authority(folder, "ca")
     own, client = authority.issue("milvus"), authority.issue("search")
     tls = ClientTls(authority.file, client.certificate, client.key) if tls_mode == 2 else ClientTls(authority.file)
@@ -90,7 +90,7 @@ def guarded_milvus(folder: Path, *, tls_mode: int = 2) -> Iterator[Guarded]:
 
 
 def strip_public_role(root: MilvusClient) -> None:
-    """Take from every user what Milvus gives to all: after that, what works is the doing of the user's own role."""
+    """Revoke the privileges that all users have, so that only the user's own role counts."""
     for entry in root.describe_role("public", db_name="*")["privileges"]:
         root.revoke_privilege(
             "public", entry["object_type"], entry["privilege"], entry["object_name"], db_name=entry["db_name"]
@@ -98,7 +98,7 @@ def strip_public_role(root: MilvusClient) -> None:
 
 
 def is_denied(call: Callable[[MilvusClient], object], client: MilvusClient) -> bool:
-    """Whether Milvus refuses a call because the user has no privilege for it."""
+    """Return whether Milvus refuses a call because the user lacks the privilege."""
     try:
         call(client)
     except MilvusException:
@@ -109,7 +109,7 @@ def is_denied(call: Callable[[MilvusClient], object], client: MilvusClient) -> b
 
 
 def wait_for_role(client: MilvusClient, missing: str = "") -> None:
-    """Wait until Milvus knows the role of the client's user: the service's, but for one privilege."""
+    """Wait until Milvus applies the role of the client's user: that of the service without one privilege."""
     deadline = time.monotonic() + EFFECT_SECONDS
     while wrong := [name for name, call in PROBES.items() if is_denied(call, client) is not (name == missing)]:
         assert time.monotonic() < deadline, wrong

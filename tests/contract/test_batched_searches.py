@@ -1,4 +1,4 @@
-"""Searches that come at the same time get what each gets alone, however much alike they are."""
+"""Concurrent searches return what single searches return, even if their filters are similar."""
 
 import asyncio
 import dataclasses
@@ -15,7 +15,7 @@ from search_service.core.ports import Nearest, VectorStore
 from search_service.core.types import AttributeValue, Collection, Consistency, SearchParameters, StoredImage, View
 from tests.contract.test_filters import T0
 
-# To Python some of these are equal, and to a dictionary they are one key.
+# Some of these are equal in Python, so that a dictionary would have one key for them.
 ALIKE: Sequence[FilterValue] = (True, 1, 1.0, False, 0, 0.0, -0.0, "", "1", "True", 2**53, 2.0**53, 2**53 + 1)
 VALUES: Sequence[AttributeValue] = (*ALIKE, [], [""], ["1"])
 IMAGES = [
@@ -67,7 +67,7 @@ async def test_batched_searches_return_what_single_searches_return(
 
     async def check(one: Nearest, other: Nearest) -> None:
         alone = [await hits(store, collection, one), await hits(store, collection, other)]
-        # Many of each, so that all but the first few wait and are gathered.
+        # Many searches with each filter, so that most of them wait and share a request.
         pairs = [hits(store, collection, nearest) for _ in range(8) for nearest in (one, other)]
         together = await asyncio.gather(*pairs)
         assert together[0::2] == [alone[0]] * 8

@@ -1,4 +1,4 @@
-"""Many callers search at a time with filters that are nearly the same: each gets the hits of its own."""
+"""Concurrent searches with similar filters: each caller gets the hits of its own filter."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

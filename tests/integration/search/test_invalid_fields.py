@@ -1,4 +1,4 @@
-"""Every field of every request, with what is refused: code, reason, and the field that is named; on both backends."""
+"""Invalid values of every field of every request, and their errors: code, reason and field; on both backends."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ SERVICES = [
 METHODS = {method.name: method for service in SERVICES for method in service.methods}
 NAN, INF = float("nan"), float("inf")
 BAD, NONE, UNFIT, TAKEN = "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ALREADY_EXISTS"
-# Of three collections: without a model, with one, and with HNSW.
+# Three collections: without a model, with a model, and with HNSW.
 PLAIN, PHOTOS, GRAPH, DISK = "bad_plain", "bad_photos", "bad_graph", "bad_disk"
 
 
@@ -85,7 +85,7 @@ GOOD: dict[str, Message] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A request that is good but for one field, and what is said of it."""
+    """A request with one invalid field, and the expected error."""
 
     method: str
     path: str
@@ -170,7 +170,7 @@ def filters(method: str) -> Iterator[Row]:
     yield row("text_range", filter_pb2.TextRange(attribute="a", gt="a", gte="b"))
     beyond = [is_in("a", *range(1000))] * 11
     yield Row(method, "filter.or", filter_pb2.FilterList(filters=beyond), BAD, "FILTER_INVALID", "filter")
-    # Refused before it is read.
+    # Rejected before it is converted.
     large = filter_pb2.FilterList(filters=[is_in("a", *["x" * 4096] * 1000)])
     yield Row(method, "filter.or", large, BAD, "FILTER_INVALID", "filter")
     yield row("prefix", filter_pb2.Prefix(attribute="a"), ".prefix.prefix")
@@ -180,7 +180,7 @@ def filters(method: str) -> Iterator[Row]:
 
 
 def embeddings(method: str, path: str, *, deep: str | None = None) -> Iterator[Row]:
-    """`deep` is the whole vector's path where it is not `path`."""
+    """Return rows for a vector; `deep` is its whole path if that is not `path`."""
     whole = deep or path
     for values, reason in (((1, 0), "VECTOR_DIMENSION_MISMATCH"), ((1, 0, 0, NAN), "VECTOR_NOT_FINITE")):
         yield Row(method, f"{path}.values", values, BAD, reason, f"{whole}.values", {f"{path}.fingerprint": "f"})
@@ -371,7 +371,7 @@ def searches() -> Iterator[Row]:
     one = search_pb2.Example(image_id="east")
     for side in ("positive", "negative"):
         path = f"query.examples.{side}"
-        # One to be like is needed; it is the second where the first is at fault.
+        # One positive example is required; it is the second one if the first is invalid.
         beside = {"query.examples.positive": [one]} if side == "negative" else {}
         yield Row(method, path, [one] * 33, BAD, "EXAMPLES_INVALID", None, beside)
         yield Row(method, path, [search_pb2.Example()], BAD, "QUERY_MISSING", f"{path}[0]", beside)
@@ -413,7 +413,7 @@ def searches() -> Iterator[Row]:
 
 ROWS = [*collections(), *images(), *searches()]
 
-# No value of these is wrong.
+# Every value of these is valid.
 ANYTHING_GOES = {
     "CreateCollectionRequest.validate_only",
     "GetCollectionRequest.with_stats",
@@ -438,7 +438,7 @@ ANYTHING_GOES = {
 
 
 def set_field(message: Any, path: str, value: Any) -> None:
-    """Sets what a path such as "query.examples.positive[0].image_id" leads to; None clears it."""
+    """Set the field at a path such as "query.examples.positive[0].image_id"; None clears it."""
     *parents, last = path.split(".")
     for part in parents:
         name, _, index = part.partition("[")
@@ -470,7 +470,7 @@ def set_field(message: Any, path: str, value: Any) -> None:
 
 
 def fields_of(descriptor: Descriptor, seen: set[str]) -> set[str]:
-    """Every field of a request's message and of those within, as "Message.field"."""
+    """Return every field of a request's message and of the messages inside, as "Message.field"."""
     found: set[str] = set()
     if descriptor.full_name in seen:
         return found
@@ -484,7 +484,7 @@ def fields_of(descriptor: Descriptor, seen: set[str]) -> set[str]:
 
 
 def covered_by(row: Row) -> Iterator[str]:
-    """The fields on a row's path, and those within the value that it sets there."""
+    """Return the fields on a row's path, and those inside the value that the row sets."""
     descriptor = METHODS[row.method].input_type
     for part in re.sub(r"\[\d+]", "", row.path).split("."):
         one = descriptor.fields_by_name[part]
@@ -524,7 +524,7 @@ def filled(search_address: str) -> None:
 
 
 def call(channel: grpc.Channel, method: str, request: Any) -> ServiceError | None:
-    """The error of a call, or of the one item of a stream; None where there was none."""
+    """Return the error of a call, or of the one item of a stream; None if it succeeds."""
     descriptor = METHODS[method]
     stub = getattr(STUBS[descriptor.containing_service.name](channel), method)
     if method in ("WriteImages", "SearchStream"):
