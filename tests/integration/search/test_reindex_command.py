@@ -1,4 +1,4 @@
-"""`imagesearch reindex` as its users run it: interrupted, with files that are gone, and before the next load."""
+"""`imagesearch reindex`: interrupted, with missing files, and before the next load."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def photographs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def live(command: Command, photographs: Path, name: str) -> Iterator[str]:
-    """An alias of a collection that a folder was loaded into."""
+    """Return an alias of a collection that was loaded from a folder."""
     command("collections", "create", f"{name}_1", "--model", "mobilenet-max")
     command("aliases", "set", f"{name}_live", "-c", f"{name}_1")
     command("ingest", photographs, "-c", f"{name}_live")
@@ -55,7 +55,7 @@ def test_an_alias_never_moves_to_a_collection_without_images(
     assert "No alias was moved" in shown
     assert "No such file" in shown
     assert json.loads(command("collections", "get", live, "--json"))["name"] == f"{name}_1"
-    # One file is back: the same command goes on, and does not move the alias unless it is told to.
+    # One file exists again: the same command resumes, and moves the alias only with the option.
     path, content = kept.popitem()
     path.write_bytes(content)
     assert "No alias was moved" in command(*arguments, code=1)
@@ -78,7 +78,7 @@ def test_interrupted_reindex_is_resumed(
         made = make_new(client, old, f"{name}_2", Change())
         with pytest.raises(Interrupted):
             Reindexing(client, old, made, photographs, interrupt).copy()
-        # What changes after that is noticed too: one image is gone, one is new, one is another.
+        # Later changes are found too: one image is deleted, one is new, one has other content.
         gone, changed = [image.id for image in client.list(live)][:2]
         client.delete(live, [gone])
         client.update(live, changed, uri="changed")
