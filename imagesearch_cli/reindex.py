@@ -32,7 +32,9 @@ from imagesearch_ingest.load.image_reader import DEFAULT_READERS
 from imagesearch_ingest.load.ledger_database import LedgerError
 from imagesearch_ingest.load.ledger_files import transfer_default_ledgers
 from imagesearch_ingest.load.ledger_transfer import transfer_ledger
-from imagesearch_ingest.reindex import Change, Reindexing, ReindexReport, check_aliases, make_new
+from imagesearch_ingest.reindex.new_collection import Change, check_aliases, create_new_collection
+from imagesearch_ingest.reindex.reindex_report import ReindexReport
+from imagesearch_ingest.reindex.reindexing import Reindexing
 
 
 def reindex(
@@ -85,7 +87,7 @@ def reindex(
         old = client.get_collection(collection)
         aliases = [*(alias or []), *([] if keep_alias or old.name == collection else [collection])]
         check_aliases(client, aliases)
-        made = make_new(client, old, new, change)
+        made = create_new_collection(client, old, new, change)
         progress.start(client.count(old.name))
         reindexing = Reindexing(client, old, made, root, progress.step, readers=parallel_reads, opens=opens or ())
         with _empty_copy_noted(client, made), closing(reindexing):

@@ -21,7 +21,8 @@ from imagesearch_client import (
     NewImage,
     Region,
 )
-from imagesearch_ingest.reindex import Change, Reindexing, make_new
+from imagesearch_ingest.reindex.new_collection import Change, create_new_collection
+from imagesearch_ingest.reindex.reindexing import Reindexing
 
 COUNT = 450
 
@@ -64,7 +65,7 @@ def test_reindex_copies_all_images_and_moves_the_alias(client: Client, name: str
     client.set_alias(alias, name)
     old = client.get_collection(alias)
     change = Change(index=Index.HNSW, index_parameters=HnswParameters(32, 300), metric=Metric.L2)
-    made = make_new(client, old, new, change)
+    made = create_new_collection(client, old, new, change)
     assert (made.index, made.index_parameters, made.metric) == (Index.HNSW, HnswParameters(32, 300), Metric.L2)
     assert (made.ttl, made.description, made.labels) == (old.ttl, "shoes", {"team": "a"})
     steps: list[int] = []
@@ -81,7 +82,7 @@ def test_reindex_copies_all_images_and_moves_the_alias(client: Client, name: str
     assert contents(client, new) == contents(client, name)
     assert contents(client, new)["i0007"][2:4] == ("ab" * 32, Region(0, 0.25, 0.5, 1))
     with pytest.raises(AlreadyExistsError):
-        make_new(client, old, new, change)
+        create_new_collection(client, old, new, change)
     client.delete_alias(alias)
 
 
@@ -89,7 +90,7 @@ def test_reindex_copies_changes_made_meanwhile(client: Client, name: str, monkey
     client.create_collection(name, dimension=8, fingerprint="elsewhere")
     write(client, name, [ready(number) for number in range(COUNT)])
     old = client.get_collection(name)
-    made = make_new(client, old, f"{name}_2", Change())
+    made = create_new_collection(client, old, f"{name}_2", Change())
     done = False
 
     def meddle(_: int) -> None:
@@ -136,7 +137,7 @@ def test_reindex_copies_an_image_changed_between_read_and_write_again(client: Cl
     client.create_collection(name, dimension=8, fingerprint="elsewhere")
     write(client, name, [ready(number) for number in range(20)])
     old = client.get_collection(name)
-    made = make_new(client, old, f"{name}_2", Change())
+    made = create_new_collection(client, old, f"{name}_2", Change())
     reindexing = Reindexing(client, old, made, Path(), lambda _: None)
     listed = client.list
 
@@ -159,13 +160,16 @@ def test_reindex_compares_images_and_not_only_counts(client: Client, name: str) 
     client.create_collection(name, dimension=8, fingerprint="elsewhere")
     write(client, name, [ready(0, uri="gone.jpg"), ready(1, uri="gone_too.jpg")])
     old = client.get_collection(name)
-    made = make_new(client, old, f"{name}_2", Change(model="mobilenet"))
+    made = create_new_collection(client, old, f"{name}_2", Change(model="mobilenet"))
 
     def delete() -> None:
         client.delete(name, ["i0001"])
 
     # The command runs again with another spelling of the model's name, and resumes the same copy.
-    assert (made.model, make_new(client, old, made.name, Change(model="MobileNet-avg"))) == ("mobilenet", made)
+    assert (made.model, create_new_collection(client, old, made.name, Change(model="MobileNet-avg"))) == (
+        "mobilenet",
+        made,
+    )
     reindexing = Reindexing(client, old, made, Path("/nowhere"), lambda _: delete())
     reindexing.copy()
     assert not reindexing.report.complete
@@ -191,7 +195,7 @@ def test_reindex_to_another_model_embeds_the_files_again(
         ],
     )
     old = client.get_collection(name)
-    made = make_new(client, old, f"{name}_2", Change(model="mobilenet"))
+    made = create_new_collection(client, old, f"{name}_2", Change(model="mobilenet"))
     reindexing = Reindexing(client, old, made, tmp_path, lambda _: None)
     reindexing.copy()
     report = reindexing.report

@@ -8,7 +8,8 @@ import pytest
 
 from demo.photographs import write_photographs
 from imagesearch_client import Client, Embedding, NewImage
-from imagesearch_ingest.reindex import Change, Reindexing, make_new
+from imagesearch_ingest.reindex.new_collection import Change, create_new_collection
+from imagesearch_ingest.reindex.reindexing import Reindexing
 from tests.harness.command import Command
 
 FEW = 6
@@ -75,7 +76,7 @@ def test_interrupted_reindex_is_resumed(
 
     with Client(lite_address) as client:
         old = client.get_collection(live)
-        made = make_new(client, old, f"{name}_2", Change())
+        made = create_new_collection(client, old, f"{name}_2", Change())
         with pytest.raises(Interrupted):
             Reindexing(client, old, made, photographs, interrupt).copy()
         # Later changes are found too: one image is deleted, one is new, one has other content.

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from imagesearch_client import Client, Embedding, NewImage
-from imagesearch_ingest.reindex import Change, Reindexing, make_new
+from imagesearch_ingest.reindex.new_collection import Change, create_new_collection
+from imagesearch_ingest.reindex.reindexing import Reindexing
 
 DIMENSION = 8
 
@@ -91,7 +92,11 @@ def reindex_under_writes(callers: Callers, name: str, times: int, least: int) ->
                 old = client.get_collection(callers.alias)
                 number += 1
                 reindexing = Reindexing(
-                    client, old, make_new(client, old, f"{name}_{number}", Change()), Path(), lambda _: None
+                    client,
+                    old,
+                    create_new_collection(client, old, f"{name}_{number}", Change()),
+                    Path(),
+                    lambda _: None,
                 )
                 reindexing.copy()
                 reindexing.move([callers.alias])

@@ -1,0 +1,80 @@
+"""Create the new collection of a reindex."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from grpc_kit.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
+from imagesearch_client.client import Client
+from imagesearch_client.types import Collection, Index, IndexParameters, Metric
+
+
+@dataclass(frozen=True)
+class Change:
+    """What differs in the new collection; None keeps the value of the old one."""
+
+    model: str | None = None
+    index: Index | None = None
+    index_parameters: IndexParameters | None = None
+    metric: Metric | None = None
+
+
+def check_aliases(client: Client, aliases: Iterable[str]) -> None:
+    """Check that aliases can be moved, before anything is copied. Raises ServiceError."""
+    for alias in aliases:
+        with suppress(NotFoundError):
+            if client.get_collection(alias).name == alias:
+                raise AlreadyExistsError(
+                    "COLLECTION_EXISTS",
+                    f"{alias} is a collection, so it cannot be an alias; choose another alias",
+                    field="alias",
+                )
+
+
+def create_new_collection(client: Client, source: Collection, name: str, change: Change) -> Collection:
+    """Create the new collection, or return it if an earlier run has created it.
+
+    Raises AlreadyExistsError if `name` is a different collection, and the errors of the service.
+    """
+    same_index = change.index in (None, source.index)
+    try:
+        return client.create_collection(
+            name,
+            model=source.model if change.model is None else change.model,
+            # Another model has its own dimension and fingerprint.
+            dimension=source.dimension if change.model is None else 0,
+            fingerprint=source.fingerprint if change.model is None else "",
+            metric=change.metric or source.metric,
+            index=change.index or source.index,
+            index_parameters=change.index_parameters or (source.index_parameters if same_index else None),
+            consistency=source.consistency,
+            ttl=source.ttl,
+            description=source.description,
+            labels=source.labels,
+        )
+    except AlreadyExistsError as error:
+        found = client.get_collection(name)
+        # The service resolves the model's name, so the collection has the embedder's spelling.
+        model = change.model if change.model is None else error.metadata.get("model", change.model)
+        if not _is_copy(source, found, replace(change, model=model)):
+            raise
+        try:
+            client.start_reindex(source.name, name)
+        except FailedPreconditionError:
+            raise error from None
+        return found
+
+
+def _is_copy(source: Collection, found: Collection, change: Change) -> bool:
+    """Return whether a collection has the settings that `create_new_collection` would choose."""
+    if change.model is None and (found.model, found.fingerprint) != (source.model, source.fingerprint):
+        return False
+    same_index = change.index in (None, source.index)
+    parameters = change.index_parameters or (source.index_parameters if same_index else found.index_parameters)
+    return (
+        found.model == (source.model if change.model is None else change.model)
+        and found.metric == (change.metric or source.metric)
+        and found.index == (change.index or source.index)
+        and found.index_parameters == parameters
+        and (found.consistency, found.ttl) == (source.consistency, source.ttl)
+    )
