@@ -1,4 +1,4 @@
-"""Dates and times as attributes: texts of ISO 8601, whose order as texts is their order in time."""
+"""Dates and times as attributes: strings in ISO 8601, whose order as strings is their order in time."""
 
 import re
 from datetime import UTC, date, datetime
@@ -10,7 +10,7 @@ DATE = re.compile(
 
 
 def is_date(text: str) -> bool:
-    """Return whether a text is a date or a time of ISO 8601, such as 2024-05-01 or 2024-05-01T10:00:00Z."""
+    """Return whether a string is a date or a time in ISO 8601, such as 2024-05-01 or 2024-05-01T10:00:00Z."""
     try:
         read_date(text)
     except ValueError:
@@ -19,18 +19,18 @@ def is_date(text: str) -> bool:
 
 
 def read_date(text: str) -> str:
-    """Return a date or time in the form that it is stored in. Raises ValueError if it is none."""
+    """Return the stored form of a date or time. Raises ValueError if the string is not a date or a time."""
     found = DATE.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r:.100} is no date; 2024-05-01 and 2024-05-01T10:00:00+02:00 are")
+        raise ValueError(f"{text!r:.100} is not a date; write 2024-05-01 or 2024-05-01T10:00:00+02:00")
     try:
         return date_text(date.fromisoformat(text) if found[1] is None else datetime.fromisoformat(text))
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r:.100} is no day or time that there is") from None
+        raise ValueError(f"{text!r:.100} is a day or time that does not exist") from None
 
 
 def date_text(moment: date | datetime) -> str:
-    """Return the text that a date or time is stored as; a time with a zone becomes one of UTC. Raises OverflowError."""
+    """Return the stored form of a date or time; a time with a zone is converted to UTC. Raises OverflowError."""
     if isinstance(moment, datetime) and moment.tzinfo is not None:
         moment = moment.astimezone(UTC)
     return moment.isoformat()

@@ -1,4 +1,4 @@
-"""Filters: which images count, by their attributes. Plain functions that nest, and the texts that the command takes.
+"""Filters: conditions on the attributes of images. Functions that nest, and a parser for the strings of `--where`.
 
 `all_of(equals("category", "shoe"), number("price", lt=100), negated(exists("sold")))`
 """
@@ -20,10 +20,10 @@ Value: TypeAlias = str | bool | int | float
 
 CONDITION = re.compile(r"\s*(!?)\s*([A-Za-z][A-Za-z0-9_]*)\s*(?:(\^=|!=|<=|>=|=|<|>)(.*)|\bin\b(.*))?", re.DOTALL)
 QUOTED = re.compile(r"""\s*(["'])(.*)\1\s*""", re.DOTALL)
-# One of several values, and what ends it; a comma between quotes does not.
+# One of several values, and the comma after it. A comma in quotes belongs to the value.
 PART = re.compile(r"""(\s*"[^"]*"\s*|\s*'[^']*'\s*|[^,]*)(,|$)""", re.DOTALL)
-# What no value begins with unless it is quoted: it is a slip, and would fit nothing, or all where it is negated.
-SLIPS = ("=", "<", ">", "(", "[", '"', "'")
+# No value begins with these unless it is in quotes: as a value they would be a mistake that matches no image.
+MISTAKES = ("=", "<", ">", "(", "[", '"', "'")
 INTEGER = re.compile(r"[+-]?[0-9]+")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 BOUNDS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
@@ -31,16 +31,15 @@ MAX_INTEGER = 2**63
 
 
 def equals(attribute: str, value: Value | date) -> Filter:
-    """The attribute has this value, or is a list that holds it. Numbers are compared by value: 3 equals 3.0.
+    """Return a filter for images whose attribute has this value, or is a list with this value.
 
-    A date or time is compared as the text that loads store.
+    Numbers are compared by value: 3 equals 3.0. A date or time is compared as the string that loads store.
     """
     return Filter(equals=filter_pb2.Equals(attribute=attribute, value=_value(value)))
 
 
 def is_in(attribute: str, *values: Value | date) -> Filter:
-    """The attribute has one of these values, or is a list that holds one of them."""
-    # A word of Python's, as a field's name.
+    """Return a filter for images whose attribute has one of these values, or is a list with one of them."""
     return _named("in", filter_pb2.In(attribute=attribute, values=map(_value, values)))
 
 
@@ -52,10 +51,10 @@ def number(
     lte: float | None = None,
     lt: float | None = None,
 ) -> Filter:
-    """The attribute is a number between the bounds; one at least should be given.
+    """Return a filter for images whose attribute is a number between the bounds. State at least one bound.
 
-    Whole numbers are compared exactly. Raises ValueError for a bound that a float would round, and TypeError for one
-    that is no number.
+    Whole numbers are compared exactly. Raises ValueError for a bound that a float would round, and TypeError for a
+    bound that is not a number.
     """
     stated = {"gte": gte, "gt": gt, "lte": lte, "lt": lt}
     bounds = {name: _number(bound) for name, bound in stated.items() if bound is not None}
@@ -79,10 +78,10 @@ def text_range(
     lte: str | date | None = None,
     lt: str | date | None = None,
 ) -> Filter:
-    """The attribute is a text between the bounds; one at least should be given. Texts are compared by code points.
+    """Return a filter for images whose attribute is a string between the bounds. State at least one bound.
 
-    Dates and times are stored as texts, so `text_range("day", gte=date(2024, 5, 1))` compares dates. A date comes
-    before every time of its day.
+    Strings are compared by code points. Dates and times are stored as strings, so
+    `text_range("day", gte=date(2024, 5, 1))` compares dates. A date comes before every time of its day.
     """
     bounds = {"gte": gte, "gt": gt, "lte": lte, "lt": lt}
     texts = {name: date_text(bound) if isinstance(bound, date) else bound for name, bound in bounds.items()}
@@ -90,51 +89,51 @@ def text_range(
 
 
 def prefix(attribute: str, beginning: str) -> Filter:
-    """The attribute is a text that begins so."""
+    """Return a filter for images whose attribute is a string with this beginning."""
     return Filter(prefix=filter_pb2.Prefix(attribute=attribute, prefix=beginning))
 
 
 def exists(attribute: str) -> Filter:
-    """The image has the attribute."""
+    """Return a filter for images that have the attribute."""
     return Filter(exists=filter_pb2.Exists(attribute=attribute))
 
 
 def all_of(*filters: Filter) -> Filter:
-    """All of these are true."""
+    """Return a filter for images that match all of these filters."""
     return _named("and", filter_pb2.FilterList(filters=map(_checked, filters)))
 
 
 def any_of(*filters: Filter) -> Filter:
-    """At least one of these is true."""
+    """Return a filter for images that match at least one of these filters."""
     return _named("or", filter_pb2.FilterList(filters=map(_checked, filters)))
 
 
 def negated(condition: Filter) -> Filter:
-    """This is not true."""
+    """Return a filter for images that do not match this filter."""
     return _named("not", _checked(condition))
 
 
 def parse(text: str) -> Filter:
-    """The filter that a text such as `price<100` says; see `SYNTAX`. Raises ValueError, which says what would do."""
+    """Return the filter of a string such as `price<100`; see `SYNTAX`. Raises ValueError, which shows the syntax."""
     found = CONDITION.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no condition; {SYNTAX}")
+        raise ValueError(f"{text!r} is not a condition: {SYNTAX}")
     negation, attribute, operator, value, several = found.groups()
     condition = _condition(attribute, operator, value, several, text)
     return negated(condition) if negation else condition
 
 
 SYNTAX = (
-    'NAME=VALUE, NAME!=VALUE, NAME<BOUND (also <=, >, >=), NAME^=BEGINNING, "NAME in A,B,C", NAME (has it) are, each '
-    'with ! before it for its opposite; VALUE is a number, true, false, or a text, which "quotes" make of anything; '
-    'BOUND is a number, a date such as 2024-05-01, or a text in "quotes"'
+    'write NAME=VALUE, NAME!=VALUE, NAME<BOUND (or <=, >, >=), NAME^=BEGINNING, "NAME in A,B,C", or NAME for images '
+    'that have the attribute; ! at the beginning negates. VALUE is a number, true, false or a string; "quotes" make a '
+    'string of any VALUE. BOUND is a number, a date such as 2024-05-01, or a string in "quotes"'
 )
 
 
 def _condition(attribute: str, operator: str | None, value: str | None, several: str | None, text: str) -> Filter:
     parts = split_values(several) if several is not None else [value or ""]
-    if any(not QUOTED.fullmatch(part) and part.strip().startswith(SLIPS) for part in parts) or several == "":
-        raise ValueError(f"{text!r} is no condition; {SYNTAX}")
+    if any(not QUOTED.fullmatch(part) and part.strip().startswith(MISTAKES) for part in parts) or several == "":
+        raise ValueError(f"{text!r} is not a condition: {SYNTAX}")
     if several is not None:
         return is_in(attribute, *(stated for part in parts for stated in _stated(part)))
     if operator is None or value is None:
@@ -149,7 +148,7 @@ def _condition(attribute: str, operator: str | None, value: str | None, several:
 
 
 def _stated(text: str) -> Sequence[Value]:
-    """The values that a text may mean: a time as it is written, and also as loads store it."""
+    """Return the values that a string can mean: a time as it is written, and as loads store it."""
     value = read_value(text)
     if isinstance(value, str) and not QUOTED.fullmatch(text) and is_date(value) and read_date(value) != value:
         return value, read_date(value)
@@ -163,17 +162,17 @@ def _bounded(attribute: str, name: str, value: str, text: str) -> Filter:
     if isinstance(bound, str) and is_date(bound):
         return text_range(attribute, **{name: read_date(bound)})
     if isinstance(bound, str | bool):
-        raise ValueError(f"{text!r} compares with {value.strip()!r}, which is no number and no date; {SYNTAX}")  # noqa: TRY004 - a wrong text
+        raise ValueError(f"{text!r} has the bound {value.strip()!r}, which is not a number or a date: {SYNTAX}")  # noqa: TRY004 - the caller passed a string
     return number(attribute, **{name: bound})
 
 
 def split_values(text: str) -> list[str]:
-    """The parts of a text that commas separate, save those between quotes, which the parts keep."""
+    """Return the parts between the commas of a string. Quotes stay, and commas in quotes do not separate."""
     parts: list[str] = []
     position, separator = 0, ","
     while separator:
         found = PART.match(text, position)
-        assert found is not None  # noqa: S101 - the last alternative takes anything
+        assert found is not None  # noqa: S101 - the last alternative of the pattern matches everything
         part, separator = found.groups()
         parts.append(part)
         position = found.end()
@@ -181,15 +180,15 @@ def split_values(text: str) -> list[str]:
 
 
 def unquoted(text: str) -> str:
-    """The text without the quotes and the spaces around it."""
+    """Return a string without the quotes and spaces around it."""
     quoted = QUOTED.fullmatch(text)
     return quoted[2] if quoted else text.strip()
 
 
 def read_value(text: str) -> Value:
-    """The value that a text says: a whole number, a number, true, false, or else the text, less its quotes.
+    """Return the value of a string: a whole number, a number, a truth value, or else the string without its quotes.
 
-    Raises ValueError for a number that a float would turn into another one.
+    Raises ValueError for a number that a float would round.
     """
     if QUOTED.fullmatch(text):
         return unquoted(text)
@@ -202,14 +201,14 @@ def read_value(text: str) -> Value:
 
 
 def _read_number(text: str) -> Value:
-    """Return the number that a text with a point or an exponent says. Raises ValueError if a float would mislead.
+    """Return the number of a string with a point or an exponent. Raises ValueError if a float would mislead.
 
-    A whole number of 64 bits stays whole, as `9007199254740993.0`. A fraction must not become a whole number by
-    rounding: it would be found, or passed over, as that one.
+    A whole number of 64 bits stays whole, as `9007199254740993.0`. A fraction must not be rounded to a whole number,
+    because it would then match images with that number.
     """
     exact, rounded = Decimal(text), float(text)
     if math.isinf(rounded):
-        raise ValueError(f'{text} is too large for a number; a text of these digits is between quotes: "{text}"')
+        raise ValueError(f'{text} is too large for a number; to compare with a string, write it in quotes: "{text}"')
     if _is_whole(exact) and _is_int64(int(exact)):
         return int(exact) if int(exact) != int(rounded) else rounded
     if rounded.is_integer() and not _is_whole(exact):
@@ -235,13 +234,13 @@ def _value(value: Any) -> filter_pb2.FilterValue:
         _check_exact(number)
         return filter_pb2.FilterValue(number_value=number)
     raise TypeError(
-        f"a value is a text, a number, True or False, and no {type(value).__name__}; several are is_in('size', 41, 42)"
+        f"a value is a string, a number, True or False, and no {type(value).__name__}; "
+        "to compare with several values, use is_in('size', 41, 42)"
     )
 
 
 def _number(value: Any) -> int | float:
-    """Return a number of numpy, decimal and so on as one of Python that is equal to it. A bool is no number."""
-    # A decimal is no Real, because it is not computed with floats.
+    """Return a number of NumPy, decimal and so on as an equal number of Python. Raises TypeError, ValueError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
         raise TypeError(f"a bound is a number, and no {type(value).__name__}")
     if isinstance(value, numbers.Integral):
@@ -253,12 +252,12 @@ def _number(value: Any) -> int | float:
 
 
 def _is_int64(value: object) -> bool:
-    """Return whether a value is a whole number that the contract holds exactly; a bool is no number."""
+    """Return whether a value is a whole number of 64 bits; a bool is not a number."""
     return isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER <= value < MAX_INTEGER
 
 
 def _check_exact(number: float | None) -> None:
-    """Raises ValueError for a whole number that a float would round: the filter would be of another number."""
+    """Check that a float does not round a number. Raises ValueError."""
     try:
         is_exact = not isinstance(number, int) or int(float(number)) == number
     except OverflowError:
@@ -268,17 +267,18 @@ def _check_exact(number: float | None) -> None:
 
 
 def _rounded(number: str) -> str:
-    return f'{number} would be rounded here; a text of these digits is between quotes: "{number}"'
+    return f'{number} would be rounded; to compare with a string, write it in quotes: "{number}"'
 
 
 def _checked(condition: Filter) -> Filter:
     if not isinstance(condition, Filter):
         raise TypeError(
-            f"a filter is made by equals, number and so on, and no {type(condition).__name__}; several are "
-            "any_of(one, other)"
+            f"a filter is the result of equals, number and so on, and no {type(condition).__name__}; "
+            "to combine filters, use any_of(one, other)"
         )
     return condition
 
 
 def _named(field: str, message: Any) -> Filter:
+    """Return a filter with one field, whose name may be a keyword of Python."""
     return Filter(**{field: message})

@@ -10,14 +10,14 @@ Ids = TypeVar("Ids", bound=Iterable[str])
 
 
 def check_several(ids: Ids) -> Ids:
-    """Return the ids. Raises TypeError for a single text, whose characters would be taken for ids."""
+    """Return the ids. Raises TypeError for a string, whose characters would count as ids."""
     if isinstance(ids, str):
-        raise TypeError(f"ids are a list, such as [{ids!r:.60}]")
+        raise TypeError(f"ids must be a list, such as [{ids!r:.60}]")
     return ids
 
 
 def in_parts(ids: Iterable[str]) -> Iterator[Sequence[str]]:
-    """Return the distinct ids in parts of 1,000, read as they are needed. Raises TypeError for a single text."""
+    """Return the distinct ids in parts of 1,000, read as they are needed. Raises TypeError for a string."""
     distinct = _distinct(check_several(ids))
     return iter(lambda: list(islice(distinct, MAX_IDS)), [])
 

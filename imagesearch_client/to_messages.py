@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -64,7 +64,8 @@ def _content_bytes(content: ImageContent) -> bytes:
             "Encode the pixels first, as PNG for example"
         )
     raise TypeError(
-        f"an image is bytes, a pathlib.Path or a NumPy array of the bytes of its file, and no {type(content).__name__}"
+        "an image must be bytes, a pathlib.Path or a NumPy array of the bytes of its file, and no "
+        f"{type(content).__name__}"
     )
 
 
@@ -76,7 +77,7 @@ def embedding_to(embedding: Embedding) -> embedding_pb2.Embedding:
 def region_to(region: Region) -> encoded_image_pb2.Region:
     """Return the message of a region. Raises TypeError for a value of another type."""
     if not isinstance(region, Region):
-        raise TypeError(f"a region is a Region(x0, y0, x1, y1), and no {type(region).__name__}")
+        raise TypeError(f"a region must be a Region(x0, y0, x1, y1), and no {type(region).__name__}")
     return encoded_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1)
 
 
@@ -142,7 +143,7 @@ def update_request(
 ) -> image_pb2.UpdateImageRequest:
     """Return the request that changes an image. Raises TypeError, ValueError."""
     if both := attributes.keys() & set(remove):
-        raise ValueError(f"{', '.join(sorted(both))}: to be set and to be removed")
+        raise ValueError(f"these attributes are both to set and to remove: {', '.join(sorted(both))}")
     paths = [f"attributes.{name}" for name in (*attributes, *remove)] + (["uri"] if uri is not None else [])
     image = image_pb2.Image(id=image_id, uri=uri or "", attributes=attributes_to(attributes))
     return image_pb2.UpdateImageRequest(collection=collection, image=image, update_mask=FieldMask(paths=paths))
@@ -175,14 +176,14 @@ def attribute_to(value: AttributeValue) -> image_pb2.AttributeValue:
         case int() if -MAX_INTEGER <= value < MAX_INTEGER:
             return image_pb2.AttributeValue(integer_value=value)
         case int():
-            raise ValueError(f"a whole number has 64 bits, and {value} more; as a float it would be rounded")
+            raise ValueError(f"{value} has more than 64 bits; store it as a string")
         case float():
             return image_pb2.AttributeValue(number_value=value)
         case str():
             return image_pb2.AttributeValue(string_value=value)
         case list() | tuple() if all(isinstance(each, str) for each in value):
             return image_pb2.AttributeValue(string_list_value=image_pb2.StringList(values=value))
-    raise TypeError(f"an attribute is a text, a number, True, False or a list of texts, and not {value!r:.60}")
+    raise TypeError(f"{value!r:.60} is not a string, a number, True, False or a list of strings")
 
 
 def attributes_to(attributes: Mapping[str, AttributeValue]) -> dict[str, image_pb2.AttributeValue]:
@@ -230,10 +231,10 @@ def check_options(options: SearchOptions) -> None:
     """
     if unknown := options.keys() - SearchOptions.__annotations__.keys():
         known = ", ".join(SearchOptions.__annotations__)
-        raise TypeError(f"{', '.join(sorted(unknown))} is no option of a search; {known} are")
+        raise TypeError(f"unknown search options: {', '.join(sorted(unknown))}; the options are {known}")
     check_filter(options.get("where"))
     if "group_size" in options and not options.get("group_by"):
-        raise TypeError("group_size is the size of the groups that group_by makes; name the attribute there")
+        raise TypeError("group_size has no effect without group_by, which names the attribute")
     check_at_least_one("limit", options.get("limit", 1), "LIMIT_INVALID", MAX_LIMIT)
     check_at_least_one("group_size", options.get("group_size", 1), "GROUP_BY_INVALID", MAX_GROUP_SIZE)
     if options.get("coarse") is not None:
@@ -244,7 +245,7 @@ def check_filter(where: object) -> None:
     """Check that a value is a filter or None. Raises TypeError."""
     if where is not None and not isinstance(where, filter_pb2.Filter):
         raise TypeError(
-            f"where is a filter, such as number('price', lt=100) or filters.parse('price<100'), and no "
+            f"where must be a filter, such as number('price', lt=100) or filters.parse('price<100'), and no "
             f"{type(where).__name__}"
         )
 
@@ -252,18 +253,18 @@ def check_filter(where: object) -> None:
 def check_at_least_one(field: str, number: int, reason: str, maximum: int) -> None:
     """Raise InvalidArgumentError if a number is 0. In a message 0 means the default."""
     if number == 0:
-        raise InvalidArgumentError(reason, f"{field} is 0; it should be 1 to {maximum}", field=field)
+        raise InvalidArgumentError(reason, f"{field} is 0; it must be between 1 and {maximum}", field=field)
 
 
 def _query_to(query: Query) -> search_pb2.Query:
     if not isinstance(query, Examples):
         return search_pb2.Query(
-            **_example_fields(query, "a query is an ImageFile, a StoredImage, an Embedding or Examples")
+            **_example_fields(query, "a query must be an ImageFile, a StoredImage, an Embedding or Examples")
         )
     for examples in (query.positive, query.negative):
         if not isinstance(examples, list | tuple):
-            raise TypeError(f"examples are a list of them, and no {type(examples).__name__}")
-    kinds = "an example is an ImageFile, a StoredImage or an Embedding"
+            raise TypeError(f"the examples of a query must be a list, and no {type(examples).__name__}")
+    kinds = "an example must be an ImageFile, a StoredImage or an Embedding"
     return search_pb2.Query(
         examples=search_pb2.Examples(
             positive=[search_pb2.Example(**_example_fields(example, kinds)) for example in query.positive],
@@ -284,12 +285,12 @@ def _example_fields(example: Example, kinds: str) -> dict[str, Any]:
     raise TypeError(f"{kinds}, and no {type(example).__name__}")
 
 
-def code_transform_to(hyperplanes: ArrayLike) -> codes_pb2.CodeTransform:
+def code_transform_to(hyperplanes: Iterable[ArrayLike]) -> codes_pb2.CodeTransform:
     """Return the message of a transform.
 
     Args:
         hyperplanes: shape [bits, dimension + 1]: for each bit the components of the normal and then the offset.
             The service rejects rows of different lengths.
     """
-    rows = [np.asarray(row, np.float64).tolist() for row in cast(Iterable[ArrayLike], hyperplanes)]
+    rows = [np.asarray(row, np.float64).tolist() for row in hyperplanes]
     return codes_pb2.CodeTransform(hyperplanes=[codes_pb2.Hyperplane(normal=row[:-1], offset=row[-1]) for row in rows])

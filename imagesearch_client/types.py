@@ -49,9 +49,9 @@ class Embedding:
         """Accept any sequence of numbers. A float32 array is not copied. Raises TypeError, ValueError."""
         given = np.asarray(values)
         if given.dtype.kind not in "fiu":
-            raise TypeError(f"the values of an embedding are numbers, and no {given.dtype}")
+            raise TypeError(f"the values of an embedding must be numbers, and no {given.dtype}")
         if given.ndim != 1:
-            raise ValueError(f"the values of an embedding have one dimension, and not the shape {given.shape}")
+            raise ValueError(f"the values of an embedding must have one dimension; the shape is {given.shape}")
         # The service names a value that is too large for a float32.
         with np.errstate(over="ignore"):
             vector = given.astype(np.float32, copy=False).view()

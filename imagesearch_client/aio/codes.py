@@ -1,6 +1,6 @@
 """The calls on binary codes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import cached_property
 
 from imagesearch.search.v1 import codes_pb2, codes_pb2_grpc
@@ -19,7 +19,7 @@ class CodeCalls(Connection):
     def _codes(self) -> "codes_pb2_grpc.CodeServiceAsyncStub":
         return codes_pb2_grpc.CodeServiceStub(self._channel)
 
-    async def create_codes(self, collection: str, hyperplanes: ArrayLike) -> CodeSet:
+    async def create_codes(self, collection: str, hyperplanes: Iterable[ArrayLike]) -> CodeSet:
         """Create an empty set of binary codes, which `encode_images` fills.
 
         Args:

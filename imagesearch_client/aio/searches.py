@@ -78,7 +78,7 @@ class SearchCalls(Connection):
         """
         request = search_request(collection, query, options)
         if request.HasField("group_by"):
-            raise TypeError("hits in groups have one page, which search gives")
+            raise TypeError("hits in groups have one page: use search instead of search_all")
         return self._hits(request)
 
     async def _hits(self, request: search_pb2.SearchRequest) -> AsyncIterator[Hit]:

@@ -1,7 +1,7 @@
 # Generated from aio/codes.py by python -m codegen.blocking_client; change that file.
 """The calls on binary codes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from imagesearch.search.v1 import codes_pb2, codes_pb2_grpc
@@ -20,7 +20,7 @@ class CodeCalls(Connection):
     def _codes(self) -> "codes_pb2_grpc.CodeServiceStub":
         return codes_pb2_grpc.CodeServiceStub(self._channel)
 
-    def create_codes(self, collection: str, hyperplanes: ArrayLike) -> CodeSet:
+    def create_codes(self, collection: str, hyperplanes: Iterable[ArrayLike]) -> CodeSet:
         """Create an empty set of binary codes, which `encode_images` fills.
 
         Args:

@@ -61,10 +61,10 @@ class Outgoing(Generic[Item, Request, Result]):
         try:
             request = self._request_of(number, item)
         except OSError as error:
-            self._refuse(number, item, "FILE_UNREADABLE", f"its file cannot be read: {error}")
+            self._refuse(number, item, "FILE_UNREADABLE", f"the file cannot be read: {error}")
             return None
         except (ValueError, TypeError, OverflowError) as error:
-            self._refuse(number, item, "VALUE_INVALID", f"it has a value that cannot be sent: {error}")
+            self._refuse(number, item, "VALUE_INVALID", f"a value cannot be sent: {error}")
             return None
         if (size := request.ByteSize()) > MAX_MESSAGE_BYTES:
             message = f"the request of this item has {size} bytes; the limit is {MAX_MESSAGE_BYTES}"

@@ -124,7 +124,7 @@ def test_images_are_marked_chosen_and_removed(command: Command, name: str, photo
     assert found("--id", "page.jpg", "--where", "code=7") == []
     assert len(found("--id", "page.jpg", "--unlike", "coffee.jpg", "-k", "20", "--exact")) == 16
     assert len(found(page, "--group-by", "code")) == 1
-    assert "is no condition" in command("search", page, "--where", "price~3", code=2)
+    assert "is not a condition" in command("search", page, "--where", "price~3", code=2)
     assert "there is no query" in command("search", code=2)
     assert found("--id", "page.jpg", "--include-query", "--strong")[0] == "page.jpg"
     assert "there are none" in command("search", "--id", "page.jpg", "--region", "0,0,1,1", code=2)

@@ -58,7 +58,7 @@ def client() -> Client:
 
 @pytest.mark.parametrize("options", [{"filter": None}, {"k": 3}, {"page_size": 7}, {"limit": 3, "minscore": 1}])
 def test_an_option_that_there_is_not_is_named(options: dict[str, Any]) -> None:
-    with pytest.raises(TypeError, match=r"is no option of a search; limit, .*where.* are"):
+    with pytest.raises(TypeError, match=r"unknown search options: .*; the options are limit, .*where"):
         search_request("c", StoredImage("a"), options)  # type: ignore[arg-type]
 
 
@@ -66,7 +66,7 @@ def test_an_option_that_there_is_not_is_named(options: dict[str, Any]) -> None:
     ("options", "message"),
     [
         ({"group_size": 2}, "group_by"),
-        ({"where": "price<5"}, "where is a filter, such as .*, and no str"),
+        ({"where": "price<5"}, "where must be a filter, such as .*, and no str"),
         ({"where": [equals("a", 1)]}, "and no list"),
     ],
 )
@@ -83,13 +83,13 @@ def test_a_zero_is_not_taken_for_the_default(client: Client) -> None:
             "PAGE_SIZE_INVALID": lambda: client.list("c", page_size=0),
         }
         for reason, call in calls.items():
-            with pytest.raises(InvalidArgumentError, match="is 0; it should be 1 to") as caught:
+            with pytest.raises(InvalidArgumentError, match="is 0; it must be between 1 and") as caught:
                 call()
             assert caught.value.reason == reason
 
 
 def test_hits_in_groups_are_no_pages(client: Client) -> None:
-    with client, pytest.raises(TypeError, match="one page, which search gives"):
+    with client, pytest.raises(TypeError, match="hits in groups have one page"):
         client.search_all("c", StoredImage("a"), group_by="kind")
 
 
@@ -111,10 +111,10 @@ def test_what_is_of_another_kind_is_told_what_would_do(wrong: Any) -> None:
 
 
 def test_a_number_that_does_not_fit_is_named_with_its_attribute(client: Client) -> None:
-    with pytest.raises(ValueError, match="attribute 'n': a whole number has 64 bits"):
+    with pytest.raises(ValueError, match="attribute 'n': 9223372036854775808 has more than 64 bits"):
         attributes_to({"n": 2**63})
     assert attribute_to(2**63 - 1).integer_value == 2**63 - 1
-    with client, pytest.raises(ValueError, match="q: to be set and to be removed"):
+    with client, pytest.raises(ValueError, match="both to set and to remove: q"):
         client.update("c", "a", attributes={"q": 1}, remove=["q"])
 
 
@@ -133,7 +133,7 @@ def test_the_kinds_of_queries_are_taken(query: Any) -> None:
 
 @pytest.mark.parametrize("value", [None, {"a": 1}, [1, 2], ["a", None], object(), b"x"])
 def test_an_attribute_of_another_kind_is_told_what_would_be_one(value: Any) -> None:
-    with pytest.raises(TypeError, match="a list of texts, and not"):
+    with pytest.raises(TypeError, match="is not a string, a number, True, False or a list of strings"):
         attribute_to(value)
 
 

@@ -34,7 +34,7 @@ def test_embeddings_refuse_values_that_are_no_sequence_of_numbers(values: Any) -
 
 
 def test_embeddings_refuse_arrays_with_two_dimensions() -> None:
-    with pytest.raises(ValueError, match=r"not the shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"the shape is \(2, 2\)"):
         Embedding(np.zeros((2, 2), np.float32), "f")
 
 

@@ -41,7 +41,7 @@ def usage_error(*arguments: str) -> str:
         (["--by-folder", "-o", "there.html"], "there.html exists; name another file, or add --force to replace it"),
         (["--by-folder", "-o", "nowhere/page.html"], "the folder of nowhere/page.html does not exist"),
         (["--by-folder", "-k", "0"], "greater than or equal to 1"),
-        (["--by-folder", "--where", "=x"], "is no condition"),
+        (["--by-folder", "--where", "=x"], "is not a condition"),
         (["--labels", "gone.csv"], "'gone.csv' does not exist"),
         (["--labels", "labels.csv", "--label-column", "size"], "has no column 'size'; it has path, role, product"),
         (
