@@ -18,7 +18,7 @@ from imagesearch_analysis.vectors import Doubles, Floats, comparable, sample_pos
 from imagesearch_client import Client
 from imagesearch_client.listing import Listing, Place
 from imagesearch_client.types import CodeSetStatus, Collection, StoredImage
-from imagesearch_ingest.empty_collection import no_images
+from imagesearch_ingest.empty_collection import EmptyCollectionError
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def mean_vector(client: Client, name: str, on_progress: Callable[[int], None] = 
         name: the name of the collection, or an alias.
         on_progress: receives the number of images so far.
 
-    Raises ServiceError; AnalysisError if the collection has no images.
+    Raises ServiceError, EmptyCollectionError.
     """
     collection = client.get_collection(name)
     total, count = np.zeros(collection.dimension), 0
@@ -71,7 +71,7 @@ def mean_vector(client: Client, name: str, on_progress: Callable[[int], None] = 
         count += len(vectors)
         on_progress(count)
     if not count:
-        raise AnalysisError(no_images(collection.name, None))
+        raise EmptyCollectionError(collection.name, None)
     return total / count
 
 

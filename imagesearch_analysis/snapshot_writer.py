@@ -31,7 +31,7 @@ from imagesearch_client.filters import Filter
 from imagesearch_client.listing import Listing, Place
 from imagesearch_client.retrying import retry
 from imagesearch_client.types import Collection, Image
-from imagesearch_ingest.empty_collection import no_images
+from imagesearch_ingest.empty_collection import EmptyCollectionError
 from imagesearch_ingest.work_folder import WorkFolder
 
 Result = TypeVar("Result")
@@ -80,13 +80,13 @@ def take_snapshot(
         on_progress: receives the number of images that were read so far, after each page.
         retry_seconds: how long a page is requested again while the service is unavailable.
 
-    Raises ServiceError; SnapshotError if the collection has no images, or the folder cannot be used or written. Pages
-    that were read before an error stay in the folder.
+    Raises ServiceError; EmptyCollectionError; SnapshotError if the folder cannot be used or written. Pages that were
+    read before an error stay in the folder.
     """
     found = client.get_collection(collection)
     origin, count = retry_timeouts(lambda: _origin(client, found, where), retry_seconds)
     if not count:
-        raise SnapshotError(no_images(found.name, where))
+        raise EmptyCollectionError(found.name, where)
     try:
         with SnapshotWriter(folder, origin, replace=replace) as writer:
             on_progress(writer.rows)

@@ -53,10 +53,11 @@ def progress(total: int) -> Iterator[Bar]:
 def analysis_errors() -> Iterator[None]:
     """End the command with a message if an analysis fails, or a file cannot be read or written."""
     from imagesearch_analysis.errors import AnalysisError  # noqa: PLC0415 - NumPy takes a while to import
+    from imagesearch_ingest.empty_collection import EmptyCollectionError  # noqa: PLC0415 - as above
 
     try:
         yield
-    except (AnalysisError, OSError) as error:
+    except (AnalysisError, EmptyCollectionError, OSError) as error:
         fail(str(error))
 
 

@@ -41,7 +41,7 @@ from imagesearch_ingest.load.report import LoadReport
 
 if TYPE_CHECKING:
     from imagesearch_ingest.load.planned_collection import PlannedCollection
-    from imagesearch_ingest.vector_files.source import VectorFile
+    from imagesearch_ingest.vector_files.vector_file_source import VectorFileSource
 
 # An import embeds no images. The number of calls with vectors is fixed.
 EMBEDDER_CALLS = 1
@@ -68,24 +68,27 @@ def export(
     Example: imagesearch export -c products -o products.parquet
     """
     # pyarrow and others take a while to import.
-    from imagesearch_ingest.vector_files.export import Export  # noqa: PLC0415
-    from imagesearch_ingest.vector_files.parts import ExportError  # noqa: PLC0415
+    from imagesearch_ingest.empty_collection import EmptyCollectionError  # noqa: PLC0415
+    from imagesearch_ingest.vector_files.export import export_collection  # noqa: PLC0415
+    from imagesearch_ingest.vector_files.export_parts import ExportError  # noqa: PLC0415
 
     condition = parse_where(where)
     with connected(target) as client, show_progress(err) as progress:
         total = client.count(collection, where=condition)
         progress.start(total)
         try:
-            report = Export(
+            report = export_collection(
                 client,
                 collection,
                 output,
-                condition,
-                progress.reach,
+                where=condition,
+                on_progress=progress.reach,
                 restart=restart,
                 overwrite=force,
-                patience=retry_seconds,
-            ).run()
+                retry_seconds=retry_seconds,
+            )
+        except EmptyCollectionError as error:
+            fail(str(error))
         except ExportError as error:
             fail(str(error), code=STOPPED)
     if as_json:
@@ -161,13 +164,13 @@ def import_file(
     from imagesearch_ingest.load.load_options import LoadOptions, LoadServices  # noqa: PLC0415
     from imagesearch_ingest.load.planned_collection import PlannedCollection  # noqa: PLC0415
     from imagesearch_ingest.sources.items import SourceError  # noqa: PLC0415
-    from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions  # noqa: PLC0415
+    from imagesearch_ingest.vector_files.vector_file_source import VectorFileSource, VectorOptions  # noqa: PLC0415
 
     allowed = parse_max_failed(max_failed)
     check_rejects(rejects, [file])
     vector_options = VectorOptions(fingerprint, vector_column, id_column, uri_column, parse_pairs(columns, "--map"))
     try:
-        source = VectorFile(file, vector_options)
+        source = VectorFileSource(file, vector_options)
     except SourceError as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from None
     load_report = LoadReport()
@@ -189,11 +192,11 @@ def import_file(
 
 
 def _collection_for(
-    client: Client, name: str, source: "VectorFile", metric: Metric | None, load_report: LoadReport
+    client: Client, name: str, source: "VectorFileSource", metric: Metric | None, load_report: LoadReport
 ) -> "Collection | PlannedCollection":
     """Return the collection with this name, or a plan to create one for the vectors of the file."""
     from imagesearch_ingest.load.planned_collection import PlannedCollection, get_or_plan_collection  # noqa: PLC0415 - Pillow takes a while to import
-    from imagesearch_ingest.vector_files.settings import differences, settings_from  # noqa: PLC0415 - as above
+    from imagesearch_ingest.vector_files.collection_settings import differences, settings_from  # noqa: PLC0415 - as above
 
     found = get_or_plan_collection(client, name, _Creation(client, name, source, metric))
     if isinstance(found, PlannedCollection):
@@ -216,7 +219,7 @@ def _collection_for(
 class _Creation:
     """Creates a collection for the vectors of a file."""
 
-    def __init__(self, client: Client, name: str, source: "VectorFile", metric: Metric | None) -> None:
+    def __init__(self, client: Client, name: str, source: "VectorFileSource", metric: Metric | None) -> None:
         self._client = client
         self._name = name
         self._source = source
@@ -234,7 +237,7 @@ class _Creation:
         return self._create(validate_only=validate_only)
 
     def _create(self, *, validate_only: bool) -> Collection:
-        from imagesearch_ingest.vector_files.settings import settings_from  # noqa: PLC0415 - NumPy, as above
+        from imagesearch_ingest.vector_files.collection_settings import settings_from  # noqa: PLC0415 - NumPy, as above
 
         settings = settings_from(self._source.notes)
         settings |= {"dimension": self._source.dimension, "fingerprint": self._source.fingerprint, "model": self._model}

@@ -1,10 +1,13 @@
-"""What commands that read a whole collection report if it has no images."""
+"""The error of all commands that read a whole collection if it has no images."""
 
 from imagesearch_client.filters import Filter
 
 
-def no_images(collection: str, where: Filter | None) -> str:
-    """Return the error message for a collection without images; nothing is written then."""
-    if where is None:
-        return f"collection {collection} has no images; load some first. No file was written"
-    return f"no image of collection {collection} matches the filter; change --where. No file was written"
+class EmptyCollectionError(Exception):
+    """A collection has no images, or none that matches a filter. Commands write no file then."""
+
+    def __init__(self, collection: str, where: Filter | None) -> None:
+        if where is None:
+            super().__init__(f"collection {collection} has no images; load images first")
+        else:
+            super().__init__(f"no image of collection {collection} matches the filter; change --where")

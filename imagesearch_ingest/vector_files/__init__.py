@@ -1,1 +1,1 @@
-"""Vectors in and out of files: Parquet, HDF5 and NPZ."""
+"""Reads and writes files of vectors: Parquet, HDF5 and NPZ."""

@@ -1,9 +1,9 @@
-"""Writes a collection with its vectors and attributes to one file, in parts that outlast a stop on the way."""
+"""Exports a collection with its vectors and attributes to one file, in parts from which a later run resumes."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,156 +11,131 @@ from imagesearch_client import Client
 from imagesearch_client.filters import Filter
 from imagesearch_client.listing import Listing
 from imagesearch_client.types import Collection
+from imagesearch_ingest.empty_collection import EmptyCollectionError
+from imagesearch_ingest.vector_files.collection_settings import notes_of
+from imagesearch_ingest.vector_files.export_parts import ExportError, ExportParts
 from imagesearch_ingest.vector_files.formats import format_of, write_vectors
-from imagesearch_ingest.vector_files.parts import ExportError, Parts
-from imagesearch_ingest.vector_files.rows import FORMAT_VERSION, Facts, RowError, Rows
-from imagesearch_ingest.vector_files.settings import notes_of
+from imagesearch_ingest.vector_files.rows import FORMAT_VERSION, FileInfo, RowError, Rows
 
-# A part is written when it has so many rows, or so many bytes of vectors and texts.
+# A part is written when it has this many rows, or this many bytes of vectors and texts.
 PART_ROWS = 10_000
 PART_BYTES = 32 * 1024 * 1024
-DEFAULT_PATIENCE = 300.0
+RETRY_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What came of an export."""
+    """The outcome of an export."""
 
     collection: str
     target: str
     rows: int
     resumed_rows: int
-    """Those of them that an earlier run had read."""
+    """The number of rows that an earlier run has read."""
     seconds: float
-    """Of this run."""
+    """The duration of this run."""
     bytes: int
-    """Of the file."""
+    """The size of the file."""
     pages: int
-    """Pages that this run asked the service for."""
+    """The number of pages that this run has requested."""
 
     def as_json(self) -> dict[str, object]:
-        """The report as JSON has it."""
-        return {
-            "collection": self.collection,
-            "target": self.target,
-            "rows": self.rows,
-            "resumed_rows": self.resumed_rows,
-            "seconds": round(self.seconds, 3),
-            "bytes": self.bytes,
-            "pages": self.pages,
-        }
+        """Return the report for JSON."""
+        return asdict(self) | {"seconds": round(self.seconds, 3)}
 
 
-class Export:
-    """Exports one collection to one file.
+def export_collection(
+    client: Client,
+    name: str,
+    target: Path,
+    *,
+    where: Filter | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
+    restart: bool = False,
+    overwrite: bool = False,
+    retry_seconds: float = RETRY_SECONDS,
+) -> ExportReport:
+    """Export a collection to a file, or resume an earlier export to the same file.
 
-    What is written to the collection meanwhile may be in the file or not: nothing holds it still.
+    Images that are written during the export may be in the file or not.
+
+    Args:
+        client: the client of the search service.
+        name: the name of the collection, or an alias.
+        target: the file; its suffix is the format.
+        where: export only images that match this filter.
+        on_progress: receives the number of rows so far, after each page; it includes the rows of earlier runs.
+        restart: start again instead of resuming an earlier run.
+        overwrite: replace an existing file.
+        retry_seconds: how long a page is requested again while the service is unavailable.
+
+    Raises ServiceError; EmptyCollectionError; ExportError if the file cannot be written, or an earlier run was an
+    export of something else. Rows that were read before an error stay for the next run.
     """
-
-    def __init__(
-        self,
-        client: Client,
-        collection_name: str,
-        target: Path,
-        condition: Filter | None,
-        step: Callable[[int], None],
-        *,
-        restart: bool = False,
-        overwrite: bool = False,
-        patience: float = DEFAULT_PATIENCE,
-    ) -> None:
-        """An export of the images that fit.
-
-        Args:
-            client: of the service.
-            collection_name: the collection, or an alias of it.
-            target: the file; its suffix says its format.
-            condition: only images that fit; None is all.
-            step: is told the rows so far after each page, those of an earlier run among them.
-            restart: whether to begin anew where an earlier run could go on.
-            overwrite: whether a file that is there may be replaced.
-            patience: seconds for which a page is asked for again where the service is away.
-        """
-        self._client = client
-        self._name = collection_name
-        self._target = target.absolute()
-        self._condition = condition
-        self._step = step
-        self._restart = restart
-        self._overwrite = overwrite
-        self._patience = patience
-
-    def run(self) -> ExportReport:
-        """Exports, and goes on where an earlier run stopped.
-
-        Raises ServiceError, and ExportError where the file cannot be written or an earlier run was of something else;
-        what was read by then is kept for the next run.
-        """
-        begin = time.perf_counter()
-        try:
-            format_of(self._target)
-        except ValueError as error:
-            raise ExportError(str(error)) from None
-        if self._target.exists() and not self._overwrite:
-            raise ExportError(f"{self._target} exists; name another file, or add --force to replace it")
-        collection = self._client.get_collection(self._name)
-        parts = Parts(self._target, _identity(collection, self._condition))
-        with _clear_errors(self._target, parts), parts.opened(restart=self._restart):
-            resumed = parts.summary.rows
-            listing = Listing(self._client, collection, self._condition, parts.place, self._patience)
-            self._read(listing, parts, collection.dimension)
-            self._check_same(collection)
-            facts = Facts(parts.summary, collection.dimension, notes_of(collection))
-            size = write_vectors(self._target, facts, parts.batches)
-            parts.remove()
-        seconds = time.perf_counter() - begin
-        rows = facts.summary.rows
-        return ExportReport(collection.name, str(self._target), rows, resumed, seconds, size, listing.pages_asked)
-
-    def _read(self, listing: Listing, parts: Parts, dimension: int) -> None:
-        """Reads the rest of the listing into parts."""
-        waiting: list[Rows] = []
-        rows, size = 0, 0
-        for images, place in listing.pages():
-            page = Rows.of(images, dimension)
-            waiting.append(page)
-            rows += len(page)
-            size += page.vectors.nbytes + page.text_size()
-            self._step(parts.summary.rows + rows)
-            if rows >= PART_ROWS or size >= PART_BYTES or place.complete:
-                parts.add(Rows.joined(waiting, dimension), place)
-                waiting, rows, size = [], 0, 0
-
-    def _check_same(self, collection: Collection) -> None:
-        """Raises ExportError where the collection was removed meanwhile, and another one made under its name."""
-        now = self._client.get_collection(collection.name)
-        if now.create_time != collection.create_time:
+    started = time.perf_counter()
+    target = target.absolute()
+    try:
+        format_of(target)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
+    if target.exists() and not overwrite:
+        raise ExportError(f"{target} exists; name another file, or use --force to replace it")
+    collection = client.get_collection(name)
+    parts = ExportParts(target, _identity(collection, where))
+    with _explained_errors(target, parts), parts.opened(restart=restart):
+        resumed = parts.summary.rows
+        listing = Listing(client, collection, where, parts.place, retry_seconds)
+        _read_pages(listing, parts, collection.dimension, on_progress)
+        if client.get_collection(collection.name).create_time != collection.create_time:
             raise ExportError(
-                f"the collection {collection.name} was removed during the export, and made anew; --restart begins anew"
+                f"the collection {collection.name} was deleted and created again during the export; use --restart"
             )
+        if not parts.summary.rows:
+            parts.remove()
+            raise EmptyCollectionError(collection.name, where)
+        info = FileInfo(parts.summary, collection.dimension, notes_of(collection))
+        size = write_vectors(target, info, parts.batches)
+        parts.remove()
+    seconds = time.perf_counter() - started
+    return ExportReport(collection.name, str(target), info.summary.rows, resumed, seconds, size, listing.pages_asked)
+
+
+def _read_pages(listing: Listing, parts: ExportParts, dimension: int, on_progress: Callable[[int], None]) -> None:
+    """Read the remaining pages of the listing into parts."""
+    pending: list[Rows] = []
+    rows, size = 0, 0
+    for images, place in listing.pages():
+        page = Rows.from_images(images, dimension)
+        pending.append(page)
+        rows += len(page)
+        size += page.vectors.nbytes + page.text_size()
+        on_progress(parts.summary.rows + rows)
+        if rows >= PART_ROWS or size >= PART_BYTES or place.complete:
+            parts.add(Rows.concatenate(pending, dimension), place)
+            pending, rows, size = [], 0, 0
 
 
 @contextmanager
-def _clear_errors(target: Path, parts: Parts) -> Iterator[None]:
-    """Says what can be done about what the disk or the format refuses."""
+def _explained_errors(target: Path, parts: ExportParts) -> Iterator[None]:
+    """Raise errors of the disk and of the format as ExportError, which says what to do."""
     try:
         yield
     except RowError as error:
-        raise ExportError(f"{target} cannot be written: {error}; its parts are kept in {parts.folder}") from None
+        raise ExportError(f"{target} cannot be written: {error}; the rows are kept in {parts.folder}") from None
     except OSError as error:
         raise ExportError(
-            f"{target} cannot be written: {error}; what was read so far is kept in {parts.folder}, and the same export "
-            "goes on from there"
+            f"{target} cannot be written: {error}; the rows that were read are kept in {parts.folder}. Run the same "
+            "command again to resume"
         ) from None
 
 
-def _identity(collection: Collection, condition: Filter | None) -> Mapping[str, Any]:
-    """What must be the same for a listing to be taken up again."""
+def _identity(collection: Collection, where: Filter | None) -> Mapping[str, Any]:
+    """Return what must not change if a later run is to resume the export."""
     return {
         "format_version": FORMAT_VERSION,
         "collection": collection.name,
         "create_time": collection.create_time.isoformat(),
         "fingerprint": collection.fingerprint,
         "dimension": collection.dimension,
-        "filter": None if condition is None else condition.SerializeToString(deterministic=True).hex(),
+        "filter": None if where is None else where.SerializeToString(deterministic=True).hex(),
     }

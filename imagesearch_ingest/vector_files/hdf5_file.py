@@ -1,4 +1,4 @@
-"""Vectors in HDF5: a dataset for each column, and the attributes as JSON texts."""
+"""Reads and writes vectors in HDF5: a dataset for each column, with attributes as JSON texts."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 
 from imagesearch_ingest.sources.items import SourceError
-from imagesearch_ingest.vector_files.names import attribute_names, find_columns
+from imagesearch_ingest.vector_files.column_names import attribute_names, find_columns
 from imagesearch_ingest.vector_files.rows import (
     TEXTS,
     Batches,
-    Columns,
-    Facts,
+    ColumnNames,
+    FileInfo,
     RawRows,
     RowError,
     Rows,
@@ -25,26 +25,26 @@ CHUNK_BYTES = 1024 * 1024
 TEXT_CHUNK = 1024
 
 
-def write_hdf5(path: str, facts: Facts, batches: Batches) -> None:
-    """Writes a file. Raises OSError, and RowError for a text with the character of code 0."""
-    _check_texts(facts.notes.values())
+def write_hdf5(path: str, info: FileInfo, batches: Batches) -> None:
+    """Write a file. Raises OSError, and RowError for a text with the character NUL."""
+    _check_texts(info.notes.values())
     try:
         with h5py.File(path, "w") as file:
-            file.attrs.update(facts.notes)
-            _make_datasets(file, facts)
+            file.attrs.update(info.notes)
+            _make_datasets(file, info)
             begin = 0
             for rows in batches(True):
                 _write_rows(file, rows, begin)
                 begin += len(rows)
     except RuntimeError as error:
-        # What h5py raises where the last bytes do not get onto the disk.
+        # h5py raises RuntimeError if the last bytes cannot be written to disk.
         raise OSError(f"HDF5: {error}") from None
 
 
-def _make_datasets(file: Any, facts: Facts) -> None:
-    count, dimension = facts.summary.rows, facts.dimension
+def _make_datasets(file: Any, info: FileInfo) -> None:
+    count, dimension = info.summary.rows, info.dimension
     chunk = max(1, min(CHUNK_BYTES // (4 * dimension), 10_000))
-    # A size that may grow lets a chunk be larger than the dataset, which may be empty.
+    # With a growing size, a chunk may be larger than the dataset, which may be empty.
     file.create_dataset("features", (count, dimension), "f4", maxshape=(None, dimension), chunks=(chunk, dimension))
     file.create_dataset("regions", (count, 4), "f4", maxshape=(None, 4), chunks=(TEXT_CHUNK, 4), compression="gzip")
     for name in TEXTS:
@@ -64,14 +64,14 @@ def _write_rows(file: Any, rows: Rows, begin: int) -> None:
 def _check_texts(texts: Iterable[str]) -> None:
     for text in texts:
         if "\0" in text:
-            raise RowError(f"{text!r:.80} has a character of code 0, which no text in HDF5 can have; Parquet has it")
+            raise RowError(f"{text!r:.80} contains the character NUL, which HDF5 cannot store; use Parquet")
 
 
 class Hdf5Table:
-    """An HDF5 file of vectors, from here or from anywhere."""
+    """An open HDF5 file of vectors, exported or from elsewhere."""
 
-    def __init__(self, path: Path, columns: Columns) -> None:
-        """Opens it. Raises SourceError, OSError, and what else h5py raises of a broken file."""
+    def __init__(self, path: Path, columns: ColumnNames) -> None:
+        """Open the file. Raises SourceError, OSError, and all other errors of h5py for damaged files."""
         self._file = h5py.File(path, "r")
         try:
             self._open(columns)
@@ -79,7 +79,7 @@ class Hdf5Table:
             self._file.close()
             raise
 
-    def _open(self, columns: Columns) -> None:
+    def _open(self, columns: ColumnNames) -> None:
         self.notes: Mapping[str, str] = {
             name: value for name, value in self._file.attrs.items() if isinstance(value, str)
         }
@@ -89,8 +89,8 @@ class Hdf5Table:
         self._vectors = self._dataset(vector)
         if self._vectors.ndim != 2 or self._vectors.dtype.kind != "f":  # noqa: PLR2004
             raise SourceError(
-                f"{vector!r} should be floats of the shape (rows, dimension), and is {self._vectors.dtype} of the "
-                f"shape {self._vectors.shape}"
+                f"{vector!r} is {self._vectors.dtype} with shape {self._vectors.shape}; it must be floats with shape "
+                "(rows, dimension)"
             )
         self.rows, self.dimension = map(int, self._vectors.shape)
         self._ids = self._column(image_id)
@@ -112,28 +112,28 @@ class Hdf5Table:
         return isinstance(self._file[name], h5py.Group)
 
     def _check_link(self, name: str) -> None:
-        # A link could name any file of this machine, whose content would then be in the collection for all to see.
+        # A link could point to any file on this machine, and the import would publish its content.
         if not isinstance(self._file.get(name, getlink=True), h5py.HardLink):
-            raise SourceError(f"{name!r} is a link; only what is in the file itself is read")
+            raise SourceError(f"{name!r} is a link; the data must be in the file itself")
 
     def _dataset(self, name: str) -> Any:
         self._check_link(name)
         dataset = self._file[name]
         if not isinstance(dataset, h5py.Dataset):
-            raise SourceError(f"{name!r} is a {type(dataset).__name__.lower()}, and should be a dataset")
+            raise SourceError(f"{name!r} is a {type(dataset).__name__.lower()}; it must be a dataset")
         if dataset.external or dataset.is_virtual:
-            raise SourceError(f"{name!r} has its values in other files; only what is in the file itself is read")
+            raise SourceError(f"{name!r} stores its values in other files; the data must be in the file itself")
         return dataset
 
     def _column(self, name: str) -> Any:
         dataset = self._dataset(name)
         if dataset.shape != (self.rows,):
             raise SourceError(
-                f"{name!r} has the shape {dataset.shape}, and there are {self.rows} vectors; it should be "
-                f"({self.rows},)"
+                f"{name!r} has the shape {dataset.shape}; it must be ({self.rows},), because there are {self.rows} "
+                "vectors"
             )
         if dataset.dtype.kind not in "iuS" and h5py.check_string_dtype(dataset.dtype) is None:
-            raise SourceError(f"{name!r} should be texts or whole numbers, and is {dataset.dtype}")
+            raise SourceError(f"{name!r} is {dataset.dtype}; it must be texts or integers")
         return dataset
 
     def _attribute(self, name: str) -> Any:
@@ -143,11 +143,11 @@ class Hdf5Table:
         return self._column(name)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def batches(self, size: int) -> Iterator[RawRows]:
-        """All rows, at most `size` at a time."""
+        """Return all rows, at most `size` at a time."""
         for begin in range(0, self.rows, size):
             rows = slice(begin, min(begin + size, self.rows))
             with np.errstate(over="ignore"):

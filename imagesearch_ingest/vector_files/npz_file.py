@@ -1,7 +1,6 @@
-"""Vectors in NPZ, as `numpy.load` reads it: for collections that fit into memory, because that reads arrays whole.
+"""Reads and writes vectors in NPZ. `numpy.load` reads whole arrays, so collections must fit into its memory.
 
-Texts are arrays of one width, that of the longest text, with four bytes for each character; in the file they are
-compressed, which takes away all but a thousandth of what fills them up.
+An array of texts has four bytes for each character of its longest text. Compression removes nearly all of the padding.
 """
 
 import json
@@ -17,12 +16,12 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from imagesearch_ingest.sources.items import SourceError
-from imagesearch_ingest.vector_files.names import find_columns, shown
+from imagesearch_ingest.vector_files.column_names import find_columns, shown
 from imagesearch_ingest.vector_files.rows import (
     TEXTS,
     Batches,
-    Columns,
-    Facts,
+    ColumnNames,
+    FileInfo,
     RawRows,
     RowError,
     attributes_json,
@@ -31,23 +30,23 @@ from imagesearch_ingest.vector_files.rows import (
 )
 
 SUFFIX = ".npy"
-# Bytes that are written or read at a time of one array.
+# The bytes of an array that are read or written at a time.
 PIECE_BYTES = 4 * 1024 * 1024
 Values: TypeAlias = NDArray[Any]
 
 
-def write_npz(path: str, facts: Facts, batches: Batches) -> None:
-    """Writes a file, one array after the other: `batches` is called for each of them.
+def write_npz(path: str, info: FileInfo, batches: Batches) -> None:
+    """Write a file, one array after the other; `batches` is called for each array.
 
-    Raises OSError, and RowError for a text that ends with the character of code 0.
+    Raises OSError, and RowError for a text that ends with the character NUL.
     """
-    count, widths = facts.summary.rows, facts.summary.widths
+    count, widths = info.summary.rows, info.summary.widths
     with zipfile.ZipFile(path, "w", compresslevel=1) as archive:
-        # It goes first, for who only wants to know what the file is.
-        notes = np.array([attributes_json(facts.notes)])
+        # The notes come first, because readers often need only them.
+        notes = np.array([attributes_json(info.notes)])
         _write(archive, "notes", notes.shape, notes.dtype, [notes])
         vectors = (rows.vectors for rows in batches(True))
-        _write(archive, "features", (count, facts.dimension), np.dtype("<f4"), vectors)
+        _write(archive, "features", (count, info.dimension), np.dtype("<f4"), vectors)
         regions = (regions_array(rows.regions) for rows in batches(False))
         _write(archive, "regions", (count, 4), np.dtype("<f4"), regions)
         for name, column in TEXTS.items():
@@ -59,9 +58,9 @@ def _write(
     archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: np.dtype[Any], values: Iterable[Values]
 ) -> None:
     member = zipfile.ZipInfo(name + SUFFIX)
-    # Vectors do not become smaller.
+    # Vectors cannot be compressed.
     member.compress_type = zipfile.ZIP_STORED if name == "features" else zipfile.ZIP_DEFLATED
-    # An array of more than 4 GiB is known to be one only at its end.
+    # The size is known only at the end, and may exceed 4 GiB.
     with archive.open(member, "w", force_zip64=True) as file:
         header = {"descr": npy.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
         npy.write_array_header_1_0(file, header)
@@ -70,14 +69,14 @@ def _write(
 
 
 def _texts(columns: Iterable[Iterable[str]], kind: np.dtype[Any]) -> Iterator[Values]:
-    """Arrays of texts, small ones where these are wide."""
+    """Return arrays of texts, with fewer texts if they are long."""
     size = max(1, PIECE_BYTES // kind.itemsize)
     for column in columns:
         texts = list(column)
         for text in texts:
-            # It would be taken for what fills up the width.
+            # NumPy would remove it with the padding.
             if text.endswith("\0"):
-                raise RowError(f"{text!r:.80} ends with the character of code 0, which NPZ cannot hold; Parquet can")
+                raise RowError(f"{text!r:.80} ends with the character NUL, which NPZ cannot store; use Parquet")
         for begin in range(0, len(texts), size):
             yield np.array(texts[begin : begin + size], kind)
 
@@ -89,10 +88,10 @@ class _Header:
 
 
 class NpzTable:
-    """An NPZ file of vectors, from here or from anywhere; nothing in it is ever unpickled."""
+    """An open NPZ file of vectors, exported or from elsewhere. It never unpickles objects."""
 
-    def __init__(self, path: Path, columns: Columns) -> None:
-        """Opens it. Raises SourceError, OSError, ValueError, BadZipFile."""
+    def __init__(self, path: Path, columns: ColumnNames) -> None:
+        """Open the file. Raises SourceError, OSError, ValueError, BadZipFile."""
         self._archive = zipfile.ZipFile(path)
         try:
             self._open(columns)
@@ -100,17 +99,19 @@ class NpzTable:
             self._archive.close()
             raise
 
-    def _open(self, columns: Columns) -> None:
+    def _open(self, columns: ColumnNames) -> None:
         present = [name.removesuffix(SUFFIX) for name in self._archive.namelist() if name.endswith(SUFFIX)]
         self.notes: Mapping[str, str] = self._read_notes() if "notes" in present else {}
         if columns.renamed:
-            raise SourceError(f"the attributes of NPZ are texts of JSON: {shown(columns.renamed)} cannot be renamed")
+            raise SourceError(
+                f"attributes in NPZ are JSON texts, so {shown(columns.renamed)} cannot be renamed; leave out --map"
+            )
         self._vector, self._id, self._uri = find_columns(present, columns)
         header = self._header(self._vector)
         if len(header.shape) != 2 or header.kind.kind != "f":  # noqa: PLR2004
             raise SourceError(
-                f"{self._vector!r} should be floats of the shape (rows, dimension), and is {header.kind} of the "
-                f"shape {header.shape}"
+                f"{self._vector!r} is {header.kind} with shape {header.shape}; it must be floats with shape (rows, "
+                "dimension)"
             )
         self.rows, self.dimension = header.shape
         self._texts = {name for name in ("content_sha256", "attributes") if name in present}
@@ -133,17 +134,18 @@ class NpzTable:
         header = self._header(name)
         if header.shape != (self.rows,):
             raise SourceError(
-                f"{name!r} has the shape {header.shape}, and there are {self.rows} vectors; it should be ({self.rows},)"
+                f"{name!r} has the shape {header.shape}; it must be ({self.rows},), because there are {self.rows} "
+                "vectors"
             )
         if header.kind.kind not in "iuSU":
-            raise SourceError(f"{name!r} should be texts or whole numbers, and is {header.kind}")
+            raise SourceError(f"{name!r} is {header.kind}; it must be texts or integers")
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._archive.close()
 
     def batches(self, size: int) -> Iterator[RawRows]:
-        """All rows, at most `size` at a time: fewer, where a text is wide."""
+        """Return all rows, at most `size` at a time; fewer if texts are long."""
         names = [self._vector, self._id, *([self._uri] if self._uri else []), *self._texts]
         widest = max(self._header(name).kind.itemsize for name in names[1:])
         size = max(1, min(size, PIECE_BYTES // max(1, widest)))
@@ -167,7 +169,7 @@ class NpzTable:
                 )
 
     def _pieces(self, name: str, size: int) -> Generator[Values]:
-        """The rows of an array, at most `size` at a time. Raises ValueError where the file is cut off."""
+        """Return the rows of an array, at most `size` at a time. Raises ValueError if the file is truncated."""
         with self._archive.open(name + SUFFIX) as file:
             header = _read_header(file, name)
             row = int(np.prod(header.shape[1:], dtype=np.int64)) * header.kind.itemsize
@@ -180,21 +182,21 @@ class NpzTable:
 
 
 def _read_header(file: IO[bytes], name: str) -> _Header:
-    """What an array is; the file is then at its first value. Raises SourceError and ValueError."""
+    """Read the header of an array, up to its first value. Raises SourceError and ValueError."""
     version = npy.read_magic(file)
     if version == (1, 0):
         shape, fortran_order, kind = npy.read_array_header_1_0(file)
     elif version == (2, 0):
         shape, fortran_order, kind = npy.read_array_header_2_0(file)
     else:
-        raise SourceError(f"{name!r} is of version {version} of NumPy's format; 1 and 2 are read")
+        raise SourceError(f"{name!r} has version {version} of NumPy's format; it must be 1 or 2")
     if kind.hasobject:
         raise SourceError(
-            f"{name!r} holds pickled objects, which could run any program when they are read, and are not; save texts "
-            "as an array of texts, such as np.array(ids, dtype=str)"
+            f"{name!r} contains pickled objects, which could run any program; save texts as an array of texts, such as "
+            "np.array(ids, dtype=str)"
         )
     if fortran_order and len(shape) > 1:
-        raise SourceError(f"{name!r} is stored by columns; save it by rows, with np.ascontiguousarray")
+        raise SourceError(f"{name!r} is stored by columns; use np.ascontiguousarray to save it by rows")
     if kind.itemsize > PIECE_BYTES:
-        raise SourceError(f"{name!r} has values of {kind.itemsize} bytes each, which no text of an image needs")
+        raise SourceError(f"{name!r} has values of {kind.itemsize} bytes each; at most {PIECE_BYTES} are allowed")
     return _Header(shape, kind)

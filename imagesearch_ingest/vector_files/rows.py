@@ -1,4 +1,4 @@
-"""Stored images by the column, as files of vectors hold them, and what must be known of all before they are written."""
+"""The columns of files of vectors, and a summary of all rows that writers need before the first row."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,26 +15,26 @@ Vectors: TypeAlias = NDArray[np.float32]
 Attributes: TypeAlias = Mapping[str, AttributeValue]
 
 FORMAT_VERSION = "1"
-# Names of attributes that get a column of their own. Beyond them all go into one: with other names for every image a
-# file would have millions of columns.
+# At most this many attributes have their own column; all others share one. Otherwise a file could have millions of
+# columns.
 MAX_COLUMNS = 1000
-# What an attribute is whose values are not all of one type.
+# The type of an attribute whose values have several types.
 MIXED = "mixed"
 
 
 class RowError(Exception):
-    """A row that a format cannot hold; says which one, and which format can."""
+    """A format cannot store a row; the message names the value and a format that can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some stored images: every column has as many values."""
+    """Stored images by column. All columns have the same length."""
 
     ids: Sequence[str]
     uris: Sequence[str]
     content_sha256: Sequence[str]
     vectors: Vectors
-    """float32[rows, dimension], or float32[rows, 0] where they are not asked for."""
+    """float32[rows, dimension]; float32[rows, 0] if the vectors were not requested."""
     regions: Sequence[Region | None]
     create_times: Sequence[datetime]
     update_times: Sequence[datetime]
@@ -44,16 +44,16 @@ class Rows:
         return len(self.ids)
 
     def text_size(self) -> int:
-        """About how many characters its texts and attributes have."""
+        """Return the approximate number of characters of all texts and attributes."""
         return sum(sum(map(len, column(self))) for column in TEXTS.values())
 
     @classmethod
-    def of(cls, images: Sequence[Image], dimension: int) -> Self:
-        """Of images with their vectors. Raises ValueError where one has none, or one of another length."""
+    def from_images(cls, images: Sequence[Image], dimension: int) -> Self:
+        """Return the rows of images. Raises ValueError if an image has no vector of this dimension."""
         vectors = np.empty((len(images), dimension), np.float32)
         for row, image in enumerate(images):
             if image.embedding is None or len(image.embedding.values) != dimension:
-                raise ValueError(f"{image.id!r:.80} has no vector of {dimension} numbers")
+                raise ValueError(f"{image.id!r:.80} has no vector of {dimension} components")
             vectors[row] = image.embedding.values
         return cls(
             [image.id for image in images],
@@ -67,8 +67,8 @@ class Rows:
         )
 
     @classmethod
-    def joined(cls, parts: Sequence["Rows"], dimension: int) -> Self:
-        """Several, one after the other."""
+    def concatenate(cls, parts: Sequence["Rows"], dimension: int) -> Self:
+        """Return the rows of all parts."""
 
         def flat(name: str) -> list[Any]:
             return [value for part in parts for value in getattr(part, name)]
@@ -86,7 +86,7 @@ class Rows:
         )
 
 
-# The columns that formats without types of their own hold as texts.
+# The columns that HDF5 and NPZ store as texts.
 TEXTS: Mapping[str, Callable[[Rows], Iterable[str]]] = {
     "ids": lambda rows: rows.ids,
     "uris": lambda rows: rows.uris,
@@ -98,18 +98,18 @@ TEXTS: Mapping[str, Callable[[Rows], Iterable[str]]] = {
 
 
 def regions_array(regions: Iterable[Region | None]) -> Vectors:
-    """float32[rows, 4]; four NaN where there is none."""
+    """Return float32[rows, 4]: the regions; four NaN for a whole image."""
     numbers = [(np.nan,) * 4 if region is None else astuple(region) for region in regions]
     return np.array(numbers, np.float32).reshape(-1, 4)
 
 
 def regions_from(numbers: NDArray[Any]) -> list[list[float] | None]:
-    """The other way round."""
+    """Return the regions of an array of `regions_array`."""
     return [None if np.isnan(region).all() else region.tolist() for region in numbers.astype(np.float64)]
 
 
-def kind_of(value: AttributeValue) -> str:
-    """The type of a value, by name; True is no whole number, and 1 is not 1.0."""
+def type_name(value: AttributeValue) -> str:
+    """Return the name of the type of a value; bool, int and float differ."""
     match value:
         case bool():
             return "bool"
@@ -123,24 +123,24 @@ def kind_of(value: AttributeValue) -> str:
 
 
 def attributes_json(attributes: Attributes) -> str:
-    """The attributes as a JSON text, which keeps the difference of 1 and 1.0."""
+    """Return attributes as a JSON text, in which 1 and 1.0 differ."""
     return json.dumps(dict(attributes), ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(slots=True)
 class Summary:
-    """What is to be known of all rows before the first one is written."""
+    """The properties of all rows that a writer needs before the first row."""
 
     rows: int = 0
     kinds: dict[str, str] = field(default_factory=dict)
-    """Of each attribute the type that all its values have, or MIXED; of the first MAX_COLUMNS names."""
+    """The type of each attribute, or MIXED; at most MAX_COLUMNS attributes."""
     rest: bool = False
-    """Whether there are attributes beyond these."""
+    """Whether there are more attributes."""
     widths: dict[str, int] = field(default_factory=dict)
-    """Characters of the longest text of each column of texts."""
+    """The length of the longest text in each column of texts."""
 
     def add(self, rows: Rows) -> None:
-        """Takes more rows into account."""
+        """Include more rows."""
         self.rows += len(rows)
         for attributes in rows.attributes:
             self._add_attributes(attributes)
@@ -149,7 +149,7 @@ class Summary:
 
     def _add_attributes(self, attributes: Attributes) -> None:
         for name, value in attributes.items():
-            kind = kind_of(value)
+            kind = type_name(value)
             known = self.kinds.get(name)
             if known is None and len(self.kinds) >= MAX_COLUMNS:
                 self.rest = True
@@ -159,64 +159,64 @@ class Summary:
                 self.kinds[name] = MIXED
 
     def as_json(self) -> dict[str, Any]:
-        """The summary as JSON has it."""
+        """Return the summary for JSON."""
         return {"rows": self.rows, "kinds": self.kinds, "rest": self.rest, "widths": self.widths}
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """Of a whole file, known before its first row."""
+class FileInfo:
+    """The properties of a whole file, known before its first row."""
 
     summary: Summary
     dimension: int
     notes: Mapping[str, str]
-    """Such as the fingerprint, the metric and where the rows are from."""
+    """The settings of the collection and the origin of the rows, as texts."""
 
 
 Batches: TypeAlias = Callable[[bool], Iterable[Rows]]
-"""Gives all rows, some at a time, as often as it is called: with their vectors or without."""
+"""Returns all rows in batches, with or without vectors; may be called several times."""
 
-Writer: TypeAlias = Callable[[str, Facts, Batches], None]
-"""Writes all rows to a path, as many as the facts say. Raises OSError and RowError."""
+Writer: TypeAlias = Callable[[str, FileInfo, Batches], None]
+"""Writes all rows to a path. Raises OSError and RowError."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawRows:
-    """Some rows as a file from anywhere holds them: only their number is known to be right."""
+    """Rows of a file from elsewhere. Only their number is checked."""
 
     vectors: Vectors
-    """float32[rows, dimension]; anything in the rows of `unusable`."""
-    unusable: Mapping[int, str]
-    """What is wrong with vectors that are none, by their row of these."""
+    """float32[rows, dimension]; undefined in the rows of `problems`."""
+    problems: Mapping[int, str]
+    """The problem of each row without a usable vector."""
     ids: Sequence[Any]
     uris: Sequence[Any] | None
     content_sha256: Sequence[Any] | None
     regions: Sequence[Any] | None
-    """Each four numbers, or None."""
+    """Four numbers for each row, or None."""
     attributes: Sequence[Mapping[str, Any] | str | bytes] | None
-    """Each by name, or as a JSON text."""
+    """The attributes of each row by name, or as a JSON text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
-    """Which columns of a file are what; an empty name leaves it to the file's own names."""
+class ColumnNames:
+    """The names of the columns of a file; the usual names are used for empty ones."""
 
     vector: str = ""
     id: str = ""
     uri: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """New names of attributes; an empty one leaves the column out."""
+    """New attribute names by column; an empty name leaves the column out."""
 
 
-class Table(Protocol):
-    """A file of vectors that is open to be read."""
+class VectorTable(Protocol):
+    """An open file of vectors."""
 
     rows: int
     dimension: int
     notes: Mapping[str, str]
 
     def batches(self, size: int) -> Iterable[RawRows]:
-        """All rows, at most `size` at a time. Raises OSError, ValueError."""
+        """Return all rows, at most `size` at a time. Raises OSError, ValueError."""
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""

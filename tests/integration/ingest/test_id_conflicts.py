@@ -16,7 +16,7 @@ from imagesearch_ingest.load.load_options import LoadOptions, LoadServices, Loca
 from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.source_options import SourceOptions
-from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
+from imagesearch_ingest.vector_files.vector_file_source import VectorFileSource, VectorOptions
 from tests.integration.ingest.conftest import Run, ids, png
 
 
@@ -223,7 +223,7 @@ def run_import(client: Client, search_address: str, name: str, tmp_path: Path) -
     client.create_collection(name, dimension=8, fingerprint="x")
 
     def run_import(file: Path, ledger: str = "of.ledger", **options: bool) -> LoadReport:
-        source = VectorFile(file, VectorOptions("x"))
+        source = VectorFileSource(file, VectorOptions("x"))
         services = LoadServices(Endpoint(search_address), None, 1, vectors_only=True)
         files = LocalFiles(tmp_path / ledger)
         load_options = LoadOptions(**options)  # type: ignore[arg-type]

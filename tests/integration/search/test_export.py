@@ -27,9 +27,9 @@ from imagesearch_client import (
 )
 from imagesearch_ingest.sources.items import Item
 from imagesearch_ingest.vector_files import export as export_module
-from imagesearch_ingest.vector_files.export import Export
-from imagesearch_ingest.vector_files.parts import ExportError
-from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
+from imagesearch_ingest.vector_files.export import export_collection
+from imagesearch_ingest.vector_files.export_parts import ExportError
+from imagesearch_ingest.vector_files.vector_file_source import VectorFileSource, VectorOptions
 
 COUNT = 2500
 # The order of these differs between UTF-16 and UTF-8.
@@ -74,7 +74,7 @@ def fill(client: Client, name: str, count: int, dimension: int = 8) -> dict[str,
 
 def check(target: Path, expected: dict[str, Image]) -> None:
     found = []
-    for item in VectorFile(target, VectorOptions()):
+    for item in VectorFileSource(target, VectorOptions()):
         assert isinstance(item, Item)
         assert isinstance(item.content, Embedding)
         image = expected[item.id]
@@ -96,7 +96,7 @@ def stop(seen: int) -> None:
 def test_export_has_every_image_of_the_collection(client: Client, name: str, tmp_path: Path, file: str) -> None:
     images = fill(client, name, COUNT)
     client.set_alias(f"{name}_now", name)
-    report = Export(client, f"{name}_now", tmp_path / file, None, lambda _: None).run()
+    report = export_collection(client, f"{name}_now", tmp_path / file)
     assert (report.collection, report.rows, report.pages) == (name, COUNT, 3)
     check(tmp_path / file, images)
     client.delete_alias(f"{name}_now")
@@ -105,8 +105,8 @@ def test_export_has_every_image_of_the_collection(client: Client, name: str, tmp
 @pytest.mark.parametrize("file", FILES)
 def test_import_of_an_export_restores_the_collection(client: Client, name: str, tmp_path: Path, file: str) -> None:
     images = fill(client, name, 300)
-    Export(client, name, tmp_path / file, None, lambda _: None).run()
-    source = VectorFile(tmp_path / file, VectorOptions())
+    export_collection(client, name, tmp_path / file)
+    source = VectorFileSource(tmp_path / file, VectorOptions())
     again = f"{name}_2"
     client.create_collection(again, dimension=source.dimension, fingerprint=source.fingerprint)
     new = [
@@ -161,26 +161,26 @@ def test_export_and_import_keep_all_settings(client: Client, search_address: str
     assert "note:" not in run("import", file, "-c", f"{name}_copy").stderr
     told = run("import", file, "-c", f"{name}_other").stderr
     assert f"note: {name}_other exists and keeps its settings, which differ from the file's: metric is cosine" in told
-    assert "ttl is none, and 18000 s in the file" in told
+    assert "ttl is none, but 18000 s in the file" in told
     (remark,) = json.loads(run("import", file, "-c", f"{name}_other", "--json").stdout)["remarks"]
-    assert "description is none, and 'die schönen' in the file" in remark
+    assert "description is none, but 'die schönen' in the file" in remark
 
 
 def test_interrupted_export_is_resumed(client: Client, name: str, tmp_path: Path) -> None:
     images = fill(client, name, COUNT)
     target = tmp_path / "out.parquet"
     with pytest.raises(StoppedError):
-        Export(client, name, target, None, stop).run()
+        export_collection(client, name, target, on_progress=stop)
     with pytest.raises(ExportError, match="filter was None"):
-        Export(client, name, target, equals("number", 1), lambda _: None).run()
-    report = Export(client, name, target, None, lambda _: None).run()
+        export_collection(client, name, target, where=equals("number", 1))
+    report = export_collection(client, name, target)
     assert (report.rows, report.resumed_rows, report.pages) == (COUNT, 2000, 1)
     check(target, images)
 
 
 def test_export_applies_the_filter(client: Client, name: str, tmp_path: Path) -> None:
     images = fill(client, name, 300)
-    Export(client, name, tmp_path / "out.h5", equals("odd", "1"), lambda _: None).run()
+    export_collection(client, name, tmp_path / "out.h5", where=equals("odd", "1"))
     # A string, and a list that contains it.
     check(
         tmp_path / "out.h5",
@@ -188,24 +188,24 @@ def test_export_applies_the_filter(client: Client, name: str, tmp_path: Path) ->
     )
 
 
-def test_export_fails_on_a_refused_page_token(client: Client, name: str, tmp_path: Path) -> None:
+def test_an_invalid_page_token_does_not_end_the_export(client: Client, name: str, tmp_path: Path) -> None:
     images = fill(client, name, COUNT)
     target = tmp_path / "out.npz"
     with pytest.raises(StoppedError):
-        Export(client, name, target, None, stop).run()
+        export_collection(client, name, target, on_progress=stop)
     state = target.parent / "out.npz.parts" / "state.json"
     text = state.read_text()
     # As if the key of the service had changed.
     state.write_text(text.replace('"token": "', '"token": "AAAA'))
     assert state.read_text() != text
-    report = Export(client, name, target, None, lambda _: None).run()
+    report = export_collection(client, name, target)
     assert (report.rows, report.resumed_rows, report.pages) == (COUNT, 2000, 3)
     check(target, images)
 
 
 def test_export_reads_long_vectors_in_small_pages(client: Client, name: str, tmp_path: Path) -> None:
     images = fill(client, name, 130, dimension=32768)
-    report = Export(client, name, tmp_path / "out.parquet", None, lambda _: None).run()
+    report = export_collection(client, name, tmp_path / "out.parquet")
     assert (report.rows, report.pages) == (130, 3)
     check(tmp_path / "out.parquet", images)
 

@@ -26,7 +26,7 @@ from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.items import Item, SourceError
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.source_options import SourceOptions
-from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
+from imagesearch_ingest.vector_files.vector_file_source import VectorFileSource, VectorOptions
 
 ROOT = Path(imagesearch_ingest.__file__).parents[1]
 MODULES = [
@@ -65,14 +65,16 @@ TRIED = {
     },
     "imagesearch_ingest/vector_files/export.py": {
         "--force": "test_transfer.test_what_was_exported_and_imported_finds_the_same",
-        "--restart": "test_export.test_a_collection_made_anew_on_the_way_is_told",
+        "--restart": "test_export.test_a_collection_created_again_during_the_export_raises_an_error",
     },
-    "imagesearch_ingest/vector_files/names.py": {"--map": ""},
-    "imagesearch_ingest/vector_files/parts.py": {"--restart": "test_export.test_what_is_wrong_with_the_parts_is_told"},
-    "imagesearch_ingest/vector_files/parquet_table.py": {
+    "imagesearch_ingest/vector_files/column_names.py": {"--map": ""},
+    "imagesearch_ingest/vector_files/export_parts.py": {
+        "--restart": "test_export.test_damaged_parts_raise_an_error_with_the_remedy"
+    },
+    "imagesearch_ingest/vector_files/parquet_reader.py": {
         "--map": "test_parquet_values.test_both_readers_refuse_the_same_columns..."
     },
-    "imagesearch_ingest/vector_files/source.py": {"--fingerprint": ""},
+    "imagesearch_ingest/vector_files/vector_file_source.py": {"--fingerprint": ""},
     "imagesearch_cli/load_summary.py": {"--retry-failed": "", "--rejects": ""},
 }
 # What messages say of options that were given: they advise nothing.
@@ -281,22 +283,22 @@ def vectors(path: Path, **columns: object) -> Path:
 
 def refused(path: Path, options: VectorOptions) -> str:
     with pytest.raises(SourceError) as caught:
-        VectorFile(path, options)
+        VectorFileSource(path, options)
     return str(caught.value)
 
 
 def test_columns_of_vectors_are_named_as_advised(tmp_path: Path) -> None:
     path = vectors(tmp_path / "a.parquet")
-    assert "say which one they are by --vector-column" in refused(path, VectorOptions("f"))
-    assert "say which one they are by --id-column" in refused(path, VectorOptions("f", vector="v"))
-    assert "say it by --fingerprint" in refused(path, VectorOptions("", vector="v", id="key"))
-    (item,) = VectorFile(path, VectorOptions("f", vector="v", id="key", uri="link"))
+    assert "use --vector-column to name it" in refused(path, VectorOptions("f"))
+    assert "use --id-column to name it" in refused(path, VectorOptions("f", vector="v"))
+    assert "use --fingerprint to name it" in refused(path, VectorOptions("", vector="v", id="key"))
+    (item,) = VectorFileSource(path, VectorOptions("f", vector="v", id="key", uri="link"))
     assert isinstance(item, Item)
     assert (item.id, item.uri) == ("a", "u")
     h5 = tmp_path / "a.npz"
     np.savez(h5, x=np.ones((1, 2), np.float32), y=np.array(["a"]))
     assert "--vector-column" in refused(h5, VectorOptions("f"))
-    assert len(list(VectorFile(h5, VectorOptions("f", vector="x", id="y")))) == 1
+    assert len(list(VectorFileSource(h5, VectorOptions("f", vector="x", id="y")))) == 1
 
 
 def test_columns_of_a_file_of_vectors_are_mapped_as_advised(tmp_path: Path) -> None:
@@ -306,7 +308,7 @@ def test_columns_of_a_file_of_vectors_are_mapped_as_advised(tmp_path: Path) -> N
         while True:
             options = VectorOptions("f", vector="v", id="key", columns=columns)
             try:
-                (item,) = VectorFile(path, options)
+                (item,) = VectorFileSource(path, options)
                 break
             except SourceError as error:
                 (_, text) = options_in(str(error))[choice]
@@ -316,7 +318,7 @@ def test_columns_of_a_file_of_vectors_are_mapped_as_advised(tmp_path: Path) -> N
     message = refused(path, VectorOptions("f", vector="v", id="key", columns={"Product Name": "", "it's": "link"}))
     ((_, text),) = options_in(message)
     renamed = {"Product Name": "", "it's": "link"} | dict([text.rpartition("=")[::2]])
-    assert len(list(VectorFile(path, VectorOptions("f", vector="v", id="key", columns=renamed)))) == 1
+    assert len(list(VectorFileSource(path, VectorOptions("f", vector="v", id="key", columns=renamed)))) == 1
 
 
 def test_an_account_without_remarks_says_so() -> None:

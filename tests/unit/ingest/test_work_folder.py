@@ -8,7 +8,7 @@ from imagesearch_analysis.neighbors import NeighborParts, NeighborPartsError
 from imagesearch_analysis.snapshot import Origin, SnapshotError
 from imagesearch_analysis.snapshot_writer import SnapshotWriter
 from imagesearch_ingest.atomic_file import atomic_write
-from imagesearch_ingest.vector_files.parts import ExportError, Parts
+from imagesearch_ingest.vector_files.export_parts import ExportError, ExportParts
 from imagesearch_ingest.work_folder import LOCK, WorkFolder
 from tests.unit.analysis.snapshots import normal, snapshot_of
 
@@ -31,7 +31,7 @@ def test_a_users_own_folder_is_refused_and_stays_as_it_is(tmp_path: Path, name: 
         NeighborParts(target).locked(),
     ):
         pass
-    parts = Parts(target, {"dimension": 4})
+    parts = ExportParts(target, {"dimension": 4})
     with pytest.raises(ExportError, match=rf"holds '{name}'.*move the file"), parts.opened(restart=True):
         pass
     with pytest.raises(SnapshotError, match=rf"holds '{name}'"):
@@ -50,7 +50,7 @@ def test_files_that_are_called_as_those_of_a_snapshot_stay(tmp_path: Path, name:
 
 def test_the_work_of_another_command_is_refused_and_named(tmp_path: Path) -> None:
     target = tmp_path / "x.parquet"
-    parts = Parts(target, {"dimension": 4})
+    parts = ExportParts(target, {"dimension": 4})
     with parts.opened(restart=False):
         (parts.folder / "part-000000.parquet").write_text("rows")
     before = contents(tmp_path)

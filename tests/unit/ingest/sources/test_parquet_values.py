@@ -21,7 +21,7 @@ from imagesearch_ingest.sources.items import Fault, Item, SourceError
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.source_options import SourceOptions
 from imagesearch_ingest.sources.uri_reader import UriReader
-from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
+from imagesearch_ingest.vector_files.vector_file_source import VectorFileSource, VectorOptions
 
 ZONE = dt.timezone(dt.timedelta(hours=2))
 TIME = dt.datetime(2024, 5, 1, 10, 0, 0, 500_000)  # noqa: DTZ001 - a time without a zone
@@ -79,7 +79,7 @@ def both(folder: Path, name: str, column: Any, **renamed: str) -> list[list[obje
     pq.write_table(pa.table({"id": ["a", "b"], "vector": [[1.0, 2.0], [3.0, 4.0]], name: column}), vectors)
     return [
         list(open_source(str(manifest), SourceOptions(columns=renamed))),
-        list(VectorFile(vectors, VectorOptions("f", columns=renamed))),
+        list(VectorFileSource(vectors, VectorOptions("f", columns=renamed))),
     ]
 
 
@@ -97,7 +97,9 @@ def test_both_readers_refuse_the_same_columns_and_their_advice_helps(tmp_path: P
     told = []
     for reader in (0, 1):
         with pytest.raises(SourceError) as refused:
-            both(tmp_path, name, column) if reader == 0 else VectorFile(tmp_path / "v.parquet", VectorOptions("f"))
+            both(tmp_path, name, column) if reader == 0 else VectorFileSource(
+                tmp_path / "v.parquet", VectorOptions("f")
+            )
         told.append(str(refused.value))
     assert all(f"--map '{name}='" in message for message in told)
     assert all(f"column '{name}'" in message for message in told)

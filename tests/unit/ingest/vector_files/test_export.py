@@ -1,4 +1,4 @@
-"""An export of a client that misbehaves, and what is on the disk when it is stopped."""
+"""Exports with failing services, and resumed exports."""
 
 import dataclasses
 import json
@@ -20,22 +20,23 @@ from grpc_kit.errors import (
 from imagesearch_client import listing as listing_module
 from imagesearch_client.filters import Filter, equals
 from imagesearch_client.types import Collection, Embedding, Image, Index, Metric
+from imagesearch_ingest.empty_collection import EmptyCollectionError
 from imagesearch_ingest.sources.items import Item
 from imagesearch_ingest.vector_files import export as export_module
-from imagesearch_ingest.vector_files.export import Export, ExportReport
-from imagesearch_ingest.vector_files.parts import ExportError
-from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
+from imagesearch_ingest.vector_files.export import ExportReport, export_collection
+from imagesearch_ingest.vector_files.export_parts import ExportError
+from imagesearch_ingest.vector_files.vector_file_source import VectorFileSource, VectorOptions
 
 TIME = datetime(2026, 1, 2, tzinfo=UTC)
 SHOES = Collection("shoes", "m", 4, "f1", Metric.IP, Index.AUTOINDEX, "all shoes", {"team": "ä"}, TIME)
 
 
 class StoppedError(Exception):
-    """What stops a run."""
+    """Stops a run."""
 
 
 class FakeClient:
-    """Lists images by id; `errors` are raised one by one before anything is answered."""
+    """A client that lists images by id; the calls raise `errors` first, one by one."""
 
     def __init__(self, count: int) -> None:
         self.images = [
@@ -81,7 +82,7 @@ class FakeClient:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Parts of 100 rows, pages of 50, and no waiting; gives the pauses."""
+    """Use parts of 100 rows, pages of 50 and no pauses; return the list of skipped pauses."""
     pauses: list[float] = []
     monkeypatch.setattr(export_module, "PART_ROWS", 100)
     monkeypatch.setattr(listing_module, "PAGE_BYTES", 50 * (2048 + 16))
@@ -90,15 +91,13 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def export(client: FakeClient, target: Path, **options: Any) -> ExportReport:
-    condition = options.pop("condition", None)
-    step: Callable[[int], None] = options.pop("step", lambda _: None)
-    return Export(client, "shoes", target, condition, step, **options).run()  # type: ignore[arg-type]
+    return export_collection(client, "shoes", target, **options)  # type: ignore[arg-type]
 
 
 def check(client: FakeClient, target: Path) -> None:
-    """The file is what the client has, and nothing else is left."""
+    """Check that the file contains all images of the client, and that no other file is left."""
     found = []
-    for item in VectorFile(target, VectorOptions()):
+    for item in VectorFileSource(target, VectorOptions()):
         assert isinstance(item, Item)
         assert isinstance(item.content, Embedding)
         found.append((item.id, item.uri, item.attributes, list(item.content.values)))
@@ -116,29 +115,29 @@ def stop_at(rows: int) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.h5", "out.npz"])
-def test_a_stopped_export_goes_on_where_it_was(tmp_path: Path, name: str) -> None:
+def test_a_stopped_export_is_resumed(tmp_path: Path, name: str) -> None:
     client, target = FakeClient(1234), tmp_path / name
     for stop in (250, 300, 777):
         with pytest.raises(StoppedError):
-            export(client, target, step=stop_at(stop))
+            export(client, target, on_progress=stop_at(stop))
     steps: list[int] = []
     client.asked.clear()
-    report = export(client, target, step=steps.append)
+    report = export(client, target, on_progress=steps.append)
     assert (report.rows, report.resumed_rows, report.pages) == (1234, 700, 11)
     assert report.bytes == target.stat().st_size
     assert client.asked[0][0] == "0:True:i00699"
     assert (steps[0], steps[-1]) == (750, 1234)
     check(client, target)
-    source = VectorFile(target, VectorOptions())
+    source = VectorFileSource(target, VectorOptions())
     assert (source.fingerprint, source.notes["model"], source.notes["metric"]) == ("f1", "m", "ip")
     assert json.loads(source.notes["labels"]) == {"team": "ä"}
 
 
-def test_a_stop_while_the_file_is_put_together_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_of_the_file_keeps_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client, target = FakeClient(250), tmp_path / "out.parquet"
     with monkeypatch.context() as patch:
         patch.setattr(export_module, "write_vectors", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
-        with pytest.raises(ExportError, match=r"No space left.*is kept in .*out\.parquet\.parts"):
+        with pytest.raises(ExportError, match=r"No space left.*are kept in .*out\.parquet\.parts"):
             export(client, target)
     client.asked.clear()
     report = export(client, target)
@@ -146,12 +145,12 @@ def test_a_stop_while_the_file_is_put_together_loses_nothing(tmp_path: Path, mon
     check(client, target)
 
 
-def test_another_export_is_refused_until_it_is_restarted(tmp_path: Path) -> None:
+def test_parts_of_another_export_are_rejected_without_restart(tmp_path: Path) -> None:
     client, target = FakeClient(400), tmp_path / "out.parquet"
     with pytest.raises(StoppedError):
-        export(client, target, step=stop_at(250))
-    with pytest.raises(ExportError, match=r"filter was None, is '.+'; --restart begins anew"):
-        export(client, target, condition=equals("n", 1))
+        export(client, target, on_progress=stop_at(250))
+    with pytest.raises(ExportError, match=r"filter was None, is '.+'; use --restart"):
+        export(client, target, where=equals("n", 1))
     client.collection = dataclasses.replace(SHOES, create_time=TIME.replace(year=2027), fingerprint="f2")
     with pytest.raises(ExportError, match=r"create_time was .* fingerprint was 'f1', is 'f2'"):
         export(client, target)
@@ -160,15 +159,15 @@ def test_another_export_is_refused_until_it_is_restarted(tmp_path: Path) -> None
     check(client, target)
 
 
-def test_a_token_that_is_refused_is_no_end(tmp_path: Path) -> None:
+def test_an_invalid_page_token_does_not_end_the_export(tmp_path: Path) -> None:
     client, target = FakeClient(1234), tmp_path / "out.parquet"
     with pytest.raises(StoppedError):
-        export(client, target, step=stop_at(250))
+        export(client, target, on_progress=stop_at(250))
     client.generation += 1
     client.asked.clear()
-    # From the lean listing too another run goes on, even from the middle of one of its pages.
+    # A run also resumes a listing without vectors, even in the middle of a page.
     with pytest.raises(StoppedError):
-        export(client, target, step=stop_at(450))
+        export(client, target, on_progress=stop_at(450))
     assert client.asked == [("", 1000, False)]
     del client.images[1100]
     report = export(client, target)
@@ -176,7 +175,7 @@ def test_a_token_that_is_refused_is_no_end(tmp_path: Path) -> None:
     check(client, target)
 
 
-def test_tokens_that_are_always_refused_are_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_tokens_that_are_always_invalid_end_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = FakeClient(1234)
     give = client.list_page
 
@@ -191,7 +190,7 @@ def test_tokens_that_are_always_refused_are_an_end(tmp_path: Path, monkeypatch: 
         export(client, tmp_path / "out.parquet")
 
 
-def test_a_short_outage_is_waited_for(tmp_path: Path, small_parts: list[float]) -> None:
+def test_a_short_outage_is_retried(tmp_path: Path, small_parts: list[float]) -> None:
     client, target = FakeClient(120), tmp_path / "out.parquet"
     client.errors = [
         UnavailableError("GONE", "away"),
@@ -205,13 +204,13 @@ def test_a_short_outage_is_waited_for(tmp_path: Path, small_parts: list[float]) 
     check(client, target)
 
 
-def test_patience_has_an_end(tmp_path: Path, small_parts: list[float]) -> None:
+def test_a_long_outage_ends_the_export(tmp_path: Path, small_parts: list[float]) -> None:
     client, target = FakeClient(220), tmp_path / "out.parquet"
     with pytest.raises(StoppedError):
-        export(client, target, step=stop_at(150))
+        export(client, target, on_progress=stop_at(150))
     client.errors = [UnavailableError("GONE", "away", retry_after=9.0)]
     with pytest.raises(UnavailableError):
-        export(client, target, patience=8.0)
+        export(client, target, retry_seconds=8.0)
     client.errors = [InternalError("BROKEN", "broken")]
     with pytest.raises(InternalError):
         export(client, target)
@@ -219,7 +218,7 @@ def test_patience_has_an_end(tmp_path: Path, small_parts: list[float]) -> None:
     assert export(client, target).resumed_rows == 100
 
 
-def test_answers_that_are_too_large_become_smaller(tmp_path: Path) -> None:
+def test_too_large_responses_make_pages_smaller(tmp_path: Path) -> None:
     client, target = FakeClient(300), tmp_path / "out.parquet"
     client.most = 7
     export(client, target)
@@ -230,7 +229,7 @@ def test_answers_that_are_too_large_become_smaller(tmp_path: Path) -> None:
         export(client, tmp_path / "other.parquet")
 
 
-def test_a_file_that_is_there_is_not_lost(tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     client, target = FakeClient(30), tmp_path / "out.parquet"
     target.write_bytes(b"precious")
     with pytest.raises(ExportError, match="exists"):
@@ -240,69 +239,70 @@ def test_a_file_that_is_there_is_not_lost(tmp_path: Path) -> None:
     check(client, target)
 
 
-def test_parts_of_a_finished_export_are_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_complete_export_are_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client, target = FakeClient(30), tmp_path / "out.parquet"
     with monkeypatch.context() as patch:
-        # As if it were killed after its last step but one.
-        patch.setattr("imagesearch_ingest.vector_files.parts.Parts.remove", lambda _: None)
+        # A kill before the last step leaves the parts.
+        patch.setattr("imagesearch_ingest.vector_files.export_parts.ExportParts.remove", lambda _: None)
         export(client, target)
     client.images = FakeClient(40).images
     assert export(client, target, overwrite=True).resumed_rows == 0
     check(client, target)
 
 
-def test_what_is_wrong_with_the_parts_is_told(tmp_path: Path) -> None:
+def test_damaged_parts_raise_an_error_with_the_remedy(tmp_path: Path) -> None:
     client, target = FakeClient(400), tmp_path / "out.parquet"
     with pytest.raises(StoppedError):
-        export(client, target, step=stop_at(350))
+        export(client, target, on_progress=stop_at(350))
     folder = tmp_path / "out.parquet.parts"
     (folder / "part-000001.parquet").write_bytes(b"PAR1")
     with pytest.raises(ExportError, match=r"part-000001\.parquet cannot be read.* --restart"):
         export(client, target)
     (folder / "part-000001.parquet").unlink()
-    with pytest.raises(ExportError, match="misses part-000001"):
+    with pytest.raises(ExportError, match="has no part-000001"):
         export(client, target)
     (folder / "state.json").write_text("{")
-    with pytest.raises(ExportError, match="cannot be understood"):
+    with pytest.raises(ExportError, match=r"state\.json cannot be read"):
         export(client, target)
     (folder / "note.txt").write_text("mine")
     export(client, target, restart=True)
     assert [path.name for path in folder.iterdir()] == ["note.txt"]
-    assert len(list(VectorFile(target, VectorOptions()))) == 400
+    assert len(list(VectorFileSource(target, VectorOptions()))) == 400
 
 
-def test_two_exports_to_one_file_are_one_too_many(tmp_path: Path) -> None:
+def test_two_exports_to_one_file_are_rejected(tmp_path: Path) -> None:
     client, target = FakeClient(400), tmp_path / "out.parquet"
 
     def step(_: int) -> None:
         with pytest.raises(ExportError, match="in use by another command"):
             export(client, target)
 
-    export(client, target, step=step)
+    export(client, target, on_progress=step)
     check(client, target)
 
 
-def test_a_collection_made_anew_on_the_way_is_told(tmp_path: Path) -> None:
+def test_a_collection_created_again_during_the_export_raises_an_error(tmp_path: Path) -> None:
     client, target = FakeClient(400), tmp_path / "out.parquet"
 
     def step(_: int) -> None:
         client.collection = dataclasses.replace(SHOES, create_time=TIME.replace(year=2027))
 
-    with pytest.raises(ExportError, match="was removed during the export"):
-        export(client, target, step=step)
+    with pytest.raises(ExportError, match="was deleted and created again during the export"):
+        export(client, target, on_progress=step)
     assert not target.exists()
 
 
-def test_a_target_that_cannot_be_is_told(tmp_path: Path) -> None:
+def test_an_impossible_target_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for target, told in [(tmp_path / "out.csv", "should end with"), (tmp_path / "file" / "out.npz", "cannot be")]:
-        with pytest.raises(ExportError, match=told):
+    for target, message in [(tmp_path / "out.csv", "unknown suffix"), (tmp_path / "file" / "out.npz", "cannot be")]:
+        with pytest.raises(ExportError, match=message):
             export(FakeClient(3), target)
 
 
-def test_an_empty_collection_is_exported(tmp_path: Path) -> None:
-    client = FakeClient(0)
-    for name in ("out.parquet", "out.h5", "out.npz"):
-        (tmp_path / name).mkdir()
-        assert export(client, tmp_path / name / name).rows == 0
-        check(client, tmp_path / name / name)
+@pytest.mark.parametrize(("where", "message"), [(None, "has no images"), (equals("n", 1), "matches the filter")])
+def test_an_empty_collection_raises_an_error_and_leaves_no_file(
+    tmp_path: Path, where: Filter | None, message: str
+) -> None:
+    with pytest.raises(EmptyCollectionError, match=message):
+        export(FakeClient(0), tmp_path / "out.parquet", where=where)
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What is written to a file is what is read of it, exactly."""
+"""Files of all formats return exactly what was written."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ import pytest
 from imagesearch_client.types import AttributeValue, Embedding, Region
 from imagesearch_ingest.sources.items import Item
 from imagesearch_ingest.vector_files.formats import format_of, write_vectors
-from imagesearch_ingest.vector_files.rows import MAX_COLUMNS, Facts, RowError, Rows, Summary
-from imagesearch_ingest.vector_files.source import VectorFile, VectorOptions
+from imagesearch_ingest.vector_files.rows import MAX_COLUMNS, FileInfo, RowError, Rows, Summary
+from imagesearch_ingest.vector_files.vector_file_source import VectorFileSource, VectorOptions
 
 FILES = ["v.parquet", "v.h5", "v.npz"]
 NOTES = {"format_version": "1", "fingerprint": "elsewhere", "description": "Größe ✓", "labels": "{}"}
@@ -51,17 +51,17 @@ def write(path: Path, batches: list[Rows], dimension: int = 3) -> None:
     summary = Summary()
     for rows in batches:
         summary.add(rows)
-    write_vectors(path, Facts(summary, dimension, NOTES), lambda _: iter(batches))
+    write_vectors(path, FileInfo(summary, dimension, NOTES), lambda _: iter(batches))
 
 
 def items_of(path: Path) -> Iterator[Item]:
-    for found in VectorFile(path, VectorOptions()):
+    for found in VectorFileSource(path, VectorOptions()):
         assert isinstance(found, Item), found
         yield found
 
 
 def typed(attributes: Any) -> dict[str, tuple[str, str]]:
-    """With what == does not see: 1 is not 1.0, and 0.0 is not -0.0."""
+    """Return values with their types: == does not distinguish 1 from 1.0, or 0.0 from -0.0."""
     return {name: (type(value).__name__, repr(value)) for name, value in attributes.items()}
 
 
@@ -72,7 +72,7 @@ def test_a_round_trip_is_exact(tmp_path: Path, name: str) -> None:
     write(path, batches)
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
     items = list(items_of(path))
-    whole = Rows.joined(batches, 3)
+    whole = Rows.concatenate(batches, 3)
     assert [item.id for item in items] == whole.ids
     assert [item.uri for item in items] == whole.uris
     assert [item.content_sha256 for item in items] == whole.content_sha256
@@ -83,18 +83,18 @@ def test_a_round_trip_is_exact(tmp_path: Path, name: str) -> None:
         assert list(item.content.values) == vector.tolist()
         assert item.content.fingerprint == "elsewhere"
     assert len({item.stamp for item in items}) == len(items)
-    source = VectorFile(path, VectorOptions())
+    source = VectorFileSource(path, VectorOptions())
     assert (source.notes, source.dimension, source.count()) == (NOTES, 3, len(items))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_without_rows_is_one(tmp_path: Path, name: str) -> None:
+def test_a_file_may_have_no_rows(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, [], dimension=512)
-    source = VectorFile(tmp_path / name, VectorOptions())
+    source = VectorFileSource(tmp_path / name, VectorOptions())
     assert (list(source), source.count(), source.dimension) == ([], 0, 512)
 
 
-def test_parquet_is_an_ordinary_file(tmp_path: Path) -> None:
+def test_parquet_files_have_typed_columns(tmp_path: Path) -> None:
     write(tmp_path / "v.parquet", [rows_of(0, ODD), rows_of(100, ODD)])
     file = pq.ParquetFile(tmp_path / "v.parquet")
     assert file.metadata.num_row_groups == 2
@@ -114,7 +114,7 @@ def test_parquet_is_an_ordinary_file(tmp_path: Path) -> None:
     assert table.column("attributes.mixed").to_pylist()[:5] == [None, "1", "1.0", "true", '"1"']
 
 
-def test_hdf5_and_npz_are_what_others_read(tmp_path: Path) -> None:
+def test_other_libraries_read_hdf5_and_npz_files(tmp_path: Path) -> None:
     rows = rows_of(0, ODD)
     write(tmp_path / "v.h5", [rows])
     write(tmp_path / "v.npz", [rows])
@@ -130,7 +130,7 @@ def test_hdf5_and_npz_are_what_others_read(tmp_path: Path) -> None:
         assert {"notes", "regions", "attributes", "uris", "content_sha256"} <= set(arrays)
 
 
-def test_names_without_end_make_no_columns_without_end(tmp_path: Path) -> None:
+def test_the_number_of_attribute_columns_is_limited(tmp_path: Path) -> None:
     attributes: list[dict[str, AttributeValue]] = [{f"n{row}": row, "every": 1.5} for row in range(MAX_COLUMNS + 50)]
     write(tmp_path / "v.parquet", [rows_of(0, attributes)])
     assert len(pq.ParquetFile(tmp_path / "v.parquet").schema_arrow.names) == MAX_COLUMNS + 8
@@ -139,7 +139,7 @@ def test_names_without_end_make_no_columns_without_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "uri"), [("v.h5", "a\0b"), ("v.npz", "ends\0")])
-def test_a_text_that_a_format_would_lose_is_refused(tmp_path: Path, name: str, uri: str) -> None:
+def test_a_text_that_a_format_cannot_store_is_rejected(tmp_path: Path, name: str, uri: str) -> None:
     rows = rows_of(0, [{}])
     odd = Rows(
         rows.ids,
@@ -151,7 +151,7 @@ def test_a_text_that_a_format_would_lose_is_refused(tmp_path: Path, name: str, u
         rows.update_times,
         rows.attributes,
     )
-    with pytest.raises(RowError, match="code 0"):
+    with pytest.raises(RowError, match="the character NUL"):
         write(tmp_path / name, [odd])
     assert list(tmp_path.iterdir()) == []
     write(tmp_path / "v.parquet", [odd])
@@ -159,7 +159,7 @@ def test_a_text_that_a_format_would_lose_is_refused(tmp_path: Path, name: str, u
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_memory_is_flat(tmp_path: Path, name: str) -> None:
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, name: str) -> None:
     dimension, batch, count = 512, 250, 60
     summary = Summary()
     attributes: list[dict[str, AttributeValue]] = [{"n": row, "text": "x" * 50} for row in range(batch)]
@@ -175,22 +175,22 @@ def test_memory_is_flat(tmp_path: Path, name: str) -> None:
 
     path = tmp_path / name
     tracemalloc.start()
-    write_vectors(path, Facts(summary, dimension, NOTES), batches)
+    write_vectors(path, FileInfo(summary, dimension, NOTES), batches)
     read = 0
-    for _ in VectorFile(path, VectorOptions()):
+    for _ in VectorFileSource(path, VectorOptions()):
         read += 1
         if not read % 100:
             allocated.append(pool.bytes_allocated() - before)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert read == batch * count
-    # The vectors alone have 30 MB.
+    # The vectors have 30 MB.
     assert peak < 12e6
     assert max(allocated) < 12e6
 
 
 @pytest.mark.parametrize("name", ["v.csv", "v", "v.npy"])
-def test_a_suffix_that_there_is_not_is_told(name: str) -> None:
+def test_an_unknown_suffix_raises_an_error_with_the_allowed_ones(name: str) -> None:
     with pytest.raises(ValueError, match=r"\.parquet, \.h5, \.hdf5, \.npz"):
         format_of(Path(name))
     assert format_of(Path("A.H5")) == "hdf5"

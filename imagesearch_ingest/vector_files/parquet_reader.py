@@ -1,4 +1,4 @@
-"""Parquet files of vectors, from here or from anywhere."""
+"""Reads vectors from Parquet files, exported or from elsewhere."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -20,19 +20,19 @@ from imagesearch_ingest.sources.parquet_values import (
     is_text_type,
     values_of,
 )
-from imagesearch_ingest.vector_files.names import attribute_names, find_columns
-from imagesearch_ingest.vector_files.parquet_file import JSON_MARK, NOTES_KEY, REST
-from imagesearch_ingest.vector_files.rows import Columns, RawRows, Vectors
+from imagesearch_ingest.vector_files.column_names import attribute_names, find_columns
+from imagesearch_ingest.vector_files.parquet_writer import JSON_MARK, NOTES_KEY, REST
+from imagesearch_ingest.vector_files.rows import ColumnNames, RawRows, Vectors
 
 READ_BUFFER = 1024 * 1024
 
 
 class ParquetTable:
-    """A Parquet file that is open to be read."""
+    """An open Parquet file of vectors."""
 
-    def __init__(self, path: Path, columns: Columns) -> None:
-        """Opens it. Raises SourceError, OSError, ValueError and what else pyarrow raises of a broken file."""
-        # Nothing is read ahead: of a row group there may be more than fits into the memory.
+    def __init__(self, path: Path, columns: ColumnNames) -> None:
+        """Open the file. Raises SourceError, OSError, ValueError, and all other errors of pyarrow for damaged files."""
+        # Read nothing ahead: a row group may be larger than the memory.
         self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BUFFER)
         try:
             self._open(columns)
@@ -40,16 +40,16 @@ class ParquetTable:
             self.close()
             raise
 
-    def _open(self, columns: Columns) -> None:
+    def _open(self, columns: ColumnNames) -> None:
         schema = self._file.schema_arrow
         self.notes: Mapping[str, str] = _notes(schema)
         self.rows = int(self._file.metadata.num_rows)
         self._vector, self._id, self._uri = find_columns(schema.names, columns)
-        # A column of the same name may be something else elsewhere, such as a region of the world.
-        self._facts = {field.name for field in schema if _is_fact(field)} - {self._vector, self._id, self._uri}
-        used = {self._vector, self._id, self._uri} | self._facts
+        # In files from elsewhere, a column of the same name may mean something else, such as a region of the world.
+        self._fixed = {field.name for field in schema if _is_fixed_column(field)} - {self._vector, self._id, self._uri}
+        used = {self._vector, self._id, self._uri} | self._fixed
         if self.notes:
-            # The service has its own times, and a file of ours has them for people.
+            # An export contains times for people. The service sets its own times.
             used |= {"create_time", "update_time"}
         self._fields = {field.name: field for field in schema if field.name not in used}
         self._rest = REST if _is_json(self._fields.get(REST)) else None
@@ -60,22 +60,22 @@ class ParquetTable:
         self.dimension = self._find_dimension(schema.field(self._vector).type)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close(force=True)
 
     def _check_types(self, schema: Any) -> None:
         vector, image_id = schema.field(self._vector).type, schema.field(self._id).type
         if not is_list_type(vector) or not pa.types.is_floating(vector.value_type):
-            raise SourceError(f"{self._vector!r} should be lists of floats, and is {vector}")
+            raise SourceError(f"{self._vector!r} is {vector}; it must be lists of floats")
         if not (is_text_type(image_id) or is_bytes_type(image_id) or pa.types.is_integer(image_id)):
-            raise SourceError(f"{self._id!r} should be texts or whole numbers, and is {image_id}")
+            raise SourceError(f"{self._id!r} is {image_id}; it must be texts or integers")
         if self._uri and not is_text_type(schema.field(self._uri).type):
-            raise SourceError(f"{self._uri!r} should be texts, and is {schema.field(self._uri).type}")
+            raise SourceError(f"{self._uri!r} is {schema.field(self._uri).type}; it must be texts")
         for name in self._attributes:
             kind = self._fields[name].type
             if not is_attribute_type(kind):
                 raise SourceError(
-                    f"column {name!r} is {kind}: {ALLOWED_TYPES}; {suggest_option('--map', name)} leaves the column out"
+                    f"column {name!r} is {kind}: {ALLOWED_TYPES}; {suggest_option('--map', name)} leaves it out"
                 )
 
     def _find_dimension(self, kind: Any) -> int:
@@ -88,18 +88,18 @@ class ParquetTable:
         return 0
 
     def batches(self, size: int) -> Iterator[RawRows]:
-        """All rows, at most `size` at a time."""
-        facts = [self._vector, self._id, self._uri, *self._facts]
-        names = [name for name in (*facts, *self._attributes, self._rest) if name is not None]
+        """Return all rows, at most `size` at a time."""
+        fixed = [self._vector, self._id, self._uri, *self._fixed]
+        names = [name for name in (*fixed, *self._attributes, self._rest) if name is not None]
         for batch in self._file.iter_batches(size, columns=names):
-            vectors, unusable = _vectors(batch.column(self._vector), self.dimension)
+            vectors, problems = _vectors(batch.column(self._vector), self.dimension)
             yield RawRows(
                 vectors,
-                unusable,
+                problems,
                 _values(batch.column(self._id)),
                 _values(batch.column(self._uri)) if self._uri else None,
-                _values(batch.column("content_sha256")) if "content_sha256" in self._facts else None,
-                batch.column("region").to_pylist() if "region" in self._facts else None,
+                _values(batch.column("content_sha256")) if "content_sha256" in self._fixed else None,
+                batch.column("region").to_pylist() if "region" in self._fixed else None,
                 self._attributes_of(batch),
             )
 
@@ -119,31 +119,31 @@ class ParquetTable:
 
 
 def _vectors(column: Any, dimension: int) -> tuple[Vectors, dict[int, str]]:
-    """The vectors of a batch, and what is wrong with those that are none."""
+    """Return the vectors of a batch, and the problems of rows without a usable vector."""
     lengths = pc.list_value_length(column)
     if column.null_count == 0 and dimension and pc.all(pc.equal(lengths, dimension)).as_py():
         return _numbers(column.flatten(), dimension), {}
     vectors = np.zeros((len(column), dimension), np.float32)
-    unusable: dict[int, str] = {}
+    problems: dict[int, str] = {}
     for row, length in enumerate(lengths.to_pylist()):
         if length is None or not column[row].is_valid:
-            unusable[row] = "it has no vector"
+            problems[row] = "there is no vector"
         elif length != dimension or not dimension:
-            unusable[row] = f"its vector has {length} numbers, and those before it have {dimension}"
+            problems[row] = f"the vector has {length} components; it must have {dimension}, as the vectors before it"
         else:
             vectors[row] = _numbers(column[row].values, dimension)[0]
-    return vectors, unusable
+    return vectors, problems
 
 
 def _numbers(flat: Any, dimension: int) -> Vectors:
-    # A double beyond what a float32 holds becomes infinite, and is found with those that were.
+    # A double beyond the range of float32 becomes infinite, and is reported with other infinite numbers.
     with np.errstate(over="ignore"):
         numbers: Vectors = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
     return numbers.reshape(-1, dimension)
 
 
 def _values(column: Any) -> list[Any]:
-    """The values, texts as their bytes: what is no UTF-8 then is a matter of its row, and not of the file."""
+    """Return the values, with texts as bytes: invalid UTF-8 must only reject its row, not the file."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_string(column.type):
@@ -162,7 +162,7 @@ def _notes(schema: Any) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in notes.items()} if isinstance(notes, dict) else {}
 
 
-def _is_fact(field: Any) -> bool:
+def _is_fixed_column(field: Any) -> bool:
     if field.name == "region":
         return is_list_type(field.type) and bool(pa.types.is_floating(field.type.value_type))
     return field.name == "content_sha256" and is_text_type(field.type)

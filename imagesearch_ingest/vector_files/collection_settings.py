@@ -1,4 +1,4 @@
-"""The settings of a collection, as a file of its vectors says them, so that an import makes the same collection."""
+"""Stores the settings of a collection in its file of vectors, so that an import creates the same collection."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from imagesearch_ingest.vector_files.rows import FORMAT_VERSION
 
 
 def notes_of(collection: Collection) -> Mapping[str, str]:
-    """All settings of a collection, and where a file is from, as texts."""
+    """Return all settings of a collection, and the origin of a file, as texts."""
     parameters = collection.index_parameters
     return {
         "format_version": FORMAT_VERSION,
@@ -38,9 +38,10 @@ def notes_of(collection: Collection) -> Mapping[str, str]:
 
 
 def settings_from(notes: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that the notes of a file say, by the names of `Client.create_collection`.
+    """Return the settings in the notes of a file, with the argument names of `Client.create_collection`.
 
-    Files of others say none, and older exports fewer. Raises ValueError, which names the setting that is not known.
+    Files from elsewhere contain no settings, and older exports fewer. Raises ValueError, which names an unknown
+    setting.
     """
     readers: Mapping[str, tuple[str, Callable[[str], Any]]] = {
         "model": ("model", str),
@@ -60,7 +61,7 @@ def settings_from(notes: Mapping[str, str]) -> dict[str, Any]:
             try:
                 settings[name] = read(notes[note])
             except (ValueError, TypeError) as error:
-                raise ValueError(f"its {note} is {notes[note]!r:.80}, which this program does not know") from error
+                raise ValueError(f"its {note} is {notes[note]!r:.80}, which this version does not support") from error
     return settings
 
 
@@ -77,9 +78,9 @@ def _ttl(text: str) -> timedelta | None:
 
 
 def differences(collection: Collection, settings: Mapping[str, Any]) -> list[str]:
-    """How the settings of a collection differ from those of a file; empty if they do not."""
+    """Return the differences between the settings of a collection and those of a file."""
     return [
-        f"{name} is {_shown(getattr(collection, name))}, and {_shown(value)} in the file"
+        f"{name} is {_shown(getattr(collection, name))}, but {_shown(value)} in the file"
         for name, value in settings.items()
         if getattr(collection, name) != value
     ]

@@ -1,4 +1,4 @@
-"""Files of ready vectors as a source: those that were exported, and those that others made."""
+"""A source of images from a file of vectors, exported or from elsewhere."""
 
 import array
 import hashlib
@@ -17,17 +17,17 @@ from imagesearch_client.types import AttributeValue, Embedding, Region
 from imagesearch_ingest.sources.attribute_values import is_missing
 from imagesearch_ingest.sources.items import Fault, Item, SourceError
 from imagesearch_ingest.sources.parquet_values import InvalidValue
+from imagesearch_ingest.vector_files.collection_settings import settings_from
 from imagesearch_ingest.vector_files.formats import UNREADABLE, open_vectors
-from imagesearch_ingest.vector_files.rows import FORMAT_VERSION, Columns, RawRows, Table, Vectors
-from imagesearch_ingest.vector_files.settings import settings_from
+from imagesearch_ingest.vector_files.rows import FORMAT_VERSION, ColumnNames, RawRows, Vectors, VectorTable
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 8 * 1024 * 1024
-# A collection has no more.
+# The largest dimension of a collection.
 MAX_DIMENSION = 32768
 MAX_INTEGER = 2**63
-# The lengths of vectors that the search service takes. An import checks them, so that a file whose vectors are all
-# refused leaves no empty collection.
+# The lengths of vectors that the search service accepts. An import checks them before it creates a collection: if the
+# service rejected all vectors, an empty collection would stay.
 SHORTEST_SQUARE, LONGEST = 1.2e-32, 7e18
 SHA256 = re.compile(r"([0-9a-f]{64})?")
 CORNERS = 4
@@ -35,70 +35,76 @@ CORNERS = 4
 
 @dataclass(frozen=True, slots=True)
 class VectorOptions:
-    """What a file does not say of itself; what is empty is found by the usual names."""
+    """What a file does not say; empty column names stand for the usual names."""
 
     fingerprint: str = ""
-    """Which model made the vectors."""
+    """The fingerprint of the model of the vectors."""
     vector: str = ""
     """The column, dataset or array of the vectors."""
     id: str = ""
-    """That of the ids."""
+    """The column of the ids."""
     uri: str = ""
-    """That of the uris."""
+    """The column of the uris."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """New names of attributes, by the columns'; an empty one leaves the column out."""
+    """New attribute names by column; an empty name leaves the column out."""
 
 
-class VectorFile:
-    """A Parquet, HDF5 or NPZ file as a source of images whose vectors were made before.
+class VectorFileSource:
+    """A Parquet, HDF5 or NPZ file as a source of images with vectors.
 
-    Numbers that are NaN are attributes that are not there: so says it who has no other way to.
+    An attribute with the value NaN counts as missing, because some formats have no other missing number.
     """
 
     def __init__(self, path: Path, options: VectorOptions) -> None:
-        """Looks at the file, and reads no rows.
+        """Check the file without reading its rows.
 
-        Raises SourceError where it is cut off or of another format, where a column is missing or of a type that it
-        cannot have, and where nothing says which model made the vectors.
+        Raises SourceError if the file is truncated or has another format, if a column is missing or has a wrong type,
+        and if the model of the vectors is unknown.
         """
         self._path = path.absolute()
-        self._columns = Columns(options.vector, options.id, options.uri, options.columns)
+        self._columns = ColumnNames(options.vector, options.id, options.uri, options.columns)
         self.name = str(self._path)
         with closing(open_vectors(self._path, self._columns)) as table:
             self._rows = table.rows
             self.dimension = table.dimension
-            """Numbers of each vector; 0 where no row has one."""
+            """The number of components of each vector; 0 if no row has a vector."""
             self.notes = table.notes
-            """What an export says of its collection: all its settings."""
+            """The settings of the exported collection; empty for files from elsewhere."""
         self.fingerprint = self._known_fingerprint(options.fingerprint)
-        """Of the model that made the vectors."""
+        """The fingerprint of the model of the vectors."""
         self._check()
 
     def _known_fingerprint(self, declared: str) -> str:
         noted = self.notes.get("fingerprint", "")
         if declared and noted and declared != noted:
-            raise SourceError(f"{self._path}: says that its vectors are of {noted}, and the option says {declared}")
+            raise SourceError(
+                f"{self._path} has vectors of {noted}, but --fingerprint is {declared}; leave out the option"
+            )
         if not (declared or noted):
-            raise SourceError(f"{self._path}: does not say which model made its vectors; say it by --fingerprint")
+            raise SourceError(
+                f"{self._path} does not contain the fingerprint of its model; use --fingerprint to name it"
+            )
         return declared or noted
 
     def _check(self) -> None:
         version = self.notes.get("format_version", FORMAT_VERSION)
         if version != FORMAT_VERSION:
-            raise SourceError(f"{self._path}: is of format version {version}; this program reads {FORMAT_VERSION}")
+            raise SourceError(f"{self._path} has format version {version}; this version reads {FORMAT_VERSION}")
         try:
             settings_from(self.notes)
         except ValueError as error:
             raise SourceError(f"{self._path}: {error}") from None
         if self.dimension > MAX_DIMENSION:
-            raise SourceError(f"{self._path}: has vectors of {self.dimension} numbers; at most {MAX_DIMENSION} can be")
+            raise SourceError(
+                f"{self._path} has vectors of {self.dimension} components; at most {MAX_DIMENSION} are allowed"
+            )
 
     def count(self) -> int:
-        """Its rows."""
+        """Return the number of rows."""
         return self._rows
 
     def __iter__(self) -> Iterator[Item | Fault]:
-        """Its rows in order. Raises SourceError where the file turns out to be broken."""
+        """Return the rows in order. Raises SourceError if the file is damaged."""
         size = max(1, min(BATCH_ROWS, BATCH_BYTES // (4 * max(1, self.dimension))))
         with closing(open_vectors(self._path, self._columns)) as table:
             first = 0
@@ -106,30 +112,30 @@ class VectorFile:
                 yield from self._items(rows, first)
                 first += len(rows.ids)
 
-    def _batches(self, table: Table, size: int) -> Iterator[RawRows]:
+    def _batches(self, table: VectorTable, size: int) -> Iterator[RawRows]:
         try:
             yield from table.batches(size)
         except UNREADABLE as error:
-            raise SourceError(f"{self._path}: cannot be read to its end, it may be cut off: {error}") from None
+            raise SourceError(f"{self._path} cannot be read to its end; it may be truncated: {error}") from None
 
     def _items(self, rows: RawRows, first: int) -> Iterator[Item | Fault]:
-        unusable = {**_unusable(rows.vectors), **rows.unusable}
+        problems = {**_vector_problems(rows.vectors), **rows.problems}
         lengths = np.linalg.norm(rows.vectors.astype(np.float64), axis=1)
         shortest = math.sqrt(max(1, self.dimension) * SHORTEST_SQUARE)
         for row in range(len(rows.ids)):
-            # Counted as people count, from 1.
+            # People count rows from 1.
             where = f"{self._path.name}, row {first + row + 1}"
             try:
-                if row in unusable:
-                    raise ValueError(unusable[row])
+                if row in problems:
+                    raise ValueError(problems[row])
                 found: Item | Fault = self._item(rows, row)
             except ValueError as error:
                 found = Fault(where, "ROW_INVALID", str(error))
             else:
                 if not shortest <= lengths[row] <= LONGEST:
                     problem = (
-                        f"its vector has length {lengths[row]:.2g}; it must be from {shortest:.2g} to {LONGEST:.2g}. "
-                        "Scale all vectors alike"
+                        f"the vector has length {lengths[row]:.2g}; it must be from {shortest:.2g} to {LONGEST:.2g}. "
+                        "Scale all vectors by the same factor"
                     )
                     found = Fault(where, "VECTOR_LENGTH_INVALID", problem)
             yield found
@@ -139,11 +145,11 @@ class VectorFile:
         region = None if rows.regions is None else _region(rows.regions[row])
         sha256 = "" if rows.content_sha256 is None else _text(rows.content_sha256[row], "content_sha256")
         if not SHA256.fullmatch(sha256):
-            raise ValueError(f"its content_sha256 is {sha256!r:.80}, and should be 64 hexadecimal digits in lower case")
+            raise ValueError(f"content_sha256 is {sha256!r:.80}; it must be 64 hexadecimal digits in lower case")
         return Item(
             id=_id(rows.ids[row]),
             uri="" if rows.uris is None else _text(rows.uris[row], "uri"),
-            # As small as in the file, and taken by a message as fast as a list.
+            # An array is as small as in the file, and becomes a message as fast as a list.
             content=Embedding(array.array("f", rows.vectors[row].tobytes()), self.fingerprint),
             attributes=None if rows.attributes is None else _attributes(rows.attributes[row]),
             stamp=hashlib.blake2b(content + (repr(region).encode() if region else b""), digest_size=16).hexdigest(),
@@ -152,12 +158,12 @@ class VectorFile:
         )
 
 
-def _unusable(vectors: Vectors) -> dict[int, str]:
-    """What is wrong with vectors that cannot be stored, by row."""
+def _vector_problems(vectors: Vectors) -> dict[int, str]:
+    """Return the problem of each row whose vector cannot be stored."""
     infinite = ~np.isfinite(vectors).all(axis=1)
     zero = ~vectors.any(axis=1)
-    wrong = {int(row): "its vector is all zero" for row in np.flatnonzero(zero)}
-    return wrong | {int(row): "its vector has numbers that are not finite" for row in np.flatnonzero(infinite)}
+    wrong = {int(row): "the vector is all zero" for row in np.flatnonzero(zero)}
+    return wrong | {int(row): "the vector has numbers that are not finite" for row in np.flatnonzero(infinite)}
 
 
 def _id(value: Any) -> str:
@@ -165,7 +171,7 @@ def _id(value: Any) -> str:
         return str(value)
     found = _text(value, "id")
     if not found:
-        raise ValueError("it has no id")
+        raise ValueError("there is no id")
     return found
 
 
@@ -179,15 +185,15 @@ def _text(value: Any, name: str) -> str:
             try:
                 return value.decode()
             except UnicodeDecodeError:
-                raise ValueError(f"its {name} is {value!r:.80}, which is no UTF-8") from None
-    raise ValueError(f"its {name} is {value!r:.80}, and should be a text")
+                raise ValueError(f"{name} is {value!r:.80}; it must be UTF-8") from None
+    raise ValueError(f"{name} is {value!r:.80}; it must be a text")
 
 
 def _region(numbers: Sequence[Any] | None) -> Region | None:
     if numbers is None:
         return None
     if len(numbers) != CORNERS or any(number is None or not math.isfinite(number) for number in numbers):
-        raise ValueError(f"its region is {list(numbers)!r:.80}, and should be four numbers x0, y0, x1, y1")
+        raise ValueError(f"region is {list(numbers)!r:.80}; it must be four numbers x0, y0, x1, y1")
     return Region(*numbers)
 
 
@@ -196,17 +202,17 @@ def _attributes(found: Mapping[str, Any] | str | bytes) -> dict[str, AttributeVa
         try:
             found = json.loads(_text(found, "attributes") or "{}")
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"its attributes are no JSON: {error}") from None
+            raise ValueError(f"attributes are not JSON: {error}") from None
     if not isinstance(found, dict):
-        # A fault of the row, as all others are.
-        raise ValueError(f"its attributes are {found!r:.80}, and should be an object of JSON")  # noqa: TRY004
+        # A ValueError, as all other problems of a row.
+        raise ValueError(f"attributes are {found!r:.80}; they must be a JSON object")  # noqa: TRY004
     return {name: _attribute(name, value) for name, value in found.items() if not is_missing(value)}
 
 
 def _attribute(name: str, value: Any) -> AttributeValue:
     match value:
         case InvalidValue():
-            raise ValueError(f"its attribute {name!r:.80}: {value.message}")
+            raise ValueError(f"attribute {name!r:.80}: {value.message}")
         case str() | bool():
             return value
         case bytes():
@@ -218,6 +224,6 @@ def _attribute(name: str, value: Any) -> AttributeValue:
         case list() if all(isinstance(each, str) for each in value):
             return value
     raise ValueError(
-        f"its attribute {name!r:.80} is {value!r:.80}, and should be a text, true, false, a finite number, a whole "
-        "number of 64 bits or a list of texts"
+        f"attribute {name!r:.80} is {value!r:.80}; it must be a text, true, false, a finite number, a 64-bit integer "
+        "or a list of texts"
     )

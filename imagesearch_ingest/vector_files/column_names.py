@@ -1,20 +1,20 @@
-"""What the columns of files from anywhere are called."""
+"""Finds the columns of vectors, ids, uris and attributes in files from elsewhere."""
 
 from collections.abc import Collection, Iterable, Mapping
 
 from imagesearch_ingest.sources.attribute_values import attribute_name, suggest_option
 from imagesearch_ingest.sources.items import SourceError
-from imagesearch_ingest.vector_files.rows import Columns
+from imagesearch_ingest.vector_files.rows import ColumnNames
 
-# The names that a column is looked for by, the first one first. Those at the end are of tutorials.
+# The usual names of each column, most important first. Tutorials use the last ones.
 VECTOR_NAMES = ("vector", "embedding", "vectors", "embeddings", "features", "feats", "dataset_1")
 ID_NAMES = ("id", "ids", "image_names", "names", "dataset_2")
 URI_NAMES = ("uri", "uris", "path", "paths")
 ATTRIBUTE_PREFIX = "attributes."
 
 
-def find_columns(present: Collection[str], columns: Columns) -> tuple[str, str, str | None]:
-    """The names of the vectors, the ids and the uris, if there are any. Raises SourceError."""
+def find_columns(present: Collection[str], columns: ColumnNames) -> tuple[str, str, str | None]:
+    """Return the names of the columns of vectors, ids and, if there is one, uris. Raises SourceError."""
     vector = _named(present, columns.vector, VECTOR_NAMES, "vectors", "vector")
     image_id = _named(present, columns.id, ID_NAMES, "ids", "id")
     if columns.uri:
@@ -25,24 +25,26 @@ def find_columns(present: Collection[str], columns: Columns) -> tuple[str, str, 
 def _named(present: Collection[str], wanted: str, usual: Iterable[str], what: str, option: str) -> str:
     if wanted:
         if wanted not in present:
-            raise SourceError(f"there is no {wanted!r}; there are {shown(present)}")
+            raise SourceError(f"there is no column {wanted!r}; the columns are {shown(present)}")
         return wanted
     for name in usual:
         if name in present:
             return name
     raise SourceError(
-        f"nothing is called as {what} are ({', '.join(usual)}); say which one they are by --{option}-column; there "
-        f"are {shown(present)}"
+        f"no column has a usual name for {what} ({', '.join(usual)}); use --{option}-column to name it. The "
+        f"columns are {shown(present)}"
     )
 
 
 def attribute_names(found: Iterable[str], renamed: Mapping[str, str]) -> dict[str, str]:
-    """The name of the attribute that each column becomes, less those left out. Raises SourceError."""
+    """Return the attribute name of each column, without the columns that are left out. Raises SourceError."""
     names: dict[str, str] = {}
     columns = set(found)
-    # A column may be named without the prefix too.
+    # `renamed` may omit the prefix of a column.
     if unknown := {name for name in renamed if name not in columns and ATTRIBUTE_PREFIX + name not in columns}:
-        raise SourceError(f"there is no attribute {shown(unknown)} to rename or leave out; there are {shown(columns)}")
+        raise SourceError(
+            f"there is no attribute {shown(unknown)} to rename or leave out; the attributes are {shown(columns)}"
+        )
     for column in sorted(columns):
         short = column.removeprefix(ATTRIBUTE_PREFIX)
         try:
@@ -53,13 +55,13 @@ def attribute_names(found: Iterable[str], renamed: Mapping[str, str]) -> dict[st
             continue
         if name in names.values():
             raise SourceError(
-                f"two columns would be the attribute {name}; {suggest_option('--map', column)} leaves one of them out"
+                f"two columns would become the attribute {name}; use {suggest_option('--map', column)} to leave one out"
             )
         names[column] = name
     return names
 
 
 def shown(names: Iterable[str]) -> str:
-    """Names, quoted and not too many."""
+    """Return at most twelve names, quoted."""
     ordered = sorted(names)
     return ", ".join(f"{name!r:.60}" for name in ordered[:12]) + (", ..." if len(ordered) > 12 else "")  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""Vectors in Parquet: an ordinary file, whose attributes are columns of their own types."""
+"""Writes vectors as an ordinary Parquet file with a typed column for each attribute."""
 
 import json
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagesearch_client.types import Region
-from imagesearch_ingest.vector_files.names import ATTRIBUTE_PREFIX
-from imagesearch_ingest.vector_files.rows import MIXED, Batches, Facts, Rows, Summary, attributes_json
+from imagesearch_ingest.vector_files.column_names import ATTRIBUTE_PREFIX
+from imagesearch_ingest.vector_files.rows import MIXED, Batches, FileInfo, Rows, Summary, attributes_json
 
 NOTES_KEY = b"imagesearch"
-# Of a column of JSON texts, in the metadata of its field.
+# Marks a column of JSON texts, in the metadata of its field.
 JSON_MARK = {b"imagesearch": b"json"}
-# The column of the attributes that have none of their own.
+# The column of all attributes without their own column.
 REST = "attributes"
 TYPES = {
     "text": pa.string(),
@@ -28,18 +28,18 @@ TYPES = {
 }
 
 
-def write_parquet(path: str, facts: Facts, batches: Batches) -> None:
-    """Writes a file with one row group for each batch. Raises OSError."""
-    schema = _schema(facts)
+def write_parquet(path: str, info: FileInfo, batches: Batches) -> None:
+    """Write a file with a row group for each batch. Raises OSError."""
+    schema = _schema(info)
     texts = [field.name for field in schema if field.type == pa.string()]
-    # Vectors have no values that repeat: a dictionary of them would be made for nothing.
+    # A dictionary encoding helps only texts, because components of vectors do not repeat.
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts) as writer:
         for rows in batches(True):
-            columns = [_column(field, rows, facts) for field in schema]
+            columns = [_column(field, rows, info) for field in schema]
             writer.write_table(pa.table(columns, schema=schema), row_group_size=max(1, len(rows)))
 
 
-def _schema(facts: Facts) -> Any:
+def _schema(info: FileInfo) -> Any:
     fields = [
         pa.field("id", pa.string(), nullable=False),
         pa.field("uri", pa.string()),
@@ -47,19 +47,19 @@ def _schema(facts: Facts) -> Any:
         pa.field("create_time", pa.timestamp("us", "UTC")),
         pa.field("update_time", pa.timestamp("us", "UTC")),
         pa.field("region", pa.list_(pa.float32())),
-        pa.field("vector", pa.list_(pa.float32(), facts.dimension), nullable=False),
+        pa.field("vector", pa.list_(pa.float32(), info.dimension), nullable=False),
     ]
-    for name, kind in sorted(facts.summary.kinds.items()):
+    for name, kind in sorted(info.summary.kinds.items()):
         if kind == MIXED:
             fields.append(pa.field(ATTRIBUTE_PREFIX + name, pa.string(), metadata=JSON_MARK))
         else:
             fields.append(pa.field(ATTRIBUTE_PREFIX + name, TYPES[kind]))
-    if facts.summary.rest:
+    if info.summary.rest:
         fields.append(pa.field(REST, pa.string(), metadata=JSON_MARK))
-    return pa.schema(fields, {NOTES_KEY: json.dumps(dict(facts.notes), ensure_ascii=False).encode()})
+    return pa.schema(fields, {NOTES_KEY: json.dumps(dict(info.notes), ensure_ascii=False).encode()})
 
 
-def _column(field: Any, rows: Rows, facts: Facts) -> Any:
+def _column(field: Any, rows: Rows, info: FileInfo) -> Any:
     match field.name:
         case "vector":
             values = pa.array(np.ascontiguousarray(rows.vectors).reshape(-1))
@@ -70,7 +70,7 @@ def _column(field: Any, rows: Rows, facts: Facts) -> Any:
             plural = {"id": "ids", "uri": "uris", "create_time": "create_times", "update_time": "update_times"}
             return pa.array(getattr(rows, plural.get(name, name)), field.type)
         case "attributes":
-            kinds = facts.summary.kinds
+            kinds = info.summary.kinds
             rests = ({name: value for name, value in each.items() if name not in kinds} for each in rows.attributes)
             return pa.array([attributes_json(rest) if rest else None for rest in rests], field.type)
     name = field.name.removeprefix(ATTRIBUTE_PREFIX)
@@ -81,12 +81,12 @@ def _column(field: Any, rows: Rows, facts: Facts) -> Any:
 
 
 def write_part(path: str, rows: Rows, dimension: int) -> None:
-    """Writes rows of which nothing is known: their attributes are JSON texts. Raises OSError."""
-    write_parquet(path, Facts(Summary(len(rows), rest=True), dimension, {}), lambda _: [rows])
+    """Write a part of an export; all attributes are JSON texts. Raises OSError."""
+    write_parquet(path, FileInfo(Summary(len(rows), rest=True), dimension, {}), lambda _: [rows])
 
 
 def read_part(path: Path, dimension: int, *, vectors: bool) -> Rows:
-    """What `write_part` wrote, with its vectors or without. Raises OSError, ValueError."""
+    """Return the rows of a part, with or without vectors. Raises OSError, ValueError."""
     names = [
         "id",
         "uri",
