@@ -104,7 +104,7 @@ class NpzTable:
         self.notes: Mapping[str, str] = self._read_notes() if "notes" in present else {}
         if columns.renamed:
             raise SourceError(
-                f"attributes in NPZ are JSON texts, so {shown(columns.renamed)} cannot be renamed; leave out --map"
+                f"attributes in NPZ are JSON texts, so {shown(columns.renamed)} cannot be renamed"
             )
         self._vector, self._id, self._uri = find_columns(present, columns)
         header = self._header(self._vector)

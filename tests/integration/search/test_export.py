@@ -143,7 +143,7 @@ def test_export_and_import_keep_all_settings(client: Client, search_address: str
         description="die schönen",
         labels={"team": "shop"},
     )
-    client.write(name, [NewImage("a", Embedding([1.0] * 8, "elsewhere"), "", {})])
+    assert [result.error for result in client.write(name, [NewImage("a", Embedding([1.0] * 8, "elsewhere"))])] == [None]
     client.create_collection(f"{name}_other", dimension=8, fingerprint="elsewhere")
     environment = {"IMAGESEARCH_TARGET": search_address, "XDG_STATE_HOME": str(tmp_path)}
 
