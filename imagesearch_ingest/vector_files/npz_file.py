@@ -103,9 +103,7 @@ class NpzTable:
         present = [name.removesuffix(SUFFIX) for name in self._archive.namelist() if name.endswith(SUFFIX)]
         self.notes: Mapping[str, str] = self._read_notes() if "notes" in present else {}
         if columns.renamed:
-            raise SourceError(
-                f"attributes in NPZ are JSON texts, so {shown(columns.renamed)} cannot be renamed"
-            )
+            raise SourceError(f"attributes in NPZ are JSON texts, so {shown(columns.renamed)} cannot be renamed")
         self._vector, self._id, self._uri = find_columns(present, columns)
         header = self._header(self._vector)
         if len(header.shape) != 2 or header.kind.kind != "f":  # noqa: PLR2004
