@@ -12,7 +12,7 @@ import numpy as np
 from grpc_kit.deadline import Deadline
 from search_service.core.checks import collection_not_found
 from search_service.core.codes import Codes, CodeTransform
-from search_service.core.filters import Filter, IdAfter, IdIn
+from search_service.core.filters import Filter
 from search_service.core.types import CodeSet, Collection, Consistency, StoredImage
 from tests.memory_store import MemoryStore, fits
 
@@ -80,10 +80,10 @@ class MemoryCodes:
             found.values.pop(image_id, None)
 
     async def times(
-        self, collection: Collection, codes: CodeSet, condition: IdIn | IdAfter, limit: int, deadline: Deadline
+        self, collection: Collection, codes: CodeSet, after: str, limit: int, deadline: Deadline
     ) -> dict[str, datetime]:
         images = self._of(collection, codes).images
-        found = sorted(image_id for image_id, image in images.items() if fits(image, condition))[:limit]
+        found = sorted(image_id for image_id in images if image_id > after)[:limit]
         return {image_id: when for image_id in found if (when := images[image_id].update_time) is not None}
 
     async def count(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> int:

@@ -34,7 +34,7 @@ from search_service.adapters.milvus_rows import (
 )
 from search_service.adapters.request_batching import RequestBatcher
 from search_service.core.codes import Codes, CodeTransform
-from search_service.core.filters import Filter, IdAfter, IdIn
+from search_service.core.filters import Filter, IdAfter
 from search_service.core.types import CodeSet, Collection, Consistency, StoredImage, Vector
 
 # Bytes of normals in one request.
@@ -190,14 +190,14 @@ class MilvusCodes:
         )
 
     async def times(
-        self, collection: Collection, codes: CodeSet, condition: IdIn | IdAfter, limit: int, deadline: Deadline
+        self, collection: Collection, codes: CodeSet, after: str, limit: int, deadline: Deadline
     ) -> dict[str, datetime]:
-        """Return the update times of the images that were encoded, by id."""
+        """Return the update times of encoded images by id, for the first ids greater than `after`."""
         rows = await self._query(
             codes_name(collection, codes),
             collection,
             deadline,
-            filter=self._expressions.write(condition),
+            filter=self._expressions.write(IdAfter(after)),
             output_fields=["id", "update_time"],
             limit=limit,
         )

@@ -10,7 +10,7 @@ from search_service.core import checks
 from search_service.core.coded_store import CodeWriter
 from search_service.core.codes import CodeTransform, check_transform, codes_missing, codes_unsupported, latest_set
 from search_service.core.collection_cache import CollectionCache
-from search_service.core.filters import IdAfter, IdIn
+from search_service.core.filters import IdAfter
 from search_service.core.image_locks import ImageLocks
 from search_service.core.ports import CodeStore, VectorStore
 from search_service.core.types import CodeSet, Collection, Consistency, View
@@ -126,17 +126,11 @@ class CodeSets:
         progress = Encoding(await self._store.count(collection, None, Consistency.STRONG, deadline()))
         yield progress
         for _ in range(PASSES):
-            before, images = progress, 0
-            async for checked, encoded in self._encode_all(collection, codes, deadline):
-                images += checked
-                progress = replace(progress, checked=progress.checked + checked, encoded=progress.encoded + encoded)
+            start = progress
+            async for progress in self._update_all(collection, codes, start, deadline):
                 yield progress
-            if progress.encoded == before.encoded:
+            if progress.encoded == start.encoded:
                 break
-        if await self._codes.count(collection, codes, deadline()) > images:
-            async for removed in self._delete_orphans(collection, codes, deadline):
-                progress = replace(progress, removed=progress.removed + removed)
-                yield progress
         latest = await self._require_latest(collection, codes, deadline())
         ready = replace(codes, ready=True)
         await self._announce(latest, (ready,), deadline())
@@ -146,26 +140,43 @@ class CodeSets:
                 await self._codes.drop(latest, replaced, deadline())
         yield replace(progress, ready=ready)
 
-    async def _encode_all(
-        self, collection: Collection, codes: CodeSet, deadline: Callable[[], Deadline]
-    ) -> AsyncGenerator[tuple[int, int], None]:
-        """Encode all images whose code is missing or outdated; yield how many each step checked and encoded."""
-        last, strong = "", Consistency.STRONG
+    async def _update_all(
+        self, collection: Collection, codes: CodeSet, progress: Encoding, deadline: Callable[[], Deadline]
+    ) -> AsyncGenerator[Encoding, None]:
+        """Encode all images whose code is missing or outdated, and delete codes without an image."""
+        last = ""
         size = max(1, min(BATCH, BATCH_BYTES // (4 * collection.dimension)))
         while True:
-            condition = IdAfter(last) if last else None
-            images = await self._store.query(collection, condition, PAGE, View.TIMES, strong, deadline())
+            images = await self._store.query(
+                collection, IdAfter(last), PAGE, View.TIMES, Consistency.STRONG, deadline()
+            )
             await self._require_latest(collection, codes, deadline())
-            ids = tuple(image.id for image in images)
-            times = await self._codes.times(collection, codes, IdIn(ids), PAGE, deadline()) if ids else {}
-            stale = [image.id for image in images if times.get(image.id) != image.update_time]
-            yield len(images) - len(stale), 0
+            coded = await self._codes.times(collection, codes, last, PAGE, deadline())
+            updated = {image.id: image.update_time for image in images}
+            # Both pages are sorted by id. Compare them up to the id where the first of them ends.
+            ends = [max(coded)] if coded else []
+            if len(images) == PAGE:
+                ends.append(images[-1].id)
+            end = min(ends, default=None)
+            if end is not None:
+                updated = {image_id: time for image_id, time in updated.items() if image_id <= end}
+                coded = {image_id: time for image_id, time in coded.items() if image_id <= end}
+            stale = [image_id for image_id, time in updated.items() if coded.get(image_id) != time]
+            latest = self._now() - ORPHAN_AGE
+            orphans = [image_id for image_id in coded.keys() - updated.keys() if coded[image_id] < latest]
+            if orphans:
+                await self._codes.delete(collection, codes, orphans, deadline())
+            checked, removed = progress.checked + len(updated) - len(stale), progress.removed + len(orphans)
+            progress = replace(progress, checked=checked, removed=removed)
+            yield progress
             for begin in range(0, len(stale), size):
                 batch = stale[begin : begin + size]
-                yield len(batch), await self._encode(collection, codes, batch, deadline())
-            if len(images) < PAGE:
+                encoded = progress.encoded + await self._encode(collection, codes, batch, deadline())
+                progress = replace(progress, checked=progress.checked + len(batch), encoded=encoded)
+                yield progress
+            if end is None:
                 break
-            last = ids[-1]
+            last = end
 
     async def _encode(self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> int:
         """Encode images while they are locked; return how many still exist."""
@@ -177,20 +188,6 @@ class CodeSets:
             return len(images)
 
         return await self._locks.run(collection.name, ids, encode, deadline)
-
-    async def _delete_orphans(
-        self, collection: Collection, codes: CodeSet, deadline: Callable[[], Deadline]
-    ) -> AsyncGenerator[int, None]:
-        """Delete codes whose image does not exist; yield how many each step deleted."""
-        last = ""
-        while times := await self._codes.times(collection, codes, IdAfter(last), PAGE, deadline()):
-            last = max(times)
-            images = await self._store.get(collection, list(times), View.ID, Consistency.STRONG, deadline())
-            missing, latest = times.keys() - {image.id for image in images}, self._now() - ORPHAN_AGE
-            orphans = [image_id for image_id in missing if times[image_id] < latest]
-            if orphans:
-                await self._codes.delete(collection, codes, orphans, deadline())
-            yield len(orphans)
 
     async def describe(self, name: str, deadline: Deadline) -> tuple[Collection, list[CodeSetStatus], int]:
         """Return a collection, its code sets, and its number of images. Raises NotFoundError, UnimplementedError."""

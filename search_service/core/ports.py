@@ -8,7 +8,7 @@ from typing import Protocol
 
 from grpc_kit.deadline import Deadline
 from search_service.core.codes import Codes, CodeTransform
-from search_service.core.filters import Filter, IdAfter, IdIn
+from search_service.core.filters import Filter
 from search_service.core.types import (
     Alias,
     CodeSet,
@@ -195,9 +195,12 @@ class CodeStore(Protocol):
         ...
 
     async def times(
-        self, collection: Collection, codes: CodeSet, condition: IdIn | IdAfter, limit: int, deadline: Deadline
+        self, collection: Collection, codes: CodeSet, after: str, limit: int, deadline: Deadline
     ) -> dict[str, datetime]:
-        """Return the first `limit` ids that have a code, with the update_time of the image that was encoded."""
+        """Return the first ids greater than `after` that have a code, with the update_time of the encoded image.
+
+        The result has at most `limit` ids. It may have fewer; it is empty only if no id follows.
+        """
         ...
 
     async def count(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> int:
