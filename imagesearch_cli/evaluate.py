@@ -178,7 +178,7 @@ def _show(quality: "CollectionQuality") -> None:
             Column(
                 "loss", [*(f"{row.exact.mean - row.index.mean:.3f}" if row.index else "" for row in rows), *none], 3
             ),
-            Column("random ranking", [*(f"{row.random:.3f}" for row in rows), *none], 4),
+            Column("random", [*(f"{row.random:.3f}" for row in rows), *none], 4),
         ]
     )
     for text in collection_report.notes(quality):

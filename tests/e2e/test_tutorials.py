@@ -144,7 +144,7 @@ def quick_reader(folder: Path, lite_address: str, embedder_address: str) -> Read
     for collection, metric, source in (
         ("euclid", "l2", "photos"),
         ("vgg", "cosine", "photos"),
-        ("products", "cosine", "products.csv --type product_id=text"),
+        ("products", "cosine", "products.csv --column-type product_id=text"),
         ("pictures", "cosine", "photos"),
     ):
         reader.type(
