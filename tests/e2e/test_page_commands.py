@@ -85,7 +85,7 @@ class Reader:
     def type(self, line: str) -> str:
         """Return what a command line prints."""
         with chdir(self.folder):
-            if not SHELL.search(re.sub(r"'[^']*'", "", line)):
+            if not SHELL.search(re.sub(r"'[^']*'| #.*", "", line)):
                 words = shlex.split(line, comments=True)
                 return self._command(*(re.sub("^~", str(self.folder), word) for word in words[1:]))
             done = subprocess.run(
@@ -150,7 +150,7 @@ def shapes(output: Iterable[str]) -> set[str]:
     """
     text = re.sub(r"\b(vgg16|mobilenet)(-avg-[0-9a-f]+|-gem|-max)?\b", "MODEL", "\n".join(output))
     text = re.sub(r"\S*/\S+|\S+\.jpg", "PATH", text)
-    text = re.sub(r"\b\d[\d.,]*( \d[\d.,]*)*", "0", text)
+    text = re.sub(r"\b\d[\d.,]*( [\d.,]+)*", "0", text)
     lines = (" ".join(line.split()) for line in text.splitlines())
     return {line for line in lines if line and line != "..." and line[0] not in "│┏┡└"}
 

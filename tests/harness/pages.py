@@ -21,6 +21,7 @@ NOT_EXECUTED = {
     r"make ": "starts services or installs tools: tests/e2e/test_demo.py, tests/e2e/test_up.py, .ci/run",
     r"(EMBEDDER_MODELS=\S+ )?python -m embedder_service": "starts a service: tests/e2e/test_up.py",
     r".*--model (vgg16-rmac|groceries)": "the embedder of the tests does not serve it: tests/integration/embedder",
+    r"(\.venv/bin/)?python -m deploy\.milvus\.role": "needs a Milvus server: tests/unit/search/test_milvus_role.py",
     r"cp -r imagesearch/deploy": "deploy/checks builds overlays outside the repository",
     r"pip install ": "installs packages: tests/install/test_extras.py",
     r"protoc |buf |mkdir stubs|\(cd stubs|go mod ": "needs tools of a language: `make examples`, tests/unit/protos",
