@@ -39,7 +39,7 @@ BEFORE = {
     "docs/operate/reindex.md": ["imagesearch ingest ~/photos -c shop_1"],
 }
 # Beginnings of lines whose wording depends on the images.
-DIFFERENT = ("Take ", "{")
+DIFFERENT = ("Use ", "{")
 # The pictures of each product.
 ROLES = (("products", "a"), ("shelf", "a"), ("shelf", "b"))
 # Lines that a shell has to read. All others run in the process of the test.

@@ -210,3 +210,25 @@ def test_a_threshold_must_fit_the_metric(command: Command, client: Client, name:
     assert not snapshot.exists()
     assert "has no images" in command("duplicates", "-c", name, "--threshold", "0.5", code=1)
     assert "COLLECTION_NOT_FOUND" in command("duplicates", "-c", f"{name}_no", code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["neighbors", "-o"], "out.json"),
+        (["duplicates", "-o"], "out.csv"),
+        (["map", "-o"], "out.html"),
+        (["cluster", "-o"], "out.csv"),
+        (["evaluate", "--by-folder", "-o"], "out.html"),
+        (["export", "-o"], "out.parquet"),
+    ],
+)
+def test_an_empty_collection_is_an_error_and_leaves_no_file(
+    command: Command, client: Client, name: str, tmp_path: Path, arguments: list[str], output: str
+) -> None:
+    client.create_collection(name, dimension=4, fingerprint="elsewhere")
+    target = tmp_path / output
+    assert f"collection {name} has no images; load images first" in command(*arguments, target, "-c", name, code=1)
+    filtered = command(*arguments, target, "-c", name, "--where", "sale", code=1)
+    assert f"no image of collection {name} matches the filter; change --where" in filtered
+    assert not list(tmp_path.iterdir())

@@ -52,8 +52,11 @@ def command(address: str, monkeypatch: pytest.MonkeyPatch) -> Command:
     return lambda *arguments: CliRunner().invoke(app, arguments)
 
 
-def test_command_fits_checks_and_drops_codes(client: Client, command: Command, name: str) -> None:
+def test_command_creates_checks_and_deletes_codes(client: Client, command: Command, name: str) -> None:
     client.create_collection(name, dimension=DIMENSION, fingerprint="elsewhere", index=Index.HNSW)
+    for action in ("create", "check"):
+        empty = command("codes", action, "-c", name)
+        assert (empty.exit_code, f"collection {name} has no images" in empty.stderr) == (1, True)
     write(client, name, COUNT)
     client.set_alias(f"{name}_now", name)
     missing = command("search", "--id", "i0007", "-c", name, "--code-candidates", "50")
