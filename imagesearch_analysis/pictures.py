@@ -19,10 +19,10 @@ from imagesearch_ingest.pillow_formats import pillow_formats
 from imagesearch_ingest.sources.allowed_uris import AllowedUris
 from imagesearch_ingest.sources.source_retries import SourceRetries
 from imagesearch_ingest.sources.uri_reader import UriReader
-from imagesearch_pixels.colours import shown
-from imagesearch_pixels.declared import declare
+from imagesearch_pixels.colours import to_upright_rgb
+from imagesearch_pixels.declarations import declarations_of
+from imagesearch_pixels.guards import PillowGuard
 from imagesearch_pixels.opening import open_image
-from imagesearch_pixels.reading import Reading
 
 Picture: TypeAlias = Image.Image
 Argument = TypeVar("Argument")
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 MAX_BYTES = 64 * 1024 * 1024
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-READING = Reading(nullcontext, UNREADABLE)
+READING = PillowGuard(nullcontext, UNREADABLE)
 THREADS = 4
 # A page may show thousands of pictures, so a failing one is retried only shortly.
 RETRY_SECONDS = 1.0
@@ -98,10 +98,10 @@ def _thumbnail(content: bytes, max_side: int, region: Region | None) -> Picture:
     """Return a thumbnail with the samples that the embedder sees. Raises one of UNREADABLE."""
     opened, part = open_image(content, pillow_formats(), READING)
     with opened:
-        declared = declare(opened, part, READING)
+        declared = declarations_of(opened, part, READING)
         if region is None:
             opened.draft(opened.mode, (max_side, max_side))
-        picture, conversion = shown(opened, declared, READING)
+        picture, conversion = to_upright_rgb(opened, declared, READING)
         if region is not None:
             width, height = picture.size
             box = (int(region.x0 * width), int(region.y0 * height), int(region.x1 * width), int(region.y1 * height))

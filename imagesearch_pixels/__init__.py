@@ -1,4 +1,4 @@
-"""What an image file shows: upright sRGB pixels over white, whatever its samples mean.
+"""Converts the samples of an image file to upright sRGB pixels over white.
 
-The embedder, the training and the client share this package, so that all of them see the same picture.
+The embedder, the training and the client share this package, so that all of them see the same pixels.
 """

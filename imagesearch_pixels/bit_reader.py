@@ -1,8 +1,8 @@
-"""Reads numbers of any count of bits."""
+"""Reads numbers with any number of bits."""
 
 
 class BitReader:
-    """Bits of some bytes, the highest one first. Reading behind the end raises IndexError."""
+    """Reads bits, the highest bit of a byte first. Raises IndexError after the last bit."""
 
     def __init__(self, data: bytes) -> None:
         self._bits = int.from_bytes(data)
@@ -11,16 +11,16 @@ class BitReader:
     def read(self, count: int) -> int:
         """Return the next bits as a number."""
         if count > self._left:
-            raise IndexError("the data end within a number")
+            raise IndexError("the data ends within a number")
         self._left -= count
         return self._bits >> self._left & ((1 << count) - 1)
 
     def skip(self, count: int) -> None:
-        """Pass over bits."""
+        """Skip bits."""
         self.read(count)
 
     def read_exponential(self) -> int:
-        """Return the next number of Exp-Golomb code: as many zeros as bits follow its first one."""
+        """Return the next number in Exp-Golomb code: a number of zeros, a one, and as many bits."""
         zeros = 0
         while not self.read(1):
             zeros += 1

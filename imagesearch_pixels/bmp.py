@@ -1,23 +1,23 @@
-"""What a BMP file declares about its samples. Headers are those of the Windows documentation of bitmaps."""
+"""Reads what a BMP file declares about its samples. The headers are in the Windows documentation of bitmaps."""
 
 import struct
 from dataclasses import dataclass
 
 from PIL import Image
 
-from imagesearch_pixels.reading import UnsupportedImageError
+from imagesearch_pixels.guards import UnsupportedImageError
 
 SIGNATURE = b"BM"
 FILE_HEADER, CORE_HEADER = 14, 12
 HEADERS = {12, 40, 52, 56, 64, 108, 124}
 V5_HEADER = 124
-# Fields of that header: the kind of colour space, and where the profile is.
+# Offsets in this header: the kind of colour space, and the position and size of the profile.
 COLOUR_SPACE, PROFILE_FIELDS = FILE_HEADER + 56, FILE_HEADER + 112
-# "MBED", the least byte first.
+# "MBED" in little-endian order.
 EMBEDDED = b"DEBM"
 DEPTHS = {1, 4, 8, 16, 24, 32}
 PLAIN, RUNS_OF_8, RUNS_OF_4, BIT_FIELDS = 0, 1, 2, 3
-# Of red, green and blue, as Pillow takes them.
+# Masks of red, green and blue that Pillow supports, by the number of bits.
 MASKS = {
     16: {(0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)},
     24: {(0xFF0000, 0xFF00, 0xFF)},
@@ -40,15 +40,15 @@ class BmpFacts:
     header: int
     width: int
     height: int
-    """Below zero if the uppermost row is the first."""
+    """Negative if the top row comes first."""
     bits: int
     compression: int
     colours: int
-    """Entries of the palette; 0 means as many as the bits can index."""
+    """Entries of the palette; 0 means the maximum for the number of bits."""
 
 
 def facts_of(content: bytes) -> BmpFacts | None:
-    """Return the header of a BMP file; None if it is another file, or one that ends in its header."""
+    """Return the header of a BMP file; None if the file has another format or ends in its header."""
     if not content.startswith(SIGNATURE) or len(content) < FILE_HEADER + 40:
         return None
     offset, header = struct.unpack_from("<II", content, 10)
@@ -61,7 +61,7 @@ def facts_of(content: bytes) -> BmpFacts | None:
 
 
 def profile_of(bmp: BmpFacts, content: bytes) -> bytes | None:
-    """Return the profile that a file with a header of version 5 embeds."""
+    """Return the embedded profile of a file with a header of version 5, or None."""
     if bmp.header != V5_HEADER or content[COLOUR_SPACE : COLOUR_SPACE + 4] != EMBEDDED or len(content) < 138:
         return None
     start, size = struct.unpack_from("<II", content, PROFILE_FIELDS)
@@ -69,30 +69,32 @@ def profile_of(bmp: BmpFacts, content: bytes) -> bytes | None:
 
 
 def check_unread(content: bytes) -> None:
-    """Raise UnsupportedImageError for a file that Pillow does not read because of its variant."""
+    """Raise UnsupportedImageError for a valid file of a variant that Pillow cannot read."""
     bmp = facts_of(content)
     if bmp is None:
         return
     if bmp.header not in HEADERS:
         if 16 <= bmp.header < 64:
-            raise UnsupportedImageError(f"it is a BMP with a header of {bmp.header} bytes, which is not taken")
+            raise UnsupportedImageError(f"it is a BMP with a header of {bmp.header} bytes, which is not supported")
         return
     if bmp.compression == BIT_FIELDS and len(content) >= 66:
         masks = struct.unpack_from("<3I", content, 54)
         if masks not in MASKS.get(bmp.bits, ()):
             named = ", ".join(f"{mask:08X}" for mask in masks)
-            raise UnsupportedImageError(f"it is a BMP of {bmp.bits} bits with the masks {named}, which are not taken")
+            raise UnsupportedImageError(
+                f"it is a BMP of {bmp.bits} bits with the masks {named}, which are not supported"
+            )
     if bmp.bits not in DEPTHS or bmp.compression > BIT_FIELDS:
         compression = COMPRESSION_NAMES.get(bmp.compression, bmp.compression)
         raise UnsupportedImageError(
-            f"it is a BMP of {bmp.bits} bits with compression {compression}, which is not taken"
+            f"it is a BMP of {bmp.bits} bits with compression {compression}, which is not supported"
         )
 
 
 def has_misread_palette(image: Image.Image, bmp: BmpFacts) -> bool:
-    """Return whether Pillow has dropped a palette of greys and takes indices of 4 or 8 bits for samples of 1 or 8."""
+    """Return whether Pillow dropped a palette of greys and uses indices as if they were samples of 1 or 8 bits."""
     if bmp.compression in {RUNS_OF_8, RUNS_OF_4} and image.mode == "L":
-        # Each run is an index in a byte of its own, and equals its grey.
+        # In runs each index has its own byte, and equals its grey.
         return False
     return image.mode in {"1", "L"} and image.mode != {1: "1", 8: "L"}.get(bmp.bits)
 
@@ -101,7 +103,7 @@ def with_palette(image: Image.Image, bmp: BmpFacts, content: bytes) -> Image.Ima
     """Return the image with the palette that Pillow dropped. Raises UnsupportedImageError."""
     if bmp.compression != PLAIN:
         raise UnsupportedImageError(
-            f"it is a BMP of {bmp.bits} bits in runs with a palette of greys, which is not taken"
+            f"it is a BMP of {bmp.bits} bits in runs with a palette of greys, which is not supported"
         )
     entry = 3 if bmp.header == CORE_HEADER else 4
     start = FILE_HEADER + bmp.header

@@ -1,41 +1,41 @@
-"""An opened image in sRGB."""
+"""Converts an opened image to sRGB."""
 
 from PIL import Image
 
 from imagesearch_pixels.colour_profiles import Conversion, Profiles
-from imagesearch_pixels.declared import Declared
+from imagesearch_pixels.declarations import Declarations
 from imagesearch_pixels.declared_colours import exif_profile
-from imagesearch_pixels.reading import Reading
+from imagesearch_pixels.guards import PillowGuard
 from imagesearch_pixels.samples import to_rgb, upright
 
-# Of grey modes Pillow's conversion to RGB repeats one channel.
+# Grey modes: Pillow's conversion to RGB repeats their channel.
 GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
-# The mode that the samples of a file have, where it is not RGB or a grey one.
-OTHERS = {"CMYK": "CMYK", "LAB": None}
+# The profile mode for modes that are neither grey nor RGB. LAB has no profile.
+OTHER_MODES = {"CMYK": "CMYK", "LAB": None}
 
 _PROFILES = Profiles()
 
 
-def shown(opened: Image.Image, declared: Declared, reading: Reading) -> tuple[Image.Image, Conversion | None]:
-    """Return an opened image upright and over white, and what turns it into sRGB once it is small.
+def to_upright_rgb(
+    opened: Image.Image, declared: Declarations, guard: PillowGuard
+) -> tuple[Image.Image, Conversion | None]:
+    """Return an opened image as upright RGB over white, and its conversion to sRGB, or None.
 
-    The image is in RGB; it may be in inks if there is a conversion. Raises UnsupportedImageError.
+    The conversion is cheaper after a resize. If there is a conversion, the image may be CMYK instead of RGB. Raises
+    UnsupportedImageError.
     """
-    loaded = upright(opened, declared, reading)
-    conversion = to_srgb(loaded, declared, reading)
-    return to_rgb(loaded, declared.depth, reading, keep_inks=conversion is not None), conversion
+    loaded = upright(opened, declared, guard)
+    conversion = to_srgb(loaded, declared, guard)
+    return to_rgb(loaded, declared.depth, guard, keep_inks=conversion is not None), conversion
 
 
-def to_srgb(image: Image.Image, declared: Declared, reading: Reading) -> Conversion | None:
-    """Return what turns a loaded image into sRGB once `to_rgb` has made it RGB, or left it in inks.
-
-    None if the image is in sRGB, as far as its file says.
-    """
-    mode = OTHERS.get(image.mode, "L" if image.mode in GREY else "RGB")
+def to_srgb(image: Image.Image, declared: Declarations, guard: PillowGuard) -> Conversion | None:
+    """Return the conversion to sRGB for the result of `to_rgb`; None if the file declares nothing else than sRGB."""
+    mode = OTHER_MODES.get(image.mode, "L" if image.mode in GREY else "RGB")
     if mode is None:
         return None
     profile = image.info.get("icc_profile")
     if profile is None and mode != "CMYK":
-        # It is one of RGB. Greys are three equal channels by then.
-        profile, mode = declared.profile or exif_profile(image, reading), "RGB"
+        # These profiles are RGB profiles. Greys are three equal channels then.
+        profile, mode = declared.profile or exif_profile(image, guard), "RGB"
     return _PROFILES.conversion(profile, mode)

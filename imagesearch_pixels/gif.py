@@ -1,4 +1,4 @@
-"""What a GIF file declares about pixels that its first frame does not cover."""
+"""Fills the pixels that the first frame of a GIF file does not cover."""
 
 from PIL import Image
 
@@ -7,9 +7,9 @@ HAS_PALETTE = 0x80
 
 
 def background_of(content: bytes) -> tuple[int, int, int]:
-    """Return the colour of pixels that no frame covers.
+    """Return the background colour.
 
-    GIF89a, section 18: it is an entry of the global palette; without one the background has no meaning, and is white.
+    It is an entry of the global palette (GIF89a, section 18). Without such a palette it is white.
     """
     flags, index = content[10:12]
     start = 13 + 3 * index
@@ -20,7 +20,7 @@ def background_of(content: bytes) -> tuple[int, int, int]:
 
 
 def on_background(frame: Image.Image, box: tuple[int, int, int, int], content: bytes) -> Image.Image:
-    """Return a frame in RGB, which is at `box`, on the background."""
+    """Return a frame, which covers `box`, on the background in RGB."""
     canvas = Image.new("RGB", frame.size, background_of(content))
     canvas.paste(frame.crop(box), box)
     canvas.info = dict(frame.info)

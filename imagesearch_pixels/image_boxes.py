@@ -1,8 +1,8 @@
-"""Finds out how many pixels an AVIF or HEIC file has its decoder decode.
+"""Reads from the boxes of an AVIF or HEIC file how many pixels its decoder decodes.
 
-Such a file is made of boxes (ISO/IEC 14496-12, 23008-12). Its size is stated beside the coded data, which may be of
-another size: a grid may show one pixel of a large tile, and a decoder allocates what the coded data say. So the sizes
-are read from the headers of the AV1 and HEVC streams of which the first image is made.
+Such a file consists of boxes (ISO/IEC 14496-12, 23008-12). The size in its boxes may differ from the size of its coded
+data: a grid may show one pixel of a large tile. A decoder allocates memory for the coded data. So the sizes are read
+from the headers of the AV1 and HEVC streams of the first image.
 """
 
 import struct
@@ -13,11 +13,11 @@ from imagesearch_pixels.bit_reader import BitReader
 
 AVIF_BRANDS = frozenset((b"avif", b"avis"))
 HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
-# Of either; the compatible brands tell.
+# Brands of both formats; the compatible brands distinguish them.
 IMAGE_BRANDS = frozenset((b"mif1", b"msf1"))
-# Boxes in one another on the way to the samples of a track.
+# The nested boxes that contain the samples of a track.
 TRACK = (b"mdia", b"minf", b"stbl")
-# Boxes, items, and places of items. A stream of one image has far fewer units.
+# Maximum number of boxes, items and extents, and of units in a stream. One image has far fewer.
 MAX_BOXES, MAX_UNITS = 100_000, 10_000
 METADATA = (b"Exif", b"mime")
 ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
@@ -30,12 +30,15 @@ class Coded:
 
     width: int
     height: int
-    most: int
-    """Pixels of the largest frame that its stream may have after all."""
+    max_pixels: int
+    """Pixels of the largest frame that its stream may contain."""
 
 
 def brand_of(content: bytes) -> bytes:
-    """Return the major brand of a file of boxes, or the first compatible one that tells AVIF from HEIC."""
+    """Return the major brand of an AVIF or HEIC file, or the first compatible brand that distinguishes the formats.
+
+    Return b"" for other files.
+    """
     if content[4:8] != b"ftyp":
         return b""
     end = min(int.from_bytes(content[:4]), 512)
@@ -47,7 +50,7 @@ def brand_of(content: bytes) -> bytes:
 
 
 def without_metadata_items(content: bytes) -> bytes:
-    """Return a file of boxes whose EXIF and XMP data are items of a kind that nobody reads."""
+    """Return an AVIF or HEIC file whose EXIF and XMP items have a kind that decoders ignore."""
     changed = bytearray(content)
     try:
         for kind, begin, end in _boxes(content, 0, len(content)):
@@ -60,9 +63,9 @@ def without_metadata_items(content: bytes) -> bytes:
 
 
 def coded_images(content: bytes) -> list[Coded]:
-    """Return the coded images that make up the first image of a file of boxes, and its transparency.
+    """Return the coded images of the first image of an AVIF or HEIC file, and of its transparency.
 
-    None are found if the file is broken, or has more parts than anybody writes.
+    The list is empty if the file is broken or has too many parts.
     """
     try:
         found: list[Coded] = []
@@ -77,7 +80,7 @@ def coded_images(content: bytes) -> list[Coded]:
 
 
 def _boxes(content: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind of each box, and where its content begins and ends."""
+    """Yield the kind of each box, and the begin and end of its content."""
     for _ in range(MAX_BOXES):
         if at + 8 > end:
             return
@@ -93,9 +96,9 @@ def _boxes(content: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]
         at = last
 
 
-def _inner(content: bytes, place: tuple[int, int], kind: bytes) -> tuple[int, int]:
-    """Return where the content of the first box of a kind is; an empty place if there is none."""
-    return next(((begin, end) for found, begin, end in _boxes(content, *place) if found == kind), (0, 0))
+def _inner(content: bytes, extent: tuple[int, int], kind: bytes) -> tuple[int, int]:
+    """Return the extent of the content of the first box of a kind; an empty extent if there is none."""
+    return next(((begin, end) for found, begin, end in _boxes(content, *extent) if found == kind), (0, 0))
 
 
 def _number(content: bytes, at: int, size: int) -> int:
@@ -109,15 +112,16 @@ class _Items:
     content: bytes
     primary: int = 0
     kinds: dict[int, bytes] = field(default_factory=dict)
-    places: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    extents: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """Begins and ends of the data of an item."""
     parts: dict[int, list[int]] = field(default_factory=dict)
-    """The items that an item is made of."""
-    helpers: dict[int, list[int]] = field(default_factory=dict)
+    """The items of which an item consists."""
+    auxiliary: dict[int, list[int]] = field(default_factory=dict)
     """The auxiliary items of an item."""
     properties: dict[int, list[tuple[bytes, int, int]]] = field(default_factory=dict)
 
     metadata: list[int] = field(default_factory=list)
-    """Where the kinds of items of metadata are written."""
+    """Positions of the kinds of metadata items."""
 
     @classmethod
     def of(cls, content: bytes, begin: int, end: int) -> "_Items":
@@ -129,7 +133,7 @@ class _Items:
         if b"iinf" in meta:
             items._read_kinds(*meta[b"iinf"])
         if b"iloc" in meta:
-            items._read_places(*meta[b"iloc"], data=meta.get(b"idat", (0, 0))[0])
+            items._read_extents(*meta[b"iloc"], data=meta.get(b"idat", (0, 0))[0])
         if b"iref" in meta:
             items._read_references(*meta[b"iref"])
         if b"iprp" in meta:
@@ -137,22 +141,22 @@ class _Items:
         return items
 
     def coded(self) -> list[Coded]:
-        """Return the coded images of the primary item, of its parts, and of their transparency."""
-        waiting, seen, found = [self.primary], set[int](), list[Coded]()
+        """Return the coded images of the primary item, of its parts and of their transparency."""
+        pending, seen, found = [self.primary], set[int](), list[Coded]()
         read = 0
-        while waiting:
-            item = waiting.pop()
+        while pending:
+            item = pending.pop()
             if item in seen:
                 continue
             seen.add(item)
-            waiting += self.parts.get(item, [])
-            waiting += [helper for helper in self.helpers.get(item, []) if self._is_alpha(helper)]
-            places = self.places.get(item, [])
-            # Items that share their bytes are no image, and would make them many.
-            read += sum(end - begin for begin, end in places)
+            pending += self.parts.get(item, [])
+            pending += [other for other in self.auxiliary.get(item, []) if self._is_alpha(other)]
+            extents = self.extents.get(item, [])
+            # Images do not share bytes. Shared bytes could multiply the data.
+            read += sum(end - begin for begin, end in extents)
             if read > len(self.content):
                 raise IndexError("its items have more bytes than the file")
-            data = b"".join(self.content[begin:end] for begin, end in places)
+            data = b"".join(self.content[begin:end] for begin, end in extents)
             if self.kinds.get(item) == b"av01":
                 found += _av1_sizes(data)
             elif self.kinds.get(item) in {b"hvc1", b"hev1"}:
@@ -178,7 +182,7 @@ class _Items:
                 self.kinds[_number(self.content, at + 4, size)] = self.content[place : place + 4]
                 self.metadata += [place] if self.content[place : place + 4] in METADATA else []
 
-    def _read_places(self, begin: int, end: int, data: int) -> None:
+    def _read_extents(self, begin: int, end: int, data: int) -> None:
         content, version = self.content, self.content[begin]
         sizes = _number(content, begin + 4, 2)
         offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
@@ -189,20 +193,20 @@ class _Items:
             item, at = _number(content, at, wide), at + wide
             method, at = (_number(content, at, 2) & 15, at + 2) if version else (0, at)
             base, at = _number(content, at + 2, base_size), at + 2 + base_size
-            extents, at = _number(content, at, 2), at + 2
+            extent_count, at = _number(content, at, 2), at + 2
             start = base + (data if method == 1 else 0)
-            left -= extents
+            left -= extent_count
             if left < 0:
-                raise IndexError("its items are in too many places")
-            places = self.places[item] = []
-            for _ in range(extents):
+                raise IndexError("its items have too many extents")
+            extents = self.extents[item] = []
+            for _ in range(extent_count):
                 at += index_size
                 offset = start + _number(content, at, offset_size)
                 length = _number(content, at + offset_size, length_size) or len(content)
                 at += offset_size + length_size
                 if at > end:
                     return
-                places.append((min(offset, len(content)), min(offset + length, len(content))))
+                extents.append((min(offset, len(content)), min(offset + length, len(content))))
 
     def _read_references(self, begin: int, end: int) -> None:
         size = 2 if self.content[begin] == 0 else 4
@@ -216,7 +220,7 @@ class _Items:
                 self.parts.setdefault(origin, []).extend(targets)
             if kind == b"auxl":
                 for target in targets:
-                    self.helpers.setdefault(target, []).append(origin)
+                    self.auxiliary.setdefault(target, []).append(origin)
 
     def _read_properties(self, place: tuple[int, int]) -> None:
         content = self.content
@@ -260,7 +264,7 @@ def _of_tracks(content: bytes, begin: int, end: int) -> list[Coded]:
 
 
 def _av1_sizes(data: bytes) -> list[Coded]:
-    """Return the sizes that the sequence headers of an AV1 stream state."""
+    """Return the sizes in the sequence headers of an AV1 stream."""
     found: list[Coded] = []
     at = 0
     for _ in range(MAX_UNITS):
@@ -297,7 +301,7 @@ def _av1_size(bits: BitReader) -> Coded:
         _skip_operating_points(bits)
     width_bits, height_bits = bits.read(4) + 1, bits.read(4) + 1
     width, height = bits.read(width_bits) + 1, bits.read(height_bits) + 1
-    # In a full header each frame may have a size of its own.
+    # With a full header each frame may have its own size.
     return Coded(width, height, width * height if is_reduced else 2 ** (width_bits + height_bits))
 
 
@@ -323,7 +327,7 @@ def _skip_operating_points(bits: BitReader) -> None:
 
 
 def _hevc_sizes(data: bytes, configuration: bytes) -> list[Coded]:
-    """Return the sizes that the parameter sets of an HEVC stream and of its configuration state."""
+    """Return the sizes in the parameter sets of an HEVC stream and of its configuration."""
     found: list[Coded] = []
     length_size, at = (configuration[21] & 3) + 1, 23
     for _ in range(configuration[22]):
@@ -346,7 +350,7 @@ def _hevc_size(unit: bytes) -> list[Coded]:
     """Return the size in a NAL unit if it is a sequence parameter set (ITU-T H.265, 7.3.2.2)."""
     if len(unit) < 2 or unit[0] >> 1 & 63 != PARAMETER_SET:
         return []
-    # A byte 3 behind two zeros is not part of the data.
+    # A byte 3 after two zeros is not part of the data.
     bits = BitReader(unit[2:].replace(b"\0\0\3", b"\0\0"))
     bits.skip(4)
     layers = bits.read(3)

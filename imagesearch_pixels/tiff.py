@@ -1,6 +1,6 @@
-"""What a TIFF file declares about its samples: Pillow reads many variants rightly, some wrongly, and others not at all.
+"""Makes Pillow read TIFF variants correctly that it reads wrongly or not at all, and refuses the other ones.
 
-Numbers of tags and their values are those of TIFF 6.0.
+Tags and their values are those of TIFF 6.0.
 """
 
 import struct
@@ -23,8 +23,8 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
-from imagesearch_pixels.depths import Depth
-from imagesearch_pixels.reading import UnsupportedImageError
+from imagesearch_pixels.guards import UnsupportedImageError
+from imagesearch_pixels.sample_depth import Depth
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, CIELAB = 0, 1, 2, 3, 5, 6, 8
 PHOTOMETRIC_NAMES = {
@@ -48,22 +48,22 @@ SIGNED = 2
 SEPARATE_PLANES = 2
 INK_SET, NOT_CMYK = 332, 2
 YCBCR_COEFFICIENTS, REFERENCE_BLACK_WHITE = 529, 532
-# ITU-R BT.601, and the range of JFIF: what Pillow computes with.
+# Pillow computes with the coefficients of ITU-R BT.601 and the range of JFIF.
 USUAL_COEFFICIENTS = (0.299, 0.587, 0.114)
 USUAL_RANGE = (0, 255, 128, 255, 128, 255)
 UNSPECIFIED = 0
 REVERSED_BITS = 2
-# Without a declaration the zero of a fax is white, as libtiff has it.
+# In a fax without a declaration zero is white, as in libtiff.
 FAX = {"tiff_ccitt", "group3", "group4"}
 BIG_TIFF = 43
-# Numbers of 8, 16, 32 and 64 bits.
+# Formats of `struct` for the types with 8, 16, 32 and 64 bits.
 NUMBER_KINDS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 MAX_ENTRIES, MAX_NUMBERS = 4096, 16
-PLANES = "its planes are separate, which is taken of RGB and CMYK without further samples"
-# Raw modes that Pillow leaves in the file's byte order. libtiff has swapped the bytes of what it decompresses.
+PLANES = "its planes are separate, which is supported for RGB and CMYK without further samples"
+# Raw modes for which Pillow expects the file's byte order, although libtiff has already swapped the bytes.
 NATIVE = {"I;32B": "I;32N", "I;32BS": "I;32NS", "F;32BF": "F;32NF", "I;16B": "I;16N", "I;16": "I;16N"}
 
-# Variants that Pillow can unpack but does not list. Samples of 12 bits are packed alike in both byte orders.
+# Variants that Pillow can unpack but does not list. Packed 12-bit samples are the same in both byte orders.
 TiffImagePlugin.OPEN_INFO.update(
     {
         (order, photometric, (1,), 1, (bits,), ()): modes
@@ -80,21 +80,23 @@ TiffImagePlugin.OPEN_INFO.update(
 
 
 def prepare(image: TiffImageFile) -> Depth:
-    """Arrange that an opened file is unpacked rightly, and return the depth of its samples.
+    """Make Pillow unpack an opened file correctly, and return the depth of its samples.
 
     Raises UnsupportedImageError.
     """
     tags = image.tag_v2
     if image.info.get("compression") == "webp":
-        raise UnsupportedImageError("it is a TIFF with Compression WebP, which is not taken")
+        raise UnsupportedImageError("it is a TIFF with Compression WebP, which is not supported")
     is_fax = image.info.get("compression") in FAX
     if PHOTOMETRIC_INTERPRETATION not in tags and not is_fax and image.info.get("compression") != "tiff_jpeg":
-        raise UnsupportedImageError("it is a TIFF without PhotometricInterpretation: nothing says which value is white")
+        raise UnsupportedImageError(
+            "it is a TIFF without PhotometricInterpretation, so it is unknown which value is white"
+        )
     photometric = tags.get(PHOTOMETRIC_INTERPRETATION, WHITE_IS_ZERO)
     bits, formats = _numbers(tags, BITSPERSAMPLE), _numbers(tags, SAMPLEFORMAT)
     depth = Depth(
         bits=int(bits[0]) if bits else 1,
-        # Pillow has inverted samples of 8 bits and less.
+        # Pillow itself inverts samples of 8 bits and less.
         white_is_zero=photometric == WHITE_IS_ZERO and image.mode not in {"1", "L"},
         is_signed=SIGNED in formats,
     )
@@ -113,17 +115,17 @@ def prepare(image: TiffImageFile) -> Depth:
         _unpack_by_libtiff(image)
     elif not is_raw:
         _unpack_in_native_order(image)
-    _take_narrow_palette(image, tags)
+    _use_8_bit_palette(image, tags)
     return depth
 
 
 def has_undeclared_alpha(image: TiffImageFile) -> bool:
-    """Return whether Pillow takes a fourth sample for alpha of which the file says nothing."""
+    """Return whether Pillow uses a fourth sample as alpha although the file does not declare it."""
     return image.mode == "RGBA" and EXTRASAMPLES not in image.tag_v2
 
 
 def _check_ycbcr(tags: ImageFileDirectory_v2) -> None:
-    # TIFF 6.0, section 21: without the tag two by two pixels share their chroma samples.
+    # Without the tag 2 x 2 pixels share their chroma samples (TIFF 6.0, section 21).
     if _numbers(tags, YCBCRSUBSAMPLING) != (1, 1):
         raise unsupported(tags, "its chroma samples are subsampled and not compressed")
     coefficients = _numbers(tags, YCBCR_COEFFICIENTS)
@@ -133,21 +135,21 @@ def _check_ycbcr(tags: ImageFileDirectory_v2) -> None:
 
 
 def _check_planes(tags: ImageFileDirectory_v2, photometric: int, *, is_raw: bool) -> None:
-    """Refuse separate planes that neither Pillow nor libtiff puts together rightly."""
+    """Refuse separate planes that neither Pillow nor libtiff combines correctly."""
     extra = _numbers(tags, EXTRASAMPLES)
     if UNSPECIFIED in extra and (is_raw or set(extra) != {UNSPECIFIED}):
         raise unsupported(tags, PLANES)
     if photometric in {BLACK_IS_ZERO, YCBCR}:
-        is_taken = not is_raw and set(extra) <= {UNSPECIFIED}
+        is_supported = not is_raw and set(extra) <= {UNSPECIFIED}
     else:
         samples = len(_numbers(tags, BITSPERSAMPLE))
-        is_taken = samples == {RGB: 3, CMYK: 4}.get(photometric, 0) + len(extra)
-    if not is_taken:
+        is_supported = samples == {RGB: 3, CMYK: 4}.get(photometric, 0) + len(extra)
+    if not is_supported:
         raise unsupported(tags, PLANES)
 
 
 def _unpack_in_native_order(image: TiffImageFile) -> None:
-    """Let Pillow take samples as libtiff gives them."""
+    """Make Pillow use libtiff's byte order."""
     image.tile = [
         tile._replace(args=(NATIVE.get(tile.args[0], tile.args[0]), *tile.args[1:]))
         for tile in image.tile
@@ -156,7 +158,7 @@ def _unpack_in_native_order(image: TiffImageFile) -> None:
 
 
 def _unpack_by_libtiff(image: TiffImageFile) -> None:
-    """Let libtiff read an uncompressed file: Pillow's own reader knows neither planes of 16 bits nor all bit orders."""
+    """Make libtiff read an uncompressed file. Pillow's own reader lacks 16-bit planes and some bit orders."""
     # libtiff reverses the bits itself.
     tags = {**image.tag_v2, FILLORDER: 1}
     raw_mode = TiffImagePlugin.OPEN_INFO[_key_of(tags, image.tag_v2.prefix)][1]
@@ -168,15 +170,15 @@ def _unpack_by_libtiff(image: TiffImageFile) -> None:
     image.tile = [image.tile[0]._replace(args=(raw_mode, False, image.tag_v2.offset))]
 
 
-def _take_narrow_palette(image: TiffImageFile, tags: ImageFileDirectory_v2) -> None:
-    """Read a palette of 8 bits. TIFF 6.0 has 16 bits; libtiff, too, takes one without larger values for one of 8."""
+def _use_8_bit_palette(image: TiffImageFile, tags: ImageFileDirectory_v2) -> None:
+    """Use a palette of 8 bits. TIFF 6.0 requires 16 bits; like libtiff, this assumes 8 bits if no value is larger."""
     colours = _numbers(tags, COLORMAP)
     if image.mode in {"P", "PA"} and colours and max(colours) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(int(value) for value in colours))
 
 
 def unsupported(tags: Mapping[int, Any], why: str) -> UnsupportedImageError:
-    """Return the error for a variant; the message names what the file declares."""
+    """Return the error for a variant. The message says what the file declares."""
     photometric = (_numbers(tags, PHOTOMETRIC_INTERPRETATION) or (WHITE_IS_ZERO,))[0]
     sample_format = (_numbers(tags, SAMPLEFORMAT) or (1,))[0]
     bits = _numbers(tags, BITSPERSAMPLE)[:8]
@@ -191,21 +193,21 @@ def unsupported(tags: Mapping[int, Any], why: str) -> UnsupportedImageError:
 
 
 def check_unread(content: bytes) -> None:
-    """Find out why Pillow does not read a file. Raises UnsupportedImageError if its variant is the reason."""
+    """Raise UnsupportedImageError for a valid file of a variant that Pillow cannot read."""
     tags = _directory(content)
     if TiffImagePlugin.IMAGEWIDTH not in tags or TiffImagePlugin.IMAGELENGTH not in tags:
         return
     compression = _numbers(tags, COMPRESSION)[:1] or (1,)
     if compression[0] not in TiffImagePlugin.COMPRESSION_INFO:
-        raise UnsupportedImageError(f"it is a TIFF with Compression {compression[0]}, which is not taken")
+        raise UnsupportedImageError(f"it is a TIFF with Compression {compression[0]}, which is not supported")
     if tags.get(PLANAR_CONFIGURATION) == (SEPARATE_PLANES,) and UNSPECIFIED in _numbers(tags, EXTRASAMPLES):
         raise unsupported(tags, PLANES)
     if _key_of(tags, content[:2]) not in TiffImagePlugin.OPEN_INFO:
-        raise unsupported(tags, "this combination is not taken")
+        raise unsupported(tags, "this combination is not supported")
 
 
 def _directory(content: bytes) -> dict[int, tuple[int, ...]]:
-    """Return the short lists of numbers in the first directory of a file; nothing if it is no TIFF, or broken."""
+    """Return the short lists of numbers in the first directory; empty if the file is not a TIFF or is broken."""
     if not content.startswith(tuple(TiffImagePlugin.PREFIXES)):
         return {}
     order = "<" if content[:2] == b"II" else ">"
@@ -230,7 +232,7 @@ def _directory(content: bytes) -> dict[int, tuple[int, ...]]:
 
 
 def _key_of(tags: Mapping[int, Any], prefix: bytes) -> tuple[Any, ...]:
-    """Return the variant of a file as Pillow names it."""
+    """Return Pillow's key of a file's variant."""
     bits = _numbers(tags, BITSPERSAMPLE) or (1,)
     samples = (_numbers(tags, SAMPLESPERPIXEL) or (1,))[0]
     formats = _numbers(tags, SAMPLEFORMAT) or (1,)

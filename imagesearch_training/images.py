@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL import ImageFile as PillowImageFile
 
-from imagesearch_pixels.colours import shown
-from imagesearch_pixels.declared import declare
+from imagesearch_pixels.colours import to_upright_rgb
+from imagesearch_pixels.declarations import declarations_of
+from imagesearch_pixels.guards import PillowGuard, TooManyPartsError, UnsupportedImageError
 from imagesearch_pixels.opening import open_image
-from imagesearch_pixels.reading import Reading, TooManyPartsError, UnsupportedImageError
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -62,17 +62,17 @@ def decode(content: bytes, size: int) -> Pixels:
 
 
 def _decode(content: bytes, size: int) -> Pixels:
-    opened, picture = open_image(content, FORMATS, READING)
+    opened, picture = open_image(content, FORMATS, GUARD)
     with opened:
         pixels = opened.width * opened.height
         if pixels > MAX_IMAGE_PIXELS:
             raise UnusableError(
                 f"{opened.width} x {opened.height} = {pixels} pixels; at most {MAX_IMAGE_PIXELS} are taken"
             )
-        declared = declare(opened, picture, READING)
+        declared = declarations_of(opened, picture, GUARD)
         with _blaming_the_file():
             opened.draft(opened.mode, (DRAFT_MARGIN * size, DRAFT_MARGIN * size))
-        image, conversion = shown(opened, declared, READING)
+        image, conversion = to_upright_rgb(opened, declared, GUARD)
         resized = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized if conversion is None else conversion(resized), dtype=np.uint8)
 
@@ -92,4 +92,4 @@ def _blaming_the_file() -> Iterator[None]:
         raise UnusableError(str(error) or type(error).__name__) from None
 
 
-READING = Reading(_blaming_the_file, UnusableError)
+GUARD = PillowGuard(_blaming_the_file, UnusableError)

@@ -1,4 +1,4 @@
-"""One training, from image files to a finished model."""
+"""Trains an autoencoder, from image files to the finished model."""
 
 import math
 import os
@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-# Before the import: TensorFlow's own notes on how it was built are no news.
+# TensorFlow reads this when it is imported. 2 hides its notes about its own build.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import tensorflow as tf
 
-from imagesearch_training import saved
+from imagesearch_training import model_folder
+from imagesearch_training.autoencoder import build_autoencoder, check_size
 from imagesearch_training.checkpoints import Checkpoints, Epoch
 from imagesearch_training.dataset import (
     Photographs,
@@ -28,114 +29,113 @@ from imagesearch_training.dataset import (
 )
 from imagesearch_training.errors import TrainingError
 from imagesearch_training.images import ImageFile
-from imagesearch_training.network import build_autoencoder, check_size
 
-# The learning rate is halved each time that so many epochs in a row were no better than the best before them.
+# The learning rate is halved after this many epochs in a row without a new best epoch.
 PLATEAU = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a training does. What is in `configuration` is fixed once it has begun."""
+    """The settings of a training. A resumed training must have the same `configuration`."""
 
     latent: int
-    """Values of a vector."""
+    """Number of values of a vector."""
     size: int
-    """The side of the images in pixels; `network.check_size` tells which are taken."""
+    """Side of the images in pixels; see `autoencoder.check_size`."""
     epochs: int
-    """The most; a training that goes on may get more or fewer."""
+    """Maximum number of epochs. A resumed training may have another number."""
     batch_size: int
     patience: int
-    """Epochs without a better validation loss after which it ends."""
+    """Number of epochs without a better validation loss after which the training ends."""
     validation: float
-    """The part of the images that is not learned from, between 0 and 1."""
+    """Fraction of validation images, between 0 and 1."""
     seed: int
     learning_rate: float
-    """Of Adam, at first."""
+    """First learning rate of Adam."""
     flip: bool
-    """Whether images are mirrored by chance."""
+    """Whether a random half of the images is mirrored."""
     limit: int | None
-    """The most images, chosen by the seed; None is all."""
+    """Maximum number of images, a random sample by the seed; None uses all images."""
 
     def configuration(self) -> dict[str, Any]:
-        """What cannot change in a training that goes on."""
+        """Return the settings that cannot change in a resumed training."""
         return {name: value for name, value in asdict(self).items() if name not in {"epochs", "patience"}}
 
 
-class Watcher(Protocol):
-    """Is told how a training goes."""
+class TrainingObserver(Protocol):
+    """Is notified of the progress of a training."""
 
-    def reads(self, total: int) -> None:
-        """So many files are going to be read and decoded."""
+    def decoding_started(self, total: int) -> None:
+        """The training starts to decode this number of files."""
 
-    def has_read(self, done: int) -> None:
-        """So many of them are done."""
+    def files_decoded(self, done: int) -> None:
+        """This number of files is decoded so far."""
 
-    def begins(self, photographs: Photographs, parameters: int, done: Sequence[Epoch]) -> None:
-        """The epochs begin, of a network with so many parameters; some may have been done before."""
+    def epochs_started(self, photographs: Photographs, parameters: int, done: Sequence[Epoch]) -> None:
+        """The epochs start. A resumed training has `done` epochs; the autoencoder has this number of parameters."""
 
-    def ends_epoch(self, epoch: Epoch, *, best: bool) -> None:
-        """An epoch is done and kept."""
+    def epoch_ended(self, epoch: Epoch, *, best: bool) -> None:
+        """An epoch has ended, and its checkpoint is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a training."""
+    """The result of a training."""
 
     folder: Path
-    """Of the finished model."""
+    """The model folder."""
     epochs: int
-    """As many as were done."""
+    """Number of finished epochs."""
     best: Epoch
-    """The epoch whose network was saved."""
+    """The epoch whose autoencoder was model_folder."""
     mean_image_loss: float
-    """What predicting the mean of the training images would give in place of its validation loss."""
+    """The validation loss if each image is predicted as the mean training image."""
     stopped_early: bool
-    """Whether patience ended it before the last epoch."""
+    """Whether `patience` ended it before the last epoch."""
 
 
 def work_folder(target: Path) -> Path:
-    """Where a training keeps its state until the model folder is there."""
+    """Return the folder for the state of a training."""
     return target.with_name(f"{target.name}.training")
 
 
 def compute_in_fixed_order() -> None:
-    """Has TensorFlow compute in a fixed order, in the whole process and for good: equal seeds give equal figures."""
+    """Make TensorFlow deterministic in the whole process, so that equal seeds produce equal results."""
     tf.config.experimental.enable_op_determinism()
 
 
 def train(
-    files: Sequence[ImageFile], target: Path, settings: Settings, watcher: Watcher, *, force: bool = False
+    files: Sequence[ImageFile], target: Path, settings: Settings, observer: TrainingObserver, *, force: bool = False
 ) -> Result:
-    """Trains an autoencoder, and writes the model folder `target`.
+    """Train an autoencoder, and write the model folder `target`.
 
-    Until then all that is kept is in `work_folder(target)`; the same call goes on from there after a kill or
-    KeyboardInterrupt. The mean squared error is minimised by Adam (Kingma and Ba, "Adam: A Method for Stochastic
-    Optimization", 2015); the network of the epoch with the least validation loss is saved. Keras' seed is set;
-    `compute_in_fixed_order` makes figures repeatable to the last digit.
+    During the training its state is in `work_folder(target)`. After a kill or KeyboardInterrupt the same call resumes
+    the training. Adam minimises the mean squared error (Kingma and Ba, "Adam: A Method for Stochastic Optimization",
+    2015). The autoencoder of the epoch with the lowest validation loss is model_folder. This sets Keras' seed; with
+    `compute_in_fixed_order` equal seeds produce equal results.
 
     Args:
-        files: the image files; those that cannot be decoded are skipped.
-        target: the folder to write, see `saved`; resolved, so that its name is its own and it is no link.
-        settings: what to do.
-        watcher: is told how it goes.
-        force: replace a model folder that is there, and begin anew where a training of another configuration is.
+        files: the image files; files that cannot be decoded are skipped.
+        target: the model folder, see `model_folder`; a resolved path, because its last part becomes the model's name.
+        settings: the settings of the training.
+        observer: is notified of the progress.
+        force: replace an existing model folder, and discard a training of another configuration.
 
     Raises:
-        TrainingError: it cannot begin or go on, or came to no result.
-        OSError: the disk.
+        TrainingError: the training cannot start, cannot resume, or has no usable result.
+        OSError: the disk has an error.
     """
     check_size(settings.size)
-    saved.check_target(target, force=force)
+    model_folder.check_target(target, force=force)
     chosen = files if settings.limit is None else choose(files, settings.limit, settings.seed)
     checkpoints = Checkpoints(work_folder(target))
     try:
-        _prepare(checkpoints, chosen, settings, watcher, force=force)
+        _prepare(checkpoints, chosen, settings, observer, force=force)
         photographs = open_prepared(checkpoints.folder, settings.validation)
         keras.utils.set_random_seed(settings.seed)
-        _run_epochs(checkpoints, photographs, settings, watcher)
+        _run_epochs(checkpoints, photographs, settings, observer)
         baseline = mean_image_loss(photographs)
-        saved.save(target, checkpoints, photographs, settings.seed, baseline)
+        model_folder.save(target, checkpoints, photographs, settings.seed, baseline)
         result = Result(
             folder=target,
             epochs=len(checkpoints.epochs),
@@ -150,7 +150,7 @@ def train(
 
 
 def _prepare(
-    checkpoints: Checkpoints, files: Sequence[ImageFile], settings: Settings, watcher: Watcher, *, force: bool
+    checkpoints: Checkpoints, files: Sequence[ImageFile], settings: Settings, observer: TrainingObserver, *, force: bool
 ) -> None:
     configuration = {**settings.configuration(), "images": digest_of(files)}
     try:
@@ -160,25 +160,25 @@ def _prepare(
         if not force:
             raise
     checkpoints.clear()
-    watcher.reads(len(files))
+    observer.decoding_started(len(files))
     try:
-        prepare(files, checkpoints.folder, settings.size, watcher.has_read)
+        prepare(files, checkpoints.folder, settings.size, observer.files_decoded)
     except BaseException:
-        # Nothing was learned yet, and the pixels may be large.
+        # No epoch is lost, and the pixels may be large.
         checkpoints.remove()
         raise
     checkpoints.begin()
 
 
-def _run_epochs(checkpoints: Checkpoints, photographs: Photographs, settings: Settings, watcher: Watcher) -> None:
+def _run_epochs(checkpoints: Checkpoints, photographs: Photographs, settings: Settings, observer: TrainingObserver) -> None:
     done = len(checkpoints.epochs)
     if done:
-        network = checkpoints.load_last()
+        autoencoder = checkpoints.load_last()
     else:
-        network = build_autoencoder(settings.size, settings.latent)
-        network.compile(keras.optimizers.Adam(settings.learning_rate), "mean_squared_error")
-    network.optimizer.learning_rate = learning_rate(settings.learning_rate, checkpoints.epochs)
-    watcher.begins(photographs, network.count_params(), checkpoints.epochs)
+        autoencoder = build_autoencoder(settings.size, settings.latent)
+        autoencoder.compile(keras.optimizers.Adam(settings.learning_rate), "mean_squared_error")
+    autoencoder.optimizer.learning_rate = learning_rate(settings.learning_rate, checkpoints.epochs)
+    observer.epochs_started(photographs, autoencoder.count_params(), checkpoints.epochs)
     if done >= settings.epochs or is_stale(checkpoints, settings.patience):
         return
     began = time.monotonic()
@@ -188,16 +188,16 @@ def _run_epochs(checkpoints: Checkpoints, photographs: Photographs, settings: Se
         epoch = Epoch(index + 1, logs["loss"], logs["val_loss"], round(time.monotonic() - began, 3))
         if not math.isfinite(epoch.loss + epoch.validation_loss):
             raise TrainingError(
-                f"the loss of epoch {epoch.number} is no finite number; a smaller --learning-rate than "
-                f"{settings.learning_rate:g} and --force to begin anew may help"
+                f"the loss of epoch {epoch.number} is not finite; try a smaller --learning-rate than "
+                f"{settings.learning_rate:g}, with --force to start again"
             )
-        network.optimizer.learning_rate = learning_rate(settings.learning_rate, [*checkpoints.epochs, epoch])
-        checkpoints.add(epoch, network)
-        watcher.ends_epoch(epoch, best=epoch == checkpoints.best)
-        network.stop_training = is_stale(checkpoints, settings.patience)
+        autoencoder.optimizer.learning_rate = learning_rate(settings.learning_rate, [*checkpoints.epochs, epoch])
+        checkpoints.add(epoch, autoencoder)
+        observer.epoch_ended(epoch, best=epoch == checkpoints.best)
+        autoencoder.stop_training = is_stale(checkpoints, settings.patience)
         began = time.monotonic()
 
-    network.fit(
+    autoencoder.fit(
         training_batches(
             photographs, settings.batch_size, settings.seed, range(done, settings.epochs), flip=settings.flip
         ),
@@ -206,19 +206,19 @@ def _run_epochs(checkpoints: Checkpoints, photographs: Photographs, settings: Se
         initial_epoch=done,
         epochs=settings.epochs,
         verbose=0,
-        # Not its own BackupAndRestore, which forgets what was best, and may be killed between its two files.
+        # Keras' BackupAndRestore forgets the best epoch, and a kill may leave only one of its two files.
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)],
         shuffle=False,
     )
 
 
 def is_stale(checkpoints: Checkpoints, patience: int) -> bool:
-    """Whether the best epoch lies so many epochs back."""
+    """Return whether the best epoch is at least `patience` epochs ago."""
     return bool(checkpoints.epochs) and len(checkpoints.epochs) - checkpoints.best.number >= patience
 
 
 def learning_rate(first: float, epochs: Sequence[Epoch]) -> float:
-    """The learning rate after some epochs: halved after every PLATEAU that were no better than the best before."""
+    """Return the learning rate after these epochs: halved after every PLATEAU epochs without a new best."""
     rate, best, waited = first, math.inf, 0
     for epoch in epochs:
         waited += 1

@@ -30,7 +30,7 @@ from PIL.TiffImagePlugin import (
 from embedder_service.core.deadlines import AnyDeadline, deadline_exceeded
 from embedder_service.core.decoding_faults import corrupt, reading_the_file, too_costly
 from imagesearch_pixels.image_boxes import Coded
-from imagesearch_pixels.picture_parts import (
+from imagesearch_pixels.metadata_removal import (
     JPEG_SIGNATURE,
     MAX_PARTS,
     START_OF_IMAGE,

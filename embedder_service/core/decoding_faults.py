@@ -12,7 +12,7 @@ from PIL import ImageFile
 
 from grpc_kit.errors import InvalidArgumentError, ResourceExhaustedError, ServiceError, out_of_memory
 from grpc_kit.server import allocation
-from imagesearch_pixels.reading import UnsupportedImageError
+from imagesearch_pixels.guards import UnsupportedImageError
 
 log = structlog.stdlib.get_logger()
 

@@ -36,19 +36,18 @@ from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixel
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.server.hang_watch import HangWatch
 from imagesearch_pixels.colour_profiles import Conversion
-from imagesearch_pixels.colours import to_srgb
-from imagesearch_pixels.declared import check_unread, check_variant, declare
+from imagesearch_pixels.colours import to_upright_rgb
+from imagesearch_pixels.declarations import check_unread, check_variant, declarations_of
+from imagesearch_pixels.guards import PillowGuard, TooManyPartsError, UnsupportedImageError
 from imagesearch_pixels.image_boxes import AVIF_BRANDS, HEIC_BRANDS, brand_of, coded_images
-from imagesearch_pixels.picture_parts import without_metadata
-from imagesearch_pixels.reading import Reading, TooManyPartsError, UnsupportedImageError
-from imagesearch_pixels.samples import to_rgb, upright
+from imagesearch_pixels.metadata_removal import without_metadata
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", *HEIC_FORMATS)
 # The names in messages.
 FORMAT_NAMES = tuple("HEIC" if name == "HEIF" else name for name in FORMATS)
 REGION = "image.region"
 
-READING = Reading(reading_the_file, InvalidArgumentError)
+GUARD = PillowGuard(reading_the_file, InvalidArgumentError)
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
 
@@ -159,12 +158,10 @@ class ImageDecoder:
             check_cost(opened, content, self._limits.max_image_pixels)
             if image.region is not None:
                 check_region(image.region)
-            declared = declare(opened, content, READING)
+            declared = declarations_of(opened, content, GUARD)
             scale = self._draft(opened, image.region) if is_scalable(opened, content) else 1
             with self._budget.hold(max(coded, pixels_in_memory(opened, content, scale)), deadline):
-                loaded = upright(opened, declared, READING)
-                conversion = to_srgb(loaded, declared, READING)
-                colour = to_rgb(loaded, declared.depth, READING, keep_inks=conversion is not None)
+                colour, conversion = to_upright_rgb(opened, declared, GUARD)
                 box = None
                 if image.region:
                     # Crop first, because the filter would also read pixels beyond the edges of the box.
@@ -215,7 +212,7 @@ class ImageDecoder:
         for image in images:
             self._check_dimensions(image.width, image.height)
         check_sum(images, self._limits.max_image_pixels)
-        return sum(image.most for image in images)
+        return sum(image.max_pixels for image in images)
 
     def _open(self, content: bytes, deadline: AnyDeadline) -> tuple[Image.Image, bytes]:
         """Return the opened image, and the bytes that were opened.

@@ -13,10 +13,10 @@ from imagesearch_ingest.extras import how_to_install
 from imagesearch_ingest.load.destination import DEFAULT_MAX_IMAGE_BYTES, ImageMetadata
 from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.pillow_formats import pillow_formats
-from imagesearch_pixels.colours import shown
-from imagesearch_pixels.declared import declare
+from imagesearch_pixels.colours import to_upright_rgb
+from imagesearch_pixels.declarations import declarations_of
+from imagesearch_pixels.guards import PillowGuard, TooManyPartsError, UnsupportedImageError
 from imagesearch_pixels.opening import open_image
-from imagesearch_pixels.reading import Reading, TooManyPartsError, UnsupportedImageError
 
 MAX_IMAGE_PIXELS = 50_000_000
 
@@ -71,7 +71,7 @@ def check_decodable(content: bytes) -> None:
                     "IMAGE_DIMENSIONS_TOO_LARGE",
                     f"it has {image.width} x {image.height} pixels; the default limit is {MAX_IMAGE_PIXELS} pixels",
                 )
-            shown(image, declare(image, picture, READING), READING)
+            to_upright_rgb(image, declarations_of(image, picture, READING), READING)
     except UnsupportedImageError as error:
         raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", str(error)) from None
     except TooManyPartsError as error:
@@ -99,4 +99,4 @@ def _blaming_the_file() -> Iterator[None]:
         raise InvalidArgumentError("IMAGE_CORRUPT", f"it cannot be decoded: {error}") from None
 
 
-READING = Reading(_blaming_the_file, InvalidArgumentError)
+READING = PillowGuard(_blaming_the_file, InvalidArgumentError)

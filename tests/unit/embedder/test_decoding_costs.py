@@ -23,7 +23,7 @@ from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError, ServiceError
-from imagesearch_pixels.picture_parts import MAX_PARTS, without_metadata
+from imagesearch_pixels.metadata_removal import MAX_PARTS, without_metadata
 from tests.unit.embedder.crafted_files import (
     APP1,
     END_OF_IMAGE,

@@ -62,7 +62,7 @@ def test_whatever_pillow_raises_while_it_reads_a_file_is_the_files_fault(
 
 @pytest.mark.parametrize("error", RAISED, ids=repr)
 @pytest.mark.parametrize(
-    "ours", ["to_rgb", "upright", "fit", "pixels_in_memory", "check_cost", "check_header", "without_metadata"]
+    "ours", ["to_upright_rgb", "fit", "pixels_in_memory", "check_cost", "check_header", "without_metadata"]
 )
 def test_what_our_own_code_raises_is_not_the_files_fault(
     error: Exception, ours: str, monkeypatch: pytest.MonkeyPatch
@@ -98,7 +98,7 @@ def test_a_lack_of_memory_in_pillow_passes(
     assert_passes(content)
 
 
-@pytest.mark.parametrize("ours", ["to_rgb", "upright", "fit", "crop", "check_cost"])
+@pytest.mark.parametrize("ours", ["to_upright_rgb", "fit", "crop", "check_cost"])
 def test_a_lack_of_memory_in_our_own_code_passes(ours: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_decoding, ours, failing(MemoryError()))
     if ours == "crop":

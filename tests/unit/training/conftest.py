@@ -40,17 +40,17 @@ class Recorder:
     epochs: list[Epoch] = field(default_factory=list)
     best: list[int] = field(default_factory=list)
 
-    def reads(self, total: int) -> None:
+    def decoding_started(self, total: int) -> None:
         self.read.append(0)
 
-    def has_read(self, done: int) -> None:
+    def files_decoded(self, done: int) -> None:
         self.read.append(done)
 
-    def begins(self, photographs: Photographs, parameters: int, done: Sequence[Epoch]) -> None:
+    def epochs_started(self, photographs: Photographs, parameters: int, done: Sequence[Epoch]) -> None:
         self.photographs = photographs
         self.done_before = len(done)
 
-    def ends_epoch(self, epoch: Epoch, *, best: bool) -> None:
+    def epoch_ended(self, epoch: Epoch, *, best: bool) -> None:
         self.epochs.append(epoch)
         if best:
             self.best.append(epoch.number)

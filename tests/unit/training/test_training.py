@@ -18,11 +18,11 @@ from PIL import Image
 
 from embedder_service.core.model_names import EncoderName, parse_model_name
 from embedder_service.core.networks import NETWORKS
-from imagesearch_training import saved
+from imagesearch_training import model_folder
 from imagesearch_training.checkpoints import Checkpoints, Epoch
 from imagesearch_training.dataset import Photographs
 from imagesearch_training.errors import TrainingError
-from imagesearch_training.network import build_autoencoder
+from imagesearch_training.autoencoder import build_autoencoder
 from imagesearch_training.training import Settings, learning_rate, train, work_folder
 from tests.unit.training.conftest import SETTINGS, Recorder, Trained, image_files
 
@@ -48,13 +48,13 @@ class Killer(Recorder):
         super().__init__()
         self._left = epochs
 
-    def begins(self, photographs: Photographs, parameters: int, done: Sequence[Epoch]) -> None:
-        super().begins(photographs, parameters, done)
+    def epochs_started(self, photographs: Photographs, parameters: int, done: Sequence[Epoch]) -> None:
+        super().epochs_started(photographs, parameters, done)
         if not self._left:
             raise KilledError
 
-    def ends_epoch(self, epoch: Epoch, *, best: bool) -> None:
-        super().ends_epoch(epoch, best=best)
+    def epoch_ended(self, epoch: Epoch, *, best: bool) -> None:
+        super().epoch_ended(epoch, best=best)
         if len(self.epochs) == self._left:
             raise KilledError
 
@@ -377,7 +377,7 @@ def test_an_encoder_without_usable_vectors_is_not_saved(trained: Trained, tmp_pa
     checkpoints.add(Epoch(1, 1.0, 1.0, 0.1), network)
     assert trained.recorder.photographs is not None
     with pytest.raises(TrainingError, match=r"10 of 10 validation images a vector that is zero or not finite"):
-        saved.save(tmp_path / "model", checkpoints, trained.recorder.photographs, 0, 1.0)
+        model_folder.save(tmp_path / "model", checkpoints, trained.recorder.photographs, 0, 1.0)
     checkpoints.close()
     assert not (tmp_path / "model").exists()
 
@@ -415,7 +415,7 @@ def test_the_learning_rate_is_halved_where_nothing_gets_better() -> None:
 )
 def test_a_model_s_name_is_one_that_the_embedder_takes(folder: str, name: str) -> None:
     target = Path("models") / folder
-    assert saved.model_name(target) == name
+    assert model_folder.model_name(target) == name
     assert parse_model_name(f"{name}={target}") == EncoderName(name, target)
 
 

@@ -1,7 +1,7 @@
-"""Leaves out of a file what its first image does not need: metadata, further images, and bytes behind the image.
+"""Removes what the first image of a file does not need: metadata, further images, and bytes after the image.
 
-Pillow reads metadata when it opens a file, and refuses a good image if they are too large or broken. It also reads all
-images of some files. What is left out here is not decompressed, and costs a look at its header.
+Pillow reads metadata when it opens a file, and refuses a valid image if the metadata is too large or broken. It also
+reads all images of some files. Removal is cheap: it only reads headers, and does not decompress removed parts.
 """
 
 import itertools
@@ -11,32 +11,32 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from imagesearch_pixels.guards import TooManyPartsError
 from imagesearch_pixels.image_boxes import brand_of, without_metadata_items
-from imagesearch_pixels.reading import TooManyPartsError
 
-# Chunks or segments of a file, and entries of a directory.
+# Maximum number of chunks or segments of a file, and of entries of a directory.
 MAX_PARTS = 200_000
-# Bytes of a profile, of EXIF data or of XMP data, once it is decompressed; Pillow's own limit for PNG.
+# Maximum bytes of a decompressed profile, of EXIF data and of XMP data; Pillow has the same limit for PNG.
 MAX_METADATA = 2**20
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS, PNG_END = b"IDAT", b"IEND"
-# Other chunks that say something of the pixels, or that are short and usual, with the bytes that they have at least.
+# Other chunks that describe the pixels, or that are short and common, and their minimum bytes.
 PNG_SHORT = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4, b"sBIT": 1, b"pHYs": 9, b"bKGD": 1, b"tIME": 7}
 PNG_TRANSPARENT, PNG_PROFILE, PNG_EXIF = b"tRNS", b"iCCP", b"eXIf"
-# The bytes of a transparent colour, by colour type: grey, RGB, palette. Others have none.
+# Bytes of a transparent colour by colour type: grey, RGB, palette. Other types have none.
 PNG_TRANSPARENT_BYTES = {0: 2, 2: 6, 3: 1}
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-# Texts that may say how an image is turned.
+# Keywords of texts that may contain the orientation of an image.
 PNG_KEYWORDS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
-# A marker with a segment behind it. Stuffed bytes, fill bytes, restarts (D0 to D7) and 01 have none.
+# A marker that begins a segment. Stuffed bytes, fill bytes, restarts (D0 to D7) and 01 do not.
 JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = 0xD8, 0xD9, 0xDA
 APP0, APP1, APP2, APP14, COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 EXIF, MAX_EXIF_SEGMENTS = b"Exif\0\0", 32
-# What an application segment begins with that says something of the pixels, and the bytes that it has at least.
+# First bytes and minimum bytes of the application segments that describe the pixels.
 JPEG_SEGMENTS = {
     APP0: ((b"JFIF\0", 14),),
     APP1: ((EXIF, 6), (b"http://ns.adobe.com/xap/1.0/\0", 29)),
@@ -44,56 +44,56 @@ JPEG_SEGMENTS = {
     APP14: ((b"Adobe", 12),),
 }
 
-# Chunks of a WebP file: those of a picture, and metadata with their bits among the flags of VP8X.
+# Chunks of a WebP file: chunks of the image, and metadata with their bits in the flags of VP8X.
 WEBP_FRAME, WEBP_PICTURE = b"ANMF", {b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L"}
 WEBP_METADATA = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}
 WEBP_FLAGS = 20
 
 BIG_TIFF = 43
-# Bytes of a BigTIFF file's header. Other TIFF headers are shorter, and never a whole file.
+# Bytes of a BigTIFF file's header. Other TIFF headers are shorter, but each file is longer.
 TIFF_HEADER = 16
 
-# Tags of TIFF that say how an image is decoded: TIFF 6.0, libtiff's for YCbCr, JPEG, inks, samples and profiles, and
-# the orientation.
+# TIFF tags that a decoder needs: those of TIFF 6.0, libtiff's tags for YCbCr, JPEG, inks, samples and profiles, and the
+# orientation.
 TIFF_TAGS = frozenset({
     *range(254, 260), 262, 266, *range(273, 280), *range(280, 282), 284, *range(290, 294), 301, 317, 318, 319, 320,
     *range(321, 326), 332, 333, 334, 336, *range(338, 348), 400, *range(512, 522), 529, 530, 531, 532, 34675,
 })  # fmt: skip
 
 
-class Kept:
-    """Places in a file that stay, in their new order; the first begins with the file."""
+class KeptRanges:
+    """Ranges of a file that are kept, in their new order. The first range begins with the file."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
-        self.places: list[tuple[int, int]] = []
+        self.ranges: list[tuple[int, int]] = []
 
     def add(self, begin: int, end: int) -> None:
-        """Keep a place, if the file has it."""
+        """Keep a range, up to the end of the file."""
         end = min(end, len(self._content))
-        if self.places and self.places[-1][1] == begin:
-            begin, _ = self.places.pop()
-        self.places.append((begin, end))
+        if self.ranges and self.ranges[-1][1] == begin:
+            begin, _ = self.ranges.pop()
+        self.ranges.append((begin, end))
 
     def joined(self) -> bytes:
-        """Return the places one after the other; the file itself if they are its beginning."""
+        """Return the kept ranges; the file itself if it begins with them."""
         whole = memoryview(self._content)
-        return self._content if len(self.places) == 1 else b"".join(whole[begin:end] for begin, end in self.places)
+        return self._content if len(self.ranges) == 1 else b"".join(whole[begin:end] for begin, end in self.ranges)
 
 
 @dataclass(frozen=True)
 class TiffLayout:
-    """Where a TIFF file's first directory is, and how directories are written."""
+    """The position of a TIFF file's first directory, and the layout of directories."""
 
     start: int
     number: struct.Struct
-    """The number of entries, and in another place the place of the next directory."""
+    """Layout of the number of entries."""
     entry: struct.Struct
-    """Tag, type, count, and the value or its place."""
+    """Layout of an entry: tag, type, count, and the value or its position."""
 
     @classmethod
     def of(cls, content: bytes) -> "TiffLayout | None":
-        """Return the layout of a file that begins as TIFF files do, as Pillow recognises them."""
+        """Return the layout of a file that Pillow recognises as TIFF, or None."""
         if content[:2] not in {b"II", b"MM"} or len(content) < TIFF_HEADER:
             return None
         order = "<" if content[:2] == b"II" else ">"
@@ -109,10 +109,10 @@ class TiffLayout:
 
 
 def without_metadata(content: bytes, *, bare: bool = False) -> bytes:
-    """Return what the first image of a file needs, or the file itself if nothing is to be left out.
+    """Return the parts that the first image of a file needs; the file itself if nothing needs to be removed.
 
-    Metadata that say how the image is turned and what its colours mean stay if they are sound and not too large; with
-    `bare` they go too. What does no harm may stay. Raises TooManyPartsError.
+    Metadata on the orientation and on colours is kept if it is valid and not too large; `bare` removes it too. Harmless
+    parts may be kept. Raises TooManyPartsError.
     """
     if content.startswith(PNG_SIGNATURE):
         return _png(content, bare=bare)
@@ -127,8 +127,8 @@ def without_metadata(content: bytes, *, bare: bool = False) -> bytes:
 
 
 def _png(content: bytes, *, bare: bool) -> bytes:
-    """Return the chunks before the pixels, EXIF data from behind them, and the pixels of the default image."""
-    head, pixels, at = Kept(content), Kept(content), len(PNG_SIGNATURE)
+    """Return the chunks before the pixels, EXIF data after them, and the pixels of the default image."""
+    head, pixels, at = KeptRanges(content), KeptRanges(content), len(PNG_SIGNATURE)
     head.add(0, at)
     seen: set[bytes] = set()
     for count in itertools.count():
@@ -141,22 +141,22 @@ def _png(content: bytes, *, bare: bool) -> bytes:
         if kind == PNG_PIXELS:
             pixels.add(at, end)
         elif kind[:1].isupper() or (not bare and _is_useful(kind, content, at, end, seen)):
-            # Chunks in capitals are critical, also those that nobody knows.
+            # Chunks with a capital first letter are critical, even if they are unknown.
             head.add(at, end)
         at = end
-    if not pixels.places:
+    if not pixels.ranges:
         return content
-    for place in pixels.places:
-        head.add(*place)
-    # What a file without its end has behind its pixels is no chunk, or half of one.
+    for kept_range in pixels.ranges:
+        head.add(*kept_range)
+    # In a file without an end chunk, the bytes after the pixels are not a whole chunk.
     head.add(*((at, at + 12) if kind == PNG_END else (len(content), len(content))))
     return head.joined()
 
 
 def _is_useful(kind: bytes, content: bytes, at: int, end: int, seen: set[bytes]) -> bool:
-    """Return whether a chunk says something of the pixels, is sound, not too large, and the first of its kind.
+    """Return whether a chunk describes the pixels, is valid and not too large, and is the first of its kind.
 
-    `seen` has the kinds of the chunks before, and the keywords of texts.
+    `seen` contains the kinds of earlier chunks, and the keywords of texts.
     """
     length = end - at - 12
     if end > len(content) or length > MAX_METADATA:
@@ -165,7 +165,7 @@ def _is_useful(kind: bytes, content: bytes, at: int, end: int, seen: set[bytes])
     name = data.partition(b"\0")[0] if kind in PNG_TEXTS else kind
     if name in seen or (kind in PNG_TEXTS and name not in PNG_KEYWORDS):
         return False
-    # Only one of a kind is decompressed, whatever becomes of it.
+    # At most one chunk of a kind is decompressed, even if it is not useful.
     seen.add(name)
     if kind in PNG_SHORT:
         useful = length >= PNG_SHORT[kind]
@@ -173,12 +173,12 @@ def _is_useful(kind: bytes, content: bytes, at: int, end: int, seen: set[bytes])
         useful = length >= PNG_TRANSPARENT_BYTES.get(int.from_bytes(content[25:26]), MAX_METADATA)
     else:
         useful = kind == PNG_EXIF or (kind in {PNG_PROFILE, *PNG_TEXTS} and _fits(kind, data))
-    # As other decoders do, a chunk is left out if its check sum is wrong.
+    # Like other decoders, ignore a chunk with a wrong checksum.
     return useful and zlib.crc32(content[at + 4 : end - 4]) == int.from_bytes(content[end - 4 : end])
 
 
 def _fits(kind: bytes, data: bytes) -> bool:
-    """Return whether a profile or a text is sound, and has at most MAX_METADATA bytes; more are not decompressed."""
+    """Return whether a profile or a text is valid, and has at most MAX_METADATA bytes when decompressed."""
     rest = data.partition(b"\0")[2]
     if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] == b"\0"):
         return True
@@ -193,9 +193,9 @@ def _fits(kind: bytes, data: bytes) -> bool:
 
 
 def jpeg_markers(content: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield each marker of a JPEG stream and the start of its segment, as libjpeg finds them, until the image ends.
+    """Yield each marker of a JPEG stream and the start of its segment, like libjpeg, until the image ends.
 
-    It does not read the content of segments, such as thumbnails, or bytes behind the image.
+    This skips the content of segments, such as thumbnails, and bytes after the image.
     """
     while found := JPEG_MARKER.search(content, at, end):
         marker, at = found[1][0], found.end()
@@ -208,12 +208,12 @@ def jpeg_markers(content: bytes, at: int, end: int) -> Iterator[tuple[int, int]]
 
 def _jpeg(content: bytes, *, bare: bool) -> bytes:
     """Return a JPEG file without the segments of its header that its image does not need."""
-    kept, last, exif, is_left_out = Kept(content), 0, 0, False
+    kept, last, exif, is_removed = KeptRanges(content), 0, 0, False
     for count, (marker, at) in enumerate(jpeg_markers(content, 2, len(content))):
         if count >= MAX_PARTS:
             raise TooManyPartsError(f"its header has more than {MAX_PARTS} segments")
-        # Bytes between a segment that is left out and the next one go too.
-        last, is_left_out = (at - 2 if is_left_out else last), False
+        # Bytes between a removed segment and the next one are removed too.
+        last, is_removed = (at - 2 if is_removed else last), False
         if marker == START_OF_SCAN:
             kept.add(last, len(content))
             return kept.joined()
@@ -224,13 +224,13 @@ def _jpeg(content: bytes, *, bare: bool) -> bytes:
             needed = any(content.startswith(begin, at + 2) and length >= size + 2 for begin, size in begins)
             if not needed or (marker == APP1 and exif > MAX_EXIF_SEGMENTS):
                 kept.add(last, at - 2)
-                is_left_out = True
+                is_removed = True
     return content
 
 
 def _webp(content: bytes, *, bare: bool) -> bytes:
-    """Return the first frame of an extended WebP file, with metadata that are not too large."""
-    kept, at, flags, pictures = Kept(content), 12, content[WEBP_FLAGS], 0
+    """Return the first frame of an extended WebP file, and its metadata if it is not too large."""
+    kept, at, flags, pictures = KeptRanges(content), 12, content[WEBP_FLAGS], 0
     kept.add(0, at)
     missing = sum(WEBP_METADATA.values())
     for count in itertools.count():
@@ -249,16 +249,16 @@ def _webp(content: bytes, *, bare: bool) -> bytes:
         if useful:
             kept.add(at, end)
         at = end
-    if len(kept.places) == 1 and at >= len(content):
+    if len(kept.ranges) == 1 and at >= len(content):
         return content
-    # A file that ends within a chunk is rebuilt without it.
-    parts = b"".join(memoryview(content)[begin:end] for begin, end in kept.places)
+    # If the file ends within a chunk, the chunk is removed.
+    parts = b"".join(memoryview(content)[begin:end] for begin, end in kept.ranges)
     length = struct.pack("<I", len(parts) - 8)
     return parts[:4] + length + parts[8:WEBP_FLAGS] + bytes([flags & ~missing]) + parts[WEBP_FLAGS + 1 :]
 
 
 def _tiff(content: bytes, layout: TiffLayout) -> bytes:
-    """Return a TIFF file whose one directory has only the tags that its pixels need, and the orientation."""
+    """Return a TIFF file with one directory, which contains the tags that its pixels need, and the orientation."""
     number, entry, at = layout.number, layout.entry, layout.start + layout.number.size
     if at > len(content):
         return content
@@ -268,7 +268,7 @@ def _tiff(content: bytes, layout: TiffLayout) -> bytes:
     directory = number.pack(len(needed) // entry.size) + needed
     if len(needed) == count * entry.size:
         return content
-    # Zeros: no directory comes after it.
+    # Zeros mean that no further directory follows.
     room = len(content) - layout.start - len(directory)
     ended = directory + bytes(min(8, room))
     return content[: layout.start] + ended + content[layout.start + len(ended) :]

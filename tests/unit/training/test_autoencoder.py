@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from imagesearch_training.errors import TrainingError
-from imagesearch_training.network import build_autoencoder, check_size, halvings
+from imagesearch_training.autoencoder import build_autoencoder, check_size, halvings
 
 
 @pytest.mark.parametrize(("size", "latent"), [(32, 1), (64, 16), (96, 5)])

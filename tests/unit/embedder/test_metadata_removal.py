@@ -13,7 +13,7 @@ import pytest
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels
 from grpc_kit.deadline import Deadline
-from imagesearch_pixels.picture_parts import MAX_METADATA, PNG_SIGNATURE, without_metadata
+from imagesearch_pixels.metadata_removal import MAX_METADATA, PNG_SIGNATURE, without_metadata
 from tests.unit.embedder.crafted_files import APP1, COMMENT, jpeg_of_scans, png_chunk, segment
 from tests.unit.embedder.test_image_decoding import encode, natural, orientation_tag
 

@@ -1,12 +1,12 @@
-"""The model folder: written whole or not at all.
+"""Writes the model folder, atomically.
 
 encoder.keras        float32[N, S, S, 3] in 0..1 to float32[N, L]
-decoder.keras        back to images
-model.json           what the embedder has to know of it
+decoder.keras        float32[N, L] to images
+model.json           the description of the encoder for the embedder
 history.csv          the losses of every epoch
-losses.png           the same, drawn
-reconstructions.png  validation images, and what the decoder makes of their latent values
-skipped.csv          the files that could not be used, and why
+losses.png           a plot of the losses
+reconstructions.png  validation images, and their decoded versions
+skipped.csv          the files that could not be used, and the reasons
 """
 
 import csv
@@ -28,72 +28,72 @@ from imagesearch_training.dataset import Photographs
 from imagesearch_training.errors import TrainingError
 from imagesearch_training.plots import plot_losses, plot_reconstructions
 
-NOTES = "model.json"
-# Another layout of the folder gets another number.
+DESCRIPTION = "model.json"
+# The version of the folder's layout.
 FORMAT = 1
 FILES = frozenset(
-    {"encoder.keras", "decoder.keras", NOTES, "history.csv", "losses.png", "reconstructions.png", "skipped.csv"}
+    {"encoder.keras", "decoder.keras", DESCRIPTION, "history.csv", "losses.png", "reconstructions.png", "skipped.csv"}
 )
-# Images in the picture of reconstructions.
-SHOWN = 10
+# Number of images in reconstructions.png.
+RECONSTRUCTIONS = 10
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Raises TrainingError where a model folder may not be written."""
+    """Raise TrainingError if the model folder must not be written."""
     if "," in str(target):
         raise TrainingError(
-            f"{target} has a comma, which separates models in the embedder's EMBEDDER_MODELS; name a path without one"
+            f"{target} has a comma, which separates models in EMBEDDER_MODELS; use a path without a comma"
         )
     if not target.exists():
         return
     if not _is_model(target):
         raise TrainingError(
-            f"{target} is there and is no model folder (it has no {NOTES} of a training); name another one"
+            f"{target} exists and is not a model folder (it has no {DESCRIPTION} of a training); use another folder"
         )
     if others := sorted({path.name for path in target.iterdir()} - FILES):
         raise TrainingError(
-            f"{target} holds {others[0]!r:.80}, which is no part of a model and would be removed with it; move it "
-            "elsewhere, or name another folder"
+            f"{target} contains {others[0]!r:.80}, which is not part of a model and would be removed; move it, or use "
+            "another folder"
         )
     if not force:
-        raise TrainingError(f"{target} is there; --force replaces it when the training is done")
+        raise TrainingError(f"{target} exists; use --force to replace it at the end of the training")
 
 
 def _is_model(target: Path) -> bool:
-    """Whether its notes are those of a training."""
+    """Return whether the folder has the description of a trained model."""
     with suppress(OSError, ValueError, TypeError):
-        return {"format", "kind"} <= set(json.loads((target / NOTES).read_text()))
+        return {"format", "kind"} <= set(json.loads((target / DESCRIPTION).read_text()))
     return False
 
 
 def model_name(target: Path) -> str:
-    """The name of a model in a folder: the folder's, in small letters, digits and underscores, at most 32 of them.
+    """Return the model's name: the folder's name in lower-case letters, digits and underscores, at most 32 characters.
 
-    That of a published network gets `own_` in front: the embedder takes it for the network's.
+    The name of a published network gets the prefix `own_`, because the embedder would load that network instead.
     """
     name = re.sub(r"^[^a-z]+|[^a-z0-9_]", "_", target.name.lower()).strip("_") or "autoencoder"
-    # Keras writes them without underscores, such as MobileNetV2.
+    # Keras' names have no underscores, such as MobileNetV2.
     published = {known.lower() for known in dir(keras.applications)}
     return (f"own_{name}" if name.replace("_", "") in published else name)[:32]
 
 
 def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed: int, baseline: float) -> None:
-    """Writes the model folder of a training that is done; one that is there is replaced.
+    """Write the model folder of a finished training. An existing model folder is replaced.
 
     Args:
-        target: the folder.
-        checkpoints: of the training; the best network is taken.
-        photographs: what it was trained on.
-        seed: of the training.
-        baseline: the loss of the mean image, for the picture.
+        target: the model folder.
+        checkpoints: the checkpoints of the training; the best autoencoder is written.
+        photographs: the images of the training.
+        seed: the seed of the training.
+        baseline: the loss of the mean image, for the plot.
     """
     folder = checkpoints.folder / "model"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    network, best = checkpoints.load_best(), checkpoints.best
-    encoder, decoder = network.get_layer("encoder"), network.get_layer("decoder")
-    # Spread over all validation images: neighbours are often alike.
-    shown = photographs.validation[:: max(1, len(photographs.validation) // SHOWN)][:SHOWN]
+    autoencoder, best = checkpoints.load_best(), checkpoints.best
+    encoder, decoder = autoencoder.get_layer("encoder"), autoencoder.get_layer("decoder")
+    # From all parts of the validation images, because neighbours are often similar.
+    shown = photographs.validation[:: max(1, len(photographs.validation) // RECONSTRUCTIONS)][:RECONSTRUCTIONS]
     originals = np.divide(photographs.pixels[shown], 255, dtype=np.float32)
     check_vectors(encoder(originals, training=False).numpy())
     encoder.save(folder / "encoder.keras")
@@ -105,8 +105,8 @@ def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed:
     )
     _write_csv(folder / "skipped.csv", ("name", "message"), ((one.name, one.message) for one in photographs.skipped))
     plot_losses(checkpoints.epochs, baseline, folder / "losses.png")
-    plot_reconstructions(originals, network(originals, training=False).numpy(), folder / "reconstructions.png")
-    notes = {
+    plot_reconstructions(originals, autoencoder(originals, training=False).numpy(), folder / "reconstructions.png")
+    description = {
         "format": FORMAT,
         "kind": "encoder",
         "name": model_name(target),
@@ -122,13 +122,13 @@ def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed:
         "epochs": len(checkpoints.epochs),
         "seed": seed,
     }
-    (folder / NOTES).write_text(json.dumps(notes, indent=2) + "\n")
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     if target.exists():
-        # Into a folder that is removed in the end: there is no moment at which neither model is whole on the disk.
+        # The old model moves to a folder that is removed later, so a whole model is on the disk at any time.
         replaced = checkpoints.folder / "replaced"
         shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)
-    # Before the checkpoints go: a power cut leaves either them or the model.
+    # Before the checkpoints are removed: after a power cut either they or the model exist.
     durable.rename(folder, target)
 
 
@@ -140,8 +140,8 @@ def check_vectors(vectors: NDArray[np.float32]) -> None:
     unusable = ~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
     if unusable.any():
         raise TrainingError(
-            f"the encoder gives {int(unusable.sum())} of {len(vectors)} validation images a vector that is zero or not "
-            "finite; a smaller --learning-rate and --force to begin anew may help"
+            f"the encoder's vectors of {int(unusable.sum())} of {len(vectors)} validation images are zero or not finite; try "
+            "a smaller --learning-rate, with --force to start again"
         )
 
 
