@@ -132,19 +132,19 @@ def train_autoencoder(
     # TensorFlow takes seconds to import, and is not always installed.
     try:
         with _quiet():
-            from imagesearch_training import network, saved, training  # noqa: PLC0415
+            from imagesearch_training import autoencoder, trained_model, training  # noqa: PLC0415
             from imagesearch_training.errors import TrainingError  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         name = (missing.name or "").partition(".")[0]
         fail(how_to_install(name, "cli,training"))
 
     try:
-        network.check_size(size)
+        autoencoder.check_size(size)
     except TrainingError as error:
         raise typer.BadParameter(str(error), param_hint="--size") from None
     model_folder = output or Path(f"{folder.resolve().name}-model").resolve()
     try:
-        saved.check_target(model_folder, force=force)
+        trained_model.check_target(model_folder, force=force)
     except TrainingError as error:
         raise typer.BadParameter(str(error), param_hint="--output") from None
     work = training.work_folder(model_folder)
@@ -178,7 +178,7 @@ def train_autoencoder(
             progress.close()
             _note_how_to_resume(progress.done, epochs, work)
             raise typer.Exit(INTERRUPTED) from None
-    _summarise(result, saved.model_name(model_folder), folder)
+    _summarise(result, trained_model.model_name(model_folder), folder)
 
 
 def _check_apart(images: Path, model_folder: Path, work: Path) -> None:

@@ -1,1 +1,1 @@
-"""Trains an autoencoder on a folder of images: its encoder is a model that the embedder can serve."""
+"""Trains an autoencoder on a folder of images. The embedder can serve its encoder as a model."""

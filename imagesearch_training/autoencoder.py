@@ -1,11 +1,11 @@
-"""The networks: an encoder down to a few values, and the decoder that mirrors it.
+"""Builds the autoencoder: an encoder from images to a few values, and a decoder from these values to images.
 
-Trained on the mean squared error of the images that come out (Hinton and Salakhutdinov, "Reducing the Dimensionality of
-Data with Neural Networks", Science 2006). Activations are SiLU, which passes a gradient on both sides of zero
-(Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units for Neural Network Function Approximation in Reinforcement
-Learning", Neural Networks 2018), and the latent layer is linear: its values are what searches compare, and a rectifier
-would turn half of them to zero. The decoder's transposed convolutions have kernels that their stride divides: others
-leave a checkerboard (Odena, Dumoulin and Olah, "Deconvolution and Checkerboard Artifacts", Distill 2016).
+The loss is the mean squared error of the decoded images (Hinton and Salakhutdinov, "Reducing the Dimensionality of Data
+with Neural Networks", Science 2006). The activation is SiLU, which has a gradient on both sides of zero (Elfwing,
+Uchibe and Doya, "Sigmoid-Weighted Linear Units for Neural Network Function Approximation in Reinforcement Learning",
+Neural Networks 2018). The latent layer is linear: searches compare its values, and a rectifier would set half of them
+to zero. In the decoder the stride of each transposed convolution divides its kernel size; otherwise images get a
+checkerboard pattern (Odena, Dumoulin and Olah, "Deconvolution and Checkerboard Artifacts", Distill 2016).
 """
 
 import keras
@@ -14,27 +14,27 @@ from imagesearch_training.errors import TrainingError
 
 SIZE_STEP = 32
 MIN_SIZE, MAX_SIZE = 32, 512
-# Halved down to a map of at most this side, where the image's side allows.
+# The encoder halves the side until the map has at most this side, or an odd side.
 MAP_SIDE = 4
-# Channels after each halving; the last one goes for all that follow.
+# Channels after each halving. Further halvings have the last number.
 CHANNELS = (16, 32, 64)
 
 
 def check_size(size: int) -> None:
-    """Raises TrainingError where images of that side are not taken."""
+    """Raise TrainingError if the side of the images is not supported."""
     if size % SIZE_STEP or not MIN_SIZE <= size <= MAX_SIZE:
         raise TrainingError(
-            f"a side of {size} pixels should be a multiple of {SIZE_STEP} from {MIN_SIZE} to {MAX_SIZE}, such as 64"
+            f"the side is {size} pixels; it must be a multiple of {SIZE_STEP} from {MIN_SIZE} to {MAX_SIZE}, such as 64"
         )
 
 
 def build_autoencoder(size: int, latent: int) -> keras.Model:
-    """An autoencoder of images, float32[N, size, size, 3] in 0..1, by way of `latent` values.
+    """Return an autoencoder of images, float32[N, size, size, 3] in 0..1.
 
-    Its layers "encoder", to float32[N, latent], and "decoder", back to images, are models themselves.
+    Its layer "encoder" returns float32[N, latent], and its layer "decoder" returns images. Both are Keras models.
 
     Args:
-        size: the side of the images in pixels; `check_size` tells which are taken.
+        size: the side of the images in pixels; see `check_size`.
         latent: the number of latent values.
     """
     steps = halvings(size)
@@ -47,7 +47,7 @@ def build_autoencoder(size: int, latent: int) -> keras.Model:
 
 
 def halvings(size: int) -> int:
-    """How often the side is halved: until it is MAP_SIDE at most, or odd."""
+    """Return how often the encoder halves this side."""
     steps = 0
     while size > MAP_SIDE and size % 2 == 0:
         size //= 2

@@ -1,4 +1,4 @@
-"""What a training leaves on the disk while it goes on, so that the same command goes on after a kill."""
+"""Stores the state of a training on the disk, so that the same command resumes it after a kill."""
 
 import fcntl
 import json
@@ -18,43 +18,43 @@ if TYPE_CHECKING:
 
 STATE = "state.json"
 LOCK = "lock"
-# What the lock file holds. A folder without it belongs to somebody else.
+# The content of the lock file. A folder without this content is not a folder of a training.
 MARK = "imagesearch train-autoencoder\n"
-# What a training leaves in its folder; the pixels and their notes are of `dataset`, the folders of `saved`.
+# Files of a training in its folder. `dataset` writes the pixels and their description; `trained_model` the folders.
 OWN = re.compile(
     r"(state\.json|images\.json)(\.partial)?|pixels\.npy|partial\.keras|epoch-\d{5,}\.keras|model|replaced"
 )
-# Another layout of the state gets another number.
+# The version of the state's layout.
 FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What came of an epoch."""
+    """The result of an epoch."""
 
     number: int
     """From 1."""
     loss: float
-    """Mean squared error over the training images, while they were learned from."""
+    """Mean squared error of the training images during the epoch."""
     validation_loss: float
-    """Mean squared error over the validation images, after it."""
+    """Mean squared error of the validation images after the epoch."""
     seconds: float
 
 
 def best_of(epochs: Sequence[Epoch]) -> Epoch:
-    """The epoch of the least validation loss; the first of several."""
+    """Return the first epoch with the lowest validation loss."""
     return min(epochs, key=lambda epoch: epoch.validation_loss)
 
 
 class Checkpoints:
-    """The folder of a training: its configuration, its epochs, and the networks of the best and the last one.
+    """The folder of a training: its configuration, its epochs, and the autoencoders of the best and the last epoch.
 
-    `state.json` is replaced last and in one step; what it speaks of is on the disk by then. A kill or a power cut
-    costs the epoch that was under way, and nothing else.
+    `state.json` is replaced last and atomically, when all files that it names are on the disk. After a kill or a power
+    cut only the current epoch is lost.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Takes a folder, which is made where there is none, for itself alone. Raises TrainingError and OSError."""
+        """Create the folder if it does not exist, and lock it. Raises TrainingError and OSError."""
         _check_own(folder)
         folder.mkdir(parents=True, exist_ok=True)
         durable.sync(folder.parent)
@@ -70,17 +70,17 @@ class Checkpoints:
         except BlockingIOError:
             self._lock.close()
             raise TrainingError(
-                f"another training is under way in {folder}; wait for its end, or name another --output"
+                f"another training is running in {folder}; wait for its end, or use another --output"
             ) from None
 
     def close(self) -> None:
-        """Leaves the folder to others."""
+        """Unlock the folder."""
         self._lock.close()
 
     def resume(self, configuration: Mapping[str, Any]) -> bool:
-        """Takes up the training of a configuration where it was left, and tells whether there was one.
+        """Load the state of a training with this configuration. Return whether there is one.
 
-        Raises TrainingError where there is one of another configuration, or one that cannot be read.
+        Raises TrainingError if the folder has a training of another configuration, or a state that cannot be read.
         """
         self._configuration = {"format": FORMAT, **configuration}
         try:
@@ -90,16 +90,16 @@ class Checkpoints:
         different = [name for name, value in self._configuration.items() if before.get(name) != value]
         if different:
             raise TrainingError(
-                f"{self.folder} holds a training of another configuration: "
+                f"{self.folder} contains a training of another configuration: "
                 + ", ".join(_difference(name, before.get(name), self._configuration[name]) for name in different)
-                + "; give what it has to go on with it, or --force to begin anew"
+                + "; use its configuration to resume it, or --force to start again"
             )
         self.epochs = epochs
         return True
 
     def clear(self) -> None:
-        """Forgets all that a training left there; what others put there stays."""
-        # First: without it the rest counts for nothing.
+        """Remove all files of a training. Other files stay."""
+        # First, because without the state the other files are ignored.
         (self.folder / STATE).unlink(missing_ok=True)
         durable.sync(self.folder)
         for path in self.folder.iterdir():
@@ -110,14 +110,14 @@ class Checkpoints:
                     path.unlink()
 
     def begin(self) -> None:
-        """Writes the configuration, with no epoch done."""
+        """Store the configuration, without an epoch."""
         self._write_state()
 
-    def add(self, epoch: Epoch, network: "keras.Model") -> None:
-        """Keeps an epoch and the network, with its optimizer, as it was after it."""
-        # A name that a kill leaves behind is written over by the next run.
+    def add(self, epoch: Epoch, autoencoder: "keras.Model") -> None:
+        """Store an epoch and the autoencoder after it, with its optimizer."""
+        # If a kill leaves this file behind, the next run overwrites it.
         partial = self.folder / "partial.keras"
-        network.save(partial)
+        autoencoder.save(partial)
         durable.rename(partial, self._path(epoch))
         self.epochs.append(epoch)
         self._write_state()
@@ -127,33 +127,33 @@ class Checkpoints:
 
     @property
     def best(self) -> Epoch:
-        """The epoch of the least validation loss, of one or more."""
+        """The epoch with the lowest validation loss. There must be at least one epoch."""
         return best_of(self.epochs)
 
     def load_best(self) -> "keras.Model":
-        """The network after the best epoch."""
+        """Return the autoencoder after the best epoch."""
         return self._load(self.best)
 
     def load_last(self) -> "keras.Model":
-        """The network after the last epoch, with its optimizer."""
+        """Return the autoencoder after the last epoch, with its optimizer."""
         return self._load(self.epochs[-1])
 
     def remove(self) -> None:
-        """Removes what the training left, and the folder if nothing else is in it; the training is done."""
+        """Remove all files of the finished training, and the folder if it is empty then."""
         self.clear()
         (self.folder / LOCK).unlink()
-        # Somebody may have put something else there.
+        # The folder may contain other files.
         with suppress(OSError):
             self.folder.rmdir()
 
     def _load(self, epoch: Epoch) -> "keras.Model":
-        import keras  # noqa: PLC0415 - what tells how far a training is needs no TensorFlow
+        import keras  # noqa: PLC0415 - reading the state needs no TensorFlow
 
         path = self._path(epoch)
         try:
             return keras.saving.load_model(path)
         except ValueError:
-            raise TrainingError(f"{path} is missing or damaged; remove {self.folder} to begin anew") from None
+            raise TrainingError(f"{path} is missing or damaged; remove {self.folder} to start again") from None
 
     def _path(self, epoch: Epoch) -> Path:
         return self.folder / f"epoch-{epoch.number:05}.keras"
@@ -165,8 +165,8 @@ class Checkpoints:
             return dict(state["configuration"]), [Epoch(**epoch) for epoch in state["epochs"]]
         except (ValueError, KeyError, TypeError):
             raise TrainingError(
-                f"{path} does not tell how far a training is: it is damaged, or of another version of imagesearch; "
-                "--force begins anew"
+                f"{path} cannot be read: it is damaged, or of another version of imagesearch; "
+                "use --force to start again"
             ) from None
 
     def _write_state(self) -> None:
@@ -177,14 +177,14 @@ class Checkpoints:
 
 
 def _check_own(folder: Path) -> None:
-    """Raises TrainingError where something is there that no training made: in the end it would be removed."""
-    # A kill may have come between the folder and the mark.
+    """Raise TrainingError if the folder has files that no training wrote, because the end of a training removes it."""
+    # A kill may leave a folder without the content of the lock file.
     is_empty = folder.is_dir() and all(path.name == LOCK and not path.stat().st_size for path in folder.iterdir())
     is_own = not folder.exists() or is_empty or _has_mark(folder)
     if folder.is_symlink() or not is_own:
         raise TrainingError(
-            f"{folder} is there and holds no training, which would keep its work under that name; move it elsewhere, "
-            "or name another --output"
+            f"{folder} exists and is not a folder of a training, which stores its state there; move it, or use another "
+            "--output"
         )
 
 
@@ -200,7 +200,7 @@ def _difference(name: str, before: object, now: object) -> str:
     if name == "format":
         return "it is of another version of imagesearch"
     if isinstance(now, bool):
-        return f"{_option(name)} was {'given' if before else 'not given'}"
+        return f"{_option(name)} was {'set' if before else 'not set'}"
     return f"{_option(name)} was {before} and is {now}"
 
 

@@ -1,4 +1,4 @@
-"""The images of a training: decoded once into a file of pixels, parted by their content, and fed in batches."""
+"""The images of a training: decodes them once into a file, splits them by content, and feeds them in batches."""
 
 import hashlib
 import json
@@ -19,66 +19,66 @@ from imagesearch_training import durable
 from imagesearch_training.errors import TrainingError
 from imagesearch_training.images import ImageFile, Pixels, Skipped, UnusableError, decode
 
-# Different images below which there is nothing to learn from.
+# Minimum number of different images.
 MIN_IMAGES = 20
 PIXELS = "pixels.npy"
-NOTES = "images.json"
-# Files that are read and decoded at a time, before their pixels are written.
+DESCRIPTION = "images.json"
+# Number of files that are decoded in parallel before their pixels are written.
 CHUNK = 256
-# Images that are looked at together where all of them are.
+# Number of images that are processed together.
 PART = 512
-# Room on the disk that is left beside the pixels: checkpoints, and the finished model.
+# Free space on the disk that must remain beside the pixels, for checkpoints and the model.
 SPARE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Photographs:
-    """Images, parted into those a network learns from and those it is judged by."""
+    """Images, split into training images and validation images."""
 
     pixels: Pixels
     """uint8[files, S, S, 3], on disk."""
     training: NDArray[np.int64]
     """Rows of `pixels`."""
     validation: NDArray[np.int64]
-    """Rows of `pixels`: about a given part of the images, those with the smallest SHA-256."""
+    """Rows of `pixels`: the images with the lowest SHA-256."""
     skipped: Sequence[Skipped]
 
 
 def digest_of(files: Sequence[ImageFile]) -> str:
-    """Tells one set of files from another, by names and stamps, in hexadecimal digits."""
+    """Return a digest of the files' names and stamps, in hexadecimal digits."""
     return hashlib.sha256("\n".join(f"{file.name}\t{file.stamp}" for file in files).encode()).hexdigest()
 
 
 def choose(files: Sequence[ImageFile], limit: int, seed: int) -> list[ImageFile]:
-    """At most so many of the files, by chance, in the order in which they are."""
+    """Return a random sample of at most `limit` files, in their original order."""
     if len(files) <= limit:
         return list(files)
     return [files[row] for row in sorted(np.random.default_rng(seed).permutation(len(files))[:limit])]
 
 
-def prepare(files: Sequence[ImageFile], folder: Path, size: int, reach: Callable[[int], None]) -> None:
-    """Decodes files once into a folder, for `open_prepared`. A file that cannot be decoded is noted and left out.
+def prepare(files: Sequence[ImageFile], folder: Path, size: int, report: Callable[[int], None]) -> None:
+    """Decode files into a folder, for `open_prepared`. Files that cannot be decoded are listed and skipped.
 
     Args:
         files: the files; each has a row of the pixels.
-        folder: where the pixels and the notes go.
+        folder: the folder for the pixels and their description.
         size: the side of the squares in pixels.
-        reach: is told how many files are done.
+        report: receives the number of files so far.
 
     Raises:
-        TrainingError: too few images can be used, or the disk is too small for their pixels.
+        TrainingError: there are too few usable images, or the disk is too small for their pixels.
     """
     needed, free = len(files) * size * size * 3, shutil.disk_usage(folder).free
     if needed + SPARE_BYTES > free:
         raise TrainingError(
-            f"the pixels of {len(files)} images take {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are "
-            "free; a smaller --size or a --limit takes less"
+            f"the pixels of {len(files)} images need {needed / 1e9:.1f} GB in {folder}, and {free / 1e9:.1f} GB are "
+            "free; use a smaller --size or a --limit"
         )
     pixels = np.lib.format.open_memmap(folder / PIXELS, "w+", np.uint8, (len(files), size, size, 3))
     digests: list[str | None] = []
     skipped: list[Skipped] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        # An image so large that Pillow warns of it is skipped.
+        # Images for which Pillow warns of their size are skipped.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for start in range(0, len(files), CHUNK):
             for found in pool.map(lambda file: _read(file, size), files[start : start + CHUNK]):
@@ -88,56 +88,56 @@ def prepare(files: Sequence[ImageFile], folder: Path, size: int, reach: Callable
                 else:
                     digest, pixels[len(digests)] = found
                     digests.append(digest)
-                reach(len(digests))
+                report(len(digests))
     pixels.flush()
     different = len(set(digests) - {None})
     if different < MIN_IMAGES:
         first = "".join(f"; {one.name}: {one.message}" for one in skipped[:1])
         raise TrainingError(
-            f"{different} different images can be used of {len(files)} files; at least {MIN_IMAGES} are needed, and "
-            f"some thousand make a good model{first}"
+            f"{different} different images of {len(files)} files are usable; the minimum is {MIN_IMAGES}, and a good "
+            f"model needs some thousand{first}"
         )
-    notes = {"sha256": digests, "skipped": [asdict(one) for one in skipped]}
-    partial = folder / f"{NOTES}.partial"
-    partial.write_text(json.dumps(notes))
-    durable.rename(partial, folder / NOTES)
+    description = {"sha256": digests, "skipped": [asdict(one) for one in skipped]}
+    partial = folder / f"{DESCRIPTION}.partial"
+    partial.write_text(json.dumps(description))
+    durable.rename(partial, folder / DESCRIPTION)
 
 
 def open_prepared(folder: Path, validation: float) -> Photographs:
-    """What `prepare` left in a folder, parted.
+    """Return the images that `prepare` wrote to a folder, split into training and validation.
 
-    An image's part depends on its content, so that copies of one never come to lie in both.
+    The split depends on the content of an image, so that all copies of an image are in the same part.
 
     Args:
         folder: the folder.
-        validation: the part of the images that is kept for validation, between 0 and 1; at least one image is.
+        validation: the fraction of validation images, between 0 and 1; there is at least one.
     """
-    notes = json.loads((folder / NOTES).read_text())
-    known = sorted((digest, row) for row, digest in enumerate(notes["sha256"]) if digest)
+    description = json.loads((folder / DESCRIPTION).read_text())
+    known = sorted((digest, row) for row, digest in enumerate(description["sha256"]) if digest)
     different = sorted({digest for digest, _ in known})
     last = different[min(max(round(validation * len(different)), 1), len(different) - 1) - 1]
     return Photographs(
         pixels=np.load(folder / PIXELS, mmap_mode="r"),
         training=np.array(sorted(row for digest, row in known if digest > last), dtype=np.int64),
         validation=np.array(sorted(row for digest, row in known if digest <= last), dtype=np.int64),
-        skipped=[Skipped(**one) for one in notes["skipped"]],
+        skipped=[Skipped(**one) for one in description["skipped"]],
     )
 
 
 def training_batches(
     photographs: Photographs, batch_size: int, seed: int, epochs: range, *, flip: bool
 ) -> "tf.data.Dataset":
-    """The training images of some epochs, one after the other, as pairs of equal float32[N, S, S, 3] in 0..1.
+    """Return the training images of these epochs as pairs of equal batches, float32[N, S, S, 3] in 0..1.
 
-    An epoch's order and its mirrored images depend on the seed and the epoch's number alone, so that a training that
-    goes on sees what it would have seen.
+    The order and the mirrored images of an epoch depend only on the seed and the epoch's number. So a resumed training
+    gets the same images.
 
     Args:
         photographs: the images.
-        batch_size: N; an epoch's last batch may be smaller.
-        seed: of the order.
-        epochs: numbers of epochs.
-        flip: whether half of the images, by chance, are mirrored left to right.
+        batch_size: N; the last batch of an epoch may be smaller.
+        seed: the seed of the order.
+        epochs: the numbers of the epochs.
+        flip: whether a random half of the images is mirrored left to right.
     """
     rows = tf.constant(photographs.training)
 
@@ -157,13 +157,13 @@ def training_batches(
 
 
 def validation_batches(photographs: Photographs, batch_size: int) -> "tf.data.Dataset":
-    """The validation images, as pairs of equal float32[N, S, S, 3] in 0..1."""
+    """Return the validation images as pairs of equal batches, float32[N, S, S, 3] in 0..1."""
     rows = tf.data.Dataset.from_tensor_slices(photographs.validation).batch(batch_size)
     return rows.map(lambda order: (_gather(photographs.pixels, order),) * 2).prefetch(tf.data.AUTOTUNE)
 
 
 def mean_image_loss(photographs: Photographs) -> float:
-    """The mean squared error over the validation images of the training images' mean: what knowing nothing gives."""
+    """Return the mean squared error of the validation images if each one is predicted as the mean training image."""
     total = np.zeros(photographs.pixels.shape[1:], np.float64)
     for part in _parts(photographs.training):
         total += photographs.pixels[part].sum(axis=0, dtype=np.float64)
@@ -185,7 +185,7 @@ def _read(file: ImageFile, size: int) -> tuple[str, Pixels] | Skipped:
     except UnusableError as error:
         return Skipped(file.name, str(error))
     except MemoryError:
-        raise TrainingError(f"there is no memory left to decode {file.name}; run the same command again") from None
+        raise TrainingError(f"there is not enough memory to decode {file.name}; run the same command again") from None
 
 
 def _gather(pixels: Pixels, order: tf.Tensor) -> tf.Tensor:

@@ -1,15 +1,15 @@
-"""Files and folders that outlast a power cut."""
+"""Writes files and folders so that they survive a power cut."""
 
 import os
 from pathlib import Path
 
 
 def rename(written: Path, path: Path) -> None:
-    """Gives a file, or a folder with all that is in it, another name; both content and name are on the disk then.
+    """Rename a file or a folder. When this returns, content and name are on the disk.
 
-    A file of that name is replaced. Raises OSError.
+    An existing file at `path` is replaced. Raises OSError.
     """
-    # The name must not reach the disk before the content does.
+    # The content must be on the disk before the name.
     for part in (*written.rglob("*"), written):
         sync(part)
     written.replace(path)
@@ -18,7 +18,7 @@ def rename(written: Path, path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's content, or the names in a folder, are on the disk. Raises OSError."""
+    """Wait until a file's content, or the names in a folder, are on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

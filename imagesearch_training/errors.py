@@ -1,5 +1,5 @@
-"""What can go wrong in a training."""
+"""The error of this package."""
 
 
 class TrainingError(Exception):
-    """A training that cannot begin or go on; says what is wrong and what would be right."""
+    """The training cannot start or continue. The message says what to do."""

@@ -1,4 +1,4 @@
-"""Image files as pixels, the way the embedder makes them."""
+"""Decodes image files to the same pixels as the embedder."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,42 +18,42 @@ from imagesearch_pixels.opening import open_image
 Pixels: TypeAlias = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
-# The embedder's default.
+# The default of EMBEDDER_MAX_IMAGE_PIXELS.
 MAX_IMAGE_PIXELS = 50_000_000
-# A large JPEG is decoded at a part of its size, but never below this many times the result's.
+# A large JPEG is scaled while it is decoded, to at least this many times the result's side.
 DRAFT_MARGIN = 2
-NO_IMAGE = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+NOT_AN_IMAGE = f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
 
 class UnusableError(ValueError):
-    """A file that cannot be used for training; the message says why."""
+    """A file cannot be used for training. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file, before it is read."""
+    """An image file that is not read yet."""
 
     name: str
-    """What it is known by, such as its path below its folder."""
+    """A name for messages, such as the path below its folder."""
     stamp: str
-    """Another one when the file has changed, such as its size and its time of change."""
+    """Changes when the file changes, such as its size and modification time."""
     read: Callable[[], bytes]
-    """Gives its content; it may be called in any thread. Raises OSError."""
+    """Returns its content. Any thread may call it. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that could not be used."""
+    """A file that cannot be used, and the reason."""
 
     name: str
     message: str
 
 
 def decode(content: bytes, size: int) -> Pixels:
-    """An image file's content as uint8[size, size, 3].
+    """Return the pixels of an image file, uint8[size, size, 3].
 
-    The first frame, turned as its EXIF orientation says, in sRGB with transparency over white, stretched to the square
-    by Pillow's bilinear filter: pixel for pixel what the embedder makes of the same file. Raises UnusableError.
+    They equal the embedder's pixels of the same file: the first frame, upright by its EXIF orientation, in sRGB with
+    transparency over white, stretched to the square by Pillow's bilinear filter. Raises UnusableError.
     """
     try:
         return _decode(content, size)
@@ -67,10 +67,10 @@ def _decode(content: bytes, size: int) -> Pixels:
         pixels = opened.width * opened.height
         if pixels > MAX_IMAGE_PIXELS:
             raise UnusableError(
-                f"{opened.width} x {opened.height} = {pixels} pixels; at most {MAX_IMAGE_PIXELS} are taken"
+                f"{opened.width} x {opened.height} = {pixels} pixels; the maximum is {MAX_IMAGE_PIXELS}"
             )
         declared = declarations_of(opened, picture, GUARD)
-        with _blaming_the_file():
+        with _converted_errors():
             opened.draft(opened.mode, (DRAFT_MARGIN * size, DRAFT_MARGIN * size))
         image, conversion = to_upright_rgb(opened, declared, GUARD)
         resized = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -78,18 +78,18 @@ def _decode(content: bytes, size: int) -> Pixels:
 
 
 @contextmanager
-def _blaming_the_file() -> Iterator[None]:
-    """Turn errors of Pillow on invalid bytes into UnusableError, and its lack of memory into MemoryError."""
+def _converted_errors() -> Iterator[None]:
+    """Convert Pillow's errors on invalid bytes to UnusableError, and its lack of memory to MemoryError."""
     try:
         yield
     except (MemoryError, UnsupportedImageError):
         raise
     except UnidentifiedImageError:
-        raise UnusableError(NO_IMAGE) from None
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever they stumble on
+        raise UnusableError(NOT_AN_IMAGE) from None
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise errors of any class
         if PillowImageFile.ERRORS[-9] in str(error):
             raise MemoryError from None
         raise UnusableError(str(error) or type(error).__name__) from None
 
 
-GUARD = PillowGuard(_blaming_the_file, UnusableError)
+GUARD = PillowGuard(_converted_errors, UnusableError)

@@ -1,4 +1,4 @@
-"""Pictures of a training: its losses, and what is left of an image after the latent values."""
+"""Plots the losses of a training, and images before and after the autoencoder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ TILE_INCHES = 1.3
 
 
 def plot_losses(epochs: Sequence[Epoch], baseline: float, path: Path) -> None:
-    """Draws the losses of every epoch, the best epoch, and the loss of the mean image as a PNG file."""
+    """Plot the losses of all epochs, the best epoch, and the loss of the mean image to a PNG file."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     numbers = [epoch.number for epoch in epochs]
@@ -30,7 +30,7 @@ def plot_losses(epochs: Sequence[Epoch], baseline: float, path: Path) -> None:
 
 
 def plot_reconstructions(originals: NDArray[np.float32], decoded: NDArray[np.float32], path: Path) -> None:
-    """Draws images, float32[N, S, S, 3] in 0..1, above what the decoder made of them as a PNG file."""
+    """Plot images, float32[N, S, S, 3] in 0..1, above their decoded versions to a PNG file."""
     columns = len(originals)
     figure = Figure(figsize=(columns * TILE_INCHES + 0.3, 2 * TILE_INCHES + 0.2), layout="constrained")
     grid = figure.subplots(2, columns, squeeze=False)

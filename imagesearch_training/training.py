@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import tensorflow as tf
 
-from imagesearch_training import model_folder
+from imagesearch_training import trained_model
 from imagesearch_training.autoencoder import build_autoencoder, check_size
 from imagesearch_training.checkpoints import Checkpoints, Epoch
 from imagesearch_training.dataset import (
@@ -87,7 +87,7 @@ class Result:
     epochs: int
     """Number of finished epochs."""
     best: Epoch
-    """The epoch whose autoencoder was model_folder."""
+    """The epoch whose autoencoder was saved."""
     mean_image_loss: float
     """The validation loss if each image is predicted as the mean training image."""
     stopped_early: bool
@@ -111,12 +111,12 @@ def train(
 
     During the training its state is in `work_folder(target)`. After a kill or KeyboardInterrupt the same call resumes
     the training. Adam minimises the mean squared error (Kingma and Ba, "Adam: A Method for Stochastic Optimization",
-    2015). The autoencoder of the epoch with the lowest validation loss is model_folder. This sets Keras' seed; with
+    2015). The autoencoder of the epoch with the lowest validation loss is saved. This sets Keras' seed; with
     `compute_in_fixed_order` equal seeds produce equal results.
 
     Args:
         files: the image files; files that cannot be decoded are skipped.
-        target: the model folder, see `model_folder`; a resolved path, because its last part becomes the model's name.
+        target: the model folder, see `trained_model`; a resolved path, because its last part becomes the model's name.
         settings: the settings of the training.
         observer: is notified of the progress.
         force: replace an existing model folder, and discard a training of another configuration.
@@ -126,7 +126,7 @@ def train(
         OSError: the disk has an error.
     """
     check_size(settings.size)
-    model_folder.check_target(target, force=force)
+    trained_model.check_target(target, force=force)
     chosen = files if settings.limit is None else choose(files, settings.limit, settings.seed)
     checkpoints = Checkpoints(work_folder(target))
     try:
@@ -135,7 +135,7 @@ def train(
         keras.utils.set_random_seed(settings.seed)
         _run_epochs(checkpoints, photographs, settings, observer)
         baseline = mean_image_loss(photographs)
-        model_folder.save(target, checkpoints, photographs, settings.seed, baseline)
+        trained_model.save(target, checkpoints, photographs, settings.seed, baseline)
         result = Result(
             folder=target,
             epochs=len(checkpoints.epochs),
@@ -170,7 +170,9 @@ def _prepare(
     checkpoints.begin()
 
 
-def _run_epochs(checkpoints: Checkpoints, photographs: Photographs, settings: Settings, observer: TrainingObserver) -> None:
+def _run_epochs(
+    checkpoints: Checkpoints, photographs: Photographs, settings: Settings, observer: TrainingObserver
+) -> None:
     done = len(checkpoints.epochs)
     if done:
         autoencoder = checkpoints.load_last()

@@ -307,7 +307,7 @@ SHOWN["TIFF, a fax without PhotometricInterpretation"] = Shown(
 )
 for most in (1_000_000, 2**31 - 1):
     content = tiff((GREY / 255.0 * most).astype(np.int64), 32, BLACK_IS_ZERO, sample_format=SIGNED)
-    REFUSED[f"TIFF, signed samples up to {most}"] = (content, "its signed samples reach from 0 to")
+    REFUSED[f"TIFF, signed samples up to {most}"] = (content, "its signed samples range from 0 to")
 REFUSED["TIFF, compressed as WebP"] = (tiff(RGB, 8, TIFF_RGB, compression=50001), "Compression WebP")
 REFUSED["TIFF, a compression of its own"] = (tiff(GREY, 8, BLACK_IS_ZERO, compression=34712), "Compression 34712")
 REFUSED["TIFF, planes of Lab"] = (tiff(RGB, 8, CIELAB, planar=True), "PhotometricInterpretation CIELab")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from imagesearch_training.errors import TrainingError
 from imagesearch_training.autoencoder import build_autoencoder, check_size, halvings
+from imagesearch_training.errors import TrainingError
 
 
 @pytest.mark.parametrize(("size", "latent"), [(32, 1), (64, 16), (96, 5)])
@@ -48,5 +48,5 @@ def test_the_latent_layer_is_linear() -> None:
 
 @pytest.mark.parametrize("size", [0, -32, 16, 31, 100, 544])
 def test_other_sizes_are_refused(size: int) -> None:
-    with pytest.raises(TrainingError, match=rf"a side of {size} pixels should be a multiple of 32 from 32 to 512"):
+    with pytest.raises(TrainingError, match=rf"the side is {size} pixels; it must be a multiple of 32 from 32 to 512"):
         check_size(size)

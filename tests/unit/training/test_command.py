@@ -139,19 +139,19 @@ def test_what_cannot_be_trained_on_is_said(photographs: Path, tmp_path: Path) ->
         (
             (photographs, "-o", target, "--size=100"),
             2,
-            "a side of 100 pixels should be a multiple of 32 from 32 to 512",
+            "the side is 100 pixels; it must be a multiple of 32 from 32 to 512",
         ),
         ((photographs, "-o", target, "--latent=0"), 2, "Invalid value for '--latent'"),
         ((photographs, "-o", target, "--validation=0.9"), 2, "Invalid value for '--validation'"),
         ((photographs, "-o", photographs / "model"), 2, "outside of it"),
-        ((photographs, "-o", empty), 2, "is there and is no model folder"),
+        ((photographs, "-o", empty), 2, "exists and is not a model folder"),
         (
             (photographs, "-o", tmp_path / "a,b"),
             2,
-            "a,b has a comma, which separates models in the embedder's",
+            "a,b has a comma, which separates models in",
         ),
         ((photographs, "-o", tmp_path / "file" / "model"), 1, "Not a directory"),
-        ((photographs, "-o", target, "--limit=10"), 1, "10 different images can be used of 10 files; at least 20"),
+        ((photographs, "-o", target, "--limit=10"), 1, "10 different images of 10 files are usable; the minimum is 20"),
     ]
     for arguments, expected, message in cases:
         code, output, errors = invoke(*arguments)
@@ -231,7 +231,7 @@ def test_a_damaged_state_ends_the_command_with_what_helps(photographs: Path, tmp
     (work / "state.json").write_text("")
     code, output, errors = invoke(photographs, "-o", tmp_path / "model", *OPTIONS, "--epochs=1")
     assert (code, output) == (1, "")
-    assert f"error {work}/state.json does not tell how far a training is" in errors
+    assert f"error {work}/state.json cannot be read" in errors
     code, _, errors = invoke(photographs, "-o", tmp_path / "model", *OPTIONS, "--epochs=1", "--force")
     assert code == 0, errors
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -83,7 +83,7 @@ def test_a_lack_of_memory_in_pillow_skips_no_file(
         raise OSError(f"{PillowImageFile.ERRORS[-9]} when reading image file")
 
     monkeypatch.setattr(PillowImageFile.ImageFile, "load", fail)
-    with pytest.raises(TrainingError, match="no memory left"):
+    with pytest.raises(TrainingError, match="not enough memory to decode"):
         prepared(image_files(photographs), tmp_path)
 
 
@@ -165,10 +165,10 @@ def test_too_few_different_images_are_refused(photographs: Path, tmp_path: Path)
     files = image_files(photographs)[:19]
     bad = ImageFile("bad.jpg", "", lambda: b"nothing")
     with pytest.raises(
-        TrainingError, match=r"19 different images can be used of 39 files; at least 20 .*; bad.jpg: it"
+        TrainingError, match=r"19 different images of 39 files are usable; the minimum is 20.*; bad.jpg: it"
     ):
         prepared([bad, *files, *files], tmp_path)
-    assert not (tmp_path / dataset.NOTES).exists()
+    assert not (tmp_path / dataset.DESCRIPTION).exists()
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(photographs: Path, tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from PIL import Image
 
 from embedder_service.core.model_names import EncoderName, parse_model_name
 from embedder_service.core.networks import NETWORKS
-from imagesearch_training import model_folder
+from imagesearch_training import trained_model
+from imagesearch_training.autoencoder import build_autoencoder
 from imagesearch_training.checkpoints import Checkpoints, Epoch
 from imagesearch_training.dataset import Photographs
 from imagesearch_training.errors import TrainingError
-from imagesearch_training.autoencoder import build_autoencoder
 from imagesearch_training.training import Settings, learning_rate, train, work_folder
 from tests.unit.training.conftest import SETTINGS, Recorder, Trained, image_files
 
@@ -203,7 +203,7 @@ def test_fewer_epochs_end_a_training_that_was_interrupted(photographs: Path, cop
 CHANGES: dict[str, tuple[Callable[[Settings], Settings], str]] = {
     "latent": (lambda settings: replace(settings, latent=5), "--latent was 4 and is 5"),
     "rate": (lambda settings: replace(settings, learning_rate=0.1), "--learning-rate was 0.005 and is 0.1"),
-    "flip": (lambda settings: replace(settings, flip=True), "--flip was not given"),
+    "flip": (lambda settings: replace(settings, flip=True), "--flip was not set"),
     "two": (lambda settings: replace(settings, size=64, seed=1), "--size was 32 and is 64, --seed was 0 and is 1"),
 }
 
@@ -213,7 +213,7 @@ def test_another_configuration_is_refused(
     photographs: Path, interrupted: Path, change: Callable[[Settings], Settings], message: str
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in work_folder(interrupted).iterdir() if path.name != "lock"}
-    with pytest.raises(TrainingError, match=f"another configuration: {message}; give what it has .*--force"):
+    with pytest.raises(TrainingError, match=f"another configuration: {message}; use its configuration .*--force"):
         train(image_files(photographs), interrupted, change(SETTINGS), Recorder())
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
 
@@ -228,7 +228,7 @@ def test_force_begins_anew_and_replaces(photographs: Path, copied: Path) -> None
     copied.mkdir()
     old = '{"format": 1, "kind": "encoder"}'
     (copied / "model.json").write_text(old)
-    with pytest.raises(TrainingError, match="model is there; --force replaces it"):
+    with pytest.raises(TrainingError, match="model exists; use --force to replace it"):
         train(files, copied, SETTINGS, Recorder())
 
     other = replace(SETTINGS, latent=2, epochs=1)
@@ -247,7 +247,7 @@ def test_force_begins_anew_and_replaces(photographs: Path, copied: Path) -> None
 def test_a_folder_that_is_no_model_is_never_replaced(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("mine")
     for force in (False, True):
-        with pytest.raises(TrainingError, match="is there and is no model folder"):
+        with pytest.raises(TrainingError, match="exists and is not a model folder"):
             train(image_files(photographs), tmp_path, SETTINGS, Recorder(), force=force)
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
 
@@ -256,11 +256,11 @@ def test_a_model_folder_with_a_users_own_files_is_never_replaced(photographs: Pa
     (tmp_path / "model.json").write_text('{"format": 1, "kind": "encoder"}')
     (tmp_path / "letters.txt").write_text("mine")
     for force in (False, True):
-        with pytest.raises(TrainingError, match=r"holds 'letters\.txt', which is no part of a model"):
+        with pytest.raises(TrainingError, match=r"contains 'letters\.txt', which is not part of a model"):
             train(image_files(photographs), tmp_path, SETTINGS, Recorder(), force=force)
     (tmp_path / "letters.txt").unlink()
     (tmp_path / "model.json").write_text("[]")
-    with pytest.raises(TrainingError, match="is no model folder"):
+    with pytest.raises(TrainingError, match="is not a model folder"):
         train(image_files(photographs), tmp_path, SETTINGS, Recorder(), force=True)
 
 
@@ -287,7 +287,7 @@ def test_a_work_folder_that_is_no_training_s_is_never_emptied(photographs: Path,
     (tmp_path / kind).rename(work)
     before = sorted(tmp_path.rglob("*"))
     for force in (False, True):
-        with pytest.raises(TrainingError, match=r"model\.training is there and holds no training.*; move it elsewhere"):
+        with pytest.raises(TrainingError, match=r"model\.training exists and is not a folder of a training.*; move it"):
             train(image_files(photographs), tmp_path / "model", SETTINGS, Recorder(), force=force)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -308,7 +308,7 @@ def test_a_state_that_cannot_be_read_is_told_and_force_begins_anew(
     Checkpoints(work).close()
     (work / "state.json").write_text(state)
     files, settings = image_files(photographs), replace(SETTINGS, epochs=1)
-    with pytest.raises(TrainingError, match=r"state\.json does not tell how far .* damaged.*; --force begins anew"):
+    with pytest.raises(TrainingError, match=r"state\.json cannot be read.* damaged.*; use --force to start again"):
         train(files, tmp_path / "model", settings, Recorder())
     with pytest.raises(KilledError):
         train(files, tmp_path / "model", settings, Killer(0), force=True)
@@ -354,7 +354,7 @@ def test_the_images_are_on_the_disk_before_the_state_names_them(
 
 
 def test_too_few_images_leave_nothing_behind(photographs: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="5 different images can be used of 5 files"):
+    with pytest.raises(TrainingError, match="5 different images of 5 files are usable"):
         train(image_files(photographs)[:5], tmp_path / "model", SETTINGS, Recorder())
     assert not list(tmp_path.iterdir())
 
@@ -362,7 +362,7 @@ def test_too_few_images_leave_nothing_behind(photographs: Path, tmp_path: Path) 
 def test_a_loss_that_is_no_number_is_told(photographs: Path, tmp_path: Path) -> None:
     # Weights that are infinite after the first step.
     settings = replace(SETTINGS, learning_rate=1e38)
-    with pytest.raises(TrainingError, match=r"the loss of epoch 1 is no finite number; a smaller --learning-rate than"):
+    with pytest.raises(TrainingError, match=r"the loss of epoch 1 is not finite; try a smaller --learning-rate than"):
         train(image_files(photographs), tmp_path / "model", settings, Recorder())
     assert Checkpoints(work_folder(tmp_path / "model")).epochs == []
 
@@ -376,15 +376,15 @@ def test_an_encoder_without_usable_vectors_is_not_saved(trained: Trained, tmp_pa
     checkpoints = Checkpoints(tmp_path / "work")
     checkpoints.add(Epoch(1, 1.0, 1.0, 0.1), network)
     assert trained.recorder.photographs is not None
-    with pytest.raises(TrainingError, match=r"10 of 10 validation images a vector that is zero or not finite"):
-        model_folder.save(tmp_path / "model", checkpoints, trained.recorder.photographs, 0, 1.0)
+    with pytest.raises(TrainingError, match=r"10 of 10 validation images are zero or not finite"):
+        trained_model.save(tmp_path / "model", checkpoints, trained.recorder.photographs, 0, 1.0)
     checkpoints.close()
     assert not (tmp_path / "model").exists()
 
 
 def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
     first = Checkpoints(tmp_path / "work")
-    with pytest.raises(TrainingError, match=r"another training is under way in .*work"):
+    with pytest.raises(TrainingError, match=r"another training is running in .*work"):
         Checkpoints(tmp_path / "work")
     first.close()
     Checkpoints(tmp_path / "work").close()
@@ -415,7 +415,7 @@ def test_the_learning_rate_is_halved_where_nothing_gets_better() -> None:
 )
 def test_a_model_s_name_is_one_that_the_embedder_takes(folder: str, name: str) -> None:
     target = Path("models") / folder
-    assert model_folder.model_name(target) == name
+    assert trained_model.model_name(target) == name
     assert parse_model_name(f"{name}={target}") == EncoderName(name, target)
 
 

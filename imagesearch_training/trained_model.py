@@ -140,8 +140,8 @@ def check_vectors(vectors: NDArray[np.float32]) -> None:
     unusable = ~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
     if unusable.any():
         raise TrainingError(
-            f"the encoder's vectors of {int(unusable.sum())} of {len(vectors)} validation images are zero or not finite; try "
-            "a smaller --learning-rate, with --force to start again"
+            f"the encoder's vectors of {int(unusable.sum())} of {len(vectors)} validation images are zero or not "
+            "finite; try a smaller --learning-rate, with --force to start again"
         )
 
 
