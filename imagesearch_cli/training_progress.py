@@ -50,17 +50,17 @@ class TrainingProgress:
         """Remove the progress bar."""
         self._open.close()
 
-    def reads(self, total: int) -> None:
+    def decoding_started(self, total: int) -> None:
         """Show a progress bar for `total` files."""
         self._bar = self._open.enter_context(show_progress(err))
         self._bar.start(total)
 
-    def has_read(self, done: int) -> None:
+    def files_decoded(self, done: int) -> None:
         """Update the progress bar."""
         if self._bar is not None:
             self._bar.reach(done)
 
-    def begins(self, photographs: "Photographs", parameters: int, done: Sequence["Epoch"]) -> None:
+    def epochs_started(self, photographs: "Photographs", parameters: int, done: Sequence["Epoch"]) -> None:
         """Print the numbers of images and parameters, and the files that were skipped."""
         self.close()
         for skipped in photographs.skipped[:NAMED]:
@@ -75,7 +75,7 @@ class TrainingProgress:
         if done:
             note(f"resumes after epoch {done[-1].number}")
 
-    def ends_epoch(self, epoch: "Epoch", *, best: bool) -> None:
+    def epoch_ended(self, epoch: "Epoch", *, best: bool) -> None:
         """Print the losses of an epoch."""
         self.done.append(epoch)
         width = len(str(self._epochs))

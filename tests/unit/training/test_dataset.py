@@ -53,7 +53,7 @@ def test_bad_files_are_left_out_and_listed(photographs: Path, tmp_path: Path) ->
     assert [skipped.name for skipped in found.skipped] == list(bad)
     messages = [skipped.message for skipped in found.skipped]
     assert "truncated" in messages[0]
-    assert messages[1] == messages[2] == "it is no JPEG, PNG, WEBP, GIF, TIFF, BMP or AVIF file"
+    assert messages[1] == messages[2] == "it is not a JPEG, PNG, WEBP, GIF, TIFF, BMP or AVIF file"
     assert "90000000 pixels" in messages[3]
     assert messages[4] == "Permission denied"
     used = [*found.training, *found.validation]
@@ -71,7 +71,7 @@ def test_what_is_no_files_fault_ends_the_training_and_skips_no_file(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(image_decoding, "shown", fail)
+    monkeypatch.setattr(image_decoding, "to_upright_rgb", fail)
     with pytest.raises(raised):
         prepared(image_files(photographs), tmp_path)
 
@@ -172,7 +172,7 @@ def test_too_few_different_images_are_refused(photographs: Path, tmp_path: Path)
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(photographs: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"take \d+\.\d GB in .* are free; a smaller --size or a --limit"):
+    with pytest.raises(TrainingError, match=r"need \d+\.\d GB in .* are free; use a smaller --size or a --limit"):
         dataset.prepare(image_files(photographs), tmp_path, 1_000_000, lambda _: None)
     assert not list(tmp_path.iterdir())
 
