@@ -119,13 +119,13 @@ def test_a_run_in_one_go(photographs: Path, tmp_path: Path) -> None:
     assert "32 images to train on, 8 for validation, 0 skipped" in errors
     assert "epoch 2/2  loss 0." in errors
     assert f"{target}: validation loss 0." in output
-    assert "of 2 (all of --epochs); 0." in output
+    assert "of 2 (all of --epochs); the mean image has 0." in output
     facts = json.loads((target / "model.json").read_text())
     assert (facts["trained_on"], facts["seed"], facts["epochs"], facts["dimension"]) == (32, 7, 2, 4)
 
     code, _, errors = invoke(photographs, "-o", target, *OPTIONS)
     assert code == 2
-    assert "--force replaces it when the training is done" in errors
+    assert "use --force to replace it at the end of the training" in errors
 
 
 def test_what_cannot_be_trained_on_is_said(photographs: Path, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_without_output_the_model_is_beside_in_the_current_directory(
     assert (tmp_path / "Flowers-model" / "encoder.keras").is_file()
     assert f"flowers_model={tmp_path}/Flowers-model python" in output
     code, _, errors = invoke("data/Flowers", *OPTIONS)
-    assert (code, "--force replaces it" in errors) == (2, True)
+    assert (code, "use --force to replace it" in errors) == (2, True)
     # The model would lie among the images.
     monkeypatch.chdir(tmp_path / "data" / "Flowers")
     code, _, errors = invoke(".", *OPTIONS)

@@ -219,7 +219,7 @@ def test_another_configuration_is_refused(
 
 
 def test_other_images_are_refused(photographs: Path, interrupted: Path) -> None:
-    with pytest.raises(TrainingError, match="the images have changed; give"):
+    with pytest.raises(TrainingError, match="the images have changed; use"):
         train(image_files(photographs)[1:], interrupted, SETTINGS, Recorder())
 
 
