@@ -1,7 +1,7 @@
-"""Random folders, lists, manifests and archives, each with what a load must make of it.
+"""Random folders, lists, manifests and archives, each with the expected result of a load.
 
-A source is built from a seed by a grammar of odd names, cells and members. What is right is known from how each entry
-was made, and never found out by the code under test.
+A grammar of odd names, cells and members builds a source from a seed. The expected result follows from how each entry
+was made, never from the code under test.
 """
 
 import csv
@@ -23,10 +23,10 @@ from PIL import Image
 
 from imagesearch_client.types import AttributeValue
 
-TAKEN: Final = (".jpg", ".JPG", ".jpeg", ".jfif", ".jpe", ".png", ".PNG", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-NOT_TAKEN: Final = (".psd", ".svg", ".cr2", ".NEF")
+SUPPORTED: Final = (".jpg", ".JPG", ".jpeg", ".jfif", ".jpe", ".png", ".PNG", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+UNSUPPORTED: Final = (".psd", ".svg", ".cr2", ".NEF")
 OTHER: Final = (".txt", ".json", ".mp4", ".py", "")
-SHADOWS: Final = (
+SYSTEM_PATHS: Final = (
     "._photo.jpg",
     ".DS_Store",
     "Thumbs.db",
@@ -40,7 +40,7 @@ WORDS: Final = (
     "a;b", "a,b", "a\tb", "naïve", "nai\u0308ve", "日本", "🙂", "א", "e.f.g", "..hidden", "con", "0", "007",
     "1e400", "@x", "+", "=1+1", "x" * 120,
 )  # fmt: skip
-# Names that no image can be stored under: a control character, bytes that are not UTF-8, more bytes than an id has.
+# Names that cannot be ids: a control character, bytes that are not UTF-8, too many bytes.
 REFUSED: Final = ("line\nbreak", "bell\a", os.fsdecode(b"\xff\xfe"))
 TEXTS: Final = ("hat", "a,b", 'say "hi"', "two\nlines", "naïve", "日本", "007", "1_000", "x" * 300, "=1+1", "🙂", "[1]")
 
@@ -50,21 +50,21 @@ Attributes: TypeAlias = Mapping[str, AttributeValue]
 
 @dataclass
 class Expected:
-    """What a load must make of a source."""
+    """The expected result of a load."""
 
     stored: dict[str, tuple[str, Attributes]] = field(default_factory=dict)
-    """Content's SHA-256 and attributes by id."""
+    """The content's SHA-256 and the attributes, by id."""
     failed: int = 0
-    """Entries that are reported."""
+    """Entries that are rejected."""
     repeated: int = 0
-    """Entries that name an image again and are equal in everything."""
+    """Entries that list an image again without any difference."""
     system_files: int = 0
     unsupported: int = 0
     other_files: int = 0
 
     @property
     def listed(self) -> int:
-        """Entries that are images, or should be."""
+        """Entries that count as listed."""
         return len(self.stored) + self.failed + self.repeated
 
 
@@ -73,14 +73,14 @@ class RandomSource:
     """A source on disk."""
 
     argument: str
-    """As `imagesearch ingest` takes it."""
+    """The argument of `imagesearch ingest`."""
     expected: Expected
     counts_files: bool
-    """Whether files that are no images are counted, as of folders and archives."""
+    """Whether the source counts skipped files, as folders and archives do."""
 
 
 def image_pool(count: int = 16) -> list[Content]:
-    """Valid image files, no two of them equal, of several formats."""
+    """Yield different valid image files of several formats."""
     rng = np.random.default_rng(17)
     pool = []
     for number in range(count):
@@ -97,19 +97,19 @@ BROKEN: Final = (b"", b"no image", POOL[0][:200], POOL[1][:60])
 
 
 def random_source(seed: int, folder: Path) -> RandomSource:
-    """Build the source of a seed below an empty folder."""
+    """Build the source of a seed in an empty folder."""
     chosen = random.Random(seed)
     build = chosen.choice([_folder, _list, _csv, _json_lines, _parquet, _tar])
     return build(chosen, folder)
 
 
 def digest(content: Content) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def _names(chosen: random.Random, *, refused: float = 0.0) -> Iterator[str]:
-    """Relative paths without suffixes, no two of them equal."""
+    """Yield different relative paths without suffixes."""
     number = 0
     while True:
         number += 1
@@ -137,14 +137,14 @@ def _folder(chosen: random.Random, folder: Path) -> RandomSource:
     expected = Expected()
     names = _names(chosen, refused=0.1)
     last: Path | None = None
-    # One that is always there: a folder without any image is no source.
+    # One image always exists: a folder without images is refused.
     for number in range(chosen.randint(1, 8)):
         kind = (
             "image"
             if number == 0
-            else chosen.choice(["image"] * 4 + ["broken", "not", "shadow", "other", "link", "dead"])
+            else chosen.choice(["image"] * 4 + ["broken", "unsupported", "system", "other", "link", "dead"])
         )
-        suffix = chosen.choice({"not": NOT_TAKEN, "other": OTHER}.get(kind, TAKEN))
+        suffix = chosen.choice({"unsupported": UNSUPPORTED, "other": OTHER}.get(kind, SUPPORTED))
         name = next(names) + suffix
         if number == 0:
             name = f"first{suffix}"
@@ -163,11 +163,11 @@ def _folder(chosen: random.Random, folder: Path) -> RandomSource:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.symlink_to(folder / "nothing")
                 expected.failed += 1
-            case "not":
+            case "unsupported":
                 _write(path, b"8BPS")
                 expected.unsupported += 1
-            case "shadow":
-                _write(root / f"f{number}" / chosen.choice(SHADOWS), POOL[0])
+            case "system":
+                _write(root / f"f{number}" / chosen.choice(SYSTEM_PATHS), POOL[0])
                 expected.system_files += 1
             case _:
                 _write(path.with_name(path.name), b"words")
@@ -189,20 +189,20 @@ class _Row:
     path: str
     image_id: str
     content: Content | None
-    """None if the file is not there."""
+    """None if the file does not exist."""
     attributes: Attributes
 
 
 def _rows(
     chosen: random.Random, root: Path, attributes: Callable[[], Attributes], expected: Expected, *, has_ids: bool = True
 ) -> list[_Row]:
-    """Rows, some of which name a file that is broken or missing, and some an id that was there before."""
+    """Return rows, some of them with a broken or missing file, or with an earlier id."""
     kinds = ["image"] * 4 + ["broken", "missing", "again"] + ["other"] * has_ids
     rows: list[_Row] = []
     names = _names(chosen)
     first: dict[str, _Row] = {}
     for number in range(chosen.randint(1, 8)):
-        name = f"{'first' if number == 0 else next(names).strip()}{number}{chosen.choice(TAKEN)}"
+        name = f"{'first' if number == 0 else next(names).strip()}{number}{chosen.choice(SUPPORTED)}"
         kind = "image" if number == 0 else chosen.choice(kinds)
         if kind in ("again", "other"):
             before = chosen.choice(rows)
@@ -243,7 +243,7 @@ def _csv(chosen: random.Random, folder: Path) -> RandomSource:
     choices: Mapping[str, Sequence[AttributeValue]] = {
         "int": [0, -3, 9007199254740993, 12],
         "float": [0.5, -3.25, 1e300, 12.0],
-        # One of the cells makes all of them texts.
+        # One of the cells makes the column text.
         "text": ["cheap", "12"],
     }
     numbers = choices[kind]
@@ -353,10 +353,10 @@ def _tar(chosen: random.Random, folder: Path) -> RandomSource:
     late: list[tuple[str, Content]] = []
     shard = f"shard.tar{chosen.choice(['', '.gz'])}"
     for number in range(chosen.randint(1, 6)):
-        kind = "image" if number == 0 else chosen.choice(["image"] * 4 + ["broken", "not", "shadow", "other"])
-        # A sample's name goes to the first dot.
+        kind = "image" if number == 0 else chosen.choice(["image"] * 4 + ["broken", "unsupported", "system", "other"])
+        # A sample's name ends at the first dot.
         name = f"{'first' if number == 0 else next(names).replace('.', '_').strip()}{number}"
-        suffix = chosen.choice(TAKEN)
+        suffix = chosen.choice(SUPPORTED)
         match kind:
             case "image" | "broken":
                 content = chosen.choice(POOL if kind == "image" else BROKEN)
@@ -369,11 +369,11 @@ def _tar(chosen: random.Random, folder: Path) -> RandomSource:
                     where.append((beside, json.dumps(attributes).encode()))
                     expected.other_files += 1
                 _expect(expected, f"{shard}/{name}{suffix}", content, attributes, is_image=kind == "image")
-            case "not":
-                members.append((name + chosen.choice(NOT_TAKEN), b"8BPS"))
+            case "unsupported":
+                members.append((name + chosen.choice(UNSUPPORTED), b"8BPS"))
                 expected.unsupported += 1
-            case "shadow":
-                members.append((f"f{number}/{chosen.choice(SHADOWS)}", POOL[0]))
+            case "system":
+                members.append((f"f{number}/{chosen.choice(SYSTEM_PATHS)}", POOL[0]))
                 expected.system_files += 1
             case _:
                 members.append((f"{name}.bin", b"bytes"))

@@ -30,7 +30,7 @@ def client(search_address: str) -> Iterator[Client]:
 
 
 def png(number: int) -> bytes:
-    """A small image of its own colour."""
+    """Write a small image with its own colour."""
     file = BytesIO()
     colour = (37 * number % 256, 91 * number % 256, number % 256)
     PillowImage.new("RGB", (48 + number // 256, 32), colour).save(file, "PNG")
@@ -39,7 +39,7 @@ def png(number: int) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of six images, two of them in a folder below."""
+    """A folder of six images, two of them in a subfolder."""
     folder = tmp_path / "photos"
     (folder / "below").mkdir(parents=True)
     for number, path in enumerate(("a.png", "b.png", "c.png", "d.png", "below/e.png", "below/f.png")):
@@ -52,7 +52,7 @@ Run: TypeAlias = Callable[..., LoadReport]
 
 @pytest.fixture
 def run(client: Client, search_address: str, embedder_address: str, name: str, tmp_path: Path) -> Run:
-    """Loads sources into the test's collection, as `imagesearch ingest` does."""
+    """Load sources into the test's collection, as `imagesearch ingest` does."""
 
     def run(
         *sources: Path | str,
@@ -77,5 +77,5 @@ def run(client: Client, search_address: str, embedder_address: str, name: str, t
 
 
 def ids(client: Client, name: str) -> list[str]:
-    """The ids of a collection."""
+    """Return the ids of a collection."""
     return [image.id for image in client.list(name, strong=True)]

@@ -1,4 +1,4 @@
-"""Loads while somebody else changes the collection."""
+"""Loads while another client changes the collection."""
 
 import time
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def prices(client: Client, name: str) -> dict[str, object]:
     return {image.id: image.attributes.get("price") for image in client.list(name, strong=True)}
 
 
-def test_attributes_that_are_set_while_images_are_embedded_stay(
+def test_attributes_set_during_embedding_are_kept(
     run: Run,
     client: Client,
     name: str,
@@ -63,7 +63,7 @@ def test_attributes_that_are_set_while_images_are_embedded_stay(
     assert prices(client, name) == {f"{number:02}.png": number for number in range(IMAGES)}
 
 
-def test_attributes_that_are_set_while_a_moved_folder_is_described_stay(
+def test_attributes_set_during_a_metadata_update_are_kept(
     run: Run, client: Client, name: str, sixty: list[Path], thread: ThreadPoolExecutor
 ) -> None:
     run(sixty[0].parent)
@@ -81,16 +81,14 @@ def test_attributes_that_are_set_while_a_moved_folder_is_described_stay(
     assert client.get(name, "00.png", strong=True).uri == str(moved / "00.png")
 
 
-def test_a_description_never_brings_an_older_vector_back(
-    run: Run, client: Client, name: str, sixty: list[Path]
-) -> None:
-    """If another load has stored a newer content, the image is embedded again instead."""
+def test_metadata_update_never_restores_an_older_vector(run: Run, client: Client, name: str, sixty: list[Path]) -> None:
+    """If another load has stored newer content, the image is embedded again instead."""
     folder = sixty[0].parent
     for path in sixty[2:]:
         path.unlink()
     run(folder)
     moved = folder.rename(folder.with_name("elsewhere"))
-    # Somebody stores other contents under both ids.
+    # Another client stores other content under both ids.
     first, second = (client.get(name, path.name, with_vector=True, strong=True) for path in sixty[:2])
     assert second.embedding is not None
     list(client.write(name, [NewImage("00.png", second.embedding, content_sha256="f" * 64)]))

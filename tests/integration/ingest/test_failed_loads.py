@@ -1,4 +1,4 @@
-"""A load that stores nothing leaves no collection."""
+"""A load that stores nothing creates no collection."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def assert_missing(client: Client, name: str) -> None:
         client.get_collection(name)
 
 
-def test_a_load_that_cannot_begin_leaves_no_collection(
+def test_load_that_cannot_start_creates_no_collection(
     command: Command, client: Client, name: str, folder: Path, tmp_path: Path
 ) -> None:
     assert "EMBEDDER_AWAY" in command("ingest", folder, "--embedder", NOBODY, code=3)
@@ -35,7 +35,7 @@ def test_a_load_that_cannot_begin_leaves_no_collection(
     assert_missing(client, name)
 
 
-def test_a_load_whose_images_all_fail_leaves_no_collection_and_the_next_one_makes_it(
+def test_load_whose_images_all_fail_creates_no_collection(
     command: Command, client: Client, name: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
@@ -47,7 +47,7 @@ def test_a_load_whose_images_all_fail_leaves_no_collection_and_the_next_one_make
     (folder / "b.png").write_bytes(png(1))
     assert "1 stored" in command("ingest", folder, code=1)
     assert client.count(name) == 1
-    # The ledger is bound to the collection that was made in between.
+    # The ledger is bound to the collection that was created meanwhile.
     client.delete_collection(name)
     assert "belongs to a collection that was created at" in command("ingest", folder, code=3)
     assert_missing(client, name)
@@ -55,7 +55,7 @@ def test_a_load_whose_images_all_fail_leaves_no_collection_and_the_next_one_make
     assert "1 stored" in command("ingest", folder, "--restart", code=1)
 
 
-def test_the_ledger_of_a_load_that_stored_nothing_is_free_for_another_collection(
+def test_ledger_without_stored_items_can_be_bound_again(
     command: Command, client: Client, name: str, folder: Path, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "of.ledger"
@@ -66,7 +66,7 @@ def test_the_ledger_of_a_load_that_stored_nothing_is_free_for_another_collection
 
 
 @pytest.mark.parametrize("length", [1e-30, 1e30])
-def test_an_import_whose_vectors_are_all_refused_leaves_no_collection(
+def test_import_whose_vectors_are_all_refused_creates_no_collection(
     command: Command, client: Client, name: str, tmp_path: Path, length: float
 ) -> None:
     path = tmp_path / "v.npz"
@@ -78,7 +78,7 @@ def test_an_import_whose_vectors_are_all_refused_leaves_no_collection(
         assert_missing(client, name)
 
 
-def test_a_collection_that_was_made_for_images_that_are_refused_is_named(
+def test_collection_created_for_refused_images_is_named(
     command: Command, client: Client, name: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "v.npz"
@@ -88,7 +88,7 @@ def test_a_collection_that_was_made_for_images_that_are_refused_is_named(
     assert client.count(name) == 0
 
 
-def test_a_reindex_that_is_refused_names_the_copy_that_it_made(command: Command, client: Client, name: str) -> None:
+def test_refused_reindex_names_its_copy(command: Command, client: Client, name: str) -> None:
     for number in (1, 2):
         client.create_collection(f"{name}_{number}", dimension=2, fingerprint="f")
     client.start_reindex(f"{name}_1", f"{name}_2")

@@ -1,4 +1,4 @@
-"""One id for two images: of two sources, in one run or several, and within a source."""
+"""One id for two images: within a source, and of two sources in one run or in several."""
 
 import shutil
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from tests.integration.ingest.conftest import Run, ids, png
 
 @pytest.fixture
 def cameras(tmp_path: Path) -> tuple[Path, Path]:
-    """Two folders with one name in common, of different pictures."""
+    """Two folders that share one file name, with different images."""
     folders = tmp_path / "2023", tmp_path / "2024"
     for number, (folder, names) in enumerate(zip(folders, (("1", "2"), ("1", "3")), strict=True)):
         folder.mkdir()
@@ -36,7 +36,7 @@ def uri(client: Client, name: str, image_id: str = "IMG_1.png") -> str:
 
 
 @pytest.mark.parametrize("via_search", [False, True])
-def test_a_name_of_two_folders_stays_the_first_ones(
+def test_shared_id_of_two_folders_stays_with_the_first(
     run: Run, client: Client, name: str, cameras: tuple[Path, Path], via_search: bool
 ) -> None:
     one, other = cameras
@@ -49,7 +49,7 @@ def test_a_name_of_two_folders_stays_the_first_ones(
         assert "--replace" in message
         assert uri(client, name) == str(one / "IMG_1.png")
     assert report.skipped == 1
-    # In any order, alone or together.
+    # In any order, and in any combination.
     for sources in ((one,), (other, one), (one, other)):
         report = run(*sources)
         assert (report.stored, report.updated, report.replaced) == (0, 0, 0)
@@ -58,7 +58,7 @@ def test_a_name_of_two_folders_stays_the_first_ones(
     assert uri(client, name) == str(one / "IMG_1.png")
 
 
-def test_a_dry_run_tells_of_a_name_of_two_folders(run: Run, cameras: tuple[Path, Path], tmp_path: Path) -> None:
+def test_dry_run_reports_a_shared_id(run: Run, cameras: tuple[Path, Path], tmp_path: Path) -> None:
     one, other = cameras
     run(one)
     report = LoadReport()
@@ -68,7 +68,7 @@ def test_a_dry_run_tells_of_a_name_of_two_folders(run: Run, cameras: tuple[Path,
     assert run(other).reasons == {"ID_TWICE": 1}
 
 
-def test_a_file_that_is_gone_gives_its_name_free_and_that_is_counted(
+def test_id_of_a_removed_file_moves_to_the_other_folder(
     run: Run, client: Client, name: str, cameras: tuple[Path, Path]
 ) -> None:
     one, other = cameras
@@ -79,12 +79,12 @@ def test_a_file_that_is_gone_gives_its_name_free_and_that_is_counted(
     assert (report.stored, report.replaced, report.failed) == (1, 1, 0)
     assert uri(client, name) == str(other / "IMG_1.png")
     assert run(other).skipped == 2
-    # It is the other folder's now.
+    # The id belongs to the other folder now.
     assert run(one, prune=True).removed == 0
     assert ids(client, name) == ["IMG_1.png", "IMG_2.png", "IMG_3.png"]
 
 
-def test_pruning_leaves_a_name_that_another_folder_could_not_get(
+def test_pruning_keeps_an_id_that_another_folder_could_not_take(
     run: Run, client: Client, name: str, cameras: tuple[Path, Path]
 ) -> None:
     one, other = cameras
@@ -96,9 +96,7 @@ def test_pruning_leaves_a_name_that_another_folder_could_not_get(
     assert uri(client, name) == str(one / "IMG_1.png")
 
 
-def test_a_name_is_taken_over_when_that_is_asked_for(
-    run: Run, client: Client, name: str, cameras: tuple[Path, Path]
-) -> None:
+def test_replace_stores_the_new_image(run: Run, client: Client, name: str, cameras: tuple[Path, Path]) -> None:
     one, other = cameras
     run(one)
     report = run(other, replace=True)
@@ -107,7 +105,7 @@ def test_a_name_is_taken_over_when_that_is_asked_for(
     assert run(one).reasons == {"ID_TWICE": 1}
 
 
-def test_a_folder_by_another_path_is_the_same(
+def test_folder_by_another_path_is_the_same_source(
     run: Run, client: Client, name: str, cameras: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = cameras
@@ -125,7 +123,7 @@ def test_a_folder_by_another_path_is_the_same(
     assert (report.updated, report.replaced, report.failed) == (2, 0, 0)
 
 
-def test_a_copy_of_a_folder_is_another_one_except_by_content(
+def test_copy_of_a_folder_conflicts_except_by_content(
     run: Run, client: Client, name: str, cameras: tuple[Path, Path]
 ) -> None:
     one, _ = cameras
@@ -144,13 +142,11 @@ def write_rows(manifest: Path, *rows: str) -> None:
 
 
 @pytest.mark.usefixtures("cameras")
-def test_a_manifest_may_point_its_ids_elsewhere_and_no_other_ones(
-    run: Run, client: Client, name: str, tmp_path: Path
-) -> None:
+def test_manifest_may_change_only_its_own_paths(run: Run, client: Client, name: str, tmp_path: Path) -> None:
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"
     write_rows(first, "2023/IMG_1.png,sku")
     run(first)
-    # The rows' paths tell one image, whatever the manifest is called.
+    # The paths of the rows identify the images, whatever the manifest's name.
     shutil.copyfile(first, second)
     assert run(second).skipped == 1
     write_rows(first, "2023/IMG_2.png,sku")
@@ -158,14 +154,14 @@ def test_a_manifest_may_point_its_ids_elsewhere_and_no_other_ones(
     assert (report.stored, report.replaced, report.failed) == (1, 0, 0)
     assert run(second).reasons == {"ID_TWICE": 1}
     assert uri(client, name, "sku") == str(tmp_path / "2023" / "IMG_2.png")
-    # Without the first manifest nobody else names it.
+    # The first manifest no longer exists.
     first.unlink()
     report = run(second)
     assert (report.stored, report.replaced) == (1, 1)
     assert uri(client, name, "sku") == str(tmp_path / "2023" / "IMG_1.png")
 
 
-def test_what_another_ledger_stored_is_replaced_with_a_count(
+def test_images_of_another_ledger_are_replaced_and_counted(
     run: Run, client: Client, name: str, cameras: tuple[Path, Path], tmp_path: Path
 ) -> None:
     one, other = cameras
@@ -175,7 +171,7 @@ def test_what_another_ledger_stored_is_replaced_with_a_count(
     report = run(other)
     assert (report.stored, report.replaced) == (2, 1)
     assert client.get(name, "IMG_1.png", strong=True).attributes == {"price": 3}
-    # What is the same is no other image, though the ledger has forgotten it.
+    # An unchanged image does not count as replaced, although the ledger does not know it.
     report = run(other, restart=True)
     assert (report.stored, report.replaced) == (2, 0)
 
@@ -190,11 +186,11 @@ def test_what_another_ledger_stored_is_replaced_with_a_count(
     ],
 )
 @pytest.mark.parametrize("between", [0, 1300])
-def test_one_id_twice_in_a_manifest_is_one_image_if_all_is_the_same(
+def test_repeated_manifest_row_counts_once_if_equal(
     run: Run, folder: Path, rows: tuple[str, str], reasons: dict[str, int], skipped: int, between: int
 ) -> None:
     manifest = folder / "products.csv"
-    # Rows far apart are compared by the ledger.
+    # Distant rows are compared by the ledger.
     others = [f"c.png,c{number},1" for number in range(min(between, 10))]
     others += [f"gone.png,g{number},1" for number in range(between - len(others))]
     manifest.write_text("\n".join(["path,id,price", rows[0], *others, rows[1]]))
@@ -205,7 +201,7 @@ def test_one_id_twice_in_a_manifest_is_one_image_if_all_is_the_same(
         assert report.skipped == skipped + (run_number and 1 + min(between, 10))
 
 
-def test_a_folder_and_a_manifest_of_it_do_not_hide_attributes(run: Run, folder: Path) -> None:
+def test_folder_and_its_manifest_conflict_only_over_attributes(run: Run, folder: Path) -> None:
     manifest = folder / "products.csv"
     manifest.write_text("path,price\na.png,1\n")
     assert run(folder, manifest).reasons == {"ID_TWICE": 1}
@@ -219,7 +215,7 @@ Import = Callable[..., LoadReport]
 
 @pytest.fixture
 def run_import(client: Client, search_address: str, name: str, tmp_path: Path) -> Import:
-    """Loads a file of vectors into the test's collection, as `imagesearch import` does."""
+    """Import a vector file into the test's collection, as `imagesearch import` does."""
     client.create_collection(name, dimension=8, fingerprint="x")
 
     def run_import(file: Path, ledger: str = "of.ledger", **options: bool) -> LoadReport:
@@ -233,13 +229,13 @@ def run_import(client: Client, search_address: str, name: str, tmp_path: Path) -
 
 
 def write_vectors(file: Path, rows: dict[str, list[int]], **columns: list[object]) -> None:
-    """A row for each seed of an id."""
+    """Write one row per seed of each id."""
     names = [image_id for image_id, seeds in rows.items() for _ in seeds]
     vectors = [np.random.default_rng(seed).standard_normal(8).tolist() for seeds in rows.values() for seed in seeds]
     pq.write_table(pa.table({"id": names, "embedding": vectors, **columns}), file)
 
 
-def test_one_id_twice_in_a_file_of_vectors(run_import: Import, tmp_path: Path) -> None:
+def test_repeated_id_in_a_vector_file(run_import: Import, tmp_path: Path) -> None:
     file = tmp_path / "vectors.parquet"
     write_vectors(file, {"a": [1, 2], "b": [3, 3], "c": [4]})
     for stored in (3, 0):
@@ -250,7 +246,7 @@ def test_one_id_twice_in_a_file_of_vectors(run_import: Import, tmp_path: Path) -
     assert run_import(file).reasons == {"ID_TWICE": 1}
 
 
-def test_an_id_of_two_files_of_vectors_stays_the_first_ones(
+def test_shared_id_of_two_vector_files_stays_with_the_first(
     run_import: Import, client: Client, name: str, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
@@ -261,11 +257,11 @@ def test_an_id_of_two_files_of_vectors_stays_the_first_ones(
     report = run_import(second)
     assert (report.stored, report.skipped, report.reasons) == (1, 1, {"ID_TWICE": 1})
     assert client.get(name, "a", with_vector=True, strong=True) == before
-    # Another ledger does not know; the search service does.
+    # Another ledger does not know the ids, but the search service does.
     report = run_import(second, "other.ledger")
     assert (report.stored, report.replaced) == (3, 1)
     assert run_import(second, "third.ledger").replaced == 0
-    # A file that changes is an update, and so is one that has taken the place of another.
+    # A changed file is an update, and so is a file that replaces another one.
     write_vectors(first, {"a": [5]})
     report = run_import(first)
     assert (report.stored, report.replaced) == (1, 0)
@@ -275,7 +271,7 @@ def test_an_id_of_two_files_of_vectors_stays_the_first_ones(
     assert (report.stored, report.replaced, report.failed) == (1, 1, 0)
 
 
-def test_a_vector_with_another_region_is_another_one(run_import: Import, tmp_path: Path) -> None:
+def test_vector_with_another_region_conflicts(run_import: Import, tmp_path: Path) -> None:
     file = tmp_path / "vectors.parquet"
     write_vectors(file, {"a": [1, 1]}, region=[[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0]])
     assert run_import(file).reasons == {"ID_TWICE": 1}

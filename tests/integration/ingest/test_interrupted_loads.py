@@ -1,4 +1,4 @@
-"""Loads that a signal ends."""
+"""Loads that a signal interrupts."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.integration.ingest.conftest import Run, ids, png
 from tests.relay import Relay
 
 IMAGES = 100
-# Images of the calls that are in flight: two streams of sixteen.
+# Images of the calls in flight: two streams of sixteen.
 IN_FLIGHT = 2 * 16
 
 
@@ -30,7 +30,7 @@ def many(tmp_path: Path) -> Path:
 
 
 def signal_when(holds: Callable[[], object], number: signal.Signals = signal.SIGINT) -> threading.Thread:
-    """Sends this process a signal as soon as it holds."""
+    """Send this process a signal as soon as the condition is true."""
 
     def wait() -> None:
         while not holds():
@@ -47,14 +47,14 @@ def is_consistent(report: LoadReport) -> bool:
 
 
 @pytest.mark.parametrize("via_search", [False, True])
-def test_a_signal_gives_up_what_is_not_sent_yet(
+def test_signal_cancels_images_that_are_not_sent(
     run: Run, client: Client, name: str, many: Path, embedder_address: str, via_search: bool
 ) -> None:
     with Relay(embedder_address) as relay:
         relay.pause = 0.05
         started: Callable[[], object]
         if via_search:
-            # The search service has an embedder of its own, which is fast.
+            # The search service uses another embedder, which is fast.
             started = lambda: bool(client.count(name))  # noqa: E731
             client.create_collection(name)
         else:
@@ -71,13 +71,13 @@ def test_a_signal_gives_up_what_is_not_sent_yet(
     assert report.remaining == IMAGES - report.stored
     assert len(ids(client, name)) == report.stored
     if not via_search:
-        # What was in flight came to its end, and nothing else was begun.
+        # The calls in flight finished, and nothing else started.
         assert at_signal == report.stored
     again = run(many)
     assert (again.stored, again.skipped, again.unfinished) == (IMAGES - report.stored, report.stored, 0)
 
 
-def test_calls_that_do_not_end_in_time_are_cancelled(
+def test_calls_beyond_the_grace_period_are_cancelled(
     run: Run, client: Client, name: str, many: Path, embedder_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_run, "GRACE_SECONDS", 0.5)
@@ -92,17 +92,17 @@ def test_calls_that_do_not_end_in_time_are_cancelled(
         thread.join()
         assert report.stopped == "interrupted"
         assert is_consistent(report)
-        # All that the embedder answered is stored and recorded.
+        # Every embedded image is stored and recorded.
         assert relay.embedded.total() == report.stored == len(ids(client, name))
         relay.frozen = False
         assert report.unfinished > 0
         again = run(many, embedder=relay.address)
         assert (again.stored, again.skipped) == (IMAGES - report.stored, report.stored)
-        # None was embedded twice.
+        # No image was embedded twice.
         assert relay.embedded.total() == IMAGES
 
 
-def test_a_load_that_stops_by_itself_counts_what_is_left(run: Run, many: Path, embedder_address: str) -> None:
+def test_stopped_load_counts_unfinished_images(run: Run, many: Path, embedder_address: str) -> None:
     with Relay(embedder_address, refused=1.0) as relay:
         report = run(many, embedder=relay.address, retry_seconds=1)
     assert "every call to the embedder failed for 1 s" in report.stopped

@@ -1,4 +1,4 @@
-"""The ledger of a load is that of the collection that an alias leads to, however the alias came to lead there."""
+"""A load through an alias uses the ledger of the current collection, however the alias was moved."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ FILES = 6
 
 @pytest.fixture
 def alias(command: Command, client: Client, name: str, folder: Path) -> Iterator[str]:
-    """An alias of the test's collection, which the folder was loaded into through the alias."""
+    """An alias of the test's collection. The folder was loaded through it."""
     client.create_collection(name)
     client.set_alias(f"{name}_now", name)
     assert ingest(command, folder, f"{name}_now")["stored"] == FILES
@@ -34,11 +34,11 @@ def ingest(command: Command, folder: Path, collection: str, *options: str | Path
 
 
 def reindex_elsewhere(command: Command, tmp_path: Path, alias: str, new: str) -> str:
-    """Reindex on a machine that has no ledger; return what is printed to standard error."""
+    """Reindex on a machine without a ledger; return the standard error."""
     return command.run("reindex", "-c", alias, "--new", new, XDG_STATE_HOME=str(tmp_path / "elsewhere")).stderr
 
 
-def test_a_ledger_follows_an_alias_that_another_machine_moved(
+def test_ledger_follows_an_alias_that_another_machine_moved(
     command: Command, client: Client, alias: str, name: str, folder: Path, tmp_path: Path
 ) -> None:
     assert f"no ledger of {name}" in reindex_elsewhere(command, tmp_path, alias, f"{name}_2")
@@ -48,26 +48,26 @@ def test_a_ledger_follows_an_alias_that_another_machine_moved(
     assert (report["skipped"], report["stored"], report["removed"]) == (FILES - 1, 1, 1)
     assert "a.png" not in ids(client, f"{name}_2")
     assert "a.png" in ids(client, name)
-    # The old collection's ledger is still right when the alias is moved back.
+    # The old collection's ledger is still valid when the alias moves back.
     client.set_alias(alias, name)
     report = ingest(command, folder, alias, "--prune")
     assert (report["skipped"], report["stored"], report["removed"]) == (FILES - 1, 1, 1)
 
 
-def test_a_ledger_follows_an_alias_to_a_name_that_was_used_before(
+def test_ledger_follows_an_alias_to_a_reused_name(
     command: Command, client: Client, alias: str, name: str, folder: Path, tmp_path: Path
 ) -> None:
-    # As those do who copy to two names in turn.
+    # As with reindexes that alternate between two names.
     for old, new in ((name, f"{name}_2"), (f"{name}_2", name)):
         reindex_elsewhere(command, tmp_path, alias, new)
         assert ingest(command, folder, alias)["skipped"] == FILES
         client.delete_collection(old)
-    # By its own name a collection that was made again is refused as before.
+    # By its own name, a recreated collection is refused as before.
     client.create_collection(f"{name}_2")
     assert "--restart" in command("ingest", folder, "-c", f"{name}_2", code=3)
 
 
-def test_a_ledger_that_is_named_follows_its_alias_there_and_back(
+def test_given_ledger_follows_its_alias_there_and_back(
     command: Command, client: Client, alias: str, name: str, folder: Path, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "mine.ledger"
@@ -76,17 +76,17 @@ def test_a_ledger_that_is_named_follows_its_alias_there_and_back(
     assert ingest(command, folder, alias, "--ledger", ledger)["skipped"] == FILES
     client.set_alias(alias, name)
     assert ingest(command, folder, alias, "--ledger", ledger)["skipped"] == FILES
-    # By the other collection's own name it is refused as before.
+    # By its own name, the other collection is refused as before.
     assert "--restart" in command("ingest", folder, "-c", f"{name}_2", "--ledger", ledger, code=3)
 
 
-def test_only_what_the_new_collection_has_as_it_was_loaded_is_skipped(
+def test_only_unchanged_copies_are_skipped(
     command: Command, client: Client, alias: str, name: str, folder: Path, tmp_path: Path
 ) -> None:
     (folder / "broken.png").write_bytes(b"no image")
     assert ingest(command, folder, alias, "--max-failed", "1")["failed"] == 1
     reindex_elsewhere(command, tmp_path, alias, f"{name}_2")
-    # One image is not in the copy, and one is there with another content.
+    # One image is missing from the copy, and one has other content there.
     client.delete(alias, ["a.png"])
     old = client.get_collection(name)
     assert old.name == name
@@ -98,10 +98,10 @@ def test_only_what_the_new_collection_has_as_it_was_loaded_is_skipped(
     assert (report["skipped"], report["stored"], report["failed"]) == (FILES - 2, 2, 1)
 
 
-def test_an_alias_that_moves_to_an_unrelated_collection_takes_no_image_along(
+def test_alias_to_an_unrelated_collection_transfers_no_items(
     command: Command, client: Client, alias: str, name: str, folder: Path
 ) -> None:
-    # The ledger has an image that failed since it was stored, and whose file is gone now.
+    # One image of the ledger failed after it was stored, and its file is missing now.
     (folder / "gone.png").write_bytes(png(90))
     ingest(command, folder, alias)
     (folder / "gone.png").write_bytes(b"no image")
@@ -121,12 +121,12 @@ def test_spellings_of_an_address_have_one_ledger(spelling: str) -> None:
     assert default_ledger_path(spelling.format(50052), "c") == default_ledger_path("127.0.0.1:50052", "c")
 
 
-def test_other_names_of_an_address_have_other_ledgers() -> None:
+def test_other_addresses_have_other_ledgers() -> None:
     names = ["127.0.0.1:50052", "127.0.0.1:50053", "localhost.example:50052", "search:50052", "dns:///search-2:50052"]
     assert len({default_ledger_path(each, "c") for each in names}) == len(names)
 
 
-def test_a_ledger_under_another_name_of_the_service_is_gone_on_with(
+def test_ledger_of_another_address_is_taken_over(
     command: Command, alias: str, name: str, folder: Path, search_address: str, tmp_path: Path
 ) -> None:
     mine = tmp_path / "state" / "imagesearch" / default_ledger_path(search_address, name).name
@@ -137,7 +137,7 @@ def test_a_ledger_under_another_name_of_the_service_is_gone_on_with(
         assert ledger.aliases == {alias}
 
 
-def test_a_dry_run_goes_by_the_ledger_of_the_load(
+def test_dry_run_uses_the_ledger_of_the_load(
     command: Command, client: Client, alias: str, name: str, folder: Path, tmp_path: Path
 ) -> None:
     def rehearse(*options: str | Path, code: int = 0) -> str:
@@ -148,19 +148,19 @@ def test_a_dry_run_goes_by_the_ledger_of_the_load(
     before = sorted((tmp_path / "state" / "imagesearch").iterdir())
     assert json.loads(rehearse())["skipped"] == FILES
     assert sorted((tmp_path / "state" / "imagesearch").iterdir()) == before
-    # What a load refuses, a dry run refuses too.
+    # A dry run refuses what a load refuses.
     client.create_collection(f"{name}_3")
     ledger = tmp_path / "other.ledger"
     ingest(command, folder, f"{name}_3", "--ledger", ledger)
     assert f"is the ledger of the collection {name}_3" in rehearse("--ledger", ledger, code=3)
 
 
-def test_a_dry_run_without_a_service_names_the_ledger_that_it_assumes(command: Command, folder: Path) -> None:
+def test_dry_run_without_a_service_names_its_ledger(command: Command, folder: Path) -> None:
     found = command.run("ingest", folder, "--dry-run", "-c", "live", "--target", "127.0.0.1:1")
     assert "live@127.0.0.1_1.ledger, which does not exist: every image counts as new" in found.stderr.replace("\n", "")
 
 
-def test_an_alias_that_moves_during_a_load_is_reported(
+def test_alias_moved_during_a_load_stops_it(
     command: Command, client: Client, alias: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.create_collection(f"{name}_2")

@@ -1,4 +1,4 @@
-"""A collection that is made anew beside the old one: the next load through the alias goes on from there."""
+"""After a reindex the next load through the alias continues with the new collection."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ def alias(client: Client, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def ingest(client: Client, search_address: str, embedder_address: str, alias: str) -> Ingest:
-    """Loads a source through the alias as `imagesearch ingest` does; gives the report, and the images embedded."""
+    """Load a source through the alias, as `imagesearch ingest` does; return the report and the count of embeddings."""
 
     def ingest(source: Path, ledger: Path | None = None, **options: Any) -> tuple[LoadReport, int]:
         into = ensure_collection(client, alias)
@@ -52,7 +52,7 @@ def ingest(client: Client, search_address: str, embedder_address: str, alias: st
 
 
 def copied(client: Client, alias: str, without: str = "") -> tuple[Collection, Collection]:
-    """Copies the alias' collection but for one image, and moves the alias there."""
+    """Copy the alias' collection without one image, and move the alias to the copy."""
     old = client.get_collection(alias)
     new = client.create_collection(f"{old.name}_2", model=old.model, fingerprint=old.fingerprint)
     images = client.list(old.name, with_vector=True, strong=True)
@@ -66,9 +66,7 @@ def copied(client: Client, alias: str, without: str = "") -> tuple[Collection, C
     return old, new
 
 
-def test_the_next_load_skips_what_was_copied_and_embeds_what_has_changed(
-    client: Client, alias: str, ingest: Ingest, folder: Path
-) -> None:
+def test_next_load_skips_copies_and_embeds_changes(client: Client, alias: str, ingest: Ingest, folder: Path) -> None:
     report, embedded = ingest(folder)
     assert (report.stored, embedded) == (6, 6)
     old, new = copied(client, alias)
@@ -82,7 +80,7 @@ def test_the_next_load_skips_what_was_copied_and_embeds_what_has_changed(
     (folder / "new.png").write_bytes(png(101))
     report, embedded = ingest(folder)
     assert (report.skipped, report.stored, embedded) == (6, 1, 1)
-    # What the folder no longer has is removed from the new collection, and from no other one.
+    # Missing images are removed only from the new collection.
     (folder / "b.png").unlink()
     report, embedded = ingest(folder, prune=True)
     assert (report.removed, embedded) == (1, 0)
@@ -90,9 +88,7 @@ def test_the_next_load_skips_what_was_copied_and_embeds_what_has_changed(
     assert "b.png" in ids(client, old.name)
 
 
-def test_what_was_not_copied_is_embedded_by_the_next_load(
-    client: Client, alias: str, ingest: Ingest, folder: Path
-) -> None:
+def test_next_load_embeds_images_that_were_not_copied(client: Client, alias: str, ingest: Ingest, folder: Path) -> None:
     ingest(folder)
     old, new = copied(client, alias, without="c.png")
     transfer_default_ledgers(old, new, ["c.png"])
@@ -101,9 +97,7 @@ def test_what_was_not_copied_is_embedded_by_the_next_load(
     assert ids(client, new.name) == ids(client, old.name)
 
 
-def test_a_ledger_that_is_named_goes_on_with_the_new_collection(
-    client: Client, alias: str, ingest: Ingest, folder: Path, tmp_path: Path
-) -> None:
+def test_given_ledger_is_transferred(client: Client, alias: str, ingest: Ingest, folder: Path, tmp_path: Path) -> None:
     ledger = tmp_path / "of.ledger"
     ingest(folder, ledger)
     old, new = copied(client, alias)
@@ -114,7 +108,9 @@ def test_a_ledger_that_is_named_goes_on_with_the_new_collection(
     assert (report.skipped, embedded) == (6, 0)
 
 
-def test_without_handing_on_all_is_embedded_again(client: Client, alias: str, ingest: Ingest, folder: Path) -> None:
+def test_without_transfer_every_image_is_embedded_again(
+    client: Client, alias: str, ingest: Ingest, folder: Path
+) -> None:
     ingest(folder)
     copied(client, alias)
     assert ingest(folder)[1] == 6

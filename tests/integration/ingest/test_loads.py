@@ -37,7 +37,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_every_image_is_stored_once_and_skipped_from_then_on(run: Run, client: Client, name: str, folder: Path) -> None:
+def test_images_are_stored_once_and_then_skipped(run: Run, client: Client, name: str, folder: Path) -> None:
     report = run(folder)
     assert (report.listed, report.stored, report.failed, report.stopped) == (6, 6, 0, "")
     assert report.expected == 6
@@ -49,9 +49,7 @@ def test_every_image_is_stored_once_and_skipped_from_then_on(run: Run, client: C
     assert (again.listed, again.stored, again.skipped, again.bytes) == (6, 0, 6, 0)
 
 
-def test_vectors_are_those_that_the_search_service_would_have_made(
-    run: Run, client: Client, name: str, folder: Path
-) -> None:
+def test_vectors_equal_those_of_the_search_service(run: Run, client: Client, name: str, folder: Path) -> None:
     run(folder)
     direct = client.get(name, "a.png", with_vector=True, strong=True)
     run(folder, via_search=True, restart=True)
@@ -59,18 +57,18 @@ def test_vectors_are_those_that_the_search_service_would_have_made(
     assert direct.embedding is not None
     assert through.embedding is not None
     assert direct.embedding.fingerprint == through.embedding.fingerprint
-    # The size of a batch, in which other tests' images may be too, decides over the last bits.
+    # The last bits depend on the batch size, and images of other tests may share the batch.
     assert list(direct.embedding.values) == pytest.approx(list(through.embedding.values), abs=1e-5)
     assert direct.content_sha256 == through.content_sha256
 
 
-def test_what_has_changed_is_embedded_anew_and_keeps_its_attributes(
+def test_changed_images_are_embedded_again_and_keep_attributes(
     run: Run, client: Client, name: str, folder: Path, embedder_address: str
 ) -> None:
     run(folder)
     client.update(name, "a.png", attributes={"price": 3})
     (folder / "a.png").write_bytes(png(100))
-    # Another time of change, and the same content.
+    # Another modification time with the same content.
     os.utime(folder / "b.png", ns=(1, 1))
     with Relay(embedder_address) as relay:
         report = run(folder, embedder=relay.address)
@@ -82,7 +80,7 @@ def test_what_has_changed_is_embedded_anew_and_keeps_its_attributes(
     assert run(folder).skipped == 6
 
 
-def test_a_change_that_size_and_time_do_not_show_is_found_by_content(run: Run, folder: Path) -> None:
+def test_compare_content_finds_hidden_changes(run: Run, folder: Path) -> None:
     path = folder / "a.png"
     path.write_bytes(png(1).ljust(400, b"\0"))
     run(folder)
@@ -94,7 +92,7 @@ def test_a_change_that_size_and_time_do_not_show_is_found_by_content(run: Run, f
     assert (report.stored, report.skipped) == (1, 5)
 
 
-def test_a_folder_that_has_moved_is_described_anew_and_not_embedded(
+def test_moved_folder_updates_uris_without_embedding(
     run: Run, client: Client, name: str, folder: Path, embedder_address: str
 ) -> None:
     run(folder)
@@ -110,7 +108,7 @@ def test_a_folder_that_has_moved_is_described_anew_and_not_embedded(
     assert run(moved).skipped == 6
 
 
-def test_new_attributes_of_a_manifest_need_no_embedding(
+def test_new_attributes_need_no_embedding(
     run: Run, client: Client, name: str, folder: Path, embedder_address: str
 ) -> None:
     manifest = folder / "products.csv"
@@ -122,11 +120,11 @@ def test_new_attributes_of_a_manifest_need_no_embedding(
         report = run(manifest, embedder=relay.address)
         assert relay.embedded.total() == 0
     assert report.updated == 2
-    # A manifest has all attributes of its images.
+    # A manifest replaces all attributes of its images.
     assert client.get(name, "sku-1", strong=True).attributes == {"price": 5}
 
 
-def test_dates_and_numbers_of_a_manifest_are_compared(run: Run, client: Client, name: str, folder: Path) -> None:
+def test_dates_and_numbers_of_a_manifest_are_comparable(run: Run, client: Client, name: str, folder: Path) -> None:
     manifest = folder / "products.csv"
     rows = ["a.png, 2024-04-30, 5, 9007199254740992", "b.png, 2024-05-01, null, 9007199254740993", "c.png,, 12, 1"]
     manifest.write_text("\n".join(["path, day, price, number", *rows]))
@@ -143,9 +141,7 @@ def test_dates_and_numbers_of_a_manifest_are_compared(run: Run, client: Client, 
     assert fitting("number>=9007199254740993") == ["b.png"]
 
 
-def test_images_in_a_parquet_file_are_loaded_and_embedded_again(
-    run: Run, client: Client, name: str, tmp_path: Path
-) -> None:
+def test_parquet_images_are_loaded_and_reindexed(run: Run, client: Client, name: str, tmp_path: Path) -> None:
     images = [{"bytes": png(number), "path": f"{number}.png"} for number in range(40)]
     path = tmp_path / "train.parquet"
     pq.write_table(pa.table({"image": images, "label": range(40)}), path, row_group_size=7)
@@ -158,7 +154,7 @@ def test_images_in_a_parquet_file_are_loaded_and_embedded_again(
     assert (content, sha256) == (png(3), image.content_sha256)
 
 
-def test_a_vector_that_is_gone_is_made_again(run: Run, client: Client, name: str, folder: Path) -> None:
+def test_deleted_vector_is_embedded_again(run: Run, client: Client, name: str, folder: Path) -> None:
     run(folder)
     client.delete(name, ["a.png"])
     moved = folder.rename(folder.with_name("elsewhere"))
@@ -167,7 +163,7 @@ def test_a_vector_that_is_gone_is_made_again(run: Run, client: Client, name: str
     assert ids(client, name) == ALL
 
 
-def test_what_fails_is_told_left_alone_and_tried_again_when_asked(
+def test_failed_images_are_reported_and_retried_on_request(
     run: Run, client: Client, name: str, folder: Path, tmp_path: Path
 ) -> None:
     (folder / "empty.png").touch()
@@ -194,7 +190,7 @@ def test_what_fails_is_told_left_alone_and_tried_again_when_asked(
     assert ids(client, name) == sorted([*ALL, "text.png"])
 
 
-def test_rejects_are_a_source_themselves(run: Run, client: Client, name: str, folder: Path, tmp_path: Path) -> None:
+def test_file_of_rejects_is_a_source(run: Run, client: Client, name: str, folder: Path, tmp_path: Path) -> None:
     manifest = folder / "products.jsonl"
     rows = [{"path": "a.png", "id": "1", "price": 3.5}, {"path": "late.png", "id": "2", "price": 4, "tags": ["x", "y"]}]
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -209,7 +205,7 @@ def test_rejects_are_a_source_themselves(run: Run, client: Client, name: str, fo
     assert run(manifest).skipped == 2
 
 
-def test_pruning_removes_what_is_gone_and_nothing_else(run: Run, client: Client, name: str, folder: Path) -> None:
+def test_pruning_removes_only_missing_images(run: Run, client: Client, name: str, folder: Path) -> None:
     run(folder)
     other = folder.with_name("other")
     other.mkdir()
@@ -224,7 +220,7 @@ def test_pruning_removes_what_is_gone_and_nothing_else(run: Run, client: Client,
     assert ids(client, name) == ["b.png", "c.png", "d.png", "z.png"]
 
 
-def test_pruning_is_refused_where_it_is_not_known_what_is_gone(
+def test_pruning_is_refused_after_an_incomplete_listing(
     run: Run, client: Client, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(folder)
@@ -247,7 +243,7 @@ def test_pruning_is_refused_where_it_is_not_known_what_is_gone(
     assert ids(client, name) == ALL
 
 
-def test_pruning_is_refused_where_one_of_the_sources_is_empty(
+def test_pruning_is_refused_if_a_source_is_empty(
     run: Run, client: Client, name: str, folder: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "disk"
@@ -261,7 +257,7 @@ def test_pruning_is_refused_where_one_of_the_sources_is_empty(
     assert len(ids(client, name)) == 7
 
 
-def test_pruning_leaves_what_another_source_named_first(
+def test_pruning_keeps_images_of_other_sources(
     run: Run, client: Client, name: str, folder: Path, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"
@@ -278,7 +274,7 @@ def test_pruning_leaves_what_another_source_named_first(
     assert ids(client, name) == ["a", "b"]
 
 
-def test_one_id_far_apart_is_refused_in_every_run(run: Run, client: Client, name: str, folder: Path) -> None:
+def test_distant_shared_id_is_rejected_in_every_run(run: Run, client: Client, name: str, folder: Path) -> None:
     manifest = folder / "products.csv"
     done = [f"a.png,{number}" for number in range(60)]
     rows = ["b.png,twin", *done, *(f"nowhere.png,{number}" for number in range(100, 1300)), "c.png,twin"]
@@ -289,7 +285,7 @@ def test_one_id_far_apart_is_refused_in_every_run(run: Run, client: Client, name
         assert client.get(name, "twin", strong=True).uri == str(folder / "b.png")
 
 
-def test_one_id_that_cannot_be_hurts_no_other(run: Run, client: Client, name: str, folder: Path) -> None:
+def test_invalid_id_does_not_affect_other_images(run: Run, client: Client, name: str, folder: Path) -> None:
     client.create_collection(name)
     run(folder, limit=1)
     manifest = folder / "products.csv"
@@ -302,7 +298,7 @@ def test_one_id_that_cannot_be_hurts_no_other(run: Run, client: Client, name: st
         assert set(report.reasons) <= {"ID_INVALID", "UNREADABLE"}
 
 
-def test_what_failed_for_its_attributes_is_tried_when_these_are_new(
+def test_image_failed_for_its_attributes_is_retried_with_new_ones(
     run: Run, client: Client, name: str, folder: Path
 ) -> None:
     manifest = folder / "products.jsonl"
@@ -314,14 +310,14 @@ def test_what_failed_for_its_attributes_is_tried_when_these_are_new(
     assert client.get(name, "1", strong=True).attributes == {"text": "x"}
 
 
-def test_a_limit_goes_on_from_run_to_run(run: Run, client: Client, name: str, folder: Path) -> None:
+def test_limit_continues_from_run_to_run(run: Run, client: Client, name: str, folder: Path) -> None:
     accounts = [run(folder, limit=4) for _ in range(3)]
     assert [report.stored for report in accounts] == [4, 2, 0]
     assert not any(report.stopped for report in accounts)
     assert ids(client, name) == ALL
 
 
-def test_equal_content_is_stored_once_with_the_other_uris(
+def test_dedup_stores_equal_content_once_with_all_uris(
     run: Run, client: Client, name: str, folder: Path, embedder_address: str
 ) -> None:
     for copy in ("aa.png", "ab.png", "below/aa.png"):
@@ -338,7 +334,7 @@ def test_equal_content_is_stored_once_with_the_other_uris(
     assert {original.uri, *others} == same
     assert run(folder, dedup=True).skipped == 9
 
-    # Its place is taken by one of its duplicates, and the uris follow.
+    # A duplicate replaces it, with the remaining uris.
     Path(original.uri).unlink()
     report = run(folder, dedup=True, prune=True, prune_above=1.0)
     assert report.removed == 1
@@ -348,12 +344,12 @@ def test_equal_content_is_stored_once_with_the_other_uris(
     assert {heir.uri, *others} == same - {original.uri}
     assert len(ids(client, name)) == 6
     assert report.skipped >= 0
-    # Without it every image is stored.
+    # Without `dedup` every image is stored.
     assert run(folder).stored == 2
     assert len(ids(client, name)) == 8
 
 
-def test_a_renamed_duplicate_is_counted_once(run: Run, client: Client, name: str, folder: Path) -> None:
+def test_renamed_duplicate_is_counted_once(run: Run, client: Client, name: str, folder: Path) -> None:
     run(folder, dedup=True)
     (folder / "a.png").rename(folder / "new.png")
     report = run(folder, dedup=True, prune=True, prune_above=1.0)
@@ -375,7 +371,7 @@ def test_content_can_be_the_id(run: Run, client: Client, name: str, folder: Path
     assert ids(client, name) == contents
 
 
-def test_files_that_change_places_are_both_kept(run: Run, client: Client, name: str, folder: Path) -> None:
+def test_files_that_swap_names_are_both_kept(run: Run, client: Client, name: str, folder: Path) -> None:
     options = SourceOptions(by_content=True)
     run(folder, source_options=options)
     (folder / "a.png").rename(folder / "tmp")
@@ -399,7 +395,7 @@ def test_rejects_on_a_full_disk_stop_the_load(run: Run, folder: Path) -> None:
     assert run(folder, retry_failed=True).reasons == {"IMAGE_FORMAT_UNSUPPORTED": 1}
 
 
-def test_one_id_for_two_files_is_refused_by_name(run: Run, client: Client, name: str, folder: Path) -> None:
+def test_shared_id_is_rejected_and_names_both_files(run: Run, client: Client, name: str, folder: Path) -> None:
     manifest = folder / "products.csv"
     manifest.write_text("path,id\na.png,1\nb.png,2\nc.png,1\na.png,1\n")
     rejects = folder / "rejects.jsonl"
@@ -407,13 +403,13 @@ def test_one_id_for_two_files_is_refused_by_name(run: Run, client: Client, name:
         report = run(manifest, rejects=rejects)
         assert report.reasons == {"ID_TWICE": 1}
         assert str(folder / "a.png") in report.first_rejects[0].message
-    # Given as a source it does not take the other one's place.
+    # Loading the rejects does not replace the other image.
     assert run(rejects).stored == 0
     assert ids(client, name) == ["1", "2"]
     assert client.get(name, "1", strong=True).uri == str(folder / "a.png")
 
 
-def test_an_embedder_that_refuses_half_of_its_images_and_breaks_calls_loses_none(
+def test_unreliable_embedder_loses_no_image(
     run: Run, client: Client, name: str, folder: Path, embedder_address: str
 ) -> None:
     for number in range(60):
@@ -422,12 +418,12 @@ def test_an_embedder_that_refuses_half_of_its_images_and_breaks_calls_loses_none
         report = run(folder, embedder=relay.address, streams=4)
         assert relay.refusals > 20
         assert (report.stored, report.failed) == (66, 0), report
-        # What breaks with its call was embedded, and its answer lost: few of all.
+        # Images of broken calls were embedded, but their answers were lost. They are few.
         assert relay.embedded.total() < 2 * 66
     assert len(ids(client, name)) == 66
 
 
-def test_an_image_that_breaks_its_call_fails_alone(run: Run, folder: Path, embedder_address: str) -> None:
+def test_image_that_breaks_its_calls_fails_alone(run: Run, folder: Path, embedder_address: str) -> None:
     with Relay(embedder_address) as relay:
         relay.poison = digest(folder / "b.png")
         report = run(folder, embedder=relay.address, retry_seconds=4)
@@ -435,9 +431,7 @@ def test_an_image_that_breaks_its_call_fails_alone(run: Run, folder: Path, embed
         assert report.first_rejects[0].where == str(folder / "b.png")
 
 
-def test_a_service_that_stays_away_ends_the_load_and_loses_nothing(
-    run: Run, folder: Path, embedder_address: str
-) -> None:
+def test_unavailable_service_stops_the_load_without_loss(run: Run, folder: Path, embedder_address: str) -> None:
     with Relay(embedder_address, refused=1.0) as relay:
         report = run(folder, embedder=relay.address, retry_seconds=2)
     assert (report.stored, report.failed) == (0, 0)
@@ -446,9 +440,7 @@ def test_a_service_that_stays_away_ends_the_load_and_loses_nothing(
 
 
 @pytest.mark.alone
-def test_a_service_that_says_nothing_is_waited_for_no_longer_than_that(
-    run: Run, folder: Path, embedder_address: str
-) -> None:
+def test_frozen_service_stops_the_load_after_the_retry_budget(run: Run, folder: Path, embedder_address: str) -> None:
     with Relay(embedder_address) as relay:
         relay.frozen = True
         report = run(folder, embedder=relay.address, retry_seconds=2)
@@ -456,17 +448,17 @@ def test_a_service_that_says_nothing_is_waited_for_no_longer_than_that(
     assert report.seconds < 4
 
 
-def test_a_search_service_is_no_embedder(run: Run, folder: Path, search_address: str) -> None:
+def test_search_service_is_refused_as_an_embedder(run: Run, folder: Path, search_address: str) -> None:
     with pytest.raises(UnavailableError, match="no embedder answers"):
         run(folder, embedder=search_address)
 
 
-def test_an_embedder_that_is_not_there_is_told_before_anything_begins(run: Run, folder: Path) -> None:
+def test_missing_embedder_is_reported_before_the_load(run: Run, folder: Path) -> None:
     with pytest.raises(UnavailableError, match="no embedder answers at 127"):
         run(folder, embedder="127.0.0.1:1")
 
 
-def test_another_model_is_refused_before_anything_is_embedded(run: Run, folder: Path, embedder_address: str) -> None:
+def test_other_model_is_refused_before_the_load(run: Run, folder: Path, embedder_address: str) -> None:
     with Relay(embedder_address) as relay:
         relay.fingerprint = "mobilenet-other"
         with pytest.raises(FailedPreconditionError, match="mobilenet-other"):
@@ -474,17 +466,13 @@ def test_another_model_is_refused_before_anything_is_embedded(run: Run, folder: 
         assert not relay.embedded
 
 
-def test_vectors_made_elsewhere_are_not_mixed_with_the_embedders(
-    run: Run, client: Client, name: str, folder: Path
-) -> None:
+def test_foreign_vectors_are_not_mixed_with_the_embedders(run: Run, client: Client, name: str, folder: Path) -> None:
     client.create_collection(name, fingerprint="elsewhere", dimension=512)
     with pytest.raises(FailedPreconditionError, match="come from elsewhere"):
         run(folder)
 
 
-def test_a_collection_of_the_same_name_made_again_is_not_the_ledgers(
-    run: Run, client: Client, name: str, folder: Path
-) -> None:
+def test_ledger_refuses_a_recreated_collection(run: Run, client: Client, name: str, folder: Path) -> None:
     run(folder)
     client.delete_collection(name)
     with pytest.raises(LedgerError, match="--restart"):
@@ -492,7 +480,7 @@ def test_a_collection_of_the_same_name_made_again_is_not_the_ledgers(
     assert run(folder, restart=True).stored == 6
 
 
-def test_a_ledger_on_a_full_disk_stops_the_load_and_the_next_run_goes_on(
+def test_ledger_on_a_full_disk_stops_the_load_and_the_next_run_resumes(
     run: Run, client: Client, name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from imagesearch_ingest.load.ledger import Ledger  # noqa: PLC0415
@@ -500,7 +488,7 @@ def test_a_ledger_on_a_full_disk_stops_the_load_and_the_next_run_goes_on(
     record = Ledger.record
 
     def on_a_full_disk(self: Ledger, *arguments: object) -> None:
-        # SQLite's own way to be full: not one page more than it has.
+        # SQLite then behaves as on a full disk: it cannot add a page.
         (pages,) = self._rows.execute("PRAGMA page_count").fetchone()
         self._rows.execute(f"PRAGMA max_page_count = {pages}")
         record(self, *arguments)  # type: ignore[arg-type]
@@ -521,25 +509,25 @@ def test_a_ledger_on_a_full_disk_stops_the_load_and_the_next_run_goes_on(
     rows.close()
 
 
-def test_many_sources_are_one_load(run: Run, folder: Path) -> None:
+def test_several_sources_are_one_load(run: Run, folder: Path) -> None:
     listing = folder / "list.txt"
     listing.write_text("a.png\nb.png\n")
     report = run(folder, listing, folder / "c.png")
     assert (report.listed, report.stored, report.skipped) == (9, 6, 3)
 
 
-def test_what_is_no_source_is_named(run: Run, tmp_path: Path) -> None:
+def test_invalid_source_is_named(run: Run, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nothing"):
         run(tmp_path / "nothing")
 
 
-async def test_a_load_runs_where_an_event_loop_runs(run: Run, client: Client, name: str, folder: Path) -> None:
+async def test_load_runs_where_an_event_loop_runs(run: Run, client: Client, name: str, folder: Path) -> None:
     report = run(folder)
     assert (report.stored, report.stopped) == (6, "")
     assert ids(client, name) == ALL
 
 
-async def test_a_program_awaits_a_load(
+async def test_program_can_await_a_load(
     client: Client, name: str, folder: Path, search_address: str, embedder_address: str
 ) -> None:
     services = LoadServices(Endpoint(search_address), Endpoint(embedder_address), streams=2)
@@ -550,7 +538,7 @@ async def test_a_program_awaits_a_load(
     assert ids(client, name) == ALL
 
 
-def test_what_a_busy_server_has_is_stored_and_its_uri_opens_it(
+def test_files_of_a_busy_server_are_stored_and_can_be_read_again(
     run: Run, client: Client, name: str, tmp_path: Path
 ) -> None:
     with serving() as server:
@@ -565,7 +553,7 @@ def test_what_a_busy_server_has_is_stored_and_its_uri_opens_it(
         server.answers["/away.png"] = Answer(png(9))
         report = run(path, retry_seconds=3.0)
         assert (report.stored, report.skipped, report.failed_before) == (1, 2, 0)
-        assert set(server.asked) == set(targets)
+        assert set(server.targets) == set(targets)
         with UriReader() as reader:
             for image in client.list(name, strong=True):
                 assert hashlib.sha256(reader.read(image.uri, 10_000)).hexdigest() == image.content_sha256

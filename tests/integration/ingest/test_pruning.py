@@ -1,4 +1,4 @@
-"""Loads with `prune`: what is removed, and what is not removed without a question."""
+"""Loads with `prune`: which images are removed, with and without confirmation."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def keep(folder: Path, count: int) -> None:
         path.unlink()
 
 
-def test_a_folder_that_lost_most_of_its_files_keeps_its_images(run: Run, client: Client, name: str, ten: Path) -> None:
+def test_pruning_refuses_to_remove_most_images(run: Run, client: Client, name: str, ten: Path) -> None:
     run(ten)
     keep(ten, 1)
     (ten / "new.png").write_bytes(png(50))
@@ -46,7 +46,7 @@ def test_a_folder_that_lost_most_of_its_files_keeps_its_images(run: Run, client:
     assert report.stopped.startswith("PRUNE_REFUSED")
     for part in ("9 of the 10 images", str(ten), "90 %", "20 %", "--max-pruned 90%", "Nothing was removed"):
         assert part in report.stopped
-    # All else of the load is done.
+    # The rest of the load is done.
     assert (report.stored, report.removed, report.listed) == (1, 0, report.done)
     assert len(ids(client, name)) == 11
     report = run(ten, prune=True, prune_above=0.9)
@@ -55,7 +55,7 @@ def test_a_folder_that_lost_most_of_its_files_keeps_its_images(run: Run, client:
     assert run(ten, prune=True).removed == 0
 
 
-def test_a_share_of_a_fifth_is_removed_and_a_half_is_not(run: Run, client: Client, name: str, ten: Path) -> None:
+def test_pruning_removes_a_fifth_but_not_a_half(run: Run, client: Client, name: str, ten: Path) -> None:
     run(ten)
     keep(ten, 8)
     report = run(ten, prune=True)
@@ -77,7 +77,7 @@ def test_one_of_two_images_is_a_half(run: Run, client: Client, name: str, ten: P
     assert ids(client, name) == ["0.png"]
 
 
-def test_each_source_has_a_share_of_its_own(run: Run, client: Client, name: str, ten: Path, tmp_path: Path) -> None:
+def test_each_source_has_its_own_share(run: Run, client: Client, name: str, ten: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     for number in range(2):
@@ -87,13 +87,11 @@ def test_each_source_has_a_share_of_its_own(run: Run, client: Client, name: str,
     keep(ten, 9)
     report = run(ten, disk, prune=True)
     assert report.stopped.startswith(f"PRUNE_REFUSED: 1 of the 2 images of {disk}")
-    # Nothing at all was removed, also of the other source.
+    # Nothing was removed from any source.
     assert len(ids(client, name)) == 12
 
 
-def test_an_image_that_another_load_has_replaced_stays(
-    run: Run, client: Client, name: str, ten: Path, tmp_path: Path
-) -> None:
+def test_image_replaced_by_another_load_stays(run: Run, client: Client, name: str, ten: Path, tmp_path: Path) -> None:
     run(ten)
     ledger = tmp_path / "of.ledger"
     other = tmp_path / "other"
@@ -109,7 +107,7 @@ def test_an_image_that_another_load_has_replaced_stays(
     assert "8.png" not in ids(client, name)
 
 
-def test_an_answer_decides(run: Run, client: Client, name: str, ten: Path) -> None:
+def test_confirmation_decides_about_pruning(run: Run, client: Client, name: str, ten: Path) -> None:
     run(ten)
     keep(ten, 9)
     asked: list[MissingImages] = []
@@ -121,17 +119,17 @@ def test_an_answer_decides(run: Run, client: Client, name: str, ten: Path) -> No
     report = run(ten, prune=True, confirm_prune=answer)
     assert report.stopped == "PRUNE_REFUSED: the answer was no; nothing was removed"
     assert asked == [MissingImages(str(ten), 1, 10, ["9.png"])]
-    # Who is asked may allow any share.
+    # A confirmation allows any share.
     keep(ten, 1)
     report = run(ten, prune=True, confirm_prune=answer)
     assert (report.stopped, report.removed) == ("", 9)
-    # Nobody is asked if nothing is gone.
+    # Without missing images there is no question.
     assert run(ten, prune=True, confirm_prune=answer).stopped == ""
     assert len(asked) == 2
     assert ids(client, name) == ["0.png"]
 
 
-def test_a_signal_is_no_answer(run: Run, client: Client, name: str, ten: Path) -> None:
+def test_signal_during_the_confirmation_removes_nothing(run: Run, client: Client, name: str, ten: Path) -> None:
     run(ten)
     keep(ten, 9)
     answered, answers = threading.Event(), list[bool]()
@@ -142,14 +140,14 @@ def test_a_signal_is_no_answer(run: Run, client: Client, name: str, ten: Path) -
         return True
 
     report = run(ten, prune=True, confirm_prune=interrupt)
-    # The question still waits for its answer.
+    # The question is still open.
     assert answers == []
     answered.set()
     assert (report.stopped, report.removed) == ("interrupted", 0)
     assert len(ids(client, name)) == 10
 
 
-def test_a_dry_run_names_what_would_be_removed(run: Run, client: Client, name: str, ten: Path, tmp_path: Path) -> None:
+def test_dry_run_lists_missing_images(run: Run, client: Client, name: str, ten: Path, tmp_path: Path) -> None:
     run(ten)
     keep(ten, 3)
     ledger = tmp_path / "of.ledger"
@@ -161,7 +159,7 @@ def test_a_dry_run_names_what_would_be_removed(run: Run, client: Client, name: s
         assert report.missing == [MissingImages(str(ten), 7, 10, [f"{number}.png" for number in range(3, 10)])]
     assert len(ids(client, name)) == 10
     assert run(ten, prune=True, prune_above=1.0).removed == 7
-    # What is not listed whole is not known in a dry run either.
+    # A dry run does not trust an incomplete listing either.
     shutil.rmtree(ten)
     ten.mkdir()
     report = LoadReport()
@@ -169,11 +167,11 @@ def test_a_dry_run_names_what_would_be_removed(run: Run, client: Client, name: s
     assert report.stopped.startswith("PRUNE_REFUSED")
 
 
-def test_the_command_refuses_and_names(command: Command, client: Client, name: str, ten: Path) -> None:
+def test_command_refuses_large_prunes_and_names_images(command: Command, client: Client, name: str, ten: Path) -> None:
     command("ingest", ten)
     keep(ten, 1)
-    told = command("ingest", ten, "--prune", "--dry-run")
-    assert "9 no longer in the source and would be deleted" in told
+    output = command("ingest", ten, "--prune", "--dry-run")
+    assert "9 no longer in the source and would be deleted" in output
     shown = command.run("ingest", ten, "--prune", "--dry-run").stderr
     assert f"9 of the 10 images of {ten} would be deleted" in shown
     assert "  5.png" in shown
@@ -197,7 +195,7 @@ def test_the_command_refuses_and_names(command: Command, client: Client, name: s
         (("--prune", "--limit", "5"), "--limit"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
+def test_contradictory_prune_options_are_refused(
     command: Command, ten: Path, options: tuple[str, ...], named: str
 ) -> None:
     assert named in command("ingest", ten, *options, code=2)
@@ -207,7 +205,7 @@ def test_options_that_make_no_sense_are_refused(
 def on_a_terminal(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str, Sequence[str | Path]], tuple[int, str]]]:
-    """Runs the command in this process on a terminal, with what somebody types; gives its exit code and the screen."""
+    """Run the command in a terminal with typed input; return its exit code and the screen."""
     with ExitStack() as stack:
 
         def run(typed: str, arguments: Sequence[str | Path]) -> tuple[int, str]:
@@ -232,7 +230,7 @@ def on_a_terminal(
         yield run
 
 
-def test_on_a_terminal_the_command_asks(
+def test_command_asks_on_a_terminal(
     command: Command,
     client: Client,
     name: str,
@@ -245,7 +243,7 @@ def test_on_a_terminal_the_command_asks(
     assert code == 3
     for part in ("1 of the 10 images", "9.png", "Delete 1 images", "the answer was no"):
         assert part in screen
-    # The end of input (Ctrl-D) is no consent either.
+    # The end of the input (Ctrl-D) counts as no.
     code, screen = on_a_terminal("\x04", ["ingest", ten, "--prune"])
     assert code == 3
     assert "the answer was no" in screen
@@ -260,13 +258,13 @@ def test_on_a_terminal_the_command_asks(
     assert ids(client, name) == ["0.png"]
 
 
-def test_a_share_of_a_program_is_checked_too() -> None:
+def test_prune_above_is_validated() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         LoadOptions(prune=True, prune_above=50)
 
 
 @pytest.mark.parametrize("becomes_a_duplicate", [False, True])
-def test_a_file_that_was_never_read_and_whose_id_is_too_long_stops_nothing(
+def test_unread_file_with_a_long_id_does_not_stop_pruning(
     run: Run, client: Client, name: str, ten: Path, *, becomes_a_duplicate: bool
 ) -> None:
     long = ten.joinpath(*["d" * 120] * 5, "x.png")
@@ -284,7 +282,7 @@ def test_a_file_that_was_never_read_and_whose_id_is_too_long_stops_nothing(
     assert run(ten, prune=True, dedup=True).stopped == ""
 
 
-def test_a_duplicate_of_another_source_takes_the_place_when_that_source_is_loaded(
+def test_duplicate_of_another_source_replaces_a_pruned_original(
     run: Run, client: Client, name: str, ten: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"

@@ -20,7 +20,7 @@ NO_LIMIT = 10**9
 
 
 def problems_of(report: LoadReport, source: RandomSource) -> list[str]:
-    """What of an report does not add up, or is not what the source holds."""
+    """Return what is inconsistent in a report, or differs from the source."""
     expected = source.expected
     wanted = {"listed": expected.listed, "failed": expected.failed}
     if source.counts_files:
@@ -40,7 +40,7 @@ def problems_of(report: LoadReport, source: RandomSource) -> list[str]:
 
 
 def differences(client: Client, name: str, expected: Expected) -> list[str]:
-    """What is stored and should not be, is not and should be, or is stored otherwise."""
+    """Return the differences between the stored and the expected images."""
     images = {image.id: image for image in client.list(name, strong=True)}
     found = [f"{image_id!r} is not stored" for image_id in expected.stored.keys() - images.keys()]
     found += [f"{image_id!r} is stored" for image_id in images.keys() - expected.stored.keys()]
@@ -57,7 +57,7 @@ def differences(client: Client, name: str, expected: Expected) -> list[str]:
 
 
 def check(seed: int, folder: Path, run: Run, client: Client, name: str) -> list[str]:
-    """Load the source of a seed twice and then with `prune`; say what is not right."""
+    """Load the source of a seed twice, and then with `prune`; return the problems."""
     folder.mkdir()
     source = random_source(seed, folder)
     ledger = folder.with_suffix(".ledger")

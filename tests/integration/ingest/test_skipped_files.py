@@ -1,4 +1,4 @@
-"""Files of a source that are no items: counted in every run, no failures, and remarks among the rejects."""
+"""Files that a source skips: they are counted in every run, do not fail, and are remarks in the file of rejects."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ NO_ITEMS = {"a.psd": "", "below/b.svg": "", "c.svg": "", "._a.png": "", "below/@
 
 @pytest.fixture
 def mixed(folder: Path) -> Path:
-    """Six images, three images of formats that are not taken, two files that are left out, and a text."""
+    """Six images, three unsupported images, two system files and a text."""
     for name, text in NO_ITEMS.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -34,7 +34,7 @@ def files(report: LoadReport) -> int:
     return outcomes + report.unsupported + report.system_files + report.other_files
 
 
-def test_the_account_is_whole_in_every_run(run: Run, mixed: Path) -> None:
+def test_report_is_complete_in_every_run(run: Run, mixed: Path) -> None:
     expected = (3, {".psd": 1, ".svg": 2}, 2, 1)
     for options in ({}, {}, {"restart": True}, {"compare_content": True}, {"prune": True}):
         report = run(mixed, **options)
@@ -47,7 +47,7 @@ def test_the_account_is_whole_in_every_run(run: Run, mixed: Path) -> None:
     assert (report.listed, report.failed, passed(report)) == (8, 1, expected)
 
 
-def test_a_second_pass_counts_nothing_again(run: Run, mixed: Path) -> None:
+def test_second_pass_counts_no_file_again(run: Run, mixed: Path) -> None:
     (mixed / "a2.png").write_bytes((mixed / "a.png").read_bytes())
     run(mixed, dedup=True)
     (mixed / "a.png").unlink()
@@ -57,7 +57,7 @@ def test_a_second_pass_counts_nothing_again(run: Run, mixed: Path) -> None:
     assert files(report) == 12
 
 
-def test_with_a_limit_what_was_listed_is_counted(run: Run, mixed: Path) -> None:
+def test_skipped_files_before_the_limit_are_counted(run: Run, mixed: Path) -> None:
     accounts = [run(mixed, limit=2) for _ in range(4)]
     assert [report.stored for report in accounts] == [2, 2, 2, 0]
     for report in accounts:
@@ -65,9 +65,7 @@ def test_with_a_limit_what_was_listed_is_counted(run: Run, mixed: Path) -> None:
     assert passed(accounts[-1]) == (3, {".psd": 1, ".svg": 2}, 2, 1)
 
 
-def test_an_image_that_is_not_taken_any_more_is_gone_and_hides_nothing(
-    run: Run, client: Client, name: str, mixed: Path
-) -> None:
+def test_image_that_became_unsupported_is_pruned(run: Run, client: Client, name: str, mixed: Path) -> None:
     run(mixed)
     (mixed / "a.png").rename(mixed / "a2.psd")
     report = run(mixed, prune=True)
@@ -75,9 +73,7 @@ def test_an_image_that_is_not_taken_any_more_is_gone_and_hides_nothing(
     assert "a.png" not in ids(client, name)
 
 
-def test_a_file_that_is_there_is_not_gone_though_it_is_passed_over(
-    run: Run, client: Client, name: str, mixed: Path
-) -> None:
+def test_skipped_file_that_exists_is_not_pruned(run: Run, client: Client, name: str, mixed: Path) -> None:
     (mixed / "IMG_1").write_bytes(png(77))
     (mixed / "b.dat").write_bytes(png(78))
     run(mixed, source_options=SourceOptions(any_name=True))
@@ -90,7 +86,7 @@ def test_a_file_that_is_there_is_not_gone_though_it_is_passed_over(
     assert "b.dat" not in ids(client, name)
 
 
-def test_rejects_of_files_that_are_not_taken_are_remarks(run: Run, mixed: Path, tmp_path: Path) -> None:
+def test_rejects_of_unsupported_files_are_remarks(run: Run, mixed: Path, tmp_path: Path) -> None:
     (mixed / "broken.png").write_bytes(b"x")
     rejects = tmp_path / "bad.jsonl"
     run(mixed, rejects=rejects)
@@ -102,7 +98,7 @@ def test_rejects_of_files_that_are_not_taken_are_remarks(run: Run, mixed: Path, 
     assert (report.listed, report.failed, passed(report)) == (1, 1, (0, {}, 0, 0))
 
 
-def test_files_of_any_name_are_stored_under_their_names(run: Run, client: Client, name: str, mixed: Path) -> None:
+def test_files_of_any_name_keep_their_names(run: Run, client: Client, name: str, mixed: Path) -> None:
     (mixed / "IMG_1").write_bytes(png(77))
     assert run(mixed).unsupported_suffixes[""] == 1
     report = run(mixed, source_options=SourceOptions(any_name=True))
@@ -111,7 +107,7 @@ def test_files_of_any_name_are_stored_under_their_names(run: Run, client: Client
     assert files(report) == 13
 
 
-def test_rejects_name_the_files_of_a_folder_without_any_image(command: Command, tmp_path: Path) -> None:
+def test_rejects_list_the_files_of_a_folder_without_images(command: Command, tmp_path: Path) -> None:
     folder, rejects = tmp_path / "none", tmp_path / "bad.jsonl"
     folder.mkdir()
     (folder / "a.psd").write_text("")

@@ -36,33 +36,27 @@ MODULES = [
 OPTION = re.compile(r"--[a-z][a-z-]*")
 # What the messages of each module advise; each is tried by a test here, or by the one that is named.
 TRIED = {
-    "imagesearch_ingest/sources/tar_source.py": {"--hard-dereference": "test_sidecars.test_the_advice_for_links_helps"},
+    "imagesearch_ingest/sources/tar_source.py": {"--hard-dereference": "test_sidecars.test_suggestion_for_links_works"},
     "imagesearch_ingest/sources/manifest_columns.py": {"--path-column": "", "--map": ""},
     "imagesearch_ingest/sources/csv_rows.py": {"--map": ""},
-    "imagesearch_ingest/sources/csv_types.py": {
-        "--column-type": "test_csv_manifests.test_the_advice_of_a_remark_helps"
-    },
-    "imagesearch_ingest/sources/allowed_uris.py": {
-        "--open": "test_allowed_uris.test_what_is_named_is_opened_and_nothing_else"
-    },
+    "imagesearch_ingest/sources/csv_types.py": {"--column-type": "test_csv_manifests.test_suggested_column_type_works"},
+    "imagesearch_ingest/sources/allowed_uris.py": {"--open": "test_allowed_uris.test_only_given_places_are_allowed"},
     "imagesearch_ingest/sources/image_formats.py": {
-        "--any-name": "test_image_formats.test_files_of_any_name_are_taken_by_their_content_if_asked_for"
+        "--any-name": "test_image_formats.test_any_name_accepts_images_by_their_content"
     },
     "imagesearch_ingest/sources/open_source.py": {
         "--format": "",
-        "--any-name": "test_image_formats.test_one_file_of_any_name_is_taken_if_asked_for",
+        "--any-name": "test_image_formats.test_any_name_accepts_a_single_file",
     },
     "imagesearch_ingest/sources/parquet_rows.py": {
-        "--map": "test_parquet_values.test_both_readers_refuse_the_same_columns..."
+        "--map": "test_parquet_values.test_both_readers_refuse_the_same_columns_and_suggest_a_fix"
     },
     "imagesearch_ingest/sources/attribute_values.py": {"--map": ""},
     "imagesearch_ingest/load/ledger_database.py": {"--ledger": "", "--restart": ""},
     "imagesearch_ingest/load/pruning.py": dict.fromkeys(
-        ("--prune", "--dry-run", "--max-pruned"), "test_pruning.test_the_command_refuses_and_names"
+        ("--prune", "--dry-run", "--max-pruned"), "test_pruning.test_command_refuses_large_prunes_and_names_images"
     ),
-    "imagesearch_ingest/load/id_conflicts.py": {
-        "--replace": "test_id_conflicts.test_a_name_is_taken_over_when_that_is_asked_for"
-    },
+    "imagesearch_ingest/load/id_conflicts.py": {"--replace": "test_id_conflicts.test_replace_stores_the_new_image"},
     "imagesearch_ingest/vector_files/export.py": {
         "--force": "test_transfer.test_what_was_exported_and_imported_finds_the_same",
         "--restart": "test_export.test_a_collection_created_again_during_the_export_raises_an_error",
@@ -72,7 +66,7 @@ TRIED = {
         "--restart": "test_export.test_damaged_parts_raise_an_error_with_the_remedy"
     },
     "imagesearch_ingest/vector_files/parquet_reader.py": {
-        "--map": "test_parquet_values.test_both_readers_refuse_the_same_columns..."
+        "--map": "test_parquet_values.test_both_readers_refuse_the_same_columns_and_suggest_a_fix"
     },
     "imagesearch_ingest/vector_files/vector_file_source.py": {"--fingerprint": ""},
     "imagesearch_cli/load_summary.py": {"--retry-failed": "", "--rejects": ""},

@@ -1,4 +1,4 @@
-"""Synchronous functions in a thread whose event loop runs already, as in a notebook."""
+"""Synchronous functions in a thread with a running event loop, as in a notebook."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ def png() -> bytes:
 
 
 class Pictures:
-    """A source of COUNT images; interrupts the process while it lists them."""
+    """A source of COUNT images that interrupts the process while it is listed."""
 
     name = "pictures"
 
@@ -47,8 +47,8 @@ class Pictures:
 
 @contextmanager
 def notebook() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt in the main thread, as in a notebook's kernel."""
-    # Within a test: asyncio.Runner puts a handler of its own in the place of this one.
+    """Let SIGINT raise KeyboardInterrupt in the main thread, as in a notebook's kernel."""
+    # Inside a test, because asyncio.Runner replaces the handler.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -65,19 +65,19 @@ async def fail() -> int:
     raise LookupError("gone")
 
 
-def test_it_runs_without_a_loop() -> None:
+def test_runs_without_a_loop() -> None:
     assert run_coroutine(answer) == 42
     with pytest.raises(LookupError, match="gone"):
         run_coroutine(fail)
 
 
-async def test_it_runs_where_a_loop_runs() -> None:
+async def test_runs_where_a_loop_runs() -> None:
     assert run_coroutine(answer) == 42
     with pytest.raises(LookupError, match="gone"):
         run_coroutine(fail)
 
 
-async def test_an_interrupt_cancels_what_says_nothing_of_interrupts() -> None:
+async def test_interrupt_cancels_a_coroutine_without_handler() -> None:
     cancelled = []
 
     async def wait() -> None:
@@ -94,7 +94,7 @@ async def test_an_interrupt_cancels_what_says_nothing_of_interrupts() -> None:
 
 
 @pytest.mark.parametrize("interrupt_at", [-1, 40])
-async def test_a_load_runs_in_a_notebook_and_an_interrupt_ends_it(interrupt_at: int) -> None:
+async def test_load_runs_in_a_notebook_and_an_interrupt_ends_it(interrupt_at: int) -> None:
     account = LoadReport()
     with notebook():
         dry_run([Pictures(interrupt_at)], LocalFiles(None), LoadOptions(), account)
@@ -105,22 +105,22 @@ async def test_a_load_runs_in_a_notebook_and_an_interrupt_ends_it(interrupt_at: 
         assert account.stored < COUNT
 
 
-async def test_a_load_of_a_program_with_a_loop_leaves_signals_alone() -> None:
-    heard: list[str] = []
+async def test_async_load_leaves_signals_alone() -> None:
+    before_each: list[str] = []
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, heard.append, "mine")
+    loop.add_signal_handler(signal.SIGINT, before_each.append, "mine")
     try:
         account = LoadReport()
         await dry_run_async([Pictures(interrupt_at=40)], LocalFiles(None), LoadOptions(), account)
         assert (account.stored, account.interrupted) == (COUNT, False)
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(0.01)
-        assert heard == ["mine", "mine"]
+        assert before_each == ["mine", "mine"]
     finally:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-async def test_a_load_that_is_cancelled_ends(tmp_path: Path) -> None:
+async def test_cancelled_load_ends(tmp_path: Path) -> None:
     account = LoadReport()
     task = asyncio.create_task(dry_run_async([Pictures()], LocalFiles(tmp_path / "no"), LoadOptions(), account))
     await asyncio.sleep(0.05)
@@ -130,7 +130,7 @@ async def test_a_load_that_is_cancelled_ends(tmp_path: Path) -> None:
     assert account.stored < COUNT
 
 
-def test_handlers_of_signals_come_back() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""What the commands print for programs is JSON whatever is in it."""
+"""The JSON of the commands is valid, whatever values it contains."""
 
 import json
 from datetime import UTC, datetime
@@ -18,11 +18,11 @@ NAN, INFINITY = float("nan"), float("inf")
 
 
 def strict(text: str) -> Any:
-    """What a parser makes of it that knows JSON alone."""
+    """Parse a text with a parser that accepts only valid JSON."""
     return json.loads(text, parse_constant=pytest.fail)
 
 
-def test_numbers_that_are_not_finite_are_null() -> None:
+def test_numbers_that_are_not_finite_become_null() -> None:
     value = {
         "a": [NAN, (INFINITY, -INFINITY)],
         "b": {"c": NAN},
@@ -56,13 +56,13 @@ def test_small_numbers_do_not_become_zero() -> None:
     assert [shown_number(number) for number in numbers[4:]] == ["1.235e-07", "4e-16", "-3.2e-38", "4.7e+37"]
 
 
-def test_what_is_finite_is_as_json_has_it() -> None:
+def test_finite_values_are_unchanged() -> None:
     value = {"a": [1, 1.0, True, "ä", None], "b": (1e300, -0.0)}
     assert json_text(value) == json.dumps(value)
     assert json_text(value, readable=True, indent=2) == json.dumps(value, ensure_ascii=False, indent=2)
 
 
-def test_hits_whose_score_is_no_number_are_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hits_with_nan_scores_are_valid_json(capsys: pytest.CaptureFixture[str]) -> None:
     time = datetime(2026, 1, 1, tzinfo=UTC)
     image = Image("a", "/a.jpg", {"price": 2**53 + 1}, "", time, time)
     answer = Answer("q", [Hit(image, NAN, INFINITY)], Explanation(Index.FLAT, None, 0.1, 0.1, 0.1))
@@ -71,7 +71,7 @@ def test_hits_whose_score_is_no_number_are_json(capsys: pytest.CaptureFixture[st
     assert (hit["score"], hit["distance"], hit["attributes"]) == (None, None, {"price": 2**53 + 1})
 
 
-def test_rejects_are_json(tmp_path: Path) -> None:
+def test_rejects_are_valid_json(tmp_path: Path) -> None:
     path = tmp_path / "rejects.jsonl"
     with RejectsFile(path) as rejects:
         rejects.write(Item("a", "/ä.jpg", lambda _: b"", {"x": NAN, "tags": ("a", "b")}), "X", "y")
@@ -80,6 +80,6 @@ def test_rejects_are_json(tmp_path: Path) -> None:
     assert "ä" in path.read_text()
 
 
-def test_no_command_writes_json_by_itself() -> None:
+def test_commands_write_json_only_through_json_text() -> None:
     commands = Path(imagesearch_cli.__file__).parent
     assert [path.name for path in commands.glob("*.py") if "json.dump" in path.read_text()] == []

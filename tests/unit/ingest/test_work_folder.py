@@ -1,4 +1,4 @@
-"""Folders of unfinished work: only what a command made itself is changed or removed."""
+"""Folders of unfinished work: a command changes and removes only its own files."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "part-000000.parquet", "part-000000000000.npz", "state.json", LOCK])
-def test_a_users_own_folder_is_refused_and_stays_as_it_is(tmp_path: Path, name: str) -> None:
+def test_folder_of_the_user_is_refused_and_unchanged(tmp_path: Path, name: str) -> None:
     target = tmp_path / "x.parquet"
     folder = tmp_path / "x.parquet.parts"
     folder.mkdir()
@@ -40,7 +40,7 @@ def test_a_users_own_folder_is_refused_and_stays_as_it_is(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize("name", ["vectors.f32", "images.sqlite"])
-def test_files_that_are_called_as_those_of_a_snapshot_stay(tmp_path: Path, name: str) -> None:
+def test_files_named_like_a_snapshot_stay(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"" if name == "images.sqlite" else b"mine")
     before = contents(tmp_path)
     with pytest.raises(SnapshotError, match=f"holds '{name}'"):
@@ -48,7 +48,7 @@ def test_files_that_are_called_as_those_of_a_snapshot_stay(tmp_path: Path, name:
     assert contents(tmp_path) == before
 
 
-def test_the_work_of_another_command_is_refused_and_named(tmp_path: Path) -> None:
+def test_work_of_another_command_is_refused_and_named(tmp_path: Path) -> None:
     target = tmp_path / "x.parquet"
     parts = ExportParts(target, {"dimension": 4})
     with parts.opened(restart=False):
@@ -62,7 +62,7 @@ def test_the_work_of_another_command_is_refused_and_named(tmp_path: Path) -> Non
     assert contents(tmp_path) == before
 
 
-def test_what_others_put_into_an_own_folder_stays(tmp_path: Path) -> None:
+def test_foreign_files_in_a_work_folder_stay(tmp_path: Path) -> None:
     target = tmp_path / "x.jsonl"
     parts = NeighborParts(target)
     with snapshot_of(tmp_path / "snapshot", normal(10, 4)) as snapshot, parts.locked():
@@ -74,13 +74,13 @@ def test_what_others_put_into_an_own_folder_stays(tmp_path: Path) -> None:
     assert sorted(contents(parts.folder)) == ["part-mine.txt", "snapshot/letter.txt"]
 
 
-def test_a_folder_that_a_user_made_for_a_snapshot_stays_if_nothing_comes_of_it(tmp_path: Path) -> None:
+def test_empty_folder_of_the_user_stays_after_a_failed_snapshot(tmp_path: Path) -> None:
     with WorkFolder(tmp_path, "snapshot", "x", SnapshotError):
         pass
     assert tmp_path.is_dir()
 
 
-def test_parts_that_are_dropped_are_counted(tmp_path: Path) -> None:
+def test_dropped_parts_are_counted(tmp_path: Path) -> None:
     parts = NeighborParts(tmp_path / "x.jsonl")
     with snapshot_of(tmp_path / "snapshot", normal(10, 4)) as snapshot, parts.locked():
         parts.compute(snapshot, 3)
@@ -89,7 +89,7 @@ def test_parts_that_are_dropped_are_counted(tmp_path: Path) -> None:
     assert parts.dropped == 1
 
 
-def test_a_file_is_written_through_a_link(tmp_path: Path) -> None:
+def test_atomic_write_follows_links(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "real.csv"
     target.write_text("old")

@@ -1,4 +1,4 @@
-"""The ledger as the event loop uses it."""
+"""The ledger for the event loop."""
 
 import asyncio
 
@@ -10,8 +10,8 @@ from imagesearch_ingest.load.ledger_rows import ItemState, LedgerRow
 from tests.unit.ingest.load.test_ledger import COLLECTION, row
 
 
-async def test_what_is_being_recorded_is_kept_when_its_load_is_cancelled() -> None:
-    """The search service has acknowledged it by then."""
+async def test_cancelled_loads_finish_recording() -> None:
+    """The search service has acknowledged the images already."""
     ledger = Ledger(None)
     ledger.bind(COLLECTION)
     ledger.source_number("/photos")
@@ -33,7 +33,9 @@ async def test_what_is_being_recorded_is_kept_when_its_load_is_cancelled() -> No
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_a_dry_run_knows_what_is_gone_and_writes_nothing(known: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_read_only_ledger_counts_missing_items_and_writes_nothing(
+    known: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("ledger") / "of.ledger"
     with Ledger(path) as ledger:
         ledger.bind(COLLECTION)

@@ -1,4 +1,4 @@
-"""Many who ask, and few calls."""
+"""Batches of requests, and the limit of items in flight."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Batch = Sequence[PendingRequest[int, int]]
 
 
 class Doubling:
-    """Doubles numbers, and remembers what came in one call."""
+    """Doubles numbers, and records the requests of each call."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -30,14 +30,14 @@ class Doubling:
                 pending.set_result(2 * pending.request)
 
 
-async def test_each_gets_the_answer_to_its_own_question() -> None:
+async def test_each_request_gets_its_own_result() -> None:
     doubling = Doubling()
     async with Batcher[int, int](doubling, BatchLimits(2, 5, 1000)) as batcher:
         assert await asyncio.gather(*map(batcher.submit, range(100, 200))) == [2 * n for n in range(100, 200)]
     assert max(map(len, doubling.calls)) == 5
 
 
-async def test_a_call_has_no_more_than_its_bytes() -> None:
+async def test_batch_respects_max_bytes() -> None:
     doubling = Doubling()
     doubling.go_on.clear()
     async with Batcher[int, int](doubling, BatchLimits(1, 100, 10)) as batcher:
@@ -49,7 +49,7 @@ async def test_a_call_has_no_more_than_its_bytes() -> None:
     assert doubling.calls == [[0, 1], [2], [3], [4]]
 
 
-async def test_who_is_to_be_alone_is() -> None:
+async def test_request_with_alone_gets_its_own_batch() -> None:
     doubling = Doubling()
     doubling.go_on.clear()
     async with Batcher[int, int](doubling, BatchLimits(1, 100, 1000)) as batcher:
@@ -60,7 +60,7 @@ async def test_who_is_to_be_alone_is() -> None:
     assert doubling.calls == [[0, 1, 2], [3], [4, 5]]
 
 
-async def test_an_error_is_that_of_all_without_an_answer_by_then() -> None:
+async def test_requests_without_result_get_the_error_of_the_call() -> None:
     doubling = Doubling()
     async with Batcher[int, int](doubling, BatchLimits(1, 3, 1000)) as batcher:
         answers = await asyncio.gather(*map(batcher.submit, (1, -1, 2, 13)), return_exceptions=True)
@@ -70,7 +70,7 @@ async def test_an_error_is_that_of_all_without_an_answer_by_then() -> None:
     assert isinstance(answers[3], UnavailableError)
 
 
-async def test_a_call_waits_to_be_full_until_there_is_nothing_more_to_come() -> None:
+async def test_batch_lingers_until_flush() -> None:
     doubling = Doubling()
     async with Batcher[int, int](doubling, BatchLimits(2, 3, 1000, linger_seconds=60)) as batcher:
         first = [asyncio.create_task(batcher.submit(n)) for n in range(2)]
@@ -86,7 +86,7 @@ async def test_a_call_waits_to_be_full_until_there_is_nothing_more_to_come() -> 
     assert doubling.calls == [[0, 1, 2], [3], [4]]
 
 
-async def test_who_goes_away_hurts_nobody() -> None:
+async def test_cancelled_caller_does_not_affect_other_requests() -> None:
     doubling = Doubling()
     doubling.go_on.clear()
     async with Batcher[int, int](doubling, BatchLimits(1, 3, 1000)) as batcher:
@@ -99,7 +99,7 @@ async def test_who_goes_away_hurts_nobody() -> None:
             await gone
 
 
-async def test_a_window_bounds_items_and_bytes_and_lets_a_single_one_in() -> None:
+async def test_in_flight_limit_bounds_items_and_bytes_and_admits_a_single_large_item() -> None:
     window = InFlightLimit(2, 100)
     await window.acquire(500)
     waiting = asyncio.create_task(window.acquire(1))
@@ -115,7 +115,7 @@ async def test_a_window_bounds_items_and_bytes_and_lets_a_single_one_in() -> Non
     await third
 
 
-async def test_what_is_given_up_is_cancelled_and_calls_in_flight_go_on() -> None:
+async def test_cancel_pending_leaves_calls_in_flight_running() -> None:
     called, may_end = asyncio.Event(), asyncio.Event()
 
     async def call(batch: Sequence[PendingRequest[int, int]]) -> None:

@@ -1,4 +1,4 @@
-"""What is done about an item."""
+"""What a load does with an item."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,14 +44,14 @@ DUPLICATE = replace(DONE, state=ItemState.DUPLICATE, original="b.jpg")
         (item(), replace(DONE, state=ItemState.FREED), {}, Action.LOAD),
     ],
 )
-def test_an_item_is_loaded_where_something_is_new(
+def test_decide_returns_the_expected_action(
     new: Item, known: LedgerRow | None, options: dict[str, bool], action: Action
 ) -> None:
     asked = {"retry_failed": False, "dedup": False, "compare_content": False} | options
     assert decide(new, known, **asked) is action
 
 
-def test_a_number_is_not_the_same_attribute_as_another_type_of_it() -> None:
+def test_same_number_of_another_type_is_a_changed_attribute() -> None:
     known = replace(row_of_item(item(attributes={"n": 1}), ItemState.DONE), sha256="a" * 64)
     options = {"retry_failed": False, "dedup": False, "compare_content": False}
     for value in (1.0, True, "1", ["1"]):

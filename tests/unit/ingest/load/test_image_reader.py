@@ -1,4 +1,4 @@
-"""Whose fault it is when the file of an item cannot be read or decoded on this side."""
+"""Errors of reading and decoding files: transient or permanent, of the file or of the machine."""
 
 import errno
 import io
@@ -52,7 +52,7 @@ def failure(number: int) -> ServiceError:
         errno.ENOLCK,
     ],
 )
-def test_what_passes_is_no_fault_of_the_file_and_the_next_run_tries_again(number: int) -> None:
+def test_transient_read_errors_are_retried_by_the_next_run(number: int) -> None:
     error = failure(number)
     assert isinstance(error, UnavailableError)
     assert error.reason == "UNREADABLE_NOW"
@@ -63,7 +63,7 @@ def test_what_passes_is_no_fault_of_the_file_and_the_next_run_tries_again(number
 @pytest.mark.parametrize(
     "number", [errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG]
 )
-def test_what_is_wrong_with_the_file_itself_stays(number: int) -> None:
+def test_permanent_read_errors_are_not_retried(number: int) -> None:
     error = failure(number)
     assert isinstance(error, NotFoundError)
     assert error.reason == "UNREADABLE"
@@ -78,7 +78,9 @@ def png() -> bytes:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(ImageFile.ERRORS[-9])], ids=repr)
-def test_a_dry_run_without_memory_stops_and_blames_no_file(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_out_of_memory_stops_without_rejecting_the_file(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: object) -> None:
         raise error
 
@@ -100,7 +102,7 @@ def test_a_dry_run_without_memory_stops_and_blames_no_file(error: Exception, mon
         (tiff(np.full((8, 8), 1e9), 32, 1, sample_format=FLOAT), "floating-point samples reach 1e+09"),
     ],
 )
-def test_a_dry_run_refuses_what_the_embedder_refuses(content: bytes, declared: str) -> None:
+def test_dry_run_rejects_unsupported_samples_like_the_embedder(content: bytes, declared: str) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         check_decodable(content)
     assert refused.value.reason == "IMAGE_FORMAT_UNSUPPORTED"
@@ -108,7 +110,7 @@ def test_a_dry_run_refuses_what_the_embedder_refuses(content: bytes, declared: s
 
 
 @pytest.mark.parametrize("name", ["PPM", "ICO", "TGA", "EPS", "JPEG2000"])
-def test_a_dry_run_refuses_formats_that_the_embedder_does_not_take(name: str) -> None:
+def test_dry_run_rejects_unsupported_formats(name: str) -> None:
     file = BytesIO()
     Image.new("RGB", (16, 16)).save(file, name)
     with pytest.raises(InvalidArgumentError) as refused:
@@ -126,14 +128,14 @@ def test_a_dry_run_refuses_formats_that_the_embedder_does_not_take(name: str) ->
     ],
     ids=["gAMA", "pHYs", "acTL", "zTXt"],
 )
-def test_a_dry_run_takes_pictures_whose_metadata_are_broken_or_large(kind: bytes, data: bytes) -> None:
+def test_dry_run_accepts_images_with_broken_or_large_metadata(kind: bytes, data: bytes) -> None:
     content = png()
     chunk = png_chunk(kind, data)
     for place in (33, content.index(b"IEND") - 4):
         check_decodable(content[:place] + chunk + content[place:])
 
 
-def test_a_dry_run_takes_pictures_with_a_short_segment_of_metadata() -> None:
+def test_dry_run_accepts_images_with_a_short_metadata_segment() -> None:
     file = io.BytesIO()
     Image.new("RGB", (16, 16), "red").save(file, "JPEG")
     content = file.getvalue()

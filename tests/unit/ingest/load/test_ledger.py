@@ -22,7 +22,7 @@ def row(key: str, state: ItemState = ItemState.DONE, *, sha256: str = CONTENT, o
 
 @pytest.fixture
 def ledger() -> Ledger:
-    """Bound, and in its first run."""
+    """Return a bound ledger in its first run."""
     ledger = Ledger(None)
     ledger.bind(COLLECTION)
     ledger.source_number("/photos")
@@ -30,7 +30,7 @@ def ledger() -> Ledger:
     return ledger
 
 
-def test_what_is_recorded_is_known_to_the_next_process(tmp_path: Path) -> None:
+def test_recorded_items_survive_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "of.ledger"
     program = (
         "import os, sys; from pathlib import Path; from tests.unit.ingest.load.test_ledger import *\n"
@@ -55,7 +55,9 @@ def test_what_is_recorded_is_known_to_the_next_process(tmp_path: Path) -> None:
         (CollectionIdentity("images", "2026-02-02T00:00:00+00:00", COLLECTION.fingerprint), "2026-01-01"),
     ],
 )
-def test_it_is_of_one_collection_and_fingerprint(ledger: Ledger, other: CollectionIdentity, named: str) -> None:
+def test_ledger_refuses_another_collection_or_fingerprint(
+    ledger: Ledger, other: CollectionIdentity, named: str
+) -> None:
     ledger.record([row("a.jpg")], 1)
     with pytest.raises(LedgerError, match=named):
         ledger.bind(other)
@@ -64,7 +66,7 @@ def test_it_is_of_one_collection_and_fingerprint(ledger: Ledger, other: Collecti
     assert ledger.counts() == {}
 
 
-def test_one_process_at_a_time_has_it(tmp_path: Path) -> None:
+def test_only_one_process_can_open_a_ledger(tmp_path: Path) -> None:
     path = tmp_path / "of.ledger"
     with Ledger(path) as ledger:
         ledger.bind(COLLECTION)
@@ -72,7 +74,7 @@ def test_one_process_at_a_time_has_it(tmp_path: Path) -> None:
             Ledger(path)
 
 
-def test_a_database_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
+def test_foreign_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "photos.sqlite"
     with closing(sqlite3.connect(path)) as rows:
         rows.execute("CREATE TABLE albums (name TEXT)")
@@ -83,7 +85,7 @@ def test_a_database_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_of_something_else_is_named_and_left_alone(tmp_path: Path) -> None:
+def test_foreign_file_is_refused_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"\xff\xd8 no ledger at all" * 100)
     with pytest.raises(LedgerError, match="not a ledger"):
@@ -91,7 +93,7 @@ def test_a_file_of_something_else_is_named_and_left_alone(tmp_path: Path) -> Non
     assert path.read_bytes().startswith(b"\xff\xd8")
 
 
-def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "of.ledger"
     with Ledger(path) as ledger:
         ledger.bind(COLLECTION)
@@ -102,11 +104,11 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
         Ledger(path)
 
 
-def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_earlier_rows_are_kept(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "of.ledger")
     ledger.bind(COLLECTION)
     ledger.start_run()
-    # SQLite's own way to be full.
+    # SQLite then behaves as on a full disk.
     ledger._rows.execute("PRAGMA max_page_count = 12")
 
     def record_all() -> None:
@@ -115,7 +117,7 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(LedgerError, match="full"):
         record_all()
-    # What was kept before is there, and it can be read.
+    # Earlier transactions are kept and readable.
     kept = ledger.counts().get(ItemState.DONE, 0)
     assert kept % 100 == 0
     ledger._rows.execute("PRAGMA max_page_count = 100000")
@@ -131,7 +133,7 @@ def test_attempts_are_counted(ledger: Ledger) -> None:
     assert ledger.attempts("b.jpg") == 0
 
 
-def test_what_was_not_met_in_a_run_is_gone_from_its_source_only(ledger: Ledger) -> None:
+def test_missing_items_are_those_of_the_source_that_the_run_did_not_list(ledger: Ledger) -> None:
     other = ledger.source_number("/elsewhere")
     ledger.record([row(f"{n:04}.jpg") for n in range(2500)], 1)
     ledger.record([row("else.jpg")], other)
@@ -142,7 +144,7 @@ def test_what_was_not_met_in_a_run_is_gone_from_its_source_only(ledger: Ledger) 
     assert not {"0001.jpg", "2000.jpg", "else.jpg"}.intersection(gone)
 
 
-def test_what_is_gone_can_be_removed_on_the_way(ledger: Ledger) -> None:
+def test_missing_items_can_be_removed_while_iterating(ledger: Ledger) -> None:
     ledger.record([row(f"{n:04}.jpg") for n in range(2500)], 1)
     ledger.start_run()
     removed = 0
@@ -153,7 +155,7 @@ def test_what_is_gone_can_be_removed_on_the_way(ledger: Ledger) -> None:
     assert ledger.counts() == {}
 
 
-def test_duplicates_are_freed_when_their_original_is_gone_or_changes(ledger: Ledger) -> None:
+def test_duplicates_are_freed_when_their_original_is_missing_or_changes(ledger: Ledger) -> None:
     def again() -> None:
         ledger.record([row("a"), row("b", ItemState.DUPLICATE, original="a"), row("c", sha256="c")], 1)
 
@@ -175,7 +177,7 @@ def test_duplicates_are_freed_when_their_original_is_gone_or_changes(ledger: Led
     assert ledger.look_up(["b"])["b"].state is ItemState.DUPLICATE
 
 
-def test_uris_of_duplicates_are_due_until_they_are_told(ledger: Ledger) -> None:
+def test_duplicate_uris_are_due_until_they_are_stored(ledger: Ledger) -> None:
     def due() -> dict[str, list[str]]:
         return {found.key: uris for found, uris in ledger.duplicate_uris_due()}
 
@@ -185,7 +187,7 @@ def test_uris_of_duplicates_are_due_until_they_are_told(ledger: Ledger) -> None:
     assert due() == {"a": ["/photos/b", "/photos/c"]}
     ledger.mark_duplicate_uris_stored(row("a"))
     assert due() == {}
-    # Written again, it has lost them.
+    # Storing the image again removes the attribute.
     ledger.record([row("a")], 1)
     assert due() == {"a": ["/photos/b", "/photos/c"]}
     ledger.mark_duplicate_uris_stored(row("a"))
@@ -193,14 +195,14 @@ def test_uris_of_duplicates_are_due_until_they_are_told(ledger: Ledger) -> None:
     assert due() == {"a": ["/photos/b"]}
 
 
-def test_ids_that_others_have_are_told(ledger: Ledger) -> None:
+def test_ids_of_other_items_are_found(ledger: Ledger) -> None:
     same = LedgerRow("x.jpg", "a.jpg", "/x", None, "", CONTENT, "about", ItemState.DONE)
     ledger.record([row("a.jpg"), row("b.jpg"), same], 1)
     assert ledger.ids_of_other_items(["a.jpg", "b.jpg"], [row("a.jpg"), row("b.jpg")]) == {"a.jpg"}
     assert ledger.ids_of_other_items(["a.jpg", "c.jpg"], [row("a.jpg"), same]) == set()
 
 
-def test_ids_that_items_had_are_left_until_they_are_removed(ledger: Ledger) -> None:
+def test_former_ids_are_abandoned_until_they_are_forgotten(ledger: Ledger) -> None:
     def stored_as(image_id: str, state: ItemState = ItemState.DONE) -> LedgerRow:
         return LedgerRow(
             "a.jpg", image_id, "/a.jpg", 1, "", CONTENT, "about", state, original="b" if image_id == "" else ""
@@ -216,7 +218,7 @@ def test_ids_that_items_had_are_left_until_they_are_removed(ledger: Ledger) -> N
     assert ledger.abandoned_ids() == ["2"]
 
 
-def test_a_ledger_that_is_only_read_stays_as_it_is(tmp_path: Path) -> None:
+def test_read_only_ledger_is_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "of.ledger"
     with Ledger(path) as ledger:
         ledger.bind(COLLECTION)

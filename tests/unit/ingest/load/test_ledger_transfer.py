@@ -1,4 +1,4 @@
-"""The ledger of a collection that was copied into another one."""
+"""The transfer of a ledger to a copy of its collection."""
 
 import sqlite3
 import subprocess
@@ -47,7 +47,7 @@ def old(tmp_path: Path) -> Path:
 
 
 def states(path: Path, of: Collection) -> dict[str, ItemState]:
-    """Of each item, as a load into the collection would find it."""
+    """Return the state of each item, as a load into the collection would find it."""
     with Ledger(path) as ledger:
         ledger.bind(CollectionIdentity.of(of))
         ledger.start_run()
@@ -57,14 +57,14 @@ def states(path: Path, of: Collection) -> dict[str, ItemState]:
 ALL = {"a": ItemState.DONE, "b": ItemState.DONE, "c": ItemState.FAILED, "d": ItemState.DUPLICATE}
 
 
-def test_the_new_ledger_knows_what_the_old_one_knew(old: Path, tmp_path: Path) -> None:
+def test_transfer_copies_items_with_their_sources(old: Path, tmp_path: Path) -> None:
     new = tmp_path / "below" / "new.ledger"
     before = everything(old)
     assert transfer_ledger(old, new, OLD, NEW) == 4
     assert states(new, NEW) == ALL
     assert everything(old) == before
     assert states(old, OLD) == ALL
-    # It is of the new one only.
+    # The ledger belongs to the new collection only.
     with Ledger(new) as ledger, pytest.raises(LedgerError, match="collection shop_v2"):
         ledger.bind(CollectionIdentity.of(OLD))
 
@@ -79,7 +79,7 @@ def everything(path: Path) -> list[list[tuple[object, ...]]]:
     return found
 
 
-def test_every_column_goes_along(old: Path, tmp_path: Path) -> None:
+def test_transfer_copies_every_column(old: Path, tmp_path: Path) -> None:
     with sqlite3.connect(old) as rows:
         rows.execute("UPDATE items SET attempts = 7, uris_due = 1, first_time = 1.5, last_time = 2.5 WHERE key = 'a'")
         rows.execute("INSERT INTO left_ids VALUES ('left')")
@@ -97,15 +97,15 @@ def test_every_column_goes_along(old: Path, tmp_path: Path) -> None:
         assert ledger.abandoned_ids() == ["left"]
 
 
-def test_what_was_not_copied_is_loaded_again(old: Path, tmp_path: Path) -> None:
+def test_items_without_a_copied_image_are_loaded_again(old: Path, tmp_path: Path) -> None:
     new = tmp_path / "new.ledger"
-    # Ids may be said one by one, and in any number.
+    # The ids may be an iterator of any length.
     assert transfer_ledger(old, new, OLD, NEW, iter(["a", "c", "unknown"])) == 2
-    # The duplicate of what is not there is to be loaded itself.
+    # A duplicate without its original is loaded itself.
     assert states(new, NEW) == {"b": ItemState.DONE, "d": ItemState.FREED}
 
 
-def test_what_was_recorded_after_the_last_copy_is_loaded_again(old: Path, tmp_path: Path) -> None:
+def test_items_recorded_after_the_last_copy_are_loaded_again(old: Path, tmp_path: Path) -> None:
     with sqlite3.connect(old) as rows:
         rows.execute("UPDATE items SET last_time = 100")
         rows.execute("UPDATE items SET last_time = 200 WHERE key = 'b'")
@@ -115,9 +115,9 @@ def test_what_was_recorded_after_the_last_copy_is_loaded_again(old: Path, tmp_pa
         assert "b" not in states(new, NEW)
 
 
-def test_what_the_source_no_longer_has_is_found_to_be_gone(old: Path, tmp_path: Path) -> None:
+def test_transferred_items_keep_their_sources_for_pruning(old: Path, tmp_path: Path) -> None:
     new = tmp_path / "new.ledger"
-    # Another source has the number that the old ledger has for this one.
+    # The number of this source in the old ledger belongs to another source in the new one.
     filled(new, NEW, [row("e")], "/elsewhere")
     transfer_ledger(old, new, OLD, NEW)
     with Ledger(new) as ledger:
@@ -128,19 +128,19 @@ def test_what_the_source_no_longer_has_is_found_to_be_gone(old: Path, tmp_path: 
         assert [found.key for rows in ledger.missing(ledger.source_number("/elsewhere")) for found in rows] == ["e"]
 
 
-def test_of_what_both_know_the_later_one_stays(old: Path, tmp_path: Path) -> None:
+def test_later_recorded_item_wins(old: Path, tmp_path: Path) -> None:
     new = filled(tmp_path / "new.ledger", NEW, [row("a", sha256="changed"), row("b", ItemState.FAILED), row("e")])
     with sqlite3.connect(new) as rows:
         rows.execute("UPDATE items SET last_time = 1 WHERE key = 'b'")
     rows.close()
     assert transfer_ledger(old, new, OLD, NEW, ["a"]) == 5
-    # The duplicate is one no longer: its original has changed meanwhile.
+    # The duplicate is freed, because its original has changed meanwhile.
     assert states(new, NEW) == {**ALL, "d": ItemState.FREED, "e": ItemState.DONE}
     with Ledger(new) as ledger:
         assert ledger.look_up(["a"])["a"].sha256 == "changed"
 
 
-def test_it_may_be_handed_on_again(old: Path, tmp_path: Path) -> None:
+def test_transfer_can_be_repeated(old: Path, tmp_path: Path) -> None:
     new = tmp_path / "new.ledger"
     for _ in range(2):
         assert transfer_ledger(old, new, OLD, NEW) == 4
@@ -148,21 +148,21 @@ def test_it_may_be_handed_on_again(old: Path, tmp_path: Path) -> None:
         assert transfer_ledger(old, old, OLD, NEW, ["b"]) == 3
 
 
-def test_one_file_for_both_becomes_that_of_the_new_one(old: Path, tmp_path: Path) -> None:
+def test_one_file_becomes_the_ledger_of_the_new_collection(old: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.ledger"
     link.symlink_to(old)
     assert transfer_ledger(old, link, OLD, NEW, ["a"]) == 3
     assert states(old, NEW) == {"b": ItemState.DONE, "c": ItemState.FAILED, "d": ItemState.FREED}
 
 
-def test_a_ledger_of_a_collection_that_was_removed_is_replaced(old: Path, tmp_path: Path) -> None:
+def test_ledger_of_a_removed_collection_is_replaced(old: Path, tmp_path: Path) -> None:
     removed = collection("shop_v2", 1)
     new = filled(tmp_path / "new.ledger", removed, [row("a", sha256="other"), row("e")])
     assert transfer_ledger(old, new, OLD, NEW) == 4
     assert states(new, NEW) == ALL
 
 
-def test_ledgers_of_others_are_refused_and_stay(old: Path, tmp_path: Path) -> None:
+def test_ledgers_of_other_collections_are_refused_and_unchanged(old: Path, tmp_path: Path) -> None:
     other = filled(tmp_path / "other.ledger", collection("other"), [row("x")])
     before = everything(other), everything(old)
     for former, new in ((old, other), (other, tmp_path / "new.ledger"), (other, other)):
@@ -175,26 +175,26 @@ def test_ledgers_of_others_are_refused_and_stay(old: Path, tmp_path: Path) -> No
     assert (everything(other), everything(old)) == before
 
 
-def test_a_ledger_in_use_is_refused(old: Path, tmp_path: Path) -> None:
+def test_transfer_refuses_a_ledger_in_use(old: Path, tmp_path: Path) -> None:
     new = tmp_path / "new.ledger"
     for held in (old, new):
         with Ledger(held), pytest.raises(LedgerError, match="in use"):
             transfer_ledger(old, new, OLD, NEW)
 
 
-def test_no_ledger_is_made_where_there_is_none_to_hand_on(tmp_path: Path) -> None:
+def test_transfer_without_old_ledger_creates_none(tmp_path: Path) -> None:
     assert transfer_ledger(tmp_path / "gone.ledger", tmp_path / "new.ledger", OLD, NEW) == 0
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_a_kill_leaves_the_new_ledger_as_it_was_or_whole(tmp_path: Path, same: bool) -> None:
+def test_killed_transfer_leaves_the_new_ledger_unchanged(tmp_path: Path, same: bool) -> None:
     rows = [row(f"{number:05}") for number in range(3000)]
     old = filled(tmp_path / "old.ledger", OLD, rows)
     new = old if same else tmp_path / "new.ledger"
     program = (
         "import os, sys; from pathlib import Path; from tests.unit.ingest.load.test_ledger_transfer import *\n"
-        # At the very end of what is done together.
+        # At the end of the transaction.
         "ledger_transfer._count = lambda rows: os.kill(os.getpid(), 9)\n"
         "transfer_ledger(Path(sys.argv[1]), Path(sys.argv[2]), OLD, NEW, ['00001'])"
     )
@@ -214,11 +214,11 @@ def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state" / "imagesearch"
 
 
-def test_the_ledgers_of_all_names_of_a_service_are_handed_on(state_home: Path) -> None:
+def test_default_ledgers_of_all_service_addresses_are_transferred(state_home: Path) -> None:
     names = ["127.0.0.1:50052", "search.local:50052", "dns:///search:50052"]
     for number, target in enumerate(names):
         filled(default_ledger_path(target, "shop_v1"), OLD, [row(f"{number}{key}") for key in "ab"])
-    # Another service's collection of the same name, and a collection of a longer name.
+    # A collection of the same name at another service, and a collection with a longer name.
     filled(default_ledger_path("staging:50052", "shop_v1"), collection("shop_v1", 9), [row("x")])
     filled(default_ledger_path(names[0], "shop_v10"), collection("shop_v10"), [row("x")])
     handed = transfer_default_ledgers(OLD, NEW, iter(["0a"]))
@@ -229,7 +229,7 @@ def test_the_ledgers_of_all_names_of_a_service_are_handed_on(state_home: Path) -
     assert len(list(state_home.glob("shop_v2@*.ledger"))) == 3
 
 
-def test_one_ledger_that_is_in_use_keeps_no_other_one_back(state_home: Path) -> None:
+def test_ledger_in_use_does_not_block_other_transfers(state_home: Path) -> None:
     assert not state_home.exists()
     assert transfer_default_ledgers(OLD, NEW) == []
     for target in ("one", "two"):

@@ -1,4 +1,4 @@
-"""How long an item is tried."""
+"""Retries of requests to a service."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -32,31 +32,33 @@ def availability() -> ServiceAvailability:
     return ServiceAvailability("the embedder", SECONDS, answering(True))
 
 
-async def refuse(retries: RequestRetries, times: int, *, over: float, heard: Callable[[], None] = lambda: None) -> None:
-    """So many refusals of one item in `over` seconds; `heard` before each is what others hear of the service."""
+async def refuse(
+    retries: RequestRetries, times: int, *, over: float, before_each: Callable[[], None] = lambda: None
+) -> None:
+    """Refuse one item `times` times within `over` seconds, and call `before_each` before each refusal."""
     for _ in range(times):
-        heard()
+        before_each()
         await retries.wait(REFUSED)
         await asyncio.sleep(over / times)
 
 
-async def test_what_a_busy_service_refuses_is_not_given_up_as_long_as_others_pass(
+async def test_refused_item_is_retried_while_other_calls_succeed(
     availability: ServiceAvailability,
 ) -> None:
-    await refuse(RequestRetries(availability), 10, over=2 * SECONDS, heard=availability.record_success)
+    await refuse(RequestRetries(availability), 10, over=2 * SECONDS, before_each=availability.record_success)
 
 
-async def test_what_is_refused_however_often_it_is_asked_fails_in_the_end(availability: ServiceAvailability) -> None:
+async def test_item_that_is_always_refused_fails(availability: ServiceAvailability) -> None:
     with pytest.raises(ResourceExhaustedError):
-        await refuse(RequestRetries(availability), 30, over=2 * SECONDS, heard=availability.record_success)
+        await refuse(RequestRetries(availability), 30, over=2 * SECONDS, before_each=availability.record_success)
 
 
-async def test_a_service_that_refuses_everything_ends_the_load(availability: ServiceAvailability) -> None:
+async def test_service_that_refuses_every_call_stops_the_load(availability: ServiceAvailability) -> None:
     with pytest.raises(LoadStoppedError, match="every call to the embedder failed for 0 s; last error: too many wait"):
         await refuse(RequestRetries(availability), 10, over=2 * SECONDS)
 
 
-async def test_an_item_whose_calls_break_fails_where_the_service_is_there(availability: ServiceAvailability) -> None:
+async def test_item_that_breaks_its_calls_fails_if_the_service_responds(availability: ServiceAvailability) -> None:
     retries = RequestRetries(availability)
     await retries.wait(BROKEN)
     assert retries.broken_calls == 1
@@ -66,12 +68,12 @@ async def test_an_item_whose_calls_break_fails_where_the_service_is_there(availa
 
 
 @pytest.mark.parametrize("error", [REFUSED, out_of_memory(), UnavailableError("STOPPING", "it stops", retry_after=0.0)])
-async def test_a_refusal_is_no_suspicion_of_the_item(availability: ServiceAvailability, error: ServiceError) -> None:
+async def test_refusals_do_not_count_as_broken_calls(availability: ServiceAvailability, error: ServiceError) -> None:
     retries = RequestRetries(availability)
     await retries.wait(error)
     assert retries.broken_calls == 0
 
 
-async def test_an_item_that_is_wrong_is_not_tried_again(availability: ServiceAvailability) -> None:
+async def test_invalid_item_is_not_retried(availability: ServiceAvailability) -> None:
     with pytest.raises(InvalidArgumentError):
         await RequestRetries(availability).wait(InvalidArgumentError("IMAGE_EMPTY", "no bytes", field="image.content"))

@@ -1,4 +1,4 @@
-"""Files that cannot be read at the moment are tried again: no thread waits for them, and no longer than it may."""
+"""Retries of files and listings: no thread waits for them, and they respect the retry budget."""
 
 import asyncio
 import io
@@ -53,7 +53,7 @@ def server() -> Iterator[Scripted]:
 
 
 class Keeping(DryRunDestination):
-    """A destination that stores nothing, of a load that keeps its report."""
+    """A destination that stores nothing, while the ledger records the items."""
 
     is_dry_run = False
 
@@ -90,7 +90,7 @@ def listed(folder: Path, *urls: str) -> Path:
 
 
 @pytest.mark.parametrize("failure", [BUSY, Answer(status=429, headers={"Retry-After": "1"}), Answer(breaks=True)])
-def test_what_fails_once_is_stored_by_the_same_run(server: Scripted, tmp_path: Path, failure: Answer) -> None:
+def test_transient_failure_is_retried_within_the_run(server: Scripted, tmp_path: Path, failure: Answer) -> None:
     for number in range(5):
         server.answers[f"/{number}.png"] = [failure, Answer(png(number))]
     began = time.monotonic()
@@ -100,31 +100,31 @@ def test_what_fails_once_is_stored_by_the_same_run(server: Scripted, tmp_path: P
     assert report.waiting_for == ""
 
 
-def test_what_still_fails_is_tried_by_the_next_run_and_what_lasts_is_not(server: Scripted, tmp_path: Path) -> None:
+def test_next_run_retries_transient_but_not_permanent_failures(server: Scripted, tmp_path: Path) -> None:
     answers = {"/busy.png": BUSY, "/gone.png": Answer(status=404), "/right.png": Answer(png(1))}
     server.answers |= answers
     path, ledger = listed(tmp_path, *(server.address + target for target in answers)), tmp_path / "ledger"
     report = load(path, ledger, retry_seconds=1)
     assert (report.stored, report.reasons) == (1, {"UNREADABLE_NOW": 1, "UNREADABLE": 1})
-    assert server.asked.count("/busy.png") > 2
-    assert server.asked.count("/gone.png") == 1
+    assert server.targets.count("/busy.png") > 2
+    assert server.targets.count("/gone.png") == 1
     server.answers |= {"/busy.png": Answer(png(2)), "/gone.png": Answer(png(3))}
     report = load(path, ledger, retry_seconds=1)
     assert (report.stored, report.skipped, report.failed_before) == (1, 1, 1)
     assert load(path, ledger, retry_seconds=1, retry_failed=True).stored == 1
 
 
-def test_an_item_is_not_tried_for_longer_than_the_patience(server: Scripted, tmp_path: Path) -> None:
+def test_item_is_not_retried_beyond_the_retry_budget(server: Scripted, tmp_path: Path) -> None:
     server.answers["/a.png"] = Answer(status=503, headers={"Retry-After": "600"})
     server.answers["/b.png"] = BUSY
     began = time.monotonic()
     assert load(listed(tmp_path, f"{server.address}/a.png", f"{server.address}/b.png"), retry_seconds=1).failed == 2
     assert time.monotonic() - began >= 1
-    # There is no time left after what the server says.
-    assert server.asked.count("/a.png") == 1
+    # Retry-After is beyond the retry budget.
+    assert server.targets.count("/a.png") == 1
 
 
-def test_a_server_that_is_away_holds_up_nobody_else(server: Scripted, tmp_path: Path) -> None:
+def test_unavailable_server_does_not_delay_other_servers(server: Scripted, tmp_path: Path) -> None:
     with serving() as other:
         other.others = [Answer(status=503, headers={"Retry-After": "2"})]
         urls = [f"{other.address}/{number}.png" for number in range(100)]
@@ -142,11 +142,11 @@ def test_a_server_that_is_away_holds_up_nobody_else(server: Scripted, tmp_path: 
         server.answer = noted  # type: ignore[method-assign]
         load(path, report=report, in_flight=8, readers=4, retry_seconds=4)
         assert (report.stored, report.failed) == (50, 100)
-        # Far more than the window and the readers still waited when the last of the others was read.
+        # Many more items than readers and slots still waited when the last file of the other server was read.
         assert given_up < 50
 
 
-def test_of_a_server_that_answers_nothing_at_all_few_threads_wait(tmp_path: Path) -> None:
+def test_hanging_server_occupies_few_threads(tmp_path: Path) -> None:
     calls, waiting, most = 0, 0, 0
 
     def hangs(_: int) -> bytes:
@@ -163,7 +163,7 @@ def test_of_a_server_that_answers_nothing_at_all_few_threads_wait(tmp_path: Path
         readers = ImageReader(8, 3)
         dead = [Item(str(number), f"http://dead/{number}.jpg", hangs) for number in range(40)]
         tasks = [asyncio.create_task(readers.read(item, hangs, LIMIT)) for item in dead]
-        # All were begun before the first one failed.
+        # All reads started before the first one failed.
         while calls < len(dead) or waiting > 2:  # noqa: ASYNC110 - threads count them
             await asyncio.sleep(0.05)
         most = waiting
@@ -174,7 +174,7 @@ def test_of_a_server_that_answers_nothing_at_all_few_threads_wait(tmp_path: Path
         assert most <= 2
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(each) for each in ended} == {UnavailableError}
-        # It is away by now: nobody waits for it any more.
+        # The server counts as unavailable now, so its files fail at once.
         before = calls
         with pytest.raises(UnavailableError):
             await readers.read(dead[0], hangs, LIMIT)
@@ -184,7 +184,7 @@ def test_of_a_server_that_answers_nothing_at_all_few_threads_wait(tmp_path: Path
     asyncio.run(run())
 
 
-def test_waiting_ends_when_the_load_stops(server: Scripted, tmp_path: Path) -> None:
+def test_file_retries_end_when_the_load_stops(server: Scripted, tmp_path: Path) -> None:
     server.others = [Answer(status=503, headers={"Retry-After": "200"})]
     ledger = tmp_path / "ledger"
     path = listed(tmp_path, *(f"{server.address}/{number}.png" for number in range(100)))
@@ -196,7 +196,7 @@ def test_waiting_ends_when_the_load_stops(server: Scripted, tmp_path: Path) -> N
     assert load(path, ledger).stored == 100
 
 
-def test_waiting_for_a_listing_ends_when_the_load_stops(server: Scripted) -> None:
+def test_listing_retries_end_when_the_load_stops(server: Scripted) -> None:
     html = {"Content-Type": "text/html"}
     server.answers["/in/"] = Answer(b'<a href="a.png">a</a><a href="x/">x</a>', headers=html)
     server.answers["/in/a.png"] = Answer(png(1))
@@ -206,7 +206,7 @@ def test_waiting_for_a_listing_ends_when_the_load_stops(server: Scripted) -> Non
     assert report.stopped == "interrupted"
 
 
-def test_a_listing_that_fails_once_hides_nothing(server: Scripted) -> None:
+def test_listing_that_fails_once_is_complete(server: Scripted) -> None:
     html = {"Content-Type": "text/html"}
     server.answers["/in/"] = [BUSY, Answer(b'<a href="a.png">a</a><a href="x/">x</a>', headers=html)]
     server.answers["/in/x/"] = [Answer(breaks=True), Answer(b'<a href="b.png">b</a>', headers=html)]
@@ -215,11 +215,11 @@ def test_a_listing_that_fails_once_hides_nothing(server: Scripted) -> None:
     assert (report.stored, report.failed) == (2, 0)
 
 
-def test_readers_are_as_many_as_are_asked_for(server: Scripted, tmp_path: Path) -> None:
+def test_all_readers_read_at_the_same_time(server: Scripted, tmp_path: Path) -> None:
     together = threading.Barrier(100, timeout=20)
 
     def meet() -> Answer:
-        # No answer before all of them ask.
+        # Answers only when all readers have sent a request.
         together.wait()
         return Answer(png(1))
 
@@ -229,7 +229,7 @@ def test_readers_are_as_many_as_are_asked_for(server: Scripted, tmp_path: Path) 
     assert load(path, in_flight=8, readers=100).stored == 100
 
 
-async def test_who_waits_aside_gives_its_room_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_item_releases_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     window = InFlightLimit(1, 100)
     await window.acquire(60)
     async with window.released_while_waiting(60):
@@ -243,7 +243,7 @@ async def test_who_waits_aside_gives_its_room_to_others(monkeypatch: pytest.Monk
             await asyncio.wait_for(window.acquire(1), 0.05)
 
 
-async def test_who_is_given_up_while_it_waits_aside_waits_for_no_room() -> None:
+async def test_cancelled_waiting_item_does_not_wait_for_a_slot() -> None:
     window = InFlightLimit(1, 100)
     await window.acquire(60)
 
@@ -257,13 +257,13 @@ async def test_who_is_given_up_while_it_waits_aside_waits_for_no_room() -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(waiting, 1)
-    # Both have room by the report, and both leave it.
+    # Both items count as in flight, and both release their slots.
     window.release(60)
     window.release(100)
     await asyncio.wait_for(window.acquire(100), 1)
 
 
-async def test_a_stop_is_no_failure_of_the_file() -> None:
+async def test_stop_does_not_fail_the_file() -> None:
     def fails(_: int) -> bytes:
         raise OSError(5, "it does not work")
 
@@ -276,20 +276,20 @@ async def test_a_stop_is_no_failure_of_the_file() -> None:
     readers.close()
 
 
-def test_the_address_of_the_cases_is_asked_as_it_is_written(server: Scripted, tmp_path: Path) -> None:
+def test_encoded_address_is_requested_as_written(server: Scripted, tmp_path: Path) -> None:
     server.answers["/im%2Cage.png?s=1%2C2"] = Answer(png(1))
     assert load(listed(tmp_path, f"{server.address}/im%2Cage.png?s=1%2C2")).stored == 1
-    assert set(server.asked) == {"/im%2Cage.png?s=1%2C2"}
+    assert set(server.targets) == {"/im%2Cage.png?s=1%2C2"}
 
 
 def ingest(source: Path | str, *arguments: str) -> tuple[int, dict[str, object], str]:
-    """A rehearsal by the command: its exit code, report and messages."""
+    """Run a dry run by the command; return its exit code, report and messages."""
     result = CliRunner().invoke(app, ["ingest", str(source), "--dry-run", "--json", *arguments])
     return result.exit_code, json.loads(result.stdout or "{}"), result.stderr
 
 
 @pytest.mark.parametrize("name", ["list.txt", "list.csv", "s.tar", "in/", "a.png"])
-def test_a_source_that_is_busy_when_the_command_begins(server: Scripted, tmp_path: Path, name: str) -> None:
+def test_command_retries_a_busy_source(server: Scripted, tmp_path: Path, name: str) -> None:
     html = {"Content-Type": "text/html"}
     server.answers |= {
         "/list.txt": [BUSY, Answer(b"a.png\n")],
@@ -299,53 +299,55 @@ def test_a_source_that_is_busy_when_the_command_begins(server: Scripted, tmp_pat
         "/in/a.png": Answer(png(1)),
         "/a.png": [BUSY, Answer(png(1))],
     }
-    code, report, told = ingest(f"{server.address}/{name}", "--ledger", str(tmp_path / "ledger"))
+    code, report, output = ingest(f"{server.address}/{name}", "--ledger", str(tmp_path / "ledger"))
     assert (code, report["stored"]) == (0, 1)
     if name.endswith(("txt", "csv")):
-        assert f"waiting for {server.address}/{name}, up to 300 s: the server answers 503" in told
+        assert f"waiting for {server.address}/{name}, up to 300 s: the server answers 503" in output
 
 
-def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
-    code, _, told = ingest("http://127.0.0.1:1/list.csv", "--ledger", str(tmp_path / "ledger"))
+def test_refused_connection_fails_at_once(tmp_path: Path) -> None:
+    code, _, output = ingest("http://127.0.0.1:1/list.csv", "--ledger", str(tmp_path / "ledger"))
     assert code == 2
-    assert "cannot be read" in told
+    assert "cannot be read" in output
 
 
 @pytest.mark.parametrize(("readers", "code"), [("0", 2), ("1025", 2), ("many", 2), ("1", 0), ("1024", 0)])
-def test_the_number_of_readers_is_bounded(server: Scripted, tmp_path: Path, readers: str, code: int) -> None:
+def test_command_limits_the_number_of_readers(server: Scripted, tmp_path: Path, readers: str, code: int) -> None:
     server.answers["/a.png"] = Answer(png(1))
     ledger = ["--ledger", str(tmp_path / "ledger")]
     assert ingest(f"{server.address}/a.png", "--parallel-reads", readers, *ledger)[0] == code
 
 
-def test_a_password_is_in_no_message_of_the_command(server: Scripted, tmp_path: Path) -> None:
+def test_command_never_prints_passwords(server: Scripted, tmp_path: Path) -> None:
     url = server.address.replace("//", "//user:secret@")
     server.answers["/list.txt"] = Answer(b"# nothing\n")
     rejects = tmp_path / "rejects.jsonl"
-    told = ""
+    output = ""
     for name in ("gone.png", "list.txt", "gone.csv", "gone/", ""):
         code, report, messages = ingest(
             f"{url}/{name}", "--ledger", str(tmp_path / "ledger"), "--rejects", str(rejects), "--retry-seconds", "1"
         )
         assert code != 0
-        told += f"{report} {messages}" + (rejects.read_text() if rejects.exists() else "")
-    assert "secret" not in told
-    assert "127.0.0.1" in told
+        output += f"{report} {messages}" + (rejects.read_text() if rejects.exists() else "")
+    assert "secret" not in output
+    assert "127.0.0.1" in output
 
 
-@pytest.mark.parametrize(("name", "patience"), [("list.csv", "1"), ("s.tar", "300")])
-def test_a_command_ends_whose_source_stays_away(server: Scripted, tmp_path: Path, name: str, patience: str) -> None:
+@pytest.mark.parametrize(("name", "retry_seconds"), [("list.csv", "1"), ("s.tar", "300")])
+def test_command_ends_if_its_source_stays_unavailable(
+    server: Scripted, tmp_path: Path, name: str, retry_seconds: str
+) -> None:
     server.others = [Answer(status=503, headers={"Retry-After": "1"})]
-    options = ["--dry-run", "--ledger", str(tmp_path / "ledger"), "--retry-seconds", patience]
+    options = ["--dry-run", "--ledger", str(tmp_path / "ledger"), "--retry-seconds", retry_seconds]
     command = [sys.executable, "-m", "imagesearch_cli", "ingest", f"{server.address}/{name}", *options]
-    # A process inherits that SIGINT is ignored, as in the background of a shell, but no handler.
+    # A child process inherits an ignored SIGINT, as in the background of a shell, but not a handler.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         signal.signal(signal.SIGINT, before)
         assert process.stderr is not None
         assert "waiting for" in process.stderr.readline()
-        if patience == "300":
+        if retry_seconds == "300":
             process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
-    assert process.returncode == (130 if patience == "300" else 2)
-    assert "Traceback" not in told
+        _, output = process.communicate(timeout=20)
+    assert process.returncode == (130 if retry_seconds == "300" else 2)
+    assert "Traceback" not in output

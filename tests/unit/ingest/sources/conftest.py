@@ -1,4 +1,4 @@
-"""Servers of this machine that have files: of the web, and of S3's and Google's kind; and what is in memory."""
+"""Local servers with files: HTTP, S3 and Google Cloud Storage; and a file system in memory."""
 
 import io
 import socket
@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 
-# As stores have them, in their order.
+# In the order of an object store.
 KEYS = ["a/b/c.webp", "a/z.PNG", "b.jpg", "empty.jpg", "猫 ü+&.jpg"]
 CONTENT = {key: b"" if key == "empty.jpg" else key.encode() * 3 for key in KEYS}
 
@@ -68,7 +68,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def seen() -> list[str]:
-    """What the web server was asked."""
+    """The requests to the web server."""
     return []
 
 

@@ -1,4 +1,4 @@
-"""A web server of this machine that answers as a test says, and keeps what it was asked, to the letter."""
+"""A local web server with scripted answers that records its requests exactly."""
 
 import threading
 import time
@@ -12,31 +12,31 @@ from fsspec.implementations.http import HTTPFileSystem
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server sends."""
+    """An answer of the server."""
 
     content: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     announced: int | None = None
-    """The Content-Length, if it is another one."""
+    """The Content-Length, if it differs from the actual length."""
     knows_ranges: bool = True
     breaks: bool = False
-    """Whether the connection ends before any answer."""
+    """Whether the connection ends without an answer."""
 
 
 class Scripted:
-    """The server's address, its answers and what it was asked."""
+    """The server's address, its answers and its requests."""
 
     def __init__(self) -> None:
         self.address = ""
-        self.asked: list[str] = []
-        """The targets of the requests, as the request line has them."""
+        self.targets: list[str] = []
+        """The targets of the request lines."""
         self.requests: list[tuple[str, str, dict[str, str]]] = []
-        """The method, target and headers of each."""
+        """The method, target and headers of each request."""
         self.answers: dict[str, Answer | list[Answer] | Callable[[], Answer]] = {}
-        """By target; of a list each is given once, and the last one from then on."""
+        """By target. Each answer of a list is sent once, and the last one from then on."""
         self.others: list[Answer] = [Answer(status=404)]
-        """For other targets, as in `answers`."""
+        """The answers for all other targets."""
         self.lock = threading.Lock()
 
     def answer(self, target: str) -> Answer:
@@ -54,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         target = self.requestline.split(" ")[1]
         with self.scripted.lock:
-            self.scripted.asked.append(target)
+            self.scripted.targets.append(target)
             self.scripted.requests.append((self.command, target, {k.lower(): v for k, v in self.headers.items()}))
         answer = self.scripted.answer(target)
         if answer.breaks:
@@ -70,18 +70,18 @@ class _Handler(BaseHTTPRequestHandler):
         announced = len(content)
         if answer.announced is not None and status == 200:
             announced = answer.announced
-        # Else a date of its own is sent.
+        # Otherwise the server adds its own date.
         (self.send_response_only if "Date" in headers else self.send_response)(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(announced))
-        # A client may ask once more, unseen, if a connection that it had kept was closed.
+        # A client may repeat a request by itself if a kept connection was closed.
         self.send_header("Connection", "close")
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content)
             if announced != len(content):
-                # What was sent is read before the connection ends.
+                # Let the client read everything before the connection ends.
                 self.wfile.flush()
                 time.sleep(0.3)
 

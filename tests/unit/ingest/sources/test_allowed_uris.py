@@ -1,4 +1,4 @@
-"""Which stored uris are opened: what a user names, or what is safe without."""
+"""Which stored uris may be opened: those of given places, or safe ones by default."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ def refusal(allowed: AllowedUris, uri: str) -> str:
         "tar://a::b.jpg::file:///photos/a.tar",
     ],
 )
-def test_what_loads_store_is_opened(uri: str) -> None:
+def test_uris_of_loads_are_allowed(uri: str) -> None:
     AllowedUris().check(uri)
 
 
@@ -61,13 +61,13 @@ def test_what_loads_store_is_opened(uri: str) -> None:
         ("file:///dev/zero", "not a regular file"),
     ],
 )
-def test_the_rest_is_refused_with_what_allows_it(uri: str, said: str) -> None:
+def test_refusal_names_the_option_that_allows_the_uri(uri: str, said: str) -> None:
     allowed = AllowedUris()
     assert said in refusal(allowed, uri)
     assert (allowed.refused, allowed.first_refusal.startswith(f"{uri}: ")) == (1, True)
 
 
-def test_what_is_named_is_opened_and_nothing_else(tmp_path: Path) -> None:
+def test_only_given_places_are_allowed(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"a")
     (tmp_path / "secret.jpg").write_bytes(b"secret")
@@ -93,7 +93,7 @@ def test_what_is_named_is_opened_and_nothing_else(tmp_path: Path) -> None:
     AllowedUris(["file"]).check("/anywhere/a.jpg")
 
 
-def test_what_lies_below_a_root_is_opened() -> None:
+def test_uris_below_the_root_are_allowed() -> None:
     allowed = AllowedUris(root="sftp://host/photos")
     allowed.check("a.jpg")
     allowed.check("sftp://host/photos/a.jpg")
@@ -101,7 +101,7 @@ def test_what_lies_below_a_root_is_opened() -> None:
     assert "--open sftp" in refusal(allowed, "sftp://host/photographs/a.jpg")
 
 
-def test_a_folder_without_a_slash_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_without_slash_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     allowed = AllowedUris(["photos"], root="photos")
@@ -109,13 +109,13 @@ def test_a_folder_without_a_slash_is_a_folder(tmp_path: Path, monkeypatch: pytes
     assert "--open" in refusal(allowed, "/a.jpg")
 
 
-def test_a_fifo_does_not_stop_a_reader(tmp_path: Path) -> None:
+def test_fifo_does_not_block_the_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
     with UriReader() as reader, pytest.raises(PermissionError, match="not a regular file"):
         reader.read(str(tmp_path / "a.jpg"), 10)
 
 
-def test_pictures_of_places_that_are_not_named_are_counted(tmp_path: Path) -> None:
+def test_refused_pictures_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"a")
     with pictures.allowing(["s3"]) as allowed:
         assert pictures.read_picture(str(tmp_path / "a.jpg"), 10) is None

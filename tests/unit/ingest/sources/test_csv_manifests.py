@@ -1,4 +1,4 @@
-"""CSV as people and programs write it: what counts as no value, as a name and as a row, and what is reported."""
+"""CSV files of people and programs: missing values, names, rows, and what is reported."""
 
 import csv
 import json
@@ -31,14 +31,14 @@ NULL_WORDS = ["", "null", "NULL", "None", "NaN", "nan", " null "]
 
 
 @pytest.mark.parametrize("word", NULL_WORDS)
-def test_a_word_for_no_value_is_no_attribute_and_makes_no_column_a_text(tmp_path: Path, word: str) -> None:
+def test_null_words_are_missing_values(tmp_path: Path, word: str) -> None:
     rows = f"path,price,stock,sold,day,name\na.jpg,3.5,1,true,2024-05-01,x\nb.jpg,{word},{word},{word},{word},{word}\n"
     source = manifest(tmp_path / "a.csv", rows)
     assert attributes(source) == [{"price": 3.5, "stock": 1, "sold": True, "day": "2024-05-01", "name": "x"}, {}]
 
 
 @pytest.mark.parametrize("word", ["NA", "N/A", "n/a", "none", "-", "Null", "undefined"])
-def test_other_words_are_texts_and_are_reported(tmp_path: Path, word: str) -> None:
+def test_other_words_are_text_and_are_reported(tmp_path: Path, word: str) -> None:
     source = manifest(tmp_path / "a.csv", f"path,price\na.jpg,3.5\nb.jpg,{word}\nc.jpg,4\n")
     assert attributes(source) == [{"price": "3.5"}, {"price": word}, {"price": "4"}]
     (remark,) = source.remarks
@@ -47,7 +47,7 @@ def test_other_words_are_texts_and_are_reported(tmp_path: Path, word: str) -> No
     )
 
 
-def test_the_advice_of_a_remark_helps(tmp_path: Path) -> None:
+def test_suggested_column_type_works(tmp_path: Path) -> None:
     text = "path,price,n,day\na.jpg,3.5,1,2024-05-01\nb.jpg,n/a,2,2024-05-02\nc.jpg,4,x,someday\n"
     types = {}
     source = manifest(tmp_path / "a.csv", text)
@@ -65,7 +65,7 @@ def test_the_advice_of_a_remark_helps(tmp_path: Path) -> None:
     assert again.remarks == []
 
 
-def test_words_that_are_dropped_from_texts_are_reported(tmp_path: Path) -> None:
+def test_dropped_null_words_of_text_columns_are_reported(tmp_path: Path) -> None:
     text = "path,mark\na.jpg,None\nb.jpg,CE\nc.jpg, NULL\n"
     source = manifest(tmp_path / "a.csv", text)
     assert attributes(source) == [{}, {"mark": "CE"}, {}]
@@ -75,7 +75,7 @@ def test_words_that_are_dropped_from_texts_are_reported(tmp_path: Path) -> None:
     assert attributes(kept) == [{"mark": "None"}, {"mark": "CE"}, {"mark": " NULL"}]
 
 
-def test_a_row_without_a_path_or_id_is_told(tmp_path: Path) -> None:
+def test_row_without_path_or_id_is_rejected(tmp_path: Path) -> None:
     source = manifest(tmp_path / "a.csv", "path,id\na.jpg,null\nNULL,x\nb.jpg,y\n")
     assert [type(one) for one in source] == [Fault, Fault, Item]
 
@@ -97,7 +97,7 @@ def test_a_row_without_a_path_or_id_is_told(tmp_path: Path) -> None:
         'path,id,price,name\n0.jpg,sku-1,3.5,x,\n1.jpg,sku-2,4,"a, b", ,\n',
     ],
 )
-def test_one_table_in_many_hands(tmp_path: Path, text: str) -> None:
+def test_csv_dialects_are_read_alike(tmp_path: Path, text: str) -> None:
     source = manifest(tmp_path / "a.csv", text)
     assert [(one.id, one.uri, one.attributes) for one in source if isinstance(one, Item)] == [
         ("sku-1", f"{tmp_path}/0.jpg", {"price": 3.5, "name": "x"}),
@@ -107,19 +107,19 @@ def test_one_table_in_many_hands(tmp_path: Path, text: str) -> None:
     assert source.remarks == []
 
 
-def test_a_column_without_a_name_is_reported(tmp_path: Path) -> None:
+def test_column_without_name_is_reported(tmp_path: Path) -> None:
     source = manifest(tmp_path / "a.csv", ",path,price\n0,a.jpg,1\n1,b.jpg,2\n")
     assert attributes(source) == [{"price": 1}, {"price": 2}]
     assert source.remarks == ["a.csv: column 1 has no name and is ignored; 2 cells, first '0' in row 2"]
 
 
-def test_names_that_are_one_without_their_spaces_are_refused(tmp_path: Path) -> None:
+def test_names_that_differ_only_in_spaces_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="several columns of the same name: 'a'"):
         manifest(tmp_path / "a.csv", "path,a, a\nx.jpg,1,2\n")
 
 
 @pytest.mark.parametrize("length", [131_072, 131_073, 2_000_000])
-def test_a_long_cell_spoils_its_row_only(tmp_path: Path, length: int) -> None:
+def test_long_cell_invalidates_only_its_row(tmp_path: Path, length: int) -> None:
     text = f'path,about\na.jpg,{"x" * length}\nb.jpg,"{"y " * 10}\n{"y" * length}"\nc.jpg,z\n'
     first, second, last = attributes(manifest(tmp_path / "a.csv", text))
     assert last == {"about": "z"}
@@ -134,7 +134,7 @@ def test_a_long_cell_spoils_its_row_only(tmp_path: Path, length: int) -> None:
     assert [one.id for one in left_out if isinstance(one, Item)] == ["a.jpg", "b.jpg", "c.jpg"]
 
 
-def test_a_line_without_end_spoils_its_row_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_line_invalidates_only_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_records, "LONGEST", 1000)
     text = f'path,about\na.jpg,{"x" * 4500}\nb.jpg,y\n{"z" * 1000}\nc.jpg,"{"w" * 999}"\nd.jpg,v\n'
     found = list(manifest(tmp_path / "a.csv", text))
@@ -143,7 +143,7 @@ def test_a_line_without_end_spoils_its_row_only(tmp_path: Path, monkeypatch: pyt
     assert csv.field_size_limit() >= 131_072
 
 
-def test_a_quote_left_open_spoils_its_row_only(tmp_path: Path) -> None:
+def test_unbalanced_quote_invalidates_only_its_row(tmp_path: Path) -> None:
     rows = ["path,a", 'a.jpg,"open'] + [f"{number}.jpg,1" for number in range(30_000)]
     found = list(manifest(tmp_path / "a.csv", "\n".join(rows)))
     assert sum(isinstance(one, Item) for one in found) == 30_000
@@ -164,7 +164,7 @@ def test_a_quote_left_open_spoils_its_row_only(tmp_path: Path) -> None:
         ("TRUE", "bool", True),
     ],
 )
-def test_a_type_that_is_said_reads_more(tmp_path: Path, cell: str, kind: str, value: object) -> None:
+def test_given_type_accepts_more_spellings(tmp_path: Path, cell: str, kind: str, value: object) -> None:
     (found,) = attributes(manifest(tmp_path / "a.csv", f"path,v\na.jpg,{cell}\n", types={"v": kind}))
     assert found == {"v": value}
     assert type(found["v"]) is type(value)
@@ -185,17 +185,17 @@ def test_a_type_that_is_said_reads_more(tmp_path: Path, cell: str, kind: str, va
         ("yes", "bool"),
     ],
 )
-def test_a_type_that_is_said_rejects_the_rest(tmp_path: Path, cell: str, kind: str) -> None:
+def test_given_type_rejects_other_cells(tmp_path: Path, cell: str, kind: str) -> None:
     (found,) = attributes(manifest(tmp_path / "a.csv", f"path,v\na.jpg,{cell}\n", types={"v": kind}))
     assert found.startswith(f"v: '{cell}'")
 
 
-def test_the_command_reports_what_made_a_column_a_text(tmp_path: Path) -> None:
+def test_command_reports_why_a_column_is_text(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("path,price\na.jpg,1\nb.jpg,n/a\nc.jpg,2\n")
     arguments = ["ingest", str(path), "--dry-run", "--ledger", str(tmp_path / "ledger")]
-    told = CliRunner().invoke(app, arguments)
-    assert "note: a.csv: price is text because of 1 cell, first 'n/a' in row 3" in told.stderr
+    output = CliRunner().invoke(app, arguments)
+    assert "note: a.csv: price is text because of 1 cell, first 'n/a' in row 3" in output.stderr
     answer = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     (remark,) = answer["remarks"]
     assert remark.endswith("--column-type 'price=int' rejects rows whose price is no int")

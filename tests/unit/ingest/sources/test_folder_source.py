@@ -1,4 +1,4 @@
-"""Folders of this machine: every image once, and a word for what cannot be seen."""
+"""Local folders: every image is listed once, and unreadable parts are reported."""
 
 import inspect
 import os
@@ -41,7 +41,7 @@ def content_of(item: Item, limit: int = 100) -> bytes:
     return item.content(limit)
 
 
-def test_images_come_in_order_with_what_is_known_of_them(tmp_path: Path) -> None:
+def test_images_are_listed_in_order_with_size_and_stamp(tmp_path: Path) -> None:
     for name in ("b.JPG", "a/z.png", "a/b/c.webp", "notes.txt", "c.tiff", ".jpg"):
         put(tmp_path / name, name.encode())
     found = items(FolderSource(tmp_path))
@@ -55,13 +55,13 @@ def test_images_come_in_order_with_what_is_known_of_them(tmp_path: Path) -> None
     assert FolderSource(tmp_path).count() == 4
 
 
-def test_ids_are_left_to_the_content(tmp_path: Path) -> None:
+def test_by_content_leaves_ids_empty(tmp_path: Path) -> None:
     put(tmp_path / "a.jpg")
     (item,) = items(FolderSource(tmp_path, by_content=True))
     assert (item.id, item.key) == ("", str(tmp_path / "a.jpg"))
 
 
-def test_a_relative_root_gives_absolute_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_root_yields_absolute_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "in/a.jpg")
     monkeypatch.chdir(tmp_path)
     folder = FolderSource(Path("in/"))
@@ -72,24 +72,24 @@ def test_a_relative_root_gives_absolute_uris(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     "name", ["猫.jpg", "кот.jpg", "قط.png", "a\nb.jpg", " a .jpg", "🐈.webp", "a#b?c%20.jpg", "e\u0301.jpg"]
 )
-def test_any_name_that_is_text_is_an_id(tmp_path: Path, name: str) -> None:
+def test_any_utf8_name_is_an_id(tmp_path: Path, name: str) -> None:
     put(tmp_path / name)
     assert ids(FolderSource(tmp_path)) == [name]
 
 
-def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_name_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     put(tmp_path / "a.jpg")
     put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")))
     put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfe/b.jpg")))
     put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfd.txt")))
     found = list(FolderSource(tmp_path))
-    told = sorted(one.where for one in found if isinstance(one, Fault))
-    assert told == [f"{tmp_path}/\\udcfe/b.jpg", f"{tmp_path}/\\udcff.jpg"]
+    output = sorted(one.where for one in found if isinstance(one, Fault))
+    assert output == [f"{tmp_path}/\\udcfe/b.jpg", f"{tmp_path}/\\udcff.jpg"]
     assert all((one.reason, one.may_hide_items) == ("NAME_NOT_UTF8", False) for one in found if isinstance(one, Fault))
     assert [one.id for one in found if isinstance(one, Item)] == ["a.jpg"]
 
 
-def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
+def test_links_are_followed_but_loops_are_not(tmp_path: Path) -> None:
     put(tmp_path / "in/a/b/c.jpg")
     put(tmp_path / "out/d.jpg")
     (tmp_path / "in/a/b/up").symlink_to(tmp_path / "in")
@@ -101,7 +101,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     assert FolderSource(tmp_path / "in").count() == 3
 
 
-def test_a_link_that_leads_nowhere_is_said_when_it_is_read(tmp_path: Path) -> None:
+def test_dangling_link_is_reported_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to("gone.jpg")
     (tmp_path / "b.jpg").symlink_to("b.jpg")
     (tmp_path / "notes.txt").symlink_to("gone.txt")
@@ -111,21 +111,21 @@ def test_a_link_that_leads_nowhere_is_said_when_it_is_read(tmp_path: Path) -> No
         content_of(found[0])
 
 
-def test_a_link_to_a_folder_that_is_not_there_may_hide_images(tmp_path: Path) -> None:
+def test_link_to_a_missing_folder_may_hide_items(tmp_path: Path) -> None:
     put(tmp_path / "a.jpg")
     (tmp_path / "disk").symlink_to("/mnt/not/there")
     (fault,) = [one for one in FolderSource(tmp_path, by_content=False) if isinstance(one, Fault)]
     assert (fault.where, fault.reason, fault.may_hide_items) == (str(tmp_path / "disk"), "FOLDER_UNREADABLE", True)
 
 
-def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+def test_pipe_is_not_listed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.jpg")
     (tmp_path / "y.jpg").mkdir()
     put(tmp_path / "y.jpg/z.jpg")
     assert ids(FolderSource(tmp_path)) == ["y.jpg/z.jpg"]
 
 
-def test_what_became_a_pipe_does_not_block(tmp_path: Path) -> None:
+def test_file_that_became_a_pipe_does_not_block(tmp_path: Path) -> None:
     path = put(tmp_path / "x.jpg")
     (item,) = items(FolderSource(tmp_path))
     path.unlink()
@@ -138,7 +138,7 @@ def test_what_became_a_pipe_does_not_block(tmp_path: Path) -> None:
         content_of(item)
 
 
-def test_a_file_that_vanishes_is_left_out(tmp_path: Path) -> None:
+def test_removed_file_is_not_listed(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         put(tmp_path / name)
     found: Iterator[SourceEntry] = iter(FolderSource(tmp_path))
@@ -147,7 +147,7 @@ def test_a_file_that_vanishes_is_left_out(tmp_path: Path) -> None:
     assert [one.id for one in found if isinstance(one, Item)] == ["c.jpg"]
 
 
-def test_a_folder_that_vanishes_is_told_and_the_rest_comes(tmp_path: Path) -> None:
+def test_removed_folder_is_reported_and_the_rest_is_listed(tmp_path: Path) -> None:
     for name in ("a.jpg", "b/c.jpg", "d.jpg"):
         put(tmp_path / name)
     found: Iterator[SourceEntry] = iter(FolderSource(tmp_path))
@@ -160,7 +160,7 @@ def test_a_folder_that_vanishes_is_told_and_the_rest_comes(tmp_path: Path) -> No
     assert isinstance(last, Item)
 
 
-def test_a_folder_that_may_not_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forbidden_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "a/a.jpg")
     put(tmp_path / "b/b.jpg")
     scan = os.scandir
@@ -176,12 +176,12 @@ def test_a_folder_that_may_not_be_listed_is_told(tmp_path: Path, monkeypatch: py
     assert "Permission denied" in faults(FolderSource(tmp_path))[0].message
 
 
-def test_a_root_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_missing_root_is_reported(tmp_path: Path) -> None:
     assert [fault.reason for fault in faults(FolderSource(tmp_path / "gone"))] == ["FOLDER_UNREADABLE"]
 
 
 def deep(path: Path, name: str, depth: int) -> None:
-    """Makes a directory that is deeper than a path can say."""
+    """Make a directory that is deeper than the longest path."""
     here = os.open(path, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir(name, dir_fd=here)
@@ -192,7 +192,7 @@ def deep(path: Path, name: str, depth: int) -> None:
     os.close(here)
 
 
-def test_deep_folders_do_not_end_the_run(tmp_path: Path) -> None:
+def test_folders_deeper_than_the_path_limit_are_reported(tmp_path: Path) -> None:
     deep(tmp_path, "d" * 200, 30)
     put(tmp_path / "z.jpg")
     fault, item = FolderSource(tmp_path)
@@ -201,7 +201,7 @@ def test_deep_folders_do_not_end_the_run(tmp_path: Path) -> None:
     assert isinstance(item, Item)
 
 
-def test_folders_in_one_another_are_no_calls_in_one_another(tmp_path: Path) -> None:
+def test_deep_folders_do_not_exhaust_the_call_stack(tmp_path: Path) -> None:
     deep(tmp_path, "d", 200)
     limit = sys.getrecursionlimit()
     depth = len(inspect.stack(0))
@@ -213,7 +213,7 @@ def test_folders_in_one_another_are_no_calls_in_one_another(tmp_path: Path) -> N
     assert found == ["d/" * 200 + "a.jpg"]
 
 
-def test_a_large_folder_comes_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_folder_is_sorted_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_source, "CHUNK", 10)
     names = [f"{number:03}.jpg" for number in range(35)]
     for name in names:
@@ -225,7 +225,7 @@ def test_a_large_folder_comes_in_chunks(tmp_path: Path, monkeypatch: pytest.Monk
         assert chunk == sorted(chunk)
 
 
-def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_source, "CHUNK", 100)
     for number in range(5000):
         (tmp_path / f"{number}.jpg").touch()
@@ -237,7 +237,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         tracemalloc.stop()
 
 
-def test_one_file_is_a_source(tmp_path: Path) -> None:
+def test_single_file_is_a_source(tmp_path: Path) -> None:
     path = put(tmp_path / "a.jpg", b"abc")
     source = open_source(str(path), SourceOptions())
     (item,) = source
@@ -246,7 +246,7 @@ def test_one_file_is_a_source(tmp_path: Path) -> None:
     assert content_of(item) == b"abc"
 
 
-def test_a_link_to_a_device_hides_nothing(tmp_path: Path) -> None:
+def test_link_to_a_device_hides_no_items(tmp_path: Path) -> None:
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "nothing").symlink_to(tmp_path / "missing")
     found = [each for each in FolderSource(tmp_path) if isinstance(each, Fault)]

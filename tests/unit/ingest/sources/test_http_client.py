@@ -1,4 +1,4 @@
-"""Addresses are asked as they are written, and what breaks off on its way is read on."""
+"""Addresses are requested as written, and broken downloads resume."""
 
 import errno
 import gzip
@@ -64,7 +64,7 @@ def content_of(item: Item) -> bytes:
     return item.content(LIMIT)
 
 
-# What is written, and the target of the request.
+# A written address, and the target of the request.
 WRITTEN = {
     "/im%2Cage.jpg?s=1%2C2": "/im%2Cage.jpg?s=1%2C2",
     "/im,age.jpg?s=1,2": "/im,age.jpg?s=1,2",
@@ -87,7 +87,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize(("written", "asked"), WRITTEN.items(), ids=WRITTEN)
-def test_an_address_is_asked_as_it_is_written(server: Scripted, tmp_path: Path, written: str, asked: str) -> None:
+def test_address_is_requested_as_written(server: Scripted, tmp_path: Path, written: str, asked: str) -> None:
     server.answers[asked] = Answer(b"right")
     (tmp_path / "list.txt").write_text(f"{server.address}{written}\n")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"url": server.address + written}))
@@ -97,7 +97,7 @@ def test_an_address_is_asked_as_it_is_written(server: Scripted, tmp_path: Path, 
         assert content_of(item) == b"right"
         with UriReader() as reader:
             assert reader.read(item.uri, LIMIT) == b"right"
-    assert set(server.asked) == {asked}
+    assert set(server.targets) == {asked}
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_an_address_is_asked_as_it_is_written(server: Scripted, tmp_path: Path, 
         ("/a::b.jpg#part", "/a::b.jpg"),
     ],
 )
-def test_a_redirect_is_followed_as_it_is_written(server: Scripted, location: str, asked: str) -> None:
-    # As the server's library sends text.
+def test_redirect_is_followed_as_written(server: Scripted, location: str, asked: str) -> None:
+    # The server's library encodes headers as Latin-1.
     text = location.replace("SERVER", server.address).encode().decode("latin-1")
     server.answers["/in/from.jpg"] = Answer(status=302, headers={"Location": text})
     server.answers[asked] = Answer(b"right")
@@ -123,18 +123,18 @@ def test_a_redirect_is_followed_as_it_is_written(server: Scripted, location: str
 @pytest.mark.parametrize(
     "location", ["http://169.254.169.254/latest/", "//[fe80::1]/", "http://[::ffff:169.254.169.254]:80/"]
 )
-def test_a_redirect_to_where_clouds_keep_secrets_is_not_followed(server: Scripted, location: str) -> None:
+def test_redirect_to_a_metadata_service_is_refused(server: Scripted, location: str) -> None:
     server.answers["/a.jpg"] = Answer(status=302, headers={"Location": location})
     with pytest.raises(NotFoundError, match="a cloud metadata service with secrets"):
         read_image(partial(read_url, f"{server.address}/a.jpg"), LIMIT)
 
 
-def test_redirects_without_end_are_no_file(server: Scripted) -> None:
+def test_endless_redirects_are_refused(server: Scripted) -> None:
     server.answers["/a.jpg"] = Answer(status=301, headers={"Location": "/a.jpg"})
     with pytest.raises(OSError, match="redirects more than 10 times") as caught:
         read_url(f"{server.address}/a.jpg", LIMIT)
     assert is_permanent(caught.value)
-    assert len(server.asked) == 11
+    assert len(server.targets) == 11
     server.answers["/b.jpg"] = Answer(b"<p>elsewhere", status=302)
     with pytest.raises(OSError, match="without a new address"):
         read_url(f"{server.address}/b.jpg", LIMIT)
@@ -154,11 +154,11 @@ def test_redirects_without_end_are_no_file(server: Scripted) -> None:
         ("https://h/a/", "ftp://h/c", "ftp://h/c"),
     ],
 )
-def test_a_link_leads_where_a_browser_goes(base: str, link: str, found: str) -> None:
+def test_links_are_joined_like_in_a_browser(base: str, link: str, found: str) -> None:
     assert join(base, link) == found
 
 
-def test_hosts_are_taken_as_written() -> None:
+def test_hosts_are_kept_as_written() -> None:
     assert str(address("HTTP://[::1]:8080/a%2c")) == "http://[::1]:8080/a%2c"
     assert address("http://bücher.example/ü").raw_host == "xn--bcher-kva.example"
     for wrong in ("http://[::1/a.jpg", "http:///a.jpg", "http://h:port/a.jpg"):
@@ -166,7 +166,7 @@ def test_hosts_are_taken_as_written() -> None:
             read_image(partial(read_url, wrong), 10)
 
 
-def test_upper_case_schemes_and_hosts_of_ipv6() -> None:
+def test_upper_case_schemes_and_ipv6_hosts() -> None:
     with serving("::1") as server:
         server.answers["/a::b.jpg"] = Answer(b"right")
         server.answers["/s.tar"] = Answer(archive({"x.jpg": b"inner"}))
@@ -199,7 +199,7 @@ ASKED = {
 }
 
 
-def test_names_below_a_root_of_the_web_are_names(server: Scripted, tmp_path: Path) -> None:
+def test_relative_paths_below_a_web_root_are_file_names(server: Scripted, tmp_path: Path) -> None:
     for name, target in ASKED.items():
         server.answers[f"/in%2C/{target}"] = Answer(name.encode())
     path = tmp_path / "rows.jsonl"
@@ -217,7 +217,7 @@ def test_names_below_a_root_of_the_web_are_names(server: Scripted, tmp_path: Pat
     assert [content_of(item) for item in items(f"{server.address}/list.csv?token=a/b", kind="csv")] == [b"right"] * 2
 
 
-def test_names_below_a_root_of_a_bucket_are_keys(bucket: Any, tmp_path: Path) -> None:
+def test_relative_paths_below_a_bucket_are_keys(bucket: Any, tmp_path: Path) -> None:
     keys = [*NAMES, "/lead.jpg", "a/./b.jpg"]
     for key in keys:
         bucket.put_object(Bucket="bucket", Key=f"in/{key}", Body=key.encode())
@@ -234,7 +234,7 @@ def test_names_below_a_root_of_a_bucket_are_keys(bucket: Any, tmp_path: Path) ->
     assert (item.id, content_of(item)) == ("top.jpg", b"top")
 
 
-def test_names_below_a_root_of_this_machine(tmp_path: Path) -> None:
+def test_relative_paths_below_a_local_root(tmp_path: Path) -> None:
     for name in NAMES:
         file = tmp_path / "in" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +249,7 @@ def test_names_below_a_root_of_this_machine(tmp_path: Path) -> None:
     begin = f"file://localhost{tmp_path}/in"
     (tmp_path / "urls.txt").write_text(f"{begin}/a#1.jpg\n{begin}/what?.jpg\n")
     assert [content_of(item) for item in items(tmp_path / "urls.txt")] == [b"a#1.jpg", b"what?.jpg"]
-    # "://" within a name makes no URL of it.
+    # A name that contains "://" is not a URL.
     odd = tmp_path / "in" / 'see "http:' / "x.jpg"
     odd.parent.mkdir()
     odd.write_bytes(b"odd")
@@ -275,7 +275,7 @@ PIECES = [
 
 
 def odd_names(count: int, *, slashes: bool) -> list[str]:
-    """Names of files, made of what has a meaning in addresses, paths or archives."""
+    """Random file names from characters with a meaning in addresses, paths or archives."""
     chance = random.Random(7)
     pieces = [piece for piece in PIECES if slashes or "//" not in piece]
     names: set[str] = set()
@@ -283,12 +283,12 @@ def odd_names(count: int, *, slashes: bool) -> list[str]:
         name = "".join(chance.choices(pieces, k=chance.randint(1, 8)))
         steps = name.split("/")
         if slashes or not {"", ".", "..", " "} & set(steps):
-            # A key may have empty segments, and none that a client would resolve.
+            # A key may have empty segments, but none that a client would resolve.
             names.add(name + "x.jpg" if not {".", ".."} & set(steps) else "x.jpg")
     return sorted(names)
 
 
-def test_whatever_a_file_is_called_its_uri_opens_it(web: str, tmp_path: Path) -> None:
+def test_uri_of_any_web_file_name_opens_it(web: str, tmp_path: Path) -> None:
     names = odd_names(25, slashes=False)
     folder = tmp_path / "web" / "in"
     for name in names:
@@ -312,14 +312,14 @@ def test_whatever_a_file_is_called_its_uri_opens_it(web: str, tmp_path: Path) ->
         with UriReader() as reader:
             for name, item in found.items():
                 assert reader.read(item.uri, LIMIT) == name.encode(), item
-        # The rejects of a load name the same files.
+        # A file of rejects names the same files.
         lines = [json.dumps({"uri": item.uri, "id": item.id}) for item in found.values()]
         (tmp_path / "rejects.jsonl").write_text("\n".join(lines))
         again = {item.id: content_of(item).decode() for item in items(tmp_path / "rejects.jsonl")}
         assert again == {item.id: name for name, item in found.items()}
 
 
-def test_whatever_a_key_is_called_its_uri_opens_it(bucket: Any, tmp_path: Path) -> None:
+def test_uri_of_any_object_key_opens_it(bucket: Any, tmp_path: Path) -> None:
     names = odd_names(60, slashes=True)
     for name in names:
         bucket.put_object(Bucket="bucket", Key=f"in/{name}", Body=name.encode())
@@ -328,12 +328,12 @@ def test_whatever_a_key_is_called_its_uri_opens_it(bucket: Any, tmp_path: Path) 
     assert sorted(content_of(item).decode() for item in found) == names
     with UriReader() as reader:
         assert [reader.read(item.uri, LIMIT) for item in found] == [content_of(item) for item in found]
-    # "./" says that it is no address, and no absolute path.
+    # "./" marks a relative path, not an address.
     for item in items(tmp_path / "names.jsonl", root="s3://bucket/in"):
         assert content_of(item).decode() == item.id
 
 
-# Index pages as servers make them, what is to be found, and what is not to be asked.
+# Index pages of common servers, with the expected names.
 APACHE = """<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 3.2 Final//EN"><html><head><title>Index of /in</title></head><body>
 <table><tr><th><a href="?C=N;O=D">Name</a></th><th><a href="?C=M;O=A">Last modified</a></th></tr>
 <tr><td><a href="/">Parent Directory</a></td></tr>
@@ -362,23 +362,23 @@ ABSOLUTE = """<html><head><base href="SERVER/in/"></head><body><a href="SERVER/i
     ],
     ids=["apache", "nginx", "absolute"],
 )
-def test_index_pages_of_servers(server: Scripted, page: str, names: set[str]) -> None:
+def test_index_pages_of_common_servers_are_listed(server: Scripted, page: str, names: set[str]) -> None:
     html = {"Content-Type": "text/html; charset=utf-8"}
     server.answers["/in/"] = Answer(page.replace("SERVER", server.address).encode(), headers=html)
     server.answers["/in/below/"] = Answer(b'<a href="../">..</a><a href="e.jpg">e</a>', headers=html)
     found = items(f"{server.address}/in/")
     assert {item.id for item in found} == names
-    listing = list(server.asked)
+    listing = list(server.targets)
     assert set(listing) <= {"/in/", "/in/below/"}
     with UriReader() as reader:
         for item in found:
-            del server.asked[:]
+            del server.targets[:]
             server.answers[str(address(item.uri).raw_path_qs)] = Answer(item.id.encode())
             assert content_of(item) == reader.read(item.uri, LIMIT) == item.id.encode()
-            assert len(set(server.asked)) == 1
+            assert len(set(server.targets)) == 1
 
 
-def test_an_index_page_with_a_query(server: Scripted) -> None:
+def test_index_page_with_a_query(server: Scripted) -> None:
     html = {"Content-Type": "text/html"}
     server.answers["/in//?t=%2C"] = Answer(b'<a href="a.jpg">a</a><a href="?t=1">b</a><a href="x/">x</a>', headers=html)
     server.answers["/in//x/"] = Answer(b'<a href="b.jpg">a</a>', headers=html)
@@ -386,7 +386,7 @@ def test_an_index_page_with_a_query(server: Scripted) -> None:
     assert [item.uri for item in found] == [f"{server.address}/in//a.jpg", f"{server.address}/in//x/b.jpg"]
 
 
-def test_an_index_page_of_any_length_is_not_read_whole(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_index_page_is_refused(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "MAX_INDEX_PAGE", 1000)
     page = b'<a href="a.jpg">a</a>'
     for length, reason in ((1000, None), (1001, "FOLDER_UNREADABLE")):
@@ -397,7 +397,7 @@ def test_an_index_page_of_any_length_is_not_read_whole(server: Scripted, monkeyp
     assert "its index page has more than 1000 bytes" in found.message
 
 
-def test_an_index_page_behind_a_redirect(server: Scripted) -> None:
+def test_index_page_after_a_redirect(server: Scripted) -> None:
     html = {"Content-Type": "text/html"}
     server.answers["/in/"] = Answer(status=301, headers={"Location": "/moved%2Cthere/"})
     server.answers["/moved%2Cthere/"] = Answer(
@@ -410,7 +410,7 @@ def test_an_index_page_behind_a_redirect(server: Scripted) -> None:
 
 
 @pytest.mark.parametrize("form", ["a.jpg", "list.csv", "folder/", "s.tar"])
-def test_a_password_is_used_and_never_shown(server: Scripted, tmp_path: Path, form: str, caplog: Any) -> None:
+def test_password_of_a_url_is_used_but_never_shown(server: Scripted, tmp_path: Path, form: str, caplog: Any) -> None:
     html = {"Content-Type": "text/html"}
     server.answers |= {
         "/a.jpg": Answer(b"right"),
@@ -439,7 +439,7 @@ def test_a_password_is_used_and_never_shown(server: Scripted, tmp_path: Path, fo
     assert "p@ss" not in " ".join(shown)
 
 
-def test_a_password_of_netrc_is_used(server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_password_of_netrc_is_used(server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.answers["/a.jpg"] = Answer(b"right")
@@ -447,7 +447,7 @@ def test_a_password_of_netrc_is_used(server: Scripted, tmp_path: Path, monkeypat
     assert server.requests[0][2]["authorization"].startswith("Basic ")
 
 
-def test_what_is_no_password_stays() -> None:
+def test_texts_without_password_are_unchanged() -> None:
     for text in ("tar://a:b@c.jpg::/x.tar", "s3://bucket/a:b@c.jpg", "http://h/a:b@c", "/x/a:b@c.jpg"):
         assert without_password(text) == text
     assert without_password("tar://x::https://u:p@h/a?b@c") == "tar://x::https://h/a?b@c"
@@ -474,32 +474,32 @@ LASTS = {
 
 @pytest.mark.parametrize("answer", PASSES.values(), ids=PASSES)
 @pytest.mark.usefixtures("patient")
-def test_what_passes_is_an_error_that_passes(server: Scripted, answer: Answer) -> None:
+def test_transient_answers_are_retried(server: Scripted, answer: Answer) -> None:
     server.answers["/a.jpg"] = answer
     url = f"{server.address}/a.jpg"
     with pytest.raises(UnavailableError) as caught:
         read_image(partial(read_url, url), LIMIT)
     assert caught.value.reason == "UNREADABLE_NOW"
-    # A manifest is tried again by itself, here and where its rows are read.
+    # A manifest is retried when it is opened and when its rows are read.
     for name in ("/list.csv", "/list.txt", "/rows.jsonl"):
         text = b'{"path": "b.jpg"}\n' if name.endswith("jsonl") else b"path\n" * name.endswith("csv") + b"b.jpg\n"
         server.answers[name] = [answer, Answer(text), answer, Answer(text)]
-        # A short one is the beginning of another file.
+        # A short answer is the beginning of a longer file.
         if answer.status != 206 and not answer.announced:
             assert [item.id for item in items(server.address + name)] == ["b.jpg"]
 
 
 @pytest.mark.parametrize("answer", LASTS.values(), ids=LASTS)
 @pytest.mark.usefixtures("patient")
-def test_what_lasts_is_tried_once(server: Scripted, answer: Answer) -> None:
+def test_permanent_answers_are_not_retried(server: Scripted, answer: Answer) -> None:
     server.answers["/a.jpg"] = server.answers["/list.csv"] = answer
     with pytest.raises(NotFoundError) as caught:
         read_image(partial(read_url, f"{server.address}/a.jpg"), LIMIT)
     assert caught.value.reason == "UNREADABLE"
-    assert server.asked == ["/a.jpg"]
+    assert server.targets == ["/a.jpg"]
     with pytest.raises(SourceError):
         open_source(f"{server.address}/list.csv", SourceOptions())
-    assert server.asked == ["/a.jpg", "/list.csv"]
+    assert server.targets == ["/a.jpg", "/list.csv"]
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,9 @@ def test_what_lasts_is_tried_once(server: Scripted, answer: Answer) -> None:
         ("soon", "", None),
     ],
 )
-def test_a_server_says_for_how_long(server: Scripted, retry_after: str, date: str, seconds: float | None) -> None:
+def test_retry_after_is_read_as_seconds_or_date(
+    server: Scripted, retry_after: str, date: str, seconds: float | None
+) -> None:
     headers = {"Retry-After": retry_after} | ({"Date": date} if date else {})
     server.answers["/a.jpg"] = Answer(status=503, headers=headers)
     with pytest.raises(UnavailableError) as caught:
@@ -523,7 +525,7 @@ def test_a_server_says_for_how_long(server: Scripted, retry_after: str, date: st
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("knows_ranges", [True, False], ids=["ranges", "no ranges"])
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_an_archive_that_breaks_off_is_read_on_and_each_image_met_once(
+def test_broken_archive_download_resumes_without_repeating_images(
     server: Scripted, mode: str, knows_ranges: bool
 ) -> None:
     members = {f"{number}.jpg": os.urandom(50_000) for number in range(20)}
@@ -541,7 +543,7 @@ def test_an_archive_that_breaks_off_is_read_on_and_each_image_met_once(
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_manifest_that_breaks_off_is_read_on_and_each_row_met_once(server: Scripted) -> None:
+def test_broken_manifest_download_resumes_without_repeating_rows(server: Scripted) -> None:
     rows = [f"{number:06}.jpg" for number in range(40_000)]
     content = ("path\n" + "\n".join(rows) + "\n").encode()
     cut = Answer(content[:150_000], headers={"ETag": '"1"'}, announced=len(content), knows_ranges=False)
@@ -555,7 +557,7 @@ def test_a_manifest_that_breaks_off_is_read_on_and_each_row_met_once(server: Scr
     assert "changed while it was read" in fault.message
 
 
-def test_a_file_of_the_web_is_a_file_of_pythons(server: Scripted) -> None:
+def test_http_stream_is_a_python_file(server: Scripted) -> None:
     content = os.urandom(12_000_000)
     for target, answer in {
         "/a.bin": Answer(content),
@@ -581,7 +583,7 @@ def test_a_file_of_the_web_is_a_file_of_pythons(server: Scripted) -> None:
     assert open_stream(f"{server.address}/empty.bin").read() == b""
 
 
-def test_parquet_and_zip_files_of_the_web(server: Scripted, tmp_path: Path) -> None:
+def test_parquet_and_zip_files_of_a_web_server(server: Scripted, tmp_path: Path) -> None:
     table = io.BytesIO()
     pq.write_table(pa.table({"path": [f"{number}.jpg" for number in range(5)], "n": range(5)}), table)
     server.answers["/list.parquet"] = Answer(table.getvalue())
@@ -596,7 +598,7 @@ def test_parquet_and_zip_files_of_the_web(server: Scripted, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("patient")
-def test_an_index_page_is_tried_again(server: Scripted) -> None:
+def test_index_page_is_retried(server: Scripted) -> None:
     html = {"Content-Type": "text/html"}
     below = Answer(b'<a href="b.jpg">b</a>', headers=html)
     server.answers["/in/"] = [Answer(status=429), Answer(b'<a href="a.jpg">a</a><a href="x/">x</a>', headers=html)]
@@ -623,29 +625,29 @@ def s3(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
 
 @pytest.mark.usefixtures("patient")
-def test_pages_of_s3_are_tried_again(s3: Scripted) -> None:
+def test_s3_listing_pages_are_retried(s3: Scripted) -> None:
     first = S3_PAGE % (b"true", b"<NextContinuationToken>t</NextContinuationToken>", b"a")
     busy, broken = Answer(S3_BUSY, 503), Answer(b"<html>", 500)
     s3.others = [busy, Answer(first), broken, Answer(breaks=True), Answer(S3_PAGE % (b"false", b"", b"b"))]
     assert [item.id for item in items("s3://b/")] == ["a.jpg", "b.jpg"]
-    assert len(s3.asked) == 5
+    assert len(s3.targets) == 5
 
 
-def test_an_object_of_s3_is_asked_for_once_and_says_for_how_long(s3: Scripted) -> None:
+def test_s3_object_is_requested_once_and_reports_retry_after(s3: Scripted) -> None:
     s3.others = [Answer(S3_BUSY, 503, {"Retry-After": "7"}), Answer(b"<html>", 502), Answer(b"right")]
     for seconds in (7, None):
         with pytest.raises(UnavailableError) as caught:
             read_image(partial(read_url, "s3://b/a.jpg"), LIMIT)
         assert caught.value.retry_after == seconds
     assert read_image(partial(read_url, "s3://b/a.jpg"), LIMIT)[0] == b"right"
-    assert len(s3.asked) == 3
+    assert len(s3.targets) == 3
     s3.others = [Answer(b"<Error><Code>AccessDenied</Code></Error>", 403)]
     with pytest.raises(NotFoundError, match="access is denied"):
         read_image(partial(read_url, "s3://b/a.jpg"), LIMIT)
 
 
 @pytest.mark.usefixtures("patient")
-def test_pages_of_google_are_tried_again(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_google_listing_pages_are_retried(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     fsspec.get_filesystem_class("gs").clear_instance_cache()
@@ -655,19 +657,19 @@ def test_pages_of_google_are_tried_again(server: Scripted, monkeypatch: pytest.M
     )
     server.others = [Answer(status=503), first, Answer(breaks=True), Answer(status=429), second]
     assert [item.id for item in items("gs://b/")] == ["a.jpg", "b.jpg"]
-    assert len(server.asked) == 5
+    assert len(server.targets) == 5
     server.others = [Answer(status=503), Answer(b"{}", 403), Answer(b"right")]
     with pytest.raises(UnavailableError):
         read_image(partial(read_url, "gs://b/a.jpg"), LIMIT)
     with pytest.raises(NotFoundError, match="access is denied"):
         read_image(partial(read_url, "gs://b/a.jpg"), LIMIT)
     assert read_image(partial(read_url, "gs://b/a.jpg"), LIMIT)[0] == b"right"
-    # A file is asked for once; its load tries it again.
-    assert len(server.asked) == 8
+    # Reading a file sends one request. The load retries it.
+    assert len(server.targets) == 8
     fsspec.get_filesystem_class("gs").clear_instance_cache()
 
 
-def test_waiting_for_a_source_ends_when_it_is_stopped(server: Scripted) -> None:
+def test_stop_ends_source_retries(server: Scripted) -> None:
     server.answers["/in/"] = Answer(status=503, headers={"Retry-After": "600"})
     retries = SourceRetries(1000)
     token = thread_retries.set(retries)
@@ -679,7 +681,7 @@ def test_waiting_for_a_source_ends_when_it_is_stopped(server: Scripted) -> None:
     assert isinstance(fault, Fault)
 
 
-def test_a_server_that_is_not_there_is_told_at_once_when_a_source_is_opened() -> None:
+def test_refused_connection_fails_at_once_when_opening() -> None:
     token = thread_retries.set(SourceRetries(100, is_opening=True))
     try:
         with pytest.raises(SourceError, match="cannot be read"):
@@ -690,7 +692,7 @@ def test_a_server_that_is_not_there_is_told_at_once_when_a_source_is_opened() ->
         thread_retries.reset(token)
 
 
-def test_a_try_after_the_servers_time_is_not_waited_for() -> None:
+def test_retry_after_beyond_the_budget_ends_the_retries() -> None:
     def busy() -> bytes:
         calls.append(0)
         error = OSError(errno.EBUSY, "busy")

@@ -1,4 +1,4 @@
-"""Which files of a source are images, which are counted beside them, and which are left out."""
+"""Which files of a source are images, and how the other files are counted."""
 
 import io
 import tarfile
@@ -30,9 +30,9 @@ def encoded(file_format: str) -> bytes:
 
 
 JPEG, TIFF = encoded("JPEG"), encoded("TIFF")
-TAKEN = ("a.jpg", "b.JFIF", "c.jpe", "d.heic", "e.avif", "below/f.dib", "below/g.apng")
-NOT_TAKEN = ("h.psd", "i.SVG", "below/j.cr2", "below/k.svg")
-LEFT_OUT = (
+SUPPORTED = ("a.jpg", "b.JFIF", "c.jpe", "d.heic", "e.avif", "below/f.dib", "below/g.apng")
+UNSUPPORTED = ("h.psd", "i.SVG", "below/j.cr2", "below/k.svg")
+SYSTEM = (
     "._a.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/._a.jpg", "__MACOSX/x.jpg", "below/@eaDir/a.jpg/THUMB_M.jpg",
     ".thumbnails/1.png", ".Trash-1000/files/b.jpg", ".Trashes/c.jpg", "#recycle/d.jpg", ".AppleDouble/a.jpg",
     ".git/objects/ab", "below/.GIT/logo.png",
@@ -40,7 +40,7 @@ LEFT_OUT = (
 OTHER = ("notes.txt", "below/a.json", "clip.mp4", "README", "below/many.dots.yaml")
 NO_SUFFIX, ODD_SUFFIX, CAMERA_RAW = "IMG_0001", "below/photo.bak", "below/raw.nef"
 CONTENT = (
-    dict.fromkeys((*TAKEN, *NOT_TAKEN, *LEFT_OUT), JPEG)
+    dict.fromkeys((*SUPPORTED, *UNSUPPORTED, *SYSTEM), JPEG)
     | dict.fromkeys(OTHER, b"{}")
     | {NO_SUFFIX: JPEG, ODD_SUFFIX: JPEG, CAMERA_RAW: TIFF}
 )
@@ -83,7 +83,7 @@ def listed(source: str, **options: bool) -> list[SourceEntry]:
 
 
 def counted(found: list[SourceEntry]) -> tuple[list[str], Counter[str], int, int]:
-    """The names of the items, the suffixes of what is not taken, and how many are left out or others."""
+    """Return the names of the items, the suffixes of unsupported files, and the numbers of skipped files."""
     assert not [each for each in found if isinstance(each, Fault)], found
     items = sorted(each.id.removeprefix("a.tar/").removeprefix("a.tar.gz/") for each in found if isinstance(each, Item))
     passed = [each for each in found if isinstance(each, SkippedFile)]
@@ -93,24 +93,24 @@ def counted(found: list[SourceEntry]) -> tuple[list[str], Counter[str], int, int
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_every_file_is_an_item_or_counted_beside_them(tmp_path: Path, kind: str) -> None:
+def test_every_file_is_an_item_or_counted_as_skipped(tmp_path: Path, kind: str) -> None:
     source = SOURCES[kind](tmp_path)
-    items, suffixes, left_out, others = counted(listed(source))
-    # To look into a file of a bucket is a request.
+    items, suffixes, system_files, others = counted(listed(source))
+    # Reading a file of a bucket costs a request.
     unread = 1 if kind == "bucket" else 0
     without_suffix = {} if unread else {"": 1}
-    assert items == sorted(TAKEN)
+    assert items == sorted(SUPPORTED)
     assert suffixes == {".psd": 1, ".svg": 2, ".cr2": 1, ".nef": 1} | without_suffix
-    assert (left_out, others) == (len(LEFT_OUT), len(OTHER) + 1 + unread)
-    assert len(items) + suffixes.total() + left_out + others == len(CONTENT)
+    assert (system_files, others) == (len(SYSTEM), len(OTHER) + 1 + unread)
+    assert len(items) + suffixes.total() + system_files + others == len(CONTENT)
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_files_of_any_name_are_taken_by_their_content_if_asked_for(tmp_path: Path, kind: str) -> None:
+def test_any_name_accepts_images_by_their_content(tmp_path: Path, kind: str) -> None:
     found = listed(SOURCES[kind](tmp_path), any_name=True)
-    items, suffixes, left_out, others = counted(found)
-    assert items == sorted((*TAKEN, *NOT_TAKEN, NO_SUFFIX, ODD_SUFFIX))
-    assert (suffixes, left_out, others) == ({".nef": 1}, len(LEFT_OUT), len(OTHER))
+    items, suffixes, system_files, others = counted(found)
+    assert items == sorted((*SUPPORTED, *UNSUPPORTED, NO_SUFFIX, ODD_SUFFIX))
+    assert (suffixes, system_files, others) == ({".nef": 1}, len(SYSTEM), len(OTHER))
     for item in found:
         if isinstance(item, Item):
             assert callable(item.content)
@@ -119,9 +119,7 @@ def test_files_of_any_name_are_taken_by_their_content_if_asked_for(tmp_path: Pat
 
 @pytest.mark.parametrize("by_content", [False, True])
 @pytest.mark.parametrize("kind", SOURCES)
-def test_a_file_that_is_passed_over_has_the_key_that_it_has_as_an_item(
-    tmp_path: Path, kind: str, by_content: bool
-) -> None:
+def test_skipped_file_has_the_key_of_its_item(tmp_path: Path, kind: str, by_content: bool) -> None:
     source = SOURCES[kind](tmp_path)
     taken = {each.key for each in listed(source, any_name=True, by_content=by_content) if isinstance(each, Item)}
     found = listed(source, by_content=by_content)
@@ -130,15 +128,15 @@ def test_a_file_that_is_passed_over_has_the_key_that_it_has_as_an_item(
     assert len({*items, *passed}) == len(CONTENT)
 
 
-def test_what_is_not_taken_says_where_it_is_and_what_would_be_right(tmp_path: Path) -> None:
+def test_unsupported_file_says_where_it_is_and_what_to_do(tmp_path: Path) -> None:
     source = folder(tmp_path)
-    told = {each.where: each.message for each in listed(source) if isinstance(each, SkippedFile) and each.message}
-    assert set(told) == {f"{source}/{name}" for name in (*NOT_TAKEN, NO_SUFFIX, CAMERA_RAW)}
-    assert "convert it" in told[f"{source}/h.psd"]
-    assert "--any-name accepts it" in told[f"{source}/{NO_SUFFIX}"]
+    output = {each.where: each.message for each in listed(source) if isinstance(each, SkippedFile) and each.message}
+    assert set(output) == {f"{source}/{name}" for name in (*UNSUPPORTED, NO_SUFFIX, CAMERA_RAW)}
+    assert "convert it" in output[f"{source}/h.psd"]
+    assert "--any-name accepts it" in output[f"{source}/{NO_SUFFIX}"]
 
 
-def test_a_shadow_folder_that_cannot_be_listed_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_system_folder_hides_no_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = folder(tmp_path)
     from imagesearch_ingest.sources import folder_source  # noqa: PLC0415
 
@@ -150,10 +148,10 @@ def test_a_shadow_folder_that_cannot_be_listed_hides_nothing(tmp_path: Path, mon
         return entries(path)
 
     monkeypatch.setattr(folder_source, "_entries", refusing)
-    assert counted(listed(source))[2] == len(LEFT_OUT) - 1
+    assert counted(listed(source))[2] == len(SYSTEM) - 1
 
 
-def test_one_file_of_any_name_is_taken_if_asked_for(tmp_path: Path) -> None:
+def test_any_name_accepts_a_single_file(tmp_path: Path) -> None:
     (tmp_path / "photo").write_bytes(JPEG)
     (tmp_path / "words").write_bytes(b"words")
     (item,) = listed(str(tmp_path / "photo"), any_name=True)
@@ -165,7 +163,7 @@ def test_one_file_of_any_name_is_taken_if_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
-def test_content_is_known_by_its_beginning(file_format: str) -> None:
+def test_content_is_recognised_by_its_header(file_format: str) -> None:
     content = encoded(file_format)
     assert is_image_content(content[:32])
     assert not is_image_content(content[:1])
@@ -175,11 +173,11 @@ def test_content_is_known_by_its_beginning(file_format: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"BM says hello to the world, and more", b"II", b"RIFF1234WAVE", b"\0\0\0\x18ftypmp42"]
 )
-def test_other_content_is_no_image(content: bytes) -> None:
+def test_other_content_is_not_an_image(content: bytes) -> None:
     assert not is_image_content(content)
 
 
-def test_the_list_is_one_and_knows_what_pillow_calls_the_formats() -> None:
+def test_suffixes_agree_with_pillow() -> None:
     Image.init()
     for name in ("JPEG", "PNG", "WebP", "GIF", "TIFF", "AVIF"):
         known = {suffix for suffix, of in Image.registered_extensions().items() if of == name.upper()}
@@ -190,16 +188,16 @@ def test_the_list_is_one_and_knows_what_pillow_calls_the_formats() -> None:
 @pytest.mark.parametrize(
     "path", ["a.jpg", "git/a.jpg", "trash/a.jpg", "thumbs/a.png", "eaDir/a.jpg", "a._b.jpg", "cat.git"]
 )
-def test_names_that_are_only_alike_are_no_shadows(path: str) -> None:
+def test_similar_names_are_not_system_files(path: str) -> None:
     assert not is_system_file(path)
 
 
-def test_the_words_name_each_suffix() -> None:
+def test_summary_names_each_unsupported_suffix() -> None:
     assert describe_unsupported({".svg": 1, ".psd": 2}) == "3 unsupported files: 2 .psd, 1 .svg"
     assert describe_unsupported({"": 1}) == "1 unsupported file: 1 without a suffix"
 
 
-def test_the_documentation_has_the_same_list() -> None:
+def test_documentation_lists_the_same_suffixes() -> None:
     text = (Path(__file__).parents[4] / "docs" / "guides" / "ingest.md").read_text()
     for name, suffixes in FORMATS.items():
         assert f"| {name} | {' '.join(f'`{suffix}`' for suffix in suffixes)} |" in text

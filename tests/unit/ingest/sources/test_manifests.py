@@ -1,4 +1,4 @@
-"""Lists and manifests: what each row says, and that a bad row is told and ends nothing."""
+"""Lists and manifests: their rows become items, and an invalid row is reported without ending the listing."""
 
 import datetime as dt
 import decimal
@@ -49,7 +49,7 @@ def refused(path: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_a_list_is_read_line_by_line(tmp_path: Path) -> None:
+def test_list_is_read_line_by_line(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"abc")
     (tmp_path / "in").mkdir()
     outside = tmp_path.parent / "outside.jpg"
@@ -84,7 +84,7 @@ def test_a_list_is_read_line_by_line(tmp_path: Path) -> None:
     assert open_source(str(path), SourceOptions()).count() == 11
 
 
-def test_odd_lines_are_told(tmp_path: Path) -> None:
+def test_invalid_lines_are_rejected(tmp_path: Path) -> None:
     path = written(tmp_path / "list.txt", b"a.jpg\n\xff.jpg\nb\x00.jpg\n" + b"x" * 100_000 + b"\nc.jpg\n")
     found = opened(path)
     assert [one.id for one in found if isinstance(one, Item)] == ["a.jpg", "c.jpg"]
@@ -97,14 +97,14 @@ def test_odd_lines_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "..a.jpg", "b..c/a.jpg", "b/../a.jpg"])
-def test_one_path_has_one_uri_however_it_is_written(tmp_path: Path, name: str) -> None:
+def test_spellings_of_a_path_have_one_uri(tmp_path: Path, name: str) -> None:
     (tmp_path / "b").mkdir()
     forms = (name, f"./{name}", f".//{name}", f"{tmp_path}/{name}", f"{tmp_path}/./{name}")
     found = items(written(tmp_path / "list.txt", "\n".join(forms)))
     assert {item.uri for item in found} == {f"{tmp_path}/{name}"}
 
 
-def test_a_list_may_begin_elsewhere(tmp_path: Path) -> None:
+def test_list_paths_are_relative_to_the_root(tmp_path: Path) -> None:
     path = written(tmp_path / "list.txt", "a.jpg\n/images/b.jpg\n/imagesx/c.jpg\n")
     assert [(item.id, item.uri) for item in items(path, root="/images/")] == [
         ("a.jpg", "/images/a.jpg"),
@@ -115,7 +115,7 @@ def test_a_list_may_begin_elsewhere(tmp_path: Path) -> None:
     assert [item.id for item in items(path, by_content=True)] == ["", "", ""]
 
 
-def test_standard_input_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_can_be_read_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source = ListSource("-", SourceOptions(), io.BytesIO(b"a.jpg\nb.jpg"))
     assert source.count() is None
@@ -133,7 +133,7 @@ c.jpg
 """
 
 
-def test_the_types_of_csv_columns_are_found_out(tmp_path: Path) -> None:
+def test_types_of_csv_columns_are_inferred(tmp_path: Path) -> None:
     found = opened(written(tmp_path / "a.csv", CSV))
     assert [one.attributes for one in found if isinstance(one, Item)] == [
         {
@@ -164,7 +164,7 @@ def test_the_types_of_csv_columns_are_found_out(tmp_path: Path) -> None:
         (["1e999", "0.5"], ["1e999", "0.5"]),
         (["00.5", "1"], ["00.5", "1"]),
         (["1", "9223372036854775808"], ["1", "9223372036854775808"]),
-        # As floats these would be the whole number before.
+        # As floats these would be rounded to another whole number.
         (["9007199254740993", "0.5"], ["9007199254740993", "0.5"]),
         (["-9007199254740993.0", "1"], ["-9007199254740993.0", "1"]),
         (["9007199254740992", "0.5"], [9007199254740992.0, 0.5]),
@@ -187,14 +187,14 @@ def test_the_types_of_csv_columns_are_found_out(tmp_path: Path) -> None:
         (["1", "2", "x"], ["1", "2", "x"]),
     ],
 )
-def test_a_column_has_the_type_that_all_its_cells_are(tmp_path: Path, cells: list[str], values: list[Any]) -> None:
+def test_column_type_fits_all_cells(tmp_path: Path, cells: list[str], values: list[Any]) -> None:
     path = written(tmp_path / "a.csv", "path,v\n" + "".join(f"a.jpg,{cell}\n" for cell in cells))
     found = [row["v"] for row in attributes(path)]
     assert found == values
     assert [type(value) for value in found] == [type(value) for value in values]
 
 
-def test_a_type_that_is_said_holds(tmp_path: Path) -> None:
+def test_given_type_is_used(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "path,n,t,b\na.jpg,007,1,true\nb.jpg,x,2,maybe\nc.jpg,1,3,\nd.jpg,1.5,4,\n")
     found = opened(path, types={"n": "int", "t": "text", "b": "bool"})
     assert [one.attributes for one in found if isinstance(one, Item)] == [
@@ -206,7 +206,7 @@ def test_a_type_that_is_said_holds(tmp_path: Path) -> None:
     assert "no column 'm'" in refused(path, types={"m": "int"})
 
 
-def test_columns_are_renamed_and_left_out(tmp_path: Path) -> None:
+def test_columns_can_be_renamed_and_left_out(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "path,Product Name,other,_note,_kept\na.jpg,shoe,1,n,k\n")
     message = refused(path)
     assert "'Product Name'" in message
@@ -220,7 +220,7 @@ def test_columns_are_renamed_and_left_out(tmp_path: Path) -> None:
     assert "has no effect" in refused(path, columns={"path": "p", "Product Name": ""})
 
 
-def test_columns_have_names_of_their_own(tmp_path: Path) -> None:
+def test_path_and_id_columns_can_be_given(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "sku,where,file\nS1,a.jpg,b.jpg\n")
     (item,) = items(path)
     assert (item.id, item.attributes) == ("b.jpg", {"sku": "S1", "where": "a.jpg"})
@@ -234,7 +234,7 @@ def test_columns_have_names_of_their_own(tmp_path: Path) -> None:
     assert "--path-column" in refused(written(tmp_path / "f.csv", ""))
 
 
-def test_the_id_of_a_row_is_its_own(tmp_path: Path) -> None:
+def test_rows_have_their_own_ids(tmp_path: Path) -> None:
     path = written(tmp_path / "a.tsv", "id\turl\n007\thttp://h/a.jpg\n\tb.jpg\n猫\tc.jpg\n")
     found = opened(path)
     assert [(one.id, one.uri) for one in found if isinstance(one, Item)] == [
@@ -245,7 +245,7 @@ def test_the_id_of_a_row_is_its_own(tmp_path: Path) -> None:
     assert [(item.id, item.attributes) for item in items(path, by_content=True)] == [("", None)] * 3
 
 
-def test_bad_rows_of_csv_end_nothing(tmp_path: Path) -> None:
+def test_invalid_csv_rows_do_not_end_the_listing(tmp_path: Path) -> None:
     rows = [
         b"path,a",
         b"a.jpg,1",
@@ -258,12 +258,12 @@ def test_bad_rows_of_csv_end_nothing(tmp_path: Path) -> None:
     ]
     found = opened(written(tmp_path / "a.csv", b"\n".join(rows)))
     assert [one.id for one in found if isinstance(one, Item)] == ["a.jpg", "e.jpg"]
-    told = [one.where for one in found if isinstance(one, Fault) and one.may_hide_items]
-    assert told == [f"a.csv, row {number}" for number in (3, 4, 5, 6, 8)]
+    output = [one.where for one in found if isinstance(one, Fault) and one.may_hide_items]
+    assert output == [f"a.csv, row {number}" for number in (3, 4, 5, 6, 8)]
     assert {one.reason for one in found if isinstance(one, Fault)} == {"ROW_INVALID"}
 
 
-def test_a_quote_left_open_hides_no_more_than_it_must(tmp_path: Path) -> None:
+def test_unbalanced_quote_hides_few_rows(tmp_path: Path) -> None:
     rows = ["path,a", 'a.jpg,"open'] + [f"{number}.jpg,1" for number in range(30_000)]
     found = opened(written(tmp_path / "a.csv", "\n".join(rows)))
     assert any(isinstance(one, Fault) and one.may_hide_items for one in found)
@@ -273,7 +273,7 @@ def test_a_quote_left_open_hides_no_more_than_it_must(tmp_path: Path) -> None:
 JSON_VALUES = {"s": "x", "i": 3, "f": 1.5, "b": True, "l": ["a", "b"], "none": None, "empty": []}
 
 
-def test_json_values_are_attributes(tmp_path: Path) -> None:
+def test_json_values_become_attributes(tmp_path: Path) -> None:
     lines = [
         {"path": "a.jpg", **JSON_VALUES, "nan": float("nan")},
         {"path": "b.jpg", "attributes": {"price": 2, "no": None}, "extra": "x"},
@@ -324,7 +324,7 @@ def test_json_values_are_attributes(tmp_path: Path) -> None:
         '{"path": "a.jpg", "v": ' + "[" * 100_000,
     ],
 )
-def test_a_bad_line_of_json_is_told(tmp_path: Path, line: str) -> None:
+def test_invalid_json_line_is_rejected(tmp_path: Path, line: str) -> None:
     found = opened(written(tmp_path / "a.ndjson", f'{{"path": "x.jpg"}}\n{line}\n{{"path": "y.jpg"}}'))
     first, fault, last = found
     assert isinstance(first, Item)
@@ -333,14 +333,14 @@ def test_a_bad_line_of_json_is_told(tmp_path: Path, line: str) -> None:
     assert (fault.where, fault.reason, fault.may_hide_items) == ("a.ndjson, row 2", "ROW_INVALID", True)
 
 
-def test_odd_bytes_and_lines_without_end_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undecodable_bytes_and_endless_lines_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_rows, "LONGEST_LINE", 100)
     text = b'{"path": "a.jpg"}\n{"path": "\xff.jpg"}\n' + b"x" * 1000 + b'\n{"path": "\\udc80.jpg"}\n{"path": "b.jpg"}'
     found = opened(written(tmp_path / "a.jsonl", text))
     assert [type(one) for one in found] == [Item, Fault, Fault, Fault, Item]
 
 
-def test_slips_in_json_are_said_at_the_start(tmp_path: Path) -> None:
+def test_json_mistakes_are_reported_before_the_load(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", '{"path": "a.jpg", "Product Name": "x"}')
     assert "--map 'Product Name=product_name'" in refused(path)
     assert attributes(path, columns={"Product Name": "name"}) == [{"name": "x"}]
@@ -349,7 +349,7 @@ def test_slips_in_json_are_said_at_the_start(tmp_path: Path) -> None:
     assert "--column-type" in refused(path, types={"a": "int"})
 
 
-def test_rejects_are_a_manifest(tmp_path: Path) -> None:
+def test_file_of_rejects_is_a_manifest(tmp_path: Path) -> None:
     line = {
         "uri": "/a/b.jpg",
         "id": "b",
@@ -366,7 +366,7 @@ def table(path: Path, columns: dict[str, Any]) -> Path:
     return path
 
 
-def test_parquet_has_types_of_its_own(tmp_path: Path) -> None:
+def test_parquet_types_become_attributes(tmp_path: Path) -> None:
     day, time = dt.date(2024, 2, 29), dt.datetime(2024, 2, 29, 12, 30, 1, tzinfo=dt.UTC)
     path = table(
         tmp_path / "a.parquet",
@@ -406,7 +406,7 @@ def test_parquet_has_types_of_its_own(tmp_path: Path) -> None:
     assert open_source(str(path), SourceOptions()).count() == 3
 
 
-def test_decimals_of_parquet_keep_their_whole_numbers(tmp_path: Path) -> None:
+def test_parquet_decimals_keep_whole_numbers(tmp_path: Path) -> None:
     def column(*values: str, scale: int = 0) -> Any:
         return pa.array([None if value == "" else decimal.Decimal(value) for value in values], pa.decimal128(30, scale))
 
@@ -440,13 +440,13 @@ def test_decimals_of_parquet_keep_their_whole_numbers(tmp_path: Path) -> None:
         pa.array([dt.timedelta(1)]),
     ],
 )
-def test_a_parquet_type_that_is_no_attribute_is_told_at_the_start(tmp_path: Path, values: Any) -> None:
+def test_unsupported_parquet_type_is_reported_before_the_load(tmp_path: Path, values: Any) -> None:
     path = table(tmp_path / "a.parquet", {"path": ["a.jpg"], "v": values})
     assert "--map 'v='" in refused(path)
     assert attributes(path, columns={"v": ""}) == [None]
 
 
-def test_slips_in_parquet_are_said_at_the_start(tmp_path: Path) -> None:
+def test_parquet_mistakes_are_reported_before_the_load(tmp_path: Path) -> None:
     assert "there are 'a'" in refused(table(tmp_path / "a.parquet", {"a": ["x"]}))
     assert "a path or URL is a text" in refused(table(tmp_path / "a.parquet", {"path": [1]}))
     assert "an id is" in refused(table(tmp_path / "a.parquet", {"path": ["x"], "id": [1.5]}))
@@ -455,7 +455,7 @@ def test_slips_in_parquet_are_said_at_the_start(tmp_path: Path) -> None:
     assert "not a readable Parquet file" in refused(written(tmp_path / "c.parquet", ""))
 
 
-def test_bad_values_of_parquet_spoil_their_row_only(tmp_path: Path) -> None:
+def test_invalid_parquet_value_invalidates_only_its_row(tmp_path: Path) -> None:
     path = table(
         tmp_path / "a.parquet",
         {
@@ -467,14 +467,14 @@ def test_bad_values_of_parquet_spoil_their_row_only(tmp_path: Path) -> None:
     )
     found = opened(path)
     assert [type(one) for one in found] == [Item, Item, *[Fault] * 4]
-    told = messages(found)
-    assert "row 3: f: inf" in told[0]
-    assert "row 4: it has no path" in told[1]
-    assert "64 bits" in told[2]
-    assert "row 6: t" in told[3]
+    output = messages(found)
+    assert "row 3: f: inf" in output[0]
+    assert "row 4: it has no path" in output[1]
+    assert "64 bits" in output[2]
+    assert "row 6: t" in output[3]
 
 
-def test_a_file_that_is_damaged_further_on_is_told(tmp_path: Path) -> None:
+def test_damaged_manifest_is_reported(tmp_path: Path) -> None:
     path = table(tmp_path / "a.parquet", {"path": [f"{number}.jpg" for number in range(6000)]})
     content = bytearray(path.read_bytes())
     middle = len(content) // 3
@@ -489,7 +489,7 @@ def test_a_file_that_is_damaged_further_on_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_memory_is_flat(tmp_path: Path, suffix: str) -> None:
+def test_memory_does_not_grow_with_the_entries(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     rows = [{"path": f"/gone/{number}.jpg", "price": number, "name": "x" * 100} for number in range(20_000)]
     if suffix == "parquet":
@@ -508,7 +508,7 @@ def test_memory_is_flat(tmp_path: Path, suffix: str) -> None:
         tracemalloc.stop()
 
 
-def test_lines_of_rejects_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
+def test_rejects_without_an_image_are_ignored(tmp_path: Path) -> None:
     lines = [{"_where": "/photos/below", "_reason": "FOLDER_UNREADABLE"}, {"uri": "/a.jpg", "_reason": "UNREADABLE"}]
     found = opened(written(tmp_path / "rejects.jsonl", "\n".join(map(json.dumps, lines))))
     assert [one.uri for one in found if isinstance(one, Item)] == ["/a.jpg"]

@@ -1,4 +1,4 @@
-"""What kind of source an argument is, and what is said where it can be none."""
+"""The kind of source of an argument, and the errors for invalid ones."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from imagesearch_ingest.sources.tar_source import TarSource
         ("a.jpg", "list", ListSource),
     ],
 )
-def test_a_file_is_of_the_kind_that_its_name_says(tmp_path: Path, name: str, kind: str, expected: type) -> None:
+def test_kind_of_source_follows_from_its_name(tmp_path: Path, name: str, kind: str, expected: type) -> None:
     path = tmp_path / name
     path.write_text("path\n" if kind == "csv" or name.lower().endswith(("csv", "tsv")) else "")
     for argument in (str(path), f"file://{path}"):
@@ -43,7 +43,7 @@ def test_a_file_is_of_the_kind_that_its_name_says(tmp_path: Path, name: str, kin
         assert source.name == str(path)
 
 
-def test_folders_and_urls(tmp_path: Path) -> None:
+def test_kind_of_folders_and_urls(tmp_path: Path) -> None:
     (tmp_path / "a.tar").mkdir()
     assert type(open_source(str(tmp_path / "a.tar"), SourceOptions())) is FolderSource
     assert type(open_source("-", SourceOptions())) is ListSource
@@ -82,7 +82,7 @@ def test_folders_and_urls(tmp_path: Path) -> None:
         ("s3:///", {}, "no bucket or server"),
     ],
 )
-def test_what_can_be_no_source_is_said(
+def test_invalid_sources_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

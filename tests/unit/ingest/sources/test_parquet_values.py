@@ -1,4 +1,4 @@
-"""Parquet: manifests and files of vectors have one rule for attributes; columns may hold the images themselves."""
+"""Parquet: manifests and vector files convert attributes alike, and columns may contain images."""
 
 import datetime as dt
 import decimal
@@ -25,7 +25,7 @@ from imagesearch_ingest.vector_files.vector_file_source import VectorFileSource,
 
 ZONE = dt.timezone(dt.timedelta(hours=2))
 TIME = dt.datetime(2024, 5, 1, 10, 0, 0, 500_000)  # noqa: DTZ001 - a time without a zone
-# Columns of two values, and the attributes of the two rows.
+# Columns with two values, and the attributes of the two rows.
 COLUMNS: list[tuple[str, Any, list[Any]]] = [
     ("text", pa.array(["x", None]), ["x", None]),
     ("large_text", pa.array(["x", ""], pa.large_string()), ["x", ""]),
@@ -73,7 +73,7 @@ SPOILED = [
 
 
 def both(folder: Path, name: str, column: Any, **renamed: str) -> list[list[object]]:
-    """What a manifest and a file of vectors make of a column."""
+    """Return the attributes that a manifest and a vector file read from a column."""
     manifest, vectors = folder / "m.parquet", folder / "v.parquet"
     pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"], name: column}), manifest)
     pq.write_table(pa.table({"id": ["a", "b"], "vector": [[1.0, 2.0], [3.0, 4.0]], name: column}), vectors)
@@ -84,7 +84,9 @@ def both(folder: Path, name: str, column: Any, **renamed: str) -> list[list[obje
 
 
 @pytest.mark.parametrize(("name", "column", "values"), COLUMNS, ids=[name for name, _, _ in COLUMNS])
-def test_both_readers_take_the_same_values(tmp_path: Path, name: str, column: Any, values: list[Any]) -> None:
+def test_manifests_and_vector_files_accept_the_same_values(
+    tmp_path: Path, name: str, column: Any, values: list[Any]
+) -> None:
     expected = [{} if value is None else {name: value} for value in values]
     for found in both(tmp_path, name, column):
         assert [one.attributes or {} for one in found if isinstance(one, Item)] == expected
@@ -93,22 +95,22 @@ def test_both_readers_take_the_same_values(tmp_path: Path, name: str, column: An
 
 
 @pytest.mark.parametrize(("name", "column"), WRONG, ids=[name for name, _ in WRONG])
-def test_both_readers_refuse_the_same_columns_and_their_advice_helps(tmp_path: Path, name: str, column: Any) -> None:
-    told = []
+def test_both_readers_refuse_the_same_columns_and_suggest_a_fix(tmp_path: Path, name: str, column: Any) -> None:
+    output = []
     for reader in (0, 1):
         with pytest.raises(SourceError) as refused:
             both(tmp_path, name, column) if reader == 0 else VectorFileSource(
                 tmp_path / "v.parquet", VectorOptions("f")
             )
-        told.append(str(refused.value))
-    assert all(f"--map '{name}='" in message for message in told)
-    assert all(f"column '{name}'" in message for message in told)
+        output.append(str(refused.value))
+    assert all(f"--map '{name}='" in message for message in output)
+    assert all(f"column '{name}'" in message for message in output)
     for found in both(tmp_path, name, column, **{name: ""}):
         assert [bool(one.attributes) for one in found if isinstance(one, Item)] == [False, False]
 
 
 @pytest.mark.parametrize(("name", "column"), SPOILED, ids=[name for name, _ in SPOILED])
-def test_both_readers_tell_the_same_rows(tmp_path: Path, name: str, column: Any) -> None:
+def test_manifests_and_vector_files_reject_the_same_rows(tmp_path: Path, name: str, column: Any) -> None:
     for found in both(tmp_path, name, column):
         first, second = found
         assert isinstance(first, Fault)
@@ -127,7 +129,7 @@ JPEGS = [jpeg(shade) for shade in (0, 100, 200)]
 
 
 def dataset(target: Path, column: str = "image", **columns: Any) -> Path:
-    """Images as Hugging Face's datasets write them."""
+    """Write images like a Hugging Face dataset."""
     values: list[Any] = [{"bytes": content, "path": f"{place}.jpg"} for place, content in enumerate(JPEGS)]
     values += [
         {"bytes": None, "path": "outside.jpg"},
@@ -142,7 +144,7 @@ def dataset(target: Path, column: str = "image", **columns: Any) -> Path:
 
 
 @pytest.mark.parametrize("column", ["image", "img", "jpg::x"])
-def test_images_in_a_column_are_taken_and_can_be_read_again(tmp_path: Path, column: str) -> None:
+def test_images_in_a_column_are_listed_and_can_be_read_again(tmp_path: Path, column: str) -> None:
     (tmp_path / "outside.jpg").write_bytes(JPEGS[1])
     path = dataset(tmp_path / "train.parquet", column)
     found = list(open_source(str(path), SourceOptions()))
@@ -170,7 +172,7 @@ def test_images_in_a_column_are_taken_and_can_be_read_again(tmp_path: Path, colu
     assert [item.stamp for item in again[:3]] == stamps
 
 
-def test_images_in_a_column_of_bytes_are_taken(tmp_path: Path) -> None:
+def test_images_in_a_column_of_bytes_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"jpg": pa.array(JPEGS, pa.large_binary()), "key": ["x", "y", "z"]}), path)
     with pytest.raises(SourceError, match="--path-column"):
@@ -181,7 +183,7 @@ def test_images_in_a_column_of_bytes_are_taken(tmp_path: Path) -> None:
         assert reader.read(f"parquet://jpg/2::{path}", 10**6) == JPEGS[1]
 
 
-def test_a_dataset_with_ids_and_a_path_is_taken_by_its_images(tmp_path: Path) -> None:
+def test_dataset_prefers_its_image_column(tmp_path: Path) -> None:
     path = dataset(tmp_path / "train.parquet", path="elsewhere")
     (first, *_) = open_source(str(path), SourceOptions(id_column="label"))
     assert isinstance(first, Item)
@@ -223,9 +225,9 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_the_command_takes_a_dataset(tmp_path: Path) -> None:
+def test_command_loads_a_dataset(tmp_path: Path) -> None:
     (tmp_path / "outside.jpg").write_bytes(JPEGS[1])
     path = dataset(tmp_path / "train.parquet")
     answer = CliRunner().invoke(app, ["ingest", str(path), "--dry-run", "--json", "--ledger", str(tmp_path / "l")])
-    told = json.loads(answer.stdout)
-    assert (told["stored"], told["reasons"]) == (5, {"FILE_EMPTY": 1, "ROW_INVALID": 1})
+    output = json.loads(answer.stdout)
+    assert (output["stored"], output["reasons"]) == (5, {"FILE_EMPTY": 1, "ROW_INVALID": 1})

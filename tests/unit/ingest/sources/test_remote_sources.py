@@ -1,4 +1,4 @@
-"""Files that URLs name, on servers of this machine: what is listed, what is read, and how failures are told."""
+"""Remote files and folders on local servers: listing, reading and errors."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def content_of(item: Item, limit: int = 1_000_000) -> bytes:
 
 
 def check_folder(url: str) -> list[Item]:
-    """The images below the URL are those of CONTENT, and their content is right."""
+    """Check that the images below the URL are those of CONTENT."""
     found = items(url)
     assert sorted(item.id for item in found) == KEYS
     for item in found:
@@ -52,7 +52,7 @@ def check_folder(url: str) -> list[Item]:
     return found
 
 
-def test_a_folder_of_s3(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s3_folder_is_listed(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_folder_source, "PAGE", 2)
     for key, content in CONTENT.items():
         bucket.put_object(Bucket="bucket", Key=f"photos/{key}", Body=content)
@@ -66,7 +66,7 @@ def test_a_folder_of_s3(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(items("s3://bucket")) == len(KEYS) + 2
 
 
-def test_an_object_is_read_by_one_request(bucket: Any) -> None:
+def test_object_is_read_with_one_request(bucket: Any) -> None:
     bucket.put_object(Bucket="bucket", Key="a.jpg", Body=b"abc")
     bucket.put_object(Bucket="bucket", Key="b.jpg", Body=b"")
     system, _ = connect("s3://bucket/")
@@ -86,7 +86,7 @@ def test_an_object_is_read_by_one_request(bucket: Any) -> None:
     assert calls == ["get_object"] * 3
 
 
-def test_failures_of_s3_are_plain(bucket: Any) -> None:
+def test_s3_errors_are_os_errors(bucket: Any) -> None:
     bucket.put_object(Bucket="bucket", Key="a.jpg", Body=b"abc")
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_url("s3://bucket/gone.jpg", 10)
@@ -100,7 +100,7 @@ def test_failures_of_s3_are_plain(bucket: Any) -> None:
     assert (item.id, item.size, content_of(item)) == ("a.jpg", 3, b"abc")
 
 
-def test_a_listing_that_breaks_off_is_told(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_listing_is_reported(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_folder_source, "PAGE", 2)
     for key in ("a.jpg", "b.jpg", "c.jpg"):
         bucket.put_object(Bucket="bucket", Key=key, Body=b"x")
@@ -128,7 +128,7 @@ def test_manifests_and_archives_on_s3(bucket: Any) -> None:
     assert item.attributes == {"cls": 3}
 
 
-def test_a_folder_of_google(google: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_google_folder_is_listed(google: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_folder_source, "PAGE", 2)
     for key, content in CONTENT.items():
         google(f"photos/{key}", content)
@@ -143,13 +143,13 @@ def test_a_folder_of_google(google: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [type(one) for one in opened("gs://nobucket/x/")] == [Fault]
 
 
-def test_a_folder_of_a_web_server(web: str) -> None:
+def test_web_folder_is_listed(web: str) -> None:
     found = check_folder(f"{web}/photos")
     assert {item.size for item in found} == {None}
     assert f"{web}/photos/{quote('猫 ü+&.jpg')}" in {item.uri for item in found}
 
 
-def test_a_web_file_is_read_by_one_request_and_no_further(web: str, seen: list[str], tmp_path: Path) -> None:
+def test_web_file_is_read_with_one_request(web: str, seen: list[str], tmp_path: Path) -> None:
     (tmp_path / "web/large.jpg").write_bytes(b"x" * 5_000_000)
     assert read_url(f"{web}/large.jpg", 1000) == b"x" * 1000
     assert [line.split()[0] for line in seen] == ["GET"]
@@ -166,14 +166,14 @@ def test_a_web_file_is_read_by_one_request_and_no_further(web: str, seen: list[s
         ("/short/a.jpg", OSError, "payload"),
     ],
 )
-def test_failures_of_a_web_server_are_plain(web: str, path: str, error: type[OSError], message: str) -> None:
+def test_web_errors_are_os_errors(web: str, path: str, error: type[OSError], message: str) -> None:
     with pytest.raises(error, match=message) as caught:
         read_url(web + path, 5000)
     assert caught.value.strerror
     assert "\n" not in caught.value.strerror
 
 
-def test_a_server_that_is_not_there_is_plain() -> None:
+def test_missing_server_is_an_os_error() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/a.jpg"
@@ -186,7 +186,7 @@ def test_a_server_that_is_not_there_is_plain() -> None:
         open_source(url.replace("jpg", "csv"), SourceOptions())
 
 
-def test_web_folders_that_cannot_be_listed_are_told(web: str, tmp_path: Path) -> None:
+def test_unreadable_web_folders_are_reported(web: str, tmp_path: Path) -> None:
     for path in ("/fail/", "/gone/", "/secret/", "/photos/b.jpg/"):
         assert [type(one) for one in opened(web + path)] == [Fault], path
     page = tmp_path / "web/page/index.html"
@@ -196,7 +196,7 @@ def test_web_folders_that_cannot_be_listed_are_told(web: str, tmp_path: Path) ->
     assert [type(one) for one in found] == [Item, Fault], found
 
 
-def test_a_web_list_of_web_files(web: str, tmp_path: Path) -> None:
+def test_web_list_of_web_files(web: str, tmp_path: Path) -> None:
     lines = [{"path": "photos/b.jpg", "price": 1}, {"url": f"{web}/photos/{quote('猫 ü+&.jpg')}"}]
     (tmp_path / "web/list.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = items(f"{web}/list.jsonl")
@@ -204,7 +204,7 @@ def test_a_web_list_of_web_files(web: str, tmp_path: Path) -> None:
     assert open_source(f"{web}/list.jsonl", SourceOptions()).count() is None
 
 
-def test_a_web_archive_that_is_cut_off_is_told(web: str, tmp_path: Path) -> None:
+def test_truncated_web_archive_is_reported(web: str, tmp_path: Path) -> None:
     content = archive({f"{number}.jpg": bytes(50_000) for number in range(50)}, "w:gz")
     (tmp_path / "web/a.tgz").write_bytes(content)
     assert len(items(f"{web}/a.tgz")) == 50
@@ -212,7 +212,7 @@ def test_a_web_archive_that_is_cut_off_is_told(web: str, tmp_path: Path) -> None
     assert isinstance(opened(f"{web}/a.tgz")[-1], Fault)
 
 
-def test_a_folder_of_another_file_system(memory: Any) -> None:
+def test_folder_of_another_file_system(memory: Any) -> None:
     for key, content in CONTENT.items():
         memory.pipe(f"/photos/{key}", content)
     check_folder("memory://photos")
@@ -220,7 +220,7 @@ def test_a_folder_of_another_file_system(memory: Any) -> None:
     assert isinstance(fault, Fault)
 
 
-def test_a_folder_below_that_cannot_be_listed_is_told(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_subfolder_is_reported(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a/a.jpg", "b/b.jpg", "c.jpg"):
         memory.pipe(f"/x/{name}", b"x")
     listed = MemoryFileSystem.ls
@@ -237,7 +237,7 @@ def test_a_folder_below_that_cannot_be_listed_is_told(memory: Any, monkeypatch: 
     assert "a library's own error" in fault.message
 
 
-def test_a_remote_file_is_a_file_of_pythons(memory: Any) -> None:
+def test_remote_file_is_a_python_file(memory: Any) -> None:
     memory.pipe("/a.bin", bytes(range(100)))
     with io.BufferedReader(open_stream("memory://a.bin")) as file:
         assert file.read(3) == bytes(range(3))
@@ -248,7 +248,7 @@ def test_a_remote_file_is_a_file_of_pythons(memory: Any) -> None:
 
 
 @pytest.mark.parametrize(("url", "package"), [("s3://b/", "s3fs"), ("gs://b/", "gcsfs"), ("https://h/", "aiohttp")])
-def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, url: str, package: str) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, url: str, package: str) -> None:
     def missing(*_args: object, **_kwargs: object) -> None:
         raise ImportError(package)
 

@@ -1,4 +1,4 @@
-"""What an archive says of its images, in whatever order and under whatever names: it is read, or reported."""
+"""Sidecars in archives, in any order and with any name: they are read, or reported."""
 
 import gzip
 import io
@@ -58,7 +58,7 @@ ORDERS: Sequence[Sequence[str]] = (
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_order_of_members_does_not_matter(tmp_path: Path, kind: str, order: Sequence[str]) -> None:
+def test_order_of_members_does_not_matter(tmp_path: Path, kind: str, order: Sequence[str]) -> None:
     contents = {"a.json": b'{"price": 1}', "b.json": b'{"price": 2}'}
     source = archive(tmp_path, kind, [(name, contents.get(name, b"x")) for name in order])
     found = list(source)
@@ -85,7 +85,7 @@ def test_the_order_of_members_does_not_matter(tmp_path: Path, kind: str, order: 
         (".hidden.jpg", ".hidden.json"),
     ],
 )
-def test_names_of_facts(tmp_path: Path, kind: str, image: str, facts: str) -> None:
+def test_sidecars_are_found_by_name(tmp_path: Path, kind: str, image: str, facts: str) -> None:
     source = archive(tmp_path, kind, [(image, b"x"), (facts, b'{"price": 1}'), ("other.jpg", b"y")])
     found = list(source)
     assert list(attributes(found).values()) == [{"price": 1}, None]
@@ -93,7 +93,7 @@ def test_names_of_facts(tmp_path: Path, kind: str, image: str, facts: str) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_images_share_facts_and_have_their_own(tmp_path: Path, kind: str) -> None:
+def test_images_share_sidecars_and_have_their_own(tmp_path: Path, kind: str) -> None:
     members = [
         ("s.left.jpg", b"x"),
         ("s.json", b'{"price": 1, "side": "both"}'),
@@ -108,7 +108,7 @@ def test_several_images_share_facts_and_have_their_own(tmp_path: Path, kind: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_facts_of_no_image_are_reported(tmp_path: Path, kind: str) -> None:
+def test_sidecars_without_image_are_reported(tmp_path: Path, kind: str) -> None:
     members = [("a.jpg", b"x"), ("a.meta.json", b"{}"), ("README.txt", b"r"), *((f"{n}.json", b"{}") for n in range(7))]
     source = archive(tmp_path, kind, members)
     assert attributes(list(source)) == {"a.jpg": None}
@@ -116,7 +116,7 @@ def test_facts_of_no_image_are_reported(tmp_path: Path, kind: str) -> None:
     assert source.remarks == [f"{kind}: 9 members with attributes belong to no image: {names}"]
 
 
-def test_what_comes_too_late_in_a_stream_is_told_and_the_advice_helps(
+def test_late_sidecar_of_a_stream_is_reported_and_the_suggestion_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tar_source, "MAX_WAITING_BYTES", 1000)
@@ -125,13 +125,13 @@ def test_what_comes_too_late_in_a_stream_is_told_and_the_advice_helps(
         *((f"{number}.json", b'{"n": 1}') for number in range(20)),
     ]
     found = list(archive(tmp_path, "a.tar.gz", members))
-    told = attributes(found)
-    assert len(told) == 20
-    late = [name for name, facts in told.items() if facts is None]
+    output = attributes(found)
+    assert len(output) == 20
+    late = [name for name, facts in output.items() if facts is None]
     assert 0 < len(late) < 20
     assert [where for where, _ in faults(found)] == [f"a.tar.gz/{name.replace('jpg', 'json')}" for name in late]
     assert {reason for _, reason in faults(found)} == {"ATTRIBUTES_LATE"}
-    # The message advises a file that is not compressed.
+    # The message suggests an uncompressed file.
     subprocess.run(["gunzip", "a.tar.gz"], cwd=tmp_path, check=True)  # noqa: S607 - of the system
     source = open_source(str(tmp_path / "a.tar"), SourceOptions())
     again = list(source)
@@ -140,7 +140,7 @@ def test_what_comes_too_late_in_a_stream_is_told_and_the_advice_helps(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("blocks", [0, 1, 20])
-def test_archives_one_behind_the_other_are_read(tmp_path: Path, kind: str, blocks: int) -> None:
+def test_concatenated_archives_are_read(tmp_path: Path, kind: str, blocks: int) -> None:
     one, other = tar_of([("a.jpg", b"x"), ("b.json", b'{"n": 2}')]), tar_of([("b.jpg", b"y"), ("a.json", b'{"n": 1}')])
     source = archive(tmp_path, kind, one + bytes(512 * blocks) + other)
     found = list(source)
@@ -151,7 +151,7 @@ def test_archives_one_behind_the_other_are_read(tmp_path: Path, kind: str, block
         assert [reader.read(uri, 10) for uri in uris] == [b"x", b"y"]
 
 
-def test_an_archive_that_tar_appended_to_is_read(tmp_path: Path) -> None:
+def test_appended_archive_is_read(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.jpg").write_bytes(name.encode())
         subprocess.run(["tar", "-cf", f"{name}.tar", f"{name}.jpg"], cwd=tmp_path, check=True)  # noqa: S607
@@ -161,7 +161,7 @@ def test_an_archive_that_tar_appended_to_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_behind_the_end_of_an_archive_is_reported(tmp_path: Path, kind: str) -> None:
+def test_bytes_after_the_end_are_reported(tmp_path: Path, kind: str) -> None:
     source = archive(tmp_path, kind, tar_of([("a.jpg", b"x")]) + b"junk" * 300)
     found = list(source)
     assert (attributes(found), faults(found)) == ({"a.jpg": None}, [])
@@ -169,7 +169,7 @@ def test_what_is_behind_the_end_of_an_archive_is_reported(tmp_path: Path, kind: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_members_of_one_name_are_told_if_they_differ(tmp_path: Path, kind: str) -> None:
+def test_members_with_one_name_and_different_content_are_rejected(tmp_path: Path, kind: str) -> None:
     members = [
         ("a.jpg", b"x"),
         ("b.jpg", b"y"),
@@ -188,7 +188,7 @@ def test_two_members_of_one_name_are_told_if_they_differ(tmp_path: Path, kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_links_to_facts_are_told(tmp_path: Path, kind: str) -> None:
+def test_links_to_sidecars_are_rejected(tmp_path: Path, kind: str) -> None:
     path = tmp_path / kind
     with tarfile.open(path, "w:gz" if kind.endswith(".gz") else "w") as tar:
         for name, link in (("a.jpg", ""), ("b.jpg", ""), ("a.json", ""), ("b.json", "a.json")):
@@ -203,7 +203,7 @@ def test_links_to_facts_are_told(tmp_path: Path, kind: str) -> None:
     assert "--hard-dereference" in fault.message
 
 
-def test_the_advice_for_links_helps(tmp_path: Path) -> None:
+def test_suggestion_for_links_works(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     (tmp_path / "b.jpg").hardlink_to(tmp_path / "a.jpg")
 
@@ -220,7 +220,7 @@ def test_the_advice_for_links_helps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["gnu", "posix"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_sparse_members_and_facts_are_read(tmp_path: Path, kind: str, layout: str) -> None:
+def test_sparse_images_and_sidecars_are_read(tmp_path: Path, kind: str, layout: str) -> None:
     content = bytes(2**20) + b"end" + bytes(2**19)
     for name, text in (("a.jpg", content), ("a.txt", bytes(100_000).replace(b"\0", b" ") + b"red"), ("b.jpg", b"b")):
         (tmp_path / name).write_bytes(text)
@@ -242,7 +242,7 @@ def test_sparse_members_and_facts_are_read(tmp_path: Path, kind: str, layout: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_comes_before_damage_keeps_its_facts(tmp_path: Path, kind: str) -> None:
+def test_images_before_damage_keep_their_sidecars(tmp_path: Path, kind: str) -> None:
     whole = tar_of([("a.jpg", b"x"), ("b.jpg", b"y"), ("a.json", b'{"n": 1}'), ("b.json", b'{"n": 2}')])
     found = list(archive(tmp_path, kind, whole[: 7 * 512 - 100]))
     assert attributes(found) == {"a.jpg": {"n": 1}, "b.jpg": None}

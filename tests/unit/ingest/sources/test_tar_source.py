@@ -1,4 +1,4 @@
-"""Tar files: every image in them with what stands beside it, in little memory, and what is damaged is told."""
+"""Tar files: images with their sidecars, bounded memory, and damage is reported."""
 
 import gzip
 import io
@@ -54,7 +54,7 @@ FORMATS = {"a.tar": "w", "a.tar.gz": "w:gz", "a.tgz": "w:gz", "a.tar.bz2": "w:bz
 
 @pytest.mark.parametrize("layout", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_images_of_an_archive(tmp_path: Path, name: str, layout: int) -> None:
+def test_archive_images_are_listed(tmp_path: Path, name: str, layout: int) -> None:
     path = packed(tmp_path / name, MEMBERS, FORMATS[name], layout)
     found = items(path)
     assert [item.id for item in found] == [f"{name}/cats/1.jpg", f"{name}/猫/2.PNG", f"{name}/{'n' * 150}/3.webp"]
@@ -68,13 +68,13 @@ def test_the_images_of_an_archive(tmp_path: Path, name: str, layout: int) -> Non
     assert {item.id for item in items(path, by_content=True)} == {""}
     source = open_source(str(path), SourceOptions())
     assert (source.name, source.count(), len(list(source)), len(list(source))) == (str(path), None, 4, 4)
-    # That a .tgz is compressed fsspec does not see by its name.
+    # fsspec does not recognise a .tgz by its name.
     if name != "a.tgz":
         with fsspec.open(found[1].uri) as file:
             assert file.read() == b"two" * 1000
 
 
-def test_members_that_are_no_files_are_left_out(tmp_path: Path) -> None:
+def test_members_that_are_not_files_are_ignored(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.tar", {"a.jpg": b"x"})
     with tarfile.open(path, "a") as tar:
         for kind in (tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
@@ -85,7 +85,7 @@ def test_members_that_are_no_files_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
-def test_links_to_images_are_told(tmp_path: Path, kind: bytes) -> None:
+def test_links_to_images_are_rejected(tmp_path: Path, kind: bytes) -> None:
     path = packed(tmp_path / "a.tar", {"a.jpg": b"x"})
     with tarfile.open(path, "a") as tar:
         info = tarfile.TarInfo("other.jpg")
@@ -97,14 +97,14 @@ def test_links_to_images_are_told(tmp_path: Path, kind: bytes) -> None:
     assert (fault.where, fault.reason) == ("a.tar/other.jpg", "ARCHIVE_LINK")
 
 
-def test_threads_read_one_archive_at_once(tmp_path: Path) -> None:
+def test_threads_read_one_archive_concurrently(tmp_path: Path) -> None:
     members = {f"{number}.jpg": bytes([number]) * 5000 for number in range(100)}
     found = items(packed(tmp_path / "a.tar", members))
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(content_of, found)) == list(members.values())
 
 
-def test_what_is_too_large_to_be_kept_is_said_when_it_is_read(tmp_path: Path) -> None:
+def test_member_too_large_to_keep_is_reported_when_it_is_read(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.tar.gz", {"a.jpg": b"x" * 100, "b.jpg": b"y"}, "w:gz")
     first, second = items(path, max_bytes=99)
     assert (first.size, first.held, second.held) == (100, 0, 1)
@@ -151,9 +151,7 @@ def test_samples_have_attributes(tmp_path: Path) -> None:
         ("txt", b"\xff", "not UTF-8"),
     ],
 )
-def test_a_sample_that_cannot_be_understood_is_told(
-    tmp_path: Path, extension: str, content: bytes, message: str
-) -> None:
+def test_invalid_sample_is_rejected(tmp_path: Path, extension: str, content: bytes, message: str) -> None:
     found = opened(packed(tmp_path / "a.tar", {"1.jpg": b"x", f"1.{extension}": content, "2.jpg": b"x"}))
     fault, item = found
     assert isinstance(fault, Fault)
@@ -163,7 +161,7 @@ def test_a_sample_that_cannot_be_understood_is_told(
     assert item.id == "a.tar/2.jpg"
 
 
-def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_name_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.tar", {os.fsdecode(b"\xff.jpg"): b"x", "a.jpg": b"x"}, layout=tarfile.GNU_FORMAT)
     fault, item = opened(path)
     assert isinstance(fault, Fault)
@@ -172,10 +170,10 @@ def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_an_archive_that_is_cut_off_anywhere_is_told(tmp_path: Path, name: str) -> None:
+def test_truncated_archive_is_reported(tmp_path: Path, name: str) -> None:
     whole = packed(tmp_path / name, {f"{number}.jpg": os.urandom(3000) for number in range(20)}, FORMATS[name])
     content = whole.read_bytes()
-    # Of the end, there is always more than is needed: blocks of zeros.
+    # The blocks of zeros at the end may be truncated.
     end = len(content) - (2 * 512 if name != "a.tar" else 20 * 512)
     for length in {1, 300, 512, 1536, 4608, 5000, 10_000, 9 * 3584, end // 2}:
         whole.write_bytes(content[:length])
@@ -186,7 +184,7 @@ def test_an_archive_that_is_cut_off_anywhere_is_told(tmp_path: Path, name: str) 
         assert all(len(content_of(one)) == 3000 for one in found if isinstance(one, Item))
 
 
-def test_an_archive_that_is_damaged_in_the_middle_is_told(tmp_path: Path) -> None:
+def test_archive_damaged_in_the_middle_is_reported(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.tar", {f"{number}.jpg": b"x" * 100 for number in range(20)})
     content = bytearray(path.read_bytes())
     content[10 * 1024 : 11 * 1024] = b"\xab" * 1024
@@ -199,7 +197,7 @@ def test_an_archive_that_is_damaged_in_the_middle_is_told(tmp_path: Path) -> Non
     assert [fault.reason for fault in faults(opened(path))] == ["ARCHIVE_DAMAGED"]
 
 
-def test_an_archive_that_is_gone_or_shorter_is_told(tmp_path: Path) -> None:
+def test_missing_or_shortened_archive_is_reported(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.tar", {"a.jpg": b"x" * 5000})
     source = open_source(str(path), SourceOptions())
     (item,) = source
@@ -215,20 +213,20 @@ def test_an_archive_that_is_gone_or_shorter_is_told(tmp_path: Path) -> None:
         opened(path)
 
 
-def test_an_archive_that_was_compressed_in_parts_is_read_to_its_end(tmp_path: Path) -> None:
+def test_archive_compressed_in_parts_is_read_to_its_end(tmp_path: Path) -> None:
     plain = packed(tmp_path / "a.tar", {f"{number}.jpg": os.urandom(100) for number in range(50)}).read_bytes()
     path = tmp_path / "a.tar.gz"
     path.write_bytes(b"".join(gzip.compress(plain[begin : begin + 5000]) for begin in range(0, len(plain), 5000)))
     assert len(items(path)) == 50
 
 
-def test_an_archive_without_images_is_no_fault(tmp_path: Path) -> None:
+def test_archive_without_images_is_not_a_fault(tmp_path: Path) -> None:
     assert items(packed(tmp_path / "a.tar", {})) == []
     assert items(packed(tmp_path / "a.tar.gz", {"a.txt": b"x"}, "w:gz")) == []
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
-def test_memory_is_flat(tmp_path: Path, name: str) -> None:
+def test_memory_does_not_grow_with_the_entries(tmp_path: Path, name: str) -> None:
     path = packed(tmp_path / name, {f"{number:05}.jpg": b"x" for number in range(12_000)}, FORMATS[name])
     tracemalloc.start()
     try:
@@ -239,7 +237,7 @@ def test_memory_is_flat(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.alone
-def test_a_large_member_is_passed_over(tmp_path: Path) -> None:
+def test_large_member_is_skipped(tmp_path: Path) -> None:
     path, size = tmp_path / "a.tar", 10 * 2**30
     with path.open("wb") as file:
         for name, length in (("film.mp4", size), ("a.jpg", 512)):
@@ -255,7 +253,7 @@ def test_a_large_member_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_sparse_members_are_read(tmp_path: Path) -> None:
-    # GNU tar's first way to write holes: 1 MiB whose last four bytes alone are there.
+    # GNU tar's old sparse format: 1 MiB that stores only its last four bytes.
     info = tarfile.TarInfo("a.jpg")
     info.size, info.type = 512, tarfile.GNUTYPE_SPARSE
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
@@ -270,7 +268,7 @@ def test_sparse_members_are_read(tmp_path: Path) -> None:
     assert content_of(item, 2**21) == bytes(2**20 - 512) + b"end!" * 128
 
 
-def test_json_of_a_shard_is_the_manifests_json(tmp_path: Path) -> None:
+def test_shard_json_is_read_like_manifest_json(tmp_path: Path) -> None:
     fields = {"s": "x", "l": ["a"], "b": True, "i": 2**63 - 1}
     (item,) = items(packed(tmp_path / "a.tar", {"1.jpg": b"x", "1.json": json.dumps(fields).encode()}))
     assert item.attributes == fields

@@ -1,4 +1,4 @@
-"""Every uri that a source gives its items can be read again, and gives what the item gave."""
+"""The uri of every item can be read again, and has the content of the item."""
 
 import csv
 import errno
@@ -60,7 +60,7 @@ TARS = {
     "a.tar.xz": "w:xz",
 }
 LIMIT = 1_000_000
-# The default, and what these tests use beside it.
+# The default places, and those of these tests.
 MEMORY = AllowedUris([*DEFAULT, "memory", "simplecache::memory://in/"])
 
 
@@ -84,7 +84,7 @@ def filled(folder: Path) -> Path:
 
 
 def check(source: str, contents: dict[str, bytes] = CONTENT, reader: UriReader | None = None, **options: Any) -> None:
-    """Every item's uri gives what the item gives; `contents` are by the ends of ids."""
+    """Check that every item and its uri have the same content. `contents` are by the ends of ids."""
     own = reader or UriReader(allowed=MEMORY)
     listed = open_source(source, SourceOptions(**options))
     found = [each for each in listed if not isinstance(each, SkippedFile)]
@@ -102,23 +102,23 @@ def check(source: str, contents: dict[str, bytes] = CONTENT, reader: UriReader |
         own.close()
 
 
-def test_a_folder(folder: Path) -> None:
+def test_reads_uris_of_a_folder(folder: Path) -> None:
     check(str(folder))
 
 
-def test_one_file(folder: Path) -> None:
+def test_reads_uris_of_a_single_file(folder: Path) -> None:
     check(str(folder / "a::b.jpg"), {"a::b.jpg": CONTENT["a::b.jpg"]})
     check(f"file://{folder}/100%25.jpg", {"100%.jpg": CONTENT["100%.jpg"]})
 
 
-def test_a_list_of_relative_paths_is_read_again_from_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_uris_of_a_relative_list_from_any_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder / "list.txt"
     path.write_text("\n".join(f"./{name}" for name in NAMES))
     monkeypatch.chdir(folder.parent)
     check("photos/list.txt")
 
 
-def test_manifests_with_relative_paths(folder: Path) -> None:
+def test_reads_uris_of_manifests_with_relative_paths(folder: Path) -> None:
     with (folder / "m.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["path", "id"], *([name, f"sku-{number}"] for number, name in enumerate(NAMES))])
     check(str(folder / "m.csv"))
@@ -128,7 +128,7 @@ def test_manifests_with_relative_paths(folder: Path) -> None:
     check(str(folder / "m.parquet"))
 
 
-def test_a_manifest_whose_paths_begin_elsewhere(folder: Path, tmp_path: Path) -> None:
+def test_reads_uris_of_a_manifest_with_a_root(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text("\n".join(json.dumps({"path": name}) for name in NAMES))
     check(str(path), root=str(folder))
@@ -136,20 +136,20 @@ def test_a_manifest_whose_paths_begin_elsewhere(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", TARS)
-def test_archives(tmp_path: Path, name: str, reader: UriReader) -> None:
+def test_reads_uris_of_archives(tmp_path: Path, name: str, reader: UriReader) -> None:
     path = tmp_path / name
     path.write_bytes(archive(CONTENT | {"notes.txt": b"x", "./.hidden.json": b"{}"}, TARS[name]))
     check(str(path), reader=reader)
 
 
-def test_an_archive_in_a_folder_whose_name_ends_like_a_member(tmp_path: Path, reader: UriReader) -> None:
+def test_archive_in_a_folder_with_an_image_name(tmp_path: Path, reader: UriReader) -> None:
     path = tmp_path / "x::" / "a.tar"
     path.parent.mkdir()
     path.write_bytes(archive(CONTENT))
     check(str(path), reader=reader)
 
 
-def test_a_list_of_members_of_archives(tmp_path: Path) -> None:
+def test_reads_a_list_of_archive_members(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a::b.zip", "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in CONTENT.items():
             file.writestr(name, content)
@@ -160,7 +160,7 @@ def test_a_list_of_members_of_archives(tmp_path: Path) -> None:
     check(str(tmp_path / "tars.txt"))
 
 
-def test_rejects_of_an_archive_are_read_again_as_a_manifest(tmp_path: Path) -> None:
+def test_rejects_of_an_archive_are_read_as_a_manifest(tmp_path: Path) -> None:
     path = tmp_path / "a.tgz"
     path.write_bytes(archive(CONTENT, "w:gz"))
     uris = [item.uri for item in open_source(str(path), SourceOptions()) if isinstance(item, Item)]
@@ -168,7 +168,7 @@ def test_rejects_of_an_archive_are_read_again_as_a_manifest(tmp_path: Path) -> N
     check(str(tmp_path / "rejects.jsonl"))
 
 
-def test_a_bucket_and_archives_in_it(bucket: Any, tmp_path: Path) -> None:
+def test_reads_uris_of_a_bucket_and_its_archives(bucket: Any, tmp_path: Path) -> None:
     for name, content in CONTENT.items():
         bucket.put_object(Bucket="bucket", Key=f"in/{name}", Body=content)
     check("s3://bucket/in/")
@@ -187,16 +187,16 @@ def test_a_bucket_and_archives_in_it(bucket: Any, tmp_path: Path) -> None:
         read_image(partial(UriReader().read, "s3://bucket/in/gone.jpg"), LIMIT)
 
 
-def test_a_google_bucket(google: Any) -> None:
-    # What the emulator takes apart.
+def test_reads_uris_of_a_google_bucket(google: Any) -> None:
+    # The emulator cannot handle other names.
     names = [name for name in NAMES if not set(name) & set("%;")]
     for name in names:
         google(f"in/{name}", CONTENT[name])
     check("gs://bucket/in/", {name: CONTENT[name] for name in names})
 
 
-def test_another_file_system(memory: Any) -> None:
-    # This file system takes "::" for more than a name.
+def test_reads_uris_of_another_file_system(memory: Any) -> None:
+    # In this file system "::" is not part of a name.
     contents = {name: content for name, content in CONTENT.items() if "::" not in name}
     for name, content in contents.items():
         memory.pipe(f"/in/{name}", content)
@@ -205,7 +205,7 @@ def test_another_file_system(memory: Any) -> None:
     check("memory://s.tar.gz")
 
 
-def test_a_web_server(web: str, tmp_path: Path) -> None:
+def test_reads_uris_of_a_web_server(web: str, tmp_path: Path) -> None:
     filled(tmp_path / "web" / "odd")
     check(f"{web}/odd/")
     for name, mode in {"s.tar": "w", "s.tgz": "w:gz"}.items():
@@ -213,19 +213,19 @@ def test_a_web_server(web: str, tmp_path: Path) -> None:
         check(f"{web}/{name}")
 
 
-def test_uris_that_others_have_written(folder: Path, web: str) -> None:
+def test_reads_uris_written_by_other_programs(folder: Path, web: str) -> None:
     with UriReader(str(folder)) as reader:
         for name, content in CONTENT.items():
             assert reader.read(name, LIMIT) == content
             assert reader.read(f"./{name}", LIMIT) == content
             assert reader.read(f"{folder}/{name}", LIMIT) == content
-            # Neither with nor without the % that belong into a URL.
+            # Neither encoded nor decoded.
             assert reader.read(f"file://{folder}/{name}", LIMIT) == content
     with UriReader(web) as reader:
         assert reader.read("photos/b.jpg", LIMIT) == b"b.jpg" * 3
 
 
-def test_an_archive_is_read_once_in_whatever_order_its_members_are_asked_for(
+def test_archive_is_read_once_in_any_order_of_requests(
     web: str, tmp_path: Path, seen: list[str], reader: UriReader
 ) -> None:
     members = {f"{number}.jpg": os.urandom(20_000) for number in range(200)}
@@ -236,7 +236,7 @@ def test_an_archive_is_read_once_in_whatever_order_its_members_are_asked_for(
     assert sum("s.tgz" in line and line.startswith("GET") for line in seen) == 1
 
 
-def test_a_zip_file_is_opened_once(tmp_path: Path, reader: UriReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zip_file_is_opened_once(tmp_path: Path, reader: UriReader, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as file:
         for number in range(50):
@@ -255,7 +255,7 @@ def test_a_zip_file_is_opened_once(tmp_path: Path, reader: UriReader, monkeypatc
     assert opened == [str(path)]
 
 
-def test_copies_of_archives_do_not_outgrow_their_room(tmp_path: Path) -> None:
+def test_archive_copies_respect_their_limit(tmp_path: Path) -> None:
     contents: dict[str, bytes] = {}
     for number in range(6):
         path = tmp_path / f"{number}.tgz"
@@ -286,7 +286,7 @@ def test_memory_does_not_grow_with_the_members(tmp_path: Path, reader: UriReader
     assert peak < 4_000_000
 
 
-def test_an_archive_that_has_changed_is_read_anew(tmp_path: Path, reader: UriReader) -> None:
+def test_changed_archive_is_read_again(tmp_path: Path, reader: UriReader) -> None:
     for name, mode in {"a.tar": "w", "a.tgz": "w:gz"}.items():
         path = tmp_path / name
         path.write_bytes(archive({"a.jpg": b"one"}, mode))
@@ -297,7 +297,7 @@ def test_an_archive_that_has_changed_is_read_anew(tmp_path: Path, reader: UriRea
         assert reader.read(uri, 9) == b"other"
 
 
-def test_of_two_members_of_one_name_the_first_is_read(tmp_path: Path, reader: UriReader) -> None:
+def test_first_of_two_members_with_one_name_is_read(tmp_path: Path, reader: UriReader) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
         for content in (b"first", b"second"):
@@ -309,7 +309,7 @@ def test_of_two_members_of_one_name_the_first_is_read(tmp_path: Path, reader: Ur
     assert reader.read(first.uri, 9) == first.content(9) == b"first"
 
 
-def test_what_is_before_the_damage_of_an_archive_is_read(tmp_path: Path, reader: UriReader) -> None:
+def test_members_before_damage_are_read(tmp_path: Path, reader: UriReader) -> None:
     members = {f"{number}.jpg": os.urandom(20_000) for number in range(20)}
     for name, mode in {"a.tar": "w", "a.tgz": "w:gz"}.items():
         path = tmp_path / name
@@ -320,7 +320,7 @@ def test_what_is_before_the_damage_of_an_archive_is_read(tmp_path: Path, reader:
             read_image(partial(reader.read, member_uri("19.jpg", str(path))), LIMIT)
 
 
-def test_a_member_that_a_load_would_not_keep_is_refused(tmp_path: Path) -> None:
+def test_member_too_large_for_a_load_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tgz"
     path.write_bytes(archive({"a.jpg": b"x" * 100, "b.jpg": b"y"}, "w:gz"))
     with UriReader(max_bytes=99) as reader:
@@ -347,13 +347,13 @@ def test_a_member_that_a_load_would_not_keep_is_refused(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("memory")
-def test_what_is_gone_is_gone_for_good(reader: UriReader, uri: str) -> None:
+def test_missing_files_are_permanent_errors(reader: UriReader, uri: str) -> None:
     with pytest.raises(NotFoundError) as caught:
         read_image(partial(reader.read, uri), LIMIT)
     assert caught.value.reason == "UNREADABLE"
 
 
-def test_a_web_server_says_whether_trying_again_helps(web: str, reader: UriReader) -> None:
+def test_web_status_decides_between_transient_and_permanent(web: str, reader: UriReader) -> None:
     for path in ("/gone.jpg", "/secret/a.jpg"):
         with pytest.raises(NotFoundError):
             read_image(partial(reader.read, web + path), LIMIT)
@@ -366,9 +366,7 @@ def test_a_web_server_says_whether_trying_again_helps(web: str, reader: UriReade
         read_image(partial(reader.read, "http://127.0.0.1:1/a.jpg"), LIMIT)
 
 
-def test_an_archive_that_breaks_off_on_its_way_is_tried_again(
-    tmp_path: Path, reader: UriReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_archive_read_is_retried(tmp_path: Path, reader: UriReader, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tgz"
     path.write_bytes(archive({"a.jpg": b"one", "b.jpg": b"two"}, "w:gz"))
     uri = member_uri("b.jpg", str(path))
@@ -387,7 +385,7 @@ def test_an_archive_that_breaks_off_on_its_way_is_tried_again(
     assert read_image(partial(reader.read, uri), LIMIT)[0] == b"two"
 
 
-def test_what_can_be_no_image_is_told_as_a_load_tells_it(tmp_path: Path, reader: UriReader) -> None:
+def test_empty_and_large_files_are_rejected_like_in_a_load(tmp_path: Path, reader: UriReader) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "large.jpg").write_bytes(b"x" * 11)
     for name, reason in {"empty.jpg": "FILE_EMPTY", "large.jpg": "IMAGE_TOO_LARGE"}.items():
@@ -412,13 +410,11 @@ def test_what_can_be_no_image_is_told_as_a_load_tells_it(tmp_path: Path, reader:
         ("tar://a.jpg::x.tar", [("a.jpg", "x.tar")]),
     ],
 )
-def test_the_uri_of_a_member_is_taken_apart(uri: str, split: list[tuple[str, str]]) -> None:
+def test_member_uri_is_split(uri: str, split: list[tuple[str, str]]) -> None:
     assert split_member_uri(uri) == split
 
 
-def test_two_colons_chain_urls_only_where_the_first_one_is_of_another(
-    memory: Any, bucket: Any, reader: UriReader
-) -> None:
+def test_two_colons_chain_urls_only_for_chaining_protocols(memory: Any, bucket: Any, reader: UriReader) -> None:
     bucket.put_object(Bucket="bucket", Key="a::b.jpg", Body=b"abc")
     memory.pipe("/in/c.jpg", b"xyz")
     assert reader.read("s3://bucket/a::b.jpg", 9) == b"abc"
@@ -426,9 +422,7 @@ def test_two_colons_chain_urls_only_where_the_first_one_is_of_another(
 
 
 @pytest.mark.parametrize("name", ["list.txt", "rows.jsonl", "s.tgz", "in"])
-def test_files_of_a_network_file_system_are_tried_again(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_network_file_system_reads_are_retried(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     members = {f"{number}.jpg": os.urandom(30_000) for number in range(20)}
     (tmp_path / "s.tgz").write_bytes(archive(members, "w:gz"))
     (tmp_path / "list.txt").write_text("\n".join(members))
@@ -439,7 +433,7 @@ def test_files_of_a_network_file_system_are_tried_again(
     failures = iter([errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN])
 
     class Failing:
-        """What the system says of a file on a disk that is away for a moment, at every other read."""
+        """Fail every other read, like a disk that is unavailable for a moment."""
 
         reads = 0
 
@@ -471,7 +465,7 @@ def test_files_of_a_network_file_system_are_tried_again(
     assert Failing.reads or name == "in"
 
 
-def test_a_file_that_was_replaced_while_it_was_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_replaced_during_a_retry_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "list.txt"
     path.write_text("a.jpg\n" * 50_000)
     reads = 0
