@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from grpc_kit.deadline import Deadline
-from search_service.adapters.milvus_calls import Read
+from search_service.adapters.milvus_calls import MilvusCalls
 from search_service.adapters.milvus_errors import exact_too_large
 from search_service.adapters.milvus_filters import Expressions, ids_expression
 from search_service.adapters.milvus_hits import RETRIES, hit_of, order_of, with_view
@@ -27,12 +27,12 @@ READ_IMAGES = 10_000
 class ExactSearch:
     """Compare vectors of a collection with a query."""
 
-    def __init__(self, read: Read, max_bytes: int, *, is_lite: bool) -> None:
+    def __init__(self, calls: MilvusCalls, max_bytes: int) -> None:
         """`max_bytes` limits the vectors that one search of a whole collection reads."""
-        self._read = read
+        self._calls = calls
         self._max_bytes = max_bytes
         self._slots = asyncio.Semaphore(SLOTS)
-        self._expressions = Expressions(is_lite=is_lite)
+        self._expressions = Expressions(is_lite=calls.is_lite)
 
     async def search(
         self, collection: Collection, vector: Vector, expression: str, nearest: Nearest, deadline: Deadline
@@ -41,7 +41,7 @@ class ExactSearch:
         best = self.best_of_all if nearest.among is None else self._best_among
         for _ in range(RETRIES):
             hits = await best(collection, vector, expression, nearest, deadline)
-            found = await with_view(self._read, collection.name, hits, nearest, deadline)
+            found = await with_view(self._calls, collection.name, hits, nearest, deadline)
             if len(found) == len(hits):
                 break
         return found
@@ -96,7 +96,7 @@ class ExactSearch:
         deadline: Deadline,
         **limit: int,
     ) -> list[dict[str, Any]]:
-        return await self._read(
+        return await self._calls.read(
             lambda client, options: client.query(
                 collection.name,
                 filter=expression,

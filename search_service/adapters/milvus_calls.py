@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 from pymilvus import AsyncMilvusClient, MilvusClient
@@ -45,26 +45,6 @@ LITE_SECONDS = 3600.0
 LITE_CHANNEL = {"grpc.keepalive_time_ms": 2**31 - 1}
 # Collections that a server loads at a time when the service starts.
 LOADERS = 8
-
-
-class Read(Protocol):
-    """Read from Milvus, as `MilvusCalls.read` does."""
-
-    def __call__(
-        self, call: Callable[[AsyncMilvusClient, Options], Awaitable[Result]], collection: str, deadline: Deadline
-    ) -> Awaitable[Result]:
-        """Make a call. Raises ServiceError."""
-        ...
-
-
-class Write(Protocol):
-    """Write to Milvus, as `MilvusCalls.write` does."""
-
-    def __call__(
-        self, call: Callable[[MilvusClient, Options], Result], collection: str, deadline: Deadline
-    ) -> Awaitable[Result]:
-        """Make a call. Raises ServiceError."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from search_service.adapters.code_collections import (
     planes_name,
     planes_schema,
 )
-from search_service.adapters.milvus_calls import Options, Read, Write
+from search_service.adapters.milvus_calls import MilvusCalls, Options
 from search_service.adapters.milvus_errors import fault
 from search_service.adapters.milvus_filters import Expressions, ids_expression
 from search_service.adapters.milvus_rows import (
@@ -58,20 +58,19 @@ class _Key:
 class MilvusCodes:
     """Keep the codes of all collections of a store."""
 
-    def __init__(self, read: Read, write: Write, slots: int, *, is_lite: bool) -> None:
+    def __init__(self, calls: MilvusCalls, slots: int) -> None:
         """`slots` is the number of searches in flight."""
-        self._read = read
-        self._write = write
-        self.supported = not is_lite
+        self._calls = calls
+        self.supported = not calls.is_lite
         self._batcher: RequestBatcher[_Key, Codes, list[str]] = RequestBatcher(
             self._search_batch, slots, SLOTS_PER_KEY, lambda _: MAX_BATCH
         )
-        self._expressions = Expressions(is_lite=is_lite)
+        self._expressions = Expressions(is_lite=calls.is_lite)
 
     async def announce(self, collection: Collection, sets: Sequence[CodeSet], deadline: Deadline) -> None:
         """Record the sets in a property of the collection."""
         name, properties = collection.name, {CODES_PROPERTY: code_set_notes(sets)}
-        await self._write(
+        await self._calls.write(
             lambda client, options: client.alter_collection_properties(name, properties, **options), name, deadline
         )
 
@@ -122,7 +121,7 @@ class MilvusCodes:
             client.create_index(name, parameters, sync=False, **options)
             client.load_collection(name, **options)
 
-        await self._write(create, name, deadline)
+        await self._calls.write(create, name, deadline)
 
     async def read_transform(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> CodeTransform:
         """Return the transform of a set."""
@@ -150,7 +149,7 @@ class MilvusCodes:
             for name in (codes_name(collection, codes), planes_name(collection, codes)):
                 client.drop_collection(name, **options)
 
-        await self._write(drop, collection.name, deadline)
+        await self._calls.write(drop, collection.name, deadline)
 
     async def delete_all_but(self, collection: Collection, kept: Sequence[CodeSet], deadline: Deadline) -> None:
         """Drop the Milvus collections of all other sets."""
@@ -162,7 +161,7 @@ class MilvusCodes:
                 if match is not None and match[2] == collection.name and match[1] not in versions:
                     client.drop_collection(name, **options)
 
-        await self._write(drop, collection.name, deadline)
+        await self._calls.write(drop, collection.name, deadline)
 
     async def upsert(
         self, collection: Collection, codes: CodeSet, images: Sequence[StoredImage], values: Codes, deadline: Deadline
@@ -180,12 +179,12 @@ class MilvusCodes:
         await self._upsert(codes_name(collection, codes), collection, rows, deadline)
 
     async def _upsert(self, name: str, collection: Collection, rows: list[dict[str, Any]], deadline: Deadline) -> None:
-        await self._write(lambda client, options: client.upsert(name, rows, **options), collection.name, deadline)
+        await self._calls.write(lambda client, options: client.upsert(name, rows, **options), collection.name, deadline)
 
     async def delete(self, collection: Collection, codes: CodeSet, ids: Sequence[str], deadline: Deadline) -> None:
         """Delete the codes with these ids."""
         name, condition = codes_name(collection, codes), ids_expression(ids)
-        await self._write(
+        await self._calls.write(
             lambda client, options: client.delete(name, filter=condition, **options), collection.name, deadline
         )
 
@@ -214,7 +213,7 @@ class MilvusCodes:
     ) -> list[dict[str, Any]]:
         """Return rows of a Milvus collection, with strong consistency."""
         strong = Consistency.STRONG.value
-        return await self._read(
+        return await self._calls.read(
             lambda client, options: client.query(name, consistency_level=strong, **arguments, **options),
             collection.name,
             deadline,
@@ -236,7 +235,7 @@ class MilvusCodes:
         return await self._batcher.submit(key, value, deadline)
 
     async def _search_batch(self, key: _Key, values: Sequence[Codes], deadline: Deadline) -> list[list[str]]:
-        answers = await self._read(
+        answers = await self._calls.read(
             lambda client, options: client.search(
                 key.codes_name,
                 data=[value.tobytes() for value in values],

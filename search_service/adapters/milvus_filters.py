@@ -28,6 +28,7 @@ from search_service.core.filters import (
     Range,
     TextRange,
     UpdatedWithin,
+    bounds_of,
     leaves_of,
     size_of,
 )
@@ -35,6 +36,7 @@ from search_service.core.filters import (
 # Milvus Lite refuses other escapes, and a line break inside a text.
 ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 LAST_CHARACTER = 0x10FFFF
+OPERATORS = {"gte": ">=", "gt": ">", "lte": "<=", "lt": "<"}
 SURROGATES = range(0xD800, 0xE000)
 # The parser of a server refuses the lowest integer. It accepts the next one, and the lowest one as a float.
 LOWEST, NEXT_LOWEST, LOWEST_FLOAT = -(2**63), -(2**63) + 1, -(2.0**63)
@@ -89,10 +91,8 @@ class Expressions:
                 return self._in(attribute, [value])
             case In(attribute, values):
                 return self._in(attribute, values)
-            case Range():
+            case Range() | TextRange():
                 return [_range(condition, is_lite=self._is_lite)]
-            case TextRange():
-                return [_text_range(condition)]
             case Prefix(attribute, prefix):
                 key = _key(attribute, str)
                 end = following(prefix)
@@ -209,21 +209,17 @@ def _joined(operator: str, parts: Sequence[str]) -> str:
     return f"({_joined(operator, parts[:middle])} {operator} {_joined(operator, parts[middle:])})"
 
 
-def _range(condition: Range, *, is_lite: bool) -> tuple[str, str]:
-    key = _key(condition.attribute, float)
-    bounds = ((">=", condition.gte), (">", condition.gt), ("<=", condition.lte), ("<", condition.lt))
-    write = _bound if is_lite else _bound_on_server
-    stated = [write(key, operator, as_whole(bound)) for operator, bound in bounds if bound is not None]
-    return key, " and ".join(stated)
+def _range(condition: Range | TextRange, *, is_lite: bool) -> tuple[str, str]:
+    is_text = isinstance(condition, TextRange)
+    key = _key(condition.attribute, str if is_text else float)
+    write = _bound if is_lite or is_text else _bound_on_server
+    bounds = {
+        name: bound if isinstance(bound, str) else as_whole(bound) for name, bound in bounds_of(condition).items()
+    }
+    return key, " and ".join(write(key, OPERATORS[name], bound) for name, bound in bounds.items())
 
 
-def _text_range(condition: TextRange) -> tuple[str, str]:
-    key = _key(condition.attribute, str)
-    bounds = ((">=", condition.gte), (">", condition.gt), ("<=", condition.lte), ("<", condition.lt))
-    return key, " and ".join(f"{key} {operator} {literal(bound)}" for operator, bound in bounds if bound is not None)
-
-
-def _bound_on_server(key: str, operator: str, bound: float) -> str:
+def _bound_on_server(key: str, operator: str, bound: FilterValue) -> str:
     """Return the test of a bound. A server rounds some bounds to FIRST_FLOAT, which needs another test."""
     if float(bound) == FIRST_FLOAT:
         is_first = _is_first_float(key)
@@ -243,7 +239,7 @@ def _is_first_float(key: str) -> str:
     return f"{key} >= {HIGHEST} and {key} <= {HIGHEST - 1}"
 
 
-def _bound(key: str, operator: str, bound: float) -> str:
+def _bound(key: str, operator: str, bound: FilterValue) -> str:
     if bound != LOWEST:
         return f"{key} {operator} {literal(bound)}"
     match operator:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from grpc_kit.deadline import Deadline
-from search_service.adapters.milvus_calls import Read
+from search_service.adapters.milvus_calls import MilvusCalls
 from search_service.adapters.milvus_filters import ids_expression
 from search_service.adapters.milvus_rows import FIELDS, Row, image_of
 from search_service.core.ports import Nearest
@@ -42,12 +42,12 @@ def order_of(hit: Hit) -> tuple[float, float, str]:
 
 
 async def with_view(
-    read: Read, collection: str, hits: Sequence[Hit], nearest: Nearest, deadline: Deadline
+    calls: MilvusCalls, collection: str, hits: Sequence[Hit], nearest: Nearest, deadline: Deadline
 ) -> list[Hit]:
     """Return hits with the fields of the view, without images that were deleted meanwhile."""
     if nearest.view is View.ID or not hits:
         return list(hits)
-    rows = await read(
+    rows = await calls.read(
         lambda client, options: client.query(
             collection,
             filter=ids_expression([hit.image.id for hit in hits]),

@@ -10,7 +10,7 @@ import numpy as np
 
 from grpc_kit.deadline import Deadline
 from search_service.adapters.exact_search import ExactSearch
-from search_service.adapters.milvus_calls import Read
+from search_service.adapters.milvus_calls import MilvusCalls
 from search_service.adapters.milvus_hits import RETRIES, hit_of, order_of, with_view
 from search_service.adapters.milvus_rows import FIELDS, VECTOR
 from search_service.adapters.request_batching import RequestBatcher
@@ -58,25 +58,22 @@ class _Key:
 class MilvusSearch:
     """Search the collections of a store."""
 
-    def __init__(
-        self, read: Read, expression: WriteExpression, slots: int, *, is_lite: bool, max_exact_bytes: int
-    ) -> None:
+    def __init__(self, calls: MilvusCalls, expression: WriteExpression, slots: int, max_exact_bytes: int) -> None:
         """Prepare to search.
 
         Args:
-            read: reads from Milvus.
+            calls: calls Milvus.
             expression: writes filters as expressions.
             slots: requests in flight.
-            is_lite: whether it is Milvus Lite.
             max_exact_bytes: maximum bytes of vectors that one exact search reads.
         """
-        self._read = read
+        self._calls = calls
         self._expression = expression
-        self._is_lite = is_lite
-        self._exact = ExactSearch(read, max_exact_bytes, is_lite=is_lite)
+        self._is_lite = calls.is_lite
+        self._exact = ExactSearch(calls, max_exact_bytes)
         # Milvus Lite computes one request at a time, and a hundred vectors in one request as fast as ten requests.
         self._batcher: RequestBatcher[_Key, Vector, list[Hit]] = RequestBatcher(
-            self._search_batch, 1 if is_lite else slots, SLOTS_PER_KEY, _max_batch
+            self._search_batch, 1 if calls.is_lite else slots, SLOTS_PER_KEY, _max_batch
         )
 
     def index_of(self, collection: Collection, parameters: SearchParameters) -> Index:
@@ -109,7 +106,7 @@ class MilvusSearch:
         # pymilvus converts a list of arrays ten times as fast as a list of lists.
         data: Any = list(np.asarray(vectors, dtype=np.float32))
         parameters = _search_parameters(key.index, nearest) | bounds
-        answers = await self._read(
+        answers = await self._calls.read(
             lambda client, options: client.search(
                 key.collection,
                 data=data,
@@ -137,7 +134,7 @@ class MilvusSearch:
             wider = replace(key, nearest=replace(nearest, limit=limit, view=View.ID))
             (hits,) = await self._request(wider, [vector], {}, deadline)
         best = hits[: nearest.limit]
-        return best if limit == nearest.limit else await with_view(self._read, key.collection, best, nearest, deadline)
+        return best if limit == nearest.limit else await with_view(self._calls, key.collection, best, nearest, deadline)
 
     async def _next_page(
         self, collection: Collection, vector: Vector, key: _Key, after: After, deadline: Deadline
@@ -145,7 +142,7 @@ class MilvusSearch:
         """Return the hits after the last hit of a page."""
         for _ in range(RETRIES):
             hits = await self._hits_after(collection, vector, key, after, deadline)
-            found = await with_view(self._read, collection.name, hits, key.nearest, deadline)
+            found = await with_view(self._calls, collection.name, hits, key.nearest, deadline)
             # An image was deleted meanwhile: search again, because a short page would be the last one.
             if len(found) == len(hits):
                 break

@@ -92,10 +92,8 @@ class MilvusStore:
         # A server returns the rows with the lowest ids by default; Milvus Lite needs the options of its iterators.
         self._sorted = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
         self._expressions = Expressions(is_lite=self.is_lite)
-        self._searches = MilvusSearch(
-            self.calls.read, self._expression, threads, is_lite=self.is_lite, max_exact_bytes=max_exact_bytes
-        )
-        self.codes = MilvusCodes(self.calls.read, self.calls.write, threads, is_lite=self.is_lite)
+        self._searches = MilvusSearch(self.calls, self._expression, threads, max_exact_bytes)
+        self.codes = MilvusCodes(self.calls, threads)
         self.check = self.calls.check
         self.close = self.calls.close
         self.search = self._searches.search

@@ -168,7 +168,7 @@ def _values_of(part: Filter) -> Sequence[FilterValue]:
         case In(_, values):
             return values
         case TextRange():
-            return tuple(_bounds_of(part).values())
+            return tuple(bounds_of(part).values())
         case Prefix(_, prefix):
             return (prefix,)
         case IdIn(ids):
@@ -210,20 +210,11 @@ def _parts(condition: Filter, path: str, depth: int) -> "Iterator[tuple[Filter, 
 
 def _check(part: Filter, path: str) -> None:
     path = f"{path}.{'text_range' if isinstance(part, TextRange) else type(part).__name__.lower()}"
+    if isinstance(part, OnAttribute) and not ATTRIBUTE_NAME.fullmatch(part.attribute):
+        raise _invalid(f"{path}.attribute", f"is {shown(part.attribute)}; it must be {ATTRIBUTE_NAME_RULE}")
     match part:
         case And(()) | Or(()):
             raise _invalid(f"{path}.filters", "is empty; it must have at least one filter")
-        case Equals() | In() | Range() | TextRange() | Prefix() | Exists():
-            if not ATTRIBUTE_NAME.fullmatch(part.attribute):
-                raise _invalid(
-                    f"{path}.attribute",
-                    f"is {shown(part.attribute)}; it must be {ATTRIBUTE_NAME_RULE}",
-                )
-            _check_condition(part, path)
-
-
-def _check_condition(part: OnAttribute, path: str) -> None:
-    match part:
         case Equals(_, value):
             _check_value(value, f"{path}.value")
         case In(_, values):
@@ -239,13 +230,14 @@ def _check_condition(part: OnAttribute, path: str) -> None:
             _check_value(prefix, f"{path}.prefix")
 
 
-def _bounds_of(part: Range | TextRange) -> dict[str, FilterValue]:
+def bounds_of(part: Range | TextRange) -> dict[str, FilterValue]:
+    """Return the bounds that a range has, by name."""
     bounds = {name: getattr(part, name) for name in ("gte", "gt", "lte", "lt")}
     return {name: bound for name, bound in bounds.items() if bound is not None}
 
 
 def _check_range(part: Range | TextRange, path: str) -> None:
-    stated = _bounds_of(part)
+    stated = bounds_of(part)
     if not stated:
         raise _invalid(path, "has no bound; it must have one of gte, gt, lte, lt")
     for name, bound in stated.items():

@@ -9,6 +9,7 @@ import pytest
 from pymilvus import AsyncMilvusClient
 
 from grpc_kit.deadline import Deadline
+from search_service.adapters.milvus_calls import MilvusCalls, Options
 from search_service.adapters.milvus_search import MilvusSearch
 from search_service.core.filters import Filter
 from search_service.core.ports import Nearest
@@ -38,6 +39,20 @@ class RecordingClient:
         return [[] for _ in data]
 
 
+class RecordingCalls:
+    """Pass calls to a RecordingClient."""
+
+    is_lite = False
+
+    def __init__(self) -> None:
+        self.client = RecordingClient()
+
+    async def read(
+        self, call: Callable[[AsyncMilvusClient, Options], Awaitable[Result]], _: str, __: Deadline
+    ) -> Result:
+        return await call(cast("AsyncMilvusClient", self.client), {})
+
+
 @pytest.mark.parametrize(
     ("index", "limit", "parameters", "sent"),
     [
@@ -62,20 +77,13 @@ class RecordingClient:
 async def test_search_sends_the_parameters_of_the_index(
     index: Index, limit: int, parameters: SearchParameters, sent: dict[str, int]
 ) -> None:
-    client = RecordingClient()
+    calls = RecordingCalls()
 
-    async def read(
-        call: Callable[[AsyncMilvusClient, dict[str, Any]], Awaitable[Result]],
-        collection: object,  # noqa: ARG001 - named as the protocol names it
-        deadline: Deadline,  # noqa: ARG001
-    ) -> Result:
-        return await call(cast("AsyncMilvusClient", client), {})
-
-    async def fits(collection: Collection, condition: Filter | None, deadline: Deadline) -> str:  # noqa: ARG001
+    async def expression(collection: Collection, condition: Filter | None, deadline: Deadline) -> str:  # noqa: ARG001
         return ""
 
-    searches = MilvusSearch(read, fits, 1, is_lite=False, max_exact_bytes=1)
+    searches = MilvusSearch(cast("MilvusCalls", calls), expression, 1, max_exact_bytes=1)
     collection = Collection("c", 4, "f", datetime(2026, 1, 1, tzinfo=UTC), index=index)
     nearest = Nearest(limit, View.ID, Consistency.BOUNDED, parameters=parameters)
     await searches.search(collection, [np.ones(4, np.float32)], nearest, Deadline.after(10))
-    assert client.parameters == sent
+    assert calls.client.parameters == sent
