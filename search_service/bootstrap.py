@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from imagesearch.search.v1 import (
@@ -45,7 +46,7 @@ from search_service.core.collections import Collections
 from search_service.core.expiry import ExpiringStore
 from search_service.core.image_locks import ImageLocks
 from search_service.core.page_tokens import PageTokens
-from search_service.core.ports import CodeStore, VectorStore
+from search_service.core.ports import VectorStore
 from search_service.core.reindexes import Reindexes
 from search_service.core.search_images import SearchImages
 from search_service.core.write_images import WriteImages
@@ -81,25 +82,9 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
         check_unused(settings.milvus_uri)
     async with AsyncExitStack() as stack:
-        milvus = MilvusConnection(
-            settings.milvus_uri,
-            settings.milvus_token.get_secret_value(),
-            settings.milvus_database,
-            settings.milvus_client_tls,
-            settings.milvus_server_name,
-        )
         watch = HangWatch()
-        store = MilvusStore(
-            milvus,
-            watch=watch,
-            hang_seconds=max(settings.hang_timeout_seconds, LATE * settings.milvus_timeout_seconds),
-            timeout=settings.milvus_timeout_seconds,
-            threads=settings.milvus_threads,
-            max_exact_bytes=settings.max_exact_bytes,
-        )
+        store = _store(settings, watch)
         stack.push_async_callback(store.close)
-        if milvus.shows_token:
-            log.warning("SEARCH_MILVUS_TOKEN is sent in plain text: set SEARCH_MILVUS_URI to https://HOST:19530")
         ready = await is_ready(store, settings.milvus_timeout_seconds)
         if store.is_lite and not ready:
             # A server may still be starting; a file does not recover.
@@ -107,22 +92,13 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
                 f"Milvus Lite cannot use {settings.milvus_uri}: the file has another format, or cannot be written. Set "
                 "SEARCH_MILVUS_URI to another path that ends in .db"
             )
-        channel = await stack.enter_async_context(
-            open_channel(
-                settings.embedder_target,
-                settings.max_message_bytes,
-                REPEATABLE,
-                tls=settings.embedder_client_tls,
-                token=settings.embedder_token.get_secret_value(),
-            )
-        )
-        embedder = EmbedderClient(
-            channel, settings.embedder_target, settings.embedder_timeout_seconds, settings.embedder_bytes_in_flight
-        )
+        target, token = settings.embedder_target, settings.embedder_token.get_secret_value()
+        tls, size = settings.embedder_client_tls, settings.max_message_bytes
+        channel = await stack.enter_async_context(open_channel(target, size, REPEATABLE, tls=tls, token=token))
+        embedder = EmbedderClient(channel, target, settings.embedder_timeout_seconds, settings.embedder_bytes_in_flight)
         registry = metrics.new_registry()
         budget = MessageBudget(settings.max_bytes_in_flight)
-        services = _services(store, store.codes, embedder, settings, budget)
-        server = Server(services, settings, DOMAIN, registry, budget)
+        server = Server(_services(store, embedder, settings, budget), settings, DOMAIN, registry, budget)
         # On exit, the server stops first: metrics are served until the last call has ended.
         stack.enter_context(metrics.served(registry, settings.metrics_address))
         # The watch continues until the last call has ended.
@@ -132,6 +108,26 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         follower = asyncio.create_task(follow(store, server, settings.milvus_timeout_seconds, serving=ready))
         stack.callback(follower.cancel)
         yield address
+
+
+def _store(settings: SearchSettings, watch: HangWatch) -> MilvusStore:
+    milvus = MilvusConnection(
+        settings.milvus_uri,
+        settings.milvus_token.get_secret_value(),
+        settings.milvus_database,
+        settings.milvus_client_tls,
+        settings.milvus_server_name,
+    )
+    if milvus.shows_token:
+        log.warning("SEARCH_MILVUS_TOKEN is sent in plain text: set SEARCH_MILVUS_URI to https://HOST:19530")
+    return MilvusStore(
+        milvus,
+        watch=watch,
+        hang_seconds=max(settings.hang_timeout_seconds, LATE * settings.milvus_timeout_seconds),
+        timeout=settings.milvus_timeout_seconds,
+        threads=settings.milvus_threads,
+        max_exact_bytes=settings.max_exact_bytes,
+    )
 
 
 async def is_ready(store: VectorStore, seconds: float) -> bool:
@@ -156,51 +152,45 @@ async def follow(store: VectorStore, server: Server, seconds: float, *, serving:
 
 
 def _services(
-    kept: VectorStore, codes: CodeStore, embedder: EmbedderClient, settings: SearchSettings, budget: MessageBudget
+    milvus: MilvusStore, embedder: EmbedderClient, settings: SearchSettings, budget: MessageBudget
 ) -> list[Service]:
     limits = CallLimits(settings.default_timeout_seconds, settings.max_message_bytes)
-    writer = CodeWriter(codes)
-    coded = CodedStore(kept, codes, writer)
-    store = ExpiringStore(coded, utc_now)
-    cache = CollectionCache(store)
-    collections = Collections(store, embedder, cache, utc_now)
-    locks = ImageLocks()
-    writes = WriteImages(
-        store,
-        embedder,
-        utc_now,
-        locks,
-        window_images=settings.write_window_images,
-        window_bytes=settings.write_window_bytes,
-        reserve=budget.wait,
-    )
     responses = ResponseBudget(
         MessageBudget(settings.answer_bytes_in_flight, "answer_bytes_in_flight", "the responses in preparation")
     )
-    tokens = PageTokens(settings.page_token_secret)
+    tokens, locks = PageTokens(settings.page_token_secret), ImageLocks()
+    writer = CodeWriter(milvus.codes)
+    coded = CodedStore(milvus, milvus.codes, writer)
+    store = ExpiringStore(coded, utc_now)
+    cache = CollectionCache(store)
+    collections = Collections(store, embedder, cache, utc_now)
     reindexes = Reindexes(store, collections, cache, utc_now)
-    collection_servicer = CollectionServicer(store, collections, reindexes, tokens, limits)
-    image_servicer = ImageServicer(store, writes, ChangeImages(store, utc_now, locks), tokens, limits, responses)
-    searches = SearchImages(store, embedder, cache, CoarseSearches(store, codes, writer, utc_now))
-    stream_limits = StreamLimits(settings.search_window, settings.search_unread_bytes)
-    search_servicer = SearchServicer(searches, tokens, limits, stream_limits, budget, responses)
+    window = settings.write_window_images, settings.write_window_bytes
+    writes = WriteImages(store, embedder, utc_now, locks, *window, reserve=budget.wait)
+    changes = ChangeImages(store, utc_now, locks)
+    searches = SearchImages(store, embedder, cache, CoarseSearches(store, milvus.codes, writer, utc_now))
     # CodeSets uses the store without expiry: expired images still have codes.
-    code_servicer = CodeServicer(CodeSets(coded, codes, writer, cache, locks, utc_now), limits)
+    code_sets = CodeSets(coded, milvus.codes, writer, cache, locks, utc_now)
+    stream_limits = StreamLimits(settings.search_window, settings.search_unread_bytes)
+    collection_servicer = CollectionServicer(store, collections, reindexes, tokens, limits)
+    image_servicer = ImageServicer(store, writes, changes, tokens, limits, responses)
+    code_servicer = CodeServicer(code_sets, limits)
+    search_servicer = SearchServicer(searches, tokens, limits, stream_limits, budget, responses)
     return [
         Service(
             collection_pb2.DESCRIPTOR.services_by_name["CollectionService"],
-            lambda server: collection_pb2_grpc.add_CollectionServiceServicer_to_server(collection_servicer, server),
+            partial(collection_pb2_grpc.add_CollectionServiceServicer_to_server, collection_servicer),
         ),
         Service(
             image_pb2.DESCRIPTOR.services_by_name["ImageService"],
-            lambda server: image_pb2_grpc.add_ImageServiceServicer_to_server(image_servicer, server),
+            partial(image_pb2_grpc.add_ImageServiceServicer_to_server, image_servicer),
         ),
         Service(
             codes_pb2.DESCRIPTOR.services_by_name["CodeService"],
-            lambda server: codes_pb2_grpc.add_CodeServiceServicer_to_server(code_servicer, server),
+            partial(codes_pb2_grpc.add_CodeServiceServicer_to_server, code_servicer),
         ),
         Service(
             search_pb2.DESCRIPTOR.services_by_name["SearchService"],
-            lambda server: search_pb2_grpc.add_SearchServiceServicer_to_server(search_servicer, server),
+            partial(search_pb2_grpc.add_SearchServiceServicer_to_server, search_servicer),
         ),
     ]
