@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from imagesearch_analysis.errors import AnalysisError
-from imagesearch_analysis.exact_search import lowest_equal_score, nearest
+from imagesearch_analysis.exact_search import nearest
+from imagesearch_analysis.scores import lowest_equal_score
 from imagesearch_analysis.snapshot import Snapshot
 from imagesearch_analysis.snapshot_writer import RETRY_SECONDS
 from imagesearch_analysis.vectors import Doubles, Floats, comparable, sample_positions

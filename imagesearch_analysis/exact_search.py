@@ -7,9 +7,6 @@ and they do not depend on the block size. `rank_all` compares all vectors in flo
 order them.
 
 Vectors with equal scores come in the order of their positions.
-
-A closeness is the number that the comparisons use, larger for nearer vectors: the cosine, the inner product, or minus
-the squared Euclidean distance.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from imagesearch_analysis.scores import lowest_closeness, scores_and_distances
 from imagesearch_analysis.vectors import Doubles, Floats, Positions, VectorSet, block_rows, blocks
 from imagesearch_client.types import Metric
 
@@ -29,12 +27,8 @@ PAIR_BYTES = 16 * 1024 * 1024
 BYTES_PER_TARGET, RANKED_BYTES, MAX_RANKED_QUERIES = 32, 256 * 1024 * 1024, 256
 # The largest relative error of one operation in float32.
 UNIT_ROUNDOFF = 2.0**-24
-# The largest relative error when an L2 score is converted to a squared distance in float64.
-CONVERSION_ERROR = 1e-9
 # Below this part of the squared lengths, a squared distance is computed again from the differences.
 CANCELLATION = 1e-6
-# Two computations of one closeness may differ by this part of it, and their float32 scores by that part of a score.
-SCORE_TOLERANCE, SCORE_RESOLUTION = 1e-5, 2 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +102,7 @@ def pairs_above(
     """
     rows = block_rows(vectors.dimension)
     count = len(vectors) if among is None else len(among)
-    lowest = _lowest_closeness(min_score, vectors.metric)
+    lowest = lowest_closeness(min_score, vectors.metric)
     for above in range(0, count, rows):
         queries = _read(vectors, among, above, above + rows)
         for begin in range(above, count, rows):
@@ -170,34 +164,6 @@ def rank_all(
 def ranked_queries(targets: int) -> int:
     """Return how many queries `rank_all` should get at a time."""
     return int(np.clip(RANKED_BYTES // (BYTES_PER_TARGET * max(targets, 1)), 1, MAX_RANKED_QUERIES))
-
-
-def scores_and_distances(closeness: Doubles, metric: Metric) -> tuple[Doubles, Doubles]:
-    """Return scores and distances as the service defines them; NaN if a closeness is not finite."""
-    values = np.where(np.isfinite(closeness), closeness, np.nan)
-    match metric:
-        case Metric.COSINE:
-            cosines = np.clip(values, -1.0, 1.0)
-            return cosines, 1.0 - cosines
-        case Metric.IP:
-            return values, -values
-        case Metric.L2:
-            distances = np.sqrt(-values)
-            return 1.0 / (1.0 + distances), distances
-
-
-def lowest_equal_score(scores: Doubles, metric: Metric) -> Doubles:
-    """Return the lowest scores that differ from these only by rounding."""
-    # The derivative of 1 / (1 + distance): a relative change of the distance changes an L2 score by this factor.
-    change = scores * (1 - scores) if metric is Metric.L2 else np.abs(scores)
-    return scores - SCORE_TOLERANCE * change - SCORE_RESOLUTION * np.abs(scores)
-
-
-def _lowest_closeness(score: float, metric: Metric) -> float:
-    """Return a lower bound of the closeness of all pairs with at least this score."""
-    if metric is not Metric.L2:
-        return score
-    return -((1.0 / score - 1.0) ** 2) * (1 + CONVERSION_ERROR) if score > 0 else -np.inf
 
 
 class _BestSoFar:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from imagesearch_analysis.evaluation import metrics
 from imagesearch_analysis.evaluation.metrics import Counts, Relevance, Values
 from imagesearch_analysis.evaluation.task import Query, Task, right_answers
-from imagesearch_analysis.exact_search import NO_POSITION, lowest_equal_score, rank_all, ranked_queries
+from imagesearch_analysis.exact_search import NO_POSITION, rank_all, ranked_queries
+from imagesearch_analysis.scores import lowest_equal_score
 from imagesearch_analysis.vectors import Doubles, Positions, VectorSet, comparable
 from imagesearch_client.types import Metric
 
