@@ -96,8 +96,8 @@ def ready_set(collection: Collection, field: str) -> CodeSet:
         raise codes_missing(collection.name, field)
     raise FailedPreconditionError(
         "CODES_INCOMPLETE",
-        f"not every image of collection {collection.name} has a code yet; `imagesearch codes update -c "
-        f"{collection.name}` (EncodeImages) goes on with that",
+        f"some images of collection {collection.name} have no code yet; run `imagesearch codes update -c "
+        f"{collection.name}` (EncodeImages) to finish",
         field=field,
         metadata={"collection": collection.name},
     )
@@ -107,7 +107,7 @@ def codes_missing(collection: str, field: str = "collection") -> FailedPrecondit
     """Return the error for a collection without codes."""
     return FailedPreconditionError(
         "CODES_MISSING",
-        f"collection {collection} has no binary codes; `imagesearch codes create -c {collection}` makes them",
+        f"collection {collection} has no binary codes; create them with `imagesearch codes create -c {collection}`",
         field=field,
         metadata={"collection": collection},
     )

@@ -34,7 +34,7 @@ def live(command: Command, photographs: Path, name: str) -> Iterator[str]:
     command("aliases", "delete", f"{name}_live")
 
 
-def test_the_next_load_through_the_alias_skips_what_is_there(
+def test_load_after_a_reindex_skips_stored_images(
     command: Command, live: str, name: str, photographs: Path
 ) -> None:
     report = json.loads(
@@ -45,7 +45,7 @@ def test_the_next_load_through_the_alias_skips_what_is_there(
     assert (again["stored"], again["skipped"]) == (0, FEW)
 
 
-def test_an_alias_never_moves_to_a_collection_without_images(
+def test_alias_never_moves_to_an_empty_collection(
     command: Command, live: str, name: str, photographs: Path
 ) -> None:
     arguments = ("reindex", "-c", live, "--new", f"{name}_2", "--model", "mobilenet", "--root", photographs)
