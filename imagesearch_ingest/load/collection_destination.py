@@ -30,7 +30,7 @@ from imagesearch_ingest.load.bulk_clients import (
     image_batch_limits,
     vector_batch_limits,
 )
-from imagesearch_ingest.load.destination import DEFAULT_MAX_IMAGE_BYTES, ImageMetadata
+from imagesearch_ingest.load.destination import DEFAULT_MAX_IMAGE_BYTES, Destination, ImageMetadata
 from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.load.load_options import LoadServices
 from imagesearch_ingest.load.service_retries import RequestRetries, ServiceAvailability
@@ -41,7 +41,7 @@ DUPLICATE_URIS = "other_uris"
 MAX_DUPLICATE_URIS = 16_384
 
 
-class CollectionDestination:
+class CollectionDestination(Destination):
     """A collection of the search service. Use it with `async with`."""
 
     is_dry_run = False

@@ -1,16 +1,15 @@
 """A destination that decodes images and stores nothing, to show what a load would do."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from PIL import ImageFile as PillowImageFile
 from PIL import UnidentifiedImageError
 
 from grpc_kit.errors import InvalidArgumentError
-from imagesearch_client.types import Embedding
 from imagesearch_ingest.extras import how_to_install
-from imagesearch_ingest.load.destination import DEFAULT_MAX_IMAGE_BYTES, ImageMetadata
+from imagesearch_ingest.load.destination import DEFAULT_MAX_IMAGE_BYTES, Destination, ImageMetadata
 from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.pillow_formats import pillow_formats
 from imagesearch_pixels.colours import to_upright_rgb
@@ -21,7 +20,7 @@ from imagesearch_pixels.opening import open_image
 MAX_IMAGE_PIXELS = 50_000_000
 
 
-class DryRunDestination:
+class DryRunDestination(Destination):
     """Decodes images, and stores nothing."""
 
     is_dry_run = True
@@ -31,30 +30,6 @@ class DryRunDestination:
         """Decode an image."""
         await asyncio.to_thread(check_decodable, content)
         return False
-
-    async def store_vector(self, image: ImageMetadata, vector: Embedding) -> bool:  # noqa: ARG002 - as above
-        """Do nothing."""
-        return False
-
-    async def update_metadata(self, image: ImageMetadata) -> bool:  # noqa: ARG002 - as above
-        """Return that no image is stored."""
-        return False
-
-    async def delete(self, ids: Sequence[str]) -> None:
-        """Do nothing."""
-
-    async def ids_of_other_images(self, images: Sequence[ImageMetadata]) -> set[str]:  # noqa: ARG002 - as above
-        """Return that no image is stored."""
-        return set()
-
-    async def store_duplicate_uris(self, image_id: str, uris: Sequence[str]) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def cancel_pending(self) -> None:
-        """Do nothing."""
 
 
 def check_decodable(content: bytes) -> None:

@@ -42,13 +42,8 @@ class ItemLoader:
     ) -> None:
         """Set what the loader uses.
 
-        Args:
-            destination: stores the images.
-            ledger: records the outcome of each item.
-            report: counts the outcomes.
-            reader: reads the files.
-            dedup: store equal content once.
-            keep_attributes: keep stored attributes also of items that the ledger does not know.
+        `dedup` stores equal content once. `keep_attributes` keeps stored attributes also of items that the ledger does
+        not know.
         """
         self._destination = destination
         self._ledger = ledger

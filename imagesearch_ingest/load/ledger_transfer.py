@@ -19,22 +19,9 @@ from imagesearch_ingest.load.ledger_database import VERSION, LedgerError
 from imagesearch_ingest.load.ledger_rows import CollectionIdentity, LedgerRow, metadata_digest
 
 COLUMNS = (
-    "key",
-    "id",
-    "uri",
-    "size",
-    "stamp",
-    "sha256",
-    "about",
-    "state",
-    "reason",
-    "message",
-    "original",
-    "attempts",
-    "uris_due",
-    "first_time",
-    "last_time",
-)
+    "key", "id", "uri", "size", "stamp", "sha256", "about", "state", "reason", "message", "original", "attempts",
+    "uris_due", "first_time", "last_time",
+)  # fmt: skip
 # Images in one call, each with up to 32 KiB of attributes; and calls in flight.
 IMAGES_PER_CALL, CALLS = 200, 5
 # The next load loads the items of these ids again.

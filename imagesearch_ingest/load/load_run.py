@@ -62,21 +62,9 @@ class LoadRun:
         self._lister = SourceLister(options.retry_seconds, report.wait_for)
         self._reader = ImageReader(options.readers, options.retry_seconds, report.wait_for)
         self._item_loader = ItemLoader(
-            destination,
-            self._ledger,
-            report,
-            self._reader,
-            dedup=options.dedup,
-            keep_attributes=keep_attributes,
+            destination, self._ledger, report, self._reader, dedup=options.dedup, keep_attributes=keep_attributes
         )
-        self._pruner = Pruner(
-            destination,
-            self._ledger,
-            report,
-            self._lister.thread,
-            prune_above=options.prune_above,
-            confirm=options.confirm_prune,
-        )
+        self._pruner = Pruner(destination, self._ledger, report, self._lister.thread, options)
         self._id_conflicts = IdConflicts(self._ledger, self._reader.threads)
         self._in_flight: dict[str, ListedItem] = {}
         self._started_items = 0
@@ -215,13 +203,7 @@ class LoadRun:
     async def _start_item(self, pending: PendingItem, tasks: asyncio.TaskGroup) -> None:
         """Decide what to do with an item, and start a task if the item is to be loaded."""
         options, item = self._options, pending.item
-        action = decide(
-            item,
-            pending.known,
-            retry_failed=options.retry_failed,
-            dedup=options.dedup,
-            compare_content=options.compare_content,
-        )
+        action = decide(item, pending.known, options)
         if action is Action.SKIP:
             self._report.skipped += 1
         elif action is Action.SKIP_FAILED and pending.known is not None:

@@ -9,7 +9,7 @@ from imagesearch_ingest.load.async_ledger import AsyncLedger
 from imagesearch_ingest.load.destination import Destination, ImageMetadata
 from imagesearch_ingest.load.ledger import Ledger
 from imagesearch_ingest.load.ledger_rows import ItemState, LedgerRow
-from imagesearch_ingest.load.load_options import Confirm
+from imagesearch_ingest.load.load_options import Confirm, LoadOptions
 from imagesearch_ingest.load.report import LoadReport, MissingImages
 from imagesearch_ingest.sources.items import Source
 
@@ -26,26 +26,15 @@ class Pruner:
         ledger: AsyncLedger,
         report: LoadReport,
         pool: Executor,
-        *,
-        prune_above: float,
-        confirm: Confirm | None,
+        options: LoadOptions,
     ) -> None:
-        """Set what the pruner uses.
-
-        Args:
-            destination: has the images.
-            ledger: knows which images the sources had.
-            report: counts the missing and the removed images.
-            pool: runs `confirm`.
-            prune_above: the largest share of a source's images that is removed if `confirm` is None.
-            confirm: asks before any image is removed; None never asks.
-        """
+        """Set what the pruner uses. `options.confirm_prune` runs in `pool`."""
         self._destination = destination
         self._ledger = ledger
         self._report = report
         self._pool = pool
-        self._prune_above = prune_above
-        self._confirm = confirm
+        self._prune_above = options.prune_above
+        self._confirm = options.confirm_prune
         self._question: asyncio.Future[bool] | None = None
         self._stopped = False
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from imagesearch_ingest.load.report import LoadReport
 from imagesearch_ingest.sources.items import Fault, Item, Source, SourceEntry, SourceError
+from imagesearch_ingest.sources.local_files import is_utf8, name_not_utf8
 from imagesearch_ingest.sources.source_retries import SourceRetries, thread_retries
 
 # Entries in a chunk, and bytes of files that they hold in memory.
@@ -72,9 +73,4 @@ def _next_chunk(entries: Iterator[SourceEntry]) -> list[SourceEntry]:
 
 def _check_name(item: Item) -> Item | Fault:
     """Return the item, or a fault if its id or uri is not UTF-8."""
-    try:
-        f"{item.id}{item.uri}".encode()
-    except UnicodeEncodeError:
-        printable = item.uri.encode(errors="backslashreplace").decode()
-        return Fault(printable, "NAME_NOT_UTF8", "the path is not UTF-8; rename the file", may_hide_items=False)
-    return item
+    return item if is_utf8(item.id + item.uri) else name_not_utf8(item.uri)

@@ -27,8 +27,8 @@ LONGEST_CELL = 2**17
 class CsvRows:
     """The rows of a UTF-8 file with a header.
 
-    Spaces around names and cells do not count, and a cell such as `null` is empty, except in columns whose type is said
-    to be text.
+    Spaces around names and cells are ignored, and a cell such as `null` is empty, except in columns with the given type
+    text.
     """
 
     def __init__(self, source_file: SourceFile, options: SourceOptions) -> None:
@@ -104,13 +104,13 @@ class CsvRows:
                         count, row, cell = unnamed.get(index, (0, number, cells[index]))
                         unnamed[index] = (count + 1, row, cell)
         name = self._source_file.file_name
-        said = [remark for column in facts.values() if (remark := column.remark())]
-        said += [
+        remarks = [remark for column in facts.values() if (remark := column.remark())]
+        remarks += [
             f"column {index + 1} has no name and is ignored; {count_of_cells(count)}, "
             f"first {quoted_cell(cell)} in row {row}"
             for index, (count, row, cell) in unnamed.items()
         ]
-        self.remarks = [f"{name}: {remark}" for remark in said]
+        self.remarks = [f"{name}: {remark}" for remark in remarks]
         return {index: column.type for index, column in facts.items()} | self._types
 
     def _row(self, number: int, cells: list[str], types: dict[int, str]) -> ManifestRow | InvalidRow:

@@ -12,29 +12,13 @@ from itertools import chain
 # HTTP statuses after which the same request may succeed.
 TRANSIENT_STATUSES = frozenset({408, 425, 429, *range(500, 600)} - {501, 505, 511})
 # Errors that reading again cannot fix.
-PERMANENT_ERRNOS = frozenset(
-    {
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EINVAL,
-        errno.ELOOP,
-        errno.ENAMETOOLONG,
-        errno.EFBIG,
-        errno.ENOSYS,
-        errno.ENODEV,
-        errno.ENXIO,
-        errno.EEXIST,
-        errno.ENOTEMPTY,
-        errno.EMSGSIZE,
-        errno.EOVERFLOW,
-        errno.EOPNOTSUPP,
-        # s3fs raises it for a bucket in another region.
-        getattr(errno, "EREMCHG", errno.ENOENT),
-    }
-)
+PERMANENT_ERRNOS = frozenset({
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EFBIG, errno.ENOSYS, errno.ENODEV, errno.ENXIO, errno.EEXIST, errno.ENOTEMPTY, errno.EMSGSIZE,
+    errno.EOVERFLOW, errno.EOPNOTSUPP,
+    # s3fs raises it for a bucket in another region.
+    getattr(errno, "EREMCHG", errno.ENOENT),
+})  # fmt: skip
 # Errors of botocore about the connection. Its other errors are about settings and credentials.
 CONNECTION_ERRORS = frozenset({"HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError"})
 PASSWORD = re.compile(

@@ -33,7 +33,7 @@ KINDS = {
     "list": (".txt",),
     "image": tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes),
 }
-# What may be said by --format; an image is one by its name.
+# Values of --format. An image is recognised by its name.
 CHOICES = ("folder", "list", "csv", "jsonl", "parquet", "tar")
 
 TABLE = frozenset({"--root", "--path-column", "--id-column", "--map"})

@@ -7,6 +7,7 @@ import pytest
 
 from imagesearch_ingest.load.decisions import Action, decide
 from imagesearch_ingest.load.ledger_rows import ItemState, LedgerRow, row_of_item
+from imagesearch_ingest.load.load_options import LoadOptions
 from imagesearch_ingest.sources.items import Item
 
 
@@ -47,13 +48,11 @@ DUPLICATE = replace(DONE, state=ItemState.DUPLICATE, original="b.jpg")
 def test_decide_returns_the_expected_action(
     new: Item, known: LedgerRow | None, options: dict[str, bool], action: Action
 ) -> None:
-    asked = {"retry_failed": False, "dedup": False, "compare_content": False} | options
-    assert decide(new, known, **asked) is action
+    assert decide(new, known, LoadOptions(**options)) is action  # type: ignore[arg-type]
 
 
 def test_same_number_of_another_type_is_a_changed_attribute() -> None:
     known = replace(row_of_item(item(attributes={"n": 1}), ItemState.DONE), sha256="a" * 64)
-    options = {"retry_failed": False, "dedup": False, "compare_content": False}
     for value in (1.0, True, "1", ["1"]):
-        assert decide(item(attributes={"n": value}), known, **options) is Action.UPDATE_METADATA
-    assert decide(item(attributes={"n": 1}), known, **options) is Action.SKIP
+        assert decide(item(attributes={"n": value}), known, LoadOptions()) is Action.UPDATE_METADATA
+    assert decide(item(attributes={"n": 1}), known, LoadOptions()) is Action.SKIP

@@ -15,6 +15,7 @@ from imagesearch_ingest.load.dry_run_destination import check_decodable
 from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.load.image_reader import read_image
 from imagesearch_ingest.load.ledger_rows import ItemState, row_of_item
+from imagesearch_ingest.load.load_options import LoadOptions
 from imagesearch_ingest.sources.items import Item
 from tests.unit.embedder.crafted_files import png_chunk
 from tests.unit.embedder.crafted_samples import FLOAT, SIGNED, tiff
@@ -57,7 +58,7 @@ def test_transient_read_errors_are_retried_by_the_next_run(number: int) -> None:
     assert isinstance(error, UnavailableError)
     assert error.reason == "UNREADABLE_NOW"
     row = row_of_item(ITEM, ItemState.FAILED, error.reason, error.message)
-    assert decide(ITEM, row, retry_failed=False, dedup=False, compare_content=False) is Action.LOAD
+    assert decide(ITEM, row, LoadOptions()) is Action.LOAD
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_permanent_read_errors_are_not_retried(number: int) -> None:
     assert isinstance(error, NotFoundError)
     assert error.reason == "UNREADABLE"
     row = row_of_item(ITEM, ItemState.FAILED, error.reason, error.message)
-    assert decide(ITEM, row, retry_failed=False, dedup=False, compare_content=False) is Action.SKIP_FAILED
+    assert decide(ITEM, row, LoadOptions()) is Action.SKIP_FAILED
 
 
 def png() -> bytes:
