@@ -60,7 +60,7 @@ def assert_refused(status: status_pb2.Status, code: grpc.StatusCode, reason: str
     assert error.field == ("image.content" if reason == "IMAGE_WITHOUT_VECTOR" else "")
 
 
-async def test_one_bad_vector_fails_its_own_image_and_no_neighbour(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_bad_vector_fails_only_its_own_image(capsys: pytest.CaptureFixture[str]) -> None:
     model = OddModel()
     settings = EmbedderSettings(listen_address="127.0.0.1:0", cache_vectors=100)
     async with serve([model], settings) as address, grpc.aio.insecure_channel(address) as channel:
@@ -107,7 +107,7 @@ async def test_vectors_of_another_shape_or_type_are_refused(
         assert_refused(status_of(refused.value), INTERNAL, "VECTOR_INVALID", said)
 
 
-async def test_the_search_service_hears_why_in_both_lanes() -> None:
+async def test_the_search_service_receives_the_reason_in_both_lanes() -> None:
     settings = EmbedderSettings(listen_address="127.0.0.1:0")
     async with serve([OddModel()], settings) as address, grpc.aio.insecure_channel(address) as channel:
         client = EmbedderClient(channel, address, 10.0, 10**6)

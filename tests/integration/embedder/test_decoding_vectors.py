@@ -83,7 +83,7 @@ async def test_a_large_jpeg_full_of_detail_has_the_vector_of_the_whole_image(
         *[("mosaic", name) for name in REGIONS],
     ],
 )
-async def test_a_region_of_a_large_jpeg_has_the_vector_of_the_image_cut_beforehand(
+async def test_a_region_of_a_large_jpeg_has_the_vector_of_the_cropped_image(
     stub: Stub, photographs: Mapping[str, bytes], image: str, name: str, size: tuple[int, int]
 ) -> None:
     x0, y0, x1, y1 = REGIONS[name]
@@ -94,7 +94,7 @@ async def test_a_region_of_a_large_jpeg_has_the_vector_of_the_image_cut_beforeha
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-async def test_a_large_jpeg_is_turned_as_its_exif_orientation_says(
+async def test_a_large_jpeg_is_made_upright_by_its_exif_orientation(
     stub: Stub, photographs: Mapping[str, bytes], orientation: int
 ) -> None:
     jpeg = large_jpeg(opened(photographs, "coffee.png"), SIZES[1], orientation)

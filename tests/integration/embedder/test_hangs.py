@@ -80,7 +80,7 @@ def assert_passing(error: object) -> None:
     assert len(status_of(error).details) == 2
 
 
-async def test_a_run_that_hangs_fails_every_caller_and_the_liveness(
+async def test_a_hung_run_fails_all_callers_and_liveness(
     gate: threading.Event, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = [HangingModel("one", gate), HangingModel("other", gate)]
@@ -116,17 +116,17 @@ async def test_a_run_that_hangs_fails_every_caller_and_the_liveness(
     assert not gate.is_set()
 
 
-async def test_a_decoder_that_hangs_fails_every_caller_and_the_liveness(
+async def test_a_hung_decoder_fails_all_callers_and_liveness(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = ImageDecoder.decode
     hangs = threading.Event()
 
-    def decode_or_hang(decoder: ImageDecoder, image: EncodedImage, patience: AnyDeadline) -> Pixels:
+    def decode_or_hang(decoder: ImageDecoder, image: EncodedImage, deadline: AnyDeadline) -> Pixels:
         if image.content == plain_image(HANGS):
             hangs.set()
             assert gate.wait(AT_MOST)
-        return decode(decoder, image, patience)
+        return decode(decoder, image, deadline)
 
     monkeypatch.setattr(ImageDecoder, "decode", decode_or_hang)
     async with (
@@ -144,7 +144,7 @@ async def test_a_decoder_that_hangs_fails_every_caller_and_the_liveness(
             assert await health_of(channel, name) == DEAD
 
 
-async def test_a_machine_on_which_a_run_takes_long_anyway_is_given_more_time(gate: threading.Event) -> None:
+async def test_a_slow_machine_gets_a_longer_limit(gate: threading.Event) -> None:
     model = HangingModel("one", gate)
     # A full batch took 0.08 s at start, so that 4 s are no hang.
     model.info = dataclasses.replace(model.info, seconds_per_image=0.01)
@@ -157,7 +157,7 @@ async def test_a_machine_on_which_a_run_takes_long_anyway_is_given_more_time(gat
         assert len((await asyncio.wait_for(call, AT_MOST)).embedding.values) == INFO.dimension
 
 
-async def test_a_run_that_hangs_while_the_server_stops_fails_its_callers(gate: threading.Event) -> None:
+async def test_a_hung_run_fails_its_callers_while_the_server_stops(gate: threading.Event) -> None:
     model, options = HangingModel("one", gate), settings(0.4).model_copy(update={"drain_seconds": AT_MOST})
     served = AsyncExitStack()
     address = await served.enter_async_context(serve([model], options))
@@ -190,7 +190,7 @@ __main__.main()
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("is_noticed", [False, True], ids=["unnoticed", "noticed"])
-def test_a_process_with_a_run_that_hangs_ends_when_it_is_asked_to(is_noticed: bool, tmp_path: Path) -> None:
+def test_a_process_with_a_hung_run_exits_on_sigterm(is_noticed: bool, tmp_path: Path) -> None:
     with hanging_service(tmp_path, hang_seconds="1" if is_noticed else "60", dead_seconds="60") as (script, call):
         script.wait_for("(a thread hangs)" if is_noticed else "(it hangs)")
         script.process.send_signal(signal.SIGTERM)
@@ -200,7 +200,7 @@ def test_a_process_with_a_run_that_hangs_ends_when_it_is_asked_to(is_noticed: bo
     assert "in stay_here" in script.log.read_text()
 
 
-def test_a_process_with_a_run_that_hangs_ends_unasked_after_a_while(tmp_path: Path) -> None:
+def test_a_process_with_a_hung_run_exits_by_itself(tmp_path: Path) -> None:
     with hanging_service(tmp_path, hang_seconds="1", dead_seconds="1") as (script, call):
         assert script.process.wait(AT_MOST) == 1
         assert isinstance(call.exception(), grpc.RpcError)

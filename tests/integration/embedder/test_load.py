@@ -68,7 +68,7 @@ async def refusal(call: Awaitable[embedder_pb2.EmbedResponse]) -> grpc.aio.AioRp
     return failed.value
 
 
-async def test_embed_calls_go_before_the_images_of_a_load(narrow_stub: Stub, narrow_embedder: Embedder) -> None:
+async def test_embed_calls_go_ahead_of_a_load(narrow_stub: Stub, narrow_embedder: Embedder) -> None:
     first = next(numbers)
     answered: Counter[str] = Counter()
 
@@ -92,7 +92,7 @@ async def test_embed_calls_go_before_the_images_of_a_load(narrow_stub: Stub, nar
     assert answered == Counter(str(number) for number in range(first, first + 3 * 16))
 
 
-async def test_a_load_goes_on_while_embed_calls_saturate_the_network(
+async def test_a_load_makes_progress_while_embed_calls_saturate_the_model(
     narrow_stub: Stub, narrow_embedder: Embedder
 ) -> None:
     first = next(numbers)
@@ -116,7 +116,7 @@ async def test_a_load_goes_on_while_embed_calls_saturate_the_network(
     assert len(streamed) == 6
 
 
-async def test_a_call_over_max_pending_is_refused_at_once_and_the_others_are_answered(
+async def test_a_call_above_max_pending_is_refused_and_the_others_are_answered(
     narrow_stub: Stub, narrow_embedder: Embedder
 ) -> None:
     calls = [asyncio.ensure_future(narrow_stub.Embed(embed_request(slow_image(shade)))) for shade in range(4)]
@@ -129,7 +129,7 @@ async def test_a_call_over_max_pending_is_refused_at_once_and_the_others_are_ans
     await until(lambda: narrow_embedder.in_flight("interactive") == 0)
 
 
-async def test_every_one_of_many_calls_at_once_has_an_answer(narrow_stub: Stub, narrow_embedder: Embedder) -> None:
+async def test_all_of_many_concurrent_calls_are_answered(narrow_stub: Stub, narrow_embedder: Embedder) -> None:
     first, refused_before = next(numbers), narrow_embedder.answered("OVERLOADED")
     calls = [narrow_stub.Embed(embed_request(plain_image(number)), timeout=60) for number in range(first, first + 30)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -144,7 +144,7 @@ async def test_every_one_of_many_calls_at_once_has_an_answer(narrow_stub: Stub, 
     assert narrow_embedder.in_flight("interactive") == 0
 
 
-async def test_a_call_over_max_pending_bytes_is_refused_and_a_stream_waits(
+async def test_a_call_above_max_pending_bytes_is_refused_and_a_stream_waits(
     narrow_stub: Stub, narrow_embedder: Embedder
 ) -> None:
     padding = bytes(600 * 1024)
@@ -164,14 +164,14 @@ async def test_a_call_over_max_pending_bytes_is_refused_and_a_stream_waits(
     assert most <= 1024 * 1024
 
 
-async def test_an_image_over_max_pending_bytes_is_taken_when_it_is_the_only_one(narrow_stub: Stub) -> None:
+async def test_an_image_above_max_pending_bytes_is_admitted_alone(narrow_stub: Stub) -> None:
     content = plain_image(next(numbers)) + bytes(2 * 1024 * 1024)
     assert len(await vector_of(narrow_stub, content)) == 1024
     (response,) = await answers(narrow_stub, [item("", content + b"0")])
     assert response.HasField("embedding")
 
 
-async def test_equal_images_at_the_same_time_are_embedded_once(
+async def test_equal_concurrent_images_are_embedded_once(
     stub: Stub, embedder: Embedder, photographs: Mapping[str, bytes], vectors: Vectors
 ) -> None:
     before = {result: embedder.answered(result) for result in ("embedded", "shared")}
@@ -186,7 +186,7 @@ async def test_equal_images_at_the_same_time_are_embedded_once(
     assert cosine(together[0], vectors.of("ihc.png")) >= SAME
 
 
-async def test_an_image_that_comes_again_is_answered_from_the_cache(
+async def test_a_repeated_image_is_answered_from_the_cache(
     narrow_stub: Stub, narrow_embedder: Embedder, photographs: Mapping[str, bytes]
 ) -> None:
     content = photographs["coins.png"]
@@ -212,7 +212,7 @@ async def test_an_image_that_comes_again_is_answered_from_the_cache(
     assert list(streamed.embedding.values) == whole
 
 
-async def test_the_cache_forgets_what_was_used_least_recently(narrow_stub: Stub, narrow_embedder: Embedder) -> None:
+async def test_the_cache_drops_the_least_recently_used_vector(narrow_stub: Stub, narrow_embedder: Embedder) -> None:
     first = next(numbers)
     oldest = plain_image(first)
     await vector_of(narrow_stub, oldest)
@@ -224,7 +224,7 @@ async def test_the_cache_forgets_what_was_used_least_recently(narrow_stub: Stub,
     assert narrow_embedder.answered("cached") == cached + 1
 
 
-async def test_images_whose_time_is_over_before_their_turn_are_not_embedded(stub: Stub, embedder: Embedder) -> None:
+async def test_images_whose_deadline_passed_are_not_embedded(stub: Stub, embedder: Embedder) -> None:
     first = next(numbers)
     run, embedded = embedder.images_run(), embedder.answered("embedded")
     calls = [stub.Embed(embed_request(plain_image(number)), timeout=0.2) for number in range(first, first + 40)]
@@ -260,7 +260,7 @@ with grpc.insecure_channel(sys.argv[1], [("grpc.enable_http_proxy", 0)]) as chan
 
 
 @pytest.mark.parametrize(("kind", "lane", "places"), [("stream", "bulk", 16), ("calls", "interactive", 16)])
-async def test_a_caller_that_is_killed_leaves_its_places_and_harms_no_neighbour(
+async def test_a_killed_caller_releases_its_slots_and_does_not_affect_others(
     stub: Stub,
     embedder: Embedder,
     photographs: Mapping[str, bytes],

@@ -124,7 +124,7 @@ async def test_every_model_has_its_series_before_the_first_image(models: int) ->
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("models", [1, 2, 5])
-async def test_what_is_asked_of_one_model_is_counted_for_it_alone(models: int, seed: int) -> None:
+async def test_requests_are_counted_for_their_own_model(models: int, seed: int) -> None:
     random_ = random.Random(seed)
     async with serving(models) as served:
         requests = [
@@ -157,7 +157,7 @@ async def test_what_is_asked_of_one_model_is_counted_for_it_alone(models: int, s
 
 
 @pytest.mark.parametrize("models", [1, 2, 5])
-async def test_a_refusal_for_lack_of_room_is_counted_for_the_model_that_was_asked(models: int) -> None:
+async def test_a_refusal_is_counted_for_the_requested_model(models: int) -> None:
     async with serving(models, max_pending=1) as served:
         last = served.models[-1]
         refusals = 0

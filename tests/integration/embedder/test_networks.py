@@ -146,7 +146,7 @@ def pooled_by_keras(name: str, path: Path, images: list[bytes]) -> NDArray[np.fl
         *(pytest.param(name, "others_served", marks=pytest.mark.soak) for name in OTHERS),
     ],
 )
-def test_a_networks_vectors_are_those_of_keras_pipeline(
+def test_vectors_equal_those_of_keras_pipeline(
     name: str, service: str, files: Files, images: list[bytes], request: pytest.FixtureRequest
 ) -> None:
     found = embedded(request.getfixturevalue(service), name, images)
@@ -158,9 +158,7 @@ def test_a_networks_vectors_are_those_of_keras_pipeline(
     assert cosines(expected, np.roll(expected, 1, axis=0)).min() < 0.9999
 
 
-def test_raw_vectors_have_the_length_that_the_network_gave_them(
-    files: Files, served: Embedder, images: list[bytes]
-) -> None:
+def test_raw_vectors_keep_their_length(files: Files, served: Embedder, images: list[bytes]) -> None:
     expected = pooled_by_keras("mobilenet_v2", files["mobilenet_v2"].path, images)
     np.testing.assert_allclose(embedded(served, "mobilenet_v2-raw", images), expected, rtol=1e-3, atol=1e-3)
 
@@ -178,9 +176,7 @@ def test_fc1_is_the_first_dense_layer_of_vgg16_with_its_classifier(
     assert cosines(found, expected).min() > 0.99999
 
 
-def test_mobilenets_layers_give_what_the_graph_gives_that_they_were_taken_from(
-    served: Embedder, images: list[bytes]
-) -> None:
+def test_mobilenet_computes_the_values_of_its_original_graph(served: Embedder, images: list[bytes]) -> None:
     graph = tf.compat.v1.GraphDef.FromString(download_member(MOBILENET_ARCHIVE))
     pool = "MobilenetV1/Logits/AvgPool_1a/AvgPool:0"
     run = tf.compat.v1.wrap_function(
@@ -224,13 +220,13 @@ def test_list_models_describes_the_others(others_served: Embedder) -> None:
 
 
 @pytest.mark.parametrize("side", [96, 160, 299, 320])
-def test_the_side_of_a_map_is_that_of_keras_where_layers_do_not_pad(side: int) -> None:
+def test_the_side_of_a_map_equals_keras_if_layers_do_not_pad(side: int) -> None:
     network = keras_backbones.build("inception_v3", "float32")
     assert network.compute_output_shape((None, side, side, 3))[1] == NETWORKS["inception_v3"].map_side(side)
 
 
 @pytest.mark.parametrize("network", ["mobilenet_v2", pytest.param("resnet50", marks=pytest.mark.soak)])
-def test_weights_that_nothing_vouches_for_are_not_served(network: str, files: Files) -> None:
+def test_weights_without_a_known_digest_are_not_served(network: str, files: Files) -> None:
     with pytest.raises(weights_files.WeightsError) as refused:
         weights_files.read_verified(files[network].path, SPECS[network])
     assert f"EMBEDDER_WEIGHTS_SHA256={network}={files[network].sha256}" in str(refused.value)
@@ -248,7 +244,7 @@ def test_names_of_tensors_do_not_depend_on_what_was_built_before(files: Files) -
     assert weights_files.tensors_sha256(read) == files["inception_v3"].sha256
 
 
-def test_a_model_that_is_not_served_is_refused_with_those_that_are(served: Embedder, images: list[bytes]) -> None:
+def test_an_unknown_model_is_refused_with_the_served_models(served: Embedder, images: list[bytes]) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         embedded(served, "resnet51", images[:1])
     assert "this server has efficientnet_v2_b0, mobilenet, mobilenet_v2" in str(refused.value)

@@ -140,7 +140,7 @@ class Callers:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("seconds", [0.2, 1.5])
-async def test_callers_that_give_up_leave_the_memory_within_the_bound_and_harm_no_neighbour(
+async def test_memory_stays_within_the_bound_when_callers_give_up(
     service: Embedder, rest: int, own: Stub, photographs: Mapping[str, bytes], seconds: float
 ) -> None:
     expected = await vector_of(own, photographs["moon.png"])
@@ -167,7 +167,7 @@ async def test_callers_that_give_up_leave_the_memory_within_the_bound_and_harm_n
         assert callers.ended["RESOURCE_EXHAUSTED"] > 0
 
 
-async def test_a_slow_models_full_queue_refuses_no_caller_of_a_fast_model(own: Stub) -> None:
+async def test_a_full_queue_of_a_slow_model_refuses_no_caller_of_a_fast_model(own: Stub) -> None:
     stop = asyncio.Event()
     refused: list[grpc.aio.AioRpcError] = []
 
@@ -190,7 +190,7 @@ async def test_a_slow_models_full_queue_refuses_no_caller_of_a_fast_model(own: S
         assert_overloaded(error, max_pending=str(PENDING), model=SLOW)
 
 
-async def test_a_slow_models_load_holds_up_no_load_of_a_fast_model(service: Embedder, own: Stub) -> None:
+async def test_a_load_of_a_slow_model_does_not_block_a_load_of_a_fast_model(service: Embedder, own: Stub) -> None:
     def items(model: str, count: int) -> Iterator[embedder_pb2.EmbedStreamRequest]:
         for _ in range(count):
             content = encoded_image_pb2.EncodedImage(content=plain_image(next(numbers)))
@@ -204,7 +204,7 @@ async def test_a_slow_models_load_holds_up_no_load_of_a_fast_model(service: Embe
     slow.cancel()
 
 
-async def test_bytes_of_a_slow_models_callers_leave_a_share_to_a_fast_model(service: Embedder, own: Stub) -> None:
+async def test_a_fast_model_keeps_its_share_of_bytes_beside_a_slow_model(service: Embedder, own: Stub) -> None:
     stop = asyncio.Event()
     base = large_image()
 

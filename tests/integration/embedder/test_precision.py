@@ -49,7 +49,7 @@ def model_of(embedder: Embedder) -> embedder_pb2.Model:
         return embedder_pb2_grpc.EmbedderServiceStub(channel).GetModel(embedder_pb2.GetModelRequest()).model
 
 
-def test_bfloat16_gives_nearly_the_vectors_of_float32(bfloat16_vectors: Vectors, exact_vectors: Vectors) -> None:
+def test_bfloat16_vectors_are_close_to_float32(bfloat16_vectors: Vectors, exact_vectors: Vectors) -> None:
     exact = exact_vectors.values[: len(bfloat16_vectors.names)]
     assert cosines(bfloat16_vectors.values, exact).min() >= 0.999
     assert np.abs(bfloat16_vectors.values - exact).max() > 1e-5
@@ -59,7 +59,7 @@ def test_vectors_of_both_precisions_have_one_fingerprint(bfloat16_vectors: Vecto
     assert set(bfloat16_vectors.fingerprints) == set(exact_vectors.fingerprints)
 
 
-def test_get_model_reports_how_it_is_run(embedder: Embedder, exact_embedder: Embedder) -> None:
+def test_get_model_reports_how_it_runs(embedder: Embedder, exact_embedder: Embedder) -> None:
     for service, precisions, size in (
         (embedder, {"float32", "bfloat16"}, 4),
         (exact_embedder, {"float32"}, 2),
@@ -77,7 +77,7 @@ def test_a_process_on_one_processor_uses_one_thread(bfloat16_embedder: Embedder)
     assert bfloat16_embedder.metric("embedder_model_info", precision="bfloat16", threads="1") == 1
 
 
-def test_a_network_that_does_not_give_the_golden_vectors_is_not_served(published_weights: Path, tmp_path: Path) -> None:
+def test_a_model_with_wrong_golden_vectors_is_not_served(published_weights: Path, tmp_path: Path) -> None:
     package = tmp_path / "embedder_service"
     shutil.copytree(Path(embedder_service.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     path = package / "adapters" / "golden" / "vgg16.npz"

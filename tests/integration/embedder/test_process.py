@@ -53,7 +53,7 @@ async def own_stub(own_embedder: Embedder) -> AsyncIterator[Stub]:
         yield embedder_pb2_grpc.EmbedderServiceStub(channel)
 
 
-async def test_weights_of_ones_own_give_other_vectors_and_another_fingerprint(
+async def test_own_weights_have_other_vectors_and_another_fingerprint(
     own_stub: Stub, own_weights: tuple[Path, str], photographs: Mapping[str, bytes], vectors: Vectors
 ) -> None:
     model = (await own_stub.GetModel(embedder_pb2.GetModelRequest())).model
@@ -64,14 +64,12 @@ async def test_weights_of_ones_own_give_other_vectors_and_another_fingerprint(
     assert np.abs(np.array(embedding.values) - vectors.of("coffee.png")).max() > 1e-3
 
 
-def test_weights_of_ones_own_are_served_with_a_warning_that_nothing_proves_them(
-    own_embedder: Embedder, embedder: Embedder
-) -> None:
+def test_own_weights_are_served_with_a_warning(own_embedder: Embedder, embedder: Embedder) -> None:
     assert "served without this check" in own_embedder.log.read_text()
     assert "served without this check" not in embedder.log.read_text()
 
 
-async def test_calls_over_the_limit_are_refused_with_when_to_try_again_and_the_others_answered(own_stub: Stub) -> None:
+async def test_calls_above_the_limit_are_refused_with_a_retry_delay(own_stub: Stub) -> None:
     calls = [own_stub.Embed(embed_request(plain_image(shade))) for shade in range(12)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     refused = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
@@ -83,7 +81,7 @@ async def test_calls_over_the_limit_are_refused_with_when_to_try_again_and_the_o
         assert_overloaded(error, max_pending="2")
 
 
-async def test_the_bulk_lane_refuses_nothing_however_many_come(own_stub: Stub) -> None:
+async def test_the_bulk_lane_refuses_no_image(own_stub: Stub) -> None:
     async def ids(first: int) -> list[str]:
         items = [item(str(number), plain_image(number)) for number in range(first, first + 6)]
         return [response.request_id for response in await answers(own_stub, items) if response.HasField("embedding")]
@@ -94,7 +92,7 @@ async def test_the_bulk_lane_refuses_nothing_however_many_come(own_stub: Stub) -
     ]
 
 
-async def test_a_gif_of_a_few_bytes_is_refused_before_it_takes_memory(own_embedder: Embedder, own_stub: Stub) -> None:
+async def test_a_tiny_gif_of_huge_size_is_refused_before_it_uses_memory(own_embedder: Embedder, own_stub: Stub) -> None:
     side = 40_000
     screen = b"GIF89a" + struct.pack("<HH", side, side) + b"\x80\x00\x00" + b"\x00\x00\x00\xff\xff\xff"
     to_be_cleared = b"\x21\xf9\x04\x08\x00\x00\x00\x00"

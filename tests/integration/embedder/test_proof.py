@@ -69,7 +69,7 @@ def own(published: Tensors, tmp_path: Path) -> Callable[[Callable[[str, NDArray[
     return write
 
 
-def test_bfloat16_that_is_wrong_is_refused_without_golden_vectors_too(
+def test_wrong_bfloat16_is_refused_even_without_golden_vectors(
     own: Callable[..., Own], capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Fine-tuned a little: no published digest, and MobileNet in bfloat16 is beyond the least cosine.
@@ -91,7 +91,7 @@ def test_bfloat16_that_is_wrong_is_refused_without_golden_vectors_too(
     assert "least_like='mobilenet-" in log
 
 
-def test_every_head_and_input_of_a_right_bfloat16_is_served_in_it(published_weights: Path) -> None:
+def test_all_models_use_bfloat16_if_their_vectors_are_right(published_weights: Path) -> None:
     names = ["vgg16-max", "vgg16", "vgg16-gem-pad96", "vgg16-rmac-native96", "vgg16-flatten-crop64-raw"]
     settings = EmbedderSettings(
         models=",".join(names), weights=str(published_weights), precision="bfloat16", max_batch_size=1
@@ -117,14 +117,14 @@ def test_every_head_and_input_of_a_right_bfloat16_is_served_in_it(published_weig
     ],
     ids=["not numbers", "zero"],
 )
-def test_weights_that_make_no_vectors_of_photographs_are_not_served(
+def test_weights_with_invalid_vectors_are_not_served(
     own: Callable[..., Own], change: Callable[[str, NDArray[np.float32]], Any], said: str, precision: Precision
 ) -> None:
     with pytest.raises(GoldenError, match=f"mobilenet.* makes a vector of a photograph that cannot be used: .*{said}"):
         load_models(own(change).settings("mobilenet", precision))
 
 
-def test_weights_of_a_scale_that_bfloat16_does_not_bear_are_served_in_float32_only(own: Callable[..., Own]) -> None:
+def test_weights_outside_of_bfloat16s_range_are_served_in_float32(own: Callable[..., Own]) -> None:
     file = own(lambda name, values: values * np.float32(1e30) if "kernel" in name else values)
     with pytest.raises(
         GoldenError, match=r"cosine is \S+ with model mobilenet \(head avg\); it must be at least 0.999"
@@ -139,9 +139,7 @@ def test_weights_of_a_scale_that_bfloat16_does_not_bear_are_served_in_float32_on
     ("kernel", "bias", "said"),
     [(0.0, np.nan, "component 0 is nan"), (0.0, 0.0, "it is all zero"), (1e38, 0.0, "component 0 is inf")],
 )
-def test_an_encoder_that_makes_no_vectors_of_photographs_is_not_served(
-    kernel: float, bias: float, said: str, tmp_path: Path
-) -> None:
+def test_an_encoder_with_invalid_vectors_is_not_served(kernel: float, bias: float, said: str, tmp_path: Path) -> None:
     images = keras.Input((32, 32, 3))
     constant = keras.initializers.Constant
     latent = keras.layers.Dense(3, kernel_initializer=constant(kernel), bias_initializer=constant(bias))

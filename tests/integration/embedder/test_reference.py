@@ -66,29 +66,29 @@ def assert_cosines(names: list[str], similar: NDArray[np.float64], least: float)
     assert lower == {}
 
 
-def test_vectors_are_those_of_keras_layers(vectors: Vectors, reference: NDArray[np.float32]) -> None:
+def test_vectors_equal_those_of_keras_layers(vectors: Vectors, reference: NDArray[np.float32]) -> None:
     assert len(vectors.names) >= 12
     assert_cosines(vectors.names, cosines(vectors.values, reference), SAME)
 
 
-def test_vectors_in_float32_are_those_of_keras_layers(exact_vectors: Vectors, reference: NDArray[np.float32]) -> None:
+def test_float32_vectors_equal_those_of_keras_layers(exact_vectors: Vectors, reference: NDArray[np.float32]) -> None:
     assert_cosines(exact_vectors.names, cosines(exact_vectors.values, reference), 0.999999)
 
 
-def test_golden_vectors_of_the_package_are_those_of_keras_layers(network: Any) -> None:
+def test_golden_vectors_equal_those_of_keras_layers(network: Any) -> None:
     golden = GoldenVectors.of("vgg16")
     assert golden.weights_sha256 == VGG16.sha256
     assert len(golden.pixels) >= 4
     assert cosines(golden.vectors, features(network, golden.pixels)).min() >= 0.99999
 
 
-def test_golden_images_of_the_package_are_no_two_alike() -> None:
+def test_golden_images_differ_from_each_other() -> None:
     unit = GoldenVectors.of("vgg16").vectors
     others = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
     assert others.max() < 0.98
 
 
-def test_the_reference_tells_photographs_apart(reference: NDArray[np.float32]) -> None:
+def test_the_reference_distinguishes_photographs(reference: NDArray[np.float32]) -> None:
     unit = reference / np.linalg.norm(reference, axis=1, keepdims=True)
     others = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
     assert others.max() < 0.98

@@ -56,7 +56,7 @@ def what_is_wrong(response: embedder_pb2.EmbedStreamResponse, reasons: set[str])
 
 @pytest.mark.alone
 @pytest.mark.parametrize("mutated", [80, pytest.param(None, marks=pytest.mark.soak)], ids=["some", "many"])
-async def test_mutated_files_are_answered_and_leave_their_neighbours_alone(
+async def test_mutated_files_are_answered_and_do_not_affect_others(
     mutated: int | None,
     stub: Stub,
     embedder: Embedder,
@@ -108,7 +108,7 @@ def keep(mutation: Mutation, folder: Path) -> None:
     (folder / mutation.name.split(":")[0]).write_bytes(mutation.content)
 
 
-async def test_embed_answers_mutated_files_as_a_stream_does(stub: Stub, reasons: set[str]) -> None:
+async def test_embed_answers_mutated_files_like_a_stream(stub: Stub, reasons: set[str]) -> None:
     files = list(mutations(20, SEED + 1))
     streamed = {
         response.request_id: response

@@ -147,7 +147,7 @@ async def test_bad_input_is_refused_with_code_reason_field_and_limit(stub: Stub,
     assert error.details() == status.message
 
 
-async def test_a_stream_refuses_bad_items_as_embed_does_and_serves_their_neighbours(stub: Stub) -> None:
+async def test_a_stream_refuses_bad_items_like_embed_and_serves_the_others(stub: Stub) -> None:
     items = []
     for number, (name, bad) in enumerate(BAD_INPUT.items()):
         items += [item(f"good {number}", plain_image(number * 17)), bad_item(name, bad)]
@@ -174,7 +174,7 @@ async def test_a_long_stream_of_images_and_junk_answers_each_item_once(stub: Stu
     assert embedded == {f"item {number}" for number in good}
 
 
-async def test_request_ids_are_taken_as_they_are_up_to_128_characters(stub: Stub) -> None:
+async def test_request_ids_of_up_to_128_characters_are_returned_unchanged(stub: Stub) -> None:
     ids = ["", "same", "same", "ä" * 128, "b" * 129, "c" * 100_000]
     responses = await answers(stub, [item(request_id, plain_image(1)) for request_id in ids])
     assert sorted(response.request_id for response in responses) == sorted(request_id[:128] for request_id in ids)
@@ -189,7 +189,7 @@ async def test_an_empty_stream_ends(stub: Stub) -> None:
     assert await answers(stub, []) == []
 
 
-async def test_a_region_is_embedded_as_the_image_cut_beforehand(stub: Stub, photographs: Mapping[str, bytes]) -> None:
+async def test_a_region_is_embedded_like_the_cropped_image(stub: Stub, photographs: Mapping[str, bytes]) -> None:
     cut = BytesIO()
     Image.open(BytesIO(photographs["coffee.png"])).crop((150, 100, 450, 300)).save(cut, "PNG")
     region = encoded_image_pb2.Region(x0=0.25, y0=0.25, x1=0.75, y1=0.75)
@@ -198,7 +198,7 @@ async def test_a_region_is_embedded_as_the_image_cut_beforehand(stub: Stub, phot
     assert_same_vector(response.embedding.values, (await embed(stub, cut.getvalue())).values)
 
 
-async def test_calls_at_the_same_time_give_equal_vectors_in_float32(
+async def test_concurrent_calls_return_equal_vectors_in_float32(
     exact_stub: Stub, photographs: Mapping[str, bytes], exact_vectors: Vectors
 ) -> None:
     some = dict(list(photographs.items())[:8])
@@ -210,7 +210,7 @@ async def test_calls_at_the_same_time_give_equal_vectors_in_float32(
         assert_equal_vector(response.embedding.values, exact_vectors.of(response.request_id))
 
 
-async def test_calls_at_the_same_time_give_the_vectors_of_calls_one_by_one(
+async def test_concurrent_calls_return_the_vectors_of_sequential_calls(
     stub: Stub, photographs: Mapping[str, bytes], vectors: Vectors
 ) -> None:
     some = dict(list(photographs.items())[:8])
@@ -222,7 +222,7 @@ async def test_calls_at_the_same_time_give_the_vectors_of_calls_one_by_one(
         assert_same_vector(response.embedding.values, vectors.of(response.request_id))
 
 
-async def test_get_model_says_what_the_vectors_are(stub: Stub, vectors: Vectors) -> None:
+async def test_get_model_describes_the_vectors(stub: Stub, vectors: Vectors) -> None:
     model = (await stub.GetModel(embedder_pb2.GetModelRequest())).model
     assert (model.name, model.default, model.dimension, model.input_size) == ("vgg16", True, 512, 224)
     assert (model.head, model.normalisation, model.weights_sha256) == ("avg", "l2", VGG16.sha256)
@@ -233,7 +233,7 @@ async def test_get_model_says_what_the_vectors_are(stub: Stub, vectors: Vectors)
     assert set(vectors.fingerprints) == {model.fingerprint}
 
 
-async def test_a_call_says_how_long_its_stages_took(stub: Stub) -> None:
+async def test_a_call_returns_the_times_of_its_stages(stub: Stub) -> None:
     call = stub.Embed(embed_request(plain_image(2)))
     await call
     timing = str(dict(await call.trailing_metadata() or ())["server-timing"])
@@ -242,7 +242,7 @@ async def test_a_call_says_how_long_its_stages_took(stub: Stub) -> None:
     assert stages["total"] >= stages["inference"] > 0
 
 
-async def test_list_models_lists_what_get_model_gives(stub: Stub) -> None:
+async def test_list_models_equals_get_model(stub: Stub) -> None:
     named = await stub.GetModel(embedder_pb2.GetModelRequest(name="vgg16"))
     assert list((await stub.ListModels(embedder_pb2.ListModelsRequest())).models) == [named.model]
 
@@ -260,19 +260,19 @@ async def test_every_spelling_of_a_name_is_the_same_model_in_every_call(spelling
     assert {found.fingerprint for found in [embedded, *streamed]} == {described.fingerprint}
 
 
-async def test_get_model_refuses_a_name_that_it_does_not_have(stub: Stub) -> None:
+async def test_get_model_refuses_an_unknown_name(stub: Stub) -> None:
     error = await failure(stub.GetModel(embedder_pb2.GetModelRequest(name="vgg19")))
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert facts(status_of(error)) == ("MODEL_NOT_FOUND", "embedder.imagesearch", ["name"])
 
 
-async def test_a_message_over_the_limit_of_grpc_is_refused_and_the_channel_goes_on(stub: Stub) -> None:
+async def test_a_message_above_the_limit_is_refused_and_the_channel_stays_usable(stub: Stub) -> None:
     error = await failure(embed(stub, bytes(25 * MEBIBYTE)))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert len((await embed(stub, plain_image(1))).values) == 512
 
 
-async def test_a_passed_deadline_is_named(stub: Stub, embedder: Embedder) -> None:
+async def test_a_passed_deadline_is_reported(stub: Stub, embedder: Embedder) -> None:
     error = await failure(embed(stub, plain_image(1), timeout=0.001))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     items = [item(str(number), plain_image(number)) for number in range(1000)]
@@ -283,7 +283,7 @@ async def test_a_passed_deadline_is_named(stub: Stub, embedder: Embedder) -> Non
     assert len((await embed(stub, plain_image(1))).values) == 512
 
 
-async def test_cancelled_streams_leave_the_server_healthy_and_hold_no_places(stub: Stub, embedder: Embedder) -> None:
+async def test_cancelled_streams_release_their_slots(stub: Stub, embedder: Embedder) -> None:
     async def endless(first: int) -> AsyncIterator[embedder_pb2.EmbedStreamRequest]:
         for number in itertools.count(first):
             yield item(str(number), plain_image(number))
@@ -313,7 +313,7 @@ async def test_health_is_serving(embedder: Embedder, service: str) -> None:
         assert await health_of(channel, service) == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_health_of_a_service_that_is_not_there_is_not_found(embedder: Embedder) -> None:
+async def test_health_of_an_unknown_service_is_not_found(embedder: Embedder) -> None:
     async with grpc.aio.insecure_channel(embedder.address) as channel:
         error = await failure(health_of(channel, "imagesearch.search.v1.SearchService"))
         assert error.code() is grpc.StatusCode.NOT_FOUND

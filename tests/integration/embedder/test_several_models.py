@@ -117,7 +117,7 @@ SQUARES = [
 ]
 
 
-def test_each_head_pools_the_networks_map_by_its_formula(
+def test_each_head_computes_its_formula_from_the_feature_map(
     served: Embedder, published_weights: Path, images: list[bytes]
 ) -> None:
     maps = feature_maps(published_weights, images, 224, 224)
@@ -132,9 +132,7 @@ def test_each_head_pools_the_networks_map_by_its_formula(
         assert cosines(embedded(served, name, images), vectors).min() > 0.9999, name
 
 
-def test_native_aspect_gives_the_network_the_images_own_shape(
-    served: Embedder, published_weights: Path, images: list[bytes]
-) -> None:
+def test_native_keeps_the_shape_of_the_image(served: Embedder, published_weights: Path, images: list[bytes]) -> None:
     # 320 x 240 at most 256: 256 x 192, so that the map has 8 x 6 cells, with two regions along its width.
     maps = feature_maps(published_weights, images, 256, 192)
     assert maps.shape[1:3] == (6, 8)
@@ -146,13 +144,13 @@ def test_native_aspect_gives_the_network_the_images_own_shape(
     assert cosines(embedded(served, "vgg16-rmac-native256", images), rmac(maps, squares)).min() > 0.9999
 
 
-def test_an_encoder_of_ones_own_gives_its_latent_values(served: Embedder, encoder: Path, images: list[bytes]) -> None:
+def test_an_encoder_returns_its_latent_values(served: Embedder, encoder: Path, images: list[bytes]) -> None:
     network: Any = keras.models.load_model(encoder / "encoder.keras")
     expected = network.predict(pixels(images, ENCODER_SIDE, ENCODER_SIDE) / 255, verbose=0)
     np.testing.assert_allclose(embedded(served, "tiny", images), expected, atol=1e-5)
 
 
-async def test_a_stream_may_ask_another_model_for_each_image(served: Embedder, images: list[bytes]) -> None:
+async def test_a_stream_may_name_another_model_for_each_image(served: Embedder, images: list[bytes]) -> None:
     async with channel_to(served) as channel:
         stub: Stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
         requests = [
@@ -182,7 +180,7 @@ async def test_a_stream_may_ask_another_model_for_each_image(served: Embedder, i
     }
 
 
-def test_each_model_has_its_own_batches_and_its_memory_is_shown(served: Embedder, images: list[bytes]) -> None:
+def test_each_model_has_its_own_batches_and_reports_its_memory(served: Embedder, images: list[bytes]) -> None:
     before = {model: served.metric("embedder_batch_size_sum", model=model) for model in MODELS}
     embedded(served, "mobilenet", images[:3])
     after = {model: served.metric("embedder_batch_size_sum", model=model) for model in MODELS}
@@ -204,7 +202,7 @@ def test_each_model_has_its_own_batches_and_its_memory_is_shown(served: Embedder
     ],
     ids=str,
 )
-def test_an_encoder_that_is_not_what_its_folder_says_is_not_served(
+def test_an_encoder_that_differs_from_its_description_is_not_served(
     change: dict[str, Any] | None, said: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # TensorFlow runs in this process already, and takes no other number of threads.

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: time that passes when a test says so, and a listener."""
+"""Test doubles of this folder: a clock that the test sets, and an observer that records."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from embedder_service.core.types import Lane
 
 
 class FakeClock:
-    """A clock that stands still."""
+    """A clock that stands still until the test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -16,8 +16,8 @@ class FakeClock:
         return self.now
 
 
-class Told:
-    """An Observer that keeps what it is told."""
+class RecordingObserver:
+    """An Observer that records its events."""
 
     def __init__(self) -> None:
         self.decodes: list[tuple[Lane, float]] = []
@@ -39,13 +39,13 @@ class Told:
 
 
 async def settle() -> None:
-    """Lets every task go on until it waits for something that only the test or a thread can give."""
+    """Run all tasks until they wait for the test or for a thread."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for what threads do; fails where they never do it."""
+    """Wait until a condition is true; fail after some seconds."""
     for _ in range(5000):
         if condition():
             return

@@ -1,4 +1,4 @@
-"""Batcher, as callers see it: through `submit`, with a network that runs when the test lets it."""
+"""Batcher, through `submit`, with a fake model whose runs the test controls."""
 
 import asyncio
 import threading
@@ -17,29 +17,29 @@ from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, ResourceExhaustedError, UnavailableError
 from grpc_kit.server import stages
-from tests.unit.embedder.doubles import FakeClock, Told, settle
+from tests.unit.embedder.doubles import FakeClock, RecordingObserver, settle
 
 NEVER = Deadline.after(None)
-# Seconds after which a caller hangs; nothing here takes nearly as long.
+# Seconds after which a test fails; no test needs as long.
 AT_MOST = 5.0
 
 
 class Fatal(BaseException):
-    """Nothing that a program gets over."""
+    """An error that kills the worker."""
 
 
 class Network:
-    """Stands for the network. Image n is a pixel of value n, and its vector is (n, n * n)."""
+    """A fake model. Image n is a pixel of value n, and its vector is (n, n * n)."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.batches: list[list[int]] = []
         self.faulty: set[int] = set()
         self.fault: type[Exception] = RuntimeError
         self.fatal: list[int] = []
-        """The batch that is the end."""
+        """The batch that kills the worker."""
         self.drops_vectors = False
         self.seconds = 0.0
-        """What a run takes."""
+        """Seconds of a run."""
         self._clock = clock
         self._begun = threading.Semaphore(0)
         self._gate: threading.Semaphore | None = None
@@ -59,33 +59,33 @@ class Network:
         return vectors[:-1] if self.drops_vectors else vectors
 
     def hold(self) -> None:
-        """From now on a run ends by `step` or `release` only."""
+        """Make runs wait for `step` or `release`."""
         self._gate = threading.Semaphore(0)
 
     def step(self) -> None:
-        """Lets one run end."""
+        """End one run."""
         assert self._gate
         self._gate.release()
 
     def release(self) -> None:
-        """Lets every run end, from now on."""
+        """End all runs from now on."""
         gate, self._gate = self._gate, None
         if gate:
             gate.release(100)
 
     async def begun(self) -> None:
-        """Waits until one more run has begun."""
+        """Wait until one more run has begun."""
         assert await asyncio.to_thread(self._begun.acquire, timeout=AT_MOST)
 
 
 class Bench:
-    """A batcher at work on a network, and the callers that the test sends."""
+    """A batcher with a fake model, and the callers of a test."""
 
     def __init__(self, policy: BatchPolicy, executor: ThreadPoolExecutor) -> None:
         self.clock = FakeClock()
         self.network = Network(self.clock)
-        self.told = Told()
-        self.batcher = Batcher(self.network.run, policy, InferenceSlot(executor), self.told, self.clock)
+        self.observer = RecordingObserver()
+        self.batcher = Batcher(self.network.run, policy, InferenceSlot(executor), self.observer, self.clock)
 
     def deadline(self, seconds: float) -> Deadline:
         return Deadline(self.clock() + seconds, self.clock)
@@ -93,22 +93,22 @@ class Bench:
     async def send(
         self, images: Iterable[int], lane: Lane = Lane.INTERACTIVE, deadline: Deadline = NEVER
     ) -> list["asyncio.Task[Vectors]"]:
-        """Callers, one for each image, that wait for their turn in this order when this returns."""
+        """Start a caller for each image. They are queued in this order when this returns."""
         pixels = [np.full((1, 1, 3), image, np.uint8) for image in images]
         tasks = [asyncio.create_task(self.batcher.submit(each, lane, deadline)) for each in pixels]
-        # New tasks run in the order of their making, each up to its first wait, before this one runs again.
+        # New tasks run in order of creation, each up to its first wait, before this task continues.
         await asyncio.sleep(0)
         return tasks
 
     async def occupy(self) -> "asyncio.Task[Vectors]":
-        """The caller of image 0, which the network has in hand when this returns."""
+        """Start the caller of image 0. The model runs this image when this returns."""
         self.network.hold()
         (task,) = await self.send([0])
         await self.network.begun()
         return task
 
     async def release(self, tasks: Iterable["asyncio.Task[Vectors]"]) -> list[Any]:
-        """Lets the network run; what each caller got, a vector or an exception."""
+        """End all runs, and return the vector or the exception of each caller."""
         self.network.release()
         return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), AT_MOST)
 
@@ -118,7 +118,7 @@ BenchOf: TypeAlias = Callable[[int | BatchPolicy], AbstractAsyncContextManager[B
 
 @pytest.fixture
 def bench() -> BenchOf:
-    """Makes benches of a policy, or of a largest batch, the same for both lanes."""
+    """Return a factory of benches. A number is the maximum batch size of both lanes."""
 
     @asynccontextmanager
     async def of_policy(policy: int | BatchPolicy) -> AsyncIterator[Bench]:
@@ -146,7 +146,7 @@ async def test_each_caller_gets_the_vector_of_its_own_image(bench: BenchOf) -> N
     assert (vectors[0].shape, vectors[0].dtype) == ((2,), np.float32)
 
 
-async def test_an_image_that_finds_the_network_idle_runs_alone_and_at_once(bench: BenchOf) -> None:
+async def test_an_image_runs_alone_and_at_once_if_the_model_is_idle(bench: BenchOf) -> None:
     async with bench(8) as at:
         for image in (1, 2, 3):
             (task,) = await at.send([image])
@@ -156,9 +156,7 @@ async def test_an_image_that_finds_the_network_idle_runs_alone_and_at_once(bench
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_what_arrives_while_the_network_is_busy_is_batched_in_order_up_to_the_limit(
-    bench: BenchOf, lane: Lane
-) -> None:
+async def test_images_that_arrive_during_a_run_are_batched_in_order_up_to_the_limit(bench: BenchOf, lane: Lane) -> None:
     async with bench(4) as at:
         tasks = [await at.occupy(), *await at.send(range(1, 12), lane)]
         await at.release(tasks)
@@ -175,7 +173,7 @@ async def test_what_arrives_while_the_network_is_busy_is_batched_in_order_up_to_
         pytest.param([], [11, 12, 13, 14], [[11, 12, 13], [14]], id="bulk alone"),
     ],
 )
-async def test_the_lanes_have_batches_of_their_own(
+async def test_each_lane_has_its_own_batches(
     bench: BenchOf, interactive: list[int], bulk: list[int], batches: list[list[int]]
 ) -> None:
     async with bench(BatchPolicy(max_batch_size=4, bulk_batch_size=3)) as at:
@@ -193,9 +191,7 @@ async def test_the_lanes_have_batches_of_their_own(
         (0.0, "IIIIIIIIIIII"),
     ],
 )
-async def test_while_both_wait_bulk_has_its_share_for_each_interactive_image(
-    bench: BenchOf, share: float, turns: str
-) -> None:
+async def test_bulk_gets_its_share_while_both_lanes_wait(bench: BenchOf, share: float, turns: str) -> None:
     async with bench(BatchPolicy(max_batch_size=3, bulk_batch_size=3, bulk_share=share)) as at:
         tasks = [await at.occupy(), *await at.send(range(1, 41)), *await at.send(range(101, 141), Lane.BULK)]
         await at.release(tasks)
@@ -204,7 +200,7 @@ async def test_while_both_wait_bulk_has_its_share_for_each_interactive_image(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 8])
-async def test_bulk_images_are_taken_in_order_and_so_are_interactive_ones(bench: BenchOf, limit: int) -> None:
+async def test_each_lane_runs_in_order_of_arrival(bench: BenchOf, limit: int) -> None:
     async with bench(limit) as at:
         tasks = [await at.occupy(), *await at.send(range(101, 121), Lane.BULK), *await at.send(range(1, 21))]
         await at.release(tasks)
@@ -213,7 +209,7 @@ async def test_bulk_images_are_taken_in_order_and_so_are_interactive_ones(bench:
         assert [image for image in images if image > 100] == list(range(101, 121))
 
 
-async def test_bulk_images_that_come_later_are_owed_nothing_for_the_time_before(bench: BenchOf) -> None:
+async def test_bulk_images_get_no_credit_for_the_time_before_they_arrive(bench: BenchOf) -> None:
     async with bench(1) as at:
         tasks = [await at.occupy(), *await at.send(range(1, 10))]
         for _ in range(6):
@@ -221,22 +217,22 @@ async def test_bulk_images_that_come_later_are_owed_nothing_for_the_time_before(
             await at.network.begun()
         tasks += await at.send([101], Lane.BULK)
         await at.release(tasks)
-        # Image 6 was in hand when the bulk image came.
+        # Image 6 was running when the bulk image arrived.
         assert at.network.batches[7:9] == [[7], [8]]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 8])
 @pytest.mark.parametrize(("lane", "other"), [(Lane.BULK, Lane.INTERACTIVE), (Lane.INTERACTIVE, Lane.BULK)])
-async def test_no_lane_waits_for_the_other_one_to_run_dry(bench: BenchOf, limit: int, lane: Lane, other: Lane) -> None:
+async def test_no_lane_waits_until_the_other_lane_is_empty(bench: BenchOf, limit: int, lane: Lane, other: Lane) -> None:
     async with bench(limit) as at:
         tasks = [await at.occupy(), *await at.send(range(1, 100), other), *await at.send([200], lane)]
         await at.release(tasks)
         turn = next(number for number, batch in enumerate(at.network.batches) if 200 in batch)
-    # Interactive goes first, and of five images one is bulk's, whatever the size of a batch.
+    # Interactive goes first, and one of five images is bulk, with any batch size.
     assert turn <= (5 if lane is Lane.BULK else 1)
 
 
-async def test_bulk_batches_are_small_while_interactive_images_come(bench: BenchOf) -> None:
+async def test_bulk_batches_are_small_while_interactive_images_arrive(bench: BenchOf) -> None:
     async with bench(BatchPolicy(max_batch_size=8, bulk_batch_size=2, interactive_memory=60.0)) as at:
         tasks = [await at.occupy(), *await at.send(range(1, 6), Lane.BULK)]
         at.clock.now += 60.0
@@ -244,7 +240,7 @@ async def test_bulk_batches_are_small_while_interactive_images_come(bench: Bench
         assert at.network.batches == [[0], [1, 2], [3, 4], [5]]
 
 
-async def test_bulk_batches_are_large_again_when_interactive_images_came_long_ago(bench: BenchOf) -> None:
+async def test_bulk_batches_are_large_again_long_after_the_last_interactive_image(bench: BenchOf) -> None:
     async with bench(BatchPolicy(max_batch_size=8, bulk_batch_size=2, interactive_memory=60.0)) as at:
         tasks = [await at.occupy(), *await at.send(range(1, 11), Lane.BULK)]
         at.clock.now += 60.1
@@ -260,7 +256,7 @@ async def test_each_interactive_image_makes_bulk_batches_small_for_a_while(bench
         assert at.network.batches == [[0], [1], [101, 102], [103, 104], [105]]
 
 
-async def test_bulk_batches_are_large_where_no_interactive_image_ever_came(bench: BenchOf) -> None:
+async def test_bulk_batches_are_large_without_any_interactive_image(bench: BenchOf) -> None:
     async with bench(BatchPolicy(max_batch_size=4, bulk_batch_size=1)) as at:
         at.network.hold()
         tasks = await at.send([0], Lane.BULK)
@@ -270,20 +266,20 @@ async def test_bulk_batches_are_large_where_no_interactive_image_ever_came(bench
         assert at.network.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-async def test_a_bulk_batch_is_never_larger_than_any_batch_may_be(bench: BenchOf) -> None:
+async def test_a_bulk_batch_never_exceeds_the_maximum_batch_size(bench: BenchOf) -> None:
     async with bench(BatchPolicy(max_batch_size=2, bulk_batch_size=8)) as at:
         await at.release([await at.occupy(), *await at.send(range(1, 5), Lane.BULK)])
         assert at.network.batches == [[0], [1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_a_cancelled_caller_costs_no_slot(bench: BenchOf, lane: Lane) -> None:
+async def test_a_cancelled_image_leaves_the_queue(bench: BenchOf, lane: Lane) -> None:
     async with bench(4) as at:
         tasks = [await at.occupy(), *await at.send(range(1, 9), lane)]
         for task in tasks[1:5]:
             task.cancel()
         await settle()
-        # Nor the memory of its pixels.
+        # Their pixels are not kept in memory.
         assert at.batcher.queue_size(lane) == 4
         outcomes = await at.release(tasks)
         assert at.network.batches == [[0], [5, 6, 7, 8]]
@@ -292,7 +288,7 @@ async def test_a_cancelled_caller_costs_no_slot(bench: BenchOf, lane: Lane) -> N
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_a_passed_deadline_costs_no_slot_and_is_named(bench: BenchOf, lane: Lane) -> None:
+async def test_an_image_whose_deadline_passed_is_refused_and_does_not_run(bench: BenchOf, lane: Lane) -> None:
     async with bench(4) as at:
         tasks = [await at.occupy(), *await at.send([1, 2, 3], lane, at.deadline(5.0))]
         tasks += await at.send([4, 5, 6, 7], lane, at.deadline(5.1))
@@ -303,7 +299,7 @@ async def test_a_passed_deadline_costs_no_slot_and_is_named(bench: BenchOf, lane
     assert outcomes[1].reason == "DEADLINE_EXCEEDED"
 
 
-async def test_a_deadline_that_passes_while_the_image_runs_costs_nothing(bench: BenchOf) -> None:
+async def test_a_deadline_that_passes_during_the_run_is_ignored(bench: BenchOf) -> None:
     async with bench(4) as at:
         at.network.hold()
         (task,) = await at.send([3], deadline=at.deadline(5.0))
@@ -312,7 +308,7 @@ async def test_a_deadline_that_passes_while_the_image_runs_costs_nothing(bench: 
         assert [vector.tolist() for vector in await at.release([task])] == [vector_of(3)]
 
 
-async def test_slots_kept_for_bulk_callers_that_left_go_to_interactive_ones(bench: BenchOf) -> None:
+async def test_interactive_images_fill_the_share_of_cancelled_bulk_images(bench: BenchOf) -> None:
     async with bench(4) as at:
         tasks = [await at.occupy(), *await at.send([1, 2, 3, 4])]
         bulk = await at.send([11, 12], Lane.BULK)
@@ -322,7 +318,7 @@ async def test_slots_kept_for_bulk_callers_that_left_go_to_interactive_ones(benc
         assert at.network.batches == [[0], [1, 2, 3, 4]]
 
 
-async def test_a_caller_that_leaves_during_its_run_disturbs_nobody(bench: BenchOf) -> None:
+async def test_a_caller_cancelled_during_its_run_does_not_affect_its_batch(bench: BenchOf) -> None:
     async with bench(4) as at:
         occupying = await at.occupy()
         tasks = await at.send([1, 2])
@@ -332,7 +328,7 @@ async def test_a_caller_that_leaves_during_its_run_disturbs_nobody(bench: BenchO
 
 
 @pytest.mark.parametrize("faulty", [{1}, {4}, {2, 3}, {1, 8}, set(range(1, 9))], ids=str)
-async def test_a_faulty_image_fails_alone_and_the_batcher_goes_on(bench: BenchOf, faulty: set[int]) -> None:
+async def test_a_faulty_image_fails_alone_and_the_batcher_continues(bench: BenchOf, faulty: set[int]) -> None:
     async with bench(8) as at:
         at.network.faulty = faulty
         tasks = [await at.occupy(), *await at.send(range(1, 9))]
@@ -348,7 +344,7 @@ async def test_a_faulty_image_fails_alone_and_the_batcher_goes_on(bench: BenchOf
     assert later[0].tolist() == vector_of(9)
 
 
-async def test_an_image_for_which_the_network_has_no_memory_is_refused_for_now(bench: BenchOf) -> None:
+async def test_an_image_is_refused_with_out_of_memory_if_the_model_has_no_memory(bench: BenchOf) -> None:
     async with bench(8) as at:
         at.network.faulty, at.network.fault = {2}, MemoryError
         outcomes = await at.release([await at.occupy(), *await at.send(range(1, 4))])
@@ -370,7 +366,7 @@ async def test_a_caller_that_left_is_not_run_again_when_its_batch_fails(bench: B
         assert all(3 not in batch for batch in at.network.batches[2:])
 
 
-async def test_a_network_that_gives_too_few_vectors_fails_those_images_only(bench: BenchOf) -> None:
+async def test_too_few_vectors_fail_only_the_images_of_this_batch(bench: BenchOf) -> None:
     async with bench(4) as at:
         at.network.drops_vectors = True
         outcomes = await at.release([await at.occupy()])
@@ -381,7 +377,7 @@ async def test_a_network_that_gives_too_few_vectors_fails_those_images_only(benc
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_stop_refuses_what_waits(bench: BenchOf, lane: Lane) -> None:
+async def test_stop_refuses_queued_images(bench: BenchOf, lane: Lane) -> None:
     async with bench(4) as at:
         await at.occupy()
         waiting = await at.send([1, 2], lane)
@@ -403,7 +399,7 @@ async def outcome_of(caller: Awaitable[Vectors], at_most: float = AT_MOST) -> st
     return "vector"
 
 
-async def test_stop_leaves_no_caller_hanging_whose_image_is_in_hand(bench: BenchOf) -> None:
+async def test_stop_finishes_the_current_batch(bench: BenchOf) -> None:
     async with bench(4) as at:
         in_hand = await at.occupy()
         stopping = asyncio.create_task(at.batcher.stop())
@@ -412,14 +408,14 @@ async def test_stop_leaves_no_caller_hanging_whose_image_is_in_hand(bench: Bench
         assert await outcome_of(in_hand) in {"STOPPING", "vector"}
 
 
-async def test_a_caller_that_comes_after_stop_is_refused(bench: BenchOf) -> None:
+async def test_an_image_submitted_after_stop_is_refused(bench: BenchOf) -> None:
     async with bench(4) as at:
         await at.batcher.stop()
         caller = at.batcher.submit(np.zeros((1, 1, 3), np.uint8), Lane.INTERACTIVE, NEVER)
         assert await outcome_of(caller) == "STOPPING"
 
 
-async def test_a_worker_that_dies_leaves_nobody_hanging(bench: BenchOf) -> None:
+async def test_a_worker_that_dies_refuses_all_images(bench: BenchOf) -> None:
     async with bench(4) as at:
         at.network.fatal = [1, 2]
         tasks = [await at.occupy(), *await at.send([1, 2])]
@@ -436,7 +432,7 @@ async def test_a_worker_that_dies_leaves_nobody_hanging(bench: BenchOf) -> None:
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_who_comes_after_the_worker_died_is_refused_at_once(bench: BenchOf, lane: Lane) -> None:
+async def test_an_image_submitted_after_the_worker_died_is_refused(bench: BenchOf, lane: Lane) -> None:
     async with bench(4) as at:
         at.network.fatal = [1]
         await at.release(await at.send([1]))
@@ -456,7 +452,7 @@ async def test_who_comes_after_the_worker_died_is_refused_at_once(bench: BenchOf
         ([3, 4], [3, 4]),
     ],
 )
-async def test_a_worker_that_dies_of_half_a_batch_leaves_nobody_hanging(
+async def test_a_worker_that_dies_of_half_a_batch_refuses_all_images(
     bench: BenchOf, fatal: list[int], lost: list[int]
 ) -> None:
     async with bench(4) as at:
@@ -468,7 +464,7 @@ async def test_a_worker_that_dies_of_half_a_batch_leaves_nobody_hanging(
         assert [await outcome_of(tasks[image], 0.1) for image in lost] == ["WORKER_DIED"] * len(lost)
 
 
-async def test_a_caller_that_left_before_the_worker_died_disturbs_nobody(bench: BenchOf) -> None:
+async def test_a_caller_cancelled_before_the_worker_died_does_not_affect_others(bench: BenchOf) -> None:
     async with bench(4) as at:
         tasks = [await at.occupy(), *await at.send([1, 2])]
         at.network.fatal = [0]
@@ -478,7 +474,7 @@ async def test_a_caller_that_left_before_the_worker_died_disturbs_nobody(bench: 
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, asyncio.CancelledError, UnavailableError]
 
 
-async def test_a_batcher_that_is_stopped_did_not_die(bench: BenchOf) -> None:
+async def test_a_stopped_batcher_does_not_count_as_dead(bench: BenchOf) -> None:
     async with bench(4) as at:
         await at.release(await at.send([1]))
         await at.batcher.stop()
@@ -492,7 +488,7 @@ async def test_an_image_that_fails_does_not_kill_the_worker(bench: BenchOf) -> N
         assert not at.batcher.died.is_set()
 
 
-async def test_the_call_learns_how_long_its_image_waited_and_ran(bench: BenchOf) -> None:
+async def test_the_stages_of_a_call_have_the_times_in_the_queue_and_in_the_model(bench: BenchOf) -> None:
     async with bench(4) as at:
         at.network.seconds = 0.5
         occupying = await at.occupy()
@@ -503,26 +499,26 @@ async def test_the_call_learns_how_long_its_image_waited_and_ran(bench: BenchOf)
         assert call.seconds == {"queue": 2.5, "inference": 0.5}
 
 
-async def test_the_observer_is_told_of_each_wait_and_each_run(bench: BenchOf) -> None:
+async def test_the_observer_receives_each_wait_and_each_run(bench: BenchOf) -> None:
     async with bench(4) as at:
         at.network.seconds = 0.5
         tasks = [await at.occupy(), *await at.send([1, 2]), *await at.send([11], Lane.BULK)]
         at.clock.now += 2.0
         await at.release(tasks)
-        assert at.told.runs == [(1, 2.5), (2, 0.5), (1, 0.5)]
+        assert at.observer.runs == [(1, 2.5), (2, 0.5), (1, 0.5)]
         interactive, bulk = Lane.INTERACTIVE, Lane.BULK
-        assert at.told.waits == [(interactive, 0.0), (interactive, 2.5), (interactive, 2.5), (bulk, 3.0)]
+        assert at.observer.waits == [(interactive, 0.0), (interactive, 2.5), (interactive, 2.5), (bulk, 3.0)]
 
 
-async def test_the_observer_is_told_of_no_run_that_failed(bench: BenchOf) -> None:
+async def test_the_observer_receives_no_failed_run(bench: BenchOf) -> None:
     async with bench(4) as at:
         at.network.faulty = {1}
         await at.release([await at.occupy(), *await at.send([1, 2])])
-        assert [images for images, _ in at.told.runs] == [1, 1]
-        assert len(at.told.waits) == 2
+        assert [images for images, _ in at.observer.runs] == [1, 1]
+        assert len(at.observer.waits) == 2
 
 
-async def test_those_that_wait_are_counted_by_lane(bench: BenchOf) -> None:
+async def test_queued_images_are_counted_by_lane(bench: BenchOf) -> None:
     async with bench(4) as at:
         tasks = [await at.occupy(), *await at.send([1, 2]), *await at.send([11], Lane.BULK)]
         assert [at.batcher.queue_size(lane) for lane in (Lane.INTERACTIVE, Lane.BULK)] == [2, 1]

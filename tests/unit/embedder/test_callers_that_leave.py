@@ -59,7 +59,9 @@ def messages_in_memory() -> int:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("method", ["Embed", "EmbedStream"])
-async def test_images_of_callers_that_leave_are_not_kept(serving: Serving, network: MeanColour, method: str) -> None:
+async def test_images_of_cancelled_callers_are_not_kept_in_memory(
+    serving: Serving, network: MeanColour, method: str
+) -> None:
     async with serving(4, 4) as at, served(EmbedderServicer(at.images, 8)) as stub:
         network.gate.clear()
         before = images_in_memory() + messages_in_memory()
@@ -73,9 +75,7 @@ async def test_images_of_callers_that_leave_are_not_kept(serving: Serving, netwo
     assert kept <= 1
 
 
-async def test_a_stream_refuses_what_it_need_not_admit_while_its_lane_is_full(
-    serving: Serving, network: MeanColour
-) -> None:
+async def test_a_stream_refuses_invalid_items_while_its_lane_is_full(serving: Serving, network: MeanColour) -> None:
     async with serving(bulk=1) as at, served(EmbedderServicer(at.images, 8)) as stub:
         network.gate.clear()
         waits = await at.send(image(1, 1, 1), Lane.BULK)

@@ -49,13 +49,13 @@ def test_a_quota_of_cgroup_v2_counts_rounded_up(tmp_path: Path, limit: str, proc
 
 
 @pytest.mark.parametrize("holder", ["sys/fs/cgroup", "sys/fs/cgroup/a", "sys/fs/cgroup/a/b"])
-def test_the_quota_of_a_group_round_this_one_counts(tmp_path: Path, holder: str) -> None:
+def test_the_quota_of_a_parent_group_counts(tmp_path: Path, holder: str) -> None:
     files = {f"sys/fs/cgroup/{group}cpu.max": "max 100000" for group in ("a/", "a/b/")}
     write(tmp_path, {**V2, **files, f"{holder}/cpu.max": "300000 100000"})
     assert cpus.available(tmp_path) == 3
 
 
-def test_of_many_quotas_the_least_counts(tmp_path: Path) -> None:
+def test_the_lowest_quota_counts(tmp_path: Path) -> None:
     limits = {"sys/fs/cgroup/a/cpu.max": "200000 100000", f"{GROUP}/cpu.max": "600000 100000"}
     write(tmp_path, {**V2, **limits})
     assert cpus.available(tmp_path) == 2
@@ -68,7 +68,7 @@ def test_the_quota_of_another_group_does_not_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", ["/", "/docker/0123456789ab", "/../../kubepods/pod1"])
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_container_that_sees_its_group_as_the_root_has_its_quota(tmp_path: Path, group: str, version: int) -> None:
+def test_the_quota_counts_if_a_container_has_its_group_as_the_root(tmp_path: Path, group: str, version: int) -> None:
     if version == 2:
         write(tmp_path, {"proc/self/cgroup": f"0::{group}\n", "sys/fs/cgroup/cpu.max": "150000 100000"})
     else:
@@ -86,7 +86,7 @@ def test_a_quota_of_cgroup_v1_counts_rounded_up(tmp_path: Path, mount: str, quot
     assert cpus.available(tmp_path) == processors
 
 
-def test_controllers_that_are_no_cpu_do_not_count(tmp_path: Path) -> None:
+def test_other_controllers_do_not_count(tmp_path: Path) -> None:
     group = "sys/fs/cgroup/cpuset/a"
     files = {f"{group}/cpu.cfs_quota_us": "100000", f"{group}/cpu.cfs_period_us": "100000"}
     write(tmp_path, {"proc/self/cgroup": "3:cpuset:/a\n", **files})
@@ -94,7 +94,7 @@ def test_controllers_that_are_no_cpu_do_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_both_versions_count_where_both_are_mounted(tmp_path: Path, version: int) -> None:
+def test_both_versions_count_if_both_are_mounted(tmp_path: Path, version: int) -> None:
     quotas = (
         {"sys/fs/cgroup/unified/a/cpu.max": "200000 100000"}
         if version == 2
@@ -104,7 +104,7 @@ def test_both_versions_count_where_both_are_mounted(tmp_path: Path, version: int
     assert cpus.available(tmp_path) == 2
 
 
-def test_a_path_may_hold_colons(tmp_path: Path) -> None:
+def test_a_path_may_contain_colons(tmp_path: Path) -> None:
     write(tmp_path, {"proc/self/cgroup": "0::/a:b:c\n", "sys/fs/cgroup/a:b:c/cpu.max": "100000 100000"})
     assert cpus.available(tmp_path) == 1
 
@@ -130,13 +130,13 @@ def test_a_path_may_hold_colons(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_files_that_say_nothing_leave_the_affinity(tmp_path: Path, files: dict[str, str]) -> None:
+def test_without_a_quota_the_affinity_counts(tmp_path: Path, files: dict[str, str]) -> None:
     write(tmp_path, files)
     assert cpus.available(tmp_path) == PROCESSORS
 
 
 @pytest.mark.parametrize(("affinity", "processors"), [({0}, 1), ({2, 5, 7}, 3)])
-def test_the_affinity_counts_where_it_is_less_than_the_quota(
+def test_the_affinity_counts_if_it_is_lower_than_the_quota(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, affinity: set[int], processors: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: affinity)
@@ -145,7 +145,7 @@ def test_the_affinity_counts_where_it_is_less_than_the_quota(
 
 
 @pytest.mark.parametrize(("known", "processors"), [(4, 4), (None, 1)])
-def test_where_there_is_no_affinity_all_processors_count(
+def test_without_affinity_all_processors_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: int | None, processors: int
 ) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -175,6 +175,6 @@ def test_bfloat16_is_read_from_the_flags(tmp_path: Path, flags: str, has: bool) 
 
 
 @pytest.mark.parametrize("files", [{}, {"proc/cpuinfo": ""}, {"proc/cpuinfo": "Features : fp asimd bf16\n"}], ids=str)
-def test_where_no_flags_are_told_there_is_no_bfloat16(tmp_path: Path, files: dict[str, str]) -> None:
+def test_without_flags_there_is_no_bfloat16(tmp_path: Path, files: dict[str, str]) -> None:
     write(tmp_path, files)
     assert not cpus.have_bfloat16(tmp_path)

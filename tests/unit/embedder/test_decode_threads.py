@@ -1,4 +1,4 @@
-"""DecodeThreads: who has a thread, and that nothing is kept of the images of callers that are gone."""
+"""DecodeThreads: the order of models, and that cancelled callers leave nothing in memory."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ from tests.unit.embedder.doubles import settle, until
 
 
 class Pool:
-    """One thread that reads an image while the gate is open, and notes which ones it read."""
+    """One thread that reads images while the gate is open, and records them."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self.executor = executor
@@ -44,7 +44,7 @@ class Pool:
 
 
 def nothing() -> None:
-    """What is freed where nothing counts."""
+    """Release nothing."""
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def pool() -> Iterator[Pool]:
         pool.gate.set()
 
 
-async def test_callers_that_leave_before_their_turn_leave_nothing_in_the_executor(pool: Pool) -> None:
+async def test_cancelled_callers_leave_nothing_in_the_executor(pool: Pool) -> None:
     first = await pool.busy()
     callers = [pool.send(b"%d" % number)[0] for number in range(50)]
     await settle()
@@ -68,7 +68,7 @@ async def test_callers_that_leave_before_their_turn_leave_nothing_in_the_executo
     assert pool.read == [b"first", b"49"]
 
 
-async def test_a_job_that_runs_holds_its_image_until_its_end_when_the_caller_has_left(pool: Pool) -> None:
+async def test_a_running_job_holds_its_image_after_the_caller_is_cancelled(pool: Pool) -> None:
     freed: list[str] = []
     admitted = AdmittedImage(EncodedImage(b"x"), lambda: freed.append("image"), lambda: freed.append("bytes"))
     caller = asyncio.create_task(pool.threads.run("a", admitted.hold, pool._read))
@@ -85,7 +85,7 @@ async def test_a_job_that_runs_holds_its_image_until_its_end_when_the_caller_has
     assert freed == ["image", "bytes"]
 
 
-async def test_a_model_waits_for_one_image_of_each_other_model_at_most(pool: Pool) -> None:
+async def test_models_alternate_for_a_thread(pool: Pool) -> None:
     await pool.busy()
     slow = [pool.send(b"slow", "slow")[0] for _ in range(5)]
     await settle()
@@ -96,7 +96,7 @@ async def test_a_model_waits_for_one_image_of_each_other_model_at_most(pool: Poo
     assert pool.read[1:] == [b"slow", b"fast", b"slow", b"fast", b"slow", b"slow", b"slow"]
 
 
-async def test_one_who_leaves_just_when_a_thread_is_free_gives_it_on(pool: Pool) -> None:
+async def test_a_caller_cancelled_just_after_it_got_a_thread_releases_it(pool: Pool) -> None:
     await pool.busy()
     leaving, following = pool.send(b"leaving")[0], pool.send(b"following", "b")[0]
     await settle()
@@ -120,7 +120,7 @@ def succeeds(image: EncodedImage) -> int:
 
 
 @pytest.mark.parametrize("read", [fails, succeeds])
-async def test_nothing_keeps_the_bytes_when_the_job_has_ended(pool: Pool, read: Callable[[EncodedImage], int]) -> None:
+async def test_the_bytes_are_freed_when_the_job_has_ended(pool: Pool, read: Callable[[EncodedImage], int]) -> None:
     content = bytes(bytearray(1000))
     admitted = AdmittedImage(EncodedImage(content), nothing, nothing)
     references = sys.getrefcount(content)
@@ -135,7 +135,7 @@ async def test_nothing_keeps_the_bytes_when_the_job_has_ended(pool: Pool, read: 
         gc.enable()
 
 
-async def test_an_executor_that_takes_no_jobs_costs_no_thread(pool: Pool) -> None:
+async def test_a_refused_job_releases_its_thread(pool: Pool) -> None:
     pool.executor.shutdown()
     for _ in range(3):
         with pytest.raises(RuntimeError, match="after shutdown"):

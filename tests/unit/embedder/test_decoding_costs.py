@@ -70,12 +70,12 @@ def pixels_charged(content: bytes) -> int:
 
 
 @pytest.mark.parametrize("components", [3, 4])
-def test_a_jpeg_with_a_scan_for_each_component_is_charged_whole_however_small_it_is_decoded(components: int) -> None:
+def test_a_jpeg_with_a_scan_for_each_component_counts_with_its_full_size(components: int) -> None:
     assert pixels_charged(grey_jpeg(4000, 3000, components=components)) == 4000 * 3000
 
 
 @pytest.mark.parametrize("components", [1, 3, 4])
-def test_a_jpeg_with_one_scan_for_all_is_charged_as_what_it_is_scaled_to(components: int) -> None:
+def test_a_jpeg_with_one_scan_counts_with_its_scaled_size(components: int) -> None:
     assert pixels_charged(grey_jpeg(4000, 3000, components=components, together=True)) == 1000 * 750
 
 
@@ -101,13 +101,13 @@ def test_a_pixel_takes_at_most_22_bytes(mode: str, file_format: str, options: di
     assert int(grown) * 2**20 < 22 * 2000 * 2000 + 4 * len(content) + 16_000_000
 
 
-def test_a_thumbnail_says_nothing_of_the_scans_of_its_image() -> None:
+def test_the_scans_of_a_thumbnail_do_not_count() -> None:
     thumbnail = segment(APP1, b"Exif\0\0" + jpeg_of_scans(16, 16, 40))
     assert pixels_charged(grey_jpeg(4000, 3000, thumbnail, together=True)) == 1000 * 750
     assert pixels_charged(grey_jpeg(4000, 3000, segment(APP1, grey_jpeg(16, 16, together=True)))) == 4000 * 3000
 
 
-def test_a_lossless_jpeg_which_cannot_be_scaled_is_decoded_at_its_size() -> None:
+def test_a_lossless_jpeg_is_decoded_at_its_full_size() -> None:
     assert pixels_charged(lossless_jpeg(1000, 900)) == 1000 * 900
 
 
@@ -127,7 +127,7 @@ def test_the_scans_of_a_jpeg_are_bounded_by_its_pixels(side: int, scans: int, ou
     assert outcome_of(jpeg_of_scans(side, side, scans)) == outcome
 
 
-def test_the_bound_on_scans_goes_with_the_limit_in_pixels() -> None:
+def test_the_limit_on_scans_depends_on_the_limit_in_pixels() -> None:
     content = jpeg_of_scans(1000, 1000, MAX_SCANS_OF_LARGEST + 1)
     assert (outcome_of(content, SMALL), outcome_of(content)) == ("IMAGE_TOO_COSTLY", "decoded")
 
@@ -202,7 +202,7 @@ def directory_behind_a_longer_path() -> bytes:
         pytest.param(tiff_with_exif(MAX_PARTS + 1), id="many numbers"),
     ],
 )
-def test_directories_that_cost_too_much_are_left_out_before_pillow_reads_them(content: bytes) -> None:
+def test_costly_directories_are_removed_before_pillow_reads_them(content: bytes) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         check_header(content)
     assert refused.value.reason == "IMAGE_TOO_COSTLY"
@@ -232,7 +232,7 @@ COSTLY: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", COSTLY)
-def test_what_is_cheap_to_send_and_dear_to_decode_is_refused(name: str) -> None:
+def test_small_files_that_are_costly_to_decode_are_refused(name: str) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         decoder_of().decode(EncodedImage(COSTLY[name]()), NEVER)
     error = refused.value
@@ -242,7 +242,7 @@ def test_what_is_cheap_to_send_and_dear_to_decode_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("rubbish", [b"\0", b"\xff"], ids=["zeros", "fill bytes"])
-def test_a_jpeg_with_much_that_is_no_segment_is_refused_as_corrupt(rubbish: bytes) -> None:
+def test_a_jpeg_with_many_bytes_between_segments_is_corrupt(rubbish: bytes) -> None:
     table = segment(0xDB, bytes([0] + [1] * 64))
     assert outcome_of(grey_jpeg(8, 8, table + rubbish * (MAX_STRAY_BYTES + 100))) == "IMAGE_CORRUPT"
     assert outcome_of(grey_jpeg(8, 8, table + rubbish * (MAX_STRAY_BYTES // 2))) == "decoded"
@@ -274,14 +274,14 @@ def test_ordinary_files_of_the_same_formats_are_decoded(name: str) -> None:
     assert outcome_of(ORDINARY[name]()) == "decoded"
 
 
-def test_a_bmp_of_runs_is_bounded_by_a_part_of_the_limit_in_pixels() -> None:
+def test_a_bmp_with_runs_has_a_lower_pixel_limit() -> None:
     side = int((SMALL.max_image_pixels / RUNS_DIVISOR) ** 0.5)
     assert outcome_of(bmp_row_by_row(side), SMALL) == "decoded"
     assert outcome_of(bmp_row_by_row(side + 1), SMALL) == "IMAGE_TOO_COSTLY"
 
 
 @pytest.mark.parametrize("tag", [277, 278, 284, 322])
-def test_a_tiff_tag_that_is_no_number_is_the_files_fault(tag: int) -> None:
+def test_a_tiff_tag_that_is_not_an_integer_is_corrupt(tag: int) -> None:
     content = bytearray(encode(Image.new("L", (16, 16)), "TIFF", compression="tiff_lzw", tiffinfo={tag: 1}))
     directory = struct.unpack_from("<I", content, 4)[0]
     for entry in range(directory + 2, len(content), 12):
@@ -303,16 +303,16 @@ class EndingTime:
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "TIFF", "BMP"])
-def test_an_image_is_given_up_when_its_callers_deadline_passes_while_it_is_decoded(file_format: str) -> None:
+def test_decoding_stops_when_the_deadline_passes(file_format: str) -> None:
     image = Image.effect_noise((1200, 1200), 80).convert("P" if file_format == "GIF" else "RGB")
     content = encode(image, file_format)
     assert len(content) > 10 * 65_536
-    decoder, patience = decoder_of(), EndingTime(4)
+    decoder, deadline = decoder_of(), EndingTime(4)
     with pytest.raises(DeadlineExceededError) as refused:
-        decoder.decode(EncodedImage(content), patience)
+        decoder.decode(EncodedImage(content), deadline)
     assert refused.value.reason == "DEADLINE_EXCEEDED"
 
 
-def test_a_deadline_that_had_passed_before_is_not_looked_at() -> None:
+def test_a_deadline_that_had_already_passed_is_ignored() -> None:
     passed: AnyDeadline = Deadline(0.0)
     assert decoder_of().decode(EncodedImage(encode(natural(640, 480), "PNG")), passed).shape == (224, 224, 3)

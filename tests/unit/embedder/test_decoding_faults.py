@@ -51,7 +51,7 @@ RAISED = [
 
 @pytest.mark.parametrize("error", RAISED, ids=repr)
 @pytest.mark.parametrize("at", ["_open", "load"])
-def test_whatever_pillow_raises_while_it_reads_a_file_is_the_files_fault(
+def test_any_error_of_pillow_while_it_reads_is_a_fault_of_the_file(
     error: Exception, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PngImagePlugin.PngImageFile, at, failing(error))
@@ -64,7 +64,7 @@ def test_whatever_pillow_raises_while_it_reads_a_file_is_the_files_fault(
 @pytest.mark.parametrize(
     "ours", ["to_upright_rgb", "fit", "pixels_in_memory", "check_cost", "check_header", "without_metadata"]
 )
-def test_what_our_own_code_raises_is_not_the_files_fault(
+def test_an_error_of_our_own_code_is_not_a_fault_of_the_file(
     error: Exception, ours: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = PixelBudget(LIMITS.max_image_pixels)
@@ -90,7 +90,7 @@ def test_what_our_own_code_raises_is_not_the_files_fault(
         (Image.Image, "convert"),
     ],
 )
-def test_a_lack_of_memory_in_pillow_passes(
+def test_a_lack_of_memory_in_pillow_is_temporary(
     error: Exception, of: object, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = encode(with_alpha("LA"), "PNG", exif=orientation_tag(6))
@@ -99,7 +99,7 @@ def test_a_lack_of_memory_in_pillow_passes(
 
 
 @pytest.mark.parametrize("ours", ["to_upright_rgb", "fit", "crop", "check_cost"])
-def test_a_lack_of_memory_in_our_own_code_passes(ours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_memory_in_our_own_code_is_temporary(ours: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_decoding, ours, failing(MemoryError()))
     if ours == "crop":
         monkeypatch.setattr(image_decoding, "fit", failing(MemoryError()))
@@ -114,7 +114,7 @@ def assert_passes(content: bytes) -> None:
     assert refused.value.field == ""
 
 
-def test_exif_data_that_cannot_be_read_for_lack_of_memory_do_not_leave_the_image_as_it_lies(
+def test_a_lack_of_memory_while_reading_exif_data_refuses_the_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
@@ -178,7 +178,7 @@ print(json.dumps(found))
 """
 
 
-def test_a_good_image_is_never_corrupt_however_little_memory_there_is() -> None:
+def test_a_valid_image_is_never_corrupt_with_little_memory() -> None:
     slope = Image.linear_gradient("L").resize((2000, 2000))
     heic = encode(Image.merge("RGB", (slope, slope.transpose(Image.Transpose.ROTATE_90), slope)), "HEIF")
     found: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""EmbedImages: who may use which model, what is done once for many, and what is told of it."""
+"""EmbedImages: admission, sharing of equal images, the cache, and the reported results."""
 
 import asyncio
 import threading
@@ -49,7 +49,7 @@ from grpc_kit.errors import (
 )
 from grpc_kit.server import stages
 from grpc_kit.server.budget import Limit
-from tests.unit.embedder.doubles import Told, settle, until
+from tests.unit.embedder.doubles import RecordingObserver, settle, until
 
 NEVER = Deadline.after(None)
 PASSED = Deadline(0.0)
@@ -70,7 +70,7 @@ INFO = ModelInfo(
 
 
 class MeanColour:
-    """Stands for the network: a vector is the image's mean colour, times a factor. It runs while its gate is open."""
+    """A fake model: a vector is the image's mean colour, times a factor. It runs while its gate is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -88,7 +88,7 @@ class MeanColour:
 
 
 class CountingDecoder(ImageDecoder):
-    """Keeps how many images it was given. It decodes while its gate is open."""
+    """Counts its images. It decodes while its gate is open."""
 
     def __init__(self, policy: InputPolicy, limits: Limits, budget: PixelBudget) -> None:
         super().__init__(policy, limits, budget)
@@ -96,36 +96,38 @@ class CountingDecoder(ImageDecoder):
         self.gate = threading.Event()
         self.gate.set()
 
-    def decode(self, image: EncodedImage, patience: AnyDeadline) -> Pixels:
+    def decode(self, image: EncodedImage, deadline: AnyDeadline) -> Pixels:
         self.images += 1
         assert self.gate.wait(20)
-        return super().decode(image, patience)
+        return super().decode(image, deadline)
 
 
 class Bench:
-    """What serves, and what the test looks at."""
+    """The objects under test."""
 
-    def __init__(self, images: EmbedImages, admission: Admission, told: Told, decoder: CountingDecoder) -> None:
+    def __init__(
+        self, images: EmbedImages, admission: Admission, observer: RecordingObserver, decoder: CountingDecoder
+    ) -> None:
         self.images = images
         self.admission = admission
-        self.told = told
+        self.observer = observer
         self.decoder = decoder
 
     async def send(
         self, image: EncodedImage, lane: Lane = Lane.INTERACTIVE, *, model: str = "", deadline: Deadline = NEVER
     ) -> "asyncio.Task[Embedding]":
-        """A caller who waits when this returns."""
+        """Start a caller. It waits when this returns."""
         task = asyncio.create_task(self.images.embed(image, model, lane, deadline))
         await settle()
         return task
 
     def results(self) -> list[str]:
-        """What was told of the answers."""
-        return [result for _, result in self.told.answers]
+        """Return the results that the observer received."""
+        return [result for _, result in self.observer.answers]
 
 
 class Serving(Protocol):
-    """Makes benches."""
+    """Creates benches."""
 
     def __call__(
         self, interactive: int = 64, bulk: int = 64, *, cache: VectorCache | None = None
@@ -145,20 +147,27 @@ def serving(network: MeanColour) -> Serving:
     async def of_limits(
         interactive: int = 64, bulk: int = 64, *, cache: VectorCache | None = None
     ) -> AsyncIterator[Bench]:
-        told, decoder = Told(), CountingDecoder(InputPolicy("squash", 4), LIMITS, PixelBudget(1_000_000))
+        observer, decoder = (
+            RecordingObserver(),
+            CountingDecoder(InputPolicy("squash", 4), LIMITS, PixelBudget(1_000_000)),
+        )
         admission = Admission(Limit(interactive, 10_000_000), Limit(bulk, 10_000_000), {"mean": 0.0, "mean-2": 0.0})
         with ThreadPoolExecutor(2) as decoders, ThreadPoolExecutor(1) as inference:
             pipelines, batchers, threads = {}, [], DecodeThreads(decoders, 2)
             for name, factor in (("mean-2", 2), ("mean", 1)):
                 batcher = Batcher(
-                    partial(network.embed, factor=factor), BatchPolicy(4, 4), InferenceSlot(inference), told
+                    partial(network.embed, factor=factor), BatchPolicy(4, 4), InferenceSlot(inference), observer
                 )
                 batcher.start()
                 batchers.append(batcher)
                 info = replace(INFO, name=name)
-                pipelines[name] = ModelPipeline(info, dict.fromkeys(Lane, DecodePool(decoder, threads)), batcher, told)
+                pipelines[name] = ModelPipeline(
+                    info, dict.fromkeys(Lane, DecodePool(decoder, threads)), batcher, observer
+                )
             try:
-                yield Bench(EmbedImages(pipelines, "mean", LIMITS, admission, cache, told), admission, told, decoder)
+                yield Bench(
+                    EmbedImages(pipelines, "mean", LIMITS, admission, cache, observer), admission, observer, decoder
+                )
             finally:
                 network.gate.set()
                 decoder.gate.set()
@@ -184,15 +193,15 @@ def large_image(red: int) -> EncodedImage:
 
 @pytest.mark.parametrize(("model", "factor"), [("", 1), ("mean", 1), ("mean-2", 2)])
 @pytest.mark.parametrize("lane", Lane)
-async def test_an_image_is_embedded_by_the_model_that_is_named(
+async def test_an_image_is_embedded_by_the_requested_model(
     serving: Serving, model: str, factor: int, lane: Lane
 ) -> None:
     async with serving() as at:
         embedding = await at.images.embed(image(10, 20, 30), model, lane, NEVER)
         assert embedding.values.tolist() == [10 * factor, 20 * factor, 30 * factor]
         assert embedding.fingerprint == at.images.model(model).fingerprint
-        assert at.told.answers == [(lane, "embedded")]
-        assert [told for told, _ in at.told.decodes] == [lane]
+        assert at.observer.answers == [(lane, "embedded")]
+        assert [decoded for decoded, _ in at.observer.decodes] == [lane]
 
 
 async def test_models_are_listed_by_name_and_the_empty_name_is_the_default(serving: Serving) -> None:
@@ -201,7 +210,7 @@ async def test_models_are_listed_by_name_and_the_empty_name_is_the_default(servi
         assert at.images.model("").name == "mean"
 
 
-async def test_an_unknown_model_is_refused_with_the_names_of_those_there_are(serving: Serving) -> None:
+async def test_an_unknown_model_is_refused_with_the_served_models(serving: Serving) -> None:
     async with serving(1) as at:
         for _ in range(3):
             with pytest.raises(NotFoundError, match="'mode'; this server has mean, mean-2") as refused:
@@ -214,15 +223,13 @@ async def test_an_unknown_model_is_refused_with_the_names_of_those_there_are(ser
 
 
 @pytest.mark.parametrize("spelling", ["MEAN", " mean ", "\tMean\n"])
-async def test_capitals_and_spaces_make_no_other_model(spelling: str, serving: Serving) -> None:
+async def test_case_and_spaces_of_a_model_name_do_not_matter(spelling: str, serving: Serving) -> None:
     async with serving() as at:
         assert at.images.model(spelling).name == "mean"
         assert at.images.model("  ").name == "mean"
 
 
-async def test_one_image_too_many_is_refused_while_the_others_get_their_vectors(
-    serving: Serving, network: MeanColour
-) -> None:
+async def test_one_image_too_many_is_refused_and_the_others_get_vectors(serving: Serving, network: MeanColour) -> None:
     async with serving(interactive=2) as at:
         network.gate.clear()
         under_way = [await at.send(image(red, 0, 0)) for red in (1, 2)]
@@ -236,7 +243,7 @@ async def test_one_image_too_many_is_refused_while_the_others_get_their_vectors(
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_refused_and_cancelled_images_give_their_places_back(
+async def test_refused_and_cancelled_images_release_their_slots(
     serving: Serving, network: MeanColour, lane: Lane
 ) -> None:
     async with serving(1, 1) as at:
@@ -253,10 +260,10 @@ async def test_refused_and_cancelled_images_give_their_places_back(
         assert (await at.images.embed(image(5, 5, 5), "", lane, NEVER)).values.tolist() == [5, 5, 5]
         assert at.admission.in_flight(lane) == 0
         results = ["IMAGE_FORMAT_UNSUPPORTED"] * 3 + ["CANCELLED"] * 3 + ["embedded"]
-        assert at.told.answers == [(lane, result) for result in results]
+        assert at.observer.answers == [(lane, result) for result in results]
 
 
-async def test_a_place_that_was_had_before_is_given_back(serving: Serving) -> None:
+async def test_a_slot_admitted_in_advance_is_released(serving: Serving) -> None:
     async with serving(bulk=1) as at:
         for red in range(1, 4):
             admitted = await at.images.admit(image(red, 0, 0), "", Lane.BULK)
@@ -275,12 +282,12 @@ async def test_a_model_that_is_not_served_is_refused_before_it_takes_a_slot(
         caller = await at.send(image(1, 1, 1), lane)
         with pytest.raises(NotFoundError):
             await asyncio.wait_for(at.images.admit(image(2, 2, 2), "mode", lane), 5)
-        assert at.told.answers == [(lane, "MODEL_NOT_FOUND")]
+        assert at.observer.answers == [(lane, "MODEL_NOT_FOUND")]
         network.gate.set()
         await caller
 
 
-async def test_a_full_queue_of_one_model_refuses_no_image_for_another(serving: Serving, network: MeanColour) -> None:
+async def test_a_full_queue_of_one_model_does_not_affect_another_model(serving: Serving, network: MeanColour) -> None:
     async with serving(interactive=2) as at:
         network.gate.clear()
         callers = [await at.send(image(red, 0, 0), model="mean") for red in (1, 2)]
@@ -293,9 +300,7 @@ async def test_a_full_queue_of_one_model_refuses_no_image_for_another(serving: S
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_the_bytes_of_an_image_are_free_when_it_is_decoded(
-    serving: Serving, network: MeanColour, lane: Lane
-) -> None:
+async def test_bytes_are_released_when_the_image_is_decoded(serving: Serving, network: MeanColour, lane: Lane) -> None:
     async with serving() as at:
         network.gate.clear()
         at.decoder.gate.clear()
@@ -309,9 +314,7 @@ async def test_the_bytes_of_an_image_are_free_when_it_is_decoded(
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_callers_that_leave_while_a_thread_decodes_leave_its_image_counted_alone(
-    serving: Serving, lane: Lane
-) -> None:
+async def test_only_images_in_threads_count_after_their_callers_are_cancelled(serving: Serving, lane: Lane) -> None:
     async with serving() as at:
         at.decoder.gate.clear()
         sent = [large_image(red) for red in range(5)]
@@ -327,7 +330,7 @@ async def test_callers_that_leave_while_a_thread_decodes_leave_its_image_counted
         assert at.decoder.images == 2
 
 
-async def test_of_equal_images_one_is_kept_while_anybody_waits(serving: Serving) -> None:
+async def test_one_of_several_equal_images_is_kept_while_a_caller_waits(serving: Serving) -> None:
     async with serving() as at:
         at.decoder.gate.clear()
         callers = [await at.send(image(1, 2, 3)) for _ in range(5)]
@@ -344,25 +347,27 @@ async def test_of_equal_images_one_is_kept_while_anybody_waits(serving: Serving)
         assert at.admission.pending_bytes(Lane.INTERACTIVE) == 0
 
 
-async def test_a_network_that_fails_is_told_by_its_reason(serving: Serving, network: MeanColour) -> None:
+async def test_a_failed_inference_is_counted_with_its_reason(serving: Serving, network: MeanColour) -> None:
     async with serving() as at:
         network.fails = True
         with pytest.raises(InternalError):
             await at.images.embed(image(1, 2, 3), "", Lane.BULK, NEVER)
-        assert at.told.answers == [(Lane.BULK, "INFERENCE_FAILED")]
+        assert at.observer.answers == [(Lane.BULK, "INFERENCE_FAILED")]
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_a_deadline_that_has_passed_costs_no_decoding(serving: Serving, network: MeanColour, lane: Lane) -> None:
+async def test_an_image_whose_deadline_passed_is_not_decoded(serving: Serving, network: MeanColour, lane: Lane) -> None:
     async with serving() as at:
         with pytest.raises(DeadlineExceededError):
             await at.images.embed(image(1, 2, 3), "", lane, PASSED)
     # The threads have ended by now.
-    assert at.told.answers == [(lane, "DEADLINE_EXCEEDED")]
+    assert at.observer.answers == [(lane, "DEADLINE_EXCEEDED")]
     assert (at.decoder.images, network.images) == (0, 0)
 
 
-async def test_a_deadline_that_passes_while_the_network_is_busy_is_kept(serving: Serving, network: MeanColour) -> None:
+async def test_a_deadline_that_passes_while_the_model_is_busy_is_enforced(
+    serving: Serving, network: MeanColour
+) -> None:
     async with serving() as at:
         network.gate.clear()
         first = await at.send(image(1, 1, 1))
@@ -375,7 +380,7 @@ async def test_a_deadline_that_passes_while_the_network_is_busy_is_kept(serving:
     assert network.images == 1
 
 
-async def test_the_call_learns_how_long_its_image_took(serving: Serving) -> None:
+async def test_the_stages_of_a_call_have_the_times_of_its_image(serving: Serving) -> None:
     async with serving() as at:
         call = stages.collect(spans=False)
         await at.images.embed(image(1, 2, 3), "", Lane.INTERACTIVE, NEVER)
@@ -385,7 +390,7 @@ async def test_the_call_learns_how_long_its_image_took(serving: Serving) -> None
 
 @pytest.mark.parametrize("equal", [image(10, 20, 30), large_image(7)], ids=["small", "large"])
 @pytest.mark.parametrize("lane", Lane)
-async def test_equal_images_under_way_are_embedded_once(
+async def test_equal_images_in_flight_are_embedded_once(
     serving: Serving, network: MeanColour, equal: EncodedImage, lane: Lane
 ) -> None:
     async with serving() as at:
@@ -400,7 +405,9 @@ async def test_equal_images_under_way_are_embedded_once(
         assert sorted(at.results()) == ["embedded", "shared", "shared", "shared", "shared"]
 
 
-async def test_images_of_other_regions_or_models_are_embedded_apart(serving: Serving, network: MeanColour) -> None:
+async def test_images_with_different_regions_or_models_are_embedded_separately(
+    serving: Serving, network: MeanColour
+) -> None:
     async with serving() as at:
         network.gate.clear()
         regions = [None, Region(0, 0, 1, 1), Region(0, 0, 0.5, 1)]
@@ -428,7 +435,9 @@ async def test_an_interactive_image_does_not_wait_for_an_equal_one_of_a_load(
 
 
 @pytest.mark.parametrize("leaves", [0, 1])
-async def test_of_equal_images_one_may_be_given_up(serving: Serving, network: MeanColour, leaves: int) -> None:
+async def test_one_of_several_equal_requests_may_be_cancelled(
+    serving: Serving, network: MeanColour, leaves: int
+) -> None:
     async with serving() as at:
         network.gate.clear()
         callers = [await at.send(image(1, 2, 3)) for _ in range(2)]
@@ -441,7 +450,7 @@ async def test_of_equal_images_one_may_be_given_up(serving: Serving, network: Me
         assert network.images == 1
 
 
-async def test_equal_images_that_are_wrong_are_refused_each(serving: Serving) -> None:
+async def test_equal_invalid_images_are_each_refused(serving: Serving) -> None:
     async with serving() as at:
         callers = [await at.send(EncodedImage(b"no image")) for _ in range(3)]
         outcomes = await asyncio.gather(*callers, return_exceptions=True)
@@ -449,7 +458,7 @@ async def test_equal_images_that_are_wrong_are_refused_each(serving: Serving) ->
         assert at.results() == ["IMAGE_FORMAT_UNSUPPORTED"] * 3
 
 
-async def test_nothing_is_kept_where_there_is_no_cache(serving: Serving, network: MeanColour) -> None:
+async def test_without_a_cache_nothing_is_kept(serving: Serving, network: MeanColour) -> None:
     async with serving() as at:
         for _ in range(2):
             await at.images.embed(image(1, 2, 3), "", Lane.INTERACTIVE, NEVER)
@@ -458,20 +467,18 @@ async def test_nothing_is_kept_where_there_is_no_cache(serving: Serving, network
 
 
 @pytest.mark.parametrize("again", Lane)
-async def test_an_image_that_comes_again_is_answered_from_the_cache(
-    serving: Serving, network: MeanColour, again: Lane
-) -> None:
+async def test_a_repeated_image_is_answered_from_the_cache(serving: Serving, network: MeanColour, again: Lane) -> None:
     async with serving(cache=LRUCache(10)) as at:
         first = await at.images.embed(image(1, 2, 3), "", Lane.INTERACTIVE, NEVER)
         second = await at.images.embed(image(1, 2, 3), "mean", again, NEVER)
         assert second.values.tolist() == first.values.tolist() == [1, 2, 3]
         assert second.fingerprint == first.fingerprint
         assert (at.decoder.images, network.images) == (1, 1)
-        assert at.told.answers == [(Lane.INTERACTIVE, "embedded"), (again, "cached")]
+        assert at.observer.answers == [(Lane.INTERACTIVE, "embedded"), (again, "cached")]
         assert at.admission.in_flight(again) == 0
 
 
-async def test_the_cache_knows_regions_and_models_apart(serving: Serving, network: MeanColour) -> None:
+async def test_the_cache_distinguishes_regions_and_models(serving: Serving, network: MeanColour) -> None:
     async with serving(cache=LRUCache(10)) as at:
         for _ in range(2):
             for region, model in [(None, "mean"), (None, "mean-2"), (Region(0, 0, 0.5, 1), "mean")]:
@@ -481,7 +488,7 @@ async def test_the_cache_knows_regions_and_models_apart(serving: Serving, networ
         assert at.results() == ["embedded"] * 3 + ["cached"] * 3
 
 
-async def test_what_the_cache_has_forgotten_is_embedded_again(serving: Serving, network: MeanColour) -> None:
+async def test_an_image_dropped_from_the_cache_is_embedded_again(serving: Serving, network: MeanColour) -> None:
     async with serving(cache=LRUCache(2)) as at:
         for red in (1, 2, 1, 3, 1, 2):
             embedding = await at.images.embed(image(red, 0, 0), "", Lane.BULK, NEVER)
@@ -500,7 +507,7 @@ async def test_the_cache_keeps_no_batch_in_memory(serving: Serving, network: Mea
         assert [vector.base for vector in cache.values()] == [None] * 5
 
 
-async def test_refusals_are_not_kept(serving: Serving, network: MeanColour) -> None:
+async def test_errors_are_not_cached(serving: Serving, network: MeanColour) -> None:
     cache: VectorCache = LRUCache(10)
     async with serving(cache=cache) as at:
         network.fails = True
@@ -528,8 +535,6 @@ async def test_refusals_are_not_kept(serving: Serving, network: MeanColour) -> N
     ],
     ids=str,
 )
-def test_the_fingerprint_changes_with_what_changes_vectors_and_with_nothing_else(
-    change: dict[str, Any], same: bool
-) -> None:
+def test_the_fingerprint_depends_only_on_what_changes_vectors(change: dict[str, Any], same: bool) -> None:
     changed = replace(INFO, **change)
     assert (changed.fingerprint == INFO.fingerprint) is same

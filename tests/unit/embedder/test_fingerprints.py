@@ -60,7 +60,7 @@ def test_fingerprints_of_published_models_stay_as_collections_store_them(info: M
     ],
     ids=str,
 )
-def test_a_fingerprint_does_not_depend_on_how_a_model_is_run(change: dict[str, Any]) -> None:
+def test_a_fingerprint_does_not_depend_on_how_a_model_runs(change: dict[str, Any]) -> None:
     assert replace(INFO, **change).fingerprint == INFO.fingerprint
 
 
@@ -76,7 +76,7 @@ def test_a_fingerprint_does_not_depend_on_how_a_model_is_run(change: dict[str, A
     ids=str,
 )
 @pytest.mark.parametrize("is_encoder", [False, True])
-def test_a_fingerprint_depends_on_what_makes_the_vectors(change: dict[str, Any], is_encoder: bool) -> None:
+def test_a_fingerprint_depends_on_what_changes_vectors(change: dict[str, Any], is_encoder: bool) -> None:
     info = replace(INFO, is_encoder=is_encoder)
     assert replace(info, **change).fingerprint != info.fingerprint
 
@@ -123,7 +123,7 @@ def test_an_encoder_keeps_its_fingerprint_under_another_name_and_in_another_fold
     assert fingerprints(names[::-1], monkeypatch) == found
 
 
-def test_encoders_that_compute_something_else_have_other_fingerprints(
+def test_encoders_with_different_weights_have_different_fingerprints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [

@@ -64,7 +64,7 @@ def test_the_pixels_are_right_with_transparency_over_white(file_format: str, mod
 
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_once(file_format: str, orientation: int) -> None:
+def test_orientation_is_applied_once(file_format: str, orientation: int) -> None:
     tag = orientation_tag(orientation)
     # Given as bytes, so that both encoders write the properties `irot` and `imir`.
     content = encoded(file_format, exif=tag.tobytes())
@@ -72,7 +72,7 @@ def test_an_image_is_turned_once(file_format: str, orientation: int) -> None:
     assert difference(decode(content), decode(encode(PICTURE, "PNG", exif=tag))) < 2.5
 
 
-def test_the_orientation_in_exif_data_says_nothing_beside_the_properties() -> None:
+def test_exif_orientation_is_ignored_beside_the_orientation_property() -> None:
     # ISO/IEC 23008-12 has readers ignore it; pictures of telephones have both.
     content = encoded("HEIF", exif=orientation_tag(6))
     assert b"irot" not in content
@@ -80,7 +80,7 @@ def test_the_orientation_in_exif_data_says_nothing_beside_the_properties() -> No
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_of_several_images_the_first_counts(file_format: str) -> None:
+def test_the_first_of_several_images_is_decoded(file_format: str) -> None:
     several = encoded(file_format, save_all=True, append_images=[PICTURE.rotate(180)] * 3)
     assert difference(decode(several), decode(encode(PICTURE, "PNG"))) < 2.5
 
@@ -120,7 +120,7 @@ def test_the_first_samples_of_a_sequence_are_measured() -> None:
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_a_coded_image_that_is_larger_than_stated_is_refused_before_it_is_decoded(file_format: str) -> None:
+def test_a_coded_image_larger_than_its_box_is_refused_before_it_is_decoded(file_format: str) -> None:
     content = encode(Image.new("RGB", HUGE), file_format)
     error = refusal(claiming(content, 20, 10), SMALL)
     assert error.reason == "IMAGE_DIMENSIONS_TOO_LARGE"
@@ -135,7 +135,7 @@ def test_many_tiles_behind_a_small_image_are_refused() -> None:
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_the_budget_is_charged_for_the_coded_pixels(file_format: str) -> None:
+def test_coded_pixels_count_for_the_budget(file_format: str) -> None:
     content = encode(Image.new("RGB", (1024, 1024)), file_format)
     budget = SeenBudget()
     with suppress(InvalidArgumentError):
@@ -145,13 +145,13 @@ def test_the_budget_is_charged_for_the_coded_pixels(file_format: str) -> None:
 
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("behind", [bytes(100_000), b"\xff" * 7, b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 100])
-def test_bytes_behind_the_boxes_do_not_count(file_format: str, behind: bytes) -> None:
+def test_bytes_after_the_boxes_are_ignored(file_format: str, behind: bytes) -> None:
     content = encoded(file_format)
     assert np.array_equal(decode(content + behind), decode(content))
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_metadata_do_not_decide(file_format: str) -> None:
+def test_broken_metadata_is_ignored(file_format: str) -> None:
     good = encoded(file_format)
     noise = random.Random(2).randbytes(2_000_000)
     exif = orientation_tag(1)
@@ -186,7 +186,7 @@ except ServiceError as error:
     assert "pip install '.[embedder,heic]'" in told
 
 
-def test_a_video_is_no_image_and_a_broken_image_is_corrupt() -> None:
+def test_a_video_is_unsupported_and_a_broken_image_is_corrupt() -> None:
     assert refusal(b"\0\0\0\x18ftypmp42" + bytes(1000)).reason == "IMAGE_FORMAT_UNSUPPORTED"
     for brand in (b"avif", b"heic"):
         assert refusal(b"\0\0\0\x18ftyp" + brand + bytes(1000)).reason == "IMAGE_CORRUPT"
@@ -233,6 +233,6 @@ BOMBS = {
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("name", BOMBS)
-def test_boxes_that_say_much_cost_little(name: str) -> None:
+def test_malicious_boxes_are_read_quickly(name: str) -> None:
     assert coded_images(BOMBS[name]) == []
     assert refusal(BOMBS[name]).reason == "IMAGE_CORRUPT"

@@ -178,7 +178,7 @@ PICTURES: dict[str, tuple[bytes, NDArray[Any], int]] = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_every_format_and_mode_gives_its_picture_in_rgb_over_white(name: str) -> None:
+def test_every_format_and_mode_is_decoded_as_rgb_over_white(name: str) -> None:
     content, picture, tolerance = PICTURES[name]
     pixels = decode(content)
     assert pixels.shape == (224, 224, 3)
@@ -195,7 +195,7 @@ def test_every_format_and_mode_gives_its_picture_in_rgb_over_white(name: str) ->
         pytest.param((255, 128, 128), (255, 255, 255), id="white: L 100"),
     ],
 )
-def test_a_lab_tiff_gives_its_colour(lab: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+def test_a_lab_tiff_is_converted_to_srgb(lab: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
     pixels = decode(encode(Image.new("LAB", (8, 8), lab), "TIFF")).astype(int)
     assert np.abs(pixels - expected).max() <= 6
 
@@ -209,7 +209,7 @@ def test_one_infinite_value_does_not_darken_a_float_picture_of_0_to_1() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "TIFF", "PNG", "WEBP", "MPO"])
-def test_of_many_frames_the_first_one_counts(file_format: str) -> None:
+def test_the_first_of_many_frames_is_decoded(file_format: str) -> None:
     first, second = (Image.new("RGB", (16, 16), colour) for colour in ((250, 0, 0), (0, 0, 250)))
     pixels = decode(encode(first, file_format, save_all=True, append_images=[second])).astype(int)
     assert np.abs(pixels - (250, 0, 0)).max() <= 3
@@ -270,13 +270,13 @@ def exif_with(tag: int, kind: int) -> bytes:
         pytest.param(exif_with(ExifTags.IFD.MakerNote, 16), id="maker note of an unknown type"),
     ],
 )
-def test_faults_elsewhere_in_the_exif_data_do_not_matter(exif: bytes) -> None:
+def test_other_faults_in_exif_data_do_not_affect_the_orientation(exif: bytes) -> None:
     content = encode(stored(RGB, 6), "PNG", exif=exif)
     assert np.array_equal(decode(content), resized(RGB))
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
-def test_exif_data_that_are_none_at_all_do_not_matter(file_format: str) -> None:
+def test_invalid_exif_data_is_ignored(file_format: str) -> None:
     pixels = decode(encode(Image.new("RGB", (9, 9), (90, 90, 90)), file_format, exif=b"Exif\0\0neither II nor MM"))
     assert np.abs(pixels.astype(int) - 90).max() <= 1
 
@@ -286,7 +286,7 @@ def test_a_side_of_one_pixel_is_stretched(size: tuple[int, int]) -> None:
     assert np.array_equal(np.unique(decode(encode(Image.new("RGB", size, (7, 7, 7)), "PNG"))), [7])
 
 
-def test_the_result_has_the_side_that_the_decoder_was_made_with() -> None:
+def test_the_result_has_the_side_of_the_policy() -> None:
     assert decoder_of(96).decode(EncodedImage(encode(rgb(), "PNG")), NEVER).shape == (96, 96, 3)
 
 
@@ -303,20 +303,20 @@ def test_the_result_has_the_side_that_the_decoder_was_made_with() -> None:
         pytest.param(Region(*np.array([1 / 3, 1 / 7, 2 / 3, 6 / 7], np.float32).tolist()), (12, 4, 24, 24)),
     ],
 )
-def test_a_region_gives_what_the_image_cut_beforehand_gives(region: Region, box: tuple[int, int, int, int]) -> None:
+def test_a_region_is_decoded_like_the_cropped_image(region: Region, box: tuple[int, int, int, int]) -> None:
     cut_beforehand = decode(encode(rgb().crop(box), "PNG"))
     assert np.array_equal(decode(encode(rgb(), "PNG"), region), cut_beforehand)
 
 
 @pytest.mark.parametrize(("side", "file_format"), [(64, "PNG"), (4096, "PNG"), (4096, "JPEG")])
-def test_nothing_beside_a_region_is_seen(side: int, file_format: str) -> None:
+def test_pixels_outside_of_a_region_are_not_used(side: int, file_format: str) -> None:
     image = Image.new("L", (side, side), 255)
     image.paste(0, (0, 0, side // 2, side))
     assert decode(encode(image, file_format), Region(0, 0, 0.5, 1)).max() == 0
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_a_region_is_one_of_the_upright_image(orientation: int) -> None:
+def test_a_region_refers_to_the_upright_image(orientation: int) -> None:
     content = encode(stored(RGB, orientation), "PNG", exif=orientation_tag(orientation))
     assert np.array_equal(decode(content, Region(0.5, 0, 1, 0.25)), resized(RGB[:7, 18:]))
 
@@ -338,7 +338,7 @@ def test_a_region_is_one_of_the_upright_image(orientation: int) -> None:
     ],
     ids=str,
 )
-def test_a_region_that_names_no_part_of_the_image_is_refused(region: Region) -> None:
+def test_a_region_that_is_not_a_box_in_the_image_is_refused(region: Region) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         decode(encode(rgb(), "PNG"), region)
     assert (refused.value.reason, refused.value.field) == ("REGION_INVALID", "image.region")
@@ -353,12 +353,12 @@ def refusal(content: bytes) -> InvalidArgumentError:
     return refused.value
 
 
-def test_no_bytes_are_refused_as_missing() -> None:
+def test_an_empty_image_is_refused_as_missing() -> None:
     assert refusal(b"").reason == "IMAGE_MISSING"
 
 
 @pytest.mark.parametrize("spare", [0, 1])
-def test_the_limit_in_bytes_is_the_last_size_that_is_taken(spare: int) -> None:
+def test_an_image_may_have_exactly_the_limit_in_bytes(spare: int) -> None:
     content = encode(rgb(), "PNG")
     decoder = decoder_of(limits=Limits(len(content) - 1 + spare, 1_000_000))
     if spare:
@@ -373,7 +373,7 @@ def test_the_limit_in_bytes_is_the_last_size_that_is_taken(spare: int) -> None:
 
 
 @pytest.mark.parametrize("spare", [0, 1])
-def test_the_limit_in_pixels_is_the_last_size_that_is_taken(spare: int) -> None:
+def test_an_image_may_have_exactly_the_limit_in_pixels(spare: int) -> None:
     decoder = decoder_of(limits=Limits(1_000_000, WIDTH * HEIGHT - 1 + spare))
     if spare:
         assert decoder.decode(EncodedImage(encode(rgb(), "PNG")), NEVER).shape == (224, 224, 3)
@@ -401,7 +401,7 @@ JPEG_16X16 = encode(Image.new("RGB", (16, 16)), "JPEG")
         pytest.param(JPEG_16X16.replace(b"\0\x10\0\x10\3", b"\xff\xff\xff\xff\3"), id="JPEG, 4 gigapixels"),
     ],
 )
-def test_huge_dimensions_are_refused_from_a_header_without_any_pixels(
+def test_huge_dimensions_are_refused_from_the_header(
     content: bytes, pillows_limit: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
@@ -434,7 +434,7 @@ print(outcome, peak() - before)
 """
 
 
-def test_a_small_tiff_in_a_huge_tile_is_refused_before_it_takes_memory() -> None:
+def test_a_small_tiff_with_a_huge_tile_is_refused_before_it_uses_memory() -> None:
     command = [sys.executable, "-c", DECODE_AND_MEASURE, "50_000_000"]
     done = subprocess.run(command, input=tiff_of_one_tile(100, 25_000), capture_output=True, check=True)
     outcome, grown = done.stdout.decode().split()
@@ -483,7 +483,7 @@ def test_a_file_that_ends_in_its_header_is_refused_as_corrupt(file_format: str) 
         ),
     ],
 )
-def test_a_file_whose_header_lies_is_refused_as_corrupt(content: bytes) -> None:
+def test_a_file_with_a_wrong_header_is_refused_as_corrupt(content: bytes) -> None:
     assert refusal(content).reason == "IMAGE_CORRUPT"
 
 
@@ -501,7 +501,7 @@ def test_a_file_whose_header_lies_is_refused_as_corrupt(content: bytes) -> None:
         pytest.param(encode(rgb(), "EPS"), id="EPS"),
     ],
 )
-def test_other_formats_are_refused_with_the_list_of_those_taken(content: bytes) -> None:
+def test_other_formats_are_refused_with_the_supported_formats(content: bytes) -> None:
     error = refusal(content)
     assert error.reason == "IMAGE_FORMAT_UNSUPPORTED"
     assert "use JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF, HEIC" in error.message
@@ -530,9 +530,9 @@ class SeenBudget(PixelBudget):
         self.asked: list[int] = []
 
     @contextmanager
-    def hold(self, pixels: int, patience: AnyDeadline) -> Iterator[None]:
+    def hold(self, pixels: int, deadline: AnyDeadline) -> Iterator[None]:
         self.asked.append(pixels)
-        with super().hold(pixels, patience):
+        with super().hold(pixels, deadline):
             yield
 
 
@@ -624,7 +624,7 @@ def test_a_jpeg_is_scaled_as_far_as_twice_the_side_allows_and_never_below(
 
 @pytest.mark.parametrize("size", [96, 224])
 @pytest.mark.parametrize("region", [None, Region(0.3, 0.2, 0.8, 0.6), Region(0.5, 0.5, 0.6, 1)], ids=str)
-def test_the_part_that_counts_is_decoded_at_twice_the_side_or_more(size: int, region: Region | None) -> None:
+def test_a_region_is_decoded_at_twice_the_side_or_more(size: int, region: Region | None) -> None:
     box = region or WHOLE
     shorter = min(box.x1 - box.x0, box.y1 - box.y0)
     for side in range(2 * size, 18 * size, 397):
@@ -651,7 +651,7 @@ def test_a_region_of_a_large_jpeg_looks_the_same(
 
 @pytest.mark.parametrize("region", REGIONS, ids=str)
 @pytest.mark.parametrize("orientation", [2, 3, 6, 7, 8])
-def test_a_region_of_a_large_jpeg_that_is_turned_looks_the_same(orientation: int, region: Region | None) -> None:
+def test_a_region_of_a_large_jpeg_with_an_orientation_looks_the_same(orientation: int, region: Region | None) -> None:
     upright = np.asarray(natural(1999, 2803))
     content = encode(stored(upright, orientation), "JPEG", exif=orientation_tag(orientation))
     assert np.abs(scaled(content, region) - at_full_size(content, region)).mean() < 3
@@ -712,7 +712,7 @@ def test_a_thread_waits_until_enough_pixels_are_free() -> None:
         waiting.result(5)
 
 
-def test_who_runs_out_of_time_while_others_decode_is_told_so() -> None:
+def test_a_deadline_that_passes_while_waiting_for_pixels_is_refused() -> None:
     budget = PixelBudget(100)
     with budget.hold(90, NEVER):
         with pytest.raises(DeadlineExceededError) as refused, budget.hold(11, Deadline.after(0.01)):
@@ -736,17 +736,17 @@ class Growing:
         return 5.0 if joined else 0.02
 
 
-def test_who_waits_for_pixels_has_the_time_of_those_who_joined_meanwhile() -> None:
-    budget, patience = PixelBudget(100), Growing()
+def test_a_deadline_extended_while_waiting_for_pixels_counts() -> None:
+    budget, deadline = PixelBudget(100), Growing()
 
     def wait() -> bool:
-        with budget.hold(1, patience):
+        with budget.hold(1, deadline):
             return True
 
     with ThreadPoolExecutor(1) as threads:
         with budget.hold(100, NEVER):
             waiting = threads.submit(wait)
-            assert patience.asked.wait(5)
+            assert deadline.asked.wait(5)
             time.sleep(0.1)
         assert waiting.result(5)
 
@@ -772,14 +772,14 @@ def test_decoders_may_share_a_budget_and_an_image_waits_for_it() -> None:
     assert decoder_of(96, budget=budget).decode(image, PASSED).shape == (96, 96, 3)
 
 
-def test_a_large_jpeg_takes_no_more_of_the_budget_than_what_it_is_scaled_to() -> None:
+def test_a_large_jpeg_counts_with_its_scaled_size() -> None:
     image = EncodedImage(encode(Image.new("L", (3584, 3584)), "JPEG"))
     budget = PixelBudget(3584 * 3584)
     with budget.hold(3584 * 3584 - 448 * 448, NEVER):
         assert decoder_of(limits=LARGE, budget=budget).decode(image, PASSED).shape == (224, 224, 3)
 
 
-def test_a_large_progressive_jpeg_takes_as_much_of_the_budget_as_it_takes_memory() -> None:
+def test_a_large_progressive_jpeg_counts_with_its_memory() -> None:
     content = encode(natural(4000, 3000), "JPEG", progressive=True, subsampling=0)
     command = [sys.executable, "-c", DECODE_AND_MEASURE, "50_000_000"]
     done = subprocess.run(command, input=content, capture_output=True, check=True)
@@ -800,7 +800,7 @@ def test_a_large_progressive_jpeg_takes_as_much_of_the_budget_as_it_takes_memory
         pytest.param(b"no image", None, id="text"),
     ],
 )
-def test_what_is_refused_gives_its_pixels_back(content: bytes, region: Region | None) -> None:
+def test_a_refused_image_releases_its_pixels(content: bytes, region: Region | None) -> None:
     budget = PixelBudget(10_000)
     for _ in range(3):
         with pytest.raises(InvalidArgumentError):

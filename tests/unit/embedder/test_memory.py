@@ -47,7 +47,7 @@ def collections() -> Iterator[list[int]]:
     gc.enable()
 
 
-async def test_memory_is_given_back_after_work_and_not_while_idle(collections: list[int]) -> None:
+async def test_memory_is_trimmed_after_work_and_not_while_idle(collections: list[int]) -> None:
     worked = asyncio.Event()
 
     async def next_work() -> None:
@@ -65,7 +65,7 @@ async def test_memory_is_given_back_after_work_and_not_while_idle(collections: l
     assert counts == [0, 1, 1, 2, 3]
 
 
-async def test_memory_is_given_back_again_and_again_while_work_goes_on(collections: list[int]) -> None:
+async def test_memory_is_trimmed_repeatedly_under_load(collections: list[int]) -> None:
     enough = asyncio.Event()
 
     async def next_work() -> None:
@@ -78,6 +78,6 @@ async def test_memory_is_given_back_again_and_again_while_work_goes_on(collectio
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt(3) is glibc's")
-def test_large_blocks_are_returned_when_they_are_free_whatever_lies_between_them() -> None:
+def test_large_blocks_are_unmapped_when_they_are_freed() -> None:
     kept = subprocess.run([sys.executable, "-c", IMAGES, "unmap"], capture_output=True, text=True, check=True).stdout
     assert int(kept) < 30

@@ -66,19 +66,19 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize("name", CHUNKS)
-def test_no_other_chunk_decides_over_the_pixels_of_a_png_before_them_or_behind(name: str) -> None:
+def test_other_chunks_do_not_affect_the_pixels_of_a_png(name: str) -> None:
     expected = decode(PNG)
     assert np.array_equal(decode(with_chunks(before=CHUNKS[name])), expected)
     assert np.array_equal(decode(with_chunks(after=CHUNKS[name])), expected)
 
 
 @pytest.mark.parametrize("cut", [1, 20, 1000])
-def test_a_png_that_ends_within_a_chunk_behind_its_pixels_is_decoded(cut: int) -> None:
+def test_a_png_that_ends_within_a_chunk_after_its_pixels_is_decoded(cut: int) -> None:
     content = with_chunks(after=png_chunk(b"tEXt", bytes(2000)))[:-12]
     assert np.array_equal(decode(content[:-cut]), decode(PNG))
 
 
-def test_what_is_left_out_is_not_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removed_chunks_are_not_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = with_chunks(png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(300_000_000), 9)))
     bombs = with_chunks(png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(MAX_METADATA + 1), 9)) * 15_000)
     tracemalloc.start()
@@ -97,7 +97,7 @@ def test_what_is_left_out_is_not_decompressed(monkeypatch: pytest.MonkeyPatch) -
     assert calls == 1
 
 
-def test_an_orientation_stays_wherever_a_png_has_it() -> None:
+def test_the_orientation_of_a_png_is_kept() -> None:
     expected = decode(encode(PICTURE, "PNG", exif=TURNED))
     exif = png_chunk(b"eXIf", TURNED.tobytes().removeprefix(b"Exif\0\0"))
     raw = TURNED.tobytes()
@@ -107,7 +107,7 @@ def test_an_orientation_stays_wherever_a_png_has_it() -> None:
         assert np.array_equal(decode(with_chunks(after=CHUNKS["iCCP too large"] + chunk)), expected)
 
 
-def test_sound_metadata_stay() -> None:
+def test_valid_metadata_is_kept() -> None:
     profile = png_chunk(b"iCCP", b"a\0\0" + packed(NOISE[:1000]))
     content = with_chunks(profile)
     assert without_metadata(content) is content
@@ -138,11 +138,11 @@ SEGMENTS = {
 
 @pytest.mark.parametrize("name", SEGMENTS)
 @pytest.mark.parametrize("jpeg", [JPEG, PROGRESSIVE], ids=["baseline", "progressive"])
-def test_no_segment_of_an_application_decides_over_a_jpeg(name: str, jpeg: bytes) -> None:
+def test_application_segments_do_not_affect_the_pixels_of_a_jpeg(name: str, jpeg: bytes) -> None:
     assert np.array_equal(decode(jpeg[:2] + SEGMENTS[name] + jpeg[2:]), decode(jpeg))
 
 
-def test_the_orientation_of_a_jpeg_stays_beside_segments_that_go() -> None:
+def test_the_orientation_of_a_jpeg_is_kept_when_other_segments_are_removed() -> None:
     turned = encode(PICTURE, "JPEG", exif=TURNED)
     others = SEGMENTS["many of all kinds"] + SEGMENTS["Adobe cut short"]
     assert np.array_equal(decode(turned[:2] + others + turned[2:]), decode(turned))
@@ -173,7 +173,7 @@ FORMATS = [
 
 @pytest.mark.parametrize(("file_format", "options"), FORMATS)
 @pytest.mark.parametrize("name", BEHIND)
-def test_bytes_behind_an_image_do_not_count(file_format: str, options: dict[str, Any], name: str) -> None:
+def test_bytes_after_an_image_are_ignored(file_format: str, options: dict[str, Any], name: str) -> None:
     content = encode(PICTURE, file_format, **options)
     assert np.array_equal(decode(content + BEHIND[name]), decode(content))
 
@@ -194,7 +194,7 @@ def test_only_the_first_image_of_a_file_counts(file_format: str, damage: Callabl
     assert np.array_equal(decode(damage(several)), decode(several))
 
 
-def test_the_first_image_of_a_webp_keeps_its_orientation_behind_the_others() -> None:
+def test_the_first_image_of_a_webp_keeps_its_orientation() -> None:
     several = encode(PICTURE, "WEBP", save_all=True, append_images=[OTHER.resize((80, 60))], exif=TURNED, lossless=True)
     assert np.array_equal(decode(several), decode(encode(PICTURE, "WEBP", exif=TURNED, lossless=True)))
     picture = without_metadata(several)
@@ -213,7 +213,7 @@ OTHER_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 700, 33550, 33723, 34
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg"])
-def test_no_tag_of_metadata_decides_over_a_tiff(compression: str) -> None:
+def test_metadata_tags_do_not_affect_the_pixels_of_a_tiff(compression: str) -> None:
     good = encode(PICTURE, "TIFF", compression=compression)
     expected, chance = decode(good), random.Random(5)
     start = struct.unpack_from("<I", good, 4)[0]
@@ -234,7 +234,7 @@ def test_no_tag_of_metadata_decides_over_a_tiff(compression: str) -> None:
         assert np.array_equal(decode(content), expected), odd
 
 
-def test_files_of_chunks_or_segments_cut_anywhere_are_passed_on() -> None:
+def test_truncated_files_are_not_changed() -> None:
     files = [with_chunks(CHUNKS["zTXt too large"][:200]), JPEG[:2] + SEGMENTS["a broken index of images"] + JPEG[2:]]
     files += [encode(PICTURE, "WEBP", save_all=True, append_images=[OTHER.resize((80, 60))]), encode(PICTURE, "TIFF")]
     for content in files:
@@ -244,7 +244,7 @@ def test_files_of_chunks_or_segments_cut_anywhere_are_passed_on() -> None:
     assert without_metadata(PNG_SIGNATURE) == PNG_SIGNATURE
 
 
-def test_critical_chunks_stay_also_those_that_nobody_knows() -> None:
+def test_unknown_critical_chunks_are_kept() -> None:
     content = with_chunks(png_chunk(b"CgBI", bytes(4)) + CHUNKS["zTXt too large"])
     assert b"CgBI" in without_metadata(content)
     assert b"CgBI" in without_metadata(content, bare=True)

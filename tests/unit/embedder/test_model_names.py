@@ -36,7 +36,9 @@ def model(text: str) -> ModelName:
         ("resnet50-max-squash448-raw", "resnet50", "max", InputPolicy("squash", 448), False),
     ],
 )
-def test_a_name_says_what_the_model_does(text: str, network: str, head: str, policy: InputPolicy, unit: bool) -> None:
+def test_a_name_is_parsed_into_network_head_and_input(
+    text: str, network: str, head: str, policy: InputPolicy, unit: bool
+) -> None:
     found = model(text)
     assert (found.network.name, found.head, found.unit) == (network, head, unit)
     assert (found.input.shape, found.input.side) == (policy.shape, policy.side)
@@ -48,7 +50,7 @@ def test_a_name_says_what_the_model_does(text: str, network: str, head: str, pol
     ("text", "usual"),
     [("vgg16-avg", "vgg16"), ("vgg16-squash224", "vgg16"), ("vgg16-gem-native512", "vgg16-gem-native")],
 )
-def test_what_goes_without_saying_is_left_out(text: str, usual: str) -> None:
+def test_defaults_are_omitted_from_a_name(text: str, usual: str) -> None:
     assert model(text).text == usual
 
 
@@ -87,7 +89,7 @@ def test_a_models_own_name_means_the_same_model(network: str, head: str, shape: 
         ("flowers=", "NAME=FOLDER"),
     ],
 )
-def test_what_is_no_model_is_told_with_what_would_be_one(text: str, said: str) -> None:
+def test_an_invalid_name_is_refused_with_what_is_allowed(text: str, said: str) -> None:
     with pytest.raises(ModelNameError) as refused:
         parse_model_name(text)
     assert said in str(refused.value)
@@ -129,12 +131,12 @@ def test_a_models_name_means_its_weights(text: str, weights: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "flowers", "vgg17", "mobilenet_top", "flowers=/models/flowers"])
-def test_a_name_of_no_weights_is_told_with_those_there_are(text: str) -> None:
+def test_an_unknown_name_of_weights_is_refused_with_the_known_names(text: str) -> None:
     with pytest.raises(ModelNameError, match=f"no weights are called '{text}'; use vgg16, vgg19, "):
         weights_name_of(text)
 
 
-def test_the_name_of_an_encoder_has_small_letters_and_no_spaces() -> None:
+def test_the_name_of_an_encoder_is_lower_case_without_spaces() -> None:
     assert parse_model_name(" Flowers = /Models/Flowers ") == EncoderName("flowers", Path("/Models/Flowers"))
 
 

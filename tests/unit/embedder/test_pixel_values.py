@@ -19,13 +19,13 @@ from tests.unit.embedder.test_image_decoding import decode, resized
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_a_variant_is_read_as_its_specification_says(name: str) -> None:
+def test_a_variant_is_decoded_by_its_specification(name: str) -> None:
     shown = SHOWN[name]
     assert np.abs(decode(shown.content) - resized(shown.picture)).max() <= shown.tolerance
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_variant_that_cannot_be_read_rightly_is_refused_by_what_it_declares(name: str) -> None:
+def test_an_unsupported_variant_is_refused_with_its_declarations(name: str) -> None:
     content, declared = REFUSED[name]
     with pytest.raises(InvalidArgumentError) as refused:
         decode(content)
@@ -57,7 +57,7 @@ def test_a_second_decoder_agrees_unless_the_specification_decides(name: str) -> 
 
 @pytest.mark.parametrize("first", [(8, 0), (16, 0), (16, 2)], ids=str)
 @pytest.mark.parametrize("second", [(8, 0), (16, 0), (16, 2), (8, 3)], ids=str)
-def test_two_headers_of_a_png_are_no_fault_of_ours(first: tuple[int, int], second: tuple[int, int]) -> None:
+def test_a_png_with_two_headers_is_the_files_fault(first: tuple[int, int], second: tuple[int, int]) -> None:
     samples = np.zeros((8, 8, 3) if second[1] == 2 else (8, 8), np.uint64)
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, *first, 0, 0, 0))
     content = png(samples, *second, transparent(1, 2, 3))
@@ -67,7 +67,7 @@ def test_two_headers_of_a_png_are_no_fault_of_ours(first: tuple[int, int], secon
         return
 
 
-def test_numbers_of_a_directory_may_be_floats() -> None:
+def test_values_of_a_directory_may_be_floats() -> None:
     bits = struct.pack("<HHIHH", 258, 3, 1, 12, 0)
     content = tiff(np.full((8, 8), 0xFFF), 12, 1).replace(bits, struct.pack("<HHIf", 258, 11, 1, 12.0))
     assert decode(content).min() == 255
@@ -78,7 +78,7 @@ CUT = [name for name, shown in SHOWN.items() if len(shown.content) > 400 and not
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_a_variant_that_is_cut_off_is_corrupt_and_not_unsupported(name: str) -> None:
+def test_a_truncated_variant_is_corrupt_and_not_unsupported(name: str) -> None:
     content = SHOWN[name].content
     with pytest.raises(InvalidArgumentError) as refused:
         decode(content[: len(content) * 3 // 4])

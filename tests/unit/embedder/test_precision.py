@@ -169,14 +169,14 @@ def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpus, "have_bfloat16", lambda: False)
 
 
-def test_the_stand_ins_are_as_far_apart_as_they_say() -> None:
+def test_the_fake_models_have_the_stated_similarity() -> None:
     right = float32(PIXELS)
     assert 0.9999 < cosines(bfloat16(PIXELS), right).min() < 1
     assert cosines(turned(0.9985)(PIXELS), right) == pytest.approx([0.9985] * 3, abs=1e-6)
 
 
 @pytest.mark.usefixtures("with_bfloat16")
-def test_auto_takes_bfloat16_where_it_is_had_and_faster_and_right(
+def test_auto_chooses_bfloat16_if_it_is_supported_faster_and_right(
     factory: Factory, golden: GoldenVectors, log: Log
 ) -> None:
     assert precision.choose("net", "auto", golden, factory).precision == "bfloat16"
@@ -186,9 +186,7 @@ def test_auto_takes_bfloat16_where_it_is_had_and_faster_and_right(
 
 
 @pytest.mark.usefixtures("without_bfloat16")
-def test_auto_does_not_even_build_bfloat16_where_the_processors_have_it_not(
-    factory: Factory, golden: GoldenVectors
-) -> None:
+def test_auto_does_not_build_bfloat16_without_processor_support(factory: Factory, golden: GoldenVectors) -> None:
     assert precision.choose("net", "auto", golden, factory).precision == "float32"
     assert factory.names() == ["float32"]
     assert factory.built[0].timed == []
@@ -196,7 +194,7 @@ def test_auto_does_not_even_build_bfloat16_where_the_processors_have_it_not(
 
 @pytest.mark.usefixtures("with_bfloat16")
 @pytest.mark.parametrize(("seconds", "chosen"), [(0.99, "bfloat16"), (1.0, "float32"), (2.0, "float32")])
-def test_auto_takes_bfloat16_only_where_it_is_faster(
+def test_auto_chooses_bfloat16_only_if_it_is_faster(
     factory: Factory, golden: GoldenVectors, log: Log, seconds: float, chosen: str
 ) -> None:
     factory.seconds["bfloat16"] = (seconds, seconds)
@@ -230,7 +228,7 @@ def test_the_first_run_of_a_size_does_not_count(
         pytest.param(one_not_a_number, "float32", id="one not a number"),
     ],
 )
-def test_auto_takes_bfloat16_only_where_its_vectors_are_those_of_float32(
+def test_auto_chooses_bfloat16_only_if_its_vectors_match_float32(
     factory: Factory, golden: GoldenVectors, network: Callable[[Pixels], Vectors], chosen: str
 ) -> None:
     factory.networks["bfloat16"] = network
@@ -239,7 +237,7 @@ def test_auto_takes_bfloat16_only_where_its_vectors_are_those_of_float32(
 
 @pytest.mark.parametrize(("forced", "built"), [("float32", ["float32"]), ("bfloat16", ["float32", "bfloat16"])])
 @pytest.mark.usefixtures("without_bfloat16")
-def test_a_precision_that_is_asked_for_is_taken_whatever_it_costs(
+def test_a_requested_precision_is_used_even_if_it_is_slower(
     factory: Factory, golden: GoldenVectors, forced: Precision, built: list[str]
 ) -> None:
     factory.seconds[forced] = (9.0, 9.0)
@@ -278,9 +276,7 @@ def test_every_model_that_is_served_is_compared_with_float32(
 
 
 @pytest.mark.usefixtures("with_bfloat16")
-def test_a_model_that_keeps_the_length_of_its_vectors_is_compared_by_length_too(
-    factory: Factory, golden: GoldenVectors
-) -> None:
+def test_raw_models_are_also_compared_by_length(factory: Factory, golden: GoldenVectors) -> None:
     factory.others = {
         "float32": {"layer-raw": lambda pixels: 7 * float32(pixels)},
         "bfloat16": {"layer-raw": lambda pixels: 8 * float32(pixels)},
@@ -289,7 +285,7 @@ def test_a_model_that_keeps_the_length_of_its_vectors_is_compared_by_length_too(
         precision.choose("net", "bfloat16", golden, factory)
 
 
-def test_likeness_is_the_cosine_of_unit_vectors_and_less_for_another_length() -> None:
+def test_similarity_is_the_cosine_of_unit_vectors_and_lower_for_other_lengths() -> None:
     assert similarity(turned(0.9)(PIXELS), float32(PIXELS)) == pytest.approx([0.9] * 3, abs=1e-6)
     rows: Vectors = np.array([[3, 4]], np.float32)
     assert similarity(rows * np.float32(1.1), rows) == pytest.approx([1 - 0.1**2 / 2], abs=1e-6)
@@ -308,7 +304,7 @@ def test_likeness_is_the_cosine_of_unit_vectors_and_less_for_another_length() ->
         pytest.param("float32", zeros, "is nan", marks=pytest.mark.filterwarnings("ignore:invalid value")),
     ],
 )
-def test_a_network_that_does_not_give_the_golden_vectors_is_not_served(
+def test_a_model_with_wrong_golden_vectors_is_not_served(
     factory: Factory, golden: GoldenVectors, asked: Precision, network: Callable[[Pixels], Vectors], message: str
 ) -> None:
     factory.networks[asked] = network
@@ -318,7 +314,7 @@ def test_a_network_that_does_not_give_the_golden_vectors_is_not_served(
 
 @pytest.mark.usefixtures("with_bfloat16")
 @pytest.mark.parametrize("network", [turned(0.9998), one_wrong, not_numbers])
-def test_auto_does_not_serve_a_float32_that_is_wrong(
+def test_auto_does_not_serve_wrong_float32_vectors(
     factory: Factory, golden: GoldenVectors, network: Callable[[Pixels], Vectors]
 ) -> None:
     factory.networks["float32"] = network
@@ -328,7 +324,7 @@ def test_auto_does_not_serve_a_float32_that_is_wrong(
 
 @pytest.mark.usefixtures("with_bfloat16")
 @pytest.mark.parametrize(("asked", "chosen"), [("auto", "bfloat16"), ("float32", "float32"), ("bfloat16", "bfloat16")])
-def test_other_weights_are_served_unproven_with_a_warning(
+def test_other_weights_are_served_with_a_warning(
     factory: Factory, golden: GoldenVectors, log: Log, asked: Precision, chosen: str
 ) -> None:
     factory.weights_sha256 = "1" * 64
@@ -343,7 +339,7 @@ def test_the_right_weights_are_served_without_a_warning(factory: Factory, golden
     assert log.lines == []
 
 
-def test_a_cosine_is_that_of_rows_whatever_their_length() -> None:
+def test_a_cosine_does_not_depend_on_the_length_of_rows() -> None:
     some: Vectors = np.array([[1, 0], [2, 2], [0, 1e-20]], np.float32)
     others: Vectors = np.array([[5, 0], [0, 3], [0, -1e20]], np.float32)
     assert cosines(some, others) == pytest.approx([1.0, 0.5**0.5, -1.0])

@@ -23,11 +23,11 @@ def written(folder: Path, end: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_notes_are_left_out(tmp_path: Path) -> None:
+def test_notes_are_removed_from_standard_error(tmp_path: Path) -> None:
     assert written(tmp_path, "") == (0, "F0000 this processor has no AVX\nafter")
 
 
-def test_last_words_arrive(tmp_path: Path) -> None:
+def test_output_before_an_abort_arrives(tmp_path: Path) -> None:
     code, text = written(tmp_path, "os.abort()")
     assert code < 0
     assert text == "F0000 this processor has no AVX\n"

@@ -37,7 +37,7 @@ def no_collector() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("method", ["Embed", "EmbedStream"])
-async def test_an_image_that_is_refused_is_not_kept(serving: Serving, method: str) -> None:
+async def test_a_refused_image_is_not_kept_in_memory(serving: Serving, method: str) -> None:
     async with stub_of(serving) as stub:
         before = images_in_memory()
         for _ in range(20):
@@ -63,7 +63,7 @@ async def stub_of(serving: Serving) -> "AsyncIterator[embedder_pb2_grpc.Embedder
 
 @pytest.mark.parametrize("method", ["Embed", "EmbedStream"])
 @pytest.mark.parametrize("fault", [TypeError("a secret"), AttributeError("a secret"), OSError("a secret")], ids=repr)
-async def test_a_fault_of_our_own_while_an_image_is_decoded_is_internal_and_logged(
+async def test_an_error_of_our_own_code_while_decoding_is_internal_and_logged(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, method: str, fault: Exception
 ) -> None:
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
@@ -78,7 +78,7 @@ async def test_a_fault_of_our_own_while_an_image_is_decoded_is_internal_and_logg
 
 @pytest.mark.parametrize("method", ["Embed", "EmbedStream"])
 @pytest.mark.parametrize("ours", ["image_decoding.fit", "ImageDecoder.decode", "ModelPipeline.key"])
-async def test_a_lack_of_memory_anywhere_is_a_refusal_that_passes(
+async def test_a_lack_of_memory_anywhere_is_a_temporary_refusal(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, method: str, ours: str
 ) -> None:
     owners = {"image_decoding": image_decoding, "ImageDecoder": ImageDecoder, "ModelPipeline": ModelPipeline}

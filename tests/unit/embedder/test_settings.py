@@ -58,6 +58,6 @@ def test_two_names_of_one_model_are_refused(models: str) -> None:
         EmbedderSettings(models=models)
 
 
-def test_weights_of_a_network_that_is_not_served_now_are_no_mistake() -> None:
+def test_weights_of_a_network_that_is_not_served_are_allowed() -> None:
     settings = EmbedderSettings(models="vgg16", weights="vgg16=/w/a.h5,resnet50=/w/b.h5")
     assert settings.weights_files.keys() == {"vgg16", "resnet50"}

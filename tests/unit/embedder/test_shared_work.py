@@ -1,4 +1,4 @@
-"""SharedWork: equal work is done once for all who want it, and only while one of them does."""
+"""SharedWork: equal work runs once for all callers, while at least one of them waits."""
 
 import asyncio
 import gc
@@ -20,39 +20,39 @@ PASSED = Deadline(0.0)
 
 
 def nothing() -> None:
-    """What is done where nothing was kept for the work."""
+    """Release nothing."""
 
 
 class Run:
-    """One run of the work: it ends when the test says how."""
+    """One run of the work. The test sets its result."""
 
-    def __init__(self, patience: AnyDeadline) -> None:
-        self.patience = patience
+    def __init__(self, deadline: AnyDeadline) -> None:
+        self.deadline = deadline
         self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
 
 class Desk:
-    """Shared work, and the callers who ask for it."""
+    """Shared work, and its callers."""
 
     def __init__(self) -> None:
         self.shared: SharedWork[str] = SharedWork()
         self.runs: list[Run] = []
-        # One for each call whose own work is over or was never begun.
-        self.unneeded_calls = 0
+        # Number of calls of `release`.
+        self.releases = 0
 
-    def unneeded(self) -> None:
-        self.unneeded_calls += 1
+    def release(self) -> None:
+        self.releases += 1
 
-    async def work(self, patience: AnyDeadline) -> str:
-        run = Run(patience)
+    async def work(self, deadline: AnyDeadline) -> str:
+        run = Run(deadline)
         self.runs.append(run)
         return await run.end
 
     async def ask(
-        self, key: str = "key", lane: Lane = Lane.INTERACTIVE, patience: AnyDeadline = NEVER
+        self, key: str = "key", lane: Lane = Lane.INTERACTIVE, deadline: AnyDeadline = NEVER
     ) -> "asyncio.Task[tuple[str, bool]]":
-        """A caller who waits when this returns."""
-        task = asyncio.create_task(self.shared.run(key, lane, patience, self.work, self.unneeded))
+        """Start a caller. It waits when this returns."""
+        task = asyncio.create_task(self.shared.run(key, lane, deadline, self.work, self.release))
         await settle()
         return task
 
@@ -63,7 +63,7 @@ class Desk:
         assert all(task.cancelled() for task in tasks)
 
     def is_clear(self) -> bool:
-        """Whether nothing is kept of what was asked for."""
+        """Return whether no work is in flight."""
         return not self.shared._in_flight
 
 
@@ -73,7 +73,7 @@ def desk() -> Desk:
 
 
 @pytest.mark.parametrize("lane", Lane)
-async def test_equal_work_is_done_once_for_all_who_want_it(desk: Desk, lane: Lane) -> None:
+async def test_equal_work_runs_once_for_all_callers(desk: Desk, lane: Lane) -> None:
     callers = [await desk.ask(lane=lane) for _ in range(3)]
     (run,) = desk.runs
     run.end.set_result("done")
@@ -82,7 +82,7 @@ async def test_equal_work_is_done_once_for_all_who_want_it(desk: Desk, lane: Lan
     assert desk.is_clear()
 
 
-async def test_work_of_other_keys_is_done_apart(desk: Desk) -> None:
+async def test_work_with_different_keys_runs_separately(desk: Desk) -> None:
     callers = [await desk.ask(key) for key in "abc"]
     for number, run in enumerate(desk.runs):
         run.end.set_result(f"done {number}")
@@ -91,7 +91,7 @@ async def test_work_of_other_keys_is_done_apart(desk: Desk) -> None:
     assert desk.is_clear()
 
 
-async def test_who_asks_when_the_work_is_done_has_it_done_again(desk: Desk) -> None:
+async def test_a_call_after_the_work_ended_runs_it_again(desk: Desk) -> None:
     for number in range(2):
         caller = await desk.ask()
         desk.runs[number].end.set_result(f"done {number}")
@@ -101,7 +101,7 @@ async def test_who_asks_when_the_work_is_done_has_it_done_again(desk: Desk) -> N
 
 
 @pytest.mark.parametrize("who", [0, 1, 2])
-async def test_one_who_leaves_does_not_disturb_the_others(desk: Desk, who: int) -> None:
+async def test_a_cancelled_caller_does_not_affect_the_others(desk: Desk, who: int) -> None:
     callers = [await desk.ask() for _ in range(3)]
     await desk.leave(callers.pop(who))
     (run,) = desk.runs
@@ -112,7 +112,7 @@ async def test_one_who_leaves_does_not_disturb_the_others(desk: Desk, who: int) 
     assert desk.is_clear()
 
 
-async def test_work_that_nobody_wants_any_more_is_cancelled_and_done_anew_for_who_comes_later(desk: Desk) -> None:
+async def test_work_without_callers_is_cancelled_and_a_later_call_starts_it_again(desk: Desk) -> None:
     await desk.leave(*[await desk.ask() for _ in range(2)])
     assert desk.runs[0].end.cancelled()
     assert desk.is_clear()
@@ -121,7 +121,7 @@ async def test_work_that_nobody_wants_any_more_is_cancelled_and_done_anew_for_wh
     assert await later == ("done", False)
 
 
-async def test_who_comes_while_the_cancelled_work_still_cleans_up_does_not_join_it() -> None:
+async def test_a_call_does_not_join_cancelled_work_that_is_ending() -> None:
     shared: SharedWork[str] = SharedWork()
     cleaned = asyncio.Event()
 
@@ -145,7 +145,7 @@ async def test_who_comes_while_the_cancelled_work_still_cleans_up_does_not_join_
     assert not shared._in_flight
 
 
-async def test_an_error_reaches_all_who_wait_and_nobody_who_comes_later(desk: Desk) -> None:
+async def test_an_error_reaches_all_waiting_callers_and_no_later_one(desk: Desk) -> None:
     callers = [await desk.ask() for _ in range(3)]
     error = InvalidArgumentError("IMAGE_CORRUPT", "it is corrupt")
     desk.runs[0].end.set_exception(error)
@@ -157,7 +157,7 @@ async def test_an_error_reaches_all_who_wait_and_nobody_who_comes_later(desk: De
     assert await later == ("done", False)
 
 
-async def test_an_error_that_nobody_waits_for_is_dropped_without_a_word() -> None:
+async def test_an_error_without_callers_is_not_logged() -> None:
     shared: SharedWork[str] = SharedWork()
     said: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
@@ -179,11 +179,11 @@ async def test_an_error_that_nobody_waits_for_is_dropped_without_a_word() -> Non
 
 
 @pytest.mark.parametrize("first_is_patient", [True, False])
-async def test_the_deadline_of_one_does_not_cut_the_other(desk: Desk, first_is_patient: bool) -> None:
+async def test_a_callers_deadline_does_not_affect_other_callers(desk: Desk, first_is_patient: bool) -> None:
     patiences = [NEVER, PASSED] if first_is_patient else [PASSED, NEVER]
     both = [
-        asyncio.create_task(desk.shared.run("key", Lane.INTERACTIVE, patience, desk.work, nothing))
-        for patience in patiences
+        asyncio.create_task(desk.shared.run("key", Lane.INTERACTIVE, deadline, desk.work, nothing))
+        for deadline in patiences
     ]
     patient, impatient = both if first_is_patient else reversed(both)
     with pytest.raises(DeadlineExceededError) as refused:
@@ -209,24 +209,24 @@ async def test_work_is_cancelled_when_the_last_deadline_has_passed(desk: Desk) -
     assert desk.is_clear()
 
 
-async def test_the_work_has_the_time_of_the_most_patient_of_those_who_wait(desk: Desk) -> None:
+async def test_the_work_has_the_latest_deadline_of_its_callers(desk: Desk) -> None:
     clock = FakeClock()
-    callers = [await desk.ask(patience=Deadline(clock() + seconds, clock)) for seconds in (50.0, 90.0, 70.0)]
-    patience = desk.runs[0].patience
-    assert patience.remaining() == 90.0
+    callers = [await desk.ask(deadline=Deadline(clock() + seconds, clock)) for seconds in (50.0, 90.0, 70.0)]
+    deadline = desk.runs[0].deadline
+    assert deadline.remaining() == 90.0
     clock.now += 10.0
-    assert patience.remaining() == 80.0
+    assert deadline.remaining() == 80.0
     await desk.leave(callers[1])
-    assert patience.remaining() == 60.0
+    assert deadline.remaining() == 60.0
     eternal = await desk.ask()
-    assert patience.remaining() == math.inf
+    assert deadline.remaining() == math.inf
     await desk.leave(eternal, callers[0], callers[2])
-    assert patience.remaining() == 0.0
+    assert deadline.remaining() == 0.0
 
 
-async def test_nobody_joins_work_whose_time_is_over(desk: Desk) -> None:
+async def test_a_call_does_not_join_work_whose_deadline_passed(desk: Desk) -> None:
     clock = FakeClock()
-    late = await desk.ask(patience=Deadline(clock() + 5.0, clock))
+    late = await desk.ask(deadline=Deadline(clock() + 5.0, clock))
     clock.now += 5.0
     # A thread may have seen by now that nobody has time, and be giving up.
     caller = await desk.ask()
@@ -241,7 +241,7 @@ async def test_nobody_joins_work_whose_time_is_over(desk: Desk) -> None:
 
 
 class AskedFromAThread:
-    """No patience; tells when another thread asks, and answers it later."""
+    """No deadline; tells when another thread asks, and answers it later."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -255,10 +255,10 @@ class AskedFromAThread:
         return math.inf
 
 
-async def test_a_thread_that_asks_for_the_time_left_while_one_leaves_forgets_nobody(desk: Desk) -> None:
+async def test_a_thread_may_read_the_deadline_while_a_caller_leaves(desk: Desk) -> None:
     leaving = AskedFromAThread()
-    callers = [await desk.ask(patience=leaving), await desk.ask()]
-    answer = asyncio.create_task(asyncio.to_thread(desk.runs[0].patience.remaining))
+    callers = [await desk.ask(deadline=leaving), await desk.ask()]
+    answer = asyncio.create_task(asyncio.to_thread(desk.runs[0].deadline.remaining))
     assert await asyncio.to_thread(leaving.asked.wait, 5)
     await desk.leave(callers[0])
     leaving.answers.set()
@@ -266,7 +266,7 @@ async def test_a_thread_that_asks_for_the_time_left_while_one_leaves_forgets_nob
     await desk.leave(callers[1])
 
 
-async def test_interactive_callers_do_not_wait_for_bulk_work_and_later_bulk_callers_join_theirs(desk: Desk) -> None:
+async def test_an_interactive_call_never_joins_bulk_work_and_later_bulk_calls_join_it(desk: Desk) -> None:
     bulk = await desk.ask(lane=Lane.BULK)
     interactive = await desk.ask(lane=Lane.INTERACTIVE)
     later = [await desk.ask(lane=lane) for lane in (Lane.BULK, Lane.INTERACTIVE)]
@@ -281,7 +281,7 @@ async def test_interactive_callers_do_not_wait_for_bulk_work_and_later_bulk_call
     assert desk.is_clear()
 
 
-async def test_bulk_work_that_ends_first_leaves_the_interactive_one_to_be_joined(desk: Desk) -> None:
+async def test_interactive_work_can_be_joined_after_equal_bulk_work_ended(desk: Desk) -> None:
     bulk, interactive = [await desk.ask(lane=lane) for lane in (Lane.BULK, Lane.INTERACTIVE)]
     desk.runs[0].end.set_result("bulk's")
     assert await bulk == ("bulk's", False)
@@ -293,7 +293,7 @@ async def test_bulk_work_that_ends_first_leaves_the_interactive_one_to_be_joined
     assert desk.is_clear()
 
 
-async def test_a_bulk_caller_who_leaves_does_not_end_the_interactive_work(desk: Desk) -> None:
+async def test_a_cancelled_bulk_caller_does_not_end_interactive_work(desk: Desk) -> None:
     bulk, interactive = [await desk.ask(lane=lane) for lane in (Lane.BULK, Lane.INTERACTIVE)]
     await desk.leave(bulk)
     assert [run.end.cancelled() for run in desk.runs] == [True, False]
@@ -303,31 +303,31 @@ async def test_a_bulk_caller_who_leaves_does_not_end_the_interactive_work(desk: 
     assert desk.is_clear()
 
 
-async def test_callers_of_equal_deadlines_leave_one_by_one(desk: Desk) -> None:
+async def test_callers_with_equal_deadlines_leave_one_by_one(desk: Desk) -> None:
     clock = FakeClock()
-    callers = [await desk.ask(patience=Deadline(clock() + 50.0, clock)) for _ in range(3)]
+    callers = [await desk.ask(deadline=Deadline(clock() + 50.0, clock)) for _ in range(3)]
     await desk.leave(callers[0], callers[1])
-    assert desk.runs[0].patience.remaining() == 50.0
+    assert desk.runs[0].deadline.remaining() == 50.0
     desk.runs[0].end.set_result("done")
     assert await callers[2] == ("done", True)
     await settle()
     assert desk.is_clear()
 
 
-async def test_what_the_work_needs_is_kept_until_it_has_ended_and_no_longer_by_who_joins(desk: Desk) -> None:
+async def test_the_input_is_released_when_the_work_ends_and_at_once_by_joining_calls(desk: Desk) -> None:
     first, second = [await desk.ask() for _ in range(2)]
-    assert desk.unneeded_calls == 1
+    assert desk.releases == 1
     # The work of the one who leaves goes on for the other one.
     await desk.leave(first)
-    assert desk.unneeded_calls == 1
+    assert desk.releases == 1
     desk.runs[0].end.set_result("done")
     assert await second == ("done", True)
-    assert desk.unneeded_calls == 2
+    assert desk.releases == 2
 
 
-async def test_work_that_was_cancelled_before_it_began_needs_nothing_any_more(desk: Desk) -> None:
-    caller = asyncio.create_task(desk.shared.run("key", Lane.BULK, PASSED, desk.work, desk.unneeded))
+async def test_work_cancelled_before_it_began_releases_its_input(desk: Desk) -> None:
+    caller = asyncio.create_task(desk.shared.run("key", Lane.BULK, PASSED, desk.work, desk.release))
     with pytest.raises(DeadlineExceededError):
         await caller
     await settle()
-    assert (desk.unneeded_calls, desk.is_clear()) == (1, True)
+    assert (desk.releases, desk.is_clear()) == (1, True)

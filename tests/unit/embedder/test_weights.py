@@ -71,12 +71,12 @@ def with_altered_byte(path: Path, tensor: str) -> None:
         opened.write(bytes([byte ^ 1]))
 
 
-def test_what_was_written_is_read(file: Path) -> None:
+def test_written_weights_can_be_read(file: Path) -> None:
     assert equal(weights_files.read_verified(file, SPEC), TENSORS)
     assert [path.name for path in file.parent.iterdir()] == ["tiny.h5"]
 
 
-def test_keras_loads_a_file_that_was_written(random_vgg16: Path) -> None:
+def test_keras_loads_a_written_file(random_vgg16: Path) -> None:
     import keras  # noqa: PLC0415 - takes seconds, and only this test needs it
 
     tensors = weights_files.read(random_vgg16, VGG16)
@@ -86,7 +86,7 @@ def test_keras_loads_a_file_that_was_written(random_vgg16: Path) -> None:
 
 
 @pytest.mark.parametrize("as_whole_model", [False, True])
-def test_what_the_network_does_not_need_is_left_alone(tmp_path: Path, as_whole_model: bool) -> None:
+def test_further_layers_in_a_file_are_ignored(tmp_path: Path, as_whole_model: bool) -> None:
     path = tmp_path / "with_top.h5"
     weights_files.write(path, random_tensors({**SHAPES, "top/kernel": (5, 3), "top/bias": (3,)}))
     if as_whole_model:
@@ -135,7 +135,7 @@ def test_the_digest_does_not_depend_on_the_layout_of_the_file(tmp_path: Path) ->
     assert equal(weights_files.read_verified(path, SPEC), TENSORS)
 
 
-def test_a_digest_of_ones_own_is_expected_instead_of_the_published_one(tmp_path: Path) -> None:
+def test_a_set_digest_replaces_the_published_one(tmp_path: Path) -> None:
     path, mine = tmp_path / "mine.h5", random_tensors(SHAPES, seed=1)
     weights_files.write(path, mine)
     assert equal(weights_files.read_verified(path, SPEC, weights_files.tensors_sha256(mine)), mine)
@@ -211,7 +211,7 @@ def test_a_file_of_another_network_is_refused_with_what_to_do(
     assert HOW_TO_GET in str(refused.value)
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(file: Path) -> None:
+def test_an_interrupted_write_keeps_only_the_old_file(file: Path) -> None:
     class Interrupted(dict[str, NDArray[np.float32]]):
         def __getitem__(self, name: str) -> NDArray[np.float32]:
             if name == "second/kernel":
@@ -235,7 +235,7 @@ def onnx_model(tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_onnx_kernels_are_turned_from_oihw_to_hwio() -> None:
+def test_onnx_kernels_are_transposed_from_oihw_to_hwio() -> None:
     stored: dict[str, NDArray[np.float32]] = {"an initialiser that nobody needs": np.zeros(3, np.float32)}
     for name, values in TENSORS.items():
         layer, kind = name.split("/")
@@ -275,7 +275,7 @@ class Sources:
         return Source(name, f"the source called {name}", give)
 
 
-def test_fetch_takes_the_first_source_that_has_the_published_tensors(tmp_path: Path) -> None:
+def test_fetch_uses_the_first_source_with_the_published_tensors(tmp_path: Path) -> None:
     source, path = Sources(), tmp_path / "cache" / "tiny.h5"
     other = random_tensors(SHAPES, seed=1)
     tried = [source("first", None), source("second", other), source("third", TENSORS), source("fourth", TENSORS)]
@@ -284,20 +284,20 @@ def test_fetch_takes_the_first_source_that_has_the_published_tensors(tmp_path: P
     assert equal(weights_files.read_verified(path, SPEC), TENSORS)
 
 
-def test_fetch_asks_no_source_where_the_file_is_there(file: Path) -> None:
+def test_fetch_uses_no_source_if_the_file_exists(file: Path) -> None:
     source = Sources()
     assert fetch(SPEC, [source("first", TENSORS)], file) == "already fetched, verified"
     assert source.asked == []
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "text"])
-def test_fetch_replaces_a_file_that_is_not_right(file: Path, how: str) -> None:
+def test_fetch_replaces_a_wrong_file(file: Path, how: str) -> None:
     damage(file, how)
     assert fetch(SPEC, [Sources()("first", TENSORS)], file) == "the source called first"
     assert equal(weights_files.read_verified(file, SPEC), TENSORS)
 
 
-def test_fetch_refuses_other_tensors_and_names_what_each_source_had(tmp_path: Path) -> None:
+def test_fetch_refuses_other_tensors_and_reports_each_source(tmp_path: Path) -> None:
     source, path, other = Sources(), tmp_path / "tiny.h5", random_tensors(SHAPES, seed=1)
     with pytest.raises(WeightsError) as refused:
         fetch(SPEC, [source("first", None), source("second", other)], path)
@@ -307,7 +307,9 @@ def test_fetch_refuses_other_tensors_and_names_what_each_source_had(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fetch_goes_on_to_the_next_source_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch_continues_with_the_next_source_and_reports_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def give() -> Path:
         return Path(tmp_path.read_text())
 
@@ -325,7 +327,7 @@ def test_fetch_goes_on_to_the_next_source_and_says_why(tmp_path: Path, capsys: p
     assert "is damaged or is not a Keras weights file" in lines[1]
 
 
-def test_fetch_asks_nobody_where_the_folder_cannot_be_made(tmp_path: Path) -> None:
+def test_fetch_uses_no_source_if_the_folder_cannot_be_created(tmp_path: Path) -> None:
     source = Sources()
     (tmp_path / "file").touch()
     with pytest.raises(WeightsError, match=r"cannot be written: .*; set another folder with --cache or "):
@@ -344,7 +346,7 @@ def no_space() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_fetch_leaves_nothing_behind_where_there_is_no_space(tmp_path: Path) -> None:
+def test_fetch_leaves_no_files_if_the_disk_is_full(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "tiny.h5"
     with no_space(), pytest.raises(WeightsError, match=r"tiny\.h5 cannot be written: "):
         fetch(SPEC, [Sources()("first", TENSORS)], path)
@@ -361,7 +363,7 @@ def test_fetch_leaves_nothing_behind_where_there_is_no_space(tmp_path: Path) -> 
         (["fetch", "vgg16", "--sha256", "abc"], "'abc' is not a digest; use 64 hexadecimal digits"),
     ],
 )
-def test_the_command_takes_every_spelling_of_a_model_and_refuses_what_is_none(
+def test_the_command_accepts_every_spelling_of_a_model_and_refuses_others(
     arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
@@ -382,7 +384,7 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_service_does_not_load_weights_that_were_altered(random_vgg16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_does_not_load_altered_weights(random_vgg16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # TensorFlow may run in this process already, and takes no other number of threads then.
     monkeypatch.setattr(model_loading, "use_threads", lambda _: None)
     published = weights_files.tensors_sha256(weights_files.read(random_vgg16, VGG16))
@@ -393,7 +395,7 @@ def test_a_service_does_not_load_weights_that_were_altered(random_vgg16: Path, m
     assert HOW_TO_GET in str(refused.value)
 
 
-def test_a_service_without_weights_ends_before_it_opens_its_port(tmp_path: Path) -> None:
+def test_a_service_without_weights_exits_before_it_opens_its_port(tmp_path: Path) -> None:
     path, port = tmp_path / "vgg16.h5", free_port()
     environment = {"EMBEDDER_LISTEN_ADDRESS": f"127.0.0.1:{port}", "EMBEDDER_WEIGHTS": str(path)}
     log = tmp_path / "log"

@@ -98,7 +98,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("colour", PATCHES, ids=str)
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_a_colour_of_a_wide_space_is_shown_as_its_definition_says(
+def test_a_colour_of_a_wide_space_is_converted_by_its_definition(
     file_format: str, space: str, colour: tuple[int, int, int]
 ) -> None:
     profile, xyz, gamma = SPACES[space]
@@ -115,7 +115,7 @@ def by_libvips(content: bytes) -> NDArray[Any]:
 
 @pytest.mark.parametrize("colour", [*PATCHES, (250, 10, 10), (10, 200, 30), (20, 20, 250), (250, 250, 5)], ids=str)
 @pytest.mark.parametrize("name", ["P3", "Adobe", "ProPhoto"])
-def test_colours_outside_of_srgb_are_cut_as_libvips_cuts_them(name: str, colour: tuple[int, int, int]) -> None:
+def test_colours_outside_of_srgb_are_clipped_like_in_libvips(name: str, colour: tuple[int, int, int]) -> None:
     profile = {"P3": P3_PROFILE, "Adobe": ADOBE_PROFILE, "ProPhoto": PROPHOTO_PROFILE}[name]
     content = encode(patch(colour), "PNG", icc_profile=profile)
     assert np.abs(shown(content) - by_libvips(content)).max() <= 2
@@ -125,12 +125,12 @@ INKS = [(0, 0, 0, 0), (0, 0, 0, 255), (255, 255, 255, 255), (200, 40, 10, 0), (1
 
 
 @pytest.mark.parametrize("inks", INKS, ids=str)
-def test_inks_are_shown_as_their_profile_says(inks: tuple[int, ...]) -> None:
+def test_inks_are_converted_by_their_profile(inks: tuple[int, ...]) -> None:
     content = encode(patch(inks, "CMYK"), "TIFF", icc_profile=CMYK_PROFILE)
     assert np.abs(shown(content) - by_libvips(content)).max() <= 3
 
 
-def test_inks_of_a_jpeg_have_their_profile_too() -> None:
+def test_inks_of_a_jpeg_are_converted_by_their_profile() -> None:
     tagged, bare = (
         encode(patch((200, 40, 10, 0), "CMYK"), "JPEG", quality=100, **options)
         for options in ({"icc_profile": CMYK_PROFILE}, {})
@@ -149,7 +149,7 @@ def test_a_grey_image_has_the_curve_of_its_profile(mode: str, grey: int) -> None
         assert np.abs(shown(content) - expected).max() <= 2
 
 
-def test_colours_of_a_palette_and_of_16_bits_have_their_profile_too() -> None:
+def test_palettes_and_16_bit_colours_are_converted_by_their_profile() -> None:
     chunk = icc_chunk(P3_PROFILE)
     samples = np.full((SIDE, SIDE, 3), (180, 150, 130), np.uint64)
     for content in (
@@ -163,7 +163,7 @@ def icc_chunk(profile: bytes) -> bytes:
     return png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(profile))
 
 
-def test_what_is_transparent_is_white_in_any_colour_space() -> None:
+def test_transparency_is_white_in_any_colour_space() -> None:
     image = patch((180, 150, 130)).convert("RGBA")
     image.putalpha(0)
     assert shown(encode(image, "PNG", icc_profile=PROPHOTO_PROFILE)).tolist() == [255, 255, 255]
@@ -242,7 +242,7 @@ def test_the_profile_of_a_lab_image_is_ignored() -> None:
 
 @pytest.mark.parametrize("shape", ["squash", "pad", "crop", "native"])
 @pytest.mark.parametrize("region", [None, Region(0.25, 0.25, 0.75, 1)], ids=str)
-def test_every_policy_converts_what_it_shows_and_no_bars(shape: Any, region: Region | None) -> None:
+def test_every_policy_converts_the_image_and_not_the_bars(shape: Any, region: Region | None) -> None:
     wide = Image.new("RGB", (128, 64), (180, 150, 130))
     policy = InputPolicy(shape, 64)
     tagged = decode(encode(wide, "PNG", icc_profile=P3_PROFILE), policy, region)
@@ -272,7 +272,7 @@ def test_a_large_jpeg_with_a_profile_is_scaled_while_it_is_decoded(mode: str, mo
 
 
 @pytest.mark.parametrize("space", ["P3", "Adobe", "ProPhoto", "CMYK"])
-def test_converting_the_small_image_shows_nearly_what_converting_the_large_one_shows(space: str) -> None:
+def test_converting_after_the_resize_is_nearly_equal_to_converting_before(space: str) -> None:
     profile = {"P3": P3_PROFILE, "Adobe": ADOBE_PROFILE, "ProPhoto": PROPHOTO_PROFILE, "CMYK": CMYK_PROFILE}[space]
     content = encode(PHOTOGRAPH.convert("CMYK" if space == "CMYK" else "RGB"), "TIFF", icc_profile=profile)
     image = pyvips.Image.new_from_buffer(content, "")
@@ -422,18 +422,18 @@ def convert_by_mutated_profiles(seed: int, count: int) -> None:
     assert grown < 100
 
 
-def test_mutated_profiles_neither_end_nor_hold_the_process() -> None:
+def test_mutated_profiles_neither_crash_nor_block_the_process() -> None:
     convert_by_mutated_profiles(0, 300)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(1, 4))
-def test_thousands_of_mutated_profiles_neither_end_nor_hold_the_process(seed: int) -> None:
+def test_thousands_of_mutated_profiles_neither_crash_nor_block_the_process(seed: int) -> None:
     convert_by_mutated_profiles(seed, 3000)
 
 
-def test_inks_without_a_profile_are_converted_plainly() -> None:
+def test_inks_without_a_profile_are_converted_by_pillow() -> None:
     inks = np.dstack([np.full((SIDE, SIDE, 3), 100), np.zeros((SIDE, SIDE))]).astype(np.uint8)
     assert np.abs(shown(tiff(inks, 8, CMYK)) - 155).max() <= 1
 

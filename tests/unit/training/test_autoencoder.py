@@ -27,7 +27,7 @@ def test_every_unit_of_every_layer_gets_a_gradient(size: int, latent: int) -> No
 
 
 @pytest.mark.parametrize(("size", "map_side"), [(32, 4), (64, 4), (96, 3), (224, 7), (256, 4), (288, 9), (512, 4)])
-def test_images_come_out_in_the_size_in_which_they_go_in(size: int, map_side: int) -> None:
+def test_decoded_images_have_the_input_size(size: int, map_side: int) -> None:
     check_size(size)
     assert size >> halvings(size) == map_side
     network = build_autoencoder(size, 16)

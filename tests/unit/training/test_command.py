@@ -62,7 +62,7 @@ def invoke(*arguments: object) -> tuple[int, str, str]:
 
 
 @pytest.mark.soak
-def test_a_kill_and_ctrl_c_cost_one_epoch_each(photographs: Path, tmp_path: Path) -> None:
+def test_a_kill_and_ctrl_c_lose_one_epoch_each(photographs: Path, tmp_path: Path) -> None:
     folder, target = tmp_path / "photographs", tmp_path / "my crops"
     shutil.copytree(photographs, folder)
     (folder / "cut.jpg").write_bytes((folder / "rocket-00.jpg").read_bytes()[:500])
@@ -112,7 +112,7 @@ def test_a_kill_and_ctrl_c_cost_one_epoch_each(photographs: Path, tmp_path: Path
     assert [float(row["validation_loss"]) for row in rows] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_run_in_one_go(photographs: Path, tmp_path: Path) -> None:
+def test_a_training_without_a_stop(photographs: Path, tmp_path: Path) -> None:
     target = tmp_path / "models" / "crops"
     code, output, errors = invoke(photographs, "-o", target, *OPTIONS, "--epochs=2", "--limit=40", "--seed=7", "--flip")
     assert code == 0, errors
@@ -128,7 +128,7 @@ def test_a_run_in_one_go(photographs: Path, tmp_path: Path) -> None:
     assert "use --force to replace it at the end of the training" in errors
 
 
-def test_what_cannot_be_trained_on_is_said(photographs: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_are_reported(photographs: Path, tmp_path: Path) -> None:
     empty, target = tmp_path / "empty", tmp_path / "model"
     empty.mkdir()
     (tmp_path / "file").write_text("")
@@ -176,9 +176,7 @@ def copy_of(photographs: Path, folder: Path) -> list[str]:
         ("flowers.training/photographs", ["--force"]),
     ],
 )
-def test_images_are_never_removed_from_where_the_training_writes(
-    photographs: Path, tmp_path: Path, place: str, force: list[str]
-) -> None:
+def test_a_folder_with_images_is_never_removed(photographs: Path, tmp_path: Path, place: str, force: list[str]) -> None:
     names = copy_of(photographs, tmp_path / place)
     # To all appearances it is a model, and the work of a training.
     mark = tmp_path / Path(place).parts[0] / ("lock" if "training" in place else "model.json")
@@ -190,7 +188,7 @@ def test_images_are_never_removed_from_where_the_training_writes(
     assert mark.exists()
 
 
-def test_without_output_the_model_is_beside_in_the_current_directory(
+def test_without_output_the_model_is_in_the_current_directory(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = copy_of(photographs, tmp_path / "data" / "Flowers")
@@ -209,7 +207,7 @@ def test_without_output_the_model_is_beside_in_the_current_directory(
 
 
 @pytest.mark.parametrize("named", ["link", "."])
-def test_a_model_is_replaced_by_whatever_name_it_is_called(
+def test_a_model_is_replaced_by_any_spelling_of_its_path(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     model = tmp_path / "models" / "flowers"
@@ -225,7 +223,7 @@ def test_a_model_is_replaced_by_whatever_name_it_is_called(
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["flowers"]
 
 
-def test_a_damaged_state_ends_the_command_with_what_helps(photographs: Path, tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported_with_advice(photographs: Path, tmp_path: Path) -> None:
     work = tmp_path / "model.training"
     Checkpoints(work).close()
     (work / "state.json").write_text("")

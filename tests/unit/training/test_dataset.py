@@ -32,7 +32,7 @@ def unreadable() -> bytes:
     raise PermissionError(13, "Permission denied")
 
 
-def test_bad_files_are_left_out_and_listed(photographs: Path, tmp_path: Path) -> None:
+def test_bad_files_are_skipped_and_listed(photographs: Path, tmp_path: Path) -> None:
     good = image_files(photographs)
     content = good[0].read()
     bomb = BytesIO()
@@ -65,7 +65,7 @@ def test_bad_files_are_left_out_and_listed(photographs: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("error", "raised"), [(MemoryError(), TrainingError), (TypeError("a fault"), TypeError)], ids=repr
 )
-def test_what_is_no_files_fault_ends_the_training_and_skips_no_file(
+def test_errors_that_are_not_a_files_fault_end_the_training(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
 ) -> None:
     def fail(*_: object) -> None:
@@ -87,7 +87,7 @@ def test_a_lack_of_memory_in_pillow_skips_no_file(
         prepared(image_files(photographs), tmp_path)
 
 
-def test_copies_of_an_image_never_lie_in_both_parts(photographs: Path, tmp_path: Path) -> None:
+def test_copies_of_an_image_are_never_in_both_parts(photographs: Path, tmp_path: Path) -> None:
     files = image_files(photographs)
     images = prepared(files + files, tmp_path)
     training, validation = ({row % len(files) for row in part} for part in (images.training, images.validation))
@@ -106,12 +106,12 @@ def test_parts_do_not_depend_on_names_or_order(photographs: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("part", "images"), [(0.001, 1), (0.1, 7), (0.5, 36)])
-def test_the_part_for_validation_is_as_asked_for(photographs: Path, tmp_path: Path, part: float, images: int) -> None:
+def test_validation_has_the_requested_fraction(photographs: Path, tmp_path: Path, part: float, images: int) -> None:
     found = prepared(image_files(photographs), tmp_path, part)
     assert (len(found.validation), len(found.training)) == (images, 72 - images)
 
 
-def test_an_epoch_is_the_same_whenever_it_comes(photographs: Path, tmp_path: Path) -> None:
+def test_an_epoch_does_not_depend_on_earlier_epochs(photographs: Path, tmp_path: Path) -> None:
     images = prepared(image_files(photographs), tmp_path)
     whole = epochs_of(images, range(4), flip=True)
     rest = epochs_of(images, range(2, 4), flip=True)
@@ -142,7 +142,7 @@ def test_about_half_of_the_images_are_mirrored(photographs: Path, tmp_path: Path
     assert 0.25 < mirrored.mean() < 0.75
 
 
-def test_networks_are_to_give_what_they_are_given(photographs: Path, tmp_path: Path) -> None:
+def test_targets_equal_inputs(photographs: Path, tmp_path: Path) -> None:
     images = prepared(image_files(photographs), tmp_path)
     batches = [
         *dataset.training_batches(images, 16, 0, range(1), flip=True),
@@ -154,7 +154,7 @@ def test_networks_are_to_give_what_they_are_given(photographs: Path, tmp_path: P
     assert np.array_equal(validation, images.pixels[images.validation].astype(np.float32) / 255)
 
 
-def test_the_mean_image_s_loss(photographs: Path, tmp_path: Path) -> None:
+def test_mean_image_loss_is_the_error_of_the_mean_training_image(photographs: Path, tmp_path: Path) -> None:
     images = prepared(image_files(photographs), tmp_path)
     training, validation = (images.pixels[part] / 255 for part in (images.training, images.validation))
     expected = np.square(validation - training.mean(axis=0)).mean()
@@ -171,13 +171,13 @@ def test_too_few_different_images_are_refused(photographs: Path, tmp_path: Path)
     assert not (tmp_path / dataset.DESCRIPTION).exists()
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_written(photographs: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_writing(photographs: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"need \d+\.\d GB in .* are free; use a smaller --size or a --limit"):
         dataset.prepare(image_files(photographs), tmp_path, 1_000_000, lambda _: None)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_limit_takes_some_of_all(photographs: Path) -> None:
+def test_a_limit_samples_the_files(photographs: Path) -> None:
     files = image_files(photographs)
     some = dataset.choose(files, 20, seed=3)
     assert [files.index(file) for file in some] == sorted({files.index(file) for file in some})
@@ -187,7 +187,7 @@ def test_a_limit_takes_some_of_all(photographs: Path) -> None:
     assert dataset.choose(files, 100, seed=3) == files
 
 
-def test_a_set_of_files_is_known_by_names_and_stamps(photographs: Path) -> None:
+def test_the_digest_of_files_depends_on_names_and_stamps(photographs: Path) -> None:
     files = image_files(photographs)
     changed = [ImageFile(files[0].name, "another", files[0].read), *files[1:]]
     digests = {dataset.digest_of(some) for some in (files, changed, files[1:], list(reversed(files)))}

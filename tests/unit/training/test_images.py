@@ -70,7 +70,7 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
-def test_pixels_are_the_embedder_s(content: bytes) -> None:
+def test_pixels_equal_the_embedders_pixels(content: bytes) -> None:
     limits = Limits(20_000_000, MAX_IMAGE_PIXELS)
     embedder = ImageDecoder(InputPolicy("squash", 64), limits, PixelBudget(limits.max_image_pixels))
     pixels = decode(content, 64)
@@ -84,7 +84,7 @@ def test_an_image_that_is_too_large_is_refused_by_its_header() -> None:
         decode(content, 32)
 
 
-def test_a_file_that_the_embedder_refuses_is_no_image_to_train_on() -> None:
+def test_a_file_that_the_embedder_refuses_is_not_used_for_training() -> None:
     content = tiff(np.asarray(GRADIENT) >> 2, 14, 1)
     with pytest.raises(UnusableError, match="BitsPerSample 14"):
         decode(content, 32)

@@ -72,7 +72,7 @@ def loss_of_saved(trained: Trained) -> float:
     return float(np.square(decoder(encoder(images)).numpy() - images).mean())
 
 
-def test_it_learns(trained: Trained) -> None:
+def test_the_validation_loss_decreases(trained: Trained) -> None:
     result, epochs = trained.result, trained.recorder.epochs
     assert [epoch.number for epoch in epochs] == list(range(1, 13))
     assert (result.epochs, result.stopped_early) == (12, False)
@@ -80,7 +80,7 @@ def test_it_learns(trained: Trained) -> None:
     assert epochs[-1].loss < 0.5 * epochs[0].loss
 
 
-def test_every_latent_value_tells_images_apart(trained: Trained) -> None:
+def test_every_latent_value_differs_between_images(trained: Trained) -> None:
     encoder = keras.saving.load_model(trained.result.folder / "encoder.keras")
     vectors = encoder(trained.pixels.astype(np.float32) / 255).numpy()
     assert vectors.shape == (72, SETTINGS.latent)
@@ -89,7 +89,7 @@ def test_every_latent_value_tells_images_apart(trained: Trained) -> None:
     assert (np.abs(np.corrcoef(vectors.T) - np.eye(SETTINGS.latent)) < 0.98).all()
 
 
-def test_the_folder_says_what_is_in_it(trained: Trained) -> None:
+def test_the_model_folder_describes_the_training(trained: Trained) -> None:
     folder, best = trained.result.folder, trained.result.best
     assert sorted(path.name for path in folder.iterdir()) == FILES
     assert not work_folder(folder).exists()
@@ -118,7 +118,7 @@ def test_the_folder_says_what_is_in_it(trained: Trained) -> None:
             assert len(picture.convert("RGB").getcolors(maxcolors=2**24) or []) > 50
 
 
-def test_the_best_network_is_saved_and_patience_ends(photographs: Path, tmp_path: Path) -> None:
+def test_the_best_epoch_is_saved_and_patience_ends_the_training(photographs: Path, tmp_path: Path) -> None:
     # At such a rate the network is soon of no use.
     settings = replace(SETTINGS, learning_rate=0.1, epochs=40, patience=2)
     recorder = Recorder()
@@ -133,7 +133,7 @@ def test_the_best_network_is_saved_and_patience_ends(photographs: Path, tmp_path
     assert result.best.validation_loss != pytest.approx(recorder.epochs[-1].validation_loss, rel=1e-5)
 
 
-def test_what_is_saved_gives_the_loss_that_is_said(trained: Trained) -> None:
+def test_the_saved_model_has_the_reported_loss(trained: Trained) -> None:
     assert loss_of_saved(trained) == pytest.approx(trained.result.best.validation_loss, rel=1e-4)
 
 
@@ -170,7 +170,9 @@ def copied(interrupted: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_it_goes_on_as_if_it_had_not_ended(photographs: Path, trained: Trained, copied: Path) -> None:
+def test_a_resumed_training_has_the_result_of_an_uninterrupted_one(
+    photographs: Path, trained: Trained, copied: Path
+) -> None:
     assert not copied.exists()
     recorder = Recorder()
     result = train(image_files(photographs), copied, SETTINGS, recorder)
@@ -183,7 +185,7 @@ def test_it_goes_on_as_if_it_had_not_ended(photographs: Path, trained: Trained, 
     assert not work_folder(copied).exists()
 
 
-def test_it_goes_on_where_no_epoch_was_done(photographs: Path, tmp_path: Path) -> None:
+def test_a_training_resumes_without_a_finished_epoch(photographs: Path, tmp_path: Path) -> None:
     files, target, settings = image_files(photographs), tmp_path / "model", replace(SETTINGS, epochs=1)
     with pytest.raises(KilledError):
         train(files, target, settings, Killer(0))
@@ -223,7 +225,7 @@ def test_other_images_are_refused(photographs: Path, interrupted: Path) -> None:
         train(image_files(photographs)[1:], interrupted, SETTINGS, Recorder())
 
 
-def test_force_begins_anew_and_replaces(photographs: Path, copied: Path) -> None:
+def test_force_starts_again_and_replaces_the_model(photographs: Path, copied: Path) -> None:
     files = image_files(photographs)
     copied.mkdir()
     old = '{"format": 1, "kind": "encoder"}'
@@ -244,7 +246,7 @@ def test_force_begins_anew_and_replaces(photographs: Path, copied: Path) -> None
     assert [path.name for path in copied.parent.iterdir()] == ["model"]
 
 
-def test_a_folder_that_is_no_model_is_never_replaced(photographs: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_model_is_never_replaced(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("mine")
     for force in (False, True):
         with pytest.raises(TrainingError, match="exists and is not a model folder"):
@@ -264,7 +266,7 @@ def test_a_model_folder_with_a_users_own_files_is_never_replaced(photographs: Pa
         train(image_files(photographs), tmp_path, SETTINGS, Recorder(), force=True)
 
 
-def test_what_others_put_into_a_work_folder_stays(tmp_path: Path) -> None:
+def test_other_files_in_a_work_folder_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "model.training")
     checkpoints.begin()
     (checkpoints.folder / "letters.txt").write_text("mine")
@@ -274,7 +276,7 @@ def test_what_others_put_into_a_work_folder_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "with a lock", "file", "link"])
-def test_a_work_folder_that_is_no_training_s_is_never_emptied(photographs: Path, tmp_path: Path, kind: str) -> None:
+def test_a_folder_that_no_training_wrote_is_never_emptied(photographs: Path, tmp_path: Path, kind: str) -> None:
     work = work_folder(tmp_path / "model")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "letters.txt").write_text("mine")
@@ -292,7 +294,7 @@ def test_a_work_folder_that_is_no_training_s_is_never_emptied(photographs: Path,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_empty_work_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_work_folder_is_used(tmp_path: Path) -> None:
     Checkpoints(tmp_path).close()
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
@@ -301,9 +303,7 @@ def test_an_empty_work_folder_is_taken(tmp_path: Path) -> None:
     "state",
     ["", '{"configuration": {}, "ep', "[]", "{}", '{"configuration": {}, "epochs": [{"number": 1}]}', '"\\ud800"'],
 )
-def test_a_state_that_cannot_be_read_is_told_and_force_begins_anew(
-    photographs: Path, tmp_path: Path, state: str
-) -> None:
+def test_an_unreadable_state_is_reported_and_force_starts_again(photographs: Path, tmp_path: Path, state: str) -> None:
     work = work_folder(tmp_path / "model")
     Checkpoints(work).close()
     (work / "state.json").write_text(state)
@@ -315,13 +315,13 @@ def test_a_state_that_cannot_be_read_is_told_and_force_begins_anew(
     assert json.loads((work / "state.json").read_text())["epochs"] == []
 
 
-def test_a_checkpoint_that_is_damaged_is_told(photographs: Path, copied: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(photographs: Path, copied: Path) -> None:
     (work_folder(copied) / "epoch-00002.keras").write_bytes(b"")
     with pytest.raises(TrainingError, match=r"epoch-00002\.keras is missing or damaged; remove .*model\.training to"):
         train(image_files(photographs), copied, SETTINGS, Recorder())
 
 
-def test_the_model_is_on_the_disk_before_its_training_goes(
+def test_the_model_is_on_the_disk_before_the_checkpoints_are_removed(
     photographs: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
@@ -359,7 +359,7 @@ def test_too_few_images_leave_nothing_behind(photographs: Path, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_loss_that_is_no_number_is_told(photographs: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_reported(photographs: Path, tmp_path: Path) -> None:
     # Weights that are infinite after the first step.
     settings = replace(SETTINGS, learning_rate=1e38)
     with pytest.raises(TrainingError, match=r"the loss of epoch 1 is not finite; try a smaller --learning-rate than"):
@@ -382,7 +382,7 @@ def test_an_encoder_without_usable_vectors_is_not_saved(trained: Trained, tmp_pa
     assert not (tmp_path / "model").exists()
 
 
-def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     first = Checkpoints(tmp_path / "work")
     with pytest.raises(TrainingError, match=r"another training is running in .*work"):
         Checkpoints(tmp_path / "work")
@@ -390,7 +390,7 @@ def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
     Checkpoints(tmp_path / "work").close()
 
 
-def test_the_learning_rate_is_halved_where_nothing_gets_better() -> None:
+def test_the_learning_rate_is_halved_on_a_plateau() -> None:
     falling = [Epoch(number, 1.0, 1.0 / number, 0.1) for number in range(1, 4)]
     flat = [Epoch(number, 1.0, 0.5, 0.1) for number in range(4, 12)]
     rates = [learning_rate(0.8, [*falling, *flat][:number]) for number in range(12)]
@@ -413,11 +413,11 @@ def test_the_learning_rate_is_halved_where_nothing_gets_better() -> None:
         *((network, f"own_{network}") for network in NETWORKS),
     ],
 )
-def test_a_model_s_name_is_one_that_the_embedder_takes(folder: str, name: str) -> None:
+def test_the_embedder_accepts_the_name_of_a_model(folder: str, name: str) -> None:
     target = Path("models") / folder
     assert trained_model.model_name(target) == name
     assert parse_model_name(f"{name}={target}") == EncoderName(name, target)
 
 
-def test_all_settings_but_two_are_fixed() -> None:
+def test_a_resumed_training_may_change_only_epochs_and_patience() -> None:
     assert asdict(SETTINGS).keys() - SETTINGS.configuration().keys() == {"epochs", "patience"}

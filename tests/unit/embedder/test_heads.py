@@ -31,7 +31,7 @@ def by_formula(head: str, cells: NDArray[np.float64]) -> float:
 
 @pytest.mark.parametrize("head", ["avg", "max", "gem"])
 @pytest.mark.parametrize("shape", [(2, 7, 7, 5), (1, 3, 9, 4), (3, 1, 1, 6)])
-def test_a_global_head_is_its_formula(head: str, shape: tuple[int, int, int, int]) -> None:
+def test_a_global_head_computes_its_formula(head: str, shape: tuple[int, int, int, int]) -> None:
     maps = feature_maps(*shape)
     expected = [
         [by_formula(head, maps[n, :, :, c].astype(np.float64)) for c in range(shape[3])] for n in range(shape[0])
@@ -57,7 +57,7 @@ def rmac_by_formula(image: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 7, 8), (1, 12, 16, 4), (1, 16, 5, 4), (2, 1, 1, 3), (1, 2, 3, 3)])
-def test_rmac_is_its_formula(shape: tuple[int, int, int, int]) -> None:
+def test_rmac_computes_its_formula(shape: tuple[int, int, int, int]) -> None:
     maps = feature_maps(*shape)
     np.testing.assert_allclose(HEADS["rmac"](maps), [rmac_by_formula(image) for image in maps], rtol=1e-5, atol=1e-6)
 
@@ -105,7 +105,7 @@ def test_flatten_keeps_every_value_rows_first() -> None:
     assert flat[1, (2 * 4 + 3) * 5 + 1] == maps[1, 2, 3, 1]
 
 
-def test_unit_length_leaves_zeros_alone() -> None:
+def test_unit_length_does_not_change_zeros() -> None:
     scaled = unit_length(np.array([[3, 4], [0, 0]], np.float32))
     np.testing.assert_allclose(scaled, np.array([[0.6, 0.8], [0, 0]]), rtol=1e-6)
 
@@ -118,7 +118,7 @@ def test_unit_length_holds_for_very_short_and_very_long_rows() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_unit_length_never_hides_a_value_that_is_not_finite(value: float) -> None:
+def test_unit_length_keeps_values_that_are_not_finite(value: float) -> None:
     scaled = unit_length(np.array([[1, value], [3, 4]], np.float32))
     assert not np.isfinite(scaled[0]).all()
     np.testing.assert_allclose(scaled[1], [0.6, 0.8], rtol=1e-6)
