@@ -21,7 +21,7 @@ from demo.local_stack import LocalStack, StartError, local_stack, stop_on_signal
 from demo.photographs import EDITS, MAX_STEM, write_edited_copies, write_photographs
 from demo.results import Outcome, misses_of, table_of
 from imagesearch_analysis.query_plot import QueryHits, plot_queries
-from imagesearch_cli.load_progress import show_progress
+from imagesearch_cli.progress import show_load
 from imagesearch_client import Client, Metric, ServiceError
 from imagesearch_ingest.load.bulk_clients import Endpoint
 from imagesearch_ingest.load.job import LoadJob, load
@@ -113,7 +113,7 @@ def ingest(client: Client, stack: LocalStack, folder: Path) -> LoadReport:
     """Load a folder like `imagesearch ingest FOLDER`."""
     report = LoadReport()
     services = LoadServices(Endpoint(stack.search), Endpoint(stack.embedder), streams=2)
-    with show_progress(report, console):
+    with show_load(report, console):
         collection = ensure_collection(client, COLLECTION)
         # There is no second run, so the ledger is in memory.
         files = LocalFiles(ledger=None)

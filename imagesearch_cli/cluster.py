@@ -24,7 +24,8 @@ from imagesearch_cli.options import (
     output_option,
     seed_option,
 )
-from imagesearch_cli.snapshots import check_file, progress, snapshot_of
+from imagesearch_cli.progress import show_progress
+from imagesearch_cli.snapshots import check_file, snapshot_of
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_ingest.json_text import json_text
 
@@ -106,13 +107,13 @@ def cluster(
             with err.status("finding clusters"):
                 made = hdbscan(found, min_size or DEFAULT_MIN_SIZE, seed)
         else:
-            with progress(len(found)) as bar:
+            with show_progress(len(found)) as bar:
                 made = k_means(found, count, seed, bar.reach)
         write_table(output, found, made)
         if report is not None:
             write_sheet(report, found, made)
         if write_attribute:
-            with connected(target) as client, progress(len(found)) as bar:
+            with connected(target) as client, show_progress(len(found)) as bar:
                 gone = write_clusters(client, found, made, write_attribute, bar.reach)
         _summarise(found, made, gone, as_json=as_json)
     for path in (output, report):

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagesearch_cli.bars import show_progress
 from imagesearch_cli.connection import connected
-from imagesearch_cli.console import confirm, err, note, show
+from imagesearch_cli.console import confirm, note, show
 from imagesearch_cli.options import (
     DEFAULT_COLLECTION,
     AsJson,
@@ -19,7 +18,8 @@ from imagesearch_cli.options import (
     limit_option,
     seed_option,
 )
-from imagesearch_cli.snapshots import analysis_errors, progress, snapshot_of
+from imagesearch_cli.progress import show_progress
+from imagesearch_cli.snapshots import analysis_errors, snapshot_of
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import CodeSet, CodeSetStatus, Encoding
 from imagesearch_ingest.json_text import json_text
@@ -68,7 +68,7 @@ def create_codes(
     from imagesearch_analysis.codes import mean_vector, random_hyperplanes  # noqa: PLC0415
 
     with analysis_errors(), connected(target) as client:
-        with progress(client.get_codes(collection).image_count) as bar:
+        with show_progress(client.get_codes(collection).image_count) as bar:
             mean = mean_vector(client, collection, bar.reach)
         created = client.create_codes(collection, random_hyperplanes(mean, bits, seed).tolist())
         note(f"created codes of {bits} bits: version {created.version}")
@@ -89,7 +89,7 @@ def update_codes(
 
 def _encode(client: Client, collection: str) -> Encoding:
     """Encode the images without a code, show the progress, and return the last step."""
-    with show_progress(err) as bar:
+    with show_progress() as bar:
         steps = client.encode_images(collection)
         step = next(steps)
         bar.start(step.image_count)
@@ -181,7 +181,7 @@ def check_codes(
     with (
         snapshot_of(target, collection, None, snapshot) as found,
         connected(target) as client,
-        progress(min(queries, len(found))) as bar,
+        show_progress(min(queries, len(found))) as bar,
     ):
         checked = check(
             client, found, queries=queries, candidates=candidates, limit=limit, seed=seed, on_progress=bar.reach

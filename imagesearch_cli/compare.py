@@ -40,7 +40,8 @@ from imagesearch_cli.options import (
     TargetRole,
     output_option,
 )
-from imagesearch_cli.snapshots import analysis_errors, check_file, progress
+from imagesearch_cli.progress import show_progress
+from imagesearch_cli.snapshots import analysis_errors, check_file
 from imagesearch_cli.tables import Column, print_table
 from imagesearch_client import DEFAULT_EMBEDDER
 from imagesearch_client.types import Metric
@@ -140,7 +141,7 @@ def compare(
         runs = []
         for one in served:
             note(f"{one.name}: {len(wanted):,} images")
-            with progress(len(wanted)) as bar:
+            with show_progress(len(wanted)) as bar:
                 runs.append(run_model(one, pictures, wanted, vectors, bar.reach, note_waiting))
         comparison = measure(runs, pictures, task, wanted_metrics, sorted_cutoffs(cutoffs), vectors, seed)
         if as_json:

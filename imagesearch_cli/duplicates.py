@@ -22,7 +22,8 @@ from imagesearch_cli.options import (
     Where,
     output_option,
 )
-from imagesearch_cli.snapshots import check_file, progress, snapshot_of
+from imagesearch_cli.progress import show_progress
+from imagesearch_cli.snapshots import check_file, snapshot_of
 from imagesearch_client import DEFAULT_TARGET
 from imagesearch_client.types import Metric
 from imagesearch_ingest.json_text import json_text, rounded
@@ -145,10 +146,10 @@ def duplicates(
         limit = choice.threshold if choice else given
         judged = None if decisions is None else read_pairs(decisions, found)
         least = min(limit, limit - CURVE_BELOW if curve_from is None else curve_from) if curve else limit
-        with progress(len(found)) as bar:
+        with show_progress(len(found)) as bar:
             forest = compare_all(found, least, judged, bar.reach)
         groups = groups_above(forest, limit)
-        with progress(len(groups)) as bar:
+        with show_progress(len(groups)) as bar:
             members = list(members_of(found, groups, keep, limit, judged, bar.reach, trusted=trusted))
         summary = _counts(found, limit, members) | {"threshold_trusted": trusted}
         if output is not None:

@@ -47,7 +47,8 @@ from imagesearch_cli.options import (
     Where,
     output_option,
 )
-from imagesearch_cli.snapshots import check_file, progress, snapshot_of
+from imagesearch_cli.progress import show_progress
+from imagesearch_cli.snapshots import check_file, snapshot_of
 from imagesearch_cli.tables import Column, print_table
 from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
 from imagesearch_ingest.json_text import json_text
@@ -125,9 +126,9 @@ def evaluate(
         task = _task(found, file, by_attribute, role_column, roles, root or folder, sample, seed)
         tuning = collection_quality.IndexSearch(condition, ef=ef, nprobe=nprobe, search_list=search_list)
         search = None if exact_only else collection_quality.index_search(found, task, roles, role_column, tuning)
-        with embedder_errors(), progress(sum(query.file is not None for query in task.queries)) as bar:
+        with embedder_errors(), show_progress(sum(query.file is not None for query in task.queries)) as bar:
             task, failed = embed_queries(embedder_endpoint(embedder), found.fingerprint, task, bar.reach)
-        with progress(len(task.queries) * (2 if search else 1)) as bar:
+        with show_progress(len(task.queries) * (2 if search else 1)) as bar:
             quality = collection_quality.measure_collection(
                 client, found, task, sorted_cutoffs(cutoffs), search, failed=failed, seed=seed, on_progress=bar.reach
             )

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from imagesearch_cli.bars import show_progress
 from imagesearch_cli.connection import connected
-from imagesearch_cli.console import FAILED, confirm, err, note, show
+from imagesearch_cli.console import FAILED, confirm, note, show
 from imagesearch_cli.option_values import parse_attribute, parse_where
 from imagesearch_cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target, Where, Yes, limit_option
+from imagesearch_cli.progress import show_progress
 from imagesearch_cli.records import image_json, print_record, shown_attributes
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import AttributeValue
@@ -206,8 +206,7 @@ def _reported(collection: str, count: int) -> Iterator[Callable[[int], None]]:
         bar.reach(number)
 
     try:
-        with show_progress(err) as bar:
-            bar.start(count)
+        with show_progress(count) as bar:
             yield report
     except BaseException:
         note(f"deleted at least {deleted} of {count} images of {collection}; run the command again to delete the rest")

@@ -13,7 +13,6 @@ import typer
 from grpc_kit.credentials import CredentialsError
 from imagesearch_cli.connection import connected
 from imagesearch_cli.console import STOPPED, err, fail
-from imagesearch_cli.load_progress import show_progress
 from imagesearch_cli.load_setup import (
     check_end,
     check_rejects,
@@ -50,6 +49,7 @@ from imagesearch_cli.options import (
     RetrySeconds,
     Target,
 )
+from imagesearch_cli.progress import show_load
 from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
 from imagesearch_ingest.load.errors import LoadStoppedError
 from imagesearch_ingest.load.image_reader import DEFAULT_READERS
@@ -263,7 +263,7 @@ def ingest(
     try:
         if dry_run:
             files = dry_run_files(collection, target, ledger, rejects, restart=restart)
-            with show_progress(report, err):
+            with show_load(report):
                 job.dry_run(opened, files, options, report)
         else:
             embedders = embedder_endpoint(embedder) if via is Via.EMBEDDER else None
@@ -271,9 +271,9 @@ def ingest(
             with connected(target, code=STOPPED) as client:
                 into = plan_collection(client, collection)
                 files = load_files(client, collection, into, ledger, rejects, restart=restart)
-                with show_progress(report, err) as shown:
+                with show_load(report) as display:
                     if sys.stdin.isatty() and err.is_terminal and not yes:
-                        options = replace_fields(options, confirm_prune=partial(confirm_prune, shown))
+                        options = replace_fields(options, confirm_prune=partial(confirm_prune, display))
                     job.load(job.LoadJob(client, into, opened, services, files, options, report))
                 check_end(client, collection, into, report)
     except (LedgerError, OSError, CredentialsError) as error:

@@ -11,8 +11,8 @@ import typer
 from grpc_kit.errors import ServiceError
 from imagesearch_cli.connection import calling
 from imagesearch_cli.console import err, note
-from imagesearch_cli.load_progress import LoadProgress
 from imagesearch_cli.load_summary import print_gone
+from imagesearch_cli.progress import Display
 from imagesearch_client import Client
 from imagesearch_client.environment import EMBEDDER_TOKEN, TOKEN, tls_from_environment
 from imagesearch_client.types import Collection
@@ -42,9 +42,9 @@ def embedder_endpoint(address: str, token: str | None = None) -> Endpoint:
     return Endpoint(address, tls_from_environment(), os.environ.get(EMBEDDER_TOKEN, "") if token is None else token)
 
 
-def confirm_prune(progress: LoadProgress, gone: Sequence[MissingImages]) -> bool:
+def confirm_prune(display: Display, gone: Sequence[MissingImages]) -> bool:
     """Ask on the terminal whether to delete images that the sources no longer have."""
-    with progress.hidden():
+    with display.hidden():
         for each in gone:
             share = f"{100 * each.share:.3g} %"
             note(f"{each.count} of the {each.known} images of {each.source} are no longer there ({share}):")

@@ -20,7 +20,8 @@ from imagesearch_cli.options import (
     output_option,
     seed_option,
 )
-from imagesearch_cli.snapshots import check_file, progress, snapshot_of
+from imagesearch_cli.progress import show_progress
+from imagesearch_cli.snapshots import check_file, snapshot_of
 from imagesearch_client import DEFAULT_TARGET
 
 
@@ -79,6 +80,6 @@ def draw_map(
         images = [found.image(position) for position in positions]
         drawn = map_files.Map(title, images, points, map_files.palette_of(values) if color_by else None, color_by)
         write = map_files.write_map_page if output.suffix.lower() == ".html" else map_files.draw_map
-        with progress(len(positions)) as bar:
+        with show_progress(len(positions)) as bar:
             write(output, drawn, bar.reach)
     note(f"wrote {output}, {title}")

@@ -21,7 +21,8 @@ from imagesearch_cli.options import (
     limit_option,
     output_option,
 )
-from imagesearch_cli.snapshots import analysis_errors, check_file, progress, read_snapshot
+from imagesearch_cli.progress import show_progress
+from imagesearch_cli.snapshots import analysis_errors, check_file, read_snapshot
 from imagesearch_client import DEFAULT_TARGET
 from imagesearch_ingest.json_text import json_text
 
@@ -81,7 +82,7 @@ def neighbors(
             )
         with found:
             names = _names(found, id_attribute)
-            with progress(len(found)) as bar:
+            with show_progress(len(found)) as bar:
                 parts.compute(found, limit, with_self=include_self, on_progress=bar.reach)
             if parts.dropped:
                 note(f"{parts.dropped} parts of an earlier run belong to another collection or to other options")

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from grpc_kit.errors import ServiceError
-from imagesearch_cli.bars import show_progress
 from imagesearch_cli.connection import connected
-from imagesearch_cli.console import FAILED, NAMED, err, note, show
+from imagesearch_cli.console import FAILED, NAMED, note, show
 from imagesearch_cli.option_values import parse_index_parameters
 from imagesearch_cli.options import (
     DEFAULT_COLLECTION,
@@ -25,6 +24,7 @@ from imagesearch_cli.options import (
     ParallelReads,
     Target,
 )
+from imagesearch_cli.progress import show_progress
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import Collection, Metric
 from imagesearch_ingest.json_text import json_text
@@ -83,7 +83,7 @@ def reindex(
     Example: imagesearch reindex -c shop --new shop_2 --index hnsw --m 32
     """
     change = Change(model, index, parse_index_parameters(m, ef_construction, nlist), metric)
-    with connected(target) as client, show_progress(err) as progress:
+    with connected(target) as client, show_progress() as progress:
         old = client.get_collection(collection)
         aliases = [*(alias or []), *([] if keep_alias or old.name == collection else [collection])]
         check_aliases(client, aliases)

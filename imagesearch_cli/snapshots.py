@@ -1,4 +1,4 @@
-"""What commands on whole collections share: snapshots, checks of output files, progress and errors."""
+"""What commands on whole collections share: snapshots, checks of output files, and errors."""
 
 import signal
 import threading
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from imagesearch_cli.bars import Bar, show_progress
 from imagesearch_cli.connection import connected
-from imagesearch_cli.console import err, fail, note
+from imagesearch_cli.console import fail, note
 from imagesearch_cli.option_values import parse_where
+from imagesearch_cli.progress import show_progress
 
 if TYPE_CHECKING:
     from imagesearch_analysis.snapshot import Snapshot
@@ -42,14 +42,6 @@ def check_file(
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Bar]:
-    """Show the progress over `total` images."""
-    with show_progress(err) as bar:
-        bar.start(total)
-        yield bar
-
-
-@contextmanager
 def analysis_errors() -> Iterator[None]:
     """End the command with a message if an analysis fails, or a file cannot be read or written."""
     from imagesearch_analysis.errors import AnalysisError  # noqa: PLC0415 - NumPy takes a while to import
@@ -69,7 +61,7 @@ def read_snapshot(
 
     condition = parse_where(where)
     total = retry_timeouts(lambda: client.count(collection, where=condition))
-    with progress(total) as bar:
+    with show_progress(total) as bar:
         return take_snapshot(client, collection, folder, where=condition, replace=replace, on_progress=bar.reach)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
-from imagesearch_cli.bars import Bar, show_progress
-from imagesearch_cli.console import NAMED, err, note
+from imagesearch_cli.console import NAMED, note
+from imagesearch_cli.progress import Counter, show_progress
 
 if TYPE_CHECKING:
     from imagesearch_training.checkpoints import Epoch
@@ -19,7 +19,7 @@ class TrainingProgress:
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
         self._open = ExitStack()
-        self._bar: Bar | None = None
+        self._bar: Counter | None = None
         self.done: list[Epoch] = []
         self._interrupted = False
 
@@ -52,8 +52,7 @@ class TrainingProgress:
 
     def decoding_started(self, total: int) -> None:
         """Show a progress bar for `total` files."""
-        self._bar = self._open.enter_context(show_progress(err))
-        self._bar.start(total)
+        self._bar = self._open.enter_context(show_progress(total))
 
     def files_decoded(self, done: int) -> None:
         """Update the progress bar."""

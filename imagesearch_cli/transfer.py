@@ -7,10 +7,8 @@ import typer
 
 from grpc_kit.credentials import CredentialsError
 from grpc_kit.errors import FailedPreconditionError, NotFoundError
-from imagesearch_cli.bars import show_progress
 from imagesearch_cli.connection import connected
-from imagesearch_cli.console import STOPPED, err, fail, note, show
-from imagesearch_cli.load_progress import show_progress as load_progress
+from imagesearch_cli.console import STOPPED, fail, note, show
 from imagesearch_cli.load_setup import check_end, check_rejects, load_files, search_endpoint
 from imagesearch_cli.load_summary import finish
 from imagesearch_cli.option_values import parse_max_failed, parse_pairs, parse_where
@@ -34,6 +32,7 @@ from imagesearch_cli.options import (
     Where,
     output_option,
 )
+from imagesearch_cli.progress import show_load, show_progress
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import Collection, Metric
 from imagesearch_ingest.json_text import json_text
@@ -73,7 +72,7 @@ def export(
     from imagesearch_ingest.vector_files.export_parts import ExportError  # noqa: PLC0415
 
     condition = parse_where(where)
-    with connected(target) as client, show_progress(err) as progress:
+    with connected(target) as client, show_progress() as progress:
         total = client.count(collection, where=condition)
         progress.start(total)
         try:
@@ -180,7 +179,7 @@ def import_file(
             files = load_files(client, collection, into, ledger, rejects, restart=restart)
             services = LoadServices(search_endpoint(target), None, EMBEDDER_CALLS, vectors_only=True)
             options = LoadOptions(retry_seconds=retry_seconds, limit=limit, retry_failed=retry_failed, replace=replace)
-            with load_progress(load_report, err):
+            with show_load(load_report):
                 job.load(job.LoadJob(client, into, [source], services, files, options, load_report))
             if isinstance(into, PlannedCollection) and not load_report.listed and not load_report.stopped:
                 # An empty export makes an empty collection.

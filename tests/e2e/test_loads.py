@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from demo.local_stack import free_port
-from imagesearch_cli import load_progress
+from imagesearch_cli import progress
 from imagesearch_client import Client
 from tests.e2e.conftest import ONCE_AND_OFTEN, Stack
 from tests.e2e.test_restarts import eventually, restart
@@ -199,7 +199,7 @@ def test_a_dry_run_tells_what_is_left_to_do(command: Command, lite_address: str,
 def test_without_a_terminal_progress_is_lines_of_a_log(
     command: Command, name: str, many: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load_progress, "LOG_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.1)
     done = command.run("ingest", many)
     assert f"{IMAGES} of {IMAGES} images stored in {name}" in done.stdout
     assert " stored, 0 failed" in done.stderr

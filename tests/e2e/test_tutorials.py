@@ -158,7 +158,7 @@ def quick_reader(folder: Path, lite_address: str, embedder_address: str) -> Read
 
 # A command of each article that needs no network of its own.
 QUICK_COMMANDS = {
-    "InceptionV3": ("imagesearch plot euclid", "euclid.png"),
+    "InceptionV3": ("imagesearch plot -c euclid", "euclid.png"),
     "VGG16 features": ("imagesearch export", "features.h5"),
     "MobileNetV2": ("imagesearch neighbors", "similar.json"),
     "VGG features": ("imagesearch duplicates", "duplicates.csv"),
