@@ -188,7 +188,7 @@ def test_export_applies_the_filter(client: Client, name: str, tmp_path: Path) ->
     )
 
 
-def test_export_fails_on_an_invalid_page_token(client: Client, name: str, tmp_path: Path) -> None:
+def test_export_continues_after_an_invalid_page_token(client: Client, name: str, tmp_path: Path) -> None:
     images = fill(client, name, COUNT)
     target = tmp_path / "out.npz"
     with pytest.raises(StoppedError):
