@@ -143,7 +143,7 @@ class Collections:
         except NotFoundError as error:
             error.field = "alias.collection"
             raise
-        previous = await self.pointed_at(alias.name, "alias.name", deadline)
+        previous = await self.alias_target(alias.name, "alias.name", deadline)
         alias = Alias(alias.name, collection.name)
         if previous != collection.name:
             try:
@@ -152,20 +152,20 @@ class Collections:
                 self._cache.clear()
         return alias, previous
 
-    async def pointed_at(self, alias: str, field: str, deadline: Deadline) -> str:
+    async def alias_target(self, alias: str, field: str, deadline: Deadline) -> str:
         """Return the name of the collection that an alias points at; empty if there is no such alias.
 
         Raises InvalidArgumentError, and AlreadyExistsError if a collection has the name.
         """
         checks.check_collection_name(alias, field)
-        name = await self._pointed_at(alias, deadline)
+        name = await self._own_name(alias, deadline)
         if name == alias:
             taken = checks.collection_exists(alias)
             taken.field = field
             raise taken
         return name
 
-    async def _pointed_at(self, name: str, deadline: Deadline) -> str:
+    async def _own_name(self, name: str, deadline: Deadline) -> str:
         """Return the name of the collection with a name or an alias; empty if there is none."""
         try:
             return (await self._store.get_collection(name, deadline)).name
@@ -184,7 +184,7 @@ class Collections:
     async def delete_alias(self, name: str, deadline: Deadline) -> None:
         """Delete an alias, never its collection. Raises InvalidArgumentError, NotFoundError."""
         checks.check_collection_name(name, "name")
-        if await self._pointed_at(name, deadline) in ("", name):
+        if await self._own_name(name, deadline) in ("", name):
             raise NotFoundError("ALIAS_NOT_FOUND", f"there is no alias called {name}", field="name")
         try:
             await self._store.delete_alias(name, deadline)

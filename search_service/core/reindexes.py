@@ -94,7 +94,7 @@ class Reindexes:
         old, running = await self._running(source, deadline)
         self._require_hold(old, running)
         for position, name in enumerate(aliases):
-            await self._collections.pointed_at(name, f"aliases[{position}]", deadline)
+            await self._collections.alias_target(name, f"aliases[{position}]", deadline)
         await self._require_complete(old, running, deadline, allow_fewer=allow_fewer)
         # Deletions from the old collection must not reach the copy once the copy is in use.
         moving = replace(running, moving=True, hold_until=self._now() + MAX_HOLD)
