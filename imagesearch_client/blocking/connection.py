@@ -2,6 +2,7 @@
 """A connection to one service, and the rules of its calls: time limits, errors and retries."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -17,7 +18,7 @@ from grpc_kit.health import is_serving
 from grpc_kit.status import from_rpc_error
 from imagesearch_client.defaults import MAX_MESSAGE_BYTES
 from imagesearch_client.environment import tls_from_environment, tls_problems
-from imagesearch_client.retrying import retry
+from imagesearch_client.retrying import FIRST_PAUSE, retry
 
 Response = TypeVar("Response", bound=Message)
 
@@ -45,7 +46,7 @@ class Connection:
         Args:
             target: HOST:PORT, or a gRPC name such as "dns:///search:50052"; calls go to its addresses in turn. By
                 default the service that `make up` starts.
-            timeout: seconds for one attempt of a call. Streams have no time limit.
+            timeout: seconds for a call, with all its attempts. Streams have no time limit.
             retry_seconds: how long a call is repeated while the service asks to try again later; 0 never repeats.
             tls: the files for TLS; None connects in plain text.
             token: sent with each call; it requires TLS.
@@ -109,12 +110,18 @@ class Connection:
             request: its request.
             should_retry: whether an error allows another attempt; by default `is_refusal`.
         """
+        until = time.monotonic() + self._timeout
 
         def attempt() -> Response:
             with service_errors():
-                return method(request, timeout=self._timeout)
+                return method(request, timeout=until - time.monotonic())
 
-        return retry(attempt, self._retry_seconds, should_retry or is_refusal)
+        def may_repeat(error: Exception) -> bool:
+            pause = getattr(error, "retry_after", None) or FIRST_PAUSE
+            # The next attempt needs time too, or its error would only say that the time is over.
+            return (should_retry or is_refusal)(error) and time.monotonic() + 2 * pause < until
+
+        return retry(attempt, self._retry_seconds, may_repeat)
 
 
 def is_refusal(error: Exception) -> bool:

@@ -99,13 +99,13 @@ def service() -> Iterator[tuple[Service, str]]:
 def call(request: pytest.FixtureRequest, service: tuple[Service, str]) -> Any:
     """Calls a method of a new client."""
 
-    def run(method: str, *args: Any, retry_seconds: float = 5.0, **options: Any) -> Any:
+    def run(method: str, *args: Any, retry_seconds: float = 5.0, timeout: float = 30.0, **options: Any) -> Any:
         if request.param == "blocking":
-            with Client(service[1], retry_seconds=retry_seconds) as client:
+            with Client(service[1], timeout=timeout, retry_seconds=retry_seconds) as client:
                 return getattr(client, method)(*args, **options)
 
         async def run_async() -> Any:
-            async with AsyncClient(service[1], retry_seconds=retry_seconds) as client:
+            async with AsyncClient(service[1], timeout=timeout, retry_seconds=retry_seconds) as client:
                 return await getattr(client, method)(*args, **options)
 
         return asyncio.run(run_async())
@@ -133,6 +133,14 @@ def test_a_call_is_not_repeated_beyond_its_retry_budget(service: tuple[Service, 
     with pytest.raises(ResourceExhaustedError, match="busy"):
         call("count", "c", retry_seconds=0)
     assert servicer.calls == ["CountImages"] * 2
+
+
+def test_the_timeout_includes_the_repeated_attempts(service: tuple[Service, str], call: Any) -> None:
+    servicer, _ = service
+    servicer.errors = [ResourceExhaustedError("OVERLOADED", "busy", retry_after=0.6) for _ in range(100)]
+    with pytest.raises(ResourceExhaustedError, match="busy"):
+        call("count", "c", timeout=2, retry_seconds=60)
+    assert 1 < len(servicer.calls) <= 4
 
 
 def test_a_call_that_is_not_safe_to_repeat_is_repeated_only_after_a_refusal(
