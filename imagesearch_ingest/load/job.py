@@ -60,8 +60,8 @@ async def load_async(job: LoadJob) -> LoadReport:
     if not job.services.vectors_only and not collection.model:
         raise FailedPreconditionError(
             "MODEL_UNKNOWN",
-            f"the vectors of {collection.name} ({collection.fingerprint}) come from elsewhere, so no embedder can make more; "
-            "add ready vectors with import",
+            f"the vectors of {collection.name} ({collection.fingerprint}) come from elsewhere, so no embedder can make "
+            "more; add ready vectors with import",
         )
     with Ledger(files.ledger) as ledger, RejectsFile(files.rejects) as rejects:
         has_images = planned is None and await asyncio.to_thread(job.client.count, collection.name) > 0
