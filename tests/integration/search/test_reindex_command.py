@@ -34,9 +34,7 @@ def live(command: Command, photographs: Path, name: str) -> Iterator[str]:
     command("aliases", "delete", f"{name}_live")
 
 
-def test_load_after_a_reindex_skips_stored_images(
-    command: Command, live: str, name: str, photographs: Path
-) -> None:
+def test_load_after_a_reindex_skips_stored_images(command: Command, live: str, name: str, photographs: Path) -> None:
     report = json.loads(
         command("reindex", "-c", live, "--new", f"{name}_2", "--model", "mobilenet", "--root", photographs, "--json")
     )
@@ -45,9 +43,7 @@ def test_load_after_a_reindex_skips_stored_images(
     assert (again["stored"], again["skipped"]) == (0, FEW)
 
 
-def test_alias_never_moves_to_an_empty_collection(
-    command: Command, live: str, name: str, photographs: Path
-) -> None:
+def test_alias_never_moves_to_an_empty_collection(command: Command, live: str, name: str, photographs: Path) -> None:
     arguments = ("reindex", "-c", live, "--new", f"{name}_2", "--model", "mobilenet", "--root", photographs)
     kept = {path: path.read_bytes() for path in photographs.iterdir()}
     for path in kept:
