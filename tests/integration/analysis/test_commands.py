@@ -180,7 +180,7 @@ def test_plot_draws_files_and_stored_images(command: Command, client: Client, na
     [
         (["neighbors", "-c", "c", "-o", "x.txt"], "x.txt must end in .json, .jsonl, .parquet, .csv"),
         (["neighbors", "-c", "c", "-o", "/nowhere/x.json"], "the folder of /nowhere/x.json does not exist"),
-        (["neighbors", "-c", "c", "-o", "x.json", "--where", "a<b"], "is no number"),
+        (["neighbors", "-c", "c", "-o", "x.json", "--where", "a<b"], "which is not a number or a date"),
         (["duplicates", "-c", "c", "--curve-from", "0.5"], "has no effect without --curve"),
         (["duplicates", "-c", "c", "--precision", "0.5"], "has no effect without --judged-pairs"),
         (["map", "-c", "c", "-o", "x.png", "--color-by", "a b"], "'a b' is not an attribute name"),

@@ -52,7 +52,9 @@ def test_compare_measures_all_models_on_the_same_images(
         "cat/empty.png",
     }
     assert "3 images that failed" in shown
-    assert found["advice"] in " ".join(shown.split())
+    # The second run takes all vectors from the cache, so it may recommend another model because of its speed.
+    assert "Use mobilenet" in shown
+    assert found["advice"] in page.read_text()
     assert "IMAGE_FORMAT_UNSUPPORTED" in page.read_text()
 
     # The second run takes all vectors from the cache. It gets the same labels from a file.
