@@ -26,7 +26,7 @@ class CodeCalls(Connection):
         Args:
             collection: the collection of the images; it must be on a Milvus server.
             hyperplanes: shape [bits, dimension + 1]: a row for each bit, the components of the normal and then the
-                offset. `imagesearch_analysis.codes` fits them.
+                offset. `imagesearch_analysis.codes` makes random ones.
         """
         request = codes_pb2.CreateCodesRequest(collection=collection, transform=code_transform_to(hyperplanes))
         return code_set_from((self._call(self._codes.CreateCodes, request)).codes)

@@ -22,8 +22,8 @@ VERSION_DIGITS = 16
 class CodeTransform:
     """The map from a vector x to its code: bit k is 1 if w_k . x + b_k > 0.
 
-    ITQ is such a map: it rotates the principal components around the mean (Gong and Lazebnik, "Iterative Quantization:
-    A Procrustean Approach to Learning Binary Codes", CVPR 2011).
+    The hyperplanes may be random ones through the mean of the vectors (M. Charikar, Similarity Estimation Techniques
+    from Rounding Algorithms, 2002).
     """
 
     hyperplanes: Vector
