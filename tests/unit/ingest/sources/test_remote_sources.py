@@ -15,6 +15,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from imagesearch_ingest.sources import remote_folder_source
+from imagesearch_ingest.sources.file_errors import as_os_errors
+from imagesearch_ingest.sources.http_client import join
 from imagesearch_ingest.sources.items import Fault, Item, SkippedFile, SourceError
 from imagesearch_ingest.sources.open_source import open_source
 from imagesearch_ingest.sources.remote_files import connect, open_stream, read_url
@@ -257,3 +259,10 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, url: str, pac
         open_source(url, SourceOptions())
     with pytest.raises(OSError, match="pip install"):
         read_url(url, 10)
+
+
+def test_bugs_of_this_package_are_not_file_errors() -> None:
+    with pytest.raises(TypeError), as_os_errors("http://h/a.jpg"):
+        join(None, "b.jpg")  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="a library's"), as_os_errors("http://h/a.jpg"):
+        raise TypeError("a library's")
