@@ -1,7 +1,7 @@
-"""The embedder as users run it: a process of its own, with the published weights.
+"""Fixtures: embedders in separate processes, with the published weights.
 
-`pytest tests/integration/embedder --write-golden` writes golden.npz again; commit it only after a change that is meant
-to change the vectors, which then needs a new fingerprint too.
+`pytest tests/integration/embedder --write-golden` writes golden.npz again. Commit it only after an intended change of
+vectors, which also needs a new fingerprint.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -22,14 +22,12 @@ from tests.integration.embedder.helpers import Embedder, StartEmbedder, Stub, Ve
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write tests/integration/embedder/golden.npz again")
-    parser.addoption(
-        "--mutations", type=int, default=600, help="mutated images that the embedder is sent by the soak test"
-    )
+    parser.addoption("--mutations", type=int, default=600, help="number of mutated images in the soak test")
 
 
 @pytest.fixture(scope="session")
 def published_weights() -> Path:
-    """The file that `make weights` fetches."""
+    """Return the file that `make weights` fetches."""
     path = weights_files.default_cache() / VGG16.file_name
     weights_files.read_verified(path, VGG16)
     return path
@@ -37,12 +35,12 @@ def published_weights() -> Path:
 
 @pytest.fixture(scope="session")
 def start_embedder(tmp_path_factory: pytest.TempPathFactory) -> StartEmbedder:
-    """Starts an embedder; keywords are its settings."""
+    """Return a function that starts an embedder. Its keywords are settings."""
 
     @contextmanager
     def start(**settings: str) -> Iterator[Embedder]:
         log = tmp_path_factory.mktemp("embedder") / "log"
-        # Each size of batch is run once before it serves.
+        # Small, because each batch size is run once at start.
         with EmbedderProcess(log, **{"max_batch_size": "2", **settings}) as process:
             yield Embedder(process.address, process.metrics_address, process, log)
 
@@ -51,21 +49,21 @@ def start_embedder(tmp_path_factory: pytest.TempPathFactory) -> StartEmbedder:
 
 @pytest.fixture(scope="session")
 def embedder(start_embedder: StartEmbedder, published_weights: Path) -> Iterator[Embedder]:
-    """The one that all tests of this folder share, with default settings but for the size of batches."""
+    """The embedder that the tests of this folder share, with default settings except the batch size."""
     with start_embedder(weights=str(published_weights), max_batch_size="4") as service:
         yield service
 
 
 @pytest.fixture(scope="session")
 def exact_embedder(start_embedder: StartEmbedder, published_weights: Path) -> Iterator[Embedder]:
-    """One that computes in float32, for what has to be exact."""
+    """An embedder that computes in float32, for exact comparisons."""
     with start_embedder(weights=str(published_weights), precision="float32") as service:
         yield service
 
 
 @pytest.fixture
 async def stub(embedder: Embedder) -> AsyncIterator[Stub]:
-    """The contract's own client, with gRPC's default settings but for the proxy."""
+    """A stub with gRPC's default settings, without a proxy."""
     async with channel_to(embedder) as channel:
         yield embedder_pb2_grpc.EmbedderServiceStub(channel)
 
@@ -78,7 +76,7 @@ async def exact_stub(exact_embedder: Embedder) -> AsyncIterator[Stub]:
 
 @pytest.fixture(scope="session")
 def photographs() -> Mapping[str, bytes]:
-    """Files of photographs by name: scikit-image's and scikit-learn's, grey and colour, PNG and JPEG."""
+    """Photographs of scikit-image and scikit-learn by file name: grey and colour, PNG and JPEG."""
     folder = Path(skimage.__file__).parent / "data"
     paths = [folder / name for name in PHOTOGRAPHS]
     paths += [Path(sklearn.__file__).parent / "datasets" / "images" / name for name in ("china.jpg", "flower.jpg")]

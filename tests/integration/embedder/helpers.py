@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a running embedder, its metrics, images to send it, and what its answers say."""
+"""Helpers of this folder: a running embedder, its metrics, images and requests, and checks of answers."""
 
 import asyncio
 import time
@@ -20,16 +20,16 @@ from PIL import Image
 from tests.harness.processes import EmbedderProcess, metric
 
 DETAILS_KEY = "grpc-status-details-bin"
-# How near the vectors of one image have to be where they need not be exactly the same.
+# Minimum cosine of two vectors of the same image that need not be exactly equal.
 SAME = 0.9999
-PATIENCE_SECONDS = 30
+TIMEOUT_SECONDS = 30
 
 Stub: TypeAlias = "embedder_pb2_grpc.EmbedderServiceAsyncStub"
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """A service that is up."""
+    """A running embedder."""
 
     address: str
     metrics_address: str
@@ -42,7 +42,7 @@ class Embedder:
         return self.process.pid
 
     def metric(self, sample: str, **labels: str) -> float:
-        """The sum of the samples of this name that have these labels."""
+        """Return the sum of the samples with this name and these labels."""
         return metric(self.metrics_address, sample, **labels)
 
     def in_flight(self, lane: str) -> int:
@@ -52,16 +52,16 @@ class Embedder:
         return int(self.metric("embedder_images_total", result=result))
 
     def images_run(self) -> int:
-        """The images that the network has run on."""
+        """Return the number of images that the model has run."""
         return int(self.metric("embedder_batch_size_sum"))
 
     def memory(self, of: str) -> int:
-        """What the process has ("VmRSS") or has had at most ("VmHWM"), in MiB."""
+        """Return the current memory ("VmRSS") or its maximum ("VmHWM") in MiB."""
         lines = Path(f"/proc/{self.process_id}/status").read_text().splitlines()
         return int(dict(line.split(":", 1) for line in lines)[of].split()[0]) // 1024
 
     def begin_peak(self) -> None:
-        """Begins "VmHWM" anew (proc(5), clear_refs)."""
+        """Reset the maximum "VmHWM" (proc(5), clear_refs)."""
         Path(f"/proc/{self.process_id}/clear_refs").write_text("5")
 
 
@@ -70,7 +70,7 @@ StartEmbedder: TypeAlias = Callable[..., AbstractContextManager[Embedder]]
 
 @dataclass(frozen=True)
 class Vectors:
-    """What Embed gave for each photograph, one call after the other."""
+    """The vectors of all photographs, by sequential calls of Embed."""
 
     names: list[str]
     values: NDArray[np.float32]
@@ -83,10 +83,10 @@ class Vectors:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for what has to become true."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    """Wait until a condition is true."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, "it did not become true"
+        assert time.monotonic() < deadline, "the condition did not become true"
         await asyncio.sleep(0.01)
 
 
@@ -101,12 +101,12 @@ def png(image: Image.Image) -> bytes:
 
 
 def plain_image(number: int) -> bytes:
-    """A small PNG file; each of the first 65,536 numbers has another colour."""
+    """Return a small PNG file. Each of the first 65,536 numbers has a different colour."""
     return png(Image.new("RGB", (16, 16), (number % 256, 255 - number % 256, (100 + number // 256) % 256)))
 
 
 def slow_image(number: int) -> bytes:
-    """A small PNG file of 40 megapixels, which takes some tenths of a second to decode."""
+    """Return a small PNG file of 40 megapixels, which takes some tenths of a second to decode."""
     return png(Image.new("L", (8000, 5000), number))
 
 
@@ -152,7 +152,7 @@ def vectors_by(embedder: Embedder, photographs: Mapping[str, bytes]) -> Vectors:
 
 
 def cosines(some: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
-    """The cosine of each row with the same row of the other matrix, float64[N]."""
+    """Return the cosine of each row and the same row of the other matrix, float64[N]."""
     some, others = some.astype(np.float64), others.astype(np.float64)
     lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
     products: NDArray[np.float64] = (some * others).sum(axis=1) / lengths
@@ -174,7 +174,7 @@ def info_of(status: status_pb2.Status) -> error_details_pb2.ErrorInfo:
 
 
 def assert_overloaded(error: grpc.aio.AioRpcError, **limits: str) -> None:
-    """A refusal that names the limits and says when to try again."""
+    """Check that an error contains the limits and a retry delay."""
     status = status_of(error)
     retry = error_details_pb2.RetryInfo()
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -1,4 +1,4 @@
-"""Image files that are wrong in some way: seeded, so that each can be made again by its seed and number."""
+"""Broken image files, generated with a seed: the same seed and number give the same file."""
 
 import random
 import struct

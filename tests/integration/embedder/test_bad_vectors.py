@@ -1,4 +1,4 @@
-"""Vectors that the contract rules out do not leave an embedder, whatever network or head makes them."""
+"""The embedder sends no vector that the contract does not allow."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""An embedder whose thread for the network is gone says that a restart is needed."""
+"""Liveness fails when the thread that runs the model has died."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""Large JPEG files, which are scaled while they are decoded, give the vectors that they would have given otherwise."""
+"""Large JPEG files are scaled while they are decoded, and keep their vectors."""
 
 from collections.abc import Mapping
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""Threads that hang: the embedder says so, fails its callers, and ends when it is asked to."""
+"""Threads that hang: the embedder reports it, fails its callers, and exits on SIGTERM."""
 
 import asyncio
 import dataclasses

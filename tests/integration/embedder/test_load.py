@@ -1,4 +1,4 @@
-"""More than the embedder can do at once: who waits, who is refused, who shares, and what is left when somebody dies."""
+"""Overload: which requests wait, are refused or are shared, and what happens when a process dies."""
 
 import asyncio
 import itertools

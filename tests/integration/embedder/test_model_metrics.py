@@ -1,4 +1,4 @@
-"""The metrics of an embedder with one, two and five models: each model has its own series, from the start on."""
+"""Metrics with one, two and five models: each model has its own series from the start."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Two real models in one embedder under callers that send more than it holds, and under those that give up."""
+"""Two real models in one embedder, with callers that send too much and callers that give up."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""What the network computes in, how many threads it has, and that it is proven before it is served."""
+"""The precision and the threads of a process, and the check of its vectors at start."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What needs an embedder of its own: other settings, other weights, its memory and its end."""
+"""Tests that need their own embedder: other settings, other weights, memory, and the end of the process."""
 
 import asyncio
 import struct

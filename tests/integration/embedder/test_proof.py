@@ -1,4 +1,4 @@
-"""What is proven of networks at start, with real weights and weights of one's own, for which nothing is golden."""
+"""The check of vectors at start, with published weights and with weights of your own."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The service's vectors against Keras' own layers, and against those of the day when golden.npz was written."""
+"""The service's vectors compared with Keras' own layers, and with golden.npz."""
 
 from collections.abc import Mapping
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""Files that are wrong in all manner of ways: each is answered, and nobody else notices."""
+"""Broken files of many kinds: each is answered, and other calls are not affected."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""One embedder with several models: heads of one network, another network, an encoder of one's own."""
+"""One embedder with several models: heads of one network, another network, an encoder."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Files that Pillow would not write: small ones that say that much is to be decoded, and JPEG streams scan by scan."""
+"""Files that Pillow does not write: small files that are costly to decode, and JPEG streams scan by scan."""
 
 import struct
 import zlib

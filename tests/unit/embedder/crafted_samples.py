@@ -1,4 +1,4 @@
-"""Small PNG, TIFF, BMP and GIF files whose samples are declared in unusual ways. Pillow writes none of them."""
+"""Small PNG, TIFF, BMP and GIF files with unusual samples. Pillow writes none of them."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""A small file of each format, colour type and bit depth: what it shows, or why it is refused."""
+"""A small file of each format, colour type and bit depth, with its pixels or the reason of its refusal."""
 
 import struct
 from dataclasses import dataclass

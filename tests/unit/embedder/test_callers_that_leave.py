@@ -1,4 +1,4 @@
-"""Callers of the servicer on a real server that leave: nothing is kept of their images, and nothing is held up."""
+"""Cancelled callers on a real server: nothing of their images stays in memory, and nothing is blocked."""
 
 import gc
 from collections.abc import AsyncIterator

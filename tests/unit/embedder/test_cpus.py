@@ -1,4 +1,4 @@
-"""The count of processors, on made-up folders of /proc and /sys."""
+"""The number of processors, with fake folders of /proc and /sys."""
 
 import os
 from pathlib import Path

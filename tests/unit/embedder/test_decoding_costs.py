@@ -1,4 +1,4 @@
-"""What images cost that are cheap to send: their memory is charged, and those that take too long are refused."""
+"""Small files that are costly to decode: they count with their memory, or are refused."""
 
 import struct
 import subprocess

@@ -1,4 +1,4 @@
-"""Whose fault it is when an image cannot be decoded."""
+"""Decoding errors: a fault of the file, a lack of memory, or an error of our own code."""
 
 import json
 import subprocess

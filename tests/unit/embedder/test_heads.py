@@ -1,4 +1,4 @@
-"""Heads against the papers' formulas, written out value by value."""
+"""Heads compared with the papers' formulas, computed value by value."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""AVIF and HEIC: the right pixels, turned once, and no more of them than an image may have."""
+"""AVIF and HEIC: pixels, orientation, and the limit in pixels."""
 
 import io
 import random

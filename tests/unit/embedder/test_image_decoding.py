@@ -1,4 +1,4 @@
-"""ImageDecoder on files that Pillow, or the test byte by byte, writes."""
+"""ImageDecoder on files that Pillow writes, and on files that the test writes byte by byte."""
 
 import random
 import struct

@@ -1,4 +1,4 @@
-"""How an upright image becomes a network's input, by each policy."""
+"""Each input policy: how an upright image becomes a network's input."""
 
 from io import BytesIO
 

@@ -1,4 +1,4 @@
-"""When the embedder collects garbage and gives memory back, and that large blocks go back at once."""
+"""Garbage collection and the return of free memory to the system."""
 
 import asyncio
 import gc

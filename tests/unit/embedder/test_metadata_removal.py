@@ -1,4 +1,4 @@
-"""Metadata, further images and appended bytes never decide over a good picture."""
+"""Broken metadata, further images and appended bytes do not affect a valid image."""
 
 import random
 import struct

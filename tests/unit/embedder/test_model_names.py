@@ -1,4 +1,4 @@
-"""Names of models: what they mean, and what is told of those that mean nothing."""
+"""Names of models: their meaning, and the errors for invalid names."""
 
 from pathlib import Path
 

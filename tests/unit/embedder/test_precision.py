@@ -1,4 +1,4 @@
-"""The choice of a precision, among small networks that compute what they say; and the golden vectors."""
+"""The choice of the precision, with small fake models; and the golden vectors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What TensorFlow writes while it is imported: its notes are left out, and its last words are not."""
+"""The output of TensorFlow's import: its notes are removed, other lines are kept."""
 
 import subprocess
 import sys

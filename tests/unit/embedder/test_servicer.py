@@ -1,4 +1,4 @@
-"""The servicer on a real server, with a network that the test can look into."""
+"""The servicer on a real server, with a fake model."""
 
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator

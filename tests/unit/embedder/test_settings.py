@@ -1,4 +1,4 @@
-"""The embedder's settings: what is given for weights is for a model that is served."""
+"""Settings of the embedder: weights must be for a served model."""
 
 import pytest
 from pydantic import ValidationError

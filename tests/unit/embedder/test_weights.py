@@ -1,4 +1,4 @@
-"""Files of weights: written, read, verified, fetched; and a service that is given the wrong ones."""
+"""Weights files: written, read, verified and fetched; and a service with wrong weights."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Colours in sRGB, by the profile that a file embeds or declares."""
+"""Conversion to sRGB, by the profile that a file embeds or declares."""
 
 import random
 import struct

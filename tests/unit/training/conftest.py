@@ -1,4 +1,4 @@
-"""Small real photographs, and one training of them that several tests look at."""
+"""Small real photographs, and one training of them that several tests share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The networks learn with all that they have."""
+"""The autoencoder: shapes, gradients and sizes."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""`imagesearch train-autoencoder`: kills, Ctrl-C, what is printed, and what is refused."""
+"""`imagesearch train-autoencoder`: kills, Ctrl-C, output, and wrong arguments."""
 
 import csv
 import inspect

@@ -1,4 +1,4 @@
-"""Images become pixels once, are parted by content, and come in an order that the seed and the epoch say."""
+"""The images of a training: decoding, the split by content, and the order of epochs."""
 
 from io import BytesIO
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What gets its name is on the disk by then, and so is the name."""
+"""A file is on the disk before its name, and so is the name."""
 
 import os
 from pathlib import Path

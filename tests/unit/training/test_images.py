@@ -1,4 +1,4 @@
-"""Training sees an image as the embedder will."""
+"""The training decodes images to the same pixels as the embedder."""
 
 import math
 from io import BytesIO

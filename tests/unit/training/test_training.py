@@ -1,4 +1,4 @@
-"""A training learns, keeps its best, goes on where it was, and leaves a whole folder or none."""
+"""A training learns, keeps the best epoch, resumes, and writes the model folder atomically."""
 
 import csv
 import hashlib
