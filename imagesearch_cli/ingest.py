@@ -52,7 +52,7 @@ from imagesearch_cli.options import (
 from imagesearch_cli.progress import show_load
 from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
 from imagesearch_ingest.load.errors import LoadStoppedError
-from imagesearch_ingest.load.image_reader import DEFAULT_READERS
+from imagesearch_ingest.load.limits import DEFAULT_READERS
 from imagesearch_ingest.load.report import LoadReport
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import typer
 
 from imagesearch_client.defaults import MAX_CANDIDATES
 from imagesearch_client.types import Index
-from imagesearch_ingest.load.image_reader import MAX_READERS
+from imagesearch_ingest.load.limits import MAX_READERS
 
 DEFAULT_COLLECTION = "images"
 RETRY_SECONDS = 300.0

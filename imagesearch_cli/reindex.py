@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,13 +28,11 @@ from imagesearch_cli.progress import show_progress
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import Collection, Metric
 from imagesearch_ingest.json_text import json_text
-from imagesearch_ingest.load.image_reader import DEFAULT_READERS
-from imagesearch_ingest.load.ledger_database import LedgerError
-from imagesearch_ingest.load.ledger_files import transfer_default_ledgers
-from imagesearch_ingest.load.ledger_transfer import transfer_ledger
-from imagesearch_ingest.reindex.new_collection import Change, check_aliases, create_new_collection
-from imagesearch_ingest.reindex.reindex_report import ReindexReport
-from imagesearch_ingest.reindex.reindexing import Reindexing
+from imagesearch_ingest.load.limits import DEFAULT_READERS
+
+if TYPE_CHECKING:
+    from imagesearch_ingest.reindex.reindex_report import ReindexReport
+    from imagesearch_ingest.reindex.reindexing import Reindexing
 
 
 def reindex(
@@ -82,6 +80,10 @@ def reindex(
 
     Example: imagesearch reindex -c shop --new shop_2 --index hnsw --m 32
     """
+    # Sources and ledgers take a while to import.
+    from imagesearch_ingest.reindex.new_collection import Change, check_aliases, create_new_collection  # noqa: PLC0415
+    from imagesearch_ingest.reindex.reindexing import Reindexing  # noqa: PLC0415
+
     change = Change(model, index, parse_index_parameters(m, ef_construction, nlist), metric)
     with connected(target) as client, show_progress() as progress:
         old = client.get_collection(collection)
@@ -118,8 +120,12 @@ def _empty_copy_noted(client: Client, made: Collection) -> Iterator[None]:
         raise
 
 
-def _transfer_ledgers(reindexing: Reindexing, old: Collection, new: Collection, ledger: Path | None) -> None:
+def _transfer_ledgers(reindexing: "Reindexing", old: Collection, new: Collection, ledger: Path | None) -> None:
     """Copy the ledgers of loads to the new collection, so that the next load skips its images."""
+    from imagesearch_ingest.load.ledger_database import LedgerError  # noqa: PLC0415 - as above
+    from imagesearch_ingest.load.ledger_files import transfer_default_ledgers  # noqa: PLC0415 - as above
+    from imagesearch_ingest.load.ledger_transfer import transfer_ledger  # noqa: PLC0415 - as above
+
     missing = [result.id for result in reindexing.report.failed]
     try:
         if ledger is not None:
@@ -141,7 +147,7 @@ def _transfer_ledgers(reindexing: Reindexing, old: Collection, new: Collection, 
         )
 
 
-def _show(report: ReindexReport, *, as_json: bool) -> None:
+def _show(report: "ReindexReport", *, as_json: bool) -> None:
     if as_json:
         print(json_text(report.as_json()))
     else:

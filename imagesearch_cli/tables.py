@@ -56,7 +56,7 @@ def print_table(columns: Sequence[Column], title: str = "", console: Console = o
     for row in zip(*(column.cells for column in kept), strict=True):
         table.add_row(*map(Text, row))
     console.print(table)
-    if missing := [column.title for column in columns if column not in kept]:
+    if missing := [column.title or "(rank)" for column in columns if column not in kept]:
         note(f"Columns that do not fit the terminal: {', '.join(missing)}.", style="dim")
 
 

@@ -17,8 +17,6 @@ from imagesearch_ingest.sources.member_uris import MEMBER_PROTOCOLS
 from imagesearch_ingest.sources.remote_files import is_url, protocol_of
 from imagesearch_ingest.sources.source_retries import SourceRetries, thread_retries
 
-DEFAULT_READERS = 32
-MAX_READERS = 1024
 # Retry budget of a thread that reads an archive whose connection breaks.
 ARCHIVE_RETRY_SECONDS = 30.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from imagesearch_ingest.load.bulk_clients import Endpoint, image_batch_limits, vector_batch_limits
-from imagesearch_ingest.load.image_reader import DEFAULT_READERS
+from imagesearch_ingest.load.limits import DEFAULT_READERS
 from imagesearch_ingest.load.report import MissingImages
 
 # The share of a source's images that a load removes without asking.

@@ -9,7 +9,7 @@ from pathlib import Path
 from grpc_kit.errors import FailedPreconditionError, ServiceError
 from imagesearch_client import Client
 from imagesearch_client.types import Collection, Image, NewImage, WriteResult
-from imagesearch_ingest.load.image_reader import DEFAULT_READERS
+from imagesearch_ingest.load.limits import DEFAULT_READERS
 from imagesearch_ingest.reindex.new_images import NewImages
 from imagesearch_ingest.reindex.reindex_report import ReindexReport
 
