@@ -17,8 +17,8 @@ MARK_BYTES = 4096
 class WorkFolder:
     """A folder that belongs to one command, and is locked by one process at a time.
 
-    Nothing in it is changed or removed unless its lock file has the mark of the same purpose, and then only files with
-    the names that this purpose gives its files.
+    Nothing in it is changed or removed unless its lock file has the mark of the same purpose. Then only files that match
+    `names` are changed or removed.
     """
 
     def __init__(self, folder: Path, purpose: str, names: str, error: type[Exception], *, made_for: str = "") -> None:

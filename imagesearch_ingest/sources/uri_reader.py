@@ -12,7 +12,7 @@ FILE_URL = "file://"
 
 
 class UriReader:
-    """Reads the file of any uri that a source gives its items. Thread-safe.
+    """Reads the file of any uri of an item. Thread-safe.
 
     An archive is read from its beginning once, and is closed with the reader.
     """

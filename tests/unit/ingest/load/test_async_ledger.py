@@ -18,12 +18,12 @@ async def test_cancelled_loads_finish_recording() -> None:
     ledger.start_run()
     stored: list[str] = []
 
-    async def bring(records: AsyncLedger, image: LedgerRow) -> None:
+    async def record_one(records: AsyncLedger, image: LedgerRow) -> None:
         await records.record(image, 1)
         stored.append(image.key)
 
     async with AsyncLedger(ledger, is_dry_run=False) as records:
-        tasks = [asyncio.create_task(bring(records, row(f"{number}.jpg"))) for number in range(10)]
+        tasks = [asyncio.create_task(record_one(records, row(f"{number}.jpg"))) for number in range(10)]
         await asyncio.sleep(0)
         for task in tasks:
             task.cancel()
