@@ -1,10 +1,13 @@
 """Repeat calls that failed for a reason that passes: the one retry rule of the SDK and of the packages on top of it."""
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
+
+import tenacity
 
 from grpc_kit.errors import CancelledError, DeadlineExceededError, ResourceExhaustedError, UnavailableError
 
@@ -68,16 +71,8 @@ def retry(
 
     Raises the last error of the call.
     """
-    backoff = Backoff(seconds)
-    while True:
-        try:
-            return call()
-        except Exception as error:
-            pause = backoff.next_pause(error) if should_retry(error) else None
-            if pause is None:
-                raise
-            before_pause(error)
-        (sleep or time.sleep)(pause)
+    rules = _rules(seconds, should_retry, before_pause)
+    return tenacity.Retrying(sleep=cast("Any", sleep or time.sleep), **rules)(call)
 
 
 async def retry_async(
@@ -89,13 +84,28 @@ async def retry_async(
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> Result:
     """Return the result of a coroutine, as `retry` does."""
+    rules = _rules(seconds, should_retry, before_pause)
+    return await tenacity.AsyncRetrying(sleep=cast("Any", sleep), **rules)(call)
+
+
+def _rules(
+    seconds: float, should_retry: Callable[[Exception], bool], before_pause: Callable[[Exception], None]
+) -> dict[str, Any]:
+    """Return the arguments of tenacity, which asks for the wait before it asks whether to stop."""
     backoff = Backoff(seconds)
-    while True:
-        try:
-            return await call()
-        except Exception as error:
-            pause = backoff.next_pause(error) if should_retry(error) else None
-            if pause is None:
-                raise
-            before_pause(error)
-        await sleep(pause)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        pause = backoff.next_pause(_error_of(state))
+        return math.inf if pause is None else pause
+
+    return {
+        "retry": tenacity.retry_if_exception(lambda error: isinstance(error, Exception) and should_retry(error)),
+        "wait": wait,
+        "stop": lambda state: math.isinf(state.upcoming_sleep),
+        "before_sleep": lambda state: before_pause(_error_of(state)),
+        "reraise": True,
+    }
+
+
+def _error_of(state: tenacity.RetryCallState) -> Exception:
+    return cast("Exception", state.outcome and state.outcome.exception())

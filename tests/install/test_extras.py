@@ -18,6 +18,7 @@ BASE_PACKAGES = {
     "imagesearch",
     "numpy",
     "protobuf",
+    "tenacity",
     "typing-extensions",
 }
 BASE_MEGABYTES = 150
