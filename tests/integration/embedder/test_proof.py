@@ -79,15 +79,15 @@ def test_wrong_bfloat16_is_refused_even_without_golden_vectors(
         load_models(file.settings(models, "bfloat16"))
     said = str(refused.value)
     assert said.startswith("mobilenet: bfloat16 and float32 vectors differ on this machine: their cosine is 0.9")
-    assert "by model mobilenet-" in said
+    assert "with model mobilenet-" in said
     assert "(head " in said
-    assert "it must be at least 0.999; EMBEDDER_PRECISION=auto takes the right precision" in said
+    assert "it must be at least 0.999; use EMBEDDER_PRECISION=auto" in said
     capsys.readouterr()
     loaded = load_models(file.settings(models, "auto"))
     assert {model.info.precision for model in loaded} == {"float32"}
     assert [model.info.dimension for model in loaded] == [1024, 9216, 1024]
     log = capsys.readouterr().out
-    assert "taken=float32" in log
+    assert "chosen=float32" in log
     assert "least_like='mobilenet-" in log
 
 
@@ -120,7 +120,7 @@ def test_all_models_use_bfloat16_if_their_vectors_are_right(published_weights: P
 def test_weights_with_invalid_vectors_are_not_served(
     own: Callable[..., Own], change: Callable[[str, NDArray[np.float32]], Any], said: str, precision: Precision
 ) -> None:
-    with pytest.raises(GoldenError, match=f"mobilenet.* makes a vector of a photograph that cannot be used: .*{said}"):
+    with pytest.raises(GoldenError, match=f"mobilenet.* computes an invalid vector of a photograph: .*{said}"):
         load_models(own(change).settings("mobilenet", precision))
 
 
@@ -147,7 +147,7 @@ def test_an_encoder_with_invalid_vectors_is_not_served(kernel: float, bias: floa
     facts = {"format": 1, "pixels": "0..1", "input": "squash", "input_size": 32, "dimension": 3}
     facts["encoder_sha256"] = hashlib.sha256((tmp_path / "encoder.keras").read_bytes()).hexdigest()
     (tmp_path / "model.json").write_text(json.dumps(facts))
-    with pytest.raises(GoldenError, match=f"model tiny .* that cannot be used: {said}"):
+    with pytest.raises(GoldenError, match=f"model tiny .* computes an invalid vector of a photograph: {said}"):
         load_models(EmbedderSettings(models=f"tiny={tmp_path}", max_batch_size=1))
 
 
