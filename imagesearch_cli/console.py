@@ -26,13 +26,13 @@ def show(text: str) -> None:
 
 
 def note(text: str, style: str = "") -> None:
-    """Print a message to standard error."""
-    err.print(Text(text, style), soft_wrap=True)
+    """Print a message to standard error. A terminal breaks its lines between words."""
+    err.print(Text(text, style), soft_wrap=not err.is_terminal)
 
 
 def print_error(message: str, hint: str = "") -> None:
     """Print what is wrong, and in a line of its own what to do."""
-    err.print(Text.assemble(("error", "bold red"), " ", message), soft_wrap=True)
+    err.print(Text.assemble(("error", "bold red"), " ", message), soft_wrap=not err.is_terminal)
     if hint:
         note(hint)
 

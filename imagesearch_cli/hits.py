@@ -12,6 +12,8 @@ from imagesearch_ingest.json_text import json_text
 
 # Tables show numbers between these with 4 decimals.
 LEAST, MOST = 1e-3, 1e6
+# Narrow terminals show the score and the attributes of --show rather than these.
+RANK_PLACE, DISTANCE_PLACE = 1000, 1001
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +52,15 @@ def _print_hits(query: str, hits: Sequence[Hit], attributes: Sequence[str]) -> N
         show(f"{query}: no hits")
         return
     columns = [
-        Column("", [str(rank) for rank in range(1, len(hits) + 1)], 2, is_number=True),
+        Column("", [str(rank) for rank in range(1, len(hits) + 1)], RANK_PLACE, is_number=True),
         Column("score", [shown_number(hit.score) for hit in hits], 1, is_number=True),
-        Column("distance", [shown_number(hit.distance) for hit in hits], 3, is_number=True),
+        Column("distance", [shown_number(hit.distance) for hit in hits], DISTANCE_PLACE, is_number=True),
         Column("id", [hit.image.id for hit in hits], 0),
     ]
-    for place, name in enumerate(attributes):
+    for place, name in enumerate(attributes, start=2):
         values = [hit.image.attributes.get(name) for hit in hits]
         cells = ["" if value is None else shown_attribute(value) for value in values]
-        columns.append(Column(name, cells, 4 + place))
+        columns.append(Column(name, cells, place))
     print_table(columns, title=query)
 
 

@@ -114,4 +114,5 @@ def _print_stopped(report: LoadReport) -> None:
         about = "at least" if report.expected is None else "about"
         note(f"  {about} {report.remaining} images are left for the next run")
     resumes = "" if is_refused else ". Run the same command again to resume."
-    err.print(Text.assemble(("stopped early", "bold red"), f": {report.stopped}{resumes}"), soft_wrap=True)
+    stopped = Text.assemble(("stopped early", "bold red"), f": {report.stopped}{resumes}")
+    err.print(stopped, soft_wrap=not err.is_terminal)
