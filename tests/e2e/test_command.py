@@ -14,7 +14,7 @@ from tests.harness.command import Command
 from tests.harness.processes import SearchProcess
 
 
-def test_a_folder_goes_in_and_pictures_are_found(
+def test_ingest_search_and_plot_a_folder(
     command: Command, own_search: SearchProcess, photographs: Path, tmp_path: Path
 ) -> None:
     command.environment |= {"IMAGESEARCH_TARGET": own_search.address, "IMAGESEARCH_COLLECTION": "images"}
@@ -48,9 +48,7 @@ def test_a_folder_goes_in_and_pictures_are_found(
         assert len(plot.convert("RGB").getcolors(maxcolors=2**24) or []) > 1000
 
 
-def test_rejects_are_counted_and_named_and_end_with_an_error(
-    command: Command, name: str, photographs: Path, tmp_path: Path
-) -> None:
+def test_ingest_reports_rejects_and_fails(command: Command, name: str, photographs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
     good = (photographs / "coins.jpg").read_bytes()
@@ -85,7 +83,7 @@ def test_rejects_are_counted_and_named_and_end_with_an_error(
     command(*arguments, "--max-failed", "71%", code=1)
 
 
-def test_of_several_queries_only_the_bad_one_fails(
+def test_a_bad_query_does_not_stop_the_other_queries(
     command: Command, name: str, photographs: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "few"
@@ -106,7 +104,7 @@ def test_of_several_queries_only_the_bad_one_fails(
         assert said in " ".join(refused.replace("│", " ").split())
 
 
-def test_images_are_marked_chosen_and_removed(command: Command, name: str, photographs: Path) -> None:
+def test_images_are_updated_filtered_and_deleted(command: Command, name: str, photographs: Path) -> None:
     command("ingest", str(photographs))
     for photograph, kind, price in (("coffee.jpg", "drink", 3.5), ("coins.jpg", "money", 100), ("page.jpg", "text", 2)):
         image = json.loads(
@@ -170,7 +168,7 @@ def test_images_are_marked_chosen_and_removed(command: Command, name: str, photo
     assert {"name": name, "images": 15} in status["collections"]
 
 
-def test_an_alias_is_searched_in_the_place_of_a_collection(command: Command, name: str, photographs: Path) -> None:
+def test_search_accepts_an_alias(command: Command, name: str, photographs: Path) -> None:
     first, second, live = f"{name}_1", f"{name}_2", f"{name}_live"
     command("ingest", str(photographs), "-c", first)
     assert f"{live} -> {first}" in command("aliases", "set", live, "-c", first)
@@ -185,7 +183,7 @@ def test_an_alias_is_searched_in_the_place_of_a_collection(command: Command, nam
     assert f"deleted {second}" in command("collections", "delete", second, "--yes")
 
 
-def test_a_collection_is_built_anew_and_its_alias_moved(command: Command, name: str, photographs: Path) -> None:
+def test_reindex_copies_a_collection_and_moves_its_alias(command: Command, name: str, photographs: Path) -> None:
     first, second, third, live, elsewhere, copy = (f"{name}_{end}" for end in ("1", "2", "3", "live", "else", "copy"))
     command("ingest", str(photographs), "-c", first)
     command("aliases", "set", live, "-c", first)
@@ -215,7 +213,7 @@ def test_a_collection_is_built_anew_and_its_alias_moved(command: Command, name: 
     assert "--nlist is for IVF" in bad
 
 
-def test_collections_are_made_and_removed(command: Command, name: str) -> None:
+def test_collections_are_created_and_deleted(command: Command, name: str) -> None:
     for bad in (["--ttl-seconds", "inf"], ["--ttl-seconds", "1e20"], ["--m", "0"], ["--nlist", "0"]):
         assert "Invalid value" in command("collections", "create", name, *bad, code=2)
     arguments = ("--metric", "l2", "--description", "all", "--m", "32")
@@ -228,14 +226,14 @@ def test_collections_are_made_and_removed(command: Command, name: str) -> None:
     assert "COLLECTION_NOT_FOUND" in command("collections", "delete", name, "--yes", code=1)
 
 
-def test_a_folder_without_images_is_told_so(command: Command, tmp_path: Path) -> None:
+def test_ingest_reports_a_folder_without_images(command: Command, tmp_path: Path) -> None:
     assert "no images in" in command("ingest", str(tmp_path), code=1)
 
 
 @pytest.mark.parametrize(
     "arguments", [["status"], ["collections", "list"], ["search", "PICTURE"], ["ingest", "FOLDER"]], ids=" ".join
 )
-def test_a_service_that_is_not_there_is_named(photographs: Path, arguments: list[str]) -> None:
+def test_an_unavailable_service_is_named(photographs: Path, arguments: list[str]) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     command = Command({"IMAGESEARCH_TARGET": nowhere})
     real = {"PICTURE": str(photographs / "coins.jpg"), "FOLDER": str(photographs)}

@@ -45,7 +45,7 @@ def products(
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".h5", ".npz"])
-def test_what_was_exported_and_imported_finds_the_same(
+def test_an_imported_export_finds_the_same_hits(
     command: Command, lite_address: str, products: str, name: str, photographs: Path, tmp_path: Path, suffix: str
 ) -> None:
     file, few = tmp_path / f"products{suffix}", f"{name}_few"
@@ -76,7 +76,7 @@ def test_what_was_exported_and_imported_finds_the_same(
     assert partly["stored"] == 4
 
 
-def test_vectors_made_elsewhere_come_in_under_a_name_of_their_own(
+def test_import_loads_vectors_of_another_program(
     command: Command, lite_address: str, name: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "features.h5"
@@ -102,7 +102,7 @@ def test_vectors_made_elsewhere_come_in_under_a_name_of_their_own(
     assert "come from elsewhere" in command("ingest", str(folder), "-c", name, code=3)
 
 
-def test_a_manifest_gives_ids_and_attributes(command: Command, photographs: Path, tmp_path: Path) -> None:
+def test_ingest_reads_ids_and_attributes_from_a_manifest(command: Command, photographs: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "products.csv"
     with manifest.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -125,7 +125,7 @@ def test_a_manifest_gives_ids_and_attributes(command: Command, photographs: Path
     assert [hit["id"] for hit in json.loads(listed)[0]["hits"]] == ["17"]
 
 
-def test_a_shard_gives_images_and_their_attributes(command: Command, photographs: Path, tmp_path: Path) -> None:
+def test_ingest_reads_images_and_attributes_from_a_shard(command: Command, photographs: Path, tmp_path: Path) -> None:
     shard = tmp_path / "shard-0001.tar"
     with tarfile.open(shard, "w") as archive:
         for number, name in enumerate(("coffee", "coins", "page")):
@@ -143,9 +143,7 @@ def test_a_shard_gives_images_and_their_attributes(command: Command, photographs
     assert json.loads(command("ingest", str(shard), "--json"))["skipped"] == 3
 
 
-def test_rejects_never_go_into_the_file_that_they_come_from(
-    command: Command, photographs: Path, tmp_path: Path
-) -> None:
+def test_rejects_never_replace_their_source(command: Command, photographs: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "rejects.jsonl"
     line = json.dumps({"uri": str(photographs / "nowhere.jpg")})
     manifest.write_text(line)

@@ -1,4 +1,4 @@
-"""Every option that a message of a load advises is tried here, as the message writes it: it helps."""
+"""Every option that a message of a load suggests helps, in the form in which the message writes it."""
 
 import ast
 import json
@@ -58,7 +58,7 @@ TRIED = {
     ),
     "imagesearch_ingest/load/id_conflicts.py": {"--replace": "test_id_conflicts.test_replace_stores_the_new_image"},
     "imagesearch_ingest/vector_files/export.py": {
-        "--force": "test_transfer.test_what_was_exported_and_imported_finds_the_same",
+        "--force": "test_transfer.test_an_imported_export_finds_the_same_hits",
         "--restart": "test_export.test_a_collection_created_again_during_the_export_raises_an_error",
     },
     "imagesearch_ingest/vector_files/column_names.py": {"--map": ""},
@@ -99,7 +99,7 @@ def advised(path: Path) -> set[str]:
     return found
 
 
-def test_every_option_in_a_message_is_tried() -> None:
+def test_every_option_that_a_message_suggests_has_a_test() -> None:
     missing = {}
     for path in MODULES:
         name = str(path.relative_to(ROOT))
@@ -143,7 +143,9 @@ def options_in(message: str) -> list[list[str]]:
     ],
 )
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_names_are_mapped_as_advised(tmp_path: Path, columns: Sequence[str], kind: str) -> None:
+def test_the_suggested_map_option_renames_or_leaves_out_columns(
+    tmp_path: Path, columns: Sequence[str], kind: str
+) -> None:
     row = {"path": "a.jpg"} | dict.fromkeys(columns, "x")
     path = tmp_path / f"m.{kind}"
     if kind == "csv":
@@ -169,7 +171,7 @@ def test_names_are_mapped_as_advised(tmp_path: Path, columns: Sequence[str], kin
 
 
 @pytest.mark.usefixtures("photo")
-def test_a_path_column_is_named_as_advised(tmp_path: Path) -> None:
+def test_the_suggested_path_column_option_helps(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("where,sku\na.jpg,1\n")
     code, told = ingest(path)
@@ -178,7 +180,7 @@ def test_a_path_column_is_named_as_advised(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("photo")
-def test_two_columns_of_one_attribute_are_told_apart_as_advised(tmp_path: Path) -> None:
+def test_the_suggested_map_option_separates_columns_with_one_attribute_name(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("path,a,b\na.jpg,1,2\n")
     code, told = ingest(path, "--map", "a=b")
@@ -188,7 +190,7 @@ def test_two_columns_of_one_attribute_are_told_apart_as_advised(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("photo")
-def test_a_long_cell_is_left_out_as_advised(tmp_path: Path) -> None:
+def test_the_suggested_map_option_leaves_out_a_column_with_a_long_cell(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text(f"path,about it\na.jpg,{'x' * 200_000}\n")
     code, told = ingest(path, "--map", "about it=about")
@@ -198,7 +200,7 @@ def test_a_long_cell_is_left_out_as_advised(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("photo")
-def test_a_kind_is_said_as_advised(tmp_path: Path) -> None:
+def test_the_suggested_format_option_helps(tmp_path: Path) -> None:
     for kind, text in {"list": "a.jpg\n", "csv": "path\na.jpg\n", "jsonl": '{"path": "a.jpg"}\n'}.items():
         path = tmp_path / f"{kind}.data"
         path.write_text(text)
@@ -210,7 +212,7 @@ def test_a_kind_is_said_as_advised(tmp_path: Path) -> None:
 COLLECTION = Collection("shoes", "", 2, "f", Metric.COSINE, Index.HNSW, "", {}, datetime(2024, 5, 1, tzinfo=UTC))
 
 
-def test_a_ledger_is_named_or_forgotten_as_advised(photo: Path, tmp_path: Path) -> None:
+def test_the_suggested_ledger_option_helps(photo: Path, tmp_path: Path) -> None:
     odd, other = tmp_path / "odd.ledger", str(tmp_path / "other.ledger")
     odd.write_bytes(b"no database at all" * 100)
     code, told = ingest(photo, "--ledger", str(odd))
@@ -232,7 +234,9 @@ def test_a_ledger_is_named_or_forgotten_as_advised(photo: Path, tmp_path: Path) 
     "changed",
     [{"create_time": datetime(2025, 5, 1, tzinfo=UTC)}, {"name": "boots"}, {"fingerprint": "g"}],
 )
-def test_a_ledger_of_another_collection_is_forgotten_as_advised(tmp_path: Path, changed: dict[str, object]) -> None:
+def test_the_suggested_restart_option_clears_the_ledger_of_another_collection(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
     path = tmp_path / "a.ledger"
     with Ledger(path) as ledger:
         ledger.bind(CollectionIdentity.of(COLLECTION))
@@ -245,7 +249,7 @@ def test_a_ledger_of_another_collection_is_forgotten_as_advised(tmp_path: Path, 
         ledger.bind(CollectionIdentity.of(COLLECTION))
 
 
-def test_what_failed_before_is_tried_again_as_advised(photo: Path, tmp_path: Path) -> None:
+def test_the_suggested_retry_failed_option_retries_failed_images(photo: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.ledger"
     with Ledger(path) as ledger:
         ledger.bind(CollectionIdentity.of(COLLECTION))
@@ -261,7 +265,7 @@ def test_what_failed_before_is_tried_again_as_advised(photo: Path, tmp_path: Pat
     assert (code, "1 could be stored" in told or "1 of 1 images could be stored" in told) == (0, True)
 
 
-def test_all_rejects_are_in_the_file_that_is_advised(tmp_path: Path) -> None:
+def test_the_suggested_rejects_option_writes_all_rejects(tmp_path: Path) -> None:
     path, rejects = tmp_path / "list.txt", tmp_path / "rejects.jsonl"
     path.write_text("".join(f"{number}.jpg\n" for number in range(50)))
     code, told = ingest(path)
@@ -281,7 +285,7 @@ def refused(path: Path, options: VectorOptions) -> str:
     return str(caught.value)
 
 
-def test_columns_of_vectors_are_named_as_advised(tmp_path: Path) -> None:
+def test_the_suggested_column_options_of_an_import_help(tmp_path: Path) -> None:
     path = vectors(tmp_path / "a.parquet")
     assert "use --vector-column to name it" in refused(path, VectorOptions("f"))
     assert "use --id-column to name it" in refused(path, VectorOptions("f", vector="v"))
@@ -295,7 +299,7 @@ def test_columns_of_vectors_are_named_as_advised(tmp_path: Path) -> None:
     assert len(list(VectorFileSource(h5, VectorOptions("f", vector="x", id="y")))) == 1
 
 
-def test_columns_of_a_file_of_vectors_are_mapped_as_advised(tmp_path: Path) -> None:
+def test_the_suggested_map_option_of_an_import_helps(tmp_path: Path) -> None:
     path = vectors(tmp_path / "a.parquet", **{"Product Name": ["x"], "product_name": ["y"], "it's": [1]})
     told: dict[int, dict[str, str]] = {0: {}, 1: {}}
     for choice, columns in told.items():
@@ -315,5 +319,5 @@ def test_columns_of_a_file_of_vectors_are_mapped_as_advised(tmp_path: Path) -> N
     assert len(list(VectorFileSource(path, VectorOptions("f", vector="v", id="key", columns=renamed)))) == 1
 
 
-def test_an_account_without_remarks_says_so() -> None:
+def test_a_report_without_remarks_has_an_empty_list() -> None:
     assert LoadReport().as_json()["remarks"] == []

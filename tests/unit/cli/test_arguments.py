@@ -1,4 +1,4 @@
-"""What a caller gets wrong in Python is said in Python, before anything is sent."""
+"""The client rejects wrong arguments before it calls the service."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ from imagesearch_client.to_messages import attribute_to, attributes_to, search_r
 @pytest.mark.parametrize(
     "options", [["--metric", "COSINE"], ["--metric", "l2", "--index", "HNSW", "--consistency", "Strong"]]
 )
-def test_capital_letters_make_no_other_metric_or_index(options: list[str]) -> None:
+def test_metrics_and_indexes_ignore_case(options: list[str]) -> None:
     result = CliRunner().invoke(app, ["collections", "create", "shop", "--target", "127.0.0.1:1", *options])
     # Nobody listens there: it was sent.
     assert (result.exit_code, "UNAVAILABLE" in result.stderr) == (1, True)
@@ -45,7 +45,7 @@ def test_capital_letters_make_no_other_metric_or_index(options: list[str]) -> No
         ["collections", "create", "\udcff"],
     ],
 )
-def test_an_argument_that_is_not_utf_8_is_named(command: list[str]) -> None:
+def test_an_argument_that_is_not_utf_8_is_rejected_by_name(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--target", "127.0.0.1:1"], env={"COLUMNS": "200"})
     assert (result.exit_code, "\\udcff" in result.stderr) == (2, True)
 
@@ -57,7 +57,7 @@ def client() -> Client:
 
 
 @pytest.mark.parametrize("options", [{"filter": None}, {"k": 3}, {"page_size": 7}, {"limit": 3, "minscore": 1}])
-def test_an_option_that_there_is_not_is_named(options: dict[str, Any]) -> None:
+def test_search_rejects_an_unknown_option(options: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=r"unknown search options: .*; the options are limit, .*where"):
         search_request("c", StoredImage("a"), options)  # type: ignore[arg-type]
 
@@ -70,12 +70,12 @@ def test_an_option_that_there_is_not_is_named(options: dict[str, Any]) -> None:
         ({"where": [equals("a", 1)]}, "and no list"),
     ],
 )
-def test_an_option_that_would_be_without_effect_is_told(options: dict[str, Any], message: str) -> None:
+def test_search_rejects_an_option_without_effect(options: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         search_request("c", StoredImage("a"), options)  # type: ignore[arg-type]
 
 
-def test_a_zero_is_not_taken_for_the_default(client: Client) -> None:
+def test_zero_is_rejected_and_does_not_mean_the_default(client: Client) -> None:
     with client:
         calls: dict[str, Callable[[], object]] = {
             "LIMIT_INVALID": lambda: client.search("c", StoredImage("a"), limit=0),
@@ -88,7 +88,7 @@ def test_a_zero_is_not_taken_for_the_default(client: Client) -> None:
             assert caught.value.reason == reason
 
 
-def test_hits_in_groups_are_no_pages(client: Client) -> None:
+def test_search_all_rejects_groups(client: Client) -> None:
     with client, pytest.raises(TypeError, match="hits in groups have one page"):
         client.search_all("c", StoredImage("a"), group_by="kind")
 
@@ -105,12 +105,12 @@ def test_hits_in_groups_are_no_pages(client: Client) -> None:
         lambda: search_request("c", Examples(StoredImage("a")), {}),  # type: ignore[arg-type]
     ],
 )
-def test_what_is_of_another_kind_is_told_what_would_do(wrong: Any) -> None:
+def test_wrong_types_are_rejected_with_the_allowed_ones(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"and no (list|str|tuple|StoredImage)"):
         wrong()
 
 
-def test_a_number_that_does_not_fit_is_named_with_its_attribute(client: Client) -> None:
+def test_a_number_above_64_bits_is_rejected_with_the_name_of_its_attribute(client: Client) -> None:
     with pytest.raises(ValueError, match="attribute 'n': 9223372036854775808 has more than 64 bits"):
         attributes_to({"n": 2**63})
     assert attribute_to(2**63 - 1).integer_value == 2**63 - 1
@@ -119,7 +119,7 @@ def test_a_number_that_does_not_fit_is_named_with_its_attribute(client: Client) 
 
 
 @pytest.mark.parametrize("query", ["a", b"bytes", [1.0, 2.0], None, Examples(["a"])])  # type: ignore[list-item]
-def test_a_query_of_another_kind_is_told_what_would_be_one(query: Any) -> None:
+def test_a_query_of_the_wrong_type_is_rejected_with_the_allowed_types(query: Any) -> None:
     with pytest.raises(TypeError, match="ImageFile, a StoredImage"):
         search_request("c", query, {})
 
@@ -127,17 +127,17 @@ def test_a_query_of_another_kind_is_told_what_would_be_one(query: Any) -> None:
 @pytest.mark.parametrize(
     "query", [StoredImage("a"), ImageFile(b"x"), Embedding([1], "f"), Examples([StoredImage("a")])]
 )
-def test_the_kinds_of_queries_are_taken(query: Any) -> None:
+def test_every_type_of_query_is_accepted(query: Any) -> None:
     assert search_request("c", query, {"limit": 3}).limit == 3
 
 
 @pytest.mark.parametrize("value", [None, {"a": 1}, [1, 2], ["a", None], object(), b"x"])
-def test_an_attribute_of_another_kind_is_told_what_would_be_one(value: Any) -> None:
+def test_an_attribute_of_the_wrong_type_is_rejected_with_the_allowed_types(value: Any) -> None:
     with pytest.raises(TypeError, match="is not a string, a number, True, False or a list of strings"):
         attribute_to(value)
 
 
-def test_a_single_id_is_no_list_of_ids(client: Client) -> None:
+def test_a_single_id_instead_of_a_list_is_rejected(client: Client) -> None:
     with client:
         for call in (client.get_many, client.delete):
             with pytest.raises(TypeError, match=r"such as \['coffee.png'\]"):
@@ -167,11 +167,11 @@ def test_a_single_id_is_no_list_of_ids(client: Client) -> None:
         '"1e999"',
     ],
 )
-def test_attributes_are_shown_as_they_are_set(text: str) -> None:
+def test_attributes_are_printed_as_update_reads_them(text: str) -> None:
     value = parse_attribute(text)
     assert parse_attribute(shown_attribute(value)) == value
     assert type(parse_attribute(shown_attribute(value))) is type(value)
 
 
-def test_commas_between_quotes_part_nothing() -> None:
+def test_quoted_commas_do_not_separate_values() -> None:
     assert parse_attribute('["a,b", c , \'d, "e"\']') == ["a,b", "c", 'd, "e"']

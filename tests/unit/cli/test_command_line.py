@@ -13,7 +13,6 @@ from imagesearch_cli.app import app
 
 # They take long to import, and only some commands need them.
 SLOW = ("PIL", "fsspec", "h5py", "matplotlib", "pyarrow", "scipy", "sklearn", "sqlite3", "tarfile", "tensorflow")
-# Options of Typer, and options whose values are checked by the service.
 VERBS = {"list", "get", "create", "update", "set", "delete", "check"}
 
 

@@ -1,4 +1,4 @@
-"""The command's variables: a wrong one stops it before it does anything, and never means plain text."""
+"""A wrong environment variable stops the command before it does anything, and never turns TLS off."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def run(*arguments: str, **variables: str) -> tuple[int, str]:
         ),
     ],
 )
-def test_wrong_variables_stop_the_command_and_are_all_named(variables: dict[str, str], said: list[str]) -> None:
+def test_the_command_lists_all_wrong_variables_and_stops(variables: dict[str, str], said: list[str]) -> None:
     code, printed = run("status", **variables)
     assert code == 2
     first, *lines = printed.splitlines()
@@ -49,17 +49,17 @@ def test_wrong_variables_stop_the_command_and_are_all_named(variables: dict[str,
     assert all(text in line for text, line in zip(said, lines, strict=True))
 
 
-def test_the_value_of_an_unknown_variable_is_not_shown() -> None:
+def test_the_value_of_an_unknown_variable_is_not_printed() -> None:
     assert "hunter2" not in run("status", IMAGESEARCH_TOKENS="hunter2")[1]
 
 
-def test_help_is_given_whatever_the_variables_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_works_with_wrong_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments in (["--help"], ["status", "--help"], ["collections", "create", "--help"], ["--version"]):
         monkeypatch.setattr("sys.argv", ["imagesearch", *arguments])
         assert run(*arguments, IMAGESEARCH_TSL="on")[0] == 0
 
 
-def test_variables_of_kubernetes_and_of_compose_do_not_stop_it() -> None:
+def test_variables_of_kubernetes_and_compose_are_accepted() -> None:
     code, printed = run(
         "collections", "list", IMAGESEARCH_SERVICE_HOST="10.0.0.1", IMAGESEARCH_PORT="50152", IMAGESEARCH_VERSION="0.2"
     )
@@ -78,7 +78,7 @@ def test_variables_of_kubernetes_and_of_compose_do_not_stop_it() -> None:
         ({"IMAGESEARCH_KEY": "k.pem"}, ClientTls(key=Path("k.pem"))),
     ],
 )
-def test_tls_is_on_when_anything_asks_for_it(
+def test_any_tls_variable_turns_tls_on(
     variables: dict[str, str], tls: ClientTls | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():

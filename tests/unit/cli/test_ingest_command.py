@@ -1,4 +1,4 @@
-"""What `imagesearch ingest --dry-run` says of files that it does not take; it needs no service."""
+"""What `imagesearch ingest --dry-run` reports about unsupported files. It needs no service."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_suffixes_of_taken_formats_are_taken_and_others_are_named(photos: Path, tmp_path: Path) -> None:
+def test_ingest_loads_supported_suffixes_and_names_the_others(photos: Path, tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jfif", "c.jpe", "no_suffix"):
         (photos / name).write_bytes(jpeg())
     for name in ("d.psd", "e.svg", "f.svg", "._a.jpg", "notes.txt"):
@@ -57,7 +57,7 @@ def test_suffixes_of_taken_formats_are_taken_and_others_are_named(photos: Path, 
     assert (account["stored"], account["unsupported"]) == (4, 3)
 
 
-def test_a_folder_with_nothing_that_is_taken_names_what_there_is(photos: Path) -> None:
+def test_a_folder_without_supported_files_names_their_suffixes(photos: Path) -> None:
     for name in ("d.psd", "e.svg", "notes.txt"):
         (photos / name).write_bytes(b"x")
     done = ingest(photos)
@@ -67,7 +67,7 @@ def test_a_folder_with_nothing_that_is_taken_names_what_there_is(photos: Path) -
     assert (account["listed"], account["unsupported"], account["other_files"]) == (0, 2, 1)
 
 
-def test_a_dry_run_takes_what_the_embedder_takes(photos: Path) -> None:
+def test_a_dry_run_accepts_the_formats_of_the_embedder(photos: Path) -> None:
     image = Image.new("RGB", (16, 16), "red")
     for name, file_format in (("a.avif", "AVIF"), ("b.heic", "HEIF")):
         pillow_formats()
@@ -78,7 +78,7 @@ def test_a_dry_run_takes_what_the_embedder_takes(photos: Path) -> None:
     assert json.loads(ingest(photos, "--json").stdout)["stored"] == 3
 
 
-def test_a_dry_run_says_how_to_read_heic(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_suggests_the_extra_for_heic(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (photos / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     pillow_formats.cache_clear()

@@ -1,4 +1,4 @@
-"""Calls and commands with more ids than one call of the service takes, against a service that refuses them together."""
+"""Calls and commands with more ids than one call of the service accepts."""
 
 import json
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ def lines(*ids: str) -> str:
     return "".join(f"{image_id}\n" for image_id in ids)
 
 
-def test_any_number_of_images_is_read(service: tuple[Images, str]) -> None:
+def test_get_reads_any_number_of_images(service: tuple[Images, str]) -> None:
     images, address = service
     with Client(address) as client:
         assert list(client.get_many("shoes", [*IDS, "nobody", *IDS])) == IDS
@@ -101,7 +101,7 @@ def test_any_number_of_images_is_read(service: tuple[Images, str]) -> None:
         assert client.get_many("shoes", []) == {}
 
 
-def test_any_number_of_images_is_deleted(service: tuple[Images, str]) -> None:
+def test_delete_deletes_any_number_of_images(service: tuple[Images, str]) -> None:
     images, address = service
     told: list[int] = []
     with Client(address) as client:
@@ -111,7 +111,7 @@ def test_any_number_of_images_is_deleted(service: tuple[Images, str]) -> None:
         assert client.delete("shoes", []) == 0
 
 
-def test_an_error_says_how_many_were_deleted_before(service: tuple[Images, str]) -> None:
+def test_an_error_reports_how_many_images_were_deleted_before(service: tuple[Images, str]) -> None:
     images, address = service
     with Client(address) as client:
         for calls, left in ((2, 1500), (1, 1500)):
@@ -126,7 +126,7 @@ def test_an_error_says_how_many_were_deleted_before(service: tuple[Images, str])
         assert client.delete_where("shoes", equals("a", 1)) == 0
 
 
-def test_ids_come_by_standard_input(service: tuple[Images, str]) -> None:
+def test_commands_read_ids_from_standard_input(service: tuple[Images, str]) -> None:
     images, address = service
     images.ids |= {"-a", "with a space", " leading", "ünï"}
     ids = lines("-a", "with a space", "", " leading", "ünï", *IDS, "i0000", "nobody") + "i0001"
@@ -156,7 +156,7 @@ def test_ids_come_by_standard_input(service: tuple[Images, str]) -> None:
 
 
 @pytest.mark.parametrize("chosen", [["-"], ["--where", "a=1"]])
-def test_a_delete_that_fails_in_the_middle_says_what_is_done_and_can_be_run_again(
+def test_a_failed_delete_reports_its_progress_and_can_be_repeated(
     service: tuple[Images, str], chosen: list[str]
 ) -> None:
     images, address = service
@@ -172,7 +172,7 @@ def test_a_delete_that_fails_in_the_middle_says_what_is_done_and_can_be_run_agai
     assert run(address, "delete", *chosen, "--yes", ids=ids).stdout == "deleted 1500 images of shoes\n"
 
 
-def test_nobody_is_asked_without_a_terminal(service: tuple[Images, str]) -> None:
+def test_without_a_terminal_delete_needs_yes(service: tuple[Images, str]) -> None:
     images, address = service
     for arguments in (["i0001"], ["--where", "a=1"]):
         said = run(address, "delete", *arguments, ids="y\n")

@@ -1,4 +1,4 @@
-"""No command replaces a file that is there without a word."""
+"""No command replaces a file without --force."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def refused(*arguments: str | Path) -> str:
     return result.stderr
 
 
-def test_a_picture_of_hits_replaces_no_file(tmp_path: Path) -> None:
+def test_plot_does_not_replace_a_file_without_force(tmp_path: Path) -> None:
     picture, query = tmp_path / "hits.png", tmp_path / "query.jpg"
     picture.write_text("mine")
     query.write_bytes(b"image")
@@ -27,7 +27,7 @@ def test_a_picture_of_hits_replaces_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--judged-pairs", "--decisions"])
-def test_judged_pairs_are_never_replaced_by_the_list_made_with_them(tmp_path: Path, option: str) -> None:
+def test_duplicates_never_replaces_its_input_files(tmp_path: Path, option: str) -> None:
     judged, link = tmp_path / "judged.csv", tmp_path / "link.csv"
     judged.write_text("mine")
     link.symlink_to(judged)
@@ -38,7 +38,7 @@ def test_judged_pairs_are_never_replaced_by_the_list_made_with_them(tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", ["mine\n", '{"uri": "a.jpg"}\n', "[]\n", '"_reason"\n', "\x00"])
-def test_rejects_replace_no_other_file(tmp_path: Path, content: str) -> None:
+def test_rejects_never_replace_another_file(tmp_path: Path, content: str) -> None:
     rejects = tmp_path / "photos.jsonl"
     rejects.write_text(content)
     (tmp_path / "a").mkdir()
@@ -48,7 +48,7 @@ def test_rejects_replace_no_other_file(tmp_path: Path, content: str) -> None:
     assert rejects.read_text() == content
 
 
-def test_rejects_replace_those_of_a_run_before(tmp_path: Path) -> None:
+def test_rejects_replace_the_rejects_of_an_earlier_run(tmp_path: Path) -> None:
     rejects = tmp_path / "rejects.jsonl"
     for name in ("one", "other"):
         with RejectsFile(rejects) as file:

@@ -1,4 +1,4 @@
-"""Each token goes to its own service, over real calls on the loopback interface."""
+"""Each service gets only its own token, over real calls on loopback."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +60,7 @@ def compare(tmp_path: Path, *arguments: str, **environment: str) -> str:
     return result.stderr
 
 
-def test_an_embedder_gets_its_own_token_and_no_other(tmp_path: Path, embedder: Callable[[], Embedder]) -> None:
+def test_each_embedder_gets_only_its_own_token(tmp_path: Path, embedder: Callable[[], Embedder]) -> None:
     own, other = embedder(), embedder()
     models = ["--embedder", own.address, "--models", f"a,b@{own.address},c@{other.address},none@{other.address}"]
     compare(tmp_path, *models, IMAGESEARCH_TOKEN=OF_SEARCH, IMAGESEARCH_EMBEDDER_TOKEN=OF_EMBEDDER)
@@ -76,12 +76,12 @@ def test_an_embedder_gets_its_own_token_and_no_other(tmp_path: Path, embedder: C
 
 
 @pytest.mark.parametrize("given", ["127.0.0.1:1", "127.0.0.1:9=FILE", "127.0.0.1:1=/nowhere"])
-def test_a_token_file_that_is_of_no_embedder_is_told(tmp_path: Path, given: str) -> None:
+def test_a_token_file_of_an_unknown_embedder_is_rejected(tmp_path: Path, given: str) -> None:
     said = compare(tmp_path, "--models", "a,b@127.0.0.1:1", "--token-file", given)
     assert "HOST:PORT=FILE" in said or "/nowhere cannot be read" in said
 
 
-def test_the_endpoints_of_a_load_have_the_tokens_of_their_services(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_endpoint_of_a_load_has_the_token_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGESEARCH_TOKEN", OF_SEARCH)
     assert OF_SEARCH in vars(search_endpoint("a:1")).values()
     assert OF_SEARCH not in vars(embedder_endpoint("a:1")).values()
