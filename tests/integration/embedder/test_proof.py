@@ -88,7 +88,7 @@ def test_wrong_bfloat16_is_refused_even_without_golden_vectors(
     assert [model.info.dimension for model in loaded] == [1024, 9216, 1024]
     log = capsys.readouterr().out
     assert "chosen=float32" in log
-    assert "least_like='mobilenet-" in log
+    assert "least_similar='mobilenet-" in log
 
 
 def test_all_models_use_bfloat16_if_their_vectors_are_right(published_weights: Path) -> None:
