@@ -22,7 +22,7 @@ from imagesearch_analysis.neighbors import NeighborParts
 from imagesearch_analysis.snapshot import Origin, Snapshot
 from imagesearch_analysis.snapshot_writer import SnapshotWriter
 from imagesearch_client import Embedding, Image
-from imagesearch_client.listing import Place
+from imagesearch_client.listing import ListingPosition
 from imagesearch_client.types import Metric
 
 SIZES = (25_000, 100_000)
@@ -42,7 +42,7 @@ def fill(folder: Path, vectors: Matrix) -> None:
                 Image(f"i{begin + row:06d}", "", {}, "", now, now, Embedding(vector, FINGERPRINT))
                 for row, vector in enumerate(vectors[begin : begin + PAGE])
             ]
-            writer.add(images, Place(complete=begin + PAGE >= len(vectors)))
+            writer.add(images, ListingPosition(complete=begin + PAGE >= len(vectors)))
 
 
 def find(snapshot_folder: Path, target: Path, reports: Any) -> None:

@@ -17,7 +17,7 @@ from imagesearch_analysis.snapshot import Snapshot
 from imagesearch_analysis.snapshot_writer import RETRY_SECONDS
 from imagesearch_analysis.vectors import Doubles, Floats, comparable, sample_positions
 from imagesearch_client import Client
-from imagesearch_client.listing import Listing, Place
+from imagesearch_client.listing import Listing, ListingPosition
 from imagesearch_client.types import CodeSetStatus, Collection, StoredImage
 from imagesearch_ingest.empty_collection import EmptyCollectionError
 
@@ -65,7 +65,7 @@ def mean_vector(client: Client, name: str, on_progress: Callable[[int], None] = 
     """
     collection = client.get_collection(name)
     total, count = np.zeros(collection.dimension), 0
-    for images, _ in Listing(client, collection, None, Place(), RETRY_SECONDS).pages():
+    for images, _ in Listing(client, collection, None, ListingPosition(), RETRY_SECONDS).pages():
         vectors = [image.embedding.values for image in images if image.embedding is not None]
         values = np.array(vectors, np.float32).reshape(-1, collection.dimension)
         total += comparable(values, collection.metric).sum(axis=0, dtype=np.float64)

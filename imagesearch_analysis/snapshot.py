@@ -14,7 +14,7 @@ import numpy as np
 
 from imagesearch_analysis.errors import AnalysisError
 from imagesearch_analysis.vectors import FLOAT, Floats, Positions, comparable
-from imagesearch_client.listing import Place
+from imagesearch_client.listing import ListingPosition
 from imagesearch_client.types import AttributeValue, Metric, Region
 from imagesearch_ingest.sources.attribute_values import ATTRIBUTE_NAME
 
@@ -200,10 +200,10 @@ class _Column(Sequence[Any]):
         return (value for (value,) in self._database.execute(self._select_range, (0, self._size)))
 
 
-def read_notes(database: sqlite3.Connection) -> tuple[Origin, Place]:
+def read_notes(database: sqlite3.Connection) -> tuple[Origin, ListingPosition]:
     """Return the origin of a snapshot, and the place where its listing continues.
 
     Raises sqlite3.Error, ValueError, KeyError and TypeError if the database is not that of a snapshot.
     """
     notes = dict(database.execute("SELECT name, value FROM notes"))
-    return Origin(**json.loads(notes["origin"])), Place(**json.loads(notes["place"]))
+    return Origin(**json.loads(notes["origin"])), ListingPosition(**json.loads(notes["place"]))

@@ -28,7 +28,7 @@ from imagesearch_analysis.snapshot import (
 from imagesearch_analysis.vectors import FLOAT
 from imagesearch_client import Client
 from imagesearch_client.filters import Filter
-from imagesearch_client.listing import Listing, Place
+from imagesearch_client.listing import Listing, ListingPosition
 from imagesearch_client.retrying import retry
 from imagesearch_client.types import Collection, Image
 from imagesearch_ingest.empty_collection import EmptyCollectionError
@@ -135,7 +135,7 @@ class SnapshotWriter:
         if not _has_tables(self._database):
             self._database.executescript(f"BEGIN; {SCHEMA}")
             self._note("origin", asdict(self._origin))
-            self._note("place", asdict(Place()))
+            self._note("place", asdict(ListingPosition()))
             self._database.commit()
         self.place = read_notes(self._database)[1]
         self.rows = int(self._database.execute("SELECT COUNT(*) FROM images").fetchone()[0])
@@ -189,7 +189,7 @@ class SnapshotWriter:
             self._lock.clear()
         raise SnapshotError(f"there is no room for the snapshot of {left} images: {problem}; {OTHER_DISK}")
 
-    def add(self, images: Sequence[Image], place: Place) -> None:
+    def add(self, images: Sequence[Image], place: ListingPosition) -> None:
         """Write a page of images with their vectors, and the place of the next page; both or neither."""
         vectors = np.empty((len(images), self._origin.dimension), FLOAT)
         for row, image in enumerate(images):

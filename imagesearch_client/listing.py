@@ -20,7 +20,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ListingPosition:
     """The position of a listing."""
 
     token: str = ""
@@ -44,21 +44,26 @@ class Listing:
     """A listing of the images of one collection with their vectors, ordered by id."""
 
     def __init__(
-        self, client: Client, collection: Collection, condition: Filter | None, place: Place, retry_seconds: float
+        self,
+        client: Client,
+        collection: Collection,
+        condition: Filter | None,
+        position: ListingPosition,
+        retry_seconds: float,
     ) -> None:
-        """Begin at `place`: `Place()`, or one that a listing of the same collection and filter returned.
+        """Begin at `position`: `ListingPosition()`, or one that a listing of the same collection and filter returned.
 
         Args:
             client: the client of the search service.
             collection: the collection under its own name, because an alias may move meanwhile.
             condition: lists only images that match.
-            place: the position of the first image.
+            position: the position of the first image.
             retry_seconds: the retry budget of each call while the service is unavailable.
         """
         self._client = client
         self._collection = collection.name
         self._condition = condition
-        self._place = place
+        self._position = position
         self._retry_seconds = retry_seconds
         self._full = PageSize(max(1, min(MAX_PAGE, PAGE_BYTES // (4 * collection.dimension + IMAGE_BYTES))))
         self._lean = PageSize(MAX_PAGE)
@@ -67,58 +72,58 @@ class Listing:
         self.pages_asked = 0
         """The number of pages that were read."""
 
-    def pages(self) -> Iterator[tuple[Sequence[Image], Place]]:
+    def pages(self) -> Iterator[tuple[Sequence[Image], ListingPosition]]:
         """Yield images, and the position after them. Raises ServiceError."""
-        while not self._place.complete:
+        while not self._position.complete:
             try:
-                images, token = self._retry(self._page, self._lean if self._place.lean else self._full)
+                images, token = self._retry(self._page, self._lean if self._position.lean else self._full)
             except InvalidArgumentError as error:
                 # Each replica may refuse the tokens of the others. A restart without progress would repeat for ever.
-                if error.reason != "PAGE_TOKEN_INVALID" or not self._place.token or not self._advanced:
+                if error.reason != "PAGE_TOKEN_INVALID" or not self._position.token or not self._advanced:
                     raise
                 self._advanced = False
-                self._place = Place(last_id=self._place.last_id, lean=True)
+                self._position = ListingPosition(last_id=self._position.last_id, lean=True)
                 continue
             self.pages_asked += 1
-            if self._place.lean:
+            if self._position.lean:
                 yield from self._with_vectors(images, token)
             else:
-                last_id = images[-1].id if images else self._place.last_id
-                yield self._step(images, Place(token, last_id, complete=not token))
+                last_id = images[-1].id if images else self._position.last_id
+                yield self._step(images, ListingPosition(token, last_id, complete=not token))
 
     def _page(self, size: int) -> tuple[list[Image], str]:
         return self._client.list_page(
             self._collection,
-            page_token=self._place.token,
+            page_token=self._position.token,
             where=self._condition,
-            with_vector=not self._place.lean,
+            with_vector=not self._position.lean,
             page_size=size,
             strong=True,
         )
 
-    def _step(self, images: Sequence[Image], place: Place) -> tuple[Sequence[Image], Place]:
+    def _step(self, images: Sequence[Image], position: ListingPosition) -> tuple[Sequence[Image], ListingPosition]:
         self._advanced = self._advanced or bool(images)
-        self._place = place
-        return images, place
+        self._position = position
+        return images, position
 
-    def _with_vectors(self, images: Sequence[Image], token: str) -> Iterator[tuple[Sequence[Image], Place]]:
+    def _with_vectors(self, images: Sequence[Image], token: str) -> Iterator[tuple[Sequence[Image], ListingPosition]]:
         """Yield the images of a page without vectors that come after the last image, with their vectors."""
-        left = [image.id for image in images if image.id > self._place.last_id]
-        here = self._place.token
+        left = [image.id for image in images if image.id > self._position.last_id]
+        here = self._position.token
 
         def read(size: int) -> tuple[int, dict[str, Image]]:
             return size, self._client.get_many(self._collection, left[:size], with_vector=True, strong=True)
 
-        last_id = left[-1] if left else self._place.last_id
+        last_id = left[-1] if left else self._position.last_id
         found: dict[str, Image] = {}
         while left:
             if found:
                 # The position stays before this page until all of it was returned; a resumed listing skips images up to
                 # `last_id`.
-                yield self._step(list(found.values()), Place(here, max(found), lean=True))
+                yield self._step(list(found.values()), ListingPosition(here, max(found), lean=True))
             size, found = self._retry(read, self._full)
             left = left[size:]
-        yield self._step(list(found.values()), Place(token, last_id, lean=True, complete=not token))
+        yield self._step(list(found.values()), ListingPosition(token, last_id, lean=True, complete=not token))
 
     def _retry(self, call: Callable[[int], Answer], size: PageSize) -> Answer:
         """Return the result of a call; ask for half as many images while the response would be too large."""

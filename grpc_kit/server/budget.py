@@ -16,7 +16,7 @@ class Limit:
     """Bytes of the items, together."""
 
 
-class Place:
+class Reservation:
     """A reservation in a budget. It can be released in parts; what was released already is not released again."""
 
     def __init__(self, release: Callable[[int, int], None], size: int) -> None:
@@ -30,7 +30,7 @@ class Place:
             freed, self._size = self._size - size, size
             self._release(0, freed)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Release the item and all its bytes."""
         release, self._release = self._release, None
         if release is not None:
@@ -51,19 +51,19 @@ class Budget:
         """Return whether an item of `size` bytes fits now."""
         return self.items == 0 or (self.items < self.limit.items and self.size + size <= self.limit.size)
 
-    def take(self, size: int) -> Place:
+    def take(self, size: int) -> Reservation:
         """Reserve `size` bytes now, even if they do not fit."""
         self._add(size)
-        return Place(self._free, size)
+        return Reservation(self._free, size)
 
-    def try_take(self, size: int) -> Place | None:
+    def try_take(self, size: int) -> Reservation | None:
         """Reserve `size` bytes if they fit now and no earlier caller waits; otherwise return None."""
-        return Place(self._free, size) if self._pending.try_acquire(size) else None
+        return Reservation(self._free, size) if self._pending.try_acquire(size) else None
 
-    async def wait(self, size: int) -> Place:
+    async def wait(self, size: int) -> Reservation:
         """Reserve `size` bytes as soon as they fit and no earlier caller waits."""
         await self._pending.acquire(size)
-        return Place(self._free, size)
+        return Reservation(self._free, size)
 
     def _add(self, size: int) -> None:
         self.items += 1

@@ -3,7 +3,7 @@
 import asyncio
 
 from grpc_kit.errors import ResourceExhaustedError
-from grpc_kit.server.budget import Budget, Limit, Place
+from grpc_kit.server.budget import Budget, Limit, Reservation
 
 # A message of at most this many bytes is small. gRPC buffers as many bytes of each call before the call reads them.
 SMALL_BYTES = 64 * 1024
@@ -30,11 +30,11 @@ class MessageBudget:
         self._large = Budget(Limit(size, size))
         self._small = Budget(Limit(size, size // SMALL_PART))
 
-    async def wait(self, size: int) -> Place:
+    async def wait(self, size: int) -> Reservation:
         """Reserve `size` bytes as soon as they fit."""
         return await (self._small if size <= SMALL_BYTES else self._large).wait(size)
 
-    async def wait_up_to(self, seconds: float, size: int) -> Place:
+    async def wait_up_to(self, seconds: float, size: int) -> Reservation:
         """Reserve `size` bytes. Raises ResourceExhaustedError if they do not fit within `seconds`."""
         try:
             async with asyncio.timeout(seconds):

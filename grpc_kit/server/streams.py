@@ -7,7 +7,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from grpc_kit.errors import clear_cancelled
-from grpc_kit.server.budget import Budget, Limit, Place
+from grpc_kit.server.budget import Budget, Limit, Reservation
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -50,21 +50,21 @@ async def answer_each(
     An exception of an argument ends the stream and cancels the requests in flight.
     """
     unread = Budget(Limit(window, sizes.limit if sizes else 0))
-    answered: asyncio.Queue[tuple[Response, Place] | None] = asyncio.Queue()
+    answered: asyncio.Queue[tuple[Response, Reservation] | None] = asyncio.Queue()
 
-    async def answer_one(request: Request, place: Place) -> None:
+    async def answer_one(request: Request, reservation: Reservation) -> None:
         response = await answer(request)
         if sizes is not None:
-            place.resize(sizes.measured(response))
-        answered.put_nowait((response, place))
+            reservation.resize(sizes.measured(response))
+        answered.put_nowait((response, reservation))
 
     async def read_all() -> None:
         async with asyncio.TaskGroup() as tasks:
             async for request in requests:
-                place = await unread.wait(sizes.expected(request) if sizes else 0)
+                reservation = await unread.wait(sizes.expected(request) if sizes else 0)
                 # Only now: a caller that does not read its responses must not hold a slot that all callers share.
                 release = await admit(request)
-                task = tasks.create_task(answer_one(request, place))
+                task = tasks.create_task(answer_one(request, reservation))
                 # A callback and no code of the task: a task that is cancelled before it starts runs no code.
                 task.add_done_callback(clear_cancelled)
                 task.add_done_callback(partial(_call, release))
@@ -79,7 +79,7 @@ async def answer_each(
     try:
         while (taken := await answered.get()) is not None:
             yield taken[0]
-            taken[1].leave()
+            taken[1].release()
             del taken
         try:
             await reader

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from imagesearch_client.listing import Place
+from imagesearch_client.listing import ListingPosition
 from imagesearch_ingest.atomic_file import atomic_write
 from imagesearch_ingest.vector_files.parquet_writer import read_part, write_part
 from imagesearch_ingest.vector_files.rows import Rows, Summary
@@ -41,7 +41,7 @@ class ExportParts:
         self._dimension = int(identity["dimension"])
         self._names: list[str] = []
         self.summary = Summary()
-        self.place = Place()
+        self.place = ListingPosition()
 
     @contextmanager
     def opened(self, *, restart: bool) -> Iterator[None]:
@@ -64,7 +64,7 @@ class ExportParts:
         try:
             state = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
             found = state["identity"]
-            names, summary, place = state["parts"], Summary(**state["summary"]), Place(**state["place"])
+            names, summary, place = state["parts"], Summary(**state["summary"]), ListingPosition(**state["place"])
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
@@ -77,7 +77,7 @@ class ExportParts:
             raise ExportError(f"{self.folder} has no {missing[0]}; {RESTART}")
         self._names, self.summary, self.place = names, summary, place
 
-    def add(self, rows: Rows, place: Place) -> None:
+    def add(self, rows: Rows, place: ListingPosition) -> None:
         """Write a part, and the place where the listing continues. Raises OSError."""
         if len(rows):
             name = f"part-{len(self._names):06d}.parquet"
@@ -118,4 +118,4 @@ class ExportParts:
         # Remove the state first: parts without a state are ignored.
         (self.folder / STATE).unlink(missing_ok=True)
         self._lock.clear()
-        self._names, self.summary, self.place = [], Summary(), Place()
+        self._names, self.summary, self.place = [], Summary(), ListingPosition()

@@ -115,7 +115,7 @@ class StreamCall:
         async with self._writing:
             if self.ended:
                 return
-            place = await self._sending.wait(len(image.content))
+            reservation = await self._sending.wait(len(image.content))
             try:
                 # The write fails if the call has ended. `_read` reports why.
                 with suppress(grpc.RpcError, asyncio.InvalidStateError):
@@ -127,7 +127,7 @@ class StreamCall:
                 if task is None or task.cancelling():
                     raise
             finally:
-                place.leave()
+                reservation.release()
 
     async def _read(self) -> None:
         try:

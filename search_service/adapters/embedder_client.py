@@ -22,7 +22,7 @@ from grpc_kit.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from grpc_kit.server.budget import Budget, Limit, Place
+from grpc_kit.server.budget import Budget, Limit, Reservation
 from grpc_kit.server.tracing import trace_metadata
 from grpc_kit.status import from_rpc_error
 from search_service.adapters.bulk_lane import RETRY_AFTER, BulkLane, StreamCall
@@ -62,7 +62,7 @@ class EmbedderClient:
 
     async def embed(self, image: EncodedImage, model: str, deadline: Deadline) -> Embedding:
         """Embed an image in the interactive lane. Raises ServiceError."""
-        place = await self._reserve(len(image.content), deadline)
+        reservation = await self._reserve(len(image.content), deadline)
         try:
             response = await self._embed(
                 embedder_pb2.EmbedRequest(model=model, image=image_to(image)).SerializeToString(),
@@ -72,13 +72,13 @@ class EmbedderClient:
         except grpc.RpcError as error:
             raise self._translated(error, deadline) from None
         finally:
-            place.leave()
+            reservation.release()
         return embedding_from(response.embedding)
 
-    async def _reserve(self, size: int, deadline: Deadline) -> Place:
+    async def _reserve(self, size: int, deadline: Deadline) -> Reservation:
         """Wait until an image may be sent, at most for the timeout of a call."""
-        if place := self._sending.try_take(size):
-            return place
+        if reservation := self._sending.try_take(size):
+            return reservation
         try:
             async with asyncio.timeout(deadline.timeout(self._timeout)):
                 return await self._sending.wait(size)

@@ -41,8 +41,8 @@ class ResponseBudget:
     @asynccontextmanager
     async def reserved(self, collection: str, view: View, rows: int) -> AsyncIterator[None]:
         """Reserve room for one response. Raises ResourceExhaustedError if there is none for 5 seconds."""
-        place = await self.budget.wait_up_to(WAIT_SECONDS, self.estimate(collection, view, rows))
+        reservation = await self.budget.wait_up_to(WAIT_SECONDS, self.estimate(collection, view, rows))
         try:
             yield
         finally:
-            place.leave()
+            reservation.release()

@@ -140,12 +140,12 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         try:
             response = await self._responses.budget.wait(self._estimate(item))
         except BaseException:
-            request.leave()
+            request.release()
             raise
 
         def release() -> None:
-            request.leave()
-            response.leave()
+            request.release()
+            response.release()
 
         return release
 

@@ -85,7 +85,7 @@ class WriteImages:
                         image.drop()
                     for result in results:
                         yield result
-                    window.leave(held)
+                    window.release(held)
                 await stream.reader
             finally:
                 await stream.close()

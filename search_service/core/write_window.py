@@ -3,16 +3,16 @@
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeAlias
 
-from grpc_kit.server.budget import Budget, Limit, Place
+from grpc_kit.server.budget import Budget, Limit, Reservation
 
-Reserve: TypeAlias = Callable[[int], Awaitable[Place]]
+Reserve: TypeAlias = Callable[[int], Awaitable[Reservation]]
 """Waits for room for this many bytes in the budget that all calls share."""
 
 
 class HeldImage:
     """The reservations of one image in both budgets."""
 
-    def __init__(self, stream: Place, shared: Place, size: int) -> None:
+    def __init__(self, stream: Reservation, shared: Reservation, size: int) -> None:
         """`size` is the number of bytes of the whole message."""
         self._stream = stream
         self._shared = shared
@@ -24,12 +24,12 @@ class HeldImage:
 
     def drop(self) -> None:
         """Release all shared bytes, once the image is stored: the caller may read its result late."""
-        self._shared.leave()
+        self._shared.release()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Release both reservations."""
-        self._shared.leave()
-        self._stream.leave()
+        self._shared.release()
+        self._stream.release()
 
 
 class Window:
@@ -43,24 +43,24 @@ class Window:
 
     async def enter(self, size: int) -> HeldImage:
         """Wait for room for an image of `size` bytes."""
-        place = await self._budget.wait(size)
+        reservation = await self._budget.wait(size)
         try:
             # The stream's own budget comes first: a stream that is full must not hold shared bytes.
-            held = HeldImage(place, await self._reserve(size), size)
+            held = HeldImage(reservation, await self._reserve(size), size)
         except BaseException:
-            place.leave()
+            reservation.release()
             raise
         self._held.add(held)
         return held
 
-    def leave(self, images: Collection[HeldImage]) -> None:
+    def release(self, images: Collection[HeldImage]) -> None:
         """Release all room of images whose results the caller has read."""
         for image in images:
-            image.leave()
+            image.release()
         self._held.difference_update(images)
 
     def close(self) -> None:
         """Release the room of all images, at the end of the stream."""
         for image in self._held:
-            image.leave()
+            image.release()
         self._held.clear()

@@ -71,13 +71,13 @@ class OpenStreams:
             self._end_idle()
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                place = await self._slots.wait(0)
+                reservation = await self._slots.wait(0)
         except TimeoutError:
             most = self._slots.limit.items
             raise overloaded(f"{self._slots.items} streams are open; the maximum is {most}", max_streams=most) from None
         stream = self._open[task] = OpenStream()
         current.set(stream)
-        task.add_done_callback(partial(self._leave, place.leave))
+        task.add_done_callback(partial(self._leave, reservation.release))
 
     def _end_idle(self) -> None:
         """End the stream that has been idle longest, if it has been idle long enough."""

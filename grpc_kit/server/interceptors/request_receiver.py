@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from grpc_kit.errors import DeadlineExceededError, InvalidArgumentError
 from grpc_kit.server import allocation
-from grpc_kit.server.budget import Budget, Limit, Place
+from grpc_kit.server.budget import Budget, Limit, Reservation
 from grpc_kit.server.interceptors.call_admission import HEALTH
 from grpc_kit.server.interceptors.context_interceptor import Context, Handler
 from grpc_kit.server.message_budget import SMALL_BYTES, MessageBudget, overloaded
@@ -76,15 +76,15 @@ def _single(handler: Handler, lanes: "_Lanes") -> Handler:
     serialize: Any = handler.response_serializer
 
     async def answer(_: Any, context: Context) -> Any:
-        message, place = await lanes.receive(context, parse)
+        message, reservation = await lanes.receive(context, parse)
         try:
             with closing(behaviour(message, context)) as handling:
                 # The servicer decides how long it keeps the message.
                 del message
                 return await lanes.sendable(serialize(await handling))
         finally:
-            if place is not None:
-                place.leave()
+            if reservation is not None:
+                reservation.release()
 
     return grpc.stream_unary_rpc_method_handler(answer, None, None)
 
@@ -94,9 +94,9 @@ def _streaming(handler: Handler, lanes: "_Lanes") -> Handler:
     parse: Any = handler.request_deserializer
 
     async def answer(_: Any, context: Context) -> AsyncIterator[Any]:
-        message, place = await lanes.receive(context, parse)
-        if place is not None:
-            place.leave()
+        message, reservation = await lanes.receive(context, parse)
+        if reservation is not None:
+            reservation.release()
         responses = behaviour(message, context)
         del message
         if asyncio.iscoroutine(responses):
@@ -119,7 +119,7 @@ class _Lanes:
         self._fast = Budget(Limit(fast, 0))
         self._slow = Budget(Limit(slow, 0))
 
-    async def receive(self, context: Context, parse: Callable[[bytes], Any]) -> tuple[Any, Place | None]:
+    async def receive(self, context: Context, parse: Callable[[bytes], Any]) -> tuple[Any, Reservation | None]:
         """Return the message of a call and its reservation in the budget. A small message needs no reservation.
 
         Raises ResourceExhaustedError, DeadlineExceededError, InvalidArgumentError.
@@ -127,18 +127,18 @@ class _Lanes:
         lane = _Lane(await self._fast.wait(0), self._slow)
         try:
             raw = await lane.read(context)
-            place = None
+            reservation = None
             if len(raw) > SMALL_BYTES:
                 seconds = ROOM_SECONDS if lane.move_to_slow() else SLOT_WAIT_SECONDS
-                place = await self._budget.wait_up_to(seconds, len(raw))
+                reservation = await self._budget.wait_up_to(seconds, len(raw))
         finally:
-            lane.leave()
+            lane.release()
         allocation.clear_failures()
         try:
-            return parse(raw), place
+            return parse(raw), reservation
         except (DecodeError, MemoryError) as error:
-            if place is not None:
-                place.leave()
+            if reservation is not None:
+                reservation.release()
             # Protobuf raises DecodeError also if it runs out of memory.
             if isinstance(error, MemoryError) or allocation.has_failed():
                 raise MemoryError from None
@@ -149,28 +149,28 @@ class _Lanes:
     async def sendable(self, answer: bytes) -> bytes:
         """Return the response, and count its bytes until it was sent. Raises ResourceExhaustedError."""
         if len(answer) > SMALL_BYTES and (call := asyncio.current_task()):
-            place = await self._answers.wait_up_to(UNREAD_SECONDS, len(answer))
-            call.add_done_callback(lambda _: place.leave())
+            reservation = await self._answers.wait_up_to(UNREAD_SECONDS, len(answer))
+            call.add_done_callback(lambda _: reservation.release())
         return answer
 
 
 class _Lane:
     """The lane of one message that is being received."""
 
-    def __init__(self, place: Place, slow: Budget) -> None:
-        self._place = place
+    def __init__(self, reservation: Reservation, slow: Budget) -> None:
+        self._reservation = reservation
         self._slow = slow
         self._is_slow = False
 
     def move_to_slow(self) -> bool:
         """Move the message to the slow lane if that has a free slot. Return whether it is in the slow lane."""
-        if not self._is_slow and (place := self._slow.try_take(0)):
-            self._place.leave()
-            self._place, self._is_slow = place, True
+        if not self._is_slow and (reservation := self._slow.try_take(0)):
+            self._reservation.release()
+            self._reservation, self._is_slow = reservation, True
         return self._is_slow
 
-    def leave(self) -> None:
-        self._place.leave()
+    def release(self) -> None:
+        self._reservation.release()
 
     async def read(self, context: Context) -> bytes:
         """Return the bytes of the message.

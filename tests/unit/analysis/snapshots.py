@@ -11,7 +11,7 @@ from PIL import Image as Picture
 from imagesearch_analysis.snapshot import Origin, Snapshot
 from imagesearch_analysis.snapshot_writer import SnapshotWriter
 from imagesearch_client import AttributeValue, Embedding, Image, Metric, Region
-from imagesearch_client.listing import Place
+from imagesearch_client.listing import ListingPosition
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -40,7 +40,7 @@ def snapshot_of(
     columns = zip(vectors, attributes or [{}] * count, uris or [""] * count, contents or [""] * count, strict=True)
     images = [image_of(number, *row) for number, row in enumerate(columns)]
     with SnapshotWriter(folder, Origin("shoes", "f", metric.value, vectors.shape[1])) as writer:
-        writer.add(images, Place(complete=True))
+        writer.add(images, ListingPosition(complete=True))
     return Snapshot(folder)
 
 

@@ -12,7 +12,7 @@ from imagesearch_analysis.snapshot import DATABASE_FILE, VECTORS_FILE, Origin, S
 from imagesearch_analysis.snapshot_writer import SnapshotWriter, retry_timeouts
 from imagesearch_cli.snapshots import snapshot_of as snapshot_of_collection
 from imagesearch_client import AttributeValue, Metric, Region
-from imagesearch_client.listing import Place
+from imagesearch_client.listing import ListingPosition
 from tests.unit.analysis.snapshots import image_of, normal, snapshot_of
 
 ORIGIN = Origin("shoes", "f", "cosine", 4, state="1")
@@ -22,8 +22,10 @@ def test_a_snapshot_returns_what_was_written(tmp_path: Path) -> None:
     vectors = normal(5, 4)
     attributes: dict[str, AttributeValue] = {"price": 1.5, "kind": "ä", "tags": ["a", "b"], "new": True, "size": 41}
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
-        writer.add([image_of(0, vectors[0], attributes, "u/0", "ab", Region(0, 0.25, 0.5, 1))], Place("t1", "i00000"))
-        writer.add([image_of(n, vectors[n], {}) for n in range(1, 5)], Place(complete=True))
+        writer.add(
+            [image_of(0, vectors[0], attributes, "u/0", "ab", Region(0, 0.25, 0.5, 1))], ListingPosition("t1", "i00000")
+        )
+        writer.add([image_of(n, vectors[n], {}) for n in range(1, 5)], ListingPosition(complete=True))
     with Snapshot(tmp_path) as snapshot:
         assert (len(snapshot), snapshot.collection, snapshot.fingerprint) == (5, "shoes", "f")
         assert (snapshot.vectors == vectors).all()
@@ -63,7 +65,7 @@ def test_attribute_values_that_differ_slightly_stay_different(tmp_path: Path) ->
         "g": 2**53 + 1,
     }
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
-        writer.add([image_of(0, normal(1, 4)[0], values)], Place(complete=True))
+        writer.add([image_of(0, normal(1, 4)[0], values)], ListingPosition(complete=True))
     with Snapshot(tmp_path) as snapshot:
         assert [snapshot.attribute_values(name)[0] for name in values] == [
             "0.30000000000000004",
@@ -97,15 +99,15 @@ def test_a_snapshot_may_be_empty(tmp_path: Path) -> None:
 def test_an_incomplete_page_is_dropped(tmp_path: Path) -> None:
     vectors = normal(6, 4)
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
-        writer.add([image_of(n, vectors[n], {}) for n in range(3)], Place("t1", "i00002"))
+        writer.add([image_of(n, vectors[n], {}) for n in range(3)], ListingPosition("t1", "i00002"))
     # Vectors that the database does not record, as a kill leaves them.
     with (tmp_path / VECTORS_FILE).open("ab") as file:
         file.write(b"\1" * 20)
     with pytest.raises(SnapshotError, match="not complete; run the command again"):
         Snapshot(tmp_path)
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
-        assert (writer.rows, writer.place) == (3, Place("t1", "i00002"))
-        writer.add([image_of(n, vectors[n], {}) for n in range(3, 6)], Place(complete=True))
+        assert (writer.rows, writer.place) == (3, ListingPosition("t1", "i00002"))
+        writer.add([image_of(n, vectors[n], {}) for n in range(3, 6)], ListingPosition(complete=True))
     with Snapshot(tmp_path) as snapshot:
         assert (snapshot.vectors == vectors).all()
 
@@ -114,8 +116,8 @@ def test_a_changed_collection_is_read_again(tmp_path: Path) -> None:
     with snapshot_of(tmp_path, normal(3, 4)) as old:
         changed = dataclasses.replace(old.origin, state="2")
         with SnapshotWriter(tmp_path, changed) as writer:
-            assert (writer.rows, writer.place) == (0, Place())
-            writer.add([image_of(0, normal(1, 4)[0], {})], Place(complete=True))
+            assert (writer.rows, writer.place) == (0, ListingPosition())
+            writer.add([image_of(0, normal(1, 4)[0], {})], ListingPosition(complete=True))
         # The open snapshot stays readable.
         assert len(old.vectors) == 3
         assert old.ids[2] == "i00002"
@@ -134,7 +136,7 @@ def test_a_snapshot_of_another_origin_is_rejected_unless_it_may_be_replaced(
     tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
-        writer.add([image_of(0, normal(1, 4)[0], {})], Place(complete=True))
+        writer.add([image_of(0, normal(1, 4)[0], {})], ListingPosition(complete=True))
     other = dataclasses.replace(ORIGIN, **change)  # type: ignore[arg-type]
     with pytest.raises(SnapshotError, match=message):
         SnapshotWriter(tmp_path, other)
@@ -215,7 +217,7 @@ def test_a_full_disk_is_noticed_before_reading_and_leaves_no_files(
     assert not (tmp_path / "small").exists()
     # Images that were read before need no more room.
     with SnapshotWriter(tmp_path / "kept", ORIGIN) as writer:
-        writer.add([image_of(0, np.ones(ORIGIN.dimension, np.float32), {})], Place())
+        writer.add([image_of(0, np.ones(ORIGIN.dimension, np.float32), {})], ListingPosition())
         writer.check_space(room + 1)
         with pytest.raises(SnapshotError, match="there is no room"):
             writer.check_space(room + 2)

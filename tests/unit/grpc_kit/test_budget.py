@@ -15,15 +15,15 @@ async def test_a_budget_admits_in_order_of_arrival_and_a_single_item_always_fits
     order: list[int] = []
 
     async def enter(number: int, size: int) -> None:
-        place = await budget.wait(size)
+        reservation = await budget.wait(size)
         order.append(number)
         await asyncio.sleep(0)
-        place.leave()
+        reservation.release()
 
     tasks = [asyncio.create_task(enter(number, size)) for number, size in enumerate([90, 200, 1, 1])]
     await asyncio.sleep(0)
     assert budget.try_take(0) is None
-    first.leave()
+    first.release()
     await asyncio.gather(*tasks)
     assert order == [0, 1, 2, 3]
     assert (budget.items, budget.size) == (0, 0)
@@ -31,31 +31,31 @@ async def test_a_budget_admits_in_order_of_arrival_and_a_single_item_always_fits
 
 async def test_a_reservation_is_released_in_parts_and_only_once() -> None:
     budget = Budget(Limit(items=10, size=100))
-    place = await budget.wait(80)
+    reservation = await budget.wait(80)
     waiting = asyncio.create_task(budget.wait(60))
     await asyncio.sleep(0)
-    place.resize(50)
+    reservation.resize(50)
     await asyncio.sleep(0)
     assert not waiting.done()
-    place.resize(40)
+    reservation.resize(40)
     await asyncio.wait_for(waiting, 5)
-    place.resize(45)
+    reservation.resize(45)
     assert budget.size == 105
     for _ in range(2):
-        place.leave()
-        place.resize(7)
+        reservation.release()
+        reservation.resize(7)
     assert (budget.items, budget.size) == (1, 60)
 
 
 async def test_a_cancelled_caller_lets_the_next_caller_in() -> None:
     budget = Budget(Limit(items=10, size=100))
-    place = await budget.wait(80)
+    reservation = await budget.wait(80)
     large, small = asyncio.create_task(budget.wait(90)), asyncio.create_task(budget.wait(10))
     await asyncio.sleep(0)
     large.cancel()
     await asyncio.wait_for(small, 5)
-    place.leave()
-    small.result().leave()
+    reservation.release()
+    small.result().release()
     assert (budget.items, budget.size) == (0, 0)
 
 

@@ -263,13 +263,13 @@ async def test_window_limits_images_and_bytes_and_admits_one_large_image() -> No
     waiting = asyncio.create_task(window.enter(1))
     await asyncio.sleep(0)
     assert not waiting.done()
-    window.leave([large])
+    window.release([large])
     small = await waiting
     await window.enter(99)
     full = asyncio.create_task(window.enter(0))
     await asyncio.sleep(0)
     assert not full.done()
-    window.leave([small])
+    window.release([small])
     await full
 
 

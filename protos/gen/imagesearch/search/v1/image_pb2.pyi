@@ -293,7 +293,8 @@ class WriteImagesRequest(_message.Message):
     """
     content_sha256: _builtins.str
     """See Image.content_sha256. With `embedding` the server stores it. With `stored_vector` the server compares it. With
-    `image` the server ignores it and computes the value.
+    `image` leave it empty: the server computes it.
+    Errors: INVALID_ARGUMENT with reason CONTENT_SHA256_INVALID.
     """
     keep_attributes: _builtins.bool
     """If true, stored attributes stay, and `attributes` are added or replace attributes of the same name. The server
