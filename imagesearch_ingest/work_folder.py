@@ -17,8 +17,8 @@ MARK_BYTES = 4096
 class WorkFolder:
     """A folder that belongs to one command, and is locked by one process at a time.
 
-    Nothing in it is changed or removed unless its lock file has the mark of the same purpose. Then only files that match
-    `names` are changed or removed.
+    Nothing in it changes unless its lock file has the mark of the same purpose. Then the command changes and removes
+    only files that match `names`.
     """
 
     def __init__(self, folder: Path, purpose: str, names: str, error: type[Exception], *, made_for: str = "") -> None:

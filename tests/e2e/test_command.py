@@ -127,7 +127,7 @@ def test_images_are_updated_filtered_and_deleted(command: Command, name: str, ph
     assert found("--id", "page.jpg", "--include-query", "--strong")[0] == "page.jpg"
     assert "there are none" in command("search", "--id", "page.jpg", "--region", "0,0,1,1", code=2)
     assert "without --group-by" in command("search", page, "--group-size", "2", code=2)
-    assert "HNSW, which takes ef" in command("search", page, "--search-list", "64", code=1)
+    assert "HNSW, which uses ef" in command("search", page, "--search-list", "64", code=1)
     explained = command("search", page, "--explain")
     assert "index flat" in explained
     assert "ms Milvus" in explained
