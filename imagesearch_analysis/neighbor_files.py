@@ -64,9 +64,12 @@ def _neighbors(
             yield {"id": name_of[position]} | values
 
 
-def write_neighbors(target: Path, batches: Batches, metric: Metric) -> None:
-    """Write a complete file, or none, in the format of its suffix. Raises OSError; KeyError for an unknown suffix."""
-    write = WRITERS[target.suffix.lower()]
+def write_neighbors(target: Path, batches: Batches, metric: Metric, file_format: str = "") -> None:
+    """Write a complete file, or none, in a format of WRITERS; by default that of its suffix.
+
+    Raises OSError; KeyError for an unknown format.
+    """
+    write = WRITERS[file_format or target.suffix.lower().removeprefix(".")]
     with atomic_write(target) as partial:
         write(partial, batches, metric)
 
@@ -116,8 +119,8 @@ def _value_names(metric: Metric) -> list[str]:
 
 
 WRITERS: Mapping[str, Callable[[Path, Batches, Metric], None]] = {
-    ".json": _write_json,
-    ".jsonl": _write_json_lines,
-    ".parquet": _write_parquet,
-    ".csv": _write_csv,
+    "json": _write_json,
+    "jsonl": _write_json_lines,
+    "parquet": _write_parquet,
+    "csv": _write_csv,
 }

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -29,12 +30,28 @@ from imagesearch_ingest.json_text import json_text
 if TYPE_CHECKING:
     from imagesearch_analysis.snapshot import Snapshot
 
-SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
+
+class NeighborFormat(Enum):
+    """The format of a file of neighbors."""
+
+    JSON = "json"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    CSV = "csv"
+
+
+SUFFIXES = tuple(f".{file_format.value}" for file_format in NeighborFormat)
 
 
 def neighbors(
-    output: Annotated[Path, output_option("File to write: .json, .jsonl, .parquet or .csv.")],
+    output: Annotated[
+        Path, output_option("File to write: .json, .jsonl, .parquet or .csv, or any file with --format.")
+    ],
     collection: CollectionName = DEFAULT_COLLECTION,
+    file_format: Annotated[
+        NeighborFormat | None,
+        typer.Option("--format", case_sensitive=False, help="Format of the file. [default: by its suffix]"),
+    ] = None,
     limit: Annotated[int, limit_option("Number of neighbors of each image.", 1000)] = 10,
     id_attribute: Annotated[
         str, typer.Option(metavar="NAME", help="Attribute to write instead of the ids, such as product_id.")
@@ -67,7 +84,7 @@ def neighbors(
     Example: imagesearch neighbors -c products -o similar.json -k 20 --id-attribute product_id --decimals 4
     """
     parse_where(where)
-    check_file(output, SUFFIXES, "--output", force=force)
+    check_file(output, SUFFIXES if file_format is None else None, "--output", force=force)
     check_attribute_name(id_attribute, "--id-attribute")
     # NumPy takes a while to import.
     from imagesearch_analysis.neighbor_files import RecordOptions, records, write_neighbors  # noqa: PLC0415
@@ -87,7 +104,8 @@ def neighbors(
             if parts.dropped:
                 note(f"{parts.dropped} parts of an earlier run belong to another collection or to other options")
             options = RecordOptions(found.metric, decimals, min_score)
-            write_neighbors(output, records(names, parts.read(found), options), found.metric)
+            chosen = "" if file_format is None else file_format.value
+            write_neighbors(output, records(names, parts.read(found), options), found.metric, chosen)
             images = len(found)
         parts.remove()
     seconds = time.perf_counter() - begin

@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 
 
 def check_file(
-    path: Path | None, suffixes: Sequence[str], option: str, *, force: bool, inputs: Sequence[Path | None] = ()
+    path: Path | None, suffixes: Sequence[str] | None, option: str, *, force: bool, inputs: Sequence[Path | None] = ()
 ) -> None:
-    """Check that an output file, if it is given, can be written and is none of the command's input files."""
+    """Check that an output file, if it is given, can be written and is none of the command's input files.
+
+    `suffixes` are the allowed suffixes; None allows every name.
+    """
     if path is None:
         return
     problem = ""
     if path.exists() and any(given is not None and given.exists() and path.samefile(given) for given in inputs):
         problem = f"{path} is an input of this command; name another file"
-    elif path.suffix.lower() not in suffixes:
+    elif suffixes is not None and path.suffix.lower() not in suffixes:
         problem = f"{path} must end in {', '.join(suffixes)}"
     elif not path.absolute().parent.is_dir():
         problem = f"the folder of {path} does not exist; create it, or name another file"

@@ -58,6 +58,10 @@ def test_neighbors_writes_all_formats_and_names(
     ]
     assert not list(tmp_path.glob("*.parts"))
     assert "--force" in command("neighbors", "-c", products, "-o", target, code=2)
+    plain = tmp_path / "neighbors.txt"
+    command("neighbors", "-c", products, "-o", plain, "-k", "1", "--format", "csv")
+    assert list(rows_of(plain)[0]) == ["id", "rank", "neighbor", "score"]
+    assert [row["id"] for row in rows_of(plain)] == [f"i{n:03d}" for n in range(COUNT)]
     said = command("neighbors", "-c", products, "-o", tmp_path / "kinds.json", "--id-attribute", "kind", code=1)
     assert "10 of 90 images have no attribute kind, such as i080" in said
     assert "--where kind leaves them out" in said
