@@ -133,7 +133,7 @@ def pooled_by_keras(name: str, path: Path, images: list[bytes]) -> NDArray[np.fl
     network = NETWORKS[name]
     side = network.input_size
     builder = getattr(keras.applications, network.builder)
-    made = builder(include_top=False, weights=None, head="avg", input_shape=(side, side, 3), **network.arguments)
+    made = builder(include_top=False, weights=None, pooling="avg", input_shape=(side, side, 3), **network.arguments)
     made.load_weights(path)
     values: NDArray[np.float32] = made.predict(preprocess(name, pixels(images, side)), verbose=0)
     return values
