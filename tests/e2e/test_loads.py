@@ -95,7 +95,7 @@ def test_a_load_that_is_killed_again_and_again_stores_everything_once(
 ) -> None:
     dice, count = random.Random(1), IMAGES if kills == 1 else 400
     many, ledger = make_images(tmp_path / "many", count), tmp_path / "of.ledger"
-    arguments = ingest(many, "--embedder", relay.address, "--streams", str(STREAMS), "--ledger", ledger)
+    arguments = ingest(many, "--embedder", relay.address, "--parallel-calls", str(STREAMS), "--ledger", ledger)
     lost = 0
     for number in range(kills):
         # At any moment of the part that falls to this run.
@@ -148,7 +148,7 @@ def test_a_search_service_that_is_killed_in_the_middle_loses_nothing(stack: Stac
 def test_a_signal_ends_it_after_the_calls_in_flight(
     command: Command, lite_address: str, name: str, many: Path, relay: Relay, number: signal.Signals
 ) -> None:
-    arguments = ingest(many, "--embedder", relay.address, "--streams", str(STREAMS))
+    arguments = ingest(many, "--embedder", relay.address, "--parallel-calls", str(STREAMS))
     load = command.start(*arguments)
     wait_for(lambda: relay.embedded)
     load.send_signal(number)
