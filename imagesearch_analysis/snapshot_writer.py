@@ -1,6 +1,6 @@
 """Takes snapshots: reads a collection page by page, and resumes after a stop.
 
-The database records a page, and the place of the next page, only after the vectors of the page are on disk. A killed
+The database records a page, and the position of the next page, only after the vectors of the page are on disk. A killed
 process loses at most one page.
 """
 
@@ -91,8 +91,8 @@ def take_snapshot(
         with SnapshotWriter(folder, origin, replace=replace) as writer:
             on_progress(writer.rows)
             writer.check_space(count)
-            for images, place in Listing(client, found, where, writer.place, retry_seconds).pages():
-                writer.add(images, place)
+            for images, position in Listing(client, found, where, writer.position, retry_seconds).pages():
+                writer.add(images, position)
                 on_progress(writer.rows)
     except (OSError, sqlite3.Error) as error:
         raise SnapshotError(f"{folder} cannot be written: {error}; {OTHER_DISK}") from None
@@ -137,7 +137,7 @@ class SnapshotWriter:
             self._note("origin", asdict(self._origin))
             self._note("place", asdict(ListingPosition()))
             self._database.commit()
-        self.place = read_notes(self._database)[1]
+        self.position = read_notes(self._database)[1]
         self.rows = int(self._database.execute("SELECT COUNT(*) FROM images").fetchone()[0])
         self._vectors = (self._folder / VECTORS_FILE).open("ab")
         # Drop the vectors of a page that the database did not record.
@@ -189,8 +189,8 @@ class SnapshotWriter:
             self._lock.clear()
         raise SnapshotError(f"there is no room for the snapshot of {left} images: {problem}; {OTHER_DISK}")
 
-    def add(self, images: Sequence[Image], place: ListingPosition) -> None:
-        """Write a page of images with their vectors, and the place of the next page; both or neither."""
+    def add(self, images: Sequence[Image], position: ListingPosition) -> None:
+        """Write a page of images with their vectors, and the position of the next page; both or neither."""
         vectors = np.empty((len(images), self._origin.dimension), FLOAT)
         for row, image in enumerate(images):
             if image.embedding is None or len(image.embedding.values) != self._origin.dimension:
@@ -204,9 +204,9 @@ class SnapshotWriter:
                 "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)",
                 ((self.rows + row, *_columns(image)) for row, image in enumerate(images)),
             )
-            self._note("place", asdict(place))
+            self._note("place", asdict(position))
         self.rows += len(images)
-        self.place = place
+        self.position = position
 
     def _note(self, name: str, value: Mapping[str, Any]) -> None:
         self._database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, json.dumps(value)))

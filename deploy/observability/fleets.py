@@ -54,20 +54,20 @@ class Fleet:
         }
 
     def _series(self, replica: int) -> Iterator[Yaml]:
-        place = f'job="embedder",namespace="shop",instance="e{replica}"'
-        yield {"series": f"up{{{place}}}", "values": "1x120"}
-        yield {"series": f"grpc_server_serving{{{place}}}", "values": "1x120"}
-        yield {"series": f"grpc_server_draining{{{place}}}", "values": "0x120"}
+        labels_text = f'job="embedder",namespace="shop",instance="e{replica}"'
+        yield {"series": f"up{{{labels_text}}}", "values": "1x120"}
+        yield {"series": f"grpc_server_serving{{{labels_text}}}", "values": "1x120"}
+        yield {"series": f"grpc_server_draining{{{labels_text}}}", "values": "0x120"}
         yield {
-            "series": f'grpc_server_handled_total{{{place},grpc_method="Embed",grpc_code="OK"}}',
+            "series": f'grpc_server_handled_total{{{labels_text},grpc_method="Embed",grpc_code="OK"}}',
             "values": f"0+{self.of(replica) * 30}x120",
         }
         for model in range(len(self.loads)):
             load = self.load(replica, model)
             if load is not None:
-                yield from self._model_series(f'{place},model="m{model}"', model, load)
+                yield from self._model_series(f'{labels_text},model="m{model}"', model, load)
 
-    def _model_series(self, place: str, model: int, load: float) -> Iterator[Yaml]:
+    def _model_series(self, labels_text: str, model: int, load: float) -> Iterator[Yaml]:
         # Each image is decoded in 0.1 s, waits for 0.5 s and runs for 1 s.
         lane = 'lane="interactive"'
         rates = {
@@ -83,11 +83,11 @@ class Fleet:
             "embedder_images_total": (f',{lane},result="embedded"', 1.0),
         }
         for metric, (labels, rate) in rates.items():
-            yield {"series": f"{metric.strip()}{{{place}{labels}}}", "values": f"0+{load * rate * 30}x120"}
-        info = f'{place},fingerprint="f{model}",precision="float32",threads="2"'
+            yield {"series": f"{metric.strip()}{{{labels_text}{labels}}}", "values": f"0+{load * rate * 30}x120"}
+        info = f'{labels_text},fingerprint="f{model}",precision="float32",threads="2"'
         yield {"series": f"embedder_model_info{{{info}}}", "values": "1x120"}
-        yield {"series": f"embedder_seconds_per_image{{{place}}}", "values": "0.5x120"}
-        yield {"series": f"embedder_queue_size{{{place},{lane}}}", "values": "3x120"}
+        yield {"series": f"embedder_seconds_per_image{{{labels_text}}}", "values": "0.5x120"}
+        yield {"series": f"embedder_queue_size{{{labels_text},{lane}}}", "values": "3x120"}
 
     def _expected(self) -> Iterator[tuple[str, list[Yaml]]]:
         replicas = range(self.replicas)

@@ -32,7 +32,7 @@ class AllowedUris:
         root = local_path(root)
         self._root = root.rstrip("/") + "/" if is_url(root) else os.path.realpath(root)
         self._is_default = not places
-        named = [local_path(os.path.expanduser(place)) for place in places or DEFAULT]  # noqa: PTH111 - a string
+        named = [local_path(os.path.expanduser(location)) for location in places or DEFAULT]  # noqa: PTH111 - a string
         self._protocols = frozenset(name.lower() for name in named if _is_protocol(name))
         others = [name for name in named if not _is_protocol(name)]
         self._urls = tuple(name for name in others if is_url(name))
@@ -62,7 +62,7 @@ class AllowedUris:
 
     def _url_problem(self, url: str) -> str:
         protocol = protocol_of(url)
-        if any(_is_below(url, place) for place in (*self._urls, self._root) if is_url(place)):
+        if any(_is_below(url, location) for location in (*self._urls, self._root) if is_url(location)):
             return ""
         if protocol not in self._protocols:
             if protocol in CHAINED or "::" in protocol:
@@ -84,10 +84,10 @@ class AllowedUris:
         return "it is not a regular file" if is_other else ""
 
 
-def _is_protocol(place: str) -> bool:
-    """Return whether a place is a protocol, not a folder."""
-    name = place.lower()
-    return name in known_implementations or (name.isalnum() and not os.path.exists(place))  # noqa: PTH110 - a string
+def _is_protocol(location: str) -> bool:
+    """Return whether a location is a protocol, not a folder."""
+    name = location.lower()
+    return name in known_implementations or (name.isalnum() and not os.path.exists(location))  # noqa: PTH110 - a string
 
 
 def _parts(uri: str) -> Iterator[str]:
@@ -98,11 +98,11 @@ def _parts(uri: str) -> Iterator[str]:
         yield uri
 
 
-def _is_below(url: str, place: str) -> bool:
+def _is_below(url: str, location: str) -> bool:
     """Return whether a URL is below another one: it continues at a slash, and does not contain ".."."""
-    begin = place if place.endswith("/") else f"{place}/"
+    begin = location if location.endswith("/") else f"{location}/"
     rest = url[len(begin) :]
-    return url == place or (
+    return url == location or (
         url.startswith(begin) and ".." not in rest.replace("%2e", ".").replace("%2E", ".").split("/")
     )
 

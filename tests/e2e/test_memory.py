@@ -40,7 +40,7 @@ STORED = 500
 
 
 class SlowEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
-    """An embedder that answers nothing until it is told to go on."""
+    """An embedder that does not answer until the test resumes it."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()

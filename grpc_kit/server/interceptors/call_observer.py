@@ -106,8 +106,8 @@ class CallObserver(ContextInterceptor):
                     self._metrics.stage_seconds.labels(*labels, stage).observe(spent)
             _end_span(span, code, reason)
             times = {f"{stage}_ms": round(spent * 1e3, 1) for stage, spent in timed.seconds.items()}
-            told = {"reason": reason} if reason else {}
-            log.info("call", method=call.method, code=code, **told, ms=round(seconds * 1e3, 1), **times, peer=peer)
+            reported = {"reason": reason} if reason else {}
+            log.info("call", method=call.method, code=code, **reported, ms=round(seconds * 1e3, 1), **times, peer=peer)
 
     def _begin_span(self, call: Call, context: Context) -> trace.Span:
         """The call's span, which is the current one from here on in this task; its parent is the caller's."""

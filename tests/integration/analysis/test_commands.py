@@ -65,7 +65,7 @@ def test_neighbors_writes_all_formats_and_names(
     said = command("neighbors", "-c", products, "-o", tmp_path / "kinds.json", "--id-attribute", "kind", code=1)
     assert "10 of 90 images have no attribute kind, such as i080" in said
     assert "--where kind leaves them out" in said
-    told = json.loads(
+    reported = json.loads(
         command(
             *(
                 "neighbors",
@@ -81,7 +81,7 @@ def test_neighbors_writes_all_formats_and_names(
             *("--include-self", "--min-score", "0.9", "--json"),
         )
     )
-    assert (told["images"], told["k"], told["resumed"]) == (80, 10, 0)
+    assert (reported["images"], reported["k"], reported["resumed"]) == (80, 10, 0)
     table = pq.read_table(tmp_path / "kinds.parquet").to_pylist()
     assert {row["id"] for row in table} == {"<k0>", "<k1>", "<k2>"}
     assert all(neighbor["id"] == row["id"] for row in table for neighbor in row["neighbors"])
@@ -115,9 +115,14 @@ def test_duplicates_writes_list_page_and_curve_and_follows_decisions(
     assert "0 groups of 0 images" in said
     assert "1 decided pairs name images that do not exist" in said
     (tmp_path / "labels.csv").write_text("id_a,id_b,duplicate\ni000,i003,1\ni000,i004,0\n")
-    told = json.loads(command("duplicates", "-c", products, "--judged-pairs", tmp_path / "labels.csv", "--json"))
-    assert (told["groups"], told["remove"], told["review"], told["threshold_trusted"]) == (1, 1, 0, True)
-    assert (told["chosen"]["f1"], told["chosen"]["pairs"]) == (1, 2)
+    reported = json.loads(command("duplicates", "-c", products, "--judged-pairs", tmp_path / "labels.csv", "--json"))
+    assert (reported["groups"], reported["remove"], reported["review"], reported["threshold_trusted"]) == (
+        1,
+        1,
+        0,
+        True,
+    )
+    assert (reported["chosen"]["f1"], reported["chosen"]["pairs"]) == (1, 2)
 
 
 def test_map_draws_a_page_and_a_picture(command: Command, products: str, tmp_path: Path) -> None:
@@ -154,12 +159,12 @@ def test_cluster_writes_a_table_a_sheet_and_attributes(
         kind = {"kind": f"<k{number % 3}>"} if number < 80 else {}
         assert image.attributes == kind | {"sku": number, "look": int(clusters[number])}
     assert sheet.read_text().count("<figure>") == 24
-    told = json.loads(
+    reported = json.loads(
         command(
             "cluster", "-c", products, "-o", tmp_path / "dense.jsonl", "--method", "hdbscan", "--json"
         ).splitlines()[0]
     )
-    assert (told["clusters"], told["images"]) == (3, COUNT)
+    assert (reported["clusters"], reported["images"]) == (3, COUNT)
 
 
 def test_plot_draws_files_and_stored_images(command: Command, client: Client, name: str, tmp_path: Path) -> None:

@@ -66,14 +66,14 @@ def test_roles_come_from_labels_or_from_attributes(
     command: Command, name: str, photos: Path, labels: Path, collection: str
 ) -> None:
     arguments = ("--root", photos, "--label-column", "product", *ROLES, "-k", "1", "-k", "3")
-    told = command("evaluate", "-c", collection, "--labels", labels, *arguments, "--json")
+    reported = command("evaluate", "-c", collection, "--labels", labels, *arguments, "--json")
     shown = command("evaluate", "-c", collection, "--labels", labels, *arguments, "--ef", "64", code=1)
     assert "--ef is 64; it must be at least 1000" in shown
     # The manifest stores the role as an attribute, so the service searches only products.
     command("ingest", labels, "--root", photos, "-c", name)
     stored = command("evaluate", "-c", name, "--labels", labels, *arguments, "--json")
     by_attribute = command("evaluate", "-c", name, "--by-attribute", "product", *ROLES, "-k", "1", "-k", "3", "--json")
-    found = [read(printed) for printed in (told, stored, by_attribute)]
+    found = [read(printed) for printed in (reported, stored, by_attribute)]
     for figures in found:
         assert (figures["queries"], figures["targets"]) == (10, 5)
         assert figures["exact"]["mAP"] == found[0]["exact"]["mAP"]

@@ -159,9 +159,11 @@ def test_export_and_import_keep_all_settings(client: Client, search_address: str
     assert dataclasses.replace(copy, name=name, create_time=made.create_time) == made
     # A second import, into the existing collection.
     assert "note:" not in run("import", file, "-c", f"{name}_copy").stderr
-    told = run("import", file, "-c", f"{name}_other").stderr
-    assert f"note: {name}_other exists and keeps its settings, which differ from the file's: metric is cosine" in told
-    assert "ttl is none, but 18000 s in the file" in told
+    reported = run("import", file, "-c", f"{name}_other").stderr
+    assert (
+        f"note: {name}_other exists and keeps its settings, which differ from the file's: metric is cosine" in reported
+    )
+    assert "ttl is none, but 18000 s in the file" in reported
     (remark,) = json.loads(run("import", file, "-c", f"{name}_other", "--json").stdout)["remarks"]
     assert "description is none, but 'die schönen' in the file" in remark
 

@@ -106,7 +106,7 @@ def test_an_incomplete_page_is_dropped(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="not complete; run the command again"):
         Snapshot(tmp_path)
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
-        assert (writer.rows, writer.place) == (3, ListingPosition("t1", "i00002"))
+        assert (writer.rows, writer.position) == (3, ListingPosition("t1", "i00002"))
         writer.add([image_of(n, vectors[n], {}) for n in range(3, 6)], ListingPosition(complete=True))
     with Snapshot(tmp_path) as snapshot:
         assert (snapshot.vectors == vectors).all()
@@ -116,7 +116,7 @@ def test_a_changed_collection_is_read_again(tmp_path: Path) -> None:
     with snapshot_of(tmp_path, normal(3, 4)) as old:
         changed = dataclasses.replace(old.origin, state="2")
         with SnapshotWriter(tmp_path, changed) as writer:
-            assert (writer.rows, writer.place) == (0, ListingPosition())
+            assert (writer.rows, writer.position) == (0, ListingPosition())
             writer.add([image_of(0, normal(1, 4)[0], {})], ListingPosition(complete=True))
         # The open snapshot stays readable.
         assert len(old.vectors) == 3

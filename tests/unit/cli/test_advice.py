@@ -157,10 +157,10 @@ def test_the_suggested_map_option_renames_or_leaves_out_columns(
     for choice in (0, 1):
         taken: list[str] = []
         for _ in columns:
-            code, told = ingest(path, *taken)
+            code, reported = ingest(path, *taken)
             if code == 0:
                 break
-            assert "--map" in told
+            assert "--map" in reported
             # The command breaks long words to fit its box.
             options = SourceOptions(columns=dict(text.rpartition("=")[::2] for text in taken[1::2]))
             with pytest.raises(SourceError) as refused:
@@ -174,8 +174,8 @@ def test_the_suggested_map_option_renames_or_leaves_out_columns(
 def test_the_suggested_path_column_option_helps(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("where,sku\na.jpg,1\n")
-    code, told = ingest(path)
-    assert (code, "--path-column names the one that holds a path or URL" in told) == (2, True)
+    code, reported = ingest(path)
+    assert (code, "--path-column names the one that holds a path or URL" in reported) == (2, True)
     assert ingest(path, "--path-column", "where")[0] == 0
 
 
@@ -183,9 +183,9 @@ def test_the_suggested_path_column_option_helps(tmp_path: Path) -> None:
 def test_the_suggested_map_option_separates_columns_with_one_attribute_name(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("path,a,b\na.jpg,1,2\n")
-    code, told = ingest(path, "--map", "a=b")
+    code, reported = ingest(path, "--map", "a=b")
     assert code == 2
-    (option,) = options_in(told)
+    (option,) = options_in(reported)
     assert ingest(path, "--map", "a=b", *option)[0] == 0
 
 
@@ -193,9 +193,9 @@ def test_the_suggested_map_option_separates_columns_with_one_attribute_name(tmp_
 def test_the_suggested_map_option_leaves_out_a_column_with_a_long_cell(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text(f"path,about it\na.jpg,{'x' * 200_000}\n")
-    code, told = ingest(path, "--map", "about it=about")
+    code, reported = ingest(path, "--map", "about it=about")
     assert code == 1
-    (option,) = options_in(told)
+    (option,) = options_in(reported)
     assert ingest(path, *option)[0] == 0
 
 
@@ -204,8 +204,8 @@ def test_the_suggested_format_option_helps(tmp_path: Path) -> None:
     for kind, text in {"list": "a.jpg\n", "csv": "path\na.jpg\n", "jsonl": '{"path": "a.jpg"}\n'}.items():
         path = tmp_path / f"{kind}.data"
         path.write_text(text)
-        code, told = ingest(path)
-        assert (code, "--format names the format of a file" in told) == (2, True)
+        code, reported = ingest(path)
+        assert (code, "--format names the format of a file" in reported) == (2, True)
         assert ingest(path, "--format", kind)[0] == 0
 
 
@@ -215,8 +215,8 @@ COLLECTION = Collection("shoes", "", 2, "f", Metric.COSINE, Index.HNSW, "", {}, 
 def test_the_suggested_ledger_option_helps(photo: Path, tmp_path: Path) -> None:
     odd, other = tmp_path / "odd.ledger", str(tmp_path / "other.ledger")
     odd.write_bytes(b"no database at all" * 100)
-    code, told = ingest(photo, "--ledger", str(odd))
-    assert (code, "name another file by --ledger" in told) == (3, True)
+    code, reported = ingest(photo, "--ledger", str(odd))
+    assert (code, "name another file by --ledger" in reported) == (3, True)
     assert ingest(photo, "--ledger", other)[0] == 0
     path = tmp_path / "old.ledger"
     with Ledger(path) as ledger:
@@ -225,8 +225,8 @@ def test_the_suggested_ledger_option_helps(photo: Path, tmp_path: Path) -> None:
     rows.execute("UPDATE facts SET value = 'old' WHERE name = 'version'")
     rows.commit()
     rows.close()
-    code, told = ingest(photo, "--ledger", str(path))
-    assert (code, "name a new file by --ledger" in told) == (3, True)
+    code, reported = ingest(photo, "--ledger", str(path))
+    assert (code, "name a new file by --ledger" in reported) == (3, True)
     assert ingest(photo, "--ledger", other)[0] == 0
 
 
@@ -259,17 +259,17 @@ def test_the_suggested_retry_failed_option_retries_failed_images(photo: Path, tm
         (item,) = open_source(str(photo), SourceOptions())
         assert isinstance(item, Item)
         ledger.record([row_of_item(item, ItemState.FAILED, "IMAGE_CORRUPT", "odd")], source)
-    code, told = ingest(photo, "--ledger", str(path))
-    assert (code, "--retry-failed tries them again" in told) == (1, True)
-    code, told = ingest(photo, "--ledger", str(path), "--retry-failed")
-    assert (code, "1 could be stored" in told or "1 of 1 images could be stored" in told) == (0, True)
+    code, reported = ingest(photo, "--ledger", str(path))
+    assert (code, "--retry-failed tries them again" in reported) == (1, True)
+    code, reported = ingest(photo, "--ledger", str(path), "--retry-failed")
+    assert (code, "1 could be stored" in reported or "1 of 1 images could be stored" in reported) == (0, True)
 
 
 def test_the_suggested_rejects_option_writes_all_rejects(tmp_path: Path) -> None:
     path, rejects = tmp_path / "list.txt", tmp_path / "rejects.jsonl"
     path.write_text("".join(f"{number}.jpg\n" for number in range(50)))
-    code, told = ingest(path)
-    assert (code, "and 40 more; --rejects FILE writes all of them" in told) == (1, True)
+    code, reported = ingest(path)
+    assert (code, "and 40 more; --rejects FILE writes all of them" in reported) == (1, True)
     assert ingest(path, "--rejects", str(rejects))[0] == 1
     assert len(rejects.read_text().splitlines()) == 50
 
@@ -301,8 +301,8 @@ def test_the_suggested_column_options_of_an_import_help(tmp_path: Path) -> None:
 
 def test_the_suggested_map_option_of_an_import_helps(tmp_path: Path) -> None:
     path = vectors(tmp_path / "a.parquet", **{"Product Name": ["x"], "product_name": ["y"], "it's": [1]})
-    told: dict[int, dict[str, str]] = {0: {}, 1: {}}
-    for choice, columns in told.items():
+    reported: dict[int, dict[str, str]] = {0: {}, 1: {}}
+    for choice, columns in reported.items():
         while True:
             options = VectorOptions("f", vector="v", id="key", columns=columns)
             try:
@@ -312,7 +312,7 @@ def test_the_suggested_map_option_of_an_import_helps(tmp_path: Path) -> None:
                 (_, text) = options_in(str(error))[choice]
                 columns |= dict([text.rpartition("=")[::2]])
         assert isinstance(item, Item)
-    assert told == {0: {"Product Name": "product_name_2", "it's": "it_s"}, 1: {"Product Name": "", "it's": ""}}
+    assert reported == {0: {"Product Name": "product_name_2", "it's": "it_s"}, 1: {"Product Name": "", "it's": ""}}
     message = refused(path, VectorOptions("f", vector="v", id="key", columns={"Product Name": "", "it's": "link"}))
     ((_, text),) = options_in(message)
     renamed = {"Product Name": "", "it's": "link"} | dict([text.rpartition("=")[::2]])

@@ -44,10 +44,10 @@ def test_ingest_loads_supported_suffixes_and_names_the_others(photos: Path, tmp_
     rejects = tmp_path / "bad.jsonl"
     done = ingest(photos, "--rejects", rejects)
     assert done.exit_code == 0
-    told = words(done.output)
-    assert "3 of 3 images could be stored" in told
-    assert "4 unsupported files: 1 without a suffix, 1 .psd, 2 .svg; --rejects FILE names them" in told
-    assert "1 left out" in told
+    reported = words(done.output)
+    assert "3 of 3 images could be stored" in reported
+    assert "4 unsupported files: 1 without a suffix, 1 .psd, 2 .svg; --rejects FILE names them" in reported
+    assert "1 left out" in reported
     assert len(rejects.read_text().splitlines()) == 4
     account = json.loads(ingest(photos, "--json").stdout)
     assert account["unsupported"] == 4

@@ -103,11 +103,11 @@ def test_get_reads_any_number_of_images(service: tuple[Images, str]) -> None:
 
 def test_delete_deletes_any_number_of_images(service: tuple[Images, str]) -> None:
     images, address = service
-    told: list[int] = []
+    reported: list[int] = []
     with Client(address) as client:
         assert client.delete("shoes", [*IDS, "nobody"], dry_run=True) == COUNT
-        assert client.delete("shoes", [*IDS, "nobody", *IDS], on_progress=told.append) == COUNT
-        assert (images.calls, told) == ([1000, 1000, 500], [1000, 2000, 2500])
+        assert client.delete("shoes", [*IDS, "nobody", *IDS], on_progress=reported.append) == COUNT
+        assert (images.calls, reported) == ([1000, 1000, 500], [1000, 2000, 2500])
         assert client.delete("shoes", []) == 0
 
 

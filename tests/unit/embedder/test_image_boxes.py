@@ -180,10 +180,10 @@ except ServiceError as error:
     print(error.reason, error.message)
 """
     done = subprocess.run([sys.executable, "-c", command], input=encoded("HEIF"), capture_output=True, check=True)
-    told = done.stdout.decode()
-    assert told.startswith("IMAGE_FORMAT_UNSUPPORTED")
-    assert "HEIC" in told
-    assert "pip install '.[embedder,heic]'" in told
+    reported = done.stdout.decode()
+    assert reported.startswith("IMAGE_FORMAT_UNSUPPORTED")
+    assert "HEIC" in reported
+    assert "pip install '.[embedder,heic]'" in reported
 
 
 def test_a_video_is_unsupported_and_a_broken_image_is_corrupt() -> None:

@@ -21,7 +21,7 @@ from grpc_kit.server.tracing import trace_metadata
 from grpc_kit.status import DETAILS_KEY
 
 SERVICE = "imagesearch.embedder.v1.EmbedderService"
-SECRET = "the password is hunter2"  # noqa: S105 - what must not be told
+SECRET = "the password is hunter2"  # noqa: S105 - what must not be reported
 
 
 class Example(embedder_pb2_grpc.EmbedderServiceServicer):

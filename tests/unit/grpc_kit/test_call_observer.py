@@ -304,10 +304,10 @@ def test_metrics_are_served_over_http_with_process_metrics() -> None:
     with capture_logs() as lines, served(registry, "127.0.0.1:0"):
         url = url_in(lines)
         assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*/metrics", url)
-        told = fetch(url)
-    assert "\nexample_things_total 3.0\n" in told
+        reported = fetch(url)
+    assert "\nexample_things_total 3.0\n" in reported
     for name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "python_info"):
-        assert f"\n{name}" in told
+        assert f"\n{name}" in reported
     with pytest.raises(OSError, match="refused"):
         fetch(url)
 
@@ -317,11 +317,11 @@ async def test_the_metrics_of_calls_are_served(serving: Serving) -> None:
         async with serving() as running:
             await failure(running.get("refuse"))
             with served(running.registry, "127.0.0.1:0"):
-                told = await asyncio.to_thread(fetch, url_in(lines))
+                reported = await asyncio.to_thread(fetch, url_in(lines))
     labels = f'grpc_method="GetModel",{{}}grpc_service="{SERVICE}"'
     labels_of_code = f'grpc_code="NOT_FOUND",grpc_method="GetModel",grpc_service="{SERVICE}"'
-    assert f"grpc_server_handled_total{{{labels_of_code}}} 1.0\n" in told
-    assert f"grpc_server_in_flight{{{labels.format('')}}} 0.0\n" in told
+    assert f"grpc_server_handled_total{{{labels_of_code}}} 1.0\n" in reported
+    assert f"grpc_server_in_flight{{{labels.format('')}}} 0.0\n" in reported
 
 
 def test_two_registries_in_one_process_are_independent() -> None:

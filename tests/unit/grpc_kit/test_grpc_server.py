@@ -35,9 +35,9 @@ async def test_an_unexpected_exception_becomes_internal_without_details(
                 running.get("fault") if kind == "single" else stream(running.channel, ["fine", "fault"])
             )
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
-    told = f"{error.details()} {error.debug_error_string()} {details_of(error)} {error.trailing_metadata()}"
-    assert "hunter2" not in told
-    assert "ValueError" not in told
+    reported = f"{error.details()} {error.debug_error_string()} {details_of(error)} {error.trailing_metadata()}"
+    assert "hunter2" not in reported
+    assert "ValueError" not in reported
     faults = [str(line["exc_info"]) for line in lines if "exc_info" in line]
     assert faults == [secret]
 

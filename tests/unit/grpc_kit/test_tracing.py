@@ -43,9 +43,9 @@ async def told_by(**variables: str) -> dict[str, Any]:
     async with asyncio.timeout(60):
         out, problems = await process.communicate()
     assert process.returncode == 0, problems.decode()
-    (line,) = [line for line in out.decode().splitlines() if line.startswith("told ")]
-    told: dict[str, Any] = json.loads(line.removeprefix("told "))
-    return told
+    (line,) = [line for line in out.decode().splitlines() if line.startswith("reported ")]
+    reported: dict[str, Any] = json.loads(line.removeprefix("reported "))
+    return reported
 
 
 def attributes_of(span: trace_pb2.Span) -> dict[str, str | int]:
@@ -69,9 +69,9 @@ def as_expected(answers: dict[str, str]) -> bool:
 
 
 async def test_spans_of_calls_and_stages_are_part_of_the_callers_trace(collector: Collector) -> None:
-    told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
-    assert told["wanted"]
-    assert as_expected(told["answers"])
+    reported = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+    assert reported["wanted"]
+    assert as_expected(reported["answers"])
 
     staged, within, refused, fault, without_parent = collector.named(f"{SERVICE}/GetModel")
     (streamed,) = collector.named(f"{SERVICE}/EmbedStream")
@@ -108,32 +108,32 @@ async def test_a_span_has_the_attributes_of_its_call_and_its_error(collector: Co
 
 
 async def test_an_outgoing_call_is_part_of_the_span_of_its_call(collector: Collector) -> None:
-    told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+    reported = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
     _, within, _, _, without_parent = collector.named(f"{SERVICE}/GetModel")
     for span, name in ((within, "traceparent"), (without_parent, "no parent")):
-        assert_continues(told["answers"][name], span.trace_id.hex(), span.span_id.hex())
+        assert_continues(reported["answers"][name], span.trace_id.hex(), span.span_id.hex())
 
 
 async def test_trace_metadata_exists_only_inside_a_span(collector: Collector) -> None:
-    told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
-    assert told["outside"] == []
-    ((key, value),) = told["inside"]
+    reported = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+    assert reported["outside"] == []
+    ((key, value),) = reported["inside"]
     assert key == "traceparent"
     (span,) = collector.named("of the test")
-    assert span.trace_id.hex() == told["span"]
-    assert_continues(value, told["span"], span.span_id.hex())
+    assert span.trace_id.hex() == reported["span"]
+    assert_continues(value, reported["span"], span.span_id.hex())
 
 
 async def test_the_sampling_decision_of_the_caller_is_kept(collector: Collector) -> None:
-    told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, CALLER=f"{SAMPLED[:-2]}00")
-    assert as_expected(told["answers"])
+    reported = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, CALLER=f"{SAMPLED[:-2]}00")
+    assert as_expected(reported["answers"])
     assert TRACE_ID not in {span.trace_id.hex() for span in collector.spans}
-    assert re.fullmatch(rf"00-{TRACE_ID}-[0-9a-f]{{16}}-00", told["answers"]["traceparent"])
+    assert re.fullmatch(rf"00-{TRACE_ID}-[0-9a-f]{{16}}-00", reported["answers"]["traceparent"])
 
 
 async def test_an_invalid_traceparent_starts_a_new_trace(collector: Collector) -> None:
-    told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, CALLER="what is this?")
-    assert as_expected(told["answers"])
+    reported = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, CALLER="what is this?")
+    assert as_expected(reported["answers"])
     assert {span.parent_span_id for span in collector.named(f"{SERVICE}/GetModel")} == {b""}
 
 
@@ -173,22 +173,22 @@ async def test_without_traces_nothing_is_exported_and_nothing_fails(
     collector: Collector, variables: dict[str, str]
 ) -> None:
     variables = {name: value.replace("COLLECTOR", collector.endpoint) for name, value in variables.items()}
-    told = await told_by(**variables)
-    assert not told["wanted"]
-    assert as_expected(told["answers"])
+    reported = await told_by(**variables)
+    assert not reported["wanted"]
+    assert as_expected(reported["answers"])
     assert collector.spans == []
     # The trace of the caller is still forwarded.
-    assert told["answers"]["traceparent"] == SAMPLED
-    assert (told["outside"], told["inside"], told["answers"]["no parent"]) == ([], [], "")
+    assert reported["answers"]["traceparent"] == SAMPLED
+    assert (reported["outside"], reported["inside"], reported["answers"]["no parent"]) == ([], [], "")
 
 
 @pytest.mark.alone
 async def test_a_missing_collector_fails_no_call_and_delays_the_exit_only_briefly() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        told = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
-    assert as_expected(told["answers"])
-    assert told["seconds_to_end"] < 12
+        reported = await told_by(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert as_expected(reported["answers"])
+    assert reported["seconds_to_end"] < 12
 
 
 def test_trace_metadata_has_the_current_span() -> None:

@@ -48,15 +48,15 @@ async def model_name(channel: grpc.aio.Channel, name: str, metadata: list[tuple[
 
 
 def main() -> None:
-    told: dict[str, object] = {"outside": trace_metadata(), "wanted": tracing.is_wanted()}
+    reported: dict[str, object] = {"outside": trace_metadata(), "wanted": tracing.is_wanted()}
     with tracing.exported("the example"):
-        told["answers"] = asyncio.run(serve_and_call())
+        reported["answers"] = asyncio.run(serve_and_call())
         with trace.get_tracer("test").start_as_current_span("of the test") as span:
-            told["span"] = f"{span.get_span_context().trace_id:032x}"
-            told["inside"] = trace_metadata()
+            reported["span"] = f"{span.get_span_context().trace_id:032x}"
+            reported["inside"] = trace_metadata()
         began = time.monotonic()
-    told["seconds_to_end"] = time.monotonic() - began
-    print(f"told {json.dumps(told)}")  # noqa: T201 - what the test reads
+    reported["seconds_to_end"] = time.monotonic() - began
+    print(f"reported {json.dumps(reported)}")  # noqa: T201 - what the test reads
 
 
 if __name__ == "__main__":

@@ -188,8 +188,8 @@ async def test_result_reports_whether_another_image_was_replaced(
     values = new.pop("values", (4, 3, 2, 1))
     (quiet,) = await services.write(image(vector(*values), **new))
     await services.store.upsert(services.store.collection("photos"), [STORED], Deadline.after(30))
-    (told,) = await services.write(image(vector(*values), report_replaced=True, **new))
-    assert (quiet.replaced, told.replaced) == (False, replaced)
+    (reported,) = await services.write(image(vector(*values), report_replaced=True, **new))
+    assert (quiet.replaced, reported.replaced) == (False, replaced)
     (first,) = await services.write(ImageToWrite("r", "photos", "new", vector(1, 0, 0, 0), report_replaced=True))
     assert not first.replaced
 

@@ -213,8 +213,8 @@ def test_repeatedly_interrupted_downloads_are_reported(index: Index, package: Pa
 
 
 def test_a_missing_package_is_reported(package: Package) -> None:
-    told = refusal(replace(package, requirement="slow-weights==2.0"))
-    assert told == "slow-weights==2.0 cannot be downloaded: no index has it"
+    reported = refusal(replace(package, requirement="slow-weights==2.0"))
+    assert reported == "slow-weights==2.0 cannot be downloaded: no index has it"
 
 
 def test_a_silent_index_times_out_and_the_next_index_is_used(
@@ -265,9 +265,9 @@ def test_the_password_of_an_index_is_sent_but_never_printed(
     monkeypatch.setenv("PIP_INDEX_URL", f"http://me:hunter2@{address}/simple")
     assert download_member(package) == CONTENT
     for wrong in (replace(package, size=1000), replace(package, sha256="0" * 64)):
-        told = refusal(wrong)
-        assert address in told
-        assert "hunter2" not in told
+        reported = refusal(wrong)
+        assert address in reported
+        assert "hunter2" not in reported
     # The password is in the netrc file too.
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
