@@ -221,7 +221,7 @@ def wait_for_quiet(server: MilvusProcess) -> None:
 
 
 def recall(found: Sequence[Sequence[str]], vectors: Matrix, queries: Matrix, limit: int = LIMIT) -> float:
-    """Return the fraction of the true nearest neighbours that was found."""
+    """Return the fraction of the true nearest neighbors that was found."""
     truth = nearest(ArrayVectors(vectors, Metric.IP), queries, limit).positions
     true_ids = [{f"i{number:06d}" for number in row} for row in truth]
     return statistics.mean(len(ids & set(hits)) / limit for ids, hits in zip(true_ids, found, strict=True))

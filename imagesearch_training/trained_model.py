@@ -92,7 +92,7 @@ def save(target: Path, checkpoints: Checkpoints, photographs: Photographs, seed:
     folder.mkdir()
     autoencoder, best = checkpoints.load_best(), checkpoints.best
     encoder, decoder = autoencoder.get_layer("encoder"), autoencoder.get_layer("decoder")
-    # From all parts of the validation images, because neighbours are often similar.
+    # From all parts of the validation images, because neighbors are often similar.
     shown = photographs.validation[:: max(1, len(photographs.validation) // RECONSTRUCTIONS)][:RECONSTRUCTIONS]
     originals = np.divide(photographs.pixels[shown], 255, dtype=np.float32)
     check_vectors(encoder(originals, training=False).numpy())

@@ -56,7 +56,7 @@ def regions(height: int, width: int) -> Iterator[tuple[int, int, int]]:
     """Yield the square regions of R-MAC as (top, left, side), in cells (Tolias et al., 2016, section 3.2).
 
     At scale l = 1, 2, 3 the side is 2 min(H, W) / (l + 1). There are l regions along the shorter side, and l + m - 1
-    along the longer side. The number m brings the overlap of neighbours at the first scale closest to 40 %. A square
+    along the longer side. The number m brings the overlap of neighbors at the first scale closest to 40 %. A square
     map has 1 + 4 + 9 regions.
     """
     shorter, longer = min(height, width), max(height, width)

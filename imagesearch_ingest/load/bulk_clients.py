@@ -35,7 +35,7 @@ CALL_VECTORS, CALL_READY_VECTORS = 128, 256
 CALL_VECTOR_BYTES = 4 * 1024 * 1024
 VECTOR_CALLS = 2
 LINGER_SECONDS = 4.0
-# After this many broken calls a request gets a call of its own: it may break the calls of its neighbours.
+# After this many broken calls a request gets a call of its own: it may break the calls of its neighbors.
 MAX_BROKEN_CALLS = 2
 MODEL_TIMEOUT_SECONDS = 10.0
 # Reasons that concern one item, although errors of their kind stop a load otherwise.

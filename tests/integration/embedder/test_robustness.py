@@ -65,8 +65,8 @@ async def test_mutated_files_are_answered_and_do_not_affect_others(
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    neighbours = {name: png(Image.open(BytesIO(photographs[name])).resize((48, 32))) for name in NEIGHBOURS}
-    alone = {name: await vector_of(stub, content) for name, content in neighbours.items()}
+    neighbors = {name: png(Image.open(BytesIO(photographs[name])).resize((48, 32))) for name in NEIGHBOURS}
+    alone = {name: await vector_of(stub, content) for name, content in neighbors.items()}
     assert all(cosine(alone[a], alone[b]) < 0.99 for a in NEIGHBOURS for b in NEIGHBOURS if a != b)
     process_id, memory_before = embedder.process_id, embedder.memory("VmRSS")
 
@@ -78,11 +78,11 @@ async def test_mutated_files_are_answered_and_do_not_affect_others(
     for begin in range(0, len(files), CHUNK):
         chunk = {mutation.name: mutation for mutation in files[begin : begin + CHUNK]}
         items = [item(name, mutation.content) for name, mutation in chunk.items()]
-        for position, (name, content) in enumerate(neighbours.items()):
+        for position, (name, content) in enumerate(neighbors.items()):
             items.insert(position * 10, item(name, content + str(next(another)).encode()))
         responses = {response.request_id: response for response in await answers(stub, items, timeout=60)}
-        assert responses.keys() == chunk.keys() | neighbours.keys()
-        for name in neighbours:
+        assert responses.keys() == chunk.keys() | neighbors.keys()
+        for name in neighbors:
             assert cosine(responses.pop(name).embedding.values, alone[name]) >= SAME
         for name, response in responses.items():
             outcomes[info_of(response.error).reason if response.HasField("error") else "embedded"] += 1

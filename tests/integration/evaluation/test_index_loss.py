@@ -15,7 +15,7 @@ IMAGES, QUERIES, DIMENSION, NEAREST = 3000, 200, 32, 10
 
 
 def vectors() -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
-    """Return random vectors, whose neighbours are in several clusters of the index."""
+    """Return random vectors, whose neighbors are in several clusters of the index."""
     return np.random.default_rng(3).normal(size=(IMAGES, DIMENSION)).astype(np.float32)
 
 
@@ -65,7 +65,7 @@ def test_evaluate_separates_the_loss_of_the_index_from_that_of_the_vectors(
         assert figures["queries"] == QUERIES
         # The vectors lose nothing with any index.
         assert figures["exact"]["mAP"]["mean"] == figures["exact"]["recall@10"]["mean"] == 1
-    # A search of all clusters is exact. One cluster contains only some of the neighbours.
+    # A search of all clusters is exact. One cluster contains only some of the neighbors.
     assert all_of_them["agreement"]["agreement@10"]["mean"] == pytest.approx(1, abs=0.001)
     assert all_of_them["through_index"]["recall@10"]["mean"] == pytest.approx(1, abs=0.001)
     assert few["agreement"]["agreement@10"]["high"] < 0.8

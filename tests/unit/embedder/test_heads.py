@@ -92,7 +92,7 @@ def test_regions_lie_within_the_map_and_reach_all_of_its_edges(height: int, widt
         assert covered.all()
 
 
-def test_neighbours_at_the_first_scale_overlap_by_about_two_fifths() -> None:
+def test_neighbors_at_the_first_scale_overlap_by_about_two_fifths() -> None:
     lefts = sorted(left for _, left, side in regions(24, 40) if side == 24)
     overlaps = [1 - (right - left) / 24 for left, right in itertools.pairwise(lefts)]
     assert overlaps == pytest.approx([0.4] * len(overlaps), abs=0.3)
