@@ -12,11 +12,17 @@ from nbclient import NotebookClient
 TUTORIAL = Path(__file__).parent / "get-started" / "tutorial.ipynb"
 
 
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """Return the notebook in a file."""
+    node: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return node
+
+
 def executed(notebook: Path, folder: Path) -> nbformat.NotebookNode:
     """Return a notebook with the outputs of its cells. The cells run in `folder`. Raises an error if a cell fails."""
-    node = nbformat.read(notebook, as_version=4)
-    place = {"metadata": {"path": str(folder)}}
-    NotebookClient(node, timeout=120, kernel_name="python3", coalesce_streams=True, resources=place).execute()
+    node = read_notebook(notebook)
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(node, timeout=120, kernel_name="python3", coalesce_streams=True, resources=resources).execute()
     for cell in node.cells:
         cell.metadata = {}
         for output in cell.get("outputs", ()):
@@ -29,7 +35,7 @@ def executed(notebook: Path, folder: Path) -> nbformat.NotebookNode:
 def main() -> None:
     """Write the outputs into the notebook."""
     with tempfile.TemporaryDirectory() as folder:
-        nbformat.write(executed(TUTORIAL, Path(folder)), TUTORIAL)
+        nbformat.write(executed(TUTORIAL, Path(folder)), TUTORIAL)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

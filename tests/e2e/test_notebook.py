@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from docs.notebook import TUTORIAL, executed
+from docs.notebook import TUTORIAL, executed, read_notebook
 
 
 def outline(notebook: nbformat.NotebookNode) -> list[tuple[str, int]]:
@@ -24,5 +24,5 @@ def test_the_tutorial_runs_and_shows_its_outputs(
     lite_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGESEARCH_TARGET", lite_address)
-    assert outline(executed(TUTORIAL, tmp_path)) == outline(nbformat.read(TUTORIAL, as_version=4))
+    assert outline(executed(TUTORIAL, tmp_path)) == outline(read_notebook(TUTORIAL))
     assert list(tmp_path.iterdir()) == []
