@@ -7,10 +7,11 @@ import typer
 from imagesearch_cli.connection import connected
 from imagesearch_cli.console import show
 from imagesearch_cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target
+from imagesearch_cli.typer_app import App
 from imagesearch_client import DEFAULT_TARGET
 from imagesearch_ingest.json_text import json_text
 
-aliases_app = typer.Typer(help="Manage aliases: second names of collections.", no_args_is_help=True)
+aliases_app = App(help="Manage aliases: second names of collections.", no_args_is_help=True)
 Alias = Annotated[str, typer.Argument(metavar="ALIAS", help="Name of the alias.")]
 
 

@@ -26,6 +26,7 @@ from imagesearch_cli.search import search
 from imagesearch_cli.status import status
 from imagesearch_cli.train import train_autoencoder
 from imagesearch_cli.transfer import export, import_file
+from imagesearch_cli.typer_app import App
 from imagesearch_ingest.extras import how_to_install
 
 EPILOG = """
@@ -38,7 +39,7 @@ Exit codes of all commands: 0 success; 1 an error, or part of the work failed; 2
 and the same command resumes; 130 interrupted by Ctrl-C.
 """
 
-app = typer.Typer(
+app = App(
     name="imagesearch",
     help="Find images that look alike. The command calls the search service, by default on this machine.",
     epilog=EPILOG,

@@ -20,6 +20,7 @@ from imagesearch_cli.options import (
 )
 from imagesearch_cli.progress import show_progress
 from imagesearch_cli.snapshots import analysis_errors, snapshot_of
+from imagesearch_cli.typer_app import App
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import CodeSet, CodeSetStatus, Encoding
 from imagesearch_ingest.json_text import json_text
@@ -31,7 +32,7 @@ MIN_BITS, MAX_BITS, BITS_STEP = 64, 512, 8
 DEFAULT_CANDIDATES = 100
 MEGABYTE = 1e6
 
-codes_app = typer.Typer(
+codes_app = App(
     help="Manage binary codes, which make searches smaller: `search --code-candidates 100`. Needs a Milvus server.",
     epilog="A code of 256 bits takes 32 bytes; a vector of 512 components takes 2,048. Every later write updates the "
     "codes. `codes check` measures what they find.",

@@ -20,6 +20,7 @@ from imagesearch_cli.options import (
 )
 from imagesearch_cli.records import collection_json, print_record
 from imagesearch_cli.tables import Column, print_table
+from imagesearch_cli.typer_app import App
 from imagesearch_client import DEFAULT_TARGET
 from imagesearch_client.types import Collection, Consistency, Index, Metric
 from imagesearch_ingest.json_text import json_text
@@ -27,7 +28,7 @@ from imagesearch_ingest.json_text import json_text
 # A hundred years.
 MAX_TTL_SECONDS = 36_500 * 86_400
 
-collections_app = typer.Typer(help="List, create and delete collections.", no_args_is_help=True)
+collections_app = App(help="List, create and delete collections.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the collection.")]
 
 

@@ -14,6 +14,7 @@ from imagesearch_cli.option_values import parse_attribute, parse_where
 from imagesearch_cli.options import DEFAULT_COLLECTION, AsJson, CollectionName, Target, Where, Yes, limit_option
 from imagesearch_cli.progress import show_progress
 from imagesearch_cli.records import image_json, print_record, shown_attributes
+from imagesearch_cli.typer_app import App
 from imagesearch_client import DEFAULT_TARGET, Client
 from imagesearch_client.types import AttributeValue
 from imagesearch_ingest.json_text import json_text
@@ -26,7 +27,7 @@ IDS_HELP = (
 Ids = Annotated[list[str], typer.Argument(metavar="ID", help=IDS_HELP)]
 OptionalIds = Annotated[list[str] | None, typer.Argument(metavar="ID", help=IDS_HELP)]
 
-images_app = typer.Typer(help="List, get, update and delete stored images.", no_args_is_help=True)
+images_app = App(help="List, get, update and delete stored images.", no_args_is_help=True)
 
 
 def read_ids(arguments: Sequence[str]) -> Iterator[str]:

@@ -92,3 +92,8 @@ def test_help_imports_no_slow_package() -> None:
     program = f"import sys, imagesearch_cli.app; print(sorted(set(sys.modules) & set({SLOW})))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", [["search"], ["images", "delete"], []], ids=" ".join)
+def test_help_shows_no_type_for_flags(words: list[str]) -> None:
+    assert "bool" not in CliRunner().invoke(app, [*words, "--help"]).output
