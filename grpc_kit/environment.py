@@ -7,8 +7,8 @@ from difflib import get_close_matches
 
 TRUE, FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
 
-# Kubernetes sets these variables in each pod for a Service whose name is or begins with the prefix: the end of the
-# name, and the form of the value. The names alone would match misspelt settings, such as EMBEDDER_METRICS_PORT.
+# Kubernetes sets variables in each pod for every Service. They may begin with the prefix of the settings. These are
+# patterns of their names and values. Names alone would match misspelt settings, such as EMBEDDER_METRICS_PORT.
 SERVICE = r"[A-Z0-9_]*[A-Z0-9]"
 NUMBERED = r"PORT_\d+_(?:TCP|UDP|SCTP)"
 HOST, NUMBER, PROTOCOL = r"(?P<host>[^\[\]]+)", r"\d{1,5}", r"tcp|udp|sctp"
@@ -28,7 +28,7 @@ SERVICE_LINKS = tuple(
 def unknown_variables(prefix: str, known: Collection[str], environment: Mapping[str, str]) -> list[str]:
     """Return a line for each variable that begins with `prefix` and is not in `known`, with the nearest known name.
 
-    An empty variable counts as unset. Values are not shown: a misspelt variable may hold a secret.
+    An empty variable counts as unset. The lines show no values, because a misspelt variable may contain a secret.
     """
     unknown = sorted(
         name
@@ -39,7 +39,7 @@ def unknown_variables(prefix: str, known: Collection[str], environment: Mapping[
 
 
 def is_service_link(name: str, value: str) -> bool:
-    """Return whether Kubernetes would give a variable this name and this value, because of a Service."""
+    """Return whether a variable has a name and a value that Kubernetes sets for a Service."""
     found = (values.fullmatch(value) for names, values in SERVICE_LINKS if names.fullmatch(name))
     return any(match is not None and _is_address(match.groupdict().get("host")) for match in found)
 
@@ -61,6 +61,6 @@ def _is_address(host: str | None) -> bool:
 
 
 def _nearest(name: str, prefix: str, known: Collection[str]) -> str:
-    # Without the prefix, which all of them share.
+    # Compare without the prefix, which all names share.
     tails = [one.removeprefix(prefix) for one in known]
     return prefix + get_close_matches(name.upper().removeprefix(prefix), tails, n=1, cutoff=0.0)[0]

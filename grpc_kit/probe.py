@@ -1,4 +1,4 @@
-"""Check the health of a server; exit with 0 if it serves: `python -m grpc_kit.probe HOST:PORT`.
+"""Check the health of a server, and exit with 0 if the server is SERVING: `python -m grpc_kit.probe HOST:PORT`.
 
 Use it for Docker's HEALTHCHECK, and for Kubernetes if the server has TLS: Kubernetes' own gRPC probes do not support
 TLS.
@@ -31,7 +31,7 @@ def _parse_arguments() -> Namespace:
     parser.add_argument("address", help="HOST:PORT")
     parser.add_argument("--service", default="", help="name of the service to check (default: the server as a whole)")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for an answer (default: 5)")
-    parser.add_argument("--ca", type=Path, help="PEM file with the authorities to trust; turns TLS on")
+    parser.add_argument("--ca", type=Path, help="PEM file with the certificates of trusted authorities; turns TLS on")
     parser.add_argument("--server-name", help="name in the server's certificate, if it differs from ADDRESS")
     parser.add_argument(
         "--certificate", type=Path, help="PEM file with a client certificate, for servers that require one; needs --ca"
@@ -43,7 +43,7 @@ def _parse_arguments() -> Namespace:
             if getattr(arguments, option) is not None:
                 parser.error(f"--{option.replace('_', '-')} needs --ca, which turns TLS on")
     if (arguments.certificate is None) != (arguments.key is None):
-        parser.error("--certificate and --key need each other")
+        parser.error("--certificate and --key must be set together")
     return arguments
 
 

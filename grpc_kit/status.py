@@ -14,14 +14,14 @@ from grpc_kit.errors import ServiceError
 DETAILS_KEY = "grpc-status-details-bin"
 # Maximum number of characters of a message or of a field's path.
 MAX_TEXT = 1024
-# Retry delays grow by a random part of this fraction, so that callers that were refused together do not return
-# together.
+# Each retry delay is longer by a random fraction, up to this one. Callers that were refused together then retry at
+# different times.
 JITTER = 0.25
 
-# grpc.aio reports an internal error with this text if a call ends while it sends a message.
+# grpc.aio reports an internal error with this text if a call ends while grpc.aio sends a message.
 SENDING_FAILED = "SendMessageOperation"
 
-# The only table from errors to status codes.
+# The only table that maps errors to status codes.
 CODES: dict[type[ServiceError], grpc.StatusCode] = {
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
@@ -41,13 +41,13 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def code_of(error: ServiceError) -> grpc.StatusCode:
-    """Return the status code of an error: the code of its nearest class that has one."""
+    """Return the status code of an error: the code of its class, or of the nearest base class in CODES."""
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), grpc.StatusCode.INTERNAL)
 
 
 def to_status(error: ServiceError, domain: str) -> status_pb2.Status:
     """Return the error as google.rpc.Status. `domain` is ErrorInfo.domain."""
-    # A message may quote the request, and must never be too large for a response.
+    # Cut the texts: a message may quote the request, and would then be too large for a response.
     message, field = error.message[:MAX_TEXT], error.field[:MAX_TEXT]
     status = status_pb2.Status(code=code_of(error).value[0], message=message)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=error.metadata)
@@ -64,7 +64,7 @@ def to_status(error: ServiceError, domain: str) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> ServiceError:
-    """Return the error of a google.rpc.Status."""
+    """Return the error that a google.rpc.Status describes."""
     code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
@@ -92,5 +92,5 @@ def from_rpc_error(error: grpc.RpcError) -> ServiceError:
             with suppress(DecodeError):
                 return from_status(status_pb2.Status.FromString(value))
     if isinstance(error, grpc.aio.AioRpcError) and SENDING_FAILED in (error.debug_error_string() or ""):
-        return errors.UnavailableError("UNAVAILABLE", "the call ended while it sent a message")
+        return errors.UnavailableError("UNAVAILABLE", "the call ended while the client sent a message")
     return from_status(status_pb2.Status(code=error.code().value[0], message=error.details() or ""))

@@ -25,9 +25,9 @@ class Action(Enum):
 
     KEEP = "keep"
     REMOVE = "remove"
-    """It is a copy of the kept file, or a duplicate by a person's decision or by a checked threshold."""
+    """The image is a copy of the kept file, or a duplicate that a person or a checked threshold confirms."""
     REVIEW = "review"
-    """It looks like the kept image, or is only connected with it through other images: a person should look."""
+    """The image is similar to the kept image, or only connected to it through other images: a person must decide."""
 
 
 class MapMethod(Enum):
@@ -38,7 +38,7 @@ class MapMethod(Enum):
 
     @property
     def label(self) -> str:
-        """The name for people."""
+        """The name to display."""
         return {MapMethod.TSNE: "t-SNE", MapMethod.UMAP: "UMAP"}[self]
 
 

@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 MAX_BYTES = 64 * 1024 * 1024
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-READING = PillowGuard(nullcontext, UNREADABLE)
+GUARD = PillowGuard(nullcontext, UNREADABLE)
 THREADS = 4
 # A page may show thousands of pictures, so a failing one is retried only shortly.
 RETRY_SECONDS = 1.0
@@ -96,12 +96,12 @@ def read_picture(uri: str, max_side: int, region: Region | None = None) -> Pictu
 
 def _thumbnail(content: bytes, max_side: int, region: Region | None) -> Picture:
     """Return a thumbnail with the samples that the embedder sees. Raises one of UNREADABLE."""
-    opened, part = open_image(content, pillow_formats(), READING)
+    opened, part = open_image(content, pillow_formats(), GUARD)
     with opened:
-        declared = declarations_of(opened, part, READING)
+        declared = declarations_of(opened, part, GUARD)
         if region is None:
             opened.draft(opened.mode, (max_side, max_side))
-        picture, conversion = to_upright_rgb(opened, declared, READING)
+        picture, conversion = to_upright_rgb(opened, declared, GUARD)
         if region is not None:
             width, height = picture.size
             box = (int(region.x0 * width), int(region.y0 * height), int(region.x1 * width), int(region.y1 * height))
@@ -119,7 +119,7 @@ def read_size(uri: str) -> Size | None:
         content = read_content(uri)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened, _ = open_image(content, pillow_formats(), READING)
+            opened, _ = open_image(content, pillow_formats(), GUARD)
             with opened:
                 return Size(opened.width, opened.height, len(content))
     except UNREADABLE:

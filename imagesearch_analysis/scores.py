@@ -1,6 +1,7 @@
-"""Scores and distances as the service defines them, and the closeness that they are computed from.
+"""Compute scores and distances as the service defines them, from a closeness.
 
-A closeness is larger for nearer vectors: the cosine, the inner product, or minus the squared Euclidean distance.
+The closeness of two vectors is their cosine, their inner product, or minus their squared Euclidean distance. It is
+larger for nearer vectors.
 """
 
 import numpy as np
@@ -8,9 +9,9 @@ import numpy as np
 from imagesearch_analysis.vectors import Doubles
 from imagesearch_client.types import Metric
 
-# The largest relative error when an L2 score is converted to a squared distance in float64.
+# The largest relative error of the conversion from an L2 score to a squared distance in float64.
 CONVERSION_ERROR = 1e-9
-# Two computations of one closeness may differ by this part of it, and their float32 scores by that part of a score.
+# Relative tolerances: for two computations of the same closeness, and for rounding their scores to float32.
 SCORE_TOLERANCE, SCORE_RESOLUTION = 1e-5, 2 * float(np.finfo(np.float32).eps)
 
 
@@ -36,7 +37,7 @@ def lowest_closeness(score: float, metric: Metric) -> float:
 
 
 def lowest_equal_score(scores: Doubles, metric: Metric) -> Doubles:
-    """Return the lowest scores that differ from these only by rounding."""
-    # The derivative of 1 / (1 + distance): a relative change of the distance changes an L2 score by this factor.
+    """Return for each score the lowest score that differs from it only by rounding."""
+    # An L2 score is 1 / (1 + distance). If the distance changes by a fraction r, the score changes by about r * change.
     change = scores * (1 - scores) if metric is Metric.L2 else np.abs(scores)
     return scores - SCORE_TOLERANCE * change - SCORE_RESOLUTION * np.abs(scores)

@@ -14,7 +14,7 @@ from imagesearch_client.environment import TOKEN, tls_from_environment
 
 CALL_SECONDS = 30.0
 EMBEDDER_HINT = "Is the embedder running? --embedder sets its address."
-# What to do about an error, by its reason.
+# Hints at what to do about an error, by the error's reason.
 HINTS = {
     "UNAVAILABLE": "Is the search service running at {target}? `make up` starts one; --target sets its address.",
     "UNIMPLEMENTED": "Is {target} a search service? --target sets its address.",
@@ -37,7 +37,7 @@ def calling(target: str, timeout: float = CALL_SECONDS) -> Iterator[Client]:
 
 @contextmanager
 def connected(target: str, code: int = FAILED) -> Iterator[Client]:
-    """Return a client. An error of the service ends the command with its message and this exit code."""
+    """Return a client. If a call fails, end the command with the error's message and the exit code `code`."""
     with calling(target) as client:
         try:
             yield client
@@ -47,4 +47,4 @@ def connected(target: str, code: int = FAILED) -> Iterator[Client]:
             # gRPC sends only UTF-8. An error of another encoding comes from the terminal.
             if error.encoding != "utf-8":
                 raise
-            raise typer.BadParameter(f"{error.object!r:.80} is not UTF-8; ids, names and texts must be") from None
+            raise typer.BadParameter(f"{error.object!r:.80} is not UTF-8; ids, names and texts must be UTF-8") from None

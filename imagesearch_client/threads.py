@@ -1,4 +1,4 @@
-"""Iterate over the caller's items, and run the caller's code, in the asynchronous and in the blocking client."""
+"""Iterate over items and call blocking functions, in the asynchronous and in the blocking client."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator
@@ -15,7 +15,7 @@ Items: TypeAlias = Iterable[Item]
 
 
 async def each_async(items: AsyncItems[Item]) -> AsyncIterator[Item]:
-    """Yield the items. An iterator is read in a thread, because it may block: it may read files, for example."""
+    """Yield the items. Read an iterator in a thread, because its next item may block, for example to read a file."""
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item
@@ -29,17 +29,17 @@ async def each_async(items: AsyncItems[Item]) -> AsyncIterator[Item]:
 
 
 def each(items: Iterable[Item]) -> Iterator[Item]:
-    """Return an iterator over the items."""
+    """Return an iterator over the items: the blocking form of `each_async`."""
     return iter(items)
 
 
 async def in_thread(
     function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Result:
-    """Return the result of a function that may block, without blocking the event loop."""
+    """Call a function that may block in a thread, and return its result."""
     return await asyncio.to_thread(function, *args, **kwargs)
 
 
 def directly(function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-    """Return the result of a function: the blocking form of `in_thread`."""
+    """Call a function and return its result: the blocking form of `in_thread`."""
     return function(*args, **kwargs)

@@ -22,7 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 MAX_IMAGE_PIXELS = 50_000_000
 # A large JPEG is scaled while it is decoded, to at least this many times the result's side.
 DRAFT_MARGIN = 2
-NOT_AN_IMAGE = f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+NOT_AN_IMAGE = f"the file is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
 
 
 class UnusableError(ValueError):
@@ -36,9 +36,9 @@ class ImageFile:
     name: str
     """A name for messages, such as the path below its folder."""
     stamp: str
-    """Changes when the file changes, such as its size and modification time."""
+    """A text that changes when the file changes, such as its size and modification time."""
     read: Callable[[], bytes]
-    """Returns its content. Any thread may call it. Raises OSError."""
+    """Returns the content of the file. Any thread may call this function. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Skipped:
 def decode(content: bytes, size: int) -> Pixels:
     """Return the pixels of an image file, uint8[size, size, 3].
 
-    They equal the embedder's pixels of the same file: the first frame, upright by its EXIF orientation, in sRGB with
-    transparency over white, stretched to the square by Pillow's bilinear filter. Raises UnusableError.
+    The pixels equal the embedder's pixels of the same file: the first frame, rotated by its EXIF orientation, in sRGB.
+    Transparent parts become white. Pillow's bilinear filter stretches the image to a square. Raises UnusableError.
     """
     try:
         return _decode(content, size)
@@ -79,7 +79,7 @@ def _decode(content: bytes, size: int) -> Pixels:
 
 @contextmanager
 def _converted_errors() -> Iterator[None]:
-    """Convert Pillow's errors on invalid bytes to UnusableError, and its lack of memory to MemoryError."""
+    """Convert Pillow's errors on invalid bytes to UnusableError, and a lack of memory to MemoryError."""
     try:
         yield
     except (MemoryError, UnsupportedImageError):

@@ -1,4 +1,4 @@
-"""The metrics that the services expose to Prometheus, read back from their own registries."""
+"""Read the metrics that the services expose to Prometheus from their registries."""
 
 import asyncio
 from collections import defaultdict
@@ -32,7 +32,7 @@ MODEL = ModelInfo("vgg16", "vgg16", 512, InputPolicy("squash", 224), "avg", "v1"
 
 @cache
 def exposed() -> dict[str, dict[str, set[str]]]:
-    """Return the labels of each metric, by name, each with the values that it has in these registries."""
+    """Return, for each metric name, its labels, and for each label its values in these registries."""
     found: dict[str, dict[str, set[str]]] = {}
     for registry in (asyncio.run(_server()), _calls(), _embedder()):
         for family in registry.collect():

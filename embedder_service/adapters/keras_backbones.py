@@ -14,12 +14,12 @@ TOP = "_top"
 
 
 def build(name: str, precision: str) -> "tf.keras.Model":
-    """Return the backbone of the weights `name`, with random values. It computes in `precision`.
+    """Return the backbone for the weights `name`, with random values and the given precision.
 
-    The backbone accepts images of any size. With `_top` in the name it ends in `fc1`, and accepts one size only.
+    The backbone accepts images of any size. If `name` ends in `_top`, it includes `fc1` and accepts only one size.
     """
     network = NETWORKS[name.removesuffix(TOP)]
-    # Keras has no argument for the precision, only a global policy for layers that are built.
+    # Keras has no argument for the precision: new layers use the global policy.
     policy = tf.keras.config.dtype_policy()
     tf.keras.config.set_dtype_policy(precision)
     try:
@@ -53,7 +53,7 @@ def set_weights(backbone: "tf.keras.Model", tensors: Tensors) -> None:
 def tensors_of(backbone: "tf.keras.Model") -> Tensors:
     """Return a backbone's weights, named NUMBER.VARIABLE.
 
-    NUMBER counts the layers with weights: Keras chooses some layers' names by what the process has built before.
+    NUMBER counts the layers with weights. The names of layers depend on what the process has built before.
     """
     return {name: np.asarray(variable.numpy(), np.float32) for name, variable in _variables(backbone).items()}
 

@@ -28,7 +28,7 @@ def resident_bytes() -> int:
 def freeze_loaded_objects() -> None:
     """Exclude all current objects from garbage collection: they live as long as the process.
 
-    Otherwise a full collection would be rare and slow, because TensorFlow's modules consist of very many objects.
+    Otherwise, full collections are rare and slow, because TensorFlow's modules contain very many objects.
     """
     gc.collect()
     gc.freeze()
@@ -37,8 +37,8 @@ def freeze_loaded_objects() -> None:
 def unmap_large_blocks() -> None:
     """Make glibc return the memory of large blocks, such as images, to the system when they are freed.
 
-    By default glibc raises its threshold with each such block, up to 32 MiB, and keeps the blocks in fragmented heaps.
-    Images then use several times their size. With another C library this does nothing.
+    By default, glibc raises its threshold with each such block, up to 32 MiB. It then keeps the blocks in fragmented
+    heaps, and images use several times their size. With another C library, this function does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -49,12 +49,12 @@ def unmap_large_blocks() -> None:
 async def trim_after_work(worked: Callable[[], Awaitable[None]], interval_seconds: float = INTERVAL_SECONDS) -> None:
     """Collect garbage and return free memory to the system, once per interval under load and once after the load.
 
-    An idle process does not wake up. Without malloc_trim(3) each thread's arena keeps the free memory below a block
-    that is in use: half a gigabyte after some images of a hundred megabytes. With another C library than glibc this
-    only collects garbage.
+    An idle process does not wake up. Without malloc_trim(3), each thread's arena keeps the free memory below a block
+    in use. After some images of a hundred megabytes, that is half a gigabyte. Without glibc, this function only
+    collects garbage.
 
     Args:
-        worked: returns when there was work since its last return.
+        worked: returns as soon as work was done after its previous return.
         interval_seconds: time from a return of `worked` to the collection.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

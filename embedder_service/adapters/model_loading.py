@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from embedder_service.adapters import cpus, keras_backbones, memory, precision, weights_files
 from embedder_service.adapters.golden_vectors import GoldenError, GoldenVectors
-from embedder_service.adapters.precision_candidate import PrecisionCandidate, photographs
+from embedder_service.adapters.precision_candidate import PrecisionCandidate, golden_batches
 from embedder_service.adapters.tensorflow_model import Backbone, TensorflowModel, use_threads
 from embedder_service.adapters.weights_files import SPECS, WeightsError
 from embedder_service.core.heads import HEADS, unit_length
@@ -103,7 +103,7 @@ class ModelLoader:
             raise GoldenError(f"{weights_name}: {error}{advice}") from None
         for name, vectors in chosen.probe().items():
             _check_usable(name, vectors, chosen.models[name].info)
-        chosen.forget()
+        chosen.free_feature_maps()
         return {model.info.name: model for model in chosen.models.values()}
 
     def _model(self, name: ModelName, backbone: Backbone) -> TensorflowModel:
@@ -142,7 +142,7 @@ class ModelLoader:
         info = self._info(name.text, name.text, backbone, policy, "latent", preprocessing, unit=False)
         info = replace(info, dimension=description["dimension"], is_encoder=True)
         model = TensorflowModel(info, backbone, lambda values: values)
-        for pixels in photographs(GoldenVectors.of(""), policy):
+        for pixels in golden_batches(GoldenVectors.of(""), policy):
             _check_usable(f"{name.text} ({path})", model.embed(pixels), info)
         return model
 

@@ -1,4 +1,4 @@
-"""A backbone in one precision with its models, as a candidate for the choice of the precision."""
+"""A backbone in one precision, with its models. The embedder compares such candidates to choose a precision."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from embedder_service.core.heads import FeatureMaps
 from embedder_service.core.image_decoding import fit
 from embedder_service.core.types import InputPolicy, Pixels, Vectors
 
-# Models with another input than the golden vectors only get every third golden image, because large inputs are slow.
+# Models that need other inputs than the golden vectors get only every third image, because large inputs are slow.
 PROBED_IMAGES = slice(None, None, 3)
 
 
@@ -30,7 +30,7 @@ class PrecisionCandidate:
 
         Args:
             backbone: the shared backbone.
-            models: the models by their names in messages.
+            models: the models, by the names that messages use.
             golden: the golden images.
             golden_head: computes the golden vectors from feature maps.
         """
@@ -52,11 +52,11 @@ class PrecisionCandidate:
         return self.backbone.precision
 
     def golden_vectors(self) -> Vectors:
-        """Return the vectors of the golden images by the golden head, float32[N, D]."""
+        """Return the golden head's vectors of the golden images, float32[N, D]."""
         return self._golden_head(self._maps(self._golden_input)[0])
 
     def probe(self) -> Mapping[str, Vectors]:
-        """Return the vectors of photographs, float32[N, D], by each model with its own head and input.
+        """Return each model's vectors of golden images, float32[N, D], with its own head and input.
 
         Sets the dimension of each model.
         """
@@ -68,11 +68,11 @@ class PrecisionCandidate:
         return found
 
     def seconds_per_image(self, batch_size: int) -> float:
-        """Return the first model's seconds per image in batches of this size, or of its maximum if that is smaller."""
+        """Return the first model's seconds per image, in batches of `batch_size` images or the model's maximum."""
         model = next(iter(self.models.values()))
         return model.seconds_per_image(min(batch_size, model.info.max_batch_size))
 
-    def forget(self) -> None:
+    def free_feature_maps(self) -> None:
         """Free the feature maps."""
         self._feature_maps.clear()
 
@@ -81,13 +81,13 @@ class PrecisionCandidate:
         key = replace(policy, min_side=self._golden_input.min_side) if policy.shape != "native" else policy
         if key not in self._feature_maps:
             run = self.backbone.runner(None if policy.shape == "native" else policy.side)
-            batches = [self._golden.pixels] if key == self._golden_input else photographs(self._golden, policy)
+            batches = [self._golden.pixels] if key == self._golden_input else golden_batches(self._golden, policy)
             self._feature_maps[key] = [run(pixels) for pixels in batches]
         return self._feature_maps[key]
 
 
-def photographs(golden: GoldenVectors, policy: InputPolicy) -> list[Pixels]:
-    """Return batches of photographs, uint8[N, H, W, 3], resized by the decoder's code from an aspect ratio of 4:3."""
+def golden_batches(golden: GoldenVectors, policy: InputPolicy) -> list[Pixels]:
+    """Return batches of golden images, uint8[N, H, W, 3]: stretched to 4:3, then resized by the decoder's code."""
     size = (policy.side, max(1, policy.side * 3 // 4))
     images = [
         np.asarray(fit(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), None, policy), np.uint8)

@@ -17,9 +17,9 @@ HasInteractive: TypeAlias = Callable[[], bool]
 
 
 class InferenceSlot:
-    """The one slot that the batchers of all models share. All methods belong to one event loop.
+    """The one slot that the batchers of all models share. Call all methods in one event loop.
 
-    Models with interactive images go ahead of models that have only bulk images. These get a share of the slots.
+    Models with interactive images come before models that have only bulk images. Bulk images get a share of the runs.
     """
 
     def __init__(self, executor: Executor, watch: HangWatch | None = None) -> None:
@@ -27,7 +27,7 @@ class InferenceSlot:
 
         Args:
             executor: runs the models.
-            watch: detects runs that do not end; None detects none.
+            watch: detects runs that do not end. If None, such runs are not detected.
         """
         self._executor = executor
         self._watch = watch or HangWatch()
@@ -35,14 +35,14 @@ class InferenceSlot:
         self._is_free = True
         self._pending: WaitQueue[HasInteractive] = WaitQueue(self._choose, self._release)
         self.last_interactive = -math.inf
-        """When the last interactive image of any model arrived, by the batchers' clock."""
+        """Time at which the last interactive image of any model arrived, by the batchers' clock."""
 
     @asynccontextmanager
     async def acquire(self, has_interactive: HasInteractive) -> AsyncIterator[None]:
         """Hold the slot in this context.
 
         Args:
-            has_interactive: returns whether the model has interactive images now; they may arrive while it waits.
+            has_interactive: returns whether the model has interactive images now; images may arrive while it waits.
         """
         await self._pending.acquire(has_interactive)
         try:
@@ -55,7 +55,7 @@ class InferenceSlot:
         return await self._watch.run(self._executor, "a run of a model", limit, function, *arguments)
 
     def _choose(self, models: Sequence[HasInteractive]) -> int | None:
-        """Choose the lane, and then the model of this lane that has waited longest."""
+        """Choose a lane, then the model of this lane that has waited longest. Return the model's index."""
         if not self._is_free:
             return None
         self._is_free = False

@@ -8,15 +8,16 @@ from grpc_kit.errors import InternalError, InvalidArgumentError
 
 log = structlog.stdlib.get_logger()
 
-# Maximum difference of a vector's length from 1 if the model normalises its vectors. Float32 rounds far more exactly.
+# Maximum difference of a vector's length from 1 if the model normalises its vectors. Rounding to float32
+# causes far smaller differences.
 LENGTH_TOLERANCE = 1e-3
 
 
 def check_vector(vector: Vectors, info: ModelInfo) -> None:
-    """Refuse a vector that the contract does not allow, and log why. A retry does not help.
+    """Raise an error for a vector that the API does not allow, and log the problem. A retry does not help.
 
     Raises InvalidArgumentError if the vector is zero: the image has no vector with this model. Raises InternalError if
-    it is not float32[D], is not finite, or is not of unit length although the model normalises its vectors.
+    the vector is not float32[D] or not finite, or if the model normalises and the length is not 1.
     """
     problem = vector_problem(vector, info)
     if problem is not None:
@@ -39,7 +40,7 @@ def check_vector(vector: Vectors, info: ModelInfo) -> None:
 
 
 def vector_problem(vector: Vectors, info: ModelInfo) -> str | None:
-    """Return the problem of a vector that only a faulty network or head can compute, or None."""
+    """Return the problem of an invalid vector, or None. Only a faulty network or head computes such vectors."""
     if vector.dtype != np.float32 or vector.shape != (info.dimension,):
         return f"it is {vector.dtype}{list(vector.shape)}; it must be float32[{info.dimension}]"
     finite = np.isfinite(vector)

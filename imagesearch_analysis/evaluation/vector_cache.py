@@ -51,11 +51,11 @@ class VectorCache:
         self._database.close()
 
     def missing(self, digests: Iterable[str]) -> list[str]:
-        """Return the SHA-256 digests that have no vector, each once."""
+        """Return the SHA-256 digests without a vector, without repetitions."""
         return [digest for digest in dict.fromkeys(digests) if self.get(digest) is None]
 
     def get(self, digest: str) -> Floats | None:
-        """Return the vector of an image with a SHA-256 digest, float32[dimension]; None if there is none."""
+        """Return the vector of the image with this SHA-256 digest, float32[dimension]; None if the cache has none."""
         try:
             row = self._database.execute("SELECT vector FROM vectors WHERE sha256 = ?", (digest,)).fetchone()
         except sqlite3.Error as error:
@@ -64,7 +64,7 @@ class VectorCache:
         return vector if vector is not None and len(vector) == self._dimension and is_usable(vector) else None
 
     def put(self, digest: str, vector: Floats) -> None:
-        """Store the vector of an image with a SHA-256 digest. Raises CacheError."""
+        """Store the vector of the image with this SHA-256 digest. Raises CacheError."""
         try:
             self._database.execute(
                 "INSERT OR REPLACE INTO vectors VALUES (?, ?)", (digest, vector.astype(FLOAT, copy=False).tobytes())

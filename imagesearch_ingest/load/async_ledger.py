@@ -48,7 +48,7 @@ class AsyncLedger:
         *arguments: Arguments.args,
         **options: Arguments.kwargs,
     ) -> Result:
-        """Return the result of a method of the ledger."""
+        """Call a method of the ledger in its thread, and return the result."""
         return await self._in_thread(lambda: method(self._ledger, *arguments, **options))
 
     async def next_of(self, iterator: Iterator[Result]) -> Result | None:
@@ -56,7 +56,7 @@ class AsyncLedger:
         return await self._in_thread(lambda: next(iterator, None))
 
     async def record(self, row: LedgerRow, source: int) -> None:
-        """Record the outcome of an item, and return when it is written, even if the caller is cancelled once."""
+        """Record the outcome of an item, and return when it is written. A first cancellation does not stop it."""
         recording = asyncio.ensure_future(self._batcher.submit((row, source)))
         try:
             await asyncio.shield(recording)

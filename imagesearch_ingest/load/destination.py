@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from imagesearch_client.types import AttributeValue, Embedding, Region
 
-# The limit of the services by default, for loads that do not ask an embedder.
+# The default limit of the services, for loads that do not ask an embedder for its limit.
 DEFAULT_MAX_IMAGE_BYTES = 20 * 1024 * 1024
 
 
@@ -16,48 +16,48 @@ class ImageMetadata:
     id: str
     uri: str
     attributes: Mapping[str, AttributeValue] | None
-    """None if the source has no attributes, so that stored ones are kept."""
+    """None if the source has no attributes; the stored attributes are then kept."""
     sha256: str
     region: Region | None = None
     may_exist: bool = False
-    """Whether an image may be stored under the id already."""
+    """Whether the collection may already have an image with this id."""
     is_known: bool = False
-    """Whether the ledger knows the image that is stored under the id."""
+    """Whether the ledger has a record of the stored image with this id."""
 
 
 class Destination:
-    """Stores images. By default it has no images, and stores none.
+    """Stores images. The default methods find no images and store nothing.
 
     Every method raises ServiceError, and LoadStoppedError if the load cannot continue.
     """
 
     max_image_bytes: int
     is_dry_run: bool
-    """Whether nothing is stored, so that the ledger records nothing."""
+    """Whether the destination stores nothing. The ledger then records nothing."""
 
     async def store(self, image: ImageMetadata, content: bytes) -> bool:  # noqa: ARG002 - subclasses use them
-        """Embed an image and store it, and return when it is stored.
+        """Embed and store an image. Return after the image is stored.
 
-        Returns whether it replaced another image that the ledger does not know.
+        Returns whether the write replaced another image, of which the ledger has no record.
         """
         return False
 
     async def store_vector(self, image: ImageMetadata, vector: Embedding) -> bool:  # noqa: ARG002 - as above
-        """Store an image with a ready vector. Returns the same as `store`."""
+        """Store an image with a given vector. Returns the same as `store`."""
         return False
 
     async def update_metadata(self, image: ImageMetadata) -> bool:  # noqa: ARG002 - as above
         """Update the uri and the attributes of a stored image.
 
-        Returns False if the stored vector is not of the image's content, so that the image has to be embedded.
+        Returns False if the stored vector belongs to other content. The caller must then embed the image.
         """
         return False
 
     async def delete(self, ids: Sequence[str]) -> None:
-        """Remove images."""
+        """Delete images."""
 
     async def ids_of_other_images(self, images: Sequence[ImageMetadata]) -> set[str]:  # noqa: ARG002 - as above
-        """Return those ids under which a different image is stored, with other content and another uri."""
+        """Return the ids whose stored image has other content and another uri."""
         return set()
 
     async def store_duplicate_uris(self, image_id: str, uris: Sequence[str]) -> None:
@@ -67,4 +67,4 @@ class Destination:
         """Send pending requests at once, because no further items are expected."""
 
     def cancel_pending(self) -> None:
-        """Cancel images that wait to be embedded. Calls in flight and embedded images continue."""
+        """Cancel images that wait for the embedder. Calls in flight and writes of embedded images continue."""

@@ -36,17 +36,17 @@ def check_decodable(content: bytes) -> None:
     """Decode an image's first frame as the embedder does. Raises InvalidArgumentError and LoadStoppedError."""
     if content[4:8] == b"ftyp" and content[8:11] == b"hei" and "HEIF" not in pillow_formats():
         raise InvalidArgumentError(
-            "IMAGE_FORMAT_UNSUPPORTED", f"it is a HEIC file: {how_to_install('pillow-heif', 'cli,heic')}"
+            "IMAGE_FORMAT_UNSUPPORTED", f"the file is a HEIC file: {how_to_install('pillow-heif', 'cli,heic')}"
         )
     try:
-        image, picture = open_image(content, pillow_formats(), READING)
+        image, picture = open_image(content, pillow_formats(), GUARD)
         with image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise InvalidArgumentError(
                     "IMAGE_DIMENSIONS_TOO_LARGE",
-                    f"it has {image.width} x {image.height} pixels; the default limit is {MAX_IMAGE_PIXELS} pixels",
+                    f"the image has {image.width} x {image.height} pixels; the default limit is {MAX_IMAGE_PIXELS}",
                 )
-            to_upright_rgb(image, declarations_of(image, picture, READING), READING)
+            to_upright_rgb(image, declarations_of(image, picture, GUARD), GUARD)
     except UnsupportedImageError as error:
         raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", str(error)) from None
     except TooManyPartsError as error:
@@ -60,18 +60,18 @@ def _out_of_memory() -> LoadStoppedError:
 
 
 @contextmanager
-def _blaming_the_file() -> Iterator[None]:
-    """Turn errors of Pillow into InvalidArgumentError, except lack of memory."""
+def _converted_errors() -> Iterator[None]:
+    """Convert Pillow's errors to InvalidArgumentError, and a lack of memory to LoadStoppedError."""
     try:
         yield
     except UnsupportedImageError:
         raise
     except UnidentifiedImageError:
-        raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", "it is not an image of a known format") from None
+        raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", "the file is not an image of a known format") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
         if isinstance(error, MemoryError) or PillowImageFile.ERRORS[-9] in str(error):
             raise _out_of_memory() from None
-        raise InvalidArgumentError("IMAGE_CORRUPT", f"it cannot be decoded: {error}") from None
+        raise InvalidArgumentError("IMAGE_CORRUPT", f"the file cannot be decoded: {error}") from None
 
 
-READING = PillowGuard(_blaming_the_file, InvalidArgumentError)
+GUARD = PillowGuard(_converted_errors, InvalidArgumentError)

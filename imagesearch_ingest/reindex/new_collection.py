@@ -11,7 +11,7 @@ from imagesearch_client.types import Collection, Index, IndexParameters, Metric
 
 @dataclass(frozen=True)
 class Change:
-    """What differs in the new collection; None keeps the value of the old one."""
+    """Settings that differ in the new collection. None keeps the value of the old collection."""
 
     model: str | None = None
     index: Index | None = None
@@ -34,14 +34,14 @@ def check_aliases(client: Client, aliases: Iterable[str]) -> None:
 def create_new_collection(client: Client, source: Collection, name: str, change: Change) -> Collection:
     """Create the new collection, or return it if an earlier run has created it.
 
-    Raises AlreadyExistsError if `name` is a different collection, and the errors of the service.
+    Raises AlreadyExistsError if `name` is a collection with other settings, and the errors of the service.
     """
     same_index = change.index in (None, source.index)
     try:
         return client.create_collection(
             name,
             model=source.model if change.model is None else change.model,
-            # Another model has its own dimension and fingerprint.
+            # The service sets the dimension and the fingerprint of another model.
             dimension=source.dimension if change.model is None else 0,
             fingerprint=source.fingerprint if change.model is None else "",
             metric=change.metric or source.metric,
@@ -54,7 +54,7 @@ def create_new_collection(client: Client, source: Collection, name: str, change:
         )
     except AlreadyExistsError as error:
         found = client.get_collection(name)
-        # The service resolves the model's name, so the collection has the embedder's spelling.
+        # The service replaces the model's name by the embedder's spelling of the name.
         model = change.model if change.model is None else error.metadata.get("model", change.model)
         if not _is_copy(source, found, replace(change, model=model)):
             raise

@@ -1,4 +1,4 @@
-"""Make the images that a reindex writes: with their stored vectors, or with the contents of their files."""
+"""Make the images that a reindex writes, from stored vectors or from the contents of files."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,24 +13,24 @@ from imagesearch_ingest.sources.source_options import MAX_BYTES
 from imagesearch_ingest.sources.source_retries import SourceRetries
 from imagesearch_ingest.sources.uri_reader import UriReader
 
-# Retry budget of a file.
+# Retry budget of a file, in seconds.
 RETRY_SECONDS = 60.0
 
 
 class NewImages:
-    """Makes new images from stored ones. Files are read ahead, in threads."""
+    """Makes new images from stored images. Threads read the files in advance."""
 
     def __init__(self, root: Path | str, readers: int, opens: Sequence[str]) -> None:
-        """Set where and how files are read. `Reindexing` describes the arguments."""
+        """Create the readers of the files. `Reindexing` describes the arguments."""
         self._reader = UriReader(str(root), allowed=AllowedUris(opens, str(root)))
         self._readers = readers
 
     def close(self) -> None:
-        """Close the archives of the files."""
+        """Close the archives that contain the files."""
         self._reader.close()
 
     def make(self, images: Iterable[Image]) -> Iterator[tuple[Image, NewImage | ServiceError]]:
-        """Yield each image with the new image, or with the error if its file cannot be used."""
+        """Yield each stored image with its new image, or with the error if its file cannot be used."""
         with ThreadPoolExecutor(self._readers) as pool:
             pending: deque[tuple[Image, Future[NewImage | ServiceError]]] = deque()
             for image in images:

@@ -12,17 +12,17 @@ FILE_URL = "file://"
 
 
 class UriReader:
-    """Reads the file of any uri of an item. Thread-safe.
+    """Reads the file of an item's uri. Thread-safe.
 
-    An archive is read from its beginning once, and is closed with the reader.
+    The reader reads an archive once, from its beginning. `close` closes the archives.
     """
 
     def __init__(self, root: str = ".", max_bytes: int = MAX_BYTES, allowed: AllowedUris | None = None) -> None:
-        """Set what may be read.
+        """Set which files may be read.
 
         Args:
-            root: the path or URL to which relative uris are relative.
-            max_bytes: the largest member that is kept from an archive that can be read only once.
+            root: the path or URL from which relative uris start.
+            max_bytes: maximum size of a member that is kept, if its archive can be read only once.
             allowed: the uris that may be opened; None uses the default of `AllowedUris`.
         """
         self._allowed = allowed or AllowedUris(root=root or ".")
@@ -45,7 +45,7 @@ class UriReader:
     def read(self, uri: str, limit: int) -> bytes:
         """Return the beginning of the file, at most `limit` bytes.
 
-        Raises OSError; `file_errors.is_permanent` tells whether another attempt can help.
+        Raises OSError; `file_errors.is_permanent` returns whether a retry is useless.
         """
         if not uri:
             raise FileNotFoundError(errno.ENOENT, "the image has no uri")

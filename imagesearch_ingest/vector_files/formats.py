@@ -16,7 +16,7 @@ from imagesearch_ingest.vector_files.rows import Batches, ColumnNames, FileInfo,
 
 WRITERS: dict[str, Writer] = {"parquet": write_parquet, "hdf5": write_hdf5, "npz": write_npz}
 SUFFIXES = {".parquet": "parquet", ".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
-# What the libraries raise for truncated files, and for files of other formats.
+# Errors that the libraries raise for truncated files and for files of other formats.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -31,7 +31,7 @@ UNREADABLE = (
 
 
 def format_of(path: Path) -> str:
-    """Return "parquet", "hdf5" or "npz". Raises ValueError, which names the allowed suffixes."""
+    """Return "parquet", "hdf5" or "npz". Raises ValueError that names the allowed suffixes."""
     try:
         return SUFFIXES[path.suffix.lower()]
     except KeyError:
@@ -39,7 +39,7 @@ def format_of(path: Path) -> str:
 
 
 def write_vectors(target: Path, info: FileInfo, batches: Batches) -> int:
-    """Write a complete file or none, and return its size in bytes.
+    """Write a file completely or not at all, and return its size in bytes.
 
     Raises ValueError for an unknown suffix, OSError, and RowError for a row that the format cannot store.
     """

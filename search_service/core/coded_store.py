@@ -1,7 +1,7 @@
-"""Binary codes that stay in step with the images: each write and each deletion updates both.
+"""Keep binary codes consistent with the images: each write and each deletion updates both.
 
-A code is written before its image and deleted after it. A crash in between leaves a code without an image, or the code
-of a vector that was never stored. Searches skip the first; `EncodeImages` repairs both.
+A code is written before its image and deleted after it. A crash between the two steps leaves a code without an image,
+or a code of a vector that was never stored. Searches skip codes without an image. `EncodeImages` repairs both cases.
 """
 
 from collections import OrderedDict
@@ -23,15 +23,15 @@ MAX_CACHED_TRANSFORMS = 32
 
 
 class CodeWriter:
-    """Encode vectors and store their codes. Transforms never change, so each is read once and cached."""
+    """Encode vectors and store their codes. Transforms never change, so the writer reads each once and caches it."""
 
     def __init__(self, codes: CodeStore) -> None:
-        """Read transforms from `codes`, and write codes to it."""
+        """Read transforms from the store `codes`, and write codes to it."""
         self._codes = codes
         self._transforms: OrderedDict[tuple[str, str], CodeTransform] = OrderedDict()
 
     async def encode(self, collection: Collection, codes: CodeSet, vectors: Vector, deadline: Deadline) -> Codes:
-        """Return the codes of vectors, float32[N, D]. Raises NotFoundError if the set was deleted."""
+        """Return the codes of vectors, float32[N, D]. Raises NotFoundError if the code set was deleted."""
         key = (collection.name, codes.version)
         if key not in self._transforms:
             self._transforms[key] = await self._codes.read_transform(collection, codes, deadline)
@@ -43,14 +43,14 @@ class CodeWriter:
     async def write(
         self, collection: Collection, codes: CodeSet, images: Sequence[StoredImage], deadline: Deadline
     ) -> None:
-        """Store the codes of images, which have their vectors. Raises NotFoundError if the set was deleted."""
+        """Store the codes of images that have their vectors. Raises NotFoundError if the code set was deleted."""
         vectors = np.array([image.vector for image in images], dtype=np.float32)
         values = await self.encode(collection, codes, vectors, deadline)
         await self._codes.upsert(collection, codes, images, values, deadline)
 
 
 class CodedStore(StoreDecorator):
-    """A VectorStore decorator that keeps the codes of a collection in step with its images."""
+    """A VectorStore decorator that updates the codes of a collection together with its images."""
 
     def __init__(self, store: VectorStore, codes: CodeStore, writer: CodeWriter) -> None:
         """Keep images in `store` and their codes in `codes`."""
@@ -67,7 +67,7 @@ class CodedStore(StoreDecorator):
         written = await self._write_codes(collection, collection.codes, images, deadline)
         await self._store.upsert(collection, images, deadline)
         if self._codes.supported:
-            # Another process may have created and filled a set since `collection` was read, without these images.
+            # After `collection` was read, another process may have created and filled a code set without these images.
             latest = await self._store.get_collection(collection.name, deadline)
             missed = [codes for codes in latest.codes if codes.identity not in written]
             await self._write_codes(latest, missed, images, deadline)
@@ -75,7 +75,7 @@ class CodedStore(StoreDecorator):
     async def _write_codes(
         self, collection: Collection, sets: Sequence[CodeSet], images: Sequence[StoredImage], deadline: Deadline
     ) -> list[tuple[str, datetime]]:
-        """Write the codes of images to several sets; return the identities of the sets that still exist."""
+        """Write the codes of images to several code sets. Return the identities of the sets that still exist."""
         written = []
         for codes in sets:
             with suppress(NotFoundError):
@@ -93,7 +93,7 @@ class CodedStore(StoreDecorator):
     async def delete_collection(self, collection: Collection, deadline: Deadline) -> None:
         """Delete the codes of a collection, and then the collection."""
         if collection.codes:
-            # The description changes first, so that it never names a set that is gone.
+            # Change the description first, so that it never names a deleted code set.
             await self._codes.announce(collection, (), deadline)
             await self._codes.delete_all_but(collection, (), deadline)
         await self._store.delete_collection(collection, deadline)

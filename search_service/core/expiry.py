@@ -1,7 +1,7 @@
-"""Times to live: an image expires when it was not written or changed for the time to live of its collection.
+"""Times to live: an image expires when its collection's time to live has passed since its last write or change.
 
-A Milvus server removes expired images when it compacts, which may be days later. Milvus Lite removes them only when it
-is opened. So every read leaves expired images out, and the store only has to free the space.
+A Milvus server removes expired images when it compacts, which may be days later. Milvus Lite removes expired images
+only when its folder is opened. So this module hides expired images from every read; Milvus only frees their space.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ def unexpired(collection: Collection, now: datetime) -> UpdatedWithin | None:
     """Return the condition that unexpired images of a collection meet; None if its images do not expire."""
     if collection.ttl is None:
         return None
-    # In whole seconds, so that searches within one second have equal filters and can share a request.
+    # Drop the microseconds: searches within one second then have equal filters and can share a request.
     return UpdatedWithin((now - collection.ttl).replace(microsecond=0), LATEST)
 
 
@@ -39,7 +39,7 @@ class ExpiringStore(StoreDecorator):
     async def get(
         self, collection: Collection, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
     ) -> list[StoredImage]:
-        """Return the unexpired images of these ids."""
+        """Return the unexpired images with these ids."""
         within = unexpired(collection, self._now())
         if within is None:
             return await self._store.get(collection, ids, view, consistency, deadline)

@@ -20,18 +20,18 @@ class ImageToWrite:
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     content_sha256: str = ""
     region: Region | None = None
-    """Only with an embedding; an encoded image has its own region."""
+    """Set only with an embedding, because an encoded image contains its own region."""
     size: int = 0
-    """Bytes of the whole message."""
+    """Size of the whole message in bytes."""
     keep_attributes: bool = False
-    """Whether stored attributes stay that `attributes` does not name."""
+    """Whether to keep the stored attributes that `attributes` does not name."""
     report_replaced: bool = False
-    """Whether the result reports if another image was replaced."""
+    """Whether the result reports that the write replaced another image."""
 
 
 @dataclass(frozen=True)
 class InvalidMessage:
-    """A message that could not be converted. It gets its result in order, like every other message."""
+    """A message that could not be converted. Its result is sent in order, as for every other message."""
 
     request_id: str
     id: str
@@ -47,4 +47,4 @@ class WriteResult:
     id: str
     outcome: StoredImage | ServiceError
     replaced: bool = False
-    """Whether another image had the id; only with `report_replaced`."""
+    """Whether another image had the id. Set only if the message has `report_replaced`."""

@@ -1,4 +1,4 @@
-"""Page tokens: the end of a page as a signed text that is valid only for the same request."""
+"""Page tokens: the position of the end of a page, as a signed text that is valid only for the same request."""
 
 import base64
 import hmac
@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from grpc_kit.errors import InvalidArgumentError
 
-# Values that JSON keeps exactly.
+# Values that JSON stores exactly.
 Position: TypeAlias = list[str | int | float]
 SIGNATURE_BYTES = 16
 
@@ -20,7 +20,7 @@ class PageTokens:
         self._key = key
 
     def make(self, request: bytes, position: Position) -> str:
-        """Return the token for the page after `position`; `request` is the digest of the request without its paging."""
+        """Return the token for the page after `position`. `request` digests the request without its page fields."""
         return self.seal(request, json.dumps(position, separators=(",", ":")).encode())
 
     def read(self, token: str, request: bytes) -> Position | None:
@@ -32,7 +32,7 @@ class PageTokens:
         return position
 
     def seal(self, request: bytes, payload: bytes) -> str:
-        """Return the token for a position that is already bytes."""
+        """Return the token for a position in bytes."""
         return base64.urlsafe_b64encode(self._signature(request, payload) + payload).rstrip(b"=").decode()
 
     def open(self, token: str, request: bytes) -> bytes | None:

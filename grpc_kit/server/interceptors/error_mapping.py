@@ -23,7 +23,7 @@ def internal_error(error: Exception, method: str) -> ServiceError:
 class ErrorMapping(ContextInterceptor):
     """Ends a failed call with the status of its error. A fault of the server becomes INTERNAL or OUT_OF_MEMORY."""
 
-    # Calls of reflection can be refused too.
+    # Only health calls are exempt. Reflection calls can be refused, so their errors are mapped.
     untouched = "/grpc.health."
 
     def __init__(self, domain: str) -> None:
@@ -50,6 +50,6 @@ class ErrorMapping(ContextInterceptor):
     async def _abort(self, context: Context, error: ServiceError) -> None:
         status = to_status(error, self._domain)
         error.release_frames()
-        # Other interceptors may have set trailing metadata, such as the times of the stages.
+        # Other interceptors may have set trailing metadata, such as the duration of each stage.
         trailing = (*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString()))
         await context.abort(code_of(error), status.message, trailing)

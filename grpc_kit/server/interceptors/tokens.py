@@ -26,11 +26,11 @@ class Tokens:
             raise UnauthenticatedError(
                 "TOKEN_MISSING", 'the call has no token; send it as metadata "authorization: Bearer TOKEN"'
             )
-        if not self._knows(shown[len(SCHEME) :]):
+        if not self._is_valid(shown[len(SCHEME) :]):
             raise UnauthenticatedError("TOKEN_INVALID", "the token is not valid for this server")
 
-    def _knows(self, token: str) -> bool:
-        # Digests have equal lengths and all are compared, so that the time reveals nothing about a valid token.
+    def _is_valid(self, token: str) -> bool:
+        # Compare all digests, which have equal lengths: the duration then reveals nothing about a valid token.
         digest = _digest(token)
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return any(matches)

@@ -69,8 +69,8 @@ async def test_the_probe_accepts_a_name_of_the_servers_certificate(serving: Serv
         (["--certificate", "c.pem", "--key", "k.pem"], "--certificate needs --ca, which turns TLS on"),
         (["--key", "k.pem"], "--key needs --ca"),
         (["--server-name", "search"], "--server-name needs --ca"),
-        (["--ca", "ca.pem", "--certificate", "c.pem"], "--certificate and --key need each other"),
-        (["--ca", "ca.pem", "--key", "k.pem"], "--certificate and --key need each other"),
+        (["--ca", "ca.pem", "--certificate", "c.pem"], "--certificate and --key must be set together"),
+        (["--ca", "ca.pem", "--key", "k.pem"], "--certificate and --key must be set together"),
     ],
 )
 async def test_incomplete_tls_options_are_refused(serving: Serving, options: list[str], said: str) -> None:

@@ -53,7 +53,7 @@ def test_bad_files_are_skipped_and_listed(photographs: Path, tmp_path: Path) -> 
     assert [skipped.name for skipped in found.skipped] == list(bad)
     messages = [skipped.message for skipped in found.skipped]
     assert "truncated" in messages[0]
-    assert messages[1] == messages[2] == "it is not a JPEG, PNG, WEBP, GIF, TIFF, BMP or AVIF file"
+    assert messages[1] == messages[2] == "the file is not a JPEG, PNG, WEBP, GIF, TIFF, BMP or AVIF file"
     assert "90000000 pixels" in messages[3]
     assert messages[4] == "Permission denied"
     used = [*found.training, *found.validation]
