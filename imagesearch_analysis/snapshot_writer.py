@@ -177,7 +177,7 @@ class SnapshotWriter:
         self._lock.__exit__()
 
     def check_space(self, images: int) -> None:
-        """Raise SnapshotError if the disk has no room for this number of images; OSError if the disk cannot be asked.
+        """Raise SnapshotError if the disk has too little space for these images; OSError if the disk cannot be asked.
 
         Pages that were read before stay. A snapshot without any page is removed.
         """
@@ -187,7 +187,7 @@ class SnapshotWriter:
             return
         if not self.rows:
             self._lock.clear()
-        raise SnapshotError(f"there is no room for the snapshot of {left} images: {problem}; {OTHER_DISK}")
+        raise SnapshotError(f"not enough disk space for the snapshot of {left} images: {problem}; {OTHER_DISK}")
 
     def add(self, images: Sequence[Image], position: ListingPosition) -> None:
         """Write a page of images with their vectors, and the position of the next page; both or neither."""

@@ -190,7 +190,7 @@ class SearchSettings(ServerSettings):
         try:
             has_user = "@" in urlsplit(uri).netloc
         except ValueError as error:
-            yield f"SEARCH_MILVUS_URI is no address ({error}): set it to http://HOST:19530 or https://HOST:19530"
+            yield f"SEARCH_MILVUS_URI is not an address ({error}): set it to http://HOST:19530 or https://HOST:19530"
             return
         if has_user:
             # The other messages show the address.

@@ -33,7 +33,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def named(self, name: str) -> list[trace_pb2.Span]:
-        """Return the spans with a name."""
+        """Return the spans with this name."""
         return [span for span in self.spans if span.name == name]
 
 

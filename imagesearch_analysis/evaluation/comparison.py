@@ -251,7 +251,7 @@ def _cached_vectors(run: ModelRun, images: FolderImages, needed: Sequence[int], 
     # A write to a mapped file on a full disk would kill the process.
     if problem := space_problem(folder, len(images.items) * model.dimension * FLOAT.itemsize):
         raise TaskError(
-            f"there is no room for the vectors of {run.served.name}: {problem}; use --cache to name another folder"
+            f"not enough disk space for the vectors of {run.served.name}: {problem}; use --cache to name another folder"
         )
     with tempfile.TemporaryFile(dir=folder) as file, VectorCache(folder, model.fingerprint, model.dimension) as cache:
         vectors: Floats = np.memmap(file, FLOAT, "w+", shape=(len(images.items), model.dimension))

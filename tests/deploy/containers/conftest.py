@@ -1,4 +1,4 @@
-"""A Docker engine, and the images, built once. Only `make test-containers` runs these tests."""
+"""Fixtures: a Docker engine, and the images, which are built once. Only `make test-containers` runs these tests."""
 
 import os
 import platform
@@ -34,7 +34,7 @@ FIGURES = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Ignore this folder unless the command names it, because the tests need Docker and some minutes."""
+    """Ignore this folder unless the command names it, because the tests need Docker and take some minutes."""
     named = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
     return None if any(path.is_relative_to(HERE) for path in named) else collection_path.is_relative_to(HERE)
 
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test a long timeout, because the first one waits until all images are built."""
+    """Give each test a long timeout, because the first test waits until all images are built."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))
@@ -148,7 +148,7 @@ def images(builder: Builder, figures: dict[str, str]) -> Iterator[Images]:
 
 @pytest.fixture(scope="session")
 def containers(engine: Engine) -> Iterator[Containers]:
-    """Return an object that creates containers. They are removed at the end."""
+    """Return an object that creates containers. The containers are removed at the end."""
     containers = Containers(engine, f"test-{os.getpid()}")
     yield containers
     engine.remove_all(containers.session)

@@ -1,4 +1,4 @@
-"""Two real models in one embedder, with callers that send too much and callers that give up."""
+"""An embedder with two real models: callers that send too many images, and callers that give up."""
 
 import asyncio
 import itertools
@@ -49,7 +49,7 @@ SETTINGS = {
 }
 LIMITS = EmbedderSettings.model_validate({"models": f"{SLOW},{FAST}", **SETTINGS})
 ATTACK_SECONDS = 4.0
-# What glibc and TensorFlow keep besides, in MiB.
+# Additional memory that glibc and TensorFlow keep, in MiB.
 SLACK = 64
 numbers = itertools.count(60_000, 7)
 
@@ -61,8 +61,8 @@ def service(start_embedder: StartEmbedder) -> Iterator[Embedder]:
 
 
 @pytest.fixture(scope="module")
-def rest(service: Embedder) -> int:
-    """The memory of the service before anybody attacks it, in MiB."""
+def idle_memory(service: Embedder) -> int:
+    """Return the memory of the service before the attack, in MiB."""
     return service.memory("VmRSS")
 
 
@@ -73,7 +73,7 @@ async def channel(service: Embedder) -> AsyncIterator[grpc.aio.Channel]:
 
 
 @pytest.fixture
-async def own(channel: grpc.aio.Channel) -> Stub:
+async def stub(channel: grpc.aio.Channel) -> Stub:
     return embedder_pb2_grpc.EmbedderServiceStub(channel)
 
 
@@ -82,14 +82,14 @@ def request_of(model: str, content: bytes) -> embedder_pb2.EmbedRequest:
 
 
 def large_image() -> bytes:
-    """A file of 8 MB and 4 megapixels, another one each time, that takes some tenths of a second to decode."""
+    """Return a new file of 8 MB and 4 megapixels. To decode it takes some tenths of a second."""
     file = BytesIO()
     Image.new("RGB", (2000, 2000), (1, 2, 3)).save(file, "PNG", compress_level=1)
     return file.getvalue() + os.urandom(8) + bytes(8_000_000)
 
 
 class Callers:
-    """Callers over several connections that send large images and give up soon, and how each of their calls ended."""
+    """Callers on several connections that send large images and give up soon. `ended` counts the results of calls."""
 
     def __init__(self, service: Embedder) -> None:
         self._service = service
@@ -98,7 +98,7 @@ class Callers:
         self._base = large_image()
 
     async def attack(self, seconds: float) -> None:
-        """Attack for a while; each call is given up after so many seconds."""
+        """Send images for ATTACK_SECONDS. Each call has a timeout of `seconds`, each stream twice as long."""
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as callers:
             for _ in range(3):
                 channel = await stack.enter_async_context(
@@ -140,49 +140,49 @@ class Callers:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("seconds", [0.2, 1.5])
-async def test_memory_stays_within_the_bound_when_callers_give_up(
-    service: Embedder, rest: int, own: Stub, photographs: Mapping[str, bytes], seconds: float
+async def test_memory_stays_within_the_limit_when_callers_give_up(
+    service: Embedder, idle_memory: int, stub: Stub, photographs: Mapping[str, bytes], seconds: float
 ) -> None:
-    expected = await vector_of(own, photographs["moon.png"])
+    expected = await vector_of(stub, photographs["moon.png"])
     service.begin_peak()
     callers = Callers(service)
     attack = asyncio.create_task(callers.attack(seconds))
     answered = 0
     while not attack.done():
         try:
-            assert cosine(await vector_of(own, photographs["moon.png"]), expected) >= SAME
+            assert cosine(await vector_of(stub, photographs["moon.png"]), expected) >= SAME
             answered += 1
         except grpc.aio.AioRpcError as error:
-            # It may be refused while the lane is full, and not otherwise.
+            # The embedder may refuse the call only because the lane is full.
             assert_overloaded(error)
             await asyncio.sleep(0.1)
     await attack
-    print(f"{callers.ended}; {answered} beside; at rest {rest} MiB, peak {service.memory('VmHWM')}")  # noqa: T201
+    print(f"{callers.ended}; {answered} other calls; memory before {idle_memory} MiB, peak {service.memory('VmHWM')}")  # noqa: T201
     allowed = sum(embedder_parts(LIMITS)[1:]) + SLACK
-    assert service.memory("VmHWM") - rest < allowed
+    assert service.memory("VmHWM") - idle_memory < allowed
     await until(lambda: service.metric("embedder_pending_bytes") == service.metric("embedder_images_in_flight") == 0)
-    assert cosine(await vector_of(own, photographs["moon.png"]), expected) >= SAME
+    assert cosine(await vector_of(stub, photographs["moon.png"]), expected) >= SAME
     assert answered >= 1
     if seconds > 1:
         assert callers.ended["RESOURCE_EXHAUSTED"] > 0
 
 
-async def test_a_full_queue_of_a_slow_model_refuses_no_caller_of_a_fast_model(own: Stub) -> None:
+async def test_a_full_queue_of_a_slow_model_does_not_refuse_calls_to_a_fast_model(stub: Stub) -> None:
     stop = asyncio.Event()
     refused: list[grpc.aio.AioRpcError] = []
 
-    async def caller_of_the_slow_one() -> None:
+    async def call_slow_model() -> None:
         while not stop.is_set():
             try:
-                await own.Embed(request_of(SLOW, plain_image(next(numbers))))
+                await stub.Embed(request_of(SLOW, plain_image(next(numbers))))
             except grpc.aio.AioRpcError as error:
                 refused.append(error)
                 await asyncio.sleep(0.02)
 
-    callers = [asyncio.create_task(caller_of_the_slow_one()) for _ in range(3 * PENDING)]
+    callers = [asyncio.create_task(call_slow_model()) for _ in range(3 * PENDING)]
     await until(lambda: len(refused) >= 5)
     for _ in range(5):
-        response = await own.Embed(request_of(FAST, plain_image(next(numbers))), timeout=30)
+        response = await stub.Embed(request_of(FAST, plain_image(next(numbers))), timeout=30)
         assert len(response.embedding.values) == 1024
     stop.set()
     await asyncio.gather(*callers)
@@ -190,39 +190,39 @@ async def test_a_full_queue_of_a_slow_model_refuses_no_caller_of_a_fast_model(ow
         assert_overloaded(error, max_pending=str(PENDING), model=SLOW)
 
 
-async def test_a_load_of_a_slow_model_does_not_block_a_load_of_a_fast_model(service: Embedder, own: Stub) -> None:
+async def test_a_load_of_a_slow_model_does_not_block_a_load_of_a_fast_model(service: Embedder, stub: Stub) -> None:
     def items(model: str, count: int) -> Iterator[embedder_pb2.EmbedStreamRequest]:
         for _ in range(count):
             content = encoded_image_pb2.EncodedImage(content=plain_image(next(numbers)))
             yield embedder_pb2.EmbedStreamRequest(model=model, image=content)
 
-    slow = own.EmbedStream(items(SLOW, 200))
+    slow = stub.EmbedStream(items(SLOW, 200))
     await until(lambda: service.in_flight("bulk") == PENDING)
-    fast = [response async for response in own.EmbedStream(items(FAST, 6), timeout=30)]
+    fast = [response async for response in stub.EmbedStream(items(FAST, 6), timeout=30)]
     assert [len(response.embedding.values) for response in fast] == [1024] * 6
     assert service.in_flight("bulk") == PENDING
     slow.cancel()
 
 
-async def test_a_fast_model_keeps_its_share_of_bytes_beside_a_slow_model(service: Embedder, own: Stub) -> None:
+async def test_a_busy_slow_model_leaves_a_fast_model_its_share_of_bytes(service: Embedder, stub: Stub) -> None:
     stop = asyncio.Event()
     base = large_image()
 
-    async def caller_of_the_slow_one() -> None:
+    async def call_slow_model() -> None:
         while not stop.is_set():
             try:
-                await own.Embed(request_of(SLOW, base + os.urandom(8)))
+                await stub.Embed(request_of(SLOW, base + os.urandom(8)))
             except grpc.aio.AioRpcError as error:
                 assert_overloaded(error)
 
-    callers = [asyncio.create_task(caller_of_the_slow_one()) for _ in range(3 * PENDING)]
+    callers = [asyncio.create_task(call_slow_model()) for _ in range(3 * PENDING)]
     await until(lambda: service.metric("embedder_pending_bytes", lane="interactive") > 16 * MEBIBYTE)
     began = time.monotonic()
     vectors: list[NDArray[np.float32]] = []
     while len(vectors) < 3:
         assert time.monotonic() - began < 30, "the fast model's callers get no share of the bytes"
         try:
-            vectors.append(await vector_of_fast(own, base + os.urandom(8)))
+            vectors.append(await vector_of_fast_model(stub, base + os.urandom(8)))
         except grpc.aio.AioRpcError as error:
             assert_overloaded(error)
             await asyncio.sleep(0.1)
@@ -231,16 +231,16 @@ async def test_a_fast_model_keeps_its_share_of_bytes_beside_a_slow_model(service
     assert {len(vector) for vector in vectors} == {1024}
 
 
-async def vector_of_fast(own: Stub, content: bytes) -> NDArray[np.float32]:
-    response = await own.Embed(request_of(FAST, content))
+async def vector_of_fast_model(stub: Stub, content: bytes) -> NDArray[np.float32]:
+    response = await stub.Embed(request_of(FAST, content))
     return np.array(response.embedding.values, np.float32)
 
 
-async def test_a_model_that_is_not_served_takes_no_slot(service: Embedder, own: Stub) -> None:
-    calls = [asyncio.ensure_future(own.Embed(request_of(SLOW, plain_image(next(numbers))))) for _ in range(PENDING)]
+async def test_a_model_that_is_not_served_takes_no_slot(service: Embedder, stub: Stub) -> None:
+    calls = [asyncio.ensure_future(stub.Embed(request_of(SLOW, plain_image(next(numbers))))) for _ in range(PENDING)]
     await until(lambda: service.in_flight("interactive") == PENDING or all(call.done() for call in calls))
     for _ in range(2 * PENDING):
         with pytest.raises(grpc.aio.AioRpcError, match="no model is called 'vgg20'"):
-            await own.Embed(request_of("vgg20", plain_image(next(numbers))))
-    assert len(await vector_of_fast(own, plain_image(next(numbers)))) == 1024
+            await stub.Embed(request_of("vgg20", plain_image(next(numbers))))
+    assert len(await vector_of_fast_model(stub, plain_image(next(numbers)))) == 1024
     await asyncio.gather(*calls)

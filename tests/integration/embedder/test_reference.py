@@ -21,13 +21,13 @@ GOLDEN = Path(__file__).parent / "golden.npz"
 
 # JPEG files of at least four times the network's side are scaled while they are decoded.
 SCALED_WHILE_DECODED = ("retina.jpg",)
-# Their profiles are Adobe RGB, and the dot gain of a printing press.
-OF_ANOTHER_COLOUR_SPACE = ("rocket.jpg", "page.png")
+# Photographs with other colour profiles than sRGB: Adobe RGB, and the dot gain of a printing press.
+NOT_SRGB = ("rocket.jpg", "page.png")
 
 
 @pytest.fixture(scope="module")
 def network(published_weights: Path) -> Any:
-    """VGG16's convolutions and global average pooling as Keras documents them; nothing of ours."""
+    """VGG16's convolutions and global average pooling as Keras documents them, without code of this project."""
     convolutions = vgg16.VGG16(include_top=False, weights=str(published_weights))
     return keras.Sequential([convolutions, keras.layers.GlobalAveragePooling2D()])
 
@@ -40,14 +40,14 @@ def features(network: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def reference(photographs: Mapping[str, bytes], network: Any) -> NDArray[np.float32]:
-    """The photographs' features, float32[N, 512]."""
-    return features(network, np.stack([shown(name, content) for name, content in photographs.items()]))
+    """Return the reference vectors of the photographs, float32[N, 512]."""
+    return features(network, np.stack([decoded_by_pillow(name, content) for name, content in photographs.items()]))
 
 
-def shown(name: str, content: bytes) -> NDArray[np.uint8]:
-    """What Pillow alone makes of a photograph."""
+def decoded_by_pillow(name: str, content: bytes) -> NDArray[np.uint8]:
+    """Return the pixels of a photograph, decoded by Pillow only."""
     image = Image.open(BytesIO(content))
-    if name not in OF_ANOTHER_COLOUR_SPACE:
+    if name not in NOT_SRGB:
         return np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
     small = image.resize((224, 224), Image.Resampling.BILINEAR)
     profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
@@ -66,16 +66,18 @@ def assert_cosines(names: list[str], similar: NDArray[np.float64], least: float)
     assert lower == {}
 
 
-def test_vectors_equal_those_of_keras_layers(vectors: Vectors, reference: NDArray[np.float32]) -> None:
+def test_vectors_equal_the_vectors_of_keras_layers(vectors: Vectors, reference: NDArray[np.float32]) -> None:
     assert len(vectors.names) >= 12
     assert_cosines(vectors.names, cosines(vectors.values, reference), SAME)
 
 
-def test_float32_vectors_equal_those_of_keras_layers(exact_vectors: Vectors, reference: NDArray[np.float32]) -> None:
+def test_float32_vectors_equal_the_vectors_of_keras_layers(
+    exact_vectors: Vectors, reference: NDArray[np.float32]
+) -> None:
     assert_cosines(exact_vectors.names, cosines(exact_vectors.values, reference), 0.999999)
 
 
-def test_golden_vectors_equal_those_of_keras_layers(network: Any) -> None:
+def test_golden_vectors_equal_the_vectors_of_keras_layers(network: Any) -> None:
     golden = GoldenVectors.of("vgg16")
     assert golden.weights_sha256 == VGG16.sha256
     assert len(golden.pixels) >= 4
@@ -99,7 +101,7 @@ def test_vectors_have_unit_length_and_512_components(vectors: Vectors) -> None:
     assert np.linalg.norm(vectors.values, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_vectors_and_fingerprint_are_the_golden_ones(
+def test_vectors_and_fingerprint_equal_the_golden_file(
     vectors: Vectors, exact_vectors: Vectors, request: pytest.FixtureRequest
 ) -> None:
     (fingerprint,) = set(exact_vectors.fingerprints)

@@ -16,7 +16,7 @@ from tests.integration.ingest.conftest import Run, ids, png
 from tests.relay import Relay
 
 IMAGES = 100
-# Images of the calls in flight: two streams of sixteen.
+# Number of images in flight: two streams with sixteen images each.
 IN_FLIGHT = 2 * 16
 
 
@@ -71,13 +71,13 @@ def test_signal_cancels_images_that_are_not_sent(
     assert report.remaining == IMAGES - report.stored
     assert len(ids(client, name)) == report.stored
     if not via_search:
-        # The calls in flight finished, and nothing else started.
+        # The calls in flight finished, and no other call started.
         assert at_signal == report.stored
     again = run(many)
     assert (again.stored, again.skipped, again.unfinished) == (IMAGES - report.stored, report.stored, 0)
 
 
-def test_calls_beyond_the_grace_period_are_cancelled(
+def test_calls_that_exceed_the_grace_period_are_cancelled(
     run: Run, client: Client, name: str, many: Path, embedder_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_run, "GRACE_SECONDS", 0.5)

@@ -1,4 +1,4 @@
-"""Every kind of query over gRPC, on both backends."""
+"""Every kind of query over gRPC, on Milvus Lite and on a Milvus server."""
 
 import threading
 import time
@@ -109,7 +109,7 @@ def test_pages_of_hits_return_the_whole_collection_in_order(
     assert all(len(page) == limit for page in found[:-1])
 
 
-def made(client: Client, name: str, count: int, dimension: int, **options: Any) -> None:
+def create_and_fill(client: Client, name: str, count: int, dimension: int, **options: Any) -> None:
     client.create_collection(name, dimension=dimension, fingerprint="f", **options)
     rows = np.random.default_rng(8).normal(size=(count, dimension))
     new = [NewImage(f"i{number:03d}", Embedding(row.tolist(), "f")) for number, row in enumerate(rows)]
@@ -122,8 +122,8 @@ def test_pages_stay_in_the_collection_of_the_first_page(
 ) -> None:
     with Client(search_address) as client:
         old, other, alias = f"{name}_a", f"{name}_b", f"{name}_c"
-        made(client, old, 30, 4)
-        made(client, other, 30, 6)
+        create_and_fill(client, old, 30, 4)
+        create_and_fill(client, other, 30, 6)
         client.set_alias(alias, old)
         query = search_pb2.Query(image_id="i001")
         if kind == "embedding":
@@ -137,9 +137,9 @@ def test_pages_stay_in_the_collection_of_the_first_page(
         ids = [hit.image.id for page in (first, searches.Search(request)) for hit in page.hits]
         whole = search_pb2.SearchRequest(collection=old, query=query, limit=20, consistency=STRONG)
         assert ids == [hit.image.id for hit in searches.Search(whole).hits]
-        # A later collection of the same name is another one.
+        # A new collection of the same name does not accept the token.
         client.delete_collection(old)
-        made(client, old, 30, 4)
+        create_and_fill(client, old, 30, 4)
         refused = refusal(lambda: searches.Search(request))
         assert (refused.info.reason, refused.fields) == ("PAGE_TOKEN_INVALID", ["page_token"])
         assert "start again with the first page" in refused.message
@@ -150,7 +150,7 @@ def test_page_after_a_batched_search_repeats_no_hit(
 ) -> None:
     """On Milvus Lite, a score differs in the last bit between a single query and a batch."""
     with Client(search_address) as client:
-        made(client, name, 300, 512)
+        create_and_fill(client, name, 300, 512)
     generator = np.random.default_rng(5)
 
     def page(values: list[float], token: str = "") -> search_pb2.SearchResponse:
@@ -173,7 +173,7 @@ def test_page_after_a_batched_search_repeats_no_hit(
 @pytest.mark.parametrize("metric", list(Metric))
 def test_min_score_includes_the_hit_with_that_score(search_address: str, name: str, metric: Metric) -> None:
     with Client(search_address) as client:
-        made(client, name, 60, 8, metric=metric)
+        create_and_fill(client, name, 60, 8, metric=metric)
         query = Embedding([0.3] * 8, "f")
         hits = client.search(name, query, limit=60, strong=True)
         for number, hit in enumerate(hits, start=1):
@@ -187,7 +187,7 @@ def test_client_reads_all_hits_in_order(search_address: str, filled: str, option
     with Client(search_address) as client:
         found = [hit.image.id for hit in client.search_all(filled, query, **options)]
         assert found == [f"i{number:03d}" for number in np.argsort(-cosines, kind="stable")]
-        # At once, and not only after the first ten.
+        # The first hit already raises the error, not a later page.
         with pytest.raises(InvalidArgumentError, match=r"ef is 64; it must be between 100"):
             next(client.search_all(filled, query, limit=100, ef=64))
         hits, explanation = client.search_explained(filled, query, limit=3)
@@ -210,7 +210,7 @@ def test_pages_respect_filter_min_score_and_a_new_limit(
     assert 50 < len(whole) < 250
 
 
-def test_search_token_is_valid_only_for_its_query(
+def test_page_token_is_valid_only_for_its_query(
     searches: search_pb2_grpc.SearchServiceStub, filled: str, refusal: Refused
 ) -> None:
     assert filled
@@ -238,7 +238,7 @@ def test_page_token_is_returned_on_request_and_is_short(
     request.with_next_page = True
     first = searches.Search(request)
     assert 0 < len(first.next_page_token) <= 2900
-    # A request with a token gets the next token.
+    # The response to a page token has the next token.
     request.with_next_page, request.page_token = False, first.next_page_token
     second = searches.Search(request)
     request.page_token = second.next_page_token
@@ -255,7 +255,7 @@ def test_exact_search_agrees_with_the_index(searches: search_pb2_grpc.SearchServ
         assert [hit.image.id for hit in exact.hits] == [hit.image.id for hit in by_index.hits]
 
 
-def test_response_has_an_explanation(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
+def test_response_has_an_explanation_on_request(searches: search_pb2_grpc.SearchServiceStub, filled: str) -> None:
     assert filled
     explained = searches.Search(by_vector(0, explain=True)).explanation
     assert explained.index.type in {collection_pb2.INDEX_TYPE_HNSW, collection_pb2.INDEX_TYPE_FLAT}
@@ -314,7 +314,7 @@ def test_search_stream_survives_an_invalid_query(searches: search_pb2_grpc.Searc
     assert "request_id" in answers["x" * 128].error.message
 
 
-def test_alias_that_moves_under_load_fails_no_search(search_address: str, name: str) -> None:
+def test_no_search_fails_while_an_alias_moves(search_address: str, name: str) -> None:
     alias, stop = f"a{name}", threading.Event()
     with Client(search_address) as client:
         for place, mark in enumerate("xy"):
@@ -341,7 +341,7 @@ def test_alias_that_moves_under_load_fails_no_search(search_address: str, name: 
         client.delete_alias(alias)
 
 
-def test_alias_is_searched_moved_and_deleted(
+def test_alias_can_be_searched_moved_and_deleted(
     collections: collection_pb2_grpc.CollectionServiceStub,
     searches: search_pb2_grpc.SearchServiceStub,
     filled: str,
@@ -411,7 +411,7 @@ def test_alias_is_searched_moved_and_deleted(
 
 
 def test_response_that_is_too_large_is_an_error(start_search: StartSearch, tmp_path: Path, refusal: Refused) -> None:
-    """gRPC's own error names no cause, and would end the whole stream."""
+    """Without this check, gRPC ends the whole stream with an error that names no cause."""
     uri = str(tmp_path / "milvus.db")
     with start_search(milvus_uri=uri, max_message_bytes="1048576") as address, Client(address) as client:
         client.create_collection("c", dimension=8, fingerprint="f")
@@ -449,7 +449,7 @@ def test_response_that_is_too_large_is_an_error(start_search: StartSearch, tmp_p
         assert len(list(client.list("c", page_size=20))) == 60
 
 
-def test_queries_that_cannot_be_sent_fail_alone(search_address: str, filled: str) -> None:
+def test_queries_that_cannot_be_sent_do_not_fail_other_queries(search_address: str, filled: str) -> None:
     good = Embedding(vectors()[0].tolist(), "f")
 
     def queries() -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Finding all neighbors: kills, resumed runs, and output files."""
+"""Find all neighbors: killed runs, resumed runs and output files."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def find(snapshot: Snapshot, target: Path, k: int = 5, options: RecordOptions | 
 
 
 def find_and_wait(folder: Path, target: Path, at: int, reached: Event) -> None:
-    """Compute `at` images, and wait to be killed."""
+    """Compute the neighbors of `at` images, and wait until the process is killed."""
     neighbors_module.PART_ROWS = ROWS
 
     def wait(images: int) -> None:
@@ -53,8 +53,8 @@ def find_and_wait(folder: Path, target: Path, at: int, reached: Event) -> None:
 
 def test_a_killed_run_resumes_and_writes_the_same_file(tmp_path: Path) -> None:
     with snapshot_of(tmp_path / "snapshot", normal(COUNT, 16)) as snapshot:
-        straight = tmp_path / "straight.jsonl"
-        assert find(snapshot, straight).resumed == 0
+        uninterrupted = tmp_path / "uninterrupted.jsonl"
+        assert find(snapshot, uninterrupted).resumed == 0
         target = tmp_path / "target.jsonl"
         context = multiprocessing.get_context("spawn")
         for at in (300, 700):
@@ -72,11 +72,11 @@ def test_a_killed_run_resumes_and_writes_the_same_file(tmp_path: Path) -> None:
         os.truncate(part, part.stat().st_size - 10)
         parts = find(snapshot, target)
         assert parts.resumed == 600
-        assert target.read_bytes() == straight.read_bytes()
+        assert target.read_bytes() == uninterrupted.read_bytes()
         assert not parts.folder.exists()
 
 
-def test_parts_of_other_options_are_not_used(tmp_path: Path) -> None:
+def test_parts_with_other_options_are_not_reused(tmp_path: Path) -> None:
     target = tmp_path / "target.jsonl"
     with snapshot_of(tmp_path / "a", normal(COUNT, 8)) as snapshot, NeighborParts(target).locked():
         NeighborParts(target).compute(snapshot, 5)
@@ -125,7 +125,7 @@ def test_all_formats_contain_the_same_neighbors(tmp_path: Path, metric: Metric) 
     assert scores == sorted(scores, reverse=True) == [round(score, 3) for score in scores]
 
 
-def test_names_and_min_score_are_applied(tmp_path: Path) -> None:
+def test_output_has_the_given_names_and_respects_min_score(tmp_path: Path) -> None:
     attributes = [{"sku": f"p-{n}"} for n in range(50)]
     with (
         snapshot_of(tmp_path / "s", normal(50, 8), attributes=attributes) as snapshot,

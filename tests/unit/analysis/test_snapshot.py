@@ -18,7 +18,7 @@ from tests.unit.analysis.snapshots import image_of, normal, snapshot_of
 ORIGIN = Origin("shoes", "f", "cosine", 4, state="1")
 
 
-def test_a_snapshot_returns_what_was_written(tmp_path: Path) -> None:
+def test_a_snapshot_returns_the_written_images(tmp_path: Path) -> None:
     vectors = normal(5, 4)
     attributes: dict[str, AttributeValue] = {"price": 1.5, "kind": "ä", "tags": ["a", "b"], "new": True, "size": 41}
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
@@ -79,7 +79,7 @@ def test_attribute_values_that_differ_slightly_stay_different(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("metric", Metric)
-def test_blocks_have_unit_length_only_for_cosine(tmp_path: Path, metric: Metric) -> None:
+def test_vectors_of_a_block_have_unit_length_only_for_cosine(tmp_path: Path, metric: Metric) -> None:
     vectors = 7 * normal(5, 4)
     vectors[3] = 0
     with snapshot_of(tmp_path, vectors, metric) as snapshot:
@@ -100,7 +100,7 @@ def test_an_incomplete_page_is_dropped(tmp_path: Path) -> None:
     vectors = normal(6, 4)
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
         writer.add([image_of(n, vectors[n], {}) for n in range(3)], ListingPosition("t1", "i00002"))
-    # Vectors that the database does not record, as a kill leaves them.
+    # A killed run can leave vectors that the database does not record.
     with (tmp_path / VECTORS_FILE).open("ab") as file:
         file.write(b"\1" * 20)
     with pytest.raises(SnapshotError, match="not complete; run the command again"):
@@ -132,7 +132,7 @@ def test_a_changed_collection_is_read_again(tmp_path: Path) -> None:
         ({"filter": "0a"}, "of another filter"),
     ],
 )
-def test_a_snapshot_of_another_origin_is_rejected_unless_it_may_be_replaced(
+def test_a_snapshot_of_another_origin_is_rejected_without_replace(
     tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
@@ -172,7 +172,7 @@ def test_damaged_snapshots_raise_an_error(tmp_path: Path) -> None:
         SnapshotWriter(tmp_path, ORIGIN)
 
 
-def test_a_kill_before_the_tables_exist_is_harmless(tmp_path: Path) -> None:
+def test_a_run_starts_again_after_a_kill_before_the_tables_exist(tmp_path: Path) -> None:
     SnapshotWriter(tmp_path, ORIGIN).__exit__(None, None, None)
     (tmp_path / DATABASE_FILE).write_bytes(b"")
     with SnapshotWriter(tmp_path, ORIGIN) as writer:
@@ -201,26 +201,26 @@ def test_only_calls_with_an_expired_deadline_are_retried(monkeypatch: pytest.Mon
         retry_timeouts(call)
 
 
-def test_a_full_disk_is_noticed_before_reading_and_leaves_no_files(
+def test_a_full_disk_is_detected_before_reading_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = 200 * 2**20
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
-    room = (free - 64 * 2**20) // (ORIGIN.dimension * 4 + 512)
+    maximum = (free - 64 * 2**20) // (ORIGIN.dimension * 4 + 512)
     with SnapshotWriter(tmp_path / "enough", ORIGIN) as writer:
-        writer.check_space(room)
+        writer.check_space(maximum)
     with (
         pytest.raises(SnapshotError, match=r"needs about 209\.7 MB, and 209\.7 MB are free; use --snapshot FOLDER"),
         SnapshotWriter(tmp_path / "small", ORIGIN) as writer,
     ):
-        writer.check_space(room + 1)
+        writer.check_space(maximum + 1)
     assert not (tmp_path / "small").exists()
-    # Images that were read before need no more room.
+    # Images that were read before need no more space.
     with SnapshotWriter(tmp_path / "kept", ORIGIN) as writer:
         writer.add([image_of(0, np.ones(ORIGIN.dimension, np.float32), {})], ListingPosition())
-        writer.check_space(room + 1)
-        with pytest.raises(SnapshotError, match="there is no room"):
-            writer.check_space(room + 2)
+        writer.check_space(maximum + 1)
+        with pytest.raises(SnapshotError, match="not enough disk space"):
+            writer.check_space(maximum + 2)
     with SnapshotWriter(tmp_path / "kept", ORIGIN) as writer:
         assert writer.rows == 1
 

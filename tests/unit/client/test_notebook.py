@@ -1,4 +1,4 @@
-"""The tables that notebooks show: escaped, with thumbnails of small local image files only."""
+"""Tables in notebooks: texts are escaped, and only small local image files have thumbnails."""
 
 import base64
 import os
@@ -38,7 +38,7 @@ def test_everything_in_a_table_is_escaped() -> None:
     assert "kind=&lt;b&gt;" in hits._repr_html_()
 
 
-def test_a_long_table_names_the_number_of_rows_that_it_does_not_show() -> None:
+def test_a_long_table_shows_the_number_of_omitted_rows() -> None:
     html = Images([image(image_id=f"i{number}") for number in range(1234)])._repr_html_()
     assert html.count("<tr>") == notebook.MAX_ROWS + 1
     assert "1,184 more" in html
@@ -72,11 +72,11 @@ def test_uris_of_other_hosts_are_not_opened(uri: str) -> None:
     assert notebook.local_path(uri) is None
 
 
-def test_only_regular_files_of_images_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Path) -> None:
+def test_only_regular_image_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "drawing.svg").write_text("<svg/>")
-    for name in ("pipe", "text.png", "drawing.svg", "nobody.png", "."):
+    for name in ("pipe", "text.png", "drawing.svg", "missing.png", "."):
         assert notebook.thumbnail(str(tmp_path / name)) is None
     assert notebook.thumbnail("/dev/zero") is None
     monkeypatch.setattr(notebook, "MAX_FILE_BYTES", picture.stat().st_size - 1)

@@ -1,4 +1,4 @@
-"""Deadlines as values."""
+"""Remaining times and timeouts of deadlines."""
 
 import math
 import time
@@ -14,7 +14,7 @@ def test_no_timeout_is_an_infinite_deadline() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, -3.0, -math.inf])
-def test_a_passed_deadline_leaves_zero_seconds(seconds: float) -> None:
+def test_an_expired_deadline_has_zero_seconds_left(seconds: float) -> None:
     deadline = Deadline.after(seconds)
     assert (deadline.remaining(), deadline.timeout(5.0)) == (0.0, 0.0)
 

@@ -1,4 +1,4 @@
-"""List, change and delete images, on the store in memory."""
+"""List, change and delete images, in the in-memory store."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -97,12 +97,12 @@ async def test_listing_rejects_page_size_out_of_range(store: MemoryStore, size: 
     assert (refused.value.reason, refused.value.field) == ("PAGE_SIZE_INVALID", "page_size")
 
 
-async def test_get_images_returns_the_order_of_the_ids(store: MemoryStore) -> None:
+async def test_get_images_keeps_the_order_of_the_ids(store: MemoryStore) -> None:
     await write(store, *moments(1, 2, 3))
-    ids = ["i002", "nobody", "i000", "i002", "nor me"]
+    ids = ["i002", "missing", "i000", "i002", "also missing"]
     found, missing = await get_images(store, "photos", ids, View.BASIC, Consistency.STRONG, NEVER)
     assert [image.id for image in found.images] == ["i002", "i000"]
-    assert missing == ["nobody", "nor me"]
+    assert missing == ["missing", "also missing"]
 
 
 def changes(store: MemoryStore) -> ChangeImages:
@@ -159,7 +159,7 @@ async def test_invalid_update_is_rejected(
 
 
 class SlowStore(MemoryStore):
-    """Let other tasks run between a read and a write."""
+    """A store that lets other tasks run between a read and a write."""
 
     async def get(self, *args: object) -> list[StoredImage]:
         found = await super().get(*args)  # type: ignore[arg-type]
@@ -178,7 +178,7 @@ async def test_concurrent_updates_of_one_image_all_persist() -> None:
     assert stored.attributes == {"even": True, **{f"a{n}": n for n in range(20)}}
 
 
-async def test_update_waits_at_most_until_its_deadline() -> None:
+async def test_update_that_waits_for_another_update_ends_at_its_deadline() -> None:
     store = SlowStore()
     await store.create_collection(Collection("photos", 2, "f", NOW), NEVER)
     await write(store, *moments(1))

@@ -1,4 +1,4 @@
-"""Searches cache descriptions for a second, and no search fails because of an outdated description."""
+"""Searches cache a collection's description for a second. No search fails because the description is outdated."""
 
 from datetime import UTC, datetime
 
@@ -20,12 +20,12 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class CountingStore(MemoryStore):
-    """Count the reads of descriptions."""
+    """A store that counts the reads of descriptions."""
 
-    asked = 0
+    reads = 0
 
     async def get_collection(self, name: str, deadline: Deadline) -> Collection:
-        self.asked += 1
+        self.reads += 1
         return await super().get_collection(name, deadline)
 
 
@@ -43,7 +43,7 @@ async def store() -> CountingStore:
         await store.create_collection(Collection(name, 2, fingerprint, NOW), NEVER)
         await store.upsert(store.collection(name), [StoredImage(f"in {name}", vector=np.ones(2, np.float32))], NEVER)
     await store.set_alias(Alias("live", "old"), NEVER)
-    store.asked = 0
+    store.reads = 0
     return store
 
 
@@ -72,12 +72,12 @@ async def found(searches: SearchImages, fingerprint: str) -> str:
 
 
 async def test_cache_entry_expires_after_a_second(store: CountingStore, clock: Clock, known: CollectionCache) -> None:
-    for moment, asked in ((0.0, 1), (0.5, 1), (0.99, 1), (1.01, 2), (1.5, 2)):
+    for moment, reads in ((0.0, 1), (0.5, 1), (0.99, 1), (1.01, 2), (1.5, 2)):
         clock.now = 100 + moment
-        collection, from_memory = await known.get("live", NEVER)
+        collection, is_cached = await known.get("live", NEVER)
         assert collection.name == "old"
-        assert store.asked == asked
-        assert from_memory is (moment not in {0.0, 1.01})
+        assert store.reads == reads
+        assert is_cached is (moment not in {0.0, 1.01})
 
 
 async def test_search_follows_a_moved_alias_within_a_second(
@@ -89,12 +89,12 @@ async def test_search_follows_a_moved_alias_within_a_second(
     assert await found(searches, "f2") == "in new"
 
 
-async def test_refused_search_is_repeated_if_the_collection_has_changed(
+async def test_failed_search_is_repeated_if_the_collection_has_changed(
     store: CountingStore, searches: SearchImages
 ) -> None:
     assert await found(searches, "f1") == "in old"
     await store.set_alias(Alias("live", "new"), NEVER)
-    # By the cached description, this vector would have the wrong fingerprint.
+    # The cached description has another fingerprint than this vector.
     assert await found(searches, "f2") == "in new"
     with pytest.raises(FailedPreconditionError):
         await found(searches, "f1")
@@ -108,7 +108,7 @@ async def test_search_in_a_deleted_collection_is_not_found(store: CountingStore,
         await found(searches, "f1")
 
 
-async def test_changes_of_this_service_clear_the_cache(
+async def test_changes_by_this_service_clear_the_cache(
     store: CountingStore, embedder: Embedder, known: CollectionCache, searches: SearchImages
 ) -> None:
     collections = Collections(store, embedder, known, lambda: NOW)

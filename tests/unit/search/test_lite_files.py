@@ -1,4 +1,4 @@
-"""The check whether another process has the folder of Milvus Lite open."""
+"""Check whether another process has opened the folder of Milvus Lite."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from search_service.adapters.milvus_store import MilvusStore
 async def test_start_rejects_only_a_folder_in_use(tmp_path: Path) -> None:
     uri = str(tmp_path / "milvus.db")
     for _ in range(2):
-        # The second check succeeds: the check itself keeps no lock.
+        # The second pass shows that the check itself keeps no lock.
         store = MilvusStore(uri)
         await store.check(Deadline.after(30))
         with pytest.raises(OSError, match=r"milvus\.db: it is open in another process"):

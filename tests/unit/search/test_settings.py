@@ -1,4 +1,4 @@
-"""The settings of the connections to Milvus and the embedder: wrong settings stop the start, with a hint."""
+"""Settings of the connections to Milvus and the embedder. Wrong settings prevent the start, with a hint."""
 
 import asyncio
 from collections.abc import Mapping
@@ -25,11 +25,15 @@ def loaded(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> Search
 
 
 @pytest.mark.parametrize(
-    ("values", "names", "right"),
+    ("values", "names", "hint"),
     [
         ({"TOKEN": "root:hunter2"}, "SEARCH_MILVUS_TOKEN", "set SEARCH_MILVUS_URI to http://HOST:19530"),
         ({"URI": "http://root:hunter2@milvus:19530"}, "SEARCH_MILVUS_URI", "set SEARCH_MILVUS_TOKEN to USER:PASSWORD"),
-        ({"URI": "http://root:hunter2@[::1:19530"}, "SEARCH_MILVUS_URI is no address", "set it to http://HOST:19530"),
+        (
+            {"URI": "http://root:hunter2@[::1:19530"},
+            "SEARCH_MILVUS_URI is not an address",
+            "set it to http://HOST:19530",
+        ),
         ({"DATABASE": "shop"}, "SEARCH_MILVUS_DATABASE=shop", "set SEARCH_MILVUS_URI to http://HOST:19530"),
         ({**SERVER, "DATABASE": "my shop"}, "SEARCH_MILVUS_DATABASE=my shop", "letters, digits and underscores"),
         ({**SERVER, "DATABASE": "1shop"}, "SEARCH_MILVUS_DATABASE=1shop", "must not be a digit"),
@@ -46,20 +50,20 @@ def loaded(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> Search
         ),
     ],
 )
-def test_contradicting_settings_stop_the_start(
-    values: Mapping[str, str], names: str, right: str, monkeypatch: pytest.MonkeyPatch
+def test_contradicting_settings_prevent_the_start(
+    values: Mapping[str, str], names: str, hint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exited:
         loaded(monkeypatch, values)
-    message = str(left.value.code)
+    message = str(exited.value.code)
     assert message.startswith("python -m search_service: wrong settings:\n")
     assert names in message
-    assert right in message
+    assert hint in message
     assert "hunter2" not in message
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"KEY": "k.pem"}, "SEARCH_EMBEDDER_CERTIFICATE and SEARCH_EMBEDDER_KEY must be set together, or neither"),
         ({"CERTIFICATE": "c.pem"}, "SEARCH_EMBEDDER_CERTIFICATE and SEARCH_EMBEDDER_KEY must be set together"),
@@ -69,26 +73,26 @@ def test_contradicting_settings_stop_the_start(
         ({"TLS": "maybe"}, "SEARCH_EMBEDDER_TLS='maybe': should be true or false (yes or no, on or off, 1 or 0)"),
     ],
 )
-def test_tls_settings_of_the_embedder_never_mean_plain_text(
-    values: Mapping[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+def test_wrong_tls_settings_of_the_embedder_never_cause_plain_text(
+    values: Mapping[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in values.items():
         monkeypatch.setenv(f"SEARCH_EMBEDDER_{name}", value)
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exited:
         loaded(monkeypatch, {})
-    assert f"  {said}" in str(left.value.code)
-    assert "hunter2" not in str(left.value.code)
+    assert f"  {message}" in str(exited.value.code)
+    assert "hunter2" not in str(exited.value.code)
     # The error does not mention the default of a setting with a wrong value.
-    assert str(left.value.code).count("SEARCH_EMBEDDER_TLS") == said.count("SEARCH_EMBEDDER_TLS")
+    assert str(exited.value.code).count("SEARCH_EMBEDDER_TLS") == message.count("SEARCH_EMBEDDER_TLS")
 
 
 def test_error_names_all_contradictions_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEARCH_EMBEDDER_KEY", "k.pem")
     monkeypatch.setenv("SEARCH_TLS_KEY", "k.pem")
     monkeypatch.setenv("SEARCH_MILVUS_THREADS", "0")
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exited:
         loaded(monkeypatch, {"URI": "http://milvus:19530", "CA": "ca.pem", "SERVER_NAME": "milvus", "DATABASE": "1"})
-    lines = str(left.value.code).splitlines()[1:]
+    lines = str(exited.value.code).splitlines()[1:]
     starts = ["SEARCH_MILVUS_THREADS", "set *_TLS", "SEARCH_MILVUS_DATABASE", "SEARCH_MILVUS_CA and", "SEARCH_EMB"]
     assert len(lines) == len(starts)
     assert all(line.strip().startswith(start) for line, start in zip(lines, starts, strict=True))
@@ -120,7 +124,7 @@ def test_connection_detects_a_token_in_plain_text(uri: str, token: str, shown: b
         ({"KEY": "missing.key"}, "SEARCH_MILVUS_CERTIFICATE and SEARCH_MILVUS_KEY: .*missing.key"),
     ],
 )
-def test_unusable_tls_files_stop_the_start(
+def test_unusable_tls_files_prevent_the_start(
     files: Mapping[str, str], names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = Authority(tmp_path, "ca")
@@ -133,7 +137,7 @@ def test_unusable_tls_files_stop_the_start(
         async with serve(settings):
             pass
 
-    # The last line of `python -m search_service`.
+    # `python -m search_service` prints this error as its last line.
     with pytest.raises(OSError, match=names):
         asyncio.run(start())
 

@@ -165,7 +165,7 @@ def test_too_few_different_images_are_refused(photographs: Path, tmp_path: Path)
     files = image_files(photographs)[:19]
     bad = ImageFile("bad.jpg", "", lambda: b"nothing")
     with pytest.raises(
-        TrainingError, match=r"19 different images of 39 files are usable; the minimum is 20.*; bad.jpg: it"
+        TrainingError, match=r"19 different images of 39 files are usable; the minimum is 20.*; bad.jpg: the file is"
     ):
         prepared([bad, *files, *files], tmp_path)
     assert not (tmp_path / dataset.DESCRIPTION).exists()
