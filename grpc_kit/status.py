@@ -14,8 +14,8 @@ from grpc_kit.errors import ServiceError
 DETAILS_KEY = "grpc-status-details-bin"
 # Maximum number of characters of a message or of a field's path.
 MAX_TEXT = 1024
-# Each retry delay is longer by a random fraction, up to this one. Callers that were refused together then retry at
-# different times.
+# Each retry delay is longer by a random fraction, at most this one. Callers that were refused together then retry
+# at different times.
 JITTER = 0.25
 
 # grpc.aio reports an internal error with this text if a call ends while grpc.aio sends a message.

@@ -36,7 +36,7 @@ def each(items: Iterable[Item]) -> Iterator[Item]:
 async def in_thread(
     function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Result:
-    """Call a function that may block in a thread, and return its result."""
+    """Call a blocking function in a thread, and return its result."""
     return await asyncio.to_thread(function, *args, **kwargs)
 
 

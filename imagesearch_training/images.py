@@ -53,7 +53,9 @@ def decode(content: bytes, size: int) -> Pixels:
     """Return the pixels of an image file, uint8[size, size, 3].
 
     The pixels equal the embedder's pixels of the same file: the first frame, rotated by its EXIF orientation, in sRGB.
-    Transparent parts become white. Pillow's bilinear filter stretches the image to a square. Raises UnusableError.
+    Transparent parts are blended with white. Pillow's bilinear filter stretches the image to a square.
+
+    Raises UnusableError.
     """
     try:
         return _decode(content, size)

@@ -16,7 +16,7 @@ TOP = "_top"
 def build(name: str, precision: str) -> "tf.keras.Model":
     """Return the backbone for the weights `name`, with random values and the given precision.
 
-    The backbone accepts images of any size. If `name` ends in `_top`, it includes `fc1` and accepts only one size.
+    The backbone accepts images of any size. If `name` ends in `_top`, the backbone includes `fc1` and accepts one size.
     """
     network = NETWORKS[name.removesuffix(TOP)]
     # Keras has no argument for the precision: new layers use the global policy.

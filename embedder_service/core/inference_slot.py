@@ -42,7 +42,7 @@ class InferenceSlot:
         """Hold the slot in this context.
 
         Args:
-            has_interactive: returns whether the model has interactive images now; images may arrive while it waits.
+            has_interactive: returns whether the model has interactive images now; this may change during the wait.
         """
         await self._pending.acquire(has_interactive)
         try:
@@ -51,7 +51,7 @@ class InferenceSlot:
             self._release(has_interactive)
 
     async def run(self, limit: float, function: Callable[..., Result], *arguments: object) -> Result:
-        """Call a blocking function while the slot is held. Raises HungError if it takes more than `limit` seconds."""
+        """Call a blocking function while the slot is held. Raises HungError after `limit` seconds."""
         return await self._watch.run(self._executor, "a run of a model", limit, function, *arguments)
 
     def _choose(self, models: Sequence[HasInteractive]) -> int | None:

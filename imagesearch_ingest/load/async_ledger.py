@@ -56,7 +56,10 @@ class AsyncLedger:
         return await self._in_thread(lambda: next(iterator, None))
 
     async def record(self, row: LedgerRow, source: int) -> None:
-        """Record the outcome of an item, and return when it is written. A first cancellation does not stop it."""
+        """Record the outcome of an item, and return when it is written.
+
+        A single cancellation of the caller does not interrupt the write.
+        """
         recording = asyncio.ensure_future(self._batcher.submit((row, source)))
         try:
             await asyncio.shield(recording)

@@ -11,7 +11,7 @@ DEFAULT_MAX_IMAGE_BYTES = 20 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ImageMetadata:
-    """What is stored with an image besides its vector."""
+    """Data that is stored with an image, besides its vector."""
 
     id: str
     uri: str

@@ -68,7 +68,7 @@ def _converted_errors() -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise InvalidArgumentError("IMAGE_FORMAT_UNSUPPORTED", "the file is not an image of a known format") from None
-    except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
+    except Exception as error:  # noqa: BLE001 - decoders raise errors of any class on damaged files
         if isinstance(error, MemoryError) or PillowImageFile.ERRORS[-9] in str(error):
             raise _out_of_memory() from None
         raise InvalidArgumentError("IMAGE_CORRUPT", f"the file cannot be decoded: {error}") from None

@@ -170,7 +170,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 
     def _read(self, request: search_pb2.SearchRequest) -> _Request:
         digest = PAGE_LAYOUT + paged_request(request)
-        page = page_end_from(self._tokens.open(request.page_token, digest), request.query)
+        page = page_end_from(self._tokens.verify(request.page_token, digest), request.query)
         search = search_from(request, page)
         if page is not None and search.group_by is not None:
             raise InvalidArgumentError(
@@ -183,7 +183,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def _search(self, asked: _Request, deadline: Deadline) -> search_pb2.SearchResponse:
         result = await self._searches.search(asked.search, deadline)
         end = page_end_to(result.end, with_vector=not asked.by_embedding) if result.end else None
-        token = self._tokens.seal(asked.digest, end) if end else ""
+        token = self._tokens.sign(asked.digest, end) if end else ""
         response = response_to(result, token, explain=asked.explain)
         self._responses.observe(asked.search.collection, asked.search.view, len(result.hits), response.ByteSize())
         return self._limits.checked(response)

@@ -20,23 +20,23 @@ class PageTokens:
         self._key = key
 
     def make(self, request: bytes, position: Position) -> str:
-        """Return the token for the page after `position`. `request` digests the request without its page fields."""
-        return self.seal(request, json.dumps(position, separators=(",", ":")).encode())
+        """Return the token for the page after `position`. `request` is a digest of the request's other fields."""
+        return self.sign(request, json.dumps(position, separators=(",", ":")).encode())
 
     def read(self, token: str, request: bytes) -> Position | None:
         """Return the position in a token; None if the token is empty. Raises InvalidArgumentError."""
-        payload = self.open(token, request)
+        payload = self.verify(token, request)
         if payload is None:
             return None
         position: Position = json.loads(payload)
         return position
 
-    def seal(self, request: bytes, payload: bytes) -> str:
+    def sign(self, request: bytes, payload: bytes) -> str:
         """Return the token for a position in bytes."""
         return base64.urlsafe_b64encode(self._signature(request, payload) + payload).rstrip(b"=").decode()
 
-    def open(self, token: str, request: bytes) -> bytes | None:
-        """Return the position as bytes; None if the token is empty. Raises InvalidArgumentError."""
+    def verify(self, token: str, request: bytes) -> bytes | None:
+        """Check a token and return its position as bytes; None if the token is empty. Raises InvalidArgumentError."""
         if not token:
             return None
         try:

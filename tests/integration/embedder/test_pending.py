@@ -82,7 +82,7 @@ def request_of(model: str, content: bytes) -> embedder_pb2.EmbedRequest:
 
 
 def large_image() -> bytes:
-    """Return a new file of 8 MB and 4 megapixels. To decode it takes some tenths of a second."""
+    """Return a new file of 8 MB and 4 megapixels. Decoding takes some tenths of a second."""
     file = BytesIO()
     Image.new("RGB", (2000, 2000), (1, 2, 3)).save(file, "PNG", compress_level=1)
     return file.getvalue() + os.urandom(8) + bytes(8_000_000)
