@@ -1,6 +1,6 @@
 """Calls to Milvus: connect, limit how many run, bound their time, and translate their errors.
 
-Rows are read on the event loop. Everything else runs in a pool of threads, because pymilvus has no other way.
+Searches and reads call Milvus on the event loop. Other calls run in a pool of threads, as pymilvus requires.
 """
 
 import asyncio
