@@ -86,7 +86,10 @@ class CodedStore(StoreDecorator):
     async def delete(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
         """Delete images, and then their codes."""
         await self._store.delete(collection, ids, deadline)
-        for codes in collection.codes:
+        if not self._codes.supported:
+            return
+        # Another process may have created and filled a code set since `collection` was read.
+        for codes in (await self._store.get_collection(collection.name, deadline)).codes:
             with suppress(NotFoundError):
                 await self._codes.delete(collection, codes, ids, deadline)
 

@@ -41,7 +41,6 @@ class Written:
     """The outcome of a write that was stored."""
 
     create_time: datetime
-    content_sha256: str = ""
     replaced: bool = False
     """Whether another image had the id."""
 
@@ -78,7 +77,7 @@ def merged(
         made = replace(made, attributes={**stored.attributes, **image.attributes})
         checks.check_attributes(made.attributes)
     replaced = keep.report and stored is not None and _is_another(made, stored)
-    return made, Written(made.create_time or now, made.content_sha256, replaced)
+    return made, Written(made.create_time or now, replaced)
 
 
 def _content_changed(image: StoredImage, stored: StoredImage) -> FailedPreconditionError:

@@ -96,7 +96,7 @@ class WriteImages:
     ) -> list[WriteResult]:
         prepared = [_prepared(pending) for pending in batch]
         outcomes = await self._batches.write(prepared, preparer, deadline)
-        return [_result(pending, outcome) for pending, outcome in zip(batch, outcomes, strict=True)]
+        return [_result(*each) for each in zip(batch, prepared, outcomes, strict=True)]
 
 
 class _Stream:
@@ -173,9 +173,13 @@ def _prepared(pending: _Pending) -> PreparedImage | ServiceError:
     return error_for_fault(error)
 
 
-def _result(pending: _Pending, outcome: Outcome) -> WriteResult:
+def _result(pending: _Pending, prepared: PreparedImage | ServiceError, outcome: Outcome) -> WriteResult:
     """Return the result of a message, without the vector and the attributes of the image."""
+    if isinstance(prepared, ServiceError):
+        return WriteResult(pending.request_id, pending.id, prepared)
     if isinstance(outcome, ServiceError):
         return WriteResult(pending.request_id, pending.id, outcome)
-    stored = StoredImage(pending.id, content_sha256=outcome.content_sha256, create_time=outcome.create_time)
+    # The digest of this message: a later message of the batch may write the same id with another content.
+    digest = prepared.image.content_sha256
+    stored = StoredImage(pending.id, content_sha256=digest, create_time=outcome.create_time)
     return WriteResult(pending.request_id, pending.id, stored, outcome.replaced)

@@ -83,6 +83,12 @@ async def test_stream_stores_images_and_vectors(writer: Writer, store: MemorySto
     assert a.vector.tolist() == [49, 50, 51, 52]
 
 
+async def test_each_response_has_the_digest_of_its_own_message(writer: Writer) -> None:
+    digests = ["a" * 64, "b" * 64]
+    results = await writer([write("same", vector(1, 0, 0, 0), content_sha256=digest) for digest in digests])
+    assert [getattr(result.outcome, "content_sha256", None) for result in results] == digests
+
+
 async def test_only_invalid_images_of_a_stream_fail(writer: Writer, store: MemoryStore, deadline: Deadline) -> None:
     good = vector(1, 0, 0, 0)
     cases: list[tuple[str, ImageToWrite | InvalidMessage]] = [

@@ -203,7 +203,9 @@ class EncodeImagesResponse(_message.Message):
     IMAGE_COUNT_FIELD_NUMBER: _builtins.int
     CODES_FIELD_NUMBER: _builtins.int
     checked_count: _builtins.int
-    """Number of images checked so far. An image that changes during the call is checked again."""
+    """Number of images checked so far. After a pass that encoded images, the server checks all images again, so the number
+    can exceed `image_count`.
+    """
     encoded_count: _builtins.int
     """Number of codes written so far."""
     removed_count: _builtins.int

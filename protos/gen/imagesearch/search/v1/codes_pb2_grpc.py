@@ -78,7 +78,7 @@ class CodeServiceServicer:
     """
 
     def CreateCodes(self, request, context):
-        """Creates an empty code set with a transform that was fitted to the collection's vectors. EncodeImages fills it;
+        """Creates an empty code set with a transform for the collection's vectors. EncodeImages fills it;
         until then searches use the set that is ready. If the collection has a set with the same transform, the call
         returns that set.
         Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID.
@@ -88,10 +88,10 @@ class CodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EncodeImages(self, request, context):
-        """Encodes images that have no code, or an outdated code, in the latest set, and removes codes without an image. Then
-        the set is ready and replaces the others. The server works only while the call lasts. A repeated call resumes, and
-        also repairs what a crash left. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason
-        CODES_MISSING.
+        """Encodes images that have no code, or an outdated code, in the latest set, and removes codes that have had no image for
+        an hour. Then the set is ready and replaces the others. The server works only while the call lasts. A repeated call
+        resumes, and also repairs what a crash left.
+        Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason CODES_MISSING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

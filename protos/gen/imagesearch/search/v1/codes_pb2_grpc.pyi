@@ -43,16 +43,16 @@ class CodeServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CodeServiceAsyncStub: ...
     CreateCodes: _grpc.UnaryUnaryMultiCallable[_codes_pb2.CreateCodesRequest, _codes_pb2.CreateCodesResponse]
-    """Creates an empty code set with a transform that was fitted to the collection's vectors. EncodeImages fills it;
+    """Creates an empty code set with a transform for the collection's vectors. EncodeImages fills it;
     until then searches use the set that is ready. If the collection has a set with the same transform, the call
     returns that set.
     Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID.
     """
     EncodeImages: _grpc.UnaryStreamMultiCallable[_codes_pb2.EncodeImagesRequest, _codes_pb2.EncodeImagesResponse]
-    """Encodes images that have no code, or an outdated code, in the latest set, and removes codes without an image. Then
-    the set is ready and replaces the others. The server works only while the call lasts. A repeated call resumes, and
-    also repairs what a crash left. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason
-    CODES_MISSING.
+    """Encodes images that have no code, or an outdated code, in the latest set, and removes codes that have had no image for
+    an hour. Then the set is ready and replaces the others. The server works only while the call lasts. A repeated call
+    resumes, and also repairs what a crash left.
+    Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason CODES_MISSING.
     """
     GetCodes: _grpc.UnaryUnaryMultiCallable[_codes_pb2.GetCodesRequest, _codes_pb2.GetCodesResponse]
     """Describes the codes of a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
@@ -76,16 +76,16 @@ class CodeServiceAsyncStub(CodeServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCodes: _aio.UnaryUnaryMultiCallable[_codes_pb2.CreateCodesRequest, _codes_pb2.CreateCodesResponse]  # type: ignore[assignment]
-    """Creates an empty code set with a transform that was fitted to the collection's vectors. EncodeImages fills it;
+    """Creates an empty code set with a transform for the collection's vectors. EncodeImages fills it;
     until then searches use the set that is ready. If the collection has a set with the same transform, the call
     returns that set.
     Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID.
     """
     EncodeImages: _aio.UnaryStreamMultiCallable[_codes_pb2.EncodeImagesRequest, _codes_pb2.EncodeImagesResponse]  # type: ignore[assignment]
-    """Encodes images that have no code, or an outdated code, in the latest set, and removes codes without an image. Then
-    the set is ready and replaces the others. The server works only while the call lasts. A repeated call resumes, and
-    also repairs what a crash left. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason
-    CODES_MISSING.
+    """Encodes images that have no code, or an outdated code, in the latest set, and removes codes that have had no image for
+    an hour. Then the set is ready and replaces the others. The server works only while the call lasts. A repeated call
+    resumes, and also repairs what a crash left.
+    Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason CODES_MISSING.
     """
     GetCodes: _aio.UnaryUnaryMultiCallable[_codes_pb2.GetCodesRequest, _codes_pb2.GetCodesResponse]  # type: ignore[assignment]
     """Describes the codes of a collection. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
@@ -112,7 +112,7 @@ class CodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _codes_pb2.CreateCodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_codes_pb2.CreateCodesResponse, _abc.Awaitable[_codes_pb2.CreateCodesResponse]]:
-        """Creates an empty code set with a transform that was fitted to the collection's vectors. EncodeImages fills it;
+        """Creates an empty code set with a transform for the collection's vectors. EncodeImages fills it;
         until then searches use the set that is ready. If the collection has a set with the same transform, the call
         returns that set.
         Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason CODE_TRANSFORM_INVALID.
@@ -124,10 +124,10 @@ class CodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _codes_pb2.EncodeImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_codes_pb2.EncodeImagesResponse], _abc.AsyncIterator[_codes_pb2.EncodeImagesResponse]]:
-        """Encodes images that have no code, or an outdated code, in the latest set, and removes codes without an image. Then
-        the set is ready and replaces the others. The server works only while the call lasts. A repeated call resumes, and
-        also repairs what a crash left. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason
-        CODES_MISSING.
+        """Encodes images that have no code, or an outdated code, in the latest set, and removes codes that have had no image for
+        an hour. Then the set is ready and replaces the others. The server works only while the call lasts. A repeated call
+        resumes, and also repairs what a crash left.
+        Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; FAILED_PRECONDITION with reason CODES_MISSING.
         """
 
     @_abc_1.abstractmethod
