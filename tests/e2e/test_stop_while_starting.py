@@ -28,7 +28,7 @@ def test_a_service_stopped_while_it_starts_exits_with_0(service: str, tmp_path: 
 
 IGNORANT = """
 import time
-from grpc_kit.server.grpc_server import end_when_asked
+from grpc_kit.server.process import end_when_asked
 
 end_when_asked()
 print("ready", flush=True)
