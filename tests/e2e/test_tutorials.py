@@ -222,7 +222,7 @@ def test_inception_by_euclid_and_cosine(reader: Reader) -> None:
 
 @pytest.mark.soak
 def test_vgg_in_hdf5_with_variants_and_codes(reader: Reader) -> None:
-    printed = reader.type(of("VGG16 features"))
+    printed = reader.type(of("VGG16, ResNet and DenseNet"))
     count = len(list((reader.folder / "photos").rglob("*.jpg")))
     with h5py.File(reader.folder / "features.h5") as file:
         assert file["features"].shape == (count, 512)
