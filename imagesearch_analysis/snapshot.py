@@ -27,13 +27,16 @@ class SnapshotError(AnalysisError):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The collection that a snapshot is of, and its state when the snapshot was taken."""
+    """The collection that a snapshot is of, and its state when the snapshot was taken.
+
+    Files on disk have these names: a change would make them unreadable.
+    """
 
     collection: str
     fingerprint: str
     metric: str
     dimension: int
-    filter: str = ""
+    condition: str = ""
     """The filter as the hexadecimal digits of its protobuf message; empty if all images are in the snapshot."""
     state: str = ""
     """Changes whenever the collection changes: creation time, number of images and time of the latest change."""
@@ -205,5 +208,5 @@ def read_notes(database: sqlite3.Connection) -> tuple[Origin, ListingPosition]:
 
     Raises sqlite3.Error, ValueError, KeyError and TypeError if the database is not that of a snapshot.
     """
-    notes = dict(database.execute("SELECT name, value FROM notes"))
+    notes = dict(database.execute("SELECT name, value FROM about"))
     return Origin(**json.loads(notes["origin"])), ListingPosition(**json.loads(notes["place"]))

@@ -42,7 +42,7 @@ RETRY_SECONDS = 300.0
 IMAGE_BYTES = 512
 OTHER_DISK = "use --snapshot FOLDER to name a folder on another disk"
 SCHEMA = """
-CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE images (
     position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, content_sha256 TEXT NOT NULL,
     region TEXT, attributes TEXT NOT NULL
@@ -157,10 +157,10 @@ class SnapshotWriter:
             ) from None
         finally:
             database.close()
-        for name in ("collection", "fingerprint", "filter"):
+        for name in ("collection", "fingerprint", "condition"):
             stored, wanted = getattr(origin, name), getattr(self._origin, name)
             if stored != wanted and not replace:
-                what = "another filter" if name == "filter" else f"the {name} {stored}, not of {wanted}"
+                what = "another filter" if name == "condition" else f"the {name} {stored}, not of {wanted}"
                 raise SnapshotError(f"{self._folder} is a snapshot of {what}; name another folder, or remove it")
         vectors = self._folder / VECTORS_FILE
         size = vectors.stat().st_size if vectors.exists() else 0
@@ -209,7 +209,7 @@ class SnapshotWriter:
         self.position = position
 
     def _note(self, name: str, value: Mapping[str, Any]) -> None:
-        self._database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
+        self._database.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (name, json.dumps(value)))
 
 
 def _columns(image: Image) -> tuple[str, str, str, str | None, str]:
@@ -219,7 +219,7 @@ def _columns(image: Image) -> tuple[str, str, str, str | None, str]:
 
 def _has_tables(database: sqlite3.Connection) -> bool:
     """Return whether the database has its tables; a process may be killed before it creates them."""
-    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'notes'").fetchone() is not None
+    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone() is not None
 
 
 def _origin(client: Client, collection: Collection, where: Filter | None) -> tuple[Origin, int]:

@@ -124,7 +124,7 @@ def search(
     queries = _queries(images or (), ids or (), unlike or (), parse_region(region))
     with connected(target) as client:
         answers, failed = _search_each(client, collection, queries, options)
-    attributes = [name for name in show.split(",") if name]
+    attributes = [name for part in show.split(",") if (name := part.strip())]
     print_answers(answers, failed, attributes=attributes, explain=explain, as_json=as_json)
     if failed:
         raise typer.Exit(FAILED)

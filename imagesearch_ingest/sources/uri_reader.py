@@ -49,8 +49,8 @@ class UriReader:
         """
         if not uri:
             raise FileNotFoundError(errno.ENOENT, "the image has no uri")
-        self._allowed.check(uri)
         try:
+            self._allowed.check(uri)
             return self._resolver.resolve(uri).content(limit)
         except (FileNotFoundError, IsADirectoryError):
             # Some programs do not encode the path of a file:// URL.

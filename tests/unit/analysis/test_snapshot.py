@@ -1,6 +1,8 @@
 import dataclasses
+import json
 import os
 import signal
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -129,7 +131,7 @@ def test_a_changed_collection_is_read_again(tmp_path: Path) -> None:
     [
         ({"collection": "hats"}, "of the collection shoes, not of hats"),
         ({"fingerprint": "g"}, "of the fingerprint f, not of g"),
-        ({"filter": "0a"}, "of another filter"),
+        ({"condition": "0a"}, "of another filter"),
     ],
 )
 def test_a_snapshot_of_another_origin_is_rejected_without_replace(
@@ -143,6 +145,17 @@ def test_a_snapshot_of_another_origin_is_rejected_without_replace(
     assert len(Snapshot(tmp_path)) == 1
     with SnapshotWriter(tmp_path, other, replace=True) as writer:
         assert writer.rows == 0
+
+
+def test_the_names_in_stored_snapshots_do_not_change(tmp_path: Path) -> None:
+    # A folder with other names would not be recognised as a snapshot, and would be replaced without a question.
+    with SnapshotWriter(tmp_path, ORIGIN) as writer:
+        writer.add([image_of(0, normal(1, 4)[0], {})], ListingPosition(complete=True))
+    with sqlite3.connect(tmp_path / DATABASE_FILE) as database:
+        stored = {name: json.loads(value) for name, value in database.execute("SELECT name, value FROM about")}
+    assert stored.keys() == {"origin", "place"}
+    assert list(stored["origin"]) == ["collection", "fingerprint", "metric", "dimension", "condition", "state"]
+    assert list(stored["place"]) == ["token", "last_id", "lean", "complete"]
 
 
 def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:

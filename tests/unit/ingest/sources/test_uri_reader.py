@@ -488,3 +488,8 @@ def test_file_replaced_during_a_retry_is_reported(tmp_path: Path, monkeypatch: p
         thread_retries.reset(token)
     assert isinstance(last, Fault)
     assert "changed while it was read" in last.message
+
+
+def test_a_malformed_address_is_an_error_of_its_image() -> None:
+    with UriReader() as reader, pytest.raises(OSError, match="Invalid IPv6 URL"):
+        reader.read("http://[::1/x.jpg", 100)
