@@ -159,7 +159,7 @@ def quick_reader(folder: Path, lite_address: str, embedder_address: str) -> Read
 # A command of each article that needs no network of its own.
 QUICK_COMMANDS = {
     "InceptionV3": ("imagesearch plot -c euclid", "euclid.png"),
-    "VGG16 features": ("imagesearch export", "features.h5"),
+    "VGG16, ResNet": ("imagesearch export", "features.h5"),
     "MobileNetV2": ("imagesearch neighbors", "similar.json"),
     "VGG features": ("imagesearch duplicates", "duplicates.csv"),
 }
@@ -197,7 +197,7 @@ def numbers(path: Path, name: str) -> list[float]:
 
 
 def test_every_section_of_the_page_is_tested() -> None:
-    tested = ("", "InceptionV3", "VGG16 features", "MobileNetV2", "VGG features", "An autoencoder")
+    tested = ("", "InceptionV3", "VGG16, ResNet", "MobileNetV2", "VGG features", "An autoencoder")
     assert len(sections()) == len(tested)
     assert all(any(heading.startswith(each) for heading in sections()) for each in tested)
 
