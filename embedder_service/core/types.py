@@ -52,6 +52,36 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class RegionRequest:
+    """The regions of an image to embed: at most `max_regions` proposals, and boxes that the caller chose."""
+
+    max_regions: int = 0
+    boxes: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True)
+class RegionVector:
+    """A region with its vector, float32[D], and how much it stands out; 0 for a box that the caller chose."""
+
+    box: Region
+    values: Vectors
+    saliency: float = 0.0
+
+
+@dataclass(frozen=True)
+class ImageRegions:
+    """The vectors of an image and its regions."""
+
+    values: Vectors
+    """The vector of the whole image, float32[D]."""
+    proposals: tuple[RegionVector, ...]
+    """The most salient first."""
+    boxes: tuple[RegionVector, ...]
+    """In the order of the request."""
+    salient_box: Region
+
+
+@dataclass(frozen=True)
 class InputPolicy:
     """How an upright image is resized to a network's input."""
 

@@ -14,14 +14,18 @@ from search_service.core.types import (
     CodeSet,
     Collection,
     Consistency,
+    EmbeddedRegions,
     EmbedderModel,
     Embedding,
     EncodedImage,
     Hit,
     Index,
+    Match,
+    RegionHit,
     Reindex,
     SearchParameters,
     StoredImage,
+    StoredRegion,
     Vector,
     View,
 )
@@ -52,6 +56,8 @@ class Nearest:
     """Only hits after this one, in the order of hits."""
     among: tuple[str, ...] | None = None
     """Only images with these ids, which are all compared; None for all images."""
+    match: Match = Match.IMAGES
+    """What is compared: whole images, or regions."""
 
 
 class VectorStore(Protocol):
@@ -221,11 +227,76 @@ class CodeStore(Protocol):
         ...
 
 
+class RegionStore(Protocol):
+    """Keep the regions of images. Only collections with `max_regions` above 0 have regions.
+
+    Every write of an image has a generation, a number that no other write has. Every method raises NotFoundError if the
+    collection does not exist, UnavailableError and DeadlineExceededError.
+    """
+
+    async def create(self, collection: Collection, deadline: Deadline) -> None:
+        """Create the empty place for the regions of a collection."""
+        ...
+
+    async def drop(self, collection: Collection, deadline: Deadline) -> None:
+        """Delete all regions of a collection, if they exist."""
+        ...
+
+    async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
+        """Store the regions of images with their attributes and times, under the generations of the images."""
+        ...
+
+    async def get(
+        self, collection: Collection, generations: Sequence[int], consistency: Consistency, deadline: Deadline
+    ) -> dict[int, tuple[StoredRegion, ...]]:
+        """Return the regions of these generations, in the order of the write; without generations that have none."""
+        ...
+
+    async def delete(self, collection: Collection, generations: Sequence[int], deadline: Deadline) -> None:
+        """Delete the regions of these generations that exist."""
+        ...
+
+    async def generations(
+        self, collection: Collection, after: str, limit: int, deadline: Deadline
+    ) -> list[tuple[str, int]]:
+        """Return the ids and generations of the first `limit` images with ids greater than `after`, sorted by id.
+
+        The result has all generations of each id in it. It is empty only if no id follows.
+        """
+        ...
+
+    async def search(
+        self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
+    ) -> list[list[RegionHit]]:
+        """Return the nearest `nearest.limit` regions of each vector, of any generation, best first.
+
+        `nearest.after` is ignored. `nearest.among` limits the search to the regions of these images.
+        """
+        ...
+
+    async def best_of_all(
+        self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline
+    ) -> list[RegionHit]:
+        """Return the best region of every generation, best first: compares every region.
+
+        Raises ResourceExhaustedError if the vectors are too many.
+        """
+        ...
+
+    async def leftovers(self, deadline: Deadline) -> list[Collection]:
+        """Return what is left of collections that no longer exist, with their names and creation times."""
+        ...
+
+
 class BulkEmbedder(Protocol):
     """Embed many images in the bulk lane, which favors throughput over latency."""
 
     async def embed(self, image: EncodedImage, model: str) -> Embedding:
         """Embed an image with a model. Raises the embedder's errors, and UnavailableError."""
+        ...
+
+    async def embed_regions(self, image: EncodedImage, model: str, max_regions: int) -> EmbeddedRegions:
+        """Embed an image and at most `max_regions` regions. Raises the embedder's errors, and UnavailableError."""
         ...
 
 
@@ -234,6 +305,12 @@ class Embedder(Protocol):
 
     async def embed(self, image: EncodedImage, model: str, deadline: Deadline) -> Embedding:
         """Embed an image in the interactive lane. Raises the embedder's errors, and UnavailableError."""
+        ...
+
+    async def embed_regions(
+        self, image: EncodedImage, model: str, max_regions: int, deadline: Deadline
+    ) -> EmbeddedRegions:
+        """Embed an image and at most `max_regions` regions, in the interactive lane. Raises as `embed` does."""
         ...
 
     def bulk(self, deadline: Deadline) -> AbstractAsyncContextManager[BulkEmbedder]:

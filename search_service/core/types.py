@@ -31,6 +31,15 @@ class Consistency(Enum):
     EVENTUALLY = "Eventually"
 
 
+class Match(Enum):
+    """What a search compares with the query."""
+
+    IMAGES = "images"
+    REGIONS = "regions"
+    ALL = "all"
+    """Whole images and their regions."""
+
+
 class View(Enum):
     """Which fields of an image are read."""
 
@@ -68,6 +77,24 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class StoredRegion:
+    """A region of an image: its box, its vector, float32[D], and how much it stands out."""
+
+    box: Region
+    vector: Vector
+    saliency: float = 0.0
+
+
+@dataclass(frozen=True)
+class EmbeddedRegions:
+    """The embedding of an image, its regions, most salient first, and the box round its most salient part."""
+
+    embedding: Embedding
+    regions: tuple[StoredRegion, ...]
+    salient_box: Region
+
+
+@dataclass(frozen=True)
 class KeptVector:
     """The vector that is already stored under the id of the image."""
 
@@ -79,6 +106,10 @@ class EmbedderModel:
     name: str
     dimension: int
     fingerprint: str
+    region_fingerprint: str = ""
+    """The fingerprint of vectors of regions; empty if the model cannot embed regions."""
+    head: str = ""
+    input: str = ""
 
 
 class IndexType(Enum):
@@ -190,6 +221,8 @@ class Collection:
     """The code sets that every write updates, oldest first. The last one may not be ready."""
     reindex: Reindex | None = None
     """The reindex that runs; None if none does."""
+    max_regions: int = 0
+    """Maximum number of regions of an image; 0 without regions."""
 
     @property
     def identity(self) -> tuple[str, datetime]:
@@ -218,6 +251,12 @@ class StoredImage:
     vector: Vector | None = None
     region: Region | None = None
     """The part of the image that the vector describes; None for the whole image."""
+    regions: tuple[StoredRegion, ...] = ()
+    """The regions with their vectors; only in collections with regions."""
+    generation: int = 0
+    """The write that the regions belong to; only in collections with regions. The store sets it."""
+    region_count: int = 0
+    """Number of regions of the generation. The store sets it."""
 
 
 @dataclass(frozen=True)
@@ -225,5 +264,18 @@ class Hit:
     """An image that a search found. A better match has a higher score and a lower distance."""
 
     image: StoredImage
+    score: float
+    distance: float
+    region: Region | None = None
+    """The region that matched; None if whole images were compared."""
+
+
+@dataclass(frozen=True)
+class RegionHit:
+    """A region that a search found, with its image and its generation."""
+
+    image_id: str
+    generation: int
+    box: Region
     score: float
     distance: float

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from imagesearch.types.v1 import embedding_pb2 as imagesearch_dot_types_dot_v1_dot_embedding__pb2
 from imagesearch.types.v1 import encoded_image_pb2 as imagesearch_dot_types_dot_v1_dot_encoded__image__pb2
+from imagesearch.types.v1 import region_embedding_pb2 as imagesearch_dot_types_dot_v1_dot_region__embedding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&imagesearch/embedder/v1/embedder.proto\x12\x17imagesearch.embedder.v1\x1a\x17google/rpc/status.proto\x1a$imagesearch/types/v1/embedding.proto\x1a(imagesearch/types/v1/encoded_image.proto\"P\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x05image\x18\x02 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImage\"C\n\rEmbedResponse\x12\x32\n\tembedding\x18\x01 \x01(\x0b\x32\x1f.imagesearch.types.v1.Embedding\"j\n\x12\x45mbedStreamRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x31\n\x05image\x18\x03 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImage\"\x8e\x01\n\x13\x45mbedStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\tembedding\x18\x02 \x01(\x0b\x32\x1f.imagesearch.types.v1.EmbeddingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.imagesearch.embedder.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.imagesearch.embedder.v1.Model\"\xd1\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\x08\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12\x12\n\ninput_size\x18\x04 \x01(\x05\x12\x0c\n\x04head\x18\x05 \x01(\t\x12\x15\n\rpreprocessing\x18\x06 \x01(\t\x12\x15\n\rnormalisation\x18\x07 \x01(\t\x12\x11\n\tprecision\x18\x08 \x01(\t\x12\x16\n\x0eweights_sha256\x18\t \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\n \x01(\t\x12/\n\x06limits\x18\x0b \x01(\x0b\x32\x1f.imagesearch.embedder.v1.Limits\x12\x35\n\texecution\x18\x0c \x01(\x0b\x32\".imagesearch.embedder.v1.Execution\x12\x0f\n\x07network\x18\r \x01(\t\x12\r\n\x05input\x18\x0e \x01(\t\";\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x03\"e\n\tExecution\x12\x16\n\x0emax_batch_size\x18\x01 \x01(\x05\x12\x0f\n\x07threads\x18\x02 \x01(\x05\x12\x19\n\x11seconds_per_image\x18\x03 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x32\x9f\x03\n\x0f\x45mbedderService\x12V\n\x05\x45mbed\x12%.imagesearch.embedder.v1.EmbedRequest\x1a&.imagesearch.embedder.v1.EmbedResponse\x12l\n\x0b\x45mbedStream\x12+.imagesearch.embedder.v1.EmbedStreamRequest\x1a,.imagesearch.embedder.v1.EmbedStreamResponse(\x01\x30\x01\x12\x65\n\nListModels\x12*.imagesearch.embedder.v1.ListModelsRequest\x1a+.imagesearch.embedder.v1.ListModelsResponse\x12_\n\x08GetModel\x12(.imagesearch.embedder.v1.GetModelRequest\x1a).imagesearch.embedder.v1.GetModelResponseB\x84\x01\n\x17imagesearch.embedder.v1B\rEmbedderProtoP\x01Z\"imagesearch/embedder/v1;embedderv1\xaa\x02\x17Imagesearch.Embedder.V1\xea\x02\x19Imagesearch::Embedder::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&imagesearch/embedder/v1/embedder.proto\x12\x17imagesearch.embedder.v1\x1a\x17google/rpc/status.proto\x1a$imagesearch/types/v1/embedding.proto\x1a(imagesearch/types/v1/encoded_image.proto\x1a+imagesearch/types/v1/region_embedding.proto\"P\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x05image\x18\x02 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImage\"C\n\rEmbedResponse\x12\x32\n\tembedding\x18\x01 \x01(\x0b\x32\x1f.imagesearch.types.v1.Embedding\"Q\n\rRegionOptions\x12\x13\n\x0bmax_regions\x18\x01 \x01(\x05\x12+\n\x05\x62oxes\x18\x02 \x03(\x0b\x32\x1c.imagesearch.types.v1.Region\"\x90\x01\n\x13\x45mbedRegionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x05image\x18\x02 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImage\x12\x37\n\x07options\x18\x03 \x01(\x0b\x32&.imagesearch.embedder.v1.RegionOptions\"N\n\x14\x45mbedRegionsResponse\x12\x36\n\x07regions\x18\x01 \x01(\x0b\x32%.imagesearch.embedder.v1.ImageRegions\"\xe1\x01\n\x0cImageRegions\x12.\n\x05image\x18\x01 \x01(\x0b\x32\x1f.imagesearch.types.v1.Embedding\x12\x38\n\tproposals\x18\x02 \x03(\x0b\x32%.imagesearch.types.v1.RegionEmbedding\x12\x34\n\x05\x62oxes\x18\x03 \x03(\x0b\x32%.imagesearch.types.v1.RegionEmbedding\x12\x31\n\x0bsalient_box\x18\x04 \x01(\x0b\x32\x1c.imagesearch.types.v1.Region\"\xa3\x01\n\x12\x45mbedStreamRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x31\n\x05image\x18\x03 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImage\x12\x37\n\x07regions\x18\x04 \x01(\x0b\x32&.imagesearch.embedder.v1.RegionOptions\"\xc8\x01\n\x13\x45mbedStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\tembedding\x18\x02 \x01(\x0b\x32\x1f.imagesearch.types.v1.EmbeddingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x38\n\x07regions\x18\x04 \x01(\x0b\x32%.imagesearch.embedder.v1.ImageRegionsH\x00\x42\x08\n\x06result\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.imagesearch.embedder.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.imagesearch.embedder.v1.Model\"\xed\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\x08\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12\x12\n\ninput_size\x18\x04 \x01(\x05\x12\x0c\n\x04head\x18\x05 \x01(\t\x12\x15\n\rpreprocessing\x18\x06 \x01(\t\x12\x15\n\rnormalisation\x18\x07 \x01(\t\x12\x11\n\tprecision\x18\x08 \x01(\t\x12\x16\n\x0eweights_sha256\x18\t \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\n \x01(\t\x12/\n\x06limits\x18\x0b \x01(\x0b\x32\x1f.imagesearch.embedder.v1.Limits\x12\x35\n\texecution\x18\x0c \x01(\x0b\x32\".imagesearch.embedder.v1.Execution\x12\x0f\n\x07network\x18\r \x01(\t\x12\r\n\x05input\x18\x0e \x01(\t\x12\x1a\n\x12region_fingerprint\x18\x0f \x01(\t\";\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x03\"e\n\tExecution\x12\x16\n\x0emax_batch_size\x18\x01 \x01(\x05\x12\x0f\n\x07threads\x18\x02 \x01(\x05\x12\x19\n\x11seconds_per_image\x18\x03 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x32\x8c\x04\n\x0f\x45mbedderService\x12V\n\x05\x45mbed\x12%.imagesearch.embedder.v1.EmbedRequest\x1a&.imagesearch.embedder.v1.EmbedResponse\x12l\n\x0b\x45mbedStream\x12+.imagesearch.embedder.v1.EmbedStreamRequest\x1a,.imagesearch.embedder.v1.EmbedStreamResponse(\x01\x30\x01\x12k\n\x0c\x45mbedRegions\x12,.imagesearch.embedder.v1.EmbedRegionsRequest\x1a-.imagesearch.embedder.v1.EmbedRegionsResponse\x12\x65\n\nListModels\x12*.imagesearch.embedder.v1.ListModelsRequest\x1a+.imagesearch.embedder.v1.ListModelsResponse\x12_\n\x08GetModel\x12(.imagesearch.embedder.v1.GetModelRequest\x1a).imagesearch.embedder.v1.GetModelResponseB\x84\x01\n\x17imagesearch.embedder.v1B\rEmbedderProtoP\x01Z\"imagesearch/embedder/v1;embedderv1\xaa\x02\x17Imagesearch.Embedder.V1\xea\x02\x19Imagesearch::Embedder::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,28 +36,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagesearch.embedder.v1.emb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\027imagesearch.embedder.v1B\rEmbedderProtoP\001Z\"imagesearch/embedder/v1;embedderv1\252\002\027Imagesearch.Embedder.V1\352\002\031Imagesearch::Embedder::V1'
-  _globals['_EMBEDREQUEST']._serialized_start=172
-  _globals['_EMBEDREQUEST']._serialized_end=252
-  _globals['_EMBEDRESPONSE']._serialized_start=254
-  _globals['_EMBEDRESPONSE']._serialized_end=321
-  _globals['_EMBEDSTREAMREQUEST']._serialized_start=323
-  _globals['_EMBEDSTREAMREQUEST']._serialized_end=429
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=432
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=574
-  _globals['_LISTMODELSREQUEST']._serialized_start=576
-  _globals['_LISTMODELSREQUEST']._serialized_end=595
-  _globals['_LISTMODELSRESPONSE']._serialized_start=597
-  _globals['_LISTMODELSRESPONSE']._serialized_end=665
-  _globals['_GETMODELREQUEST']._serialized_start=667
-  _globals['_GETMODELREQUEST']._serialized_end=698
-  _globals['_GETMODELRESPONSE']._serialized_start=700
-  _globals['_GETMODELRESPONSE']._serialized_end=765
-  _globals['_MODEL']._serialized_start=768
-  _globals['_MODEL']._serialized_end=1105
-  _globals['_LIMITS']._serialized_start=1107
-  _globals['_LIMITS']._serialized_end=1166
-  _globals['_EXECUTION']._serialized_start=1168
-  _globals['_EXECUTION']._serialized_end=1269
-  _globals['_EMBEDDERSERVICE']._serialized_start=1272
-  _globals['_EMBEDDERSERVICE']._serialized_end=1687
+  _globals['_EMBEDREQUEST']._serialized_start=217
+  _globals['_EMBEDREQUEST']._serialized_end=297
+  _globals['_EMBEDRESPONSE']._serialized_start=299
+  _globals['_EMBEDRESPONSE']._serialized_end=366
+  _globals['_REGIONOPTIONS']._serialized_start=368
+  _globals['_REGIONOPTIONS']._serialized_end=449
+  _globals['_EMBEDREGIONSREQUEST']._serialized_start=452
+  _globals['_EMBEDREGIONSREQUEST']._serialized_end=596
+  _globals['_EMBEDREGIONSRESPONSE']._serialized_start=598
+  _globals['_EMBEDREGIONSRESPONSE']._serialized_end=676
+  _globals['_IMAGEREGIONS']._serialized_start=679
+  _globals['_IMAGEREGIONS']._serialized_end=904
+  _globals['_EMBEDSTREAMREQUEST']._serialized_start=907
+  _globals['_EMBEDSTREAMREQUEST']._serialized_end=1070
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=1073
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=1273
+  _globals['_LISTMODELSREQUEST']._serialized_start=1275
+  _globals['_LISTMODELSREQUEST']._serialized_end=1294
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1296
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1364
+  _globals['_GETMODELREQUEST']._serialized_start=1366
+  _globals['_GETMODELREQUEST']._serialized_end=1397
+  _globals['_GETMODELRESPONSE']._serialized_start=1399
+  _globals['_GETMODELRESPONSE']._serialized_end=1464
+  _globals['_MODEL']._serialized_start=1467
+  _globals['_MODEL']._serialized_end=1832
+  _globals['_LIMITS']._serialized_start=1834
+  _globals['_LIMITS']._serialized_end=1893
+  _globals['_EXECUTION']._serialized_start=1895
+  _globals['_EXECUTION']._serialized_end=1996
+  _globals['_EMBEDDERSERVICE']._serialized_start=1999
+  _globals['_EMBEDDERSERVICE']._serialized_end=2523
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from imagesearch.types.v1 import embedding_pb2 as _embedding_pb2
 from imagesearch.types.v1 import encoded_image_pb2 as _encoded_image_pb2
+from imagesearch.types.v1 import region_embedding_pb2 as _region_embedding_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -77,6 +78,143 @@ class EmbedResponse(_message.Message):
 Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
 
 @_typing.final
+class RegionOptions(_message.Message):
+    """Which regions of an image to embed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_REGIONS_FIELD_NUMBER: _builtins.int
+    BOXES_FIELD_NUMBER: _builtins.int
+    max_regions: _builtins.int
+    """Maximum number of regions that the server proposes, 0..64. The server can propose fewer. Default: 0.
+    Errors: INVALID_ARGUMENT with reason MAX_REGIONS_INVALID.
+    """
+    @_builtins.property
+    def boxes(self) -> _containers.RepeatedCompositeFieldContainer[_encoded_image_pb2.Region]:
+        """Boxes to embed, at most 64. All boxes are fractions of the whole upright image, and lie within `image.region` if that
+        is set. Errors: INVALID_ARGUMENT with reason TOO_MANY_BOXES or REGION_INVALID.
+        """
+
+    def __init__(
+        self,
+        *,
+        max_regions: _builtins.int = ...,
+        boxes: _abc.Iterable[_encoded_image_pb2.Region] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boxes", b"boxes", "max_regions", b"max_regions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionOptions: _TypeAlias = RegionOptions  # noqa: Y015
+
+@_typing.final
+class EmbedRegionsRequest(_message.Message):
+    """One image whose regions to embed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As in EmbedRequest."""
+    @_builtins.property
+    def image(self) -> _encoded_image_pb2.EncodedImage:
+        """The image. Required."""
+
+    @_builtins.property
+    def options(self) -> Global___RegionOptions:
+        """The regions. Default: none; then the response has the image's vector and its salient box."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        image: _encoded_image_pb2.EncodedImage | None = ...,
+        options: Global___RegionOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedRegionsRequest: _TypeAlias = EmbedRegionsRequest  # noqa: Y015
+
+@_typing.final
+class EmbedRegionsResponse(_message.Message):
+    """The vectors of one image and its regions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def regions(self) -> Global___ImageRegions:
+        """The vectors."""
+
+    def __init__(
+        self,
+        *,
+        regions: Global___ImageRegions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["regions", b"regions"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["regions", b"regions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedRegionsResponse: _TypeAlias = EmbedRegionsResponse  # noqa: Y015
+
+@_typing.final
+class ImageRegions(_message.Message):
+    """The vectors of an image and of its regions. The model's head pools each vector from the part of the feature map that
+    the box covers, and at least from one cell of it. The vector of the whole image is that of the box (0, 0, 1, 1), so all
+    vectors can be compared.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    PROPOSALS_FIELD_NUMBER: _builtins.int
+    BOXES_FIELD_NUMBER: _builtins.int
+    SALIENT_BOX_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image(self) -> _embedding_pb2.Embedding:
+        """The image's vector. Its fingerprint is `Model.region_fingerprint`."""
+
+    @_builtins.property
+    def proposals(self) -> _containers.RepeatedCompositeFieldContainer[_region_embedding_pb2.RegionEmbedding]:
+        """The regions that the server proposes, the most salient first. Equal images get equal regions. The first regions of a
+        request are those of a request with a lower `max_regions`.
+        """
+
+    @_builtins.property
+    def boxes(self) -> _containers.RepeatedCompositeFieldContainer[_region_embedding_pb2.RegionEmbedding]:
+        """The boxes of the request, in its order."""
+
+    @_builtins.property
+    def salient_box(self) -> _encoded_image_pb2.Region:
+        """The box round the most salient part of the image. It is the whole image if no part stands out."""
+
+    def __init__(
+        self,
+        *,
+        image: _embedding_pb2.Embedding | None = ...,
+        proposals: _abc.Iterable[_region_embedding_pb2.RegionEmbedding] | None = ...,
+        boxes: _abc.Iterable[_region_embedding_pb2.RegionEmbedding] | None = ...,
+        salient_box: _encoded_image_pb2.Region | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "salient_box", b"salient_box"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boxes", b"boxes", "image", b"image", "proposals", b"proposals", "salient_box", b"salient_box"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageRegions: _TypeAlias = ImageRegions  # noqa: Y015
+
+@_typing.final
 class EmbedStreamRequest(_message.Message):
     """One image of a stream."""
 
@@ -85,6 +223,7 @@ class EmbedStreamRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The server copies it into the response and does not interpret it; the caller makes it unique. At most 128
     characters. Errors: INVALID_ARGUMENT with reason REQUEST_ID_TOO_LONG; the response then has a shortened id.
@@ -95,16 +234,21 @@ class EmbedStreamRequest(_message.Message):
     def image(self) -> _encoded_image_pb2.EncodedImage:
         """The image. Required."""
 
+    @_builtins.property
+    def regions(self) -> Global___RegionOptions:
+        """If set, the response has `regions`, as in EmbedRegions. Default: not set; the response has `embedding`."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         model: _builtins.str = ...,
         image: _encoded_image_pb2.EncodedImage | None = ...,
+        regions: Global___RegionOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "regions", b"regions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model", "regions", b"regions", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -119,6 +263,7 @@ class EmbedStreamResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     @_builtins.property
@@ -127,7 +272,11 @@ class EmbedStreamResponse(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why this image failed: the same code, message and details as an error of Embed."""
+        """Why this image failed: the same code, message and details as an error of Embed or EmbedRegions."""
+
+    @_builtins.property
+    def regions(self) -> Global___ImageRegions:
+        """The vectors of the image and its regions."""
 
     def __init__(
         self,
@@ -135,12 +284,13 @@ class EmbedStreamResponse(_message.Message):
         request_id: _builtins.str = ...,
         embedding: _embedding_pb2.Embedding | None = ...,
         error: _status_pb2.Status | None = ...,
+        regions: Global___ImageRegions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "error", b"error", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "error", b"error", "regions", b"regions", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "error", b"error", "request_id", b"request_id", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "error", b"error", "regions", b"regions", "request_id", b"request_id", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["embedding", "error"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["embedding", "error", "regions"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -253,6 +403,7 @@ class Model(_message.Message):
     EXECUTION_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
+    REGION_FINGERPRINT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The model's name, such as "vgg16"."""
     default: _builtins.bool
@@ -288,6 +439,10 @@ class Model(_message.Message):
     black bars. "crop" cuts out the square in its middle. "native" keeps its aspect ratio; both sides are multiples of
     32 pixels.
     """
+    region_fingerprint: _builtins.str
+    """Names the space of the vectors of EmbedRegions. It is a short hash over the fingerprint and the version of the rules
+    for regions. Empty if the model cannot embed regions.
+    """
     @_builtins.property
     def limits(self) -> Global___Limits:
         """The largest images that the server accepts."""
@@ -313,10 +468,11 @@ class Model(_message.Message):
         execution: Global___Execution | None = ...,
         network: _builtins.str = ...,
         input: _builtins.str = ...,
+        region_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "dimension", b"dimension", "execution", b"execution", "fingerprint", b"fingerprint", "head", b"head", "input", b"input", "input_size", b"input_size", "limits", b"limits", "name", b"name", "network", b"network", "normalisation", b"normalisation", "precision", b"precision", "preprocessing", b"preprocessing", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "dimension", b"dimension", "execution", b"execution", "fingerprint", b"fingerprint", "head", b"head", "input", b"input", "input_size", b"input_size", "limits", b"limits", "name", b"name", "network", b"network", "normalisation", b"normalisation", "precision", b"precision", "preprocessing", b"preprocessing", "region_fingerprint", b"region_fingerprint", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,6 +48,11 @@ class EmbedderServiceStub:
                 request_serializer=imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamRequest.SerializeToString,
                 response_deserializer=imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamResponse.FromString,
                 _registered_method=True)
+        self.EmbedRegions = channel.unary_unary(
+                '/imagesearch.embedder.v1.EmbedderService/EmbedRegions',
+                request_serializer=imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedRegionsRequest.SerializeToString,
+                response_deserializer=imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedRegionsResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/imagesearch.embedder.v1.EmbedderService/ListModels',
                 request_serializer=imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.ListModelsRequest.SerializeToString,
@@ -87,6 +92,15 @@ class EmbedderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EmbedRegions(self, request, context):
+        """Embeds one image and regions of it in the interactive lane, in one run of the network. The model must have an input
+        "native" and a head "avg", "max" or "gem". The errors of Embed hold. Errors: INVALID_ARGUMENT with reason
+        REGIONS_UNSUPPORTED if the model cannot embed regions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists the models that this server has loaded.
         """
@@ -113,6 +127,11 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
                     servicer.EmbedStream,
                     request_deserializer=imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamRequest.FromString,
                     response_serializer=imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamResponse.SerializeToString,
+            ),
+            'EmbedRegions': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmbedRegions,
+                    request_deserializer=imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedRegionsRequest.FromString,
+                    response_serializer=imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedRegionsResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -183,6 +202,33 @@ class EmbedderService:
             '/imagesearch.embedder.v1.EmbedderService/EmbedStream',
             imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamRequest.SerializeToString,
             imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedRegions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/imagesearch.embedder.v1.EmbedderService/EmbedRegions',
+            imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedRegionsRequest.SerializeToString,
+            imagesearch_dot_embedder_dot_v1_dot_embedder__pb2.EmbedRegionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

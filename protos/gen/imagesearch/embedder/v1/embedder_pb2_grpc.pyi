@@ -49,6 +49,11 @@ class EmbedderServiceStub:
     """Embeds many images in the bulk lane. Every request gets exactly one response with its request_id, in any order. An
     error of one image never ends the stream. If too many images are pending, flow control slows the stream down.
     """
+    EmbedRegions: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRegionsRequest, _embedder_pb2.EmbedRegionsResponse]
+    """Embeds one image and regions of it in the interactive lane, in one run of the network. The model must have an input
+    "native" and a head "avg", "max" or "gem". The errors of Embed hold. Errors: INVALID_ARGUMENT with reason
+    REGIONS_UNSUPPORTED if the model cannot embed regions.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.ListModelsRequest, _embedder_pb2.ListModelsResponse]
     """Lists the models that this server has loaded."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.GetModelRequest, _embedder_pb2.GetModelResponse]
@@ -74,6 +79,11 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     EmbedStream: _aio.StreamStreamMultiCallable[_embedder_pb2.EmbedStreamRequest, _embedder_pb2.EmbedStreamResponse]  # type: ignore[assignment]
     """Embeds many images in the bulk lane. Every request gets exactly one response with its request_id, in any order. An
     error of one image never ends the stream. If too many images are pending, flow control slows the stream down.
+    """
+    EmbedRegions: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedRegionsRequest, _embedder_pb2.EmbedRegionsResponse]  # type: ignore[assignment]
+    """Embeds one image and regions of it in the interactive lane, in one run of the network. The model must have an input
+    "native" and a head "avg", "max" or "gem". The errors of Embed hold. Errors: INVALID_ARGUMENT with reason
+    REGIONS_UNSUPPORTED if the model cannot embed regions.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_embedder_pb2.ListModelsRequest, _embedder_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models that this server has loaded."""
@@ -109,6 +119,17 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_embedder_pb2.EmbedStreamResponse], _abc.AsyncIterator[_embedder_pb2.EmbedStreamResponse]]:
         """Embeds many images in the bulk lane. Every request gets exactly one response with its request_id, in any order. An
         error of one image never ends the stream. If too many images are pending, flow control slows the stream down.
+        """
+
+    @_abc_1.abstractmethod
+    def EmbedRegions(
+        self,
+        request: _embedder_pb2.EmbedRegionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedder_pb2.EmbedRegionsResponse, _abc.Awaitable[_embedder_pb2.EmbedRegionsResponse]]:
+        """Embeds one image and regions of it in the interactive lane, in one run of the network. The model must have an input
+        "native" and a head "avg", "max" or "gem". The errors of Embed hold. Errors: INVALID_ARGUMENT with reason
+        REGIONS_UNSUPPORTED if the model cannot embed regions.
         """
 
     @_abc_1.abstractmethod

@@ -242,6 +242,7 @@ class Collection(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    MAX_REGIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name: a lower-case letter, then lower-case letters, digits or underscores; 1 to 63 characters. Required.
     Errors: INVALID_ARGUMENT with reason COLLECTION_NAME_INVALID.
@@ -264,6 +265,11 @@ class Collection(_message.Message):
     """How vectors are compared. Default: METRIC_COSINE."""
     consistency: Global___Consistency.ValueType
     """The consistency of reads that name none. Default: CONSISTENCY_BOUNDED."""
+    max_regions: _builtins.int
+    """Maximum number of regions that each image has, 0..64. With regions, a search can find an object that is a part of an
+    image. The default of `fingerprint` is then `Model.region_fingerprint`. Default: 0, no regions. Errors:
+    INVALID_ARGUMENT with reason MAX_REGIONS_INVALID, or REGIONS_UNSUPPORTED if the model cannot embed regions.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels for programs, such as {"team": "shop"}. At most 64 labels; keys have at most 63 characters, values at most
@@ -299,10 +305,11 @@ class Collection(_message.Message):
         consistency: Global___Consistency.ValueType = ...,
         ttl: _duration_pb2.Duration | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        max_regions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "index", b"index", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "create_time", b"create_time", "description", b"description", "dimension", b"dimension", "fingerprint", b"fingerprint", "index", b"index", "labels", b"labels", "metric", b"metric", "model", b"model", "name", b"name", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "create_time", b"create_time", "description", b"description", "dimension", b"dimension", "fingerprint", b"fingerprint", "index", b"index", "labels", b"labels", "max_regions", b"max_regions", "metric", b"metric", "model", b"model", "name", b"name", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,9 +29,10 @@ from imagesearch.search.v1 import collection_pb2 as imagesearch_dot_search_dot_v
 from imagesearch.search.v1 import filter_pb2 as imagesearch_dot_search_dot_v1_dot_filter__pb2
 from imagesearch.types.v1 import embedding_pb2 as imagesearch_dot_types_dot_v1_dot_embedding__pb2
 from imagesearch.types.v1 import encoded_image_pb2 as imagesearch_dot_types_dot_v1_dot_encoded__image__pb2
+from imagesearch.types.v1 import region_embedding_pb2 as imagesearch_dot_types_dot_v1_dot_region__embedding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!imagesearch/search/v1/image.proto\x12\x15imagesearch.search.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a&imagesearch/search/v1/collection.proto\x1a\"imagesearch/search/v1/filter.proto\x1a$imagesearch/types/v1/embedding.proto\x1a(imagesearch/types/v1/encoded_image.proto\"\xb7\x01\n\x0e\x41ttributeValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x16\n\x0cnumber_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12>\n\x11string_list_value\x18\x04 \x01(\x0b\x32!.imagesearch.search.v1.StringListH\x00\x12\x17\n\rinteger_value\x18\x05 \x01(\x03H\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x98\x03\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12@\n\nattributes\x18\x03 \x03(\x0b\x32,.imagesearch.search.v1.Image.AttributesEntry\x12\x16\n\x0e\x63ontent_sha256\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\tembedding\x18\x07 \x01(\x0b\x32\x1f.imagesearch.types.v1.Embedding\x12,\n\x06region\x18\x08 \x01(\x0b\x32\x1c.imagesearch.types.v1.Region\x1aX\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.imagesearch.search.v1.AttributeValue:\x02\x38\x01\"\x84\x04\n\x12WriteImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0b\n\x03uri\x18\x04 \x01(\t\x12M\n\nattributes\x18\x05 \x03(\x0b\x32\x39.imagesearch.search.v1.WriteImagesRequest.AttributesEntry\x12\x33\n\x05image\x18\x06 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImageH\x00\x12\x34\n\tembedding\x18\x07 \x01(\x0b\x32\x1f.imagesearch.types.v1.EmbeddingH\x00\x12\x17\n\rstored_vector\x18\x0c \x01(\x08H\x00\x12\x16\n\x0e\x63ontent_sha256\x18\x08 \x01(\t\x12,\n\x06region\x18\t \x01(\x0b\x32\x1c.imagesearch.types.v1.Region\x12\x17\n\x0fkeep_attributes\x18\n \x01(\x08\x12\x17\n\x0freport_replaced\x18\x0b \x01(\x08\x1aX\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.imagesearch.search.v1.AttributeValue:\x02\x38\x01\x42\x08\n\x06source\"\x9c\x01\n\x13WriteImagesResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x36\n\x07written\x18\x03 \x01(\x0b\x32#.imagesearch.search.v1.WrittenImageH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"i\n\x0cWrittenImage\x12/\n\x0b\x63reate_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ontent_sha256\x18\x02 \x01(\t\x12\x10\n\x08replaced\x18\x03 \x01(\x08\"\x9a\x01\n\x0fGetImageRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12.\n\x04view\x18\x03 \x01(\x0e\x32 .imagesearch.search.v1.ImageView\x12\x37\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\".imagesearch.search.v1.Consistency\"?\n\x10GetImageResponse\x12+\n\x05image\x18\x01 \x01(\x0b\x32\x1c.imagesearch.search.v1.Image\"\x9c\x01\n\x10GetImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12.\n\x04view\x18\x03 \x01(\x0e\x32 .imagesearch.search.v1.ImageView\x12\x37\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\".imagesearch.search.v1.Consistency\"V\n\x11GetImagesResponse\x12,\n\x06images\x18\x01 \x03(\x0b\x32\x1c.imagesearch.search.v1.Image\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"\x98\x02\n\x11ListImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12-\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1d.imagesearch.search.v1.Filter\x12\x30\n\x05order\x18\x03 \x01(\x0e\x32!.imagesearch.search.v1.ImageOrder\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12.\n\x04view\x18\x06 \x01(\x0e\x32 .imagesearch.search.v1.ImageView\x12\x37\n\x0b\x63onsistency\x18\x07 \x01(\x0e\x32\".imagesearch.search.v1.Consistency\"[\n\x12ListImagesResponse\x12,\n\x06images\x18\x01 \x03(\x0b\x32\x1c.imagesearch.search.v1.Image\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x01\n\x12UpdateImageRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12+\n\x05image\x18\x02 \x01(\x0b\x32\x1c.imagesearch.search.v1.Image\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"B\n\x13UpdateImageResponse\x12+\n\x05image\x18\x01 \x01(\x0b\x32\x1c.imagesearch.search.v1.Image\"\xbe\x01\n\x13\x44\x65leteImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12.\n\x03ids\x18\x02 \x01(\x0b\x32\x1f.imagesearch.search.v1.ImageIdsH\x00\x12/\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.imagesearch.search.v1.FilterH\x00\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x11\n\tmax_count\x18\x05 \x01(\x03\x42\x08\n\x06target\"\x17\n\x08ImageIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\"-\n\x14\x44\x65leteImagesResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03\"W\n\x12\x43ountImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12-\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1d.imagesearch.search.v1.Filter\"$\n\x13\x43ountImagesResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03*e\n\tImageView\x12\x1a\n\x16IMAGE_VIEW_UNSPECIFIED\x10\x00\x12\x11\n\rIMAGE_VIEW_ID\x10\x01\x12\x14\n\x10IMAGE_VIEW_BASIC\x10\x02\x12\x13\n\x0fIMAGE_VIEW_FULL\x10\x03*_\n\nImageOrder\x12\x1b\n\x17IMAGE_ORDER_UNSPECIFIED\x10\x00\x12\x12\n\x0eIMAGE_ORDER_ID\x10\x01\x12 \n\x1cIMAGE_ORDER_UPDATE_TIME_DESC\x10\x02\x32\xcd\x05\n\x0cImageService\x12h\n\x0bWriteImages\x12).imagesearch.search.v1.WriteImagesRequest\x1a*.imagesearch.search.v1.WriteImagesResponse(\x01\x30\x01\x12[\n\x08GetImage\x12&.imagesearch.search.v1.GetImageRequest\x1a\'.imagesearch.search.v1.GetImageResponse\x12^\n\tGetImages\x12\'.imagesearch.search.v1.GetImagesRequest\x1a(.imagesearch.search.v1.GetImagesResponse\x12\x61\n\nListImages\x12(.imagesearch.search.v1.ListImagesRequest\x1a).imagesearch.search.v1.ListImagesResponse\x12\x64\n\x0bUpdateImage\x12).imagesearch.search.v1.UpdateImageRequest\x1a*.imagesearch.search.v1.UpdateImageResponse\x12g\n\x0c\x44\x65leteImages\x12*.imagesearch.search.v1.DeleteImagesRequest\x1a+.imagesearch.search.v1.DeleteImagesResponse\x12\x64\n\x0b\x43ountImages\x12).imagesearch.search.v1.CountImagesRequest\x1a*.imagesearch.search.v1.CountImagesResponseBw\n\x15imagesearch.search.v1B\nImageProtoP\x01Z\x1eimagesearch/search/v1;searchv1\xaa\x02\x15Imagesearch.Search.V1\xea\x02\x17Imagesearch::Search::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!imagesearch/search/v1/image.proto\x12\x15imagesearch.search.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a&imagesearch/search/v1/collection.proto\x1a\"imagesearch/search/v1/filter.proto\x1a$imagesearch/types/v1/embedding.proto\x1a(imagesearch/types/v1/encoded_image.proto\x1a+imagesearch/types/v1/region_embedding.proto\"\xb7\x01\n\x0e\x41ttributeValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x16\n\x0cnumber_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12>\n\x11string_list_value\x18\x04 \x01(\x0b\x32!.imagesearch.search.v1.StringListH\x00\x12\x17\n\rinteger_value\x18\x05 \x01(\x03H\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xd0\x03\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12@\n\nattributes\x18\x03 \x03(\x0b\x32,.imagesearch.search.v1.Image.AttributesEntry\x12\x16\n\x0e\x63ontent_sha256\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\tembedding\x18\x07 \x01(\x0b\x32\x1f.imagesearch.types.v1.Embedding\x12,\n\x06region\x18\x08 \x01(\x0b\x32\x1c.imagesearch.types.v1.Region\x12\x36\n\x07regions\x18\t \x03(\x0b\x32%.imagesearch.types.v1.RegionEmbedding\x1aX\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.imagesearch.search.v1.AttributeValue:\x02\x38\x01\"\xbc\x04\n\x12WriteImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0b\n\x03uri\x18\x04 \x01(\t\x12M\n\nattributes\x18\x05 \x03(\x0b\x32\x39.imagesearch.search.v1.WriteImagesRequest.AttributesEntry\x12\x33\n\x05image\x18\x06 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImageH\x00\x12\x34\n\tembedding\x18\x07 \x01(\x0b\x32\x1f.imagesearch.types.v1.EmbeddingH\x00\x12\x17\n\rstored_vector\x18\x0c \x01(\x08H\x00\x12\x16\n\x0e\x63ontent_sha256\x18\x08 \x01(\t\x12,\n\x06region\x18\t \x01(\x0b\x32\x1c.imagesearch.types.v1.Region\x12\x17\n\x0fkeep_attributes\x18\n \x01(\x08\x12\x17\n\x0freport_replaced\x18\x0b \x01(\x08\x12\x36\n\x07regions\x18\r \x03(\x0b\x32%.imagesearch.types.v1.RegionEmbedding\x1aX\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.imagesearch.search.v1.AttributeValue:\x02\x38\x01\x42\x08\n\x06source\"\x9c\x01\n\x13WriteImagesResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x36\n\x07written\x18\x03 \x01(\x0b\x32#.imagesearch.search.v1.WrittenImageH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"i\n\x0cWrittenImage\x12/\n\x0b\x63reate_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63ontent_sha256\x18\x02 \x01(\t\x12\x10\n\x08replaced\x18\x03 \x01(\x08\"\x9a\x01\n\x0fGetImageRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12.\n\x04view\x18\x03 \x01(\x0e\x32 .imagesearch.search.v1.ImageView\x12\x37\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\".imagesearch.search.v1.Consistency\"?\n\x10GetImageResponse\x12+\n\x05image\x18\x01 \x01(\x0b\x32\x1c.imagesearch.search.v1.Image\"\x9c\x01\n\x10GetImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12.\n\x04view\x18\x03 \x01(\x0e\x32 .imagesearch.search.v1.ImageView\x12\x37\n\x0b\x63onsistency\x18\x04 \x01(\x0e\x32\".imagesearch.search.v1.Consistency\"V\n\x11GetImagesResponse\x12,\n\x06images\x18\x01 \x03(\x0b\x32\x1c.imagesearch.search.v1.Image\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"\x98\x02\n\x11ListImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12-\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1d.imagesearch.search.v1.Filter\x12\x30\n\x05order\x18\x03 \x01(\x0e\x32!.imagesearch.search.v1.ImageOrder\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12.\n\x04view\x18\x06 \x01(\x0e\x32 .imagesearch.search.v1.ImageView\x12\x37\n\x0b\x63onsistency\x18\x07 \x01(\x0e\x32\".imagesearch.search.v1.Consistency\"[\n\x12ListImagesResponse\x12,\n\x06images\x18\x01 \x03(\x0b\x32\x1c.imagesearch.search.v1.Image\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x01\n\x12UpdateImageRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12+\n\x05image\x18\x02 \x01(\x0b\x32\x1c.imagesearch.search.v1.Image\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"B\n\x13UpdateImageResponse\x12+\n\x05image\x18\x01 \x01(\x0b\x32\x1c.imagesearch.search.v1.Image\"\xbe\x01\n\x13\x44\x65leteImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12.\n\x03ids\x18\x02 \x01(\x0b\x32\x1f.imagesearch.search.v1.ImageIdsH\x00\x12/\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.imagesearch.search.v1.FilterH\x00\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x11\n\tmax_count\x18\x05 \x01(\x03\x42\x08\n\x06target\"\x17\n\x08ImageIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\"-\n\x14\x44\x65leteImagesResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03\"W\n\x12\x43ountImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12-\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1d.imagesearch.search.v1.Filter\"$\n\x13\x43ountImagesResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03*e\n\tImageView\x12\x1a\n\x16IMAGE_VIEW_UNSPECIFIED\x10\x00\x12\x11\n\rIMAGE_VIEW_ID\x10\x01\x12\x14\n\x10IMAGE_VIEW_BASIC\x10\x02\x12\x13\n\x0fIMAGE_VIEW_FULL\x10\x03*_\n\nImageOrder\x12\x1b\n\x17IMAGE_ORDER_UNSPECIFIED\x10\x00\x12\x12\n\x0eIMAGE_ORDER_ID\x10\x01\x12 \n\x1cIMAGE_ORDER_UPDATE_TIME_DESC\x10\x02\x32\xcd\x05\n\x0cImageService\x12h\n\x0bWriteImages\x12).imagesearch.search.v1.WriteImagesRequest\x1a*.imagesearch.search.v1.WriteImagesResponse(\x01\x30\x01\x12[\n\x08GetImage\x12&.imagesearch.search.v1.GetImageRequest\x1a\'.imagesearch.search.v1.GetImageResponse\x12^\n\tGetImages\x12\'.imagesearch.search.v1.GetImagesRequest\x1a(.imagesearch.search.v1.GetImagesResponse\x12\x61\n\nListImages\x12(.imagesearch.search.v1.ListImagesRequest\x1a).imagesearch.search.v1.ListImagesResponse\x12\x64\n\x0bUpdateImage\x12).imagesearch.search.v1.UpdateImageRequest\x1a*.imagesearch.search.v1.UpdateImageResponse\x12g\n\x0c\x44\x65leteImages\x12*.imagesearch.search.v1.DeleteImagesRequest\x1a+.imagesearch.search.v1.DeleteImagesResponse\x12\x64\n\x0b\x43ountImages\x12).imagesearch.search.v1.CountImagesRequest\x1a*.imagesearch.search.v1.CountImagesResponseBw\n\x15imagesearch.search.v1B\nImageProtoP\x01Z\x1eimagesearch/search/v1;searchv1\xaa\x02\x15Imagesearch.Search.V1\xea\x02\x17Imagesearch::Search::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,52 +44,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_WRITEIMAGESREQUEST_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_WRITEIMAGESREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_IMAGEVIEW']._serialized_start=3162
-  _globals['_IMAGEVIEW']._serialized_end=3263
-  _globals['_IMAGEORDER']._serialized_start=3265
-  _globals['_IMAGEORDER']._serialized_end=3360
-  _globals['_ATTRIBUTEVALUE']._serialized_start=309
-  _globals['_ATTRIBUTEVALUE']._serialized_end=492
-  _globals['_STRINGLIST']._serialized_start=494
-  _globals['_STRINGLIST']._serialized_end=522
-  _globals['_IMAGE']._serialized_start=525
-  _globals['_IMAGE']._serialized_end=933
-  _globals['_IMAGE_ATTRIBUTESENTRY']._serialized_start=845
-  _globals['_IMAGE_ATTRIBUTESENTRY']._serialized_end=933
-  _globals['_WRITEIMAGESREQUEST']._serialized_start=936
-  _globals['_WRITEIMAGESREQUEST']._serialized_end=1452
-  _globals['_WRITEIMAGESREQUEST_ATTRIBUTESENTRY']._serialized_start=845
-  _globals['_WRITEIMAGESREQUEST_ATTRIBUTESENTRY']._serialized_end=933
-  _globals['_WRITEIMAGESRESPONSE']._serialized_start=1455
-  _globals['_WRITEIMAGESRESPONSE']._serialized_end=1611
-  _globals['_WRITTENIMAGE']._serialized_start=1613
-  _globals['_WRITTENIMAGE']._serialized_end=1718
-  _globals['_GETIMAGEREQUEST']._serialized_start=1721
-  _globals['_GETIMAGEREQUEST']._serialized_end=1875
-  _globals['_GETIMAGERESPONSE']._serialized_start=1877
-  _globals['_GETIMAGERESPONSE']._serialized_end=1940
-  _globals['_GETIMAGESREQUEST']._serialized_start=1943
-  _globals['_GETIMAGESREQUEST']._serialized_end=2099
-  _globals['_GETIMAGESRESPONSE']._serialized_start=2101
-  _globals['_GETIMAGESRESPONSE']._serialized_end=2187
-  _globals['_LISTIMAGESREQUEST']._serialized_start=2190
-  _globals['_LISTIMAGESREQUEST']._serialized_end=2470
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=2472
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=2563
-  _globals['_UPDATEIMAGEREQUEST']._serialized_start=2566
-  _globals['_UPDATEIMAGEREQUEST']._serialized_end=2700
-  _globals['_UPDATEIMAGERESPONSE']._serialized_start=2702
-  _globals['_UPDATEIMAGERESPONSE']._serialized_end=2768
-  _globals['_DELETEIMAGESREQUEST']._serialized_start=2771
-  _globals['_DELETEIMAGESREQUEST']._serialized_end=2961
-  _globals['_IMAGEIDS']._serialized_start=2963
-  _globals['_IMAGEIDS']._serialized_end=2986
-  _globals['_DELETEIMAGESRESPONSE']._serialized_start=2988
-  _globals['_DELETEIMAGESRESPONSE']._serialized_end=3033
-  _globals['_COUNTIMAGESREQUEST']._serialized_start=3035
-  _globals['_COUNTIMAGESREQUEST']._serialized_end=3122
-  _globals['_COUNTIMAGESRESPONSE']._serialized_start=3124
-  _globals['_COUNTIMAGESRESPONSE']._serialized_end=3160
-  _globals['_IMAGESERVICE']._serialized_start=3363
-  _globals['_IMAGESERVICE']._serialized_end=4080
+  _globals['_IMAGEVIEW']._serialized_start=3319
+  _globals['_IMAGEVIEW']._serialized_end=3420
+  _globals['_IMAGEORDER']._serialized_start=3422
+  _globals['_IMAGEORDER']._serialized_end=3517
+  _globals['_ATTRIBUTEVALUE']._serialized_start=354
+  _globals['_ATTRIBUTEVALUE']._serialized_end=537
+  _globals['_STRINGLIST']._serialized_start=539
+  _globals['_STRINGLIST']._serialized_end=567
+  _globals['_IMAGE']._serialized_start=570
+  _globals['_IMAGE']._serialized_end=1034
+  _globals['_IMAGE_ATTRIBUTESENTRY']._serialized_start=946
+  _globals['_IMAGE_ATTRIBUTESENTRY']._serialized_end=1034
+  _globals['_WRITEIMAGESREQUEST']._serialized_start=1037
+  _globals['_WRITEIMAGESREQUEST']._serialized_end=1609
+  _globals['_WRITEIMAGESREQUEST_ATTRIBUTESENTRY']._serialized_start=946
+  _globals['_WRITEIMAGESREQUEST_ATTRIBUTESENTRY']._serialized_end=1034
+  _globals['_WRITEIMAGESRESPONSE']._serialized_start=1612
+  _globals['_WRITEIMAGESRESPONSE']._serialized_end=1768
+  _globals['_WRITTENIMAGE']._serialized_start=1770
+  _globals['_WRITTENIMAGE']._serialized_end=1875
+  _globals['_GETIMAGEREQUEST']._serialized_start=1878
+  _globals['_GETIMAGEREQUEST']._serialized_end=2032
+  _globals['_GETIMAGERESPONSE']._serialized_start=2034
+  _globals['_GETIMAGERESPONSE']._serialized_end=2097
+  _globals['_GETIMAGESREQUEST']._serialized_start=2100
+  _globals['_GETIMAGESREQUEST']._serialized_end=2256
+  _globals['_GETIMAGESRESPONSE']._serialized_start=2258
+  _globals['_GETIMAGESRESPONSE']._serialized_end=2344
+  _globals['_LISTIMAGESREQUEST']._serialized_start=2347
+  _globals['_LISTIMAGESREQUEST']._serialized_end=2627
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=2629
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=2720
+  _globals['_UPDATEIMAGEREQUEST']._serialized_start=2723
+  _globals['_UPDATEIMAGEREQUEST']._serialized_end=2857
+  _globals['_UPDATEIMAGERESPONSE']._serialized_start=2859
+  _globals['_UPDATEIMAGERESPONSE']._serialized_end=2925
+  _globals['_DELETEIMAGESREQUEST']._serialized_start=2928
+  _globals['_DELETEIMAGESREQUEST']._serialized_end=3118
+  _globals['_IMAGEIDS']._serialized_start=3120
+  _globals['_IMAGEIDS']._serialized_end=3143
+  _globals['_DELETEIMAGESRESPONSE']._serialized_start=3145
+  _globals['_DELETEIMAGESRESPONSE']._serialized_end=3190
+  _globals['_COUNTIMAGESREQUEST']._serialized_start=3192
+  _globals['_COUNTIMAGESREQUEST']._serialized_end=3279
+  _globals['_COUNTIMAGESRESPONSE']._serialized_start=3281
+  _globals['_COUNTIMAGESRESPONSE']._serialized_end=3317
+  _globals['_IMAGESERVICE']._serialized_start=3520
+  _globals['_IMAGESERVICE']._serialized_end=4237
 # @@protoc_insertion_point(module_scope)

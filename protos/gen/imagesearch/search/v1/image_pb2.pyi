@@ -15,6 +15,7 @@ from imagesearch.search.v1 import collection_pb2 as _collection_pb2
 from imagesearch.search.v1 import filter_pb2 as _filter_pb2
 from imagesearch.types.v1 import embedding_pb2 as _embedding_pb2
 from imagesearch.types.v1 import encoded_image_pb2 as _encoded_image_pb2
+from imagesearch.types.v1 import region_embedding_pb2 as _region_embedding_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -179,6 +180,7 @@ class Image(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, which the caller chooses: 1 to 512 bytes of UTF-8 without control characters. Required.
     Errors: INVALID_ARGUMENT with reason ID_INVALID.
@@ -215,6 +217,12 @@ class Image(_message.Message):
     def region(self) -> _encoded_image_pb2.Region:
         """The part of the image that was embedded. Default: the whole image."""
 
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[_region_embedding_pb2.RegionEmbedding]:
+        """The regions that searches can match, with their vectors. Only in IMAGE_VIEW_FULL, and only in collections with
+        regions.
+        """
+
     def __init__(
         self,
         *,
@@ -226,10 +234,11 @@ class Image(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         embedding: _embedding_pb2.Embedding | None = ...,
         region: _encoded_image_pb2.Region | None = ...,
+        regions: _abc.Iterable[_region_embedding_pb2.RegionEmbedding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embedding", b"embedding", "region", b"region", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "content_sha256", b"content_sha256", "create_time", b"create_time", "embedding", b"embedding", "id", b"id", "region", b"region", "update_time", b"update_time", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "content_sha256", b"content_sha256", "create_time", b"create_time", "embedding", b"embedding", "id", b"id", "region", b"region", "regions", b"regions", "update_time", b"update_time", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,6 +283,7 @@ class WriteImagesRequest(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     KEEP_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     REPORT_REPLACED_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection's name. Required in the first request of a stream. Later requests leave it empty or repeat it.
     Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND; INVALID_ARGUMENT with reason COLLECTION_CHANGED.
@@ -287,7 +297,7 @@ class WriteImagesRequest(_message.Message):
     uri: _builtins.str
     """See Image.uri."""
     stored_vector: _builtins.bool
-    """If true, the stored vector, region and create_time stay; uri and attributes are replaced.
+    """If true, the stored vector, region, regions and create_time stay; uri and attributes are replaced.
     Errors: NOT_FOUND with reason IMAGE_NOT_FOUND; FAILED_PRECONDITION with reason CONTENT_CHANGED if the stored
     content_sha256 differs from the one in this request.
     """
@@ -320,6 +330,13 @@ class WriteImagesRequest(_message.Message):
         Errors: INVALID_ARGUMENT with reason REGION_INVALID.
         """
 
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[_region_embedding_pb2.RegionEmbedding]:
+        """The image's regions with their vectors, at most Collection.max_regions. Only with `embedding`; with `image`, the
+        embedder proposes the regions. Errors: INVALID_ARGUMENT with reason REGIONS_UNSUPPORTED if the collection has no
+        regions; with reason TOO_MANY_REGIONS or REGION_INVALID; with the reasons of Embedding.values.
+        """
+
     def __init__(
         self,
         *,
@@ -335,10 +352,11 @@ class WriteImagesRequest(_message.Message):
         region: _encoded_image_pb2.Region | None = ...,
         keep_attributes: _builtins.bool = ...,
         report_replaced: _builtins.bool = ...,
+        regions: _abc.Iterable[_region_embedding_pb2.RegionEmbedding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "image", b"image", "region", b"region", "source", b"source", "stored_vector", b"stored_vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "content_sha256", b"content_sha256", "embedding", b"embedding", "id", b"id", "image", b"image", "keep_attributes", b"keep_attributes", "region", b"region", "report_replaced", b"report_replaced", "request_id", b"request_id", "source", b"source", "stored_vector", b"stored_vector", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "collection", b"collection", "content_sha256", b"content_sha256", "embedding", b"embedding", "id", b"id", "image", b"image", "keep_attributes", b"keep_attributes", "region", b"region", "regions", b"regions", "report_replaced", b"report_replaced", "request_id", b"request_id", "source", b"source", "stored_vector", b"stored_vector", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["image", "embedding", "stored_vector"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015

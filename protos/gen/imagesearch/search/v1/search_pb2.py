@@ -31,7 +31,7 @@ from imagesearch.types.v1 import embedding_pb2 as imagesearch_dot_types_dot_v1_d
 from imagesearch.types.v1 import encoded_image_pb2 as imagesearch_dot_types_dot_v1_dot_encoded__image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"imagesearch/search/v1/search.proto\x12\x15imagesearch.search.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a&imagesearch/search/v1/collection.proto\x1a\"imagesearch/search/v1/filter.proto\x1a!imagesearch/search/v1/image.proto\x1a$imagesearch/types/v1/embedding.proto\x1a(imagesearch/types/v1/encoded_image.proto\"\xc3\x01\n\x05Query\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImageH\x00\x12\x12\n\x08image_id\x18\x02 \x01(\tH\x00\x12\x34\n\tembedding\x18\x03 \x01(\x0b\x32\x1f.imagesearch.types.v1.EmbeddingH\x00\x12\x33\n\x08\x65xamples\x18\x04 \x01(\x0b\x32\x1f.imagesearch.search.v1.ExamplesH\x00\x42\x06\n\x04kind\"n\n\x08\x45xamples\x12\x30\n\x08positive\x18\x01 \x03(\x0b\x32\x1e.imagesearch.search.v1.Example\x12\x30\n\x08negative\x18\x02 \x03(\x0b\x32\x1e.imagesearch.search.v1.Example\"\x92\x01\n\x07\x45xample\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImageH\x00\x12\x12\n\x08image_id\x18\x02 \x01(\tH\x00\x12\x34\n\tembedding\x18\x03 \x01(\x0b\x32\x1f.imagesearch.types.v1.EmbeddingH\x00\x42\x08\n\x06source\"\x95\x04\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12+\n\x05query\x18\x02 \x01(\x0b\x32\x1c.imagesearch.search.v1.Query\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x16\n\tmin_score\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12-\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x1d.imagesearch.search.v1.Filter\x12\x30\n\x08group_by\x18\x06 \x01(\x0b\x32\x1e.imagesearch.search.v1.GroupBy\x12\x15\n\rinclude_query\x18\x07 \x01(\x08\x12.\n\x04view\x18\x08 \x01(\x0e\x32 .imagesearch.search.v1.ImageView\x12\x12\n\npage_token\x18\t \x01(\t\x12;\n\nparameters\x18\n \x01(\x0b\x32\'.imagesearch.search.v1.SearchParameters\x12\x37\n\x0b\x63onsistency\x18\x0b \x01(\x0e\x32\".imagesearch.search.v1.Consistency\x12\x0f\n\x07\x65xplain\x18\x0c \x01(\x08\x12\x33\n\x06\x63oarse\x18\r \x01(\x0b\x32#.imagesearch.search.v1.CoarseToFine\x12\x16\n\x0ewith_next_page\x18\x0e \x01(\x08\x42\x0c\n\n_min_score\"\"\n\x0c\x43oarseToFine\x12\x12\n\ncandidates\x18\x01 \x01(\x05\"0\n\x07GroupBy\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x12\n\ngroup_size\x18\x02 \x01(\x05\"\x83\x01\n\x10SearchParameters\x12\x0f\n\x02\x65\x66\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06nprobe\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x18\n\x0bsearch_list\x18\x04 \x01(\x05H\x02\x88\x01\x01\x42\x05\n\x03_efB\t\n\x07_nprobeB\x0e\n\x0c_search_list\"\x81\x01\n\x03Hit\x12+\n\x05image\x18\x01 \x01(\x0b\x32\x1c.imagesearch.search.v1.Image\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x10\n\x08\x64istance\x18\x03 \x01(\x02\x12,\n\x06region\x18\x04 \x01(\x0b\x32\x1c.imagesearch.types.v1.Region\"\x8c\x01\n\x0eSearchResponse\x12(\n\x04hits\x18\x01 \x03(\x0b\x32\x1a.imagesearch.search.v1.Hit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x37\n\x0b\x65xplanation\x18\x03 \x01(\x0b\x32\".imagesearch.search.v1.Explanation\"\x87\x02\n\x0b\x45xplanation\x12+\n\x05index\x18\x01 \x01(\x0b\x32\x1c.imagesearch.search.v1.Index\x12-\n\nembed_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nstore_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ntotal_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12>\n\x06\x63oarse\x18\x05 \x01(\x0b\x32..imagesearch.search.v1.CoarseToFineExplanation\"\xaa\x01\n\x17\x43oarseToFineExplanation\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04\x62its\x18\x02 \x01(\x05\x12\x12\n\ncandidates\x18\x03 \x01(\x05\x12.\n\x0b\x63oarse_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tfine_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\x13SearchStreamRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x35\n\x07request\x18\x02 \x01(\x0b\x32$.imagesearch.search.v1.SearchRequest\"\x94\x01\n\x14SearchStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x39\n\x08response\x18\x02 \x01(\x0b\x32%.imagesearch.search.v1.SearchResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result2\xd3\x01\n\rSearchService\x12U\n\x06Search\x12$.imagesearch.search.v1.SearchRequest\x1a%.imagesearch.search.v1.SearchResponse\x12k\n\x0cSearchStream\x12*.imagesearch.search.v1.SearchStreamRequest\x1a+.imagesearch.search.v1.SearchStreamResponse(\x01\x30\x01\x42x\n\x15imagesearch.search.v1B\x0bSearchProtoP\x01Z\x1eimagesearch/search/v1;searchv1\xaa\x02\x15Imagesearch.Search.V1\xea\x02\x17Imagesearch::Search::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"imagesearch/search/v1/search.proto\x12\x15imagesearch.search.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a&imagesearch/search/v1/collection.proto\x1a\"imagesearch/search/v1/filter.proto\x1a!imagesearch/search/v1/image.proto\x1a$imagesearch/types/v1/embedding.proto\x1a(imagesearch/types/v1/encoded_image.proto\"\xd6\x01\n\x05Query\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImageH\x00\x12\x12\n\x08image_id\x18\x02 \x01(\tH\x00\x12\x34\n\tembedding\x18\x03 \x01(\x0b\x32\x1f.imagesearch.types.v1.EmbeddingH\x00\x12\x33\n\x08\x65xamples\x18\x04 \x01(\x0b\x32\x1f.imagesearch.search.v1.ExamplesH\x00\x12\x11\n\tauto_crop\x18\x05 \x01(\x08\x42\x06\n\x04kind\"n\n\x08\x45xamples\x12\x30\n\x08positive\x18\x01 \x03(\x0b\x32\x1e.imagesearch.search.v1.Example\x12\x30\n\x08negative\x18\x02 \x03(\x0b\x32\x1e.imagesearch.search.v1.Example\"\x92\x01\n\x07\x45xample\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32\".imagesearch.types.v1.EncodedImageH\x00\x12\x12\n\x08image_id\x18\x02 \x01(\tH\x00\x12\x34\n\tembedding\x18\x03 \x01(\x0b\x32\x1f.imagesearch.types.v1.EmbeddingH\x00\x42\x08\n\x06source\"\xc2\x04\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12+\n\x05query\x18\x02 \x01(\x0b\x32\x1c.imagesearch.search.v1.Query\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x16\n\tmin_score\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12-\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x1d.imagesearch.search.v1.Filter\x12\x30\n\x08group_by\x18\x06 \x01(\x0b\x32\x1e.imagesearch.search.v1.GroupBy\x12\x15\n\rinclude_query\x18\x07 \x01(\x08\x12.\n\x04view\x18\x08 \x01(\x0e\x32 .imagesearch.search.v1.ImageView\x12\x12\n\npage_token\x18\t \x01(\t\x12;\n\nparameters\x18\n \x01(\x0b\x32\'.imagesearch.search.v1.SearchParameters\x12\x37\n\x0b\x63onsistency\x18\x0b \x01(\x0e\x32\".imagesearch.search.v1.Consistency\x12\x0f\n\x07\x65xplain\x18\x0c \x01(\x08\x12\x33\n\x06\x63oarse\x18\r \x01(\x0b\x32#.imagesearch.search.v1.CoarseToFine\x12\x16\n\x0ewith_next_page\x18\x0e \x01(\x08\x12+\n\x05match\x18\x0f \x01(\x0e\x32\x1c.imagesearch.search.v1.MatchB\x0c\n\n_min_score\"\"\n\x0c\x43oarseToFine\x12\x12\n\ncandidates\x18\x01 \x01(\x05\"0\n\x07GroupBy\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x12\n\ngroup_size\x18\x02 \x01(\x05\"\x83\x01\n\x10SearchParameters\x12\x0f\n\x02\x65\x66\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06nprobe\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x18\n\x0bsearch_list\x18\x04 \x01(\x05H\x02\x88\x01\x01\x42\x05\n\x03_efB\t\n\x07_nprobeB\x0e\n\x0c_search_list\"\x81\x01\n\x03Hit\x12+\n\x05image\x18\x01 \x01(\x0b\x32\x1c.imagesearch.search.v1.Image\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x10\n\x08\x64istance\x18\x03 \x01(\x02\x12,\n\x06region\x18\x04 \x01(\x0b\x32\x1c.imagesearch.types.v1.Region\"\xc0\x01\n\x0eSearchResponse\x12(\n\x04hits\x18\x01 \x03(\x0b\x32\x1a.imagesearch.search.v1.Hit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x37\n\x0b\x65xplanation\x18\x03 \x01(\x0b\x32\".imagesearch.search.v1.Explanation\x12\x32\n\x0cquery_region\x18\x04 \x01(\x0b\x32\x1c.imagesearch.types.v1.Region\"\xc3\x02\n\x0b\x45xplanation\x12+\n\x05index\x18\x01 \x01(\x0b\x32\x1c.imagesearch.search.v1.Index\x12-\n\nembed_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nstore_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ntotal_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12>\n\x06\x63oarse\x18\x05 \x01(\x0b\x32..imagesearch.search.v1.CoarseToFineExplanation\x12:\n\x07regions\x18\x06 \x01(\x0b\x32).imagesearch.search.v1.RegionsExplanation\"7\n\x12RegionsExplanation\x12\x0f\n\x07regions\x18\x01 \x01(\x05\x12\x10\n\x08searches\x18\x02 \x01(\x05\"\xaa\x01\n\x17\x43oarseToFineExplanation\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04\x62its\x18\x02 \x01(\x05\x12\x12\n\ncandidates\x18\x03 \x01(\x05\x12.\n\x0b\x63oarse_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tfine_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\x13SearchStreamRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x35\n\x07request\x18\x02 \x01(\x0b\x32$.imagesearch.search.v1.SearchRequest\"\x94\x01\n\x14SearchStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x39\n\x08response\x18\x02 \x01(\x0b\x32%.imagesearch.search.v1.SearchResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result*R\n\x05Match\x12\x15\n\x11MATCH_UNSPECIFIED\x10\x00\x12\x10\n\x0cMATCH_IMAGES\x10\x01\x12\x11\n\rMATCH_REGIONS\x10\x02\x12\r\n\tMATCH_ALL\x10\x03\x32\xd3\x01\n\rSearchService\x12U\n\x06Search\x12$.imagesearch.search.v1.SearchRequest\x1a%.imagesearch.search.v1.SearchResponse\x12k\n\x0cSearchStream\x12*.imagesearch.search.v1.SearchStreamRequest\x1a+.imagesearch.search.v1.SearchStreamResponse(\x01\x30\x01\x42x\n\x15imagesearch.search.v1B\x0bSearchProtoP\x01Z\x1eimagesearch/search/v1;searchv1\xaa\x02\x15Imagesearch.Search.V1\xea\x02\x17Imagesearch::Search::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,32 +39,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagesearch.search.v1.searc
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025imagesearch.search.v1B\013SearchProtoP\001Z\036imagesearch/search/v1;searchv1\252\002\025Imagesearch.Search.V1\352\002\027Imagesearch::Search::V1'
+  _globals['_MATCH']._serialized_start=2720
+  _globals['_MATCH']._serialized_end=2802
   _globals['_QUERY']._serialized_start=310
-  _globals['_QUERY']._serialized_end=505
-  _globals['_EXAMPLES']._serialized_start=507
-  _globals['_EXAMPLES']._serialized_end=617
-  _globals['_EXAMPLE']._serialized_start=620
-  _globals['_EXAMPLE']._serialized_end=766
-  _globals['_SEARCHREQUEST']._serialized_start=769
-  _globals['_SEARCHREQUEST']._serialized_end=1302
-  _globals['_COARSETOFINE']._serialized_start=1304
-  _globals['_COARSETOFINE']._serialized_end=1338
-  _globals['_GROUPBY']._serialized_start=1340
-  _globals['_GROUPBY']._serialized_end=1388
-  _globals['_SEARCHPARAMETERS']._serialized_start=1391
-  _globals['_SEARCHPARAMETERS']._serialized_end=1522
-  _globals['_HIT']._serialized_start=1525
-  _globals['_HIT']._serialized_end=1654
-  _globals['_SEARCHRESPONSE']._serialized_start=1657
-  _globals['_SEARCHRESPONSE']._serialized_end=1797
-  _globals['_EXPLANATION']._serialized_start=1800
-  _globals['_EXPLANATION']._serialized_end=2063
-  _globals['_COARSETOFINEEXPLANATION']._serialized_start=2066
-  _globals['_COARSETOFINEEXPLANATION']._serialized_end=2236
-  _globals['_SEARCHSTREAMREQUEST']._serialized_start=2238
-  _globals['_SEARCHSTREAMREQUEST']._serialized_end=2334
-  _globals['_SEARCHSTREAMRESPONSE']._serialized_start=2337
-  _globals['_SEARCHSTREAMRESPONSE']._serialized_end=2485
-  _globals['_SEARCHSERVICE']._serialized_start=2488
-  _globals['_SEARCHSERVICE']._serialized_end=2699
+  _globals['_QUERY']._serialized_end=524
+  _globals['_EXAMPLES']._serialized_start=526
+  _globals['_EXAMPLES']._serialized_end=636
+  _globals['_EXAMPLE']._serialized_start=639
+  _globals['_EXAMPLE']._serialized_end=785
+  _globals['_SEARCHREQUEST']._serialized_start=788
+  _globals['_SEARCHREQUEST']._serialized_end=1366
+  _globals['_COARSETOFINE']._serialized_start=1368
+  _globals['_COARSETOFINE']._serialized_end=1402
+  _globals['_GROUPBY']._serialized_start=1404
+  _globals['_GROUPBY']._serialized_end=1452
+  _globals['_SEARCHPARAMETERS']._serialized_start=1455
+  _globals['_SEARCHPARAMETERS']._serialized_end=1586
+  _globals['_HIT']._serialized_start=1589
+  _globals['_HIT']._serialized_end=1718
+  _globals['_SEARCHRESPONSE']._serialized_start=1721
+  _globals['_SEARCHRESPONSE']._serialized_end=1913
+  _globals['_EXPLANATION']._serialized_start=1916
+  _globals['_EXPLANATION']._serialized_end=2239
+  _globals['_REGIONSEXPLANATION']._serialized_start=2241
+  _globals['_REGIONSEXPLANATION']._serialized_end=2296
+  _globals['_COARSETOFINEEXPLANATION']._serialized_start=2299
+  _globals['_COARSETOFINEEXPLANATION']._serialized_end=2469
+  _globals['_SEARCHSTREAMREQUEST']._serialized_start=2471
+  _globals['_SEARCHSTREAMREQUEST']._serialized_end=2567
+  _globals['_SEARCHSTREAMRESPONSE']._serialized_start=2570
+  _globals['_SEARCHSTREAMRESPONSE']._serialized_end=2718
+  _globals['_SEARCHSERVICE']._serialized_start=2805
+  _globals['_SEARCHSERVICE']._serialized_end=3016
 # @@protoc_insertion_point(module_scope)

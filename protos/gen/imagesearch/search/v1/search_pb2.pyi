@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from imagesearch.search.v1 import collection_pb2 as _collection_pb2
 from imagesearch.search.v1 import filter_pb2 as _filter_pb2
@@ -25,6 +26,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Match:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MatchEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Match.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MATCH_UNSPECIFIED: _Match.ValueType  # 0
+    """The default: MATCH_IMAGES."""
+    MATCH_IMAGES: _Match.ValueType  # 1
+    """Whole images."""
+    MATCH_REGIONS: _Match.ValueType  # 2
+    """The regions of images. An image without regions is no hit."""
+    MATCH_ALL: _Match.ValueType  # 3
+    """Whole images and their regions."""
+
+class Match(_Match, metaclass=_MatchEnumTypeWrapper):
+    """What a search compares with the query."""
+
+MATCH_UNSPECIFIED: Match.ValueType  # 0
+"""The default: MATCH_IMAGES."""
+MATCH_IMAGES: Match.ValueType  # 1
+"""Whole images."""
+MATCH_REGIONS: Match.ValueType  # 2
+"""The regions of images. An image without regions is no hit."""
+MATCH_ALL: Match.ValueType  # 3
+"""Whole images and their regions."""
+Global___Match: _TypeAlias = Match  # noqa: Y015
+
 @_typing.final
 class Query(_message.Message):
     """A query."""
@@ -35,9 +64,15 @@ class Query(_message.Message):
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
+    AUTO_CROP_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
     """The id of an image in the collection. The image is no hit, unless `include_query` is true.
     Errors: NOT_FOUND with reason IMAGE_NOT_FOUND.
+    """
+    auto_crop: _builtins.bool
+    """If true, the query is the most salient part of `image`. SearchResponse.query_region reports it. Only with `image`,
+    only without `image.region`, and only in a collection with regions. Default: false.
+    Errors: INVALID_ARGUMENT with reason AUTO_CROP_INVALID; FAILED_PRECONDITION with reason REGIONS_MISSING.
     """
     @_builtins.property
     def image(self) -> _encoded_image_pb2.EncodedImage:
@@ -58,10 +93,11 @@ class Query(_message.Message):
         image_id: _builtins.str = ...,
         embedding: _embedding_pb2.Embedding | None = ...,
         examples: Global___Examples | None = ...,
+        auto_crop: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "examples", b"examples", "image", b"image", "image_id", b"image_id", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "examples", b"examples", "image", b"image", "image_id", b"image_id", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_crop", b"auto_crop", "embedding", b"embedding", "examples", b"examples", "image", b"image", "image_id", b"image_id", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["image", "image_id", "embedding", "examples"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -159,6 +195,7 @@ class SearchRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     COARSE_FIELD_NUMBER: _builtins.int
     WITH_NEXT_PAGE_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection's name. Required. Errors: NOT_FOUND with reason COLLECTION_NOT_FOUND."""
     limit: _builtins.int
@@ -180,6 +217,13 @@ class SearchRequest(_message.Message):
     with_next_page: _builtins.bool
     """If true, the response has a `next_page_token` if more hits follow. Default: false. A request with a `page_token`
     always gets the next token.
+    """
+    match: Global___Match.ValueType
+    """What to compare with the query. Each image is at most one hit, with its best score. Default: MATCH_IMAGES.
+    Errors: FAILED_PRECONDITION with reason REGIONS_MISSING if the collection has no regions; INVALID_ARGUMENT with
+    reason SEARCH_PARAMETERS_INVALID if `coarse` is set too, because codes describe whole images; RESOURCE_EXHAUSTED with
+    reason EXACT_TOO_LARGE if so many regions belong to so few images that the server would have to compare every region,
+    and these are too many.
     """
     @_builtins.property
     def query(self) -> Global___Query:
@@ -221,10 +265,11 @@ class SearchRequest(_message.Message):
         explain: _builtins.bool = ...,
         coarse: Global___CoarseToFine | None = ...,
         with_next_page: _builtins.bool = ...,
+        match: Global___Match.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "coarse", b"coarse", "filter", b"filter", "group_by", b"group_by", "min_score", b"min_score", "parameters", b"parameters", "query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "coarse", b"coarse", "collection", b"collection", "consistency", b"consistency", "explain", b"explain", "filter", b"filter", "group_by", b"group_by", "include_query", b"include_query", "limit", b"limit", "min_score", b"min_score", "page_token", b"page_token", "parameters", b"parameters", "query", b"query", "view", b"view", "with_next_page", b"with_next_page"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "coarse", b"coarse", "collection", b"collection", "consistency", b"consistency", "explain", b"explain", "filter", b"filter", "group_by", b"group_by", "include_query", b"include_query", "limit", b"limit", "match", b"match", "min_score", b"min_score", "page_token", b"page_token", "parameters", b"parameters", "query", b"query", "view", b"view", "with_next_page", b"with_next_page"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -358,7 +403,9 @@ class Hit(_message.Message):
 
     @_builtins.property
     def region(self) -> _encoded_image_pb2.Region:
-        """The part of the image that matched: image.region. Default: the whole image."""
+        """The part of the image that matched. With MATCH_REGIONS and MATCH_ALL: the region with the best score. Otherwise
+        image.region. Default: the whole image.
+        """
 
     def __init__(
         self,
@@ -385,6 +432,7 @@ class SearchResponse(_message.Message):
     HITS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    QUERY_REGION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Pass it as `page_token`, with an otherwise equal request, to get the next hits; only `limit` may differ. Empty if
     no hits follow, or if neither `with_next_page` nor `page_token` was set. The token contains the query vector, so
@@ -399,16 +447,23 @@ class SearchResponse(_message.Message):
     def explanation(self) -> Global___Explanation:
         """Set if `explain` is true."""
 
+    @_builtins.property
+    def query_region(self) -> _encoded_image_pb2.Region:
+        """The part of the query image that was used; the whole image is (0, 0, 1, 1). Set if the query is an image and
+        `page_token` is empty.
+        """
+
     def __init__(
         self,
         *,
         hits: _abc.Iterable[Global___Hit] | None = ...,
         next_page_token: _builtins.str = ...,
         explanation: Global___Explanation | None = ...,
+        query_region: _encoded_image_pb2.Region | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "query_region", b"query_region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "hits", b"hits", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "hits", b"hits", "next_page_token", b"next_page_token", "query_region", b"query_region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,6 +480,7 @@ class Explanation(_message.Message):
     STORE_TIME_FIELD_NUMBER: _builtins.int
     TOTAL_TIME_FIELD_NUMBER: _builtins.int
     COARSE_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def index(self) -> _collection_pb2.Index:
         """The index that was searched."""
@@ -445,6 +501,10 @@ class Explanation(_message.Message):
     def coarse(self) -> Global___CoarseToFineExplanation:
         """Set if SearchRequest.coarse was set. Then `index` is INDEX_TYPE_FLAT, because every candidate was compared."""
 
+    @_builtins.property
+    def regions(self) -> Global___RegionsExplanation:
+        """Set if SearchRequest.match was MATCH_REGIONS or MATCH_ALL."""
+
     def __init__(
         self,
         *,
@@ -453,14 +513,41 @@ class Explanation(_message.Message):
         store_time: _duration_pb2.Duration | None = ...,
         total_time: _duration_pb2.Duration | None = ...,
         coarse: Global___CoarseToFineExplanation | None = ...,
+        regions: Global___RegionsExplanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coarse", b"coarse", "embed_time", b"embed_time", "index", b"index", "store_time", b"store_time", "total_time", b"total_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coarse", b"coarse", "embed_time", b"embed_time", "index", b"index", "regions", b"regions", "store_time", b"store_time", "total_time", b"total_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarse", b"coarse", "embed_time", b"embed_time", "index", b"index", "store_time", b"store_time", "total_time", b"total_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarse", b"coarse", "embed_time", b"embed_time", "index", b"index", "regions", b"regions", "store_time", b"store_time", "total_time", b"total_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class RegionsExplanation(_message.Message):
+    """How a search of regions was answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGIONS_FIELD_NUMBER: _builtins.int
+    SEARCHES_FIELD_NUMBER: _builtins.int
+    regions: _builtins.int
+    """Number of regions that were read. Several of them can belong to one image."""
+    searches: _builtins.int
+    """Number of searches in the vector store. A search that finds too few different images is repeated with more regions."""
+    def __init__(
+        self,
+        *,
+        regions: _builtins.int = ...,
+        searches: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["regions", b"regions", "searches", b"searches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionsExplanation: _TypeAlias = RegionsExplanation  # noqa: Y015
 
 @_typing.final
 class CoarseToFineExplanation(_message.Message):
