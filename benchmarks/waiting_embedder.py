@@ -6,11 +6,12 @@ machine can show how a load is distributed over several embedders. The vectors h
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from embedder_service.bootstrap import serve
-from embedder_service.core.types import InputPolicy, ModelInfo, Pixels, Vectors
+from embedder_service.core.types import ImageVectors, InputPolicy, ModelInfo, Pixels, RegionRequest
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.server import logging
 from grpc_kit.server.process import stop_signals
@@ -39,13 +40,12 @@ class WaitingModel:
 
     info = INFO
 
-    def embed(self, pixels: Pixels) -> Vectors:
-        """Return float32[N, 512] for uint8[N, S, S, 3]."""
+    def run(self, pixels: Pixels, _requests: Sequence[RegionRequest | None]) -> list[ImageVectors]:
+        """Return vectors, float32[512], of uint8[N, S, S, 3], without regions."""
         time.sleep(SECONDS_PER_IMAGE * len(pixels))
         means = pixels.reshape(len(pixels), -1).mean(axis=1)
         vectors = np.cos(np.outer(means, np.arange(1, INFO.dimension + 1))).astype(np.float32)
-        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return unit
+        return list(map(ImageVectors, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)))
 
 
 async def run(settings: EmbedderSettings) -> None:

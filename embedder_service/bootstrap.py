@@ -77,7 +77,7 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
         slot = InferenceSlot(_threads(1, "inference", watch, stack), watch)
         batchers = {
             model.info.name: Batcher(
-                model.embed,
+                model.run,
                 BatchPolicy(
                     model.info.max_batch_size,
                     settings.bulk_batch_size,

@@ -81,6 +81,11 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
     async def Embed(self, request: embedder_pb2.EmbedRequest, context: Any) -> embedder_pb2.EmbedResponse:
         return await self._stub.Embed(request)
 
+    async def EmbedRegions(
+        self, request: embedder_pb2.EmbedRegionsRequest, context: Any
+    ) -> embedder_pb2.EmbedRegionsResponse:
+        return await self._stub.EmbedRegions(request)
+
     async def ListModels(
         self, request: embedder_pb2.ListModelsRequest, context: Any
     ) -> embedder_pb2.ListModelsResponse:
@@ -121,7 +126,7 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
                 call = self._stub.EmbedStream(iter([request]))
                 async for answer in call:
                     response = answer
-                if response.WhichOneof("result") == "embedding":
+                if response.WhichOneof("result") != "error":
                     self.embedded[sha256] += 1
             answers += 1
             yield response

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -13,7 +14,7 @@ from embedder_service.adapters.prometheus_observer import PrometheusObserver
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.inference_slot import InferenceSlot
-from embedder_service.core.types import InputPolicy, Lane, ModelInfo, Pixels, Vectors
+from embedder_service.core.types import ImageVectors, InputPolicy, Lane, ModelInfo, Pixels, RegionRequest
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.server.budget import Limit
 from grpc_kit.server.grpc_server import Server
@@ -82,5 +83,5 @@ def _embedder() -> CollectorRegistry:
     return registry
 
 
-def _run(_: Pixels) -> Vectors:
+def _run(_: Pixels, __: Sequence[RegionRequest | None]) -> list[ImageVectors]:
     raise NotImplementedError

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from embedder_service.core.heads import FeatureMaps, unit_length
 from embedder_service.core.networks import PixelScale
-from embedder_service.core.types import ModelInfo, Pixels, Vectors
+from embedder_service.core.regions import regions_of
+from embedder_service.core.types import ImageVectors, ModelInfo, Pixels, RegionRequest, Vectors
 
 # Statistics of ImageNet's pixels. The mean of blue, green, red in 0..255 (Simonyan and Zisserman, 2015). Mean and
 # standard deviation of red, green, blue in 0..1, with which PyTorch's networks were trained.
@@ -104,6 +105,15 @@ class TensorflowModel:
     def embed(self, pixels: Pixels) -> Vectors:
         """Embed uint8[N, H, W, 3] as float32[N, D]. Raises MemoryError."""
         return self.vectors_of(self._features(pixels))
+
+    def run(self, pixels: Pixels, requests: Sequence[RegionRequest | None]) -> list[ImageVectors]:
+        """Embed uint8[N, H, W, 3], each image with the requested regions. Raises MemoryError."""
+        maps = self._features(pixels)
+        vectors = self.vectors_of(maps)
+        return [
+            ImageVectors(vector, None if request is None else regions_of(feature_map, request, self.vectors_of))
+            for vector, feature_map, request in zip(vectors, maps, requests, strict=True)
+        ]
 
     def vectors_of(self, maps: FeatureMaps) -> Vectors:
         """Return the vectors, float32[N, D], of the backbone's feature maps, float32[N, ...]."""

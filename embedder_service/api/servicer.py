@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
-from embedder_service.api.converters import embedding_to, image_from, model_to
+from embedder_service.api.converters import embedding_to, image_from, image_regions_to, model_to, request_from
 from embedder_service.core.embed_images import EmbedImages
 from embedder_service.core.held_image import AdmittedImage
-from embedder_service.core.types import EncodedImage, Lane
+from embedder_service.core.types import EncodedImage, Lane, RegionRequest
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
 from grpc_kit.server.interceptors.context_interceptor import Context
@@ -28,6 +28,7 @@ class _Item:
     request_id: str
     model: str
     image: EncodedImage | None = None
+    regions: RegionRequest | None = None
     admitted: AdmittedImage | None = None
     refusal: ServiceError | None = None
 
@@ -47,6 +48,17 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         # `embedding` has a copy of the image's bytes.
         del request
         return embedder_pb2.EmbedResponse(embedding=embedding_to(await embedding))
+
+    async def EmbedRegions(
+        self, request: embedder_pb2.EmbedRegionsRequest, context: Context
+    ) -> embedder_pb2.EmbedRegionsResponse:
+        """Embed one image and its regions in the interactive lane."""
+        deadline = Deadline.after(context.time_remaining())
+        regions = request_from(request.options)
+        embedding = self._images.embed(image_from(request.image), request.model, Lane.INTERACTIVE, deadline, regions)
+        # `embedding` has a copy of the image's bytes.
+        del request
+        return embedder_pb2.EmbedRegionsResponse(regions=image_regions_to(await embedding))
 
     async def EmbedStream(
         self, request_iterator: AsyncIterator[embedder_pb2.EmbedStreamRequest], context: Context
@@ -89,8 +101,11 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         try:
             if item.admitted is None:
                 raise item.refusal or RuntimeError("the image was not admitted")
-            embedding = await self._images.embed_admitted(item.admitted, item.model, Lane.BULK, deadline)
-            response.embedding.CopyFrom(embedding_to(embedding))
+            embedding = await self._images.embed_admitted(item.admitted, item.model, Lane.BULK, deadline, item.regions)
+            if embedding.regions is None:
+                response.embedding.CopyFrom(embedding_to(embedding))
+            else:
+                response.regions.CopyFrom(image_regions_to(embedding))
         except ServiceError as error:
             response.error.CopyFrom(to_status(error, DOMAIN))
             error.release_frames()
@@ -123,7 +138,8 @@ def _item(request: embedder_pb2.EmbedStreamRequest) -> _Item:
             field="request_id",
         )
         return _Item(request.request_id[:MAX_REQUEST_ID], request.model, refusal=refusal)
-    return _Item(request.request_id, request.model, image_from(request.image))
+    regions = request_from(request.regions) if request.HasField("regions") else None
+    return _Item(request.request_id, request.model, image_from(request.image), regions)
 
 
 def _release_nothing() -> None:

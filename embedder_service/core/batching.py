@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from embedder_service.core.deadlines import AnyDeadline, deadline_exceeded
 from embedder_service.core.inference_slot import InferenceSlot
 from embedder_service.core.lane_share import BULK_SHARE, LaneShare
 from embedder_service.core.ports import Observer
-from embedder_service.core.types import Lane, Pixels, Vectors
+from embedder_service.core.types import ImageVectors, Lane, Pixels, RegionRequest
 from grpc_kit.deadline import Clock
 from grpc_kit.errors import InternalError, ServiceError, UnavailableError, out_of_memory
 from grpc_kit.server import stages
@@ -47,10 +47,11 @@ class BatchPolicy:
 @dataclass(eq=False)
 class _QueuedImage:
     pixels: Pixels
+    request: RegionRequest | None
     lane: Lane
     deadline: AnyDeadline
     queued_at: float
-    vector: "asyncio.Future[Vectors]"
+    vectors: "asyncio.Future[ImageVectors]"
     started_at: float = field(default=math.nan)
     """When its run began."""
 
@@ -60,7 +61,7 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[Pixels], Vectors],
+        run: Callable[[Pixels, Sequence[RegionRequest | None]], Sequence[ImageVectors]],
         policy: BatchPolicy,
         slot: InferenceSlot,
         observer: Observer,
@@ -69,7 +70,7 @@ class Batcher:
         """Create a batcher that is not started.
 
         Args:
-            run: computes vectors, uint8[N, H, W, 3] to float32[N, D]. It blocks, and `slot` calls it.
+            run: computes the vectors of uint8[N, H, W, 3], with N requests for regions. It blocks, and `slot` calls it.
             policy: the limits of a batch.
             slot: the slot that all models share.
             observer: is notified of each wait and each run.
@@ -105,8 +106,10 @@ class Batcher:
         """Return the number of a lane's queued images."""
         return len(self._queues[lane])
 
-    async def submit(self, pixels: Pixels, lane: Lane, deadline: AnyDeadline) -> Vectors:
-        """Return the vector, float32[D], of one image, uint8[H, W, 3].
+    async def submit(
+        self, pixels: Pixels, lane: Lane, deadline: AnyDeadline, request: RegionRequest | None = None
+    ) -> ImageVectors:
+        """Return the vectors of one image, uint8[H, W, 3], with the requested regions.
 
         If the caller is cancelled, its image leaves the queue at once. Raises DeadlineExceededError if the deadline
         passes in the queue, and UnavailableError if the batcher stops or is dead.
@@ -116,18 +119,18 @@ class Batcher:
         now = self._clock()
         if lane is Lane.INTERACTIVE:
             self._slot.last_interactive = now
-        image = _QueuedImage(pixels, lane, deadline, now, asyncio.get_running_loop().create_future())
+        image = _QueuedImage(pixels, request, lane, deadline, now, asyncio.get_running_loop().create_future())
         self._queues[lane].append(image)
         self._arrived.set()
         try:
-            vector = await image.vector
+            vectors = await image.vectors
         except asyncio.CancelledError:
             if image in self._queues[lane]:
                 self._queues[lane].remove(image)
             raise
         stages.record("queue", image.queued_at, image.started_at)
         stages.record("inference", image.started_at, self._clock())
-        return vector
+        return vectors
 
     async def _work(self) -> None:
         while True:
@@ -152,8 +155,8 @@ class Batcher:
     def _refuse_queued(self) -> None:
         for queue in self._queues.values():
             for image in queue:
-                if not image.vector.done():
-                    image.vector.set_exception(self._refusal())
+                if not image.vectors.done():
+                    image.vectors.set_exception(self._refusal())
             queue.clear()
 
     def _refusal(self) -> ServiceError:
@@ -194,7 +197,7 @@ class Batcher:
     async def _run_batch(self, batch: list[_QueuedImage]) -> None:
         """Run a batch. If the run fails, run its halves, until the faulty image is alone."""
         # Callers may have left while the other half ran.
-        batch = [image for image in batch if not image.vector.done()]
+        batch = [image for image in batch if not image.vectors.done()]
         if not batch:
             return
         started_at = self._clock()
@@ -202,9 +205,10 @@ class Batcher:
             image.started_at = started_at
         try:
             pixels = np.stack([image.pixels for image in batch])
-            vectors = await self._slot.run(self._policy.run_seconds, self._run, pixels)
-            if len(vectors) != len(batch):
-                raise RuntimeError(f"the model returned {len(vectors)} vectors for {len(batch)} images")
+            requests = [image.request for image in batch]
+            results = await self._slot.run(self._policy.run_seconds, self._run, pixels, requests)
+            if len(results) != len(batch):
+                raise RuntimeError(f"the model returned {len(results)} vectors for {len(batch)} images")
         except HungError:
             raise
         except Exception as error:
@@ -213,14 +217,14 @@ class Batcher:
                 middle = len(batch) // 2
                 await self._run_batch(batch[:middle])
                 await self._run_batch(batch[middle:])
-            elif not batch[0].vector.done():
-                batch[0].vector.set_exception(_inference_error(error))
+            elif not batch[0].vectors.done():
+                batch[0].vectors.set_exception(_inference_error(error))
             return
         self._observer.batch_ran(len(batch), self._clock() - started_at)
-        for image, vector in zip(batch, vectors, strict=True):
+        for image, vectors in zip(batch, results, strict=True):
             self._observer.queued(image.lane, started_at - image.queued_at)
-            if not image.vector.done():
-                image.vector.set_result(vector)
+            if not image.vectors.done():
+                image.vectors.set_result(vectors)
 
 
 def _inference_error(error: Exception) -> ServiceError:
@@ -236,9 +240,9 @@ def _inference_error(error: Exception) -> ServiceError:
 
 def _is_wanted(image: _QueuedImage) -> bool:
     """Return whether a caller waits for the image. If its deadline has passed, the caller gets the error."""
-    if image.vector.done():
+    if image.vectors.done():
         return False
     if image.deadline.remaining() > 0:
         return True
-    image.vector.set_exception(deadline_exceeded())
+    image.vectors.set_exception(deadline_exceeded())
     return False

@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -16,9 +16,20 @@ from embedder_service.core.held_image import AdmittedImage, Hold
 from embedder_service.core.image_decoding import ImageDecoder
 from embedder_service.core.model_names import canonical_name
 from embedder_service.core.ports import Observer
+from embedder_service.core.region_requests import check_request, of_whole_image, within
 from embedder_service.core.shared_work import SharedWork
-from embedder_service.core.types import Embedding, EncodedImage, Lane, Limits, ModelInfo, Pixels, Region, Vectors
-from embedder_service.core.vector_checks import check_vector
+from embedder_service.core.types import (
+    Embedding,
+    EncodedImage,
+    ImageVectors,
+    Lane,
+    Limits,
+    ModelInfo,
+    Pixels,
+    Region,
+    RegionRequest,
+)
+from embedder_service.core.vector_checks import check_vectors
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError, ServiceError, error_for_fault
 from grpc_kit.server import stages
@@ -26,9 +37,10 @@ from grpc_kit.server import stages
 # Maximum bytes that are hashed on the event loop: that takes a fraction of a millisecond. More would delay other calls.
 MAX_BYTES_HASHED_INLINE = 256 * 1024
 
-# Equal for images with the same vector: the SHA-256 of the bytes, the region, and the fingerprint of the model.
-ImageKey: TypeAlias = tuple[bytes, Region | None, str]
-VectorCache: TypeAlias = MutableMapping[ImageKey, Vectors]
+# Equal for images with the same vectors: the SHA-256 of the bytes, the region, the fingerprint of the model, and the
+# requested regions.
+ImageKey: TypeAlias = tuple[bytes, Region | None, str, RegionRequest | None]
+VectorCache: TypeAlias = MutableMapping[ImageKey, ImageVectors]
 
 
 @dataclass(frozen=True)
@@ -55,30 +67,32 @@ class ModelPipeline:
         self._batcher = batcher
         self.observer = observer
 
-    async def key(self, hold: Hold, lane: Lane) -> ImageKey:
+    async def key(self, hold: Hold, lane: Lane, request: RegionRequest | None) -> ImageKey:
         """Return the key of an image with this model."""
         region = hold.image.region
         if len(hold.image.content) <= MAX_BYTES_HASHED_INLINE:
             digest = _sha256(hold.image)
         else:
             digest = await self._decoders[lane].threads.run(self.info.name, hold, _sha256)
-        return digest, region, self.info.fingerprint
+        return digest, region, self.info.fingerprint, request
 
-    async def embed(self, hold: Hold, lane: Lane, deadline: AnyDeadline) -> Vectors:
-        """Return the checked vector of one image, float32[D]. Release the image's bytes once they are decoded.
+    async def embed(self, hold: Hold, lane: Lane, deadline: AnyDeadline, request: RegionRequest | None) -> ImageVectors:
+        """Return the checked vectors of one image. Release the image's bytes once they are decoded.
 
         Raises InvalidArgumentError, DeadlineExceededError, UnavailableError, InternalError.
         """
         requested, pool = time.monotonic(), self._decoders[lane]
-        pixels, began, ended = await pool.threads.run(self.info.name, hold, partial(_decode, pool.decoder, deadline))
+        region, boxes = hold.image.region, request.boxes if request else ()
+        decode = partial(_decode, pool.decoder, deadline, boxes)
+        pixels, began, ended = await pool.threads.run(self.info.name, hold, decode)
         hold.release()
         stages.record("queue", requested, began)
         stages.record("decode", began, ended)
         self.observer.decoded(lane, ended - began)
-        vector = await self._batcher.submit(pixels, lane, deadline)
-        # Before the vector is cached or shared.
-        check_vector(vector, self.info)
-        return vector
+        vectors = await self._batcher.submit(pixels, lane, deadline, within(request, region))
+        # Before the vectors are cached or shared.
+        check_vectors(vectors, self.info)
+        return of_whole_image(vectors, request, region)
 
 
 class EmbedImages:
@@ -109,7 +123,7 @@ class EmbedImages:
         self._admission = admission
         self._cache = cache
         self._observer = observer
-        self._shared: SharedWork[Vectors] = SharedWork()
+        self._shared: SharedWork[ImageVectors] = SharedWork()
 
     async def admit(self, image: EncodedImage, model: str, lane: Lane) -> AdmittedImage:
         """Admit an image for `embed_admitted`. The caller must release it in any case.
@@ -122,25 +136,37 @@ class EmbedImages:
             self._observer_of(model).answered(lane, error.reason)
             raise
 
-    async def embed(self, image: EncodedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
-        """Return the embedding of one image. An empty `model` is the default model.
+    async def embed(
+        self, image: EncodedImage, model: str, lane: Lane, deadline: Deadline, request: RegionRequest | None = None
+    ) -> Embedding:
+        """Return the embedding of one image, with the requested regions. An empty `model` is the default model.
 
         Raises NotFoundError, ResourceExhaustedError, InvalidArgumentError, DeadlineExceededError, UnavailableError.
         """
         admitted = await self.admit(image, model, lane)
         del image
         try:
-            return await self.embed_admitted(admitted, model, lane, deadline)
+            return await self.embed_admitted(admitted, model, lane, deadline, request)
         finally:
             admitted.release()
 
-    async def embed_admitted(self, admitted: AdmittedImage, model: str, lane: Lane, deadline: Deadline) -> Embedding:
+    async def embed_admitted(
+        self,
+        admitted: AdmittedImage,
+        model: str,
+        lane: Lane,
+        deadline: Deadline,
+        request: RegionRequest | None = None,
+    ) -> Embedding:
         """Return the embedding of an image that was admitted for this model. Raises the errors of `embed`."""
         result = "INTERNAL"
         try:
             pipeline = self._pipeline(model)
-            vector, result = await self._vector(pipeline, admitted, lane, deadline)
-            return Embedding(vector, pipeline.info.fingerprint)
+            if request is not None:
+                check_request(request, admitted.hold.image.region, pipeline.info)
+            vectors, result = await self._vectors(pipeline, admitted, lane, deadline, request)
+            fingerprint = pipeline.info.fingerprint if request is None else pipeline.info.region_fingerprint
+            return Embedding(vectors.values, fingerprint, vectors.regions)
         except ServiceError as error:
             result = error.reason
             raise
@@ -153,23 +179,28 @@ class EmbedImages:
         finally:
             self._observer_of(model).answered(lane, result)
 
-    async def _vector(
-        self, pipeline: ModelPipeline, admitted: AdmittedImage, lane: Lane, deadline: Deadline
-    ) -> tuple[Vectors, str]:
-        key = await pipeline.key(admitted.hold, lane)
+    async def _vectors(
+        self,
+        pipeline: ModelPipeline,
+        admitted: AdmittedImage,
+        lane: Lane,
+        deadline: Deadline,
+        request: RegionRequest | None,
+    ) -> tuple[ImageVectors, str]:
+        key = await pipeline.key(admitted.hold, lane, request)
         cached = self._cache.get(key) if self._cache is not None else None
         if cached is not None:
             return cached, "cached"
         # Now only the work holds the bytes. It may continue for other callers after this caller has left.
         hold = admitted.hold.copy()
         admitted.hold.release()
-        vector, joined = await self._shared.run(
-            key, lane, deadline, lambda latest: pipeline.embed(hold, lane, latest), hold.release
+        vectors, joined = await self._shared.run(
+            key, lane, deadline, lambda latest: pipeline.embed(hold, lane, latest, request), hold.release
         )
         if self._cache is not None:
             # A copy, because a row of a batch keeps the whole batch in memory.
-            self._cache[key] = vector.copy()
-        return vector, "shared" if joined else "embedded"
+            self._cache[key] = replace(vectors, values=vectors.values.copy())
+        return vectors, "shared" if joined else "embedded"
 
     def models(self) -> list[ModelInfo]:
         """Return the models in the order of their names."""
@@ -199,12 +230,14 @@ class EmbedImages:
         return pipeline
 
 
-def _decode(decoder: ImageDecoder, deadline: AnyDeadline, image: EncodedImage) -> tuple[Pixels, float, float]:
+def _decode(
+    decoder: ImageDecoder, deadline: AnyDeadline, boxes: Sequence[Region], image: EncodedImage
+) -> tuple[Pixels, float, float]:
     """Return the pixels, and when decoding began and ended."""
     if deadline.remaining() <= 0:
         raise deadline_exceeded()
     began = time.monotonic()
-    return decoder.decode(image, deadline), began, time.monotonic()
+    return decoder.decode(image, deadline, boxes), began, time.monotonic()
 
 
 def _sha256(image: EncodedImage) -> bytes:

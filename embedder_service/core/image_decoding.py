@@ -4,7 +4,7 @@ import math
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -46,6 +46,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", *HEIC_FORMATS)
 # The names in messages.
 FORMAT_NAMES = tuple("HEIC" if name == "HEIF" else name for name in FORMATS)
 REGION = "image.region"
+BOXES = "options.boxes"
 
 GUARD = PillowGuard(reading_the_file, InvalidArgumentError)
 
@@ -113,7 +114,7 @@ class ImageDecoder:
         self._limits = limits
         self._budget = budget
 
-    def decode(self, image: EncodedImage, deadline: AnyDeadline) -> Pixels:
+    def decode(self, image: EncodedImage, deadline: AnyDeadline, boxes: Sequence[Region] = ()) -> Pixels:
         """Return the image as uint8[height, width, 3]. Both sides are the policy's side, except with `native`.
 
         The file is a JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC file. The decoder takes its first frame, and turns
@@ -122,10 +123,12 @@ class ImageDecoder:
         averages over all pixels that fall into one. A JPEG of at least four times the result's size is scaled while it
         is decoded. This is several times faster, and the vector stays within a cosine of 0.999.
 
+        Each of the boxes, `options.boxes` of the request, must cover at least one pixel of the whole image.
+
         Raises InvalidArgumentError, DeadlineExceededError, and ResourceExhaustedError if memory runs out.
         """
         try:
-            return self._decode(image, deadline)
+            return self._decode(image, deadline, boxes)
         except MemoryError as error:
             raise no_memory(error) from None
         except UnsupportedImageError as error:
@@ -137,7 +140,7 @@ class ImageDecoder:
                 refuse_unreadable_variant(image.content)
             raise
 
-    def _decode(self, image: EncodedImage, deadline: AnyDeadline) -> Pixels:
+    def _decode(self, image: EncodedImage, deadline: AnyDeadline, boxes: Sequence[Region]) -> Pixels:
         content = image.content
         if not content:
             raise InvalidArgumentError(
@@ -157,15 +160,17 @@ class ImageDecoder:
             coded = self._check_coded(content)
             check_cost(opened, content, self._limits.max_image_pixels)
             if image.region is not None:
-                check_region(image.region)
+                check_region(image.region, REGION)
             declared = declarations_of(opened, content, GUARD)
             scale = self._draft(opened, image.region) if is_scalable(opened, content) else 1
             with self._budget.hold(max(coded, pixels_in_memory(opened, content, scale)), deadline):
                 colour, conversion = to_upright_rgb(opened, declared, GUARD)
+                for number, each in enumerate(boxes):
+                    box_of(each, colour, scale, f"{BOXES}[{number}]")
                 box = None
                 if image.region:
                     # Crop first, because the filter would also read pixels beyond the edges of the box.
-                    colour, box = crop(colour, box_of(image.region, colour, scale))
+                    colour, box = crop(colour, box_of(image.region, colour, scale, REGION))
                 resized = fit(colour, box, self._policy, conversion)
         return np.asarray(resized, dtype=np.uint8)
 
@@ -296,16 +301,16 @@ def stated_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
-def check_region(region: Region) -> None:
-    """Raise InvalidArgumentError if a region is not a box within the image."""
+def check_region(region: Region, field: str) -> None:
+    """Raise InvalidArgumentError if a region is not a box within the image; `field` is its path in the request."""
     box = (region.x0, region.y0, region.x1, region.y1)
     inside = all(math.isfinite(edge) and 0.0 <= edge <= 1.0 for edge in box)
     if not inside or region.x0 >= region.x1 or region.y0 >= region.y1:
         raise InvalidArgumentError(
             "REGION_INVALID",
-            f"{REGION} is x0={region.x0:g}, y0={region.y0:g}, x1={region.x1:g}, y1={region.y1:g}; "
+            f"{field} is x0={region.x0:g}, y0={region.y0:g}, x1={region.x1:g}, y1={region.y1:g}; "
             "it must have 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1",
-            field=REGION,
+            field=field,
         )
 
 
@@ -348,10 +353,11 @@ def fit(image: Image.Image, box: Box | None, policy: InputPolicy, conversion: Co
             return resized(to_width, to_height)
 
 
-def box_of(region: Region, image: Image.Image, scale: int) -> Box:
+def box_of(region: Region, image: Image.Image, scale: int, field: str) -> Box:
     """Return the box of a region in an upright image that was decoded at 1 / scale of its size.
 
-    The edges of the box are at whole pixels of the full size. Raises InvalidArgumentError.
+    The edges of the box are at whole pixels of the full size. `field` is the path of the region in the request. Raises
+    InvalidArgumentError.
     """
     width, height = image.width * scale, image.height * scale
     left, right = round(region.x0 * width), round(region.x1 * width)
@@ -359,7 +365,7 @@ def box_of(region: Region, image: Image.Image, scale: int) -> Box:
     if left >= right or top >= bottom:
         raise InvalidArgumentError(
             "REGION_INVALID",
-            f"{REGION} covers less than one pixel of the image, which has {width} x {height}; use a larger region",
-            field=REGION,
+            f"{field} covers less than one pixel of the image, which has {width} x {height}; use a larger region",
+            field=field,
         )
     return left / scale, top / scale, right / scale, bottom / scale

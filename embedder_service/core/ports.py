@@ -1,8 +1,9 @@
 """The interfaces that the core needs from outside."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from embedder_service.core.types import Lane, ModelInfo, Pixels, Vectors
+from embedder_service.core.types import ImageVectors, Lane, ModelInfo, Pixels, RegionRequest
 
 
 class Model(Protocol):
@@ -13,8 +14,11 @@ class Model(Protocol):
         """Describes the model."""
         ...
 
-    def embed(self, pixels: Pixels) -> Vectors:
-        """Embed uint8[N, H, W, 3], N at most `info.max_batch_size`, as float32[N, D]. Blocks; one call at a time."""
+    def run(self, pixels: Pixels, requests: Sequence[RegionRequest | None], /) -> list[ImageVectors]:
+        """Embed uint8[N, H, W, 3], N at most `info.max_batch_size`. Blocks; one call at a time.
+
+        `requests` has the regions to embed for each image; None for no regions.
+        """
         ...
 
 

@@ -15,6 +15,11 @@ Pixels = NDArray[np.uint8]
 # A vector, float32[D]; or the vectors of a batch, float32[N, D].
 Vectors = NDArray[np.float32]
 
+# The heads that pool each cell of a feature map alike, so that they can pool a part of it.
+POOLABLE_HEADS = ("avg", "max", "gem")
+# The version of the rules for regions: how regions are proposed, and which cells of the map belong to a box.
+REGIONS_VERSION = 1
+
 Shape: TypeAlias = Literal["squash", "pad", "crop", "native"]
 
 
@@ -45,10 +50,11 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A vector, float32[D], and the fingerprint of its model."""
+    """A vector, float32[D], its fingerprint, and the image's regions if they were requested."""
 
     values: Vectors
     fingerprint: str
+    regions: "Regions | None" = None
 
 
 @dataclass(frozen=True)
@@ -69,16 +75,22 @@ class RegionVector:
 
 
 @dataclass(frozen=True)
-class ImageRegions:
-    """The vectors of an image and its regions."""
+class Regions:
+    """The regions of an image with their vectors."""
 
-    values: Vectors
-    """The vector of the whole image, float32[D]."""
     proposals: tuple[RegionVector, ...]
     """The most salient first."""
     boxes: tuple[RegionVector, ...]
     """In the order of the request."""
     salient_box: Region
+
+
+@dataclass(frozen=True)
+class ImageVectors:
+    """The vector of an image, float32[D], and its regions if they were requested."""
+
+    values: Vectors
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,19 @@ class ModelInfo:
     """Growth of the process's memory when the model was loaded, without what it shares with earlier models."""
     is_encoder: bool = False
     """Whether it is an encoder from a folder: the operator chooses its name, and `weights_sha256` is of its file."""
+
+    @property
+    def embeds_regions(self) -> bool:
+        """Whether boxes of its feature map can be pooled as the whole map is, at the image's aspect ratio."""
+        return self.input.shape == "native" and self.head in POOLABLE_HEADS
+
+    @cached_property
+    def region_fingerprint(self) -> str:
+        """Names the vector space of images with regions; empty if the model cannot embed regions."""
+        if not self.embeds_regions:
+            return ""
+        digest = hashlib.sha256(f"{self.fingerprint} regions {REGIONS_VERSION}".encode()).hexdigest()
+        return f"{self.network}-{self.head}-regions-{digest[:16]}"
 
     @property
     def seconds_per_batch(self) -> float:

@@ -3,7 +3,9 @@
 import numpy as np
 import structlog
 
-from embedder_service.core.types import ModelInfo, Vectors
+from embedder_service.core.decoding_faults import CONTENT
+from embedder_service.core.image_decoding import BOXES
+from embedder_service.core.types import ImageVectors, ModelInfo, Vectors
 from grpc_kit.errors import InternalError, InvalidArgumentError
 
 log = structlog.stdlib.get_logger()
@@ -13,7 +15,21 @@ log = structlog.stdlib.get_logger()
 LENGTH_TOLERANCE = 1e-3
 
 
-def check_vector(vector: Vectors, info: ModelInfo) -> None:
+def check_vectors(vectors: ImageVectors, info: ModelInfo) -> None:
+    """Raise an error if the vector of an image or of one of its regions is one that the API does not allow.
+
+    Raises the errors of `check_vector`.
+    """
+    check_vector(vectors.values, info)
+    if vectors.regions is None:
+        return
+    for region in vectors.regions.proposals:
+        check_vector(region.values, info)
+    for number, region in enumerate(vectors.regions.boxes):
+        check_vector(region.values, info, f"{BOXES}[{number}]")
+
+
+def check_vector(vector: Vectors, info: ModelInfo, field: str = CONTENT) -> None:
     """Raise an error for a vector that the API does not allow, and log the problem. A retry does not help.
 
     Raises InvalidArgumentError if the vector is zero: the image has no vector with this model. Raises InternalError if
@@ -32,9 +48,9 @@ def check_vector(vector: Vectors, info: ModelInfo) -> None:
         log.warning("an image has no vector", model=info.name)
         raise InvalidArgumentError(
             "IMAGE_WITHOUT_VECTOR",
-            f"the vector of image.content is all zero with model {info.name}, and cannot be compared; use another "
+            f"the vector of {field} is all zero with model {info.name}, and cannot be compared; use another "
             "image or another model",
-            field="image.content",
+            field=field,
             metadata={"model": info.name},
         )
 

@@ -11,15 +11,18 @@ from typing import TypeAlias
 import grpc
 from imagesearch.embedder.v1 import embedder_pb2
 
-from grpc_kit.errors import ServiceError, UnavailableError
+from grpc_kit.errors import InternalError, ServiceError, UnavailableError
 from grpc_kit.server.budget import Budget
 from grpc_kit.status import from_status
-from search_service.adapters.embedder_messages import embedding_from, image_to
-from search_service.core.types import Embedding, EncodedImage
+from search_service.adapters.embedder_messages import embedding_from, image_to, regions_from
+from search_service.core.types import EmbeddedRegions, Embedding, EncodedImage
 
 # An embedder takes this many seconds to start.
 RETRY_AFTER = 2.0
 FIRST_BACKOFF, MAX_BACKOFF = 0.1, 2.0
+
+# The result of a request: with regions if it asked for them.
+Result: TypeAlias = Embedding | EmbeddedRegions
 
 Stream: TypeAlias = "grpc.aio.StreamStreamCall[bytes, embedder_pb2.EmbedStreamResponse]"
 
@@ -43,13 +46,26 @@ class BulkLane:
 
     async def embed(self, image: EncodedImage, model: str) -> Embedding:
         """Embed an image; retry it if a call ends before its result arrives. Raises ServiceError."""
+        result = await self._send(image, model, None)
+        if not isinstance(result, Embedding):
+            raise _unexpected_result()
+        return result
+
+    async def embed_regions(self, image: EncodedImage, model: str, max_regions: int) -> EmbeddedRegions:
+        """Embed an image and at most `max_regions` regions, as `embed` does."""
+        result = await self._send(image, model, embedder_pb2.RegionOptions(max_regions=max_regions))
+        if not isinstance(result, EmbeddedRegions):
+            raise _unexpected_result()
+        return result
+
+    async def _send(self, image: EncodedImage, model: str, regions: embedder_pb2.RegionOptions | None) -> Result:
         give_up = math.inf
         backoff = FIRST_BACKOFF
         while True:
             if self._call is None or self._call.ended:
                 self._call = self._begin()
             try:
-                return await self._call.embed(image, model)
+                return await self._call.send(image, model, regions)
             except _StreamEndedError as error:
                 give_up = min(give_up, time.monotonic() + self._retry_seconds)
                 if not isinstance(error.failure, UnavailableError) or time.monotonic() + backoff > give_up:
@@ -90,27 +106,29 @@ class StreamCall:
         self._silence_seconds = silence_seconds
         self._last_result = time.monotonic()
         self._ids = itertools.count()
-        self._pending: dict[str, asyncio.Future[Embedding]] = {}
+        self._pending: dict[str, asyncio.Future[Result]] = {}
         self._writing = asyncio.Lock()
         self._sending = sending
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
 
-    async def embed(self, image: EncodedImage, model: str) -> Embedding:
-        """Send an image and return its result. Raises ServiceError."""
+    async def send(self, image: EncodedImage, model: str, regions: embedder_pb2.RegionOptions | None) -> Result:
+        """Send an image and return its result, with regions if `regions` is set. Raises ServiceError."""
         request_id = str(next(self._ids))
-        result: asyncio.Future[Embedding] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if not self._pending:
             self._last_result = time.monotonic()
         self._pending[request_id] = result
         try:
-            await self._write(request_id, image, model)
+            await self._write(request_id, image, model, regions)
             if self.ended and not result.done():
                 raise _StreamEndedError(self._failure)
             return await result
         finally:
             self._pending.pop(request_id, None)
 
-    async def _write(self, request_id: str, image: EncodedImage, model: str) -> None:
+    async def _write(
+        self, request_id: str, image: EncodedImage, model: str, regions: embedder_pb2.RegionOptions | None
+    ) -> None:
         # A gRPC stream accepts one message at a time.
         async with self._writing:
             if self.ended:
@@ -119,7 +137,10 @@ class StreamCall:
             try:
                 # The write fails if the call has ended. `_read` reports why.
                 with suppress(grpc.RpcError, asyncio.InvalidStateError):
-                    request = embedder_pb2.EmbedStreamRequest(request_id=request_id, model=model, image=image_to(image))
+                    # Not before there is room, because the message has a copy of the image.
+                    request = embedder_pb2.EmbedStreamRequest(
+                        request_id=request_id, model=model, image=image_to(image), regions=regions
+                    )
                     await self._stream.write(request.SerializeToString())
             except asyncio.CancelledError:
                 # gRPC also raises this if `_watch` has cancelled the call. Then this task itself is not cancelled.
@@ -136,10 +157,13 @@ class StreamCall:
                 result = self._pending.get(response.request_id)
                 if result is None or result.done():
                     continue
-                if response.WhichOneof("result") == "embedding":
-                    result.set_result(embedding_from(response.embedding))
-                else:
-                    result.set_exception(from_status(response.error))
+                match response.WhichOneof("result"):
+                    case "embedding":
+                        result.set_result(embedding_from(response.embedding))
+                    case "regions":
+                        result.set_result(regions_from(response.regions))
+                    case _:
+                        result.set_exception(from_status(response.error))
         except grpc.RpcError as error:
             self._failure = self._translate(error)
         except asyncio.CancelledError:
@@ -165,3 +189,8 @@ class StreamCall:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _unexpected_result() -> InternalError:
+    """Return the error for an embedder that answered another request than it was sent."""
+    return InternalError("INTERNAL", "internal error; the server's log has the details")

@@ -2,12 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import Message
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 from grpc_kit.deadline import Deadline
@@ -26,13 +27,14 @@ from grpc_kit.server.budget import Budget, Limit, Reservation
 from grpc_kit.server.tracing import trace_metadata
 from grpc_kit.status import from_rpc_error
 from search_service.adapters.bulk_lane import RETRY_AFTER, BulkLane, StreamCall
-from search_service.adapters.embedder_messages import embedding_from, image_to
+from search_service.adapters.embedder_messages import embedding_from, image_to, regions_from
 from search_service.core.ports import BulkEmbedder
-from search_service.core.types import EmbedderModel, Embedding, EncodedImage
+from search_service.core.types import EmbeddedRegions, EmbedderModel, Embedding, EncodedImage
 
 log = structlog.stdlib.get_logger()
 
 EMBED = "/imagesearch.embedder.v1.EmbedderService/Embed"
+EMBED_REGIONS = "/imagesearch.embedder.v1.EmbedderService/EmbedRegions"
 EMBED_STREAM = "/imagesearch.embedder.v1.EmbedderService/EmbedStream"
 
 
@@ -52,6 +54,9 @@ class EmbedderClient:
         self._stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
         # These take serialized messages: gRPC keeps the message of a call in memory until the call ends.
         self._embed: Any = channel.unary_unary(EMBED, response_deserializer=embedder_pb2.EmbedResponse.FromString)
+        self._embed_regions: Any = channel.unary_unary(
+            EMBED_REGIONS, response_deserializer=embedder_pb2.EmbedRegionsResponse.FromString
+        )
         self._embed_stream: Any = channel.stream_stream(
             EMBED_STREAM, response_deserializer=embedder_pb2.EmbedStreamResponse.FromString
         )
@@ -62,18 +67,35 @@ class EmbedderClient:
 
     async def embed(self, image: EncodedImage, model: str, deadline: Deadline) -> Embedding:
         """Embed an image in the interactive lane. Raises ServiceError."""
+        response = await self._send(
+            self._embed, lambda: embedder_pb2.EmbedRequest(model=model, image=image_to(image)), image, deadline
+        )
+        return embedding_from(response.embedding)
+
+    async def embed_regions(
+        self, image: EncodedImage, model: str, max_regions: int, deadline: Deadline
+    ) -> EmbeddedRegions:
+        """Embed an image and at most `max_regions` regions in the interactive lane. Raises ServiceError."""
+        options = embedder_pb2.RegionOptions(max_regions=max_regions)
+        response = await self._send(
+            self._embed_regions,
+            lambda: embedder_pb2.EmbedRegionsRequest(model=model, image=image_to(image), options=options),
+            image,
+            deadline,
+        )
+        return regions_from(response.regions)
+
+    async def _send(self, method: Any, request: Callable[[], Message], image: EncodedImage, deadline: Deadline) -> Any:
+        """Return the response of a unary method to a request with an image, which is made when there is room for it."""
         reservation = await self._reserve(len(image.content), deadline)
         try:
-            response = await self._embed(
-                embedder_pb2.EmbedRequest(model=model, image=image_to(image)).SerializeToString(),
-                timeout=deadline.timeout(self._timeout),
-                metadata=trace_metadata(),
+            return await method(
+                request().SerializeToString(), timeout=deadline.timeout(self._timeout), metadata=trace_metadata()
             )
         except grpc.RpcError as error:
             raise self._translated(error, deadline) from None
         finally:
             reservation.release()
-        return embedding_from(response.embedding)
 
     async def _reserve(self, size: int, deadline: Deadline) -> Reservation:
         """Wait until an image may be sent, at most for the timeout of a call."""
@@ -97,7 +119,10 @@ class EmbedderClient:
             if isinstance(failure, NotFoundError):
                 failure.field = "model"
             raise failure from None
-        return EmbedderModel(response.model.name, response.model.dimension, response.model.fingerprint)
+        model = response.model
+        return EmbedderModel(
+            model.name, model.dimension, model.fingerprint, model.region_fingerprint, model.head, model.input
+        )
 
     @asynccontextmanager
     async def bulk(self, deadline: Deadline) -> AsyncIterator[BulkEmbedder]:

@@ -57,6 +57,11 @@ class SlowEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
         self.go_on.wait(60)
         return embedder_pb2.EmbedResponse(embedding=VECTOR)
 
+    def EmbedRegions(
+        self, request: embedder_pb2.EmbedRegionsRequest, context: Any
+    ) -> embedder_pb2.EmbedRegionsResponse:
+        raise NotImplementedError
+
     def EmbedStream(
         self, request_iterator: Iterator[embedder_pb2.EmbedStreamRequest], context: Any
     ) -> Iterator[embedder_pb2.EmbedStreamResponse]:

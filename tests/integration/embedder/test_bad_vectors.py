@@ -1,7 +1,7 @@
 """The embedder sends no vector that the contract does not allow."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.waiting_embedder import INFO
 from embedder_service.bootstrap import serve
-from embedder_service.core.types import Pixels
+from embedder_service.core.types import ImageVectors, Pixels, RegionRequest
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
@@ -44,11 +44,11 @@ class OddModel:
         self.sizes: list[int] = []
         self._change = change
 
-    def embed(self, pixels: Pixels) -> NDArray[np.float32]:
+    def run(self, pixels: Pixels, requests: Sequence[RegionRequest | None]) -> list[ImageVectors]:
         self.sizes.append(len(pixels))
         colours = pixels[:, 0, 0, 0].tolist()
         rows = [BAD[colour][0] if colour in BAD else GOOD for colour in colours]
-        return self._change(np.array(rows, np.float32))
+        return list(map(ImageVectors, self._change(np.array(rows, np.float32))))
 
 
 def assert_refused(status: status_pb2.Status, code: grpc.StatusCode, reason: str, said: str) -> None:

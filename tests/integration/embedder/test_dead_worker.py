@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Sequence
 
 import grpc
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from benchmarks.waiting_embedder import INFO
 from embedder_service.bootstrap import serve
-from embedder_service.core.types import Pixels, Vectors
+from embedder_service.core.types import ImageVectors, Pixels, RegionRequest
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.health import LIVENESS
 from tests.integration.embedder.helpers import embed_request
@@ -24,7 +25,7 @@ class DyingModel:
 
     info = dataclasses.replace(INFO, name="dying", max_batch_size=1)
 
-    def embed(self, pixels: Pixels) -> Vectors:
+    def run(self, pixels: Pixels, requests: Sequence[RegionRequest | None]) -> list[ImageVectors]:
         raise GeneratorExit(np.shape(pixels))
 
 

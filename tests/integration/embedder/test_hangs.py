@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from benchmarks.waiting_embedder import INFO
 from embedder_service.bootstrap import serve
 from embedder_service.core.deadlines import AnyDeadline
 from embedder_service.core.image_decoding import ImageDecoder
-from embedder_service.core.types import EncodedImage, ModelInfo, Pixels, Vectors
+from embedder_service.core.types import EncodedImage, ImageVectors, ModelInfo, Pixels, RegionRequest
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.health import LIVENESS
 from grpc_kit.server import hang_watch
@@ -47,10 +47,10 @@ class HangingModel:
         self._gate = gate
         self.hangs = threading.Event()
 
-    def embed(self, pixels: Pixels) -> Vectors:
+    def run(self, pixels: Pixels, requests: Sequence[RegionRequest | None]) -> list[ImageVectors]:
         if (pixels[:, 0, 0, 0] == HANGS).any():
             self.stay_here()
-        return np.full((len(pixels), INFO.dimension), INFO.dimension**-0.5, np.float32)
+        return [ImageVectors(np.full(INFO.dimension, INFO.dimension**-0.5, np.float32)) for _ in pixels]
 
     def stay_here(self) -> None:
         self.hangs.set()

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from demo.local_stack import free_port
 from embedder_service.bootstrap import serve
-from embedder_service.core.types import InputPolicy, Lane, ModelInfo, Pixels, Vectors
+from embedder_service.core.types import ImageVectors, InputPolicy, Lane, ModelInfo, Pixels, RegionRequest
 from embedder_service.settings import EmbedderSettings
 from tests.integration.embedder.helpers import Stub, answers, plain_image
 
@@ -52,9 +52,8 @@ class MeanColour:
             max_batch_size=4, threads=2, seconds_per_image=0.5 + number, memory_bytes=number,
         )  # fmt: skip
 
-    def embed(self, pixels: Pixels) -> Vectors:
-        vectors: Vectors = pixels.mean(axis=(1, 2), dtype=np.float32)
-        return vectors
+    def run(self, pixels: Pixels, requests: Sequence[RegionRequest | None]) -> list[ImageVectors]:
+        return list(map(ImageVectors, pixels.mean(axis=(1, 2), dtype=np.float32)))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,21 @@
 """Test doubles of this folder: a clock that the test sets, and an observer that records."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from embedder_service.core.types import Lane
+from embedder_service.core.types import ImageVectors, Lane, Pixels, RegionRequest, Vectors
+
+
+def without_regions(
+    embed: Callable[[Pixels], Vectors],
+) -> Callable[[Pixels, Sequence[RegionRequest | None]], list[ImageVectors]]:
+    """Return the run of a model that embeds whole images only."""
+
+    def run(pixels: Pixels, requests: Sequence[RegionRequest | None]) -> list[ImageVectors]:
+        assert list(requests) == [None] * len(pixels)
+        return [ImageVectors(vector) for vector in embed(pixels)]
+
+    return run
 
 
 class FakeClock:

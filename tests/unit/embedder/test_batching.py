@@ -13,11 +13,11 @@ import pytest
 
 from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.inference_slot import InferenceSlot
-from embedder_service.core.types import Lane, Pixels, Vectors
+from embedder_service.core.types import ImageVectors, Lane, Pixels, Vectors
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, InternalError, ResourceExhaustedError, UnavailableError
 from grpc_kit.server import stages
-from tests.unit.embedder.doubles import FakeClock, RecordingObserver, settle
+from tests.unit.embedder.doubles import FakeClock, RecordingObserver, settle, without_regions
 
 NEVER = Deadline.after(None)
 # Seconds after which a test fails; no test needs as long.
@@ -85,14 +85,16 @@ class Bench:
         self.clock = FakeClock()
         self.network = Network(self.clock)
         self.observer = RecordingObserver()
-        self.batcher = Batcher(self.network.run, policy, InferenceSlot(executor), self.observer, self.clock)
+        self.batcher = Batcher(
+            without_regions(self.network.run), policy, InferenceSlot(executor), self.observer, self.clock
+        )
 
     def deadline(self, seconds: float) -> Deadline:
         return Deadline(self.clock() + seconds, self.clock)
 
     async def send(
         self, images: Iterable[int], lane: Lane = Lane.INTERACTIVE, deadline: Deadline = NEVER
-    ) -> list["asyncio.Task[Vectors]"]:
+    ) -> list["asyncio.Task[ImageVectors]"]:
         """Start a caller for each image. They are queued in this order when this returns."""
         pixels = [np.full((1, 1, 3), image, np.uint8) for image in images]
         tasks = [asyncio.create_task(self.batcher.submit(each, lane, deadline)) for each in pixels]
@@ -100,14 +102,14 @@ class Bench:
         await asyncio.sleep(0)
         return tasks
 
-    async def occupy(self) -> "asyncio.Task[Vectors]":
+    async def occupy(self) -> "asyncio.Task[ImageVectors]":
         """Start the caller of image 0. The model runs this image when this returns."""
         self.network.hold()
         (task,) = await self.send([0])
         await self.network.begun()
         return task
 
-    async def release(self, tasks: Iterable["asyncio.Task[Vectors]"]) -> list[Any]:
+    async def release(self, tasks: Iterable["asyncio.Task[ImageVectors]"]) -> list[Any]:
         """End all runs, and return the vector or the exception of each caller."""
         self.network.release()
         return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), AT_MOST)
@@ -142,7 +144,7 @@ async def test_each_caller_gets_the_vector_of_its_own_image(bench: BenchOf) -> N
     async with bench(4) as at:
         tasks = await at.send(range(50)) + await at.send(range(50, 100), Lane.BULK)
         vectors = await at.release(tasks)
-    assert [vector.tolist() for vector in vectors] == [vector_of(image) for image in range(100)]
+    assert [vector.values.tolist() for vector in vectors] == [vector_of(image) for image in range(100)]
     assert (vectors[0].shape, vectors[0].dtype) == ((2,), np.float32)
 
 
@@ -284,7 +286,7 @@ async def test_a_cancelled_image_leaves_the_queue(bench: BenchOf, lane: Lane) ->
         outcomes = await at.release(tasks)
         assert at.network.batches == [[0], [5, 6, 7, 8]]
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes[1:5])
-    assert outcomes[5].tolist() == vector_of(5)
+    assert outcomes[5].values.tolist() == vector_of(5)
 
 
 @pytest.mark.parametrize("lane", Lane)
@@ -305,7 +307,7 @@ async def test_a_deadline_that_passes_during_the_run_is_ignored(bench: BenchOf) 
         (task,) = await at.send([3], deadline=at.deadline(5.0))
         await at.network.begun()
         at.clock.now += 6.0
-        assert [vector.tolist() for vector in await at.release([task])] == [vector_of(3)]
+        assert [vector.values.tolist() for vector in await at.release([task])] == [vector_of(3)]
 
 
 async def test_interactive_images_fill_the_share_of_cancelled_bulk_images(bench: BenchOf) -> None:
@@ -324,7 +326,7 @@ async def test_a_caller_cancelled_during_its_run_does_not_affect_its_batch(bench
         tasks = await at.send([1, 2])
         occupying.cancel()
         outcomes = await at.release(tasks)
-    assert [outcome.tolist() for outcome in outcomes] == [vector_of(1), vector_of(2)]
+    assert [outcome.values.tolist() for outcome in outcomes] == [vector_of(1), vector_of(2)]
 
 
 @pytest.mark.parametrize("faulty", [{1}, {4}, {2, 3}, {1, 8}, set(range(1, 9))], ids=str)
@@ -340,16 +342,16 @@ async def test_a_faulty_image_fails_alone_and_the_batcher_continues(bench: Bench
             assert outcome.reason == "INFERENCE_FAILED"
             assert "secret" not in outcome.message
         else:
-            assert outcome.tolist() == vector_of(image)
-    assert later[0].tolist() == vector_of(9)
+            assert outcome.values.tolist() == vector_of(image)
+    assert later[0].values.tolist() == vector_of(9)
 
 
 async def test_an_image_is_refused_with_out_of_memory_if_the_model_has_no_memory(bench: BenchOf) -> None:
     async with bench(8) as at:
         at.network.faulty, at.network.fault = {2}, MemoryError
         outcomes = await at.release([await at.occupy(), *await at.send(range(1, 4))])
-    assert outcomes[1].tolist() == vector_of(1)
-    assert outcomes[3].tolist() == vector_of(3)
+    assert outcomes[1].values.tolist() == vector_of(1)
+    assert outcomes[3].values.tolist() == vector_of(3)
     assert isinstance(outcomes[2], ResourceExhaustedError)
     assert outcomes[2].reason == "OUT_OF_MEMORY"
     assert outcomes[2].retry_after is not None
@@ -373,7 +375,7 @@ async def test_too_few_vectors_fail_only_the_images_of_this_batch(bench: BenchOf
         at.network.drops_vectors = False
         later = await at.release(await at.send([5]))
     assert isinstance(outcomes[0], InternalError)
-    assert later[0].tolist() == vector_of(5)
+    assert later[0].values.tolist() == vector_of(5)
 
 
 @pytest.mark.parametrize("lane", Lane)
@@ -389,7 +391,7 @@ async def test_stop_refuses_queued_images(bench: BenchOf, lane: Lane) -> None:
     assert (outcomes[0].reason, outcomes[0].retry_after) == ("STOPPING", 1.0)
 
 
-async def outcome_of(caller: Awaitable[Vectors], at_most: float = AT_MOST) -> str:
+async def outcome_of(caller: Awaitable[ImageVectors], at_most: float = AT_MOST) -> str:
     try:
         await asyncio.wait_for(caller, at_most)
     except UnavailableError as error:
@@ -425,7 +427,7 @@ async def test_a_worker_that_dies_refuses_all_images(bench: BenchOf) -> None:
         assert not at.batcher.died.is_set()
         outcomes = await at.release(tasks)
         assert at.batcher.died.is_set()
-        assert outcomes[0].tolist() == vector_of(0)
+        assert outcomes[0].values.tolist() == vector_of(0)
         assert [type(outcome) for outcome in outcomes[1:]] == [UnavailableError] * 6
         assert {(outcome.reason, outcome.retry_after) for outcome in outcomes[1:]} == {("WORKER_DIED", 1.0)}
         assert [at.batcher.queue_size(lane) for lane in Lane] == [0, 0]

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -49,7 +49,7 @@ from grpc_kit.errors import (
 )
 from grpc_kit.server import stages
 from grpc_kit.server.budget import Limit
-from tests.unit.embedder.doubles import RecordingObserver, settle, until
+from tests.unit.embedder.doubles import RecordingObserver, settle, until, without_regions
 
 NEVER = Deadline.after(None)
 PASSED = Deadline(0.0)
@@ -96,10 +96,10 @@ class CountingDecoder(ImageDecoder):
         self.gate = threading.Event()
         self.gate.set()
 
-    def decode(self, image: EncodedImage, deadline: AnyDeadline) -> Pixels:
+    def decode(self, image: EncodedImage, deadline: AnyDeadline, boxes: Sequence[Region] = ()) -> Pixels:
         self.images += 1
         assert self.gate.wait(20)
-        return super().decode(image, deadline)
+        return super().decode(image, deadline, boxes)
 
 
 class Bench:
@@ -156,7 +156,10 @@ def serving(network: MeanColour) -> Serving:
             pipelines, batchers, threads = {}, [], DecodeThreads(decoders, 2)
             for name, factor in (("mean-2", 2), ("mean", 1)):
                 batcher = Batcher(
-                    partial(network.embed, factor=factor), BatchPolicy(4, 4), InferenceSlot(inference), observer
+                    without_regions(partial(network.embed, factor=factor)),
+                    BatchPolicy(4, 4),
+                    InferenceSlot(inference),
+                    observer,
                 )
                 batcher.start()
                 batchers.append(batcher)
@@ -504,7 +507,7 @@ async def test_the_cache_keeps_no_batch_in_memory(serving: Serving, network: Mea
         callers = [await at.send(image(red, 0, 0)) for red in range(1, 6)]
         network.gate.set()
         await asyncio.gather(*callers)
-        assert [vector.base for vector in cache.values()] == [None] * 5
+        assert [vectors.values.base for vectors in cache.values()] == [None] * 5
 
 
 async def test_errors_are_not_cached(serving: Serving, network: MeanColour) -> None:

@@ -11,7 +11,7 @@ from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.inference_slot import InferenceSlot
 from embedder_service.core.types import Lane, Pixels, Vectors
 from grpc_kit.deadline import Deadline
-from tests.unit.embedder.doubles import FakeClock, RecordingObserver
+from tests.unit.embedder.doubles import FakeClock, RecordingObserver, without_regions
 
 NEVER = Deadline.after(None)
 PIXELS = np.zeros((1, 1, 3), np.uint8)
@@ -92,7 +92,7 @@ async def test_a_call_waits_for_at_most_one_small_bulk_batch_of_another_model() 
                 runs.append((name, len(pixels)))
                 return np.zeros((len(pixels), 1), np.float32)
 
-            return Batcher(run, BatchPolicy(8, 2), slot, RecordingObserver(), clock)
+            return Batcher(without_regions(run), BatchPolicy(8, 2), slot, RecordingObserver(), clock)
 
         loaded, called = batcher("loaded"), batcher("called")
         load = [asyncio.create_task(loaded.submit(PIXELS, Lane.BULK, NEVER)) for _ in range(24)]

@@ -81,6 +81,11 @@ class Example(embedder_pb2_grpc.EmbedderServiceServicer):
     async def Embed(self, request: embedder_pb2.EmbedRequest, context: Any) -> embedder_pb2.EmbedResponse:
         return embedder_pb2.EmbedResponse()
 
+    async def EmbedRegions(
+        self, request: embedder_pb2.EmbedRegionsRequest, context: Any
+    ) -> embedder_pb2.EmbedRegionsResponse:
+        return embedder_pb2.EmbedRegionsResponse()
+
     async def ListModels(
         self, request: embedder_pb2.ListModelsRequest, context: Any
     ) -> embedder_pb2.ListModelsResponse:

@@ -10,10 +10,19 @@ import pytest
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, NotFoundError, out_of_memory
-from search_service.core.types import Collection, EmbedderModel, Embedding, EncodedImage
+from search_service.core.types import (
+    Collection,
+    EmbeddedRegions,
+    EmbedderModel,
+    Embedding,
+    EncodedImage,
+    Region,
+    StoredRegion,
+)
 from tests.memory_store import MemoryStore
 
 FINGERPRINT = "vgg16-avg-0123456789abcdef"
+REGION_FINGERPRINT = "vgg16-max-regions-0123456789abcdef"
 
 
 @dataclass
@@ -33,6 +42,18 @@ class CountingEmbedder:
         self.embedded.append(image.content)
         return Embedding(np.frombuffer(image.content[:4], np.uint8).astype(np.float32), self.fingerprint)
 
+    async def embed_regions(
+        self, image: EncodedImage, model: str, max_regions: int, deadline: Deadline | None = None
+    ) -> EmbeddedRegions:
+        """Use each further four bytes as the vector of a region, in strips from left to right."""
+        embedded = await self.embed(image, model)
+        vectors = np.frombuffer(image.content[4:], np.uint8).astype(np.float32).reshape(-1, 4)[:max_regions]
+        boxes = [Region(n / 100, 0.0, (n + 1) / 100, 1.0) for n in range(len(vectors))]
+        regions = (StoredRegion(box, vector, 1.0) for box, vector in zip(boxes, vectors, strict=True))
+        return EmbeddedRegions(
+            Embedding(embedded.values, REGION_FINGERPRINT), tuple(regions), Region(0.2, 0.2, 0.8, 0.8)
+        )
+
     @asynccontextmanager
     async def bulk(self, deadline: Deadline) -> AsyncIterator["CountingEmbedder"]:
         yield self
@@ -40,7 +61,7 @@ class CountingEmbedder:
     async def model(self, name: str, deadline: Deadline) -> EmbedderModel:
         if name not in {"", "vgg16"}:
             raise NotFoundError("MODEL_NOT_FOUND", f"no model is called {name}", field="model")
-        return EmbedderModel("vgg16", 4, self.fingerprint)
+        return EmbedderModel("vgg16", 4, self.fingerprint, REGION_FINGERPRINT, "max", "native")
 
 
 @pytest.fixture

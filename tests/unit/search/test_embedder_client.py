@@ -22,6 +22,11 @@ class AccessDenied(embedder_pb2_grpc.EmbedderServiceServicer):
     async def Embed(self, request: embedder_pb2.EmbedRequest, context: Any) -> embedder_pb2.EmbedResponse:
         return await context.abort(self.code, "no")  # type: ignore[no-any-return]
 
+    async def EmbedRegions(
+        self, request: embedder_pb2.EmbedRegionsRequest, context: Any
+    ) -> embedder_pb2.EmbedRegionsResponse:
+        return await context.abort(self.code, "no")  # type: ignore[no-any-return]
+
     async def EmbedStream(
         self, request_iterator: AsyncIterator[embedder_pb2.EmbedStreamRequest], context: Any
     ) -> AsyncIterator[embedder_pb2.EmbedStreamResponse]:

@@ -30,9 +30,11 @@ from search_service.core.searches import Search, StoredImageQuery
 from search_service.core.types import (
     Collection,
     Consistency,
+    EmbeddedRegions,
     EmbedderModel,
     Embedding,
     EncodedImage,
+    Region,
     StoredImage,
     View,
 )
@@ -124,6 +126,11 @@ class OddEmbedder:
 
     async def embed(self, image: EncodedImage, model: str, deadline: Deadline | None = None) -> Embedding:
         return embedding(*self.values)
+
+    async def embed_regions(
+        self, image: EncodedImage, model: str, max_regions: int, deadline: Deadline | None = None
+    ) -> EmbeddedRegions:
+        return EmbeddedRegions(embedding(*self.values), (), Region(0, 0, 1, 1))
 
     async def model(self, name: str, deadline: Deadline) -> EmbedderModel:
         return EmbedderModel(name, 4, FINGERPRINT)

@@ -109,6 +109,11 @@ class OddEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
     def Embed(self, request: embedder_pb2.EmbedRequest, context: object) -> embedder_pb2.EmbedResponse:
         raise NotImplementedError
 
+    def EmbedRegions(
+        self, request: embedder_pb2.EmbedRegionsRequest, context: object
+    ) -> embedder_pb2.EmbedRegionsResponse:
+        raise NotImplementedError
+
     def GetModel(self, request: embedder_pb2.GetModelRequest, context: object) -> embedder_pb2.GetModelResponse:
         return embedder_pb2.GetModelResponse(model=MODEL)
 
