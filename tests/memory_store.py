@@ -42,6 +42,7 @@ from search_service.core.types import (
     Vector,
     View,
 )
+from tests.memory_regions import MemoryRegions
 
 
 class MemoryStore:
@@ -51,6 +52,7 @@ class MemoryStore:
         self._collections: dict[str, Collection] = {}
         self._images: dict[str, dict[str, StoredImage]] = {}
         self._aliases: dict[str, str] = {}
+        self.regions = MemoryRegions(self)
 
     async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
         if collection.name in self._collections:
@@ -94,7 +96,9 @@ class MemoryStore:
         del self._collections[collection.name], self._images[collection.name]
 
     async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
-        self._images_of(collection).update({image.id: image for image in images})
+        # The regions are in `self.regions`.
+        kept = {image.id: dataclasses.replace(image, regions=()) for image in images}
+        self._images_of(collection).update(kept)
 
     async def get(
         self, collection: Collection, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
@@ -226,10 +230,12 @@ def seen_as(image: StoredImage, view: View) -> StoredImage:
     """Return an image with the fields of a view."""
     match view:
         case View.ID:
-            return StoredImage(image.id)
+            return StoredImage(image.id, generation=image.generation, region_count=image.region_count)
         case View.TIMES:
-            return StoredImage(image.id, create_time=image.create_time, update_time=image.update_time)
+            return dataclasses.replace(
+                seen_as(image, View.ID), create_time=image.create_time, update_time=image.update_time
+            )
         case View.BASIC:
             return dataclasses.replace(image, vector=None)
-        case View.FULL:
+        case View.VECTOR | View.FULL:
             return image

@@ -41,7 +41,7 @@ class ExactSearch:
         best = self.best_of_all if nearest.among is None else self._best_among
         for _ in range(RETRIES):
             hits = await best(collection, vector, expression, nearest, deadline)
-            found = await with_view(self._calls, collection.name, hits, nearest, deadline)
+            found = await with_view(self._calls, collection.name, collection.max_regions, hits, nearest, deadline)
             if len(found) == len(hits):
                 break
         return found
@@ -121,7 +121,7 @@ def _best_of(
     matrix = np.array([image.vector for image in images], dtype=np.float32)
     hits = [
         hit_of({"entity": {"id": image.id}, "distance": value}, metric)
-        for image, value in zip(images, _milvus_distances(matrix, vector, metric).tolist(), strict=True)
+        for image, value in zip(images, milvus_distances(matrix, vector, metric).tolist(), strict=True)
     ]
     after = nearest.after
     if after is not None:
@@ -131,7 +131,7 @@ def _best_of(
     return heapq.nsmallest(nearest.limit, [*best, *hits], key=order_of)
 
 
-def _milvus_distances(matrix: Vector, vector: Vector, metric: Metric) -> Vector:
+def milvus_distances(matrix: Vector, vector: Vector, metric: Metric) -> Vector:
     """Return Milvus' distances, float32[N], between the rows of float32[N, D] and a vector, float32[D]."""
     match metric:
         case Metric.COSINE:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from grpc_kit.deadline import Deadline
 from search_service.adapters.milvus_calls import MilvusCalls
 from search_service.adapters.milvus_filters import ids_expression
-from search_service.adapters.milvus_rows import FIELDS, Row, image_of
+from search_service.adapters.milvus_rows import Row, fields_of, image_of
 from search_service.core.ports import Nearest
 from search_service.core.types import Hit, Metric, View
 
@@ -20,20 +20,23 @@ def hit_of(found: Row, metric: Metric) -> Hit:
 
     A vector that cannot be compared has the score minus infinity, because NaN cannot be sorted.
     """
-    image = image_of(found["entity"])
-    value = float(found["distance"])
+    return Hit(image_of(found["entity"]), *score_and_distance(float(found["distance"]), metric))
+
+
+def score_and_distance(value: float, metric: Metric) -> tuple[float, float]:
+    """Return the score and the distance of the contract for a distance of Milvus."""
     if not math.isfinite(value):
-        return Hit(image, score=-math.inf, distance=math.inf)
+        return -math.inf, math.inf
     match metric:
         case Metric.COSINE:
             # Rounding errors make the cosine of a vector with itself slightly more than 1.
             cosine = min(1.0, max(-1.0, value))
-            return Hit(image, score=cosine, distance=1.0 - cosine)
+            return cosine, 1.0 - cosine
         case Metric.IP:
-            return Hit(image, score=value, distance=-value)
+            return value, -value
         case Metric.L2:
             distance = math.sqrt(max(value, 0.0))
-            return Hit(image, score=1.0 / (1.0 + distance), distance=distance)
+            return 1.0 / (1.0 + distance), distance
 
 
 def order_of(hit: Hit) -> tuple[float, float, str]:
@@ -42,7 +45,7 @@ def order_of(hit: Hit) -> tuple[float, float, str]:
 
 
 async def with_view(
-    calls: MilvusCalls, collection: str, hits: Sequence[Hit], nearest: Nearest, deadline: Deadline
+    calls: MilvusCalls, collection: str, max_regions: int, hits: Sequence[Hit], nearest: Nearest, deadline: Deadline
 ) -> list[Hit]:
     """Return hits with the fields of the view, without images that were deleted meanwhile."""
     if nearest.view is View.ID or not hits:
@@ -51,7 +54,7 @@ async def with_view(
         lambda client, options: client.query(
             collection,
             filter=ids_expression([hit.image.id for hit in hits]),
-            output_fields=FIELDS[nearest.view],
+            output_fields=fields_of(nearest.view, max_regions),
             consistency_level=nearest.consistency.value,
             **options,
         ),

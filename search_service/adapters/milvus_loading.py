@@ -15,10 +15,11 @@ from pymilvus.exceptions import MilvusException
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import UnavailableError
-from search_service.adapters.code_collections import is_code_collection, names_of_codes
+from search_service.adapters.code_collections import names_of_codes
 from search_service.adapters.milvus_errors import RETRY_AFTER
 from search_service.adapters.milvus_filters import Expressions
 from search_service.adapters.milvus_rows import collection_of, index_parameters
+from search_service.adapters.region_collections import is_companion, names_of_regions
 from search_service.core.expiry import unexpired
 from search_service.core.filters import Not
 from search_service.core.types import Collection
@@ -53,7 +54,7 @@ class MilvusLoading:
         """Start to load those Milvus collections that belong to this service."""
         loop = asyncio.get_running_loop()
         for name in names:
-            if not is_code_collection(name):
+            if not is_companion(name):
                 loading = loop.run_in_executor(self._pool, self._watched, partial(self._load, client, name))
                 loading.add_done_callback(lambda _, name=name: self._loading.pop(name, None))  # type: ignore[misc]
                 self._loading[name] = loading
@@ -73,7 +74,10 @@ class MilvusLoading:
             )
 
     def _load(self, client: MilvusClient, name: str) -> None:
-        """Load a collection and its codes. If that fails, log it: another process may have deleted the collection."""
+        """Load a collection, its codes and its regions.
+
+        If that fails, log it: another process may have deleted the collection.
+        """
         try:
             collection = collection_of(client.describe_collection(name, timeout=self._timeout))
             if collection is None:
@@ -82,10 +86,12 @@ class MilvusLoading:
                 # A process crashed between the creation of the collection and that of its index.
                 index = index_parameters(client, collection, is_lite=self._is_lite)
                 client.create_index(name, index, sync=False, timeout=self._timeout)
-            for part in (name, *names_of_codes(collection)):
+            regions = names_of_regions(collection)
+            for part in (name, *names_of_codes(collection), *regions):
                 self._load_one(client, part)
             if self._is_lite:
-                self._delete_expired(client, collection)
+                for part in (name, *regions):
+                    self._delete_expired(client, part, collection)
         except (MilvusException, grpc.RpcError) as error:
             log.warning("a collection cannot be loaded", collection=name, error=str(error))
 
@@ -99,9 +105,9 @@ class MilvusLoading:
         if state != LoadState.Loaded:
             client.load_collection(name, timeout=self._timeout)
 
-    def _delete_expired(self, client: MilvusClient, collection: Collection) -> None:
-        """Delete the expired images, which Milvus Lite does not do by itself."""
+    def _delete_expired(self, client: MilvusClient, name: str, collection: Collection) -> None:
+        """Delete the rows of expired images, which Milvus Lite does not do by itself."""
         within = unexpired(collection, datetime.now(UTC))
         if within is not None:
             condition = Expressions(is_lite=True).write(Not(within))
-            client.delete(collection.name, filter=condition, timeout=self._timeout)
+            client.delete(name, filter=condition, timeout=self._timeout)

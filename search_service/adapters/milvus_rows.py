@@ -39,7 +39,10 @@ FIELDS = {
     View.TIMES: ["id", "create_time", "update_time"],
     View.BASIC: ["id", "uri", "attributes", "content_sha256", "create_time", "update_time"],
 }
-FIELDS[View.FULL] = [*FIELDS[View.BASIC], VECTOR]
+FIELDS[View.VECTOR] = FIELDS[View.FULL] = [*FIELDS[View.BASIC], VECTOR]
+# More fields of the images in a collection with regions. A generation has more bits than an integer of Milvus.
+GENERATION, REGION_COUNT = "generation", "region_count"
+GENERATION_DIGITS = 24
 # The property that every collection of the service has. `layout` in it is the version of this format.
 PROPERTY = "imagesearch"
 LAYOUT = 2
@@ -72,17 +75,30 @@ def as_whole(value: float) -> float:
     return value
 
 
-def schema_of(dimension: int) -> CollectionSchema:
+def fields_of(view: View, max_regions: int) -> list[str]:
+    """Return the fields that a view reads."""
+    return [*FIELDS[view], GENERATION, REGION_COUNT] if max_regions else FIELDS[view]
+
+
+def generation_text(generation: int) -> str:
+    """Return a generation as text, whose order is that of the generations."""
+    return f"{generation:0{GENERATION_DIGITS}x}"
+
+
+def schema_of(collection: Collection) -> CollectionSchema:
     """Return the schema of a collection."""
     fields = [
         FieldSchema("id", DataType.VARCHAR, max_length=MAX_ID_BYTES, is_primary=True),
-        FieldSchema(VECTOR, DataType.FLOAT_VECTOR, dim=dimension),
+        FieldSchema(VECTOR, DataType.FLOAT_VECTOR, dim=collection.dimension),
         FieldSchema("uri", DataType.VARCHAR, max_length=MAX_URI_BYTES),
         FieldSchema("attributes", DataType.JSON),
         FieldSchema("content_sha256", DataType.VARCHAR, max_length=64),
         FieldSchema("create_time", DataType.INT64),
         FieldSchema("update_time", DataType.INT64),
     ]
+    if collection.max_regions:
+        fields.append(FieldSchema(GENERATION, DataType.VARCHAR, max_length=GENERATION_DIGITS))
+        fields.append(FieldSchema(REGION_COUNT, DataType.INT64))
     return CollectionSchema(fields, enable_dynamic_field=False)
 
 
@@ -100,6 +116,7 @@ def notes_of(collection: Collection) -> str:
             "labels": dict(collection.labels),
             "create_time": micros_of(collection.create_time),
             "ttl_seconds": collection.ttl.total_seconds() if collection.ttl else None,
+            "max_regions": collection.max_regions,
         }
     )
 
@@ -127,6 +144,7 @@ def collection_of(described: Row) -> Collection | None:
         ttl=timedelta(seconds=notes["ttl_seconds"]) if notes.get("ttl_seconds") else None,
         codes=code_sets_of(described["properties"].get(CODES_PROPERTY, "[]")),
         reindex=reindex_of(described["properties"].get(REINDEX_PROPERTY, "")),
+        max_regions=notes.get("max_regions", 0),
     )
 
 
@@ -197,16 +215,19 @@ def index_parameters(client: MilvusClient, collection: Collection, *, is_lite: b
     return params
 
 
-def ttl_property(collection: Collection) -> dict[str, Any]:
-    """Return the property with which a server deletes expired rows when it compacts; empty without a time to live."""
+def ttl_property(collection: Collection, margin: timedelta = timedelta()) -> dict[str, Any]:
+    """Return the property with which a server deletes expired rows when it compacts; empty without a time to live.
+
+    The rows live longer than the images by `margin`.
+    """
     if collection.ttl is None:
         return {}
-    return {"collection.ttl.seconds": math.ceil(collection.ttl.total_seconds())}
+    return {"collection.ttl.seconds": math.ceil((collection.ttl + margin).total_seconds())}
 
 
-def row_of(image: StoredImage) -> dict[str, Any]:
-    """Return the row of an image."""
-    return {
+def row_of(image: StoredImage, max_regions: int) -> dict[str, Any]:
+    """Return the row of an image in a collection with this many regions."""
+    row = {
         "id": image.id,
         VECTOR: image.vector,
         "uri": image.uri,
@@ -215,6 +236,9 @@ def row_of(image: StoredImage) -> dict[str, Any]:
         "create_time": micros_of(image.create_time),
         "update_time": micros_of(image.update_time),
     }
+    if max_regions:
+        row |= {GENERATION: generation_text(image.generation), REGION_COUNT: image.region_count}
+    return row
 
 
 def attributes_row(image: StoredImage) -> dict[str, Any]:
@@ -257,6 +281,8 @@ def image_of(row: Row) -> StoredImage:
         update_time=moment_of(row["update_time"]) if "update_time" in row else None,
         vector=None if vector is None else np.asarray(vector, dtype=np.float32),
         region=Region(*region) if region else None,
+        generation=int(row.get(GENERATION, "0"), 16),
+        region_count=int(row.get(REGION_COUNT, 0)),
     )
 
 

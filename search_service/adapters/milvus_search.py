@@ -12,7 +12,7 @@ from grpc_kit.deadline import Deadline
 from search_service.adapters.exact_search import ExactSearch
 from search_service.adapters.milvus_calls import MilvusCalls
 from search_service.adapters.milvus_hits import RETRIES, hit_of, order_of, with_view
-from search_service.adapters.milvus_rows import FIELDS, VECTOR
+from search_service.adapters.milvus_rows import VECTOR, fields_of
 from search_service.adapters.request_batching import RequestBatcher
 from search_service.core.checks import MAX_EF
 from search_service.core.filters import Filter
@@ -53,6 +53,7 @@ class _Key:
     """The filter as a Milvus expression: filters that are equal in Python may have different meanings."""
     nearest: Nearest
     """Without the filter."""
+    max_regions: int
 
 
 class MilvusSearch:
@@ -73,7 +74,7 @@ class MilvusSearch:
         self._exact = ExactSearch(calls, max_exact_bytes)
         # Milvus Lite computes one request at a time, and a hundred vectors in one request as fast as ten requests.
         self._batcher: RequestBatcher[_Key, Vector, list[Hit]] = RequestBatcher(
-            self._search_batch, 1 if calls.is_lite else slots, SLOTS_PER_KEY, _max_batch
+            self._search_batch, 1 if calls.is_lite else slots, SLOTS_PER_KEY, lambda key: max_batch(key.nearest.limit)
         )
 
     def index_of(self, collection: Collection, parameters: SearchParameters) -> Index:
@@ -88,7 +89,15 @@ class MilvusSearch:
         if nearest.among is not None or (nearest.parameters.exact and not self._is_lite):
             return [await self._exact.search(collection, vector, expression, nearest, deadline) for vector in vectors]
         bare = replace(nearest, condition=None)
-        key = _Key(collection.name, collection.create_time, collection.metric, collection.index, expression, bare)
+        key = _Key(
+            collection.name,
+            collection.create_time,
+            collection.metric,
+            collection.index,
+            expression,
+            bare,
+            collection.max_regions,
+        )
         if nearest.after is not None:
             return [await self._next_page(collection, vector, key, nearest.after, deadline) for vector in vectors]
         if len(vectors) == 1:
@@ -105,7 +114,7 @@ class MilvusSearch:
         nearest = key.nearest
         # pymilvus converts a list of arrays ten times as fast as a list of lists.
         data: Any = list(np.asarray(vectors, dtype=np.float32))
-        parameters = _search_parameters(key.index, nearest) | bounds
+        parameters = search_parameters(key.index, nearest) | bounds
         answers = await self._calls.read(
             lambda client, options: client.search(
                 key.collection,
@@ -113,7 +122,7 @@ class MilvusSearch:
                 anns_field=VECTOR,
                 filter=key.expression,
                 limit=nearest.limit,
-                output_fields=FIELDS[nearest.view],
+                output_fields=fields_of(nearest.view, key.max_regions),
                 search_params={"metric_type": key.metric.value, "params": parameters},
                 consistency_level=nearest.consistency.value,
                 **options,
@@ -134,7 +143,7 @@ class MilvusSearch:
             wider = replace(key, nearest=replace(nearest, limit=limit, view=View.ID))
             (hits,) = await self._request(wider, [vector], {}, deadline)
         best = hits[: nearest.limit]
-        return best if limit == nearest.limit else await with_view(self._calls, key.collection, best, nearest, deadline)
+        return best if limit == nearest.limit else await self._with_view(key, best, nearest, deadline)
 
     async def _next_page(
         self, collection: Collection, vector: Vector, key: _Key, after: After, deadline: Deadline
@@ -142,11 +151,14 @@ class MilvusSearch:
         """Return the hits after the last hit of a page."""
         for _ in range(RETRIES):
             hits = await self._hits_after(collection, vector, key, after, deadline)
-            found = await with_view(self._calls, collection.name, hits, key.nearest, deadline)
+            found = await self._with_view(key, hits, key.nearest, deadline)
             # An image was deleted meanwhile: search again, because a short page would be the last one.
             if len(found) == len(hits):
                 break
         return found
+
+    async def _with_view(self, key: _Key, hits: Sequence[Hit], nearest: Nearest, deadline: Deadline) -> list[Hit]:
+        return await with_view(self._calls, key.collection, key.max_regions, hits, nearest, deadline)
 
     async def _hits_after(
         self, collection: Collection, vector: Vector, key: _Key, after: After, deadline: Deadline
@@ -167,9 +179,9 @@ class MilvusSearch:
             limit *= 4
 
 
-def _max_batch(key: _Key) -> int:
+def max_batch(limit: int) -> int:
     """Return the maximum number of searches in a request, whose hits must fit into memory."""
-    return max(1, min(MAX_BATCH, MAX_BATCH_HITS // key.nearest.limit))
+    return max(1, min(MAX_BATCH, MAX_BATCH_HITS // limit))
 
 
 def _end_among(after: After, found: Sequence[Hit]) -> tuple[float, float, str]:
@@ -193,7 +205,8 @@ def _is_complete(hits: Sequence[Hit], wanted: int, found: Sequence[Hit], limit: 
     return len(hits) >= wanted - 1 and order_of(hits[wanted - 2])[:2] < order_of(found[-1])[:2]
 
 
-def _search_parameters(index: Index, nearest: Nearest) -> dict[str, Any]:
+def search_parameters(index: Index, nearest: Nearest) -> dict[str, Any]:
+    """Return Milvus' parameters of a search in an index."""
     asked = nearest.parameters
     if index.type in (IndexType.HNSW, IndexType.AUTOINDEX):
         # For AUTOINDEX, Milvus builds an HNSW graph.

@@ -17,17 +17,17 @@ from pymilvus.exceptions import MilvusException
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError, ServiceError
 from grpc_kit.server.hang_watch import HangWatch
-from search_service.adapters.code_collections import is_code_collection
 from search_service.adapters.milvus_calls import MilvusCalls, Options
 from search_service.adapters.milvus_codes import MilvusCodes
 from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_errors import filter_too_large
 from search_service.adapters.milvus_filters import Expressions, ids_expression, seconds_on_lite
+from search_service.adapters.milvus_regions import MilvusRegions
 from search_service.adapters.milvus_rows import (
-    FIELDS,
     PROPERTY,
     REINDEX_PROPERTY,
     collection_of,
+    fields_of,
     image_of,
     index_parameters,
     notes_of,
@@ -37,6 +37,7 @@ from search_service.adapters.milvus_rows import (
     ttl_property,
 )
 from search_service.adapters.milvus_search import MilvusSearch
+from search_service.adapters.region_collections import is_companion
 from search_service.core.checks import collection_exists, collection_not_found
 from search_service.core.filters import Filter, IdAfter, both, size_of
 from search_service.core.types import (
@@ -94,6 +95,7 @@ class MilvusStore:
         self._expressions = Expressions(is_lite=self.is_lite)
         self._searches = MilvusSearch(self.calls, self._expression, threads, max_exact_bytes)
         self.codes = MilvusCodes(self.calls, threads)
+        self.regions = MilvusRegions(self.calls, self._regions_expression, threads, max_exact_bytes)
         self.check = self.calls.check
         self.close = self.calls.close
         self.search = self._searches.search
@@ -110,7 +112,7 @@ class MilvusStore:
                 # With an index in the first call, pymilvus would wait for the index without a timeout.
                 client.create_collection(
                     name,
-                    schema=schema_of(collection.dimension),
+                    schema=schema_of(collection),
                     consistency_level=collection.consistency.value,
                     properties={PROPERTY: notes} | ttl_property(collection),
                     **self.calls.options(deadline),
@@ -142,7 +144,7 @@ class MilvusStore:
         """Return the first `limit` collections of this service with names greater than `after`."""
         names = await self.calls.ask(lambda client, options: client.list_collections(**options), "", deadline)
         found: list[Collection] = []
-        for name in sorted(name for name in names if name > after and not is_code_collection(name)):
+        for name in sorted(name for name in names if name > after and not is_companion(name)):
             if len(found) == limit:
                 break
             # Skip collections of other applications, and those that were deleted meanwhile.
@@ -204,7 +206,7 @@ class MilvusStore:
 
     async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
         """Store images. An insert would create a second row of an existing id on a server, so this is an upsert."""
-        name, rows = collection.name, [row_of(image) for image in images]
+        name, rows = collection.name, [row_of(image, collection.max_regions) for image in images]
         await self.calls.write(lambda client, options: client.upsert(name, rows, **options), name, deadline)
 
     async def delete(self, collection: Collection, ids: Sequence[str], deadline: Deadline) -> None:
@@ -216,7 +218,9 @@ class MilvusStore:
         self, collection: Collection, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
     ) -> list[StoredImage]:
         """Return the images with these ids that exist."""
-        rows = await self._query(collection, ids_expression(ids), FIELDS[view], consistency, deadline)
+        rows = await self._query(
+            collection, ids_expression(ids), fields_of(view, collection.max_regions), consistency, deadline
+        )
         return [image_of(row) for row in rows]
 
     async def query(
@@ -233,7 +237,13 @@ class MilvusStore:
         while len(found) < limit:
             rest = await self._expression(collection, both(condition, IdAfter(max(found, default=""))), deadline)
             rows = await self._query(
-                collection, rest, FIELDS[view], consistency, deadline, limit=limit - len(found), **self._sorted
+                collection,
+                rest,
+                fields_of(view, collection.max_regions),
+                consistency,
+                deadline,
+                limit=limit - len(found),
+                **self._sorted,
             )
             found |= {image.id: image for image in map(image_of, rows)}
             # After a crash, a server may have two rows of one id. It returns one of them but counts both, so fewer rows
@@ -272,10 +282,15 @@ class MilvusStore:
             deadline,
         )
 
-    async def _expression(self, collection: Collection, condition: Filter | None, deadline: Deadline) -> str:
+    async def _regions_expression(self, collection: Collection, condition: Filter | None, deadline: Deadline) -> str:
+        return await self._expression(collection, condition, deadline, rows_per_image=collection.max_regions)
+
+    async def _expression(
+        self, collection: Collection, condition: Filter | None, deadline: Deadline, rows_per_image: int = 1
+    ) -> str:
         """Return a filter as a Milvus expression. Raises ResourceExhaustedError if Milvus Lite would be too slow."""
         if self.is_lite and condition is not None and size_of(condition) > SMALL_FILTER:
-            rows = await self.count(collection, None, Consistency.BOUNDED, deadline)
+            rows = rows_per_image * await self.count(collection, None, Consistency.BOUNDED, deadline)
             seconds, most = seconds_on_lite(condition, rows), self.calls.timeout / 2
             if seconds > most:
                 raise filter_too_large(rows, seconds, most)

@@ -235,7 +235,7 @@ class RegionStore(Protocol):
     """
 
     async def create(self, collection: Collection, deadline: Deadline) -> None:
-        """Create the empty place for the regions of a collection."""
+        """Create the place for the regions of a new collection. No other collection has its name and creation time."""
         ...
 
     async def drop(self, collection: Collection, deadline: Deadline) -> None:
@@ -257,11 +257,11 @@ class RegionStore(Protocol):
         ...
 
     async def generations(
-        self, collection: Collection, after: str, limit: int, deadline: Deadline
+        self, collection: Collection, after: int, before: int, limit: int, deadline: Deadline
     ) -> list[tuple[str, int]]:
-        """Return the ids and generations of the first `limit` images with ids greater than `after`, sorted by id.
+        """Return image ids with the generations that lie between `after` and `before`, sorted by generation.
 
-        The result has all generations of each id in it. It is empty only if no id follows.
+        Reads the first `limit` regions, so the result may have fewer generations. It is empty only if none follows.
         """
         ...
 
@@ -270,7 +270,8 @@ class RegionStore(Protocol):
     ) -> list[list[RegionHit]]:
         """Return the nearest `nearest.limit` regions of each vector, of any generation, best first.
 
-        `nearest.after` is ignored. `nearest.among` limits the search to the regions of these images.
+        `nearest.limit` is at most 16,384. `nearest.among` limits the search to the regions of these images, which are
+        all compared. `nearest.after`, `nearest.view` and `nearest.parameters.exact` are ignored.
         """
         ...
 

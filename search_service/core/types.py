@@ -47,6 +47,8 @@ class View(Enum):
     TIMES = "times"
     """The id and both times. Only for the service; callers cannot ask for it."""
     BASIC = "basic"
+    VECTOR = "vector"
+    """All fields but the regions. Only for the service; callers cannot ask for it."""
     FULL = "full"
 
 

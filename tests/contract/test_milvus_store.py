@@ -226,7 +226,7 @@ async def test_collection_without_an_index_is_repaired_at_start(milvus_uri: str,
     """A kill between two steps of a creation leaves such a collection."""
     half = Collection("half", 8, "f", NOW)
     client = MilvusClient(milvus_uri)
-    client.create_collection("half", schema=schema_of(8), properties={PROPERTY: notes_of(half)})
+    client.create_collection("half", schema=schema_of(half), properties={PROPERTY: notes_of(half)})
     assert client.list_indexes("half") == []
     store = MilvusStore(milvus_uri)
     try:
