@@ -145,7 +145,7 @@ async def test_each_caller_gets_the_vector_of_its_own_image(bench: BenchOf) -> N
         tasks = await at.send(range(50)) + await at.send(range(50, 100), Lane.BULK)
         vectors = await at.release(tasks)
     assert [vector.values.tolist() for vector in vectors] == [vector_of(image) for image in range(100)]
-    assert (vectors[0].shape, vectors[0].dtype) == ((2,), np.float32)
+    assert (vectors[0].values.shape, vectors[0].values.dtype) == ((2,), np.float32)
 
 
 async def test_an_image_runs_alone_and_at_once_if_the_model_is_idle(bench: BenchOf) -> None:
