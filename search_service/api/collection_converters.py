@@ -63,6 +63,7 @@ def new_collection_from(message: collection_pb2.Collection) -> NewCollection:
         description=message.description,
         labels=dict(message.labels),
         ttl=duration_from(message.ttl) if message.HasField("ttl") else None,
+        max_regions=message.max_regions,
     )
 
 
@@ -113,6 +114,7 @@ def collection_to(collection: Collection) -> collection_pb2.Collection:
         index=index_to(collection.index),
         consistency=CONSISTENCY_NUMBERS[collection.consistency],
         create_time=timestamp_to(collection.create_time),
+        max_regions=collection.max_regions,
     )
     if collection.ttl is not None:
         message.ttl.FromTimedelta(collection.ttl)

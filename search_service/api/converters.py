@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from imagesearch.search.v1 import collection_pb2
-from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2, region_embedding_pb2
 
 from grpc_kit.errors import InvalidArgumentError
 from search_service.core.read_images import EPOCH, TICK
@@ -17,6 +17,7 @@ from search_service.core.types import (
     Embedding,
     EncodedImage,
     Region,
+    StoredRegion,
 )
 
 CONSISTENCIES = {
@@ -82,6 +83,11 @@ def encoded_image_from(message: encoded_image_pb2.EncodedImage) -> EncodedImage:
 def region_from(message: encoded_image_pb2.Region) -> Region:
     """Return a region."""
     return Region(message.x0, message.y0, message.x1, message.y1)
+
+
+def stored_region_from(message: region_embedding_pb2.RegionEmbedding) -> StoredRegion:
+    """Return a region with its vector."""
+    return StoredRegion(region_from(message.box), np.array(message.values, dtype=np.float32), message.saliency)
 
 
 def region_to(region: Region) -> encoded_image_pb2.Region:

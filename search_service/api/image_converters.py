@@ -12,6 +12,7 @@ from search_service.api.converters import (
     fill_timestamp,
     region_from,
     region_to,
+    stored_region_from,
     unknown_enum,
 )
 from search_service.api.filter_converters import filter_from
@@ -103,6 +104,7 @@ def image_to_write_from(message: image_pb2.WriteImagesRequest) -> ImageToWrite:
         source=source,
         content_sha256=message.content_sha256,
         region=region_from(message.region) if message.HasField("region") else None,
+        regions=tuple(map(stored_region_from, message.regions)),
         size=message.ByteSize(),
         keep_attributes=message.keep_attributes,
         report_replaced=message.report_replaced,
@@ -130,6 +132,9 @@ def fill_image(message: image_pb2.Image, image: StoredImage, fingerprint: str) -
         message.embedding.fingerprint = fingerprint
     if image.region is not None:
         message.region.CopyFrom(region_to(image.region))
+    for region in image.regions:
+        added = message.regions.add(values=region.vector.tolist(), saliency=region.saliency)
+        added.box.CopyFrom(region_to(region.box))
 
 
 def position_to(end: Position) -> tokens.Position:

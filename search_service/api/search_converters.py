@@ -11,7 +11,7 @@ from imagesearch.search.v1 import search_pb2
 
 from grpc_kit.errors import InvalidArgumentError
 from search_service.api.collection_converters import index_to
-from search_service.api.converters import consistency_from, embedding_from, encoded_image_from, region_to
+from search_service.api.converters import consistency_from, embedding_from, encoded_image_from, region_to, unknown_enum
 from search_service.api.filter_converters import filter_from
 from search_service.api.image_converters import fill_image, view_from
 from search_service.core.coarse_search import default_candidates
@@ -27,9 +27,15 @@ from search_service.core.searches import (
     SearchResult,
     StoredImageQuery,
 )
-from search_service.core.types import Hit, SearchParameters
+from search_service.core.types import Hit, Match, SearchParameters
 
 DEFAULT_LIMIT = 10
+MATCHES = {
+    search_pb2.MATCH_UNSPECIFIED: Match.IMAGES,
+    search_pb2.MATCH_IMAGES: Match.IMAGES,
+    search_pb2.MATCH_REGIONS: Match.REGIONS,
+    search_pb2.MATCH_ALL: Match.ALL,
+}
 # The head of a page token: score, distance, hits so far, creation time of the collection, and sizes of two names.
 PAGE_HEAD = struct.Struct("<ddIqBH")
 
@@ -59,7 +65,16 @@ def search_from(request: search_pb2.SearchRequest, page: PageEnd | None) -> Sear
         consistency=consistency_from(request.consistency, "consistency"),
         page=page,
         paged=request.with_next_page or page is not None,
+        match=match_from(request.match, "match"),
+        auto_crop=request.query.auto_crop,
     )
+
+
+def match_from(number: int, field: str) -> Match:
+    """Return what a search compares. Raises InvalidArgumentError for an unknown number."""
+    if number not in MATCHES:
+        raise unknown_enum(number, field, search_pb2.Match.keys())
+    return MATCHES[search_pb2.Match.ValueType(number)]
 
 
 def query_from(query: search_pb2.Query) -> Example | Examples:
@@ -107,6 +122,8 @@ def response_to(result: SearchResult, token: str, *, explain: bool) -> search_pb
     message = search_pb2.SearchResponse(next_page_token=token)
     for hit in result.hits:
         _fill_hit(message.hits.add(), hit, result.fingerprint)
+    if result.query_region is not None:
+        message.query_region.CopyFrom(region_to(result.query_region))
     if explain:
         message.explanation.CopyFrom(explanation_to(result.explanation))
     return message
@@ -115,8 +132,9 @@ def response_to(result: SearchResult, token: str, *, explain: bool) -> search_pb
 def _fill_hit(message: search_pb2.Hit, hit: Hit, fingerprint: str) -> None:
     fill_image(message.image, hit.image, fingerprint)
     message.score, message.distance = hit.score, hit.distance
-    if hit.image.region is not None:
-        message.region.CopyFrom(region_to(hit.image.region))
+    region = hit.region or hit.image.region
+    if region is not None:
+        message.region.CopyFrom(region_to(region))
 
 
 def explanation_to(explanation: Explanation) -> search_pb2.Explanation:
@@ -133,6 +151,8 @@ def explanation_to(explanation: Explanation) -> search_pb2.Explanation:
         message.coarse.candidates = coarse.candidates
         message.coarse.coarse_time.CopyFrom(_duration_to(coarse.coarse_seconds))
         message.coarse.fine_time.CopyFrom(_duration_to(coarse.fine_seconds))
+    if explanation.regions is not None:
+        message.regions.regions, message.regions.searches = explanation.regions.regions, explanation.regions.searches
     return message
 
 

@@ -69,7 +69,7 @@ class ChangeImages:
         checks.check_uri(changed.uri)
         checks.check_attributes(changed.attributes)
         await self._store.upsert(collection, [changed], deadline)
-        return dataclasses.replace(changed, vector=None)
+        return dataclasses.replace(changed, vector=None, regions=())
 
     async def delete_ids(self, collection: str, ids: Sequence[str], deadline: Deadline, *, validate_only: bool) -> int:
         """Delete images by id, or only count them; return how many existed."""

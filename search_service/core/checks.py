@@ -12,7 +12,7 @@ from grpc_kit.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from search_service.core.types import AttributeValue, Index, Region
+from search_service.core.types import AttributeValue, Collection, Index, Region, StoredRegion
 
 COLLECTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 FINGERPRINT = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -34,6 +34,7 @@ MAX_LIMIT = 1000
 MAX_EF = 32768
 MAX_IDS = 1000
 MAX_REQUEST_ID = 128
+MAX_REGIONS = 64
 SHOWN = 64
 
 
@@ -129,6 +130,46 @@ def invalid_hold(duration: timedelta, least: timedelta, most: timedelta) -> Inva
         "DURATION_INVALID",
         f"duration is {duration.total_seconds():g} s; it must be 0, or between {least.seconds} s and {most.seconds} s",
         field="duration",
+    )
+
+
+def check_max_regions(count: int, field: str) -> None:
+    """Raise InvalidArgumentError unless a number of regions is in the range."""
+    if not 0 <= count <= MAX_REGIONS:
+        raise InvalidArgumentError(
+            "MAX_REGIONS_INVALID", f"{field} is {count}; it must be between 0 and {MAX_REGIONS}", field=field
+        )
+
+
+def check_regions(regions: Sequence[StoredRegion], collection: Collection, field: str) -> None:
+    """Raise InvalidArgumentError unless an image of the collection can have so many regions with such boxes."""
+    if regions and not collection.max_regions:
+        raise InvalidArgumentError(
+            "REGIONS_UNSUPPORTED",
+            f"{field} has {len(regions)} regions, and collection {collection.name} has none; use a collection that was "
+            "created with max_regions",
+            field=field,
+            metadata={"collection": collection.name},
+        )
+    if len(regions) > collection.max_regions:
+        raise too_many_regions(regions, collection, field)
+    for number, region in enumerate(regions):
+        check_region(region.box, f"{field}[{number}].box")
+        if not math.isfinite(region.saliency):
+            raise InvalidArgumentError(
+                "REGION_INVALID",
+                f"{field}[{number}].saliency is {region.saliency}; it must be finite",
+                field=f"{field}[{number}].saliency",
+            )
+
+
+def too_many_regions(regions: Sequence[StoredRegion], collection: Collection, field: str) -> InvalidArgumentError:
+    """Return the error for more regions than a collection allows."""
+    return InvalidArgumentError(
+        "TOO_MANY_REGIONS",
+        f"{field} has {len(regions)} regions; collection {collection.name} allows {collection.max_regions}",
+        field=field,
+        metadata={"max_regions": str(collection.max_regions)},
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import FailedPreconditionError, NotFoundError
+from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from search_service.core import checks
 from search_service.core.collection_cache import CollectionCache
 from search_service.core.ports import Embedder, VectorStore
@@ -27,6 +27,7 @@ class NewCollection:
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     ttl: timedelta | None = None
+    max_regions: int = 0
 
 
 class Collections:
@@ -51,6 +52,7 @@ class Collections:
         checks.check_index(wanted.index, "collection.index")
         checks.check_notes(wanted.description, wanted.labels, "collection")
         checks.check_ttl(wanted.ttl, "collection.ttl")
+        checks.check_max_regions(wanted.max_regions, "collection.max_regions")
         if wanted.dimension:
             checks.check_dimension(wanted.dimension, "collection.dimension")
         if wanted.fingerprint:
@@ -69,6 +71,7 @@ class Collections:
             description=wanted.description,
             labels=wanted.labels,
             ttl=wanted.ttl,
+            max_regions=wanted.max_regions,
         )
         # The name may be an alias, which not every store checks.
         await self._refuse_existing(collection, deadline)
@@ -81,6 +84,8 @@ class Collections:
             model = await self._embedder.model(wanted.model, deadline)
         except NotFoundError as error:
             raise error.within("collection") from None
+        if wanted.max_regions:
+            model = _for_regions(model)
         _refuse_contradiction(wanted, model)
         return dataclasses.replace(wanted, model=model.name, dimension=model.dimension, fingerprint=model.fingerprint)
 
@@ -190,6 +195,19 @@ class Collections:
             await self._store.delete_alias(name, deadline)
         finally:
             self._cache.clear()
+
+
+def _for_regions(model: EmbedderModel) -> EmbedderModel:
+    """Return a model with the fingerprint of regions. Raises InvalidArgumentError if it cannot embed regions."""
+    if not model.region_fingerprint:
+        raise InvalidArgumentError(
+            "REGIONS_UNSUPPORTED",
+            f"collection.model is {model.name}, which has head {model.head} and input {model.input}; regions need a "
+            "head of avg, max or gem and input native, such as vgg16-max-native",
+            field="collection.model",
+            metadata={"model": model.name},
+        )
+    return dataclasses.replace(model, fingerprint=model.region_fingerprint)
 
 
 def _refuse_contradiction(wanted: NewCollection, model: EmbedderModel) -> None:

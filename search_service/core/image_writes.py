@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from grpc_kit.errors import ServiceError
-from search_service.core.types import AttributeValue, Embedding, EncodedImage, KeptVector, Region, StoredImage
+from search_service.core.types import (
+    AttributeValue,
+    Embedding,
+    EncodedImage,
+    KeptVector,
+    Region,
+    StoredImage,
+    StoredRegion,
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,8 @@ class ImageToWrite:
     content_sha256: str = ""
     region: Region | None = None
     """Set only with an embedding, because an encoded image contains its own region."""
+    regions: tuple[StoredRegion, ...] = ()
+    """Set only with an embedding, because the embedder finds the regions of an encoded image."""
     size: int = 0
     """Size of the whole message in bytes."""
     keep_attributes: bool = False

@@ -28,7 +28,7 @@ class Keep:
     attributes: bool = False
     """Keep stored attributes that the write does not name."""
     vector: bool = False
-    """Keep the vector, with its region and create_time."""
+    """Keep the vector, with its region, its regions and create_time."""
     report: bool = False
     """Report whether another image was replaced."""
 
@@ -72,7 +72,13 @@ def merged(
             raise image_not_found(collection.name, image.id, "id")
         if stored.content_sha256 != image.content_sha256:
             raise _content_changed(image, stored)
-        made = replace(made, vector=stored.vector, region=stored.region, create_time=stored.create_time)
+        made = replace(
+            made,
+            vector=stored.vector,
+            region=stored.region,
+            regions=stored.regions,
+            create_time=stored.create_time,
+        )
     if keep.attributes and stored is not None:
         made = replace(made, attributes={**stored.attributes, **image.attributes})
         checks.check_attributes(made.attributes)

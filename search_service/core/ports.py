@@ -42,6 +42,14 @@ class After:
     """Number of hits up to and including this one, over all pages."""
 
 
+@dataclass
+class RegionTally:
+    """Counts what a search of regions reads."""
+
+    regions: int = 0
+    searches: int = 0
+
+
 @dataclass(frozen=True)
 class Nearest:
     """What a search in a store returns about the neighbors of a vector."""
@@ -58,6 +66,8 @@ class Nearest:
     """Only images with these ids, which are all compared; None for all images."""
     match: Match = Match.IMAGES
     """What is compared: whole images, or regions."""
+    tally: RegionTally | None = field(default=None, compare=False)
+    """Counts the regions that are read; None counts nothing."""
 
 
 class VectorStore(Protocol):

@@ -11,7 +11,7 @@ from search_service.core.image_writes import ImageToWrite, InvalidMessage
 from search_service.core.kept_parts import Keep
 from search_service.core.ports import BulkEmbedder, VectorStore
 from search_service.core.query_vectors import model_gone, require_model
-from search_service.core.types import Collection, Embedding, EncodedImage, KeptVector, StoredImage
+from search_service.core.types import Collection, Embedding, EncodedImage, KeptVector, StoredImage, StoredRegion
 
 # After this many seconds, an image can be written again whose alias has moved to a collection of another model.
 MOVED_SECONDS = 0.1
@@ -32,10 +32,17 @@ class PreparedImage:
         if self.keep.vector:
             return True
         vector = self.image.vector
-        return self.fingerprint == collection.fingerprint and vector is not None and len(vector) == collection.dimension
+        return (
+            self.fingerprint == collection.fingerprint
+            and vector is not None
+            and len(vector) == collection.dimension
+            and len(self.image.regions) <= collection.max_regions
+        )
 
     def mismatch(self, collection: Collection) -> ServiceError:
         """Return the error for a collection that cannot store the vector, because the name leads to it only now."""
+        if not self.embedded and self.fingerprint == collection.fingerprint:
+            return checks.too_many_regions(self.image.regions, collection, "regions")
         if not self.embedded:
             return vector_checks.embedding_mismatch(collection, self.fingerprint, "collection")
         return UnavailableError(
@@ -93,18 +100,23 @@ class ImagePreparer:
         source = message.source
         if isinstance(source, KeptVector):
             _refuse_region(message, "stored_vector; the stored region stays")
+            _refuse_regions(message, "stored_vector; the stored regions stay")
             return PreparedImage(image, collection.fingerprint, embedded=False, keep=keep)
         if isinstance(source, Embedding):
             vector_checks.check_embedding(source, collection, "embedding")
-            return PreparedImage(replace(image, vector=source.values), source.fingerprint, embedded=False, keep=keep)
-        sha256, embedding = await self._embed(message, source, collection)
-        image = replace(image, content_sha256=sha256, vector=embedding.values, region=source.region)
+            checks.check_regions(message.regions, collection, "regions")
+            for number, region in enumerate(message.regions):
+                vector_checks.check_values(region.vector, collection, f"regions[{number}]")
+            image = replace(image, vector=source.values, regions=message.regions)
+            return PreparedImage(image, source.fingerprint, embedded=False, keep=keep)
+        sha256, embedding, regions = await self._embed(message, source, collection)
+        image = replace(image, content_sha256=sha256, vector=embedding.values, region=source.region, regions=regions)
         return PreparedImage(image, embedding.fingerprint, embedded=True, keep=keep)
 
     async def _embed(
         self, message: ImageToWrite, source: EncodedImage, collection: Collection
-    ) -> tuple[str, Embedding]:
-        """Return the SHA-256 of an image and its vector, which fits the collection."""
+    ) -> tuple[str, Embedding, tuple[StoredRegion, ...]]:
+        """Return the SHA-256 of an image, its vector and its regions, which fit the collection."""
         if message.content_sha256:
             raise InvalidArgumentError(
                 "CONTENT_SHA256_INVALID",
@@ -112,14 +124,22 @@ class ImagePreparer:
                 field="content_sha256",
             )
         _refuse_region(message, "image; use image.region")
+        _refuse_regions(message, "image; the embedder proposes the regions")
         require_model(collection, "image")
         sha256 = await asyncio.to_thread(_sha256, source.content)
+        regions: tuple[StoredRegion, ...] = ()
         try:
-            embedding = await self._embedder.embed(source, collection.model)
+            if collection.max_regions:
+                embedded = await self._embedder.embed_regions(source, collection.model, collection.max_regions)
+                embedding, regions = embedded.embedding, embedded.regions
+            else:
+                embedding = await self._embedder.embed(source, collection.model)
         except NotFoundError as error:
             raise model_gone(collection, error, "image") from None
         vector_checks.check_embedded(embedding, collection, "image")
-        return sha256, embedding
+        for region in regions:
+            vector_checks.check_embedded(Embedding(region.vector, embedding.fingerprint), collection, "image")
+        return sha256, embedding, regions
 
     async def _find_collection(self) -> Collection:
         """Return the collection of the stream. It is read once, and again only after a failure."""
@@ -140,3 +160,8 @@ def _sha256(content: bytes) -> str:
 def _refuse_region(message: ImageToWrite, other: str) -> None:
     if message.region is not None:
         raise InvalidArgumentError("REGION_INVALID", f"region is set together with {other}", field="region")
+
+
+def _refuse_regions(message: ImageToWrite, other: str) -> None:
+    if message.regions:
+        raise InvalidArgumentError("REGION_INVALID", f"regions is set together with {other}", field="regions")

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
@@ -13,7 +13,16 @@ from search_service.core.examples import vector_of_examples
 from search_service.core.ports import Embedder, VectorStore
 from search_service.core.read_images import image_not_found
 from search_service.core.searches import Example, Examples
-from search_service.core.types import Collection, Consistency, Embedding, EncodedImage, Vector, View
+from search_service.core.types import (
+    WHOLE_IMAGE,
+    Collection,
+    Consistency,
+    Embedding,
+    EncodedImage,
+    Region,
+    Vector,
+    View,
+)
 
 
 @dataclass(frozen=True)
@@ -26,13 +35,26 @@ class QueryVectors:
     consistency: Consistency
     deadline: Deadline
 
-    async def of(self, query: Example | Examples) -> Vector:
-        """Return the vector of a query, float32[D]. Raises ServiceError."""
+    async def of(self, query: Example | Examples, *, auto_crop: bool = False) -> tuple[Vector, Region | None]:
+        """Return the vector of a query, float32[D], and the part of a query image that was used.
+
+        With `auto_crop`, that is the most salient part of the image. Raises ServiceError.
+        """
+        if isinstance(query, EncodedImage):
+            return await self._of_image(query, auto_crop=auto_crop)
         if not isinstance(query, Examples):
-            return await self._vector(query, "query")
+            return await self._vector(query, "query"), None
         positive = await self._vectors(query.positive, "query.examples.positive")
         negative = await self._vectors(query.negative, "query.examples.negative")
-        return vector_of_examples(positive, negative, self.collection.metric)
+        return vector_of_examples(positive, negative, self.collection.metric), None
+
+    async def _of_image(self, image: EncodedImage, *, auto_crop: bool) -> tuple[Vector, Region]:
+        if not auto_crop:
+            return (await self._embed(image, "query"))[0].values, image.region or WHOLE_IMAGE
+        whole, salient = await self._embed(image, "query")
+        if salient in (None, WHOLE_IMAGE):
+            return whole.values, WHOLE_IMAGE
+        return (await self._embed(replace(image, region=salient), "query"))[0].values, salient
 
     async def _vectors(self, examples: Sequence[Example], field: str) -> list[Vector]:
         return await asyncio.gather(
@@ -45,7 +67,7 @@ class QueryVectors:
             vector_checks.check_embedding(example, self.collection, f"{field}.embedding")
             return example.values
         if isinstance(example, EncodedImage):
-            return (await self._embed(example, field)).values
+            return (await self._embed(example, field))[0].values
         field = f"{field}.image_id"
         checks.check_id(example.image_id, field)
         found = await self.store.get(self.collection, [example.image_id], View.FULL, self.consistency, self.deadline)
@@ -67,19 +89,28 @@ class QueryVectors:
             ) from None
         return vector
 
-    async def _embed(self, image: EncodedImage, field: str) -> Embedding:
-        """Embed an image with the model of the collection, and check that the model is still the same."""
+    async def _embed(self, image: EncodedImage, field: str) -> tuple[Embedding, Region | None]:
+        """Embed an image with the model of the collection, and check that the model is still the same.
+
+        In a collection with regions, also return the salient box of the image.
+        """
+        salient_box = None
         require_model(self.collection, f"{field}.image")
         began = time.monotonic()
         try:
-            embedding = await self.embedder.embed(image, self.collection.model, self.deadline)
+            if self.collection.max_regions:
+                # The vectors of `embed` have another fingerprint.
+                regions = await self.embedder.embed_regions(image, self.collection.model, 0, self.deadline)
+                embedding, salient_box = regions.embedding, regions.salient_box
+            else:
+                embedding = await self.embedder.embed(image, self.collection.model, self.deadline)
             stages.record("embed", began, time.monotonic())
         except NotFoundError as error:
             raise model_gone(self.collection, error, f"{field}.image") from None
         except InvalidArgumentError as error:
             raise error.within(field) from None
         vector_checks.check_embedded(embedding, self.collection, f"{field}.image")
-        return embedding
+        return embedding, salient_box
 
 
 def require_model(collection: Collection, field: str) -> None:

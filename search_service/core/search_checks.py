@@ -1,13 +1,13 @@
 """The rules for search requests."""
 
-from grpc_kit.errors import InvalidArgumentError
+from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError
 from search_service.core import checks
 from search_service.core.coarse_search import FIELD as COARSE
 from search_service.core.coarse_search import MAX_CANDIDATES
 from search_service.core.examples import MAX_EXAMPLES
 from search_service.core.filters import check_filter
 from search_service.core.searches import Examples, GroupBy, PageEnd, Search
-from search_service.core.types import Collection, Index, IndexType, SearchParameters
+from search_service.core.types import Collection, EncodedImage, Index, IndexType, Match, SearchParameters
 
 MAX_GROUP_SIZE = 100
 # Each search parameter, and the index types that use it.
@@ -38,11 +38,41 @@ def check_search(search: Search) -> None:
             raise _parameter_invalid(name, f"is {value}; it must be between {search.limit} (the limit) and {most}")
     if search.coarse is not None:
         _check_coarse(search.coarse, search)
+    if search.auto_crop:
+        _check_auto_crop(search.query)
 
 
 def _max_search_list(limit: int) -> int:
     """Return the largest `search_list` that Milvus 2.2 and 2.3 document; later releases accept more."""
     return max(200, 10 * limit)
+
+
+def _check_auto_crop(query: object) -> None:
+    problem = ""
+    if not isinstance(query, EncodedImage):
+        problem = "query is no image; only an image can be cropped"
+    elif query.region is not None:
+        problem = "query.image.region is set too; leave one of them out"
+    if problem:
+        raise InvalidArgumentError(
+            "AUTO_CROP_INVALID", f"query.auto_crop is true, and {problem}", field="query.auto_crop"
+        )
+
+
+def check_regions(search: Search, collection: Collection) -> None:
+    """Raise FailedPreconditionError if a search needs regions, and the collection has none."""
+    if collection.max_regions:
+        return
+    wishes = {"match": search.match is not Match.IMAGES, "query.auto_crop": search.auto_crop}
+    for field, is_set in wishes.items():
+        if is_set:
+            raise FailedPreconditionError(
+                "REGIONS_MISSING",
+                f"{field} needs regions, and collection {collection.name} has none; use a collection that was created "
+                "with max_regions",
+                field=field,
+                metadata={"collection": collection.name},
+            )
 
 
 def _check_coarse(candidates: int, search: Search) -> None:
@@ -51,6 +81,12 @@ def _check_coarse(candidates: int, search: Search) -> None:
             "SEARCH_PARAMETERS_INVALID",
             "parameters and coarse are both set; a search with binary codes uses no index parameters: leave one out",
             field="parameters",
+        )
+    if search.match is not Match.IMAGES:
+        raise InvalidArgumentError(
+            "SEARCH_PARAMETERS_INVALID",
+            f"match and {COARSE} are both set; binary codes describe whole images: leave one of them out",
+            field="match",
         )
     if not search.limit <= candidates <= MAX_CANDIDATES:
         raise InvalidArgumentError(

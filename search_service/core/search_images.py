@@ -12,11 +12,11 @@ from search_service.core.coarse_search import CoarseSearch, CoarseSearches
 from search_service.core.codes import codes_unsupported
 from search_service.core.collection_cache import CollectionCache
 from search_service.core.nearest_images import NearestImages
-from search_service.core.ports import After, Embedder, Nearest, VectorStore
+from search_service.core.ports import After, Embedder, Nearest, RegionTally, VectorStore
 from search_service.core.query_vectors import QueryVectors
-from search_service.core.search_checks import check_page, check_parameters, check_search
+from search_service.core.search_checks import check_page, check_parameters, check_regions, check_search
 from search_service.core.searches import Examples, Explanation, PageEnd, Search, SearchResult, StoredImageQuery
-from search_service.core.types import Collection, Hit, SearchParameters, Vector
+from search_service.core.types import Collection, Hit, Match, SearchParameters, Vector
 
 
 class SearchImages:
@@ -52,14 +52,16 @@ class SearchImages:
     async def _search(self, search: Search, collection: Collection, began: float, deadline: Deadline) -> SearchResult:
         check_parameters(search.parameters, collection.index)
         check_page(search.page, collection)
+        check_regions(search, collection)
         coarse = self._begin_coarse(search, collection)
         consistency = search.consistency or collection.consistency
         started = time.monotonic()
+        region = None
         if search.page:
             vector = search.page.vector
         else:
             vectors = QueryVectors(self._store, self._embedder, collection, consistency, deadline)
-            vector = await vectors.of(search.query)
+            vector, region = await vectors.of(search.query, auto_crop=search.auto_crop)
         embedded = time.monotonic()
         nearest = Nearest(
             # One more hit shows whether another page follows.
@@ -69,6 +71,8 @@ class SearchImages:
             condition=search.condition,
             parameters=search.parameters,
             after=search.page.after if search.page else None,
+            match=search.match,
+            tally=None if search.match is Match.IMAGES else RegionTally(),
         )
         images = NearestImages(self._store, collection, vector, deadline, _excluded_ids(search), coarse)
         if search.group_by is not None:
@@ -85,8 +89,9 @@ class SearchImages:
             store_seconds=found - embedded,
             total_seconds=time.monotonic() - began,
             coarse=coarse.explanation() if coarse else None,
+            regions=nearest.tally,
         )
-        return SearchResult(page, collection.fingerprint, end, explanation)
+        return SearchResult(page, collection.fingerprint, end, explanation, region)
 
     def _begin_coarse(self, search: Search, collection: Collection) -> CoarseSearch | None:
         if search.coarse is None:

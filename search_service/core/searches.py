@@ -6,13 +6,15 @@ from datetime import datetime
 
 from search_service.core.coarse_search import CoarseExplanation
 from search_service.core.filters import Filter
-from search_service.core.ports import After
+from search_service.core.ports import After, RegionTally
 from search_service.core.types import (
     Consistency,
     Embedding,
     EncodedImage,
     Hit,
     Index,
+    Match,
+    Region,
     SearchParameters,
     Vector,
     View,
@@ -81,6 +83,10 @@ class Search:
     """The end of the previous page; its vector replaces the query."""
     paged: bool = False
     """Whether the caller wants more pages."""
+    match: Match = Match.IMAGES
+    """What to compare with the query."""
+    auto_crop: bool = False
+    """Whether the query is the most salient part of its image."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ class Explanation:
     total_seconds: float
     coarse: CoarseExplanation | None = None
     """Only for a search with binary codes."""
+    regions: RegionTally | None = None
+    """Only for a search of regions."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +114,5 @@ class SearchResult:
     end: PageEnd | None
     """The end of this page; None if no hit follows, if the caller wants one page, or if hits are grouped."""
     explanation: Explanation
+    query_region: Region | None = None
+    """The part of the query image that was used; None if the query is no image, and on later pages."""

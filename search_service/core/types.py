@@ -62,6 +62,9 @@ class Region:
     y1: float
 
 
+WHOLE_IMAGE = Region(0.0, 0.0, 1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class EncodedImage:
     """The bytes of an image file, and the part of the image to embed; None for the whole image."""

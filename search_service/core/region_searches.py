@@ -1,0 +1,234 @@
+"""Searches of regions: each image is at most one hit, with the best of its regions.
+
+A search reads the nearest regions from the top, of any generation. The first region of an image is its best one. The
+images are read then: only regions of an image's current generation count. The search reads more regions until it has
+enough images. So an image never comes back on a later page through a weaker region.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from grpc_kit.deadline import Deadline
+from search_service.core.ports import After, Nearest, RegionStore, VectorStore
+from search_service.core.types import (
+    WHOLE_IMAGE,
+    Collection,
+    Consistency,
+    Hit,
+    Match,
+    RegionHit,
+    SearchParameters,
+    StoredImage,
+    Vector,
+    View,
+)
+
+# Regions that the first search reads for each image, and the growth for each further search.
+REGIONS_PER_IMAGE, GROWTH = 4, 4
+# Maximum number of regions of one search in the store.
+WINDOW = 16_384
+# Two computations of one score may differ by this much.
+ROUNDING = 1e-5
+
+# The place of a hit in the order of hits: best first.
+Order: TypeAlias = tuple[float, float, str]
+
+
+@dataclass
+class _Found:
+    """The best hit of each generation of each image, from the nearest regions and images."""
+
+    floor: Order | None = None
+    """No hit before this place is missing; None if no hit at all is missing."""
+    best: dict[str, dict[int, RegionHit]] = field(default_factory=dict)
+    """By image and generation; images in the order of their best hits."""
+    images: dict[str, StoredImage] = field(default_factory=dict)
+    """The images that were read already."""
+
+    def add(self, hits: Iterable[RegionHit], *, limit: int | None) -> None:
+        """Add hits, best first. If there are as many as `limit`, further ones are missing."""
+        count, last = 0, None
+        for hit in hits:
+            count, last = count + 1, hit
+            generations = self.best.setdefault(hit.image_id, {})
+            known = generations.get(hit.generation)
+            if known is None or _order_of(hit) < _order_of(known):
+                generations[hit.generation] = hit
+        if last is not None and limit is not None and count >= limit:
+            self.floor = _order_of(last) if self.floor is None else min(self.floor, _order_of(last))
+
+    def sort(self) -> None:
+        """Sort the images by their best hits."""
+        self.best = dict(sorted(self.best.items(), key=lambda item: min(map(_order_of, item[1].values()))))
+
+    def is_certain(self, order: Order) -> bool:
+        """Return whether no hit before this place is missing."""
+        # Regions with the score of the last one may be missing.
+        return self.floor is None or order[:2] < self.floor[:2]
+
+
+@dataclass(frozen=True)
+class RegionSearches:
+    """Find images by their regions, or by their regions and their own vectors."""
+
+    store: VectorStore
+    """Keeps the images."""
+    regions: RegionStore
+
+    async def search(
+        self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
+    ) -> list[list[Hit]]:
+        """Return the hits of each vector, best first. Their images have no regions.
+
+        Raises ResourceExhaustedError if all regions must be compared, and their vectors are too many.
+        """
+        return [await self._search(collection, vector, nearest, deadline) for vector in vectors]
+
+    async def _search(self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline) -> list[Hit]:
+        seen = nearest.after.seen if nearest.after else 0
+        count = nearest.limit + seen
+        exact = nearest.parameters.exact
+        while True:
+            found = await self._nearest(collection, vector, nearest, count, deadline, exact=exact)
+            end = _end_of(nearest.after, found)
+            hits = await self._joined(collection, vector, found, end, nearest, deadline)
+            if len(hits) >= nearest.limit or found.floor is None:
+                return hits[: nearest.limit]
+            # In the window there may be too few images; then all regions are compared.
+            exact = count * REGIONS_PER_IMAGE >= WINDOW
+            count *= GROWTH
+
+    async def _nearest(
+        self, collection: Collection, vector: Vector, nearest: Nearest, count: int, deadline: Deadline, *, exact: bool
+    ) -> _Found:
+        """Return the nearest regions and images for about `count` images."""
+        found = _Found()
+        limit = min(WINDOW, count * REGIONS_PER_IMAGE)
+        if exact:
+            hits, limited = await self.regions.best_of_all(collection, vector, nearest, deadline), None
+        else:
+            (hits,) = await self.regions.search(collection, [vector], replace(nearest, limit=limit), deadline)
+            limited = limit
+        found.add(hits, limit=limited)
+        _count(nearest, len(hits))
+        if nearest.match is Match.ALL:
+            view = View.VECTOR if nearest.view is View.FULL else nearest.view
+            parameters = SearchParameters(exact=True) if exact else nearest.parameters
+            most = count if exact else min(count, WINDOW)
+            whole = replace(nearest, limit=most, view=view, match=Match.IMAGES, after=None, parameters=parameters)
+            (images,) = await self.store.search(collection, [vector], whole, deadline)
+            found.add((_as_region(hit) for hit in images), limit=most)
+            found.images = {hit.image.id: hit.image for hit in images}
+            found.sort()
+        return found
+
+    async def _joined(
+        self,
+        collection: Collection,
+        vector: Vector,
+        found: _Found,
+        end: Order | None,
+        nearest: Nearest,
+        deadline: Deadline,
+    ) -> list[Hit]:
+        """Return at least the first `nearest.limit` certain hits after `end`, if there are so many."""
+        candidates = [
+            image_id
+            for image_id, generations in found.best.items()
+            if any(end is None or _order_of(hit) > end for hit in generations.values())
+        ]
+        hits: list[Hit] = []
+        size = max(1, nearest.limit)
+        for begin in range(0, len(candidates), size):
+            ids = candidates[begin : begin + size]
+            hits += await self._hits(collection, vector, found, ids, nearest, deadline)
+            hits = [hit for hit in hits if end is None or _order_of_hit(hit) > end]
+            rest = candidates[begin + size :]
+            # A later candidate may still have a better place than the last of these hits.
+            following = min((_order_of(hit) for hit in found.best[rest[0]].values()), default=None) if rest else None
+            hits.sort(key=_order_of_hit)
+            if len(hits) >= nearest.limit and (
+                following is None or _order_of_hit(hits[nearest.limit - 1]) <= following
+            ):
+                break
+        return [hit for hit in hits if found.is_certain(_order_of_hit(hit))]
+
+    async def _hits(
+        self,
+        collection: Collection,
+        vector: Vector,
+        found: _Found,
+        ids: Sequence[str],
+        nearest: Nearest,
+        deadline: Deadline,
+    ) -> list[Hit]:
+        """Return the hits of images in their current generations."""
+        view = View.VECTOR if nearest.view is View.FULL else nearest.view
+        images = {image_id: found.images[image_id] for image_id in ids if image_id in found.images}
+        if unread := [image_id for image_id in ids if image_id not in images]:
+            read = await self.store.get(collection, unread, view, nearest.consistency, deadline)
+            images |= {image.id: image for image in read}
+        best = {image.id: hit for image in images.values() if (hit := found.best[image.id].get(image.generation))}
+        if changed := [image_id for image_id in ids if image_id not in best]:
+            # They changed meanwhile, or a read was stale, or the better regions are of an earlier generation.
+            latest = await self.store.get(collection, changed, view, Consistency.STRONG, deadline)
+            images |= {image.id: image for image in latest}
+            best |= await self._best_of(collection, vector, latest, nearest, deadline)
+        return [
+            Hit(images[image_id], hit.score, hit.distance, hit.box) for image_id in ids if (hit := best.get(image_id))
+        ]
+
+    async def _best_of(
+        self,
+        collection: Collection,
+        vector: Vector,
+        images: Sequence[StoredImage],
+        nearest: Nearest,
+        deadline: Deadline,
+    ) -> dict[str, RegionHit]:
+        """Return the best region of each image in its current generation, read with strong consistency."""
+        if not images:
+            return {}
+        generations = {image.generation for image in images}
+        among = replace(nearest, among=tuple(image.id for image in images), consistency=Consistency.STRONG, after=None)
+        hits = await self.regions.best_of_all(collection, vector, among, deadline)
+        _count(nearest, len(hits))
+        best = {hit.image_id: hit for hit in hits if hit.generation in generations}
+        if nearest.match is Match.ALL:
+            (whole,) = await self.store.search(
+                collection, [vector], replace(among, limit=len(images), view=View.ID, match=Match.IMAGES), deadline
+            )
+            for hit in map(_as_region, whole):
+                known = best.get(hit.image_id)
+                if hit.generation in generations and (known is None or _order_of(hit) < _order_of(known)):
+                    best[hit.image_id] = hit
+        return best
+
+
+def _as_region(hit: Hit) -> RegionHit:
+    return RegionHit(hit.image.id, hit.image.generation, WHOLE_IMAGE, hit.score, hit.distance)
+
+
+def _order_of(hit: RegionHit) -> Order:
+    return -hit.score, hit.distance, hit.image_id
+
+
+def _order_of_hit(hit: Hit) -> Order:
+    return -hit.score, hit.distance, hit.image.id
+
+
+def _end_of(after: After | None, found: _Found) -> Order | None:
+    """Return the place of the last hit of a page; its score may differ in the last bit from search to search."""
+    if after is None:
+        return None
+    for hit in found.best.get(after.id, {}).values():
+        if abs(hit.score - after.score) <= ROUNDING * max(1.0, abs(after.score)):
+            return _order_of(hit)
+    return -after.score, after.distance, after.id
+
+
+def _count(nearest: Nearest, regions: int) -> None:
+    if nearest.tally is not None:
+        nearest.tally.regions += regions
+        nearest.tally.searches += 1
