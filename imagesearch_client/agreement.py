@@ -3,7 +3,17 @@
 from grpc_kit.errors import FailedPreconditionError
 from imagesearch_client.types import Collection
 
-FIELDS = ("model", "dimension", "fingerprint", "metric", "index", "index_parameters", "consistency", "ttl")
+FIELDS = (
+    "model",
+    "dimension",
+    "fingerprint",
+    "metric",
+    "index",
+    "index_parameters",
+    "consistency",
+    "ttl",
+    "max_regions",
+)
 # An owner may change these for people; they count only if the caller stated them.
 NOTES = ("description", "labels")
 

@@ -4,7 +4,7 @@ from datetime import UTC
 
 from imagesearch.embedder.v1 import embedder_pb2
 from imagesearch.search.v1 import codes_pb2, collection_pb2, image_pb2, search_pb2
-from imagesearch.types.v1 import embedding_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2, region_embedding_pb2
 
 from grpc_kit.status import from_status
 from imagesearch_client.types import (
@@ -18,16 +18,41 @@ from imagesearch_client.types import (
     Encoding,
     Explanation,
     Hit,
+    Hits,
     HnswParameters,
     Image,
+    ImageRegions,
     Index,
     IndexParameters,
     IvfParameters,
     Metric,
     Model,
     Region,
+    RegionEmbedding,
+    RegionsExplanation,
     WriteResult,
 )
+
+
+def region_from(message: encoded_image_pb2.Region) -> Region:
+    """Return a box."""
+    return Region(message.x0, message.y0, message.x1, message.y1)
+
+
+def region_embedding_from(message: region_embedding_pb2.RegionEmbedding, fingerprint: str) -> RegionEmbedding:
+    """Return a region with its vector, whose fingerprint is that of its image."""
+    return RegionEmbedding(region_from(message.box), Embedding(message.values, fingerprint), message.saliency)
+
+
+def image_regions_from(message: embedder_pb2.ImageRegions) -> ImageRegions:
+    """Return the vectors of an image and its regions."""
+    fingerprint = message.image.fingerprint
+    return ImageRegions(
+        embedding_from(message.image),
+        tuple(region_embedding_from(region, fingerprint) for region in message.proposals),
+        tuple(region_embedding_from(region, fingerprint) for region in message.boxes),
+        region_from(message.salient_box),
+    )
 
 
 def embedding_from(message: embedding_pb2.Embedding) -> Embedding:
@@ -54,6 +79,7 @@ def model_from(message: embedder_pb2.Model) -> Model:
         max_image_pixels=message.limits.max_image_pixels,
         max_batch_size=message.execution.max_batch_size,
         seconds_per_image=message.execution.seconds_per_image,
+        region_fingerprint=message.region_fingerprint,
     )
 
 
@@ -91,6 +117,7 @@ def collection_from(message: collection_pb2.Collection) -> Collection:
         index_parameters=_index_parameters_from(message.index),
         consistency=Consistency[collection_pb2.Consistency.Name(message.consistency).removeprefix("CONSISTENCY_")],
         ttl=message.ttl.ToTimedelta() if message.HasField("ttl") else None,
+        max_regions=message.max_regions,
     )
 
 
@@ -109,7 +136,6 @@ def _index_parameters_from(index: collection_pb2.Index) -> IndexParameters | Non
 
 def image_from(message: image_pb2.Image) -> Image:
     """Return a stored image."""
-    region = message.region
     return Image(
         id=message.id,
         uri=message.uri,
@@ -118,13 +144,23 @@ def image_from(message: image_pb2.Image) -> Image:
         create_time=message.create_time.ToDatetime(UTC),
         update_time=message.update_time.ToDatetime(UTC),
         embedding=embedding_from(message.embedding) if message.HasField("embedding") else None,
-        region=Region(region.x0, region.y0, region.x1, region.y1) if message.HasField("region") else None,
+        region=region_from(message.region) if message.HasField("region") else None,
+        regions=tuple(region_embedding_from(region, message.embedding.fingerprint) for region in message.regions),
     )
 
 
 def hit_from(message: search_pb2.Hit) -> Hit:
     """Return a hit."""
-    return Hit(image_from(message.image), message.score, message.distance)
+    region = region_from(message.region) if message.HasField("region") else None
+    return Hit(image_from(message.image), message.score, message.distance, region)
+
+
+def hits_from(message: search_pb2.SearchResponse) -> Hits:
+    """Return the hits of a search."""
+    hits = Hits(map(hit_from, message.hits))
+    if message.HasField("query_region"):
+        hits.query_region = region_from(message.query_region)
+    return hits
 
 
 def explanation_from(message: search_pb2.Explanation) -> Explanation:
@@ -136,6 +172,9 @@ def explanation_from(message: search_pb2.Explanation) -> Explanation:
         store_seconds=message.store_time.ToTimedelta().total_seconds(),
         total_seconds=message.total_time.ToTimedelta().total_seconds(),
         coarse=_coarse_from(message.coarse) if message.HasField("coarse") else None,
+        regions=RegionsExplanation(message.regions.regions, message.regions.searches)
+        if message.HasField("regions")
+        else None,
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from imagesearch_client.types import Collection, Hit, Image
+    from imagesearch_client.types import Collection, Hit, Image, Region
 
 MAX_ROWS = 50
 # Only these files become thumbnails, whatever decoders Pillow has.
@@ -27,7 +27,7 @@ CELL = "padding:4px 8px;text-align:left;vertical-align:middle;border-bottom:1px 
 
 def hits_html(hits: Sequence["Hit"]) -> str:
     """Return a table of hits."""
-    rows = ([_picture(hit.image), _text(f"{hit.score:.4f}"), *_facts(hit.image)] for hit in hits)
+    rows = ([_picture(hit.image, hit.region), _text(f"{hit.score:.4f}"), *_facts(hit.image)] for hit in hits)
     return _table(["", "score", "id", "uri", "attributes"], rows, len(hits))
 
 
@@ -68,9 +68,24 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], count: int) -
     return f'<table style="border-collapse:collapse"><tr>{head}</tr>{body}</table>{rest}'
 
 
-def _picture(image: "Image") -> str:
+def _picture(image: "Image", region: "Region | None" = None) -> str:
+    """Return a thumbnail, with a frame round a region of it."""
     source = thumbnail(image.uri)
-    return f'<img src="{source}" alt="" style="max-width:{SIDE}px;max-height:{SIDE}px">' if source else ""
+    if not source:
+        return ""
+    picture = f'<img src="{source}" alt="" style="max-width:{SIDE}px;max-height:{SIDE}px;display:block">'
+    if region is None:
+        return picture
+    edges = (
+        ("left", region.x0),
+        ("top", region.y0),
+        ("width", region.x1 - region.x0),
+        ("height", region.y1 - region.y0),
+    )
+    place = ";".join(f"{name}:{100 * value:.1f}%" for name, value in edges)
+    # Two colours, so that the frame is visible on every picture.
+    frame = "position:absolute;box-sizing:border-box;border:2px solid #ffd400;outline:1px solid #000"
+    return f'<div style="position:relative;display:inline-block">{picture}<div style="{frame};{place}"></div></div>'
 
 
 def thumbnail(uri: str) -> str | None:

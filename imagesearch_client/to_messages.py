@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.field_mask_pb2 import FieldMask
+from imagesearch.embedder.v1 import embedder_pb2
 from imagesearch.search.v1 import codes_pb2, collection_pb2, filter_pb2, image_pb2, search_pb2
-from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2, region_embedding_pb2
 from numpy.typing import ArrayLike
 
 from grpc_kit.errors import InvalidArgumentError
@@ -26,10 +27,12 @@ from imagesearch_client.types import (
     ImageFile,
     Index,
     IndexParameters,
+    Match,
     Metric,
     NewImage,
     Query,
     Region,
+    RegionEmbedding,
     SearchOptions,
     StoredImage,
 )
@@ -79,6 +82,23 @@ def region_to(region: Region) -> encoded_image_pb2.Region:
     if not isinstance(region, Region):
         raise TypeError(f"a region must be a Region(x0, y0, x1, y1), and no {type(region).__name__}")
     return encoded_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1)
+
+
+def region_embedding_to(region: RegionEmbedding, image: Embedding) -> region_embedding_pb2.RegionEmbedding:
+    """Return the message of a region of an image. Raises TypeError, and ValueError for another fingerprint."""
+    if region.embedding.fingerprint != image.fingerprint:
+        raise ValueError(
+            f"a region has the fingerprint {region.embedding.fingerprint!r:.80}; it must have that of its image, "
+            f"{image.fingerprint!r:.80}"
+        )
+    return region_embedding_pb2.RegionEmbedding(
+        box=region_to(region.box), values=region.embedding.values.tolist(), saliency=region.saliency
+    )
+
+
+def region_options_to(max_regions: int, boxes: Iterable[Region] = ()) -> embedder_pb2.RegionOptions:
+    """Return the message of the regions to embed. Raises TypeError."""
+    return embedder_pb2.RegionOptions(max_regions=max_regions, boxes=map(region_to, boxes))
 
 
 def collection_to(
@@ -163,6 +183,9 @@ def write_request(image: NewImage, collection: str) -> image_pb2.WriteImagesRequ
         request.content_sha256 = image.content_sha256
         if image.region is not None:
             request.region.CopyFrom(region_to(image.region))
+        request.regions.extend(region_embedding_to(region, image.source) for region in image.regions)
+    elif image.regions:
+        raise ValueError("an image file has regions; leave them out: the embedder proposes them")
     else:
         request.image.CopyFrom(encoded_image_to(ImageFile(image.source, image.region)))
     return request
@@ -207,7 +230,8 @@ def search_request(collection: str, query: Query, options: SearchOptions) -> sea
     candidates = options.get("coarse")
     return search_pb2.SearchRequest(
         collection=collection,
-        query=_query_to(query),
+        query=_query_to(query, auto_crop=options.get("auto_crop", False)),
+        match=search_pb2.Match.Value(f"MATCH_{Match(options.get('match', Match.IMAGES)).name}"),
         limit=options.get("limit", 0),
         min_score=options.get("min_score"),
         filter=options.get("where"),
@@ -227,7 +251,8 @@ def search_request(collection: str, query: Query, options: SearchOptions) -> sea
 def check_options(options: SearchOptions) -> None:
     """Check the options of a search.
 
-    Raises TypeError for an unknown option or one without effect, and InvalidArgumentError for a number that is 0.
+    Raises TypeError for an unknown option or one without effect, ValueError for an unknown `match`, and
+    InvalidArgumentError for a number that is 0.
     """
     if unknown := options.keys() - SearchOptions.__annotations__.keys():
         known = ", ".join(SearchOptions.__annotations__)
@@ -235,6 +260,7 @@ def check_options(options: SearchOptions) -> None:
     check_filter(options.get("where"))
     if "group_size" in options and not options.get("group_by"):
         raise TypeError("group_size has no effect without group_by, which names the attribute")
+    Match(options.get("match", Match.IMAGES))
     check_at_least_one("limit", options.get("limit", 1), "LIMIT_INVALID", MAX_LIMIT)
     check_at_least_one("group_size", options.get("group_size", 1), "GROUP_BY_INVALID", MAX_GROUP_SIZE)
     if options.get("coarse") is not None:
@@ -256,20 +282,22 @@ def check_at_least_one(field: str, number: int, reason: str, maximum: int) -> No
         raise InvalidArgumentError(reason, f"{field} is 0; it must be between 1 and {maximum}", field=field)
 
 
-def _query_to(query: Query) -> search_pb2.Query:
+def _query_to(query: Query, *, auto_crop: bool) -> search_pb2.Query:
     if not isinstance(query, Examples):
         return search_pb2.Query(
-            **_example_fields(query, "a query must be an ImageFile, a StoredImage, an Embedding or Examples")
+            auto_crop=auto_crop,
+            **_example_fields(query, "a query must be an ImageFile, a StoredImage, an Embedding or Examples"),
         )
     for examples in (query.positive, query.negative):
         if not isinstance(examples, list | tuple):
             raise TypeError(f"the examples of a query must be a list, and no {type(examples).__name__}")
     kinds = "an example must be an ImageFile, a StoredImage or an Embedding"
     return search_pb2.Query(
+        auto_crop=auto_crop,
         examples=search_pb2.Examples(
             positive=[search_pb2.Example(**_example_fields(example, kinds)) for example in query.positive],
             negative=[search_pb2.Example(**_example_fields(example, kinds)) for example in query.negative],
-        )
+        ),
     )
 
 

@@ -69,6 +69,40 @@ class Embedding:
         return hash((self.fingerprint, (self.values + np.float32(0)).tobytes()))
 
 
+@dataclass(frozen=True)
+class RegionEmbedding:
+    """A region of an image with its vector."""
+
+    box: Region
+    """The box in the whole image."""
+    embedding: Embedding
+    saliency: float = 0.0
+    """How much the region stands out from the rest of the image; higher stands out more."""
+
+
+@dataclass(frozen=True)
+class ImageRegions:
+    """The vectors of an image and its regions."""
+
+    embedding: Embedding
+    """The vector of the whole image."""
+    proposals: tuple[RegionEmbedding, ...]
+    """The regions that the embedder proposes, the most salient first."""
+    boxes: tuple[RegionEmbedding, ...]
+    """The boxes of the call, in its order."""
+    salient_box: Region
+    """The box round the most salient part of the image."""
+
+
+class Match(Enum):
+    """What a search compares with the query."""
+
+    IMAGES = "images"
+    REGIONS = "regions"
+    ALL = "all"
+    """Whole images and their regions."""
+
+
 class Consistency(Enum):
     """How fresh the data of a read is; see the contract's Consistency."""
 
@@ -146,6 +180,10 @@ class SearchOptions(TypedDict, total=False):
     coarse: int | None
     """Number of candidates that binary codes choose, from the limit to 10,000; their vectors are then re-ranked. None
     compares vectors only. It needs a Milvus server."""
+    match: Match | str
+    """What to compare: "images" (the default), "regions" or "all". Each image is at most one hit."""
+    auto_crop: bool
+    """Whether the query is the most salient part of its image. It needs a collection with regions."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +222,8 @@ class Collection:
     consistency: Consistency = Consistency.BOUNDED
     ttl: timedelta | None = None
     """How long an image is kept after its last change; None keeps it for ever."""
+    max_regions: int = 0
+    """Maximum number of regions of an image; 0 without regions."""
 
     def _repr_html_(self) -> str:
         return collection_html(self)
@@ -203,6 +243,8 @@ class NewImage:
     """SHA-256 of the image file of a vector. For an image file the service computes it."""
     keep_attributes: bool = False
     """Whether the stored attributes of this id stay. `attributes` then adds to them; equal names are replaced."""
+    regions: Sequence[RegionEmbedding] = ()
+    """The regions of a vector. For an image file the embedder proposes them."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +271,8 @@ class Image:
     embedding: Embedding | None = None
     region: Region | None = None
     """The part of the original that was embedded; None means the whole."""
+    regions: tuple[RegionEmbedding, ...] = ()
+    """The regions that searches can match; empty unless the call asked for vectors."""
 
     def _repr_html_(self) -> str:
         return images_html([self])
@@ -241,6 +285,8 @@ class Hit:
     image: Image
     score: float
     distance: float
+    region: Region | None = None
+    """The part of the image that matched; None means the whole."""
 
     def _repr_html_(self) -> str:
         return hits_html([self])
@@ -248,6 +294,9 @@ class Hit:
 
 class Hits(list[Hit]):
     """The hits of a search, best first. A notebook shows them as a table."""
+
+    query_region: Region | None = None
+    """The part of the query image that was used; None if the query was no image."""
 
     def _repr_html_(self) -> str:
         return hits_html(self)
@@ -297,6 +346,8 @@ class Model:
     max_batch_size: int
     seconds_per_image: float
     """Measured at start in a full batch; 0 if it was not measured."""
+    region_fingerprint: str = ""
+    """Identifies the space of the vectors of images with regions; empty if the model cannot embed regions."""
 
 
 @dataclass(frozen=True)
@@ -312,6 +363,8 @@ class Explanation:
     total_seconds: float
     coarse: "CoarseExplanation | None" = None
     """Set if the search had `coarse`."""
+    regions: "RegionsExplanation | None" = None
+    """Set if the search compared regions."""
 
 
 @dataclass(frozen=True)
@@ -325,6 +378,16 @@ class CoarseExplanation:
     """Number of candidates that the codes chose."""
     coarse_seconds: float
     fine_seconds: float
+
+
+@dataclass(frozen=True)
+class RegionsExplanation:
+    """How a search of regions was answered."""
+
+    regions: int
+    """Number of regions that were read."""
+    searches: int
+    """Number of searches in the vector store."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class CollectionCalls(Connection):
         index_parameters: IndexParameters | None = None,
         consistency: Consistency | str = Consistency.BOUNDED,
         ttl: timedelta | None = None,
+        max_regions: int = 0,
         description: str = "",
         labels: Mapping[str, str] | None = None,
         validate_only: bool = False,
@@ -56,6 +57,7 @@ class CollectionCalls(Connection):
             index_parameters: how the index is built.
             consistency: how fresh reads are that do not ask for `strong`.
             ttl: how long an image is kept after its last change; None keeps it for ever.
+            max_regions: maximum number of regions of an image, 0 to 64, so that a search finds objects in images.
             description: what the collection is for.
             labels: the owner's marks.
             validate_only: check everything and create nothing.
@@ -75,6 +77,7 @@ class CollectionCalls(Connection):
             model=model,
             dimension=dimension,
             fingerprint=fingerprint,
+            max_regions=max_regions,
             description=description,
             labels=labels,
         )

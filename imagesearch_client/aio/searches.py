@@ -10,7 +10,7 @@ from grpc_kit.errors import ServiceError
 from grpc_kit.status import from_status
 from imagesearch_client.aio.connection import Connection, asks_to_wait
 from imagesearch_client.aio.outgoing import Outgoing
-from imagesearch_client.from_messages import explanation_from, hit_from
+from imagesearch_client.from_messages import explanation_from, hit_from, hits_from
 from imagesearch_client.threads import AsyncItems, in_thread
 from imagesearch_client.to_messages import check_options, search_request
 from imagesearch_client.types import (
@@ -44,7 +44,7 @@ class SearchCalls(Connection):
         """Return the images most similar to a query, best first. `SearchOptions` lists the options."""
         request = await in_thread(search_request, collection, query, options)
         response = await self._call(self._searches.Search, request, asks_to_wait)
-        return Hits(map(hit_from, response.hits))
+        return hits_from(response)
 
     async def search_explained(
         self, collection: str, query: Query, **options: Unpack[SearchOptions]
@@ -53,7 +53,7 @@ class SearchCalls(Connection):
         request = await in_thread(search_request, collection, query, options)
         request.explain = True
         response = await self._call(self._searches.Search, request, asks_to_wait)
-        return Hits(map(hit_from, response.hits)), explanation_from(response.explanation)
+        return hits_from(response), explanation_from(response.explanation)
 
     async def search_by_image(
         self, collection: str, content: ImageContent, *, region: Region | None = None, **options: Unpack[SearchOptions]
@@ -121,4 +121,4 @@ class SearchCalls(Connection):
 def _answer_from(response: search_pb2.SearchStreamResponse) -> Answer:
     if response.WhichOneof("result") == "error":
         return int(response.request_id), from_status(response.error)
-    return int(response.request_id), Hits(map(hit_from, response.response.hits))
+    return int(response.request_id), hits_from(response.response)

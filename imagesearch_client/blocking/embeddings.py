@@ -1,23 +1,23 @@
 # Generated from aio/embeddings.py by python -m codegen.blocking_client; change that file.
 """The calls of the embedder service."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TypeAlias
 
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from imagesearch.types.v1 import embedding_pb2
 
 from grpc_kit.errors import ServiceError, UnavailableError
 from grpc_kit.status import from_status
 from imagesearch_client.blocking.connection import Connection, asks_to_wait
 from imagesearch_client.blocking.outgoing import Outgoing
-from imagesearch_client.from_messages import embedding_from, model_from
+from imagesearch_client.from_messages import embedding_from, image_regions_from, model_from
 from imagesearch_client.threads import Items, directly
-from imagesearch_client.to_messages import encoded_image_to
-from imagesearch_client.types import Embedding, ImageContent, ImageFile, Model
+from imagesearch_client.to_messages import encoded_image_to, region_options_to
+from imagesearch_client.types import Embedding, ImageContent, ImageFile, ImageRegions, Model, Region
 
 Vector: TypeAlias = tuple[int, Embedding | ServiceError]
+Regions: TypeAlias = tuple[int, ImageRegions | ServiceError]
 
 
 class EmbedderCalls(Connection):
@@ -48,19 +48,45 @@ class EmbedderCalls(Connection):
         encoded = directly(encoded_image_to, image)
         if bulk:
             stream_request = embedder_pb2.EmbedStreamRequest(model=model, image=encoded)
-            return embedding_from(self._call(self._embed_in_bulk, stream_request, asks_to_wait))
+            return embedding_from((self._call(self._embed_in_bulk, stream_request, asks_to_wait)).embedding)
         request = embedder_pb2.EmbedRequest(model=model, image=encoded)
         return embedding_from((self._call(self._embedder.Embed, request, asks_to_wait)).embedding)
+
+    def embed_regions(
+        self,
+        image: ImageContent | ImageFile,
+        *,
+        max_regions: int = 0,
+        boxes: Sequence[Region] = (),
+        model: str = "",
+        bulk: bool = False,
+    ) -> ImageRegions:
+        """Return the vectors of an image and of regions of it.
+
+        Args:
+            image: as in `embed`. With `ImageFile(image, region)`, all boxes lie within that region.
+            max_regions: maximum number of regions that the embedder proposes, 0 to 64.
+            boxes: boxes to embed, at most 64; fractions of the whole image.
+            model: the name of a model whose input is native and whose head is avg, max or gem.
+            bulk: as in `embed`.
+        """
+        encoded = directly(encoded_image_to, image)
+        options = region_options_to(max_regions, boxes)
+        if bulk:
+            stream_request = embedder_pb2.EmbedStreamRequest(model=model, image=encoded, regions=options)
+            return image_regions_from((self._call(self._embed_in_bulk, stream_request, asks_to_wait)).regions)
+        request = embedder_pb2.EmbedRegionsRequest(model=model, image=encoded, options=options)
+        return image_regions_from((self._call(self._embedder.EmbedRegions, request, asks_to_wait)).regions)
 
     def _embed_in_bulk(
         self,
         request: embedder_pb2.EmbedStreamRequest,
         timeout: float,
-    ) -> embedding_pb2.Embedding:
+    ) -> embedder_pb2.EmbedStreamResponse:
         for response in self._embedder.EmbedStream(iter([request]), timeout=timeout):
             if response.WhichOneof("result") == "error":
                 raise from_status(response.error)
-            return response.embedding
+            return response
         raise UnavailableError("UNAVAILABLE", "the embedder ended the stream without a response", retry_after=0.0)
 
     def embed_many(self, images: Items[ImageContent | ImageFile], *, model: str = "") -> Iterator[Vector]:
@@ -81,8 +107,28 @@ class EmbedderCalls(Connection):
         )
         return outgoing.results(self._embedder.EmbedStream, _vector_from)
 
+    def embed_many_regions(
+        self, images: Items[ImageContent | ImageFile], *, max_regions: int, model: str = ""
+    ) -> Iterator[Regions]:
+        """Embed many images with at most `max_regions` regions each, as `embed_many` does."""
+        options = region_options_to(max_regions)
+        outgoing: Outgoing[ImageContent | ImageFile, embedder_pb2.EmbedStreamRequest, Regions] = Outgoing(
+            images,
+            lambda number, image: embedder_pb2.EmbedStreamRequest(
+                request_id=str(number), model=model, image=encoded_image_to(image), regions=options
+            ),
+            lambda number, _, error: (number, error),
+        )
+        return outgoing.results(self._embedder.EmbedStream, _regions_from)
+
 
 def _vector_from(response: embedder_pb2.EmbedStreamResponse) -> Vector:
     if response.WhichOneof("result") == "error":
         return int(response.request_id), from_status(response.error)
     return int(response.request_id), embedding_from(response.embedding)
+
+
+def _regions_from(response: embedder_pb2.EmbedStreamResponse) -> Regions:
+    if response.WhichOneof("result") == "error":
+        return int(response.request_id), from_status(response.error)
+    return int(response.request_id), image_regions_from(response.regions)

@@ -11,7 +11,7 @@ from grpc_kit.errors import ServiceError
 from grpc_kit.status import from_status
 from imagesearch_client.blocking.connection import Connection, asks_to_wait
 from imagesearch_client.blocking.outgoing import Outgoing
-from imagesearch_client.from_messages import explanation_from, hit_from
+from imagesearch_client.from_messages import explanation_from, hit_from, hits_from
 from imagesearch_client.threads import Items, directly
 from imagesearch_client.to_messages import check_options, search_request
 from imagesearch_client.types import (
@@ -45,7 +45,7 @@ class SearchCalls(Connection):
         """Return the images most similar to a query, best first. `SearchOptions` lists the options."""
         request = directly(search_request, collection, query, options)
         response = self._call(self._searches.Search, request, asks_to_wait)
-        return Hits(map(hit_from, response.hits))
+        return hits_from(response)
 
     def search_explained(
         self, collection: str, query: Query, **options: Unpack[SearchOptions]
@@ -54,7 +54,7 @@ class SearchCalls(Connection):
         request = directly(search_request, collection, query, options)
         request.explain = True
         response = self._call(self._searches.Search, request, asks_to_wait)
-        return Hits(map(hit_from, response.hits)), explanation_from(response.explanation)
+        return hits_from(response), explanation_from(response.explanation)
 
     def search_by_image(
         self, collection: str, content: ImageContent, *, region: Region | None = None, **options: Unpack[SearchOptions]
@@ -120,4 +120,4 @@ class SearchCalls(Connection):
 def _answer_from(response: search_pb2.SearchStreamResponse) -> Answer:
     if response.WhichOneof("result") == "error":
         return int(response.request_id), from_status(response.error)
-    return int(response.request_id), Hits(map(hit_from, response.response.hits))
+    return int(response.request_id), hits_from(response.response)
