@@ -182,6 +182,13 @@ class BulkEmbedder(BulkClient[embedder_pb2.EmbedStreamRequest, embedder_pb2.Embe
         image = encoded_image_pb2.EncodedImage(content=content)
         return (await self._send(embedder_pb2.EmbedStreamRequest(model=self._model, image=image))).embedding
 
+    async def embed_regions(self, content: bytes, max_regions: int) -> embedder_pb2.ImageRegions:
+        """Return the vectors of an encoded image and of at most `max_regions` regions. Raises as `embed` does."""
+        image = encoded_image_pb2.EncodedImage(content=content)
+        options = embedder_pb2.RegionOptions(max_regions=max_regions)
+        request = embedder_pb2.EmbedStreamRequest(model=self._model, image=image, regions=options)
+        return (await self._send(request)).regions
+
     async def _responds(self) -> bool:
         with suppress(ServiceError):
             return bool(await self.describe())

@@ -104,9 +104,20 @@ class CollectionDestination(Destination):
         if self._embedder is None:
             request.image.content = content
         else:
-            request.embedding.CopyFrom(await self._embedder.embed(content))
+            await self._fill_vectors(request, self._embedder, content)
             request.content_sha256 = image.sha256
         return await self._write(request, image)
+
+    async def _fill_vectors(
+        self, request: image_pb2.WriteImagesRequest, embedder: BulkEmbedder, content: bytes
+    ) -> None:
+        """Embed an image, with its regions if the collection has them."""
+        if not self._collection.max_regions:
+            request.embedding.CopyFrom(await embedder.embed(content))
+            return
+        embedded = await embedder.embed_regions(content, self._collection.max_regions)
+        request.embedding.CopyFrom(embedded.image)
+        request.regions.extend(embedded.proposals)
 
     async def store_vector(self, image: ImageMetadata, vector: Embedding) -> bool:
         """Store an image with a ready vector."""
@@ -182,10 +193,11 @@ class CollectionDestination(Destination):
             raise UnavailableError(
                 "EMBEDDER_AWAY", f"no embedder answers at {embedder.target}: {error.message}"
             ) from None
-        if model.fingerprint != self._collection.fingerprint:
+        fingerprint = model.region_fingerprint if self._collection.max_regions else model.fingerprint
+        if fingerprint != self._collection.fingerprint:
             raise FailedPreconditionError(
                 "EMBEDDING_MISMATCH",
-                f"the embedder's model {model.name} has the fingerprint {model.fingerprint}, but the collection "
+                f"the embedder's model {model.name} has the fingerprint {fingerprint}, but the collection "
                 f"{self._collection.name} has {self._collection.fingerprint}; use an embedder with that fingerprint",
             )
         self.max_image_bytes = model.limits.max_image_bytes

@@ -17,6 +17,12 @@ class Change:
     index: Index | None = None
     index_parameters: IndexParameters | None = None
     metric: Metric | None = None
+    max_regions: int | None = None
+
+    def has_same_vectors(self, source: Collection) -> bool:
+        """Return whether the vectors of a collection stay in their space: with or without regions, as before."""
+        regions = source.max_regions if self.max_regions is None else self.max_regions
+        return self.model is None and bool(regions) == bool(source.max_regions)
 
 
 def check_aliases(client: Client, aliases: Iterable[str]) -> None:
@@ -41,14 +47,15 @@ def create_new_collection(client: Client, source: Collection, name: str, change:
         return client.create_collection(
             name,
             model=source.model if change.model is None else change.model,
-            # The service sets the dimension and the fingerprint of another model.
-            dimension=source.dimension if change.model is None else 0,
-            fingerprint=source.fingerprint if change.model is None else "",
+            # The service sets the dimension and the fingerprint of another model, or of regions.
+            dimension=source.dimension if change.has_same_vectors(source) else 0,
+            fingerprint=source.fingerprint if change.has_same_vectors(source) else "",
             metric=change.metric or source.metric,
             index=change.index or source.index,
             index_parameters=change.index_parameters or (source.index_parameters if same_index else None),
             consistency=source.consistency,
             ttl=source.ttl,
+            max_regions=source.max_regions if change.max_regions is None else change.max_regions,
             description=source.description,
             labels=source.labels,
         )
@@ -67,7 +74,9 @@ def create_new_collection(client: Client, source: Collection, name: str, change:
 
 def _is_copy(source: Collection, found: Collection, change: Change) -> bool:
     """Return whether a collection has the settings that `create_new_collection` would choose."""
-    if change.model is None and (found.model, found.fingerprint) != (source.model, source.fingerprint):
+    if found.max_regions != (source.max_regions if change.max_regions is None else change.max_regions):
+        return False
+    if change.has_same_vectors(source) and (found.model, found.fingerprint) != (source.model, source.fingerprint):
         return False
     same_index = change.index in (None, source.index)
     parameters = change.index_parameters or (source.index_parameters if same_index else found.index_parameters)

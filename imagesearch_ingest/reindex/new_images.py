@@ -20,8 +20,12 @@ RETRY_SECONDS = 60.0
 class NewImages:
     """Makes new images from stored images. Threads read the files in advance."""
 
-    def __init__(self, root: Path | str, readers: int, opens: Sequence[str]) -> None:
-        """Create the readers of the files. `Reindexing` describes the arguments."""
+    def __init__(self, root: Path | str, readers: int, opens: Sequence[str], max_regions: int) -> None:
+        """Create the readers of the files. `Reindexing` describes the arguments.
+
+        Stored images keep their first `max_regions` regions.
+        """
+        self._max_regions = max_regions
         self._reader = UriReader(str(root), allowed=AllowedUris(opens, str(root)))
         self._readers = readers
 
@@ -50,6 +54,7 @@ class NewImages:
                 image.attributes,
                 image.region,
                 content_sha256=image.content_sha256,
+                regions=image.regions[: self._max_regions],
             )
         try:
             content, sha256 = self._read(image.uri)

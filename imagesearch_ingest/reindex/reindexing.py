@@ -60,9 +60,10 @@ class Reindexing:
         self._client = client
         self._source = source
         self._new = new
-        self._new_images = NewImages(root, readers, opens)
+        self._new_images = NewImages(root, readers, opens, new.max_regions)
         self._on_progress = on_progress
-        self._embeds = source.fingerprint != new.fingerprint
+        # Images with fewer regions than the new collection wants do not have the others.
+        self._embeds = source.fingerprint != new.fingerprint or source.max_regions < new.max_regions
         self._failed: dict[str, WriteResult] = {}
         # Changes of the old collection from this time on may not have been copied. By the service's clock.
         self._since = EPOCH

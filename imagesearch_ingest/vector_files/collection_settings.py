@@ -32,6 +32,7 @@ def notes_of(collection: Collection) -> Mapping[str, str]:
         "index_parameters": json.dumps(None if parameters is None else asdict(parameters)),
         "consistency": collection.consistency.value,
         "ttl_seconds": json.dumps(None if collection.ttl is None else collection.ttl.total_seconds()),
+        "max_regions": str(collection.max_regions),
         "description": collection.description,
         "labels": json.dumps(dict(collection.labels), ensure_ascii=False),
     }
@@ -52,6 +53,7 @@ def settings_from(notes: Mapping[str, str]) -> dict[str, Any]:
         "index_parameters": ("index_parameters", _parameters),
         "consistency": ("consistency", Consistency),
         "ttl_seconds": ("ttl", _ttl),
+        "max_regions": ("max_regions", int),
         "description": ("description", str),
         "labels": ("labels", json.loads),
     }

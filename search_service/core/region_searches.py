@@ -25,7 +25,7 @@ from search_service.core.types import (
 )
 
 # Regions that the first search reads for each image, and the growth for each further search.
-REGIONS_PER_IMAGE, GROWTH = 4, 4
+REGIONS_PER_IMAGE, GROWTH = 6, 4
 # Maximum number of regions of one search in the store.
 WINDOW = 16_384
 # Two computations of one score may differ by this much.
