@@ -30,6 +30,7 @@ COLLECTION = Collection(
     index_parameters=IvfParameters(77),
     consistency=Consistency.EVENTUALLY,
     ttl=timedelta(days=36_500, microseconds=1),
+    max_regions=8,
 )
 # Fields of a collection that are not settings.
 OWN = {"name", "create_time"}
