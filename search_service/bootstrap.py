@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import structlog
@@ -18,6 +18,7 @@ from imagesearch.search.v1 import (
     search_pb2,
     search_pb2_grpc,
 )
+from prometheus_client import CollectorRegistry, Counter
 
 from grpc_kit.channel import open_channel
 from grpc_kit.deadline import Deadline
@@ -47,6 +48,10 @@ from search_service.core.expiry import ExpiringStore
 from search_service.core.image_locks import ImageLocks
 from search_service.core.page_tokens import PageTokens
 from search_service.core.ports import VectorStore
+from search_service.core.region_searches import RegionSearches
+from search_service.core.region_sweep import RegionSweep
+from search_service.core.region_trash import RegionTrash
+from search_service.core.regioned_store import RegionedStore
 from search_service.core.reindexes import Reindexes
 from search_service.core.search_images import SearchImages
 from search_service.core.write_images import WriteImages
@@ -98,7 +103,9 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         embedder = EmbedderClient(channel, target, settings.embedder_timeout_seconds, settings.embedder_bytes_in_flight)
         registry = metrics.new_registry()
         budget = MessageBudget(settings.max_bytes_in_flight)
-        server = Server(_services(store, embedder, settings, budget), settings, DOMAIN, registry, budget)
+        trash = RegionTrash(store, store.regions)
+        services = _services(store, trash, embedder, settings, budget)
+        server = Server(services, settings, DOMAIN, registry, budget)
         # On exit, the server stops first: metrics are served until the last call has ended.
         stack.enter_context(metrics.served(registry, settings.metrics_address))
         # The watch continues until the last call has ended.
@@ -107,6 +114,10 @@ async def serve(settings: SearchSettings) -> AsyncIterator[str]:
         address = await server.start(serving=ready)
         follower = asyncio.create_task(follow(store, server, settings.milvus_timeout_seconds, serving=ready))
         stack.callback(follower.cancel)
+        stack.callback(asyncio.create_task(trash.run()).cancel)
+        if settings.sweep_seconds:
+            sweeping = _sweep(store, settings, registry).run(settings.sweep_seconds)
+            stack.callback(asyncio.create_task(sweeping).cancel)
         yield address
 
 
@@ -151,8 +162,18 @@ async def follow(store: VectorStore, server: Server, seconds: float, *, serving:
             log.info("health changed", serving=serving)
 
 
+def _sweep(store: MilvusStore, settings: SearchSettings, registry: CollectorRegistry) -> RegionSweep:
+    removed = Counter(
+        "search_orphaned_regions_deleted",
+        "Writes of images whose regions the sweep deleted, because no image has them.",
+        registry=registry,
+    )
+    age = timedelta(seconds=settings.orphan_seconds)
+    return RegionSweep(store, store.regions, utc_now, orphan_age=age, removed=removed.inc)
+
+
 def _services(
-    milvus: MilvusStore, embedder: EmbedderClient, settings: SearchSettings, budget: MessageBudget
+    milvus: MilvusStore, trash: RegionTrash, embedder: EmbedderClient, settings: SearchSettings, budget: MessageBudget
 ) -> list[Service]:
     limits = CallLimits(settings.default_timeout_seconds, settings.max_message_bytes)
     responses = ResponseBudget(
@@ -160,7 +181,16 @@ def _services(
     )
     tokens, locks = PageTokens(settings.page_token_secret), ImageLocks()
     writer = CodeWriter(milvus.codes)
-    coded = CodedStore(milvus, milvus.codes, writer)
+    regioned = RegionedStore(
+        milvus,
+        milvus.regions,
+        RegionSearches(milvus, milvus.regions),
+        trash,
+        utc_now,
+        commit_time=timedelta(seconds=settings.orphan_seconds / 2),
+        max_join_bytes=2 * settings.max_message_bytes,
+    )
+    coded = CodedStore(regioned, milvus.codes, writer)
     store = ExpiringStore(coded, utc_now)
     cache = CollectionCache(store)
     collections = Collections(store, embedder, cache, utc_now)

@@ -127,6 +127,18 @@ class SearchSettings(ServerSettings):
         description="Maximum bytes of vectors that one exact search reads. The default is a million vectors with 512 "
         "components. A larger search is refused. Two exact searches run at a time.",
     )
+    sweep_seconds: float = Field(
+        default=6 * 3600.0,
+        ge=0,
+        description="Seconds between two sweeps, each of which deletes the regions that no image has. The first one "
+        "begins at the start of the service. 0: no sweep; set this while collections are restored from a backup.",
+    )
+    orphan_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="Age in seconds from which a sweep deletes regions without an image. A write that takes more than "
+        "half as long is refused. All replicas need the same value, and clocks that agree within a tenth of it.",
+    )
     search_unread_bytes: int = Field(
         default=4 * MEBIBYTE,
         ge=1,

@@ -88,7 +88,8 @@ class MilvusRegions:
     async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
         """Store the regions of images, some megabytes at a time.
 
-        pymilvus may repeat an insert that Milvus has stored, and then a row exists twice. So this is an upsert.
+        The keys are new, but pymilvus may repeat a request that Milvus has stored. After an insert, a row would exist
+        twice, and then a read on a server leaves out other rows. So this is an upsert.
         """
         name = regions_name(collection)
         for rows in _batches(collection, images):

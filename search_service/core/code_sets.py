@@ -182,7 +182,7 @@ class CodeSets:
         """Encode images while they are locked; return how many still exist."""
 
         async def encode() -> int:
-            images = await self._store.get(collection, ids, View.FULL, Consistency.STRONG, deadline)
+            images = await self._store.get(collection, ids, View.VECTOR, Consistency.STRONG, deadline)
             if images:
                 await self._writer.write(collection, codes, images, deadline)
             return len(images)

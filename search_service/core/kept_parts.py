@@ -13,6 +13,7 @@ import numpy as np
 from grpc_kit.errors import FailedPreconditionError
 from search_service.core import checks
 from search_service.core.read_images import image_not_found
+from search_service.core.regions import image_bytes
 from search_service.core.types import Collection, StoredImage, View
 
 # Bytes of stored vectors that one write reads at a time.
@@ -47,15 +48,23 @@ class Written:
 
 def view_of(writes: Iterable[tuple[StoredImage, Keep]]) -> View:
     """Return the view of the stored images that writes need: vectors only to keep them, or to compare images."""
-    needs_vectors = any(keep.vector or (keep.report and not image.content_sha256) for image, keep in writes)
-    return View.FULL if needs_vectors else View.BASIC
+    view = View.BASIC
+    for image, keep in writes:
+        if keep.vector:
+            return View.FULL
+        if keep.report and not image.content_sha256:
+            view = View.VECTOR
+    return view
 
 
 def chunk_size(collection: Collection, writes: Sequence[tuple[StoredImage, Keep]]) -> int:
     """Return the number of images to write at a time, which limits the bytes of the stored vectors."""
-    if view_of(writes) is not View.FULL:
-        return max(1, len(writes))
-    return max(1, READ_BYTES // (4 * collection.dimension))
+    match view_of(writes):
+        case View.FULL:
+            return max(1, READ_BYTES // image_bytes(collection))
+        case View.VECTOR:
+            return max(1, READ_BYTES // (4 * collection.dimension))
+    return max(1, len(writes))
 
 
 def merged(

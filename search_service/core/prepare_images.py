@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from grpc_kit.deadline import Deadline
@@ -11,6 +12,7 @@ from search_service.core.image_writes import ImageToWrite, InvalidMessage
 from search_service.core.kept_parts import Keep
 from search_service.core.ports import BulkEmbedder, VectorStore
 from search_service.core.query_vectors import model_gone, require_model
+from search_service.core.regions import image_bytes
 from search_service.core.types import Collection, Embedding, EncodedImage, KeptVector, StoredImage, StoredRegion
 
 # After this many seconds, an image can be written again whose alias has moved to a collection of another model.
@@ -72,6 +74,14 @@ class ImagePreparer:
     def read_name(self, message: ImageToWrite | InvalidMessage) -> None:
         """Take the collection from the first message that names one; call this for each message, in order."""
         self._name = self._name or message.collection
+
+    async def embedded_bytes(self, message: ImageToWrite | InvalidMessage) -> int:
+        """Return the bytes of the vectors that the embedder will add to a message; 0 without a collection."""
+        if isinstance(message, InvalidMessage) or not isinstance(message.source, EncodedImage):
+            return 0
+        with suppress(ServiceError):
+            return image_bytes(await self._find_collection())
+        return 0
 
     def find_again(self) -> None:
         """Prepare later images for the collection that the name leads to now."""

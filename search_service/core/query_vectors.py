@@ -70,7 +70,7 @@ class QueryVectors:
             return (await self._embed(example, field))[0].values
         field = f"{field}.image_id"
         checks.check_id(example.image_id, field)
-        found = await self.store.get(self.collection, [example.image_id], View.FULL, self.consistency, self.deadline)
+        found = await self.store.get(self.collection, [example.image_id], View.VECTOR, self.consistency, self.deadline)
         if not found or found[0].vector is None:
             raise image_not_found(self.collection.name, example.image_id, field)
         return self._checked(found[0].vector, example.image_id, field)

@@ -4,6 +4,7 @@ The sweep works beside writes, and in many replicas at once: it deletes only wha
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -78,10 +79,13 @@ class RegionSweep:
         before = first_generation(self._now() - self._orphan_age)
         try:
             while found := await self._regions.generations(collection, last, before, PAGE, _deadline()):
+                began = time.monotonic()
                 last = found[-1][1]
                 for begin in range(0, len(found), BATCH):
                     some = found[begin : begin + BATCH]
                     count += await delete_dead(self._store, self._regions, collection, some, _deadline())
+                # Leave at least half of the time to other calls.
+                await asyncio.sleep(time.monotonic() - began)
         except NotFoundError:
             # The collection was deleted meanwhile.
             pass

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Protocol
 
 import structlog
 
@@ -17,6 +16,7 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import AlreadyExistsError, ResourceExhaustedError, UnavailableError
 from search_service.core.filters import Filter, IdAfter, IdIn, both
 from search_service.core.ports import Nearest, RegionStore, VectorStore
+from search_service.core.region_searches import RegionSearches
 from search_service.core.region_trash import RegionTrash
 from search_service.core.regions import Generations
 from search_service.core.store_decorator import StoreDecorator
@@ -37,16 +37,6 @@ log = structlog.stdlib.get_logger()
 RETRIES = 5
 
 
-class RegionSearcher(Protocol):
-    """Find images by their regions."""
-
-    async def search(
-        self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
-    ) -> list[list[Hit]]:
-        """Return the hits of each vector. Their images have the generations, and no regions."""
-        ...
-
-
 class RegionedStore(StoreDecorator):
     """A VectorStore decorator that keeps the regions of images. Collections without regions are not changed."""
 
@@ -54,7 +44,7 @@ class RegionedStore(StoreDecorator):
         self,
         store: VectorStore,
         regions: RegionStore,
-        searcher: RegionSearcher,
+        searches: RegionSearches,
         trash: RegionTrash,
         now: Callable[[], datetime],
         *,
@@ -66,7 +56,7 @@ class RegionedStore(StoreDecorator):
         Args:
             store: keeps the images.
             regions: keeps the regions.
-            searcher: answers searches of regions.
+            searches: answers searches of regions.
             trash: deletes the regions of replaced and deleted images.
             now: returns the time in UTC.
             commit_time: maximum time between the start of a write and its commit. A sweep waits longer than that.
@@ -74,7 +64,7 @@ class RegionedStore(StoreDecorator):
         """
         super().__init__(store)
         self._regions = regions
-        self._searcher = searcher
+        self._searches = searches
         self._trash = trash
         self._now = now
         self._commit_time = commit_time
@@ -188,7 +178,7 @@ class RegionedStore(StoreDecorator):
         self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
     ) -> list[list[Hit]]:
         """Return the nearest images of each vector, by their own vectors or by those of their regions."""
-        searcher = self._store if nearest.match is Match.IMAGES else self._searcher
+        searcher = self._store if nearest.match is Match.IMAGES else self._searches
         if not collection.max_regions or nearest.view is not View.FULL:
             return await searcher.search(collection, vectors, nearest, deadline)
         answers = await searcher.search(collection, vectors, nearest, deadline)

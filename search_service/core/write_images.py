@@ -117,8 +117,9 @@ class _Stream:
     async def _read(self, messages: AsyncIterator[ImageToWrite | InvalidMessage]) -> None:
         try:
             async for message in messages:
-                held = await self._window.enter(message.size if isinstance(message, ImageToWrite) else 0)
                 self.preparer.read_name(message)
+                size = message.size if isinstance(message, ImageToWrite) else 0
+                held = await self._window.enter(size, await self.preparer.embedded_bytes(message))
                 preparing = asyncio.create_task(self.preparer.prepare(message))
                 preparing.add_done_callback(clear_cancelled)
                 preparing.add_done_callback(partial(_drop_content, held, _content_size(message)))

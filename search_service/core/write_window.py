@@ -41,9 +41,12 @@ class Window:
         self._reserve = reserve
         self._held: set[HeldImage] = set()
 
-    async def enter(self, size: int) -> HeldImage:
-        """Wait for room for an image of `size` bytes."""
-        reservation = await self._budget.wait(size)
+    async def enter(self, size: int, embedded: int = 0) -> HeldImage:
+        """Wait for room for a message of `size` bytes.
+
+        The vectors that are added to it, of `embedded` bytes, count only for this stream.
+        """
+        reservation = await self._budget.wait(size + embedded)
         try:
             # The stream's own budget comes first: a stream that is full must not hold shared bytes.
             held = HeldImage(reservation, await self._reserve(size), size)
