@@ -1,24 +1,35 @@
 """Proposes regions of an image from its feature map, without a detector.
 
-The sum of a feature map over its channels is a saliency map (SCDA: Wei et al., 2017). Windows of several sizes and
-aspect ratios are scored by their mean saliency, and overlapping windows are suppressed.
+Cells with strong activations are salient: SCDA sums a map over its channels (Wei et al., 2017, section III-A). Windows
+of several sizes and aspect ratios slide over the map. A window is good if it is more salient than the whole image, and
+large. Overlapping windows are suppressed. The decision on region proposals in the documentation has the measurements.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedder_service.core.heads import FeatureMaps
 from embedder_service.core.types import Region, Vectors
 
-# The geometric mean of a window's sides, as a part of the image's shorter side.
+# Rows (top, left, bottom, right) in cells.
+Windows: TypeAlias = NDArray[np.int64]
+
+# The geometric mean of a window's sides, as a part of the map's shorter side.
 SIZES = (0.3, 0.42, 0.6, 0.85)
 # Width over height of a window.
 ASPECTS = (0.5, 1.0, 2.0)
 # Intersection over union above which a window suppresses a less salient one.
 MAX_OVERLAP = 0.4
+# Edges of boxes are float32 in messages, so an edge on the border of a cell may be this much beyond it, in cells.
+EDGE = 1e-4
+WHOLE_IMAGE = Region(0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -30,96 +41,132 @@ class Proposal:
 
 
 def pool(feature_map: FeatureMaps, box: Region, head: Callable[[FeatureMaps], Vectors]) -> Vectors:
-    """Return the head's vector, float32[D], of the cells of float32[H, W, C] that a box touches."""
+    """Return the head's vector, float32[D], of the cells of float32[H, W, C] that a box touches, at least one."""
     height, width = feature_map.shape[:2]
-    left, right = cells(box.x0, box.x1, width)
-    top, bottom = cells(box.y0, box.y1, height)
+    left, right = _cells(box.x0, box.x1, width)
+    top, bottom = _cells(box.y0, box.y1, height)
     vector: Vectors = head(feature_map[None, top:bottom, left:right])[0]
     return vector
 
 
-def cells(begin: float, end: float, count: int) -> tuple[int, int]:
-    """Return the first cell that a part of 0..1 touches, and the cell after the last; at least one cell."""
-    # A float32 edge of a cell must not touch the next cell.
-    first = min(math.floor(begin * count + 1e-4), count - 1)
-    return first, max(first + 1, math.ceil(end * count - 1e-4))
-
-
-def saliency_map(feature_map: FeatureMaps) -> FeatureMaps:
-    """Return the saliency of each cell, float32[H, W]: the sum of its channels without negative values."""
-    summed: FeatureMaps = np.maximum(feature_map, 0).sum(axis=2, dtype=np.float32)
-    return summed
+def _cells(begin: float, end: float, count: int) -> tuple[int, int]:
+    """Return the first cell that a part of 0..1 touches, and the cell after the last one."""
+    first = min(math.floor(begin * count + EDGE), count - 1)
+    return first, max(first + 1, math.ceil(end * count - EDGE))
 
 
 def propose(feature_map: FeatureMaps, max_regions: int) -> list[Proposal]:
-    """Return at most `max_regions` boxes, the most salient first. The whole image is not among them.
+    """Return at most `max_regions` boxes of a feature map, float32[H, W, C], the best first.
 
-    The score of a window is the square root of its area times the difference between its mean saliency and that of the
-    whole image. Each window suppresses later ones with which its intersection over union is above MAX_OVERLAP.
+    The saliency of a window is sqrt(its area / the map's area) * (its mean saliency - the map's mean saliency). The
+    whole map is no proposal. The boxes for a lower `max_regions` are the first ones of those for a higher one.
     """
-    if max_regions <= 0:
-        return []
     saliency = saliency_map(feature_map)
     height, width = saliency.shape
     windows = _windows(height, width)
-    if not len(windows):
+    if max_regions <= 0 or not len(windows):
         return []
+    scores = _scores(saliency, windows)
+    proposals: list[Proposal] = []
+    remaining = scores.copy()
+    # Of equal windows, argmax takes the first one.
+    while len(proposals) < max_regions and remaining[best := int(np.argmax(remaining))] > -np.inf:
+        proposals.append(Proposal(_box(windows[best].tolist(), height, width), float(scores[best])))
+        remaining[_overlaps(windows, windows[best]) > MAX_OVERLAP] = -np.inf
+    return proposals
+
+
+def saliency_map(feature_map: FeatureMaps) -> FeatureMaps:
+    """Return the saliency of each cell, float32[H, W]: the square root of the length of its vector.
+
+    A length also suits networks with negative activations. The root reduces the weight of single very active cells.
+    """
+    lengths: FeatureMaps = np.linalg.norm(feature_map.astype(np.float64), axis=2).astype(np.float32)
+    roots: FeatureMaps = np.sqrt(lengths)
+    return roots
+
+
+def _scores(saliency: FeatureMaps, windows: Windows) -> NDArray[np.float64]:
+    height, width = saliency.shape
+    # sums[y, x] is the sum of the cells above row y and left of column x.
     sums = np.zeros((height + 1, width + 1))
     sums[1:, 1:] = saliency.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
     top, left, bottom, right = windows.T
     areas = (bottom - top) * (right - left)
-    means = (sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]) / areas
-    scores = np.sqrt(areas / (height * width)) * (means - float(saliency.mean()))
-    order = np.argsort(-scores, kind="stable")
-    chosen: list[int] = []
-    for number in order.tolist():
-        if len(chosen) == max_regions:
-            break
-        if all(_overlap(windows[number], windows[other]) <= MAX_OVERLAP for other in chosen):
-            chosen.append(number)
-    return [
-        Proposal(Region(left[n] / width, top[n] / height, right[n] / width, bottom[n] / height), float(means[n]))
-        for n in chosen
-    ]
+    inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    scores: NDArray[np.float64] = np.sqrt(areas / (height * width)) * (
+        inside / areas - sums[height, width] / (height * width)
+    )
+    # Rounding must not decide between windows of a constant map.
+    return np.round(scores, 6)
 
 
-def _windows(height: int, width: int) -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
-    """Return the windows as rows (top, left, bottom, right) in cells, each once, in a fixed order."""
+@lru_cache(maxsize=64)
+def _windows(height: int, width: int) -> Windows:
+    """Return all windows, each once and in a fixed order, without the whole map."""
     shorter = min(height, width)
     found = set()
     for size in SIZES:
         for aspect in ASPECTS:
             rows = min(height, max(1, round(size * shorter / math.sqrt(aspect))))
             columns = min(width, max(1, round(size * shorter * math.sqrt(aspect))))
-            if (rows, columns) == (height, width):
-                continue
-            for top in range(height - rows + 1):
-                for left in range(width - columns + 1):
-                    found.add((top, left, top + rows, left + columns))
+            if (rows, columns) != (height, width):
+                found |= {
+                    (top, left, top + rows, left + columns)
+                    for top in range(height - rows + 1)
+                    for left in range(width - columns + 1)
+                }
     return np.array(sorted(found), dtype=np.int64).reshape(-1, 4)
 
 
-def _overlap(first: Sequence[int], second: Sequence[int]) -> float:
-    """Return the intersection over union of two windows."""
-    rows = min(first[2], second[2]) - max(first[0], second[0])
-    columns = min(first[3], second[3]) - max(first[1], second[1])
-    if rows <= 0 or columns <= 0:
-        return 0.0
-    both = rows * columns
-    areas = [(window[2] - window[0]) * (window[3] - window[1]) for window in (first, second)]
-    return float(both / (areas[0] + areas[1] - both))
+def _overlaps(windows: Windows, other: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the intersection over union of each window with another one."""
+    top, left, bottom, right = windows.T
+    rows = np.minimum(bottom, other[2]) - np.maximum(top, other[0])
+    columns = np.minimum(right, other[3]) - np.maximum(left, other[1])
+    shared = np.maximum(rows, 0) * np.maximum(columns, 0)
+    areas = (bottom - top) * (right - left)
+    own = (other[2] - other[0]) * (other[3] - other[1])
+    overlaps: NDArray[np.float64] = shared / (areas + own - shared)
+    return overlaps
+
+
+def _box(window: Sequence[int], height: int, width: int) -> Region:
+    top, left, bottom, right = window
+    return Region(float(left / width), float(top / height), float(right / width), float(bottom / height))
 
 
 def salient_box(feature_map: FeatureMaps) -> Region:
-    """Return the box round the cells with more than the mean saliency; the whole image if there are none."""
+    """Return the box round the most salient part of an image; the whole image if no part stands out.
+
+    That part is the largest connected component of the cells with more than the mean saliency (Wei et al., 2017,
+    section III-B).
+    """
     saliency = saliency_map(feature_map)
-    rows, columns = np.nonzero(saliency > saliency.mean())
-    if not len(rows):
-        return Region(0.0, 0.0, 1.0, 1.0)
-    height, width = saliency.shape
-    return Region(
-        float(columns.min() / width),
-        float(rows.min() / height),
-        float((columns.max() + 1) / width),
-        float((rows.max() + 1) / height),
-    )
+    # Rounding must not make cells of a constant map salient.
+    part = _largest_component(saliency > saliency.mean(dtype=np.float64) * (1 + EDGE))
+    if not part:
+        return WHOLE_IMAGE
+    rows, columns = zip(*part, strict=True)
+    return _box((min(rows), min(columns), max(rows) + 1, max(columns) + 1), *saliency.shape)
+
+
+def _largest_component(cells: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return the largest set of marked cells that touch along their edges; of equal sets the first from the top."""
+    rest = {(int(row), int(column)) for row, column in np.argwhere(cells)}
+    largest: list[tuple[int, int]] = []
+    for start in sorted(rest):
+        if start not in rest:
+            continue
+        rest.remove(start)
+        part, waiting = [], deque([start])
+        while waiting:
+            row, column = waiting.popleft()
+            part.append((row, column))
+            for neighbor in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+                if neighbor in rest:
+                    rest.remove(neighbor)
+                    waiting.append(neighbor)
+        if len(part) > len(largest):
+            largest = part
+    return largest
