@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from imagesearch_client.types import AttributeValue, Embedding, Region
+from imagesearch_client.types import AttributeValue, Embedding, Region, RegionEmbedding
 
 # The default limit of the services, for loads that do not ask an embedder for its limit.
 DEFAULT_MAX_IMAGE_BYTES = 20 * 1024 * 1024
@@ -19,6 +19,8 @@ class ImageMetadata:
     """None if the source has no attributes; the stored attributes are then kept."""
     sha256: str
     region: Region | None = None
+    regions: tuple[RegionEmbedding, ...] = ()
+    """The regions of a ready vector."""
     may_exist: bool = False
     """Whether the collection may already have an image with this id."""
     is_known: bool = False

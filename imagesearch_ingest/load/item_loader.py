@@ -128,7 +128,8 @@ class ItemLoader:
 
     async def _store_vector(self, pending: PendingItem, vector: Embedding) -> None:
         image = self._metadata(pending, pending.item.id, pending.item.content_sha256)
-        replaced = await self._destination.store_vector(replace(image, region=pending.item.region), vector)
+        with_parts = replace(image, region=pending.item.region, regions=pending.item.regions)
+        replaced = await self._destination.store_vector(with_parts, vector)
         await self._record_stored(pending, image, replaced)
 
     async def _record_stored(self, pending: PendingItem, image: ImageMetadata, replaced: bool) -> LedgerRow:

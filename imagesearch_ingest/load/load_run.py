@@ -320,5 +320,6 @@ class LoadRun:
 def _size_in_memory(item: Item) -> int:
     """Return the bytes that the item's file will need in memory, or an estimate."""
     if isinstance(item.content, Embedding):
-        return 0
+        # A single vector is as small as the other parts of an item.
+        return sum(region.embedding.values.nbytes for region in item.regions)
     return UNKNOWN_BYTES if item.size is None else item.size

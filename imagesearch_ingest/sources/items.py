@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias
 
-from imagesearch_client.types import AttributeValue, Embedding, Region
+from imagesearch_client.types import AttributeValue, Embedding, Region, RegionEmbedding
 
 ReadFile: TypeAlias = Callable[[int], bytes]
 """Read a file from its beginning, at most this many bytes. Safe to call from any thread. Raises OSError."""
@@ -33,6 +33,8 @@ class Item:
     """SHA-256 of the file from which a ready vector was computed; empty if unknown."""
     region: Region | None = None
     """The part of the file from which a ready vector was computed; None is the whole image."""
+    regions: tuple[RegionEmbedding, ...] = ()
+    """The regions of a ready vector."""
 
     @property
     def key(self) -> str:

@@ -81,11 +81,13 @@ def export_collection(
     if target.exists() and not overwrite:
         raise ExportError(f"{target} exists; name another file, or use --force to replace it")
     collection = client.get_collection(name)
+    if collection.max_regions and format_of(target) != "parquet":
+        raise ExportError(f"{target.suffix} files cannot store the regions of {collection.name}; use a .parquet file")
     parts = ExportParts(target, _identity(collection, where))
     with _explained_errors(target, parts), parts.opened(restart=restart):
         resumed = parts.summary.rows
         listing = Listing(client, collection, where, parts.place, retry_seconds)
-        _read_pages(listing, parts, collection.dimension, on_progress)
+        _read_pages(listing, parts, collection, on_progress)
         if client.get_collection(collection.name).create_time != collection.create_time:
             raise ExportError(
                 f"the collection {collection.name} was deleted and created again during the export; use --restart"
@@ -100,18 +102,20 @@ def export_collection(
     return ExportReport(collection.name, str(target), info.summary.rows, resumed, seconds, size, listing.pages_asked)
 
 
-def _read_pages(listing: Listing, parts: ExportParts, dimension: int, on_progress: Callable[[int], None]) -> None:
+def _read_pages(
+    listing: Listing, parts: ExportParts, collection: Collection, on_progress: Callable[[int], None]
+) -> None:
     """Read the remaining pages of the listing into parts."""
     pending: list[Rows] = []
     rows, size = 0, 0
     for images, place in listing.pages():
-        page = Rows.from_images(images, dimension)
+        page = Rows.from_images(images, collection.dimension, with_regions=collection.max_regions > 0)
         pending.append(page)
         rows += len(page)
-        size += page.vectors.nbytes + page.text_size()
+        size += page.array_size() + page.text_size()
         on_progress(parts.summary.rows + rows)
         if rows >= PART_ROWS or size >= PART_BYTES or place.complete:
-            parts.add(Rows.concatenate(pending, dimension), place)
+            parts.add(Rows.concatenate(pending, collection.dimension), place)
             pending, rows, size = [], 0, 0
 
 

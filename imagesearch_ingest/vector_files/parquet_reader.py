@@ -22,6 +22,8 @@ from imagesearch_ingest.sources.parquet_values import (
 )
 from imagesearch_ingest.vector_files.column_names import attribute_names, find_columns
 from imagesearch_ingest.vector_files.parquet_writer import JSON_MARK, NOTES_KEY, REST
+from imagesearch_ingest.vector_files.region_columns import COLUMN as REGIONS
+from imagesearch_ingest.vector_files.region_columns import RegionColumns, arrow_type
 from imagesearch_ingest.vector_files.rows import ColumnNames, RawRows, Vectors
 
 READ_BUFFER = 1024 * 1024
@@ -101,6 +103,7 @@ class ParquetTable:
                 _values(batch.column("content_sha256")) if "content_sha256" in self._fixed else None,
                 batch.column("region").to_pylist() if "region" in self._fixed else None,
                 self._attributes_of(batch),
+                RegionColumns.from_arrow(batch.column(REGIONS)) if REGIONS in self._fixed else None,
             )
 
     def _attributes_of(self, batch: Any) -> list[dict[str, Any]] | None:
@@ -165,7 +168,18 @@ def _notes(schema: Any) -> Mapping[str, str]:
 def _is_fixed_column(field: Any) -> bool:
     if field.name == "region":
         return is_list_type(field.type) and bool(pa.types.is_floating(field.type.value_type))
+    if field.name == REGIONS:
+        return is_list_type(field.type) and field.type == arrow_type(_vector_size(field.type))
     return field.name == "content_sha256" and is_text_type(field.type)
+
+
+def _vector_size(regions: Any) -> int:
+    """Return the dimension of the vectors in the type of a column of regions; 1 for another type."""
+    kind = regions.value_type
+    if not pa.types.is_struct(kind) or kind.get_field_index("vector") < 0:
+        return 1
+    vector = kind.field("vector").type
+    return int(vector.list_size) if pa.types.is_fixed_size_list(vector) else 1
 
 
 def _is_json(field: Any) -> bool:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from imagesearch_client.types import Region
 from imagesearch_ingest.vector_files.column_names import ATTRIBUTE_PREFIX
+from imagesearch_ingest.vector_files.region_columns import COLUMN as REGIONS
+from imagesearch_ingest.vector_files.region_columns import RegionColumns, arrow_type
 from imagesearch_ingest.vector_files.rows import MIXED, Batches, FileInfo, Rows, Summary, attributes_json
 
 NOTES_KEY = b"imagesearch"
@@ -49,6 +51,8 @@ def _schema(info: FileInfo) -> Any:
         pa.field("region", pa.list_(pa.float32())),
         pa.field("vector", pa.list_(pa.float32(), info.dimension), nullable=False),
     ]
+    if info.has_regions:
+        fields.append(pa.field(REGIONS, arrow_type(info.dimension)))
     for name, kind in sorted(info.summary.kinds.items()):
         if kind == MIXED:
             fields.append(pa.field(ATTRIBUTE_PREFIX + name, pa.string(), metadata=JSON_MARK))
@@ -64,6 +68,8 @@ def _column(field: Any, rows: Rows, info: FileInfo) -> Any:
         case "vector":
             values = pa.array(np.ascontiguousarray(rows.vectors).reshape(-1))
             return pa.FixedSizeListArray.from_arrays(values, type=field.type)
+        case "regions" if rows.region_columns is not None:
+            return rows.region_columns.to_arrow(field.type)
         case "region":
             return pa.array([None if each is None else astuple(each) for each in rows.regions], field.type)
         case "id" | "uri" | "content_sha256" | "create_time" | "update_time" as name:
@@ -82,7 +88,8 @@ def _column(field: Any, rows: Rows, info: FileInfo) -> Any:
 
 def write_part(path: str, rows: Rows, dimension: int) -> None:
     """Write a part of an export; all attributes are JSON texts. Raises OSError."""
-    write_parquet(path, FileInfo(Summary(len(rows), rest=True), dimension, {}), lambda _: [rows])
+    notes = {} if rows.region_columns is None else {"max_regions": "1"}
+    write_parquet(path, FileInfo(Summary(len(rows), rest=True), dimension, notes), lambda _: [rows])
 
 
 def read_part(path: Path, dimension: int, *, vectors: bool) -> Rows:
@@ -97,8 +104,10 @@ def read_part(path: Path, dimension: int, *, vectors: bool) -> Rows:
         REST,
         *(["vector"] if vectors else []),
     ]
+    if vectors and REGIONS in pq.read_schema(path).names:
+        names.append(REGIONS)
     table = pq.read_table(path, columns=names, partitioning=None)
-    columns = {name: table.column(name).to_pylist() for name in names if name != "vector"}
+    columns = {name: table.column(name).to_pylist() for name in names if name not in ("vector", REGIONS)}
     flat = table.column("vector").combine_chunks().flatten().to_numpy() if vectors else None
     return Rows(
         columns["id"],
@@ -109,4 +118,5 @@ def read_part(path: Path, dimension: int, *, vectors: bool) -> Rows:
         columns["create_time"],
         columns["update_time"],
         [{} if text is None else json.loads(text) for text in columns[REST]],
+        RegionColumns.from_arrow(table.column(REGIONS)) if REGIONS in names else None,
     )

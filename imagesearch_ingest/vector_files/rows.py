@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagesearch_client.types import AttributeValue, Image, Region
+from imagesearch_ingest.vector_files.region_columns import RegionColumns
 
 Vectors: TypeAlias = NDArray[np.float32]
 Attributes: TypeAlias = Mapping[str, AttributeValue]
@@ -39,16 +40,22 @@ class Rows:
     create_times: Sequence[datetime]
     update_times: Sequence[datetime]
     attributes: Sequence[Attributes]
+    region_columns: RegionColumns | None = None
+    """The regions with their vectors; None if the collection has none, or if the vectors were not requested."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def array_size(self) -> int:
+        """Return the bytes of all vectors."""
+        return self.vectors.nbytes + (self.region_columns.vectors.nbytes if self.region_columns else 0)
 
     def text_size(self) -> int:
         """Return the approximate number of characters of all texts and attributes."""
         return sum(sum(map(len, column(self))) for column in TEXTS.values())
 
     @classmethod
-    def from_images(cls, images: Sequence[Image], dimension: int) -> Self:
+    def from_images(cls, images: Sequence[Image], dimension: int, *, with_regions: bool) -> Self:
         """Return the rows of images. Raises ValueError if an image has no vector of this dimension."""
         vectors = np.empty((len(images), dimension), np.float32)
         for row, image in enumerate(images):
@@ -64,6 +71,7 @@ class Rows:
             [image.create_time for image in images],
             [image.update_time for image in images],
             [image.attributes for image in images],
+            RegionColumns.from_images((image.regions for image in images), dimension) if with_regions else None,
         )
 
     @classmethod
@@ -74,6 +82,7 @@ class Rows:
             return [value for part in parts for value in getattr(part, name)]
 
         vectors = np.concatenate([np.empty((0, dimension), np.float32), *(part.vectors for part in parts)])
+        regions = [part.region_columns for part in parts if part.region_columns is not None]
         return cls(
             flat("ids"),
             flat("uris"),
@@ -83,6 +92,7 @@ class Rows:
             flat("create_times"),
             flat("update_times"),
             flat("attributes"),
+            RegionColumns.concatenate(regions) if regions else None,
         )
 
 
@@ -172,6 +182,11 @@ class FileInfo:
     notes: Mapping[str, str]
     """The settings of the collection and the origin of the rows, as texts."""
 
+    @property
+    def has_regions(self) -> bool:
+        """Return whether the images of the collection have regions."""
+        return self.notes.get("max_regions", "0") != "0"
+
 
 Batches: TypeAlias = Callable[[bool], Iterable[Rows]]
 """Returns all rows in batches, with or without vectors; may be called several times."""
@@ -195,6 +210,8 @@ class RawRows:
     """Four numbers for each row, or None."""
     attributes: Sequence[Mapping[str, Any] | str | bytes] | None
     """The attributes of each row by name, or as a JSON text."""
+    region_columns: RegionColumns | None = None
+    """The regions with their vectors; None if the file has none."""
 
 
 @dataclass(frozen=True, slots=True)

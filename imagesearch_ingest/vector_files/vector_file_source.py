@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from imagesearch_client.types import AttributeValue, Embedding, Region
+from imagesearch_client.types import AttributeValue, Embedding, Region, RegionEmbedding
 from imagesearch_ingest.sources.attribute_values import is_missing
 from imagesearch_ingest.sources.items import Fault, Item, SourceError
 from imagesearch_ingest.sources.parquet_values import InvalidValue
@@ -105,7 +105,8 @@ class VectorFileSource:
 
     def __iter__(self) -> Iterator[Item | Fault]:
         """Return the rows in order. Raises SourceError if the file is damaged."""
-        size = max(1, min(BATCH_ROWS, BATCH_BYTES // (4 * max(1, self.dimension))))
+        vectors = 1 + int(self.notes.get("max_regions", "0"))
+        size = max(1, min(BATCH_ROWS, BATCH_BYTES // (4 * max(1, self.dimension) * vectors)))
         with closing(open_vectors(self._path, self._columns)) as table:
             first = 0
             for rows in self._batches(table, size):
@@ -122,13 +123,14 @@ class VectorFileSource:
         problems = {**_vector_problems(rows.vectors), **rows.problems}
         lengths = np.linalg.norm(rows.vectors.astype(np.float64), axis=1)
         shortest = math.sqrt(max(1, self.dimension) * SHORTEST_SQUARE)
+        regions = rows.region_columns.of_rows(self.fingerprint) if rows.region_columns else [()] * len(rows.ids)
         for row in range(len(rows.ids)):
             # People count rows from 1.
             where = f"{self._path.name}, row {first + row + 1}"
             try:
                 if row in problems:
                     raise ValueError(problems[row])
-                found: Item | Fault = self._item(rows, row)
+                found: Item | Fault = self._item(rows, row, regions[row])
             except ValueError as error:
                 found = Fault(where, "ROW_INVALID", str(error))
             else:
@@ -140,7 +142,7 @@ class VectorFileSource:
                     found = Fault(where, "VECTOR_LENGTH_INVALID", problem)
             yield found
 
-    def _item(self, rows: RawRows, row: int) -> Item:
+    def _item(self, rows: RawRows, row: int, regions: tuple[RegionEmbedding, ...]) -> Item:
         content = rows.vectors[row].astype("<f4", copy=False).tobytes()
         region = None if rows.regions is None else _region(rows.regions[row])
         sha256 = "" if rows.content_sha256 is None else _text(rows.content_sha256[row], "content_sha256")
@@ -152,10 +154,22 @@ class VectorFileSource:
             # An array is as small as in the file, and becomes a message as fast as a list.
             content=Embedding(array.array("f", rows.vectors[row].tobytes()), self.fingerprint),
             attributes=None if rows.attributes is None else _attributes(rows.attributes[row]),
-            stamp=hashlib.blake2b(content + (repr(region).encode() if region else b""), digest_size=16).hexdigest(),
+            stamp=_stamp(content, region, regions),
             content_sha256=sha256,
             region=region,
+            regions=regions,
         )
+
+
+def _stamp(vector: bytes, region: Region | None, regions: Sequence[RegionEmbedding]) -> str:
+    """Return what changes when a vector, its part of the image or its regions change."""
+    digest = hashlib.blake2b(vector, digest_size=16)
+    if region is not None:
+        digest.update(repr(region).encode())
+    for each in regions:
+        digest.update(repr((each.box, each.saliency)).encode())
+        digest.update(each.embedding.values.astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
 
 
 def _vector_problems(vectors: Vectors) -> dict[int, str]:

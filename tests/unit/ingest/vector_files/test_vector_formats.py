@@ -1,5 +1,6 @@
 """Files of all formats return exactly what was written."""
 
+import dataclasses
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagesearch_client.types import AttributeValue, Embedding, Region
+from imagesearch_client.types import AttributeValue, Embedding, Region, RegionEmbedding
 from imagesearch_ingest.sources.items import Item
+from imagesearch_ingest.vector_files import vector_file_source
 from imagesearch_ingest.vector_files.formats import format_of, write_vectors
+from imagesearch_ingest.vector_files.parquet_writer import read_part, write_part
+from imagesearch_ingest.vector_files.region_columns import RegionColumns
 from imagesearch_ingest.vector_files.rows import MAX_COLUMNS, FileInfo, RowError, Rows, Summary
 from imagesearch_ingest.vector_files.vector_file_source import VectorFileSource, VectorOptions
 
@@ -194,3 +198,59 @@ def test_an_unknown_suffix_raises_an_error_with_the_allowed_ones(name: str) -> N
     with pytest.raises(ValueError, match=r"\.parquet, \.h5, \.hdf5, \.npz"):
         format_of(Path(name))
     assert format_of(Path("A.H5")) == "hdf5"
+
+
+def regions_of(count: int) -> tuple[RegionEmbedding, ...]:
+    dice = np.random.default_rng(count)
+    return tuple(
+        RegionEmbedding(
+            Region(0.0, 0.25, 0.5, float(np.float32(0.5 + number / 100))),
+            Embedding(dice.normal(size=3).astype(np.float32), "elsewhere"),
+            float(np.float32(dice.random())),
+        )
+        for number in range(count)
+    )
+
+
+def test_regions_of_a_parquet_file_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Several batches in a row group, so that columns are slices.
+    monkeypatch.setattr(vector_file_source, "BATCH_ROWS", 2)
+    wanted = [[regions_of(count) for count in counts] for counts in ([0, 3, 1, 0, 5], [2], [0])]
+    batches = [
+        dataclasses.replace(rows_of(100 * number, [{}] * len(each)), region_columns=RegionColumns.from_images(each, 3))
+        for number, each in enumerate(wanted)
+    ]
+    path = tmp_path / "vectors.parquet"
+    write_vectors(path, FileInfo(Summary(7), 3, NOTES | {"max_regions": "5"}), lambda _: iter(batches))
+    found = list(items_of(path))
+    assert [item.regions for item in found] == [regions for each in wanted for regions in each]
+    assert len({item.stamp for item in found}) == 7
+    part = tmp_path / "part.parquet"
+    write_part(str(part), batches[0], 3)
+    columns = read_part(part, 3, vectors=True).region_columns
+    assert columns is not None
+    assert columns.of_rows("elsewhere") == wanted[0]
+    assert read_part(part, 3, vectors=False).region_columns is None
+
+
+def write_one(path: Path, rows: Rows) -> None:
+    write_vectors(path, FileInfo(Summary(1), 3, NOTES | {"max_regions": "2"}), lambda _: iter([rows]))
+
+
+def test_the_stamp_of_an_item_depends_on_its_regions(tmp_path: Path) -> None:
+    stamps = set()
+    for number, regions in enumerate([(), regions_of(1), regions_of(2), regions_of(2)[::-1]]):
+        rows = dataclasses.replace(rows_of(0, [{}]), region_columns=RegionColumns.from_images([regions], 3))
+        path = tmp_path / f"{number}.parquet"
+        write_one(path, rows)
+        stamps |= {item.stamp for item in items_of(path)}
+    assert len(stamps) == 4
+
+
+def test_a_column_of_another_type_named_regions_is_an_attribute_or_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere.parquet"
+    table = {"id": ["a"], "vector": [[1.0, 2.0]], "regions": [["north", "south"]]}
+    pq.write_table(pa.table(table), path)
+    (item,) = list(VectorFileSource(path, VectorOptions(fingerprint="vgg16")))
+    assert isinstance(item, Item)
+    assert (item.attributes, item.regions) == ({"regions": ["north", "south"]}, ())
