@@ -167,7 +167,7 @@ async def test_stale_reads_are_repeated_with_strong_consistency(moments: tuple[i
     memory, clock = StaleImages(moments), Clock()
     await created(memory, clock)
     process = Process(memory, clock, calls=type("Calls", (StaleCalls,), {"memory": memory}))
-    for version in (1, 2):
+    for version in (1, 2, 3):
         await process.store.upsert(COLLECTION, [image("a", version)], DEADLINE)
         clock.advance(STALENESS)
         # The writes see each other in spite of stale reads.
@@ -178,7 +178,7 @@ async def test_stale_reads_are_repeated_with_strong_consistency(moments: tuple[i
         (queried,) = await process.store.query(COLLECTION, None, 10, View.FULL, BOUNDED, DEADLINE)
         nearest = Nearest(2, View.FULL, BOUNDED)
         ((hit,),) = await process.store.search(COLLECTION, [np.ones(4, np.float32)], nearest, DEADLINE)
-        assert [version_of(one) for one in (got, queried, hit.image)] == [2, 2, 2]
+        assert [version_of(one) for one in (got, queried, hit.image)] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("seed", range(40))
