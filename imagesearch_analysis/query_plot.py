@@ -18,7 +18,11 @@ class QueryHits:
     """The path or URL of the query image."""
     hits: Sequence[Hit]
     region: Region | None = None
-    """The part of the image that was searched; None is the whole image."""
+    """The part of the image that was embedded; None is the whole image."""
+    box: Region | None = None
+    """The box of the image that was searched; None draws no frame."""
+    draws_boxes: bool = False
+    """Whether a frame shows the part of each hit that matched."""
 
 
 def plot_queries(queries: Sequence[QueryHits], path: Path, metric: Metric) -> None:
@@ -38,11 +42,16 @@ def plot_queries(queries: Sequence[QueryHits], path: Path, metric: Metric) -> No
 
 
 def _tiles(query: QueryHits, metric: Metric) -> list[Tile]:
-    own = Tile(query.uri, f"query\n{shorten(query.name)}", query.region, bold=True)
-    return [own] + [
-        Tile(hit.image.uri, f"{similarity_text(hit, metric)}\n{shorten(hit.image.id)}", hit.image.region)
-        for hit in query.hits
-    ]
+    own = Tile(query.uri, f"query\n{shorten(query.name)}", query.region, bold=True, box=query.box)
+    return [own] + [_hit_tile(hit, metric, draws_box=query.draws_boxes) for hit in query.hits]
+
+
+def _hit_tile(hit: Hit, metric: Metric, *, draws_box: bool) -> Tile:
+    title = f"{similarity_text(hit, metric)}\n{shorten(hit.image.id)}"
+    if draws_box:
+        # Boxes are parts of the whole picture.
+        return Tile(hit.image.uri, title, box=hit.region)
+    return Tile(hit.image.uri, title, hit.image.region)
 
 
 def similarity_text(hit: Hit, metric: Metric) -> str:

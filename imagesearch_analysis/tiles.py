@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from imagesearch_analysis.pictures import read_picture
 from imagesearch_client.types import Region
@@ -23,6 +24,8 @@ class Tile:
     region: Region | None = None
     """The part of the picture to draw; None is the whole picture."""
     bold: bool = False
+    box: Region | None = None
+    """A box to draw a frame round; None draws none."""
 
 
 def draw_tiles(rows: list[list[Tile]], columns: int) -> Figure:
@@ -43,12 +46,24 @@ def _draw_tile(axes: Axes, tile: Tile) -> None:
     picture = read_picture(tile.uri, TILE_PIXELS, tile.region)
     if picture is not None:
         axes.imshow(picture)
+        if tile.box is not None:
+            draw_box(axes, tile.box, picture.size)
         return
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_aspect("equal")
     axes.fill([0, 1, 1, 0], [0, 0, 1, 1], color="lightgrey")
     axes.text(0.5, 0.5, "no picture\nat its uri", ha="center", va="center", fontsize=8, color="dimgrey")
+
+
+def draw_box(axes: Axes, box: Region, size: tuple[int, int], line: str = "solid", width: float = 1.8) -> None:
+    """Draw a frame round a box of a picture of this size, in two colours so that every background shows it."""
+    left, top = box.x0 * size[0] - 0.5, box.y0 * size[1] - 0.5
+    across, down = (box.x1 - box.x0) * size[0], (box.y1 - box.y0) * size[1]
+    for color, thickness in (("black", width + 1.6), ("gold", width)):
+        axes.add_patch(
+            Rectangle((left, top), across, down, fill=False, color=color, linewidth=thickness, linestyle=line)
+        )
 
 
 def shorten(text: str, length: int = MAX_LABEL) -> str:

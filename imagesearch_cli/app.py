@@ -21,6 +21,7 @@ from imagesearch_cli.ingest import ingest
 from imagesearch_cli.map import draw_map
 from imagesearch_cli.neighbors import neighbors
 from imagesearch_cli.plot import plot
+from imagesearch_cli.regions import regions
 from imagesearch_cli.reindex import reindex
 from imagesearch_cli.search import search
 from imagesearch_cli.status import status
@@ -80,6 +81,7 @@ app.command(rich_help_panel=ANALYSIS)(duplicates)
 app.command("map", rich_help_panel=ANALYSIS)(draw_map)
 app.command(rich_help_panel=ANALYSIS)(cluster)
 app.command(rich_help_panel=ANALYSIS)(plot)
+app.command(rich_help_panel=ANALYSIS)(regions)
 app.command(rich_help_panel=MODELS)(evaluate)
 app.command(rich_help_panel=MODELS)(compare)
 app.command(rich_help_panel=MODELS)(train_autoencoder)

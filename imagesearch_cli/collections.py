@@ -15,6 +15,7 @@ from imagesearch_cli.options import (
     ConstructionOption,
     EdgesOption,
     IndexOption,
+    MaxRegions,
     Target,
     Yes,
 )
@@ -81,10 +82,13 @@ def create_collection(
             help="How long an image is kept after its last change, in seconds. [default: for ever]",
         ),
     ] = None,
+    max_regions: MaxRegions = None,
 ) -> None:
     """Create an empty collection.
 
     Example: imagesearch collections create shop --model vgg16 --metric l2
+
+    Example: imagesearch collections create rooms --model vgg16-max-native --max-regions 8
     """
     parameters = parse_index_parameters(m, ef_construction, nlist)
     with connected(target) as client:
@@ -96,6 +100,7 @@ def create_collection(
             index=index,
             index_parameters=parameters,
             consistency=consistency,
+            max_regions=max_regions or 0,
             ttl=None if ttl_seconds is None else timedelta(seconds=ttl_seconds),
         )
     show(f"created {collection.name}: {collection.fingerprint}, {collection.dimension} x float32, {metric.value}")
@@ -125,6 +130,8 @@ def print_collections(found: Sequence[tuple[Collection, int]]) -> None:
         Column("model", [each.model for each in collections], 2),
         Column("fingerprint", [each.fingerprint for each in collections], 6),
     ]
+    if any(each.max_regions for each in collections):
+        columns.append(Column("regions", [str(each.max_regions) for each in collections], 3, is_number=True))
     if any(each.description for each in collections):
         columns.append(Column("description", [each.description for each in collections], 5))
     print_table(columns)

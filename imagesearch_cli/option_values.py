@@ -18,15 +18,15 @@ def parse_where(where: Sequence[str] | None) -> Filter | None:
     return all_of(*conditions) if conditions else None
 
 
-def parse_region(text: str) -> Region | None:
-    """Return the region of --region, or None without it."""
+def parse_region(text: str, option: str = "--region") -> Region | None:
+    """Return the region of an option, or None without it."""
     if not text:
         return None
     try:
         x0, y0, x1, y1 = map(float, text.split(","))
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is not a region; it must be X0,Y0,X1,Y1, such as 0,0,0.5,1", param_hint="--region"
+            f"{text!r} is not a region; it must be X0,Y0,X1,Y1, such as 0,0,0.5,1", param_hint=option
         ) from None
     return Region(x0, y0, x1, y1)
 

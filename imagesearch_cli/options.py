@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from imagesearch_client.defaults import MAX_CANDIDATES
-from imagesearch_client.types import Index
+from imagesearch_client.defaults import MAX_CANDIDATES, MAX_REGIONS
+from imagesearch_client.types import Index, Match
 from imagesearch_ingest.load.limits import MAX_READERS
 
 DEFAULT_COLLECTION = "images"
@@ -172,6 +172,35 @@ CodeCandidates = Annotated[
         help="Find this number of candidates by binary codes, then re-rank them by their vectors. See "
         "`imagesearch codes`.",
         rich_help_panel=TUNING,
+    ),
+]
+
+# What a search compares.
+MatchOption = Annotated[
+    Match,
+    typer.Option(
+        "--match",
+        case_sensitive=False,
+        help="What to compare with the query: whole images, regions of images, or all of them. The collection must "
+        "have regions.",
+    ),
+]
+AutoCrop = Annotated[
+    bool,
+    typer.Option(
+        "--auto-crop",
+        help="Search with the most salient part of each image file. The collection must have regions.",
+    ),
+]
+MaxRegions = Annotated[
+    int | None,
+    typer.Option(
+        "--max-regions",
+        min=0,
+        max=MAX_REGIONS,
+        metavar="N",
+        help="Maximum number of regions of each image, so that searches can find objects. It needs a model such as "
+        "vgg16-max-native.",
     ),
 ]
 

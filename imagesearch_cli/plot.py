@@ -11,9 +11,11 @@ from imagesearch_cli.console import note
 from imagesearch_cli.option_values import parse_where
 from imagesearch_cli.options import (
     DEFAULT_COLLECTION,
+    AutoCrop,
     CollectionName,
     Exact,
     Force,
+    MatchOption,
     OpenOption,
     Target,
     Where,
@@ -22,7 +24,7 @@ from imagesearch_cli.options import (
 )
 from imagesearch_cli.snapshots import allowed_files, analysis_errors, check_file
 from imagesearch_client import DEFAULT_TARGET, Client
-from imagesearch_client.types import ImageFile, Query, Region, StoredImage
+from imagesearch_client.types import ImageFile, Match, Query, Region, StoredImage
 
 SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
@@ -36,6 +38,8 @@ def plot(
     collection: CollectionName = DEFAULT_COLLECTION,
     limit: Annotated[int, limit_option("Maximum number of hits for each query.", 50)] = 8,
     where: Where = None,
+    match: MatchOption = Match.IMAGES,
+    auto_crop: AutoCrop = False,
     exact: Exact = False,
     opens: OpenOption = None,
     force: Force = False,
@@ -43,7 +47,8 @@ def plot(
 ) -> None:
     """Draw queries with their hits beside them.
 
-    Below each hit is its cosine similarity, inner product or Euclidean distance, depending on the collection.
+    Below each hit is its cosine similarity, inner product or Euclidean distance, depending on the collection. With
+    --match regions or --match all, a frame shows the part of the picture that matched.
 
     Example: imagesearch plot -c images ~/photos/coffee.jpg sku-17 -o hits.png
     """
@@ -57,8 +62,12 @@ def plot(
         rows = []
         for name in queries:
             label, uri, region, query = _query(client, collection, name)
-            hits = client.search(collection, query, limit=limit, where=condition, exact=exact)
-            rows.append(QueryHits(label, uri, hits, region))
+            crop = auto_crop and isinstance(query, ImageFile)
+            hits = client.search(
+                collection, query, limit=limit, where=condition, exact=exact, match=match, auto_crop=crop
+            )
+            box = hits.query_region if crop else None
+            rows.append(QueryHits(label, uri, hits, region, box, draws_boxes=match is not Match.IMAGES))
         plot_queries(rows, output, metric)
     note(f"wrote {output}")
 

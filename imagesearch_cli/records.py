@@ -23,6 +23,7 @@ def collection_json(collection: Collection, count: int) -> dict[str, object]:
         "index_parameters": dataclasses.asdict(collection.index_parameters) if collection.index_parameters else {},
         "consistency": collection.consistency.value,
         "ttl_seconds": collection.ttl.total_seconds() if collection.ttl else None,
+        "max_regions": collection.max_regions,
         "description": collection.description,
         "labels": dict(collection.labels),
         "create_time": collection.create_time.isoformat(),

@@ -20,6 +20,7 @@ from imagesearch_cli.options import (
     EdgesOption,
     IndexOption,
     LedgerFile,
+    MaxRegions,
     OpenOption,
     ParallelReads,
     Target,
@@ -48,6 +49,7 @@ def reindex(
         str | None,
         typer.Option(metavar="NAME", help="Another model of the embedder. Reads every image file and embeds it again."),
     ] = None,
+    max_regions: MaxRegions = None,
     root: Annotated[
         str,
         typer.Option(metavar="FOLDER", help="With --model: folder or URL that relative uris of images start from."),
@@ -73,7 +75,8 @@ def reindex(
 ) -> None:
     """Copy a collection into a new one with another index, metric or model, then move its alias.
 
-    The command copies vectors, attributes and everything else. Only another model reads the image files again. Writes
+    The command copies vectors, attributes and everything else. Only another model, or more regions, reads the image
+    files again. Writes
     and deletes may continue during the copy, and none is lost; writers wait for a moment while the alias moves. The
     alias moves only if every image was copied. The old collection stays until you delete it. If the command is
     interrupted, run it again: it resumes.
@@ -84,7 +87,7 @@ def reindex(
     from imagesearch_ingest.reindex.new_collection import Change, check_aliases, create_new_collection  # noqa: PLC0415
     from imagesearch_ingest.reindex.reindexing import Reindexing  # noqa: PLC0415
 
-    change = Change(model, index, parse_index_parameters(m, ef_construction, nlist), metric)
+    change = Change(model, index, parse_index_parameters(m, ef_construction, nlist), metric, max_regions)
     with connected(target) as client, show_progress() as progress:
         old = client.get_collection(collection)
         aliases = [*(alias or []), *([] if keep_alias or old.name == collection else [collection])]

@@ -15,9 +15,11 @@ from imagesearch_cli.options import (
     DEFAULT_COLLECTION,
     TUNING,
     AsJson,
+    AutoCrop,
     CodeCandidates,
     CollectionName,
     Exact,
+    MatchOption,
     SearchEf,
     SearchList,
     SearchNprobe,
@@ -26,7 +28,7 @@ from imagesearch_cli.options import (
     limit_option,
 )
 from imagesearch_client import DEFAULT_TARGET, Client
-from imagesearch_client.types import Example, Examples, ImageFile, Query, Region, SearchOptions, StoredImage
+from imagesearch_client.types import Example, Examples, ImageFile, Match, Query, Region, SearchOptions, StoredImage
 
 # Errors that concern every query of a command.
 ERRORS_OF_ALL_QUERIES = ("COLLECTION_NOT_FOUND", "COLLECTION_NAME_INVALID", "FILTER_INVALID")
@@ -66,6 +68,8 @@ def search(
             help="Search with this part of the image files, in fractions: 0,0,0.5,1 is the left half.",
         ),
     ] = "",
+    match: MatchOption = Match.IMAGES,
+    auto_crop: AutoCrop = False,
     unlike: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,12 +104,20 @@ def search(
     Example: imagesearch search ~/photos/coffee.jpg -c shop -k 5 --where 'price<10' --show price
 
     Example: imagesearch search --id coffee.jpg --unlike page.jpg
+
+    Example: imagesearch search lamp.jpg -c rooms --match regions
     """
     if not images and not ids:
         raise typer.BadParameter("there is no query; name image files, or stored images with --id")
     if region and not images:
         raise typer.BadParameter("selects a part of image files, and there are none", param_hint="--region")
+    if auto_crop and (region or ids or unlike or not images):
+        raise typer.BadParameter(
+            "crops image files; use it without --id, --unlike and --region", param_hint="--auto-crop"
+        )
     options = SearchOptions(
+        match=match,
+        auto_crop=auto_crop,
         limit=limit,
         min_score=min_score,
         where=parse_where(where),

@@ -30,3 +30,5 @@ REPEATABLE_SEARCH_CALLS = (
 REPEATABLE_EMBEDDER_CALLS = tuple(
     f"imagesearch.embedder.v1.EmbedderService/{method}" for method in ("Embed", "ListModels", "GetModel")
 )
+# Maximum number of regions of an image.
+MAX_REGIONS = 64

@@ -9,7 +9,7 @@ import pytest
 
 import imagesearch_cli
 from imagesearch_cli.hits import Answer, print_answers, shown_number
-from imagesearch_client.types import Explanation, Hit, Image, Index
+from imagesearch_client.types import Explanation, Hit, Hits, Image, Index
 from imagesearch_ingest.json_text import json_text, rounded
 from imagesearch_ingest.load.rejects_file import RejectsFile
 from imagesearch_ingest.sources.items import Item
@@ -65,7 +65,7 @@ def test_finite_values_are_unchanged() -> None:
 def test_hits_with_nan_scores_are_valid_json(capsys: pytest.CaptureFixture[str]) -> None:
     time = datetime(2026, 1, 1, tzinfo=UTC)
     image = Image("a", "/a.jpg", {"price": 2**53 + 1}, "", time, time)
-    answer = Answer("q", [Hit(image, NAN, INFINITY)], Explanation(Index.FLAT, None, 0.1, 0.1, 0.1))
+    answer = Answer("q", Hits([Hit(image, NAN, INFINITY)]), Explanation(Index.FLAT, None, 0.1, 0.1, 0.1))
     print_answers([answer], [], explain=True, as_json=True)
     (hit,) = strict(capsys.readouterr().out)[0]["hits"]
     assert (hit["score"], hit["distance"], hit["attributes"]) == (None, None, {"price": 2**53 + 1})
