@@ -26,7 +26,7 @@ Facts: TypeAlias = Mapping[str, str]
 ADDRESS_VARIABLE: Final = "TESTS_SHARED_SERVICES"
 # The first model is the default. Most tests need a real embedder but no certain model, so it is MobileNet, which embeds
 # about five times as many images a second as VGG16 (docs/guides/evaluate.md).
-MODELS: Final = "mobilenet,mobilenet-max,vgg16"
+MODELS: Final = "mobilenet,mobilenet-max,vgg16,mobilenet-max-native256,vgg16-max-native"
 START_SECONDS: Final = 400
 
 
