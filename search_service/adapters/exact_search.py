@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from grpc_kit.deadline import Deadline
-from search_service.adapters.milvus_calls import MilvusCalls
+from search_service.adapters.milvus_calls import MAX_ROWS, MilvusCalls
 from search_service.adapters.milvus_errors import exact_too_large
 from search_service.adapters.milvus_filters import Expressions, ids_expression
 from search_service.adapters.milvus_hits import RETRIES, hit_of, order_of, with_view
@@ -70,11 +70,11 @@ class ExactSearch:
         self, collection: Collection, vector: Vector, expression: str, nearest: Nearest, deadline: Deadline
     ) -> list[Hit]:
         ids = nearest.among or ()
-        size = max(1, READ_BYTES // (4 * collection.dimension))
+        size = min(MAX_ROWS // 2, max(1, READ_BYTES // (4 * collection.dimension)))
         best: list[Hit] = []
         for begin in range(0, len(ids), size):
             some = _both(ids_expression(ids[begin : begin + size]), expression)
-            images = await self._vectors(collection, some, nearest, deadline)
+            images = await self._vectors(collection, some, nearest, deadline, **self._calls.all_rows)
             if images:
                 best = await asyncio.to_thread(_best_of, best, images, vector, collection.metric, nearest)
         return best

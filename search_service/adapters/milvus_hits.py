@@ -56,6 +56,7 @@ async def with_view(
             filter=ids_expression([hit.image.id for hit in hits]),
             output_fields=fields_of(nearest.view, max_regions),
             consistency_level=nearest.consistency.value,
+            **calls.all_rows,
             **options,
         ),
         collection,

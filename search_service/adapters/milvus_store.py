@@ -218,9 +218,8 @@ class MilvusStore:
         self, collection: Collection, ids: Sequence[str], view: View, consistency: Consistency, deadline: Deadline
     ) -> list[StoredImage]:
         """Return the images with these ids that exist."""
-        rows = await self._query(
-            collection, ids_expression(ids), fields_of(view, collection.max_regions), consistency, deadline
-        )
+        fields = fields_of(view, collection.max_regions)
+        rows = await self._query(collection, ids_expression(ids), fields, consistency, deadline, **self.calls.all_rows)
         return [image_of(row) for row in rows]
 
     async def query(

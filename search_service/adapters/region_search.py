@@ -10,13 +10,12 @@ import numpy as np
 
 from grpc_kit.deadline import Deadline
 from search_service.adapters.exact_search import READ_BYTES, READ_IMAGES, SLOTS, milvus_distances
-from search_service.adapters.milvus_calls import MilvusCalls
+from search_service.adapters.milvus_calls import MAX_ROWS, MilvusCalls
 from search_service.adapters.milvus_errors import exact_too_large
 from search_service.adapters.milvus_filters import ids_expression
 from search_service.adapters.milvus_hits import score_and_distance
 from search_service.adapters.milvus_rows import VECTOR, Row
 from search_service.adapters.milvus_search import (
-    MAX_HITS,
     SLOTS_PER_KEY,
     WriteExpression,
     max_batch,
@@ -26,9 +25,6 @@ from search_service.adapters.region_collections import BOX, KEY, box_of, generat
 from search_service.adapters.request_batching import RequestBatcher
 from search_service.core.ports import Nearest
 from search_service.core.types import Collection, Consistency, Index, Metric, RegionHit, SearchParameters, Vector, View
-
-# Rows of one query, of which a server returns at most 16,384.
-MAX_ROWS = MAX_HITS
 
 
 @dataclass(frozen=True)
@@ -151,7 +147,9 @@ class RegionSearch:
         hits: list[RegionHit] = []
         for begin in range(0, len(ids), size):
             some = _both(ids_expression(ids[begin : begin + size]), expression)
-            rows = await self._query(collection, some, [KEY, "id", BOX, VECTOR], nearest, deadline)
+            rows = await self._query(
+                collection, some, [KEY, "id", BOX, VECTOR], nearest, deadline, **self._calls.all_rows
+            )
             if rows:
                 hits += await asyncio.to_thread(_compared, rows, vector, collection.metric)
         best = sorted(hits, key=order_of)

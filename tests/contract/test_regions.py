@@ -1,5 +1,6 @@
 """The regions of images, with the same behaviour on every store."""
 
+import asyncio
 import dataclasses
 import uuid
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ import pytest
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import NotFoundError
+from search_service.adapters.milvus_rows import row_of
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.core import regions
 from search_service.core.filters import Equals, IdAfter
@@ -227,3 +229,39 @@ async def test_leftovers_are_regions_without_their_collection(
             await store.regions.drop(collection, deadline)
     found = {collection.identity for collection in await store.regions.leftovers(deadline)}
     assert not found & {gone.identity, earlier.identity}
+
+
+async def test_rows_that_exist_twice_hide_no_other_rows(milvus_uri: str, deadline: Deadline) -> None:
+    """A repeated insert or a crash of Milvus leaves them. Without a limit, Milvus 2.3 then leaves out other rows."""
+    store = MilvusStore(milvus_uri)
+    made = Collection(f"c_{uuid.uuid4().hex}", 8, "f", NOW, max_regions=3)
+    await store.regions.create(made, deadline)
+    await store.create_collection(made, deadline)
+    written = [image(f"i{number}", number) for number in range(1, 6)]
+    await store.upsert(made, written, deadline)
+    await store.regions.upsert(made, written, deadline)
+    client = (await store.calls.connected(deadline)).blocking
+    again = [row_of(one, made.max_regions) for one in written[3:]]
+    await asyncio.to_thread(client.insert, made.name, again, timeout=30)
+    await store.regions.upsert(made, written[2:], deadline)
+    ids = tuple(one.id for one in written)
+    images = await store.get(made, ids, View.FULL, STRONG, deadline)
+    assert sorted(one.id for one in images) == sorted(ids)
+    found = await store.regions.get(made, [one.generation for one in written], STRONG, deadline)
+    assert [len(found[one.generation]) for one in written] == [3] * 5
+    among = Nearest(100, View.BASIC, STRONG, among=ids)
+    (hits,) = await store.search(made, [vectors(1)[0]], among, deadline)
+    assert sorted(hit.image.id for hit in hits) == sorted(ids)
+    best = await store.regions.best_of_all(made, vectors(1)[0], among, deadline)
+    assert sorted(hit.image_id for hit in best) == sorted(ids)
+    assert best == await store.regions.best_of_all(made, vectors(1)[0], Nearest(100, View.ID, STRONG), deadline)
+    listed = await store.regions.generations(made, 0, FIRST + 100, 100, deadline)
+    assert listed == [(one.id, one.generation) for one in written]
+    # A deletion deletes both rows.
+    await store.regions.delete(made, [written[4].generation], deadline)
+    await store.delete(made, ["i5"], deadline)
+    assert (await store.regions.get(made, [written[4].generation], STRONG, deadline)) == {}
+    assert await store.get(made, ["i5"], View.ID, STRONG, deadline) == []
+    await store.delete_collection(made, deadline)
+    await store.regions.drop(made, deadline)
+    await store.close()
