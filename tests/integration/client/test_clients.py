@@ -343,7 +343,13 @@ async def test_binary_codes(server_address: str, name: str) -> None:
 
 async def test_the_embedder_describes_its_models(embedder: Calls) -> None:
     models = await embedder.list_models()
-    assert [model.name for model in models] == ["mobilenet", "mobilenet-max", "vgg16"]
+    assert [model.name for model in models] == [
+        "mobilenet",
+        "mobilenet-max",
+        "mobilenet-max-native256",
+        "vgg16",
+        "vgg16-max-native",
+    ]
     default = await embedder.get_model()
     assert (default.name, default.is_default, default.dimension) == ("mobilenet", True, 1024)
     assert await embedder.get_model("VGG16") == models[2]
