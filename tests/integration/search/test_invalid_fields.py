@@ -20,7 +20,7 @@ from imagesearch.search.v1 import (
     search_pb2,
     search_pb2_grpc,
 )
-from imagesearch.types.v1 import embedding_pb2
+from imagesearch.types.v1 import embedding_pb2, region_embedding_pb2
 from imagesearch.types.v1 import encoded_image_pb2 as types_pb2
 
 from grpc_kit.errors import ServiceError
@@ -41,12 +41,17 @@ SERVICES = [
 METHODS = {method.name: method for service in SERVICES for method in service.methods}
 NAN, INF = float("nan"), float("inf")
 BAD, NONE, UNFIT, TAKEN = "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ALREADY_EXISTS"
-# Three collections: without a model, with a model, and with HNSW.
-PLAIN, PHOTOS, GRAPH, DISK = "bad_plain", "bad_photos", "bad_graph", "bad_disk"
+# Collections: without a model, with a model, with HNSW, with DISKANN, and with at most two regions an image.
+PLAIN, PHOTOS, GRAPH, DISK, PARTS = "bad_plain", "bad_photos", "bad_graph", "bad_disk", "bad_parts"
 
 
 def vector(*values: float, fingerprint: str = "f") -> embedding_pb2.Embedding:
     return embedding_pb2.Embedding(values=values or (1, 0, 0, 0), fingerprint=fingerprint)
+
+
+def part(*values: float, saliency: float = 1.0, **box: float) -> region_embedding_pb2.RegionEmbedding:
+    edges = types_pb2.Region(**({"x1": 1, "y1": 1} | box))
+    return region_embedding_pb2.RegionEmbedding(box=edges, values=values or (1, 0, 0, 0), saliency=saliency)
 
 
 def attribute(**kind: Any) -> image_pb2.AttributeValue:
@@ -247,6 +252,10 @@ def collections() -> Iterator[Row]:
         Duration(seconds=2**62),
     ):
         yield Row(method, "collection.ttl", ttl, BAD, "TTL_INVALID")
+    for count in (-1, 65):
+        yield Row(method, "collection.max_regions", count, BAD, "MAX_REGIONS_INVALID")
+    beside = {"collection.dimension": 0, "collection.fingerprint": "", "collection.model": "vgg16"}
+    yield Row(method, "collection.max_regions", 8, BAD, "REGIONS_UNSUPPORTED", "collection.model", beside)
     yield from names("GetCollection", "name")
     yield from names("DeleteCollection", "name")
     yield from pages("ListCollections")
@@ -326,6 +335,7 @@ def images() -> Iterator[Row]:
     for corner, value in (("x0", 1), ("y0", -0.5), ("x1", 2), ("y1", NAN)):
         box = {"region.x1": 1, "region.y1": 1}
         yield Row(method, f"region.{corner}", value, BAD, "REGION_INVALID", "region", box)
+    yield from regions()
 
     yield from names("GetImage", "collection")
     yield from ids("GetImage", "id")
@@ -356,6 +366,27 @@ def images() -> Iterator[Row]:
     yield from names("CountImages", "collection")
     for method in ("ListImages", "DeleteImages", "CountImages"):
         yield from filters(method)
+
+
+def regions() -> Iterator[Row]:
+    method, beside = "WriteImages", {"collection": PARTS}
+    yield Row(method, "regions", [part()], BAD, "REGIONS_UNSUPPORTED")
+    yield Row(method, "regions", [part()] * 3, BAD, "TOO_MANY_REGIONS", None, beside)
+    for box in ({"x0": 1.0}, {"y0": -0.5}, {"x1": 2.0}, {"y1": NAN}):
+        yield Row(method, "regions", [part(), part(**box)], BAD, "REGION_INVALID", "regions[1].box", beside)
+    for saliency in (NAN, INF):
+        wrong = [part(saliency=saliency)]
+        yield Row(method, "regions", wrong, BAD, "REGION_INVALID", "regions[0].saliency", beside)
+    for values, reason in (
+        ((1, 0), "VECTOR_DIMENSION_MISMATCH"),
+        ((1, 0, 0, NAN), "VECTOR_NOT_FINITE"),
+        ((0, 0, 0, 0), "VECTOR_ZERO"),
+        ((1e30, 0, 0, 0), "VECTOR_LENGTH_INVALID"),
+    ):
+        yield Row(method, "regions", [part(*values)], BAD, reason, "regions[0].values", beside)
+    with_image = {"collection": PHOTOS, "image.content": PICTURE}
+    yield Row(method, "regions", [part()], BAD, "REGION_INVALID", None, with_image)
+    yield Row(method, "regions", [part()], BAD, "REGION_INVALID", None, {"id": "east", "stored_vector": True})
 
 
 def searches() -> Iterator[Row]:
@@ -406,6 +437,16 @@ def searches() -> Iterator[Row]:
         )
     for candidates in (-1, 9, 10_001):
         yield Row(method, "coarse.candidates", candidates, BAD, "SEARCH_PARAMETERS_INVALID")
+    yield from enums(method, "match")
+    for match in (search_pb2.MATCH_REGIONS, search_pb2.MATCH_ALL):
+        yield Row(method, "match", match, UNFIT, "REGIONS_MISSING")
+        coarse = {"collection": PARTS, "coarse.candidates": 100}
+        yield Row(method, "match", match, BAD, "SEARCH_PARAMETERS_INVALID", None, coarse)
+    yield Row(method, "query.auto_crop", True, BAD, "AUTO_CROP_INVALID", None, {"collection": PARTS})
+    picture = {"collection": PHOTOS, "query.image.content": PICTURE}
+    yield Row(method, "query.auto_crop", True, UNFIT, "REGIONS_MISSING", None, picture)
+    box = picture | {"query.image.region.x1": 1, "query.image.region.y1": 1}
+    yield Row(method, "query.auto_crop", True, BAD, "AUTO_CROP_INVALID", None, box)
     yield Row("SearchStream", "request_id", "x" * 129, BAD, "REQUEST_ID_TOO_LONG")
     yield Row("SearchStream", "request", search_pb2.SearchRequest(collection=PLAIN), BAD, "QUERY_MISSING", "query")
     yield Row("SearchStream", "request.limit", 1001, BAD, "LIMIT_INVALID", "limit")
@@ -434,6 +475,7 @@ ANYTHING_GOES = {
     "Image.update_time",
     "Image.embedding",
     "Image.region",
+    "Image.regions",
 }
 
 
@@ -518,6 +560,7 @@ def filled(search_address: str) -> None:
         client.create_collection(PLAIN, dimension=4, fingerprint="f")
         client.create_collection(GRAPH, dimension=4, fingerprint="f", index=Index.HNSW)
         client.create_collection(DISK, dimension=4, fingerprint="f", index=Index.DISKANN)
+        client.create_collection(PARTS, dimension=4, fingerprint="f", max_regions=2)
         client.create_collection(PHOTOS)
         (result,) = client.write(PLAIN, [NewImage("east", Embedding([1, 0, 0, 0], "f"))])
         assert result.error is None
