@@ -184,21 +184,27 @@ class RegionedStore(StoreDecorator):
         answers = await searcher.search(collection, vectors, nearest, deadline)
         for _ in range(RETRIES):
             joined = [await self._joined_hits(collection, hits, nearest.consistency, deadline) for hits in answers]
-            # An image was deleted meanwhile: search again, because a short page would be the last one.
+            # An image was replaced or deleted meanwhile: search again, because a short page would be the last one.
             if all(len(some) == len(hits) for some, hits in zip(joined, answers, strict=True)):
                 break
+            # A read with bounded staleness may lag behind the deletion of regions.
+            nearest = replace(nearest, consistency=Consistency.STRONG)
             answers = await searcher.search(collection, vectors, nearest, deadline)
         return joined
 
     async def _joined_hits(
         self, collection: Collection, hits: Sequence[Hit], consistency: Consistency, deadline: Deadline
     ) -> list[Hit]:
+        """Return hits with the regions of their images, without images that changed meanwhile."""
+
         def again(some: Sequence[str]) -> Awaitable[list[StoredImage]]:
             return self._store.get(collection, some, View.FULL, Consistency.STRONG, deadline)
 
         images = await self._joined(collection, [hit.image for hit in hits], again, consistency, deadline)
-        found = {image.id: image for image in images}
-        return [replace(hit, image=found[hit.image.id]) for hit in hits if hit.image.id in found]
+        found = {(image.id, image.generation): image for image in images}
+        keys = [(hit.image.id, hit.image.generation) for hit in hits]
+        # A hit of an earlier generation has the score and the box of that one.
+        return [replace(hit, image=found[key]) for hit, key in zip(hits, keys, strict=True) if key in found]
 
     async def _joined(
         self,
