@@ -23,9 +23,9 @@ BUDGETS = {
     "unit": (2, 0, 0, 2, 0),
     "contract": (0, 0, 0, 0, 0),
     "integration": (13, 7, 1, 2, 2000),
-    "e2e": (22, 33, 2, 10, 1500),
+    "e2e": (22, 45, 2, 10, 1500),
     "install": (0, 0, 0, 0, 0),
-    "soak": (40, 30, 13, 40, 8000),
+    "soak": (40, 40, 13, 40, 8000),
 }
 WAIT_SECONDS = 600
 CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"

@@ -88,13 +88,13 @@ class MilvusRegions:
     async def upsert(self, collection: Collection, images: Sequence[StoredImage], deadline: Deadline) -> None:
         """Store the regions of images, some megabytes at a time.
 
-        The keys are new, so this is an insert, which is faster than an upsert. pymilvus may repeat an insert that
-        Milvus has stored, and then a row exists twice. Reads return such a row once.
+        The keys are new, but pymilvus may repeat a request that Milvus has stored. After an insert, a row would then
+        exist twice. An insert would also need one more privilege of Milvus.
         """
         name = regions_name(collection)
-        for rows in _batches(collection, images):
+        for rows in batches(collection, images):
             await self._calls.write(
-                lambda client, options, rows=rows: client.insert(name, rows, **options),  # type: ignore[misc]
+                lambda client, options, rows=rows: client.upsert(name, rows, **options),  # type: ignore[misc]
                 collection.name,
                 deadline,
             )
@@ -175,7 +175,7 @@ class MilvusRegions:
         )
 
 
-def _batches(collection: Collection, images: Sequence[StoredImage]) -> Iterator[list[dict[str, Any]]]:
+def batches(collection: Collection, images: Sequence[StoredImage]) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of the regions of images, in lists of about `WRITE_BYTES`."""
     rows: list[dict[str, Any]] = []
     size = 0

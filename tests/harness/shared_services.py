@@ -72,7 +72,8 @@ class SharedServices:
 
     def _start_search(self, folder: Path, milvus_uri: str) -> Facts:
         embedder = self.find("embedder")["address"]
-        process = SearchProcess(folder / "log", milvus_uri=milvus_uri, embedder_target=embedder)
+        # No sweep: tests of the stores keep regions without images on the same server.
+        process = SearchProcess(folder / "log", milvus_uri=milvus_uri, embedder_target=embedder, sweep_seconds="0")
         self._running.enter_context(process)
         return {"address": process.address}
 
