@@ -18,7 +18,7 @@ from imagesearch.search.v1 import (
     search_pb2,
     search_pb2_grpc,
 )
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from grpc_kit.channel import open_channel
 from grpc_kit.deadline import Deadline
@@ -32,6 +32,7 @@ from search_service.adapters.embedder_client import EmbedderClient
 from search_service.adapters.lite_files import check_unused
 from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_store import MilvusStore
+from search_service.adapters.sweep_metrics import orphaned_regions_deleted
 from search_service.api.call_limits import DOMAIN, CallLimits
 from search_service.api.code_servicer import CodeServicer
 from search_service.api.collection_servicer import CollectionServicer
@@ -163,11 +164,7 @@ async def follow(store: VectorStore, server: Server, seconds: float, *, serving:
 
 
 def _sweep(store: MilvusStore, settings: SearchSettings, registry: CollectorRegistry) -> RegionSweep:
-    removed = Counter(
-        "search_orphaned_regions_deleted",
-        "Writes of images whose regions the sweep deleted, because no image has them.",
-        registry=registry,
-    )
+    removed = orphaned_regions_deleted(registry)
     age = timedelta(seconds=settings.orphan_seconds)
     return RegionSweep(store, store.regions, utc_now, orphan_age=age, removed=removed.inc)
 

@@ -20,6 +20,7 @@ from grpc_kit.server.budget import Limit
 from grpc_kit.server.grpc_server import Server
 from grpc_kit.server.interceptors.call_observer import CallMetrics
 from grpc_kit.server.metrics import new_registry
+from search_service.adapters.sweep_metrics import orphaned_regions_deleted
 
 SERVICES = [
     service
@@ -35,7 +36,7 @@ MODEL = ModelInfo("vgg16", "vgg16", 512, InputPolicy("squash", 224), "avg", "v1"
 def exposed() -> dict[str, dict[str, set[str]]]:
     """Return, for each metric name, its labels, and for each label its values in these registries."""
     found: dict[str, dict[str, set[str]]] = {}
-    for registry in (asyncio.run(_server()), _calls(), _embedder()):
+    for registry in (asyncio.run(_server()), _calls(), _embedder(), _search()):
         for family in registry.collect():
             for sample in family.samples:
                 labels = found.setdefault(sample.name, defaultdict(set))
@@ -48,6 +49,13 @@ async def _server() -> CollectorRegistry:
     """Return the metrics of a server before its first call."""
     registry = new_registry()
     Server([], EmbedderSettings(), "domain", registry)
+    return registry
+
+
+def _search() -> CollectorRegistry:
+    """Return the metrics of the search service alone."""
+    registry = CollectorRegistry()
+    orphaned_regions_deleted(registry)
     return registry
 
 
