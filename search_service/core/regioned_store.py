@@ -5,6 +5,7 @@ with the generation, which commits the write. A crash in between leaves regions 
 never return these, and `core.region_sweep` deletes them later.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -103,11 +104,14 @@ class RegionedStore(StoreDecorator):
             await self._store.upsert(collection, images, deadline)
             return
         begun = self._now()
-        replaced = await self._current(collection, [image.id for image in images], deadline)
         stamped = [
             replace(image, generation=self._generations.new(), region_count=len(image.regions)) for image in images
         ]
-        await self._regions.upsert(collection, stamped, deadline)
+        # At once: a read with strong consistency waits for a while on a server.
+        replaced, _ = await asyncio.gather(
+            self._current(collection, [image.id for image in images], deadline),
+            self._regions.upsert(collection, stamped, deadline),
+        )
         # A sweep in any replica may delete the regions of an old generation that is not committed.
         if abs(self._now() - begun) > self._commit_time:
             raise UnavailableError(

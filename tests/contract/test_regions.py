@@ -5,6 +5,7 @@ import dataclasses
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,4 +268,46 @@ async def test_rows_that_exist_twice_hide_no_other_rows(milvus_uri: str, deadlin
     assert await store.get(made, ["i5"], View.ID, STRONG, deadline) == []
     await store.delete_collection(made, deadline)
     await store.regions.drop(made, deadline)
+    await store.close()
+
+
+async def test_renamed_collection_keeps_its_regions(milvus_uri: str, deadline: Deadline) -> None:
+    """An operator may rename a collection with Milvus' tools, first without its regions."""
+    store = MilvusStore(milvus_uri)
+    made = Collection(f"c_{uuid.uuid4().hex}", 8, "f", NOW + timedelta(microseconds=1), max_regions=3)
+    await store.regions.create(made, deadline)
+    await store.create_collection(made, deadline)
+    await store.upsert(made, [image("a", 1)], deadline)
+    await store.regions.upsert(made, [image("a", 1)], deadline)
+    client = (await store.calls.connected(deadline)).blocking
+    renamed = dataclasses.replace(made, name=f"{made.name}_2")
+    await asyncio.to_thread(client.rename_collection, made.name, renamed.name, timeout=30)
+    assert made.identity not in {left.identity for left in await store.regions.leftovers(deadline)}
+    described = await store.get_collection(renamed.name, deadline)
+    assert described == renamed
+    with pytest.raises(NotFoundError):
+        await store.regions.get(described, [FIRST + 1], STRONG, deadline)
+    await asyncio.to_thread(client.rename_collection, regions_name(made), regions_name(renamed), timeout=30)
+    assert len(await store.regions.get(described, [FIRST + 1], STRONG, deadline)) == 1
+    await store.delete_collection(described, deadline)
+    await store.regions.drop(described, deadline)
+    await store.close()
+
+
+async def test_regions_are_loaded_at_start_and_expire_with_their_image(tmp_path: Path, deadline: Deadline) -> None:
+    path = str(tmp_path / "milvus.db")
+    store = MilvusStore(path)
+    made = Collection("c", 8, "f", NOW, ttl=timedelta(hours=1), max_regions=3)
+    await store.regions.create(made, deadline)
+    await store.create_collection(made, deadline)
+    old = dataclasses.replace(image("old", 1), update_time=NOW - timedelta(hours=2))
+    await store.upsert(made, [old, image("new", 2)], deadline)
+    await store.regions.upsert(made, [old, image("new", 2)], deadline)
+    await store.close()
+    store = MilvusStore(path)
+    # Milvus Lite deletes no expired rows by itself; the service does when it opens the file.
+    assert [one.id for one in await store.query(made, None, 10, View.ID, STRONG, deadline)] == ["new"]
+    assert await store.regions.generations(made, 0, FIRST + 10, 10, deadline) == [("new", FIRST + 2)]
+    (hits,) = await store.regions.search(made, [vectors(1)[0]], Nearest(10, View.ID, STRONG), deadline)
+    assert len(hits) == 3
     await store.close()
