@@ -1,6 +1,6 @@
 """The budgets of a WriteImages stream: its own, and the byte budget that all calls of the process share."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeAlias
 
 from grpc_kit.server.budget import Budget, Limit, Reservation
@@ -9,10 +9,14 @@ Reserve: TypeAlias = Callable[[int], Awaitable[Reservation]]
 """Waits for room for this many bytes in the budget that all calls share."""
 
 
-class HeldImage:
-    """The reservations of one image in both budgets."""
+# Bytes of the vectors that the embedder returned for the images of one stream, until their results are read.
+EMBEDDED_BYTES = 8 * 1024 * 1024
 
-    def __init__(self, stream: Reservation, shared: Reservation, size: int) -> None:
+
+class HeldImage:
+    """The reservations of one image: in the budgets of the stream, and in the one that all calls share."""
+
+    def __init__(self, stream: Sequence[Reservation], shared: Reservation, size: int) -> None:
         """`size` is the number of bytes of the whole message."""
         self._stream = stream
         self._shared = shared
@@ -27,9 +31,10 @@ class HeldImage:
         self._shared.release()
 
     def release(self) -> None:
-        """Release both reservations."""
+        """Release all reservations."""
         self._shared.release()
-        self._stream.release()
+        for reservation in self._stream:
+            reservation.release()
 
 
 class Window:
@@ -38,20 +43,21 @@ class Window:
     def __init__(self, images: int, size: int, reserve: Reserve) -> None:
         """Admit `images` images with `size` bytes together; `reserve` also admits each to the shared budget."""
         self._budget = Budget(Limit(images, size))
+        self._embedded = Budget(Limit(images, EMBEDDED_BYTES))
         self._reserve = reserve
         self._held: set[HeldImage] = set()
 
     async def enter(self, size: int, embedded: int = 0) -> HeldImage:
-        """Wait for room for a message of `size` bytes.
-
-        The vectors that are added to it, of `embedded` bytes, count only for this stream.
-        """
-        reservation = await self._budget.wait(size + embedded)
+        """Wait for room for a message of `size` bytes, to which the embedder adds vectors of `embedded` bytes."""
+        own: list[Reservation] = []
         try:
-            # The stream's own budget comes first: a stream that is full must not hold shared bytes.
-            held = HeldImage(reservation, await self._reserve(size), size)
+            # The stream's own budgets come first: a stream that is full must not hold shared bytes.
+            own.append(await self._budget.wait(size))
+            own.append(await self._embedded.wait(embedded))
+            held = HeldImage(own, await self._reserve(size), size)
         except BaseException:
-            reservation.release()
+            for reservation in own:
+                reservation.release()
             raise
         self._held.add(held)
         return held

@@ -12,6 +12,7 @@ from embedder_service.settings import EmbedderSettings
 from grpc_kit.server.interceptors.request_receiver import FAST, HEALTH_FAST, HEALTH_SLOW
 from grpc_kit.server.message_budget import SMALL_BYTES
 from grpc_kit.server.settings import MEBIBYTE
+from search_service.core.write_window import EMBEDDED_BYTES
 from search_service.settings import SearchSettings
 
 ROOT = Path(__file__).parents[3]
@@ -29,6 +30,7 @@ def search_parts(settings: SearchSettings) -> list[int]:
         (settings.max_slow_requests + FAST + HEALTH_FAST + HEALTH_SLOW) * message,
         settings.max_bytes_in_flight * 5 // 4,
         settings.embedder_bytes_in_flight * 4,
+        settings.max_streams * EMBEDDED_BYTES,
         settings.answer_bytes_in_flight * 5,
         settings.max_unread_bytes,
         settings.max_streams * settings.search_unread_bytes,

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import numpy as np
+import pytest
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.server.budget import Budget, Limit
 from search_service.adapters.milvus_regions import WRITE_BYTES, batches
+from search_service.core import write_window
 from search_service.core.image_locks import ImageLocks
 from search_service.core.image_writes import ImageToWrite
 from search_service.core.kept_parts import READ_BYTES, Keep, chunk_size, view_of
@@ -59,7 +61,9 @@ def test_rows_of_regions_are_written_in_steps() -> None:
     assert peak < 20 * 1024**2
 
 
-async def test_stream_holds_few_images_whose_vectors_are_large(store: MemoryStore, embedder: Embedder) -> None:
+async def test_stream_holds_few_images_whose_vectors_are_large(
+    store: MemoryStore, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file is small, and its regions may have megabytes."""
     collection = Collection("photos_with_regions", 4, "vgg16-avg-0123456789abcdef", NOW, "vgg16", max_regions=64)
     await store.create_collection(collection, Deadline.after(30))
@@ -72,8 +76,9 @@ async def test_stream_holds_few_images_whose_vectors_are_large(store: MemoryStor
             yield ImageToWrite("r", collection.name, f"i{number}", EncodedImage(b"1234rest"), size=100)
             await asyncio.sleep(0)
 
-    size = 3 * (image_bytes(collection) + 100)
-    writes = WriteImages(store, embedder, lambda: NOW, ImageLocks(), 1000, size, Budget(Limit(10**6, 10**9)).wait)
+    monkeypatch.setattr(write_window, "EMBEDDED_BYTES", 3 * image_bytes(collection))
+    reserve = Budget(Limit(10**6, 10**9)).wait
+    writes = WriteImages(store, embedder, lambda: NOW, ImageLocks(), 1000, 10**9, reserve)
     async for _ in writes.write(messages(), Deadline.after(30)):
         stored += 1
     assert stored == 20
