@@ -5,6 +5,7 @@ images are read then: only regions of an image's current generation count. The s
 enough images. So an image never comes back on a later page through a weaker region.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -104,24 +105,42 @@ class RegionSearches:
     ) -> _Found:
         """Return the nearest regions and images for about `count` images."""
         found = _Found()
-        limit = min(WINDOW, count * REGIONS_PER_IMAGE)
+        if nearest.match is not Match.ALL:
+            await self._add_regions(found, collection, vector, nearest, count, deadline, exact=exact)
+            return found
+        view = View.VECTOR if nearest.view is View.FULL else nearest.view
+        parameters = SearchParameters(exact=True) if exact else nearest.parameters
+        # One more: an image is certain only if a worse one is known, and regions may add none.
+        most = count + 1 if exact else min(count + 1, WINDOW)
+        whole = replace(nearest, limit=most, view=view, match=Match.IMAGES, after=None, parameters=parameters)
+        (images,), _ = await asyncio.gather(
+            self.store.search(collection, [vector], whole, deadline),
+            self._add_regions(found, collection, vector, nearest, count, deadline, exact=exact),
+        )
+        found.add((_as_region(hit) for hit in images), limit=most)
+        found.images = {hit.image.id: hit.image for hit in images}
+        found.sort()
+        return found
+
+    async def _add_regions(
+        self,
+        found: _Found,
+        collection: Collection,
+        vector: Vector,
+        nearest: Nearest,
+        count: int,
+        deadline: Deadline,
+        *,
+        exact: bool,
+    ) -> None:
+        """Add the nearest regions for about `count` images, or the best region of every image if `exact`."""
         if exact:
             hits, limited = await self.regions.best_of_all(collection, vector, nearest, deadline), None
         else:
-            (hits,) = await self.regions.search(collection, [vector], replace(nearest, limit=limit), deadline)
-            limited = limit
+            limited = min(WINDOW, count * REGIONS_PER_IMAGE)
+            (hits,) = await self.regions.search(collection, [vector], replace(nearest, limit=limited), deadline)
         found.add(hits, limit=limited)
         _count(nearest, len(hits))
-        if nearest.match is Match.ALL:
-            view = View.VECTOR if nearest.view is View.FULL else nearest.view
-            parameters = SearchParameters(exact=True) if exact else nearest.parameters
-            most = count if exact else min(count, WINDOW)
-            whole = replace(nearest, limit=most, view=view, match=Match.IMAGES, after=None, parameters=parameters)
-            (images,) = await self.store.search(collection, [vector], whole, deadline)
-            found.add((_as_region(hit) for hit in images), limit=most)
-            found.images = {hit.image.id: hit.image for hit in images}
-            found.sort()
-        return found
 
     async def _joined(
         self,

@@ -178,6 +178,27 @@ async def test_beyond_the_window_all_regions_are_compared(
     assert tally.regions >= len(hits)
 
 
+@pytest.mark.parametrize("match", KINDS)
+@pytest.mark.parametrize("whole", [True, False], ids=["whole images are nearest", "regions are nearest"])
+async def test_one_search_is_enough_if_each_image_has_few_near_regions(match: Match, *, whole: bool) -> None:
+    def turned(angle: float) -> Vector:
+        return np.array([np.cos(angle), np.sin(angle), 0, 0], dtype=np.float32)
+
+    def image(number: int) -> StoredImage:
+        near, far = turned(number / 100), turned(1 + number / 100)
+        own, region = (near, far) if whole else (far, near)
+        made = random_image(number, np.random.default_rng(number), number + 1)
+        return replace(made, vector=own, regions=(StoredRegion(box(0), region),), region_count=1)
+
+    images = [image(number) for number in range(IMAGES)]
+    store, collection = await stored(images)
+    tally = RegionTally()
+    nearest = Nearest(10, View.BASIC, Consistency.STRONG, match=match, tally=tally)
+    (hits,) = await RegionSearches(store, store.regions).search(collection, [turned(0)], nearest, DEADLINE)
+    check(hits, expected(images, turned(0), match)[:10])
+    assert tally.searches == 1
+
+
 async def test_an_image_that_changes_between_the_two_reads_has_its_latest_region(dice: np.random.Generator) -> None:
     images = [random_image(number, dice, number + 1) for number in range(5)]
     store, collection = await stored(images)
