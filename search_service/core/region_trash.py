@@ -24,6 +24,8 @@ STALENESS = 10.0
 MAX_ENTRIES = 100_000
 # Images that one step checks.
 BATCH = 1000
+# Seconds after which the images of doubtful generations are read once more.
+CONFIRM_SECONDS = 1.0
 # Seconds between two steps, and for one step.
 PAUSE, STEP_SECONDS = 1.0, 30.0
 
@@ -99,12 +101,25 @@ async def delete_dead(
 ) -> int:
     """Delete the regions of those generations, given with their image ids, that no image has; return how many.
 
-    The images are read first, because the store may still have repeated an earlier write of an image.
+    The images are read first, because the store may have repeated an earlier write of an image. If an image is missing
+    or has an earlier generation, it is read twice: while an image is written, Milvus 2.3 may return an earlier version.
     """
+    current = await _current(store, collection, found, deadline)
+    dead = [pair for pair in found if current.get(pair[0], 0) != pair[1]]
+    doubtful = [pair for pair in dead if current.get(pair[0], 0) < pair[1]]
+    if doubtful:
+        await asyncio.sleep(CONFIRM_SECONDS)
+        current |= await _current(store, collection, doubtful, deadline)
+        dead = [pair for pair in dead if current.get(pair[0], 0) != pair[1]]
+    if dead:
+        await regions.delete(collection, [generation for _, generation in dead], deadline)
+    return len(dead)
+
+
+async def _current(
+    store: VectorStore, collection: Collection, found: Sequence[tuple[str, int]], deadline: Deadline
+) -> dict[str, int]:
+    """Return the current generations of images by id."""
     ids = list({image_id for image_id, _ in found})
     images = await store.get(collection, ids, View.ID, Consistency.STRONG, deadline)
-    alive = {(image.id, image.generation) for image in images}
-    dead = [generation for image_id, generation in found if (image_id, generation) not in alive]
-    if dead:
-        await regions.delete(collection, dead, deadline)
-    return len(dead)
+    return {image.id: image.generation for image in images}

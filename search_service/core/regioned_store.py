@@ -34,6 +34,9 @@ from search_service.core.types import (
 
 log = structlog.stdlib.get_logger()
 
+# Seconds before the reads of images that lack regions are repeated. While an image is written again and again, Milvus
+# 2.3 may return a version that was replaced long ago.
+PAUSES = (0.0, 0.1, 0.3, 0.6)
 # A search is repeated this often if an image of its hits is deleted meanwhile.
 RETRIES = 5
 
@@ -220,33 +223,31 @@ class RegionedStore(StoreDecorator):
     ) -> list[StoredImage]:
         """Return images with the regions of their generations, in the same order.
 
-        An image that lacks regions was replaced or deleted meanwhile, or the read of its regions was stale. `again`
-        reads such images once more, with strong consistency. It leaves out images that no longer exist.
+        An image that lacks regions was replaced or deleted meanwhile, or one of the two reads was stale. `again` reads
+        such images once more, with strong consistency. It leaves out images that no longer exist.
         """
         current = {image.id: image for image in images}
         waiting = set(current)
-        while True:
+        for pause in PAUSES:
             await self._join(collection, current, waiting, consistency, deadline)
             waiting = {image_id for image_id in waiting if not _is_complete(current[image_id])}
             if not waiting:
                 return list(current.values())
-            latest = {image.id: image for image in await again(sorted(waiting))}
-            lost = {
-                image_id
-                for image_id, image in latest.items()
-                if consistency is Consistency.STRONG and image.generation == current[image_id].generation
-            }
-            if lost:
-                # Another program deleted rows of Milvus.
-                log.error("images lack regions", collection=collection.name, count=len(lost), example=min(lost))
-            gone = waiting - latest.keys()
-            waiting = latest.keys() - lost
-            current = {
-                image_id: latest[image_id] if image_id in waiting else image
-                for image_id, image in current.items()
-                if image_id not in gone
-            }
+            await asyncio.sleep(pause)
             consistency = Consistency.STRONG
+            latest = {image.id: image for image in await again(sorted(waiting))}
+            current = {
+                image_id: latest.get(image_id, image)
+                for image_id, image in current.items()
+                if image_id in latest or image_id not in waiting
+            }
+            waiting &= latest.keys()
+        await self._join(collection, current, waiting, consistency, deadline)
+        lost = [image_id for image_id in waiting if not _is_complete(current[image_id])]
+        if lost:
+            # Another program deleted rows of Milvus.
+            log.error("images lack regions", collection=collection.name, count=len(lost), example=min(lost))
+        return list(current.values())
 
     async def _join(
         self,

@@ -10,22 +10,26 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pymilvus import MilvusClient
 
+from demo.local_stack import is_healthy
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import ServiceError
 from imagesearch_client import Client, Embedding, Hit, Image, NewImage, Region, RegionEmbedding
 from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.core.types import Consistency, View
-from tests.e2e.test_restarts import restart
+from tests.e2e.test_kills import KILLS_OF_A_SERVER
+from tests.e2e.test_restarts import eventually, restart
 from tests.harness.processes import SearchProcess
+from tests.milvus_server import MilvusProcess
 
 COLLECTION, DIMENSION, MAX_REGIONS = "killed", 64, 4
 WRITERS, READERS, IDS, BATCH = 3, 2, 30, 10
@@ -166,8 +170,8 @@ def check(address: str, writers: list[Writer]) -> None:
             writer.possible[image_id] = {found.get(image_id, MISSING)}
 
 
-def kill_often(process: SearchProcess, kills: int) -> None:
-    """Kill the service while all work, and check the images after each restart."""
+def kill_often(process: SearchProcess, kills: int, kill_and_restart: Callable[[], None]) -> None:
+    """Kill a service while all work, and check the images after each restart."""
     with Client(process.address, timeout=60) as client:
         client.create_collection(COLLECTION, dimension=DIMENSION, fingerprint="f", max_regions=MAX_REGIONS)
     writers, readers = [Writer(f"w{number}") for number in range(WRITERS)], [Reader() for _ in range(READERS)]
@@ -178,11 +182,10 @@ def kill_often(process: SearchProcess, kills: int) -> None:
         for thread in threads:
             thread.start()
         time.sleep(random.uniform(0.1, 2.0))
-        process.kill()
+        kill_and_restart()
         stop.set()
         for thread in threads:
             thread.join()
-        restart(process)
         check(process.address, writers)
     for reader in readers:
         if reader.failure is not None:
@@ -205,6 +208,11 @@ async def orphans(connection: MilvusConnection) -> tuple[int, int]:
         await store.close()
 
 
+def kill_search(process: SearchProcess) -> None:
+    process.kill()
+    restart(process)
+
+
 def process_on(folder: Path, embedder: str, **settings: str) -> SearchProcess:
     sweep = {"sweep_seconds": str(SWEEP_SECONDS), "orphan_seconds": str(ORPHAN_SECONDS)}
     return SearchProcess(folder / "search.log", embedder_target=embedder, **sweep, **settings)
@@ -222,7 +230,7 @@ def test_kills_on_milvus_lite_leave_images_with_their_own_regions(
 ) -> None:
     uri = str(tmp_path / "milvus.db")
     with process_on(tmp_path, embedder_address, milvus_uri=uri) as process:
-        kill_often(process, kills)
+        kill_often(process, kills, partial(kill_search, process))
         # Two processes cannot open one file, so wait for the sweep.
         time.sleep(ORPHAN_SECONDS + 10 * SWEEP_SECONDS)
     left, images = asyncio.run(orphans(MilvusConnection(uri)))
@@ -250,11 +258,36 @@ def test_kills_on_a_milvus_server_leave_images_with_their_own_regions(
     tmp_path: Path, embedder_address: str, milvus_uri: str, database: str, kills: int
 ) -> None:
     with process_on(tmp_path, embedder_address, milvus_uri=milvus_uri, milvus_database=database) as process:
-        kill_often(process, kills)
-        until = time.monotonic() + 60
-        left, images = asyncio.run(orphans(MilvusConnection(milvus_uri, database=database)))
-        while left and time.monotonic() < until:
-            time.sleep(2)
-            left, images = asyncio.run(orphans(MilvusConnection(milvus_uri, database=database)))
+        kill_often(process, kills, partial(kill_search, process))
+        wait_for_sweep(MilvusConnection(milvus_uri, database=database))
+
+
+def wait_for_sweep(connection: MilvusConnection) -> None:
+    """Wait until no region is without an image."""
+    until = time.monotonic() + 60
+    left, images = asyncio.run(orphans(connection))
+    while left and time.monotonic() < until:
+        time.sleep(2)
+        left, images = asyncio.run(orphans(connection))
     assert left == 0
     assert images > 0
+
+
+@pytest.mark.soak
+def test_kills_of_the_milvus_server_leave_images_with_their_own_regions(
+    tmp_path: Path, embedder_address: str, kills: int
+) -> None:
+    # At each start the server replays unflushed writes, which takes longer after every kill.
+    for begin in range(0, kills, KILLS_OF_A_SERVER):
+        folder = tmp_path / str(begin)
+        folder.mkdir()
+        with MilvusProcess(folder / "milvus") as server:
+
+            def kill(server: MilvusProcess = server) -> None:
+                server.kill()
+                server.start()
+                eventually(lambda: is_healthy(process.address))
+
+            with process_on(folder, embedder_address, milvus_uri=server.uri, milvus_timeout_seconds="5") as process:
+                kill_often(process, min(KILLS_OF_A_SERVER, kills - begin), kill)
+                wait_for_sweep(MilvusConnection(server.uri))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grpc_kit.errors import NotFoundError, ResourceExhaustedError, UnavailableError
-from search_service.core import region_trash
+from search_service.core import region_trash, regioned_store
 from search_service.core.region_trash import STALENESS
 from search_service.core.types import View
 from tests.memory_store import MemoryStore
@@ -28,6 +28,12 @@ from tests.unit.search.regioned_images import (
     orphans,
     version_of,
 )
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region_trash, "CONFIRM_SECONDS", 0.0)
+    monkeypatch.setattr(regioned_store, "PAUSES", (0.0,) * len(regioned_store.PAUSES))
 
 
 def crash_at(position: int, *, before: bool) -> Step:
@@ -144,6 +150,35 @@ async def test_repeated_write_of_an_earlier_generation_keeps_its_regions() -> No
     clock.advance(ORPHAN_AGE.total_seconds() + 1)
     assert await process.sweep.sweep() == 1
     assert await process.read(["a"]) == {"a": 1}
+
+
+async def test_reads_of_an_earlier_version_delete_no_regions_of_the_present_one() -> None:
+    """While an image is written again and again, Milvus 2.3 may return a version that was replaced long ago."""
+    memory, clock = MemoryStore(), Clock()
+    process = await created(memory, clock)
+    await process.store.upsert(COLLECTION, [image("a", 1)], DEADLINE)
+    earlier = await memory.get(COLLECTION, ["a"], View.FULL, STRONG, DEADLINE)
+    await process.store.upsert(COLLECTION, [image("a", 2)], DEADLINE)
+    clock.advance(ORPHAN_AGE.total_seconds() + 1)
+    ghosts = 0
+
+    async def step(name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        nonlocal ghosts
+        if name == "images.get" and ghosts:
+            ghosts -= 1
+            return earlier
+        return await call()
+
+    haunted = Process(memory, clock, step)
+    ghosts = 1
+    assert await haunted.sweep.sweep() == 0
+    assert await process.read(["a"]) == {"a": 2}
+    assert await haunted.sweep.sweep() == 1
+    assert not await orphans(memory)
+    # The regions of the earlier version are gone, so a reader reads the image again, more than once if needed.
+    for count in (1, 2, 3):
+        ghosts = count
+        assert await haunted.read(["a"]) == {"a": 2}
 
 
 async def test_two_replicas_write_one_id() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from grpc_kit.errors import ServiceError
+from search_service.core import region_trash, regioned_store
 from search_service.core.ports import Nearest
 from search_service.core.region_trash import STALENESS
 from search_service.core.types import Consistency, Match, StoredImage, View
@@ -30,6 +31,12 @@ from tests.unit.search.regioned_images import (
     orphans,
     version_of,
 )
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region_trash, "CONFIRM_SECONDS", 0.0)
+    monkeypatch.setattr(regioned_store, "PAUSES", (0.0,) * len(regioned_store.PAUSES))
 
 
 class StaleStore(MemoryStore):
