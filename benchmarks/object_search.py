@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks import object_search_speed
 from benchmarks.pasted_objects import Pasted, overlap, pasted
 from benchmarks.report import Report
 from benchmarks.search_latency import service
@@ -21,7 +22,7 @@ from benchmarks.serving import embedder
 from imagesearch_client import Client, Hits, ImageFile, NewImage, SearchOptions
 from tests.milvus_server import MilvusProcess
 
-PARTS = ("objects", "shelf")
+PARTS = ("objects", "shelf", "searches", "loads")
 SEEDS = range(5)
 BASELINE, MODEL, MAX_REGIONS = "vgg16", "vgg16-max-native512", 8
 # The cache of the embedder, so that it embeds each distractor once for all seeds.
@@ -200,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.object_search", description=__doc__)
     parser.add_argument("--photographs", type=Path, default=Path("../shared/data"), help="the folder of photographs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to FILE")
+    parser.add_argument("--rounds", type=int, default=5, help="number of measurements of speed, whose medians count")
     parser.add_argument("--only", choices=PARTS, action="append", help="measure only this part; may be repeated")
     options = parser.parse_args()
     photographs = read_photographs(options.photographs)
@@ -210,6 +212,10 @@ def main() -> None:
                 objects(report, photographs)
             case "shelf":
                 shelf(report, photographs)
+            case "searches":
+                object_search_speed.searches(report, options.rounds)
+            case "loads":
+                object_search_speed.loads(report, options.rounds, photographs.scenes[: object_search_speed.PHOTOGRAPHS])
         report.save(options.json)
     report.finish(options.json)
 

@@ -3,10 +3,9 @@
 The searches and the bytes are measured with 100,000 images of 8 regions in Milvus 2.3.5. The vectors are random and
 clustered. Each region resembles its image, as the regions of a photograph do, so a search has to read several regions
 for each image that it returns. Everything is written and searched through the search service. `object_search` calls
-this module; to run it alone: `python -m benchmarks.object_search_speed --photographs FOLDER`.
+this module: `python -m benchmarks.object_search --only searches --only loads`.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -54,18 +53,6 @@ MODEL = "vgg16-max-native512"
 PHOTOGRAPHS = 48
 MAX_LATENCY_RATIO, MIN_INGEST_RATIO = 2.0, 0.85
 BOXES = [Region(x / 4, y / 4, x / 4 + 0.5, y / 4 + 0.5) for y in range(3) for x in range(3)][:REGIONS]
-
-
-def measure(report: Report, rounds: int, photographs: Sequence[Path]) -> None:
-    """Measure everything, and add it to a report.
-
-    Args:
-        report: receives the figures and ratios.
-        rounds: number of measurements, of which the medians count.
-        photographs: image files for the loads; the first 48 are used.
-    """
-    searches(report, rounds)
-    loads(report, rounds, photographs[:PHOTOGRAPHS])
 
 
 def searches(report: Report, rounds: int) -> None:
@@ -224,24 +211,3 @@ def _load(source: Path, count: int, name: str, address: str, embedder_address: s
     if account["stored"] != count:
         raise RuntimeError(f"not all were stored: {account}")
     return count / float(account["seconds"])
-
-
-def main() -> None:
-    """Measure this part alone."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.object_search_speed", description=__doc__)
-    parser.add_argument("--photographs", type=Path, required=True, metavar="FOLDER", help="folder with photographs")
-    parser.add_argument("--rounds", type=int, default=5, help="number of measurements, of which the medians count")
-    parser.add_argument("--only", choices=("searches", "loads"), help="measure only this part")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to FILE")
-    options = parser.parse_args()
-    report = Report("object_search_speed")
-    if options.only != "loads":
-        searches(report, options.rounds)
-        report.save(options.json)
-    if options.only != "searches":
-        loads(report, options.rounds, sorted(options.photographs.rglob("*.jpg"))[:PHOTOGRAPHS])
-    report.finish(options.json)
-
-
-if __name__ == "__main__":
-    main()
