@@ -1,4 +1,4 @@
-"""Measures the embedder: throughput, latency, fairness, overload, memory, one CPU.
+"""Measures the embedder: throughput, latency, regions, fairness, overload, memory, one CPU.
 
 Everything is measured against a peer in the same run: the bare engine on ready batches (A), and the way that articles
 do it, one `model.predict` after the other (B).
@@ -25,7 +25,7 @@ from embedder_service.core.types import EncodedImage, Limits, Pixels
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.deadline import Deadline
 
-PARTS = ("throughput", "latency", "fairness", "overload", "memory", "one-cpu")
+PARTS = ("throughput", "latency", "regions", "fairness", "overload", "memory", "one-cpu")
 CALLERS = 32
 # More images than calls in flight.
 IMAGES = 256
@@ -40,6 +40,9 @@ PATIENCE = 10.0
 MEMORY_IMAGES = 5000
 MEMORY_WARM_UP = 1000
 ONE_CPU_IMAGES = 60
+REGION_MODELS = ("vgg16-max-native", "mobilenet-max-native")
+MAX_REGIONS = 8
+REGION_CALLS = 40
 
 NEVER = Deadline.after(None)
 
@@ -138,6 +141,19 @@ async def latency(report: Report, engine: Engine, load: Load, images: list[bytes
     report.ratio("latency_over_floor", call / floor, "<= 1.15")
 
 
+async def regions(report: Report, load: Load, rounds: int) -> None:
+    """Compare calls of EmbedRegions with calls of Embed for the same images and models, alternating."""
+    costs = []
+    for model in REGION_MODELS:
+        plain, with_regions = await load.regions_beside_plain(rounds * REGION_CALLS, model, MAX_REGIONS)
+        name = model.replace("-", "_")
+        embed, embed_regions = percentile(plain, 50), percentile(with_regions, 50)
+        report.figure(f"embed_{name}_p50_seconds", embed)
+        report.figure(f"embed_regions_{name}_p50_seconds", embed_regions)
+        costs.append(embed_regions / embed)
+    report.ratio("regions_cost", max(costs), "<= 1.15")
+
+
 async def fairness(report: Report, load: Load, bulk: Load, rounds: int) -> None:
     """Measure interactive calls alone, and beside an endless stream."""
     alone, beside = [], []
@@ -222,6 +238,9 @@ async def measure(rounds: int, parts: list[str], path: Path | None) -> None:
                 await fairness(report, Load(address, images), Load(address, photographs.jpegs(IMAGES, seed=7)), rounds)
             if "memory" in parts:
                 await memory(report, address, pid)
+    if "regions" in parts:
+        with embedder(models=",".join(REGION_MODELS)) as (address, _):
+            await regions(report, Load(address, images), rounds)
     if "one-cpu" in parts:
         await one_cpu(report, images, rounds)
     report.finish(path)

@@ -176,6 +176,22 @@ class Load:
             raise RuntimeError(f"calls failed: {answers.other}")
         return answers.ok
 
+    async def regions_beside_plain(self, count: int, model: str, max_regions: int) -> tuple[list[float], list[float]]:
+        """Return the seconds of sequential calls of Embed, and of EmbedRegions for the same images, alternating."""
+        options = embedder_pb2.RegionOptions(max_regions=max_regions)
+        plain, with_regions = [], []
+        async with self.channel() as channel:
+            stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+            for _ in range(count):
+                image = encoded_image_pb2.EncodedImage(content=next(self._images))
+                began = time.perf_counter()
+                await stub.Embed(embedder_pb2.EmbedRequest(model=model, image=image))
+                between = time.perf_counter()
+                await stub.EmbedRegions(embedder_pb2.EmbedRegionsRequest(model=model, image=image, options=options))
+                plain.append(between - began)
+                with_regions.append(time.perf_counter() - between)
+        return plain, with_regions
+
     async def stream(self, count: int) -> float:
         """Return the images per second of one EmbedStream."""
 

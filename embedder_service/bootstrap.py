@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from cachetools import LRUCache
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from PIL import Image
 
@@ -18,7 +17,7 @@ from embedder_service.api.servicer import DOMAIN, EmbedderServicer
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy
 from embedder_service.core.decode_threads import DecodeThreads
-from embedder_service.core.embed_images import DecodePool, EmbedImages, ModelPipeline, VectorCache
+from embedder_service.core.embed_images import DecodePool, EmbedImages, ModelPipeline, new_cache
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.inference_slot import InferenceSlot
 from embedder_service.core.ports import Model
@@ -96,7 +95,7 @@ async def serve(models: Sequence[Model], settings: EmbedderSettings) -> AsyncIte
         )
         observer.watch([(model.info, batchers[model.info.name]) for model in models], admission)
         images = _images(models, settings, batchers, admission, observer, watch, stack)
-        servicer = EmbedderServicer(images, settings.stream_window)
+        servicer = EmbedderServicer(images, settings.stream_window, settings.stream_unread_bytes)
         service = Service(
             embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"],
             lambda server: embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server),
@@ -144,7 +143,7 @@ def _images(
         )
         for model in models
     }
-    cache: VectorCache | None = LRUCache(settings.cache_vectors) if settings.cache_vectors else None
+    cache = new_cache(settings.cache_vectors) if settings.cache_vectors else None
     return EmbedImages(pipelines, models[0].info.name, limits, admission, cache, observer)
 
 

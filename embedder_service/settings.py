@@ -93,6 +93,12 @@ class EmbedderSettings(ServerSettings):
         description="Maximum number of images in flight of one EmbedStream call. More images fill batches; fewer need "
         "less memory.",
     )
+    stream_unread_bytes: int = Field(
+        default=3 * MEBIBYTE // 2,
+        ge=1,
+        description="Bytes of pending and unread responses of one EmbedStream call. While there are more, no further "
+        "image of the stream starts. An image with regions has a vector for each.",
+    )
     max_pending: int = Field(
         default=64,
         ge=1,
@@ -138,9 +144,9 @@ class EmbedderSettings(ServerSettings):
     cache_vectors: int = Field(
         default=0,
         ge=0,
-        description="Maximum number of cached vectors. The least recently used vector is dropped first. A vector uses "
-        "4 bytes per component and about 1 KB. 0 disables the cache. Equal images that are in flight together are "
-        "always embedded only once.",
+        description="Maximum number of cached vectors, also those of regions. The least recently used image is dropped "
+        "first. A vector uses 4 bytes per component and about 1 KB. 0 disables the cache. Equal images that are in "
+        "flight together are always embedded only once.",
     )
 
     @field_validator("models")

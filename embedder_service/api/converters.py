@@ -26,9 +26,9 @@ def region_from(message: encoded_image_pb2.Region) -> Region:
     return Region(message.x0, message.y0, message.x1, message.y1)
 
 
-def request_from(message: embedder_pb2.RegionOptions) -> RegionRequest:
-    """Return the regions of a request."""
-    return RegionRequest(message.max_regions, tuple(map(region_from, message.boxes)))
+def request_from(message: embedder_pb2.RegionOptions, path: str) -> RegionRequest:
+    """Return the regions of a request; `path` is the name of the field."""
+    return RegionRequest(message.max_regions, tuple(map(region_from, message.boxes)), path)
 
 
 def region_to(box: Region) -> encoded_image_pb2.Region:

@@ -14,11 +14,12 @@ from grpc_kit.deadline import Deadline
 from grpc_kit.errors import InvalidArgumentError, ServiceError
 from grpc_kit.server.interceptors.context_interceptor import Context
 from grpc_kit.server.interceptors.error_mapping import internal_error
-from grpc_kit.server.streams import answer_each
+from grpc_kit.server.streams import ResponseSizes, answer_each
 from grpc_kit.status import to_status
 
 DOMAIN = "embedder.imagesearch"
 MAX_REQUEST_ID = 128
+BYTES_PER_COMPONENT = 4
 
 
 @dataclass
@@ -36,10 +37,13 @@ class _Item:
 class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     """Implements EmbedderService."""
 
-    def __init__(self, images: EmbedImages, stream_window: int) -> None:
-        """`stream_window` is the maximum number of a stream's images in flight."""
+    def __init__(self, images: EmbedImages, stream_window: int, stream_unread_bytes: int) -> None:
+        """Limit a stream to `stream_window` images in flight, and `stream_unread_bytes` of responses."""
         self._images = images
         self._stream_window = stream_window
+        self._sizes: ResponseSizes[_Item, embedder_pb2.EmbedStreamResponse] = ResponseSizes(
+            stream_unread_bytes, self._expected_bytes, embedder_pb2.EmbedStreamResponse.ByteSize
+        )
 
     async def Embed(self, request: embedder_pb2.EmbedRequest, context: Context) -> embedder_pb2.EmbedResponse:
         """Embed one image in the interactive lane."""
@@ -54,7 +58,7 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     ) -> embedder_pb2.EmbedRegionsResponse:
         """Embed one image and its regions in the interactive lane."""
         deadline = Deadline.after(context.time_remaining())
-        regions = request_from(request.options)
+        regions = request_from(request.options, "options")
         embedding = self._images.embed(image_from(request.image), request.model, Lane.INTERACTIVE, deadline, regions)
         # `embedding` has a copy of the image's bytes.
         del request
@@ -71,10 +75,11 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
 
         async with (
             aclosing(self._items(request_iterator)) as items,
-            aclosing(answer_each(items, answer, self._stream_window, self._admit)) as responses,
+            aclosing(answer_each(items, answer, self._stream_window, self._admit, self._sizes)) as responses,
         ):
             async for response in responses:
                 yield response
+                del response
 
     async def _items(self, requests: AsyncIterator[embedder_pb2.EmbedStreamRequest]) -> AsyncGenerator[_Item, None]:
         async for request in requests:
@@ -95,6 +100,14 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
             item.refusal = error
             return _release_nothing
         return item.admitted.release
+
+    def _expected_bytes(self, item: _Item) -> int:
+        """Return the maximum bytes of the vectors of a response."""
+        vectors = 1 if item.regions is None else item.regions.max_vectors
+        try:
+            return vectors * self._images.model(item.model).dimension * BYTES_PER_COMPONENT
+        except ServiceError:
+            return 0
 
     async def _answer(self, item: _Item, deadline: Deadline) -> embedder_pb2.EmbedStreamResponse:
         response = embedder_pb2.EmbedStreamResponse(request_id=item.request_id)
@@ -138,7 +151,7 @@ def _item(request: embedder_pb2.EmbedStreamRequest) -> _Item:
             field="request_id",
         )
         return _Item(request.request_id[:MAX_REQUEST_ID], request.model, refusal=refusal)
-    regions = request_from(request.regions) if request.HasField("regions") else None
+    regions = request_from(request.regions, "regions") if request.HasField("regions") else None
     return _Item(request.request_id, request.model, image_from(request.image), regions)
 
 

@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
+
+from cachetools import LRUCache
 
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher
@@ -40,7 +42,13 @@ MAX_BYTES_HASHED_INLINE = 256 * 1024
 # Equal for images with the same vectors: the SHA-256 of the bytes, the region, the fingerprint of the model, and the
 # requested regions.
 ImageKey: TypeAlias = tuple[bytes, Region | None, str, RegionRequest | None]
-VectorCache: TypeAlias = MutableMapping[ImageKey, ImageVectors]
+# Counts all vectors of an entry: use `new_cache`.
+VectorCache: TypeAlias = LRUCache[ImageKey, ImageVectors]
+
+
+def new_cache(max_vectors: int) -> VectorCache:
+    """Return a cache of this many vectors. The vectors of regions count like those of images."""
+    return LRUCache(max_vectors, getsizeof=lambda vectors: vectors.count)
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,8 @@ class ModelPipeline:
         Raises InvalidArgumentError, DeadlineExceededError, UnavailableError, InternalError.
         """
         requested, pool = time.monotonic(), self._decoders[lane]
-        region, boxes = hold.image.region, request.boxes if request else ()
-        decode = partial(_decode, pool.decoder, deadline, boxes)
+        region = hold.image.region
+        decode = partial(_decode, pool.decoder, deadline, request)
         pixels, began, ended = await pool.threads.run(self.info.name, hold, decode)
         hold.release()
         stages.record("queue", requested, began)
@@ -91,7 +99,7 @@ class ModelPipeline:
         self.observer.decoded(lane, ended - began)
         vectors = await self._batcher.submit(pixels, lane, deadline, within(request, region))
         # Before the vectors are cached or shared.
-        check_vectors(vectors, self.info)
+        check_vectors(vectors, self.info, request)
         return of_whole_image(vectors, request, region)
 
 
@@ -197,7 +205,8 @@ class EmbedImages:
         vectors, joined = await self._shared.run(
             key, lane, deadline, lambda latest: pipeline.embed(hold, lane, latest, request), hold.release
         )
-        if self._cache is not None:
+        # The cache refuses an entry larger than itself.
+        if self._cache is not None and vectors.count <= self._cache.maxsize:
             # A copy, because a row of a batch keeps the whole batch in memory.
             self._cache[key] = replace(vectors, values=vectors.values.copy())
         return vectors, "shared" if joined else "embedded"
@@ -231,13 +240,13 @@ class EmbedImages:
 
 
 def _decode(
-    decoder: ImageDecoder, deadline: AnyDeadline, boxes: Sequence[Region], image: EncodedImage
+    decoder: ImageDecoder, deadline: AnyDeadline, request: RegionRequest | None, image: EncodedImage
 ) -> tuple[Pixels, float, float]:
     """Return the pixels, and when decoding began and ended."""
     if deadline.remaining() <= 0:
         raise deadline_exceeded()
     began = time.monotonic()
-    return decoder.decode(image, deadline, boxes), began, time.monotonic()
+    return decoder.decode(image, deadline, request), began, time.monotonic()
 
 
 def _sha256(image: EncodedImage) -> bytes:

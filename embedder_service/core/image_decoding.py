@@ -4,7 +4,7 @@ import math
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -32,7 +32,7 @@ from embedder_service.core.decoding_faults import (
     unsupported,
 )
 from embedder_service.core.heif import HEIC_FORMATS, HOW_TO_INSTALL
-from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region
+from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region, RegionRequest
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.server.hang_watch import HangWatch
 from imagesearch_pixels.colour_profiles import Conversion
@@ -46,7 +46,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", *HEIC_FORMATS)
 # The names in messages.
 FORMAT_NAMES = tuple("HEIC" if name == "HEIF" else name for name in FORMATS)
 REGION = "image.region"
-BOXES = "options.boxes"
 
 GUARD = PillowGuard(reading_the_file, InvalidArgumentError)
 
@@ -114,7 +113,7 @@ class ImageDecoder:
         self._limits = limits
         self._budget = budget
 
-    def decode(self, image: EncodedImage, deadline: AnyDeadline, boxes: Sequence[Region] = ()) -> Pixels:
+    def decode(self, image: EncodedImage, deadline: AnyDeadline, request: RegionRequest | None = None) -> Pixels:
         """Return the image as uint8[height, width, 3]. Both sides are the policy's side, except with `native`.
 
         The file is a JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIC file. The decoder takes its first frame, and turns
@@ -123,12 +122,12 @@ class ImageDecoder:
         averages over all pixels that fall into one. A JPEG of at least four times the result's size is scaled while it
         is decoded. This is several times faster, and the vector stays within a cosine of 0.999.
 
-        Each of the boxes, `options.boxes` of the request, must cover at least one pixel of the whole image.
+        Each box of `request` must cover at least one pixel of the whole image.
 
         Raises InvalidArgumentError, DeadlineExceededError, and ResourceExhaustedError if memory runs out.
         """
         try:
-            return self._decode(image, deadline, boxes)
+            return self._decode(image, deadline, request)
         except MemoryError as error:
             raise no_memory(error) from None
         except UnsupportedImageError as error:
@@ -140,7 +139,7 @@ class ImageDecoder:
                 refuse_unreadable_variant(image.content)
             raise
 
-    def _decode(self, image: EncodedImage, deadline: AnyDeadline, boxes: Sequence[Region]) -> Pixels:
+    def _decode(self, image: EncodedImage, deadline: AnyDeadline, request: RegionRequest | None) -> Pixels:
         content = image.content
         if not content:
             raise InvalidArgumentError(
@@ -165,8 +164,9 @@ class ImageDecoder:
             scale = self._draft(opened, image.region) if is_scalable(opened, content) else 1
             with self._budget.hold(max(coded, pixels_in_memory(opened, content, scale)), deadline):
                 colour, conversion = to_upright_rgb(opened, declared, GUARD)
-                for number, each in enumerate(boxes):
-                    box_of(each, colour, scale, f"{BOXES}[{number}]")
+                if request is not None:
+                    for number, each in enumerate(request.boxes):
+                        box_of(each, colour, scale, request.path_of(number))
                 box = None
                 if image.region:
                     # Crop first, because the filter would also read pixels beyond the edges of the box.

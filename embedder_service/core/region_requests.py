@@ -6,8 +6,10 @@ that is embedded, `image.region`.
 
 from dataclasses import replace
 
-from embedder_service.core.image_decoding import BOXES, check_region
+from embedder_service.core.image_decoding import REGION, check_region
 from embedder_service.core.types import (
+    MAX_BOXES,
+    MAX_REGIONS,
     POOLABLE_HEADS,
     ImageVectors,
     ModelInfo,
@@ -17,9 +19,6 @@ from embedder_service.core.types import (
     RegionVector,
 )
 from grpc_kit.errors import InvalidArgumentError
-
-MAX_REGIONS, MAX_BOXES = 64, 64
-MAX = "options.max_regions"
 
 
 def check_request(request: RegionRequest, part: Region | None, info: ModelInfo) -> None:
@@ -35,17 +34,19 @@ def check_request(request: RegionRequest, part: Region | None, info: ModelInfo) 
     if not 0 <= request.max_regions <= MAX_REGIONS:
         raise InvalidArgumentError(
             "MAX_REGIONS_INVALID",
-            f"{MAX} is {request.max_regions}; it must be between 0 and {MAX_REGIONS}",
-            field=MAX,
+            f"{request.path}.max_regions is {request.max_regions}; it must be between 0 and {MAX_REGIONS}",
+            field=f"{request.path}.max_regions",
         )
     if len(request.boxes) > MAX_BOXES:
         raise InvalidArgumentError(
             "TOO_MANY_BOXES",
-            f"{BOXES} has {len(request.boxes)} boxes; the maximum is {MAX_BOXES}",
-            field=BOXES,
+            f"{request.path}.boxes has {len(request.boxes)} boxes; the maximum is {MAX_BOXES}",
+            field=f"{request.path}.boxes",
         )
+    if part is not None:
+        check_region(part, REGION)
     for number, box in enumerate(request.boxes):
-        field = f"{BOXES}[{number}]"
+        field = request.path_of(number)
         check_region(box, field)
         if part is not None and not _is_within(box, part):
             raise InvalidArgumentError(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -19,6 +19,8 @@ Vectors = NDArray[np.float32]
 POOLABLE_HEADS = ("avg", "max", "gem")
 # The version of the rules for regions: how regions are proposed, and which cells of the map belong to a box.
 REGIONS_VERSION = 1
+# Limits of one request.
+MAX_REGIONS, MAX_BOXES = 64, 64
 
 Shape: TypeAlias = Literal["squash", "pad", "crop", "native"]
 
@@ -63,6 +65,17 @@ class RegionRequest:
 
     max_regions: int = 0
     boxes: tuple[Region, ...] = ()
+    path: str = field(default="options", compare=False)
+    """Where the caller's message has this request, for errors."""
+
+    def path_of(self, box: int) -> str:
+        """Return the path of a box in the caller's message."""
+        return f"{self.path}.boxes[{box}]"
+
+    @property
+    def max_vectors(self) -> int:
+        """The maximum number of vectors in the response."""
+        return 1 + min(max(self.max_regions, 0), MAX_REGIONS) + min(len(self.boxes), MAX_BOXES)
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,11 @@ class ImageVectors:
 
     values: Vectors
     regions: Regions | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of vectors."""
+        return 1 if self.regions is None else 1 + len(self.regions.proposals) + len(self.regions.boxes)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ import numpy as np
 import structlog
 
 from embedder_service.core.decoding_faults import CONTENT
-from embedder_service.core.image_decoding import BOXES
-from embedder_service.core.types import ImageVectors, ModelInfo, Vectors
+from embedder_service.core.types import ImageVectors, ModelInfo, RegionRequest, Vectors
 from grpc_kit.errors import InternalError, InvalidArgumentError
 
 log = structlog.stdlib.get_logger()
@@ -15,18 +14,18 @@ log = structlog.stdlib.get_logger()
 LENGTH_TOLERANCE = 1e-3
 
 
-def check_vectors(vectors: ImageVectors, info: ModelInfo) -> None:
+def check_vectors(vectors: ImageVectors, info: ModelInfo, request: RegionRequest | None) -> None:
     """Raise an error if the vector of an image or of one of its regions is one that the API does not allow.
 
     Raises the errors of `check_vector`.
     """
     check_vector(vectors.values, info)
-    if vectors.regions is None:
+    if vectors.regions is None or request is None:
         return
     for region in vectors.regions.proposals:
         check_vector(region.values, info)
     for number, region in enumerate(vectors.regions.boxes):
-        check_vector(region.values, info, f"{BOXES}[{number}]")
+        check_vector(region.values, info, request.path_of(number))
 
 
 def check_vector(vector: Vectors, info: ModelInfo, field: str = CONTENT) -> None:

@@ -20,7 +20,7 @@ from benchmarks.waiting_embedder import INFO
 from embedder_service.bootstrap import serve
 from embedder_service.core.deadlines import AnyDeadline
 from embedder_service.core.image_decoding import ImageDecoder
-from embedder_service.core.types import EncodedImage, ImageVectors, ModelInfo, Pixels, Region, RegionRequest
+from embedder_service.core.types import EncodedImage, ImageVectors, ModelInfo, Pixels, RegionRequest
 from embedder_service.settings import EmbedderSettings
 from grpc_kit.health import LIVENESS
 from grpc_kit.server import hang_watch
@@ -123,12 +123,12 @@ async def test_a_hung_decoder_fails_all_callers_and_liveness(
     hangs = threading.Event()
 
     def decode_or_hang(
-        decoder: ImageDecoder, image: EncodedImage, deadline: AnyDeadline, boxes: Sequence[Region]
+        decoder: ImageDecoder, image: EncodedImage, deadline: AnyDeadline, request: RegionRequest | None
     ) -> Pixels:
         if image.content == plain_image(HANGS):
             hangs.set()
             assert gate.wait(AT_MOST)
-        return decode(decoder, image, deadline, boxes)
+        return decode(decoder, image, deadline, request)
 
     monkeypatch.setattr(ImageDecoder, "decode", decode_or_hang)
     async with (

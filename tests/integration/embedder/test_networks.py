@@ -25,6 +25,7 @@ from embedder_service.adapters.weights_files import MOBILENET, SPECS, VGG16
 from embedder_service.adapters.weights_sources import MOBILENET_ARCHIVE, download_member
 from embedder_service.core.networks import NETWORKS
 from grpc_kit.channel import open_blocking_channel
+from imagesearch_client import EmbedderClient, Region
 from tests.integration.embedder.helpers import Embedder, StartEmbedder, cosines
 from tests.seeded_weights import Seeded, cached, preprocess
 
@@ -45,6 +46,11 @@ IMAGES = 4
 
 # Nine networks are built, and loaded by a service.
 pytestmark = pytest.mark.timeout(400)
+
+
+def native(name: str) -> str:
+    """Return the name of a network's model that can embed regions."""
+    return f"{name}-max-native256"
 
 
 class Files(Mapping[str, Seeded]):
@@ -85,14 +91,17 @@ def serving(
 @pytest.fixture(scope="module")
 def served(files: Files, start_embedder: StartEmbedder) -> Iterator[Embedder]:
     """The networks of every run."""
-    with serving(start_embedder, files, [*QUICK, "mobilenet_v2-raw", "mobilenet"], QUICK) as service:
+    with serving(
+        start_embedder, files, [*QUICK, "mobilenet_v2-raw", "mobilenet", *map(native, QUICK)], QUICK
+    ) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
 def others_served(files: Files, start_embedder: StartEmbedder) -> Iterator[Embedder]:
     """The networks of the soak tier."""
-    with serving(start_embedder, files, [*OTHERS, "vgg16-fc1", "resnet50-raw"], [*OTHERS, "vgg16_top"]) as service:
+    models = [*OTHERS, "vgg16-fc1", "resnet50-raw", *map(native, OTHERS)]
+    with serving(start_embedder, files, models, [*OTHERS, "vgg16_top"]) as service:
         yield service
 
 
@@ -156,6 +165,35 @@ def test_vectors_equal_those_of_keras_pipeline(
     assert cosines(found, expected).min() > 0.99999
     # The test could not fail where all images look the same to a network.
     assert cosines(expected, np.roll(expected, 1, axis=0)).min() < 0.9999
+
+
+@pytest.mark.parametrize(
+    ("name", "service"),
+    [
+        *((name, "served") for name in QUICK),
+        *(pytest.param(name, "others_served", marks=pytest.mark.soak) for name in OTHERS),
+    ],
+)
+def test_every_network_embeds_regions(
+    name: str, service: str, images: list[bytes], request: pytest.FixtureRequest
+) -> None:
+    address, model = request.getfixturevalue(service).address, native(name)
+    whole, left = Region(0, 0, 1, 1), Region(0, 0, 0.5, 1)
+    with EmbedderClient(address, timeout=60) as client:
+        regions = [client.embed_regions(image, model=model, max_regions=8, boxes=[whole, left]) for image in images]
+        plain = np.array([client.embed(image, model=model).values for image in images])
+        fingerprint = client.get_model(model).region_fingerprint
+    assert fingerprint
+    for found, embedding in zip(regions, plain, strict=True):
+        assert found.embedding.fingerprint == fingerprint
+        np.testing.assert_array_equal(found.embedding.values, embedding)
+        np.testing.assert_array_equal(found.boxes[0].embedding.values, embedding)
+        vectors = np.array([each.embedding.values for each in (*found.proposals, *found.boxes)])
+        assert vectors.shape == (len(found.proposals) + 2, DIMENSIONS[name])
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+        assert len({each.box for each in found.proposals}) > 1
+        # The half has other cells than the whole.
+        assert cosines(vectors[-1:], embedding[np.newaxis])[0] < 0.99999
 
 
 def test_raw_vectors_keep_their_length(files: Files, served: Embedder, images: list[bytes]) -> None:
@@ -247,4 +285,6 @@ def test_names_of_tensors_do_not_depend_on_what_was_built_before(files: Files) -
 def test_an_unknown_model_is_refused_with_the_served_models(served: Embedder, images: list[bytes]) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         embedded(served, "resnet51", images[:1])
-    assert "this server has efficientnet_v2_b0, mobilenet, mobilenet_v2" in str(refused.value)
+    assert "this server has efficientnet_v2_b0, efficientnet_v2_b0-max-native256, mobilenet, mobilenet_v2" in str(
+        refused.value
+    )

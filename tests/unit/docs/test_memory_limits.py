@@ -53,6 +53,7 @@ def embedder_parts(settings: EmbedderSettings, side: int = 224) -> list[int]:
         len(Lane) * settings.max_decoding_pixels * DECODING_BYTES,
         len(settings.model_names) * (settings.max_pending + settings.max_pending_bulk) * 3 * side * side,
         settings.max_unread_bytes,
+        settings.max_streams * settings.stream_unread_bytes,
         settings.max_concurrent_calls * 2 * SMALL_BYTES,
         3 * message,
     ]

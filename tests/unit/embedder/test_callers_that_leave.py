@@ -62,7 +62,7 @@ def messages_in_memory() -> int:
 async def test_images_of_cancelled_callers_are_not_kept_in_memory(
     serving: Serving, network: MeanColour, method: str
 ) -> None:
-    async with serving(4, 4) as at, served(EmbedderServicer(at.images, 8)) as stub:
+    async with serving(4, 4) as at, served(EmbedderServicer(at.images, 8, 2**20)) as stub:
         network.gate.clear()
         before = images_in_memory() + messages_in_memory()
         for number in range(20):
@@ -76,7 +76,7 @@ async def test_images_of_cancelled_callers_are_not_kept_in_memory(
 
 
 async def test_a_stream_refuses_invalid_items_while_its_lane_is_full(serving: Serving, network: MeanColour) -> None:
-    async with serving(bulk=1) as at, served(EmbedderServicer(at.images, 8)) as stub:
+    async with serving(bulk=1) as at, served(EmbedderServicer(at.images, 8, 2**20)) as stub:
         network.gate.clear()
         waits = await at.send(image(1, 1, 1), Lane.BULK)
         requests = [

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
-from cachetools import LRUCache
 from PIL import Image
 
 from embedder_service.core.admission import Admission
@@ -25,6 +24,7 @@ from embedder_service.core.embed_images import (
     EmbedImages,
     ModelPipeline,
     VectorCache,
+    new_cache,
 )
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
 from embedder_service.core.inference_slot import InferenceSlot
@@ -37,6 +37,7 @@ from embedder_service.core.types import (
     ModelInfo,
     Pixels,
     Region,
+    RegionRequest,
     Vectors,
 )
 from grpc_kit.deadline import Deadline
@@ -96,10 +97,10 @@ class CountingDecoder(ImageDecoder):
         self.gate = threading.Event()
         self.gate.set()
 
-    def decode(self, image: EncodedImage, deadline: AnyDeadline, boxes: Sequence[Region] = ()) -> Pixels:
+    def decode(self, image: EncodedImage, deadline: AnyDeadline, request: RegionRequest | None = None) -> Pixels:
         self.images += 1
         assert self.gate.wait(20)
-        return super().decode(image, deadline, boxes)
+        return super().decode(image, deadline, request)
 
 
 class Bench:
@@ -471,7 +472,7 @@ async def test_without_a_cache_nothing_is_kept(serving: Serving, network: MeanCo
 
 @pytest.mark.parametrize("again", Lane)
 async def test_a_repeated_image_is_answered_from_the_cache(serving: Serving, network: MeanColour, again: Lane) -> None:
-    async with serving(cache=LRUCache(10)) as at:
+    async with serving(cache=new_cache(10)) as at:
         first = await at.images.embed(image(1, 2, 3), "", Lane.INTERACTIVE, NEVER)
         second = await at.images.embed(image(1, 2, 3), "mean", again, NEVER)
         assert second.values.tolist() == first.values.tolist() == [1, 2, 3]
@@ -482,7 +483,7 @@ async def test_a_repeated_image_is_answered_from_the_cache(serving: Serving, net
 
 
 async def test_the_cache_distinguishes_regions_and_models(serving: Serving, network: MeanColour) -> None:
-    async with serving(cache=LRUCache(10)) as at:
+    async with serving(cache=new_cache(10)) as at:
         for _ in range(2):
             for region, model in [(None, "mean"), (None, "mean-2"), (Region(0, 0, 0.5, 1), "mean")]:
                 embedding = await at.images.embed(image(1, 2, 3, region), model, Lane.BULK, NEVER)
@@ -492,7 +493,7 @@ async def test_the_cache_distinguishes_regions_and_models(serving: Serving, netw
 
 
 async def test_an_image_dropped_from_the_cache_is_embedded_again(serving: Serving, network: MeanColour) -> None:
-    async with serving(cache=LRUCache(2)) as at:
+    async with serving(cache=new_cache(2)) as at:
         for red in (1, 2, 1, 3, 1, 2):
             embedding = await at.images.embed(image(red, 0, 0), "", Lane.BULK, NEVER)
             assert embedding.values[0] == red
@@ -501,7 +502,7 @@ async def test_an_image_dropped_from_the_cache_is_embedded_again(serving: Servin
 
 
 async def test_the_cache_keeps_no_batch_in_memory(serving: Serving, network: MeanColour) -> None:
-    cache: VectorCache = LRUCache(10)
+    cache: VectorCache = new_cache(10)
     async with serving(cache=cache) as at:
         network.gate.clear()
         callers = [await at.send(image(red, 0, 0)) for red in range(1, 6)]
@@ -511,7 +512,7 @@ async def test_the_cache_keeps_no_batch_in_memory(serving: Serving, network: Mea
 
 
 async def test_errors_are_not_cached(serving: Serving, network: MeanColour) -> None:
-    cache: VectorCache = LRUCache(10)
+    cache: VectorCache = new_cache(10)
     async with serving(cache=cache) as at:
         network.fails = True
         with pytest.raises(InternalError):

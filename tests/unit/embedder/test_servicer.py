@@ -50,7 +50,7 @@ async def test_a_refused_image_is_not_kept_in_memory(serving: Serving, method: s
 @asynccontextmanager
 async def stub_of(serving: Serving) -> "AsyncIterator[embedder_pb2_grpc.EmbedderServiceAsyncStub]":
     async with serving() as at:
-        servicer = EmbedderServicer(at.images, 8)
+        servicer = EmbedderServicer(at.images, 8, 2**20)
         service = Service(
             embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"],
             lambda server: embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server),
