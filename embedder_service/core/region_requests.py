@@ -24,10 +24,12 @@ from grpc_kit.errors import InvalidArgumentError
 def check_request(request: RegionRequest, part: Region | None, info: ModelInfo) -> None:
     """Raise InvalidArgumentError if a model cannot embed the requested regions of a part of an image."""
     if not info.embeds_regions:
+        # An encoder has one head only.
+        suitable = "vgg16" if info.is_encoder else info.network
         raise InvalidArgumentError(
             "REGIONS_UNSUPPORTED",
             f"model {info.name} has head {info.head} and input {info.input.shape}; regions need a head of "
-            f"{', '.join(POOLABLE_HEADS)} and input native, such as {info.network}-max-native",
+            f"{', '.join(POOLABLE_HEADS)} and input native, such as {suitable}-max-native",
             field="model",
             metadata={"model": info.name},
         )

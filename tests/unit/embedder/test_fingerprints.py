@@ -14,6 +14,7 @@ import pytest
 from embedder_service.adapters import model_loading
 from embedder_service.adapters.weights_files import MOBILENET, VGG16
 from embedder_service.bootstrap import load_models
+from embedder_service.core import types
 from embedder_service.core.types import InputPolicy, ModelInfo
 from embedder_service.settings import EmbedderSettings
 
@@ -46,6 +47,30 @@ INFO = published("vgg16", "avg", SQUASH, "caffe", "l2", VGG16.sha256)
 )
 def test_fingerprints_of_published_models_stay_as_collections_store_them(info: ModelInfo, fingerprint: str) -> None:
     assert info.fingerprint == fingerprint
+
+
+NATIVE = InputPolicy("native", 512)
+REGIONAL = published("vgg16-max-native", "max", NATIVE, "caffe", "l2", VGG16.sha256)
+
+
+def test_fingerprints_of_regions_stay_as_collections_store_them() -> None:
+    assert REGIONAL.region_fingerprint == "vgg16-max-regions-7270330235c2d381"
+
+
+@pytest.mark.parametrize("head", ["avg", "max", "gem"])
+def test_vectors_of_regions_have_a_fingerprint_of_their_own(head: str) -> None:
+    infos = [replace(REGIONAL, head=head), replace(REGIONAL, head=head, normalisation="none")]
+    infos.append(replace(REGIONAL, head=head, input=InputPolicy("native", 1024)))
+    fingerprints = {info.region_fingerprint for info in infos}
+    assert all(text.startswith(f"vgg16-{head}-regions-") for text in fingerprints)
+    assert len(fingerprints | {info.fingerprint for info in infos}) == 6
+
+
+def test_the_version_of_the_rules_for_regions_is_part_of_their_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = REGIONAL.region_fingerprint
+    monkeypatch.setattr(types, "REGIONS_VERSION", types.REGIONS_VERSION + 1)
+    assert replace(REGIONAL).region_fingerprint != before
+    assert replace(REGIONAL).fingerprint == REGIONAL.fingerprint
 
 
 @pytest.mark.parametrize(
