@@ -6,7 +6,6 @@ large. Overlapping windows are suppressed. The decision on region proposals in t
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +28,8 @@ ASPECTS = (0.5, 1.0, 2.0)
 MAX_OVERLAP = 0.4
 # Edges of boxes are float32 in messages, so an edge on the border of a cell may be this much beyond it, in cells.
 EDGE = 1e-4
+# Maximum number of steps between the edges of salient boxes, in each direction.
+GRID = 16
 WHOLE_IMAGE = Region(0.0, 0.0, 1.0, 1.0)
 
 
@@ -58,7 +59,7 @@ def _cells(begin: float, end: float, count: int) -> tuple[int, int]:
 def propose(feature_map: FeatureMaps, max_regions: int) -> list[Proposal]:
     """Return at most `max_regions` boxes of a feature map, float32[H, W, C], the best first.
 
-    The saliency of a window is sqrt(its area / the map's area) * (its mean saliency - the map's mean saliency). The
+    The saliency of a window is sqrt(its area / the map's area) * (its mean saliency / the map's mean saliency - 1). The
     whole map is no proposal. The boxes for a lower `max_regions` are the first ones of those for a higher one.
     """
     saliency = saliency_map(feature_map)
@@ -87,16 +88,17 @@ def saliency_map(feature_map: FeatureMaps) -> FeatureMaps:
 
 
 def _scores(saliency: FeatureMaps, windows: Windows) -> NDArray[np.float64]:
+    """Return the saliency of each window, as `propose` defines it."""
     height, width = saliency.shape
     # sums[y, x] is the sum of the cells above row y and left of column x.
     sums = np.zeros((height + 1, width + 1))
     sums[1:, 1:] = saliency.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
     top, left, bottom, right = windows.T
-    areas = (bottom - top) * (right - left)
-    inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-    scores: NDArray[np.float64] = np.sqrt(areas / (height * width)) * (
-        inside / areas - sums[height, width] / (height * width)
-    )
+    cells = (bottom - top) * (right - left)
+    inside = (sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]) / cells
+    # The mean is 0 if all cells are 0.
+    mean = sums[height, width] / (height * width) or 1.0
+    scores: NDArray[np.float64] = np.sqrt(cells / (height * width)) * (inside - mean) / mean
     # Rounding must not decide between windows of a constant map.
     return np.round(scores, 6)
 
@@ -137,36 +139,36 @@ def _box(window: Sequence[int], height: int, width: int) -> Region:
 
 
 def salient_box(feature_map: FeatureMaps) -> Region:
-    """Return the box round the most salient part of an image; the whole image if no part stands out.
+    """Return the box that separates salient cells from the rest best; the whole image if no box stands out.
 
-    That part is the largest connected component of the cells with more than the mean saliency (Wei et al., 2017,
-    section III-B).
+    It is the box of cells with the highest between-class variance of inside and outside (Otsu, 1979, equation 14). So
+    it fits small and large objects.
     """
     saliency = saliency_map(feature_map)
-    # Rounding must not make cells of a constant map salient.
-    part = _largest_component(saliency > saliency.mean(dtype=np.float64) * (1 + EDGE))
-    if not part:
+    height, width = saliency.shape
+    boxes = _all_boxes(height, width)
+    scores = _scores(saliency, boxes)
+    if not len(boxes) or scores.max() <= 0:
         return WHOLE_IMAGE
-    rows, columns = zip(*part, strict=True)
-    return _box((min(rows), min(columns), max(rows) + 1, max(columns) + 1), *saliency.shape)
+    top, left, bottom, right = boxes.T
+    # With the part of the area outside as divisor, the square is the between-class variance over the squared mean.
+    outside = 1 - (bottom - top) * (right - left) / (height * width)
+    return _box(boxes[int(np.argmax(np.round(scores / np.sqrt(outside), 6)))].tolist(), height, width)
 
 
-def _largest_component(cells: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return the largest set of marked cells that touch along their edges; of equal sets the first from the top."""
-    rest = {(int(row), int(column)) for row, column in np.argwhere(cells)}
-    largest: list[tuple[int, int]] = []
-    for start in sorted(rest):
-        if start not in rest:
-            continue
-        rest.remove(start)
-        part, waiting = [], deque([start])
-        while waiting:
-            row, column = waiting.popleft()
-            part.append((row, column))
-            for neighbor in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-                if neighbor in rest:
-                    rest.remove(neighbor)
-                    waiting.append(neighbor)
-        if len(part) > len(largest):
-            largest = part
-    return largest
+@lru_cache(maxsize=16)
+def _all_boxes(height: int, width: int) -> Windows:
+    """Return all boxes, without the whole map. On a large map, their edges are on a grid of `GRID` steps."""
+    (top, bottom), (left, right) = _intervals(height), _intervals(width)
+    rows, columns = np.indices((len(top), len(left))).reshape(2, -1)
+    boxes = np.stack([top[rows], left[columns], bottom[rows], right[columns]], axis=1)
+    candidates: Windows = boxes[(boxes != (0, 0, height, width)).any(axis=1)]
+    return candidates
+
+
+def _intervals(cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the begins and ends of all intervals between the edges of the grid."""
+    steps = min(cells, GRID)
+    edges = np.arange(steps + 1) * cells // steps
+    begins, ends = np.triu_indices(steps + 1, k=1)
+    return edges[begins], edges[ends]

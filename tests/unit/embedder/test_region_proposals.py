@@ -78,6 +78,36 @@ def test_an_object_on_a_flat_background_is_the_first_proposal(
     assert overlap(salient_box(sign * feature_map), truth) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("sides", [3, 6, 10, 14])
+def test_the_salient_box_fits_objects_of_every_size(sides: int) -> None:
+    feature_map = 0.1 * np.abs(random_map(16, 16))
+    feature_map[1 : 1 + sides, 2 : 2 + sides] += 1
+    assert salient_box(feature_map) == Region(2 / 16, 1 / 16, (2 + sides) / 16, (1 + sides) / 16)
+
+
+def test_the_salient_box_of_a_large_map_has_its_edges_on_a_grid() -> None:
+    feature_map = 0.1 * np.abs(random_map(64, 40))
+    feature_map[8:24, 10:30] += 1
+    assert salient_box(feature_map) == Region(10 / 40, 8 / 64, 30 / 40, 24 / 64)
+
+
+def test_a_single_very_active_cell_does_not_hide_an_object() -> None:
+    feature_map = 0.1 * np.abs(random_map(16, 16))
+    feature_map[2:8, 2:8] += 1
+    feature_map[14, 14] += 5
+    assert salient_box(feature_map) == Region(2 / 16, 2 / 16, 8 / 16, 8 / 16)
+
+
+@pytest.mark.parametrize("factor", [1e-20, 1e20])
+def test_boxes_and_saliencies_do_not_depend_on_the_scale_of_a_map(factor: float) -> None:
+    feature_map = random_map(12, 9)
+    scaled = (feature_map * factor).astype(np.float32)
+    for plain, other in zip(propose(feature_map, 8), propose(scaled, 8), strict=True):
+        assert plain.box == other.box
+        assert plain.saliency == pytest.approx(other.saliency, abs=2e-6)
+    assert salient_box(feature_map) == salient_box(scaled)
+
+
 @pytest.mark.parametrize("head", POOLABLE_HEADS)
 def test_the_whole_box_has_the_vector_of_the_whole_map(head: str) -> None:
     feature_map = random_map(12, 9)
