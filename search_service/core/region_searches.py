@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from grpc_kit.deadline import Deadline
+from grpc_kit.errors import ResourceExhaustedError
 from search_service.core.ports import After, Nearest, RegionStore, VectorStore
 from search_service.core.types import (
     WHOLE_IMAGE,
@@ -29,8 +30,8 @@ from search_service.core.types import (
 REGIONS_PER_IMAGE, GROWTH = 6, 4
 # Maximum number of regions of one search in the store.
 WINDOW = 16_384
-# Two computations of one score may differ by this much.
-ROUNDING = 1e-5
+# Two computations of one score may differ by this much, and those of one distance by much less.
+ROUNDING, NOISE = 1e-5, 1e-6
 
 # The place of a hit in the order of hits: best first.
 Order: TypeAlias = tuple[float, float, str]
@@ -65,8 +66,12 @@ class _Found:
 
     def is_certain(self, order: Order) -> bool:
         """Return whether no hit before this place is missing."""
-        # Regions with the score of the last one may be missing.
-        return self.floor is None or order[:2] < self.floor[:2]
+        if self.floor is None:
+            return True
+        # Regions with the score of the last one may be missing. The score of a hit that was read again may differ from
+        # that of the search in the last bits.
+        last = self.floor[1]
+        return order[1] < last - NOISE * max(1.0, abs(last))
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class RegionSearches:
             if len(hits) >= nearest.limit or found.floor is None:
                 return hits[: nearest.limit]
             # In the window there may be too few images; then all regions are compared.
-            exact = count * REGIONS_PER_IMAGE >= WINDOW
+            exact = exact or count * REGIONS_PER_IMAGE >= WINDOW
             count *= GROWTH
 
     async def _nearest(
@@ -105,42 +110,70 @@ class RegionSearches:
     ) -> _Found:
         """Return the nearest regions and images for about `count` images."""
         found = _Found()
-        if nearest.match is not Match.ALL:
-            await self._add_regions(found, collection, vector, nearest, count, deadline, exact=exact)
-            return found
-        view = View.VECTOR if nearest.view is View.FULL else nearest.view
-        parameters = SearchParameters(exact=True) if exact else nearest.parameters
+        limit = min(WINDOW, count * REGIONS_PER_IMAGE)
         # One more: an image is certain only if a worse one is known, and regions may add none.
         most = count + 1 if exact else min(count + 1, WINDOW)
-        whole = replace(nearest, limit=most, view=view, match=Match.IMAGES, after=None, parameters=parameters)
-        (images,), _ = await asyncio.gather(
-            self.store.search(collection, [vector], whole, deadline),
-            self._add_regions(found, collection, vector, nearest, count, deadline, exact=exact),
+        regions = (
+            self._all_regions(collection, vector, nearest, deadline)
+            if exact
+            else self._regions(collection, vector, replace(nearest, limit=limit), deadline)
         )
-        found.add((_as_region(hit) for hit in images), limit=most)
-        found.images = {hit.image.id: hit.image for hit in images}
+        if nearest.match is not Match.ALL:
+            found.add(await regions, limit=None if exact else limit)
+            return found
+        if exact:
+            # The images last: it takes a while to compare all regions, and those of later writes are compared last.
+            hits = await regions
+            images = await self._images(collection, vector, nearest, most, deadline, exact=True)
+        else:
+            whole = self._images(collection, vector, nearest, most, deadline, exact=False)
+            hits, images = await asyncio.gather(regions, whole)
+        found.add(hits, limit=None if exact else limit)
+        found.add(map(_as_region, images), limit=most)
         found.sort()
+        if _view_of_images(nearest) is nearest.view:
+            found.images = {hit.image.id: hit.image for hit in images}
         return found
 
-    async def _add_regions(
-        self,
-        found: _Found,
-        collection: Collection,
-        vector: Vector,
-        nearest: Nearest,
-        count: int,
-        deadline: Deadline,
-        *,
-        exact: bool,
-    ) -> None:
-        """Add the nearest regions for about `count` images, or the best region of every image if `exact`."""
-        if exact:
-            hits, limited = await self.regions.best_of_all(collection, vector, nearest, deadline), None
-        else:
-            limited = min(WINDOW, count * REGIONS_PER_IMAGE)
-            (hits,) = await self.regions.search(collection, [vector], replace(nearest, limit=limited), deadline)
-        found.add(hits, limit=limited)
+    async def _regions(
+        self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline
+    ) -> list[RegionHit]:
+        (hits,) = await self.regions.search(collection, [vector], nearest, deadline)
         _count(nearest, len(hits))
+        return hits
+
+    async def _all_regions(
+        self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline
+    ) -> list[RegionHit]:
+        try:
+            hits = await self.regions.best_of_all(collection, vector, nearest, deadline)
+        except ResourceExhaustedError as error:
+            if nearest.parameters.exact or error.reason != "EXACT_TOO_LARGE":
+                raise
+            raise ResourceExhaustedError(
+                error.reason,
+                f"the {WINDOW} regions nearest to the query belong to too few images, and all regions together have "
+                "too many bytes to be compared (SEARCH_MAX_EXACT_BYTES): ask for fewer images or pages, or use a "
+                "filter that fewer images match",
+                metadata=error.metadata,
+            ) from None
+        _count(nearest, len(hits))
+        return hits
+
+    async def _images(
+        self, collection: Collection, vector: Vector, nearest: Nearest, limit: int, deadline: Deadline, *, exact: bool
+    ) -> list[Hit]:
+        """Return the images whose own vectors are nearest."""
+        whole = replace(
+            nearest,
+            limit=limit,
+            view=_view_of_images(nearest),
+            match=Match.IMAGES,
+            after=None,
+            parameters=SearchParameters(exact=True) if exact else nearest.parameters,
+        )
+        (images,) = await self.store.search(collection, [vector], whole, deadline)
+        return images
 
     async def _joined(
         self,
@@ -185,11 +218,14 @@ class RegionSearches:
         """Return the hits of images in their current generations."""
         view = View.VECTOR if nearest.view is View.FULL else nearest.view
         images = {image_id: found.images[image_id] for image_id in ids if image_id in found.images}
-        if unread := [image_id for image_id in ids if image_id not in images]:
-            read = await self.store.get(collection, unread, view, nearest.consistency, deadline)
-            images |= {image.id: image for image in read}
+        # An image that is missing was probably deleted some seconds ago. But Milvus 2.3 may miss an image while it is
+        # written, so read again. A read with strong consistency would wait.
+        for _ in range(2):
+            if unread := [image_id for image_id in ids if image_id not in images]:
+                read = await self.store.get(collection, unread, view, nearest.consistency, deadline)
+                images |= {image.id: image for image in read}
         best = {image.id: hit for image in images.values() if (hit := found.best[image.id].get(image.generation))}
-        if changed := [image_id for image_id in ids if image_id not in best]:
+        if changed := [image_id for image_id in ids if image_id in images and image_id not in best]:
             # They changed meanwhile, or a read was stale, or the better regions are of an earlier generation.
             latest = await self.store.get(collection, changed, view, Consistency.STRONG, deadline)
             images |= {image.id: image for image in latest}
@@ -223,6 +259,11 @@ class RegionSearches:
                 if hit.generation in generations and (known is None or _order_of(hit) < _order_of(known)):
                     best[hit.image_id] = hit
         return best
+
+
+def _view_of_images(nearest: Nearest) -> View:
+    """Return the view of a search of whole images, most of which are no hits of this page if they have vectors."""
+    return View.ID if nearest.view is View.FULL or nearest.after else nearest.view
 
 
 def _as_region(hit: Hit) -> RegionHit:

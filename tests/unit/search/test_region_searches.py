@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
 
 from grpc_kit.deadline import Deadline
+from grpc_kit.errors import ResourceExhaustedError
+from search_service.adapters.milvus_errors import exact_too_large
 from search_service.core import region_searches
 from search_service.core.filters import Equals
 from search_service.core.ports import After, Nearest, RegionTally
@@ -249,3 +252,108 @@ async def test_searches_beside_writes_see_one_generation(dice: np.random.Generat
             assert hit.region in [region.box for region in rows[hit.image.generation].regions]
         await asyncio.sleep(0)
     await writing
+
+
+class Recording:
+    """A store that records its calls."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.calls: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        async def call(*arguments: Any) -> Any:
+            self.calls.append((name, arguments))
+            return await method(*arguments)
+
+        return call
+
+
+async def test_exact_search_stays_exact_if_it_reads_more_images() -> None:
+    # All images have the same score, so the first images alone are never certain.
+    vector = np.ones(DIMENSION, np.float32)
+    images = [StoredImage(f"image-{number:02}", vector=vector, generation=1 + number) for number in range(IMAGES)]
+    store, collection = await stored(images)
+    recording = Recording(store)
+    nearest = Nearest(3, View.BASIC, Consistency.STRONG, match=Match.ALL, parameters=SearchParameters(exact=True))
+    searches = RegionSearches(recording, store.regions)
+    (hits,) = await searches.search(collection, [vector], nearest, DEADLINE)
+    assert [hit.image.id for hit in hits] == ["image-00", "image-01", "image-02"]
+    exact = [arguments[2].parameters.exact for name, arguments in recording.calls if name == "search"]
+    assert len(exact) > 1
+    assert all(exact)
+
+
+async def test_deleted_images_cost_no_read_that_waits(dice: np.random.Generator) -> None:
+    images = [random_image(number, dice, number + 1) for number in range(IMAGES)]
+    store, collection = await stored(images)
+    # Their regions are deleted later.
+    await store.delete(collection, [image.id for image in images[::2]], DEADLINE)
+    recording = Recording(store)
+    nearest = Nearest(10, View.BASIC, Consistency.BOUNDED, match=Match.REGIONS)
+    searches = RegionSearches(recording, store.regions)
+    vector = dice.integers(1, 4, DIMENSION).astype(np.float32)
+    (hits,) = await searches.search(collection, [vector], nearest, DEADLINE)
+    check(hits, expected(images[1::2], vector, Match.REGIONS)[:10])
+    assert {arguments[3] for name, arguments in recording.calls if name == "get"} == {Consistency.BOUNDED}
+
+
+async def test_image_that_the_first_read_misses_is_read_again(dice: np.random.Generator) -> None:
+    """Milvus 2.3 may miss an image while it is written."""
+    images = [random_image(number, dice, number + 1) for number in range(IMAGES)]
+    store, collection = await stored(images)
+
+    class Misses(MemoryStore):
+        missed = False
+
+        async def get(self, *arguments: Any) -> list[StoredImage]:
+            found = await store.get(*arguments)
+            if self.missed:
+                return found
+            self.missed = True
+            return found[1:]
+
+    vector = dice.integers(1, 4, DIMENSION).astype(np.float32)
+    nearest = Nearest(10, View.BASIC, Consistency.BOUNDED, match=Match.REGIONS)
+    (hits,) = await RegionSearches(Misses(), store.regions).search(collection, [vector], nearest, DEADLINE)
+    check(hits, expected(images, vector, Match.REGIONS)[:10])
+
+
+@pytest.mark.parametrize("match", KINDS)
+async def test_vectors_are_read_for_hits_only(dice: np.random.Generator, match: Match) -> None:
+    images = [random_image(number, dice, number + 1) for number in range(IMAGES)]
+    store, collection = await stored(images)
+    recording = Recording(store)
+    vector = dice.integers(1, 4, DIMENSION).astype(np.float32)
+    rows = expected(images, vector, match)
+    after = After(*rows[19][1:3], rows[19][0], 20)
+    nearest = Nearest(5, View.FULL, Consistency.STRONG, match=match, after=after)
+    searches = RegionSearches(recording, store.regions)
+    (hits,) = await searches.search(collection, [vector], nearest, DEADLINE)
+    check(hits, rows[20:25])
+    read = [arguments for name, arguments in recording.calls if name == "get" and arguments[2] is View.VECTOR]
+    assert all(len(arguments[1]) <= 5 for arguments in read)
+    assert all(arguments[2].view is View.ID for name, arguments in recording.calls if name == "search")
+
+
+async def test_too_many_regions_to_compare_say_what_to_do(
+    dice: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [random_image(number, dice, number + 1) for number in range(IMAGES)]
+    store, collection = await stored(images)
+
+    async def refuse(*_: Any) -> Any:
+        raise exact_too_large(2, 1)
+
+    monkeypatch.setattr(region_searches, "WINDOW", 8)
+    monkeypatch.setattr(store.regions, "best_of_all", refuse)
+    vector = np.ones(DIMENSION, np.float32)
+    for exact, message in ((False, "the 8 regions nearest to the query .* ask for fewer images"), (True, "the exact")):
+        parameters = SearchParameters(exact=exact)
+        nearest = Nearest(20, View.BASIC, Consistency.STRONG, match=Match.REGIONS, parameters=parameters)
+        with pytest.raises(ResourceExhaustedError, match=message) as refused:
+            await RegionSearches(store, store.regions).search(collection, [vector], nearest, DEADLINE)
+        assert refused.value.reason == "EXACT_TOO_LARGE"
+        assert refused.value.metadata == {"max_bytes": "1"}
