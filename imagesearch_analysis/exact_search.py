@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from imagesearch_analysis.scores import lowest_closeness, scores_and_distances
-from imagesearch_analysis.vectors import Doubles, Floats, Positions, VectorSet, block_rows, blocks
+from imagesearch_analysis.vectors import Doubles, Floats, PartedVectors, Positions, VectorSet, block_rows, blocks
 from imagesearch_client.types import Metric
 
 NO_POSITION = -1
@@ -139,7 +139,7 @@ def rank_all(
     """Return the order of all targets for each query. `ranked_queries` says how many queries fit into memory.
 
     Args:
-        vectors: the vectors to search.
+        vectors: the vectors to search; of `PartedVectors`, the best part of each image counts.
         queries: float32[queries, dimension], as `VectorSet.block` returns vectors.
         depth: the number of nearest targets to return with scores.
         targets: int64[targets], ascending: the positions that may be hits; None is all.
@@ -147,10 +147,13 @@ def rank_all(
     """
     places = np.arange(len(vectors)) if targets is None else targets
     closeness = np.empty((len(queries), len(places)), np.float32)
-    rows = block_rows(vectors.dimension)
-    for begin in range(0, len(places), rows):
-        block = _read(vectors, targets, begin, begin + rows)
-        closeness[:, begin : begin + len(block)] = _double_closeness(queries, block, vectors.metric)
+    if isinstance(vectors, PartedVectors):
+        _fill_with_best_parts(closeness, vectors, queries, places)
+    else:
+        rows = block_rows(vectors.dimension)
+        for begin in range(0, len(places), rows):
+            block = _read(vectors, targets, begin, begin + rows)
+            closeness[:, begin : begin + len(block)] = _double_closeness(queries, block, vectors.metric)
     own = np.searchsorted(places, excluded).clip(max=max(0, len(places) - 1))
     is_target = np.flatnonzero(places[own] == excluded) if len(places) else np.empty(0, np.int64)
     closeness[is_target, own[is_target]] = -np.inf
@@ -159,6 +162,17 @@ def rank_all(
     best = np.take_along_axis(closeness, first, axis=1).astype(np.float64)
     positions = np.where(np.isneginf(best), NO_POSITION, places[first])
     return Ranking(order, Neighbors(positions, *scores_and_distances(best, vectors.metric)))
+
+
+def _fill_with_best_parts(closeness: Floats, vectors: PartedVectors, queries: Floats, places: Positions) -> None:
+    """Write the closeness of the best part of each image; minus infinity for an image without parts."""
+    step = max(1, block_rows(vectors.dimension) // vectors.parts_per_image)
+    for begin in range(0, len(places), step):
+        some = places[begin : begin + step]
+        parts = vectors.parts(some)
+        each = _double_closeness(queries, parts, vectors.metric)
+        each[:, ~parts.any(axis=1)] = -np.inf
+        closeness[:, begin : begin + len(some)] = each.reshape(len(queries), len(some), -1).max(axis=2)
 
 
 def ranked_queries(targets: int) -> int:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesearch_client.types import Metric
+from imagesearch_client.types import Match, Metric
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
@@ -61,6 +61,46 @@ class ArrayVectors:
     def at(self, positions: Positions) -> Floats:
         """Return float32[len(positions), dimension]: the vectors at positions as the metric compares them."""
         return comparable(np.asarray(self.values[positions]), self.metric)
+
+
+@dataclass(frozen=True)
+class PartedVectors:
+    """Images with several vectors: their own and those of their regions. It is a `VectorSet` of their own vectors.
+
+    A hit of an image has the score of the best of its compared vectors.
+    """
+
+    values: Floats
+    """float32[N, 1 + regions, dimension], not normalized: first the image's own vector. Missing regions are zero."""
+    metric: Metric
+    match: Match
+    """What is compared: regions, or the image and its regions."""
+
+    @property
+    def dimension(self) -> int:
+        """The number of components of each vector."""
+        return int(self.values.shape[2])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def block(self, begin: int, end: int) -> Floats:
+        """Return float32[at most end - begin, dimension]: the own vectors of consecutive images."""
+        return comparable(np.asarray(self.values[begin:end, 0]), self.metric)
+
+    def at(self, positions: Positions) -> Floats:
+        """Return float32[len(positions), dimension]: the own vectors of the images at positions."""
+        return comparable(np.asarray(self.values[positions, 0]), self.metric)
+
+    @property
+    def parts_per_image(self) -> int:
+        """The number of compared vectors of each image."""
+        return int(self.values.shape[1]) - (self.match is Match.REGIONS)
+
+    def parts(self, positions: Positions) -> Floats:
+        """Return float32[len(positions) * parts_per_image, dimension]: the compared vectors; missing ones are zero."""
+        first = 1 if self.match is Match.REGIONS else 0
+        return comparable(np.asarray(self.values[positions, first:]).reshape(-1, self.dimension), self.metric)
 
 
 def comparable(vectors: Floats, metric: Metric) -> Floats:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ from imagesearch_cli.evaluation import (
 from imagesearch_cli.load_setup import embedder_endpoint, note_waiting
 from imagesearch_cli.options import (
     CONNECTION,
+    DEFAULT_REGIONS,
     MEASURING,
     AsJson,
     ByFolder,
@@ -34,6 +36,8 @@ from imagesearch_cli.options import (
     LabelColumn,
     LabelsFileOption,
     LabelsRoot,
+    MatchOption,
+    MaxRegions,
     QueryRole,
     RoleColumn,
     SampleSize,
@@ -44,7 +48,7 @@ from imagesearch_cli.progress import show_progress
 from imagesearch_cli.snapshots import analysis_errors, check_file
 from imagesearch_cli.tables import Column, print_table
 from imagesearch_client import DEFAULT_EMBEDDER
-from imagesearch_client.types import Metric
+from imagesearch_client.types import Match, Metric
 from imagesearch_ingest.json_text import json_text
 
 if TYPE_CHECKING:
@@ -75,6 +79,8 @@ def compare(
     query_role: QueryRole = "",
     target_role: TargetRole = "",
     root: LabelsRoot = None,
+    match: MatchOption = Match.IMAGES,
+    max_regions: MaxRegions = None,
     cutoffs: Cutoffs = None,
     sample: SampleSize = None,
     seed: EvaluationSeed = 0,
@@ -104,7 +110,8 @@ def compare(
     """Compare models on your own labelled images, and recommend one. Needs an embedder, but no Milvus.
 
     Every model embeds the images of the folder. Every labelled image is a query of an exact search; see `imagesearch
-    evaluate`. The recommended model has the best mAP, or is cheaper and not significantly worse.
+    evaluate`. The recommended model has the best mAP, or is cheaper and not significantly worse. With --match
+    regions, the score of an image is that of the best of its regions.
 
     The command keeps the vectors by model and content. If it is interrupted, run it again: it resumes. A run with
     another metric embeds nothing again.
@@ -120,6 +127,9 @@ def compare(
     check_labels(labels, label_column, by_folder=by_folder)
     check_roles(role_column, query_role, target_role, by_folder=by_folder)
     check_file(output, PAGE_SUFFIXES, "--output", force=force)
+    if max_regions is not None and match is Match.IMAGES:
+        raise typer.BadParameter("has no effect without --match regions or --match all", param_hint="--max-regions")
+    regions = None if match is Match.IMAGES else max_regions or DEFAULT_REGIONS
     wanted_metrics = _parse_metrics(metrics)
     wanted_models = _parse_models(models, embedder)
     tokens = _read_tokens(token_files, {address for _, address in wanted_models} - {embedder})
@@ -133,7 +143,7 @@ def compare(
     vectors = cache or _default_cache()
     roles, labels_root = Roles(query_role, target_role), root or (labels.parent if labels else Path())
     with analysis_errors(), embedder_errors(resumes=True):
-        served = _served_models(wanted_models, embedder, tokens)
+        served = _with_regions(_served_models(wanted_models, embedder, tokens), regions)
         pictures = read_folder(folder, max(one.model.limits.max_image_bytes for one in served))
         ids, uris = [item.id for item in pictures.items], [item.uri for item in pictures.items]
         task = labelled_task(ids, uris, file, labels_root, roles, sample, seed, outside=False)
@@ -143,13 +153,25 @@ def compare(
             note(f"{one.name}: {len(wanted):,} images")
             with show_progress(len(wanted)) as bar:
                 runs.append(run_model(one, pictures, wanted, vectors, bar.reach, note_waiting))
-        comparison = measure(runs, pictures, task, wanted_metrics, sorted_cutoffs(cutoffs), vectors, seed)
+        comparison = measure(runs, pictures, task, wanted_metrics, sorted_cutoffs(cutoffs), vectors, seed, match)
         if as_json:
             print(json_text(comparison_report.as_json(comparison, str(folder))))
         else:
             _show(comparison, str(folder))
         if output is not None:
             write_page(output, comparison_report.page(comparison, str(folder)))
+
+
+def _with_regions(served: Sequence["ServedModel"], regions: int | None) -> Sequence["ServedModel"]:
+    """Return the models with this many regions. A model that cannot embed regions ends the command."""
+    if regions is None:
+        return served
+    unable = [one.name for one in served if not one.model.region_fingerprint]
+    if unable:
+        raise typer.BadParameter(
+            f"{', '.join(unable)} cannot embed regions; name models such as vgg16-max-native", param_hint="--models"
+        )
+    return [replace(one, max_regions=regions) for one in served]
 
 
 def _parse_metrics(text: str) -> list[Metric]:

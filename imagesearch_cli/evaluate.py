@@ -1,5 +1,6 @@
 """`imagesearch evaluate`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,7 @@ from imagesearch_cli.options import (
     LabelColumn,
     LabelsFileOption,
     LabelsRoot,
+    MatchOption,
     OpenOption,
     QueryRole,
     RoleColumn,
@@ -51,6 +53,7 @@ from imagesearch_cli.progress import show_progress
 from imagesearch_cli.snapshots import check_file, snapshot_of
 from imagesearch_cli.tables import Column, print_table
 from imagesearch_client import DEFAULT_EMBEDDER, DEFAULT_TARGET
+from imagesearch_client.types import Match
 from imagesearch_ingest.json_text import json_text
 
 if TYPE_CHECKING:
@@ -84,6 +87,7 @@ def evaluate(
     nprobe: SearchNprobe = None,
     search_list: SearchList = None,
     where: Where = None,
+    match: MatchOption = Match.IMAGES,
     output: Annotated[Path | None, output_option("Page with curves and images: .html.")] = None,
     examples: Annotated[
         int, typer.Option(min=0, max=200, metavar="N", help="Number of the best and of the worst queries on the page.")
@@ -99,7 +103,8 @@ def evaluate(
 
     Every labelled image is a query. The images with the same label are the right hits; the image itself is no hit. A
     labelled file that is not in the collection is embedded, and is a query too. Exact search over all images shows how
-    good the vectors are. The same queries to the service show how much its index loses.
+    good the vectors are. The same queries to the service show how much its index loses. With --match regions, the score
+    of an image is that of its best region.
 
     Example: imagesearch evaluate -c shop --labels labels.csv --label-column product
 
@@ -119,18 +124,32 @@ def evaluate(
     # NumPy and matplotlib take a while to import.
     from imagesearch_analysis.evaluation import collection_quality, collection_report  # noqa: PLC0415
     from imagesearch_analysis.evaluation.embedding import embed_queries  # noqa: PLC0415
+    from imagesearch_analysis.evaluation.parted_vectors import parted_vectors  # noqa: PLC0415
     from imagesearch_analysis.evaluation.task import Roles  # noqa: PLC0415
 
     roles, folder = Roles(query_role, target_role), labels.parent if labels else Path()
     with snapshot_of(target, collection, where, snapshot, opens=opens) as found, connected(target) as client:
         task = _task(found, file, by_attribute, role_column, roles, root or folder, sample, seed)
-        tuning = collection_quality.IndexSearch(condition, ef=ef, nprobe=nprobe, search_list=search_list)
+        tuning = collection_quality.IndexSearch(condition, ef=ef, nprobe=nprobe, search_list=search_list, match=match)
         search = None if exact_only else collection_quality.index_search(found, task, roles, role_column, tuning)
         with embedder_errors(), show_progress(sum(query.file is not None for query in task.queries)) as bar:
             task, failed = embed_queries(embedder_endpoint(embedder), found.fingerprint, task, bar.reach)
-        with show_progress(len(task.queries) * (2 if search else 1)) as bar:
+        with ExitStack() as stack:
+            parts = None
+            if match is not Match.IMAGES:
+                bar = stack.enter_context(show_progress(len(found)))
+                parts = stack.enter_context(parted_vectors(client, found, match, bar.reach))
+            bar = stack.enter_context(show_progress(len(task.queries) * (2 if search else 1)))
             quality = collection_quality.measure_collection(
-                client, found, task, sorted_cutoffs(cutoffs), search, failed=failed, seed=seed, on_progress=bar.reach
+                client,
+                found,
+                task,
+                sorted_cutoffs(cutoffs),
+                search,
+                parts=parts,
+                failed=failed,
+                seed=seed,
+                on_progress=bar.reach,
             )
         if as_json:
             print(json_text(collection_report.as_json(quality, found)))

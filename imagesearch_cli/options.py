@@ -192,6 +192,8 @@ AutoCrop = Annotated[
         help="Search with the most salient part of each image file. The collection must have regions.",
     ),
 ]
+# Regions of an image if a command does not name their number.
+DEFAULT_REGIONS = 8
 MaxRegions = Annotated[
     int | None,
     typer.Option(

@@ -13,7 +13,7 @@ from imagesearch_cli.connection import EMBEDDER_HINT
 from imagesearch_cli.console import fail, note
 from imagesearch_cli.hits import shown_box
 from imagesearch_cli.option_values import parse_region
-from imagesearch_cli.options import AsJson, Embedder, Force, output_option
+from imagesearch_cli.options import DEFAULT_REGIONS, AsJson, Embedder, Force, output_option
 from imagesearch_cli.snapshots import analysis_errors, check_file
 from imagesearch_cli.tables import Column, print_table
 from imagesearch_client import DEFAULT_EMBEDDER, EmbedderClient
@@ -23,7 +23,6 @@ from imagesearch_client.types import ImageRegions, Region, RegionEmbedding
 from imagesearch_ingest.json_text import json_text
 
 SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
-DEFAULT_REGIONS = 8
 
 
 def regions(

@@ -15,9 +15,10 @@ from imagesearch_analysis.evaluation.random_baseline import queries_with_copies,
 from imagesearch_analysis.evaluation.task import Query, Roles, Task, TaskError
 from imagesearch_analysis.exact_search import NO_POSITION
 from imagesearch_analysis.snapshot import Snapshot
+from imagesearch_analysis.vectors import PartedVectors
 from imagesearch_client import Client
 from imagesearch_client.filters import Filter, Value, all_of, is_in
-from imagesearch_client.types import Collection, Embedding, SearchOptions, StoredImage
+from imagesearch_client.types import Collection, Embedding, Match, SearchOptions, StoredImage
 from imagesearch_client.types import Query as SearchQuery
 
 # The largest number of hits that the service returns for a query.
@@ -35,12 +36,18 @@ class IndexSearch:
     ef: int | None = None
     nprobe: int | None = None
     search_list: int | None = None
+    match: Match = Match.IMAGES
 
     def options(self, depth: int) -> SearchOptions:
         """Return the search options for `depth` hits that are targets."""
         limit = depth if self.filters_targets else MAX_HITS
         return SearchOptions(
-            limit=limit, where=self.where, ef=self.ef, nprobe=self.nprobe, search_list=self.search_list
+            limit=limit,
+            where=self.where,
+            ef=self.ef,
+            nprobe=self.nprobe,
+            search_list=self.search_list,
+            match=self.match,
         )
 
 
@@ -101,6 +108,7 @@ def measure_collection(
     cutoffs: Sequence[int],
     index: IndexSearch | None,
     *,
+    parts: PartedVectors | None = None,
     failed: Mapping[str, str] | None = None,
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda _: None,
@@ -113,6 +121,7 @@ def measure_collection(
         task: the queries; those outside of the collection have vectors.
         cutoffs: the values of k for the measures of the first k hits.
         index: how queries are sent to the service; None measures only exact search.
+        parts: the regions of the images of the snapshot; None compares whole images.
         failed: queries that failed before, with the reason.
         seed: the seed of the confidence intervals.
         on_progress: receives the number of searches so far: first all through the index, then all exact ones.
@@ -131,7 +140,7 @@ def measure_collection(
         reason = f": {next(iter(all_failed.values()))}" if all_failed else ""
         raise TaskError(f"all {len(all_failed)} queries failed{reason}")
     searched = 0 if index is None else len(task.queries) + len(all_failed)
-    exact = measure(snapshot, task, cutoffs, lambda done: on_progress(searched + done))
+    exact = measure(snapshot if parts is None else parts, task, cutoffs, lambda done: on_progress(searched + done))
     index_quality = None
     if found is not None:
         shares = {f"agreement@{k}": agreement(found, exact.hits, k, snapshot.metric) for k in cutoffs}

@@ -17,8 +17,8 @@ from imagesearch_analysis.evaluation.metrics import Figure, difference, figures
 from imagesearch_analysis.evaluation.random_baseline import queries_with_copies, random_figures
 from imagesearch_analysis.evaluation.task import Task, TaskError
 from imagesearch_analysis.evaluation.vector_cache import VectorCache
-from imagesearch_analysis.vectors import FLOAT, ArrayVectors, Floats
-from imagesearch_client.types import Metric
+from imagesearch_analysis.vectors import FLOAT, ArrayVectors, Floats, PartedVectors, VectorSet
+from imagesearch_client.types import Match, Metric
 from imagesearch_ingest.load.bulk_clients import Endpoint
 from imagesearch_ingest.sources.folder_source import FolderSource
 from imagesearch_ingest.sources.items import Fault, Item, SkipReason
@@ -46,6 +46,20 @@ class ServedModel:
     endpoint: Endpoint
     shares_name: bool = False
     """Whether a model of the same name on another embedder is compared too."""
+    max_regions: int | None = None
+    """Maximum number of regions of an image; None compares whole images."""
+
+    @property
+    def cache_name(self) -> str:
+        """The name of the vectors in the cache."""
+        if self.max_regions is None:
+            return self.model.fingerprint
+        return f"{self.model.region_fingerprint}-{self.max_regions}"
+
+    @property
+    def record_size(self) -> int:
+        """The number of components of all vectors of an image."""
+        return self.model.dimension * (1 + (self.max_regions or 0))
 
     @property
     def name(self) -> str:
@@ -102,8 +116,8 @@ class Candidate:
 
     @property
     def bytes_per_image(self) -> int:
-        """The bytes of a vector in float32."""
-        return FLOAT.itemsize * self.dimension
+        """The bytes of all vectors of an image in float32; an image may have fewer regions."""
+        return FLOAT.itemsize * self.run.served.record_size
 
     @property
     def measured_speed(self) -> float | None:
@@ -199,8 +213,10 @@ def run_model(
     """Embed the needed images whose vectors are not in the cache. Raises the errors of `embed_missing`."""
     positions = [position for position in needed if images.digests[position]]
     files = {images.digests[position]: images.items[position] for position in positions}
-    with VectorCache(cache_folder, served.model.fingerprint, served.model.dimension) as cache:
-        embedded = embed_missing(served.endpoint, served.model, files, cache, on_progress, on_wait)
+    with VectorCache(cache_folder, served.cache_name, served.record_size) as cache:
+        embedded = embed_missing(
+            served.endpoint, served.model, files, cache, on_progress, on_wait, max_regions=served.max_regions
+        )
     failed = {
         position: embedded.failed[images.digests[position]]
         for position in positions
@@ -217,6 +233,7 @@ def compare(
     cutoffs: Sequence[int],
     cache_folder: Path,
     seed: int = 0,
+    match: Match = Match.IMAGES,
 ) -> Comparison:
     """Measure every model with every metric on the same queries and images.
 
@@ -236,7 +253,7 @@ def compare(
     for run, speed in zip(runs, comparable_speeds(runs), strict=True):
         vectors = _cached_vectors(run, images, needed, cache_folder)
         for metric in metrics:
-            measured = measure(ArrayVectors(vectors, metric), task, cutoffs)
+            measured = measure(_vector_set(vectors, run.served, metric, match), task, cutoffs)
             candidates.append(Candidate(run, metric, measured, seed, speed))
     candidates.sort(key=lambda candidate: -candidate.quality)
     same_file: defaultdict[str, list[int]] = defaultdict(list)
@@ -245,16 +262,25 @@ def compare(
     return Comparison(candidates, task, count, cutoffs, failed, queries_with_copies(task, same_file.values()))
 
 
+def _vector_set(vectors: Floats, served: ServedModel, metric: Metric, match: Match) -> VectorSet:
+    if served.max_regions is None:
+        return ArrayVectors(vectors, metric)
+    return PartedVectors(vectors.reshape(len(vectors), 1 + served.max_regions, -1), metric, match)
+
+
 def _cached_vectors(run: ModelRun, images: FolderImages, needed: Sequence[int], folder: Path) -> Floats:
-    """Return float32[images, dimension]: the vectors by position in a temporary file; 0 for images not needed."""
-    model = run.served.model
+    """Return float32[images, record]: the vectors by position in a temporary file; 0 for images not needed."""
+    served = run.served
     # A write to a mapped file on a full disk would kill the process.
-    if problem := space_problem(folder, len(images.items) * model.dimension * FLOAT.itemsize):
+    if problem := space_problem(folder, len(images.items) * served.record_size * FLOAT.itemsize):
         raise TaskError(
             f"not enough disk space for the vectors of {run.served.name}: {problem}; use --cache to name another folder"
         )
-    with tempfile.TemporaryFile(dir=folder) as file, VectorCache(folder, model.fingerprint, model.dimension) as cache:
-        vectors: Floats = np.memmap(file, FLOAT, "w+", shape=(len(images.items), model.dimension))
+    with (
+        tempfile.TemporaryFile(dir=folder) as file,
+        VectorCache(folder, served.cache_name, served.record_size) as cache,
+    ):
+        vectors: Floats = np.memmap(file, FLOAT, "w+", shape=(len(images.items), served.record_size))
         for position in needed:
             vector = cache.get(images.digests[position])
             if vector is None:

@@ -14,6 +14,7 @@ from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 
 from grpc_kit.errors import FailedPreconditionError, InvalidArgumentError, ServiceError
 from grpc_kit.status import from_rpc_error
+from imagesearch_analysis.evaluation.parted_vectors import record_of
 from imagesearch_analysis.evaluation.task import Task
 from imagesearch_analysis.evaluation.vector_cache import VectorCache, is_usable
 from imagesearch_analysis.vectors import Floats
@@ -102,6 +103,8 @@ def embed_all(
     on_vector: Callable[[str, Floats], None],
     on_progress: Callable[[int], None] = lambda _: None,
     on_wait: Callable[[str], None] = lambda _: None,
+    *,
+    max_regions: int | None = None,
 ) -> Embedded:
     """Embed any number of files, with a bounded number of them in memory.
 
@@ -112,11 +115,13 @@ def embed_all(
         on_vector: receives the name and the vector, float32[dimension], of each file as soon as it is embedded.
         on_progress: receives the number of images so far.
         on_wait: receives what the embedding waits for.
+        max_regions: embed this many regions too; None embeds whole images only. Then a vector is a `record_of` the
+            image, whose own vector comes first.
 
     Raises LoadStoppedError if the embedder is unavailable for too long, ServiceError if its model changes meanwhile,
     and the errors of `on_vector`. The error of a single image is in the result.
     """
-    return run_coroutine(lambda: _embed_all(endpoint, model, files, on_vector, on_progress, on_wait))
+    return run_coroutine(lambda: _embed_all(endpoint, model, files, on_vector, on_progress, on_wait, max_regions))
 
 
 async def _embed_all(
@@ -126,6 +131,7 @@ async def _embed_all(
     on_vector: Callable[[str, Floats], None],
     on_progress: Callable[[int], None],
     on_wait: Callable[[str], None],
+    max_regions: int | None,
 ) -> Embedded:
     result = Embedded()
     limits = image_batch_limits(STREAMS)
@@ -141,7 +147,7 @@ async def _embed_all(
             size = item.size or 0
             await in_flight.acquire(size)
             try:
-                vector = await _embed(embedder, readers, model, item)
+                vector = await _embed(embedder, readers, model, item, max_regions)
             except ServiceError as error:
                 if error.reason == "EMBEDDING_MISMATCH":
                     raise
@@ -167,17 +173,21 @@ async def _embed_all(
     return result
 
 
-async def _embed(embedder: BulkEmbedder, readers: ThreadPoolExecutor, model: embedder_pb2.Model, item: Item) -> Floats:
+async def _embed(
+    embedder: BulkEmbedder, readers: ThreadPoolExecutor, model: embedder_pb2.Model, item: Item, max_regions: int | None
+) -> Floats:
     loop = asyncio.get_running_loop()
     content, digest = await loop.run_in_executor(readers, _read, item, model.limits.max_image_bytes)
     if item.content_sha256 not in ("", digest):
         raise FailedPreconditionError("FILE_CHANGED", "the file changed while the command ran; run the command again")
-    embedding = await embedder.embed(content)
-    if embedding.fingerprint != model.fingerprint or len(embedding.values) != model.dimension:
+    found = None if max_regions is None else await embedder.embed_regions(content, max_regions)
+    embedding = await embedder.embed(content) if found is None else found.image
+    fingerprint = model.fingerprint if found is None else model.region_fingerprint
+    if embedding.fingerprint != fingerprint or len(embedding.values) != model.dimension:
         raise FailedPreconditionError(
             "EMBEDDING_MISMATCH",
             f"the embedder at {embedder.target} now serves another model {model.name}: its fingerprint is "
-            f"{embedding.fingerprint} instead of {model.fingerprint}; run the command again",
+            f"{embedding.fingerprint} instead of {fingerprint}; run the command again",
         )
     vector = np.array(embedding.values, np.float32)
     if not is_usable(vector):
@@ -186,7 +196,10 @@ async def _embed(embedder: BulkEmbedder, readers: ThreadPoolExecutor, model: emb
             f"the embedder at {embedder.target} returned a vector that is zero or not finite; model {model.name} "
             "cannot be measured with this image",
         )
-    return vector
+    if found is None:
+        return vector
+    regions = [np.array(region.values, np.float32) for region in found.proposals]
+    return record_of(vector, regions, max_regions or 0)
 
 
 def _read(item: Item, max_bytes: int) -> tuple[bytes, str]:
@@ -207,7 +220,7 @@ def embed_queries(
     if not files:
         return task, {}
     models = served_models(endpoint)
-    model = next((model for model in models if model.fingerprint == fingerprint), None)
+    model = next((model for model in models if fingerprint in (model.fingerprint, model.region_fingerprint)), None)
     if model is None:
         raise FailedPreconditionError(
             "EMBEDDING_MISMATCH",
@@ -216,7 +229,8 @@ def embed_queries(
         )
     vectors: dict[str, Floats] = {}
     items = {name: Item(name, name, partial(read_file, name), size=file_state(name)[0]) for name in files}
-    failed = embed_all(endpoint, model, items, vectors.__setitem__, on_progress).failed
+    regions = None if model.fingerprint == fingerprint else 0
+    failed = embed_all(endpoint, model, items, vectors.__setitem__, on_progress, max_regions=regions).failed
     queries = [
         query if query.file is None else replace(query, vector=vectors[query.name])
         for query in task.queries
@@ -232,15 +246,19 @@ def embed_missing(
     cache: VectorCache,
     on_progress: Callable[[int], None] = lambda _: None,
     on_wait: Callable[[str], None] = lambda _: None,
+    *,
+    max_regions: int | None = None,
 ) -> Embedded:
     """Embed the files, by SHA-256, whose vectors are not in the cache, and put the vectors into the cache.
 
-    Raises the errors of `embed_all`, and CacheError.
+    `max_regions` is that of `embed_all`. Raises the errors of `embed_all`, and CacheError.
     """
     missing = {digest: replace(files[digest], content_sha256=digest) for digest in cache.missing(files)}
     known = len(files) - len(missing)
     on_progress(known)
     if not missing:
         return Embedded(known=known)
-    result = embed_all(endpoint, model, missing, cache.put, lambda done: on_progress(known + done), on_wait)
+    result = embed_all(
+        endpoint, model, missing, cache.put, lambda done: on_progress(known + done), on_wait, max_regions=max_regions
+    )
     return replace(result, known=known)

@@ -159,3 +159,40 @@ def test_impossible_measurements_are_errors(
 
 def test_an_unknown_collection_is_an_error(command: Command) -> None:
     assert "COLLECTION_NOT_FOUND" in command("evaluate", "-c", "nothing_here", "--by-folder", code=1)
+
+
+def test_evaluate_and_compare_score_an_image_by_its_best_region(
+    command: Command, client: Client, photos: Path, tmp_path: Path
+) -> None:
+    model, regions = "mobilenet-max-native256", ("--match", "regions")
+    client.create_collection("regions_of_photos", model=model, max_regions=4)
+    command("ingest", photos, "-c", "regions_of_photos")
+    arguments = ("evaluate", "-c", "regions_of_photos", "--by-folder", "-k", "2", "--json")
+    found = json.loads(command(*arguments, *regions).splitlines()[0])
+    whole = json.loads(command(*arguments).splitlines()[0])
+    assert found["exact"]["mAP"]["mean"] > 0.5
+    assert found["exact"] != whole["exact"]
+    # Milvus Lite compares every region, so the service finds what an exact search of all regions finds.
+    assert found["agreement"]["agreement@2"]["mean"] == pytest.approx(1)
+    compared = command(
+        "compare", photos, "--by-folder", "--models", model, "-k", "2", "--json", *regions, "--max-regions", "4",
+        "--cache", tmp_path,
+    )  # fmt: skip
+    (candidate,) = json.loads(compared.splitlines()[0])["candidates"]
+    assert candidate["figures"]["mAP"]["mean"] == pytest.approx(found["exact"]["mAP"]["mean"], abs=1e-6)
+    assert candidate["bytes_per_image"] == 5 * 4096
+    again = command(
+        "compare", photos, "--by-folder", "--models", model, "-k", "2", "--json", *regions, "--max-regions", "4",
+        "--cache", tmp_path,
+    )  # fmt: skip
+    (cached,) = json.loads(again.splitlines()[0])["candidates"]
+    assert cached["embedded_now"] == 0
+    assert cached["figures"] == candidate["figures"]
+
+
+def test_regions_are_asked_only_of_what_has_them(command: Command, photos: Path, collection: str) -> None:
+    shown = command("evaluate", "-c", collection, "--by-folder", "--match", "regions", code=1)
+    assert "REGIONS_MISSING" in shown or "has no regions" in shown
+    shown = command("compare", photos, "--by-folder", "--models", "mobilenet", "--match", "regions", code=2)
+    assert "mobilenet cannot embed regions" in shown
+    command("compare", photos, "--by-folder", "--max-regions", "4", code=2)

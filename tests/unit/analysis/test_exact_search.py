@@ -18,8 +18,8 @@ from imagesearch_analysis.exact_search import (
     scores_of_pairs,
 )
 from imagesearch_analysis.snapshot import Snapshot
-from imagesearch_analysis.vectors import ArrayVectors
-from imagesearch_client import Metric
+from imagesearch_analysis.vectors import ArrayVectors, PartedVectors, Positions
+from imagesearch_client import Match, Metric
 from tests.unit.analysis.snapshots import normal, snapshot_of
 
 COUNT = 500
@@ -228,3 +228,29 @@ def test_a_zero_vector_has_the_cosine_zero() -> None:
 def test_more_targets_allow_fewer_queries_at_a_time() -> None:
     assert ranked_queries(1000) == exact_search.MAX_RANKED_QUERIES
     assert ranked_queries(10_000_000) == 1
+
+
+@pytest.mark.parametrize("metric", Metric)
+@pytest.mark.parametrize("match", [Match.REGIONS, Match.ALL])
+@pytest.mark.parametrize("targets", [None, np.array([0, 3, 4, 17, 29])])
+def test_the_best_part_of_an_image_counts(metric: Metric, match: Match, targets: Positions | None) -> None:
+    dice = np.random.default_rng(3)
+    values = dice.normal(size=(30, 5, 8)).astype(np.float32)
+    # Some images have fewer regions, and some have none.
+    for image, count in enumerate(dice.integers(0, 5, 30)):
+        values[image, 1 + count :] = 0
+    found = PartedVectors(values, metric, match)
+    queries = found.at(np.arange(4))
+    ranking = rank_all(found, queries, 30, targets, np.array([0, NO_POSITION, 2, 3]))
+    places = np.arange(30) if targets is None else targets
+    for query in range(4):
+        scores = {}
+        for place in places.tolist():
+            parts = [part for part in values[place, 1 if match is Match.REGIONS else 0 :] if part.any()]
+            if parts and place != [0, NO_POSITION, 2, 3][query]:
+                plain = ArrayVectors(np.array(parts), metric)
+                scores[place] = nearest(plain, queries[query : query + 1], 1).scores[0, 0]
+        wanted = sorted(scores, key=lambda place: -scores[place])
+        positions = [place for place in ranking.nearest.positions[query].tolist() if place != NO_POSITION]
+        assert positions == wanted
+        np.testing.assert_allclose(ranking.nearest.scores[query, : len(wanted)], [scores[p] for p in wanted], atol=1e-5)
