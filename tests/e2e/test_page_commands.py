@@ -38,6 +38,13 @@ BEFORE = {
     "docs/guides/analyse.md": ["imagesearch ingest grocery/labels.csv -c grocery"],
     "docs/operate/reindex.md": ["imagesearch ingest ~/photos -c shop_1"],
 }
+# What a reader has done before the Python code of a page.
+BEFORE_PYTHON = {
+    "docs/guides/find-objects.md": [
+        "imagesearch collections create rooms --model vgg16-max-native --max-regions 8",
+        "imagesearch ingest photos -c rooms",
+    ],
+}
 # Beginnings of lines whose wording depends on the images.
 DIFFERENT = ("Use ", "{")
 # The pictures of each product.
@@ -178,7 +185,8 @@ def test_the_python_of_a_page_runs(page: Path, reader: Reader, monkeypatch: pyte
     monkeypatch.chdir(reader.folder)
     for name in "abc":
         (reader.folder / f"{name}.jpg").symlink_to(reader.folder / "photos" / "coffee.jpg")
-    reader.type("imagesearch ingest photos")
+    for line in BEFORE_PYTHON.get(str(page), ["imagesearch ingest photos"]):
+        reader.type(line)
     names: dict[str, object] = {}
     for code in python_examples(page):
         here = code.replace("127.0.0.1:50052", reader.search).replace("127.0.0.1:50051", reader.embedder)
