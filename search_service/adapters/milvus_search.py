@@ -205,22 +205,22 @@ def _is_complete(hits: Sequence[Hit], wanted: int, found: Sequence[Hit], limit: 
     return len(hits) >= wanted - 1 and order_of(hits[wanted - 2])[:2] < order_of(found[-1])[:2]
 
 
-def search_parameters(index: Index, nearest: Nearest) -> dict[str, Any]:
-    """Return Milvus' parameters of a search in an index."""
+def search_parameters(index: Index, nearest: Nearest, per_hit: int = CANDIDATES_PER_HIT) -> dict[str, Any]:
+    """Return Milvus' parameters of a search in an index; `per_hit` is the default number of candidates for each hit."""
     asked = nearest.parameters
     if index.type in (IndexType.HNSW, IndexType.AUTOINDEX):
         # For AUTOINDEX, Milvus builds an HNSW graph.
-        return {"ef": _candidates(asked.ef, nearest.limit, MAX_EF)}
+        return {"ef": _candidates(asked.ef, nearest.limit, per_hit, MAX_EF)}
     if index.type is IndexType.DISKANN:
-        return {"search_list": _candidates(asked.search_list, nearest.limit, MAX_SEARCH_LIST)}
+        return {"search_list": _candidates(asked.search_list, nearest.limit, per_hit, MAX_SEARCH_LIST)}
     if index.ivf is not None:
         return {"nprobe": min(asked.nprobe or DEFAULT_NPROBE, index.ivf.nlist)}
     return {}
 
 
-def _candidates(asked: int | None, limit: int, most: int) -> int:
+def _candidates(asked: int | None, limit: int, per_hit: int, most: int) -> int:
     """Return the number of candidates of a graph search: the caller's, or the default."""
-    return max(asked or max(DEFAULT_CANDIDATES, min(CANDIDATES_PER_HIT * limit, most)), limit)
+    return max(asked or max(DEFAULT_CANDIDATES, min(per_hit * limit, most)), limit)
 
 
 def _bounds_after(metric: Metric, after: After) -> dict[str, float]:
