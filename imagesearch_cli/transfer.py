@@ -69,7 +69,7 @@ def export(
     # pyarrow and others take a while to import.
     from imagesearch_ingest.empty_collection import EmptyCollectionError  # noqa: PLC0415
     from imagesearch_ingest.vector_files.export import export_collection  # noqa: PLC0415
-    from imagesearch_ingest.vector_files.export_parts import ExportError  # noqa: PLC0415
+    from imagesearch_ingest.vector_files.export_parts import ExportError, FormatError  # noqa: PLC0415
 
     condition = parse_where(where)
     with connected(target) as client, show_progress() as progress:
@@ -87,6 +87,8 @@ def export(
                 retry_seconds=retry_seconds,
             )
         except EmptyCollectionError as error:
+            fail(str(error))
+        except FormatError as error:
             fail(str(error))
         except ExportError as error:
             fail(str(error), code=STOPPED)

@@ -13,7 +13,7 @@ from imagesearch_client.listing import Listing
 from imagesearch_client.types import Collection
 from imagesearch_ingest.empty_collection import EmptyCollectionError
 from imagesearch_ingest.vector_files.collection_settings import notes_of
-from imagesearch_ingest.vector_files.export_parts import ExportError, ExportParts
+from imagesearch_ingest.vector_files.export_parts import ExportError, ExportParts, FormatError
 from imagesearch_ingest.vector_files.formats import format_of, write_vectors
 from imagesearch_ingest.vector_files.rows import FORMAT_VERSION, FileInfo, RowError, Rows
 
@@ -82,7 +82,7 @@ def export_collection(
         raise ExportError(f"{target} exists; name another file, or use --force to replace it")
     collection = client.get_collection(name)
     if collection.max_regions and format_of(target) != "parquet":
-        raise ExportError(f"{target.suffix} files cannot store the regions of {collection.name}; use a .parquet file")
+        raise FormatError(f"{target.suffix} files cannot store the regions of {collection.name}; use a .parquet file")
     parts = ExportParts(target, _identity(collection, where))
     with _explained_errors(target, parts), parts.opened(restart=restart):
         resumed = parts.summary.rows

@@ -24,6 +24,10 @@ class ExportError(Exception):
     """An export is not possible, or cannot be resumed; the message says what to do."""
 
 
+class FormatError(ExportError):
+    """The format of the file cannot store the collection. Running the export again does not help."""
+
+
 class ExportParts:
     """The rows that are safe on disk, and the place where the listing continues."""
 

@@ -18,7 +18,7 @@ OF_ANOTHER_TEST = {"docs/get-started/from-articles.md": "tests/e2e/test_tutorial
 # its beginning, or tests/e2e/test_page_commands.py executes it.
 NOT_EXECUTED = {
     r"docker |kind |kubectl |helm ": "needs Docker or a cluster: `make test-containers` and `make check-deploy`",
-    r"(EMBEDDER_MODELS=\S+ )?make ": "starts services or installs tools: tests/e2e/test_demo.py, tests/e2e/test_up.py, .ci/run",
+    r"(EMBEDDER_MODELS=\S+ )?make ": "starts services, installs tools: tests/e2e/test_demo.py, test_up.py, .ci/run",
     r"(EMBEDDER_MODELS=\S+ )?python -m embedder_service": "starts a service: tests/e2e/test_up.py",
     r".*--model (vgg16-rmac|groceries)": "the embedder of the tests does not serve it: tests/integration/embedder",
     r"(\.venv/bin/)?python -m deploy\.milvus\.role": "needs a Milvus server: tests/unit/search/test_milvus_role.py",
