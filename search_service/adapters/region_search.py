@@ -26,8 +26,8 @@ from search_service.adapters.request_batching import RequestBatcher
 from search_service.core.ports import Nearest
 from search_service.core.types import Collection, Consistency, Index, Metric, RegionHit, SearchParameters, Vector, View
 
-# Default candidates of a graph search for each region. A search reads several regions for each image that it returns, so
-# one is enough. With four, a search of 800,000 regions takes 1.6 times as long and finds the same images.
+# Default candidates of a graph search for each region. A search reads several regions for each image that it returns,
+# so one is enough. With four, a search of 800,000 regions takes 1.6 times as long and finds the same images.
 CANDIDATES_PER_REGION = 1
 
 
