@@ -205,22 +205,27 @@ def _is_complete(hits: Sequence[Hit], wanted: int, found: Sequence[Hit], limit: 
     return len(hits) >= wanted - 1 and order_of(hits[wanted - 2])[:2] < order_of(found[-1])[:2]
 
 
-def search_parameters(index: Index, nearest: Nearest, per_hit: int = CANDIDATES_PER_HIT) -> dict[str, Any]:
-    """Return Milvus' parameters of a search in an index; `per_hit` is the default number of candidates for each hit."""
+def search_parameters(
+    index: Index, nearest: Nearest, per_hit: int = CANDIDATES_PER_HIT, least: int = DEFAULT_CANDIDATES
+) -> dict[str, Any]:
+    """Return Milvus' parameters of a search in an index.
+
+    By default, a graph search has `per_hit` candidates for each hit, and at least `least`.
+    """
     asked = nearest.parameters
     if index.type in (IndexType.HNSW, IndexType.AUTOINDEX):
         # For AUTOINDEX, Milvus builds an HNSW graph.
-        return {"ef": _candidates(asked.ef, nearest.limit, per_hit, MAX_EF)}
+        return {"ef": _candidates(asked.ef, nearest.limit, per_hit, least, MAX_EF)}
     if index.type is IndexType.DISKANN:
-        return {"search_list": _candidates(asked.search_list, nearest.limit, per_hit, MAX_SEARCH_LIST)}
+        return {"search_list": _candidates(asked.search_list, nearest.limit, per_hit, least, MAX_SEARCH_LIST)}
     if index.ivf is not None:
         return {"nprobe": min(asked.nprobe or DEFAULT_NPROBE, index.ivf.nlist)}
     return {}
 
 
-def _candidates(asked: int | None, limit: int, per_hit: int, most: int) -> int:
+def _candidates(asked: int | None, limit: int, per_hit: int, least: int, most: int) -> int:
     """Return the number of candidates of a graph search: the caller's, or the default."""
-    return max(asked or max(DEFAULT_CANDIDATES, min(per_hit * limit, most)), limit)
+    return max(asked or max(least, min(per_hit * limit, most)), limit)
 
 
 def _bounds_after(metric: Metric, after: After) -> dict[str, float]:

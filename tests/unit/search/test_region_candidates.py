@@ -16,7 +16,7 @@ def test_a_search_of_regions_has_the_documented_candidates_for_its_images(
 ) -> None:
     regions = Nearest(images * REGIONS_PER_IMAGE, View.ID, Consistency.BOUNDED)
     candidates = search_parameters(Index(kind), regions, CANDIDATES_PER_REGION)[name]
-    assert candidates == max(128, regions.limit)
+    assert candidates == max(64, regions.limit)
     assert candidates >= search_parameters(Index(kind), Nearest(images, View.ID, Consistency.BOUNDED))[name]
 
 

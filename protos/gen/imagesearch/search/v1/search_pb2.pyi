@@ -345,7 +345,9 @@ class SearchParameters(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     SEARCH_LIST_FIELD_NUMBER: _builtins.int
     ef: _builtins.int
-    """HNSW and AUTOINDEX: number of candidates, from `limit` to 32768. Default: the maximum of 128 and 4 * `limit`."""
+    """HNSW and AUTOINDEX: number of candidates, from `limit` to 32768. Default: the maximum of 128 and 4 * `limit`; if
+    regions are compared, the maximum of 64 and the number of regions that are read.
+    """
     nprobe: _builtins.int
     """IVF: number of clusters to search, 1 to `nlist`. Default: the minimum of 16 and `nlist`."""
     exact: _builtins.bool
