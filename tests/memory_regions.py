@@ -61,6 +61,12 @@ class MemoryRegions:
     ) -> list[list[RegionHit]]:
         return [self._hits(collection, vector, nearest)[: nearest.limit] for vector in vectors]
 
+    async def count(self, collection: Collection, nearest: Nearest, deadline: Deadline) -> int:
+        from tests.memory_store import fits  # noqa: PLC0415 - the modules need each other
+
+        images = self.rows(collection).values()
+        return sum(len(image.regions) for image in images if fits(image, nearest.condition))
+
     async def best_of_all(
         self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline
     ) -> list[RegionHit]:

@@ -57,6 +57,7 @@ class MilvusRegions:
         self._calls = calls
         self._searches = RegionSearch(calls, expression, slots, max_exact_bytes)
         self.search = self._searches.search
+        self.count = self._searches.count
         self.best_of_all = self._searches.best_of_all
 
     async def create(self, collection: Collection, deadline: Deadline) -> None:

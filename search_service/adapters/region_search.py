@@ -113,6 +113,15 @@ class RegionSearch:
             for hits in answers
         ]
 
+    async def count(self, collection: Collection, nearest: Nearest, deadline: Deadline) -> int:
+        """Return the number of regions that the condition allows."""
+        expression = await self._expression(collection, nearest.condition, deadline)
+        return await self._count(collection, expression, nearest, deadline)
+
+    async def _count(self, collection: Collection, expression: str, nearest: Nearest, deadline: Deadline) -> int:
+        (counted,) = await self._query(collection, expression, ["count(*)"], nearest, deadline)
+        return int(counted["count(*)"])
+
     async def best_of_all(
         self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline
     ) -> list[RegionHit]:
@@ -121,8 +130,7 @@ class RegionSearch:
         if nearest.among is not None:
             hits = await self._best_among(collection, vector, expression, replace(nearest, limit=0), deadline)
             return _best_of({}, hits)
-        (counted,) = await self._query(collection, expression, ["count(*)"], nearest, deadline)
-        size = 4 * collection.dimension * int(counted["count(*)"])
+        size = 4 * collection.dimension * await self._count(collection, expression, nearest, deadline)
         if size > self._max_exact_bytes:
             raise exact_too_large(size, self._max_exact_bytes)
         limit = min(READ_IMAGES, _rows_per_read(collection))

@@ -285,6 +285,10 @@ class RegionStore(Protocol):
         """
         ...
 
+    async def count(self, collection: Collection, nearest: Nearest, deadline: Deadline) -> int:
+        """Return the number of regions, of any generation, that `nearest.condition` allows."""
+        ...
+
     async def best_of_all(
         self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline
     ) -> list[RegionHit]:

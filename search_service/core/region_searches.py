@@ -47,6 +47,8 @@ class _Found:
     """By image and generation; images in the order of their best hits."""
     images: dict[str, StoredImage] = field(default_factory=dict)
     """The images that were read already."""
+    is_short: bool = False
+    """Whether the index returned fewer regions than there are."""
 
     def add(self, hits: Iterable[RegionHit], *, limit: int | None) -> None:
         """Add hits, best first. If there are as many as `limit`, further ones are missing."""
@@ -99,10 +101,11 @@ class RegionSearches:
             found = await self._nearest(collection, vector, nearest, count, deadline, exact=exact)
             end = _end_of(nearest.after, found)
             hits = await self._joined(collection, vector, found, end, nearest, deadline)
-            if len(hits) >= nearest.limit or found.floor is None:
+            if len(hits) >= nearest.limit or (found.floor is None and not found.is_short):
                 return hits[: nearest.limit]
-            # In the window there may be too few images; then all regions are compared.
-            exact = exact or count * REGIONS_PER_IMAGE >= WINDOW
+            # In the window there may be too few images, and a graph does not lead to all of very similar regions. Then
+            # all regions are compared.
+            exact = exact or found.is_short or count * REGIONS_PER_IMAGE >= WINDOW
             count *= GROWTH
 
     async def _nearest(
@@ -119,7 +122,8 @@ class RegionSearches:
             else self._regions(collection, vector, replace(nearest, limit=limit), deadline)
         )
         if nearest.match is not Match.ALL:
-            found.add(await regions, limit=None if exact else limit)
+            hits = await regions
+            await self._add_regions(found, hits, None if exact else limit, collection, nearest, deadline)
             return found
         if exact:
             # The images last: it takes a while to compare all regions, and those of later writes are compared last.
@@ -128,12 +132,27 @@ class RegionSearches:
         else:
             whole = self._images(collection, vector, nearest, most, deadline, exact=False)
             hits, images = await asyncio.gather(regions, whole)
-        found.add(hits, limit=None if exact else limit)
+        await self._add_regions(found, hits, None if exact else limit, collection, nearest, deadline)
         found.add(map(_as_region, images), limit=most)
         found.sort()
         if _view_of_images(nearest) is nearest.view:
             found.images = {hit.image.id: hit.image for hit in images}
         return found
+
+    async def _add_regions(
+        self,
+        found: _Found,
+        hits: Sequence[RegionHit],
+        limit: int | None,
+        collection: Collection,
+        nearest: Nearest,
+        deadline: Deadline,
+    ) -> None:
+        """Add regions. Fewer than `limit` are all regions only if there are no others."""
+        if limit is not None and len(hits) < limit:
+            found.is_short = len(hits) < await self.regions.count(collection, nearest, deadline)
+            limit = len(hits) if found.is_short else limit
+        found.add(hits, limit=limit)
 
     async def _regions(
         self, collection: Collection, vector: Vector, nearest: Nearest, deadline: Deadline

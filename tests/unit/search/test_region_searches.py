@@ -24,12 +24,14 @@ from search_service.core.types import (
     Match,
     Metric,
     Region,
+    RegionHit,
     SearchParameters,
     StoredImage,
     StoredRegion,
     Vector,
     View,
 )
+from tests.memory_regions import MemoryRegions
 from tests.memory_store import MemoryStore, score_and_distance
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -357,3 +359,25 @@ async def test_too_many_regions_to_compare_say_what_to_do(
             await RegionSearches(store, store.regions).search(collection, [vector], nearest, DEADLINE)
         assert refused.value.reason == "EXACT_TOO_LARGE"
         assert refused.value.metadata == {"max_bytes": "1"}
+
+
+@pytest.mark.parametrize("match", KINDS)
+async def test_a_graph_that_leads_to_few_regions_hides_no_image(dice: np.random.Generator, match: Match) -> None:
+    images = [random_image(number, dice, number + 1) for number in range(IMAGES)]
+    store, collection = await stored(images)
+
+    class FewOfThem(MemoryRegions):
+        """Returns at most three regions, as a graph of very similar vectors may."""
+
+        async def search(
+            self, collection: Collection, vectors: Sequence[Vector], nearest: Nearest, deadline: Deadline
+        ) -> list[list[RegionHit]]:
+            return [hits[:3] for hits in await store.regions.search(collection, vectors, nearest, deadline)]
+
+        def rows(self, collection: Collection) -> dict[int, StoredImage]:
+            return store.regions.rows(collection)
+
+    vector = dice.integers(1, 4, DIMENSION).astype(np.float32)
+    nearest = Nearest(IMAGES, View.BASIC, Consistency.STRONG, match=match)
+    (hits,) = await RegionSearches(store, FewOfThem(store)).search(collection, [vector], nearest, DEADLINE)
+    check(hits, expected(images, vector, match)[:IMAGES])
