@@ -352,7 +352,7 @@ async def test_the_embedder_describes_its_models(embedder: Calls) -> None:
     ]
     default = await embedder.get_model()
     assert (default.name, default.is_default, default.dimension) == ("mobilenet", True, 1024)
-    assert await embedder.get_model("VGG16") == models[2]
+    assert await embedder.get_model("VGG16") == models[3]
     assert default.max_image_bytes > 0
     assert await embedder.is_serving()
     with pytest.raises(NotFoundError):

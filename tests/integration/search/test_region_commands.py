@@ -13,6 +13,12 @@ FEW, MODEL, MAX_REGIONS = 5, "mobilenet-max-native256", 4
 
 
 @pytest.fixture
+def command(command: Command, search_address: str) -> Command:
+    """Return a runner of `imagesearch` for the service on each backend."""
+    return Command(command.environment | {"IMAGESEARCH_TARGET": search_address})
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "photographs"
     folder.mkdir()

@@ -9,7 +9,7 @@ from imagesearch_analysis.evaluation.collection_quality import MAX_HITS, IndexSe
 from imagesearch_analysis.evaluation.labels import attribute_labels
 from imagesearch_analysis.evaluation.task import Label, Labelling, Roles, Task, TaskError
 from imagesearch_analysis.snapshot import Snapshot
-from imagesearch_client import AttributeValue
+from imagesearch_client import AttributeValue, Match
 from imagesearch_client.filters import Value, all_of, equals, exists, is_in
 from tests.unit.analysis.snapshots import snapshot_of
 
@@ -52,7 +52,8 @@ def test_a_role_that_is_stored_with_several_types_is_filtered_by_all_of_them(tmp
     sold = exists("sold")
     how = index_search(snapshot, task_of(snapshot, roles), roles, "role", IndexSearch(sold, ef=64))
     assert how.where == all_of(sold, is_in("role", "1", 1))
-    assert how.options(10) == {"limit": 10, "where": how.where, "ef": 64, "nprobe": None, "search_list": None}
+    options = {"limit": 10, "where": how.where, "ef": 64, "nprobe": None, "search_list": None, "match": Match.IMAGES}
+    assert how.options(10) == options
 
 
 def test_without_an_attribute_of_roles_the_largest_number_of_hits_is_requested(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_without_an_attribute_of_roles_the_largest_number_of_hits_is_requested(t
     wanted = IndexSearch(equals("kind", "x"), nprobe=8, ef=MAX_HITS)
     how = index_search(snapshot, task, Roles("asked", "shown"), "role", wanted)
     options = {"limit": MAX_HITS, "where": equals("kind", "x"), "ef": MAX_HITS, "nprobe": 8, "search_list": None}
-    assert how.options(10) == options
+    assert how.options(10) == options | {"match": Match.IMAGES}
 
 
 @pytest.mark.parametrize("option", ["ef", "search_list"])
