@@ -12,8 +12,8 @@ from imagesearch_ingest.json_text import json_text
 
 # Tables show numbers between these with 4 decimals.
 LEAST, MOST = 1e-3, 1e6
-# Narrow terminals show the score and the attributes of --show rather than these.
 WHOLE_IMAGE = Region(0.0, 0.0, 1.0, 1.0)
+# Narrow terminals show the score and the attributes of --show rather than these.
 RANK_PLACE, DISTANCE_PLACE, BOX_PLACE = 1000, 1001, 999
 
 
