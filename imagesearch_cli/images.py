@@ -80,7 +80,7 @@ def get_images(
     """Show images, in the order of the ids. The exit code is 1 if an image does not exist."""
     missing = 0
     with connected(target) as client:
-        for image_id, image in client.get_each(collection, read_ids(ids), with_vector=include_vector):
+        for image_id, image in client.get_each(collection, read_ids(ids), with_regions=include_vector):
             if image is None:
                 missing += 1
                 _note_missing(collection, image_id)

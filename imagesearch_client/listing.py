@@ -28,7 +28,7 @@ class ListingPosition:
     last_id: str = ""
     """The id of the last image that was returned."""
     lean: bool = False
-    """Whether the listing reads pages without vectors, and then the vectors by id."""
+    """Whether the listing reads pages without vectors, and then the vectors and regions by id."""
     complete: bool = False
     """Whether all images were returned."""
 
@@ -50,6 +50,8 @@ class Listing:
         condition: Filter | None,
         position: ListingPosition,
         retry_seconds: float,
+        *,
+        with_regions: bool = False,
     ) -> None:
         """Begin at `position`: `ListingPosition()`, or one that a listing of the same collection and filter returned.
 
@@ -59,13 +61,17 @@ class Listing:
             condition: lists only images that match.
             position: the position of the first image.
             retry_seconds: the retry budget of each call while the service is unavailable.
+            with_regions: lists the regions too.
         """
         self._client = client
         self._collection = collection.name
         self._condition = condition
         self._position = position
         self._retry_seconds = retry_seconds
-        self._full = PageSize(max(1, min(MAX_PAGE, PAGE_BYTES // (4 * collection.dimension + IMAGE_BYTES))))
+        self._with_regions = with_regions
+        vectors = 1 + (collection.max_regions if with_regions else 0)
+        image_bytes = 4 * collection.dimension * vectors + IMAGE_BYTES
+        self._full = PageSize(max(1, min(MAX_PAGE, PAGE_BYTES // image_bytes)))
         self._lean = PageSize(MAX_PAGE)
         # Whether the listing returned an image since it last restarted.
         self._advanced = True
@@ -97,6 +103,7 @@ class Listing:
             page_token=self._position.token,
             where=self._condition,
             with_vector=not self._position.lean,
+            with_regions=self._with_regions and not self._position.lean,
             page_size=size,
             strong=True,
         )
@@ -112,7 +119,9 @@ class Listing:
         here = self._position.token
 
         def read(size: int) -> tuple[int, dict[str, Image]]:
-            return size, self._client.get_many(self._collection, left[:size], with_vector=True, strong=True)
+            return size, self._client.get_many(
+                self._collection, left[:size], with_vector=True, with_regions=self._with_regions, strong=True
+            )
 
         last_id = left[-1] if left else self._position.last_id
         found: dict[str, Image] = {}

@@ -132,9 +132,11 @@ def _index_to(index: Index | None, parameters: IndexParameters | None) -> collec
     return message
 
 
-def view_to(*, with_vector: bool) -> "image_pb2.ImageView.ValueType":
-    """Return the view of an image with or without its vector."""
-    return image_pb2.IMAGE_VIEW_FULL if with_vector else image_pb2.IMAGE_VIEW_BASIC
+def view_to(*, with_vector: bool, with_regions: bool) -> "image_pb2.ImageView.ValueType":
+    """Return the view of an image; regions come with the vector."""
+    if with_regions:
+        return image_pb2.IMAGE_VIEW_FULL
+    return image_pb2.IMAGE_VIEW_VECTOR if with_vector else image_pb2.IMAGE_VIEW_BASIC
 
 
 def consistency_to(*, strong: bool) -> "collection_pb2.Consistency.ValueType":
@@ -143,7 +145,14 @@ def consistency_to(*, strong: bool) -> "collection_pb2.Consistency.ValueType":
 
 
 def list_request(
-    collection: str, where: Filter | None, page_size: int, *, latest_first: bool, with_vector: bool, strong: bool
+    collection: str,
+    where: Filter | None,
+    page_size: int,
+    *,
+    latest_first: bool,
+    with_vector: bool,
+    with_regions: bool,
+    strong: bool,
 ) -> image_pb2.ListImagesRequest:
     """Return the request for the first page of images. Raises TypeError, InvalidArgumentError."""
     check_filter(where)
@@ -153,7 +162,7 @@ def list_request(
         filter=where,
         order=image_pb2.IMAGE_ORDER_UPDATE_TIME_DESC if latest_first else image_pb2.IMAGE_ORDER_ID,
         page_size=page_size,
-        view=view_to(with_vector=with_vector),
+        view=view_to(with_vector=with_vector, with_regions=with_regions),
         consistency=consistency_to(strong=strong),
     )
 

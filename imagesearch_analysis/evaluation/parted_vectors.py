@@ -39,7 +39,7 @@ def parted_vectors(
         values[:, 0] = snapshot.vectors
         for begin in range(0, len(snapshot), PAGE):
             ids = list(snapshot.ids[begin : begin + PAGE])
-            found = client.get_many(snapshot.collection, ids, with_vector=True)
+            found = client.get_many(snapshot.collection, ids, with_regions=True)
             for position, image_id in enumerate(ids, start=begin):
                 if image_id in found:
                     _fill(values[position, 1:], found[image_id])

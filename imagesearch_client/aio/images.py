@@ -47,39 +47,62 @@ class ImageCalls(Connection):
         )
         return outgoing.results(self._images.WriteImages, write_result)
 
-    async def get(self, collection: str, image_id: str, *, with_vector: bool = False, strong: bool = False) -> Image:
+    async def get(
+        self,
+        collection: str,
+        image_id: str,
+        *,
+        with_vector: bool = False,
+        with_regions: bool = False,
+        strong: bool = False,
+    ) -> Image:
         """Return one image.
 
         Args:
             collection: its collection.
             image_id: its id.
             with_vector: whether to read its vector too.
+            with_regions: whether to read its regions too; they come with the vector.
             strong: whether to see every write that was acknowledged before.
         """
         request = image_pb2.GetImageRequest(
             collection=collection,
             id=image_id,
-            view=view_to(with_vector=with_vector),
+            view=view_to(with_vector=with_vector, with_regions=with_regions),
             consistency=consistency_to(strong=strong),
         )
         return image_from((await self._call(self._images.GetImage, request, asks_to_wait)).image)
 
     async def get_many(
-        self, collection: str, ids: Iterable[str], *, with_vector: bool = False, strong: bool = False
+        self,
+        collection: str,
+        ids: Iterable[str],
+        *,
+        with_vector: bool = False,
+        with_regions: bool = False,
+        strong: bool = False,
     ) -> dict[str, Image]:
         """Return the images that exist, by id and in the order of the ids. The options are those of `get`."""
-        found = self.get_each(collection, ids, with_vector=with_vector, strong=strong)
+        found = self.get_each(collection, ids, with_vector=with_vector, with_regions=with_regions, strong=strong)
         return {image_id: image async for image_id, image in found if image is not None}
 
     def get_each(
-        self, collection: str, ids: Iterable[str], *, with_vector: bool = False, strong: bool = False
+        self,
+        collection: str,
+        ids: Iterable[str],
+        *,
+        with_vector: bool = False,
+        with_regions: bool = False,
+        strong: bool = False,
     ) -> AsyncIterator[tuple[str, Image | None]]:
         """Yield each distinct id in order, with its image, or None if there is no such image.
 
         One call reads up to 1,000 images, or fewer if the response would be too large. The options are those of `get`.
         """
         request = image_pb2.GetImagesRequest(
-            collection=collection, view=view_to(with_vector=with_vector), consistency=consistency_to(strong=strong)
+            collection=collection,
+            view=view_to(with_vector=with_vector, with_regions=with_regions),
+            consistency=consistency_to(strong=strong),
         )
         return self._read_parts(request, in_parts(ids))
 
@@ -110,6 +133,7 @@ class ImageCalls(Connection):
         where: Filter | None = None,
         latest_first: bool = False,
         with_vector: bool = False,
+        with_regions: bool = False,
         page_size: int = 100,
         strong: bool = False,
     ) -> AsyncIterator[Image]:
@@ -120,12 +144,19 @@ class ImageCalls(Connection):
             where: yields only images that match.
             latest_first: orders by the time of the last change, latest first; by default images are ordered by id.
             with_vector: whether to read the vectors too.
+            with_regions: whether to read the regions too; they come with the vectors.
             page_size: images in one call, 1 to 1,000.
             strong: whether to see every write that was acknowledged before.
         """
         return self._pages(
             list_request(
-                collection, where, page_size, latest_first=latest_first, with_vector=with_vector, strong=strong
+                collection,
+                where,
+                page_size,
+                latest_first=latest_first,
+                with_vector=with_vector,
+                with_regions=with_regions,
+                strong=strong,
             )
         )
 
@@ -146,6 +177,7 @@ class ImageCalls(Connection):
         where: Filter | None = None,
         latest_first: bool = False,
         with_vector: bool = False,
+        with_regions: bool = False,
         page_size: int = 100,
         strong: bool = False,
     ) -> Page:
@@ -155,7 +187,13 @@ class ImageCalls(Connection):
         the same arguments; only `page_size` may differ.
         """
         request = list_request(
-            collection, where, page_size, latest_first=latest_first, with_vector=with_vector, strong=strong
+            collection,
+            where,
+            page_size,
+            latest_first=latest_first,
+            with_vector=with_vector,
+            with_regions=with_regions,
+            strong=strong,
         )
         request.page_token = page_token
         response = await self._call(self._images.ListImages, request, asks_to_wait)

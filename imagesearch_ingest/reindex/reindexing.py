@@ -85,7 +85,7 @@ class Reindexing:
         self._since = self._client.start_reindex(self._source.name, self._new.name) - VISIBILITY_DELAY
         if not self._client.count(self._new.name):
             everything = self._client.list(
-                self._source.name, with_vector=not self._embeds, page_size=CHUNK, strong=True
+                self._source.name, with_regions=not self._embeds, page_size=CHUNK, strong=True
             )
             self._write(everything)
         for _ in range(MAX_ATTEMPTS):
@@ -156,7 +156,7 @@ class Reindexing:
 
     def _copy_ids(self, ids: Sequence[str]) -> None:
         for chunk in _chunks(ids, CHUNK):
-            found = self._client.get_many(self._source.name, chunk, with_vector=not self._embeds, strong=True)
+            found = self._client.get_many(self._source.name, chunk, with_regions=not self._embeds, strong=True)
             self._write(found.values())
             # A delete since the read reached the copy before the write did, so delete again.
             self._delete_missing(chunk)

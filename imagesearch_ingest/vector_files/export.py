@@ -86,7 +86,7 @@ def export_collection(
     parts = ExportParts(target, _identity(collection, where))
     with _explained_errors(target, parts), parts.opened(restart=restart):
         resumed = parts.summary.rows
-        listing = Listing(client, collection, where, parts.place, retry_seconds)
+        listing = Listing(client, collection, where, parts.place, retry_seconds, with_regions=True)
         _read_pages(listing, parts, collection, on_progress)
         if client.get_collection(collection.name).create_time != collection.create_time:
             raise ExportError(

@@ -35,6 +35,7 @@ VIEWS = {
     image_pb2.IMAGE_VIEW_ID: View.ID,
     image_pb2.IMAGE_VIEW_BASIC: View.BASIC,
     image_pb2.IMAGE_VIEW_FULL: View.FULL,
+    image_pb2.IMAGE_VIEW_VECTOR: View.VECTOR,
 }
 ORDERS = {
     image_pb2.IMAGE_ORDER_UNSPECIFIED: Order.ID,

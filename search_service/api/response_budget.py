@@ -7,7 +7,7 @@ from grpc_kit.server.message_budget import MessageBudget
 from search_service.core.types import View
 
 # Bytes of a row before the first response of a collection: a vector with 4,096 components, and some attributes.
-ROW_BYTES = {View.ID: 64, View.BASIC: 1024, View.FULL: 4 * 4096 + 1024}
+ROW_BYTES = {View.ID: 64, View.BASIC: 1024, View.VECTOR: 4 * 4096 + 1024, View.FULL: 4 * 4096 + 1024}
 # Share of the difference by which the estimate falls after a response with smaller rows.
 DECAY = 0.1
 # Maximum number of estimates, one for each collection and view.

@@ -56,7 +56,7 @@ class NearestImages:
         sizes: Counter[tuple[bool, FilterValue]] = Counter()
         # Images whose attribute is a list belong to no group.
         lists: set[str] = set()
-        view = View.FULL if nearest.view is View.FULL else View.BASIC
+        view = View.BASIC if nearest.view is View.ID else nearest.view
         most = MAX_STORE_HITS
         if self.coarse is not None:
             # More hits than candidates do not exist.

@@ -48,7 +48,7 @@ class View(Enum):
     """The id and both times. Only for the service; callers cannot ask for it."""
     BASIC = "basic"
     VECTOR = "vector"
-    """All fields but the regions. Only for the service; callers cannot ask for it."""
+    """All fields but the regions."""
     FULL = "full"
 
 

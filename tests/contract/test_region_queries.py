@@ -61,6 +61,11 @@ def new_image(number: int, dice: np.random.Generator) -> StoredImage:
     )
 
 
+def soon() -> Deadline:
+    """Return the deadline of one call. A test makes hundreds of calls, so they share none."""
+    return Deadline.after(30)
+
+
 @dataclass(frozen=True)
 class Best:
     """The best match of an image, and the boxes that have its score."""
@@ -94,24 +99,24 @@ class Library:
         # Queries are vectors and ids.
         self._searches = SearchImages(self.store, None, CollectionCache(self.store))  # type: ignore[arg-type]
 
-    async def write(self, images: Sequence[StoredImage], deadline: Deadline) -> None:
-        await self.store.upsert(self.collection, images, deadline)
+    async def write(self, images: Sequence[StoredImage]) -> None:
+        await self.store.upsert(self.collection, images, soon())
         self.images.update({image.id: image for image in images})
 
-    async def delete(self, ids: Sequence[str], deadline: Deadline) -> None:
-        await self.store.delete(self.collection, ids, deadline)
+    async def delete(self, ids: Sequence[str]) -> None:
+        await self.store.delete(self.collection, ids, soon())
         for image_id in ids:
             del self.images[image_id]
 
-    async def search(self, deadline: Deadline, query: Any, **options: Any) -> SearchResult:
+    async def search(self, query: Any, **options: Any) -> SearchResult:
         given = Embedding(query, "f") if isinstance(query, np.ndarray) else query
         search = Search(self.collection.name, given, consistency=self.consistency, **options)
-        return await self._searches.search(search, deadline)
+        return await self._searches.search(search, soon())
 
-    async def pages(self, deadline: Deadline, vector: Vector, match: Match, limit: int) -> AsyncIterator[list[Hit]]:
+    async def pages(self, vector: Vector, match: Match, limit: int) -> AsyncIterator[list[Hit]]:
         page: PageEnd | None = None
         while True:
-            result = await self.search(deadline, vector, match=match, limit=limit, page=page, paged=True)
+            result = await self.search(vector, match=match, limit=limit, page=page, paged=True)
             yield result.hits
             page = result.end
             if page is None:
@@ -150,9 +155,7 @@ def check_each(hits: Sequence[Hit], every: Sequence[Best]) -> None:
 
 
 @pytest.fixture
-async def library(
-    request: pytest.FixtureRequest, store: MilvusStore | MemoryStore, deadline: Deadline
-) -> AsyncIterator[Library]:
+async def library(request: pytest.FixtureRequest, store: MilvusStore | MemoryStore) -> AsyncIterator[Library]:
     """Store random images, of which a third was written twice; `indirect` sets another metric than cosine.
 
     Some were deleted, and their regions are still there.
@@ -161,16 +164,16 @@ async def library(
     metric = getattr(request, "param", Metric.COSINE)
     made = Collection(f"c_{uuid.uuid4().hex}", DIMENSION, "f", NOW, metric=metric, max_regions=MAX_REGIONS)
     library = Library(store, made)
-    await library.store.create_collection(made, deadline)
-    await library.write([new_image(number, dice) for number in range(IMAGES)], deadline)
-    await library.write([new_image(number, dice) for number in range(0, IMAGES, 3)], deadline)
-    await library.delete(sorted(library.images)[:7], deadline)
+    await library.store.create_collection(made, soon())
+    await library.write([new_image(number, dice) for number in range(IMAGES)])
+    await library.write([new_image(number, dice) for number in range(0, IMAGES, 3)])
+    await library.delete(sorted(library.images)[:7])
     for kind in (Match.REGIONS, Match.ALL):
-        await library.search(deadline, random_vector(), match=kind, view=View.FULL)
+        await library.search(random_vector(), match=kind, view=View.FULL)
     # What a search with strong consistency has seen, later searches see too, and on a server they do not wait.
     library.consistency = Consistency.BOUNDED
     yield library
-    await library.store.delete_collection(made, Deadline.after(30))
+    await library.store.delete_collection(made, soon())
 
 
 @pytest.fixture(params=[Match.REGIONS, Match.ALL], ids=lambda match: match.value)
@@ -184,26 +187,26 @@ def random_vector(seed: int = 3) -> Vector:
 
 
 @pytest.mark.parametrize("library", list(Metric), ids=lambda metric: metric.value, indirect=True)
-async def test_options_of_a_search(library: Library, match: Match, deadline: Deadline) -> None:
+async def test_options_of_a_search(library: Library, match: Match) -> None:
     # The second query is equal to the vectors of several images.
     for vector in (random_vector(), np.full(DIMENSION, 0.5, np.float32)):
         every = library.best(vector, match)
         for limit in (1, 10, 1000):
             for exact in (False, True):
                 parameters = SearchParameters(exact=exact)
-                hits = (await library.search(deadline, vector, match=match, limit=limit, parameters=parameters)).hits
+                hits = (await library.search(vector, match=match, limit=limit, parameters=parameters)).hits
                 check(hits, every[:limit])
                 check_each(hits, every)
         middle = (every[20].score + every[21].score) / 2
-        hits = (await library.search(deadline, vector, match=match, limit=100, min_score=middle)).hits
+        hits = (await library.search(vector, match=match, limit=100, min_score=middle)).hits
         check(hits, [best for best in every if best.score > middle])
         red = [best for best in every if best.image.attributes["kind"] == "red"]
-        hits = (await library.search(deadline, vector, match=match, limit=5, condition=Equals("kind", "red"))).hits
+        hits = (await library.search(vector, match=match, limit=5, condition=Equals("kind", "red"))).hits
         check(hits, red[:5])
         check_each(hits, red)
 
 
-async def test_groups_have_their_best_images(library: Library, match: Match, deadline: Deadline) -> None:
+async def test_groups_have_their_best_images(library: Library, match: Match) -> None:
     vector = random_vector()
     every = library.best(vector, match)
     for size, limit in ((1, 3), (4, 12), (2, 4)):
@@ -214,16 +217,16 @@ async def test_groups_have_their_best_images(library: Library, match: Match, dea
                 sizes[best.image.attributes["kind"]] += 1
                 wanted.append(best)
         group_by = GroupBy("kind", size)
-        hits = (await library.search(deadline, vector, match=match, limit=limit, group_by=group_by)).hits
+        hits = (await library.search(vector, match=match, limit=limit, group_by=group_by)).hits
         check(hits, wanted)
         check_each(hits, every)
 
 
-async def test_views_have_the_same_hits(library: Library, match: Match, deadline: Deadline) -> None:
+async def test_views_have_the_same_hits(library: Library, match: Match) -> None:
     vector = random_vector()
     every = library.best(vector, match)
     for view in (View.ID, View.BASIC, View.FULL):
-        hits = (await library.search(deadline, vector, match=match, view=view, limit=12)).hits
+        hits = (await library.search(vector, match=match, view=view, limit=12)).hits
         check(hits, every[:12])
         for hit in hits:
             image = library.images[hit.image.id]
@@ -233,40 +236,38 @@ async def test_views_have_the_same_hits(library: Library, match: Match, deadline
             assert [region.box for region in hit.image.regions] == boxes
 
 
-async def test_stored_images_are_queries(library: Library, match: Match, deadline: Deadline) -> None:
+async def test_stored_images_are_queries(library: Library, match: Match) -> None:
     query = sorted(library.images)[3]
     vector = library.images[query].vector
     assert vector is not None
     every = library.best(vector, match)
     others = [best for best in every if best.image.id != query]
-    hits = (await library.search(deadline, StoredImageQuery(query), match=match, limit=9)).hits
+    hits = (await library.search(StoredImageQuery(query), match=match, limit=9)).hits
     check(hits, others[:9])
     assert query not in [hit.image.id for hit in hits]
-    hits = (await library.search(deadline, StoredImageQuery(query), match=match, limit=9, include_query=True)).hits
+    hits = (await library.search(StoredImageQuery(query), match=match, limit=9, include_query=True)).hits
     check(hits, every[:9])
     examples = Examples([StoredImageQuery(query)])
-    hits = (await library.search(deadline, examples, match=match, limit=100)).hits
+    hits = (await library.search(examples, match=match, limit=100)).hits
     assert sorted(hit.image.id for hit in hits) == sorted(best.image.id for best in others)
 
 
-async def test_pages_together_are_one_large_search(library: Library, match: Match, deadline: Deadline) -> None:
+async def test_pages_together_are_one_large_search(library: Library, match: Match) -> None:
     for size in (1, 7, 50):
         for vector in (random_vector(5), np.full(DIMENSION, 0.5, np.float32)):
             every = library.best(vector, match)
             hits: list[Hit] = []
-            async for page in library.pages(deadline, vector, match, size):
+            async for page in library.pages(vector, match, size):
                 assert len(page) == min(size, len(every) - len(hits))
                 hits += page
             check(hits, every)
             check_each(hits, every)
-            large = (await library.search(deadline, vector, match=match, limit=1000)).hits
+            large = (await library.search(vector, match=match, limit=1000)).hits
             assert sorted(hit.image.id for hit in hits) == sorted(hit.image.id for hit in large)
 
 
 @pytest.mark.parametrize("change", ["write", "delete"])
-async def test_images_that_do_not_change_are_on_one_page(
-    library: Library, match: Match, deadline: Deadline, change: str
-) -> None:
+async def test_images_that_do_not_change_are_on_one_page(library: Library, match: Match, change: str) -> None:
     """Other images are written or deleted between the pages."""
     library.consistency = Consistency.STRONG
     dice = np.random.default_rng(11)
@@ -274,16 +275,16 @@ async def test_images_that_do_not_change_are_on_one_page(
     changed: set[str] = set()
     seen: Counter[str] = Counter()
     ids: Callable[[], list[str]] = lambda: sorted(set(library.images) - changed)  # noqa: E731
-    async for page in library.pages(deadline, vector, match, 6):
+    async for page in library.pages(vector, match, 6):
         seen.update(hit.image.id for hit in page)
         check_each(page, library.best(vector, match))
         some = [ids()[position] for position in dice.choice(len(ids()), 3, replace=False)]
         changed.update(some)
         if change == "delete":
-            await library.delete(some, deadline)
+            await library.delete(some)
         else:
             new = new_image(1, dice)
-            await library.write([dataclasses.replace(new, id=image_id) for image_id in some], deadline)
+            await library.write([dataclasses.replace(new, id=image_id) for image_id in some])
     stayed = [best.image.id for best in library.best(vector, match) if best.image.id not in changed]
     assert len(stayed) > 10
     assert [seen[image_id] for image_id in stayed] == [1] * len(stayed)

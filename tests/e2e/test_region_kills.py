@@ -149,7 +149,7 @@ class Reader:
     def _read(self, client: Client) -> None:
         strong = random.random() < 0.3
         if random.random() < 0.5:
-            for image in client.list(COLLECTION, with_vector=True, strong=strong, page_size=40):
+            for image in client.list(COLLECTION, with_regions=True, strong=strong, page_size=40):
                 version_of(image)
         else:
             query, match = vector_of(random.randrange(100), 1), random.choice(["images", "regions", "all"])
@@ -163,7 +163,7 @@ class Reader:
 def check(address: str, writers: list[Writer]) -> None:
     """Check that every image has a version that it may have, and note that version."""
     with Client(address, timeout=60) as client:
-        found = {image.id: version_of(image) for image in client.list(COLLECTION, with_vector=True, strong=True)}
+        found = {image.id: version_of(image) for image in client.list(COLLECTION, with_regions=True, strong=True)}
     for writer in writers:
         for image_id, versions in writer.possible.items():
             assert found.get(image_id, MISSING) in versions

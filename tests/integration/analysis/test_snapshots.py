@@ -2,16 +2,30 @@
 
 import multiprocessing
 from collections.abc import Iterator
+from contextlib import closing
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pymilvus import MilvusClient
 
+from grpc_kit.errors import ServiceError
+from imagesearch_analysis.codes import mean_vector
 from imagesearch_analysis.exact_search import nearest
 from imagesearch_analysis.snapshot import SnapshotError
 from imagesearch_analysis.snapshot_writer import take_snapshot
-from imagesearch_client import Client, Embedding, Metric, NewImage, NotFoundError, listing, number
+from imagesearch_client import (
+    Client,
+    Embedding,
+    Metric,
+    NewImage,
+    NotFoundError,
+    Region,
+    RegionEmbedding,
+    listing,
+    number,
+)
 
 COUNT, DIMENSION = 2500, 32
 
@@ -67,6 +81,24 @@ def test_a_snapshot_equals_its_collection_and_is_used_again(client: Client, name
     take_snapshot(client, name, tmp_path, on_progress=again.append).close()
     assert again == [COUNT]
     client.delete_alias(f"{name}_now")
+
+
+def test_analyses_read_no_regions(server_address: str, milvus_uri: str, name: str, tmp_path: Path) -> None:
+    box, vector = Region(0, 0, 0.5, 0.5), Embedding([1.0, 2.0], "elsewhere")
+    regions = [RegionEmbedding(box, vector, 1.0)]
+    with Client(server_address, timeout=60) as client, closing(MilvusClient(milvus_uri)) as milvus:
+        client.create_collection(name, dimension=2, fingerprint="elsewhere", max_regions=64)
+        images = [NewImage(f"i{n}", vector, regions=regions) for n in range(3)]
+        assert [result.error for result in client.write(name, images)] == [None] * 3
+        assert client.get(name, "i0", with_regions=True, strong=True).regions[0].box == box
+        (companion,) = [each for each in milvus.list_collections() if each.endswith(name) and each != name]
+        milvus.drop_collection(companion)
+        with pytest.raises(ServiceError):
+            client.get(name, "i0", with_regions=True, strong=True)
+        with take_snapshot(client, name, tmp_path) as snapshot:
+            assert len(snapshot) == 3
+        assert len(mean_vector(client, name)) == 2
+        client.delete_collection(name)
 
 
 def take_and_wait(target: str, name: str, folder: Path, reached: Event) -> None:

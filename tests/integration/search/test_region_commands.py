@@ -38,7 +38,7 @@ def loaded(command: Command, folder: Path, name: str) -> str:
 
 def images_of(search_address: str, collection: str) -> dict[str, Image]:
     with Client(search_address) as client:
-        return {image.id: image for image in client.list(collection, with_vector=True, strong=True)}
+        return {image.id: image for image in client.list(collection, with_regions=True, strong=True)}
 
 
 def test_a_load_stores_the_regions_that_the_embedder_proposes(

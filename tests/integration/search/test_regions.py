@@ -153,11 +153,13 @@ def test_a_query_can_be_a_box_or_the_salient_part(client: Client, scenes: dict[s
 
 
 def test_changes_of_an_image_keep_its_regions_and_a_deletion_removes_them(client: Client, coffee: ImageFile) -> None:
-    before = client.get(NAME, "coffee.png", with_vector=True, strong=True)
+    before = client.get(NAME, "coffee.png", with_regions=True, strong=True)
     assert 1 < len(before.regions) <= MAX_REGIONS
+    without = client.get(NAME, "coffee.png", with_vector=True, strong=True)
+    assert (without.embedding, without.regions) == (before.embedding, ())
     assert client.get(NAME, "coffee.png", strong=True).regions == ()
     client.update(NAME, "coffee.png", attributes={"kind": "changed"})
-    after = client.get(NAME, "coffee.png", with_vector=True, strong=True)
+    after = client.get(NAME, "coffee.png", with_regions=True, strong=True)
     assert [(each.box, each.embedding, each.saliency) for each in after.regions] == [
         (each.box, each.embedding, each.saliency) for each in before.regions
     ]
@@ -169,7 +171,7 @@ def test_changes_of_an_image_keep_its_regions_and_a_deletion_removes_them(client
     assert before.embedding is not None
     copy = NewImage("copy", before.embedding, regions=before.regions)
     assert [result.error for result in client.write(NAME, [copy])] == [None]
-    assert client.get(NAME, "copy", with_vector=True, strong=True).regions == before.regions
+    assert client.get(NAME, "copy", with_regions=True, strong=True).regions == before.regions
     assert client.delete(NAME, ["copy"]) == 1
     assert "copy" not in ids(client.search(NAME, coffee, match="all", limit=100, strong=True))
 

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc, image_pb2, image_pb2_grpc
 
+from grpc_kit.channel import RECONNECT_SECONDS
 from grpc_kit.errors import (
     AlreadyExistsError,
     InternalError,
@@ -133,6 +134,12 @@ def test_a_call_is_not_repeated_beyond_its_retry_budget(service: tuple[Service, 
     with pytest.raises(ResourceExhaustedError, match="busy"):
         call("count", "c", retry_seconds=0)
     assert servicer.calls == ["CountImages"] * 2
+
+
+def test_a_call_is_repeated_until_its_channel_connects_to_a_restarted_service() -> None:
+    longest_pause = 1.2 * RECONNECT_SECONDS
+    for form in (Client, AsyncClient):
+        assert longest_pause + 1 < inspect.signature(form).parameters["retry_seconds"].default
 
 
 def test_the_timeout_includes_the_repeated_attempts(service: tuple[Service, str], call: Any) -> None:

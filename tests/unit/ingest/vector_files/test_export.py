@@ -53,8 +53,17 @@ class FakeClient:
         return self.collection
 
     def list_page(
-        self, name: str, *, page_token: str, where: Filter | None, with_vector: bool, page_size: int, strong: bool
+        self,
+        name: str,
+        *,
+        page_token: str,
+        where: Filter | None,
+        with_vector: bool,
+        with_regions: bool,
+        page_size: int,
+        strong: bool,
     ) -> tuple[list[Image], str]:
+        assert with_regions == with_vector
         assert name == "shoes"
         assert strong
         if self.errors:
@@ -71,7 +80,10 @@ class FakeClient:
             page = [dataclasses.replace(image, embedding=None) for image in page]
         return page, mark + page[-1].id if len(left) > page_size else ""
 
-    def get_many(self, name: str, ids: Sequence[str], *, with_vector: bool, strong: bool) -> dict[str, Image]:
+    def get_many(
+        self, name: str, ids: Sequence[str], *, with_vector: bool, with_regions: bool, strong: bool
+    ) -> dict[str, Image]:
+        assert with_regions
         self._check(len(ids), with_vector=with_vector)
         return {image.id: image for image in self.images if image.id in set(ids)}
 
