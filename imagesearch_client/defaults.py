@@ -28,7 +28,8 @@ REPEATABLE_SEARCH_CALLS = (
     "imagesearch.search.v1.ImageService/UpdateImage",
 )
 REPEATABLE_EMBEDDER_CALLS = tuple(
-    f"imagesearch.embedder.v1.EmbedderService/{method}" for method in ("Embed", "ListModels", "GetModel")
+    f"imagesearch.embedder.v1.EmbedderService/{method}"
+    for method in ("Embed", "EmbedRegions", "ListModels", "GetModel")
 )
 # Maximum number of regions of an image.
 MAX_REGIONS = 64

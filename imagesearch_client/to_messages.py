@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.field_mask_pb2 import FieldMask
-from imagesearch.embedder.v1 import embedder_pb2
 from imagesearch.search.v1 import codes_pb2, collection_pb2, filter_pb2, image_pb2, search_pb2
-from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2, region_embedding_pb2
+from imagesearch.types.v1 import embedding_pb2, encoded_image_pb2
 from numpy.typing import ArrayLike
 
 from grpc_kit.errors import InvalidArgumentError
 from imagesearch_client.defaults import MAX_CANDIDATES, MAX_GROUP_SIZE, MAX_LIMIT, MAX_MESSAGE_BYTES, MAX_PAGE
 from imagesearch_client.filters import Filter
+from imagesearch_client.region_messages import ALLOWED_MAX_REGIONS, region_embeddings_to, region_to, set_field
 from imagesearch_client.types import (
     AttributeValue,
     Consistency,
@@ -31,8 +31,6 @@ from imagesearch_client.types import (
     Metric,
     NewImage,
     Query,
-    Region,
-    RegionEmbedding,
     SearchOptions,
     StoredImage,
 )
@@ -77,36 +75,13 @@ def embedding_to(embedding: Embedding) -> embedding_pb2.Embedding:
     return embedding_pb2.Embedding(values=embedding.values.tolist(), fingerprint=embedding.fingerprint)
 
 
-def region_to(region: Region) -> encoded_image_pb2.Region:
-    """Return the message of a region. Raises TypeError for a value of another type."""
-    if not isinstance(region, Region):
-        raise TypeError(f"a region must be a Region(x0, y0, x1, y1), and no {type(region).__name__}")
-    return encoded_image_pb2.Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=region.y1)
-
-
-def region_embedding_to(region: RegionEmbedding, image: Embedding) -> region_embedding_pb2.RegionEmbedding:
-    """Return the message of a region of an image. Raises TypeError, and ValueError for another fingerprint."""
-    if region.embedding.fingerprint != image.fingerprint:
-        raise ValueError(
-            f"a region has the fingerprint {region.embedding.fingerprint!r:.80}; it must have that of its image, "
-            f"{image.fingerprint!r:.80}"
-        )
-    return region_embedding_pb2.RegionEmbedding(
-        box=region_to(region.box), values=region.embedding.values.tolist(), saliency=region.saliency
-    )
-
-
-def region_options_to(max_regions: int, boxes: Iterable[Region] = ()) -> embedder_pb2.RegionOptions:
-    """Return the message of the regions to embed. Raises TypeError."""
-    return embedder_pb2.RegionOptions(max_regions=max_regions, boxes=map(region_to, boxes))
-
-
 def collection_to(
     metric: Metric,
     index: Index | None,
     index_parameters: IndexParameters | None,
     consistency: Consistency,
     ttl: timedelta | None,
+    max_regions: int,
     **fields: Any,
 ) -> collection_pb2.Collection:
     """Return the message of a new collection. `fields` are fields of the message that need no conversion."""
@@ -116,6 +91,7 @@ def collection_to(
         consistency=collection_pb2.Consistency.Value(f"CONSISTENCY_{consistency.name}"),
         **fields,
     )
+    set_field(collection, "max_regions", max_regions, "max_regions", ALLOWED_MAX_REGIONS)
     if ttl is not None:
         collection.ttl.FromTimedelta(ttl)
     return collection
@@ -192,7 +168,7 @@ def write_request(image: NewImage, collection: str) -> image_pb2.WriteImagesRequ
         request.content_sha256 = image.content_sha256
         if image.region is not None:
             request.region.CopyFrom(region_to(image.region))
-        request.regions.extend(region_embedding_to(region, image.source) for region in image.regions)
+        request.regions.extend(region_embeddings_to(image.regions, image.source))
     elif image.regions:
         raise ValueError("an image file has regions; leave them out: the embedder proposes them")
     else:
@@ -240,7 +216,7 @@ def search_request(collection: str, query: Query, options: SearchOptions) -> sea
     return search_pb2.SearchRequest(
         collection=collection,
         query=_query_to(query, auto_crop=options.get("auto_crop", False)),
-        match=search_pb2.Match.Value(f"MATCH_{Match(options.get('match', Match.IMAGES)).name}"),
+        match=_match_to(options),
         limit=options.get("limit", 0),
         min_score=options.get("min_score"),
         filter=options.get("where"),
@@ -260,8 +236,8 @@ def search_request(collection: str, query: Query, options: SearchOptions) -> sea
 def check_options(options: SearchOptions) -> None:
     """Check the options of a search.
 
-    Raises TypeError for an unknown option or one without effect, ValueError for an unknown `match`, and
-    InvalidArgumentError for a number that is 0.
+    Raises TypeError for an unknown option, one without effect or an `auto_crop` that is no bool, ValueError for an
+    unknown `match`, and InvalidArgumentError for a number that is 0.
     """
     if unknown := options.keys() - SearchOptions.__annotations__.keys():
         known = ", ".join(SearchOptions.__annotations__)
@@ -269,11 +245,22 @@ def check_options(options: SearchOptions) -> None:
     check_filter(options.get("where"))
     if "group_size" in options and not options.get("group_by"):
         raise TypeError("group_size has no effect without group_by, which names the attribute")
-    Match(options.get("match", Match.IMAGES))
+    _match_to(options)
+    if not isinstance(auto_crop := options.get("auto_crop", False), bool):
+        raise TypeError(f"auto_crop is {auto_crop!r:.60}; it must be True or False")
     check_at_least_one("limit", options.get("limit", 1), "LIMIT_INVALID", MAX_LIMIT)
     check_at_least_one("group_size", options.get("group_size", 1), "GROUP_BY_INVALID", MAX_GROUP_SIZE)
     if options.get("coarse") is not None:
         check_at_least_one("coarse", options["coarse"] or 0, "SEARCH_PARAMETERS_INVALID", MAX_CANDIDATES)
+
+
+def _match_to(options: SearchOptions) -> "search_pb2.Match.ValueType":
+    """Return what a search compares. Raises ValueError."""
+    match = options.get("match", Match.IMAGES)
+    try:
+        return search_pb2.Match.Value(f"MATCH_{Match(match).name}")
+    except ValueError:
+        raise ValueError(f"match is {match!r:.60}; it must be images, regions or all") from None
 
 
 def check_filter(where: object) -> None:

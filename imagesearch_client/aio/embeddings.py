@@ -11,8 +11,9 @@ from grpc_kit.status import from_status
 from imagesearch_client.aio.connection import Connection, asks_to_wait
 from imagesearch_client.aio.outgoing import Outgoing
 from imagesearch_client.from_messages import embedding_from, image_regions_from, model_from
+from imagesearch_client.region_messages import region_options_to
 from imagesearch_client.threads import AsyncItems, in_thread
-from imagesearch_client.to_messages import encoded_image_to, region_options_to
+from imagesearch_client.to_messages import encoded_image_to
 from imagesearch_client.types import Embedding, ImageContent, ImageFile, ImageRegions, Model, Region
 
 Vector: TypeAlias = tuple[int, Embedding | ServiceError]

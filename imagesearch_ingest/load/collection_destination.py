@@ -21,7 +21,8 @@ from grpc_kit.errors import (
     UnimplementedError,
 )
 from imagesearch_client.client import Client
-from imagesearch_client.to_messages import attributes_to, embedding_to, region_embedding_to, region_to
+from imagesearch_client.region_messages import region_embeddings_to, region_to
+from imagesearch_client.to_messages import attributes_to, embedding_to
 from imagesearch_client.types import Collection, Embedding, Image
 from imagesearch_ingest.load.bulk_clients import (
     ITEM_REASONS,
@@ -126,7 +127,7 @@ class CollectionDestination(Destination):
         request.content_sha256 = image.sha256
         if image.region is not None:
             request.region.CopyFrom(region_to(image.region))
-        request.regions.extend(region_embedding_to(region, vector) for region in image.regions)
+        request.regions.extend(region_embeddings_to(image.regions, vector))
         return await self._write(request, image)
 
     async def update_metadata(self, image: ImageMetadata) -> bool:

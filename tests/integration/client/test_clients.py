@@ -1,8 +1,7 @@
 """Every method of the blocking and of the asynchronous clients, on real services."""
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from demo.photographs import write_photographs
 from imagesearch_client import (
     AlreadyExistsError,
     AsyncClient,
@@ -31,61 +29,9 @@ from imagesearch_client import (
     StoredImage,
     equals,
 )
+from tests.integration.client.conftest import FORMS, Calls, broken, opened, vector
 
 VECTORS = {"dimension": 2, "fingerprint": "test"}
-FORMS = ["blocking", "asynchronous"]
-
-
-class Calls:
-    """Calls either form of a client in the same way: awaits results, and makes lists of iterators."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        method = getattr(self.client, name)
-
-        async def call(*args: Any, **options: Any) -> Any:
-            found = method(*args, **options)
-            if isinstance(found, AsyncIterator):
-                return [each async for each in found]
-            if inspect.isawaitable(found):
-                return await found
-            return list(found) if isinstance(found, Iterator) else found
-
-        return call
-
-
-async def opened(form: str, blocking: Callable[[], Any], asynchronous: Callable[[], Any]) -> AsyncIterator[Calls]:
-    if form == "blocking":
-        with blocking() as client:
-            yield Calls(client)
-    else:
-        async with asynchronous() as client:
-            yield Calls(client)
-
-
-@pytest.fixture(params=FORMS)
-async def client(request: pytest.FixtureRequest, lite_address: str) -> AsyncIterator[Calls]:
-    async for calls in opened(request.param, lambda: Client(lite_address), lambda: AsyncClient(lite_address)):
-        yield calls
-
-
-@pytest.fixture(params=FORMS)
-async def embedder(request: pytest.FixtureRequest, embedder_address: str) -> AsyncIterator[Calls]:
-    async for calls in opened(
-        request.param, lambda: EmbedderClient(embedder_address), lambda: AsyncEmbedderClient(embedder_address)
-    ):
-        yield calls
-
-
-@pytest.fixture(scope="session")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {path.stem: path for path in write_photographs(tmp_path_factory.mktemp("photographs"))}
-
-
-def vector(*values: float) -> Embedding:
-    return Embedding(values, "test")
 
 
 async def fill(client: Calls, name: str, count: int = 5) -> None:
@@ -228,11 +174,6 @@ async def test_many_searches_over_one_stream(client: Calls, name: str) -> None:
     assert [answers[number].reason for number in (1, 2)] == ["IMAGE_NOT_FOUND", "VALUE_INVALID"]
     with pytest.raises(TypeError, match="unknown search options: k;"):
         await client.search_many(name, queries, k=3)
-
-
-def broken(items: Iterable[Any]) -> Iterator[Any]:
-    yield from items
-    raise RuntimeError("the caller's own error")
 
 
 async def test_an_error_of_the_callers_items_is_raised_after_the_results(client: Calls, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc, image_pb2, image_pb2_grpc
 
 from grpc_kit.channel import RECONNECT_SECONDS
@@ -20,7 +21,7 @@ from grpc_kit.errors import (
     UnavailableError,
 )
 from grpc_kit.status import DETAILS_KEY, code_of, to_status
-from imagesearch_client import AsyncClient, Client, Collection, equals
+from imagesearch_client import AsyncClient, AsyncEmbedderClient, Client, Collection, EmbedderClient, equals
 
 
 def fail(context: grpc.ServicerContext, error: ServiceError) -> None:
@@ -28,7 +29,11 @@ def fail(context: grpc.ServicerContext, error: ServiceError) -> None:
     context.abort(code_of(error), error.message)
 
 
-class Service(image_pb2_grpc.ImageServiceServicer, collection_pb2_grpc.CollectionServiceServicer):
+class Service(
+    image_pb2_grpc.ImageServiceServicer,
+    collection_pb2_grpc.CollectionServiceServicer,
+    embedder_pb2_grpc.EmbedderServiceServicer,
+):
     """Keeps ids in memory. Each call raises the first of `errors` before it works, or of `late_errors` after it."""
 
     def __init__(self) -> None:
@@ -66,6 +71,16 @@ class Service(image_pb2_grpc.ImageServiceServicer, collection_pb2_grpc.Collectio
             fail(context, self.late_errors.pop(0))
         return image_pb2.DeleteImagesResponse(deleted_count=len(chosen))
 
+    def Embed(self, request: embedder_pb2.EmbedRequest, context: grpc.ServicerContext) -> embedder_pb2.EmbedResponse:
+        self._begin(context)
+        return embedder_pb2.EmbedResponse()
+
+    def EmbedRegions(
+        self, request: embedder_pb2.EmbedRegionsRequest, context: grpc.ServicerContext
+    ) -> embedder_pb2.EmbedRegionsResponse:
+        self._begin(context)
+        return embedder_pb2.EmbedRegionsResponse()
+
     def CreateCollection(
         self, request: collection_pb2.CreateCollectionRequest, context: grpc.ServicerContext
     ) -> collection_pb2.CreateCollectionResponse:
@@ -90,6 +105,7 @@ def service() -> Iterator[tuple[Service, str]]:
     server, servicer = grpc.server(ThreadPoolExecutor(2)), Service()  # type: ignore[abstract]
     image_pb2_grpc.add_ImageServiceServicer_to_server(servicer, server)
     collection_pb2_grpc.add_CollectionServiceServicer_to_server(servicer, server)
+    embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield servicer, f"127.0.0.1:{port}"
@@ -101,12 +117,15 @@ def call(request: pytest.FixtureRequest, service: tuple[Service, str]) -> Any:
     """Calls a method of a new client."""
 
     def run(method: str, *args: Any, retry_seconds: float = 5.0, timeout: float = 30.0, **options: Any) -> Any:
+        embeds = method.startswith("embed")
         if request.param == "blocking":
-            with Client(service[1], timeout=timeout, retry_seconds=retry_seconds) as client:
+            kind = EmbedderClient if embeds else Client
+            with kind(service[1], timeout=timeout, retry_seconds=retry_seconds) as client:
                 return getattr(client, method)(*args, **options)
 
         async def run_async() -> Any:
-            async with AsyncClient(service[1], timeout=timeout, retry_seconds=retry_seconds) as client:
+            kind = AsyncEmbedderClient if embeds else AsyncClient
+            async with kind(service[1], timeout=timeout, retry_seconds=retry_seconds) as client:
                 return await getattr(client, method)(*args, **options)
 
         return asyncio.run(run_async())
@@ -163,6 +182,16 @@ def test_a_call_that_is_not_safe_to_repeat_is_repeated_only_after_a_refusal(
     with pytest.raises(UnavailableError):
         call("delete_where", "c", equals("a", 1))
     assert servicer.calls == ["CreateCollection"] * 3 + ["DeleteImages"]
+
+
+@pytest.mark.parametrize(("method", "called"), [("embed", "Embed"), ("embed_regions", "EmbedRegions")])
+def test_an_image_is_embedded_by_another_attempt_if_the_server_is_unavailable(
+    service: tuple[Service, str], call: Any, method: str, called: str
+) -> None:
+    servicer, _ = service
+    servicer.errors = [UnavailableError("STOPPING", "the server is stopping")]
+    call(method, b"image")
+    assert servicer.calls == [called] * 2
 
 
 @pytest.mark.parametrize("error", [AWAY, UnavailableError("UNAVAILABLE", "the connection broke")])
