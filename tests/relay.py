@@ -28,6 +28,8 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
         self.address = f"127.0.0.1:{free_port()}"
         self.embedded: Counter[str] = Counter()
         """Number of times that each content was embedded, by SHA-256."""
+        self.responses: dict[str, embedder_pb2.EmbedStreamResponse] = {}
+        """The last response for each content, by SHA-256."""
         self.refusals = 0
         self.fingerprint = ""
         """Fingerprint that it reports; empty means the fingerprint of the embedder."""
@@ -128,5 +130,6 @@ class Relay(embedder_pb2_grpc.EmbedderServiceServicer):
                     response = answer
                 if response.WhichOneof("result") != "error":
                     self.embedded[sha256] += 1
+                    self.responses[sha256] = response
             answers += 1
             yield response

@@ -21,7 +21,7 @@ from imagesearch_client import Client
 from tests.e2e.conftest import ONCE_AND_OFTEN, Stack
 from tests.e2e.test_restarts import eventually, restart
 from tests.harness.command import Command
-from tests.integration.ingest.conftest import png
+from tests.integration.ingest.conftest import check_stored, image_with_regions, png, write_images
 from tests.relay import Relay
 
 IMAGES = 160
@@ -118,6 +118,29 @@ def test_a_load_that_is_killed_again_and_again_stores_everything_once(
     # No image more often than it was in flight when the load was killed.
     assert again <= lost
     assert account_of(command(*arguments))["skipped"] == count
+
+
+@ONCE_AND_OFTEN
+@pytest.mark.timeout(3600)
+def test_an_import_that_is_killed_again_and_again_stores_each_image_with_its_own_regions(
+    command: Command, lite_address: str, name: str, tmp_path: Path, kills: int
+) -> None:
+    dice, share = random.Random(2), 1500
+    images = [image_with_regions(number) for number in range(share * kills)]
+    write_images(tmp_path / "images.parquet", images)
+    arguments: list[str | Path] = ["import", tmp_path / "images.parquet", "--json"]
+    for number in range(kills):
+        until = stored(lite_address, name) + dice.randrange(1, share // 2)
+        load = command.start(*arguments)
+        wait_for(lambda: stored(lite_address, name) >= until or load.poll() is not None)  # noqa: B023 - called at once
+        load.kill()
+        load.communicate()
+        assert load.returncode == -signal.SIGKILL, number
+        assert until <= stored(lite_address, name) < len(images)
+    account_of(command(*arguments))
+    with Client(lite_address, timeout=60) as client:
+        check_stored(client, name, images)
+    assert account_of(command(*arguments))["skipped"] == len(images)
 
 
 def test_services_that_are_restarted_in_the_middle_lose_nothing(stack: Stack, many: Path) -> None:
