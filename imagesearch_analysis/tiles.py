@@ -56,13 +56,19 @@ def _draw_tile(axes: Axes, tile: Tile) -> None:
     axes.text(0.5, 0.5, "no picture\nat its uri", ha="center", va="center", fontsize=8, color="dimgrey")
 
 
-def draw_box(axes: Axes, box: Region, size: tuple[int, int], line: str = "solid", width: float = 1.8) -> None:
-    """Draw a frame round a box of a picture of this size, in two colours so that every background shows it."""
+def draw_box(
+    axes: Axes, box: Region, size: tuple[int, int], line: str = "solid", width: float = 1.8, color: str = "gold"
+) -> None:
+    """Draw a frame round a box of a picture of this size, with a black edge so that every background shows it."""
     left, top = box.x0 * size[0] - 0.5, box.y0 * size[1] - 0.5
     across, down = (box.x1 - box.x0) * size[0], (box.y1 - box.y0) * size[1]
-    for color, thickness in (("black", width + 1.6), ("gold", width)):
+    # The black line is solid: below a dashed line it would be dashed at other places. Frames at the edge of the picture
+    # are as wide as the others.
+    for shade, thickness, style in (("black", width + 1.6, "solid"), (color, width, line)):
         axes.add_patch(
-            Rectangle((left, top), across, down, fill=False, color=color, linewidth=thickness, linestyle=line)
+            Rectangle(
+                (left, top), across, down, fill=False, color=shade, linewidth=thickness, linestyle=style, clip_on=False
+            )
         )
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import sys
 from datetime import UTC, datetime
 from io import BytesIO
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as PillowImage
 
-from imagesearch_client import Collection, Hit, Hits, Image, Images, Index, Metric, notebook
+from imagesearch_client import Collection, Hit, Hits, Image, Images, Index, Metric, Region, notebook
 
 TIME = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -92,4 +93,29 @@ def test_tables_need_no_pillow(picture: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "PIL", None)
     html = Images([image(str(picture))])._repr_html_()
     assert "<img" not in html
+    assert "<td" in html
+
+
+def frames_of(html: str) -> list[dict[str, float]]:
+    """Return the edges of the frames on thumbnails, as shares of the thumbnail."""
+    frames = re.findall(r'<img [^>]*>(?:<div style="position:absolute;([^"]*)"></div>)?', html)
+    edges = [re.findall(r"(left|top|width|height):([\d.]+)%", style) for style in frames]
+    return [{edge: float(value) / 100 for edge, value in found} for found in edges]
+
+
+def test_a_hit_with_a_region_has_a_frame_round_it(picture: Path) -> None:
+    region = Region(0.25, 0.5, 0.75, 0.875)
+    hits = Hits([Hit(image(str(picture)), 0.9, 0.1, region), Hit(image(str(picture)), 0.8, 0.2)])
+    frame = {"left": 0.25, "top": 0.5, "width": 0.5, "height": 0.375}
+    assert frames_of(hits._repr_html_()) == [frame, {}]
+    assert frames_of(hits[0]._repr_html_()) == [frame]
+    # The thumbnail and its frame have one parent of the size of the thumbnail, and the frame is inside its box.
+    html = hits._repr_html_()
+    assert f'<div style="position:relative;display:inline-block"><img src="{notebook.thumbnail(str(picture))}"' in html
+    assert "box-sizing:border-box" in html
+
+
+def test_a_hit_without_a_thumbnail_has_no_frame() -> None:
+    html = Hits([Hit(image("https://example.org/a.png"), 0.9, 0.1, Region(0, 0, 0.5, 1))])._repr_html_()
+    assert "position" not in html
     assert "<td" in html
