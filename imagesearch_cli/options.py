@@ -185,6 +185,14 @@ MatchOption = Annotated[
         "have regions.",
     ),
 ]
+RegionOption = Annotated[
+    str,
+    typer.Option(
+        "--region",
+        metavar="X0,Y0,X1,Y1",
+        help="Search with this part of the image files, in fractions: 0,0,0.5,1 is the left half.",
+    ),
+]
 AutoCrop = Annotated[
     bool,
     typer.Option(

@@ -20,6 +20,7 @@ from imagesearch_cli.options import (
     CollectionName,
     Exact,
     MatchOption,
+    RegionOption,
     SearchEf,
     SearchList,
     SearchNprobe,
@@ -61,13 +62,7 @@ def search(
         int | None,
         typer.Option(min=1, max=100, metavar="N", help="With --group-by: number of hits per value. [default: 1]"),
     ] = None,
-    region: Annotated[
-        str,
-        typer.Option(
-            metavar="X0,Y0,X1,Y1",
-            help="Search with this part of the image files, in fractions: 0,0,0.5,1 is the left half.",
-        ),
-    ] = "",
+    region: RegionOption = "",
     match: MatchOption = Match.IMAGES,
     auto_crop: AutoCrop = False,
     unlike: Annotated[

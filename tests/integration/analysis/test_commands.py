@@ -201,6 +201,13 @@ def test_plot_draws_files_and_stored_images(command: Command, client: Client, na
         (["cluster", "-c", "c", "-o", "x.csv", "--min-size", "3"], "has no effect without --method hdbscan"),
         (["cluster", "-c", "c", "-o", "x.csv", "--write-attribute", "1a"], "'1a' is not an attribute name"),
         (["plot", "-c", "c", "q", "-o", "x.gif"], "x.gif must end in .png, .jpg, .pdf, .svg"),
+        (["plot", "-c", "c", "q", "-o", "x.png", "--region", "0,0,1"], "'0,0,1' is not a region"),
+        (["plot", "-c", "c", "q", "-o", "x.png", "--region", "0,0,1,1"], "there are none"),
+        (["plot", "-c", "c", __file__, "q", "-o", "x.png", "--auto-crop"], "crops image files, and 'q' is none"),
+        (
+            ["plot", "-c", "c", __file__, "-o", "x.png", "--auto-crop", "--region", "0,0,1,1"],
+            "selects a part of its own; leave out --region",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_rejected_with_the_allowed_values(
