@@ -115,7 +115,7 @@ async def test_the_embedder_embeds_streams_with_regions(embedder: Calls, photogr
         await embedder.embed_many_regions(broken([]), max_regions=2, model=MODEL)
 
 
-async def test_each_way_to_read_vectors_returns_regions(client: Calls, name: str) -> None:
+async def test_each_way_to_read_returns_regions_only_if_asked(client: Calls, name: str) -> None:
     made = await client.create_collection(name, **VECTORS)
     assert made.max_regions == 2
     with pytest.raises(FailedPreconditionError, match="exists with max_regions 2, not 3"):
@@ -123,8 +123,12 @@ async def test_each_way_to_read_vectors_returns_regions(client: Calls, name: str
     regions = (part(NORTH, LEFT, 0.75), part(BETWEEN, CORNER, 0.25))
     images = [NewImage("a", EAST, regions=regions), NewImage("b", NORTH), NewImage("c", EAST, regions=regions[:1])]
     assert [result.error for result in await client.write(name, images)] == [None] * 3
-    wanted = {"a": regions, "b": (), "c": regions[:1]}
-    with_vector: dict[str, Any] = {"with_vector": True, "strong": True}
+    wanted = {image.id: (image.source, tuple(image.regions)) for image in images}
+    views: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"with_regions": True}, wanted),
+        ({"with_vector": True}, {image_id: (vector, ()) for image_id, (vector, _) in wanted.items()}),
+        ({}, dict.fromkeys(wanted, (None, ()))),
+    ]
     readers: dict[str, Callable[..., Awaitable[Any]]] = {
         "get": lambda **options: client.get(name, "a", **options),
         "get_many": lambda **options: client.get_many(name, wanted, **options),
@@ -133,8 +137,8 @@ async def test_each_way_to_read_vectors_returns_regions(client: Calls, name: str
         "list_page": lambda **options: client.list_page(name, **options),
     }
     for method, read in readers.items():
-        for options, expected in ((with_vector, wanted), ({"strong": True}, dict.fromkeys(wanted, ()))):
-            found = await read(**options)
+        for options, expected in views:
+            found = await read(**options, strong=True)
             match method:
                 case "get":
                     each = [found]
@@ -146,7 +150,7 @@ async def test_each_way_to_read_vectors_returns_regions(client: Calls, name: str
                     each = found
                 case _:
                     each = found.images
-            assert {image.id: image.regions for image in each} == {
+            assert {image.id: (image.embedding, image.regions) for image in each} == {
                 image_id: expected[image_id] for image_id in (["a"] if method == "get" else wanted)
             }, method
 
@@ -182,7 +186,7 @@ async def test_an_image_that_fails_leaves_no_regions(client: Calls, name: str) -
     for match in Match:
         hits = await client.search(name, NORTH, match=match, limit=100, strong=True)
         assert sorted(hit.image.id for hit in hits) == ["kept", "last"], match
-    (image,) = [found for found in await client.list(name, with_vector=True, strong=True) if found.id == "kept"]
+    (image,) = [found for found in await client.list(name, with_regions=True, strong=True) if found.id == "kept"]
     assert (image.embedding, image.regions) == (EAST, (kept,))
     plain = f"{name}_plain"
     await client.create_collection(plain, dimension=2, fingerprint="test")
@@ -270,7 +274,7 @@ async def test_queries_by_image_files_return_the_part_that_was_used(
     coffee = photographs["coffee"]
     images = [NewImage("coffee", coffee), NewImage("rocket", photographs["rocket"], region=LEFT)]
     assert [result.error for result in await client.write(name, images)] == [None, None]
-    for image in (await client.get_many(name, ["coffee", "rocket"], with_vector=True, strong=True)).values():
+    for image in (await client.get_many(name, ["coffee", "rocket"], with_regions=True, strong=True)).values():
         assert len(image.regions) == 2
         assert all(contains(image.region or WHOLE, region.box) for region in image.regions)
     options: dict[str, Any] = {"match": "regions", "strong": True}

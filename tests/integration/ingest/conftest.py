@@ -122,7 +122,7 @@ def parts_of(
 
 def check_stored(client: Client, name: str, images: Sequence[Image]) -> None:
     """Check that a collection has exactly these images, each once and with its own regions, for reads and searches."""
-    stored = list(client.list(name, with_vector=True, strong=True))
+    stored = list(client.list(name, with_regions=True, strong=True))
     assert len(stored) == len(images)
     assert parts_of(stored) == parts_of(images)
     boxes = {image.id: [region.box for region in image.regions] for image in images}

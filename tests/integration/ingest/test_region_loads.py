@@ -64,7 +64,7 @@ def embedded(relay: Relay, folder: Path) -> dict[str, tuple[Embedding | None, Se
 
 
 def stored(client: Client, name: str) -> list[Image]:
-    return list(client.list(name, with_vector=True, strong=True))
+    return list(client.list(name, with_regions=True, strong=True))
 
 
 def hits_of_regions(client: Client, name: str, image: Image) -> list[Hit]:
