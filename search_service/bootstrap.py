@@ -174,7 +174,8 @@ def _services(
 ) -> list[Service]:
     limits = CallLimits(settings.default_timeout_seconds, settings.max_message_bytes)
     responses = ResponseBudget(
-        MessageBudget(settings.answer_bytes_in_flight, "answer_bytes_in_flight", "the responses in preparation")
+        MessageBudget(settings.answer_bytes_in_flight, "answer_bytes_in_flight", "the responses in preparation"),
+        settings.max_message_bytes,
     )
     tokens, locks = PageTokens(settings.page_token_secret), ImageLocks()
     writer = CodeWriter(milvus.codes)

@@ -6,8 +6,15 @@ from contextlib import asynccontextmanager
 from grpc_kit.server.message_budget import MessageBudget
 from search_service.core.types import View
 
-# Bytes of a row before the first response of a collection: a vector with 4,096 components, and some attributes.
-ROW_BYTES = {View.ID: 64, View.BASIC: 1024, View.VECTOR: 4 * 4096 + 1024, View.FULL: 4 * 4096 + 1024}
+# Bytes of a row before the first response of a collection: some attributes, a vector with 4,096 components, and 64
+# regions of 512 components.
+BASIC_BYTES, VECTOR_BYTES, REGION_BYTES = 1024, 4 * 4096, 64 * 4 * 512
+ROW_BYTES = {
+    View.ID: 64,
+    View.BASIC: BASIC_BYTES,
+    View.VECTOR: BASIC_BYTES + VECTOR_BYTES,
+    View.FULL: BASIC_BYTES + VECTOR_BYTES + REGION_BYTES,
+}
 # Share of the difference by which the estimate falls after a response with smaller rows.
 DECAY = 0.1
 # Maximum number of estimates, one for each collection and view.
@@ -19,14 +26,16 @@ WAIT_SECONDS = 5.0
 class ResponseBudget:
     """Limit the bytes of the responses in preparation. Sizes are estimated from earlier responses."""
 
-    def __init__(self, budget: MessageBudget) -> None:
-        """`budget` limits the estimates of all responses together."""
+    def __init__(self, budget: MessageBudget, max_message_bytes: int) -> None:
+        """`budget` limits the estimates of all responses together; a response has at most `max_message_bytes`."""
         self.budget = budget
+        self._max_message_bytes = max_message_bytes
         self._row_bytes: dict[tuple[str, View], float] = {}
 
     def estimate(self, collection: str, view: View, rows: int) -> int:
         """Return the estimated bytes of a response with this many rows."""
-        return int(rows * self._row_bytes.get((collection, view), ROW_BYTES[view]))
+        known = self._row_bytes.get((collection, view))
+        return min(rows * ROW_BYTES[view], self._max_message_bytes) if known is None else int(rows * known)
 
     def observe(self, collection: str, view: View, rows: int, size: int) -> None:
         """Update the estimate from a response: it rises at once, and falls slowly."""
