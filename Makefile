@@ -56,13 +56,15 @@ test-all: WEIGHTS = vgg16 mobilenet
 test-all: setup ## Run every test: those of `make test` and the long ones, before a release
 	$(PYTEST) -m "soak or not soak"
 
+# IMAGES= more photographs for binary codes; OBJECTS= a folder with `grocery` and `clothing`, for searches of objects
 .PHONY: bench
-bench: setup ## Measure both services against their peers (two hours, with nothing else running; IMAGES= more photographs)
+bench: setup ## Measure both services against their peers (two hours, with nothing else running)
 	$(BIN)/python -m benchmarks.embedder_throughput --json benchmarks/embedder_throughput.json
 	$(BIN)/python -m benchmarks.search_latency --json benchmarks/search_latency.json
 	$(BIN)/python -m benchmarks.ingest_rate --json benchmarks/ingest_rate.json
 	$(BIN)/python -m benchmarks.neighbors --json benchmarks/neighbors.json
 	$(BIN)/python -m benchmarks.binary_codes --vectors .tools/vectors --json benchmarks/binary_codes.json $(if $(IMAGES),--photographs $(IMAGES))
+	$(if $(OBJECTS),$(BIN)/python -m benchmarks.object_search --photographs $(OBJECTS) --json benchmarks/object_search.json)
 
 LANGUAGES ?= node go java
 .PHONY: examples

@@ -51,8 +51,8 @@ LIMIT = 10
 NAME = "bench"
 MODEL = "vgg16-max-native512"
 PHOTOGRAPHS = 48
-# Segments are closed when they are full. By default Milvus closes small ones, merges them later, and builds the index of
-# every row twice, which takes a quarter of an hour.
+# Segments are closed when they are full. By default Milvus closes small ones, merges them later, and builds the index
+# of every row twice, which takes a quarter of an hour.
 FULL_SEGMENTS = {"dataCoord.segment.sealProportion": "1"}
 MAX_LATENCY_RATIO, MIN_INGEST_RATIO = 2.0, 0.85
 BOXES = [Region(x / 4, y / 4, x / 4 + 0.5, y / 4 + 0.5) for y in range(3) for x in range(3)][:REGIONS]
