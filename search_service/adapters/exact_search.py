@@ -10,7 +10,7 @@ import numpy as np
 from grpc_kit.deadline import Deadline
 from search_service.adapters.milvus_calls import MAX_ROWS, MilvusCalls
 from search_service.adapters.milvus_errors import exact_too_large
-from search_service.adapters.milvus_filters import Expressions, ids_expression
+from search_service.adapters.milvus_filters import Expressions, both_expressions, ids_expression
 from search_service.adapters.milvus_hits import RETRIES, hit_of, order_of, with_view
 from search_service.adapters.milvus_rows import VECTOR, image_of
 from search_service.core.filters import IdAfter
@@ -59,7 +59,7 @@ class ExactSearch:
         last = ""
         async with self._slots:
             while True:
-                rest = _both(self._expressions.write(IdAfter(last)), expression)
+                rest = both_expressions(self._expressions.write(IdAfter(last)), expression)
                 images = await self._vectors(collection, rest, nearest, deadline, limit=limit)
                 if not images:
                     return best
@@ -73,7 +73,7 @@ class ExactSearch:
         size = min(MAX_ROWS // 2, max(1, READ_BYTES // (4 * collection.dimension)))
         best: list[Hit] = []
         for begin in range(0, len(ids), size):
-            some = _both(ids_expression(ids[begin : begin + size]), expression)
+            some = both_expressions(ids_expression(ids[begin : begin + size]), expression)
             images = await self._vectors(collection, some, nearest, deadline, **self._calls.all_rows)
             if images:
                 best = await asyncio.to_thread(_best_of, best, images, vector, collection.metric, nearest)
@@ -91,27 +91,13 @@ class ExactSearch:
         self,
         collection: Collection,
         expression: str,
-        fields: list[str],
+        fields: Sequence[str],
         nearest: Nearest,
         deadline: Deadline,
         **limit: int,
     ) -> list[dict[str, Any]]:
-        return await self._calls.read(
-            lambda client, options: client.query(
-                collection.name,
-                filter=expression,
-                output_fields=fields,
-                consistency_level=nearest.consistency.value,
-                **limit,
-                **options,
-            ),
-            collection.name,
-            deadline,
-        )
-
-
-def _both(expression: str, other: str) -> str:
-    return f"({expression}) and ({other})" if other else expression
+        name = collection.name
+        return await self._calls.query(name, name, expression, fields, nearest.consistency, deadline, **limit)
 
 
 def _best_of(

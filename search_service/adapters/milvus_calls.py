@@ -6,7 +6,7 @@ Searches and reads call Milvus on the event loop. Other calls run in a pool of t
 import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from search_service.adapters.milvus_connection import MilvusConnection
 from search_service.adapters.milvus_errors import access_denied, error_for, timed_out, unavailable
 from search_service.adapters.milvus_loading import MilvusLoading
 from search_service.core.image_locks import StillRunningError
+from search_service.core.types import Consistency
 
 log = structlog.stdlib.get_logger()
 
@@ -100,6 +101,8 @@ class MilvusCalls:
         # If a row exists twice, as after some crashes, a query without a limit leaves out other rows on Milvus 2.3. So
         # queries that expect few rows still have a limit.
         self.all_rows: Options = {} if self.is_lite else {"limit": MAX_ROWS}
+        # A server returns the rows with the lowest keys by default; Milvus Lite needs the options of its iterators.
+        self.lowest_rows: Options = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
         self._channel: Options = {"grpc_options": LITE_CHANNEL} if self.is_lite else {}
         self._connection: asyncio.Task[Clients] | None = None
 
@@ -138,6 +141,30 @@ class MilvusCalls:
             raise timed_out() from None
         except Exception as error:
             raise _translated(error, collection) from error
+
+    async def query(
+        self,
+        name: str,
+        collection: str,
+        expression: str,
+        fields: Sequence[str],
+        consistency: Consistency,
+        deadline: Deadline,
+        **arguments: object,
+    ) -> list[dict[str, Any]]:
+        """Return fields of the rows that match an expression, of the Milvus collection `name` of a collection."""
+        return await self.read(
+            lambda client, options: client.query(
+                name,
+                filter=expression,
+                output_fields=list(fields),
+                consistency_level=consistency.value,
+                **arguments,
+                **options,
+            ),
+            collection,
+            deadline,
+        )
 
     async def ask(self, call: Callable[[MilvusClient, Options], Result], collection: str, deadline: Deadline) -> Result:
         """Read descriptions in a thread. Raises ServiceError."""

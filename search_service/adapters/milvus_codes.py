@@ -131,9 +131,9 @@ class MilvusCodes:
             rows += await self._query(
                 planes_name(collection, codes),
                 collection,
+                f"bit >= {begin} and bit < {begin + size}",
+                ["bit", NORMAL, "offset"],
                 deadline,
-                filter=f"bit >= {begin} and bit < {begin + size}",
-                output_fields=["bit", NORMAL, "offset"],
             )
         rows.sort(key=lambda row: int(row["bit"]))
         hyperplanes: Vector = np.array([[*row[NORMAL], row["offset"]] for row in rows], dtype=np.float32)
@@ -195,9 +195,9 @@ class MilvusCodes:
         rows = await self._query(
             codes_name(collection, codes),
             collection,
+            self._expressions.write(IdAfter(after)),
+            ["id", "update_time"],
             deadline,
-            filter=self._expressions.write(IdAfter(after)),
-            output_fields=["id", "update_time"],
             limit=limit,
         )
         return {row["id"]: moment_of(row["update_time"]) for row in rows}
@@ -205,19 +205,20 @@ class MilvusCodes:
     async def count(self, collection: Collection, codes: CodeSet, deadline: Deadline) -> int:
         """Return the number of codes."""
         name = codes_name(collection, codes)
-        (row,) = await self._query(name, collection, deadline, output_fields=["count(*)"])
+        (row,) = await self._query(name, collection, "", ["count(*)"], deadline)
         return int(row["count(*)"])
 
     async def _query(
-        self, name: str, collection: Collection, deadline: Deadline, **arguments: object
+        self,
+        name: str,
+        collection: Collection,
+        expression: str,
+        fields: Sequence[str],
+        deadline: Deadline,
+        **arguments: object,
     ) -> list[dict[str, Any]]:
-        """Return rows of a Milvus collection, with strong consistency."""
-        strong = Consistency.STRONG.value
-        return await self._calls.read(
-            lambda client, options: client.query(name, consistency_level=strong, **arguments, **options),
-            collection.name,
-            deadline,
-        )
+        strong = Consistency.STRONG
+        return await self._calls.query(name, collection.name, expression, fields, strong, deadline, **arguments)
 
     async def search(
         self,

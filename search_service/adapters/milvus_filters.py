@@ -155,6 +155,11 @@ def _tests_on_lite(part: Filter) -> float:
     return 2
 
 
+def both_expressions(expression: str, other: str) -> str:
+    """Return the expression that is true if both are; an empty `other` is always true."""
+    return f"({expression}) and ({other})" if other else expression
+
+
 def ids_expression(ids: Sequence[str]) -> str:
     """Return the expression that is true for these ids."""
     return f"id in [{_literals(ids)}]"

@@ -50,17 +50,14 @@ async def with_view(
     """Return hits with the fields of the view, without images that were deleted meanwhile."""
     if nearest.view is View.ID or not hits:
         return list(hits)
-    rows = await calls.read(
-        lambda client, options: client.query(
-            collection,
-            filter=ids_expression([hit.image.id for hit in hits]),
-            output_fields=fields_of(nearest.view, max_regions),
-            consistency_level=nearest.consistency.value,
-            **calls.all_rows,
-            **options,
-        ),
+    rows = await calls.query(
         collection,
+        collection,
+        ids_expression([hit.image.id for hit in hits]),
+        fields_of(nearest.view, max_regions),
+        nearest.consistency,
         deadline,
+        **calls.all_rows,
     )
     images = {row["id"]: image_of(row) for row in rows}
     return [replace(hit, image=images[hit.image.id]) for hit in hits if hit.image.id in images]

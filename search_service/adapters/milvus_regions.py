@@ -104,12 +104,12 @@ class MilvusRegions:
         self, collection: Collection, generations: Sequence[int], consistency: Consistency, deadline: Deadline
     ) -> dict[int, tuple[StoredRegion, ...]]:
         """Return the regions of generations, by generation and in the order of their numbers."""
-        size = generations_per_read(collection)
+        name, size = regions_name(collection), generations_per_read(collection)
         found: dict[int, dict[str, StoredRegion]] = {}
         for begin in range(0, len(generations), size):
             some = keys_expression(generations[begin : begin + size], collection.max_regions)
-            rows = await self._query(
-                collection, some, [KEY, VECTOR, BOX], consistency, deadline, **self._calls.all_rows
+            rows = await self._calls.query(
+                name, collection.name, some, [KEY, VECTOR, BOX], consistency, deadline, **self._calls.all_rows
             )
             for row in rows:
                 found.setdefault(generation_of(row[KEY]), {})[row[KEY]] = region_of(row)
@@ -130,10 +130,17 @@ class MilvusRegions:
         self, collection: Collection, after: int, before: int, limit: int, deadline: Deadline
     ) -> list[tuple[str, int]]:
         """Return image ids and generations from the first rows between two generations."""
-        # A server returns the rows with the lowest keys by default; Milvus Lite needs the options of its iterators.
-        lowest = {"iterator": "True", "reduce_stop_for_best": "True"} if self._calls.is_lite else {}
         between = between_expression(after, before)
-        rows = await self._query(collection, between, [KEY, "id"], Consistency.STRONG, deadline, limit=limit, **lowest)
+        rows = await self._calls.query(
+            regions_name(collection),
+            collection.name,
+            between,
+            [KEY, "id"],
+            Consistency.STRONG,
+            deadline,
+            limit=limit,
+            **self._calls.lowest_rows,
+        )
         found = {generation_of(row[KEY]): row["id"] for row in rows}
         return [(found[generation], generation) for generation in sorted(found)]
 
@@ -152,28 +159,6 @@ class MilvusRegions:
                 if (collection := collection_of(described)) is not None:
                     alive.add(collection.create_time)
         return [owner for owner in owners if owner.create_time not in alive]
-
-    async def _query(
-        self,
-        collection: Collection,
-        expression: str,
-        fields: list[str],
-        consistency: Consistency,
-        deadline: Deadline,
-        **arguments: object,
-    ) -> list[dict[str, Any]]:
-        return await self._calls.read(
-            lambda client, options: client.query(
-                regions_name(collection),
-                filter=expression,
-                output_fields=fields,
-                consistency_level=consistency.value,
-                **arguments,
-                **options,
-            ),
-            collection.name,
-            deadline,
-        )
 
 
 def batches(collection: Collection, images: Sequence[StoredImage]) -> Iterator[list[dict[str, Any]]]:

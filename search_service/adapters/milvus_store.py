@@ -90,8 +90,6 @@ class MilvusStore:
             self._milvus, timeout=timeout, threads=threads, watch=watch or HangWatch(), hang_seconds=hang_seconds
         )
         self.is_lite = self.calls.is_lite
-        # A server returns the rows with the lowest ids by default; Milvus Lite needs the options of its iterators.
-        self._sorted = {"iterator": "True", "reduce_stop_for_best": "True"} if self.is_lite else {}
         self._expressions = Expressions(is_lite=self.is_lite)
         self._searches = MilvusSearch(self.calls, self._expression, threads, max_exact_bytes)
         self.codes = MilvusCodes(self.calls, threads)
@@ -242,7 +240,7 @@ class MilvusStore:
                 consistency,
                 deadline,
                 limit=limit - len(found),
-                **self._sorted,
+                **self.calls.lowest_rows,
             )
             found |= {image.id: image for image in map(image_of, rows)}
             # After a crash, a server may have two rows of one id. It returns one of them but counts both, so fewer rows
@@ -263,23 +261,13 @@ class MilvusStore:
         self,
         collection: Collection,
         expression: str,
-        fields: list[str],
+        fields: Sequence[str],
         consistency: Consistency,
         deadline: Deadline,
         **arguments: object,
     ) -> list[dict[str, Any]]:
-        return await self.calls.read(
-            lambda client, options: client.query(
-                collection.name,
-                filter=expression,
-                output_fields=fields,
-                consistency_level=consistency.value,
-                **arguments,
-                **options,
-            ),
-            collection.name,
-            deadline,
-        )
+        name = collection.name
+        return await self.calls.query(name, name, expression, fields, consistency, deadline, **arguments)
 
     async def _regions_expression(self, collection: Collection, condition: Filter | None, deadline: Deadline) -> str:
         return await self._expression(collection, condition, deadline, rows_per_image=collection.max_regions)

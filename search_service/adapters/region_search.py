@@ -12,7 +12,7 @@ from grpc_kit.deadline import Deadline
 from search_service.adapters.exact_search import READ_BYTES, READ_IMAGES, SLOTS, milvus_distances
 from search_service.adapters.milvus_calls import MAX_ROWS, MilvusCalls
 from search_service.adapters.milvus_errors import exact_too_large
-from search_service.adapters.milvus_filters import ids_expression
+from search_service.adapters.milvus_filters import both_expressions, ids_expression
 from search_service.adapters.milvus_hits import score_and_distance
 from search_service.adapters.milvus_rows import VECTOR, Row
 from search_service.adapters.milvus_search import (
@@ -29,6 +29,8 @@ from search_service.core.types import Collection, Consistency, Index, Metric, Re
 # Default candidates of a graph search for each region. A search reads several regions for each image that it returns,
 # so one is enough. With four, a search of 800,000 regions takes 2.5 times as long and finds the same images.
 CANDIDATES_PER_REGION, MIN_CANDIDATES = 1, 64
+# What a comparison reads of a region.
+FIELDS = (KEY, "id", BOX, VECTOR)
 
 
 @dataclass(frozen=True)
@@ -133,17 +135,13 @@ class RegionSearch:
         size = 4 * collection.dimension * await self._count(collection, expression, nearest, deadline)
         if size > self._max_exact_bytes:
             raise exact_too_large(size, self._max_exact_bytes)
-        limit = min(READ_IMAGES, _rows_per_read(collection))
-        # A server returns the rows with the lowest keys by default; Milvus Lite needs the options of its iterators.
-        lowest = {"iterator": "True", "reduce_stop_for_best": "True"} if self._calls.is_lite else {}
+        first = {"limit": min(READ_IMAGES, _rows_per_read(collection)), **self._calls.lowest_rows}
         best: dict[int, RegionHit] = {}
         last = ""
         async with self._exact_slots:
             while True:
-                rest = _both(f'{KEY} > "{last}"', expression)
-                rows = await self._query(
-                    collection, rest, [KEY, "id", BOX, VECTOR], nearest, deadline, limit=limit, **lowest
-                )
+                rest = both_expressions(f'{KEY} > "{last}"', expression)
+                rows = await self._query(collection, rest, FIELDS, nearest, deadline, **first)
                 if not rows:
                     return sorted(best.values(), key=order_of)
                 hits = await asyncio.to_thread(_compared, rows, vector, collection.metric)
@@ -159,10 +157,8 @@ class RegionSearch:
         size = max(1, min(_rows_per_read(collection), MAX_ROWS // 4) // collection.max_regions)
         hits: list[RegionHit] = []
         for begin in range(0, len(ids), size):
-            some = _both(ids_expression(ids[begin : begin + size]), expression)
-            rows = await self._query(
-                collection, some, [KEY, "id", BOX, VECTOR], nearest, deadline, **self._calls.all_rows
-            )
+            some = both_expressions(ids_expression(ids[begin : begin + size]), expression)
+            rows = await self._query(collection, some, FIELDS, nearest, deadline, **self._calls.all_rows)
             if rows:
                 hits += await asyncio.to_thread(_compared, rows, vector, collection.metric)
         best = sorted(hits, key=order_of)
@@ -172,22 +168,14 @@ class RegionSearch:
         self,
         collection: Collection,
         expression: str,
-        fields: list[str],
+        fields: Sequence[str],
         nearest: Nearest,
         deadline: Deadline,
         **arguments: object,
     ) -> list[dict[str, Any]]:
-        return await self._calls.read(
-            lambda client, options: client.query(
-                regions_name(collection),
-                filter=expression,
-                output_fields=fields,
-                consistency_level=nearest.consistency.value,
-                **arguments,
-                **options,
-            ),
-            collection.name,
-            deadline,
+        name = regions_name(collection)
+        return await self._calls.query(
+            name, collection.name, expression, fields, nearest.consistency, deadline, **arguments
         )
 
 
@@ -218,7 +206,3 @@ def _best_of(best: dict[int, RegionHit], hits: Sequence[RegionHit]) -> list[Regi
 
 def _rows_per_read(collection: Collection) -> int:
     return max(1, READ_BYTES // (4 * collection.dimension))
-
-
-def _both(expression: str, other: str) -> str:
-    return f"({expression}) and ({other})" if other else expression
