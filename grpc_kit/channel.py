@@ -30,9 +30,8 @@ KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 12, 5
 # Minimum seconds between two DNS lookups: the TTL of a headless Service's record. With gRPC's default of 30 s a new
 # replica would get no calls for that long.
 RESOLVE_SECONDS = 5
-# Maximum seconds between two attempts to connect; gRPC adds up to a fifth. All channels of a process share this pause,
-# even a new one. It is shorter than the 5 s in which a client repeats a call, so that every call finds a restarted
-# server. gRPC's default is 120 s.
+# Maximum seconds between two attempts to connect; gRPC adds up to a fifth. With gRPC's default of 120 s clients would
+# find a restarted server late.
 RECONNECT_SECONDS = 2
 
 # Targets that resolve to servers. A plain HOST:PORT may be a proxy for several servers, and its health is not the
@@ -80,6 +79,9 @@ def channel_options(
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
         ("grpc.dns_min_time_between_resolutions_ms", RESOLVE_SECONDS * 1000),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_SECONDS * 1000),
+        # By default all channels of a process share connections and pauses: a new channel to a restarted server would
+        # wait for the pause of an old one.
+        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER_HEADROOM * max_message_bytes),

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from imagesearch.search.v1 import collection_pb2, collection_pb2_grpc, image_pb2, image_pb2_grpc
 
-from grpc_kit.channel import RECONNECT_SECONDS
+from demo.service_process import free_port
 from grpc_kit.errors import (
     AlreadyExistsError,
     InternalError,
@@ -155,10 +156,20 @@ def test_a_call_is_not_repeated_beyond_its_retry_budget(service: tuple[Service, 
     assert servicer.calls == ["CountImages"] * 2
 
 
-def test_a_call_is_repeated_until_its_channel_connects_to_a_restarted_service() -> None:
-    longest_pause = 1.2 * RECONNECT_SECONDS
-    for form in (Client, AsyncClient):
-        assert longest_pause + 1 < inspect.signature(form).parameters["retry_seconds"].default
+def test_a_new_client_finds_a_restarted_service_at_once(service: tuple[Service, str]) -> None:
+    """The pauses of an old client, whose attempts to connect failed, are not those of a new one."""
+    with Client(f"127.0.0.1:{free_port()}", retry_seconds=0) as old:
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            with pytest.raises(UnavailableError):
+                old.count("c")
+        server = grpc.server(ThreadPoolExecutor(4))
+        image_pb2_grpc.add_ImageServiceServicer_to_server(service[0], server)
+        server.add_insecure_port(old.target)
+        server.start()
+        with Client(old.target, retry_seconds=0) as new:
+            assert new.count("c") == 3
+        server.stop(None).wait()
 
 
 def test_the_timeout_includes_the_repeated_attempts(service: tuple[Service, str], call: Any) -> None:
