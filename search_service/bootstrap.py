@@ -61,7 +61,7 @@ from search_service.settings import SearchSettings
 log = structlog.stdlib.get_logger()
 
 # No stream: the bulk lane retries images by itself.
-REPEATABLE = ["imagesearch.embedder.v1.EmbedderService/Embed", "imagesearch.embedder.v1.EmbedderService/GetModel"]
+REPEATABLE = [f"imagesearch.embedder.v1.EmbedderService/{method}" for method in ("Embed", "EmbedRegions", "GetModel")]
 
 # A call to Milvus counts as hung after this many timeouts, because pymilvus retries some calls.
 LATE = 10
