@@ -77,6 +77,13 @@ def _layout(aspect: float, block: tuple[int, int], tiles: int, columns: int) -> 
     return Layout(width, height, Place(GAP_INCHES, height - GAP_INCHES - size[1], *size), places)
 
 
+def label_of_box(number: int) -> str:
+    """Return the label of a box of the caller: A, B and so on without S, then A2, B2 and so on."""
+    letters = "ABCDEFGHIJKLMNOPQRTUVWXYZ"
+    again, letter = divmod(number, len(letters))
+    return letters[letter] + (str(again + 1) if again else "")
+
+
 def place_labels(labels: Iterable[tuple[str, Region]], width: float, height: float) -> list[Place]:
     """Return a place for each label inside its box, on a picture of this size in inches, from its bottom left corner.
 

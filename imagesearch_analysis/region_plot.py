@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from imagesearch_analysis.errors import AnalysisError
 from imagesearch_analysis.pictures import Picture, read_picture
-from imagesearch_analysis.region_layout import LABEL_HEIGHT, Layout, Place, arrange, place_labels
+from imagesearch_analysis.region_layout import LABEL_HEIGHT, Layout, Place, arrange, label_of_box, place_labels
 from imagesearch_analysis.tiles import draw_box
 from imagesearch_client.types import ImageRegions, Region
 from imagesearch_ingest.atomic_file import atomic_write
@@ -76,7 +76,7 @@ def draw_regions(picture: Picture, regions: ImageRegions) -> Figure:
 
 def _tiles(regions: ImageRegions) -> Sequence[_Tile]:
     """Return the salient box, the boxes of the caller and the proposals, each with the colour of its frame."""
-    boxes = [(_letters(number), "given", region.box, "dotted") for number, region in enumerate(regions.boxes)]
+    boxes = [(label_of_box(number), "given", region.box, "dotted") for number, region in enumerate(regions.boxes)]
     proposals = [
         (str(number), f"{region.saliency:.2f}", region.box, "solid")
         for number, region in enumerate(regions.proposals, start=1)
@@ -86,13 +86,6 @@ def _tiles(regions: ImageRegions) -> Sequence[_Tile]:
         color = COLORS[number] if number < len(COLORS) else ""
         tiles.append(_Tile(label, f"{label}: {text}", box, line, color))
     return tiles
-
-
-def _letters(number: int) -> str:
-    """Return A, B and so on without S, then A2, B2 and so on."""
-    letters = "ABCDEFGHIJKLMNOPQRTUVWXYZ"
-    again, letter = divmod(number, len(letters))
-    return letters[letter] + (str(again + 1) if again else "")
 
 
 def _axes_at(figure: Figure, layout: Layout, place: Place) -> Axes:

@@ -46,6 +46,8 @@ def _draw_tile(axes: Axes, tile: Tile) -> None:
     picture = read_picture(tile.uri, TILE_PIXELS, tile.region)
     if picture is not None:
         axes.imshow(picture)
+        # The titles of a row are at one height.
+        axes.set_anchor("N")
         if tile.box is not None:
             draw_box(axes, tile.box, picture.size)
         return

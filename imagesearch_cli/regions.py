@@ -9,6 +9,7 @@ import typer
 
 from grpc_kit.credentials import CredentialsError
 from grpc_kit.errors import ServiceError
+from imagesearch_analysis.region_layout import label_of_box
 from imagesearch_cli.connection import EMBEDDER_HINT
 from imagesearch_cli.console import fail, note
 from imagesearch_cli.hits import shown_box
@@ -81,8 +82,9 @@ def _embed(address: str, image: Path, max_regions: int, boxes: list[Region], mod
 
 
 def _print_regions(found: ImageRegions) -> None:
-    rows = [(str(number), region) for number, region in enumerate(found.proposals, start=1)]
-    names = [name for name, _ in rows] + ["given"] * len(found.boxes) + ["salient"]
+    """Print a table of the regions, with the labels of the picture."""
+    names = [str(number + 1) for number in range(len(found.proposals))]
+    names += [f"{label_of_box(number)} given" for number in range(len(found.boxes))] + ["S salient"]
     all_boxes = [*(region.box for region in (*found.proposals, *found.boxes)), found.salient_box]
     saliencies = [f"{region.saliency:.3f}" for region in found.proposals] + [""] * (len(found.boxes) + 1)
     print_table(

@@ -1,6 +1,7 @@
 """Loads, exports, imports, reindexes and analyses of collections with regions, by the command."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -143,11 +144,23 @@ def test_the_command_shows_proposed_regions(command: Command, folder: Path, tmp_
     found = json.loads(command(*arguments, "--json"))
     assert len(found["proposals"]) == 3
     assert found["boxes"][0]["box"] == [0, 0, 0.5, 0.5]
-    assert "salient" in command(*arguments, "-o", tmp_path / "boxes.svg")
-    # The salient box, the given one and the proposals are titles of tiles.
+    shown = command(*arguments, "--box", "0,0,1,1", "-o", tmp_path / "boxes.svg")
+    assert re.findall(r"^│ (\w+(?: \w+)?) +│", shown, re.MULTILINE) == [
+        "1",
+        "2",
+        "3",
+        "A given",
+        "B given",
+        "S salient",
+    ]
+    # The picture has the labels of the table.
     text = (tmp_path / "boxes.svg").read_text()
-    titles = [title for title in ("S: salient box", "A: given", "1: ", "2: ", "3: ", "4: ") if f"<!-- {title}" in text]
-    assert titles == ["S: salient box", "A: given", "1: ", "2: ", "3: "]
+    titles = [
+        title
+        for title in ("S: salient box", "A: given", "B: given", "1: ", "2: ", "3: ", "4: ")
+        if f"<!-- {title}" in text
+    ]
+    assert titles == ["S: salient box", "A: given", "B: given", "1: ", "2: ", "3: "]
     command(*arguments, "-o", tmp_path / "boxes.svg", code=2)
     command("regions", image, "--model", "mobilenet", code=1)
     command("regions", image, "--box", "0,0,1", code=2)

@@ -34,7 +34,7 @@ class Images(image_pb2_grpc.ImageServiceServicer):
     ) -> image_pb2.GetImagesResponse:
         _check(request.ids, context)
         found = [image_id for image_id in request.ids if image_id in self.ids]
-        if request.view == image_pb2.IMAGE_VIEW_FULL and len(found) > ANSWER_IMAGES:
+        if request.view == image_pb2.IMAGE_VIEW_VECTOR and len(found) > ANSWER_IMAGES:
             _abort(context, ResourceExhaustedError("ANSWER_TOO_LARGE", "ask for less at a time"))
         # A delete by id first asks which ids exist.
         if request.view != image_pb2.IMAGE_VIEW_ID:
