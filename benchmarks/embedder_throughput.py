@@ -17,7 +17,7 @@ from benchmarks import photographs
 from benchmarks.report import Report, arguments, percentile
 from benchmarks.serving import Answers, Load, embedder, embedder_on_one_cpu, resident_bytes
 from embedder_service.adapters import weights_files
-from embedder_service.adapters.tensorflow_model import TensorflowModel
+from embedder_service.adapters.model_loading import LoadedModel
 from embedder_service.bootstrap import load_models
 from embedder_service.core.batching import BatchPolicy
 from embedder_service.core.image_decoding import ImageDecoder, PixelBudget
@@ -52,7 +52,7 @@ class Engine:
 
     def __init__(self) -> None:
         settings = EmbedderSettings(models="vgg16", weights="")
-        self.model: TensorflowModel = load_models(settings)[0]
+        self.model: LoadedModel = load_models(settings)[0]
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
         self._decoder = ImageDecoder(self.model.info.input, limits, PixelBudget(settings.max_decoding_pixels))
 

@@ -10,9 +10,8 @@ from imagesearch.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from PIL import Image
 
 from embedder_service.adapters import memory, weights_files
-from embedder_service.adapters.model_loading import LoadOptions, ModelLoader
+from embedder_service.adapters.model_loading import LoadedModel, LoadOptions, ModelLoader
 from embedder_service.adapters.prometheus_observer import PrometheusObserver
-from embedder_service.adapters.tensorflow_model import TensorflowModel
 from embedder_service.api.servicer import DOMAIN, EmbedderServicer
 from embedder_service.core.admission import Admission
 from embedder_service.core.batching import Batcher, BatchPolicy
@@ -35,7 +34,7 @@ MAX_SLOWDOWN = 50
 DECODE_TIMEOUT_FACTOR = 10
 
 
-def load_models(settings: EmbedderSettings) -> list[TensorflowModel]:
+def load_models(settings: EmbedderSettings) -> list[LoadedModel]:
     """Load the models, verify their vectors, and run each model once with every batch size.
 
     Raises WeightsError if weights are missing or are not the expected ones, and GoldenError if a model computes wrong

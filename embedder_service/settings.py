@@ -32,7 +32,8 @@ class EmbedderSettings(ServerSettings):
         default="vgg16",
         description="The models to serve, separated by commas. The first is the default model. A name is "
         "NETWORK[-HEAD][-INPUT[SIDE]][-raw], such as vgg16, vgg16-gem, mobilenet-pad, vgg16-rmac-native512, or "
-        "NAME=FOLDER for an encoder of `imagesearch train-autoencoder`. Case and spaces around a name do not matter. "
+        "NAME=FOLDER for an encoder in a folder: an ONNX graph with its preprocessor_config.json, or what "
+        "`imagesearch train-autoencoder` wrote. Case and spaces around a name do not matter. "
         "docs/guides/models.md lists the names.",
     )
     weights: str = Field(

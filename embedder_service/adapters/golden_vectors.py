@@ -5,12 +5,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from embedder_service.core.types import Pixels, Vectors
+from embedder_service.core.image_decoding import fit
+from embedder_service.core.types import InputPolicy, Pixels, Vectors
 
 # Minimum cosine of a vector and its golden vector, by precision. bfloat16 keeps eight bits of each number; its measured
 # cosine is 0.99998. The limits only allow for the order of additions of other processors.
 MIN_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
+
+# Models that need other inputs than the golden vectors get only every third image, because large inputs are slow.
+PROBED_IMAGES = slice(None, None, 3)
 
 
 class GoldenError(Exception):
@@ -46,6 +51,16 @@ class GoldenVectors:
                 f"wrong vectors on this machine: their cosine with the golden vectors is {lowest:.6f}; in "
                 f"{precision} it must be at least {MIN_COSINE[precision]}"
             )
+
+
+def golden_batches(golden: GoldenVectors, policy: InputPolicy) -> list[Pixels]:
+    """Return batches of golden images, uint8[N, H, W, 3]: stretched to 4:3, then resized by the decoder's code."""
+    size = (policy.side, max(1, policy.side * 3 // 4))
+    images = [
+        np.asarray(fit(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), None, policy), np.uint8)
+        for pixels in golden.pixels[PROBED_IMAGES]
+    ]
+    return [image[np.newaxis] for image in images] if policy.shape == "native" else [np.stack(images)]
 
 
 def path_of(weights: str) -> Path:

@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from embedder_service.adapters import cpus, keras_backbones, memory, precision, weights_files
-from embedder_service.adapters.golden_vectors import GoldenError, GoldenVectors
-from embedder_service.adapters.precision_candidate import PrecisionCandidate, golden_batches
+from embedder_service.adapters.golden_vectors import GoldenError, GoldenVectors, golden_batches
+from embedder_service.adapters.onnx_folder import CONFIG_FILE, read_folder
+from embedder_service.adapters.onnx_model import OnnxModel
+from embedder_service.adapters.precision_candidate import PrecisionCandidate
 from embedder_service.adapters.tensorflow_model import Backbone, TensorflowModel, use_threads
 from embedder_service.adapters.weights_files import SPECS, WeightsError
 from embedder_service.core.heads import HEADS, unit_length
@@ -34,6 +36,9 @@ ENCODER_FIELDS: Mapping[str, type] = {
     "encoder_sha256": str,
 }
 ENCODER_SUPPORTED: Mapping[str, object] = {"format": 1, "pixels": "0..1", "input": "squash"}
+
+
+LoadedModel: TypeAlias = TensorflowModel | OnnxModel
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,15 @@ class ModelLoader:
         self._loaded: dict[str, TensorflowModel] = {}
         use_threads(self._threads)
 
-    def load_all(self, names: Sequence[ModelName | EncoderName]) -> list[TensorflowModel]:
+    def load_all(self, names: Sequence[ModelName | EncoderName]) -> list[LoadedModel]:
         """Return the models, with verified vectors and warmed up. Raises WeightsError and GoldenError."""
         return [self._load(name, names) for name in names]
 
-    def _load(self, name: ModelName | EncoderName, names: Sequence[ModelName | EncoderName]) -> TensorflowModel:
+    def _load(self, name: ModelName | EncoderName, names: Sequence[ModelName | EncoderName]) -> LoadedModel:
         before = memory.resident_bytes()
+        model: LoadedModel
         if isinstance(name, EncoderName):
-            model = self._encoder(name)
+            model = self._onnx(name) if (name.folder / CONFIG_FILE).exists() else self._encoder(name)
         else:
             if name.text not in self._loaded:
                 # All models with these weights share the backbone, and so its precision.
@@ -118,6 +124,11 @@ class ModelLoader:
             unit=name.unit,
         )
         return TensorflowModel(info, backbone, head)
+
+    def _onnx(self, name: EncoderName) -> OnnxModel:
+        model = OnnxModel(name.text, read_folder(name.folder), self._threads, self._options.max_batch_size)
+        _check_usable(f"{name.text} ({name.folder})", model.probe(), model.info)
+        return model
 
     def _encoder(self, name: EncoderName) -> TensorflowModel:
         description = _encoder_description(name.folder)

@@ -4,16 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
-from embedder_service.adapters.golden_vectors import GoldenVectors
+from embedder_service.adapters.golden_vectors import GoldenVectors, golden_batches
 from embedder_service.adapters.tensorflow_model import Backbone, TensorflowModel
 from embedder_service.core.heads import FeatureMaps
-from embedder_service.core.image_decoding import fit
-from embedder_service.core.types import InputPolicy, Pixels, Vectors
-
-# Models that need other inputs than the golden vectors get only every third image, because large inputs are slow.
-PROBED_IMAGES = slice(None, None, 3)
+from embedder_service.core.types import InputPolicy, Vectors
 
 
 class PrecisionCandidate:
@@ -84,13 +79,3 @@ class PrecisionCandidate:
             batches = [self._golden.pixels] if key == self._golden_input else golden_batches(self._golden, policy)
             self._feature_maps[key] = [run(pixels) for pixels in batches]
         return self._feature_maps[key]
-
-
-def golden_batches(golden: GoldenVectors, policy: InputPolicy) -> list[Pixels]:
-    """Return batches of golden images, uint8[N, H, W, 3]: stretched to 4:3, then resized by the decoder's code."""
-    size = (policy.side, max(1, policy.side * 3 // 4))
-    images = [
-        np.asarray(fit(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), None, policy), np.uint8)
-        for pixels in golden.pixels[PROBED_IMAGES]
-    ]
-    return [image[np.newaxis] for image in images] if policy.shape == "native" else [np.stack(images)]

@@ -176,6 +176,9 @@ class ImageDecoder:
 
     def _draft(self, opened: Image.Image, region: Region | None) -> int:
         """Make Pillow scale a large JPEG while it decodes. Return the divisor: 1, 2, 4 or 8."""
+        if self._policy.preparation is not None:
+            # The pixels must be those of the encoder's own image processor.
+            return 1
         width = opened.width
         # The shorter side of the region, because EXIF may still swap the sides.
         fraction = min(region.x1 - region.x0, region.y1 - region.y0) if region else 1.0
@@ -332,6 +335,12 @@ def fit(image: Image.Image, box: Box | None, policy: InputPolicy, conversion: Co
         return small if conversion is None else conversion(small)
 
     match policy.shape:
+        case "config":
+            if policy.preparation is None:
+                raise ValueError("the input config needs a preparation")
+            # The image was not scaled while it was decoded, so the edges of the box are at whole pixels.
+            part = image.crop((round(left), round(top), round(right), round(bottom))) if box else image
+            return policy.preparation.place(part if conversion is None else conversion(part))
         case "squash":
             return resized(side, side)
         case "crop":

@@ -5,10 +5,13 @@ import json
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from embedder_service.core.image_preparation import Preparation
 
 # An upright RGB image, uint8[height, width, 3]; or a batch of images, uint8[N, height, width, 3].
 Pixels = NDArray[np.uint8]
@@ -22,7 +25,7 @@ REGIONS_VERSION = 1
 # Limits of one request.
 MAX_REGIONS, MAX_BOXES = 64, 64
 
-Shape: TypeAlias = Literal["squash", "pad", "crop", "native"]
+Shape: TypeAlias = Literal["squash", "pad", "crop", "native", "config"]
 
 
 class Lane(Enum):
@@ -117,11 +120,14 @@ class InputPolicy:
 
     shape: Shape
     """`squash` stretches the image to a square. `pad` keeps its aspect ratio and adds black bars. `crop` takes the
-    square in the middle. `native` keeps the aspect ratio, with sides that are multiples of 32."""
+    square in the middle. `native` keeps the aspect ratio, with sides that are multiples of 32. `config` follows the
+    `preprocessor_config.json` of an encoder."""
     side: int
     """Side of the square in pixels; with `native`, the maximum of the longer side."""
     min_side: int = 32
     """Minimum of a side in pixels, with `native`."""
+    preparation: "Preparation | None" = None
+    """What the file says, with `config`."""
 
 
 @dataclass(frozen=True)

@@ -437,7 +437,7 @@ class Model(_message.Message):
     input: _builtins.str
     """How an image becomes the network's input. "squash" resizes it to a square. "pad" keeps its aspect ratio and adds
     black bars. "crop" cuts out the square in its middle. "native" keeps its aspect ratio; both sides are multiples of
-    32 pixels.
+    32 pixels. "config" follows the preprocessor_config.json of an encoder.
     """
     region_fingerprint: _builtins.str
     """Names the space of the vectors of EmbedRegions. It is a short hash over the fingerprint and the version of the rules
