@@ -174,8 +174,6 @@ class OnnxModel:
         batches = golden_batches(GoldenVectors.of(""), self.info.input)
         try:
             vectors = np.concatenate([self.embed(image[np.newaxis]) for batch in batches for image in batch])
-        except MemoryError:
-            raise
         except Exception as error:  # onnxruntime's classes of errors are not public
             raise WeightsError(f"{self._folder}: the encoder fails on a photograph: {_first_line(error)}") from error
         if vectors.shape[1] > MAX_DIMENSION:

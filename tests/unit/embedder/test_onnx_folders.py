@@ -204,6 +204,18 @@ def function_with_data(folder: Path) -> Path:
     return written(made, "model.onnx", model.SerializeToString())
 
 
+def endless_memory(folder: Path) -> Path:
+    """Let a graph ask for a tensor of eight terabytes."""
+    nodes = [
+        helper.make_node("Shape", ["pixels"], ["shape"]),
+        helper.make_node("Mul", ["shape", "large"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["huge"]),
+        helper.make_node("ReduceMax", ["huge"], ["vector"], axes=[2, 3], keepdims=0),
+        helper.make_node("Constant", [], ["large"], value=numpy_helper.from_array(np.array([1, 1, 10**5, 10**5]))),
+    ]
+    return encoder(folder, nodes=[nodes[4], *nodes[:4]], outputs={"vector": ("n", 3)})
+
+
 def two_unknown(folder: Path) -> Path:
     nodes = [
         helper.make_node("GlobalAveragePool", ["pixels"], ["means"]),
@@ -255,6 +267,7 @@ FAULTS: Mapping[str, Callable[[Path], Path]] = {
         folder, shape=("n", 4, SIDE, SIDE), weights=np.ones((4, DIMENSION), np.float32)
     ),
     "the graph accepts 9 x 8 pixels": lambda folder: encoder(folder, shape=("n", 3, 9, SIDE)),
+    "the encoder fails on a photograph": endless_memory,
     "which output has the vectors? Name one of one, two": two_unknown,
     "set output and pooling in imagesearch.json": map_only,
 }
