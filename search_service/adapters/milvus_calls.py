@@ -142,6 +142,10 @@ class MilvusCalls:
         except Exception as error:
             raise _translated(error, collection) from error
 
+    async def load_later(self, collection: str, deadline: Deadline) -> None:
+        """Start to load a collection. Calls that read or write it wait until it is loaded."""
+        self._loading.start((await self.connected(deadline)).blocking, [collection])
+
     async def query(
         self,
         name: str,

@@ -11,16 +11,17 @@ from contextlib import suppress
 from typing import Any
 
 import grpc
+import structlog
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from grpc_kit.deadline import Deadline
-from grpc_kit.errors import NotFoundError, ServiceError
+from grpc_kit.errors import DeadlineExceededError, NotFoundError, ServiceError, UnavailableError
 from grpc_kit.server.hang_watch import HangWatch
 from search_service.adapters.milvus_calls import MilvusCalls, Options
 from search_service.adapters.milvus_codes import MilvusCodes
 from search_service.adapters.milvus_connection import MilvusConnection
-from search_service.adapters.milvus_errors import filter_too_large
+from search_service.adapters.milvus_errors import error_for, filter_too_large
 from search_service.adapters.milvus_filters import Expressions, ids_expression, seconds_on_lite
 from search_service.adapters.milvus_regions import MilvusRegions
 from search_service.adapters.milvus_rows import (
@@ -48,6 +49,8 @@ from search_service.core.types import (
     StoredImage,
     View,
 )
+
+log = structlog.stdlib.get_logger()
 
 # Error codes of Milvus Lite and of a server for an alias that does not exist.
 ALIAS_NOT_FOUND = (100, 1600)
@@ -100,10 +103,14 @@ class MilvusStore:
         self.index_of = self._searches.index_of
 
     async def create_collection(self, collection: Collection, deadline: Deadline) -> None:
-        """Create a Milvus collection with its index, and load it. If a step fails, delete the collection."""
+        """Create a Milvus collection with its index, and load it. Without an index, delete the collection.
+
+        A collection that could not be loaded stays, because another caller may have written images to it. It is loaded
+        later.
+        """
         name, notes = collection.name, notes_of(collection)
 
-        def create(client: MilvusClient, options: Options) -> None:
+        def create(client: MilvusClient, options: Options) -> bool:
             if client.has_collection(name, **options):
                 raise collection_exists(name)
             try:
@@ -117,7 +124,6 @@ class MilvusStore:
                 )
                 index = index_parameters(client, collection, is_lite=self.is_lite)
                 client.create_index(name, index, sync=False, **self.calls.options(deadline))
-                client.load_collection(name, **self.calls.options(deadline))
             except (MilvusException, grpc.RpcError, ServiceError):
                 with suppress(MilvusException, grpc.RpcError):
                     made = client.describe_collection(name, timeout=CLEANUP_SECONDS)
@@ -125,8 +131,22 @@ class MilvusStore:
                     if made["properties"].get(PROPERTY) == notes:
                         client.drop_collection(name, timeout=CLEANUP_SECONDS)
                 raise
+            return self._loaded(client, name, deadline)
 
-        await self.calls.write(create, name, deadline)
+        if not await self.calls.write(create, name, deadline):
+            await self.calls.load_later(name, deadline)
+
+    def _loaded(self, client: MilvusClient, name: str, deadline: Deadline) -> bool:
+        """Load a new collection; return False if that fails for a reason that passes."""
+        try:
+            client.load_collection(name, **self.calls.options(deadline))
+        except (MilvusException, grpc.RpcError, ServiceError) as error:
+            meaning = error if isinstance(error, ServiceError) else error_for(error, name)
+            if not isinstance(meaning, UnavailableError | DeadlineExceededError):
+                raise
+            log.warning("a new collection is loaded later", collection=name, error=str(error))
+            return False
+        return True
 
     async def get_collection(self, name: str, deadline: Deadline) -> Collection:
         """Return the collection with a name or an alias."""

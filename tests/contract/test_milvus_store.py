@@ -16,7 +16,7 @@ from pymilvus.exceptions import MilvusException
 
 from grpc_kit.deadline import Deadline
 from grpc_kit.errors import DeadlineExceededError, NotFoundError, UnavailableError
-from search_service.adapters.milvus_rows import PROPERTY, notes_of, schema_of
+from search_service.adapters.milvus_rows import PROPERTY, notes_of, row_of, schema_of
 from search_service.adapters.milvus_store import MilvusStore
 from search_service.core.change_images import ChangeImages
 from search_service.core.image_locks import ImageLocks
@@ -204,21 +204,42 @@ async def test_timed_out_write_still_excludes_other_writes(tmp_path: Path, monke
     await store.close()
 
 
-async def test_failed_creation_leaves_no_collection(tmp_path: Path, deadline: Deadline) -> None:
+def failing(*_: Any, **__: Any) -> None:
+    raise MilvusException(code=101, message="not loaded")
+
+
+async def test_creation_that_fails_without_an_index_leaves_no_collection(tmp_path: Path, deadline: Deadline) -> None:
     store = MilvusStore(str(tmp_path / "milvus.db"))
     client = (await store.calls.connected(deadline)).blocking
-    load = client.load_collection
-
-    def failing(*_: Any, **__: Any) -> None:
-        raise MilvusException(code=101, message="not loaded")
-
-    client.load_collection = failing
+    create_index, client.create_index = client.create_index, failing
     collection = Collection("c", 8, "f", NOW)
     with pytest.raises(UnavailableError):
         await store.create_collection(collection, deadline)
-    client.load_collection = load
+    client.create_index = create_index
     await store.create_collection(collection, deadline)
     assert await store.count(collection, None, Consistency.STRONG, deadline) == 0
+    await store.close()
+
+
+@pytest.mark.parametrize("backend", ["lite", "server"])
+async def test_collection_that_cannot_be_loaded_at_once_keeps_the_images_of_other_callers(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path, deadline: Deadline
+) -> None:
+    uri = str(tmp_path / "milvus.db") if backend == "lite" else request.getfixturevalue("milvus_uri")
+    store = MilvusStore(uri)
+    client = (await store.calls.connected(deadline)).blocking
+    load = client.load_collection
+    collection = Collection(f"c_{uuid.uuid4().hex}", 8, "f", NOW)
+
+    def written_meanwhile(name: str, **options: Any) -> None:
+        client.load_collection = load
+        client.upsert(name, [row_of(image, 0) for image in images(3)], timeout=10)
+        failing(name, **options)
+
+    client.load_collection = written_meanwhile
+    await store.create_collection(collection, deadline)
+    assert await store.count(collection, None, Consistency.STRONG, deadline) == 3
+    await store.delete_collection(collection, deadline)
     await store.close()
 
 
