@@ -1,6 +1,7 @@
 """`imagesearch collections`."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated
 
@@ -22,7 +23,7 @@ from imagesearch_cli.options import (
 from imagesearch_cli.records import collection_json, print_record
 from imagesearch_cli.tables import Column, print_table
 from imagesearch_cli.typer_app import App
-from imagesearch_client import DEFAULT_TARGET
+from imagesearch_client import DEFAULT_TARGET, Client, NotFoundError
 from imagesearch_client.types import Collection, Consistency, Index, Metric
 from imagesearch_ingest.json_text import json_text
 
@@ -37,7 +38,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the 
 def list_collections(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
     """List the collections."""
     with connected(target) as client:
-        found = [(collection, client.count(collection.name)) for collection in client.list_collections()]
+        found = counted_collections(client)
     if as_json:
         print(json_text([collection_json(collection, count) for collection, count in found]))
     else:
@@ -114,6 +115,15 @@ def delete_collection(name: Name, target: Target = DEFAULT_TARGET, yes: Yes = Fa
             confirm(f"Delete {name} with its {client.count(name)} images?")
         client.delete_collection(name)
     show(f"deleted {name}")
+
+
+def counted_collections(client: Client) -> list[tuple[Collection, int]]:
+    """Return the collections with their numbers of images, without those that another caller deletes meanwhile."""
+    found = []
+    for collection in client.list_collections():
+        with suppress(NotFoundError):
+            found.append((collection, client.count(collection.name)))
+    return found
 
 
 def print_collections(found: Sequence[tuple[Collection, int]]) -> None:

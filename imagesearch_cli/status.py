@@ -2,7 +2,7 @@
 
 import typer
 
-from imagesearch_cli.collections import print_collections
+from imagesearch_cli.collections import counted_collections, print_collections
 from imagesearch_cli.connection import connected
 from imagesearch_cli.console import FAILED, show
 from imagesearch_cli.options import AsJson, Target
@@ -14,7 +14,7 @@ def status(target: Target = DEFAULT_TARGET, as_json: AsJson = False) -> None:
     """Show whether the search service is ready, and its collections."""
     with connected(target) as client:
         serving = client.is_serving()
-        found = [(collection, client.count(collection.name)) for collection in client.list_collections()]
+        found = counted_collections(client)
     if as_json:
         rows = [{"name": collection.name, "images": count} for collection, count in found]
         print(json_text({"target": target, "serving": serving, "collections": rows}))

@@ -32,6 +32,7 @@ from embedder_service.core.decoding_faults import (
     unsupported,
 )
 from embedder_service.core.heif import HEIC_FORMATS, HOW_TO_INSTALL
+from embedder_service.core.image_preparation import Preparation
 from embedder_service.core.types import EncodedImage, InputPolicy, Limits, Pixels, Region, RegionRequest
 from grpc_kit.errors import InvalidArgumentError
 from grpc_kit.server.hang_watch import HangWatch
@@ -336,8 +337,8 @@ def fit(image: Image.Image, box: Box | None, policy: InputPolicy, conversion: Co
 
     match policy.shape:
         case "config":
-            if policy.preparation is None:
-                raise ValueError("the input config needs a preparation")
+            if not isinstance(policy.preparation, Preparation):
+                raise TypeError("the input config needs a preparation")
             # The image was not scaled while it was decoded, so the edges of the box are at whole pixels.
             part = image.crop((round(left), round(top), round(right), round(bottom))) if box else image
             return policy.preparation.place(part if conversion is None else conversion(part))

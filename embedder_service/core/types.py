@@ -2,16 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from embedder_service.core.image_preparation import Preparation
 
 # An upright RGB image, uint8[height, width, 3]; or a batch of images, uint8[N, height, width, 3].
 Pixels = NDArray[np.uint8]
@@ -126,8 +124,8 @@ class InputPolicy:
     """Side of the square in pixels; with `native`, the maximum of the longer side."""
     min_side: int = 32
     """Minimum of a side in pixels, with `native`."""
-    preparation: "Preparation | None" = None
-    """What the file says, with `config`."""
+    preparation: Hashable | None = None
+    """What the file says, with `config`: a `core.image_preparation.Preparation`."""
 
 
 @dataclass(frozen=True)
