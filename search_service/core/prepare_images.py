@@ -43,7 +43,10 @@ class PreparedImage:
 
     def mismatch(self, collection: Collection) -> ServiceError:
         """Return the error for a collection that cannot store the vector, because the name leads to it only now."""
-        if not self.embedded and self.fingerprint == collection.fingerprint:
+        vector = self.image.vector
+        if not self.embedded and vector is not None and self.fingerprint == collection.fingerprint:
+            if len(vector) != collection.dimension:
+                return vector_checks.dimension_mismatch(vector, collection, "embedding")
             return checks.too_many_regions(self.image.regions, collection, "regions")
         if not self.embedded:
             return vector_checks.embedding_mismatch(collection, self.fingerprint, "collection")

@@ -54,13 +54,7 @@ def check_embedded(embedding: Embedding, collection: Collection, field: str) -> 
 def check_values(values: Vector, collection: Collection, field: str) -> None:
     """Raise InvalidArgumentError for an invalid vector. Milvus accepts NaN, and later returns wrong hits."""
     if len(values) != collection.dimension:
-        raise InvalidArgumentError(
-            "VECTOR_DIMENSION_MISMATCH",
-            f"{field}.values has {len(values)} components; it must have {collection.dimension}, the dimension of "
-            f"collection {collection.name}",
-            field=f"{field}.values",
-            metadata={"dimension": str(collection.dimension)},
-        )
+        raise dimension_mismatch(values, collection, field)
     finite = np.isfinite(values)
     if not finite.all():
         position = int(np.argmin(finite))
@@ -94,6 +88,17 @@ def length_of(vector: Vector) -> float:
 def shortest_length(dimension: int) -> float:
     """Return the minimum length of a vector with this dimension."""
     return math.sqrt(dimension * SHORTEST_SQUARE)
+
+
+def dimension_mismatch(values: Vector, collection: Collection, field: str) -> InvalidArgumentError:
+    """Return the error for a vector with another dimension than the collection."""
+    return InvalidArgumentError(
+        "VECTOR_DIMENSION_MISMATCH",
+        f"{field}.values has {len(values)} components; it must have {collection.dimension}, the dimension of "
+        f"collection {collection.name}",
+        field=f"{field}.values",
+        metadata={"dimension": str(collection.dimension)},
+    )
 
 
 def embedding_mismatch(collection: Collection, fingerprint: str, field: str) -> FailedPreconditionError:
