@@ -104,7 +104,7 @@ def evaluate(
     Every labelled image is a query. The images with the same label are the right hits; the image itself is no hit. A
     labelled file that is not in the collection is embedded, and is a query too. Exact search over all images shows how
     good the vectors are. The same queries to the service show how much its index loses. With --match regions, the score
-    of an image is that of its best region.
+    of an image is that of its best region; regions are read as they are now, so write nothing meanwhile.
 
     Example: imagesearch evaluate -c shop --labels labels.csv --label-column product
 
