@@ -58,7 +58,7 @@ test-all: setup ## Run every test: those of `make test` and the long ones, befor
 
 # IMAGES= more photographs for binary codes; OBJECTS= a folder with `grocery` and `clothing`, for searches of objects
 .PHONY: bench
-bench: setup ## Measure both services against their peers (two hours, with nothing else running)
+bench: setup ## Measure both services against their peers (two hours, nothing else running; IMAGES=, OBJECTS= add photographs)
 	$(BIN)/python -m benchmarks.embedder_throughput --json benchmarks/embedder_throughput.json
 	$(BIN)/python -m benchmarks.search_latency --json benchmarks/search_latency.json
 	$(BIN)/python -m benchmarks.ingest_rate --json benchmarks/ingest_rate.json

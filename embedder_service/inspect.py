@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedder_service.adapters.onnx_folder import CONFIG_FILE, EncoderFolder, graph_path, read_folder
+from embedder_service.adapters.onnx_folder import EncoderFolder, graph_path, read_folder
 from embedder_service.adapters.weights_files import WeightsError
 
 # Any name: it is not a part of the fingerprint.
@@ -20,9 +20,10 @@ NAME = "encoder"
 def report(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield what would be served, line by line. Raises WeightsError."""
     encoder = read_folder(folder)
-    yield "graph", f"{graph_path(folder)}, {len(encoder.graph) / 1e6:.1f} MB, SHA-256 {encoder.sha256}"
+    yield "graph", f"{graph_path(folder)}, {len(encoder.graph) / 1e6:.1f} MB"
+    yield "SHA-256", encoder.sha256
     for line in _preparation(encoder):
-        yield CONFIG_FILE, line
+        yield "pixels", line
     # onnxruntime takes a moment to import, so errors of the files come first.
     from embedder_service.adapters.onnx_model import OnnxModel  # noqa: PLC0415
 
@@ -61,7 +62,7 @@ def main() -> None:
     folder: Path = parser.parse_args().folder
     try:
         for name, text in report(folder):
-            print(f"{name:<26}{text}")
+            print(f"{name:<13}{text}")
     except WeightsError as error:
         sys.exit(f"python -m embedder_service.inspect: {error}")
 

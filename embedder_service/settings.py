@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from embedder_service.core.model_names import EncoderName, ModelName, parse_model_name, weights_name_of
+from embedder_service.core.types import MAX_BATCH_SIZE
 from grpc_kit.server.settings import MEBIBYTE, ServerSettings
 
 # Bytes of a message that are not part of the image.
@@ -77,7 +78,7 @@ class EmbedderSettings(ServerSettings):
     max_batch_size: int = Field(
         default=8,
         ge=1,
-        le=32,
+        le=MAX_BATCH_SIZE,
         description="Maximum number of images in a batch. On a CPU a batch of 8 has 99 % of the throughput of 16. All "
         "images wait for the whole batch. At start each batch size is run once.",
     )

@@ -175,7 +175,7 @@ def _services(
     limits = CallLimits(settings.default_timeout_seconds, settings.max_message_bytes)
     responses = ResponseBudget(
         MessageBudget(settings.answer_bytes_in_flight, "answer_bytes_in_flight", "the responses in preparation"),
-        settings.max_message_bytes,
+        settings.answer_bytes_in_flight // 2,
     )
     tokens, locks = PageTokens(settings.page_token_secret), ImageLocks()
     writer = CodeWriter(milvus.codes)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,7 @@ HEADS: Mapping[str, Callable[[GraphWriter], None]] = {
     "gem": _gem,
 }
 # Networks whose layers form a row.
-NETWORKS = ("vgg16", "vgg19", "mobilenet")
+NETWORKS = ("vgg16", "mobilenet")
 
 
 def export(model: ModelName, weights: Path, folder: Path, sha256: str = "") -> None:
@@ -155,7 +156,6 @@ def export(model: ModelName, weights: Path, folder: Path, sha256: str = "") -> N
     layers = keras_backbones.build(model.weights, "float32")
     keras_backbones.set_weights(layers, tensors)
     graph = graph_of(layers, model)
-    folder.mkdir(parents=True)
     side = model.input.side
     config = {
         "do_convert_rgb": True,
@@ -166,10 +166,16 @@ def export(model: ModelName, weights: Path, folder: Path, sha256: str = "") -> N
         "do_rescale": False,
         "do_normalize": False,
     }
-    (folder / GRAPH_FILES[0]).write_bytes(graph.SerializeToString(deterministic=True))
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     options = {"output": OUTPUT, "normalise": model.unit}
-    (folder / OPTIONS_FILE).write_text(json.dumps(options, indent=2) + "\n")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # An interrupted export leaves no folder that looks complete.
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        made = Path(temporary, folder.name)
+        made.mkdir()
+        (made / GRAPH_FILES[0]).write_bytes(graph.SerializeToString())
+        (made / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        (made / OPTIONS_FILE).write_text(json.dumps(options, indent=2) + "\n")
+        made.rename(folder)
 
 
 def graph_of(layers: "tf.keras.Model", model: ModelName) -> onnx.ModelProto:

@@ -13,9 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from embedder_service.adapters.weights_files import WeightsError
 from embedder_service.core.image_preparation import Preparation, PreparationError, read_preparation
+from embedder_service.core.types import MAX_BATCH_SIZE
 
 CONFIG_FILE, OPTIONS_FILE = "preprocessor_config.json", "imagesearch.json"
 GRAPH_FILES = ("model.onnx", "onnx/model.onnx", "onnx/vision_model.onnx", "vision_model.onnx")
@@ -51,14 +53,15 @@ class EncoderFolder:
     graph: bytes
     """The graph with its weights."""
     sha256: str
-    """The digest of the graph and its weights."""
+    """The digest of the file of the graph and of its external data."""
     preparation: Preparation
     options: EncoderOptions
 
     @property
     def preprocessing(self) -> str:
         """The name of the preprocessing; it changes whenever the values of the input change."""
-        parts = asdict(self.preparation) | {"resample": int(self.preparation.resample)}
+        # Fields with their defaults are left out, so that a further field of a later version changes no name.
+        parts = {name: value for name, value in asdict(self.preparation).items() if value != getattr(Preparation, name)}
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return f"config-{digest[:16]}/1"
 
@@ -67,14 +70,15 @@ def read_folder(folder: Path) -> EncoderFolder:
     """Read and check a folder. Raises WeightsError, which names the file and what is wrong with it."""
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder")
-    config = _read_json(folder, CONFIG_FILE)
     try:
-        preparation = read_preparation(config)
+        preparation = read_preparation(_read_json(folder, CONFIG_FILE))
+        options = read_options(folder)
+        graph, sha256 = _read_graph(folder)
     except PreparationError as error:
         raise WeightsError(f"{folder / CONFIG_FILE}: {error}") from None
-    options = read_options(folder)
-    graph = _read_graph(folder)
-    return EncoderFolder(folder, graph, hashlib.sha256(graph).hexdigest(), preparation, options)
+    except OSError as error:
+        raise WeightsError(f"{error.filename or folder}: {error.strerror}") from None
+    return EncoderFolder(folder, graph, sha256, preparation, options)
 
 
 def read_options(folder: Path) -> EncoderOptions:
@@ -93,8 +97,8 @@ def read_options(folder: Path) -> EncoderOptions:
     options = EncoderOptions(**found)
     if options.pooling and options.pooling not in POOLINGS:
         raise WeightsError(f"{path}: pooling is {options.pooling!r}; use {', '.join(POOLINGS)}")
-    if options.max_batch_size < 0:
-        raise WeightsError(f"{path}: max_batch_size is {options.max_batch_size}; it must be at least 1")
+    if not 0 <= options.max_batch_size <= MAX_BATCH_SIZE:
+        raise WeightsError(f"{path}: max_batch_size is {options.max_batch_size}; it must be from 1 to {MAX_BATCH_SIZE}")
     return options
 
 
@@ -131,33 +135,37 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not JSON: {error}") from None
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}") from None
     if not isinstance(found, dict):
         raise WeightsError(f"{path} must contain an object")
     return found
 
 
-def _read_graph(folder: Path) -> bytes:
-    """Return the graph of a folder with all of its weights inside."""
+def _read_graph(folder: Path) -> tuple[bytes, str]:
+    """Return the graph of a folder with all of its weights inside, and the digest of its files.
+
+    The digest is not that of the returned bytes: another version of protobuf may write them in another way.
+    """
     path = graph_path(folder)
     _check_size(path, path.stat().st_size)
+    content = path.read_bytes()
+    digest = hashlib.sha256(content)
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}") from None
-    except Exception as error:  # noqa: BLE001 - the errors of protobuf differ by its version
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
         raise WeightsError(f"{path} is damaged, or is not an ONNX graph: {error}") from None
     _check_operators(model, path)
-    total = path.stat().st_size
+    total = len(content)
+    del content
     for tensor in tensors_of(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            total += _embed_data(tensor, path, folder, total)
+            _embed_data(tensor, path, folder, total)
+            total += len(tensor.raw_data)
+            digest.update(tensor.raw_data)
     try:
         onnx.checker.check_model(model)
-        return bytes(model.SerializeToString(deterministic=True))
-    except Exception as error:  # noqa: BLE001 - onnx raises errors of several classes, and of C++
+    except onnx.checker.ValidationError as error:
         raise WeightsError(f"{path} is not a valid ONNX graph: {str(error).strip().splitlines()[0]}") from None
+    return bytes(model.SerializeToString()), digest.hexdigest()
 
 
 def _check_size(path: Path, size: int) -> None:
@@ -225,14 +233,13 @@ def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from nodes_of(function.node)
 
 
-def _embed_data(tensor: onnx.TensorProto, graph: Path, folder: Path, total: int) -> int:
-    """Read the external data of a tensor into the tensor. Return the number of bytes. Raises WeightsError."""
+def _embed_data(tensor: onnx.TensorProto, graph: Path, folder: Path, total: int) -> None:
+    """Read the external data of a tensor into the tensor; `total` bytes were read before. Raises WeightsError."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
-    relative = graph.parent.relative_to(folder) / location
-    path = inside(folder, str(relative)) if location else graph
     if not location:
         raise WeightsError(f"{graph}: the tensor {tensor.name} names no file of its data")
+    path = inside(folder, str(graph.parent.relative_to(folder) / location))
     try:
         offset = int(entries.get("offset", 0))
         length = int(entries.get("length", path.stat().st_size - offset))
@@ -252,4 +259,3 @@ def _embed_data(tensor: onnx.TensorProto, graph: Path, folder: Path, total: int)
         tensor.raw_data = file.read(length)
     del tensor.external_data[:]
     tensor.ClearField("data_location")
-    return length

@@ -1,7 +1,5 @@
 """Image encoders of ONNX folders, on onnxruntime."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +10,19 @@ from numpy.typing import NDArray
 
 from embedder_service.adapters.golden_vectors import GoldenVectors, golden_batches
 from embedder_service.adapters.onnx_folder import EncoderFolder, Pooling
+from embedder_service.adapters.timing import median_seconds
 from embedder_service.adapters.weights_files import WeightsError
 from embedder_service.core.heads import unit_length
 from embedder_service.core.model_names import MAX_DIMENSION
-from embedder_service.core.types import ImageVectors, InputPolicy, ModelInfo, Pixels, RegionRequest, Vectors
+from embedder_service.core.types import (
+    MAX_BATCH_SIZE,
+    ImageVectors,
+    InputPolicy,
+    ModelInfo,
+    Pixels,
+    RegionRequest,
+    Vectors,
+)
 
 # Outputs with one vector an image, and with tokens, by the names that exporters of Hugging Face give. The first counts.
 VECTOR_OUTPUTS = ("image_embeds", "pooler_output")
@@ -26,10 +33,7 @@ CHANNELS = 3
 ELEMENTS: Mapping[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
 }
-TIMED_RUNS = 3
 # Warnings of onnxruntime are about its own optimisations.
 ERRORS_ONLY = 3
 
@@ -56,8 +60,10 @@ class Graph:
     """The batch size of a graph that accepts only one; 0 for any."""
     output: str
     pooling: Pooling
-    dimension: int
-    """Components of a vector; 0 if only a run can tell."""
+
+
+class RunError(Exception):
+    """onnxruntime could not run a graph."""
 
 
 def load_graph(encoder: EncoderFolder, threads: int) -> Graph:
@@ -79,9 +85,13 @@ def load_graph(encoder: EncoderFolder, threads: int) -> Graph:
                 f"{encoder.folder}: the graph accepts {sides[0]} x {sides[1]} pixels, and preprocessor_config.json "
                 f"makes {encoder.preparation.size[0]} x {encoder.preparation.size[1]}"
             )
-    output, pooling, dimension = _output_of(session, encoder)
+    output, pooling = _output_of(session, encoder)
     batch_size = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else 0
-    return Graph(session, name, element, channels_first, batch_size, output, pooling, dimension)
+    if batch_size > MAX_BATCH_SIZE:
+        raise WeightsError(
+            f"{encoder.folder}: the graph accepts only batches of {batch_size} images; the maximum is {MAX_BATCH_SIZE}"
+        )
+    return Graph(session, name, element, channels_first, batch_size, output, pooling)
 
 
 def _input_of(session: onnxruntime.InferenceSession, encoder: EncoderFolder) -> tuple[str, list[Any], Any]:
@@ -110,8 +120,8 @@ def _is_channels_first(shape: Sequence[Any], encoder: EncoderFolder) -> bool:
     raise WeightsError(f"{encoder.folder}: the input has shape {list(shape)}; one of its dimensions must be 3 channels")
 
 
-def _output_of(session: onnxruntime.InferenceSession, encoder: EncoderFolder) -> tuple[str, Pooling, int]:
-    """Return name, pooling and dimension of the output that has the vectors. Raises WeightsError."""
+def _output_of(session: onnxruntime.InferenceSession, encoder: EncoderFolder) -> tuple[str, Pooling]:
+    """Return name and pooling of the output that has the vectors. Raises WeightsError."""
     outputs = {each.name: list(each.shape) for each in session.get_outputs()}
     asked = encoder.options.output
     if asked and asked not in outputs:
@@ -127,14 +137,13 @@ def _output_of(session: onnxruntime.InferenceSession, encoder: EncoderFolder) ->
     shape = outputs[name]
     pooling: Pooling = encoder.options.pooling or ("cls" if len(shape) == TOKENS else "none")
     # Exporters of feature maps keep two dimensions of size 1 after pooling.
-    last = shape[1] if len(shape) == IMAGES else shape[-1]
     if len(shape) not in RANKS[pooling] or (pooling == "none" and len(shape) == IMAGES and shape[2:] != [1, 1]):
         raise WeightsError(
             f"{encoder.folder}: the output {name} has shape {shape}, which pooling {pooling} cannot turn into a "
             "vector; set output and pooling in imagesearch.json (none for [N, D], cls or mean for [N, tokens, D], "
             "mean for [N, D, height, width])"
         )
-    return name, pooling, last if isinstance(last, int) else 0
+    return name, pooling
 
 
 class OnnxModel:
@@ -157,8 +166,8 @@ class OnnxModel:
         self.info = ModelInfo(
             name=name,
             network=name,
-            dimension=self.graph.dimension,
-            input=InputPolicy("config", encoder.preparation.side, preparation=encoder.preparation),
+            dimension=0,
+            input=InputPolicy("config", max(encoder.preparation.size), preparation=encoder.preparation),
             head=f"{self.graph.output}-{self.graph.pooling}",
             preprocessing=encoder.preprocessing,
             normalisation="l2" if self._unit else "none",
@@ -174,7 +183,7 @@ class OnnxModel:
         batches = golden_batches(GoldenVectors.of(""), self.info.input)
         try:
             vectors = np.concatenate([self.embed(image[np.newaxis]) for batch in batches for image in batch])
-        except Exception as error:  # onnxruntime's classes of errors are not public
+        except (RunError, MemoryError) as error:
             raise WeightsError(f"{self._folder}: the encoder fails on a photograph: {_first_line(error)}") from error
         if vectors.shape[1] > MAX_DIMENSION:
             raise WeightsError(
@@ -185,7 +194,7 @@ class OnnxModel:
         return vectors
 
     def embed(self, pixels: Pixels) -> Vectors:
-        """Embed uint8[N, H, W, 3] as float32[N, D]. Raises MemoryError."""
+        """Embed uint8[N, H, W, 3] as float32[N, D]. Raises MemoryError, RunError."""
         graph = self.graph
         values = self._preparation.values(pixels)
         if graph.channels_first:
@@ -193,17 +202,19 @@ class OnnxModel:
         count = len(values)
         if graph.batch_size > count:
             values = np.concatenate([values, np.repeat(values[-1:], graph.batch_size - count, axis=0)])
-        try:
-            (found,) = graph.session.run([graph.output], {graph.input_name: values.astype(graph.element, copy=False)})
-        except Exception as error:
-            if "allocate memory" in str(error).lower() or "bad_alloc" in str(error):
-                raise MemoryError(str(error)) from error
-            raise
-        found = np.asarray(found, np.float32)[:count]
+        found = np.asarray(self._output(values.astype(graph.element, copy=False)), np.float32)[:count]
         if found.ndim == IMAGES and graph.pooling == "mean":
             found = found.reshape(*found.shape[:2], -1).transpose(0, 2, 1)
         vectors = POOL[graph.pooling](found)
         return unit_length(vectors) if self._unit else np.ascontiguousarray(vectors)
+
+    def _output(self, values: NDArray[Any]) -> NDArray[Any]:
+        try:
+            (found,) = self.graph.session.run([self.graph.output], {self.graph.input_name: values})
+        except Exception as error:  # onnxruntime's classes of errors are not public
+            is_memory = "allocate memory" in str(error).lower() or "bad_alloc" in str(error)
+            raise (MemoryError if is_memory else RunError)(str(error)) from error
+        return np.asarray(found)
 
     def run(self, pixels: Pixels, requests: Sequence[RegionRequest | None]) -> list[ImageVectors]:
         """Embed uint8[N, H, W, 3]. The service refuses regions of this model before."""
@@ -211,15 +222,11 @@ class OnnxModel:
 
     def warm_up(self) -> None:
         """Run the smallest and the largest batch once, and measure the seconds per image."""
-        for size in {1, self.info.max_batch_size}:
-            self._seconds(size)
-        seconds = statistics.median(self._seconds(self.info.max_batch_size) for _ in range(TIMED_RUNS))
+        largest = np.zeros((self.info.max_batch_size, *self._preparation.size, 3), np.uint8)
+        for pixels in (largest[:1], largest):
+            self.embed(pixels)
+        seconds = median_seconds(self.embed, largest)
         self.info = replace(self.info, seconds_per_image=seconds / self.info.max_batch_size)
-
-    def _seconds(self, batch_size: int) -> float:
-        began = time.perf_counter()
-        self.embed(np.zeros((batch_size, *self._preparation.size, 3), np.uint8))
-        return time.perf_counter() - began
 
 
 def _first_line(error: Exception) -> str:

@@ -1,13 +1,12 @@
 """Models on TensorFlow: backbones, and models that add a head."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
 
+from embedder_service.adapters.timing import TIMED_RUNS, median_seconds
 from embedder_service.core.heads import FeatureMaps, unit_length
 from embedder_service.core.networks import PixelScale
 from embedder_service.core.regions import regions_of
@@ -17,8 +16,6 @@ from embedder_service.core.types import ImageVectors, ModelInfo, Pixels, RegionR
 # standard deviation of red, green, blue in 0..1, with which PyTorch's networks were trained.
 MEAN_BGR = (103.939, 116.779, 123.68)
 MEAN_RGB, DEVIATION_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Number of timed runs; the median counts.
-TIMED_RUNS = 3
 
 
 def use_threads(threads: int) -> None:
@@ -135,13 +132,7 @@ class TensorflowModel:
 
     def seconds_per_image(self, batch_size: int, runs: int = TIMED_RUNS) -> float:
         """Return the seconds per image in batches of this size: the median of some runs."""
-        pixels = self._pixels(batch_size)
-        times = []
-        for _ in range(runs):
-            began = time.perf_counter()
-            self.embed(pixels)
-            times.append(time.perf_counter() - began)
-        return statistics.median(times) / batch_size
+        return median_seconds(self.embed, self._pixels(batch_size), runs) / batch_size
 
     def _pixels(self, images: int) -> Pixels:
         return np.zeros((images, self.info.input.side, self.info.input.side, 3), np.uint8)

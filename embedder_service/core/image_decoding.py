@@ -339,9 +339,8 @@ def fit(image: Image.Image, box: Box | None, policy: InputPolicy, conversion: Co
         case "config":
             if not isinstance(policy.preparation, Preparation):
                 raise TypeError("the input config needs a preparation")
-            # The image was not scaled while it was decoded, so the edges of the box are at whole pixels.
-            part = image.crop((round(left), round(top), round(right), round(bottom))) if box else image
-            return policy.preparation.place(part if conversion is None else conversion(part))
+            # The image was not scaled while it was decoded, so a box of it was cut out at whole pixels already.
+            return policy.preparation.place(image, conversion)
         case "squash":
             return resized(side, side)
         case "crop":

@@ -8,20 +8,22 @@ reference is the image processors of `transformers` 4.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from embedder_service.core.model_names import MAX_SIDE
 from embedder_service.core.types import Pixels
+from imagesearch_pixels.colour_profiles import Conversion
 
 # Height and width in pixels.
 Size: TypeAlias = tuple[int, int]
 
-# Sides above this are refused: the pixels of a batch would not fit into memory.
-MAX_SIDE = 4096
+# A scaled image of more pixels is computed only where it is cut out: a picture of 1 x 60,000 pixels would become one of
+# 224 x 13,440,000. Up to this size, the pixels are exactly those of the reference.
+MAX_SCALED_PIXELS = 2**24
 # ConvNeXT resizes to `shortest_edge / crop_pct` and then crops, but only below this side.
 MAX_CROPPED_SIDE = 384
 RGB = ("red", "green", "blue")
@@ -31,7 +33,6 @@ IGNORED = frozenset(
     {
         "_name_or_path",
         "_valid_processor_keys",
-        "auto_map",
         "data_format",
         "device",
         "disable_grouping",
@@ -86,37 +87,29 @@ class Preparation:
     mean: tuple[float, ...] = NO_MEAN
     deviation: tuple[float, ...] = NO_DEVIATION
 
-    @cached_property
+    @property
     def size(self) -> Size:
         """Height and width of the result."""
-        size = self.crop or self.resize_to
+        size = self.pad or self.crop or self.resize_to
         if size is None:
             raise PreparationError("images would have different sizes; use size with height and width, or crop_size")
-        if self.pad is None:
-            return size
-        if self.pad[0] < size[0] or self.pad[1] < size[1]:
-            raise PreparationError(
-                f"pad_size is {self.pad[0]} x {self.pad[1]}, less than {size[0]} x {size[1]} before it"
-            )
-        return self.pad
+        return size
 
-    @property
-    def side(self) -> int:
-        """The longer side of the result in pixels."""
-        return max(self.size)
-
-    def place(self, image: Image.Image) -> Image.Image:
-        """Return an RGB image resized, cropped and padded."""
-        size = self.resize_to
+    def place(self, image: Image.Image, conversion: Conversion | None = None) -> Image.Image:
+        """Return an image resized, cropped, converted to sRGB, and padded."""
+        height, width = self.resize_to or (image.height, image.width)
         if self.shortest_edge is not None:
-            size = _scaled(image.height, image.width, self.shortest_edge)
-        if size is not None and size != (image.height, image.width):
-            image = image.resize((size[1], size[0]), self.resample)
-        if self.crop is not None:
-            image = _cropped(image, self.crop)
-        if self.pad is not None:
-            image = _padded(image, self.pad)
-        return image
+            height, width = _scaled(image.height, image.width, self.shortest_edge)
+        wanted = self.crop or (height, width)
+        rows, columns = _middle(height, wanted[0]), _middle(width, wanted[1])
+        part = _part(image, (height, width), rows, columns, self.resample)
+        if conversion is not None:
+            part = conversion(part)
+        if part.size == (self.size[1], self.size[0]):
+            return part
+        canvas = Image.new("RGB", (self.size[1], self.size[0]))
+        canvas.paste(part, (columns.margin, rows.margin))
+        return canvas
 
     def values(self, pixels: Pixels) -> NDArray[np.float32]:
         """Return float32[N, H, W, 3], the input values of uint8[N, H, W, 3]."""
@@ -135,26 +128,41 @@ def _scaled(height: int, width: int, shortest: int) -> Size:
     return max(1, int(shortest * height / width)), shortest
 
 
-def _cropped(image: Image.Image, size: Size) -> Image.Image:
-    """Return the middle of an image. An odd remainder is at the bottom and on the right."""
+@dataclass(frozen=True)
+class _Middle:
+    """The middle of one axis of a scaled image."""
+
+    begin: int
+    length: int
+    margin: int
+    """Black pixels before it, if the image is too small."""
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.length
+
+
+def _middle(whole: int, wanted: int) -> _Middle:
+    """Return the middle of an axis. As in `transformers`, an odd pixel is after a cut, and before a small image."""
+    return _Middle(max(0, (whole - wanted) // 2), min(whole, wanted), max(0, math.ceil((wanted - whole) / 2)))
+
+
+def _part(image: Image.Image, size: Size, rows: _Middle, columns: _Middle, resample: Image.Resampling) -> Image.Image:
+    """Return a part of an image that is scaled to a size."""
     height, width = size
-    if image.height < height or image.width < width:
-        # The pixels are placed as in `transformers`, which rounds the margin up.
-        larger = max(height, image.height), max(width, image.width)
-        canvas = Image.new("RGB", (larger[1], larger[0]))
-        top, left = math.ceil((larger[0] - image.height) / 2), math.ceil((larger[1] - image.width) / 2)
-        canvas.paste(image, (left, top))
-        image, top, left = canvas, (image.height - height) // 2 + top, (image.width - width) // 2 + left
-    else:
-        top, left = (image.height - height) // 2, (image.width - width) // 2
-    top, left = max(0, top), max(0, left)
-    return image.crop((left, top, left + width, top + height))
-
-
-def _padded(image: Image.Image, size: Size) -> Image.Image:
-    canvas = Image.new("RGB", (size[1], size[0]))
-    canvas.paste(image, (0, 0))
-    return canvas
+    box = (columns.begin, rows.begin, columns.end, rows.end)
+    if size == (image.height, image.width):
+        return image.crop(box)
+    if height * width <= MAX_SCALED_PIXELS:
+        return image.resize((width, height), resample).crop(box)
+    across, down = image.width / width, image.height / height
+    source = (
+        columns.begin * across,
+        rows.begin * down,
+        min(columns.end * across, image.width),
+        min(rows.end * down, image.height),
+    )
+    return image.resize((columns.length, rows.length), resample, source)
 
 
 def read_preparation(config: Mapping[str, Any]) -> Preparation:
@@ -173,20 +181,24 @@ def read_preparation(config: Mapping[str, Any]) -> Preparation:
     preparation = Preparation(
         resize_to,
         shortest,
-        _resample(config),
+        _resample(config) if resize_to or shortest else Image.Resampling.BILINEAR,
         crop,
-        _size(config, "pad_size", square=True) if _flag(config, "do_pad", default=False) else None,
+        _size(config, "pad_size") if _flag(config, "do_pad", default=False) else None,
         _factor(config) if _flag(config, "do_rescale", default=True) else 1.0,
         *_statistics(config),
     )
-    _ = preparation.size
+    before = preparation.crop or preparation.resize_to or preparation.size
+    if preparation.size[0] < before[0] or preparation.size[1] < before[1]:
+        raise PreparationError(
+            f"pad_size is {preparation.size[0]} x {preparation.size[1]}, less than {before[0]} x {before[1]} before it"
+        )
     return preparation
 
 
 def _resizing(config: Mapping[str, Any]) -> tuple[Size | None, int | None, Size | None]:
     """Return the size to resize to, or else the shortest edge, and the size of the crop."""
     crops = _flag(config, "do_center_crop", default="crop_size" in config)
-    crop = _size(config, "crop_size", square=True) if crops else None
+    crop = _size(config, "crop_size") if crops else None
     if not _flag(config, "do_resize", default="size" in config):
         return None, None, crop
     size = config.get("size")
@@ -197,34 +209,37 @@ def _resizing(config: Mapping[str, Any]) -> tuple[Size | None, int | None, Size 
         edge = _side(size["shortest_edge"] if isinstance(size, Mapping) else size, "size")
         if fraction is None:
             return None, edge, crop
-        if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        if not _is_number(fraction) or not 0 < fraction <= 1:
             raise PreparationError(f"crop_pct is {fraction!r}; it must be a number above 0 and at most 1")
         if edge >= MAX_CROPPED_SIDE:
             return (edge, edge), None, crop
-        return None, int(edge / fraction), (edge, edge)
-    return _size(config, "size", square=True), None, crop
+        return None, _side(int(edge / fraction), "size divided by crop_pct"), (edge, edge)
+    return _size(config, "size"), None, crop
 
 
-def _is_side(value: object) -> bool:
+def _is_side(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _side(value: object, key: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_SIDE:
+    if not _is_side(value) or not 1 <= value <= MAX_SIDE:
         raise PreparationError(f"{key} has the side {value!r}; it must be a whole number from 1 to {MAX_SIDE}")
     return value
 
 
-def _size(config: Mapping[str, Any], key: str, *, square: bool) -> Size:
+def _size(config: Mapping[str, Any], key: str) -> Size:
     value = config.get(key)
-    if _is_side(value) and square:
+    if _is_side(value):
         return _side(value, key), _side(value, key)
     if isinstance(value, Mapping) and value.keys() == {"height", "width"}:
         return _side(value["height"], key), _side(value["width"], key)
     if key != "size" and isinstance(value, Mapping) and value.keys() == {"shortest_edge"}:
         return _side(value["shortest_edge"], key), _side(value["shortest_edge"], key)
-    allowed = "a number, height and width" + (", or shortest_edge" if key == "size" else "")
-    raise PreparationError(f"{key} is {value!r}; it must be {allowed}")
+    raise PreparationError(f"{key} is {value!r}; it must be a number, height and width, or shortest_edge")
 
 
 def _flag(config: Mapping[str, Any], key: str, *, default: bool) -> bool:
@@ -238,8 +253,6 @@ def _flag(config: Mapping[str, Any], key: str, *, default: bool) -> bool:
 
 def _resample(config: Mapping[str, Any]) -> Image.Resampling:
     value = config.get("resample")
-    if value is None:
-        return Image.Resampling.BILINEAR
     if not _is_side(value) or value not in {int(each) for each in Image.Resampling}:
         names = ", ".join(f"{int(each)} {each.name.lower()}" for each in Image.Resampling)
         raise PreparationError(f"resample is {value!r}; it must be one of {names}")
@@ -247,27 +260,31 @@ def _resample(config: Mapping[str, Any]) -> Image.Resampling:
 
 
 def _factor(config: Mapping[str, Any]) -> float:
-    value = config.get("rescale_factor", 1 / 255)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    value = config.get("rescale_factor")
+    if value is None:
+        return 1 / 255
+    if not _is_number(value) or value <= 0:
         raise PreparationError(f"rescale_factor is {value!r}; it must be a number above 0")
     return float(value)
 
 
 def _statistics(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    has_both = config.get("image_mean") is not None and config.get("image_std") is not None
-    if not _flag(config, "do_normalize", default=has_both):
+    """Return mean and deviation. Each image processor has its own defaults, so a file without them is refused."""
+    if not _flag(config, "do_normalize", default=True):
         return NO_MEAN, NO_DEVIATION
     found = []
-    for key in ("image_mean", "image_std"):
+    for key, least, allowed in (("image_mean", -math.inf, ""), ("image_std", 0.0, " above 0")):
         value = config.get(key)
-        numbers = [value] * len(RGB) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        # Some files have one number for all channels.
+        numbers = [value] * len(RGB) if _is_number(value) else value
         if (
             not isinstance(numbers, list)
             or len(numbers) != len(RGB)
-            or not all(isinstance(each, int | float) and math.isfinite(each) for each in numbers)
-            or (key == "image_std" and not all(each > 0 for each in numbers))
+            or not all(_is_number(each) and each > least for each in numbers)
         ):
-            above = " above 0" if key == "image_std" else ""
-            raise PreparationError(f"{key} is {value!r}; it must be three numbers{above}, for red, green and blue")
+            raise PreparationError(
+                f"{key} is {value!r}; it must be three numbers{allowed}, for red, green and blue, unless do_normalize "
+                "is false"
+            )
         found.append(tuple(float(each) for each in numbers))
     return found[0], found[1]

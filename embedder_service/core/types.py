@@ -20,6 +20,8 @@ Vectors = NDArray[np.float32]
 POOLABLE_HEADS = ("avg", "max", "gem")
 # The version of the rules for regions: how regions are proposed, and which cells of the map belong to a box.
 REGIONS_VERSION = 1
+# Maximum number of images in a batch, whatever the settings say.
+MAX_BATCH_SIZE = 32
 # Limits of one request.
 MAX_REGIONS, MAX_BOXES = 64, 64
 

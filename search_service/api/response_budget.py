@@ -26,16 +26,19 @@ WAIT_SECONDS = 5.0
 class ResponseBudget:
     """Limit the bytes of the responses in preparation. Sizes are estimated from earlier responses."""
 
-    def __init__(self, budget: MessageBudget, max_message_bytes: int) -> None:
-        """`budget` limits the estimates of all responses together; a response has at most `max_message_bytes`."""
+    def __init__(self, budget: MessageBudget, most_at_first: int) -> None:
+        """`budget` limits all estimates together; an estimate without an earlier response is at most `most_at_first`.
+
+        Half of the budget lets two such responses be in preparation, however large they are.
+        """
         self.budget = budget
-        self._max_message_bytes = max_message_bytes
+        self._most_at_first = most_at_first
         self._row_bytes: dict[tuple[str, View], float] = {}
 
     def estimate(self, collection: str, view: View, rows: int) -> int:
         """Return the estimated bytes of a response with this many rows."""
         known = self._row_bytes.get((collection, view))
-        return min(rows * ROW_BYTES[view], self._max_message_bytes) if known is None else int(rows * known)
+        return min(rows * ROW_BYTES[view], self._most_at_first) if known is None else int(rows * known)
 
     def observe(self, collection: str, view: View, rows: int, size: int) -> None:
         """Update the estimate from a response: it rises at once, and falls slowly."""

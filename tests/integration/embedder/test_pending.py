@@ -213,9 +213,7 @@ async def test_a_busy_slow_model_leaves_a_fast_model_its_share_of_bytes(service:
             try:
                 await stub.Embed(request_of(SLOW, base + os.urandom(8)))
             except grpc.aio.AioRpcError as error:
-                # On a busy machine, so many large requests may take longer than a request may take.
-                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                    assert_overloaded(error)
+                assert_overloaded(error)
 
     callers = [asyncio.create_task(call_slow_model()) for _ in range(3 * PENDING)]
     await until(lambda: service.metric("embedder_pending_bytes", lane="interactive") > 16 * MEBIBYTE)

@@ -1,6 +1,7 @@
 """The keys of a `preprocessor_config.json`, against the image processors that write such files."""
 
 import math
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
-from embedder_service.core.image_preparation import MAX_SIDE, Preparation, PreparationError, read_preparation
+from embedder_service.core import image_preparation
+from embedder_service.core.image_preparation import Preparation, PreparationError, read_preparation
+from embedder_service.core.model_names import MAX_SIDE
 
 COUNT = 200
 # float32 rounds 0..255 to about this.
 EQUAL = 1e-5
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 SQUARE = {"height": 224, "width": 224}
+# What a file must say.
+PLAIN: dict[str, Any] = {"resample": 2, "do_normalize": False}
+COMPLETE: dict[str, Any] = {"resample": 2, **IMAGENET}
 # The image processors with the settings of published encoders.
 PROCESSORS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "CLIP": (transformers.CLIPImageProcessor, {}),
@@ -57,6 +63,11 @@ def pictures() -> list[Image.Image]:
     return found
 
 
+def virtual_bytes() -> int:
+    """Return the address space of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
 def prepared(preparation: Preparation, picture: Image.Image) -> NDArray[np.float32]:
     """Return float32[3, H, W]."""
     values: NDArray[np.float32] = preparation.values(np.asarray(preparation.place(picture))[np.newaxis])[0]
@@ -92,22 +103,49 @@ SPELLINGS: Mapping[str, tuple[Mapping[str, Any], tuple[Any, Any, Any]]] = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_older_spellings_of_sizes(spelling: str) -> None:
     config, (edge, size, crop) = SPELLINGS[spelling]
-    found = read_preparation(config)
+    found = read_preparation({**PLAIN, **config})
     assert (found.shortest_edge, found.resize_to, found.crop) == (edge, size, crop)
 
 
 def test_values_are_scaled_as_the_file_says() -> None:
     pixels = np.array([[[[0, 51, 255]]]], np.uint8)
-    assert read_preparation({"size": 1}).values(pixels).tolist() == pytest.approx(np.array([[[[0.0, 0.2, 1.0]]]]))
-    plain = read_preparation({"size": 1, "do_rescale": False, "do_normalize": False, **IMAGENET})
+    assert read_preparation(PLAIN | {"size": 1}).values(pixels).ravel() == pytest.approx([0.0, 0.2, 1.0])
+    plain = read_preparation(PLAIN | {"size": 1, "do_rescale": False, **IMAGENET})
     assert plain.values(pixels).tolist() == pixels.tolist()
     # SigLIP and others have one number for all channels.
-    both = read_preparation({"size": 1, "image_mean": 0.5, "image_std": 0.5})
+    both = read_preparation({"size": 1, "resample": 2, "image_mean": 0.5, "image_std": 0.5})
     assert both.values(pixels).ravel().tolist() == pytest.approx([-1.0, -0.6, 1.0])
 
 
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000), (30_000, 7)])
+def test_a_thin_picture_needs_little_memory_and_has_the_pixels_of_its_middle(size: tuple[int, int]) -> None:
+    preparation = read_preparation(PLAIN | {"size": {"shortest_edge": 224}, "crop_size": 224, "resample": 3})
+    values = np.linspace(0, 255, max(size)).astype(np.uint8).reshape(size[1], size[0]) if 1 in size else None
+    picture = Image.fromarray(values).convert("RGB") if values is not None else Image.new("RGB", size, (9, 8, 7))
+    resource.setrlimit(resource.RLIMIT_AS, (virtual_bytes() + 1024**3, resource.RLIM_INFINITY))
+    try:
+        placed = np.asarray(preparation.place(picture))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert placed.shape == (224, 224, 3)
+    # The middle of a ramp from 0 to 255, or of a picture of one colour.
+    assert placed[112, 112].tolist() == ([9, 8, 7] if values is None else [127, 127, 127])
+
+
+def test_a_large_scaled_picture_has_nearly_the_pixels_of_a_small_one(
+    pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PLAIN | {"size": {"shortest_edge": 224}, "crop_size": 224, "resample": 3}
+    preparation = read_preparation(config)
+    exact = [np.asarray(preparation.place(picture), np.int16) for picture in pictures]
+    monkeypatch.setattr(image_preparation, "MAX_SCALED_PIXELS", 0)
+    # Pillow may scale the sides of a part in the other order, which rounds in another way.
+    for picture, whole in zip(pictures, exact, strict=True):
+        assert float(np.abs(np.asarray(preparation.place(picture), np.int16) - whole).mean()) < 1
+
+
 def test_padding_is_black_at_the_bottom_and_on_the_right() -> None:
-    preparation = read_preparation({"size": {"height": 20, "width": 30}, "do_pad": True, "pad_size": 40})
+    preparation = read_preparation(PLAIN | {"size": {"height": 20, "width": 30}, "do_pad": True, "pad_size": 40})
     placed = np.asarray(preparation.place(WHITE))
     assert placed.shape == (40, 40, 3)
     assert placed[:20, :30].min() == 255
@@ -121,10 +159,17 @@ def test_what_is_switched_off_may_be_unknown() -> None:
         "image_processor_type": "Other",
         "processor_class": "X",
     }
-    assert read_preparation({"size": SQUARE, **off}) == read_preparation({"size": SQUARE})
+    assert read_preparation(PLAIN | {"size": SQUARE, **off}) == read_preparation(PLAIN | {"size": SQUARE})
 
 
 FAULTS: Mapping[str, Mapping[str, Any]] = {
+    "auto_map: unknown": {"size": 224, "auto_map": {"AutoImageProcessor": "own.Processor"}},
+    "crop_pct is True": {"size": 224, "crop_pct": True},
+    "size divided by crop_pct has the side 224000": {"size": 224, "crop_pct": 0.001},
+    "resample is None": {"size": 224, "resample": None},
+    "image_mean is None": {"size": 224, "image_mean": None},
+    "image_std is None": {"size": 224, "image_std": None},
+    "image_std is [True, True, True]": {"size": 224, "image_std": [True] * 3},
     "do_flip_channel_order": {"size": 224, "do_flip_channel_order": True},
     "rescale_offset": {"size": 224, "rescale_offset": 1},
     "size is None": {"do_resize": True},
@@ -146,7 +191,6 @@ FAULTS: Mapping[str, Mapping[str, Any]] = {
     "rescale_factor is 0": {"size": 224, "rescale_factor": 0},
     "rescale_factor is nan": {"size": 224, "rescale_factor": math.nan},
     "image_mean is [0.5]": {"size": 224, "image_mean": [0.5], "image_std": [1, 1, 1]},
-    "image_mean is None": {"size": 224, "do_normalize": True},
     "image_std is [1, 0, 1]": {"size": 224, "image_mean": [0, 0, 0], "image_std": [1, 0, 1]},
     "image_std is ['a', 'b', 'c']": {"size": 224, "image_mean": [0, 0, 0], "image_std": ["a", "b", "c"]},
     "pad_size is None": {"size": 224, "do_pad": True},
@@ -157,5 +201,5 @@ FAULTS: Mapping[str, Mapping[str, Any]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_file_that_cannot_be_followed_is_refused_by_its_key(fault: str) -> None:
     with pytest.raises(PreparationError) as refused:
-        read_preparation(FAULTS[fault])
+        read_preparation({**COMPLETE, **FAULTS[fault]})
     assert fault in str(refused.value)

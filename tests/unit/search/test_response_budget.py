@@ -4,18 +4,18 @@ from grpc_kit.server.message_budget import MessageBudget
 from search_service.api.response_budget import ResponseBudget
 from search_service.core.types import View
 
-MAX_MESSAGE = 24 * 1024 * 1024
+LIMIT = 16 * 1024 * 1024
 
 
 def new_budget() -> ResponseBudget:
-    return ResponseBudget(MessageBudget(10 * MAX_MESSAGE, "bytes", "the responses"), MAX_MESSAGE)
+    return ResponseBudget(MessageBudget(LIMIT, "bytes", "the responses"), LIMIT // 2)
 
 
-def test_the_first_response_with_regions_reserves_at_most_a_whole_message() -> None:
+def test_the_first_response_with_regions_reserves_at_most_half_of_the_budget() -> None:
     budget = new_budget()
     # 64 regions of 512 components.
     assert budget.estimate("photos", View.FULL, 10) > 10 * 64 * 512 * 4
-    assert budget.estimate("photos", View.FULL, 1000) == MAX_MESSAGE
+    assert budget.estimate("photos", View.FULL, 1000) == LIMIT // 2
     assert budget.estimate("photos", View.VECTOR, 10) > 10 * 4096 * 4
 
 
